@@ -1,6 +1,6 @@
 """Write the reference pages from the code: ``python docs/generate.py``.
 
-``tests/contract/test_docs.py`` fails if a committed page differs from what this script writes.
+``tests/contract/test_docs.py`` fails if a committed page differs from the output of this script.
 """
 
 from __future__ import annotations
@@ -86,15 +86,18 @@ def run_file() -> Iterator[str]:
     catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
     yield "# Run file\n"
     yield (
-        "A run file is TOML. The tables in the first part belong to the core. The keys of the "
-        "next ones belong to the component that `use` names, and the last tables to a plugin. "
+        "A run file is TOML. The tables in the first part belong to the core. In the next parts, "
+        "the keys belong to the component that `use` names. The last tables belong to plugins. "
         "An unknown key is an error.\n"
     )
     yield (
-        "A relative path is resolved against the run file's folder. "
-        "`--set table.key=value` on the command line has precedence over the environment variable "
-        "`TUNESMITH__TABLE__KEY`, the variable over the run file, and the run file over the "
-        "defaults below. `tunesmith check --origin` shows the origin of each value.\n"
+        "A relative path is resolved against the run file's folder.\n\n"
+        "Values are taken from these sources, the first having the highest priority:\n\n"
+        "1. `--set table.key=value` on the command line\n"
+        "2. the environment variable `TUNESMITH__TABLE__KEY`\n"
+        "3. the run file\n"
+        "4. the defaults below\n\n"
+        "`tunesmith check --origin` shows the origin of each value.\n"
     )
     yield "## Tables of the core\n"
     for name, model in {**CORE_TABLES, "data": DataOptions}.items():
@@ -131,7 +134,7 @@ def inner_tables(
 ) -> Iterator[str]:
     """Yield the tables below an offer's own table, each with its options.
 
-    Tables with the same options are written once; the others refer to the first one.
+    Tables with the same options are written once; later ones refer to the first one.
     """
     seen = {} if seen is None else seen
     for key, info in fields_by_key(model).items():
@@ -141,7 +144,7 @@ def inner_tables(
         yield f"#### `[{path}]`\n"
         yield f"{info.description}\n"
         if inner in seen:
-            yield f"The options are those of `[{seen[inner]}]`.\n"
+            yield f"The options are the same as in `[{seen[inner]}]`.\n"
             continue
         seen[inner] = path
         yield from table(inner)
@@ -152,7 +155,7 @@ def table(model: type[BaseModel]) -> Iterator[str]:
     """Yield the options of a model as a Markdown table."""
     own = {key: f for key, f in fields_by_key(model).items() if table_options(f) is None}
     if not own:
-        yield "No options.\n" if not model.model_fields else "All options are in its tables:\n"
+        yield "No options.\n" if not model.model_fields else "All options are in inner tables:\n"
         return
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
@@ -165,7 +168,7 @@ def table(model: type[BaseModel]) -> Iterator[str]:
 
 
 def kind(schema: dict[str, Any], root: dict[str, Any]) -> str:
-    """Return a JSON Schema type in words, bounds included."""
+    """Return a JSON Schema type in words, including bounds."""
     if "$ref" in schema:
         return kind(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
     if "anyOf" in schema:
@@ -195,7 +198,7 @@ def kind(schema: dict[str, Any], root: dict[str, Any]) -> str:
 
 
 def default(info: FieldInfo) -> str:
-    """Return the default value of an option as TOML writes it."""
+    """Return the default value of an option in TOML notation."""
     value = info.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
@@ -246,7 +249,7 @@ def planning() -> str:
 
 
 def rules(page: str) -> Iterator[str]:
-    """Yield the table: the planner's estimates of the run file and the models on the page."""
+    """Yield the table: the planner's estimates for the run file and the models on the page."""
     yield "| options | memory, GiB | fits on | cheapest GPU | training time | cost |"
     yield "|---|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as temporary:
@@ -264,7 +267,7 @@ def rules(page: str) -> Iterator[str]:
 def rule_row(
     folder: Path, technique: str, model: str, micro_batch: int, sequence: int, rows: int
 ) -> str:
-    """Return one row: the first estimate, which is independent of the machine."""
+    """Return one row: the first estimate, which does not depend on the machine."""
     sets = [f"technique.use={technique}", f"model.base={model}"]
     plan, catalog = api.load_plan(folder / "run.toml", sets=sets)
     assumed = Assumptions(sequence=sequence, micro_batch=micro_batch, rows=rows)
@@ -293,14 +296,14 @@ def rule_row(
 
 def contrib() -> Iterator[str]:
     """Yield the page on contrib/: its distributions, read from their pyproject.toml."""
-    yield "# Distributions of their own\n"
+    yield "# Separate distributions\n"
     yield (
-        "Each folder here is a distribution that extends tunesmith as a third party's would: "
-        "with its own version, requirements and tests, found by entry points, and written with "
-        "the public names of the core and the toolkits alone. `pip install tunesmith` installs "
-        "none of them.\n"
+        "Each folder here is a separate distribution that extends tunesmith, just like a "
+        "third-party plugin. It has its own version, requirements and tests, is found by entry "
+        "points, and uses only public names of the core and the toolkits. `pip install tunesmith` "
+        "does not install any of them.\n"
     )
-    yield "| distribution | version | what it is | plugins | requires |"
+    yield "| distribution | version | description | plugins | requires |"
     yield "|---|---|---|---|---|"
     for path in sorted((HERE.parent / "contrib").glob("*/pyproject.toml")):
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -310,13 +313,15 @@ def contrib() -> Iterator[str]:
         cells = [link, project["version"], project["description"], names, requirements]
         yield f"| {' | '.join(cells)} |"
     yield ""
-    yield "Install one from a checkout, and list what it brings:\n"
+    yield "Install one from a checkout, and list its plugins:\n"
     yield "```console\n$ pip install contrib/tunesmith-trl\n$ tunesmith plugins list\n```\n"
     yield (
-        "`make test-contrib` tests each of them in an environment of its own. A new one has a "
-        "`pyproject.toml` with a range for tunesmith's version and an extra `dev`, sources below "
-        "`src/`, tests that run the conformance kit, and a README.md with a run file that a test "
-        "runs.\n"
+        "`make test-contrib` tests each distribution in its own environment. A new distribution "
+        "needs:\n\n"
+        "- a `pyproject.toml` with a version range for tunesmith and an extra `dev`\n"
+        "- sources below `src/`\n"
+        "- tests that run the conformance kit\n"
+        "- a README.md with a run file, which a test runs\n"
     )
 
 

@@ -1,7 +1,7 @@
 """tunesmith: adapt a pre-trained language model to your data, and measure whether it was worth it.
 
-The package imports nothing heavy. The names below are imported when they are first used, so that
-``tunesmith --help`` stays fast and a plugin can import the contracts alone.
+Importing the package imports nothing heavy. Each name below is imported on first use, so
+``tunesmith --help`` stays fast and a plugin can import only the contracts.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from tunesmith._version import __version__
 
 _NAMES = {"TunesmithError": "errors", "hookimpl": "hookspecs", "read_report": "api"}
 _FUNCTIONS = ("Run", "check", "estimate", "evaluate", "make_plan", "open_run", "resume", "run")
-"""The Python API, which is above the core: entry points of this distribution."""
+"""The Python API. It lives above the core and is found as entry points of this distribution."""
 
 __all__ = [*_NAMES, *_FUNCTIONS, "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used."""
+    """Import a public name on first use."""
     from importlib import import_module, metadata
 
     if name in _NAMES:

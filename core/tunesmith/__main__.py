@@ -2,6 +2,6 @@
 
 from importlib import metadata
 
-# The command line is above the core, so it is found as the console script of this distribution.
+# The command line lives above the core, so look up the console script of this distribution.
 scripts = metadata.distribution("tunesmith").entry_points.select(group="console_scripts")
 scripts["tunesmith"].load()()

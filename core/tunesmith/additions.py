@@ -1,7 +1,7 @@
-"""Additions to a training, which tables of the run file ask for and techniques build.
+"""Additions to the training: tables of the run file request them, and techniques apply them.
 
-The core finds them and passes them on, and knows nothing about their content:
-``tunesmith_torch.training.additions`` defines what techniques that train with the toolkit accept.
+The core only passes additions on and does not interpret them. Which additions techniques can apply
+is defined in ``tunesmith_torch.training.additions``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class Addition:
     """Something that a table of the run file adds to the training."""
 
     build: Callable[[Any], Any]
-    """Builds it before the training, or before each stage; heavy libraries are imported inside.
+    """Build it before the training, or before each stage; import heavy libraries inside.
 
-    With the toolkit it gets a ``tunesmith_torch.training.additions.AdditionContext`` and returns a
-    ``TrainingAddition``.
+    With the toolkit, ``build`` gets a ``tunesmith_torch.training.additions.AdditionContext`` and
+    returns a ``TrainingAddition``.
     """
     data_parallel: bool = False
-    """True if several processes that train together get the same result as one."""
+    """True if several processes that train together get the same result as a single process."""
     table: str = ""
     """Name of the table; the core sets it."""
     blame: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Returns a context that names the plugin in unexpected errors; the core sets it."""
+    """Return a context that names the plugin in unexpected errors; the core sets it."""

@@ -1,4 +1,4 @@
-"""The functions behind both the command line and the Python API."""
+"""The functions that both the command line and the Python API use."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ RunFileLike = PathLike | Mapping[str, Any]
 
 
 def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Path:
-    """Train with rank 0, as a worker rank (above 0) does in place of a run.
+    """Join rank 0's training as a worker rank (rank > 0).
 
     Returns:
-        The run folder of rank 0, also if its run failed: rank 0 reports the error.
+        The run folder of rank 0, even if its run failed: rank 0 reports the error.
 
     Raises:
         TunesmithError: this rank could not take part.
@@ -40,7 +40,7 @@ def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) 
     rank_zero = distributed.RankZero.find()
     with rank_zero.exit_with_rank_zero():
         if rank_zero.wait_for_training():
-            # Rank 0 has started the run, or asked about its code.
+            # Rank 0 has started the run, so its user has already trusted the code.
             run_folder, plan, _ = load_run(
                 rank_zero.folder, files=files, disabled=disabled, trust_plugins=True
             )
@@ -50,7 +50,7 @@ def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) 
 
 
 def read_report(folder: PathLike) -> Report:
-    """Return the report of a run from its events, also while it runs and after it was killed."""
+    """Return the report of a run from its events, even while it runs or after it was killed."""
     return execute.load_report(RunFolder.open(Path(folder)))
 
 
@@ -65,7 +65,7 @@ def load_plan(
     """Read a run file; return the checked plan and the catalog that it was checked with.
 
     ``files`` and ``disabled`` are added to ``[plugins]`` of the run file and become part of the
-    plan: a resumed run needs the same plugins.
+    plan, because a resumed run needs the same plugins.
 
     Args:
         runnable: False accepts a plan that lacks libraries, except those of its data loader.
@@ -86,17 +86,17 @@ def load_run(
     Environment variables do not override the stored plan.
 
     Args:
-        trust_plugins: execute the plugin files and functions that the run names, also if this user
-            has not run them before. Without it the user is asked on a terminal.
+        trust_plugins: execute the plugin files and functions that the run names, even if this user
+            has not run them before. By default, the user is asked on a terminal.
 
     Raises:
-        UsageError: the folder holds no run, or it names code that is not trusted.
+        UsageError: the folder is not a run folder, or it names code that is not trusted.
     """
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
         raise UsageError(
-            f"{run_folder.path}: the run has no run.toml, it ended before it began",
-            hint="start it again with tunesmith run",
+            f"{run_folder.path}: has no run.toml, because the run ended before it started",
+            hint="start the run again with `tunesmith run`",
         )
     read = read_run_file(run_folder.run_file, environment={})
     require_trusted(read.tables, run_folder.path, trusted=trust_plugins)
@@ -111,7 +111,7 @@ def continue_run(
     accept_changes: bool = False,
     force: bool = False,
 ) -> Report:
-    """Continue an opened run, unless it is finished; the options are those of ``execute.run``.
+    """Continue an opened run unless it is finished; the options are those of ``execute.run``.
 
     Raises:
         UsageError: the run is finished.
@@ -120,18 +120,18 @@ def continue_run(
         raise UsageError(
             f"{run_folder.path}: the run is finished", hint="tunesmith report shows its results"
         )
-    refuse_unrunnable(plan)
+    require_runnable(plan)
     return execute.run(
         plan, catalog, run_folder, resume=True, accept_changes=accept_changes, force=force
     )
 
 
-def refuse_unrunnable(plan: Plan) -> None:
+def require_runnable(plan: Plan) -> None:
     """Refuse a plan that can be checked, but not run here.
 
     Raises:
         EnvironmentProblem: the weights of the model are missing.
-        UsageError: torchrun has started several processes, and a part of it trains with one.
+        UsageError: torchrun has started several processes, but part of the plan supports only one.
     """
     processes = distributed.world_size()
     if processes > 1 and (part := plan.single_process_part):
@@ -142,12 +142,12 @@ def refuse_unrunnable(plan: Plan) -> None:
     if plan.found_model.missing:
         raise EnvironmentProblem(
             f"model.base: {plan.found_model.missing}",
-            hint="it can be planned, tunesmith plan RUN.toml, but not run",
+            hint="you can plan it with `tunesmith plan RUN.toml`, but not run it",
         )
 
 
 def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
-    """Create the folder of a run: ``out``, or one named after the run and the time.
+    """Create the folder of a run: ``out``, or a folder named after the run and the time.
 
     Raises:
         UsageError: ``out`` exists and is not empty, or its path is not UTF-8.
@@ -162,17 +162,17 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
     )
     if path.is_dir() and any(path.iterdir()):
         raise taken
-    with atomic.explained(path):
+    with atomic.explain_os_errors(path):
         atomic.make_folder(path)
         try:
-            atomic.write_new(path / "lock", b"", atomic.DISK)
-        except FileExistsError:  # another process has created a run here meanwhile
+            atomic.write_new_file(path / "lock", b"", atomic.DISK)
+        except FileExistsError:  # another process has just created a run here
             raise taken from None
     return RunFolder(path)
 
 
 def _require_utf8(path: Path) -> None:
-    """Refuse a path that is not text: libraries cannot write to it, and no command can name it."""
+    """Refuse a path that is not UTF-8: libraries and command lines cannot handle it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -217,7 +217,7 @@ def _make_plan(
 
 
 def _selection(read: RunFile) -> Selection:
-    """Return the plugins that a run file selects; wrong types are reported by ``make_plan``."""
+    """Return the plugins that a run file selects; ``make_plan`` reports wrong types."""
     files = [str(read.folder / expand_home(name)) for name in _strings(read, "files")]
     return Selection.from_environment(disabled=_strings(read, "disable"), files=files)
 
@@ -229,7 +229,7 @@ def _strings(read: RunFile, key: str) -> list[str]:
 
 
 def _add_to_plugins(read: RunFile, key: str, values: Sequence[str], origin: str) -> RunFile:
-    """Return the run file with the values that a list of its ``[plugins]`` lacks added to it."""
+    """Return the run file with the missing values added to a list in its ``[plugins]`` table."""
     present = _strings(read, key)
     new = [value for value in values if value not in present]
     table = read.tables.get("plugins", {})

@@ -1,8 +1,8 @@
-"""The catalog: offers by kind and name. The only module that calls the hooks.
+"""The catalog: offers by kind and name. This is the only module that calls the hooks.
 
-The hook of a kind of offer is called when that kind is first needed. Each implementation is called
-separately, so that a plugin that fails does not affect the others. Functions import what only runs
-need, since every help uses the catalog too.
+The hook for a kind of offer is called when that kind is first needed. Each implementation is called
+separately, so a failing plugin does not affect the others. Functions import what only runs need
+locally, because every help page uses the catalog too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError
-from tunesmith.fence import DataChangedError, ask, fence, require_unchanged
+from tunesmith.fence import DataChangedError, call_in_fence, fence, require_unchanged
 from tunesmith.fence.returned import (
-    blame,
-    check_folder,
+    blame_plugin,
+    check_fetched_folder,
     check_found_model,
     check_json,
     check_offer,
@@ -38,8 +38,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _COMMAND_NAME = re.compile(rf"{_NAME.pattern}( {_NAME.pattern})?")
 
 
-class OfferNotFound(LookupError):
-    """No offer, or more than one, has the name. ``what`` and ``hint`` are those of a problem."""
+class OfferNotFoundError(LookupError):
+    """No offer, or more than one, has the name. ``what`` and ``hint`` can be used in a Problem."""
 
     def __init__(self, what: str, hint: str | None) -> None:
         super().__init__(what)
@@ -65,9 +65,9 @@ class Catalog:
         return self._gathered[kind]
 
     def by_key(self, kind: type[O]) -> dict[str, Offered[O]]:
-        """Return the offers of a kind by their names as keys of a run file.
+        """Return the offers of a kind by their run-file keys.
 
-        That is the short name, or the full name if two plugins offer the same one.
+        The key is the short name, or the full name if two plugins offer the same short name.
         """
         offers = self.offers(kind)
         short = [offered.offer.name for offered in offers]
@@ -86,7 +86,7 @@ class Catalog:
             return matches[0]
         if matches:
             names = " or ".join(sorted(f'"{match.full_name}"' for match in matches))
-            raise OfferNotFound(
+            raise OfferNotFoundError(
                 f'the name "{name}" is offered by more than one plugin', f"write {names}"
             )
         for plugin in self.plugins.broken():
@@ -101,32 +101,34 @@ class Catalog:
         if unloaded and not guess:
             texts = [f"{p.full_name} is {p.state}, {p.reason}" for p in unloaded]
             hint += f"; not loaded: {'; '.join(texts)}"
-        raise OfferNotFound(f'no {kind.kind} "{name}" is installed', hint)
+        raise OfferNotFoundError(f'no {kind.kind} "{name}" is installed', hint)
 
     def recognize(self, names: Sequence[str]) -> str | None:
-        """Return the data loader, by its full name if need be, that knows all these files."""
+        """Return the data loader that recognizes all these files, by full name if ambiguous."""
         offers = sorted(self.offers(DataLoaderOffer), key=lambda o: o.plugin.is_builtin)
         known = [o.offer.name for o in offers]
         for o in offers:
-            if names and all(ask(o, "recognizes", o.offer.recognizes, name) for name in names):
+            if names and all(
+                call_in_fence(o, "recognizes", o.offer.recognizes, name) for name in names
+            ):
                 return o.offer.name if known.count(o.offer.name) == 1 else o.full_name
         return None
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
-        """Return the model that the first plugin, third parties first, finds for the reference."""
+        """Return the model that a plugin finds for the reference; third parties come first."""
         from tunesmith.contracts import FoundModel
 
         arguments = {"reference": reference, "revision": revision}
         for plugin, found in self._results("tunesmith_find_model", FoundModel, arguments):
-            with blame(plugin, "tunesmith_find_model"):
+            with blame_plugin(plugin, "tunesmith_find_model"):
                 check_found_model(found)
             return replace(found, fetch=_fenced(plugin, found.fetch))
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
-        """Return the verdict of the first plugin, third parties first; {} if there is none."""
+        """Return the first verdict of a plugin, third parties first; {} if there is none."""
         for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
-            with blame(plugin, "tunesmith_verdict"):
+            with blame_plugin(plugin, "tunesmith_verdict"):
                 check_json(verdict, "a verdict")
             return verdict
         return {}
@@ -153,7 +155,7 @@ class Catalog:
         evaluators: Sequence[Any] = (),
         **parts: Sequence[Record],
     ) -> list[tuple[Plugin, Finding]]:
-        """Return findings about the data; without a plan, of the plugins that need none."""
+        """Return findings about the data; without a plan, from plugins that need no plan."""
         of_run = {} if plan is None else {"plan": plan, "evaluators": evaluators}
         given = {"dataset": dataset, **parts, **of_run}
         return _findings(self._review("tunesmith_review_data", **given))
@@ -165,7 +167,7 @@ class Catalog:
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
         """Yield the result of each plugin; an implementation that fails becomes a warning.
 
-        Implementations that need an argument which is not given are skipped.
+        Implementations that need an argument that is not given are skipped.
         """
         from tunesmith.contracts import ReviewResult
 
@@ -178,7 +180,7 @@ class Catalog:
                 result = ReviewResult(findings=found) if isinstance(found, (list, tuple)) else found
                 if not isinstance(result, ReviewResult):
                     raise _wrong_type(plugin, hook, found)
-                with blame(plugin, hook):
+                with blame_plugin(plugin, hook):
                     check_review(result)
                 if notes := self.plugins.take_notes(plugin):
                     warnings = [_warn(plugin, text) for _, text in notes]
@@ -196,9 +198,9 @@ class Catalog:
         arguments: dict[str, Any],
         guards_state: bool | None = None,
     ) -> Any:
-        """Call a hook; one of a third party gets copies, and must not change a record.
+        """Call a hook; a third-party hook gets copies, and must not change a record.
 
-        So a run trains and reports with values that it never held.
+        A plugin can therefore not change values that the run trains on or reports.
 
         Raises:
             EnvironmentProblem: a library that the hook needs is not installed.
@@ -217,7 +219,7 @@ class Catalog:
         with require_unchanged(plugin, *_find_parts(given)):
             result = self.plugins.call(plugin, function, copies, **options)
         if _describe_plans(copies) != plans:
-            text = f"{function.__name__} changed the plan, of which it has a copy: without effect"
+            text = f"{function.__name__} changed its copy of the plan, which has no effect"
             self.plugins.note(plugin, text)
         return result
 
@@ -235,19 +237,19 @@ class Catalog:
 
 
 def _fenced(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
-    """Return the function of a plugin that fetches a model; an error in it names the plugin."""
+    """Return a plugin's fetch function, in a fence: its errors name the plugin."""
 
     def call() -> Path:
         with fence(plugin, "fetch"):
             folder = fetch()
-        with blame(plugin, "fetch"):
-            return check_folder(folder)
+        with blame_plugin(plugin, "fetch"):
+            return check_fetched_folder(folder)
 
     return call
 
 
 def copy_value(value: Any) -> Any:
-    """Return an argument of a hook as a copy; records, which are checked, and texts as they are."""
+    """Return a copy of a hook's argument; records (checked afterwards) and texts are not copied."""
     from tunesmith.contracts import Dataset
     from tunesmith.plan import Evidence, ModelReview, Plan
 
@@ -283,13 +285,13 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
     for offer in offers:
         if not isinstance(offer, kind):
             raise _wrong_type(plugin, kind.hook, offer)
-        with blame(plugin, kind.hook):
+        with blame_plugin(plugin, kind.hook):
             check_offer(offer)
         two_words = kind is CommandOffer
         if not (_COMMAND_NAME if two_words else _NAME).fullmatch(offer.name):
             raise PluginError(
                 f'plugin "{plugin.full_name}" offers the name "{offer.name}": '
-                "names are lower case letters, digits and hyphens"
+                "names consist of lower-case letters, digits and hyphens"
                 f"{', in one or two words' if two_words else ''}"
             )
         if offer.name in kind.reserved:

@@ -1,7 +1,8 @@
 """The contracts between the core and the components that plugins build.
 
-Small protocols over plain data, without tensors: a data loader reads records, a technique makes an
-artifact, a text model generates and scores, an evaluator measures it, a reporter shows events.
+They are small protocols over plain data, without tensors. A data loader reads records, a technique
+makes an artifact, a text model generates and scores, an evaluator measures the model, and a
+reporter shows events.
 """
 
 from __future__ import annotations
@@ -28,84 +29,83 @@ C = TypeVar("C", bound="BaseModel")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkippedRow:
-    """A row of the data that could not be used, with the cause."""
+    """A row of the data that could not be used, and the cause."""
 
     where: str
     """``file:line``, or ``file, row number`` where rows share a line."""
     cause: str
-    """A short, stable phrase that is the same for rows with the same fault: ``answer is empty``."""
+    """A short, fixed phrase, the same for all rows with the same fault: ``answer is empty``."""
     detail: str = ""
     """The offending content, at most 80 characters."""
     row: str = ""
-    """The row as it is written in the data, for ``skipped.jsonl`` in the run folder."""
+    """The row as written in the data, for ``skipped.jsonl`` in the run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The result of a data loader: training records and, if the user named them, other parts.
+    """The result of a data loader: the training records and any other parts that the user named.
 
-    All parts have a length and can be read again in the same order. ``skipped`` lists every row
-    that is in none: nothing is dropped silently.
-    """
+    All parts have a length and can be read repeatedly, in the same order. ``skipped`` lists every
+    row that is not in any part: nothing is dropped silently."""
 
     train: Sequence[Record]
     test: Sequence[Record] | None = None
-    """None if the test part is to be split off ``train``."""
+    """None: the splitter takes the test rows from ``train``."""
     validation: Sequence[Record] | None = None
-    """None if the validation part is to be split off ``train``."""
+    """None: the splitter takes the validation rows from ``train``."""
     skipped: Sequence[SkippedRow] = ()
     description: str = ""
-    """One line for the user: the files and the detected format."""
+    """One line for the user that names the files and the detected format."""
     warnings: Sequence[str] = ()
-    """Facts to know before training, such as columns that are not used."""
+    """Facts to know before training, such as unused columns."""
 
 
 class DataLoader(Protocol):
-    """Reads data of the user into records."""
+    """Reads the user's data into records."""
 
     def load(self) -> Dataset:
         """Read all data once and account for every row.
 
         Raises:
-            DataError: no row is usable, or more rows are unusable than the options allow.
+            DataError: no row is usable, or more rows are skipped than the options allow.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRequest:
-    """The parts to split off the training records, and how; ``seed`` decides what is random."""
+    """The parts to split off the training records, and how. ``seed`` drives all random choices."""
 
     records: Sequence[Record]
-    """All records, to be read again if need be."""
+    """All records; they can be read repeatedly."""
     seed: int
     test: bool
-    """True to split off rows for evaluation; the loader may have returned them."""
+    """True to split off test rows; False if the loader returned them."""
     test_size: float | int | None
-    """Share or number of the rows to hold out; None: the default of the splitter."""
+    """Share or number of test rows; None: the splitter's default."""
     validation: bool
-    """True to split off rows by which choices are made."""
+    """True to split off validation rows, which settings are chosen on."""
     needs_validation: bool
-    """True if there must be validation rows, however few rows there are."""
+    """True if validation rows are required even if there are few rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Ascending record numbers of ``train``, ``test`` and ``validation``, which are disjoint."""
+    """Disjoint parts: ascending record numbers of ``train``, ``test`` and ``validation``."""
 
     train: Sequence[int]
     test: Sequence[int] = ()
     validation: Sequence[int] = ()
     clusters: Sequence[int] = ()
-    """The cluster of each record, which is in one part as a whole; empty: not known."""
+    """The cluster of each record. A cluster is never divided between parts. Empty: unknown."""
     folds: Sequence[Sequence[int]] = ()
-    """Training records that are left out in turn, to choose by where there are no validation
-    records."""
+    """Folds of training records for cross-validation, to choose settings on if there are no
+    validation records."""
     findings: Sequence[Finding] = ()
 
 
 class Splitter(Protocol):
-    """Divides records into parts, so that what is measured on one was not learned from another."""
+    """Divides records into parts that share no information, so that test scores are honest."""
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
         """Return the parts; ``records`` are those of the request, to be read once, to the end.
@@ -120,7 +120,7 @@ class Splitter(Protocol):
 class TokenScores:
     """Log-probabilities (``logprobs``), in nats, of a completion's tokens given its prompt.
 
-    The end token is one of them, because it is trained too.
+    The end token is included, because it is trained too.
     """
 
     logprobs: tuple[float, ...]
@@ -128,24 +128,24 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A completion that a model generated, of ``tokens`` tokens, the end token included."""
+    """A generated completion; ``tokens`` is its number of tokens, including the end token."""
 
     text: str
     tokens: int
     finish_reason: Literal["stop", "length"]
     ids: tuple[int, ...] = ()
-    """The generated token ids, with the end token, which alone give the log-probability: the text
-    may tokenize to others. Empty if the model does not return them."""
+    """The generated token ids, including the end token. Compute log-probabilities from these: the
+    text may tokenize differently. Empty if the model does not return them."""
 
 
 Progress = Callable[[int], None]
-"""Callback that receives the number of prompts finished so far."""
+"""Callback that receives the number of finished prompts."""
 
 
 class TextModel(Protocol):
     """A model with its own chat template and tokenizer: conversations in, text and scores out.
 
-    Results come in the order of the prompts and do not depend on how prompts are batched.
+    Results have the order of the prompts and do not depend on how prompts are batched.
     """
 
     def score(
@@ -170,7 +170,7 @@ class TextModel(Protocol):
 
 @runtime_checkable
 class SamplingModel(TextModel, Protocol):
-    """A text model that can also sample completions at random. Not every text model can."""
+    """A text model that can also sample completions at random, which not every text model can."""
 
     def sample(
         self,
@@ -183,8 +183,8 @@ class SamplingModel(TextModel, Protocol):
     ) -> Sequence[Generation]:
         """Sample a completion of at most ``max_new_tokens`` tokens for each prompt.
 
-        A completion depends on the seed, on its prompt and on how often that prompt came before
-        it in ``prompts``; it does not depend on the other prompts.
+        A completion depends on the seed, on its prompt, and on how often that prompt occurs earlier
+        in ``prompts``. It does not depend on the other prompts.
         """
         ...
 
@@ -195,15 +195,15 @@ class SamplingModel(TextModel, Protocol):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Return the log-probabilities of generated completions, by their token ids.
+        """Return the log-probabilities of generated completions, computed from their token ids.
 
-        The completions may be of another model with the same tokenizer.
+        Another model with the same tokenizer may have generated the completions.
         """
         ...
 
 
 def require_sampling(model: TextModel) -> SamplingModel:
-    """Return the model, typed as one that can sample; raise UsageError if it cannot."""
+    """Return the model if it can sample; raise UsageError otherwise."""
     if not isinstance(model, SamplingModel):
         raise UsageError(f"{type(model).__name__}: this model cannot sample completions at random")
     return model
@@ -221,16 +221,16 @@ class Artifact:
 class Job(Generic[C]):
     """Everything that a technique needs to train.
 
-    The technique writes below ``out`` and nowhere else, and reports its progress with ``emit``.
-    ``emit`` raises :class:`tunesmith.errors.RunStopped` when a guard or a signal ends the run: save
-    a checkpoint if possible, and let the exception pass. Random numbers follow from ``seed``.
+    The technique writes only below ``out``, and reports its progress with ``emit``. ``emit`` raises
+    :class:`tunesmith.errors.RunStopped` when a guard or a signal ends the run: save a checkpoint if
+    possible, and do not catch the exception. Derive all random numbers from ``seed``.
     """
 
     config: C
     model: Path
     train: Sequence[Record]
     validation: Sequence[Record]
-    """Rows for everything that chooses, such as the best checkpoint; never trained on."""
+    """Rows for every choice, such as the best checkpoint. Never train on them."""
     out: Path
     seed: int
     device: str
@@ -239,16 +239,16 @@ class Job(Generic[C]):
     technique: str
     """Name of the technique's offer, for events and the model card."""
     base_name: str = ""
-    """Hub id of the base model, or else its reference in the run file; empty if it has none."""
+    """Hub id of the base model, otherwise its reference in the run file; may be empty."""
     stage: str = ""
     """Name of the stage if the technique has several; empty otherwise."""
     additions: Sequence[Addition] = ()
-    """What tables of the run file add to the training, in each stage of it."""
+    """What tables of the run file add to each stage of the training."""
 
     def for_stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
-        """Return the job of one stage: with its own folder and checkpoints below ``out``.
+        """Return the job of one stage, with its own folder and checkpoints below ``out``.
 
-        Paths in the events of the stage are made relative to this job's ``out``.
+        Paths in the stage's events become relative to this job's ``out``.
         """
         from tunesmith.storage import Checkpoints
 
@@ -274,74 +274,77 @@ class Technique(Protocol):
         ...
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Load the saved artifact from disk, or the untouched base model if it is None."""
+        """Load the saved artifact from disk; None loads the untouched base model."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One metric: ``values`` has one for each record, in order; the core computes their mean."""
+    """One metric: ``values`` has one value per record, in order. The core computes their mean."""
 
     metric: str
     values: tuple[float, ...]
     weights: tuple[float, ...] | None = None
-    """Weight of each value, such as a number of tokens; None: all weights are equal."""
+    """Weight of each value, such as a number of tokens; None: equal weights."""
     outputs: tuple[str, ...] | None = None
-    """Generated text of each record, if there is any; stored with the values."""
+    """Generated text of each record, stored with the values; None if nothing was generated."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """JSON: reports show ``finding``, gates need ``holds``; ``void`` is why there is no verdict."""
+    """JSON. Reports show ``finding``; a false ``holds`` fails thresholds; ``void``: why no
+    verdict."""
     records: Sequence[Record] | None = None
-    """The evaluator's own records, such as texts, for all of its metrics; None: those given."""
+    """The evaluator's own records, such as texts, used for all its metrics; None: the given
+    ones."""
     interval: tuple[float, float] | None = None
-    """95 % interval of the mean where the values do not imply it, as of independent samples."""
+    """95 % interval of the mean; None: computed from the values as independent samples."""
     counts: tuple[tuple[float, ...], ...] | None = None
-    """Of a metric of all rows together: numbers of each record, for the metric's ``compute``."""
+    """Numbers of each record for the metric's ``compute``, for a metric with
+    ``is_row_mean=False``."""
 
 
 class Evaluator(Protocol):
-    """Measures a text model on records: see :class:`tunesmith.prepared.PreparedEvaluator`."""
+    """Measures a text model on records; see :class:`tunesmith.prepared.PreparedEvaluator`."""
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one measurement for each metric that the offer names."""
+        """Return one measurement for each of the offer's metrics."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """The run's test rows and other models, for an evaluator that needs them to measure one."""
+    """The run's test rows and other models, for an evaluator that compares models."""
 
     model: Path
     """Folder of the base model."""
     device: str
     artifacts: Mapping[str, Path]
-    """Artifacts of the finished stages, by stage; ``""`` is the result of the run itself."""
+    """Artifacts of the finished stages, by stage name; ``""`` is the result of the run itself."""
     open: Callable[[Path | None], TextModel]
-    """Load an artifact of the run as a text model, or the untouched base model if it is None."""
+    """Load an artifact of the run as a text model; None loads the untouched base model."""
     train: Sequence[Record] = ()
-    """The training records, for what an evaluator counts in them, such as secrets."""
+    """The training records, for evaluators that search them, for example for secrets."""
     test: Sequence[Record] = ()
-    """All test records, from which evaluators are prepared; empty: those that are measured."""
+    """All test records, which evaluators are prepared from; empty: the measured records."""
 
 
 @runtime_checkable
 class ComparingEvaluator(Evaluator, Protocol):
-    """An evaluator that needs another model of the run besides the one that it measures."""
+    """An evaluator that needs another model of the run besides the measured one."""
 
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
     ) -> Sequence[Measurement]:
-        """Measure in place of ``measure``: nothing while the other model does not exist yet."""
+        """Measure instead of ``measure``; return nothing until the other model exists."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineTask:
-    """The same task as the technique's, to be solved without tuning; ``seed`` is the run's."""
+    """The technique's task, to be solved without fine-tuning; ``seed`` is the seed of the run."""
 
     train: Sequence[Record]
     """The rows to learn from, or to show as examples."""
     base: Callable[[], TextModel]
-    """Returns the untouched base model, which is opened once."""
+    """Return the untouched base model, which is opened only once."""
     seed: int
     system_prompt: str | None = None
     """The system prompt that the user would write without fine-tuning."""
@@ -352,21 +355,21 @@ class BaselineVariant:
     """One setting of a baseline, such as a number of examples in the prompt."""
 
     name: str
-    """Short text that no other variant has; empty if there is only one."""
+    """Short text, unique among the variants; empty if there is only one."""
     model: TextModel
-    """Answers prompts. That of a classifier has no probabilities: ``score`` raises UsageError."""
+    """Answers prompts. A classifier has no probabilities: its ``score`` raises UsageError."""
 
 
 class Baseline(Protocol):
-    """A way to solve the task from the same training rows without tuning."""
+    """A way to solve the task from the same training rows without fine-tuning."""
 
     def variants(self, task: BaselineTask) -> Iterable[BaselineVariant]:
-        """Yield the settings to choose from, the default first, each built when it is needed."""
+        """Yield the settings to choose from, the default first; build each only when needed."""
         ...
 
 
 class Reporter(Protocol):
-    """Shows or sends events. It is closed even when the run fails."""
+    """Shows or sends events. It is closed even if the run fails."""
 
     def __enter__(self) -> Reporter: ...
 
@@ -391,22 +394,23 @@ class Finding:
     """The run-file key or the position in the data that the finding is about."""
     message: str
     hint: str = ""
-    """The next thing to do."""
+    """What the user should do next."""
     count: int = 0
-    """The number of rows that the finding is about; 0 if it is not about rows."""
+    """Number of rows that the finding is about; 0 if it is not about rows."""
     examples: tuple[str, ...] = ()
-    """Up to three of these rows, ``file:line`` and a short text; personal data in it is masked."""
+    """Up to three of these rows as ``file:line`` and a short text, with personal data masked."""
     test_rows: Sequence[int] = ()
-    """Numbers of the test rows that show nothing, such as copies of training rows: scores are
-    also reported without them. An error about such rows lets the run go on, against its verdict."""
+    """Numbers of test rows that are not valid evidence, such as copies of training rows. Scores are
+    also reported without them. An error about such rows does not stop the run, but blocks its
+    verdict."""
     if_forced: Finding | None = None
-    """Replaces an error of ``tunesmith_review_model`` with ``--force``; None: it cannot."""
+    """Replaces an error of ``tunesmith_review_model`` under ``--force``; None: cannot be forced."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "examples", tuple(map(mask_personal_data, self.examples)))
 
     def to_event(self, plugin: str) -> FindingReported:
-        """Return the event for the finding; its source is ``plugin`` if it names no position."""
+        """Return the event for the finding; its source is ``where``, by default ``plugin``."""
         from tunesmith.events import FindingReported
 
         return FindingReported(
@@ -422,16 +426,16 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewResult:
-    """The result of reviewing a run with its base model."""
+    """The result of reviewing a run together with its base model."""
 
     findings: Sequence[Finding] = ()
     forecast: Forecast | None = None
-    """The predicted memory and time; the core sets its ``refused`` if the run is refused."""
+    """The predicted memory and time; the core sets ``refused`` if the run is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundModel:
-    """A base model that a plugin recognized; nothing is read or downloaded yet.
+    """A base model that a plugin recognized. Nothing has been read or downloaded yet.
 
     ``fetch`` returns the folder with config and weights. It may be slow, and is called once.
     """
@@ -443,8 +447,8 @@ class FoundModel:
     hub_id: str = ""
     """Hub id of the model; empty if it has none."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Content of ``config.json`` if it is cheap to read; empty otherwise."""
+    """Content of ``config.json`` if reading it is cheap; empty otherwise."""
     tokenizer: Callable[[], Path | None] = lambda: None
     """Return the folder with the tokenizer, or None if it is not on this machine."""
     missing: str = ""
-    """The part that is missing to run the model, while planning is possible; empty: nothing."""
+    """What is missing to run the model, although planning is possible; empty: nothing."""

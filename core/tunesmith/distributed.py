@@ -1,14 +1,15 @@
-"""Several processes of one run, as torchrun starts them.
+"""Several processes of one run, as started by torchrun.
 
-Rank 0 executes the run as usual. The worker ranks, those above 0, wait until it trains, train with
-it and end when it has ended. They report nothing and write nothing.
+Rank 0 executes the run as usual. The worker ranks (above 0) wait until it trains, train with it,
+and end when it has ended. They report nothing and write nothing.
 
-The ranks meet at a rendezvous file, in the temporary folder or in one that several machines share.
-Its name is a hash of this launch of torchrun and the number of the run among those of the script.
-Rank 0 keeps it locked, and the kernel releases the lock however the process ends.
+The ranks meet at a rendezvous file, in the temporary folder or in a folder that several machines
+share. Its name is a hash of two facts: this launch of torchrun, and the number of the run among
+those of the script. Rank 0 keeps the file locked, and the kernel releases the lock however the
+process ends.
 
-A launch is identified by torchrun's process number and time of start. Where that is not known, as
-on several machines, an unlocked file may be from an earlier launch: worker ranks wait for a lock.
+A launch is identified by torchrun's process id and start time. If these are unknown, as on several
+machines, an unlocked file may be from an earlier launch, so worker ranks wait for a lock.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from tunesmith.signals import end_process, restore_handlers, set_stop_handlers
 
 STARTUP_TIMEOUT = 600.0
 """Seconds that rank 0 may take to read its run file."""
-POLL_SECONDS = 0.05  # between two checks of the state of rank 0
-SHARED_FOLDER = "TUNESMITH_RANKS"  # the variable with the folder of several machines
+POLL_SECONDS = 0.05  # time between two checks of the state of rank 0
+SHARED_FOLDER = "TUNESMITH_RANKS"  # variable that names the folder shared by several machines
 STALE_SECONDS = 86_400  # the age at which unlocked rendezvous files are deleted
 _TRAINING_SUFFIX, _ENDED_SUFFIX = ".training", ".ended"
 
@@ -48,7 +49,7 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """Return the rank of this process among those of its machine; 0 without torchrun."""
+    """Return the rank of this process on its machine; 0 without torchrun."""
     return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
 
 
@@ -67,39 +68,39 @@ class Launch:
     """A launch of torchrun, as each of its processes identifies it."""
 
     process: int
-    """Number of torchrun's process."""
+    """Process id of torchrun."""
     started: str
-    """The id of the system's boot and torchrun's start in ticks; empty if not known."""
+    """The system's boot id and torchrun's start in ticks; empty if unknown."""
     folder: Path
-    """Folder in which the ranks meet."""
+    """Folder where the ranks meet."""
     run_number: int = 0
-    """Number of the next run of this process: each run of a script has its own rendezvous file."""
+    """Number of this process's next run: each run of a script has its own rendezvous file."""
 
     @classmethod
     def of_process(cls, process: int) -> Launch:
-        """Return the launch by the torchrun with this process number."""
-        if has_several_machines() or SHARED_FOLDER in os.environ:  # they may have several parents
+        """Return the launch by the torchrun with this process id."""
+        if has_several_machines() or SHARED_FOLDER in os.environ:  # ranks may have several parents
             return cls(0, "", Path(os.environ.get(SHARED_FOLDER, "")))
         return cls(process, start_time(process), Path(tempfile.gettempdir()))
 
     def rendezvous_path(self) -> Path:
-        """Return the path of the file at which the ranks meet for the next run.
+        """Return the path of the file where the ranks meet for the next run.
 
         Raises:
-            UsageError: there are several machines, and no folder is named in which they meet.
+            UsageError: there are several machines, but no shared folder is named.
             EnvironmentProblem: the folder belongs to another user.
         """
         if has_several_machines() and not os.environ.get(SHARED_FOLDER):
             raise UsageError(
-                "torchrun: ranks on several machines need a folder to meet in",
-                hint=f"set {SHARED_FOLDER} to a folder that all of them see",
+                "torchrun: ranks on several machines need a shared folder",
+                hint=f"set {SHARED_FOLDER} to a folder that all machines can access",
             )
         folder = self.folder / f"tunesmith-ranks-{os.getuid()}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise EnvironmentProblem(f"{folder}: belongs to another user", hint="set TMPDIR")
         variables = ["TORCHELASTIC_RUN_ID", "MASTER_PORT"]
-        if not has_several_machines():  # each torchrun counts its own restarts
+        if not has_several_machines():  # with several, each torchrun counts its own restarts
             variables.append("TORCHELASTIC_RESTART_COUNT")
         host = "" if has_several_machines() else os.uname().nodename
         identity = [host, str(self.process), self.started, str(self.run_number)]
@@ -115,7 +116,7 @@ def current_launch() -> Launch:
 
 @contextmanager
 def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[None]:
-    """Publish the run folder to the worker ranks, and hold the lock that shows rank 0 is alive."""
+    """Publish the run folder to worker ranks; hold the lock that shows that rank 0 is alive."""
     if world_size() == 1:
         yield
         return
@@ -140,7 +141,7 @@ def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[N
 
 
 def signal_training_start(launch: Launch | None = None) -> None:
-    """Signal to the worker ranks that training begins; does nothing without torchrun."""
+    """Signal the start of training to the worker ranks; does nothing without torchrun."""
     if world_size() > 1:
         path = (launch or current_launch()).rendezvous_path()
         Path(f"{path}{_TRAINING_SUFFIX}").touch()
@@ -157,10 +158,10 @@ class RankZero:
 
     @classmethod
     def find(cls, timeout: float = STARTUP_TIMEOUT, launch: Launch | None = None) -> RankZero:
-        """Wait until rank 0 has a run, for ``timeout`` seconds.
+        """Wait until rank 0 has a run, for at most ``timeout`` seconds.
 
         Raises:
-            EnvironmentProblem: rank 0 did not begin a run in time.
+            EnvironmentProblem: rank 0 did not start a run in time.
         """
         launch = launch or current_launch()
         path, deadline = launch.rendezvous_path(), time.monotonic() + timeout
@@ -168,8 +169,8 @@ class RankZero:
         while (fd := open_rendezvous(path, start_is_known=bool(launch.started))) is None:
             if time.monotonic() > deadline:
                 raise EnvironmentProblem(
-                    f"rank {rank()}: rank 0 did not begin a run within {timeout:g} seconds",
-                    hint="start all ranks with one torchrun, which starts tunesmith itself",
+                    f"rank {rank()}: rank 0 did not start a run within {timeout:g} seconds",
+                    hint="start all ranks with one torchrun command that starts tunesmith itself",
                 )
             time.sleep(POLL_SECONDS)
         return cls(Path(os.fsdecode(os.pread(fd, 1 << 16, 0))), path, fd)
@@ -186,7 +187,9 @@ class RankZero:
         """Wait until rank 0 has ended.
 
         Raises:
-            EnvironmentProblem: it failed, on several machines: torchrun restarts only failed ones.
+            EnvironmentProblem: rank 0 failed on several machines. This rank must fail too, because
+            each
+                torchrun only restarts its own failed processes.
         """
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
         if has_several_machines() and not Path(f"{self._path}{_ENDED_SUFFIX}").exists():
@@ -194,10 +197,10 @@ class RankZero:
 
     @contextmanager
     def exit_with_rank_zero(self) -> Iterator[None]:
-        """End this process when rank 0 ends, and ignore signals meanwhile. Use only once.
+        """End this process when rank 0 ends, and ignore signals until then. Use only once.
 
-        A signal goes to all ranks. Rank 0 obeys it, after a step that needs all of them. If rank 0
-        dies, this process may hang in a collective operation that nothing else would end.
+        A signal goes to all ranks. Rank 0 obeys it after the current step, which needs all ranks.
+        If rank 0 dies, this process may hang in a collective operation that nothing else would end.
         """
         done = threading.Event()
         thread = threading.Thread(target=self._exit_when_unlocked, args=(done,), daemon=True)
@@ -215,19 +218,17 @@ class RankZero:
         while not _is_unlocked(self._fd):
             if done.wait(POLL_SECONDS):
                 return
-        if not done.wait(1.0):  # ranks that are in training notice and report it within that time
-            end_process(
-                int(has_several_machines())
-            )  # without a failure, a torchrun does not restart
+        if not done.wait(1.0):  # ranks in training notice the end and report it within this time
+            end_process(int(has_several_machines()))  # a torchrun restarts only after a failure
 
 
 def start_time(process: int) -> str:
-    """Return a process's boot of the system, container and start; empty if it is not running."""
+    """Return boot id, container and start time of a process; empty if it is not running."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # proc(5): the second field is the command in parentheses, field 22 is starttime.
         fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-        if fields[0] == b"Z":  # killed, and only its parent has not asked for the exit code
+        if fields[0] == b"Z":  # a zombie: it has ended, but its parent has not waited for it
             return ""
         return f"{boot} {os.readlink('/proc/self/ns/pid')} {int(fields[19])}"
     except (OSError, IndexError, ValueError):
@@ -237,13 +238,13 @@ def start_time(process: int) -> str:
 def open_rendezvous(path: Path, *, start_is_known: bool) -> int | None:
     """Open the rendezvous file; return None if this launch has none yet.
 
-    ``start_is_known``: whether the path depends on the start of the launch.
+    ``start_is_known`` is True if the path depends on the start time of the launch.
     """
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    # If the start time is known, an unlocked file is of a run of this launch that has ended.
+    # If the start time is known, an unlocked file is from an ended run of this launch.
     if start_is_known or not _is_unlocked(fd):
         return fd
     os.close(fd)

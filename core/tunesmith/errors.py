@@ -1,28 +1,31 @@
-"""The exceptions that tunesmith raises on purpose.
+"""The exceptions that tunesmith raises on purpose, with their exit codes.
 
 ::
 
-    TunesmithError                       1   (never raised itself)
+    TunesmithError                       1   base class, never raised itself
     ├── UsageError                       2   the command line cannot be executed
-    │   ├── ConfigError                  2   the run file is wrong; holds every problem found
-    │   ├── PromptTooLongError           2   a prompt leaves no room for its answer in a model
-    │   └── RunInUseError                2   another process has the run; wait until it has ended
+    │   ├── ConfigError                  2   the run file is wrong; lists every problem
+    │   ├── PromptTooLongError           2   a prompt leaves no room for the model's answer
+    │   └── RunInUseError                2   another process is using the run; wait for it to end
     ├── DataError                        3   a data file cannot be used; names file and line
     ├── EnvironmentProblem               4   the machine lacks something, or the run does not fit
-    ├── TrainingError                    5   training went wrong: not finite, diverged, no memory
-    ├── GateError                        6   a quality gate did not pass
+    ├── TrainingError                    5   training failed: not finite, diverged, out of memory
+    ├── GateError                        6   an exit criterion of the run file was not met
     ├── IntegrityError                   7   a file differs from its manifest
     ├── PluginError                      8   a plugin is missing, broken, ambiguous, or raised
     └── RunStopped                 75|130|143   a limit or a signal ended the run; it can be resumed
 
-The number is the exit code of the command line. It is 75 after a limit, and 128 and the number of
-the signal otherwise: 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, 138 after SIGUSR1.
-A reader that goes away (``| head``) changes no code: the command ends quietly, with the code of its
-work. A command whose only result is its text ends with 4 if stdout could not be written, as on a
-full disk. ``run`` and ``resume`` end with the code of the last event of the run, whatever happens
-to stdout and stderr: the run folder has the results. A run without a last event has failed.
-A message is one lower-case sentence, ``where: what is wrong, got what``, without a full stop;
-``hint`` is the next thing to do.
+The command line exits with the number shown. RunStopped exits with 75 after a limit, and with 128
+plus the signal's number after a signal: 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, 138
+after SIGUSR1.
+
+Output does not change the exit code of ``run`` and ``resume``. They exit with the code of the run's
+last event, because the run folder has the results. A run without a last event has failed. If the
+reader of any command goes away (``| head``), the command ends quietly with its own code. A command
+whose only result is its text exits with 4 if it cannot write to stdout, for example to a full disk.
+
+A message is one lower-case sentence without a full stop: ``where: what is wrong, got what``.
+``hint`` is what the user should do next.
 """
 
 from __future__ import annotations
@@ -34,11 +37,11 @@ from typing import Any
 
 
 class TunesmithError(Exception):
-    """Base class: ``except TunesmithError`` catches all reported errors, and no bugs."""
+    """Base class: ``except TunesmithError`` catches all reported errors, but no bugs."""
 
     exit_code = 1
     will_repeat = False
-    """True if a run that is resumed with the same options fails in the same way."""
+    """True if resuming the run with the same options would fail in the same way."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -54,7 +57,7 @@ class UsageError(TunesmithError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of a run file: its key, a description, and a hint if there is one."""
+    """One problem of a run file: its key, a description, and an optional hint."""
 
     where: str
     what: str
@@ -65,7 +68,7 @@ class Problem:
 
 
 class ConfigError(UsageError):
-    """A run file has problems; all of them are listed, so that one edit can fix them."""
+    """A run file has problems; all are listed, so that one edit can fix them."""
 
     def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -73,13 +76,13 @@ class ConfigError(UsageError):
 
 
 class RunInUseError(UsageError):
-    """Another process works on the run; all other errors of a run folder stay when it has ended."""
+    """Another process is using the run. Unlike other run-folder errors, this one goes away."""
 
 
 class PromptTooLongError(UsageError):
-    """A prompt, with the answer that is scored or may be generated, is longer than the context.
+    """A prompt plus the answer to score or generate is longer than the model's context.
 
-    ``prompts`` are those of the call that are too long, so that a caller can name their rows.
+    ``prompts`` are the prompts of the call that are too long, so that a caller can name their rows.
     """
 
     def __init__(self, message: str, prompts: Sequence[Any], *, hint: str | None = None) -> None:
@@ -90,8 +93,8 @@ class PromptTooLongError(UsageError):
 class DataError(TunesmithError):
     """A data file cannot be used.
 
-    ``where`` is ``file:line`` if the line is known; ``skipped`` are the rows that are the reason.
-    """
+    ``where`` is ``file:line`` if the line is known. ``skipped`` lists the rows that caused the
+    error."""
 
     exit_code = 3
 
@@ -110,14 +113,14 @@ class EnvironmentProblem(TunesmithError):
 
 
 class TrainingError(TunesmithError):
-    """Training failed: a loss that is not finite, divergence, out of memory."""
+    """Training failed: the loss is not finite, training diverged, or memory ran out."""
 
     exit_code = 5
     will_repeat = True
 
 
 class GateError(TunesmithError):
-    """A quality gate of the run file did not pass."""
+    """The run did not meet an exit criterion of its run file."""
 
     exit_code = 6
 
@@ -137,7 +140,7 @@ class PluginError(TunesmithError):
 class RunStopped(TunesmithError):
     """A signal or a limit ended the run after a step; ``tunesmith resume`` continues it.
 
-    ``job.emit`` raises it inside the technique, which lets it pass.
+    ``job.emit`` raises it inside the technique, which must not catch it.
     """
 
     def __init__(self, reason: str, *, exit_code: int = 75) -> None:
@@ -146,18 +149,21 @@ class RunStopped(TunesmithError):
 
 
 class TunesmithWarning(UserWarning):
-    """A warning of tunesmith; the project's tests turn it into an error."""
+    """A warning from tunesmith. The project's tests turn it into an error."""
 
 
 def warn_deprecated(what: str, instead: str, *, since: str, stacklevel: int = 2) -> None:
-    """Warn that a plugin uses a part of the plugin API that goes in two minor releases.
+    """Warn that a plugin uses a deprecated part of the plugin API.
 
     Args:
-        since: the release of tunesmith that deprecates it, such as ``0.2``.
-        stacklevel: 2 is the line that calls the caller of this function.
+        what: the deprecated part. It is removed two minor releases after ``since``.
+        instead: what to use instead.
+        since: the tunesmith release that deprecates it, such as ``0.2``.
+        stacklevel: 2 names the line that calls the caller of this function.
     """
     major, minor = map(int, since.split(".")[:2])
     text = (
-        f"{what} is deprecated since tunesmith {since}, and goes in {major}.{minor + 2}: {instead}"
+        f"{what} is deprecated since tunesmith {since} and will be removed in "
+        f"{major}.{minor + 2}: {instead}"
     )
     warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)

@@ -17,7 +17,7 @@ C = TypeVar("C", bound="BaseModel")
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """Sizes to plan with while there is no data file; None: a default, which a note mentions."""
+    """Sizes to plan with instead of a data file. None: a default size, stated in a note."""
 
     sequence: int | None = None
     """Tokens in every row."""
@@ -29,7 +29,7 @@ class Assumptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRequest:
-    """The input of an estimate, which reads no weights, nor the network. ``seed``: the run's."""
+    """The input of an estimate, which must not read weights or use the network."""
 
     config: Mapping[str, Any]
     """The base model's ``config.json``."""
@@ -38,16 +38,16 @@ class EstimateRequest:
     train: Sequence[Record]
     test: Sequence[Record]
     assumed: Assumptions | None
-    """If given, ``train`` and ``test`` are empty and rows of these sizes are assumed."""
+    """If given, ``train`` and ``test`` are empty, and rows of these sizes are assumed."""
     device: Literal["cuda", "cpu"]
-    """Type of the device whose operators and allocator are estimated."""
+    """Type of the device whose operators and allocator are modeled."""
     seed: int = 0
     model_count: int = 1
-    """Number of models that an evaluation holds in memory at the same time."""
+    """Number of models that an evaluation keeps in memory at the same time."""
     processes: int = 1
-    """Processes that train together."""
+    """Number of processes that train together."""
     process_memory: int | None = None
-    """Bytes that each process may take, for options that are ``auto``; None: not known."""
+    """Bytes that each process may use, for options that are ``auto``; None: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,9 @@ class PhaseMemory:
     expected: int
     high: int
     components: Mapping[str, int]
-    """The parts of ``expected``: weights, gradients, optimizer, ... Two names are fixed, as a GPU's
-    counter does not include them: ``framework`` (driver, libraries) and ``fragmentation``."""
+    """The parts of ``expected``: weights, gradients, optimizer, and others. Two names are fixed,
+    because a GPU's memory counter does not include them: ``framework`` (driver, libraries) and
+    ``fragmentation``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +69,17 @@ class Estimate:
 
     method: Literal["analytic", "traced"]
     memory: Mapping[str, PhaseMemory]
-    """By phase, in order: ``load``, ``train``, ``evaluate`` and others. Of several
-    processes, the memory of each."""
+    """Memory by phase, in order: ``load``, ``train``, ``evaluate`` and others. For several
+    processes, the memory of each process."""
     flops: float
-    """Floating-point operations of the training run, recomputation included."""
+    """Floating-point operations of the training run, including recomputation."""
     steps: int
     tokens: int
     """Tokens that training computes over all epochs."""
     longest_row: int
     """Tokens in the longest training row."""
     micro_batch_tokens: int
-    """Most tokens in a micro-batch, padding included."""
+    """Largest number of tokens in a micro-batch, including padding."""
     notes: tuple[str, ...] = ()
     """The assumptions of the estimate, as sentences."""
 
@@ -88,8 +89,8 @@ class MemorySaving(Generic[C]):
     """A change of the options that saves memory."""
 
     changes: tuple[str, ...]
-    """Settings as in a run file, each such as ``technique.gradient_checkpointing = true``."""
+    """Settings as in a run file, such as ``technique.gradient_checkpointing = true``."""
     cost: str
-    """The disadvantage in words: ``about a third more time``."""
+    """The disadvantage in words, such as ``about a third more time``."""
     config: C
     """The changed options."""

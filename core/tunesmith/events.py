@@ -1,8 +1,8 @@
 """Events: everything that a run reports while it runs.
 
 An event is a small frozen value that becomes one line of ``events.jsonl``. Reporters show events,
-guards check them, and the report is a fold over them, so that the live display and the report can
-never differ. Byte counts are bytes, durations seconds, losses nats per token.
+guards check them, and the report is built from them, so the live display and the report always
+agree. Memory sizes are in bytes, durations in seconds, and losses in nats per token.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 JSON = dict[str, Any]
-"""A JSON object. ``Any`` because its content is checked where it is read."""
+"""A JSON object. Values are ``Any``, because they are checked where they are read."""
 
 EVENT_TYPES: dict[str, type[Event]] = {}
-"""Event classes by their ``kind``, the name under ``event`` in a line of ``events.jsonl``."""
+"""Event classes by ``kind``: the value of ``event`` in a line of ``events.jsonl``."""
 PATH_FIELDS = frozenset({"artifact", "path", "records"})
-"""Fields of events that are paths, relative to the folder of the run or of its stage."""
+"""Event fields that are paths, relative to the folder of the run or of its stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Base class of all events. Subclasses give their ``kind`` as a class argument."""
+    """Base class of all events. Subclasses pass their ``kind`` as a class argument."""
 
     kind: ClassVar[str] = ""
 
@@ -36,11 +36,11 @@ class Event:
         EVENT_TYPES[kind] = cls
 
     def to_json(self) -> JSON:
-        """Return the event as a JSON object; its kind comes first, under ``event``."""
+        """Return the event as a JSON object, with its kind first, under ``event``."""
         return {"event": self.kind, **dataclasses.asdict(self)}
 
     def with_path_prefix(self, folder: str) -> Event:
-        """Return the event with ``folder`` put before its relative paths."""
+        """Return the event with ``folder`` prepended to its relative paths."""
         paths = {name: f"{folder}/{vars(self)[name]}" for name in PATH_FIELDS & vars(self).keys()}
         return dataclasses.replace(self, **paths)
 
@@ -49,7 +49,7 @@ def from_json(line: JSON) -> Event | None:
     """Return the event of a line of ``events.jsonl``, or None if its kind is unknown.
 
     Raises:
-        ValueError: a field is missing, or has a value of another type.
+        ValueError: a field is missing or has the wrong type.
     """
     kind = str(line.get("event"))
     if kind not in EVENT_TYPES:
@@ -67,14 +67,14 @@ def from_json(line: JSON) -> Event | None:
 
 @cache
 def _type_adapter(kind: str) -> TypeAdapter[Event]:
-    from pydantic import TypeAdapter  # not above: it is slow, and help needs the kinds of events
+    from pydantic import TypeAdapter  # not at the top: it is slow, and help needs the event kinds
 
     return TypeAdapter(EVENT_TYPES[kind])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event, kind="run-started"):
-    """The run folder is locked and the plan resolved. Emitted again when a run is resumed."""
+    """The run folder is locked and the plan resolved. Emitted again when the run is resumed."""
 
     run: str
     name: str
@@ -84,12 +84,12 @@ class RunStarted(Event, kind="run-started"):
     plugins: list[JSON]
     resumed: bool = False
     trains: bool = True
-    """False if the run ends when its baselines are measured."""
+    """False if the run only measures baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseStarted(Event, kind="phase-started"):
-    """A phase of the run begins; ``phase`` is its name, ``total`` the number of units of work."""
+    """A phase of the run has started; ``total`` is its number of work units."""
 
     phase: str
     total: int | None = None
@@ -114,7 +114,7 @@ class PhaseEnded(Event, kind="phase-ended"):
 
 @dataclass(frozen=True, kw_only=True)
 class DataLoaded(Event, kind="data-loaded"):
-    """The data is loaded and split. ``skipped`` counts the unusable rows by cause."""
+    """The data is loaded and split. ``skipped`` counts the skipped rows by cause."""
 
     description: str
     train: int
@@ -124,15 +124,15 @@ class DataLoaded(Event, kind="data-loaded"):
     examples: list[JSON] = field(default_factory=list)
     """Some of the skipped rows, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
-    """SHA-256 over the content and the parts, in order. Resuming with other data is refused."""
+    """SHA-256 of the records and parts, in order. A run cannot be resumed with other data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResolved(Event, kind="model-resolved"):
     """The files of the base model are available. ``files`` maps each name to a short hash.
 
-    A hash covers the size, the beginning and samples of the rest of a file. Resuming with another
-    base model is refused.
+    A hash covers the size of a file, its start, and samples of the rest. A run cannot be resumed
+    with another base model.
     """
 
     reference: str
@@ -148,41 +148,41 @@ class FindingReported(Event, kind="finding"):
     source: str
     message: str
     count: int = 0
-    """The number of rows that the message is about; 0 if it is not about rows."""
+    """Number of rows that the message is about; 0 if it is not about rows."""
     examples: list[str] = field(default_factory=list)
     hint: str = ""
     test_rows: list[int] = field(default_factory=list)
-    """Numbers of the test rows that show nothing, because of what the message is about."""
+    """Numbers of the test rows that are not valid evidence because of this finding."""
 
     @property
     def text(self) -> str:
-        """The message with its examples and the next thing to do."""
+        """The message with its examples and hint."""
         message = ": ".join(filter(None, [self.message, "; ".join(self.examples)]))
         return "; ".join(filter(None, [message, self.hint]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Event, kind="forecast"):
-    """The predicted memory and time of the training, emitted before it begins."""
+    """The predicted memory and time of the training, emitted before training starts."""
 
     technique: str
     method: Literal["analytic", "traced"]
     device: str
     device_type: Literal["cuda", "cpu"]
     available: int | None
-    """Bytes available to the run; None if not known."""
+    """Bytes available to the run; None if unknown."""
     memory: dict[str, int]
-    """Bytes at the peak over all phases: ``low``, ``expected``, ``high``."""
+    """Peak bytes over all phases: ``low``, ``expected``, ``high``."""
     phase: str
-    """The phase with the predicted peak."""
+    """The phase with the expected memory peak."""
     uncalibrated_peak: int
-    """Expected peak in bytes before the calibration by earlier runs on this device."""
+    """Expected peak in bytes, before calibration with earlier runs on this device."""
     untracked_bytes: int
-    """Bytes of the expected peak that the device's memory counter, which measures runs, misses."""
+    """Bytes of the expected peak that the device's memory counter, used to measure runs, misses."""
     calibration_runs: int
-    """Number of earlier runs that the calibration is based on."""
+    """Number of earlier runs used for the calibration."""
     seconds: list[float]
-    """Shortest and longest predicted training time; empty if not known."""
+    """Shortest and longest predicted training time; empty if unknown."""
     flops: float
     steps: int = 0
     tokens: int
@@ -201,21 +201,22 @@ class TrainingStarted(Event, kind="training-started"):
     epochs: float
     rows: int
     tokens: int | None
-    """Tokens per pass over the data, without padding; None if they are not known in advance."""
+    """Tokens per pass over the data, without padding; None if not known in advance."""
     trained_tokens: int | None
-    """Those of the tokens that contribute to the loss."""
+    """Tokens per pass that contribute to the loss."""
     trainable_parameters: int
     parameters: int
     device: str
     precision: str
     details: JSON = field(default_factory=dict)
-    """Further facts that the technique records: target modules, batch size, template hash."""
+    """Further facts that the technique records, such as target modules, batch size, template
+    hash."""
     first_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished(Event, kind="step-finished"):
-    """One optimizer step is finished. Token counts and seconds are those of this step alone."""
+    """One optimizer step is finished. Token counts and seconds are for this step only."""
 
     stage: str = ""
     step: int
@@ -230,12 +231,12 @@ class StepFinished(Event, kind="step-finished"):
     memory_bytes: int
     epoch: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
-    """Metrics of this technique: reward, KL, clip fraction, accuracy and the like."""
+    """Technique-specific metrics, such as reward, KL, clip fraction or accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event, kind="checkpoint-saved"):
-    """A checkpoint was committed; the run can be resumed from here."""
+    """A checkpoint was committed; the run can be resumed from it."""
 
     step: int
     path: str
@@ -245,7 +246,7 @@ class CheckpointSaved(Event, kind="checkpoint-saved"):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFinished(Event, kind="training-finished"):
-    """Training has ended and the artifact is committed; token counts are None if not known."""
+    """Training has ended and the artifact is committed. Token counts are None if unknown."""
 
     stage: str = ""
     technique: str
@@ -253,35 +254,35 @@ class TrainingFinished(Event, kind="training-finished"):
     tokens: int | None
     trained_tokens: int | None
     seconds: float
-    """Seconds of this process only. The steps hold those of earlier processes of a resumed run."""
+    """Time of this process only. Earlier processes of a resumed run are counted in the steps."""
     peak_memory_bytes: int
     artifact: str
-    """Relative to the run folder."""
+    """Path relative to the run folder."""
     format: Literal["adapter", "model"]
     is_text_model: bool = True
-    """False if the artifact cannot generate text, as a reward model."""
+    """False if the artifact cannot generate text, like a reward model."""
     affected_rows: dict[str, int] = field(default_factory=dict)
-    """Numbers of rows that were left out of training or changed, by cause."""
+    """Numbers of rows that were changed or not trained on, by cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Monitored(Event, kind="monitored"):
-    """The model was evaluated during training, on validation records.
+    """The model was evaluated on validation records during training.
 
-    ``metrics`` holds ``validation_loss``, with ``train_loss`` on training records; of a policy the
-    reward that is optimized (``reward``) beside the one that it stands for (``gold_reward``).
+    ``metrics`` has ``validation_loss``, and ``train_loss`` on training records. For reinforcement
+    learning it has ``reward``, which is optimized, and ``gold_reward``, which it stands for.
     """
 
     stage: str = ""
     step: int
     metrics: dict[str, float]
     best: bool
-    """True if this is the best evaluation so far, and its checkpoint was kept."""
+    """True if this is the best evaluation so far; its checkpoint was kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionSampled(Event, kind="completion-sampled"):
-    """A completion that the model generated during training, with its reward."""
+    """A completion that the model generated during training, and its reward."""
 
     stage: str = ""
     step: int
@@ -292,29 +293,29 @@ class CompletionSampled(Event, kind="completion-sampled"):
 
 @dataclass(frozen=True, kw_only=True)
 class GateChecked(Event, kind="gate-checked"):
-    """A gate inside a technique was checked.
+    """A technique checked an exit criterion that it defines.
 
-    A run with a gate that did not pass ends with exit code 6 even if everything else succeeded,
-    unless the run file accepts the failure of that gate.
+    A run that misses a criterion ends with exit code 6, even if everything else succeeded, unless
+    the run file accepts the failure of that criterion.
     """
 
     stage: str = ""
     gate: str
     passed: bool
     message: str
-    """The finding in words."""
+    """The result in words."""
     accepted: bool = False
-    """True if the run file lets the run continue although the gate did not pass."""
+    """True if the run file accepts the failure of this criterion."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
 TUNED = "tuned"
-"""The model name of the trained model, as it was read back from disk."""
+"""The model name of the trained model, as loaded from disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineChosen(Event, kind="baseline-chosen"):
-    """A variant of a baseline was chosen, on validation rows or out of fold, or it was skipped."""
+    """A variant of a baseline was chosen on validation rows or out-of-fold, or was skipped."""
 
     baseline: str
     variant: str = ""
@@ -324,33 +325,33 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     metric: str = ""
     higher_is_better: bool = True
     validation_score: float | None = None
-    """None if there were no rows to choose by."""
+    """None if there were no rows to choose on."""
     validation_rows: int = 0
     folds: int = 0
-    """Folds of training rows that took the place of validation rows: the score is out of fold."""
+    """Number of training folds used instead of validation rows; the score is then out-of-fold."""
     variants: list[JSON] = field(default_factory=list)
     """The variants that were tried, each with ``name``, ``score``, ``rows`` and ``seconds``."""
     not_tried: list[JSON] = field(default_factory=list)
-    """The variants that were not compared, each with ``name`` and ``reason``: no time, or an error.
-    The name is empty if the variant could not be built."""
+    """The variants that were not compared, each with ``name`` and ``reason`` (no time, or an
+    error). The name is empty if the variant could not be built."""
     seconds: float = 0.0
     skipped: str = ""
-    """The reason why the baseline is not measured; empty if it is."""
+    """Why the baseline is not measured; empty if it is measured."""
     excluded: bool = False
-    """True if it suits the rows, and is skipped because ``[baselines] use`` does not name it."""
+    """True if it suits the rows but is skipped because ``[baselines] use`` does not name it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Event, kind="measured"):
-    """One metric of one model over rows that it was not trained on, with its 95 % interval.
+    """One metric of one model, with its 95 % interval, over rows that it was not trained on.
 
-    The file ``records`` below the run folder holds the value of each record.
+    The file ``records`` below the run folder contains the value of each record.
     """
 
     model: str
-    """``base``, ``few-shot`` or ``tuned``; the stages of a technique may add others."""
+    """``tuned``, ``base`` or the name of a baseline; the stages of a technique may add others."""
     evaluator: str
-    """Id of the evaluator: its name, unless several of one name measure in the run."""
+    """Id of the evaluator: its name, or a unique name if the run has several of that name."""
     metric: str
     value: float
     low: float
@@ -361,27 +362,27 @@ class Measured(Event, kind="measured"):
     records: str
     unit: str = ""
     leakage_free: dict[str, float] = field(default_factory=dict)
-    """``value``, ``low``, ``high``, ``n`` and ``units`` without the rows that a finding has as
-    ``test_rows``; empty if there are none, or no others."""
+    """``value``, ``low``, ``high``, ``n`` and ``units`` without the ``test_rows`` of findings.
+    Empty if no finding has test rows, or if no other rows remain."""
     details: JSON = field(default_factory=dict)
-    """Further results that the evaluator adds."""
+    """Further results from the evaluator."""
     lowest: float | None = None
-    """Smallest value that the metric can have; None: there is none, or it is unknown."""
+    """Smallest possible value of the metric; None: unbounded or unknown."""
     highest: float | None = None
-    """Largest value that the metric can have, or None."""
+    """Largest possible value of the metric; None: unbounded or unknown."""
     version: str = ""
-    """Version of the distribution with the evaluator; empty if it has none."""
+    """Version of the evaluator's distribution; empty if it has none."""
     units: int = 0
-    """Independent units among the rows: fewer than ``n`` if rows depend on each other."""
+    """Number of independent units among the rows; below ``n`` if rows depend on each other."""
     cut: int = 0
-    """Rows whose answer ended at the limit of tokens."""
+    """Number of rows whose answer was cut off at the token limit."""
     part: Literal["test", "validation"] = "test"
-    """The part of the data that was measured; ``validation`` if something is decided by the
-    result."""
+    """The part of the data that was measured; ``validation`` if the result is used to choose
+    something."""
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The bounds of the metric, as ``Metric.limits``; None for shares without their own."""
+        """The bounds of the metric, like ``Metric.limits``; None for a share without bounds."""
         if self.lowest is None and self.highest is None:
             return (-math.inf, math.inf) if self.unit else None
         return (
@@ -392,9 +393,9 @@ class Measured(Event, kind="measured"):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event, kind="run-finished"):
-    """The run has ended. ``status`` is ok, failed or stopped.
+    """The run has ended; ``status`` is ok, failed or stopped.
 
-    It is the last event, but for findings of reporters that could not be closed.
+    This is the last event, except for findings about reporters that could not be closed.
     """
 
     status: Literal["ok", "failed", "stopped"]
@@ -405,4 +406,4 @@ class RunFinished(Event, kind="run-finished"):
     error: str = ""
     hint: str = ""
     will_repeat: bool | None = None
-    """True if the run fails again when it is resumed."""
+    """True if resuming the run would fail in the same way."""

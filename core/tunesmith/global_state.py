@@ -1,9 +1,9 @@
-"""State of the process that a plugin could change: it is restored after the plugin's call.
+"""Process state that a plugin could change, and that is restored after the plugin's call.
 
-An evaluator that changes the current folder, or a reporter that unsets an environment variable,
-would change the results of other plugins silently. The core knows the state of Python. That
-of a library is known to a function in the group ``tunesmith.global_state`` of entry points, named
-after the module of the library. It is called with that module once the library was imported.
+If an evaluator changed the current folder, or a reporter unset an environment variable, the results
+of other plugins could change silently. The core knows the state of Python itself. For the state of
+a library, the entry-point group ``tunesmith.global_state`` has a function named after the library's
+module. It is called with that module once the library has been imported.
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ from typing import Any
 
 from tunesmith.signals import STOP_SIGNALS, restore_handlers
 
-READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
-"""Variables that torch reads when it loads: a plugin may set them where the user has not."""
-SET_BY_LIBRARIES = (*READ_AT_LOAD, "CUDA_MODULE_LOADING", "KMP_", "TORCHINDUCTOR_", "TRITON_")
-"""Beginnings of the names of variables that libraries set themselves when they are first used."""
+VARIABLES_READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
+"""Variables that torch reads when it loads: a plugin may set them if the user has not."""
+VARIABLES_SET_BY_LIBRARIES = (
+    *VARIABLES_READ_AT_LOAD,
+    "CUDA_MODULE_LOADING",
+    "KMP_",
+    "TORCHINDUCTOR_",
+    "TRITON_",
+)
+"""Name prefixes of variables that libraries set themselves when they are first used."""
 _SIGNALS = (*STOP_SIGNALS, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)
 
 
@@ -44,14 +50,14 @@ class GlobalState:
     read: Callable[[], Any]
     restore: Callable[[Any], object]
     is_reported: bool = True
-    """False if a plugin may change it, as a random number generator: it is restored silently."""
+    """False if plugins may change it, like a random generator: it is then restored silently."""
 
 
 _states: dict[str, GlobalState] = {}
 
 
 def add_global_state(*states: GlobalState) -> None:
-    """Restore these states too, from now on; a state with the same name is replaced."""
+    """Add states that are restored from now on; a state with the same name is replaced."""
     _states.update({state.name: state for state in states})
 
 
@@ -61,11 +67,11 @@ def preserve_global_state(
 ) -> Iterator[list[str]]:
     """Restore the global state after the block; yield a list that then names the changes.
 
-    With ``keep_new_variables`` the environment variables that the block added are kept, with
-    ``keep_streams`` the standard streams that it set, as a live display does.
+    ``keep_new_variables`` keeps environment variables that the block added. ``keep_streams`` keeps
+    standard streams that it replaced, as a live display does.
     """
     for name in _library_points().keys() & sys.modules.keys():
-        with suppress(AttributeError):  # another thread is importing it
+        with suppress(AttributeError):  # another thread is importing the library
             _add_states_of(name)
     before = [
         (state, state.read())
@@ -91,9 +97,9 @@ def preserve_global_state(
 
 @cache
 def _library_points() -> dict[str, metadata.EntryPoint]:
-    """Return the functions that list the state of a library, by the module of the library."""
+    """Return the functions that list the state of a library, by the library's module name."""
     points: Iterable[metadata.EntryPoint] = ()
-    with suppress(Exception):  # they cannot be read, which `tunesmith plugins list` says
+    with suppress(Exception):  # unreadable entry points are reported by `tunesmith plugins list`
         entry_points = metadata.distribution("tunesmith").entry_points
         points = entry_points.select(group="tunesmith.global_state")
     return {point.name: point for point in points}
@@ -109,7 +115,7 @@ def _add_states_of(library: str) -> Sequence[GlobalState]:
 
 @dataclass(eq=False)
 class _ImportWatch(MetaPathFinder):
-    """Reads the state of a library once it is imported, before the next line of who imports it."""
+    """Reads a library's state right after its import, before the importing code can change it."""
 
     before: list[tuple[GlobalState, Any]]
 
@@ -133,13 +139,13 @@ class _ImportWatch(MetaPathFinder):
 
 
 def _restore_variables(before: Mapping[str, str], keep_new: bool) -> Iterator[str]:
-    """Restore the environment variables; yield a text about each that had changed."""
+    """Restore the environment variables; yield a text about each one that had changed."""
     for name in sorted(before.keys() | os.environ.keys()):
         if os.environ.get(name) == before.get(name):
             continue
         if name in before:
             os.environ[name] = before[name]
-        elif keep_new or name.startswith(SET_BY_LIBRARIES):
+        elif keep_new or name.startswith(VARIABLES_SET_BY_LIBRARIES):
             continue
         else:
             del os.environ[name]
@@ -147,14 +153,14 @@ def _restore_variables(before: Mapping[str, str], keep_new: bool) -> Iterator[st
 
 
 def _current_folder() -> str | None:
-    with suppress(OSError):  # it was deleted
+    with suppress(OSError):  # the folder was deleted
         return os.getcwd()
     return None
 
 
 @dataclass(frozen=True)
 class _Filters:
-    """The filters of warnings. Only those for all modules and Python's categories are compared."""
+    """Warning filters; only those for all modules and Python's own categories are compared."""
 
     general: list[Any]
     all: list[Any] = field(compare=False)
@@ -168,7 +174,7 @@ def _read_filters() -> _Filters:
 def _restore_filters(filters: _Filters) -> None:
     warnings.filters[:] = filters.all  # type: ignore[index]
     with warnings.catch_warnings():
-        pass  # leaving it makes the module forget decisions that it made by other filters
+        pass  # on exit, Python forgets decisions that were cached under other filters
 
 
 def _restore_root_logger(state: tuple[int, list[logging.Handler]]) -> None:

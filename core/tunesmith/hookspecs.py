@@ -1,27 +1,30 @@
-"""The hooks: the functions that a plugin can implement.
+"""The hooks that a plugin can implement.
 
-Ten hooks return *offers*, descriptions of the components of the plugin. One finds the base model
-for a reference. Three review a run before any weight is read. One judges the results of a run. No
-hook changes a plan, patches a library or runs inside the training loop.
+Ten hooks return *offers*, which describe the components of the plugin. One hook finds the base
+model for a reference. Three hooks review a run before any weight is read. One hook judges the
+results of a run. No hook changes a plan, patches a library or runs inside the training loop.
 
-tunesmith holds the plugins of third parties to that: a hook gets copies of plans and results, and
-the records that it gets are compared afterwards; global state of Python, NumPy and torch that it
-changes is restored and named; what it prints goes to stderr. A hook that takes longer than
-``TUNESMITH_HOOK_SECONDS``, 60 by default, and ten times that if it gets the rows of a run, has
-failed. Its result is checked when it arrives: types, JSON, sizes.
+tunesmith enforces this for third-party plugins:
 
-A plugin is named in the entry-point group ``tunesmith``::
+* A hook gets copies of plans and results. Records are compared before and after the call.
+* If a hook changes global state of Python, NumPy or torch, tunesmith restores it and reports it.
+* Output that a hook prints goes to stderr.
+* A hook fails if it takes longer than ``TUNESMITH_HOOK_SECONDS`` (default: 60). The limit is ten
+  times as long for a hook that gets the rows of a run.
+* tunesmith checks the types and sizes of each result, and that it is valid JSON where required.
+
+A distribution declares its plugin in the entry-point group ``tunesmith``::
 
     [project.entry-points.tunesmith]
     shouting = "tunesmith_shouting:PLUGIN"
 
-and names what its hooks import when they are called::
+The plugin lists what its hooks import when they are called::
 
     PLUGIN = lazy_plugin(__name__, tunesmith_evaluators=".offer:SHOUTING")
 
-A module is a plugin too: it defines the functions below, each with the marker ``hookimpl``, and
-imports inside of them. Every run imports all plugins. Help and ``tunesmith plugins list`` import
-one only when its distribution has changed.
+A module can also be a plugin: it defines the functions below, marks each with ``hookimpl``, and
+keeps its imports inside the functions. Every run imports all plugins. Help and ``tunesmith plugins
+list`` import a plugin only if its distribution has changed.
 """
 
 from __future__ import annotations
@@ -67,10 +70,10 @@ def lazy_plugin(
 ) -> Any:
     """Return a plugin whose hooks are imported when they are called.
 
-    A hook is given as the import strings of its offers, or that of its function if it has
-    arguments: ``.module:name``, relative to the package, which is ``__name__`` of the caller. The
-    offer of a command is given itself, since help shows its help line. ``needs`` are requirements
-    of hooks that review or judge, as ``NEEDS`` of a module.
+    Give each hook the import strings of its offers, or, for a hook with arguments, the import
+    string of its function. An import string, ``.module:name``, is relative to ``package``, which is
+    the caller's ``__name__``. Pass the offer of a command itself, because help shows its summary.
+    ``needs`` lists the requirements of hooks that review or judge, like ``NEEDS`` in a module.
     """
     file = sys.modules[package].__file__
     plugin = SimpleNamespace(__name__=package, __file__=file, NEEDS=tuple(needs))
@@ -104,8 +107,8 @@ def _import_and_call(hook: str, package: str, listed: Sequence[Any]) -> Any:
 def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:  # type: ignore[empty-body]
     """Offer data loaders, which read records.
 
-    A run file chooses one with ``[data] use = "NAME"``; every other key of that table, except
-    ``test_size``, is validated by the offer's own options model.
+    A run file chooses one with ``[data] use = "NAME"``. The offer's options model validates every
+    other key of that table except ``test_size``.
     """
 
 
@@ -113,8 +116,8 @@ def tunesmith_data_loaders() -> Sequence[DataLoaderOffer[Any]]:  # type: ignore[
 def tunesmith_splitters() -> Sequence[SplitterOffer[Any]]:  # type: ignore[empty-body]
     """Offer splitters, which divide the records into training, validation and test rows.
 
-    A run file chooses one with ``[split] use = "NAME"``; without it, the one ``by_default`` is
-    used. Rows of a patient, of a time or of a site may have to stay together: a plugin knows.
+    A run file chooses one with ``[split] use = "NAME"``; otherwise the offer with ``by_default`` is
+    used. Write a splitter if some rows must stay together, such as all rows of a patient.
     """
 
 
@@ -122,10 +125,10 @@ def tunesmith_splitters() -> Sequence[SplitterOffer[Any]]:  # type: ignore[empty
 def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:  # type: ignore[empty-body]
     """Offer techniques, which change the weights of a model.
 
-    A run file chooses one with ``[technique] use = "NAME"``. ``build`` is called only when the
-    run starts: import torch there, not at module level. An offer may also predict memory and
-    work with ``estimate``, which ``tunesmith plan`` and the review of a run call before anything
-    begins, and propose changes of the options that save memory with ``memory_savings``.
+    A run file chooses one with ``[technique] use = "NAME"``. ``build`` is only called when the run
+    starts: import torch there, not at module level. An offer can also predict memory and work with
+    ``estimate``, which ``tunesmith plan`` and the review of a run call before training starts. It
+    can propose option changes that save memory with ``memory_savings``.
     """
 
 
@@ -134,19 +137,19 @@ def tunesmith_evaluators() -> Sequence[EvaluatorOffer[Any]]:  # type: ignore[emp
     """Offer evaluators, which measure a text model.
 
     A measurement has one value per record; tunesmith aggregates them and adds the intervals.
-    Without ``[[evaluators]]`` in the run file, every evaluator is used whose ``default_for``
+    If the run file has no ``[[evaluators]]``, a run uses every evaluator whose ``default_for``
     returns True.
     """
 
 
 @hookspec
 def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty-body]
-    """Offer baselines, which solve the task from the same training rows without tuning.
+    """Offer baselines, which solve the task from the same training rows without fine-tuning.
 
-    A prompt or a classifier: what a team would otherwise do. A run measures them beside the tuned
-    model. A baseline has variants, of which the best on the validation rows is scored on the test
-    rows. ``[baselines] use`` names baselines; without it, those are used whose ``suits`` returns
-    True.
+    A baseline is what a team would otherwise use, such as a prompt or a classifier. A run measures
+    it next to the tuned model. The variant of a baseline that is best on the validation rows is
+    scored on the test rows. ``[baselines] use`` names baselines; if it is unset, a run uses every
+    baseline whose ``suits`` returns True.
     """
 
 
@@ -154,9 +157,9 @@ def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty
 def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty-body]
     """Offer reporters, which receive the events of a run.
 
-    An exception in a reporter is reported and does not stop training; after three of them the
-    reporter gets no more events. Without ``[[reporters]]`` in the run file, those with
-    ``by_default`` are used. Those with ``always`` are used in every run, also beside others.
+    An exception in a reporter is reported and does not stop training. After three exceptions the
+    reporter gets no more events. If the run file has no ``[[reporters]]``, a run uses the reporters
+    with ``by_default``. Reporters with ``always`` are used in every run.
     """
 
 
@@ -164,7 +167,7 @@ def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty
 def tunesmith_exporters() -> Sequence[ExporterOffer[Any]]:  # type: ignore[empty-body]
     """Offer exporters, which write a model for an engine: ``tunesmith export RUN --to NAME``.
 
-    What is built is an :class:`Exporter` of ``tunesmith_torch.export.contract``.
+    ``build`` returns an :class:`Exporter` of ``tunesmith_torch.export.contract``.
     """
 
 
@@ -173,7 +176,8 @@ def tunesmith_serve_extensions() -> Sequence[ServeExtensionOffer[Any]]:  # type:
     """Offer extensions of the server: ``tunesmith serve RUN --extensions FILE``.
 
     An extension chooses the model that answers a request, such as an adapter for each user, and
-    observes requests with their answers. Those that have a table in the file are used.
+    observes requests with their answers. The server uses each extension that has a table in the
+    file.
     """
 
 
@@ -181,24 +185,25 @@ def tunesmith_serve_extensions() -> Sequence[ServeExtensionOffer[Any]]:  # type:
 def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     """Offer commands: ``tunesmith NAME``.
 
-    A name of two words, such as ``data check``, puts the command into the group of the first one.
-    Plugins share groups, and can add to the group ``plugins``. The help line is part of the offer,
-    so that ``tunesmith --help`` and ``tunesmith data --help`` import no command.
+    A name of two words, such as ``data check``, puts the command ``check`` into the group ``data``.
+    Plugins share groups, and can add to the group ``plugins``. The offer contains the help line, so
+    ``tunesmith --help`` and ``tunesmith data --help`` do not import any command.
 
-    The names of built-in commands cannot be used, and no name can be both a command and a group:
-    the first of two such offers counts, built-in ones come first. A command of several plugins is
-    ambiguous and cannot be used. ``tunesmith plugins list`` names the commands that were refused.
+    An offer cannot use the name of a built-in command. If one offer uses a name for a command and
+    another for a group, the first one counts, and built-in offers come first. If several plugins
+    offer the same command, it is ambiguous and cannot be used. ``tunesmith plugins list`` names the
+    refused commands.
     """
 
 
 @hookspec
 def tunesmith_tables() -> Sequence[TableOffer[Any]]:  # type: ignore[empty-body]
-    """Offer tables of the run file, which hold options of the plugin itself.
+    """Offer run-file tables for the plugin's own options.
 
-    ``[NAME]`` is validated by the offer's options model and is part of the plan, with its defaults
-    if the run file does not have it. ``plan.table(OPTIONS)`` returns the options by their class.
-    The names of the core's tables cannot be used. A table can add a term to the loss, or change the
-    updates: ``addition`` of the offer.
+    The offer's options model validates ``[NAME]``. The table is part of the plan, with its defaults
+    if the run file omits it. ``plan.table(OPTIONS)`` returns the options by their class. The names
+    of the core's tables are reserved. With ``addition``, a table can add a term to the loss or
+    change the weight updates.
     """
 
 
@@ -207,9 +212,9 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     """Find the base model for a reference.
 
     ``reference`` is the value of ``[model] base``: a folder, a GGUF file, a hub id, or anything
-    else that a plugin recognizes. Return None for another. The first result that is not None
-    counts; built-in plugins are called last. Do nothing slow here, but in ``fetch`` of the
-    :class:`tunesmith.contracts.FoundModel`.
+    else that a plugin recognizes. Return None if you do not recognize it. The first result that is
+    not None counts; built-in plugins are called last. Put slow work into ``fetch`` of the
+    :class:`tunesmith.contracts.FoundModel`, not into this hook.
     """
 
 
@@ -224,12 +229,12 @@ def tunesmith_review_data(  # type: ignore[empty-body]
 ) -> Sequence[Finding]:
     """Review the data before training and return findings.
 
-    ``dataset`` is the result of the data loader; ``train``, ``validation`` and ``test`` are the
-    parts that it is split into; ``evaluators`` are those of the run file, or the default ones for
-    these rows. An implementation names only the arguments that it needs; without ``plan`` and
+    ``dataset`` is the result of the data loader, and ``train``, ``validation`` and ``test`` are its
+    parts after the split. ``evaluators`` are those of the run file, or the default ones for these
+    rows. An implementation names only the arguments that it needs. If it needs neither ``plan`` nor
     ``evaluators``, it is also called for data without a run file (``tunesmith data check FILE``).
 
-    An error stops the run before any weight is read, unless it is about ``test_rows``; a
+    An error stops the run before any weight is read, unless the finding has ``test_rows``. A
     warning is printed and kept in the report.
     """
 
@@ -244,25 +249,25 @@ def tunesmith_review_plan(plan: Plan) -> Sequence[Finding]:  # type: ignore[empt
 
 @hookspec
 def tunesmith_review_model(review: ModelReview) -> ReviewResult:  # type: ignore[empty-body]
-    """Review a run once the base model's ``config.json`` is known, and return the result.
+    """Review a run when the base model's ``config.json`` is known, and return the result.
 
-    It is called before the model is downloaded if the config is known by then, otherwise after the
-    download, and always before any weight is read. The result has findings and can have a forecast,
-    which becomes an event. An error stops the run with exit code 4; with ``tunesmith run --force``
-    its ``if_forced`` takes its place. A resumed run is reviewed again only if it was refused.
+    The hook is called before the model is downloaded if its config is already known, otherwise
+    after the download; in both cases before any weight is read. The result has findings, and may
+    have a forecast, which becomes an event. An error stops the run with exit code 4. With
+    ``tunesmith run --force``, the ``if_forced`` of the finding replaces the error. A resumed run is
+    only reviewed again if it was refused.
     """
 
 
 @hookspec(firstresult=True)
 def tunesmith_verdict(evidence: Evidence) -> JSON | None:
-    """Judge from the results of a run if tuning was worth it.
+    """Judge from the results of a run whether fine-tuning was worth it.
 
-    The first result that is not None counts; built-in plugins are called last. So a plugin can
-    replace the built-in rule by a house rule, such as non-inferiority with a margin of its own, or
-    return None for runs that are not its concern.
+    The first result that is not None counts; built-in plugins are called last. A plugin can
+    therefore replace the built-in rule with a house rule, such as non-inferiority with its own
+    margin. Return None for runs that the rule does not cover.
 
-    The verdict is a JSON object. ``sentence`` is printed, ``word`` before it; ``comparisons`` has
-    an object for each baseline, whose ``outcome`` (``better``, ``worse`` or ``unclear``) decides
-    ``[gate] must_beat``. An exception ends the run with an error; ``tunesmith resume`` repeats the
-    verdict alone.
-    """
+    The verdict is a JSON object. tunesmith prints ``word`` and then ``sentence``. ``comparisons``
+    has an object for each baseline, whose ``outcome`` (``better``, ``worse`` or ``unclear``)
+    decides ``[gate] must_beat``. An exception ends the run with an error; ``tunesmith resume`` then
+    repeats only the verdict."""

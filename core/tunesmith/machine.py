@@ -1,7 +1,7 @@
-"""The machine that a process runs on: its errors, and the folders of its user.
+"""The machine that a process runs on: its errors, and the user's folders.
 
-A full disk or a limit of the system may end any line of any part. Such an exception is neither a
-bug nor the fault of the plugin that met it.
+A full disk or a system limit can end any line of code. Such an exception is neither a bug nor the
+fault of the plugin where it occurred.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import format_bytes
 
 _NO_MEMORY = "out of memory"
-_NO_PROCESS = "no further thread or process can be started"
+_NO_PROCESS = "cannot start another thread or process"
 _SPACE_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than the limit allows (`ulimit -f`)",
+    errno.EFBIG: "the file would exceed the size limit (`ulimit -f`)",
 }
 _DEVICE_ERRORS = {
     errno.EIO: "the disk reported an error",
     errno.EROFS: "the file system is read-only",
-    errno.ESTALE: "it was removed on the file server, or exported again",
+    errno.ESTALE: "it was removed or exported again on the file server",
 }
 _ACCESS_ERRORS = {
     errno.EACCES: "no permission",
@@ -36,7 +36,7 @@ _ACCESS_ERRORS = {
     errno.EMFILE: "too many open files",
     errno.ENFILE: "too many open files on this machine",
     errno.ENOLCK: "this file system offers no locks",
-    errno.ENOTSUP: "this file system cannot do that",
+    errno.ENOTSUP: "this file system does not support that",
 }
 _EXHAUSTED = {
     errno.EMFILE: _ACCESS_ERRORS[errno.EMFILE],
@@ -45,7 +45,7 @@ _EXHAUSTED = {
     errno.EAGAIN: _NO_PROCESS,
     **_SPACE_ERRORS,
 }
-"""What is used up, also where no path is known."""
+"""Errors about exhausted resources, even if no path is known."""
 _TEXTS = {
     re.compile(r"can't start new thread|pthread_create|Resource temporarily unav"): _NO_PROCESS,
     re.compile(r"failed to map segment|annot allocate memory|can't allocate memory"): _NO_MEMORY,
@@ -53,7 +53,7 @@ _TEXTS = {
     re.compile(r"File too large"): _SPACE_ERRORS[errno.EFBIG],
     re.compile(r"Too many open files"): _ACCESS_ERRORS[errno.EMFILE],
 }
-"""What libraries make of such errors: only the text is left."""
+"""Patterns for the same errors in libraries that only keep the text."""
 _LIMITS_HINT = "free some, or raise the limit: `ulimit -a` shows the limits of this shell"
 _RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
 
@@ -66,7 +66,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(here).free
 
 
-def explain(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
+def explain_os_error(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
     """Translate an operating system error for the user; None if the machine did not cause it."""
     if error.errno in _SPACE_ERRORS:
         space = f"{format_bytes(free_bytes(path))} free"
@@ -86,7 +86,7 @@ def explain(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem |
 
 
 def explain_machine_error(error: BaseException) -> EnvironmentProblem | None:
-    """Translate an exception that the machine caused for the user; None if it is another one."""
+    """Translate an exception that the machine caused for the user; None for others."""
     if isinstance(error, MemoryError):
         return EnvironmentProblem(_NO_MEMORY, hint=_LIMITS_HINT)
     if isinstance(error, OSError):
@@ -100,7 +100,7 @@ def explain_machine_error(error: BaseException) -> EnvironmentProblem | None:
 def _explain_os_error(error: OSError) -> EnvironmentProblem | None:
     named = error.filename
     path = os.fsdecode(named) if isinstance(named, (str, bytes)) else ""
-    if path and (problem := explain(error, Path(path))):
+    if path and (problem := explain_os_error(error, Path(path))):
         return problem
     what = _EXHAUSTED.get(error.errno or 0)
     where = f"{path}: " if path else ""
@@ -108,23 +108,24 @@ def _explain_os_error(error: OSError) -> EnvironmentProblem | None:
 
 
 NO_HOME = Path("/nonexistent")
-"""Where no file is found and none can be written: the home of users that have none, in Debian."""
+"""A home folder where no file exists and none can be written; Debian's home for such users."""
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """Return the path with ``~`` replaced by the home folder, and unchanged if there is none.
+    """Return the path with ``~`` replaced by the home folder, or unchanged without a home.
 
-    ``Path.expanduser`` raises for a user without a home, as in a container with any user id.
+    ``Path.expanduser`` raises for a user without a home, as in a container with an arbitrary user
+    id.
     """
     return Path(os.path.expanduser(path))
 
 
 def user_folder(variable: str, default: str, environment: Mapping[str, str] | None = None) -> Path:
-    """Return the folder ``tunesmith`` in a folder of the user, such as that of caches.
+    """Return the folder ``tunesmith`` below a user folder, such as the folder of caches.
 
     Args:
-        variable: the environment variable of the XDG standard that names the folder of the user.
-        default: the folder if the variable is unset, beginning with ``~``.
+        variable: XDG environment variable that names the user folder.
+        default: the user folder if the variable is unset, starting with ``~``.
     """
     variables = os.environ if environment is None else environment
     base = expand_home(variables.get(variable) or default)

@@ -1,9 +1,9 @@
-"""Offers: descriptions of the components that a plugin provides, as data.
+"""Offers: data that describes the components of a plugin.
 
-An offer names a component, describes it in a phrase, has the class of its options (a pydantic
-model) and a class or function that builds it. The core reads offers; it builds only the components
-of the run. What imports a heavy library is named by an import string, ``package.module:name``. Each
-kind of component has a kind of offer; two more kinds are commands and tables of the run file.
+An offer names a component, summarizes it, and gives the class of its options (a pydantic model) and
+a class or function that builds it. The core reads all offers, but builds only the components of
+the run. An import string, ``package.module:name``, avoids importing a heavy library early. Each
+kind of component has its own kind of offer, and so do commands and tables of the run file.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ RUN_FILE_TABLES = (
     "gate",
     "plugins",
 )
-"""The tables of a run file that the core reads; a plugin cannot have another one of that name."""
+"""The tables of a run file that the core reads. A plugin's table cannot have one of these names."""
 
 
 class ImportString(str):
     """The import string of a class or function, ``package.module:name``.
 
-    A call with arguments imports it and calls it; a call without arguments returns it.
+    A call with arguments imports the object and calls it; a call without arguments returns it.
     """
 
     def __call__(self, *arguments: Any) -> Any:
@@ -53,10 +53,10 @@ class ImportString(str):
         return found(*arguments) if arguments else found
 
     def load(self) -> Any:
-        """Import what the string names.
+        """Import the object that the string names.
 
         Raises:
-            ImportError: there is no such module, or nothing of that name in it.
+            ImportError: the module does not exist, or does not define the name.
         """
         path, _, name = self.partition(":")
         try:
@@ -64,20 +64,20 @@ class ImportString(str):
         except ModuleNotFoundError as error:
             if not f"{path}.".startswith(f"{error.name}."):  # a library that the module needs
                 raise
-            raise ImportError(f'"{self}": no module "{error.name}"; {_CORRECT_IT}') from None
+            raise ImportError(f'"{self}": no module named "{error.name}"; {_CORRECT_IT}') from None
         if name not in vars(module):
             raise ImportError(f'"{self}": {module.__file__} has no "{name}"; {_CORRECT_IT}')
         return vars(module)[name]
 
 
 class _Imported(Generic[T]):
-    """A field of a dataclass: a function, or the import string of one."""
+    """A dataclass field that holds a function, or the import string of one."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: object, owner: type) -> T:
-        if instance is None:  # the dataclass asks for a default, and there is none
+        if instance is None:  # the dataclass asks for a default; the field has none
             raise AttributeError(self.name)
         value: T = vars(instance)[self.name]
         return value
@@ -88,19 +88,19 @@ class _Imported(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Promises:
-    """The promises of a technique; the conformance kit checks each of them."""
+    """The guarantees that a technique makes; the conformance kit checks each of them."""
 
     deterministic: bool = True
     """The same seed on the same machine gives the same losses."""
     resumable: bool = True
     """An interrupted run ends with the same weights as an uninterrupted one."""
     base_weights_unchanged: bool = False
-    """The base model's own weights are not touched: the artifact is an adapter."""
+    """The base model's own weights do not change: the artifact is an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Base of all kinds of offers."""
+    """Base class of all kinds of offers."""
 
     kind: ClassVar[str]
     """Name of the kind, for messages."""
@@ -111,25 +111,26 @@ class Offer:
     name: str
     """Lower-case letters, digits and hyphens."""
     summary: str
-    """One line, for ``tunesmith plugins list``."""
+    """One line, shown by ``tunesmith plugins list``."""
     needs: tuple[str, ...] = ()
-    """Requirements such as ``bitsandbytes>=0.46``: checked from metadata, never by importing."""
+    """Requirements such as ``bitsandbytes>=0.46``, checked from metadata without importing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredOffer(Offer, Generic[C]):
-    """Base of the kinds of offers that have options, most of them in a run file."""
+    """Base class of the kinds of offers that have options, usually in a run file."""
 
     config: type[C]
-    """Frozen pydantic model that refuses unknown keys; every field has help, bounds and unit."""
+    """Frozen pydantic model that refuses unknown keys. Each field has a help text, bounds, a
+    unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentOffer(ConfiguredOffer[C]):
-    """Base of the kinds of offers that build a component, most of them by ``use`` in a run file."""
+    """Base class of offers that build a component, usually chosen by ``use`` in a run file."""
 
     build: _Imported[Callable[..., Any]] = _Imported()
-    """Class or function that makes the component from its options, or its import string."""
+    """Class or function that builds the component from its options, or its import string."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +141,8 @@ class DataLoaderOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_data_loaders"
     build: _Imported[Callable[[C], DataLoader]] = _Imported()
     recognizes: Callable[[str], bool] = lambda name: False
-    """Returns True for a value of ``train`` that it reads if the run file names no loader: a path,
-    a pattern or an address. Built-in loaders are asked last."""
+    """Return True if the loader reads this value of ``train``: a path, a pattern or an address.
+    Only called if the run file names no loader. Built-in loaders are asked last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +153,10 @@ class SplitterOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_splitters"
     build: _Imported[Callable[[C], Splitter]] = _Imported()
     by_default: bool = False
-    """True if it is used when the run file names no splitter."""
+    """True if this splitter is used when the run file names none."""
     find_clusters: FindClusters | None = None
-    """Return the cluster of each record: test and validation records of one cluster depend on each
-    other, and count as one unit. None: those of the default splitter."""
+    """Return the cluster of each record. Validation and test records in one cluster depend on each
+    other and count as one unit. None: use the clusters of the default splitter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,54 +167,56 @@ class TechniqueOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_techniques"
     build: _Imported[Callable[[C], Technique]] = _Imported()
     accepts: frozenset[type[Record]]
-    """Kinds of records that it trains on; checked before any weight is read."""
+    """Kinds of records that the technique trains on, checked before any weight is read."""
     trains_on: frozenset[Feature] = frozenset()
-    """Features of records that it takes into account; records with others are refused."""
+    """Record features that the technique uses. A run whose records have other features is
+    refused."""
     promises: Promises = field(default_factory=Promises)
     estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
-    """Predicts memory and work: a first estimate quickly, without heavy imports, then better ones.
+    """Yield predictions of memory and work: first a quick one without heavy imports, then better
+    ones.
 
-    Each estimate replaces the one before; a caller may use the first alone. None: no estimate.
-    """
+    Each estimate replaces the previous one, and a caller may stop after the first. None: no
+    estimate. """
     needs_validation: bool = False
-    """True if it chooses by its validation rows, so that there must be some in small data too."""
+    """True if the technique needs validation rows to choose by, even if the dataset is small."""
     data_parallel: bool = False
-    """True if several processes of torchrun can train together. Each of them gets the same job;
-    worker ranks (above 0) write nothing, and the events that they emit are dropped."""
+    """True if several torchrun processes can train together. Each process gets the same job. Worker
+    ranks (above 0) must not write files, and the events that they emit are dropped."""
     accepts_additions: bool = False
-    """True if it trains with the ``additions`` of its job, as the shared trainer does. With another
-    technique, a run file with a table that adds to the training is refused."""
+    """True if the technique applies the ``additions`` of its job, like the shared trainer.
+    Otherwise a run file with a table that adds to the training is refused."""
     options_for: Callable[[Sequence[Record]], Mapping[str, object]] = lambda records: {}
-    """Returns options that these records need, by dotted key, for ``tunesmith init``."""
+    """Return the options that these records need, by dotted key, for ``tunesmith init``."""
     memory_savings: Callable[[C], Sequence[MemorySaving[C]]] | None = None
-    """Proposes changes of the options that save memory, the cheapest first."""
+    """Propose option changes that save memory, the cheapest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A named number that an evaluator measures, with the direction that is better."""
+    """A named number that an evaluator measures, and whether higher values are better."""
 
     name: str
     higher_is_better: bool
     unit: str = ""
     is_descriptive: bool = False
-    """True if it describes a model (a length, a distance) and does not rate it."""
+    """True if the metric describes a model (a length, a distance) without rating it."""
     bounds: tuple[float, float] | None = None
-    """Smallest and largest value that it can have, which intervals stay within; None: not known."""
+    """Smallest and largest possible value. Intervals stay within them. None: unknown."""
     is_row_mean: bool = True
-    """False if it is computed from all rows together, as macro F1 or BLEU. The values of the rows
-    are then their contributions, whose mean is the metric, and which depend on all rows:
-    ``tunesmith_evidence.statistics.row_contributions`` computes them."""
+    """False if the metric is computed from all rows together, like macro F1 or BLEU. The values of
+    the rows are then contributions that depend on all rows and whose mean is the metric. Compute
+    them with ``tunesmith_evidence.statistics.row_contributions``."""
     compute: Callable[[Any], Any] | None = None
-    """Of such a metric, computes it from sums of the ``counts`` of rows, as ``row_contributions``
-    calls it. Two models are then compared on the rows that both answered; without it, baselines
-    are measured on all test rows."""
+    """For a metric with ``is_row_mean=False``: compute it from sums of the rows' ``counts``, as
+    ``row_contributions`` calls it. Two models are then compared on the rows that both answered.
+    Without it, baselines are measured on all test rows."""
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """The bounds; without any, none for a quantity, and None for a share.
+        """The bounds. Without ``bounds``: infinite for a metric with a unit, None for a share.
 
-        A quantity with a unit is no share, even where all its values are 0.
+        A metric with a unit is not a share, even if all its values are 0.
         """
         return self.bounds or ((-math.inf, math.inf) if self.unit else None)
 
@@ -227,30 +230,30 @@ class EvaluatorOffer(ComponentOffer[C]):
     build: _Imported[Callable[[C], Evaluator]] = _Imported()
     metrics: tuple[Metric, ...]
     accepts: frozenset[type[Record]] | None = None
-    """Kinds of records that it measures; None: all. With others a run is refused before it begins,
-    and ``tunesmith check`` too."""
+    """Kinds of records that the evaluator measures; None: all. ``tunesmith check`` and ``tunesmith
+    run`` refuse other kinds before the run starts."""
     default_for: Callable[[Sequence[Record]], bool] = lambda records: False
-    """Returns True for records on which it is used if the run file names no evaluator."""
+    """Return True if the evaluator measures these records when the run file names no evaluator."""
     model_count: Callable[[C], int] = lambda config: 1
-    """Returns the number of models in memory at the same time, the measured one included."""
+    """Return the number of models in memory at the same time, including the measured one."""
     generates: bool = False
-    """True if it measures generated answers alone, so that it can measure a classifier too."""
+    """True if it only measures generated answers, so that it can also measure a classifier."""
     answer_limit: Callable[[C, Sequence[Record]], int | None] = lambda config, records: None
-    """Returns the largest number of tokens that it lets a model generate for one of the records;
-    None: it generates no answers to their prompts. A review refuses rows whose prompt leaves no
-    room for so many."""
+    """Return the largest number of tokens that the evaluator generates for one of the records.
+    None: it does not generate answers to the records' prompts. A review refuses rows whose prompt
+    leaves no room for that many tokens."""
     scores_references: bool = False
     """True if it scores the reference answers of the records, which must fit in the context."""
     on_training_rows: bool = False
-    """True if it also measures the tuned model on a sample of training rows, to compare both."""
+    """True if it also measures the tuned model on a sample of training rows, for comparison."""
     reads_media: bool = False
-    """True if it measures records with parts that are not text: it passes prompts to the model as
-    they are. With others a run is refused if it names them; by default they are not used."""
+    """True if it can measure records with parts that are not text, by passing prompts to the model
+    unchanged. Otherwise naming it for such records is refused, and it is not used by default."""
 
 
 Solution = Literal["constant", "classifier", "prompt", "retrieval"]
-"""Kind of a baseline: one answer to everything; a classifier or another small program; a prompt; a
-prompt with what is retrieved for each question, such as similar training rows."""
+"""Kind of a baseline: a constant answer; a classifier or another small program; a prompt; or a
+prompt with text retrieved for each question, such as similar training rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,28 +265,31 @@ class BaselineOffer(ComponentOffer[C]):
     reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
     build: _Imported[Callable[[C], Baseline]] = _Imported()
     solution: Solution
-    """Alternative that a team would use instead of a tuned model. FINE-TUNE has to beat one of each
-    kind that suits the rows."""
+    """What a team would use instead of a tuned model. For FINE-TUNE, the tuned model must beat a
+    baseline of each kind that suits the rows."""
     cost: int
-    """Order of the costs of an answer in production: of equally good baselines the cheapest
+    """Rank of the cost per answer in production. Among equally good baselines, the cheapest
     counts."""
     needs_model: bool = False
-    """True if it asks the base model. It is scored on ``[baselines] rows`` within the budget."""
+    """True if it queries the base model. It is then scored on ``[baselines] rows``, in the
+    budget."""
     is_reference: bool = False
-    """True if all evaluators measure it although it needs the model: what tuning starts from."""
+    """True if all evaluators measure it although it queries the model: the point where tuning
+    starts."""
     can_score: bool = True
-    """False if its answers have no probabilities, so that only evaluators of answers measure it."""
+    """False if its answers have no probabilities. Only evaluators of answers can then measure
+    it."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
-    """Returns True for training records on which it is used if the run file names no baselines; it
-    gets a sample."""
+    """Return True if the baseline suits these training records (a sample). Only called if the run
+    file names no baselines."""
     reads_media: bool = False
-    """True if it solves the task from records with parts that are not text, as an evaluator's."""
+    """True if it can solve the task from records with parts that are not text."""
     is_configured: Callable[[C], bool] = lambda config: False
-    """Returns True for options with which it is used on any records if no baselines are named."""
+    """Return True if these options request the baseline for any records when none are named."""
 
     @property
     def has_probabilities(self) -> bool:
-        """True if its answers have probabilities: constants and classifiers have none."""
+        """True if its answers have probabilities; those of constants and classifiers do not."""
         return self.can_score and self.solution in ("prompt", "retrieval")
 
 
@@ -294,14 +300,14 @@ class ReporterOffer(ComponentOffer[C]):
     kind: ClassVar[str] = "reporter"
     hook: ClassVar[str] = "tunesmith_reporters"
     build: _Imported[Callable[[C, Any], Reporter]] = _Imported()
-    """Builds it from the options and the :class:`tunesmith.storage.RunFolder` of the run."""
+    """Build it from the options and the :class:`tunesmith.storage.RunFolder` of the run."""
     by_default: bool = False
-    """True if it is used when the run file names no reporter."""
+    """True if this reporter is used when the run file names none."""
     always: bool = False
-    """True if every run uses it, whatever reporters the run file names: for what a plugin must
-    observe. It prints nothing, and needs no options."""
+    """True if every run uses it, whatever reporters the run file names. Use it for events that a
+    plugin must always observe. Such a reporter prints nothing and needs no options."""
     shows_progress: bool = False
-    """True if it shows the progress of a run on the terminal; ``--quiet`` runs without it."""
+    """True if it shows the progress of a run on the terminal; ``--quiet`` turns it off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,7 +318,8 @@ class ExporterOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_exporters"
     build: _Imported[Callable[[C], Any]] = _Imported()
     tolerance: Callable[[C], float | None]
-    """Returns the largest difference of a log-probability, in nats; None: weights are rounded."""
+    """Return the largest allowed difference of a log-probability, in nats; None: weights are
+    rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,16 +330,16 @@ class ServeExtensionOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_serve_extensions"
     build: _Imported[Callable[[C], Any]] = _Imported()
     headers: Callable[[C], Collection[str]] = lambda config: ()
-    """Returns the names of the headers that it sees; it gets none that hold secrets."""
+    """Return the names of the request headers that it reads. Headers with secrets are withheld."""
     needs_logprobs: bool = False
-    """True if it observes log-probabilities of tokens."""
+    """True if it reads the log-probabilities of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOffer(Offer):
     """An offer of a command, ``tunesmith NAME``, whose ``summary`` is its help line.
 
-    The name has one word, or two: ``data check`` is the command ``check`` in the group ``data``.
+    The name has one or two words: ``data check`` is the command ``check`` in the group ``data``.
     """
 
     kind: ClassVar[str] = "command"
@@ -343,16 +350,16 @@ class CommandOffer(Offer):
 
 @dataclass(frozen=True, kw_only=True)
 class TableOffer(ConfiguredOffer[C]):
-    """An offer of a table of the run file, ``[NAME]``, which belongs to the plugin.
+    """An offer of a table of the run file, ``[NAME]``, for the plugin's own options.
 
-    Every option has a default. :meth:`tunesmith.plan.Plan.table` returns the options.
+    Every option needs a default. :meth:`tunesmith.plan.Plan.table` returns the options.
     """
 
     kind: ClassVar[str] = "table"
     hook: ClassVar[str] = "tunesmith_tables"
     reserved: ClassVar[frozenset[str]] = frozenset(RUN_FILE_TABLES)
     addition: Callable[[C], Addition | None] = lambda options: None
-    """Returns what the table adds to the training; None: nothing, as with its defaults."""
+    """Return what the table adds to the training, or None for nothing, as with its defaults."""
 
 
 KINDS: tuple[type[Offer], ...] = (
@@ -367,7 +374,7 @@ KINDS: tuple[type[Offer], ...] = (
     CommandOffer,
     TableOffer,
 )
-"""All kinds of offers, in the order in which they are listed."""
+"""All kinds of offers, in listing order."""
 
 
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
@@ -375,25 +382,25 @@ O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 BUILTIN_DISTRIBUTION = "tunesmith"
 """Name of the distribution of the built-in plugins."""
 FILE_DISTRIBUTION = "file"
-"""Used in place of the distribution if the plugin is a single file."""
+"""Replaces the distribution's name if the plugin is a single file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """One plugin, with the result of loading it, which took ``seconds``."""
+    """One plugin and the result of loading it; ``seconds`` is the time that loading took."""
 
     name: str
     distribution: str
     version: str
     module: str
     api: str = ""
-    """Declared version of the plugin API; empty: none declared."""
+    """Declared version of the plugin API; empty if not declared."""
     state: Literal["active", "broken", "blocked", "new"] = "active"
     reason: str = ""
     seconds: float = 0.0
     hooks: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    """Requirements of the hooks that review or judge: ``NEEDS`` of the module."""
+    """Requirements of the hooks that review or judge (``NEEDS`` in the module)."""
 
     @property
     def full_name(self) -> str:
@@ -402,20 +409,20 @@ class Plugin:
 
     @property
     def is_builtin(self) -> bool:
-        """Return True if it is a part of tunesmith itself."""
+        """Return True if the plugin is part of tunesmith itself."""
         return self.distribution == BUILTIN_DISTRIBUTION
 
 
 @dataclass(frozen=True)
 class Offered(Generic[O]):
-    """An offer with the plugin that makes it."""
+    """An offer and the plugin that makes it."""
 
     plugin: Plugin
     offer: O
 
     @property
     def full_name(self) -> str:
-        """Name for a run file in which the short name is ambiguous, ``distribution:name``.
+        """Name to use in a run file if the short name is ambiguous: ``distribution:name``.
 
         Single files share a distribution, so their offers are named ``file:STEM:name``.
         """

@@ -1,6 +1,6 @@
-"""Options: the tables of a run file that belong to the core, and the base class for plugins.
+"""Options: the run-file tables of the core, and the base class of plugin options.
 
-Imported when a run file is read, never for ``--help``: importing pydantic is slow.
+Imported when a run file is read, but not for ``--help``: importing pydantic is slow.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
-"""A path option; relative paths start at the folder of the run file."""
+"""Path option; relative paths are resolved against the folder of the run file."""
 
 
 class Options(BaseModel):
-    """Base class of all options: immutable, refuses unknown keys, wrong types, inf and nan."""
+    """Base class of all options: immutable; refuses unknown keys, wrong types, inf and nan."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {}
-    """Present key by the key of an earlier version, which is refused with a hint at the present
-    one. Subclasses add to the tables of their base classes: see :func:`earlier_keys`."""
+    """Maps keys of an earlier version to the present keys. An earlier key is refused, with a hint
+    at the present one. Subclasses extend the tables of their base classes: see
+    :func:`earlier_keys`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
-    """Return the present key of each key of an earlier version, over all base classes."""
+    """Return the present key for each key of an earlier version, over all base classes."""
     tables: list[Mapping[str, str]] = [
         vars(cls).get("EARLIER", {}) for cls in reversed(options.__mro__)
     ]
@@ -37,18 +38,18 @@ def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
 
 
 def fields_by_key(options: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of options by their key in a run file, which may differ from the name."""
+    """Return the fields of options by run-file key, which may differ from the field's name."""
     return {info.alias or name: info for name, info in options.model_fields.items()}
 
 
 def table_options(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the options class of a field that is a table; None for other fields and lists."""
+    """Return the options class of a field that is a table; None for lists and other fields."""
     is_list = get_origin(field.annotation) is list
     return None if is_list else nested_options(field.annotation)
 
 
 def nested_options(annotation: Any) -> type[BaseModel] | None:
-    """Return the options class in the type of a field, as in ``X``, ``X | None``, ``list[X]``."""
+    """Return the options class in a field's type, such as ``X``, ``X | None`` or ``list[X]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(nested_options, get_args(annotation))), None)
@@ -57,11 +58,11 @@ def nested_options(annotation: Any) -> type[BaseModel] | None:
 def from_table(options: type[M], table: Mapping[str, Any]) -> M:
     """Build options from a table of a run file.
 
-    The table is read as JSON: TOML has arrays, but no tuples or sets, and strict options would
-    refuse an array for those.
+    The table is validated as JSON: TOML has arrays but no tuples or sets, and strict options would
+    refuse an array for a tuple or a set.
 
     Raises:
-        pydantic.ValidationError: with every problem of the table.
+        pydantic.ValidationError: lists every problem of the table.
     """
     return options.model_validate_json(json.dumps(dict(table), default=str))
 
@@ -71,12 +72,12 @@ class RunOptions(Options):
 
     name: str = Field(
         "",
-        description="Name of the run, part of its folder's name. Empty: the run file's name.",
+        description="Name of the run, used in its folder's name. Empty: the name of the run file.",
         max_length=60,
         pattern=r"^[A-Za-z0-9._-]*$",
     )
-    seed: int = Field(42, ge=0, lt=2**31, description="Seed of split, initialization and order.")
-    folder: DataPath = Field("runs", description="Folder in which the run folder is created.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed of split, initialization, row order.")
+    folder: DataPath = Field("runs", description="Folder where the run folder is created.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
@@ -95,11 +96,11 @@ class ModelOptions(Options):
     base: str = Field(
         min_length=1,
         description=(
-            "The base model: a folder, a GGUF file, wheel:PACKAGE for a GGUF file inside an "
-            "installed wheel, a hub id, or anything an installed plugin recognizes."
+            "The base model: a folder, a GGUF file, wheel:PACKAGE for a GGUF file in an installed "
+            "wheel, a hub id, or any reference that an installed plugin recognizes."
         ),
     )
-    revision: str | None = Field(None, description="Commit or tag, for models that have revisions.")
+    revision: str | None = Field(None, description="Commit or tag of a model that has revisions.")
 
 
 class DataOptions(Options):
@@ -108,13 +109,13 @@ class DataOptions(Options):
     use: str | None = Field(
         None,
         min_length=1,
-        description="Name of the data loader. Unset: the one that knows the files in `train`.",
+        description="Name of the data loader. Unset: the one that recognizes the files in `train`.",
     )
     test_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=1)] | None = Field(
         None,
         description=(
-            "Rows held out for evaluation: a share below 1, or a number of rows. Unset: a fifth, "
-            "at most 500 rows. Not used if the data loader returns test records."
+            "Test rows: a share below 1, or a number of rows. Unset: 20 % of the rows, at most "
+            "500. Not used if the data loader returns test records."
         ),
     )
 
@@ -128,8 +129,8 @@ class EvaluatorKeys(Options):
         max_length=60,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
         description=(
-            "Name of this evaluator in events, in the report, in files and in the gate. Unset: the "
-            "name in `use`; if an evaluator above has that id, with a number: `exact-match-2`."
+            "Name of this evaluator in events, the report, files and `[gate]`. Unset: the name in "
+            "`use`, with a number if an evaluator above has that id: `exact-match-2`."
         ),
     )
 
@@ -137,38 +138,38 @@ class EvaluatorKeys(Options):
 class BaselineOptions(Options):
     """Table ``[baselines]``: the baselines that the tuned model is compared with.
 
-    A further key that is the name of a baseline is the table of its options.
+    Any other key is the name of a baseline; its table has the options of that baseline.
     """
 
     use: list[str] | None = Field(
         None,
         description=(
-            "Baselines: ways to solve the task without tuning, by name; `[]` for none. Unset: all "
-            "that suit the training rows."
+            "Names of the baselines, which solve the task without fine-tuning; `[]` for none. "
+            "Unset: all that suit the training rows."
         ),
     )
     rows: int = Field(
         100,
         ge=0,
         description=(
-            "Test rows, chosen at random, on which the baselines that ask the base model are "
-            "scored; 0: all. One that no other beats on the validation rows is scored on all if "
-            "the budget allows, and so are baselines without a model."
+            "Number of random test rows for the baselines that query the base model; 0: all. "
+            "A baseline that no other beats on the validation rows is scored on all test rows if "
+            "the budget allows. Baselines without a model are always scored on all test rows."
         ),
     )
     budget: str = Field(
         "5m",
         pattern=r"^\d+(\.\d+)?[smh]$",
         description=(
-            "Time for the baselines that ask the base model, besides the scores on `rows`: `90s`, "
-            "`5m`, `2h`. What is skipped then is reported."
+            "Time for the baselines that query the base model, not counting the scores on `rows`: "
+            "`90s`, `5m`, `2h`. The report lists what is skipped for lack of time."
         ),
     )
     system_prompt: str | None = Field(
         None,
         description=(
-            "System prompt of the baselines that ask the base model: the best one you would write "
-            "without fine-tuning. The tuned model does not get it."
+            "System prompt of the baselines that query the base model: the best one you would "
+            "write without fine-tuning. The tuned model does not get it."
         ),
     )
 
@@ -178,7 +179,7 @@ class BaselineOptions(Options):
 
 
 class GateOptions(Options):
-    """Table ``[gate]``: conditions for the run to end with exit code 0 instead of 6."""
+    """Table ``[gate]``: exit criteria. A run that misses one ends with exit code 6 instead of 0."""
 
     must_beat: list[str] = Field(
         [],
@@ -190,9 +191,9 @@ class GateOptions(Options):
     at_least: dict[str, float | dict[str, float]] = Field(
         {},
         description=(
-            "Bounds by metric: a floor, or a ceiling where lower is better. A metric that several "
-            "evaluators measure has the id of one before it: `lenient.exact-match = 0.9`. A "
-            "metric whose evaluator tests a margin must pass that test too."
+            "Thresholds by metric: a minimum, or a maximum if lower is better. If several "
+            "evaluators measure a metric, put an id before it: `lenient.exact-match = 0.9`. If the "
+            "metric's evaluator tests a margin, that test must pass too."
         ),
     )
 
@@ -206,10 +207,10 @@ class GateOptions(Options):
 
 
 class PluginsOptions(Options):
-    """Table ``[plugins]``: plugins that the run requires, adds or disables."""
+    """Table ``[plugins]``: plugins that the run requires, disables or adds."""
 
     require: list[str] = Field([], description='Requirements, such as "tunesmith-mlflow>=0.2".')
-    disable: list[str] = Field([], description="Plugins to leave out, by name.")
+    disable: list[str] = Field([], description="Names of plugins that the run must not use.")
     files: list[str] = Field(
         [], description="Single-file plugins to load.", json_schema_extra={"path": True}
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tunesmith.additions import Addition
 from tunesmith.contracts import FoundModel
-from tunesmith.data.units import FindClusters, number_records
+from tunesmith.data.units import FindClusters, cluster_each_record
 from tunesmith.events import BaselineChosen, DataLoaded, FindingReported, Measured
 from tunesmith.offers import (
     BaselineOffer,
@@ -40,9 +40,9 @@ class Component(Generic[K]):
     offered: Offered[K]
     config: BaseModel
     use: str = ""
-    """Name in the run file; empty for a component that the run file does not name."""
+    """Name in the run file; empty if the run file does not name the component."""
     id: str = ""
-    """Name of an evaluator that no other one of the run has, for events, files and the gate."""
+    """Name of an evaluator in events, files and ``[gate]``, unique in the run."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", self.id or self.offer.name)
@@ -52,12 +52,12 @@ class Component(Generic[K]):
         return self.offered.offer
 
     def copy(self) -> Component[K]:
-        """Return a component that shares nothing with this one that could be changed."""
+        """Return a deep copy: changing it does not change this component."""
         offered = Offered(copy(self.offered.plugin), copy(self.offer))
         return replace(self, offered=offered, config=self.config.model_copy(deep=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the table of the component: ``use`` and every option, defaults included."""
+        """Return the table of the component: ``use`` and every option, including defaults."""
         return {
             "use": self.use or self.offer.name,
             **({"id": self.id} if self.id != self.offer.name else {}),
@@ -67,7 +67,7 @@ class Component(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run as a value, checked. ``test_size``: share or number of rows."""
+    """A run as a checked value. ``test_size`` is a share or a number of rows."""
 
     run: RunOptions
     model: ModelOptions
@@ -77,21 +77,21 @@ class Plan:
     split: Component[SplitterOffer[Any]]
     technique: Component[TechniqueOffer[Any]]
     evaluators: tuple[Component[EvaluatorOffer[Any]], ...]
-    """Empty: the default evaluators for the test records, chosen when those are read."""
+    """Empty: the default evaluators for the test records, chosen after the records are read."""
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baseline_options: BaselineOptions
     baselines: tuple[Component[BaselineOffer[Any]], ...]
-    """Those to choose from when the records are read, unless ``baselines.use`` names them."""
+    """The baselines to choose from when the records are read; final if ``baselines.use`` is set."""
     gate: GateOptions
     tables: tuple[Component[TableOffer[Any]], ...]
-    """The tables that belong to plugins, those with defaults included."""
+    """The tables that belong to plugins, including those that only have defaults."""
     plugins: PluginsOptions
     origins: Mapping[str, str]
     trains: bool = True
-    find_clusters: FindClusters = number_records
-    """Returns the clusters of records that count as one unit: the splitter's, or the default's."""
+    find_clusters: FindClusters = cluster_each_record
+    """Return the clusters of dependent records, from the run's splitter or the default one."""
     additions: tuple[Addition, ...] = ()
-    """What the tables add to the training, in their order."""
+    """What the tables add to the training, in table order."""
 
     @property
     def name(self) -> str:
@@ -99,13 +99,13 @@ class Plan:
 
     @property
     def single_process_part(self) -> str:
-        """The part that cannot train with several processes; empty if there is none."""
+        """Name of the part that cannot train with several processes; empty if all parts can."""
         if not self.technique.offer.data_parallel:
             return f"technique {self.technique.offer.name}"
         return next((f"[{a.table}]" for a in self.additions if not a.data_parallel), "")
 
     def copy(self) -> Plan:
-        """Return a plan that shares nothing with this one that could be changed, for a hook."""
+        """Return a deep copy for a hook: changing it does not change this plan."""
 
         def copy_field(value: Any) -> Any:
             match value:
@@ -151,15 +151,15 @@ class Plan:
     def table(self, options: type[M]) -> M:
         """Return the options of a plugin's own table by their class.
 
-        They are the defaults if the plan was made without the plugin.
+        Returns the defaults if the plan was made without the plugin.
         """
         found = (t.config for t in self.tables if isinstance(t.config, options))
         return next(found, None) or options()
 
     def to_toml(self) -> str:
-        """Return the plan as a run file that gives the same plan again.
+        """Return the plan as a run file that produces the same plan.
 
-        TOML has no null, so unset options and tables without any other option are omitted.
+        TOML has no null, so options without a value are omitted, and so are tables without options.
         """
         import tomli_w
 
@@ -169,7 +169,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelReview:
-    """A run about to start whose base model's config is known, for plugins to review."""
+    """A run that is about to start, with its base model's config, for plugins to review."""
 
     plan: Plan
     config: Mapping[str, Any]
@@ -177,10 +177,10 @@ class ModelReview:
     train: Sequence[Record]
     test: Sequence[Record]
     techniques: Sequence[Offered[TechniqueOffer[Any]]]
-    """All installed techniques, to propose another one."""
+    """All installed techniques, so that a review can propose another one."""
 
     def copy(self) -> ModelReview:
-        """Return a review that shares only the records with this one."""
+        """Return a copy for a hook that shares only the records with this review."""
         techniques = [Offered(copy(o.plugin), copy(o.offer)) for o in self.techniques]
         plan, config = self.plan.copy(), deepcopy(dict(self.config))
         return replace(self, plan=plan, config=config, techniques=techniques)
@@ -188,22 +188,22 @@ class ModelReview:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The results of a run, for plugins to judge if tuning was worth it."""
+    """The results of a run, from which plugins judge whether fine-tuning was worth it."""
 
     plan: Plan
     folder: Path
-    """The run folder: the files of values per record in ``measured`` are below it."""
+    """The run folder; the files of values per record in ``measured`` are below it."""
     measured: Sequence[Measured]
     baselines: Sequence[BaselineChosen]
     findings: Sequence[FindingReported]
     data: DataLoaded | None
     train: Sequence[Record] = ()
-    """The training records, from which the baselines have learned."""
+    """The training records that the baselines learned from."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     """The metrics of the run's evaluators, by name."""
 
     def copy(self) -> Evidence:
-        """Return evidence that shares only the records with this one."""
+        """Return a copy for a hook that shares only the records with this evidence."""
         events = ("measured", "baselines", "findings", "data")
         return replace(
             self, plan=self.plan.copy(), **{name: deepcopy(vars(self)[name]) for name in events}

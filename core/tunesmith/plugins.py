@@ -1,12 +1,12 @@
-"""Find plugins, load each of them in isolation, and record the result for every one.
+"""Find plugins, load each of them in isolation, and record the result for each.
 
-The loader of pluggy stops at the first plugin that cannot be imported and silently drops a second
-plugin of the same name. Here a broken plugin does not affect the others: it is listed with its
-reason, and it is an error only if a run needs it.
+pluggy's own loader stops at the first plugin that cannot be imported, and silently drops a second
+plugin with the same name. Here, a broken plugin does not affect the others: it is listed with the
+reason, and is an error only if a run needs it.
 
-Importing takes time, so ``tunesmith plugins list`` inspects a new distribution in another process
-and writes what it offers into a file of the cache folder. Commands come from there until the
-distribution changes. A run never reads it: a run imports its plugins.
+Importing takes time, so ``tunesmith plugins list`` inspects each new distribution in a separate
+process and caches its offers in a file. The command line reads commands from this cache until the
+distribution changes. A run does not use the cache: it imports its plugins.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "tunesmith"
 API_GROUP = "tunesmith.api"
-"""Entry points by which a distribution declares its version of the plugin API, as their name."""
+"""Entry-point group where a distribution declares its plugin API version, as the entry's name."""
 API_VERSION = 1
-LARGEST_FILE = 4_000_000
-"""Size in bytes of the largest file that is read about a distribution."""
-Loader = Callable[[], object]
-Installed = list[tuple[Plugin, metadata.EntryPoint]]
+MAX_INSPECTION_BYTES = 4_000_000
+"""Size in bytes of the largest cache file that is read about a distribution."""
+LoadPlugin = Callable[[], object]
+InstalledPlugins = list[tuple[Plugin, metadata.EntryPoint]]
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Selection:
     def from_environment(
         cls, *, disabled: Iterable[str] = (), files: Iterable[str] = ()
     ) -> Selection:
-        """Read the allowed plugins from ``TUNESMITH_PLUGINS``, comma-separated; empty: none."""
+        """Read allowed plugins from ``TUNESMITH_PLUGINS``, comma-separated; empty allows none."""
         names = os.environ.get("TUNESMITH_PLUGINS")
         listed = frozenset(filter(None, map(str.strip, (names or "").split(","))))
         allowed = None if names is None else listed
         return cls(allowed=allowed, disabled=frozenset(disabled), files=tuple(files))
 
     def block_reason(self, plugin: Plugin) -> str:
-        """Return the reason why the plugin is not loaded; empty if it is."""
+        """Return why the plugin is not loaded; empty if it is loaded."""
         names = {plugin.name, plugin.distribution, plugin.full_name}
         if names & self.disabled:
             return "disabled by --no-plugin or [plugins] disable"
@@ -80,7 +80,7 @@ class Selection:
 
 @dataclass
 class Plugins:
-    """All plugins found. ``manager`` holds the active ones, registered under their full names."""
+    """All plugins found. ``manager`` has the active ones, registered under their full names."""
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)
@@ -108,20 +108,20 @@ class Plugins:
         guards_state: bool | None = None,
         has_rows: bool = False,
     ) -> Any:
-        """Call one hook implementation with those of the arguments that it accepts.
+        """Call one hook implementation with the arguments that it accepts.
 
         Args:
-            guards_state: restore the global state; None: unless the plugin is built in.
-            has_rows: the hook gets the rows of a run, and may take longer.
+            guards_state: True restores the global state; None does so unless the plugin is built
+            in. has_rows: True if the hook gets the rows of a run; it may then take longer.
 
         Raises:
-            TunesmithError: raised by the plugin on purpose.
-            PluginError: any other exception of the plugin, with its name, version and line; or it
-                took too long.
+            TunesmithError: the plugin raised it on purpose.
+            PluginError: the plugin raised another exception, or took too long. The error has the
+                plugin's name and version and the line.
         """
         names = inspect.signature(function).parameters
         started = time.perf_counter()
-        # Built-in hooks are tested to end; those that compare all rows may take long.
+        # Built-in hooks are tested to terminate; those that compare all rows may take long.
         seconds = None if plugin.is_builtin else hook_seconds(has_rows=has_rows)
         name = function.__name__
         with fence(plugin, name, seconds=seconds, guards_state=guards_state) as changes:
@@ -136,11 +136,11 @@ class Plugins:
         return result
 
     def note(self, plugin: Plugin, text: str) -> None:
-        """Keep a text about what a plugin did, which :meth:`take_notes` returns."""
+        """Keep a text about what a plugin did; :meth:`take_notes` returns it."""
         self._notes.append((plugin, text))
 
     def take_notes(self, plugin: Plugin | None = None) -> list[tuple[Plugin, str]]:
-        """Return the texts about a plugin, or about all, and forget them."""
+        """Return the texts about one plugin, or about all, and forget them."""
         taken = [pair for pair in self._notes if plugin is None or pair[0] == plugin]
         self._notes = [pair for pair in self._notes if pair not in taken]
         return taken
@@ -150,11 +150,11 @@ class Plugins:
         self.found[self.found.index(plugin)] = replace(plugin, state="broken", reason=reason)
 
 
-def find_installed() -> Installed:
+def find_installed() -> InstalledPlugins:
     """Return the installed plugins with their entry points, without importing them.
 
-    Entry-point order is an accident of the file system, so plugins are sorted: built-in, then by
-    distribution, then by name.
+    Entry points have no defined order, so plugins are sorted: built-in ones first, then by
+    distribution and name.
     """
     everything, unreadable = _read_entry_points()
     entries = everything.select(group=ENTRY_POINT_GROUP)
@@ -178,18 +178,18 @@ def find_installed() -> Installed:
     return [*ordered, *unreadable]
 
 
-def _read_entry_points() -> tuple[Any, Installed]:
-    """Return the entry points, and a broken plugin for each distribution whose file is damaged.
+def _read_entry_points() -> tuple[Any, InstalledPlugins]:
+    """Return the entry points, and a broken plugin for each distribution with a damaged file.
 
-    The libraries pydantic and torch read all entry points when they are imported, and would fail:
-    from then on they get those that can be read.
+    pydantic and torch read all entry points on import, and would fail on a damaged file. From now
+    on, they only get the entry points that can be read.
     """
     if metadata.entry_points is not _read_readable:
-        with suppress(Exception):  # of one distribution, which need not have plugins
+        with suppress(Exception):  # raised for one distribution, which may have no plugins
             return metadata.entry_points(), []
         vars(metadata)["entry_points"] = _read_readable
     readable: list[metadata.EntryPoint] = []
-    unreadable: Installed = []
+    unreadable: InstalledPlugins = []
     for distribution in metadata.distributions():
         try:
             readable += distribution.entry_points
@@ -207,7 +207,7 @@ def _describe_unreadable(
 ) -> tuple[Plugin, metadata.EntryPoint]:
     name, version = _name_and_version(distribution)
     path = vars(distribution).get("_path", distribution.locate_file(""))
-    reason = f"{path}/entry_points.txt cannot be read, so its plugins are not known: "
+    reason = f"{path}/entry_points.txt cannot be read, so its plugins are unknown: "
     plugin = Plugin(
         name=name,
         distribution=name,
@@ -222,15 +222,15 @@ def _describe_unreadable(
 def _name_and_version(distribution: Any) -> tuple[str, str]:
     try:
         return str(distribution.name or "unknown"), str(distribution.version or "")
-    except Exception:  # there is none, or its metadata is damaged
+    except Exception:  # the metadata is missing or damaged
         return "unknown", ""
 
 
 def find_plugins(selection: Selection | None = None, *, commands_only: bool = False) -> Plugins:
     """Load every installed plugin that the selection allows, built-in ones first.
 
-    With ``commands_only``, a plugin that was inspected is imported when one of its commands is
-    used, and a third-party one that was not inspected is not loaded: its state is "new".
+    With ``commands_only``, an inspected plugin is imported only when one of its commands is used. A
+    third-party plugin that was not inspected is not loaded: its state is "new".
     """
     selection = selection or Selection.from_environment()
     installed = find_installed()
@@ -259,7 +259,7 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
 
 
 def cache_folder() -> Path:
-    """Return ``TUNESMITH_CACHE``, else the cache folder of the platform."""
+    """Return ``TUNESMITH_CACHE``, or the platform's cache folder if it is unset."""
     if named := os.environ.get("TUNESMITH_CACHE"):
         return expand_home(named)
     if sys.platform == "darwin":
@@ -267,11 +267,11 @@ def cache_folder() -> Path:
     return user_folder("XDG_CACHE_HOME", "~/.cache")
 
 
-def inspection_files(installed: Installed) -> dict[str, Path]:
-    """Return the file, which may not exist, for what each distribution offers.
+def inspection_files(installed: InstalledPlugins) -> dict[str, Path]:
+    """Return the cache file of each distribution, which may not exist.
 
-    Its name changes with the environment, with tunesmith, and with the distribution: with its
-    checksums (RECORD), or with its sources if it is editable or has none.
+    Its name depends on the environment, on tunesmith, and on the distribution: on its checksums
+    (RECORD), or on its sources if it is editable or has no RECORD.
     """
     entries: dict[str, list[metadata.EntryPoint]] = {}
     for plugin, entry in installed:
@@ -282,39 +282,42 @@ def inspection_files(installed: Installed) -> dict[str, Path]:
     return {name: folder / f"{name}-{_checksum(same)}.json" for name, same in entries.items()}
 
 
-def read_commands(installed: Installed) -> dict[str, Mapping[str, str]]:
-    """Return the help lines of the commands of each inspected plugin, by its full name.
+def read_commands(installed: InstalledPlugins) -> dict[str, Mapping[str, str]]:
+    """Return the help lines of the commands of each inspected plugin, by full name.
 
-    A file that cannot be read, or is not as it should be, counts as none.
+    A file that cannot be read or is damaged is ignored.
     """
     known: dict[str, Mapping[str, str]] = {}
     for distribution, path in inspection_files(installed).items():
         with suppress(OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
-            if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+            if path.is_file() and path.stat().st_size <= MAX_INSPECTION_BYTES:
                 for name, about in json.loads(path.read_bytes()).items():
                     known[f"{distribution}:{name}"] = dict(about["commands"])
     return known
 
 
 def load_plugin(
-    manager: pluggy.PluginManager, plugin: Plugin, load: Loader, changes: list[str] | None = None
+    manager: pluggy.PluginManager,
+    plugin: Plugin,
+    load: LoadPlugin,
+    changes: list[str] | None = None,
 ) -> Plugin:
     """Load and register a plugin; return it as active, or as broken with the reason.
 
-    The global state that its import changed is added to ``changes``.
+    Global state changed by its import is added to ``changes``.
     """
     if manager.has_plugin(plugin.full_name):
-        reason = f"a plugin already has the name {plugin.full_name}; give the file another one"
+        reason = f"a plugin already has the name {plugin.full_name}; rename the file"
         return replace(plugin, state="broken", reason=reason)
     if plugin.api not in ("", str(API_VERSION)):
-        reason = f"it needs version {plugin.api} of the plugin API, and this tunesmith has "
-        reason += f"{API_VERSION}: install versions of both that fit"
+        reason = f"it needs version {plugin.api} of the plugin API, but this tunesmith has version "
+        reason += f"{API_VERSION}: install versions of both that match"
         return replace(plugin, state="broken", reason=reason)
     if not plugin.api and plugin.distribution not in (BUILTIN_DISTRIBUTION, FILE_DISTRIBUTION):
         what = f'plugin "{plugin.full_name}", which declares no version of the plugin API,'
         warn_deprecated(what, f"declare it in the group {API_GROUP} of entry points", since="0.1")
     started = time.perf_counter()
-    # The imports of built-in plugins are tested to change nothing, and help needs them at once.
+    # Built-in plugins are tested to change nothing on import, and help needs them quickly.
     seconds = None if plugin.is_builtin else hook_seconds()
     try:
         with isolate(
@@ -329,7 +332,7 @@ def load_plugin(
         manager.register(module, plugin.full_name)
         hooks = _check_hooks(manager, module)
         needs = tuple(map(str, vars(module).get("NEEDS", ())))
-    except BaseException as error:  # code that is being imported may raise anything
+    except BaseException as error:  # an import can raise anything
         if is_of_user(error):
             raise
         if manager.has_plugin(plugin.full_name):
@@ -355,7 +358,7 @@ def missing_requirements(requirements: Iterable[str]) -> list[str]:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
-            problems.append(f"{text} is not a requirement")
+            problems.append(f"{text} is not a valid requirement")
             continue
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
@@ -383,8 +386,8 @@ def _checksum(entries: list[metadata.EntryPoint]) -> str:
     return digest.hexdigest()[:40]
 
 
-def _stand_in(plugin: Plugin, load: Loader, commands: Mapping[str, str]) -> object:
-    """Return a plugin with the same commands, which imports the plugin when one is used."""
+def _stand_in(plugin: Plugin, load: LoadPlugin, commands: Mapping[str, str]) -> object:
+    """Return a stand-in with the same commands, which imports the plugin when one is used."""
 
     def load_command(name: str) -> click.Command:
         manager = create_manager()
@@ -406,7 +409,7 @@ def _stand_in(plugin: Plugin, load: Loader, commands: Mapping[str, str]) -> obje
     return hookspecs.lazy_plugin(__name__, tunesmith_commands=offers)
 
 
-def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, Loader]]:
+def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, LoadPlugin]]:
     for path in dict.fromkeys(Path(file).resolve() for file in files):
 
         def load(path: Path = path) -> object:
@@ -434,5 +437,5 @@ def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ..
     manager.check_pending()
     callers = manager.get_hookcallers(module) or []
     if not callers:
-        raise ValueError("it implements no hook of tunesmith")
+        raise ValueError("it does not implement any tunesmith hook")
     return tuple(sorted(caller.name for caller in callers))

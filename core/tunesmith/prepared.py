@@ -1,7 +1,7 @@
-"""Evaluators that measure any rows by the rules of all test rows.
+"""Evaluators that apply rules derived from all test rows to any rows.
 
-A baseline may be measured on a part of the test rows, and the tuned model on all of them. What an
-evaluator derives from rows, as a limit of tokens, labels or a schema, must be the same for both.
+A baseline may be measured on part of the test rows, and the tuned model on all of them. What an
+evaluator derives from rows, such as a token limit, labels or a schema, must be the same for both.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tunesmith.records import Record
 
 @runtime_checkable
 class PreparedEvaluator(Evaluator, Protocol):
-    """An evaluator that says what it derives from rows: a limit of tokens, labels, a schema.
+    """An evaluator that derives rules from rows in a separate step, ``prepare``.
 
-    One without ``prepare`` is shown all test rows in every measurement, and the model gives empty
-    answers to those that are not measured.
+    Examples are a token limit, labels, or a schema. An evaluator without ``prepare`` gets all test
+    rows in every measurement, and the model gives empty answers to rows that are not measured.
     """
 
     def prepare(self, references: Sequence[Record]) -> Evaluator:
-        """Return the evaluator for these test rows; it then measures any rows by the same rules."""
+        """Return an evaluator that measures any rows by rules derived from these test rows."""
         ...
 
 
 class RowWise:
-    """Base of evaluators that derive nothing from rows: a value depends on its own row alone."""
+    """Base class of evaluators that derive nothing from rows: a value depends on its row only."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator as it is."""
+        """Return the evaluator itself."""
         return self

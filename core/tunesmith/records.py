@@ -1,8 +1,8 @@
 """Records: the plain data that data loaders pass to techniques and evaluators.
 
-A data loader makes records, a technique trains on them, an evaluator measures a model on them; none
-of the three needs to know the other two. Records hold no tensors and know no chat template: they
-are the content, not its rendering for a family of models.
+A data loader makes records, a technique trains on them, and an evaluator measures a model on them.
+None of the three needs to know the others. Records contain no tensors and are independent of chat
+templates: a template is applied later.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 Feature = Literal["tools", "reasoning", "weights", "rejected", "media"]
-"""Contents of records that a technique may train on; see :func:`find_features`.
+"""Record contents that a technique may train on; see :func:`find_features`.
 
-``rejected`` are the worse answers of pairs: a technique without it learns the chosen ones alone.
-``media`` are parts of messages that are not text.
+``rejected`` are the worse answers of pairs: a technique without this feature trains on the chosen
+answers only. ``media`` are parts of messages that are not text.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool by the assistant."""
+    """A tool call by the assistant."""
 
     name: str
     arguments: str = "{}"
-    """The arguments as the text of a JSON object."""
+    """The arguments as a JSON object in text form."""
     id: str = ""
 
 
@@ -39,7 +39,8 @@ class Part:
     """Base class of the parts of a message.
 
     A plugin can add kinds, such as images: frozen dataclasses with immutable fields. Fingerprints
-    and splits compare the ``repr`` of a part: it has all that differs, such as a digest.
+    and splits compare the ``repr`` of a part, so everything that distinguishes two parts, such as a
+    digest, must be in it.
     """
 
 
@@ -56,9 +57,10 @@ class TextPart(Part):
 class Message:
     """One turn of a conversation.
 
-    ``content`` is text, or a tuple of parts, of which some have weights or are not text; parts that
-    are plain text become one text. Read :attr:`text` where you need text. Only the assistant's
-    turns contribute to the loss: ``weight`` multiplies that of all tokens, 0 does not train them.
+    ``content`` is text, or a tuple of parts if some parts have weights or are not text. Parts that
+    are plain text are joined into one text. Use :attr:`text` if you need text. Only the assistant's
+    turns contribute to the loss: ``weight`` multiplies the loss of all tokens of the message, and 0
+    excludes them.
     """
 
     role: Role
@@ -69,11 +71,11 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     weight: float = 1.0
     name: str = ""
-    """Name of the speaker, or of the tool whose result this is."""
+    """Name of the speaker, or of the tool that returned this result."""
     tool_call_id: str = ""
-    """Id of the call whose result this is."""
+    """Id of the tool call that this message is the result of."""
     tools: tuple[str, ...] = ()
-    """Definitions of tools as JSON texts, in the first message only: it opens the conversation."""
+    """Tool definitions as JSON texts, only in the first message of a conversation."""
 
     def __post_init__(self) -> None:
         content = self.content
@@ -90,7 +92,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text of the message, without weights, reasoning and calls.
+        """The text of the message, without weights, reasoning and tool calls.
 
         Raises:
             DataError: a part of the message is not text.
@@ -100,7 +102,7 @@ class Message:
 
     @property
     def text_parts(self) -> tuple[TextPart, ...]:
-        """The parts of a text with weights of their own; none if it is one plain text.
+        """The parts of a text that has weighted parts; empty if the content is one plain text.
 
         Raises:
             DataError: a part of the message is not text.
@@ -108,8 +110,8 @@ class Message:
         if media := self.media:
             raise DataError(
                 f"a {self.role} message",
-                f"has a part of type {type(media[0]).__name__}, and only text can be used here",
-                hint="use plugins that take such parts, or remove them from the rows",
+                f"has a part of type {type(media[0]).__name__}, but only text can be used here",
+                hint="use plugins that accept such parts, or remove the parts from the rows",
             )
         return tuple(p for p in self._parts if isinstance(p, TextPart))
 
@@ -120,19 +122,19 @@ class Message:
 
     @property
     def has_weights(self) -> bool:
-        """Return True if a part of the text has a weight of its own."""
+        """Return True if a part of the text has its own weight."""
         return any(isinstance(part, TextPart) and part.weight != 1 for part in self._parts)
 
     @property
     def shown_text(self) -> str:
-        """The content as text to show, and to compare rows by: media by their ``repr``."""
+        """The content as text for display and row comparison; media appear as their ``repr``."""
         if isinstance(self.content, str):
             return self.content
         return "".join(p.text if isinstance(p, TextPart) else repr(p) for p in self.content)
 
     @property
     def is_trained(self) -> bool:
-        """Return True if tokens of the message contribute to the loss: an answer with a weight."""
+        """Return True if any tokens contribute to the loss: an assistant message with a weight."""
         parts = () if self.tool_calls else self._parts
         silent = parts and all(isinstance(p, TextPart) and not p.weight for p in parts)
         return self.role == "assistant" and self.weight > 0 and not silent
@@ -143,32 +145,31 @@ class Message:
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
-"""Input of a text model: a conversation to be continued, or plain text.
+"""Input of a text model: a conversation to continue, or plain text.
 
-The first message of a conversation has the definitions of the tools that the model may call.
+The first message of a conversation defines the tools that the model may call.
 """
 
 Answer: TypeAlias = str | Message
-"""An answer to a prompt: text, or an assistant turn with reasoning, tool calls or weights."""
+"""Answer to a prompt: text, or an assistant message with reasoning, tool calls or weights."""
 
 
 def to_answer(message: Message) -> Answer:
-    """Return the text of an answer that is nothing but text, else the message."""
+    """Return the text of an answer that is only text, otherwise the message."""
     is_text = message == Message(message.role, message.shown_text, weight=message.weight)
     return message.text if is_text else message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """Base class of records: the source of the record, its group and its slices.
+    """Base class of records, with the record's source, group and slices.
 
-    A record is immutable in depth: lists that a data loader passes become tuples. A split keeps the
-    records of a ``group`` (a patient, a ticket thread) in one part. ``slices`` are labels for which
-    results are also reported separately.
-    """
+    A record is immutable at every level: lists that a data loader passes become tuples. A split
+    keeps all records of a ``group`` (a patient, a ticket thread) in one part. ``slices`` are
+    labels; results are also reported for each of them."""
 
     source: str
-    """``file:line``, or another reference to the origin of the record."""
+    """``file:line``, or another reference to where the record comes from."""
     group: str | None = None
     slices: tuple[tuple[str, str], ...] = field(default=())
 
@@ -187,7 +188,7 @@ class Text(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion(Record):
-    """A prompt and its completion, plain texts; only the completion contributes to the loss."""
+    """A plain-text prompt and its completion; only the completion contributes to the loss."""
 
     prompt: str
     completion: str
@@ -195,7 +196,7 @@ class Completion(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat(Record):
-    """A conversation; the assistant's turns contribute to the loss, by their weights."""
+    """A conversation; the assistant's turns contribute to the loss according to their weights."""
 
     messages: tuple[Message, ...]
 
@@ -219,7 +220,7 @@ class Preference(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnpairedPreference(Record):
-    """A prompt and a completion that is labeled as good or as bad."""
+    """A prompt and a completion labeled as good or bad."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -232,12 +233,12 @@ class UnpairedPreference(Record):
 
 
 def _set(record: Record | Message, name: str, value: object) -> None:
-    """Set a field of an object that is being built; a finished one cannot be changed."""
+    """Set a field of an object under construction; finished objects are immutable."""
     object.__setattr__(record, name, value)
 
 
 def is_immutable(record: Record) -> bool:
-    """Return True if no field of the record, at any depth, can be changed."""
+    """Return True if no field of the record can be changed at any depth."""
     try:
         hash(record)
     except TypeError:
@@ -246,10 +247,10 @@ def is_immutable(record: Record) -> bool:
 
 
 def find_features(record: Record) -> frozenset[Feature]:
-    """Return what the record holds beyond the texts of its turns.
+    """Return the features that the record has beyond the texts of its turns.
 
-    A technique trains on a record only if its offer names all of these features. Otherwise it
-    could ignore them, and learn something else than the data says.
+    A technique trains on a record only if its offer names all of these features. Otherwise the
+    technique could ignore them and learn something that the data does not say.
     """
     match record:
         case Chat():
@@ -268,17 +269,21 @@ def find_features(record: Record) -> frozenset[Feature]:
 
 
 def has_media(records: Iterable[Record]) -> bool:
-    """Return True if a message of the records has a part that is not text."""
+    """Return True if any message of the records has a part that is not text."""
     return any("media" in find_features(record) for record in records)
 
 
 def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
     """Yield the prompts of a record, each with the assistant's answer to it, in order.
 
-    A :class:`Chat` has one for each assistant turn with a weight, with all turns before it as the
-    prompt. A :class:`Completion` has one, with the prompt as a user turn. A :class:`Text` is the
-    answer to the empty prompt. A :class:`Preference` has its prompt and its chosen completion, an
-    :class:`UnpairedPreference` its completion, which may be labeled as bad.
+    The exchanges depend on the kind of record:
+
+    * :class:`Chat`: one for each assistant turn that is trained; all turns before it are the
+      prompt.
+    * :class:`Completion`: one, with the prompt as a user turn.
+    * :class:`Text`: the text as the answer to the empty prompt.
+    * :class:`Preference`: its prompt with the chosen completion.
+    * :class:`UnpairedPreference`: its prompt with its completion, even if that is labeled as bad.
     """
     match record:
         case Text():
@@ -294,10 +299,10 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
         case UnpairedPreference():
             yield record.prompt, Message("assistant", record.completion)
         case _:
-            raise TypeError(f"no exchanges are known for {type(record).__name__}")
+            raise TypeError(f"exchanges are not defined for {type(record).__name__}")
 
 
 def last_exchange(record: Record) -> tuple[Prompt, Message]:
-    """Return the last exchange of a record, whose answer evaluators ask the model for."""
+    """Return the last exchange of a record: evaluators ask the model for this answer."""
     *_, last = exchanges(record)
     return last

@@ -1,7 +1,6 @@
-"""Names that plugins know from before version 0.1, and what they are called now.
+"""Names that plugins used before version 0.1, and their present names.
 
-The interface was recorded anew with these names before its first release. An error of a plugin that
-still uses an old one says both.
+Errors of a plugin that still uses an old name mention both. This module must contain the old names.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ PYTHON_SAYS = {
     "TableOffer.__init__() got an unexpected keyword argument 'earlier_names'": "leave it out",
     "'tuple' object has no attribute 'use'": "Plan.baselines.use is Plan.baseline_options.use now",
 }
-"""What to do about messages that begin so, where the names alone do not say it."""
+"""What to do about messages that start with these texts, where a new name alone is not enough."""
 _WORDS = [form(part) for part in PARTS for form in (str.lower, str.upper, str.capitalize)]
 _PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z])")
 _QUOTED = re.compile(r"""['"`]([A-Za-z_][\w.]*)['"`]""")
 
 
 def present_name(name: str) -> str:
-    """Return what a name is called now; the same name if it has not been renamed."""
+    """Return the present form of a name; the same name if it has not been renamed."""
     if name in EXACT:
         return EXACT[name]
 
@@ -57,16 +56,16 @@ def present_name(name: str) -> str:
 
 
 def find_present_name(name: str, known: Collection[str]) -> str | None:
-    """Return which of the known names an old one has become; ``dev`` also ``validation_size``."""
+    """Return the known name that replaced an old one; ``dev`` may become ``validation_size``."""
     new = present_name(name)
     return next((key for key in (new, f"{new}_size") if key != name and key in known), None)
 
 
 def explain_renaming(message: str) -> str:
-    """Return a clause such as ``; RivalOffer is now BaselineOffer`` for an error of Python.
+    """Return a clause such as ``; RivalOffer is now BaselineOffer`` for a Python error message.
 
-    Python's messages about an unknown import, attribute or argument quote its name. Empty if no
-    name in the message has been renamed.
+    Python quotes the name of an unknown import, attribute or argument. The clause is empty if no
+    quoted name was renamed.
     """
     for start, what in PYTHON_SAYS.items():
         if message.startswith(start):

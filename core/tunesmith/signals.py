@@ -1,8 +1,8 @@
 """Stop signals during a run: finish the step, save a checkpoint, then stop.
 
-SIGINT is Ctrl-C, and SIGHUP comes from a terminal that is closed; a run below ``nohup`` ignores
-it, as usual. Schedulers send SIGTERM, SIGUSR1 (Slurm), SIGUSR2 (Grid Engine, LSF) and SIGXCPU (the
-limit of processor time).
+Ctrl-C sends SIGINT, and closing a terminal sends SIGHUP, which a run under ``nohup`` ignores as
+usual. Schedulers send SIGTERM, SIGUSR1 (Slurm), SIGUSR2 (Grid Engine, LSF) and SIGXCPU (CPU time
+limit).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ STOP_SIGNALS = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
 URGENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that end the process at once if the run is to stop already; others may be repeated."""
+"""Signals that end the process at once if the run is already stopping; others may be repeated."""
 end_process = os._exit
-"""The function of the system, also while a plugin's call of it is refused."""
+"""The real ``os._exit``, saved because :mod:`tunesmith.fence` replaces it during plugin calls."""
 
 
 def set_stop_handlers(handler: Any) -> dict[int, Any]:
     """Set the handler of the stop signals; return the earlier ones for :func:`restore_handlers`.
 
-    Those that are not urgent are left alone if they are ignored or the program handles them itself.
+    A signal that is not urgent is left alone if it is ignored or the program already handles it.
     Only the main thread can set handlers.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -42,7 +42,7 @@ def set_stop_handlers(handler: Any) -> dict[int, Any]:
 
 
 def restore_handlers(handlers: Mapping[int, Any]) -> None:
-    """Set the handlers of signals again, except those that were not set from Python (None)."""
+    """Restore signal handlers, except handlers that were not set from Python (None)."""
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             if handler is not None:
@@ -50,10 +50,10 @@ def restore_handlers(handlers: Mapping[int, Any]) -> None:
 
 
 class StopSignalHandler:
-    """Records the first stop signal while open; then SIGINT or SIGTERM ends the process.
+    """Records the first stop signal; after that, SIGINT or SIGTERM ends the process.
 
     ``raise_if_received`` raises :class:`RunStopped` after a signal, at a point where the run can
-    stop safely. The exit codes are the conventional ones: 128 and the number, such as 143.
+    stop safely. The exit codes are conventional: 128 plus the signal number, such as 143.
     """
 
     def __init__(self) -> None:
@@ -77,13 +77,13 @@ class StopSignalHandler:
         if self.received is not None:
             if number not in URGENT_SIGNALS:
                 return
-            # A file or folder that is being written has a temporary name, which is never read.
-            with suppress(OSError):  # the live display has hidden the cursor
+            # Files and folders being written have temporary names, which are never read.
+            with suppress(OSError):  # show the cursor, which the live display has hidden
                 os.write(2, b"\n\x1b[?25h" * os.isatty(2))
             end_process(128 + number)
         self.received = number
         text = "stopping after this step"
-        text += "; press again to stop at once" if number == signal.SIGINT else ""
-        # The live display overwrites up to five lines, so they are left empty.
+        text += "; press Ctrl-C again to stop now" if number == signal.SIGINT else ""
+        # The live display overwrites up to five lines, so leave them empty.
         with suppress(OSError):  # the terminal may be closed
             os.write(2, ("\n" + text + "\n" * (5 if os.isatty(2) else 1)).encode())

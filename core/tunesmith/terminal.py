@@ -9,8 +9,8 @@ from typing import TextIO
 def supports_color(stream: TextIO) -> bool:
     """Return True if text on the stream may be colored.
 
-    ``NO_COLOR`` and ``FORCE_COLOR`` decide, in this order, if they are set. Otherwise the stream
-    must be a terminal that is not dumb, and ``CI`` must not be set.
+    ``NO_COLOR`` takes precedence over ``FORCE_COLOR``. If neither is set, the stream must be a
+    terminal, ``TERM`` must not be ``dumb`` or empty, and ``CI`` must not be set.
     """
     if os.environ.get("NO_COLOR"):
         return False
@@ -18,12 +18,12 @@ def supports_color(stream: TextIO) -> bool:
 
 
 def supports_live_display(stream: TextIO) -> bool:
-    """Return True if lines on the stream may be overwritten, as by a progress bar."""
+    """Return True if lines on the stream can be overwritten, as for a progress bar."""
     return not os.environ.get("NO_COLOR") and _is_interactive(stream)
 
 
 def supports_unicode(stream: TextIO) -> bool:
-    """Return True if the encoding of the stream has block characters."""
+    """Return True if the stream's encoding has block characters."""
     return (stream.encoding or "").lower().replace("-", "").startswith("utf")
 
 

@@ -1,8 +1,8 @@
 """Text for users: unsafe characters escaped, secrets redacted, numbers formatted.
 
-All text from outside (rows, file names, plugin names, model output) passes `safe_text` before it is
-printed, and `redact` before it is stored. Both return plain strings, in which a renderer must not
-interpret markup. Standard library only.
+All text from outside (rows, file names, plugin names, model output) passes through `safe_text`
+before it is printed, and through `redact` before it is stored. Both return plain strings: a
+renderer must not interpret markup in them. Standard library only.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _ALWAYS = (
     0x00AD,  # soft hyphen
     0x034F,  # combining grapheme joiner
     0x061C,  # Arabic letter mark (bidi)
-    *(0x115F, 0x1160, 0x3164, 0xFFA0),  # Hangul fillers: letters that show nothing
+    *(0x115F, 0x1160, 0x3164, 0xFFA0),  # Hangul fillers: invisible letters
     *(0x180E, 0x200B, 0xFEFF),  # zero-width spaces
     *(0x200E, 0x200F),  # bidi marks
     *range(0x2028, 0x202F),  # line and paragraph separators, bidi embeddings and overrides
     *range(0x2060, 0x2070),  # word joiner, invisible operators, bidi isolates
     *range(0xFFF9, 0xFFFC),  # interlinear annotations
     *range(0xD800, 0xE000),  # lone surrogates (in Python, a surrogate is always alone)
-    *range(0xE0000, 0xE1000),  # tags, variation selectors and other characters that are never shown
+    *range(0xE0000, 0xE1000),  # tags, variation selectors and other invisible characters
 )
 _TABLE = {point: _escape(chr(point)) for point in _ALWAYS}
 _EMOJI = "\u00a9\u00ae\u2190-\u27bf\u2900-\u2bff\u3030-\u3299\U0001f000-\U0001faff"
 _JOINING = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af"  # Arabic, Indic, Khmer, Mongol
 # Joiners are part of emoji, Persian and Hindi; anywhere else they can only hide text. A variation
-# selector must follow a character other than a selector.
+# selector must follow a character that is not a selector.
 _MAYBE = "[\u200c\u200d\ufe00-\ufe0f]"
 _MISPLACED = (
     "[\u200c\u200d](?!"
@@ -63,15 +63,15 @@ def safe_text(s: str, limit: int | None = None) -> str:
     """Escape the characters of a string that could manipulate a terminal or deceive a reader.
 
     Control characters except tab and newline, bidirectional controls, invisible characters, tags
-    and lone surrogates become visible escapes such as `\\x1b`; ordinary text, with emoji and joined
-    scripts, stays. With `limit` the result has at most that many characters, the last one an
+    and lone surrogates become visible escapes such as `\\x1b`. Ordinary text stays, including emoji
+    and joined scripts. With `limit`, the result has at most that many characters, and ends with an
     ellipsis if it was cut. The function is idempotent.
     """
     if limit is None:
         return _escape_unsafe(s)
     if limit < 1:
         raise ValueError(f"limit: must be at least 1, got {limit}")
-    # Each character gives at least one, so those beyond the limit are never needed.
+    # Each character yields at least one, so characters beyond the limit are never needed.
     result = _escape_unsafe(s[: limit + 1])
     if len(result) <= limit:
         return result
@@ -87,7 +87,7 @@ def _escape_unsafe(s: str) -> str:
 
 def one_line(s: str, limit: int = 80) -> str:
     """Return `safe_text` on one line: whitespace is collapsed and stripped at the ends."""
-    # Bounds the work: only the start of a very long line is needed.
+    # Limit the work: only the start of a very long line is needed.
     head = s[: limit * 64 + 64]
     cut = len(head) < len(s)
     line = safe_text(" ".join(re.split(r"[ \t\n\r\f\v\u2028\u2029]+", head)).strip(" "))
@@ -97,7 +97,7 @@ def one_line(s: str, limit: int = 80) -> str:
 
 
 def format_bytes(n: int) -> str:
-    """Format a size in powers of 1024, as tools for memory and disks do: "1.3 GiB"."""
+    """Format a size in powers of 1024, like tools for memory and disks: "1.3 GiB"."""
     units = ("KiB", "MiB", "GiB", "TiB", "PiB")
     sign, size = ("-" if n < 0 else ""), abs(n)
     if size < 1024:
@@ -139,8 +139,8 @@ def format_count(n: int, noun: str) -> str:
 def suggest_name(word: str, known: Iterable[str]) -> str | None:
     """Return the known name that was probably meant, or None.
 
-    Case, hyphens and underscores are ignored. An unambiguous prefix of at least two letters comes
-    before the most similar name that is similar enough.
+    Case, hyphens and underscores are ignored. An unambiguous prefix of at least two letters is
+    preferred to the most similar name.
     """
     names = {_normalize(name): name for name in sorted(set(known), reverse=True)}
     normalized = _normalize(word)
@@ -159,7 +159,7 @@ def _normalize(name: str) -> str:
 
 # --- secrets --------------------------------------------------------------------------------
 
-# Not inside a longer word; an escape (`\n`, the end of a color code, `%3D`) is no word.
+# Do not match inside a longer word. An escape (`\n`, the end of a color code, `%3D`) ends a word.
 _START = r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=[0-9]m)|(?<=%[0-9A-Fa-f]{2}))"
 _RULES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
@@ -197,19 +197,19 @@ _RULES: tuple[tuple[str, tuple[str, ...], str], ...] = (
         r"(?:\s{0,3}=|[\"']\s{0,3}:)\s{0,3}[\"']?)(?!\[redacted:)[^\s\"',;<>]{8,}",
     ),
 )
-"""Kind of secret, literals of which one must occur, and pattern: what its group "keep" matches
-stays in the text, and the rest of the match is replaced."""
+"""Rules: kind of secret, literals (at least one must occur), and pattern. Text in the pattern's
+group "keep" stays; the rest of the match is replaced."""
 
 SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
-"""Texts of which one is in every text that `redact` changes."""
+"""Every text that `redact` changes contains at least one of these marks."""
 
 
 def redact(s: str) -> str:
-    """Replace secrets by `[redacted:KIND]`, in text that is logged, stored or shown.
+    """Replace secrets by `[redacted:KIND]` in text that is logged, stored or shown.
 
     Secrets are recognized by their form (tokens of model hubs, clouds and forges, JSON web tokens,
     private keys), by their position (a password in a URL, a token after "Bearer") and by the name
-    that they are assigned to (`WANDB_API_KEY=`). Not a guarantee: a secret of unknown form passes.
+    that they are assigned to (`WANDB_API_KEY=`). Secrets of unknown form are not recognized.
     """
     for kind, marks, pattern in _RULES:
         if any(mark in s for mark in marks):
@@ -222,13 +222,13 @@ _LONG_NUMBER = r"(?<!\w)(?:[A-Z]{2})?\d(?:[ -]?[\dA-Z]){10,32}\d(?!\w)|\b\d{3}-\
 
 
 def mask_personal_data(s: str) -> str:
-    """Redact secrets, and mask e-mail addresses and long numbers such as those of cards."""
+    """Redact secrets, and mask e-mail addresses and long numbers such as card numbers."""
     s = re.sub(_EMAIL, r"\1…\2", redact(s))
     return re.sub(_LONG_NUMBER, lambda found: f"{found[0][:2]}…{found[0][-2:]}", s)
 
 
 def redact_all(value: Any) -> Any:
-    """Return a JSON value with every string in it, keys included, redacted by `redact`."""
+    """Return a JSON value with every string in it, including keys, redacted by `redact`."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The page on the command line: the help of every command."""
+"""Generate the page on the command line: the help of every command."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tunesmith.offers import CommandOffer
 from tunesmith.plugins import Selection
 from tunesmith_cli.app import app
 from tunesmith_cli.common import common_options
-from tunesmith_cli.groups import arrange_commands
+from tunesmith_cli.groups import resolve_command_conflicts
 
 WIDTH = 88
 
 
 def command_page() -> Iterator[str]:
-    """Yield the page: each built-in command with its help, and the options that all have."""
+    """Yield the page: each built-in command with its help, and the options that all share."""
     yield "# Commands\n"
     yield (
-        "`tunesmith COMMAND --help` prints what is here. Results are printed on stdout, progress "
-        "and messages on stderr; the number that a command ends with is one of the "
-        "[exit codes](exit-codes.md). Installed plugins can add commands; these are built in.\n"
+        "This page shows the output of `tunesmith COMMAND --help`. Results are printed on stdout, "
+        "progress and messages on stderr. A command ends with one of the [exit "
+        "codes](exit-codes.md). Installed plugins can add commands; these are built in.\n"
     )
     catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
-    usable, _ = arrange_commands(catalog.offers(CommandOffer))
+    usable, _ = resolve_command_conflicts(catalog.offers(CommandOffer))
     common = {option.name for option in shared_options()}
     yield "## Options of every command\n"
     yield f"```text\n{help_of(shared_command(), 'COMMAND', set())}\n```\n"
@@ -36,7 +36,7 @@ def command_page() -> Iterator[str]:
 
 
 def shared_command() -> click.Command:
-    """Return a command that has the common options alone."""
+    """Return a command that only has the common options."""
 
     @click.command(context_settings=app.context_settings)
     @common_options

@@ -1,4 +1,4 @@
-"""The pages on what a plugin author implements and receives: contracts, offers, checks, errors."""
+"""Generate the pages for plugin authors: contracts, offers, checks, events, errors."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ CONTRACTS = {
     "Records": records,
     "Components and what they exchange": contracts,
     "Extensions of the server": serving,
-    "Evaluators of a part of the rows": prepared,
+    "Evaluators with rules derived from rows": prepared,
     "Estimates": estimates,
-    "Additions to a training": additions,
+    "Additions to training": additions,
     "Plans and evidence": plan,
 }
 """The modules of the page on contracts, by title."""
@@ -63,17 +63,17 @@ SUBJECTS = {
     "reporter of every run": "Reporters that every run uses",
     "table": "Tables of the run file",
 }
-"""Heading by the subject of a check."""
+"""Heading for each subject of checks."""
 
 
 def contract_page() -> Iterator[str]:
-    """Yield the page on contracts: every class and function, in the order of the modules."""
+    """Yield the page on contracts: every class and function, in module order."""
     yield "# Contracts\n"
     yield (
         "The data that plugins receive and return, and the protocols that they implement. "
-        "They are plain data: tensors exist inside techniques only. All classes are immutable "
-        "unless they say otherwise. How a component is described to tunesmith is on the page on "
-        "[offers](offers.md), how it is found on the one on [hooks](hooks.md).\n"
+        "This is plain data: tensors exist only inside techniques. All classes are immutable "
+        "unless stated otherwise. [Offers](offers.md) describe components to tunesmith, and "
+        "[hooks](hooks.md) return the offers.\n"
     )
     for title, module in CONTRACTS.items():
         yield f"## {title}: `{module.__name__}`\n"
@@ -84,7 +84,7 @@ def contract_page() -> Iterator[str]:
 
 
 class _AsGiven(ast.NodeTransformer):
-    """Shows a field that can be an import string by what is given for it."""
+    """Shows a field that accepts an import string with the types that it accepts."""
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
         """Replace the descriptor of the field."""
@@ -100,7 +100,7 @@ def offer_page() -> Iterator[str]:
     yield "# Offers\n"
     yield from render_docstring(inspect.cleandoc(offers.__doc__ or ""))
     yield (
-        "A hook of the [same kind](hooks.md) returns a list of them. `tunesmith plugins new` "
+        "A hook of the [same kind](hooks.md) returns a list of offers. `tunesmith plugins new` "
         "writes an example of each kind.\n"
     )
     yield from type_aliases(parsed(Path(inspect.getfile(offers))))
@@ -108,10 +108,10 @@ def offer_page() -> Iterator[str]:
         yield from describe(_AsGiven().visit(node), level=2)
     yield "## What commands build on\n"
     yield (
-        "Options that commands share, from `tunesmith_cli.common`, functions that print, from "
-        "`tunesmith_cli.render`, and parts of commands that start runs on clusters, from "
-        "`tunesmith_cli.launch`. Results go to stdout, notes and errors to stderr. A command "
-        "raises an [error of tunesmith](exit-codes.md), which becomes its exit code.\n"
+        "`tunesmith_cli.common` has options that commands share, `tunesmith_cli.render` has "
+        "functions that print, and `tunesmith_cli.launch` has parts of commands that start runs on "
+        "clusters. Results go to stdout, notes and errors to stderr. A command raises a [tunesmith "
+        "error](exit-codes.md), which determines the exit code.\n"
     )
     for module in (common, render, launch):
         yield f"### `{module.__name__}`\n"
@@ -123,9 +123,9 @@ def offer_page() -> Iterator[str]:
         if isinstance(node, ast.ClassDef) and node.name == "Options":
             yield from describe(node, level=3)
     yield (
-        "An option of the type `DataPath` is a path that is resolved against the folder of the "
-        "run file. Other types are those of pydantic; each option has a `Field` with a "
-        "`description` and bounds.\n"
+        "An option of the type `DataPath` is a path, resolved against the folder of the run file. "
+        "All other types are pydantic types. Each option has a `Field` with a `description` and "
+        "bounds.\n"
     )
 
 
@@ -142,8 +142,8 @@ def check_page() -> Iterator[str]:
     yield from fixture_section()
     yield "## Checks\n"
     yield (
-        "`tunesmith plugins check NAME` runs the checks that apply to a plugin, and prints for "
-        "each if its promise is kept.\n"
+        "`tunesmith plugins check NAME` runs all checks that apply to a plugin, and prints whether "
+        "the plugin passes each one.\n"
     )
     for subject in dict.fromkeys([*SUBJECTS, *(check.kind for check in REGISTERED_CHECKS)]):
         yield f"### {SUBJECTS.get(subject, f'{subject.capitalize()}s')}\n"
@@ -170,14 +170,14 @@ def event_page() -> Iterator[str]:
     """Yield the page on events: every event with its fields.
 
     Raises:
-        ValueError: a field has no sentence or two, or a sentence is about no field.
+        ValueError: a field has no description or two, or a description has no field.
     """
     yield "# Events\n"
     yield from render_docstring(inspect.cleandoc(events.__doc__ or ""))
     nodes = {n.name: n for n in public_nodes(events) if isinstance(n, ast.ClassDef)}
     yield (
-        "Each line of `events.jsonl` has the name of the event under `event`, and its fields. A "
-        "reporter gets the object.\n"
+        "Each line of `events.jsonl` has the kind of the event under `event`, and the event's "
+        "fields. A reporter receives the event as an object.\n"
     )
     for name, cls in events.EVENT_TYPES.items():
         if cls.__module__ == events.__name__:
@@ -189,7 +189,7 @@ def event_page() -> Iterator[str]:
 
 
 def fields_without_text(node: ast.ClassDef) -> set[str]:
-    """Return the fields of a class that have no text below them in the source."""
+    """Return the fields of a class that have no docstring in the source."""
     return {
         ast.unparse(statement.target)
         for statement, after in zip(node.body, [*node.body[1:], None], strict=True)
@@ -199,16 +199,16 @@ def fields_without_text(node: ast.ClassDef) -> set[str]:
 
 
 def error_page() -> Iterator[str]:
-    """Yield the page on exit codes and the errors behind them."""
+    """Yield the page on exit codes and their errors."""
     yield "# Exit codes\n"
     yield from render_docstring(inspect.cleandoc(errors.__doc__ or ""))
-    yield "## The classes\n"
+    yield "## Error classes\n"
     for node in public_nodes(errors):
         yield from describe(node, level=3)
 
 
 def public_nodes(module: ModuleType) -> list[ast.FunctionDef | ast.ClassDef]:
-    """Return the public functions and classes that a module defines, in their order."""
+    """Return the public functions and classes that a module defines, in source order."""
     return [
         node
         for node in parsed(Path(inspect.getfile(module))).body

@@ -1,6 +1,7 @@
-"""The directory of plugins, for ``tunesmith plugins search``, from the distributions in contrib/.
+"""Build the plugin directory for ``tunesmith plugins search`` from the distributions in contrib/.
 
-``kit.json`` beside a ``pyproject.toml`` is what ``tunesmith plugins check NAME --json`` printed.
+A ``kit.json`` next to a ``pyproject.toml`` has the output of ``tunesmith plugins check NAME
+--json``.
 """
 
 from __future__ import annotations

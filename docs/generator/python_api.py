@@ -1,4 +1,4 @@
-"""The page on the Python API: the names of the package ``tunesmith``."""
+"""Generate the page on the Python API: the names of the package ``tunesmith``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS = {
     "Results of a comparison": ("tunesmith_python/comparison.py", ("RunComparison",)),
     "The difference by one metric": ("tunesmith_evidence/comparison.py", ("MetricDifference",)),
 }
-"""By title: the module below ``plugins/`` and the names in it that are shown."""
+"""By title: the module below ``plugins/``, and the names in it to show."""
 
 
 def python_api() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: what GitHub shows and mkdocs does not."""
+"""Hooks for mkdocs, which adapt pages written for GitHub."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **ignored: Any) -> str:
-    """Return a page with hard line breaks, and with links out of ``docs/`` as text; set its boost.
+    """Return a page with hard line breaks, and with links out of ``docs/`` replaced by text.
 
-    The site has the pages of ``docs/`` only; a reader of the site finds the other files by their
-    paths in the repository.
+    It also gets its boost in the search. The site only contains the pages in ``docs/``. The text
+    gives other files' paths in the
+    repository.
     """
     folder = Path(page.file.src_uri).parent
     boosts = (value for path, value in BOOSTS.items() if page.file.src_uri.startswith(path))

@@ -15,10 +15,10 @@ SECTIONS = {
     "Yields:": "Yields",
     "Raises:": "Raises",
 }
-"""Heading by the line that begins a section of a docstring."""
+"""Heading for each line that starts a section of a docstring."""
 
 MOST_LETTERS = 200
-"""Letters of a constant that is shown with its value; of a longer one the name is shown."""
+"""Maximum length of a constant that is shown with its value; of a longer one, show the name."""
 
 
 @cache
@@ -28,7 +28,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def public_names(module: ast.Module) -> list[str]:
-    """Return the public names of a module: those in its ``__all__``, none without one."""
+    """Return the public names of a module: those in its ``__all__``, otherwise none."""
     for node in module.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return [str(name) for name in ast.literal_eval(node.value)]
@@ -36,7 +36,7 @@ def public_names(module: ast.Module) -> list[str]:
 
 
 def signature_of(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:
-    """Return a function's signature, or a class with the arguments that make an instance."""
+    """Return a function's signature, or a class with its constructor arguments."""
     if isinstance(node, ast.ClassDef):
         return f"class {node.name}{constructor(node)}"
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
@@ -49,7 +49,7 @@ def signature_of(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:
 
 
 def constructor(node: ast.ClassDef) -> str:
-    """Return the arguments in brackets that make an instance; empty if that is not for callers."""
+    """Return constructor arguments in parentheses; empty if callers do not construct the class."""
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
             return f"({arguments_of(method, bound=True)})"
@@ -85,7 +85,7 @@ def arguments_of(node: ast.FunctionDef, *, bound: bool) -> str:
 
 
 def argument(name: str, annotation: ast.expr | None, default: ast.expr | None = None) -> str:
-    """Return one argument or dataclass field as a signature shows it."""
+    """Return one argument or dataclass field in signature notation."""
     text = name if annotation is None else f"{name}: {ast.unparse(annotation)}"
     if default is None:
         return text
@@ -100,7 +100,7 @@ def docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
 
 
 def sections(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
-    """Return what a docstring says about the result and the errors, one line each."""
+    """Return a docstring's sections on the result and the errors, one line each."""
     lines = []
     for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
         title, _, rest = paragraph.partition("\n")
@@ -126,8 +126,9 @@ def describe(
 ) -> Iterator[str]:
     """Yield the section of a function or a class: signature, docstring, fields and methods.
 
-    With the level 0 there is no heading, and methods are omitted. ``texts``: those of fields
-    without one in the source.
+    Args:
+        level: level of the heading; 0 omits the heading and the methods.
+        texts: descriptions of fields that have none in the source.
     """
     name = f"{owner}.{node.name}" if owner else node.name
     if level:
@@ -145,7 +146,7 @@ def describe(
 
 
 def wrap_signature(signature: str, width: int = 88) -> str:
-    """Return a signature with one argument a line if it is wider than ``width``."""
+    """Return a signature, with one argument per line if it is wider than ``width``."""
     if len(signature) <= width:
         return signature
     head, _, rest = signature.partition("(")
@@ -162,7 +163,7 @@ def wrap_signature(signature: str, width: int = 88) -> str:
 
 
 def fields_of(node: ast.ClassDef, texts: Mapping[str, str]) -> Iterator[str]:
-    """Yield the fields of a dataclass as a list: type, default, and the text of each."""
+    """Yield the fields of a dataclass as a list, each with type, default and description."""
     shown = list[str]()
     for index, statement in enumerate(node.body):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -183,7 +184,7 @@ def fields_of(node: ast.ClassDef, texts: Mapping[str, str]) -> Iterator[str]:
 
 
 def field_default(value: ast.expr) -> str:
-    """Return the default of a dataclass field; that of a factory as a call of it."""
+    """Return the default of a dataclass field; a factory is shown as a call."""
     text = ast.unparse(value)
     match = re.fullmatch(r"field\(default_factory=(\w+)\)", text)
     return f"{match[1]}()" if match else text
@@ -216,20 +217,20 @@ def render_docstring(text: str) -> Iterator[str]:
 
 
 def code_block(parts: list[str]) -> Iterator[str]:
-    """Yield paragraphs as one block of code; nothing if there is none."""
+    """Yield paragraphs as one code block; nothing if the list is empty."""
     if parts:
         yield "```text\n" + "\n\n".join(parts) + "\n```\n"
 
 
 def entries(text: str) -> Iterator[str]:
-    """Yield the entries of a section as ``name: text``, the name in backticks."""
+    """Yield the entries of a section as ``name: text``, with the name in backticks."""
     for entry in re.split(r"\n(?=\S)", text):
         name, _, what = " ".join(entry.split()).partition(": ")
         yield f"`{name}`: {to_markdown(what)}"
 
 
 def type_aliases(tree: ast.Module) -> Iterator[str]:
-    """Yield the public aliases and constants of a module that have a text below them."""
+    """Yield the public aliases and constants of a module that have a docstring below them."""
     shown = list[str]()
     for statement, after in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign):

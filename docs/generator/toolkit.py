@@ -1,4 +1,4 @@
-"""The page on the toolkits."""
+"""Generate the page on the toolkits."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ TOOLKITS = ("tunesmith_torch", "tunesmith_data", "tunesmith_evidence")
 def toolkit() -> Iterator[str]:
     """Yield the page on the toolkits: the public names of every module, by layer.
 
-    Signatures and docstrings are read from the source, so that torch is not imported.
+    Signatures and docstrings are read from the source, without importing torch.
     """
     yield "# Toolkit\n"
     yield (
-        "What plugins may use to build techniques (`tunesmith_torch`), data loaders and checks of "
-        "data (`tunesmith_data`), and verdicts and baselines (`tunesmith_evidence`). "
-        "The public names "
-        "of a module or package are those in its `__all__`, and all of them are on this page. What "
-        "has no `__all__` is internal and may change in any version. The layers are in order: a "
-        "module imports from its own layer and from those further down.\n"
+        "What plugins may use to build techniques (`tunesmith_torch`), data loaders and data "
+        "checks (`tunesmith_data`), and verdicts and baselines (`tunesmith_evidence`). This page "
+        "lists all public names: those in the `__all__` of a module or package. A module without "
+        "`__all__` is internal and may change in any version. The layers are in order: a module "
+        "imports only from its own layer and from those further down.\n"
     )
     for package in TOOLKITS:
         home = PLUGINS / package
@@ -56,10 +55,10 @@ def toolkit() -> Iterator[str]:
 
 
 def layers_of(package: str) -> list[str]:
-    """Return the rooms or modules of a toolkit, the highest layer first.
+    """Return the subpackages or modules of a toolkit, the highest layer first.
 
     Raises:
-        ValueError: a room or module of the package is in no layer of pyproject.toml.
+        ValueError: a subpackage or module is missing from the layers in pyproject.toml.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
@@ -124,14 +123,14 @@ def assigned_names(node: ast.stmt) -> list[str]:
 
 
 def text_below(after: ast.stmt | None) -> str:
-    """Return the text that describes the constant or field above it, "" if there is none."""
+    """Return the docstring below a constant or field, or an empty string."""
     if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
         return to_markdown(" ".join(str(after.value.value).split()))
     return ""
 
 
 def documented_fields(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
-    """Yield the fields of a dataclass that have a text below them; the signature has all."""
+    """Yield the fields of a dataclass that have docstrings; the signature shows all fields."""
     is_dataclass = any("dataclass" in ast.unparse(found) for found in node.decorator_list)
     for statement, after in zip(node.body, node.body[1:], strict=False):
         text = text_below(after)
@@ -142,7 +141,7 @@ def documented_fields(node: ast.FunctionDef | ast.ClassDef) -> Iterator[str]:
 
 
 def item(signature: str, text: str, indent: str = "", notes: Sequence[str] = ()) -> Iterator[str]:
-    """Yield a list item: a signature and, on the next lines, what it does, returns and raises."""
+    """Yield a list item: a signature, then lines on what it does, returns and raises."""
     lines = [line for line in (text, *notes) if line]
     yield f"{indent}- `{signature}`" + ("\\" if lines else "")
     for line in lines:

@@ -18,7 +18,7 @@ from tunesmith_cli.groups import OfferGroup
 
 
 class TopGroup(OfferGroup):
-    """The group of all commands. It exits with the documented exit code of an error."""
+    """The group of all commands, which exits with the documented code of an error."""
 
     prefix = ""
 
@@ -30,7 +30,7 @@ class TopGroup(OfferGroup):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> None:
-        """Run the command line and exit with the documented exit code of its error, or 0."""
+        """Run the command line and exit with 0, or with the documented exit code of its error."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -51,18 +51,18 @@ class TopGroup(OfferGroup):
 
 
 def _require_current_folder() -> None:
-    """Refuse to work in a folder that was removed: no path can be made absolute there."""
+    """Refuse to run in a deleted folder, where paths cannot be made absolute."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise UsageError("the current folder was removed", hint="change to another one") from None
+        raise UsageError("the current folder was deleted", hint="change to another one") from None
 
 
 @click.group(cls=TopGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="tunesmith %(version)s")
 @common_options
 def app() -> None:
-    """Fine-tune a language model on your data, and measure if it was worth it.
+    """Fine-tune a language model on your data, and measure whether it was worth it.
 
     Typical order: init, check, plan, run, report. Every command has --help.
     """

@@ -1,4 +1,4 @@
-"""Options that all or several commands have, before or after the name of the command."""
+"""Options that several or all commands share, given before or after the command's name."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class CliState:
     files: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
     imports_all: bool = False
-    """True once a command was not among the known ones, so that all plugins are imported."""
+    """True if a command was not among the known ones, so all plugins must be imported."""
     run_folder: Path | None = None
-    """The run of this command, once there is one: its folder has the results, stdout a copy."""
+    """The run folder of this command, once it exists. It has the results; stdout is only a copy."""
     _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)
 
     def apply_quiet(self, plan: Plan) -> Plan:
-        """Return the plan; if ``--quiet`` is set, without the reporters that show progress."""
+        """Return the plan; with ``--quiet``, remove the reporters that show progress."""
         if not self.quiet:
             return plan
         shown = tuple(r for r in plan.reporters if not r.offer.shows_progress)
         return replace(plan, reporters=shown)
 
     def selection(self) -> Selection:
-        """Return the plugins that the common options and the environment choose."""
+        """Return the plugins chosen by the common options and the environment."""
         from tunesmith.plugins import Selection
 
         files = [str(Path(file).resolve()) for file in self.files]
@@ -52,8 +52,8 @@ class CliState:
     def catalog(self, *, commands_only: bool = False) -> Catalog:
         """Return the catalog of installed plugins, for commands without a run file.
 
-        The options after the name of a plugin's command are read once that command was found in a
-        catalog. They may choose other plugins, and then the next call returns another catalog.
+        Options after the name of a plugin's command are parsed only after a catalog was used to
+        find the command. If they choose other plugins, the next call returns another catalog.
         """
         from tunesmith import catalog, plugins
 
@@ -68,7 +68,7 @@ pass_state = click.make_pass_decorator(CliState, ensure=True)
 
 
 def common_options(function: F) -> F:
-    """Add the common options; their values go into the :class:`CliState`."""
+    """Add the common options; their values are stored in the :class:`CliState`."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -100,16 +100,16 @@ def start_options(
     function: F,
     out: str = "Run folder to create; default: a new folder below [run] folder.",
 ) -> F:
-    """Add what commands have that start runs by a run file, and pass the state.
+    """Add the options of commands that start a run from a run file, and pass the state.
 
-    They are ``--set``, ``--out``, ``--trust-plugins``, ``--json`` and the common options.
+    These are ``--set``, ``--out``, ``--trust-plugins``, ``--json`` and the common options.
     """
     named = click.option("--out", type=click.Path(path_type=Path), help=out)
     return set_option(named(trust_option(result_options(function))))
 
 
 def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> list[CompletionItem]:
-    """Complete keys of the run file as the command ``explain`` does, where that is installed."""
+    """Complete keys of the run file like the command ``explain``, if it is installed."""
     root = ctx.find_root().command
     explain = root.get_command(ctx, "explain") if isinstance(root, click.Group) else None
     found = explain.params[0].shell_complete(ctx, start) if explain else []
@@ -117,13 +117,13 @@ def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> li
 
 
 def trust_option(function: F) -> F:
-    """Add ``--trust-plugins``, for commands that open the folder of a run with its plugins."""
+    """Add ``--trust-plugins``, for commands that open a run folder with its plugins."""
     text = "Execute the code that the run folder names, without asking."
     return _option(text, "--trust-plugins", callback=_trust)(function)
 
 
 def _collect(ctx: click.Context, option: click.Parameter, value: bool | tuple[str, ...]) -> None:
-    """Add the value of a common option to those at other places of the command line."""
+    """Merge the values of a common option from all places on the command line."""
     state, name = ctx.ensure_object(CliState), option.name or ""
     if isinstance(value, tuple):
         getattr(state, name).extend(value)
@@ -137,7 +137,7 @@ def _verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
-    """Trust the code of run folders for this command, also where it opens further ones."""
+    """Trust the code of run folders during this command, including folders opened later."""
     if value and os.environ.get(TRUST_VARIABLE) != "1":
         os.environ[TRUST_VARIABLE] = "1"
         ctx.find_root().call_on_close(lambda: os.environ.pop(TRUST_VARIABLE, None))
@@ -146,9 +146,9 @@ def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 def _option(
     help_text: str, *names: str, metavar: str | None = None, callback: Any = _collect
 ) -> Callable[[F], F]:
-    """Create an option that is handled by its callback, before the command's own options.
+    """Create an option that its callback handles before the command's own options.
 
-    It is repeatable if its value has a name (``metavar``), and a flag otherwise.
+    The option is repeatable if its value has a name (``metavar``), and a flag otherwise.
     """
     settings = {"multiple": True, "metavar": metavar} if metavar else {"is_flag": True}
     return click.option(
@@ -159,7 +159,7 @@ def _option(
 _OPTIONS = (
     _option("Load a plugin from a Python file. Repeatable.", "--plugin", "files", metavar="FILE"),
     _option("Do not load this plugin. Repeatable.", "--no-plugin", "disabled", metavar="NAME"),
-    _option("Print only results and errors, no progress.", "-q", "--quiet"),
+    _option("Print only results and errors, not progress.", "-q", "--quiet"),
     _option("Print every call of a plugin hook.", "-v", "--verbose", callback=_verbose),
     _option("Print the traceback of an error.", "--debug"),
 )

@@ -16,7 +16,7 @@ from tunesmith.renamed import explain_renaming, find_present_name
 from tunesmith.terminal import supports_color
 from tunesmith.text import redact, safe_text
 from tunesmith_cli.common import CliState
-from tunesmith_cli.streams import find_failure
+from tunesmith_cli.streams import find_stream_error
 
 INTERRUPTED = 130
 PIP_COMMANDS = {
@@ -24,21 +24,21 @@ PIP_COMMANDS = {
     "plugins outdated": "pip list --outdated",
     "plugins install --dry-run": "pip install --dry-run REQUIREMENT",
 }
-"""What takes the place of commands and options that pip has too."""
+"""Replacements for commands and options that only pip has."""
 
 
 def exit_code_of(work: Callable[[], object], state: CliState) -> int:
     """Call ``work``; print its error on stderr and return the exit code.
 
-    What happens to stdout and stderr changes the code in one case: a command whose only result is
-    what it prints has failed if that could not be written. A reader that went away (``| head``) has
-    read what it wanted.
+    A failing stdout changes the code in one case: a command whose only result is its output has
+    failed if that could not be written. It has not failed if the reader went away (``| head``),
+    because the reader got what it wanted.
     """
     code = _call(work, state)
-    lost = find_failure(sys.stdout)
+    lost = find_stream_error(sys.stdout)
     if lost is None or lost.errno == errno.EPIPE or code:
         return code
-    text = f"stdout could not be written, so the output is not complete: {lost.strerror}"
+    text = f"stdout could not be written, so the output is incomplete: {lost.strerror}"
     if state.run_folder is None:
         _print_label("error", text)
         return EnvironmentProblem.exit_code
@@ -69,7 +69,7 @@ def _call(work: Callable[[], object], state: CliState) -> int:
 
 
 def _exit_code_of_exit(error: SystemExit) -> int:
-    """Return the code of a command that leaves by ``sys.exit``; a library must not, on import."""
+    """Return the code for a ``sys.exit`` during a command; a library must not call it on import."""
     if problem := explain_import_error(error):
         _print_error(problem)
         return problem.exit_code
@@ -77,7 +77,7 @@ def _exit_code_of_exit(error: SystemExit) -> int:
 
 
 def _print_unexpected(error: Exception) -> int:
-    """Print an error that no part expected: of the machine, its libraries, or else a bug."""
+    """Print an unexpected error: of the machine, of a library, or otherwise a bug."""
     problem = explain_machine_error(error) or explain_import_error(error)
     if problem is not None:
         _print_error(problem)
@@ -111,7 +111,7 @@ def _print_click_error(error: click.ClickException) -> None:
 
 
 def _explain_renamed_option(error: click.ClickException) -> str:
-    """Return a message with both names of an option or of its value; empty if it has one name."""
+    """Return a message with the old and new name of an option or value; empty if not renamed."""
     match error:
         case click.NoSuchOption(option_name=name, ctx=click.Context() as context):
             options = {_key_of(o): o for param in context.command.params for o in param.opts}
@@ -153,9 +153,9 @@ def _clean(text: str) -> str:
 
 
 def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
-    """Translate an exception that was raised while a module was imported; None for others.
+    """Translate an exception raised while a module was imported; None for others.
 
-    It is for errors that no plugin is known to have caused: the message names the file.
+    Use it for errors that are not attributed to a plugin: the message names the file.
     """
     frames = traceback.extract_tb(error.__traceback__)
     if not isinstance(error, (ImportError, SyntaxError)) and not any(
@@ -170,8 +170,8 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
     where = named or (files[-1] if files else "")
     if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
         return EnvironmentProblem(
-            f"{error.name} is not installed, and {where} needs it",
-            hint="`tunesmith plugins list` names the requirements that each component lacks",
+            f"{error.name} is not installed, but {where} needs it",
+            hint="`tunesmith plugins list` shows the missing requirements of each component",
         )
     text = " ".join(str(error).split())
     renamed = explain_renaming(text)
@@ -179,6 +179,6 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
         f"{where}: cannot be imported, {type(error).__name__}: {text}{renamed}",
         hint=None
         if renamed
-        else "install that package again, with pip install --force-reinstall NAME; "
+        else "reinstall that package with pip install --force-reinstall NAME; "
         "`python -c 'import sys; print(sys.path)'` shows where packages come from",
     )

@@ -1,4 +1,4 @@
-"""Groups of the commands that plugins offer, found without importing a command."""
+"""Groups of the commands that plugins offer, found without importing any command."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Conflict:
-    """A command that cannot be used, with the plugins that offer it and the reason."""
+class CommandConflict:
+    """A command that cannot be used, the plugins that offer it, and the reason."""
 
     command: str
     plugins: tuple[str, ...]
     reason: str
 
 
-def arrange_commands(
+def resolve_command_conflicts(
     offers: Iterable[Offered[CommandOffer]],
-) -> tuple[dict[str, CommandOffer], list[Conflict]]:
-    """Return the commands that can be used, by name, and the conflicts of the others.
+) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
+    """Return the usable commands by name, and the conflicts of the others.
 
-    Of a command and a group with one name, the first counts. A command of a built-in plugin, which
-    comes first, cannot be replaced.
+    If a command and a group have the same name, the first one counts. Built-in commands come first,
+    so they cannot be replaced.
     """
     by_name: dict[str, list[Offered[CommandOffer]]] = {}
     for offered in offers:
@@ -50,12 +50,12 @@ def arrange_commands(
         if same:
             plugins = tuple(sorted(offered.plugin.full_name for offered in same))
             reason = reason or "offered by more than one plugin"
-            conflicts.append(Conflict(name, plugins, reason))
+            conflicts.append(CommandConflict(name, plugins, reason))
     return usable, conflicts
 
 
 def _conflict_reason(name: str, usable: Collection[str]) -> str:
-    """Return why a name cannot be used beside the others, or ""."""
+    """Return why a name conflicts with the usable ones, or an empty string."""
     group, _, second = name.partition(" ")
     if second and group in usable:
         return f"{group} is a command, not a group"
@@ -64,24 +64,24 @@ def _conflict_reason(name: str, usable: Collection[str]) -> str:
     return ""
 
 
-def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[Conflict]]:
-    """Return the commands that the installed plugins offer, and the conflicts among them."""
+def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
+    """Return the commands that installed plugins offer, and the conflicts among them."""
     from tunesmith.offers import CommandOffer
 
     catalog = ctx.ensure_object(CliState).catalog(commands_only=True)
-    return arrange_commands(catalog.offers(CommandOffer))
+    return resolve_command_conflicts(catalog.offers(CommandOffer))
 
 
 class OfferGroup(click.Group):
     """A group of the commands that plugins offer below its name.
 
-    The help lines come from the offers, so that help imports no command. Without arguments, the
+    Help lines come from the offers, so help does not import any command. Without arguments, the
     group prints its help.
     """
 
     @property
     def prefix(self) -> str:
-        """Beginning of the names of the offers in this group; "" at the top."""
+        """Prefix of the offer names in this group; empty for the top-level group."""
         return f"{self.name} "
 
     def help_lines(self, ctx: click.Context) -> dict[str, str]:
@@ -104,7 +104,7 @@ class OfferGroup(click.Group):
         return offer.load() if offer else create_group(name)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete commands by their help lines, without importing them, and options."""
+        """Complete options, and commands with their help lines, without importing commands."""
         lines = [item for item in self.help_lines(ctx).items() if item[0].startswith(incomplete)]
         found = [CompletionItem(word, help=line) for word, line in lines]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
@@ -115,8 +115,8 @@ class OfferGroup(click.Group):
         """Find the command.
 
         Raises:
-            UsageError: there is no such command (the hint has the most similar one), or more than
-                one plugin offers it.
+            UsageError: the command does not exist (the hint suggests the most similar one), or
+                several plugins offer it.
         """
         checked = not args[0].startswith("-") and not ctx.resilient_parsing
         if checked and args[0] not in (known := self.help_lines(ctx)):
@@ -150,8 +150,8 @@ class OfferGroup(click.Group):
             if f"{conflict.command} ".startswith(f"{full} "):
                 plugins = one_line(", ".join(conflict.plugins), 500)
                 return UsageError(
-                    f'the command "{conflict.command}" is {conflict.reason}: {plugins}',
-                    hint=f"`tunesmith --no-plugin NAME {conflict.command}` leaves one of them out",
+                    f'command "{conflict.command}" is not available: {conflict.reason} ({plugins})',
+                    hint=f"`tunesmith --no-plugin NAME {conflict.command}` disables a plugin",
                 )
         lines = self.help_lines(ctx)
         hint = f"`tunesmith {self.prefix}--help` lists the commands"
@@ -161,24 +161,24 @@ class OfferGroup(click.Group):
             hint = f"did you mean {self.prefix}{guess}?"
         elif guess := _find_by_summary(name, lines):
             hint = f"did you mean {self.prefix}{guess}? {lines[guess]}"
-        elif not self.prefix:  # of a plugin, perhaps, that is not installed
+        elif not self.prefix:  # perhaps a plugin that is not installed offers it
             hint += f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin with it"
         return UsageError(f'no such command "{full}"', hint=hint)
 
 
 def _find_by_summary(name: str, lines: Mapping[str, str]) -> str | None:
-    """Return the command whose help line has the word, at its start if one has."""
+    """Return a command whose help line contains the word, preferably as its first word."""
     word = name.casefold()
     found = [c for c, line in lines.items() if word in re.split(r"\W+", line.casefold())]
     return min(found, key=lambda c: not lines[c].casefold().startswith(word), default=None)
 
 
 def create_group(name: str) -> OfferGroup:
-    """Create a group of commands that plugins offer; it has the common options too."""
+    """Create a group of commands that plugins offer, with the common options."""
 
     @click.group(name, cls=OfferGroup, help="Commands that plugins offer.")
     @common_options
     def group() -> None:
-        """Do nothing itself: its commands do the work."""
+        """Do nothing: the commands of the group do the work."""
 
     return group

@@ -1,4 +1,4 @@
-"""Parts of plugins that start runs on clusters: options, run folders, and jobs."""
+"""Building blocks for plugins that start runs on clusters: options, run folders, and jobs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 JobT = TypeVar("JobT")
 OptionsT = TypeVar("OptionsT", bound=Options)
 
-LOCK_SECONDS = 300.0
+LOCK_TIMEOUT_SECONDS = 300.0
 """Seconds to wait for a process of an earlier start, which may be alive on a lost node."""
 LOCK_POLL_SECONDS = 10.0
 _FLAGS = "tunesmith_cli.launch.flags"
@@ -39,19 +39,19 @@ _GPUS = re.compile(r"(?:([\w.-]+):)?(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """The GPUs that a job asks for."""
+    """The GPUs that a job requests."""
 
     type: str
-    """"" for any."""
+    """GPU type, such as ``A100``; empty for any type."""
     count: int
     """Number of GPUs; 0: the job trains on the CPU."""
 
 
 def parse_gpus(gpus: int | str) -> GpuRequest:
-    """Read a number of GPUs, or their type and number.
+    """Parse a number of GPUs such as ``2``, or a type and number such as ``A100:2``.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value has another form.
     """
     found = _GPUS.fullmatch(str(gpus))
     if not found:
@@ -65,7 +65,7 @@ def _check(gpus: int | str) -> int | str:
 
 
 Gpus = Annotated[int | str, AfterValidator(_check)]
-"""Type of an option: a number of GPUs such as 2, or with their type, A100:2."""
+"""Option type: a number of GPUs such as 2, or a type and number such as A100:2."""
 
 
 def refuse_unsuitable_job(
@@ -73,11 +73,13 @@ def refuse_unsuitable_job(
 ) -> None:
     """Refuse a run that a job could not execute.
 
-    ``table`` has the key ``gpus``; ``hint`` says how to ask for one process.
+    Args:
+        table: the table with the key ``gpus``.
+        hint: how to request a single process.
 
     Raises:
-        UsageError: a part of it trains with one process, and the job has several; or it trains on
-            another device than the job has.
+        UsageError: a part of the run cannot use the job's several processes, or the run trains on a
+            device that the job does not have.
     """
     if processes > 1 and (part := plan.single_process_part):
         raise UsageError(
@@ -87,8 +89,8 @@ def refuse_unsuitable_job(
     wrong = ("cpu", "mps") if parse_gpus(gpus).count else ("cuda", "mps")
     if plan.run.device.startswith(wrong):
         raise UsageError(
-            f"{table}.gpus is {gpus}, and run.device is {plan.run.device}",
-            hint="leave run.device out, or change one of them",
+            f"{table}.gpus is {gpus}, but run.device is {plan.run.device}",
+            hint="remove run.device, or change one of them",
         )
 
 
@@ -96,9 +98,9 @@ def refuse_unsuitable_job(
 
 
 def option_flags(options: type[Options], kinds: Mapping[str, type], table: str) -> Callable[[F], F]:
-    """Return a decorator that adds a flag to a command for some options of a table.
+    """Return a decorator that adds command-line flags for some options of a table.
 
-    ``kinds``: the type of the value by key. :func:`override_options` applies what was given.
+    ``kinds`` maps each key to the type of its value. :func:`override_options` applies given flags.
     """
 
     def add_flags(function: F) -> F:
@@ -128,10 +130,10 @@ def given_flags(ctx: click.Context) -> Mapping[str, str | int]:
 
 
 def override_options(options: OptionsT, given: Mapping[str, object], table: str) -> OptionsT:
-    """Return the options of a table with other values for some keys; None leaves a key as it is.
+    """Return the options of a table with some values replaced; None keeps the present value.
 
     Raises:
-        ConfigError: a key has a value that it cannot have.
+        ConfigError: a value is not valid for its key.
     """
     values = {key: value for key, value in given.items() if value is not None}
     try:
@@ -151,18 +153,18 @@ def open_run(
     files: Sequence[str] = (),
     disabled: Sequence[str] = (),
 ) -> tuple[RunFolder | None, Plan]:
-    """Read a run file, or open the folder of a run; return the folder, if it is one, and the plan.
+    """Read a run file, or open a run folder; return the folder (None for a run file) and the plan.
 
     Raises:
-        UsageError: the run is finished, or values or a folder are given for a run that has its own.
+        UsageError: the run is finished, or ``sets`` or ``out`` are given for a run folder.
     """
     if not run.is_dir():
         plan, _ = api.load_plan(run, sets=sets, files=files, disabled=disabled)
         return None, plan
     if sets or out:
         raise UsageError(
-            f"{run}: is the folder of a run, whose run file stays as it is",
-            hint="--set and --out go with a run file",
+            f"{run}: is a run folder, and the run file in it cannot be changed",
+            hint="use --set and --out only with a run file",
         )
     folder, plan, _ = api.load_run(run, files=files, disabled=disabled)
     if api.read_report(folder.path).status == "ok":
@@ -171,12 +173,12 @@ def open_run(
 
 
 def planned_folder(plan: Plan, out: Path | None) -> Path:
-    """Return the folder that a dry run shows: the name of a new one is not known yet."""
+    """Return the run folder to show in a dry run; the name of a new folder is a placeholder."""
     return (expand_home(out) if out else Path(plan.run.folder) / "RUN").absolute()
 
 
 def create_run(plan: Plan, out: Path | None) -> RunFolder:
-    """Create the folder of a run that ``tunesmith resume`` will begin elsewhere.
+    """Create the folder of a run that ``tunesmith resume`` will start elsewhere.
 
     Raises:
         UsageError: ``out`` exists and is not empty.
@@ -187,11 +189,10 @@ def create_run(plan: Plan, out: Path | None) -> RunFolder:
 
 
 def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
-    """Create the folder of a run as :func:`create_run` does, unless an earlier start has done so.
+    """Create a run folder like :func:`create_run`, unless an earlier start has created it.
 
-    A folder without a run file is of a start that was ended in between; the run file is then
-    written now, as the first start would have done.
-    """
+    A folder without a run file comes from a start that was interrupted. Its run file is written
+    now, as that start would have done."""
     run = RunFolder(folder)
     if run.run_file.is_file():
         return
@@ -202,22 +203,22 @@ def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
 
 
 def _add_run_file(plan: Plan, folder: RunFolder) -> None:
-    trust_code(plan.to_json(), folder.path)  # first: a run that has a file can be resumed
+    trust_code(plan.to_json(), folder.path)  # before run.toml: with it, a run can be resumed
     write_atomic(folder.run_file, plan.to_toml())
 
 
 def wait_for_lock(
     folder: Path,
     report: Callable[[str], None],
-    seconds: float = LOCK_SECONDS,
+    seconds: float = LOCK_TIMEOUT_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until no other process works on the run; ``report`` gets a line for each wait.
+    """Wait until no other process uses the run; ``report`` gets a line for each wait.
 
     Raises:
-        RunInUseError: one still does after this time.
-        UsageError: the folder is none, or links out of itself: no wait changes that.
-        EnvironmentProblem: its file system is full, read-only or closed to this user.
+        RunInUseError: another process still uses it after this time.
+        UsageError: the folder does not exist, or contains a link that leads outside.
+        EnvironmentProblem: its file system is full, read-only or not accessible to this user.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -228,7 +229,7 @@ def wait_for_lock(
             left = deadline - time.monotonic()
             if left <= 0:
                 raise
-            report(f"waiting for {left:.0f} seconds at most: {error.message}")
+            report(f"waiting up to {left:.0f} seconds: {error.message}")
             sleep(min(LOCK_POLL_SECONDS, left))
 
 
@@ -236,16 +237,16 @@ def wait_for_lock(
 
 
 def signal_at_end_of_parent(number: int) -> None:
-    """Let the kernel send this process a signal when its parent ends; does nothing but on Linux.
+    """Ask the kernel to signal this process when its parent ends; no effect except on Linux.
 
-    The order outlives ``exec``. The signal comes once for each thread of the parent.
+    The request survives ``exec``. The signal arrives once for each thread of the parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def write_job(folder: Path, launcher: str, job: Any) -> None:
-    """Write the job of a run, a dataclass, into the folder that a launcher has in a run folder."""
+    """Write a job, which is a dataclass, to the launcher's folder in a run folder."""
     path = folder / launcher / "job.json"
     path.parent.mkdir(exist_ok=True)
     content = {"schema": f"tunesmith.{launcher}-job/1", **asdict(job)}
@@ -253,7 +254,7 @@ def write_job(folder: Path, launcher: str, job: Any) -> None:
 
 
 def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
-    """Return the newest job of a run, a dataclass; None if none was submitted.
+    """Return the newest job of a run as ``kind``, a dataclass; None if none was submitted.
 
     Raises:
         UsageError: the file is damaged, or ``kind`` refuses its values with a ValueError.
@@ -266,7 +267,7 @@ def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
         values: Any = {field.name: content[field.name] for field in fields(kind)}  # type: ignore[arg-type]
         return kind(**values)
     except (ValueError, TypeError, KeyError):
-        raise UsageError(f"{path}: is not what tunesmith wrote", hint="delete it") from None
+        raise UsageError(f"{path}: is damaged or was changed", hint="delete it") from None
 
 
 def print_error(error: TunesmithError, report: Callable[[str], None]) -> int:
@@ -275,8 +276,8 @@ def print_error(error: TunesmithError, report: Callable[[str], None]) -> int:
     return error.exit_code
 
 
-def read_end(path: Path, lines: int) -> Sequence[str]:
-    """Return the last lines of a file; none if there is no file."""
+def read_last_lines(path: Path, lines: int) -> Sequence[str]:
+    """Return the last lines of a file; empty if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", errors="replace") as stream:

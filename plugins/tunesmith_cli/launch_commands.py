@@ -1,4 +1,4 @@
-"""Commands that all launchers have, the plugins that execute runs elsewhere: ``slurm``, ``ray``."""
+"""Commands shared by launchers: plugins that execute runs elsewhere, like ``slurm``, ``ray``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunesmith.options import Options
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option, start_options
-from tunesmith_cli.launch import F, option_flags, read_end
+from tunesmith_cli.launch import F, option_flags, read_last_lines
 
 JobT = TypeVar("JobT")
 
@@ -26,40 +26,40 @@ _lines_option = click.option(
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Lines from the end of the log.",
+    help="Number of lines from the end of the log.",
 )
 _rank_option = click.option(
-    "--rank", type=click.IntRange(0), default=0, show_default=True, help="Number of the process."
+    "--rank", type=click.IntRange(0), default=0, show_default=True, help="Rank of the process."
 )
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job, as its launcher sees it."""
+    """The state of a job, as its launcher reports it."""
 
     is_active: bool
-    """True while it waits or runs."""
+    """True while the job is queued or running."""
     facts: Mapping[str, str]
-    """What is shown, by name; empty texts are not."""
+    """Facts to show, by name; empty values are omitted."""
     content: JSON
-    """The same for ``--json``."""
+    """The facts for ``--json``."""
     rank: int = 0
-    """The process whose log is of interest."""
+    """Rank of the process whose log is most useful."""
 
 
 @dataclass(frozen=True)
 class JobCommands(Generic[JobT]):
-    """A launcher, by what its commands do with the newest job of a run."""
+    """The commands of a launcher, defined by what they do with the newest job of a run."""
 
     name: str
     """Name of the group of commands."""
     find_job: Callable[[Path], JobT | None]
-    """Reads the job in a run folder; None: none was submitted."""
+    """Read the job in a run folder; None if none was submitted."""
     query: Callable[[Path, JobT], JobStatus]
     cancel: Callable[[Path, JobT], str]
-    """Stops the job, and returns a sentence about it."""
+    """Stop the job, and return a sentence about it."""
     find_log: Callable[[Path, JobT, int], Path]
-    """Returns the log of a process by its rank."""
+    """Return the log of a process, given its rank."""
     has_ranks: bool = False
     """True if each process has its own log."""
 
@@ -67,26 +67,26 @@ class JobCommands(Generic[JobT]):
         """Open a run folder and its newest job.
 
         Raises:
-            UsageError: it is not the folder of a run, or no job was submitted.
+            UsageError: the folder is not a run folder, or no job was submitted.
         """
         run = RunFolder.open(folder)
         found = self.find_job(run.path)
         if found is None:
             raise UsageError(
                 f"{folder}: no job was submitted for this run",
-                hint=f"tunesmith {self.name} submit takes a run file, or the folder of a run",
+                hint=f"`tunesmith {self.name} submit` submits a run file or a run folder",
             )
         return run, found
 
     def status_command(self) -> click.Command:
-        """Return the command that shows where a run is executed."""
+        """Return the command that shows the state of a job and its run."""
 
         @click.command("status")
         @_run_argument
         @json_option
         @common_options
         def command(run: Path, as_json: bool) -> None:
-            """Show the job of a run, and how far the run has got."""
+            """Show the job of a run, and how far the run has progressed."""
             folder, job = self.open(run)
             status = self.query(folder.path, job)
             report = api.read_report(folder.path)
@@ -116,17 +116,17 @@ class JobCommands(Generic[JobT]):
         """Return the command that prints the end of a log."""
 
         def command(run: Path, lines: int, rank: int = 0) -> None:
-            """Print the end of what the newest job of a run has printed, over all its starts."""
+            """Print the end of the log of a run's newest job, over all its starts."""
             folder, job = self.open(run)
             path = self.find_log(folder.path, job, rank)
             if not path.is_file():
                 raise UsageError(
-                    f"{path}: nothing was printed yet",
+                    f"{path}: nothing has been printed yet",
                     hint=f"tunesmith {self.name} status {render.shell_path(run)} shows whether the "
-                    "run waits",
+                    "job is queued",
                 )
             render.print_note(f"{path}\n")
-            for line in read_end(path, lines):
+            for line in read_last_lines(path, lines):
                 render.print_text(line)
 
         options = _lines_option(common_options(command))
@@ -140,7 +140,7 @@ class JobCommands(Generic[JobT]):
         @_run_argument
         @common_options
         def command(run: Path) -> None:
-            """Stop the job of a run. The run stops after its step and can be continued."""
+            """Stop the job of a run. The run stops after the current step and can be continued."""
             folder, job = self.open(run)
             render.print_text(self.cancel(folder.path, job))
             self._show_submit(run)
@@ -149,7 +149,7 @@ class JobCommands(Generic[JobT]):
 
     def _show_submit(self, run: Path) -> None:
         again = f"tunesmith {self.name} submit {render.shell_path(run)}"
-        render.print_note(f"\ncontinue it:\n  {again}")
+        render.print_note(f"\ncontinue the run:\n  {again}")
 
 
 def submit_options(
@@ -160,11 +160,11 @@ def submit_options(
     dry_run: str,
     out: str = "Run folder to create; default: a new folder below [run] folder.",
 ) -> Callable[[F], F]:
-    """Return a decorator that adds what commands have that start runs by a table of the run file.
+    """Return a decorator that adds the options of commands that submit runs.
 
-    They are ``--set``, the flags of the table, ``--out``, ``--dry-run``, ``--trust-plugins``,
-    ``--json`` and the common options, with the state of the command line as first argument.
-    ``dry_run`` and ``out`` are help texts.
+    These are ``--set``, the flags of the launcher's table, ``--out``, ``--dry-run``,
+    ``--trust-plugins``, ``--json`` and the common options. The command gets the state of the
+    command line as its first argument. ``dry_run`` and ``out`` are help texts.
     """
 
     def add(function: F) -> F:

@@ -1,7 +1,7 @@
 """Print results on stdout and notes on stderr.
 
-All text passes ``safe_text`` first and rich's markup is off, so that text of users, models and
-plugins cannot control the terminal.
+All text passes through ``safe_text``, and rich's markup is off. Text from users, models and plugins
+therefore cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tunesmith.text import redact, redact_all, safe_text
 from tunesmith_cli.common import CliState
 
 PIPE_WIDTH = 1000
-"""Width in columns without a terminal: lines are not wrapped in a pipe or file."""
+"""Width in columns if stdout is not a terminal; wide enough not to wrap lines in a pipe or file."""
 
 
-Cell = str | tuple[str, str]
-"""A text, or a text with the name of its style."""
+TableCell = str | tuple[str, str]
+"""A text, or a pair of a text and the name of its style."""
 
 
 def print_text(text: str = "", *, style: str = "") -> None:
@@ -54,19 +54,19 @@ def print_note(text: str, *, style: str = "") -> None:
 
 
 def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Print JSON on stdout, in ASCII, so that it cannot control the terminal; None: in one line."""
+    """Print JSON on stdout as ASCII, which cannot control the terminal; None: on one line."""
     print_text(encode_json(redact_all(value), indent=indent))
 
 
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[int] = ()
+    headers: Sequence[str], rows: Sequence[Sequence[TableCell]], *, right: Sequence[int] = ()
 ) -> None:
     """Print a table on stdout; ``right`` has the indices of right-aligned columns."""
     print_renderable(build_table(headers, rows, right))
 
 
 def build_table(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[int] = ()
+    headers: Sequence[str], rows: Sequence[Sequence[TableCell]], right: Sequence[int] = ()
 ) -> Table:
     """Build a table of texts; ``right`` has the indices of right-aligned columns."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
@@ -79,12 +79,12 @@ def build_table(
 
 
 def build_text(text: str, style: str = "") -> Text:
-    """Build a text that cannot control the terminal."""
+    """Build a rich text that cannot control the terminal."""
     return Text(redact(safe_text(text)), style=_RICH[style])
 
 
 def create_console() -> Console:
-    """Create a console on stdout, without markup, with colors if stdout supports them."""
+    """Create a console on stdout without markup, with colors if stdout supports them."""
     colors = supports_color(sys.stdout)
     return Console(
         file=sys.stdout,
@@ -98,7 +98,7 @@ def create_console() -> Console:
 
 
 def print_renderable(renderable: RenderableType) -> None:
-    """Print a table or another object of rich on stdout."""
+    """Print a table or another rich object on stdout."""
     console = create_console()
     with console.capture() as captured:
         console.print(renderable)
@@ -106,17 +106,17 @@ def print_renderable(renderable: RenderableType) -> None:
     click.echo("\n".join(lines), color=supports_color(sys.stdout))
 
 
-def write_new(path: Path, texts: Iterable[str]) -> int:
+def write_new_file(path: Path, texts: Iterable[str]) -> int:
     """Write texts to a new file; return their number.
 
     Raises:
-        UsageError: the file exists, or cannot be written.
+        UsageError: the file already exists, or cannot be written.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
             return sum(1 for text in texts if file.write(text) >= 0)
     except FileExistsError:
-        raise UsageError(f"{path}: exists already", hint="name a new file") from None
+        raise UsageError(f"{path}: already exists", hint="choose a new file name") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
 
@@ -136,8 +136,8 @@ def _print_lines(stream: TextIO, text: str, style: str) -> None:
 
 
 _RICH = {"": "", "good": "green", "bad": "red", "warning": "yellow", "dim": "dim", "strong": "bold"}
-"""Style of rich by the name of a style."""
+"""Rich style for each style name."""
 _STYLES: dict[str, dict[str, Any]] = {
     name: {rich: True} if rich in ("dim", "bold") else {"fg": rich} for name, rich in _RICH.items()
 }
-"""The same styles as arguments of click."""
+"""The same styles as arguments for click."""

@@ -1,4 +1,4 @@
-"""The contract of extensions of ``tunesmith serve``, which choose models and observe answers."""
+"""The contract of ``tunesmith serve`` extensions, which choose models and observe answers."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ class ServedRequest:
 
     model: str
     headers: Mapping[str, str]
-    """Those that the extensions in use name, in lower case; repeated ones are joined by commas."""
+    """Headers that active extensions name, in lower case; repeated headers are joined by commas."""
     body: str
-    """The parameters as JSON: ``messages`` or ``prompt``, and the others."""
+    """The parameters as JSON: ``messages`` or ``prompt``, and all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedAnswer:
-    """The answer to a request, once it has ended, which took ``seconds``.
+    """The complete answer to a request; ``seconds`` is the time that it took.
 
-    Tuples have one value for each choice. ``prompt_tokens`` and ``completion_tokens``, those of
-    finished choices, are as in the client's usage.
+    Tuples have one value per choice. ``prompt_tokens`` and ``completion_tokens`` (of finished
+    choices) are the numbers in the client's usage.
     """
 
     id: str
     model: str
     texts: tuple[str, ...]
     finish_reasons: tuple[str, ...]
-    """``stop``, ``length``, or ``unfinished``: the client left, time was over, or it failed."""
+    """``stop``, ``length``, or ``unfinished`` if the client left, time ran out, or it failed."""
     logprobs: tuple[tuple[float, ...], ...]
-    """Those of the tokens, in nats, if the offer needs them and the model returns them."""
+    """Token log-probabilities in nats, if the offer needs them and the model returns them."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
 
 
 class ServeExtension:
-    """An extension of ``tunesmith serve``: override what you need, the methods here do nothing."""
+    """An extension of ``tunesmith serve``. Override what you need; the methods here do nothing."""
 
     def models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel]:
-        """Return further models to serve, by name; ``load`` opens the folder of an adapter."""
+        """Return more models to serve, by name; ``load`` opens the folder of an adapter."""
         return {}
 
     def choose(self, request: ServedRequest) -> str | None:
-        """Return the name of the served model that answers; None leaves it to others.
+        """Return the name of the served model that should answer, or None to leave the choice.
 
-        Requests wait for it. A UsageError refuses the request with status 400. After another
-        exception it gets status 500, and never the answer of another model.
+        Requests wait for this method. A UsageError refuses the request with status 400. Any other
+        exception returns status 500, so that the wrong model never answers.
         """
         return None
 
     def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
-        """Note an answer, in a thread of its own: no answer waits, and some may be dropped."""
+        """Observe an answer, in a separate thread: answers do not wait, some may be dropped."""

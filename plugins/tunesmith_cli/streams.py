@@ -1,8 +1,8 @@
-"""Standard streams that never end the work: what cannot be written is dropped and remembered.
+"""Standard streams that never stop the work: output that cannot be written is dropped and noted.
 
 A reader may go away (``| head``), a disk may be full, a terminal may be closed, a descriptor may be
-missing from the start. None of that changes what a command does. The exit code is decided at the
-end: see :mod:`tunesmith_cli.exit_codes`.
+missing from the start. None of that changes what a command does. It can only affect the exit code,
+which :mod:`tunesmith_cli.exit_codes` decides at the end.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-class SteadyFile(io.FileIO):
+class ErrorTolerantFile(io.FileIO):
     """The file of a stream; after its first error it accepts everything and writes nothing."""
 
     failure: OSError | None = None
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write data, or drop it after an error; wait where the file does not block."""
+        """Write data, or drop it after an error; wait if the file is non-blocking and full."""
         while self.failure is None:
             try:
                 written: int | None = super().write(data)
@@ -38,31 +38,30 @@ class SteadyFile(io.FileIO):
 
 
 def guard_streams() -> None:
-    """Replace stdout and stderr of this process by streams over a :class:`SteadyFile`.
+    """Replace stdout and stderr of this process with streams over an :class:`ErrorTolerantFile`.
 
-    Descriptors 0 to 2 that are closed lead to the null device from now on. Otherwise the next files
-    that are opened would get these numbers, and an event log would get what is meant for stderr.
-    """
+    Descriptors 0 to 2 that are closed are opened on the null device. Otherwise the next opened
+    files would get these numbers, and an event log could receive output meant for stderr."""
     missing = {fd for fd in range(3) if not _is_open(fd)}
     for _ in missing:
-        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
     if 0 in missing:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     sys.stdout = _guard(sys.stdout, 1, is_missing=1 in missing)
     sys.stderr = _guard(sys.stderr, 2, is_missing=2 in missing)
 
 
-def find_failure(stream: TextIO) -> OSError | None:
-    """Return the error that made a guarded stream drop text, if there was one."""
+def find_stream_error(stream: TextIO) -> OSError | None:
+    """Return the error that made a guarded stream drop text, or None."""
     if not isinstance(stream, io.TextIOWrapper):
         return None
     stream.flush()
     raw = stream.buffer.raw if isinstance(stream.buffer, io.BufferedWriter) else None
-    return raw.failure if isinstance(raw, SteadyFile) else None
+    return raw.failure if isinstance(raw, ErrorTolerantFile) else None
 
 
 def _guard(stream: TextIO | None, fd: int, *, is_missing: bool) -> TextIO:
-    file = SteadyFile(fd, "wb", closefd=False)
+    file = ErrorTolerantFile(fd, "wb", closefd=False)
     if is_missing:
         file.failure = OSError(errno.EBADF, os.strerror(errno.EBADF))
     like = stream if isinstance(stream, io.TextIOWrapper) else None

@@ -1,9 +1,9 @@
 """Toolkit for data loaders: turn files of rows into records.
 
-A loader only has to read the rows of one open file. :class:`RowLoader` does the rest: it finds
-files by name or pattern, unpacks gzip, detects the format from the columns, builds and checks the
-records, and accounts for every row that cannot be used. A loader for files with a question, a tab
-and an answer in each line is this plugin::
+A loader only has to read the rows of one open file. :class:`RowLoader` does the rest. It finds
+files by name or pattern, unpacks gzip, and detects the format from the columns. It builds and
+checks the records, and counts every row that cannot be used. This plugin loads files with a
+question, a tab and an answer on each line::
 
     from tunesmith.hookspecs import hookimpl
     from tunesmith.offers import DataLoaderOffer
@@ -30,19 +30,19 @@ and an answer in each line is this plugin::
         return [TABS]
 
 A row whose columns are named like the fields of a format (``prompt`` and ``completion``,
-``messages``, ``chosen`` and ``rejected``, ...) becomes a record of that kind; users map other
+``messages``, ``chosen`` and ``rejected``, ...) becomes a record of that kind. Users map other
 column names with ``columns`` in the run file.
 
 The names below are the public interface. Loaders of JSON also need :func:`parse_row`, which parses
-one untrusted JSON object; code that reads single values needs :func:`require_text` and
-:func:`parse_messages`, which check them as :class:`RowLoader` does.
+one untrusted JSON object. Code that reads single values needs :func:`require_text` and
+:func:`parse_messages`, which apply the same checks as :class:`RowLoader`.
 """
 
 from tunesmith_data.files import (
     DataFile,
     find_files,
-    names_file,
-    offline_variable,
+    find_offline_variable,
+    make_suffix_matcher,
     open_data_file,
     require_library,
 )
@@ -51,38 +51,38 @@ from tunesmith_data.load import (
     MAX_BYTES_IN_MEMORY,
     RowLoader,
     RowSource,
+    RowStore,
     SourceLoader,
-    Store,
     load_sources,
-    refuse_overlap,
+    refuse_shared_files,
 )
 from tunesmith_data.message import parse_messages
 from tunesmith_data.options import FieldOptions, RowOptions
 from tunesmith_data.row import (
-    Bytes,
     ByteStream,
     Fields,
+    FileRange,
     ReadRows,
     Row,
     RowError,
-    Span,
+    RowSpan,
     excerpt,
     json_type,
     not_utf8_error,
 )
-from tunesmith_data.stored import Stored
+from tunesmith_data.stored import StoredBytes
 from tunesmith_data.stored_records import LazyRecords
 from tunesmith_data.text import UNUSABLE_CHARACTERS, require_text
-from tunesmith_data.typed_row import plain_fields
+from tunesmith_data.typed_row import to_json_fields
 
 __all__ = [
     "MAX_BYTES_IN_MEMORY",
     "UNUSABLE_CHARACTERS",
     "ByteStream",
-    "Bytes",
     "DataFile",
     "FieldOptions",
     "Fields",
+    "FileRange",
     "LazyRecords",
     "ReadRows",
     "Row",
@@ -90,24 +90,24 @@ __all__ = [
     "RowLoader",
     "RowOptions",
     "RowSource",
+    "RowSpan",
+    "RowStore",
     "SourceLoader",
-    "Span",
-    "Store",
-    "Stored",
+    "StoredBytes",
     "excerpt",
     "find_files",
+    "find_offline_variable",
     "is_multi_line",
     "json_type",
     "load_sources",
-    "names_file",
+    "make_suffix_matcher",
     "not_utf8_error",
-    "offline_variable",
     "open_data_file",
     "parse_messages",
     "parse_row",
-    "plain_fields",
-    "refuse_overlap",
+    "refuse_shared_files",
     "reparse_row",
     "require_library",
     "require_text",
+    "to_json_fields",
 ]

@@ -1,4 +1,4 @@
-"""Build the record of a row, one function for each format."""
+"""Build the record of a row, with one function per format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith_data.conversation import (
     check_conversation,
     has_system_message,
     parse_transcript,
-    without_system,
+    remove_system,
 )
 from tunesmith_data.message import is_plain_answer, parse_messages, split_answer
 from tunesmith_data.row import RowError, json_type
@@ -24,7 +24,7 @@ def build_text(view: RowView) -> Record:
 
 
 def build_completion(view: RowView) -> Record:
-    """Return the record of a prompt and its completion, each text or a list of messages."""
+    """Return the record of a prompt and its completion; each is text or a list of messages."""
     if isinstance(view.value("prompt"), list) or isinstance(view.value("completion"), list):
         answers = _answer_messages(view)
         prompt_messages = (
@@ -36,7 +36,7 @@ def build_completion(view: RowView) -> Record:
 
 
 def build_alpaca(view: RowView) -> Record:
-    """Return the record of an instruction, its input and its output, after earlier rounds."""
+    """Return the record of an instruction with input, output and earlier rounds."""
     history: list[Message] = []
     for question, answer in _rounds(view):
         history += [Message("user", question), split_answer(Message("assistant", answer))]
@@ -62,7 +62,7 @@ def build_preference(view: RowView) -> Record:
         prompt_column = _prompt_messages(view)
     if not prompt_column and not before:
         raise RowError("has no prompt")
-    if prompt_column and before and without_system(prompt_column) != without_system(before):
+    if prompt_column and before and remove_system(prompt_column) != remove_system(before):
         raise RowError("prompt differs from the conversation before the chosen answer")
     _refuse_other_system(view, prompt_column, before)
     prompt = view.open_conversation(
@@ -80,7 +80,7 @@ def build_preference(view: RowView) -> Record:
 
 
 def _exchange(view: RowView, history: tuple[Message, ...], prompt: str, answer: str) -> Record:
-    """Return the simplest record that holds a question and its answer."""
+    """Return the simplest record that can represent a question and its answer."""
     require_not_blank(answer, "answer")
     if not history and view.has_texts_only and is_plain_answer(answer):
         return Completion(source=view.source, prompt=prompt, completion=answer)
@@ -97,7 +97,7 @@ def _conversation(view: RowView, messages: tuple[Message, ...]) -> Record:
 
 
 def _record(view: RowView, messages: tuple[Message, ...]) -> Record:
-    """Return a conversation, or its last answer with a label if the row has one."""
+    """Return a conversation, or its last answer with a label if the row is labeled."""
     check_conversation(messages)
     label = view.label()
     if label is None:
@@ -108,15 +108,15 @@ def _record(view: RowView, messages: tuple[Message, ...]) -> Record:
 
 
 def _untrained(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return a prompt without weights: only the answer of a pair or with a label is trained."""
+    """Return a prompt without weights; only the answer of a pair or with a label is trained."""
     return tuple(replace(m, content=m.text, weight=1.0) for m in prompt)
 
 
 def _plain_answer(message: Message, what: str) -> str:
-    """Return the text of an answer that may be nothing but text.
+    """Return the text of an answer that must be plain text.
 
     Raises:
-        RowError: it has reasoning, tool calls or a weight.
+        RowError: the answer has reasoning, tool calls or a weight.
     """
     extras = {
         "reasoning": message.reasoning,
@@ -125,19 +125,19 @@ def _plain_answer(message: Message, what: str) -> str:
     }
     for name, is_used in extras.items():
         if is_used:
-            raise RowError(f"{what} has {name}", hint=f"{what} can be text only")
+            raise RowError(f"{what} has {name}", hint=f"{what} must be plain text")
     return message.text
 
 
 def _instruction(view: RowView, name: str) -> str:
-    """Return an instruction and the input that it is about as one prompt."""
+    """Join an instruction and its input to one prompt."""
     instruction = require_not_blank(view.text(name), "prompt")
     context = view.optional_text("input")
     return f"{instruction}\n\n{context}" if context else instruction
 
 
 def _rounds(view: RowView) -> list[tuple[str, str]]:
-    """Return the earlier rounds of an Alpaca row, each a question and an answer."""
+    """Return the earlier rounds of an Alpaca row as pairs of question and answer."""
     value = view.value("history")
     if value is None or value == "":
         return []
@@ -159,7 +159,7 @@ def _answer_messages(view: RowView) -> tuple[Message, ...]:
 
 
 def _answer(view: RowView, text: str) -> Message:
-    """Return an answer with the reasoning of the row; with a label, all of its text stays text."""
+    """Return an answer with the row's reasoning; a labeled answer's text is not split."""
     message = Message("assistant", text, reasoning=view.optional_text("reasoning") or "")
     return split_answer(message) if view.label() is None else message
 
@@ -174,28 +174,28 @@ def _prompt_messages(view: RowView) -> tuple[Message, ...]:
 
 
 def _refuse_unread(view: RowView, name: str, reason: str) -> None:
-    """Check that a field that this form of a row has no place for is blank."""
+    """Raise an error if a field has a value that this form of a row cannot represent."""
     text = view.optional_text(name)
     if text and text.strip():
         column = view.columns[name]
-        hint = f'write it into the messages, or train without it: ignore = ["{column}"]'
+        hint = f'move it into the messages, or train without it: ignore = ["{column}"]'
         raise RowError(f"`{column}` would be lost: {reason}", hint=hint)
 
 
 def _refuse_other_system(
     view: RowView, prompt: tuple[Message, ...], before: tuple[Message, ...]
 ) -> None:
-    """Check that a prompt and the conversation before an answer have no two system prompts."""
+    """Raise an error if a prompt and the conversation before an answer differ in system prompts."""
     both_have_one = has_system_message(prompt) and has_system_message(before)
     if both_have_one and prompt[0] != before[0]:
         column = view.columns["prompt"]
-        hint = f'write one of them in both, or train without the column: ignore = ["{column}"]'
-        reason = "the answers begin with another system prompt"
+        hint = f'use the same one in both, or train without the column: ignore = ["{column}"]'
+        reason = "the answers have a different system prompt"
         raise RowError(f"`{column}` would be lost: {reason}", prompt[0].text, hint=hint)
 
 
 def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
-    """Return the messages before the answer in a column (often none), and the answer."""
+    """Split a column into the messages before its last answer (often none), and the answer."""
     value = view.value(name)
     if isinstance(value, list | dict):
         column = f"`{view.columns[name]}`"

@@ -1,4 +1,4 @@
-"""Conversations: the order of their turns, their system prompt and their tools."""
+"""Check the order of a conversation's turns, and add its system prompt and tools."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ NEXT_ROLES = {
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-"""Roles that may follow a turn, after an optional system message."""
+"""Roles that may follow a turn; a system message may precede the start."""
 
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
-"""The header of a turn in a transcript such as Anthropic's hh-rlhf data."""
+"""The header of a turn in transcripts such as Anthropic's hh-rlhf data."""
 
 
 def parse_transcript(text: str) -> tuple[Message, ...] | None:
-    r"""Return the turns of a ``\n\nHuman: ...\n\nAssistant: ...`` transcript; None if it is not
-    one.
-    """
+    r"""Parse a ``\n\nHuman: ...\n\nAssistant: ...`` transcript; return None for other texts."""
     before, *pieces = TRANSCRIPT_TURN.split(text)
     if before or not pieces:
         return None
@@ -36,10 +34,10 @@ def parse_transcript(text: str) -> tuple[Message, ...] | None:
 
 
 def check_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the messages unchanged if they are a conversation that ends with an answer.
+    """Return the messages unchanged if they form a conversation that ends with an answer.
 
     Raises:
-        RowError: turns are missing, empty or in the wrong order, or none is to be trained.
+        RowError: turns are missing, empty or in the wrong order, or no answer is trained.
     """
     if not messages:
         raise RowError("conversation is empty")
@@ -56,7 +54,7 @@ def check_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if before != "assistant":
         raise RowError("last turn is not the assistant's")
     if not any(message.is_trained for message in turns):
-        hint = "every answer has the weight 0: remove the row, or train one of its answers"
+        hint = "every answer has weight 0: remove the row, or give an answer a positive weight"
         raise RowError("no answer of the conversation is trained", hint=hint)
     return messages
 
@@ -74,27 +72,27 @@ def _order_cause(before: str, role: str) -> str:
 
 
 def prepend_system(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
-    """Return the conversation with a system message in front."""
+    """Put a system message before the conversation, unless ``system`` is None."""
     if system is None:
         return messages
     return (Message("system", system), *messages)
 
 
 def has_system_message(messages: tuple[Message, ...]) -> bool:
-    """Return True if the conversation begins with a system message."""
+    """Return True if the conversation starts with a system message."""
     return bool(messages) and messages[0].role == "system"
 
 
-def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the conversation without its system message, which one of two columns may lack."""
+def remove_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the conversation without its system message."""
     return messages[1:] if has_system_message(messages) else messages
 
 
-def with_tools(messages: tuple[Message, ...], tools: Sequence[str]) -> tuple[Message, ...]:
-    """Return the conversation with the definitions of its tools in the first message.
+def add_tools(messages: tuple[Message, ...], tools: Sequence[str]) -> tuple[Message, ...]:
+    """Attach tool definitions to the first message of a conversation.
 
-    A system prompt that lists the tools between ``<tools>`` marks, as those of the Hermes models
-    do, has them already.
+    A system prompt that already lists tools between ``<tools>`` marks, as for Hermes models, stays
+    unchanged.
     """
     if not tools or not messages:
         return messages

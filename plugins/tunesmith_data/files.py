@@ -1,4 +1,4 @@
-"""Data files: find them by name or pattern, open them safely, and detect changes while reading."""
+"""Find data files by name or pattern, open them safely, and detect changes while reading."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tunesmith.errors import DataError, EnvironmentProblem
-from tunesmith_data.row import Bytes, ByteStream
-from tunesmith_data.stored import FileVersion, OpenFiles, Spool, Stored, StoredFile, StoredInSpool
+from tunesmith_data.row import ByteStream, FileRange
+from tunesmith_data.stored import (
+    FileVersion,
+    OpenFiles,
+    Spool,
+    StoredBytes,
+    StoredFile,
+    StoredInSpool,
+)
 
 __all__ = ["HEAD_BYTES"]
 
@@ -28,14 +35,14 @@ HEAD_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_ZSTD_WINDOW = 1 << 27
-"""Bytes of memory that unpacking may need; zstd's own default."""
+"""Maximum memory for unpacking, in bytes; zstd's own default."""
 _UNPACKED_BLOCK = 1 << 20
 _MAX_RATIO = 200
-"""Unpacked bytes for each packed one beyond which a large file is a bomb: text has less than 20."""
+"""Compression ratio above which a large file is a decompression bomb; text stays below 20."""
 _UNSUSPICIOUS = 1 << 28
-"""Unpacked bytes below which the ratio does not matter."""
+"""Unpacked size in bytes below which the ratio is not checked."""
 _ZSTD_BLOCK = 1 << 11
-"""Packed bytes that are unpacked at a time: 2 KB of hostile data can become 64 MB."""
+"""Number of packed bytes to unpack at a time, because 2 KB of hostile data can become 64 MB."""
 UTF8 = "utf-8"
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -55,16 +62,22 @@ REFUSED_MAGIC = {
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A regular file, and its name in messages."""
+    """A regular file and its name in messages."""
 
     path: Path
     display_name: str
 
 
 def require_library(library: str, name: str, *, extra: str) -> None:
-    """Raise an error with the command that installs ``library`` if it is missing.
+    """Raise an error with the install command if ``library`` is missing.
 
-    ``name`` is the file, or the loader, that needs it.
+    Args:
+        library: name of the package.
+        name: the file or loader that needs it.
+        extra: the extra of tunesmith that installs it.
+
+    Raises:
+        EnvironmentProblem: the library is not installed.
     """
     if importlib.util.find_spec(library) is None:
         raise EnvironmentProblem(
@@ -73,17 +86,17 @@ def require_library(library: str, name: str, *, extra: str) -> None:
         )
 
 
-def offline_variable() -> str | None:
-    """Return the environment variable that forbids downloads; None if they are permitted."""
+def find_offline_variable() -> str | None:
+    """Return the environment variable that forbids downloads; None if they are allowed."""
     values = {key: os.environ.get(key, "") for key in ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")}
     off = ("1", "true", "yes", "on")
     return next((key for key, value in values.items() if value.strip().lower() in off), None)
 
 
-def names_file(*suffixes: str) -> Callable[[str], bool]:
-    """Return a function that recognizes paths and patterns by their suffix, also of packed files.
+def make_suffix_matcher(*suffixes: str) -> Callable[[str], bool]:
+    """Return a function that recognizes paths and patterns by suffix, including packed files.
 
-    It is the ``recognizes`` of a :class:`tunesmith.offers.DataLoaderOffer`.
+    Use it as ``recognizes`` of a :class:`tunesmith.offers.DataLoaderOffer`.
     """
 
     def recognizes(name: str) -> bool:
@@ -94,10 +107,10 @@ def names_file(*suffixes: str) -> Callable[[str], bool]:
 
 
 def find_files(patterns: str | Sequence[str], max_files: int = MAX_FILES) -> tuple[DataFile, ...]:
-    """Return the files that names and glob patterns match, each once, in order.
+    """Return the distinct files that match names and glob patterns, in order.
 
     Raises:
-        DataError: a name without a file, a pattern without a match, or not a regular file.
+        DataError: a file is missing or not a regular file, or a pattern matches nothing.
     """
     found: dict[str, DataFile] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -113,7 +126,7 @@ def _matches(pattern: str, max_files: int) -> list[str]:
     """Return the paths that match one name or pattern, sorted."""
     name = os.path.expanduser(pattern)
     if "\0" in name:
-        raise DataError(repr(pattern), "a file name cannot hold a NUL character")
+        raise DataError(repr(pattern), "a file name cannot contain a NUL character")
     if not glob.has_magic(name) or os.path.lexists(name):
         return [name]
     matches = list(itertools.islice(glob.iglob(name, recursive=True), max_files + 1))
@@ -142,7 +155,7 @@ def _refuse_irregular(path: str) -> None:
 
 
 def _display_name(path: str) -> str:
-    """Return the path without detours, and relative to the working directory if it is below."""
+    """Return the normalized path, relative to the working directory if it is inside it."""
     working_directory, shown = os.path.join(os.getcwd(), ""), os.path.normpath(path)
     return shown.removeprefix(working_directory)
 
@@ -153,10 +166,10 @@ def _reason(error: OSError) -> str:
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """An open data file: its bytes in order, and the place where they can be read again."""
+    """An open data file: a stream of its bytes, and the storage for reading them again."""
 
     stream: ByteStream
-    stored: Stored
+    stored: StoredBytes
 
 
 @contextmanager
@@ -180,8 +193,8 @@ def open_data_file(
     try:
         with open(file.path, "rb") as raw:
             before = FileVersion.of(os.fstat(raw.fileno()))
-            stored: Stored = StoredFile(file.path, file.display_name, before, files)
-            content = Bytes(raw.fileno(), 0, before.size)
+            stored: StoredBytes = StoredFile(file.path, file.display_name, before, files)
+            content = FileRange(raw.fileno(), 0, before.size)
             unpack = _unpacker(raw.peek(len(ZSTD_MAGIC)))
             if unpack is not None or encoding != UTF8:
                 start = spool.size
@@ -190,7 +203,7 @@ def open_data_file(
                 for data in _as_utf8(_bounded(blocks, file.display_name, limit), encoding, file):
                     spool.append(data)
                 stored = StoredInSpool(spool, start)
-                content = Bytes(spool.descriptor, start, spool.size - start)
+                content = FileRange(spool.descriptor, start, spool.size - start)
             stream = ByteStream(content, HEAD_BYTES)
             _check_head(stream, file.display_name)
             yield OpenedFile(stream, stored)
@@ -204,7 +217,7 @@ def open_data_file(
 
 
 def _unpacker(magic: bytes) -> Callable[[BinaryIO], Iterator[bytes]] | None:
-    """Return the function that unpacks a file with these first bytes; None if it is not packed."""
+    """Return the unpack function for a file with these first bytes; None if it is not packed."""
     if magic.startswith(GZIP_MAGIC):
         return _unpack_gzip
     return _unpack_zstd if magic.startswith(ZSTD_MAGIC) else None
@@ -266,21 +279,21 @@ def _unpack_zstd(raw: BinaryIO) -> Iterator[bytes]:
 
 
 def _bounded(blocks: Iterator[bytes], name: str, limit: int) -> Iterator[bytes]:
-    """Yield the unpacked blocks.
+    """Yield the unpacked blocks, up to a limit.
 
     Raises:
-        DataError: they have more than ``limit`` bytes, or the file is damaged.
+        DataError: the blocks exceed ``limit`` bytes, or the file is damaged.
     """
     size = 0
     try:
         for data in blocks:
             size += len(data)
             if size > limit:
-                hint = "raise max_unpacked_bytes if that is expected, or unpack the file first"
+                hint = "raise max_unpacked_bytes if this size is expected, or unpack the file first"
                 raise DataError(name, f"unpacks to more than {limit:,} bytes", hint=hint)
             yield data
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        hint = "the file is cut off or damaged: fetch it again"
+        hint = "the file is truncated or damaged: download it again"
         raise DataError(name, "its packed data cannot be unpacked", hint=hint) from error
 
 
@@ -294,7 +307,7 @@ def _check_head(stream: ByteStream, name: str) -> None:
             raise DataError(
                 name, f"is {description}", hint="unpack or convert it to JSON Lines first"
             )
-    # Every second byte of English UTF-16 is NUL; a quarter is more than any text in UTF-8 has.
+    # Every second byte of English UTF-16 is NUL. No UTF-8 text has a quarter of NUL bytes.
     sample = head[:256]
     if sample.startswith(UTF16_BOMS) or 4 * sample.count(0) >= len(sample):
         hint = 'set encoding = "utf-16" in [data], or write it as UTF-8: '

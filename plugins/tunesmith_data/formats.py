@@ -1,9 +1,8 @@
-"""Row formats: recognize a row by its columns, and build the record from it.
+"""Row formats: recognize a row by its columns, and build its record.
 
 The fields of a format have fixed names, such as ``prompt`` and ``completion``. A
-:class:`FormatMatch` states in which columns of a file these fields are. It is found from the
-columns of a row, the usual names of each field, and the user's own mapping (``columns`` in the run
-file).
+:class:`FormatMatch` maps these fields to the columns of a file. It depends on the columns of a row,
+the usual names of each field, and the user's own mapping (``columns`` in the run file).
 """
 
 from __future__ import annotations
@@ -23,31 +22,31 @@ from tunesmith_data.build_records import (
 from tunesmith_data.ignored_columns import refuse_ignored_columns, refuse_lost_text
 from tunesmith_data.row_view import RowView
 
-Make: TypeAlias = Callable[[RowView], Record]
-Names: TypeAlias = Mapping[str, tuple[str, ...]]
-"""Fields, and the usual names of the column of each."""
+BuildRecord: TypeAlias = Callable[[RowView], Record]
+ColumnNames: TypeAlias = Mapping[str, tuple[str, ...]]
+"""Fields with their usual column names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A row format: its required and optional fields, each with the usual column names."""
+    """A row format: its required and optional fields with their usual column names."""
 
     name: str
     title: str
-    required: Names
-    make: Make
-    optional: Names = field(default_factory=dict)
+    required: ColumnNames
+    make: BuildRecord
+    optional: ColumnNames = field(default_factory=dict)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The field names that a mapping of columns may use."""
+        """The field names that the option ``columns`` may map."""
         return (*self.required, *self.optional)
 
     def build(self, view: RowView) -> Record:
-        """Return the record of a row; every column that changes what is learned is in it.
+        """Return the record of a row, with every column that changes what is learned.
 
         Raises:
-            RowError: the row cannot be used, or not all of it.
+            RowError: the row cannot be used, or a part of it would be lost.
         """
         refuse_ignored_columns(view)
         record = self.make(view)
@@ -57,20 +56,20 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class FormatMatch:
-    """A format, and the columns of its fields in a file."""
+    """A format and the columns of its fields in a file."""
 
     format: Format
     columns: Mapping[str, str]
     unread: tuple[str, ...] = ()
-    """Columns that are not read although a field has this name."""
+    """Columns that are not read although they are named like a field."""
 
     @property
     def required_columns(self) -> dict[str, str]:
-        """The columns that a row of this format must have, by field name."""
+        """The required columns of this format, by field name."""
         return {name: self.columns[name] for name in self.format.required}
 
     def is_compatible_with(self, other: FormatMatch) -> bool:
-        """Return True if rows of both matches may be in one file; optional columns may differ."""
+        """Return True if rows of both matches may share a file; optional columns may differ."""
         return (
             self.format.name == other.format.name
             and self.required_columns == other.required_columns
@@ -84,9 +83,9 @@ class FormatMatch:
 _ASK = ("prompt", "question", "instruction", "input")
 _ANSWER = ("completion", "answer", "response", "output")
 _REASONING = {"reasoning": ("reasoning_content", "reasoning", "thinking")}
-_OPENING: Names = {"system": ("system", "system_prompt"), "tools": ("tools", "functions")}
+_OPENING: ColumnNames = {"system": ("system", "system_prompt"), "tools": ("tools", "functions")}
 LABEL_COLUMNS = ("label", "kto_tag")
-"""Usual names of the column that calls an answer good or bad, if it means nothing else."""
+"""Usual names of a column that labels answers as good or bad, unless it has another use."""
 _LABEL = {"label": LABEL_COLUMNS}
 
 FORMATS: tuple[Format, ...] = (
@@ -140,7 +139,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format("text", "plain text", {"text": ("text",)}, build_text),
 )
-"""The formats in the order in which they are tried; the first with all required columns matches."""
+"""All formats, in order of precedence: the first with all required columns matches."""
 
 TEXT_COLUMNS = frozenset(
     (
@@ -148,11 +147,11 @@ TEXT_COLUMNS = frozenset(
         *(*_ASK, "input", "context"),
     )
 )
-"""Usual names of columns that hold a part of what is learned."""
+"""Usual names of columns with a part of what is learned."""
 
 
 def find_formats(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
-    """Return the formats of this name, or all for ``auto``, that have all ``fields``."""
+    """Return the formats with this name (all for ``auto``) that have all ``fields``."""
     return tuple(
         f for f in FORMATS if name in ("auto", f.name) and all(x in f.fields for x in fields)
     )
@@ -173,7 +172,7 @@ def match_format(
             if column is not None:
                 found[name] = column
         if all(name in found for name in candidate.required):
-            # Who names the format or its columns has chosen, and the other columns are not lost.
+            # Users who name the format or its columns have chosen: they know the other columns.
             is_chosen = len(formats) == 1 or all(name in columns for name in candidate.required)
             unread = TEXT_COLUMNS & present - {*found.values()} if not is_chosen else ()
             return FormatMatch(candidate, found, tuple(sorted(unread)))

@@ -1,4 +1,4 @@
-"""Guess which columns of a file hold a prompt and its answer, from their names."""
+"""Guess from their names which columns of a file contain a prompt and its answer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ ANSWER_NAMES = (
     "translation", "label", "labels", "category", "class", "intent", "sentiment", "topic", "queue",
     "sql", "code", "command", "result",
 )  # fmt: skip
-"""Names in the order in which they are chosen."""
+"""Column names in order of preference."""
 
 
 def guess_columns(columns: Sequence[str]) -> dict[str, str] | None:
-    """Return the mapping ``columns`` of the run file that suits these columns.
+    """Guess the run file's option ``columns`` for these columns.
 
-    It is empty if the columns are those of a format, and None if there is no good guess. Two
-    columns of which one is a label are a prompt and its answer, also if the other is ``text``.
+    In a file with exactly two columns, unrecognized names are assigned by elimination, the prompt
+    before the answer.
+
+    Returns:
+        The mapping; empty if the columns already match a format, None without a good guess.
     """
     by_name = {column.strip().lower(): column for column in columns}
     match = match_format(frozenset(columns), FORMATS, {})

@@ -1,8 +1,8 @@
-"""Columns that a format does not read: those that would change what is learned are refused.
+"""Refuse rows with unread columns that would change what is learned.
 
-A column that is not read may be a number of the row, and then it does not matter. It may also be
-the image that a question is about, the label of a bad answer, or a weight. Rows with such a value
-are refused, with the way out: the user says that the column is to be ignored.
+An unread column may be harmless, such as a row number. But it may also be the image that a question
+is about, the label of a bad answer, or a weight. Rows with such a value are refused, and the hint
+shows how to ignore the column.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tunesmith.records import Chat, Record
-from tunesmith_data.conversation import without_system
+from tunesmith_data.conversation import remove_system
 from tunesmith_data.row import RowError
 from tunesmith_data.row_view import RowView
 from tunesmith_data.text import content_key
 
 _MEDIA = "only text can be trained: remove these rows"
-_INSIDE = "write it into the messages it belongs to"
-_UNUSED_HERE = "this format has no place for it"
+_INSIDE = "move it into the messages that it belongs to"
+_UNUSED_HERE = "this format cannot use it"
 
 _FIELDS = ("label", "kto_tag", "tools", "functions", "history", "system", "system_prompt")
 
@@ -28,24 +28,24 @@ CHANGES_TRAINING: Mapping[str, str] = {
     **dict.fromkeys(("mask", "loss_mask", "train_mask"), _INSIDE),
     **dict.fromkeys(_FIELDS, _UNUSED_HERE),
 }
-"""Names of columns that change what is learned, and what to do with them."""
+"""Columns that change what is learned, and what to do with them."""
 
 _WITHOUT_EFFECT: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("weight", "weights", "loss_weight", "sample_weight", "train"), (1, "1")),
     **dict.fromkeys(("loss_mask", "train_mask"), (1, "1")),
     "mask": (0, "0"),
 }
-"""Values of columns, beside empty ones, that change nothing. True equals 1, False equals 0.
+"""Non-empty column values without effect; True equals 1 and False equals 0.
 
-What a loss mask covers with 1 is trained; what a plain mask covers is not.
+A loss mask of 1 means trained; a plain mask of 1 means not trained.
 """
 
 
 def refuse_ignored_columns(view: RowView) -> None:
-    """Check that no column that changes what is learned is left unread.
+    """Check that all columns that change what is learned are read.
 
     Raises:
-        RowError: a column has a value; the hint states what to do.
+        RowError: an unread column has a value; the hint states what to do.
     """
     if CHANGES_TRAINING.keys().isdisjoint(view.row):
         return
@@ -59,12 +59,12 @@ def refuse_ignored_columns(view: RowView) -> None:
 
 
 def refuse_lost_text(view: RowView, record: Record) -> None:
-    """Check that the record has the texts of all columns that may be a part of it.
+    """Check that the record contains the texts of all columns that may belong to it.
 
-    Some datasets repeat the prompt, or have the row once more as one text; that is no loss.
+    Columns that repeat the prompt, or the whole row as one text, are not lost.
 
     Raises:
-        RowError: a text is in no part of the record.
+        RowError: a column's text is missing from the record.
     """
     content = content_key(record)
     for column, text in view.unread_texts():
@@ -79,8 +79,8 @@ def refuse_lost_text(view: RowView, record: Record) -> None:
 
 
 def _repeats(text: str, record: Record, view: RowView) -> bool:
-    """Return True if a text repeats all texts of the record."""
+    """Return True if a text contains all texts of the record."""
     if isinstance(record, Chat):
-        return all(m.text.strip() in text for m in without_system(record.messages))
+        return all(m.text.strip() in text for m in remove_system(record.messages))
     texts = [view.row.get(column) for column in view.columns.values()]
     return all(isinstance(part, str) and part.strip() in text for part in texts)

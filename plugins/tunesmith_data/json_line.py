@@ -1,4 +1,4 @@
-"""Parse one JSON row from untrusted data: no input can crash the process or use up its memory."""
+"""Parse one JSON row from untrusted data without crashing or exhausting the memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tunesmith_data.row import RowError, excerpt, json_type, not_utf8_error
 
 try:
     import orjson
-except ImportError:  # every row is then parsed by Python's decoder
+except ImportError:  # fall back to Python's decoder for every row
     orjson = None  # type: ignore[assignment]
 
 MAX_DEPTH = 32
 MAX_KEYS = 256
 
-# A string from quote to quote, or to the end where it is cut off. Possessive, so that hostile
-# input cannot make it backtrack.
+# A string from quote to quote, or to the end if it is cut off. Possessive quantifiers keep hostile
+# input from causing backtracking.
 JSON_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _JSON_STRING = re.compile(JSON_STRING, re.DOTALL)
 _COLON_APART = re.compile(rb'"[ \t\r\n]+:')
@@ -29,7 +29,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def is_multi_line(head: bytes) -> bool:
-    """Return True if the first object of a file spans several lines; ``head``: its beginning."""
+    """Return True if a file's first JSON object spans several lines; ``head`` is its start."""
     first, newline, rest = head.lstrip().partition(b"\n")
     continues = first.startswith(b"{") and first.rstrip().endswith((b"{", b"[", b","))
     return bool(newline) and continues and not rest.lstrip().startswith(b"{")
@@ -39,14 +39,14 @@ def parse_row(raw: bytes) -> dict[str, Any]:
     """Return the JSON object in ``raw``.
 
     Raises:
-        RowError: it is not UTF-8, not JSON, not an object, nested too deeply, or ambiguous.
+        RowError: ``raw`` is not UTF-8, not JSON, not an object, nested too deeply, or ambiguous.
     """
     value = _parse_plain(raw)
     return _parse_any(raw) if value is None else value
 
 
 def reparse_row(raw: bytes) -> dict[str, Any]:
-    """Return the JSON object in ``raw``, which :func:`parse_row` has parsed before."""
+    """Return the JSON object in ``raw``, which :func:`parse_row` has already accepted."""
     value: dict[str, Any] | None = _parse_fast(raw)
     if value is None:
         return _parse_any(raw)
@@ -56,11 +56,11 @@ def reparse_row(raw: bytes) -> dict[str, Any]:
 
 
 def _parse_plain(raw: bytes) -> dict[str, Any] | None:
-    """Return the object in ``raw`` if it is plain JSON without doubt, else None.
+    """Return the object in ``raw`` if orjson certainly parsed it correctly, otherwise None.
 
-    orjson is several times faster than Python's decoder, but keeps the last of two equal keys and
-    rounds large integers. So a row is plain only if it has as many keys as colons, those in texts
-    left out if that is simple, and no number that became a float.
+    orjson is several times faster than Python's decoder, but silently keeps the last of two equal
+    keys and rounds large integers. A row is safe only if it has no floats and as many keys as
+    colons; colons inside strings are discounted in simple cases.
     """
     value = _parse_fast(raw)
     if type(value) is not dict:
@@ -70,13 +70,13 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
         return value
     if _COLON_APART.search(raw):
         return None
-    # A quote after a single backslash is part of a text, and ends no key.
+    # A quote after a single backslash is inside a string and does not end a key.
     in_texts = 0 if b'\\\\":' in raw else raw.count(b'\\":')
     return value if keys == raw.count(b'":') - in_texts else None
 
 
 def _parse_fast(raw: bytes) -> Any:
-    """Return the value that orjson reads; None if it reads none."""
+    """Return the value parsed by orjson; None if it fails or is not installed."""
     if orjson is None:
         return None
     try:
@@ -86,7 +86,7 @@ def _parse_fast(raw: bytes) -> Any:
 
 
 def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:
-    """Return the number of keys in all objects; a negative number if a value is not plain."""
+    """Return the number of keys in all objects; negative if a value is not plain."""
     if depth > MAX_DEPTH:
         return _NOT_PLAIN
     total = 0
@@ -104,7 +104,7 @@ def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:
 
 
 def _parse_any(raw: bytes) -> dict[str, Any]:
-    """Return the object in ``raw``, or raise the error that says why it cannot be used."""
+    """Return the object in ``raw``, or raise an error that explains why it cannot be used."""
     if is_too_deep(raw):
         raise RowError(f"nested deeper than {MAX_DEPTH} levels")
     try:
@@ -122,10 +122,14 @@ def _parse_any(raw: bytes) -> dict[str, Any]:
 
 
 def parse_json_text(text: str, name: str) -> object:
-    """Return the value of JSON that is inside a text of a row, such as a tool's arguments.
+    """Parse JSON inside a text of a row, such as a tool's arguments.
+
+    Args:
+        text: the JSON text.
+        name: its name in error messages.
 
     Raises:
-        RowError: it is not JSON, nested too deeply, or ambiguous; ``name`` is its name in messages.
+        RowError: the text is not JSON, nested too deeply, or ambiguous.
     """
     if is_too_deep(text.encode(errors="surrogatepass")):
         raise RowError(f"{name} is nested deeper than {MAX_DEPTH} levels")
@@ -136,7 +140,7 @@ def parse_json_text(text: str, name: str) -> object:
 
 
 def is_too_deep(raw: bytes) -> bool:
-    """Return True if brackets nest deeper than the limit; for a check before recursive parsing."""
+    """Return True if brackets nest deeper than the limit; check this before recursive parsing."""
     if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
     depth = 0
@@ -158,7 +162,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# strict=False lets raw control characters inside strings pass: their meaning is plain.
+# strict=False accepts raw control characters inside strings, because they are unambiguous.
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_object)
 
 

@@ -1,4 +1,4 @@
-"""Find rows whose label is probably wrong, and estimate how many there are.
+"""Find rows whose label is probably wrong, and estimate how many labels are wrong.
 
 ::
 
@@ -6,16 +6,15 @@
 
     found = find_label_errors(records)
     found.share, found.highest_share  # of wrong labels
-    for suspect in found.suspects: ...  # the most suspect row first
+    for suspect in found.suspects: ...  # the most suspicious row first
 
-Each row gets probabilities from a classifier that was trained on other rows: logistic regression on
-TF-IDF weights of character 3- to 5-grams, in five folds. Rows with one prompt are in one
-fold. Confident learning (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research
-70, 2021) estimates from the probabilities how many labels are wrong. Rows are ranked by the
-probability of the label that they have.
+A classifier trained on other rows gives each row label probabilities: logistic regression on TF-IDF
+of character 3- to 5-grams, in five folds. Rows with equal prompts share a fold. Confident learning
+(Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021) estimates from
+the probabilities how many labels are wrong. Rows are ranked by the probability of the given label.
 
-The words of a prompt have to tell its label. Where they do not, the classifier is wrong more often
-than the labels are: :attr:`LabelErrors.agreement` is low then, and the suspects mean little.
+This only works if the words of a prompt predict its label. Otherwise the classifier is wrong more
+often than the labels, :attr:`LabelErrors.agreement` is low, and the suspects mean little.
 """
 
 from __future__ import annotations
@@ -37,15 +36,14 @@ from tunesmith_data.vectors import weigh_grams
 __all__ = ["LabelError", "LabelErrors", "find_label_errors"]
 
 FOLDS = 5
-FEWEST_ROWS = 20
-LONGEST_LABEL = 100
+MIN_ROWS = 20
+MAX_LABEL_CHARACTERS = 100
 MAX_ROWS = 50_000
-"""Rows that are compared; of more rows, a sample is. It keeps the probabilities small enough."""
+"""Maximum number of rows to examine; more rows are sampled, to limit the memory."""
 MAX_PROBABILITIES = 100_000_000
 MAX_GRAMS = 20_000
 C = 10.0
-"""Inverse strength of the regularization, the one of 1, 3, 10, 30 and 100 that agreed with most
-labels of 3,000 rows of banking77."""
+"""Inverse regularization strength: the best of 1, 3, 10, 30 and 100 on 3,000 rows of banking77."""
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -54,52 +52,53 @@ Labels = npt.NDArray[np.str_]
 
 @dataclass(frozen=True, slots=True)
 class LabelError:
-    """A row whose label differs from what the classifier expects."""
+    """A row whose label differs from the classifier's prediction."""
 
     row: int
-    """The position of the record."""
+    """Position of the record."""
     label: str
-    """The label that the row has."""
+    """The row's own label."""
     suggested: str
-    """The label with the highest probability."""
+    """The most probable label."""
     probability: float
-    """The probability, from 0 to 1, of the label that the row has; low: suspect."""
+    """Probability of the row's own label, from 0 to 1; low values are suspicious."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelErrors:
-    """The estimated share of wrong labels, and the rows that are suspect."""
+    """The estimated share of wrong labels, and the suspicious rows."""
 
     rows: int
-    """The rows that could be compared."""
+    """Number of examined rows."""
     labels: int
-    """The number of different labels of these rows."""
+    """Number of distinct labels in these rows."""
     agreement: float
-    """The share of rows whose label is the one that the classifier expects."""
+    """Share of rows whose label equals the classifier's prediction."""
     share: float
-    """The estimated share of wrong labels: a cautious one, which is rather too low."""
+    """Estimated share of wrong labels; conservative, so rather too low."""
     highest_share: float
-    """A share that is rather too high if labels are hard to tell apart."""
+    """Upper estimate of the share, too high if labels are hard to distinguish."""
     suspects: Sequence[LabelError]
-    """All rows with another label than the classifier expects, the most suspect first."""
+    """All rows whose label differs from the prediction, the most suspicious first."""
 
     @property
     def count(self) -> int:
-        """The estimated number of wrong labels, and so of the suspects to look at first."""
+        """The estimated number of wrong labels: how many suspects to look at first."""
         return round(self.share * self.rows)
 
 
 def find_label_errors(records: Sequence[Record]) -> LabelErrors:
-    """Find the records whose label is probably wrong; the label is the last answer.
+    """Find the records whose label (the last answer) is probably wrong.
 
-    The result depends on the content of the rows, not on their order. Labels with fewer than five
-    different prompts are skipped.
+    The result depends only on the content of the rows, not on their order. Labels with fewer than
+    five distinct prompts are skipped.
 
     Raises:
-        DataError: the answers are no labels that recur, or cleanlab is not installed.
+        DataError: the answers are not recurring labels.
+        EnvironmentProblem: cleanlab is not installed.
     """
     require_library("cleanlab", "label errors", extra="data")
-    with warnings.catch_warnings():  # importing it switches all warnings off
+    with warnings.catch_warnings():  # importing cleanlab disables all warnings
         from cleanlab import count
 
     rows, names, texts = _labeled(records)
@@ -117,7 +116,7 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
         labels=len(classes),
         agreement=1 - len(differs) / len(given),
         share=share,
-        # The sum, not 1 minus the diagonal: where no label is wrong it is exactly 0.
+        # A sum, not 1 minus the diagonal, so that it is exactly 0 if no label is wrong.
         highest_share=max(share, float(joint[~np.eye(len(joint), dtype=bool)].sum())),
         suspects=[
             LabelError(rows[i], names[i], str(classes[expected[i]]), float(of_given[i]))
@@ -127,10 +126,10 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
 
 
 def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]]:
-    """Return numbers, labels and prompts of the rows that can be compared, in an order of content.
+    """Return positions, labels and prompts of the usable rows, ordered by content.
 
     Raises:
-        DataError: the answers are no labels.
+        DataError: the answers are not labels.
     """
     keyed = sorted(_read(records))[:MAX_ROWS]
     prompts: dict[str, set[bytes]] = {}
@@ -138,30 +137,30 @@ def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]
         prompts.setdefault(label, set()).add(key)
     usual = {label for label, keys in prompts.items() if len(keys) >= FOLDS}
     kept = [(row, label, text) for _, label, row, text in keyed if label in usual]
-    too_few = len(kept) < max(FEWEST_ROWS, len(keyed) / 2) or len(usual) < 2
+    too_few = len(kept) < max(MIN_ROWS, len(keyed) / 2) or len(usual) < 2
     if too_few or len(kept) * len(usual) > MAX_PROBABILITIES:
-        hint = "label errors are looked for in the rows of a classification"
-        what = f"the answers are no labels: {len(usual):,} of {len(prompts):,} recur in "
+        hint = "use it on rows whose answers are class labels"
+        what = f"the answers are not labels: only {len(usual):,} of {len(prompts):,} occur with "
         raise DataError("label errors", f"{what}{FOLDS} or more prompts", hint=hint)
     rows, names, texts = map(list, zip(*kept, strict=True))
     return rows, names, texts
 
 
 def _read(records: Sequence[Record]) -> list[tuple[bytes, str, int, str]]:
-    """Return for each row the hash of its prompt, its label, its number and its prompt."""
+    """Return the hash of the prompt, the label, the position and the prompt of each row."""
     read = []
     for row, record in enumerate(records):
         if isinstance(record, Completion | Chat):
             label = last_exchange(record)[1].text.strip()
             text = normalize_text(prompt_text(record))
-            if label and len(label) <= LONGEST_LABEL:
+            if label and len(label) <= MAX_LABEL_CHARACTERS:
                 key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
                 read.append((key, label, row, text))
     return read
 
 
 def _out_of_fold(texts: Sequence[str], labels: Labels) -> tuple[Floats, Labels]:
-    """Return the probabilities of each row's labels, by a classifier of the other folds' rows."""
+    """Return each row's label probabilities, by a classifier trained on the other folds."""
     from sklearn.linear_model import LogisticRegression
 
     vectors = weigh_grams(texts, MAX_GRAMS, np.float64)
@@ -177,7 +176,7 @@ def _out_of_fold(texts: Sequence[str], labels: Labels) -> tuple[Floats, Labels]:
 
 
 def _split_into_folds(texts: Sequence[str], labels: Labels) -> Indices:
-    """Return the fold of each row: one for all rows of a prompt, and labels spread over all."""
+    """Return the fold of each row; equal prompts share a fold, and labels are spread evenly."""
     first: dict[str, str] = {}
     for text, label in zip(texts, labels, strict=True):
         first.setdefault(text, str(label))

@@ -1,4 +1,4 @@
-"""Read rows into a dataset, and account for every row that cannot be used."""
+"""Read rows into a dataset, and count every row that cannot be used."""
 
 from __future__ import annotations
 
@@ -13,98 +13,97 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith_data.accounting import UnusableRows
 from tunesmith_data.files import DataFile, find_files, open_data_file
 from tunesmith_data.guess_columns import guess_columns
 from tunesmith_data.record_reader import RecordReader
-from tunesmith_data.row import ReadRows, Row, RowError, Span
-from tunesmith_data.stored import OpenFiles, Spool, Stored, StoredInSpool
+from tunesmith_data.row import ReadRows, Row, RowError, RowSpan
+from tunesmith_data.skipped_rows import SkippedRows
+from tunesmith_data.stored import OpenFiles, Spool, StoredBytes, StoredInSpool
 from tunesmith_data.stored_records import CopiedRows, Segment, StoredRecords
 
 if TYPE_CHECKING:
     from tunesmith_data.options import FieldOptions, RowOptions
 
 MAX_BYTES_IN_MEMORY = 64_000_000
-"""Bytes of rows up to which their records stay in memory."""
+"""Records stay in memory up to this many bytes of rows."""
 MAX_NAMED_FILES = 3
 FIRST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """One file, or another source of rows.
+    """A file or another source of rows.
 
-    ``open`` returns a context manager that yields the rows, and the place where rows with a span
-    are read again.
+    ``open`` returns a context manager that yields the rows, and the storage for reading rows with a
+    span again.
     """
 
     name: str
-    open: Callable[[Store], AbstractContextManager[tuple[Iterator[Row], Stored | None]]]
+    open: Callable[[RowStore], AbstractContextManager[tuple[Iterator[Row], StoredBytes | None]]]
     may_be_unusable: bool = False
-    """True if other sources are used although no row of this one can be."""
+    """True if the other sources are used even if no row of this one is usable."""
 
     @classmethod
     def of_rows(cls, name: str, read: Callable[[], Iterator[Row]]) -> RowSource:
-        """Return a source whose rows have no position in a file, such as those of a database."""
+        """Return a source of rows without a position in a file, such as database rows."""
 
         @contextmanager
-        def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], None]]:
+        def open_rows(store: RowStore) -> Iterator[tuple[Iterator[Row], None]]:
             yield read(), None
 
         return cls(name, open_rows)
 
 
 @dataclass(frozen=True)
-class Store:
-    """The files from which rows are read again: those of the user, and a temporary one."""
+class RowStore:
+    """The files that rows are read from again: the user's files and a temporary file."""
 
     spool: Spool = field(default_factory=Spool)
     files: OpenFiles = field(default_factory=OpenFiles)
 
 
 def _is_text(file: DataFile) -> None:
-    """Return None: every file is text."""
+    """Treat every file as text: return None."""
 
 
 @dataclass(frozen=True)
 class RowLoader:
     """A data loader for files of rows.
 
-    ``read`` yields the rows of one open file; the loader finds and opens files, detects the format,
+    ``read`` yields the rows of one open file. The loader finds and opens files, detects the format,
     builds records and counts the rows that cannot be used.
     """
 
     options: RowOptions
     read: ReadRows
     memory: int = MAX_BYTES_IN_MEMORY
-    """Most bytes of unpacked files to keep in memory; others are kept in a temporary file."""
+    """Maximum bytes of unpacked files in memory; beyond it, a temporary file is used."""
     open_other: Callable[[DataFile], RowSource | None] = _is_text
-    """Returns the source of a file that is not text, and None for all others."""
+    """Returns the source of a file that is not text; None for text files."""
 
     def load(self) -> Dataset:
         """Read all files.
 
         Raises:
-            DataError: a file cannot be used, or more rows are unusable than ``max_skipped``
-                allows.
+            DataError: a file cannot be used, or too many rows are unusable (``max_skipped``).
         """
         options = self.options
         train, test, validation = (
             find_files(names or []) for names in (options.train, options.test, options.validation)
         )
-        refuse_overlap(train=train, test=test, validation=validation)
+        refuse_shared_files(train=train, test=test, validation=validation)
         sources = ([self._source(file) for file in files] for files in (train, test, validation))
         return load_sources(options, *sources, memory=self.memory)
 
     def first_columns(self) -> list[str]:
-        """Return the columns of the first rows that can be parsed, each once.
+        """Return the distinct columns of the first rows that can be parsed.
 
         Raises:
             DataError: a file cannot be used.
         """
         found: dict[str, None] = {}
         source = self._source(find_files(self.options.train)[0])
-        with source.open(Store()) as (rows, _):
+        with source.open(RowStore()) as (rows, _):
             for row in islice(rows, FIRST_ROWS):
                 if not isinstance(row.fields, RowError):
                     found |= dict.fromkeys(row.fields)
@@ -127,7 +126,7 @@ class RowLoader:
             return other
 
         @contextmanager
-        def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], Stored]]:
+        def open_rows(store: RowStore) -> Iterator[tuple[Iterator[Row], StoredBytes]]:
             limit = self.options.max_unpacked_bytes
             with open_data_file(
                 file,
@@ -143,14 +142,14 @@ class RowLoader:
 
 @dataclass(frozen=True)
 class SourceLoader:
-    """A data loader for sources that are not files of rows, such as a service or a database."""
+    """A data loader for sources other than files, such as a service or a database."""
 
     options: FieldOptions
     train: Sequence[RowSource]
     test: Sequence[RowSource] = ()
     validation: Sequence[RowSource] = ()
     memory: int = MAX_BYTES_IN_MEMORY
-    """Most bytes of rows to keep in memory; others are kept in a temporary file."""
+    """Maximum bytes of rows in memory; beyond it, a temporary file is used."""
 
     def load(self) -> Dataset:
         """Read all sources; see :func:`load_sources`."""
@@ -159,14 +158,14 @@ class SourceLoader:
         )
 
 
-def refuse_overlap(**parts: Sequence[DataFile]) -> None:
-    """Raise an error if a file is in two parts of the data, which are given by name."""
+def refuse_shared_files(**parts: Sequence[DataFile]) -> None:
+    """Raise an error if a file belongs to two parts; ``parts`` has the files by part name."""
     seen: dict[Path, str] = {}
     for part, files in parts.items():
         for file in files:
             first = seen.setdefault(file.path.resolve(), part)
             if first != part:
-                hint = f"name another file, or leave {part} out and rows of train are used for it"
+                hint = f"name another file, or remove {part} to use a part of train for it"
                 raise DataError(file.display_name, f"is in both {first} and {part}", hint=hint)
 
 
@@ -181,9 +180,9 @@ def load_sources(
     """Read the rows of all sources; parts without a source are split off ``train`` later.
 
     Raises:
-        DataError: a source cannot be used, or more rows are unusable than ``max_skipped`` allows.
+        DataError: a source cannot be used, or too many rows are unusable (``max_skipped``).
     """
-    store = Store()
+    store = RowStore()
     parts: dict[str, _Part] = {}
     for name, sources in (("train", train), ("test", test), ("validation", validation)):
         if sources or name == "train":
@@ -201,25 +200,25 @@ def load_sources(
 
 
 class _Part:
-    """The rows of one part of the data: records in memory, or an index once they are too many."""
+    """The rows of one part of the data: records in memory, or an index if there are too many."""
 
-    def __init__(self, options: FieldOptions, store: Store, memory: int) -> None:
+    def __init__(self, options: FieldOptions, store: RowStore, memory: int) -> None:
         self.options = options
-        self.unusable_rows = UnusableRows(options.max_skipped)
+        self.unusable_rows = SkippedRows(options.max_skipped)
         self._store = store
         self._memory = memory
         self._in_memory: list[Record] | None = []
         self._stored = StoredRecords()
         self._descriptions: list[str] = []
         self.warnings: list[str] = []
-        """Sentences about columns that are not used, each once."""
+        """Distinct sentences about unused columns."""
 
     def records(self) -> Sequence[Record]:
         """Return the records of all usable rows."""
         return self._stored if self._in_memory is None else self._in_memory
 
     def description(self) -> str:
-        """Return the sources with their formats; of many sources only the first."""
+        """Return the sources with their formats as text; only the first ones if there are many."""
         more = len(self._descriptions) - MAX_NAMED_FILES
         names = self._descriptions[:MAX_NAMED_FILES]
         return "; ".join([*names, f"and {more:,} more files"] if more > 0 else names)
@@ -244,7 +243,7 @@ class _Part:
         self.unusable_rows.check(names, len(self._stored))
 
     def _read_source(
-        self, rows: Iterator[Row], reader: RecordReader, stored: Stored | None
+        self, rows: Iterator[Row], reader: RecordReader, stored: StoredBytes | None
     ) -> None:
         in_spool = StoredInSpool(self._store.spool, 0)
         copies: CopiedRows | None = None
@@ -263,10 +262,10 @@ class _Part:
                 if self._memory < 0:
                     self._in_memory = None
 
-    def _copy(self, row: Row) -> Span:
-        """Copy a row that cannot be read again by position to the temporary file."""
+    def _copy(self, row: Row) -> RowSpan:
+        """Copy a row without a span to the temporary file."""
         data = json.dumps(row.fields, default=str).encode()
-        return Span(self._store.spool.append(data), len(data), _parse_copy)
+        return RowSpan(self._store.spool.append(data), len(data), _parse_copy)
 
 
 def _parse_copy(data: bytes) -> dict[str, Any]:
@@ -274,8 +273,8 @@ def _parse_copy(data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _row_text(row: Row, stored: Stored | None) -> str:
-    """Return an unusable row as it is written in its file, else its columns as JSON."""
+def _row_text(row: Row, stored: StoredBytes | None) -> str:
+    """Return the original text of an unusable row, or its columns as JSON."""
     if row.span is not None and stored is not None:
         return stored.read(row.span.offset, row.span.size).decode("utf-8", "backslashreplace")
     return "" if isinstance(row.fields, RowError) else json.dumps(row.fields, default=str)

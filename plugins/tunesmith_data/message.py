@@ -1,7 +1,8 @@
-"""Messages from JSON: one turn of a conversation, in the forms that datasets use.
+"""Parse messages (turns of a conversation) from JSON, in the forms that datasets use.
 
 A message is ``{"role", "content"}``, as in OpenAI's chat API, or ``{"from", "value"}``, as in
-ShareGPT. Every key that changes what is learned is read or refused; see :func:`unused_keys`.
+ShareGPT. Keys that change what is learned are either read or refused. :func:`unused_keys` lists the
+others.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ ROLE_ALIASES = {
     "ipython": "tool",
     "tool_response": "tool",
 }
-"""Role names of datasets and chat templates, and ours."""
+"""Role names in datasets and chat templates, mapped to ours."""
 CALL_ROLES = ("function_call", "tool_call")
-"""Roles of turns in which the assistant calls a tool; their text is the call as JSON."""
+"""Roles of turns where the assistant calls a tool; their text is the call as JSON."""
 
 ROLE_KEYS = ("role", "from")
 TEXT_KEYS = ("content", "value")
 CALL_KEYS = ("tool_calls", "function_call")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 WEIGHT_KEYS = ("weight", "loss_weight", "train", "training", "loss")
-"""Keys that say how much a turn contributes to the loss: a number, or true or false."""
+"""Keys for a turn's weight in the loss: a number, or true or false."""
 _LOSS_KEYS = (*WEIGHT_KEYS, "mask")
 _KNOWN_KEYS = frozenset(
     (
@@ -48,12 +49,12 @@ _KNOWN_KEYS = frozenset(
 _CHANGES_TRAINING = re.compile(
     "weight|mask|loss|train|reason|think|thought|tool|function|image|audio|video|label"
 )
-"""Part of the name of a key that may change what is learned."""
+"""Matches names of keys that may change what is learned."""
 _MAY_BE_ZERO = re.compile("weight|mask|loss|train|label")
-"""Part of the name of a key that may change it with 0 or false, too."""
+"""Matches names of keys that may change what is learned even if their value is 0 or false."""
 
 _WITHOUT_EFFECT = ("id", "parallel_tool_calls")
-"""Keys beside the messages of an object that change nothing of what is learned."""
+"""Keys next to an object's messages that do not affect what is learned."""
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _PART_VALUES = ("text", "value", "content", "reasoning", "thinking")
@@ -64,13 +65,13 @@ _INLINE_REASONING = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 
 
 def parse_messages(value: object, name: str, *, split_inline: bool = True) -> tuple[Message, ...]:
-    """Return the messages of a list, or of one message object.
+    """Parse a list of messages, or a single message object.
 
-    With ``split_inline`` reasoning and tool calls that are marked in the text of an answer become
-    fields of the message.
+    With ``split_inline``, reasoning and tool calls marked within an answer's text become fields of
+    the message.
 
     Raises:
-        RowError: not a list of messages, or a message with a key that cannot be used.
+        RowError: the value is not a list of messages, or a message has a key that cannot be used.
     """
     if isinstance(value, dict):
         value = _unwrap(value, name) if "messages" in value else [value]
@@ -88,7 +89,7 @@ def parse_messages(value: object, name: str, *, split_inline: bool = True) -> tu
 
 
 def _unwrap(value: Mapping[str, object], name: str) -> object:
-    """Return the messages of an object that holds them, as OpenAI's ``input`` does."""
+    """Return the messages of an object that contains them, such as OpenAI's ``input``."""
     others = [key for key in value if key != "messages" and key not in _WITHOUT_EFFECT]
     if others:
         raise RowError(
@@ -98,25 +99,25 @@ def _unwrap(value: Mapping[str, object], name: str) -> object:
 
 
 def unused_keys(value: object) -> list[str]:
-    """Return the keys of the messages in a value that are not used, each once; often none."""
+    """Return the distinct message keys in a value that are not used."""
     items = value if isinstance(value, list) else [value]
     keys = (key for item in items if isinstance(item, dict) and _has_role(item) for key in item)
     return list(dict.fromkeys(key for key in keys if key not in _KNOWN_KEYS))
 
 
 def split_answer(message: Message) -> Message:
-    """Return an answer with the reasoning and the tool calls that are in its text as fields.
+    """Move reasoning and tool calls from an answer's text to the message's fields.
 
-    Text in parts with weights of their own stays as it is.
+    An answer in parts with their own weights stays unchanged.
 
     Raises:
-        RowError: the answer has other reasoning beside the text.
+        RowError: the answer already has different reasoning in a field.
     """
     if message.text_parts:
         return message
     reasoning, text = _split_reasoning(message.text)
     if reasoning and message.reasoning not in ("", reasoning):
-        raise RowError("an answer has two reasonings, one of them between <think> marks")
+        raise RowError("an answer has different reasoning in its text (<think>) and in its field")
     calls = message.tool_calls
     text, calls = (text, calls) if calls else split_inline_calls(text)
     if text == message.text and calls == message.tool_calls:
@@ -127,7 +128,7 @@ def split_answer(message: Message) -> Message:
 
 
 def is_plain_answer(text: str) -> bool:
-    """Return True if an answer has no marks of reasoning or tool calls: it is nothing but text."""
+    """Return True if an answer is plain text, without marks of reasoning or tool calls."""
     return "<tool_call>" not in text and not ("<think>" in text and _INLINE_REASONING.match(text))
 
 
@@ -136,7 +137,7 @@ def _has_role(item: Mapping[str, object]) -> bool:
 
 
 def _messages(item: object, split_inline: bool) -> list[Message]:
-    """Return the messages of one JSON object: one, or one for each result of a tool in it."""
+    """Return the messages in a JSON object: one, or one per tool result."""
     if not isinstance(item, dict):
         raise RowError(f"a message is {json_type(item)}, not an object")
     _refuse_unknown_keys(item, "a message", _KNOWN_KEYS)
@@ -155,7 +156,7 @@ def _messages(item: object, split_inline: bool) -> list[Message]:
 
 
 def _refuse_unknown_keys(item: Mapping[str, object], what: str, known: frozenset[str]) -> None:
-    """Check that a message or a part of its content has no key that is lost."""
+    """Raise an error for an unknown key in a message or content part that may matter."""
     for key, value in item.items():
         if key in known or not _CHANGES_TRAINING.search(key.lower()):
             continue
@@ -168,21 +169,21 @@ def _refuse_unknown_keys(item: Mapping[str, object], what: str, known: frozenset
 
 
 def _one_value(item: Mapping[str, object], keys: tuple[str, ...]) -> object:
-    """Return the value of the one key of some that has a value; None if none has.
+    """Return the value shared by all of these keys that are set; None if none is set.
 
     Raises:
-        RowError: several have, and they differ.
+        RowError: the values differ.
     """
     found = {key: item[key] for key in keys if item.get(key) is not None}
     values = list(found.values())
     if any(value != values[0] for value in values):
         names = " and ".join(f"`{key}`" for key in found)
-        raise RowError(f"{names} of a message differ", hint="keep the one that is meant")
+        raise RowError(f"{names} of a message differ", hint="keep only one of them")
     return values[0] if values else None
 
 
 def _other_turn(item: Mapping[str, object], value: object, role: Role) -> list[Message]:
-    """Return the messages of a turn that is not the assistant's."""
+    """Return the messages of a turn by the system, the user or a tool."""
     for key in (*REASONING_KEYS, *CALL_KEYS):
         if item.get(key):
             raise RowError(f"a {role} turn has `{key}`, which only the assistant's turns have")
@@ -200,10 +201,10 @@ def _other_turn(item: Mapping[str, object], value: object, role: Role) -> list[M
 
 
 def _call_turn(item: Mapping[str, object], value: object, turn: str) -> Message:
-    """Return a turn whose content is the call of a tool."""
+    """Return a turn whose content is a tool call."""
     calls = parse_tool_calls(value, turn)
     if any(item.get(key) for key in CALL_KEYS):
-        raise RowError(f"{turn} has tool calls in its content and beside it")
+        raise RowError(f"{turn} has tool calls both in its content and next to it")
     reasoning, weight = _reasoning(item, ""), _weight(item, "assistant")
     return Message("assistant", "", reasoning=reasoning, tool_calls=calls, weight=weight)
 
@@ -214,7 +215,7 @@ def _assistant(item: Mapping[str, object], value: object, split_inline: bool) ->
     if value is None and not calls:
         raise RowError("content is null, not text")
     if calls and part_calls:
-        raise RowError("a message has tool calls in its content and beside it")
+        raise RowError("a message has tool calls both in its content and next to it")
     reasoning, weight = _reasoning(item, part_reasoning), _weight(item, "assistant")
     calls = calls or part_calls
     message = Message(
@@ -232,7 +233,7 @@ def _reasoning(item: Mapping[str, object], part_reasoning: str) -> str:
     texts = [require_text(item[key], f"`{key}`") for key in REASONING_KEYS if item.get(key)]
     found = list(dict.fromkeys([*texts, *([part_reasoning] if part_reasoning else [])]))
     if len(found) > 1:
-        raise RowError("a message has two different reasonings")
+        raise RowError("a message has two different reasoning texts")
     return found[0] if found else ""
 
 
@@ -282,14 +283,14 @@ def _part_text(part: Mapping[str, object]) -> str:
 def _refuse_weight(part: Mapping[str, object]) -> None:
     if _weight(part, "assistant") != 1:
         hint = "give the weight to the message"
-        raise RowError("a part that is not text has a weight of its own", hint=hint)
+        raise RowError("a part that is not text has its own weight", hint=hint)
 
 
 def _weight(item: Mapping[str, object], role: str) -> float:
-    """Return the weight of a message or part in the loss; 1 if it states none.
+    """Return the weight of a message or content part in the loss; 1 by default.
 
     Raises:
-        RowError: it is not a weight, or a turn of another role than the assistant is to be trained.
+        RowError: the weight is invalid, or a turn other than the assistant's is marked as trained.
     """
     stated = [_weight_of(item[key], key) for key in WEIGHT_KEYS if item.get(key) is not None]
     if (mask := item.get("mask")) is not None:
@@ -314,9 +315,9 @@ def _weight_of(value: object, key: str) -> float:
 
 
 def _split_reasoning(text: str) -> tuple[str, str]:
-    """Return the reasoning between ``<think>`` marks at the start of an answer, and the rest.
+    """Split an answer into the reasoning between ``<think>`` marks at its start, and the rest.
 
-    An empty block stays a part of the text, because it tells some models not to reason.
+    An empty block stays in the text, because it tells some models not to reason.
     """
     found = _INLINE_REASONING.match(text)
     if found is None or not found.group(1).strip():
@@ -329,7 +330,7 @@ def _is_call(message: Message) -> bool:
 
 
 def _merge_call(before: Message, call: Message) -> Message:
-    """Return one turn of an answer and the call that follows it as a turn of its own."""
+    """Merge an answer and the tool call in the turn after it into one turn."""
     if before.weight != call.weight:
         raise RowError("an answer and its tool call have different weights")
     return replace(before, tool_calls=(*before.tool_calls, *call.tool_calls))

@@ -1,4 +1,4 @@
-"""Options that all row loaders share."""
+"""Options shared by all row loaders."""
 
 from __future__ import annotations
 
@@ -60,46 +60,49 @@ def _describe_formats(chosen: str) -> str:
 
 
 class FieldOptions(Options):
-    """Options of a loader of rows: columns, and the accepted share of unusable rows."""
+    """Options of a loader of rows: format, columns and the acceptable share of unusable rows."""
 
     format: FormatName = Field(
-        "auto", description="Format of the rows; auto detects it from the columns."
+        "auto", description="Format of the rows; `auto` detects it from the columns."
     )
     columns: dict[FieldName, Column] = Field(
         {},
         description=(
             'Names of your columns by field: { prompt = "question", completion = "answer" }. '
-            'A value inside of a column has a path: "instances.0.output".'
+            'Use a path for a value inside a column: "instances.0.output".'
         ),
     )
-    system: Column | None = Field(None, description="System prompt for every row that has none.")
+    system: Column | None = Field(None, description="System prompt for rows that have none.")
     group: Column | None = Field(
         None,
         description=(
-            "Column with group labels; rows with equal labels stay in the same part of the split."
+            "Column with group labels. Rows with equal labels stay in the same part of the split."
         ),
     )
     slices: list[Column] = Field(
         [],
-        description="Columns whose values divide the results: metrics are also reported per value.",
+        description="Columns to slice results by: metrics are also reported for each value.",
     )
     ignore: list[Column] = Field(
         [],
         description=(
-            "Columns to train without, although by their names they could change what is learned: "
+            "Columns to ignore although their names suggest that they change what is learned: "
             "images, labels, weights, or a second prompt or answer."
         ),
     )
     max_skipped: float = Field(
-        0.01, ge=0, le=1, description="Share of unusable rows above which the run stops."
+        0.01,
+        ge=0,
+        le=1,
+        description="Maximum share of unusable rows; with more, the run stops.",
     )
 
     def formats(self) -> tuple[Format, ...]:
-        """Return the formats that rows may have, in the order in which they are tried."""
+        """Return the formats that rows may have, in order of precedence."""
         return find_formats(self.format, list(self.columns))
 
     def ignored_columns(self) -> frozenset[str]:
-        """Return the columns that records are made without; `label` of groups and slices too."""
+        """Return the columns to ignore, including a `label` column used for groups or slices."""
         labels = set(LABEL_COLUMNS).intersection((self.group, *self.slices))
         return frozenset({*self.ignore, *(labels - {*self.columns.values()})})
 
@@ -119,22 +122,22 @@ class FieldOptions(Options):
 
 
 class RowOptions(FieldOptions):
-    """Options of a loader of files of rows."""
+    """Options of a loader for files of rows."""
 
     train: Paths = Field(
-        description="File with training data, a glob pattern, or a list of both.",
+        description="Training data: a file, a glob pattern, or a list of both.",
         json_schema_extra={"path": True},
     )
     test: Paths | None = Field(
         None,
-        description="Files to evaluate on, in the same form. Unset: a part of `train` is held out.",
+        description="Test files, in the same form. Unset: test rows are split off `train`.",
         json_schema_extra={"path": True},
     )
     validation: Paths | None = Field(
         None,
         description=(
-            "Files for everything that chooses, such as the best checkpoint, in the same form. "
-            "Unset: a part of `train`, see `[split] validation_size`."
+            "Validation files, in the same form, for choices such as the best checkpoint. Unset: "
+            "validation rows are split off `train`; see `[split] validation_size`."
         ),
         json_schema_extra={"path": True},
     )
@@ -148,12 +151,12 @@ class RowOptions(FieldOptions):
         8_000_000,
         ge=1_000,
         le=1_000_000_000,
-        description="Size of the largest row that is accepted, in bytes.",
+        description="Maximum size of a row, in bytes.",
     )
     max_unpacked_bytes: int = Field(
         4_000_000_000,
         ge=1_000,
-        description="Largest size after unpacking, in bytes, of a file packed with gzip or zstd.",
+        description="Maximum unpacked size of a file packed with gzip or zstd, in bytes.",
     )
 
     @field_validator("train", "test", "validation")

@@ -1,4 +1,4 @@
-"""Turn the rows of a file into records: detect the format, and find the reason of unusable rows."""
+"""Turn the rows of a file into records: detect the format, and explain unusable rows."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, TypeAlias
 from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.text import one_line, suggest_name
-from tunesmith_data.accounting import UnusableRows
 from tunesmith_data.formats import Format, FormatMatch, match_format
 from tunesmith_data.message import unused_keys
 from tunesmith_data.row import Fields, Row, RowError
 from tunesmith_data.row_view import RowView, label_text
+from tunesmith_data.skipped_rows import SkippedRows
 
 if TYPE_CHECKING:
     from tunesmith_data.options import FieldOptions
 
 FORMAT_DETECTION_ROWS = 1_000
-"""Rows at the beginning of a file that decide its format."""
+"""Number of rows at the start of a file that decide its format."""
 MAX_NAMED_COLUMNS = 6
 Content: TypeAlias = Callable[[Row], str]
 
 
 class RecordReader:
-    """Turns the rows of one file, or another source, into records."""
+    """Turns the rows of one source, usually a file, into records."""
 
     def __init__(
         self,
         name: str,
         options: FieldOptions,
-        unusable_rows: UnusableRows,
+        unusable_rows: SkippedRows,
         may_be_unusable: bool = False,
     ) -> None:
         self.name = name
@@ -53,9 +53,9 @@ class RecordReader:
         """Records whose format is not that of most rows, by format."""
 
     def records(self, rows: Iterator[Row], content: Content) -> Iterator[tuple[Row, Record]]:
-        """Yield the usable rows and their records, in order, and count the others.
+        """Yield the usable rows with their records, in order, and count the others.
 
-        ``content`` returns a row as it is written in the file.
+        ``content`` returns the original text of an unusable row.
         """
         if self._paths:
             rows = map(self._with_paths, rows)
@@ -73,11 +73,11 @@ class RecordReader:
 
     @property
     def copied_columns(self) -> tuple[str, ...]:
-        """The columns that a record may hold as they are; none if they are inside of others."""
+        """The columns that a record may copy unchanged; empty if some are paths into others."""
         return () if self._paths or self.match is None else (*self.match.required_columns.values(),)
 
     def build_again(self, where: str, fields: Fields) -> Record:
-        """Return the record of a row that was read once more."""
+        """Return the record of a row that was read again."""
         return self.build(where, add_paths(fields, self._paths) if self._paths else fields)
 
     def _with_paths(self, row: Row) -> Row:
@@ -102,7 +102,7 @@ class RecordReader:
         return self._with_group_and_slices(match.format.build(view), fields)
 
     def _used(self, fields: Fields) -> Fields:
-        """Return the row without the columns that are to be ignored."""
+        """Return the row without ignored columns."""
         if not self.without:
             return fields
         return {key: value for key, value in fields.items() if key not in self.without}
@@ -122,11 +122,11 @@ class RecordReader:
             self._others[str(match)] += 1
 
     def warnings(self) -> list[str]:
-        """Return a sentence about the columns and keys that are not used; often none."""
+        """Return a sentence that lists unused columns and keys; empty if all are used."""
         return [f"{self.name}: not used: {_join(self.unused)}"] if self.unused else []
 
     def _choose_format(self, first_rows: Sequence[Row]) -> None:
-        """Choose the format that most of the first rows have."""
+        """Choose the most common format of the first rows."""
         usable = [row for row in first_rows if not isinstance(row.fields, RowError)]
         candidates = Counter(
             str(match) for row in usable if (match := self._match(_fields_of(row))) is not None
@@ -152,7 +152,7 @@ class RecordReader:
             known = (key for key, value in fields.items() if value is not None)
             present = tuple(key for key in known if key not in self.without)
         if present not in self._matches:
-            # Bounded, because every row of a file may have new columns.
+            # The cache is bounded, because every row of a file may have new columns.
             if len(self._matches) > FORMAT_DETECTION_ROWS:
                 self._matches.clear()
             self._matches[present] = match_format(
@@ -161,7 +161,7 @@ class RecordReader:
         return self._matches[present]
 
     def _with_group_and_slices(self, record: Record, fields: Fields) -> Record:
-        """Return the record with its group and slices, if the options name any."""
+        """Add the group and the slices that the options name to a record."""
         options = self.options
         if options.group is None and not options.slices:
             return record
@@ -177,7 +177,7 @@ class RecordReader:
         return replace(record, group=group, slices=slices)
 
     def _missing_column_error(self, fields: Fields) -> RowError:
-        """Return the reason why a row matches no format."""
+        """Explain why a row does not match any format."""
         assert self.match is not None
         if not fields:
             return RowError("row is empty")
@@ -201,7 +201,7 @@ class RecordReader:
                 raise DataError(self.name, f"has no column `{column}`", hint=hint)
 
     def _optional_columns(self) -> list[str]:
-        """Return the columns that are used but did not decide on the format."""
+        """Return the used columns that the format does not require."""
         assert self.match is not None
         matches = [match for match in self._matches.values() if match]
         required = {column for match in matches for column in match.required_columns.values()}
@@ -215,7 +215,7 @@ class RecordReader:
         return [column for column in _all_columns(rows) if column not in used]
 
     def _unused_keys(self, rows: Sequence[Row]) -> list[str]:
-        """Return the keys of messages that are not used, each with its column."""
+        """Return the unused keys of messages, as ``column.key``."""
         assert self.match is not None
         columns = dict.fromkeys([*self.match.required_columns.values(), *self.optional])
         found = (
@@ -252,14 +252,14 @@ class RecordReader:
 
 
 def _missing_part_hint(fields: Fields, formats: Sequence[Format]) -> str:
-    """Return the part that a row lacks for the format of which it has the other part."""
+    """Return a hint about the missing column of a format that the row partly matches."""
     for known in formats:
         present = [name for name in known.required if fields.get(name) is not None]
         lacking = [name for name in known.required if name not in present]
         if present and lacking:
             return (
-                f"{known.title} have `{lacking[0]}` beside `{present[0]}`; if another column is "
-                f'that: columns = {{ {lacking[0]} = "..." }}'
+                f"{known.title} also need `{lacking[0]}`, not only `{present[0]}`; if it has "
+                f'another name: columns = {{ {lacking[0]} = "..." }}'
             )
     return 'map your columns: columns = { prompt = "...", completion = "..." }'
 
@@ -271,10 +271,10 @@ def _join(names: Sequence[str]) -> str:
 
 
 def add_paths(fields: Fields, paths: Sequence[str]) -> Fields:
-    """Return a row with a column for each path that leads to a value inside of another column.
+    """Add a column for each path that leads to a value inside another column.
 
     ``instances.0.output`` is the value of ``output`` in the first item of ``instances``. A column
-    that has the path as its name comes first.
+    whose name equals the path takes precedence.
     """
     found = {path: _follow(fields, path) for path in paths if path not in fields}
     return {**fields, **{path: value for path, value in found.items() if value is not None}}
@@ -299,7 +299,7 @@ def _fields_of(row: Row) -> Fields:
 
 
 def _all_columns(rows: Sequence[Row]) -> dict[str, object]:
-    """Return the columns of some rows, each once, in order of first occurrence."""
+    """Return the distinct columns of some rows, in order of first occurrence."""
     return dict.fromkeys(key for row in rows for key in _fields_of(row))
 
 

@@ -1,4 +1,4 @@
-"""One row of a file, or the error that makes it unusable."""
+"""A row of a file, or the error that makes it unusable."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import NamedTuple, TypeAlias
 from tunesmith.text import one_line, redact
 
 Fields: TypeAlias = Mapping[str, object]
-"""Column names and their values, with the types of JSON."""
+"""Column names and their values, as JSON types."""
 
 DETAIL_LIMIT = 80
 EXCERPT_INPUT_LIMIT = 1_000
 
 
 class RowError(Exception):
-    """A row cannot be used.
+    """Raised for a row that cannot be used.
 
-    ``cause`` is a fixed phrase, the same for all rows with this error. ``detail`` describes this
-    row. ``hint`` states how to fix rows with this error.
+    Args:
+        cause: a fixed phrase, the same for all rows with this error.
+        detail: what is wrong in this row.
+        hint: how to fix rows with this error.
     """
 
     def __init__(self, cause: str, detail: str = "", *, hint: str = "") -> None:
@@ -31,14 +33,14 @@ class RowError(Exception):
 
 
 Parse: TypeAlias = Callable[[bytes], Fields]
-"""A function that parses the bytes of one row again, after they were parsed without an error."""
+"""A function that parses a row's bytes again, after they were parsed once without error."""
 
 
-class Span(NamedTuple):
-    """The bytes of a row in its file, and how they are parsed.
+class RowSpan(NamedTuple):
+    """The position of a row's bytes in its file, and how to parse them.
 
-    Rows with a span are not kept in memory: they are read again when they are needed. Rows without
-    one are copied to a temporary file if there are too many for memory.
+    Rows with a span are not kept in memory; they are read again on demand. Rows without a span are
+    copied to a temporary file if there are too many for memory.
     """
 
     offset: int
@@ -47,26 +49,26 @@ class Span(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row and the line it starts on, counted from 1."""
+    """A row and the line that it starts on, counted from 1."""
 
     line: int
     fields: Fields | RowError
-    span: Span | None = None
+    span: RowSpan | None = None
     number: int = 0
-    """Its number among the rows of the file, counted from 1, if another one starts on its line."""
+    """Row number in the file, counted from 1; set if another row starts on the same line."""
 
     def place(self, name: str) -> str:
-        """Return where the row is in the file ``name``, for messages and as ``Record.source``."""
-        return name_place(name, self.number or self.line, is_line=not self.number)
+        """Return the row's place in the file ``name``, for messages and ``Record.source``."""
+        return format_row_place(name, self.number or self.line, is_line=not self.number)
 
 
-def name_place(name: str, position: int, *, is_line: bool) -> str:
-    """Return ``file:line``, or ``file, row number`` where a line does not name one row."""
+def format_row_place(name: str, position: int, *, is_line: bool) -> str:
+    """Return ``file:line``, or ``file, row number`` if a line has several rows."""
     return f"{name}:{position}" if is_line else f"{name}, row {position}"
 
 
-class Bytes(io.RawIOBase):
-    """A range of an open file, readable in order and by position."""
+class FileRange(io.RawIOBase):
+    """A byte range of an open file, readable sequentially and by position."""
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
         self._descriptor = descriptor
@@ -92,28 +94,27 @@ class Bytes(io.RawIOBase):
         return len(data)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on, fewer at the end."""
+        """Return ``size`` bytes starting at ``offset``, fewer at the end of the range."""
         size = min(size, self.size - offset)
         return os.pread(self._descriptor, size, self._start + offset) if size > 0 else b""
 
 
 class ByteStream(io.BufferedReader):
-    """An open file, unpacked, positioned after its byte-order mark."""
+    """An open, unpacked file, positioned after its byte-order mark."""
 
-    def __init__(self, content: Bytes, buffer_size: int) -> None:
+    def __init__(self, content: FileRange, buffer_size: int) -> None:
         super().__init__(content, buffer_size)
         self.content = content
-        """The same bytes, to read by position."""
+        """The same bytes, for reading by position."""
 
 
 ReadRows: TypeAlias = Callable[[ByteStream, str], Iterator[Row]]
-"""A function that reads the rows of an open file. Its second argument is the file's name, for
-errors that concern the entire file.
-"""
+"""A function that reads the rows of an open file; its second argument is the file's name, for
+errors about the whole file."""
 
 
 def excerpt(text: str) -> str:
-    """Return the first 80 characters of ``text`` at most, on one line, without secrets.
+    """Return at most 80 characters of ``text`` on one line, with secrets redacted.
 
     The result is safe to print.
     """
@@ -121,7 +122,7 @@ def excerpt(text: str) -> str:
 
 
 def json_type(value: object) -> str:
-    """Return the type of a JSON value in words."""
+    """Return the type of a JSON value in words, such as "a list"."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""One row, read by the names of a format's fields."""
+"""Read one row by a format's field names instead of its column names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tunesmith.records import Message
-from tunesmith_data.conversation import has_system_message, prepend_system, with_tools
+from tunesmith_data.conversation import add_tools, has_system_message, prepend_system
 from tunesmith_data.message import parse_messages
 from tunesmith_data.row import Fields, RowError, json_type
 from tunesmith_data.text import require_text
@@ -18,18 +18,18 @@ _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """One row, read by field names instead of column names."""
+    """A row whose values are read by field names."""
 
     source: str
     row: Fields
     columns: Mapping[str, str]
     default_system: str | None
     unread: tuple[str, ...] = ()
-    """Columns that are not read although their names are those of a format's fields."""
+    """Columns that are not read although they are named like fields of a format."""
 
     @property
     def has_texts_only(self) -> bool:
-        """Return True if the row has nothing beside the texts of a question and an answer."""
+        """Return True if the row has only the texts of a question and an answer."""
         return self.default_system is None and self.columns.keys() <= _TEXTS
 
     def value(self, name: str) -> object:
@@ -45,11 +45,11 @@ class RowView:
         return require_text(self.value(name), f"`{self.columns[name]}`")
 
     def optional_text(self, name: str) -> str | None:
-        """Return the text of a field; None if there is no value."""
+        """Return the text of a field; None if it has no value."""
         return None if self.value(name) is None else self.text(name)
 
     def label(self) -> bool | None:
-        """Return True for an answer that is labeled as good, False for a bad one, else None.
+        """Return True for an answer labeled as good, False for a bad one, None without a label.
 
         Raises:
             RowError: the label is neither true nor false.
@@ -62,28 +62,28 @@ class RowView:
             return _LABELS[known.strip().lower()]
         column = self.columns["label"]
         hint = f'to train without it: ignore = ["{column}"], or slices = ["{column}"]'
-        raise RowError(f"`{column}` is not a label true or false", repr(value), hint=hint)
+        raise RowError(f"`{column}` is neither true nor false", repr(value), hint=hint)
 
     def system(self) -> str | None:
-        """Return the row's own system prompt, else the one for all rows; None if it has none."""
+        """Return the row's own system prompt, or the default for all rows; None without either."""
         return self._own_system() or self.default_system
 
     def _own_system(self) -> str | None:
-        """Return the text in the column of system prompts; None if it is blank, as in a CSV."""
+        """Return the system prompt in the row's column; None if it is blank, as in CSV files."""
         text = self.optional_text("system")
         return text if text and text.strip() else None
 
     def messages(self, name: str) -> tuple[Message, ...]:
-        """Return the conversation in a field; its turns are not checked."""
+        """Return the conversation in a field, without checking its turns."""
         is_plain = self.label() is not None
         column = f"`{self.columns[name]}`"
         return parse_messages(self.value(name), column, split_inline=not is_plain)
 
     def open_conversation(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """Return the conversation with the system prompt and the tools of the row.
+        """Add the row's system prompt and tools to a conversation.
 
         Raises:
-            RowError: it begins with a system prompt, and the row has another in its column.
+            RowError: both the conversation and the row's column have a system prompt.
         """
         if not has_system_message(messages):
             messages = prepend_system(messages, self.system())
@@ -91,17 +91,17 @@ class RowView:
             raise RowError("two system messages")
         if "tools" not in self.columns:
             return messages
-        return with_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
+        return add_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
 
     def unread_texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the texts of columns that another format would read, each with its column."""
+        """Yield column and text for each text that another format would read."""
         for column in self.unread:
             for text in _texts(self.row.get(column)):
                 yield column, text
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield the texts in a value: itself, or those of its messages."""
+    """Yield the texts in a value: the value itself, or the texts of its messages."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -115,7 +115,7 @@ def label_text(row: Fields, column: str) -> str | None:
     """Return a group or slice value as text; None if the row has none.
 
     Raises:
-        RowError: the value is neither text, nor an integer, nor a truth value.
+        RowError: the value is not text, an integer or a Boolean.
     """
     value = row.get(column)
     if value is None or value == "":

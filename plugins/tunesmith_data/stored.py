@@ -1,4 +1,4 @@
-"""Bytes that can be read again by position: of data files, and of temporary files."""
+"""Read bytes again by position, from data files and temporary files."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ MAX_OPEN_FILES = 64
 
 
 class FileVersion(NamedTuple):
-    """State of a file by which a change is detected."""
+    """The state of a file, for detecting changes."""
 
     inode: int
     size: int
-    """In bytes."""
+    """Size in bytes."""
     modified_ns: int
     """Time of the last change, in nanoseconds since 1970."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileVersion:
-        """Return the state that ``os.stat`` has found."""
+        """Return the state in a result of ``os.stat``."""
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-class Stored(Protocol):
+class StoredBytes(Protocol):
     """Bytes that can be read again by position."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on.
+        """Return ``size`` bytes starting at ``offset``.
 
         Raises:
-            DataError: they cannot be read, or have changed.
+            DataError: the bytes cannot be read, or have changed.
         """
         ...
 
 
 class OpenFiles:
-    """The data files that are read again; the least recently used ones are closed."""
+    """Open data files for reading rows again; closes the least recently used ones."""
 
     def __init__(self) -> None:
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
         weakref.finalize(self, _close_all, self._descriptors)
 
     def descriptor(self, path: Path) -> int:
-        """Return the descriptor of a file, which is opened for reading if it is not open.
+        """Return the descriptor of a file, opening it for reading if necessary.
 
-        It is valid until :data:`MAX_OPEN_FILES` other files have been asked for.
+        The descriptor is valid until :data:`MAX_OPEN_FILES` other files have been requested.
 
         Raises:
             OSError: the file cannot be opened.
@@ -73,18 +73,18 @@ def _close_all(descriptors: OrderedDict[Path, int]) -> None:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A data file as it was when it was first read."""
+    """A data file that must not change after the first read."""
 
     path: Path
     display_name: str
-    """The name for errors, as the user wrote it."""
+    """The file's name in errors."""
     version: FileVersion
-    """The state of the file when it was first read."""
+    """The file's state when it was first read."""
     files: OpenFiles
-    """Keeps it open between reads."""
+    """Keeps the file open between reads."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on.
+        """Return ``size`` bytes starting at ``offset``.
 
         Raises:
             DataError: the file has changed, or cannot be read.
@@ -97,12 +97,12 @@ class StoredFile:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise DataError(self.display_name, f"cannot be read again: {reason}") from error
-        hint = "rows are read again during a run: leave data files as they are until it ends"
+        hint = "rows are read again during a run: do not change data files until it ends"
         raise DataError(self.display_name, "changed after it was loaded", hint=hint)
 
 
 class Spool:
-    """A temporary file without a name, which is gone when it is no longer used."""
+    """An unnamed temporary file, which disappears when it is no longer used."""
 
     def __init__(self) -> None:
         descriptor, path = tempfile.mkstemp(prefix="tunesmith-")
@@ -112,7 +112,7 @@ class Spool:
 
     @property
     def descriptor(self) -> int:
-        """Descriptor of the file, with everything that was appended."""
+        """Descriptor of the file, after flushing appended bytes."""
         self._file.flush()
         return self._file.fileno()
 
@@ -124,18 +124,18 @@ class Spool:
         return offset
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on."""
+        """Return ``size`` bytes starting at ``offset``."""
         return os.pread(self.descriptor, size, offset)
 
 
 @dataclass(frozen=True)
 class StoredInSpool:
-    """A part of a temporary file, such as one unpacked data file."""
+    """A part of a temporary file, such as an unpacked data file."""
 
     spool: Spool
     start: int
-    """Position of the part in the file, in bytes."""
+    """Start of the part, in bytes."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on."""
+        """Return ``size`` bytes starting at ``offset``."""
         return self.spool.read(self.start + offset, size)

@@ -1,4 +1,4 @@
-"""Records that stay in their files: an index in memory, and each row is read when it is needed."""
+"""Keep records in their files: only an index is in memory, and rows are read on demand."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from tunesmith.data.subset import Subset
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_data.record_reader import RecordReader
-from tunesmith_data.row import Fields, Parse, Row, RowError, Span, name_place
-from tunesmith_data.stored import Stored
+from tunesmith_data.row import Fields, Parse, Row, RowError, RowSpan, format_row_place
+from tunesmith_data.stored import StoredBytes
 
 BLOCK_BYTES = 1 << 20
-"""Bytes that are read at a time when records are read in order."""
-NEAR = 8
-"""A row that follows the last one at up to this distance is read in order."""
+"""Number of bytes per read when records are read in order."""
+MAX_ROW_GAP = 8
+"""Rows count as read in order if each follows the last one by at most this distance."""
 
 
 CHANGED, COMPLETION, TEXT, CHAT = range(4)
-"""The kinds of rows: those that are not copied, and what the copies of the others are."""
+"""The kinds of rows: changed while building the record, or copied unchanged to such a record."""
 _IS_NUMBER = 1 << 7
-"""Added to the kind of a row whose position is its number in the file, not its line."""
+"""Flag in a row's kind: its position is its number in the file, not its line."""
 
 _MESSAGE_KEYS = {"role", "content"}
 
 
 class CopiedRows:
-    """The rows of one file whose record holds their columns as they are, which most rows do.
+    """Rebuilds the records of rows whose columns were copied unchanged, as in most rows.
 
-    They passed all checks when they were first read, and nothing of them was changed. When they are
-    read again, their records are built from the same columns, several times faster than by their
-    format.
+    These rows passed all checks when they were first read. When they are read again, their records
+    are built directly from the columns, several times faster than through the format.
 
-    ``columns`` are those of the texts, or of the conversation, in the order of the format.
+    Args:
+        columns: the columns with the texts or the conversation, in the format's order.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = tuple(columns)
 
     def kind(self, record: Record, fields: Fields) -> int:
-        """Return the kind of a row, of which this is the record."""
+        """Return the kind of the row that the record was built from."""
         if record.group is not None or record.slices:
             return CHANGED
         values = [fields.get(column) for column in self._columns]
@@ -59,7 +59,7 @@ class CopiedRows:
         return CHANGED
 
     def build(self, kind: int, source: str, fields: Any) -> Record:
-        """Return the record of a row that was read once more."""
+        """Return the record of a row that was read again."""
         if kind == COMPLETION:
             prompt, completion = self._columns
             return Completion(source=source, prompt=fields[prompt], completion=fields[completion])
@@ -70,7 +70,7 @@ class CopiedRows:
 
 
 def _messages(items: Sequence[Any]) -> tuple[Message, ...]:
-    """Return the messages of JSON objects if these have a role and a text only, else none."""
+    """Return the messages if all items have only a role and a text; otherwise an empty tuple."""
     if any(type(item) is not dict or item.keys() != _MESSAGE_KEYS for item in items):
         return ()
     if any(type(item["content"]) is not str for item in items):
@@ -80,20 +80,20 @@ def _messages(items: Sequence[Any]) -> tuple[Message, ...]:
 
 @dataclass(frozen=True)
 class Segment:
-    """The rows of one file: where their bytes are, and how they become records."""
+    """The rows of one file: where their bytes are, and how to turn them into records."""
 
-    stored: Stored
+    stored: StoredBytes
     parse: Parse
     reader: RecordReader
     copies: CopiedRows
 
 
 class LazyRecords(Sequence[Record], ABC):
-    """Records that are made when they are needed, each time anew; a slice is a view of them."""
+    """Records that are built on every access; a slice is a view."""
 
     @abstractmethod
     def make(self, row: int) -> Record:
-        """Return a record by its index, which is at least 0 and below the length."""
+        """Return the record at an index between 0 and the length - 1."""
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -106,7 +106,7 @@ class LazyRecords(Sequence[Record], ABC):
 
 
 class StoredRecords(LazyRecords):
-    """The records of files, in order; 17 bytes of memory for each."""
+    """The records of files in order, with 17 bytes of memory per record."""
 
     def __init__(self) -> None:
         self._segments: list[Segment] = []
@@ -115,16 +115,16 @@ class StoredRecords(LazyRecords):
         self._sizes = array("I")
         self._positions = array("I")
         self._kinds = bytearray()
-        self._last = -NEAR - 1
+        self._last = -MAX_ROW_GAP - 1
         self._block = _Block(-1, 0, b"")
 
     def start(self, segment: Segment) -> None:
-        """Begin with the rows of the next file."""
+        """Start the rows of the next file."""
         self._segments.append(segment)
         self._starts.append(len(self))
 
-    def append(self, span: Span, row: Row, kind: int = CHANGED) -> None:
-        """Add a row of the file that was begun last, with the place of its bytes."""
+    def append(self, span: RowSpan, row: Row, kind: int = CHANGED) -> None:
+        """Add a row of the file that was started last."""
         self._offsets.append(span.offset)
         self._sizes.append(span.size)
         self._positions.append(row.number or row.line)
@@ -140,7 +140,7 @@ class StoredRecords(LazyRecords):
         block, last, self._last = self._block, self._last, row
         begin = offset - block.offset
         if block.segment != number or begin < 0 or begin + size > len(block.data):
-            if not 0 < row - last <= NEAR:
+            if not 0 < row - last <= MAX_ROW_GAP:
                 return self._build(segment, row, segment.stored.read(offset, size))
             block = self._block = _Block(number, offset, self._read_block(number, row))
             begin = 0
@@ -150,7 +150,7 @@ class StoredRecords(LazyRecords):
         return map(self.make, range(len(self)))
 
     def _read_block(self, number: int, row: int) -> bytes:
-        """Return the bytes of rows from ``row`` on, of at least one."""
+        """Read a block of consecutive rows starting at ``row``, at least one row."""
         starts = self._starts
         end = starts[number + 1] if number + 1 < len(starts) else len(self)
         limit = self._offsets[row] + BLOCK_BYTES
@@ -166,18 +166,18 @@ class StoredRecords(LazyRecords):
     def _build(self, segment: Segment, row: int, data: bytes) -> Record:
         is_line = not self._kinds[row] & _IS_NUMBER
         kind = self._kinds[row] & ~_IS_NUMBER
-        where = name_place(segment.reader.name, self._positions[row], is_line=is_line)
+        where = format_row_place(segment.reader.name, self._positions[row], is_line=is_line)
         try:
             fields = segment.parse(data)
             if kind != CHANGED:
                 return segment.copies.build(kind, where, fields)
             return segment.reader.build_again(where, fields)
-        except RowError as error:  # the size and the time of the file are those of the first pass
+        except RowError as error:  # the content changed without a change of size and time
             raise DataError(where, f"changed after it was loaded: {error}") from error
 
 
 class _Block(NamedTuple):
-    """The bytes of consecutive rows of a segment, from an offset on."""
+    """The bytes of consecutive rows of a segment, starting at an offset."""
 
     segment: int
     offset: int

@@ -1,4 +1,4 @@
-"""Text in rows: checks that every text of a record has passed, and text to compare records by."""
+"""Check the texts of rows, and build the text that records are compared by."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 def require_text(value: object, name: str) -> str:
     """Return ``value`` unchanged if it is text that can be encoded as UTF-8.
 
+    Args:
+        value: the value to check.
+        name: name of the value in error messages.
+
     Raises:
-        RowError: it is not; ``name`` is the name of the value in the message.
+        RowError: the value is not text, or contains an unusable character.
     """
     if not isinstance(value, str):
         raise RowError(f"{name} is {json_type(value)}, not text", repr(value))
@@ -36,16 +40,16 @@ def require_text(value: object, name: str) -> str:
     if found is None:
         return value
     if found.group() == "\0":
-        raise RowError(f"{name} holds a NUL character", f"character {found.start() + 1}")
+        raise RowError(f"{name} contains a NUL character", f"character {found.start() + 1}")
     detail = f"character {found.start() + 1} is U+{ord(found.group()):04X}"
-    raise RowError(f"{name} holds half a surrogate pair", detail)
+    raise RowError(f"{name} contains half of a surrogate pair", detail)
 
 
 def require_not_blank(text: str, name: str) -> str:
     """Return ``text`` unchanged if it contains more than white space.
 
     Raises:
-        RowError: it does not.
+        RowError: the text is blank; ``name`` is its name in the message.
     """
     if not text or text.isspace():
         raise RowError(f"{name} is empty")
@@ -53,7 +57,7 @@ def require_not_blank(text: str, name: str) -> str:
 
 
 def content_key(record: Record) -> str:
-    """Return the text by which splits and leak checks compare records."""
+    """Return the text that splits and leak checks compare records by."""
     match record:
         case Text():
             return record.text

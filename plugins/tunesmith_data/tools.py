@@ -1,9 +1,9 @@
-"""Tools in rows: their definitions, and calls of them, in the forms that datasets use.
+"""Parse tool definitions and tool calls in rows, in the forms that datasets use.
 
-Definitions come as a list of objects, or as the JSON text of one; each is the object of OpenAI's
-chat API (``{"type": "function", "function": {...}}``) or the inner object alone. Calls come as
-OpenAI's ``tool_calls``, as ShareGPT's ``function_call`` turns, or between ``<tool_call>`` marks in
-the text, as the Hermes models write them.
+Definitions are a list of objects, or its JSON text. Each object is that of OpenAI's chat API
+(``{"type": "function", "function": {...}}``) or only its inner object. Calls are OpenAI's
+``tool_calls``, ShareGPT's ``function_call`` turns, or text between ``<tool_call>`` marks as
+written by Hermes models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INLINE_RESULTS = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>\s*", r
 
 
 def parse_tools(value: object, name: str) -> tuple[str, ...]:
-    """Return the definitions of tools, each as the JSON text of OpenAI's object.
+    """Return tool definitions, each as the JSON text of OpenAI's object.
 
     Raises:
         RowError: a definition is not an object with a name.
@@ -41,10 +41,10 @@ def _definition(item: object, name: str) -> str:
     if isinstance(item, str):  # a list of JSON texts
         item = parse_json_text(item, name)
     if not isinstance(item, dict):
-        raise RowError(f"{name} holds {json_type(item)}, not the definition of a tool")
+        raise RowError(f"{name} contains {json_type(item)}, not a tool definition")
     function = item.get("function", item)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(f"{name} holds a definition without the name of the tool")
+        raise RowError(f"{name} has a definition without the tool's name")
     if "function" not in item:
         function = {key: part for key, part in item.items() if key != "type"}
         item = {"type": "function", "function": function}
@@ -52,13 +52,13 @@ def _definition(item: object, name: str) -> str:
 
 
 def tool_name(definition: str) -> str:
-    """Return the name of the tool that :func:`parse_tools` returned a definition of."""
+    """Return the tool's name in a definition from :func:`parse_tools`."""
     found: str = json.loads(definition)["function"]["name"]
     return found
 
 
 def parse_tool_calls(value: object, name: str) -> tuple[ToolCall, ...]:
-    """Return the calls in a list, in one object, or in the JSON text of either.
+    """Return the tool calls in a list, in one object, or in the JSON text of either.
 
     Raises:
         RowError: a call has no name, or its arguments are not a JSON object.
@@ -73,10 +73,10 @@ def parse_tool_calls(value: object, name: str) -> tuple[ToolCall, ...]:
 
 def _call(item: object, name: str) -> ToolCall:
     if not isinstance(item, dict):
-        raise RowError(f"{name} holds {json_type(item)}, not the call of a tool")
+        raise RowError(f"{name} contains {json_type(item)}, not a tool call")
     function = item.get("function", item)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(f"{name} holds a call without the name of the tool")
+        raise RowError(f"{name} has a call without the tool's name")
     identifier = item.get("id")
     return ToolCall(
         require_text(function["name"], name),
@@ -86,7 +86,7 @@ def _call(item: object, name: str) -> ToolCall:
 
 
 def _arguments(function: dict[str, Any], name: str) -> str:
-    """Return the arguments of a call as the text of a JSON object."""
+    """Return the arguments of a call as JSON text of an object."""
     value = function.get("arguments", function.get("parameters"))
     if value is None or value == "":
         return "{}"
@@ -97,9 +97,10 @@ def _arguments(function: dict[str, Any], name: str) -> str:
 
 
 def split_inline_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Return the text before the ``<tool_call>`` marks at the end of an answer, and the calls.
+    """Split an answer into its text and the ``<tool_call>`` calls at its end.
 
-    Text whose marks cannot be read as calls, or stand before other text, is returned as it is.
+    If the marks cannot be parsed as calls, or other text follows them, the whole text is returned
+    without calls.
     """
     start = text.find("<tool_call>")
     if start < 0 or _INLINE_CALLS.sub("", text[start:]):
@@ -116,18 +117,19 @@ def split_inline_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
 
 
 def split_inline_results(text: str) -> tuple[str, ...]:
-    """Return the results between ``<tool_response>`` marks; the text itself if it has other text.
+    """Return the results between ``<tool_response>`` marks, without the marks.
 
-    Chat templates put their own marks around a result.
+    Chat templates add their own marks. A text with anything outside the marks is returned unchanged
+    as one result.
     """
     results = _INLINE_RESULTS.findall(text)
     return tuple(results) if results and not _INLINE_RESULTS.sub("", text).strip() else (text,)
 
 
 def to_json_text(value: object, name: str) -> str:
-    """Return a value of a row as JSON text, with keys in their order.
+    """Return a value as JSON text, keeping the order of keys.
 
     Raises:
-        RowError: the text cannot be encoded as UTF-8.
+        RowError: the text cannot be encoded as UTF-8; ``name`` is its name in the message.
     """
     return require_text(json.dumps(value, ensure_ascii=False), name)

@@ -1,4 +1,4 @@
-"""Rows of databases and typed files: convert their values to the types of JSON."""
+"""Convert values of database rows and typed files to JSON types."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from tunesmith_data.row import Fields, RowError
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
-def plain_fields(row: Mapping[str, object], max_row_bytes: int) -> Fields | RowError:
-    """Return a typed row with the types of JSON: dates and decimal numbers become text.
+def to_json_fields(row: Mapping[str, object], max_row_bytes: int) -> Fields | RowError:
+    """Convert a typed row to JSON types: dates, times, decimals and UUIDs become text.
 
-    A row with more than ``max_row_bytes`` characters is an error. Other values stay what they are:
-    they are refused if their column is used.
+    Other values stay unchanged and are refused if their column is used.
+
+    Returns:
+        The row, or an error if it has more than ``max_row_bytes`` characters of text.
     """
     if sum(len(value) for value in row.values() if isinstance(value, str)) > max_row_bytes:
         hint = "raise max_row_bytes if rows of this size are expected"

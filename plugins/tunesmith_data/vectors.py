@@ -1,4 +1,4 @@
-"""Vectors of texts: the TF-IDF weights of their character n-grams, or the main axes of these."""
+"""Vectorize texts: TF-IDF of character n-grams, optionally reduced to their main dimensions."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-__all__ = ["READ_CHARACTERS", "Vectors", "embed"]
+__all__ = ["MAX_TEXT_CHARACTERS", "Vectors", "fit_text_vectors"]
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 DIMENSIONS = 128
 MAX_GRAMS = 50_000
-READ_CHARACTERS = 4_000
-"""Characters at the start of a text that are read."""
+MAX_TEXT_CHARACTERS = 4_000
+"""Longer texts are truncated to this many characters."""
 
 
 def weigh_grams(texts: Sequence[str], most: int, dtype: type[np.floating[Any]]) -> csr_matrix:
-    """Return the weights of the ``most`` frequent character 3- to 5-grams: (texts, grams).
+    """Return TF-IDF weights of the ``most`` frequent character 3- to 5-grams: (texts, grams).
 
     Raises:
         ValueError: no text has a gram.
@@ -30,14 +30,14 @@ def weigh_grams(texts: Sequence[str], most: int, dtype: type[np.floating[Any]]) 
     vectorizer = TfidfVectorizer(
         analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=most, dtype=dtype
     )
-    return vectorizer.fit_transform([text[:READ_CHARACTERS] for text in texts])
+    return vectorizer.fit_transform([text[:MAX_TEXT_CHARACTERS] for text in texts])
 
 
-def embed(texts: Sequence[str]) -> Vectors:
-    """Return a vector of length 1 for each text; the same texts give the same vectors.
+def fit_text_vectors(texts: Sequence[str]) -> Vectors:
+    """Return a unit-length vector for each text; the result is deterministic.
 
-    Of more than 128 texts, the TF-IDF weights are reduced to 128 dimensions (latent semantic
-    analysis: Deerwester and others, 1990). A text without a letter has a vector of zeros.
+    For more than 128 texts, the TF-IDF weights are reduced to 128 dimensions (latent semantic
+    analysis, Deerwester et al., 1990). A text without any n-gram has a zero vector.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.preprocessing import normalize

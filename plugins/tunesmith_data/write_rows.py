@@ -1,4 +1,4 @@
-"""Records as rows of JSON that the loaders read back as the same records."""
+"""Write records as JSON rows that the loaders read back as the same records."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tunesmith.records import (
     UnpairedPreference,
 )
 
-__all__ = ["to_row"]
+__all__ = ["record_to_row"]
 
 
-def to_row(record: Record) -> dict[str, Any]:
-    """Return a record as a row: its content, its group and its slices.
+def record_to_row(record: Record) -> dict[str, Any]:
+    """Return a record as a row with its content, group and slices.
 
     Raises:
-        TypeError: the record is of a kind that a plugin defines.
+        TypeError: the record's kind is defined by a plugin.
     """
     labels = {"group": record.group} if record.group is not None else {}
     return {**_content(record), **labels, **dict(record.slices)}

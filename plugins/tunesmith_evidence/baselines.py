@@ -1,7 +1,7 @@
-"""Measure the baselines of a run, and stop before the training.
+"""Measure the baselines of a run and stop before training.
 
-They are measured in a run that is stopped: ``tunesmith resume`` trains in its folder, and does
-not measure them again.
+They are measured in a regular run folder that stops early. ``tunesmith resume`` trains there later
+without measuring them again.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 
-__all__ = ["MeasuredBaseline", "list_baselines", "list_overrides", "measure_baselines"]
+__all__ = ["MeasuredBaseline", "list_baseline_overrides", "list_baselines", "measure_baselines"]
 
-ENDED = "the baselines are measured; nothing is trained"
-NO_LIMIT = "100000h"
+ENDED_MESSAGE = "the baselines are measured; no training was requested"
+UNLIMITED_BUDGET = "100000h"
 
 
 @dataclass(frozen=True)
-class Untrained:
-    """A technique that opens models, and ends the run where the training would begin."""
+class UntrainedTechnique:
+    """A technique that opens models but ends the run where training would start."""
 
     technique: Technique
 
@@ -39,20 +39,20 @@ class Untrained:
         Raises:
             RunStopped: always.
         """
-        raise RunStopped(ENDED)
+        raise RunStopped(ENDED_MESSAGE)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Open the model as the technique does; see :class:`tunesmith.contracts.Technique`."""
+        """Open the model with the real technique; see :class:`tunesmith.contracts.Technique`."""
         return self.technique.open(model, artifact, device=device)
 
 
 @dataclass(frozen=True)
 class MeasuredBaseline:
-    """A baseline that was measured: its best variant, and its score on the test rows."""
+    """A baseline's best variant and its score on the test rows."""
 
     chosen: BaselineChosen
     measured: Measured | None
-    """None if it was skipped."""
+    """The score; None if the baseline was skipped."""
 
     def to_json(self) -> JSON:
         """Return the baseline as JSON."""
@@ -75,35 +75,41 @@ class MeasuredBaseline:
 
     @property
     def seconds(self) -> float:
-        """The seconds of the choice and of the evaluation."""
+        """The time for choosing a variant and evaluating it, in seconds."""
         return self.chosen.seconds + (self.measured.seconds if self.measured else 0.0)
 
 
-def list_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
-    """Return the overrides of a run file with which its baselines are measured."""
-    overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or NO_LIMIT}"']
+def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
+    """Return run-file overrides for measuring baselines.
+
+    Args:
+        rows: number of test rows for each baseline.
+        budget: time limit for the baselines; None for no limit.
+        only: names of the baselines to measure; empty for all.
+    """
+    overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or UNLIMITED_BUDGET}"']
     return [*overrides, *([f"baselines.use={json.dumps([*only])}"] if only else [])]
 
 
 def measure_baselines(
     plan: Plan, catalog: Catalog, folder: RunFolder, *, resume: bool = False
 ) -> Report:
-    """Measure the baselines of a plan in a run folder; return the report of the run so far."""
+    """Measure the baselines of a plan in a run folder and return the report so far."""
     offered = plan.technique.offered
     build = offered.offer.build
-    offer = replace(offered.offer, build=lambda config: Untrained(build(config)))
+    offer = replace(offered.offer, build=lambda config: UntrainedTechnique(build(config)))
     untrained = replace(plan.technique, offered=replace(offered, offer=offer))
     plan = replace(plan, technique=untrained, trains=False)  # `resume` predicts the training
     try:
         execute.run(plan, catalog, folder, resume=resume)
     except RunStopped as error:
-        if error.message != ENDED:  # a signal, or a limit of the run
+        if error.message != ENDED_MESSAGE:  # a signal, or a limit of the run
             raise
     return execute.load_report(folder)
 
 
 def list_baselines(report: Report) -> list[MeasuredBaseline]:
-    """Return the measured baselines, the cheapest first, without those that were not wanted."""
+    """Return the measured baselines, the cheapest first, except excluded ones."""
     wanted = [event for event in report.baselines.values() if not event.excluded]
     baselines = []
     for chosen in sorted(wanted, key=lambda event: (event.cost, event.baseline)):

@@ -1,4 +1,4 @@
-"""Compare runs row by row: first if they can be compared, then by how much they differ."""
+"""Compare runs row by row: check that they are comparable, then measure how much they differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.events import JSON, Measured
 from tunesmith.execution.evaluate import read_rows
@@ -32,25 +32,25 @@ __all__ = [
     "MetricDifference",
     "RowKey",
     "RunResults",
-    "adjust",
+    "adjust_differences",
     "compare_metrics",
-    "find_obstacles",
+    "find_comparison_obstacles",
     "find_row_metric",
     "list_changed_rows",
-    "list_differences",
+    "list_plan_differences",
 ]
 
 SKIPPED_EVENTS = ("step-finished", "stepped", "phase-started", "phase-ended", "first-batch")
-"""Kinds of events that no comparison needs, which are nearly all lines of a log."""
-IGNORED = ("run.name", "run.folder", "reporters", "plugins.files")
-"""Keys of a plan that change no result."""
+"""Kinds of events that comparisons do not need; they make up most of a log."""
+IGNORED_KEYS = ("run.name", "run.folder", "reporters", "plugins.files")
+"""Keys of a plan that do not affect results."""
 RowKey: TypeAlias = tuple[str, float, int]
-"""A row of two runs is the same if :func:`row_key` and weight are, and the number of equal ones."""
+"""Identifies a row across runs: :func:`row_key`, weight, and a running number among equal rows."""
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """The results of a run: its folder and its report."""
+    """A run's results: its folder and its report."""
 
     folder: Path
     report: Report
@@ -60,11 +60,11 @@ class RunResults:
 
     @classmethod
     def read(cls, folder: Path) -> RunResults:
-        """Read the results of a run, without the steps of its training.
+        """Read a run's results without its training steps.
 
         Raises:
-            UsageError: there is no run in the folder.
-            IntegrityError: its log is damaged.
+            UsageError: the folder does not contain a run.
+            IntegrityError: the run's log is damaged.
         """
         run = RunFolder.open(folder)
         events = read_known_events(run.events, skipped=SKIPPED_EVENTS)
@@ -77,19 +77,19 @@ class RunResults:
 
     @property
     def plan(self) -> JSON:
-        """The plan that the run was started with; empty if it ended before it began."""
+        """The plan that the run was started with; empty if the log has no start event."""
         return self.report.started.plan if self.report.started else {}
 
     def find_version(self, evaluator: str) -> str:
-        """Return the version of an evaluator's distribution; empty if the log does not have it."""
+        """Return the version of an evaluator's distribution; empty if it was not logged."""
         events = (event for (name, _), event in self.measured.items() if name == evaluator)
         return next((event.version for event in events), "")
 
     def rows(self, evaluator: str, metric: str) -> Mapping[RowKey, JSON]:
-        """Return the rows of the tuned model by a metric; they are read once.
+        """Return the tuned model's rows with their values by a metric; cached.
 
         Raises:
-            IntegrityError: the file of values is lost or damaged.
+            IntegrityError: the file with the values is missing or damaged.
         """
         key = evaluator, metric
         if key not in self._rows:
@@ -107,49 +107,50 @@ class MetricDifference:
     unit: str
     higher_is_better: bool
     first: float
-    """Mean of the first run's tuned model over the shared rows."""
+    """Mean score of the first run's tuned model on the shared rows."""
     second: float
-    """Mean of the second run's tuned model over the same rows."""
+    """Mean score of the second run's tuned model on the shared rows."""
     difference: float
     """Second minus first."""
     low: float
-    """Lower bound of the difference's interval."""
+    """Lower end of the difference's interval."""
     high: float
-    """Upper bound of the difference's interval."""
+    """Upper end of the difference's interval."""
     n: int
     """Number of test rows that both runs evaluated."""
     p_value: float
-    """Of the hypothesis that there is no difference; not adjusted for several metrics."""
+    """p-value of the hypothesis that both runs are equal; not adjusted for several metrics."""
     outcome: ComparisonOutcome
     """``better`` if the second run is better; ``unclear`` if the interval includes zero."""
     p_value_holm: float | None = None
-    """Adjusted for the number of comparisons, if :func:`adjust` was called."""
+    """p-value adjusted for the number of comparisons; None before :func:`adjust_differences`."""
     won: int = 0
-    """Rows on which the second run is better. Without meaning for a metric of all rows together."""
+    """Rows where the second run is better; meaningless for a metric of all rows together."""
     lost: int = 0
-    """Rows on which the first run is better."""
+    """Rows where the first run is better, likewise."""
     detectable: float | None = None
-    """Smallest difference that these rows show in four of five cases, at the measured spread; None
-    if they are too few for any."""
+    """Smallest difference that these rows detect with 80 % power at the measured spread; None if
+    there are too few rows for any."""
     confidence: float = 0.95
-    """Of the interval, between 0 and 1."""
+    """Level of the interval, between 0 and 1."""
 
     @property
     def is_clear(self) -> bool:
-        """True if the difference is clear beside all others that were tested."""
+        """True if the difference is clear, adjusted for the other tests where they are known."""
         p_value = self.p_value if self.p_value_holm is None else self.p_value_holm
         return self.outcome != "unclear" and p_value < 1 - self.confidence
 
 
-def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
-    """Return the reasons why the scores of two runs must not be compared; none if they may.
+def find_comparison_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
+    """List the reasons why two runs must not be compared; empty if they are comparable.
 
-    The test rows, the options and versions of evaluators, and so the decoding, must be equal.
-    The catalog has the default options of evaluators that a plan does not name.
+    Comparable runs have the same test rows, and evaluators with the same options (including
+    decoding) and versions. The catalog supplies default options of evaluators that a plan does not
+    name.
     """
     shared = [key for key in second.measured if key in first.measured]
     if not shared:
-        return ["the tuned models were not measured by a common metric"]
+        return ["the tuned models have no common metric"]
     reasons = [*_find_other_rows(*(run.rows(*shared[0]).keys() for run in (first, second)))]
     for evaluator in dict.fromkeys(name for name, _ in shared):
         given = [_scorer_options(run.plan, evaluator, catalog) for run in (first, second)]
@@ -158,42 +159,45 @@ def find_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> l
         ]
         if changed:
             names = ", ".join(sorted(changed))
-            reasons.append(f"the scorer {evaluator} has other options: {names}")
+            reasons.append(f"the options of evaluator {evaluator} differ: {names}")
         versions = [run.find_version(evaluator) for run in (first, second)]
         if versions[0] != versions[1] and all(versions):
             reasons.append(
-                f"the scorer {evaluator} has another version: {versions[0]} and {versions[1]}"
+                f"the versions of evaluator {evaluator} differ: {versions[0]} and {versions[1]}"
             )
     return reasons
 
 
 def _find_other_rows(first: Set[RowKey], second: Set[RowKey]) -> Iterator[str]:
-    """Yield the difference of the rows, if they differ by more than their weights."""
+    """Yield a reason if the rows themselves differ; different weights alone are fine."""
     if first == second:
         return
     before, after = (Counter(key[0] for key in keys) for keys in (first, second))
     if before != after:
         common = (before & after).total()
-        yield (f"the test rows differ: {before.total()} and {after.total()} rows, {common} in both")
+        yield f"the test rows differ: {before.total()} and {after.total()} rows, {common} in both"
 
 
 def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:
-    """Return the options of an evaluator: those of the run file, else the defaults.
+    """Return an evaluator's options from the run file, or its default options.
 
-    A run file without evaluators leaves them to the data, with their default options.
+    Without evaluators in the run file, the data decides which ones run, with default options.
     """
     for table in plan.get("evaluators", []):
         if evaluator in (table.get("id"), table.get("use")):
             return {key: value for key, value in table.items() if key != "id"}
     try:
         defaults = catalog.find(EvaluatorOffer, evaluator).offer.config()
-    except (OfferNotFound, PluginError, ValidationError):
+    except (OfferNotFoundError, PluginError, ValidationError):
         return {}
     return {"use": evaluator, **defaults.model_dump(mode="json")}
 
 
 def row_key(row: JSON) -> str:
-    """Return what makes a row of two runs the same: prompt and expected answer, else the source."""
+    """Return the key that matches a row across runs: prompt and expected answer.
+
+    Rows without a stored prompt are matched by their source instead.
+    """
     identity = row["prompt"] if "prompt" in row else row.get("source")
     return repr((identity, row.get("expected")))
 
@@ -205,28 +209,28 @@ def pair_rows(
     metric: str,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PairedRows:
-    """Return the rows of both runs by a metric; equal rows are paired in their order.
+    """Pair the rows of two runs by a metric; identical rows are paired in order.
 
-    Rows whose weights differ are skipped: a loss per token is compared only where both models
-    count the same tokens. Of other rows a metric of all rows together, found by its name among
-    ``metrics``, is that of the shared rows.
+    Rows with different weights are skipped, so a loss per token is only compared where both models
+    count the same tokens. A metric of all rows together, found by its name in ``metrics``, is
+    computed again on the shared rows.
 
     Raises:
-        IntegrityError: a file of values is lost or damaged.
+        IntegrityError: a file with values is missing or damaged.
     """
     befores, afters = (run.rows(evaluator, metric) for run in (first, second))
     shared = [key for key in afters if key in befores]
     pairs = PairedRows(metric, [befores[key] for key in shared], [afters[key] for key in shared])
     is_part = len(shared) < max(len(befores), len(afters))
     pairs = pairs.with_contributions(metrics.get(metric)) if is_part else pairs
-    return pairs.without_weightless()
+    return pairs.drop_zero_weights()
 
 
 def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
     seen: dict[tuple[str, float], int] = {}
     keyed: dict[RowKey, JSON] = {}
     for row in rows:
-        # Weights of a metric of all rows together depend on the other rows, and not on the model.
+        # For a metric of all rows together, weights depend on the other rows, not on the model.
         column = row[metric]
         content = row_key(row), 0.0 if "counts" in column else float(column["weight"])
         number = seen.get(content, 0)
@@ -242,20 +246,24 @@ def compare_metrics(
     confidence: float = 0.95,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> dict[str, MetricDifference]:
-    """Compare the tuned models of two runs by every metric that both measured, on shared rows.
+    """Compare the tuned models of two runs by every shared metric, on the shared rows.
 
-    ``metrics`` are the installed ones by name, for those of all rows together.
+    Args:
+        first: the first run.
+        second: the second run; differences are second minus first.
+        confidence: level of the intervals.
+        metrics: the installed metrics by name; needed for metrics of all rows together.
 
     Raises:
-        UsageError: the runs share no metric, or no test row.
-        IntegrityError: a file of values is lost or damaged.
+        UsageError: the runs have no common metric or no common test row.
+        IntegrityError: a file with values is missing or damaged.
     """
     measured = first.measured, second.measured
     shared = [key for key in measured[1] if key in measured[0]]
     names = f"{first.folder} and {second.folder}"
     if not shared:
         raise UsageError(
-            f"{names}: the tuned models were not measured by a common metric",
+            f"{names}: the tuned models have no common metric",
             hint="name the same [[evaluators]] in both run files; unfinished runs have no metrics",
         )
     differences = {}
@@ -267,14 +275,14 @@ def compare_metrics(
             differences[name] = compare_pairs(after, pairs, confidence)
     if not differences:
         raise UsageError(
-            f"{names}: no row was held out in both runs",
-            hint="use the same data, [split] and [run] seed, or a file of test rows",
+            f"{names}: the runs have no common test row",
+            hint="use the same data, [split] and [run] seed, or a separate test file",
         )
     return differences
 
 
 def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> MetricDifference:
-    """Return the paired difference of one metric."""
+    """Return the paired difference by one metric."""
     values, weights = (pairs.baseline_values, pairs.tuned_values), pairs.weights
     found: Comparison = compare(
         *values,
@@ -312,18 +320,18 @@ def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
     return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
 
 
-def adjust(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
-    """Return differences that are tested together, with p-values adjusted by Holm."""
+def adjust_differences(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
+    """Add Holm-adjusted p-values to differences that are tested together."""
     adjusted = adjust_p_values([found.p_value for found in differences])
     return [replace(found, p_value_holm=p) for found, p in zip(differences, adjusted, strict=True)]
 
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A test row on which one of two runs is better, with both answers."""
+    """A test row where one of two runs is better, with both answers."""
 
     gain: float
-    """Above 0 if the second run is better."""
+    """Change of the value; positive if the second run is better."""
     first: JSON
     second: JSON
 
@@ -331,9 +339,12 @@ class ChangedRow:
 def find_row_metric(
     first: RunResults, second: RunResults, key: tuple[str, str]
 ) -> tuple[str, str] | None:
-    """Return the evaluator and metric that judge rows one by one: this one, if it has such values.
+    """Return an evaluator and metric with one value per row: ``key`` itself, if it has them.
 
-    Of a metric of all rows together it is the first one of its evaluator; None if there is none.
+    For a metric of all rows together, it is the first such metric of the same evaluator.
+
+    Returns:
+        Evaluator and metric; None if no metric has a value per row.
     """
     shared = [k for k in second.measured if k in first.measured and k[0] == key[0]]
     judging = (
@@ -351,7 +362,7 @@ def find_row_metric(
 def list_changed_rows(
     first: RunResults, second: RunResults, key: tuple[str, str]
 ) -> list[ChangedRow]:
-    """Return the rows on which two runs differ by a metric, the largest difference first."""
+    """Return the rows whose values differ between two runs, the largest difference first."""
     pairs = pair_rows(first, second, *key)
     sign = 1 if second.measured[key].higher_is_better else -1
     changed = [
@@ -364,14 +375,17 @@ def list_changed_rows(
     return sorted(changed, key=lambda row: -abs(row.gain))
 
 
-def list_differences(first: JSON, second: JSON) -> dict[str, tuple[Any, Any]]:
-    """Return the keys of two plans whose values differ, with both; None stands for no such key."""
+def list_plan_differences(first: JSON, second: JSON) -> dict[str, tuple[Any, Any]]:
+    """Return the keys whose values differ between two plans, with both values.
+
+    A key that a plan lacks has the value None.
+    """
     plans = dict(_leaves(first)), dict(_leaves(second))
     keys = dict.fromkeys([*plans[0], *plans[1]])
     return {
         key: (plans[0].get(key), plans[1].get(key))
         for key in keys
-        if plans[0].get(key) != plans[1].get(key) and not key.startswith(IGNORED)
+        if plans[0].get(key) != plans[1].get(key) and not key.startswith(IGNORED_KEYS)
     }
 
 

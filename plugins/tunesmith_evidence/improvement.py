@@ -1,16 +1,30 @@
-"""Is a weak slice improved by the next run, and did another one get worse?
+"""Test whether a weak slice improved in the next run, and whether another one got worse.
 
-Rows are collected for what failed on one half of the test rows; the other half, which nobody
-looked at, decides. There the slices are tested that were chosen on the first half alone: whether
-they also looked weak on the second half plays no part, or a slice that was weak by bad luck would
-seem to be improved by good luck. A slice that is better, but still worse than the other rows, is
-not improved.
+The test rows are split into two halves with separate roles::
+
+    first half     find weak slices, look at failures, collect new training rows for them
+    second half    nobody looks at it; it alone decides whether the slices improved
+
+The targets are the slices that looked weak on the first half, whatever they look like on the
+second. Otherwise a slice that was weak by bad luck would seem to improve by good luck (regression
+to the mean). For example::
+
+    slice "refunds"       parent run    child run
+    first half            10 of 25      (not used: its failures guided the collection)
+    second half           14 of 26      23 of 26       tested here, paired by row
+
+Outcomes, after Holm's correction over all tested slices:
+
+- ``improved``: a target is clearly better, and no longer clearly weaker than the other rows
+- ``better``: clearly better, but not a target, or a target that is still weaker than the others
+- ``worse``: clearly worse
+- ``unclear``: no clear difference
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,46 +35,46 @@ from tunesmith_evidence.comparison import RunResults, pair_rows
 from tunesmith_evidence.slices.candidates import Slice, find_candidates
 from tunesmith_evidence.slices.discover import (
     MAX_OVERLAP,
+    compute_overlap,
     compute_weakness,
     find_weak_slices,
-    overlap,
     split_in_halves,
 )
-from tunesmith_evidence.slices.rows import ScoredRow, to_rows
+from tunesmith_evidence.slices.rows import ScoredRow, to_scored_rows
 from tunesmith_evidence.statistics import Comparison, adjust_p_values, compare
 
-__all__ = ["REST", "SliceChange", "choose_metric", "compare_with_parent"]
+__all__ = ["OTHER_ROWS", "SliceChange", "choose_verdict_metric", "compare_with_parent"]
 
-REST = "all other rows"
+OTHER_ROWS = "all other rows"
 ALPHA = 0.05
 MIN_ROWS = 10
-"""Rows of a slice in the second half below which it is not tested."""
+"""Fewest rows of a slice in the second half for it to be tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SliceChange:
-    """The change of a slice's score on rows that were not used for collection."""
+    """The change of a slice's score on the second half of the test rows."""
 
     name: str
     is_target: bool
-    """True if it looked weak on the first half, so that rows were to be collected for it."""
+    """True if the slice looked weak on the first half, so that rows were collected for it."""
     n: int
     """Number of rows that both runs answered."""
     before: float
-    """Score of the parent run, in the unit of the metric."""
+    """Score of the parent run, in the metric's unit."""
     after: float
-    """Score of the child run, likewise."""
+    """Score of the child run, in the metric's unit."""
     low: float
-    """Lower bound of the difference, 95 %, not adjusted."""
+    """Lower end of the difference's 95 % interval, not adjusted for multiple tests."""
     high: float
-    """Upper bound of the difference, likewise."""
+    """Upper end of the difference's 95 % interval, likewise."""
     p_value: float
-    """Adjusted by Holm for all slices that are tested."""
+    """p-value, Holm-adjusted for all tested slices."""
     outcome: Literal["improved", "better", "worse", "unclear"]
 
 
-def list_targets(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
-    """Return the slices that look weak on the first half, for which rows are to be collected."""
+def list_target_slices(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
+    """Return the slices that look weak on the first half; rows are collected for these."""
     return [weak.slice for weak in find_weak_slices(rows, higher_is_better)]
 
 
@@ -72,31 +86,29 @@ def judge_improvement(
     targets: Sequence[Slice] | None = None,
     bounds: Bounds | None = None,
 ) -> list[SliceChange]:
-    """Compare two runs slice by slice on the second half of the test rows, targets first.
+    """Compare two runs slice by slice on the second half of the test rows.
 
     Args:
         before: the test rows of the parent run.
-        after: values of the child run, by the number of the row in the parent run.
-        targets: the slices that rows were collected for; None: those of :func:`list_targets`.
-        bounds: of the metric; None: values of 0 and 1 are wrong and right.
+        after: values of the child run, by row number in the parent run.
+        higher_is_better: direction of the metric.
+        targets: the slices that rows were collected for; None to use :func:`list_target_slices`.
+        bounds: the metric's bounds; if None, values of 0 and 1 count as wrong and right.
+
+    Returns:
+        The tested slices, targets first.
     """
     if targets is None:
-        targets = list_targets(before, higher_is_better)
+        targets = list_target_slices(before, higher_is_better)
     _, second = split_in_halves(before)
     usable = [i for i in second if before[i].number in after]
-    others = [
-        other
-        for other in find_candidates(before)
-        if all(overlap(other, target) <= MAX_OVERLAP for target in targets)
-    ]
-    collected = frozenset[int]().union(*(target.members for target in targets))
-    rest = Slice(REST, "rest", frozenset(range(len(before))) - collected)
-    parts = [*((target, True) for target in targets), *((o, False) for o in (rest, *others))]
+    # 1. Keep the slices with enough rows on the second half.
     tested = [
         (part, is_target, members)
-        for part, is_target in parts
+        for part, is_target in _list_parts(before, targets)
         if len(members := [i for i in usable if i in part.members]) >= MIN_ROWS
     ]
+    # 2. Compare the two runs on the rows of each slice, and adjust for the number of slices.
     comparisons = [
         compare(
             [before[i].value for i in members],
@@ -109,18 +121,36 @@ def judge_improvement(
         for _, _, members in tested
     ]
     adjusted = adjust_p_values([found.p_value for found in comparisons])
-    child = [replace(row, value=after.get(row.number, row.value)) for row in before]
-    sign = 1.0 if higher_is_better else -1.0
     changes = [
         _describe(before, part, is_target, members, found, p)
         for (part, is_target, members), found, p in zip(tested, comparisons, adjusted, strict=True)
     ]
+    # 3. A target that is still weaker than the other rows is better, but not improved.
+    child = [replace(row, value=after.get(row.number, row.value)) for row in before]
+    sign = 1.0 if higher_is_better else -1.0
     return [
         replace(change, outcome="better")
         if change.outcome == "improved" and compute_weakness(child, usable, part, sign) < ALPHA
         else change
         for change, (part, _, _) in zip(changes, tested, strict=True)
     ]
+
+
+def _list_parts(
+    before: Sequence[ScoredRow], targets: Sequence[Slice]
+) -> Iterator[tuple[Slice, bool]]:
+    """Yield the slices to test, and whether each is a target.
+
+    These are the targets, all rows outside of them, and the candidate slices that hardly overlap
+    with a target.
+    """
+    for target in targets:
+        yield target, True
+    collected = frozenset[int]().union(*(target.members for target in targets))
+    yield Slice(OTHER_ROWS, "rest", frozenset(range(len(before))) - collected), False
+    for other in find_candidates(before):
+        if all(compute_overlap(other, target) <= MAX_OVERLAP for target in targets):
+            yield other, False
 
 
 def _describe(
@@ -149,8 +179,8 @@ def _describe(
     )
 
 
-def choose_metric(report: Report) -> tuple[str, str] | None:
-    """Return evaluator and metric of the verdict, else the first ones of the tuned model."""
+def choose_verdict_metric(report: Report) -> tuple[str, str] | None:
+    """Return the verdict's evaluator and metric, or the first ones of the tuned model."""
     keys = [(e.evaluator, e.metric) for e in report.tuned]
     wanted = [key for key in keys if key[1] == report.verdict.get("metric")]
     return next(iter([*wanted, *keys]), None)
@@ -159,19 +189,20 @@ def choose_metric(report: Report) -> tuple[str, str] | None:
 def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChange]:
     """Return the change of each slice from a run to the next one, by the verdict's metric.
 
-    There is none if the next run was not measured by it.
+    Returns:
+        The changes; empty if the next run was not measured by this metric.
 
     Raises:
-        IntegrityError: a file of values is lost or damaged.
+        IntegrityError: a file with values is missing or damaged.
     """
-    key = choose_metric(parent.report)
+    key = choose_verdict_metric(parent.report)
     if key is None or key not in child.measured:
         return []
     old = parent.measured[key]
     pairs = pair_rows(parent, child, *key)
     if len(pairs) and "counts" in pairs.tuned[0][old.metric]:
-        return []  # a slice has no part of a metric of all rows together
+        return []  # a metric of all rows together cannot be split into slices
     numbers = [int(row["row"]) for row in pairs.baseline]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
-    before = to_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
+    before = to_scored_rows(read_rows(parent.folder / old.records, old.metric), old.metric)
     return judge_improvement(before, after, old.higher_is_better, bounds=old.bounds)

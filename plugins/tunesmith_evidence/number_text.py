@@ -1,7 +1,7 @@
-"""Format numbers, sizes and times: one form in the terminal, in Markdown and in HTML.
+"""Format numbers, sizes and times the same way in the terminal, Markdown and HTML.
 
-A measured number has three decimals, so that numbers of one column can be compared: ``0.970``,
-never ``0.97`` beside ``0.9867``. One that would round to nothing is ``<0.001``. Sizes are in GiB.
+Measured numbers have three decimals, so that a column is easy to compare: ``0.970``, never ``0.97``
+next to ``0.9867``. A number that would round to zero becomes ``<0.001``. Sizes are in GiB.
 """
 
 from __future__ import annotations
@@ -31,78 +31,79 @@ __all__ = [
     "format_ticks",
 ]
 
-SMALLEST = 0.0005
+MIN_SHOWN_VALUE = 0.0005
 """Numbers below this round to 0.000."""
-LARGEST_PART = 0.999
-"""What is less than a whole is at most this."""
-SHORTEST = 0.005
-"""Seconds below which a duration rounds to 0.00 s."""
+MAX_SHOWN_FRACTION = 0.999
+"""Largest number shown for a value below 1."""
+MIN_SHOWN_SECONDS = 0.005
+"""Durations below this many seconds round to 0.00 s."""
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
 def format_number(value: float) -> str:
     """Format a measured number: "0.970", "-1.250", "312.5", "1,234"; "<0.001" if it is tiny.
 
-    What is below 1 is never "1.000", but "0.999": a share of 1 says that no row is wrong.
+    A number below 1 is never shown as "1.000" but as "0.999", because a share of 1 would mean that
+    no row is wrong.
     """
     size = abs(value)
     if not math.isfinite(value):
         return f"{value:g}"
     if size >= 1e9:
         return format_rate(value)
-    if 0 < size < SMALLEST:
+    if 0 < size < MIN_SHOWN_VALUE:
         return "<0.001" if value > 0 else ">-0.001"
     if size < 1:
-        value = math.copysign(min(size, LARGEST_PART), value)
+        value = math.copysign(min(size, MAX_SHOWN_FRACTION), value)
     return f"{value:,.{3 if size < 100 else 1 if size < 1000 else 0}f}"
 
 
 def format_duration_range(low: float, high: float) -> str:
     """Format a range of seconds: "4 min 00 s to 9 min 00 s", "up to 0.40 s", "under 0.01 s"."""
-    if high < SHORTEST:
+    if high < MIN_SHOWN_SECONDS:
         return "under 0.01 s"
     texts = [format_duration(seconds) for seconds in (low, high)]
     if texts[0] == texts[1]:
         return texts[0]
-    return f"up to {texts[1]}" if low < SHORTEST else " to ".join(texts)
+    return f"up to {texts[1]}" if low < MIN_SHOWN_SECONDS else " to ".join(texts)
 
 
 def format_difference(value: float) -> str:
-    """Format a difference with its sign: "+0.890", "-0.083"; "0.000" has none."""
+    """Format a difference with its sign: "+0.890", "-0.083"; zero is "0.000"."""
     text = format_number(value)
-    return f"+{text}" if value >= SMALLEST else text
+    return f"+{text}" if value >= MIN_SHOWN_VALUE else text
 
 
 def format_confidence(level: float) -> str:
-    """Format the level of an interval: "95 %", "98.8 %", "99.983 %"; never "100 %"."""
+    """Format a confidence level: "95 %", "98.8 %", "99.983 %"; never "100 %"."""
     missing = 100 * (1 - level)
     decimals = max(1, 1 - math.floor(math.log10(missing)))
     return f"{f'{100 - missing:.{decimals}f}'.rstrip('0').rstrip('.')} %"
 
 
 def format_interval(low: float, high: float, *, signed: bool = False) -> str:
-    """Format an interval: "[0.814, 0.937]", ``signed`` "[-0.168, +0.008]"."""
+    """Format an interval: "[0.814, 0.937]", or ``signed`` "[-0.168, +0.008]"."""
     ends = map(format_difference if signed else format_number, (low, high))
     return f"[{', '.join(ends)}]"
 
 
 def format_rows(n: int, units: int, noun: str = "") -> str:
-    """Format a number of rows, and of the groups that dependent ones are in.
+    """Format a number of rows and, if rows depend on each other, the number of their groups.
 
-    "105 of 21 groups"; with a noun "105 rows of 21 groups".
+    For example "105 of 21 groups", or "105 rows of 21 groups" with a noun.
     """
     rows = format_count(n, noun) if noun else f"{n:,}"
     return f"{rows} of {format_count(units, 'group')}" if 0 < units < n else rows
 
 
 def format_estimate(value: float, low: float, high: float, *, signed: bool = False) -> str:
-    """Format a value with its interval: "0.890 [0.814, 0.937]"; a difference is ``signed``."""
+    """Format a value with its interval: "0.890 [0.814, 0.937]"; use ``signed`` for differences."""
     text = format_difference(value) if signed else format_number(value)
     return f"{text} {format_interval(low, high, signed=signed)}"
 
 
 def format_deviation(value: float) -> str:
-    """Format an error that should be nothing, with two digits: "0", "<1e-9", "3.2e-6", "0.012"."""
+    """Format an error that should be zero, with two digits: "0", "<1e-9", "3.2e-6", "0.012"."""
     if 0 < abs(value) < 1e-9:
         return "<1e-9"
     return format_rate(float(f"{value:.1e}"))
@@ -114,7 +115,7 @@ def format_p_value(p_value: float) -> str:
 
 
 def format_setting(value: object) -> str:
-    """Format the value of a key in a run file: a number with all its digits, other values as is."""
+    """Format a value from a run file: numbers with all their digits, other values unchanged."""
     if not isinstance(value, float):
         return str(value)
     text = format_rate(value)
@@ -122,7 +123,7 @@ def format_setting(value: object) -> str:
 
 
 def format_rate(value: float) -> str:
-    """Format a setting such as a learning rate as people write it: "2e-4", "0.01", "5e-5"."""
+    """Format a setting such as a learning rate the way people write it: "2e-4", "0.01", "5e-5"."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if 1e-3 <= abs(value) < 1e6:
@@ -132,9 +133,9 @@ def format_rate(value: float) -> str:
 
 
 def format_share(share: float) -> str:
-    """Format a share of a whole: "0.36 %", "12 %", "100 %"; "<0.01 %" if it is tiny.
+    """Format a share as a percentage: "0.36 %", "12 %", "100 %"; "<0.01 %" if it is tiny.
 
-    What is not the whole is never "100 %", but "99.7 %".
+    A share below 1 is never shown as "100 %".
     """
     percent = 100 * share
     if 0 < percent < 0.005:
@@ -145,7 +146,7 @@ def format_share(share: float) -> str:
 
 
 def format_share_range(low: float, high: float) -> str:
-    """Format a range of shares: "0.36 % to 1.2 %", "up to 1.2 %", "1.2 %" if both look alike."""
+    """Format a range of shares: "0.36 % to 1.2 %", "up to 1.2 %", or "1.2 %" if both are equal."""
     texts = [format_share(share) for share in (low, high)]
     if texts[0] == texts[1]:
         return texts[0]
@@ -153,7 +154,7 @@ def format_share_range(low: float, high: float) -> str:
 
 
 def format_ticks(ticks: Sequence[float]) -> list[str]:
-    """Format the numbers of an axis alike, with as many decimals as tell them apart."""
+    """Format the numbers on an axis with equally many decimals, enough to tell them apart."""
     if len(ticks) < 2:
         return [format_rate(tick) for tick in ticks]
     step = min(abs(b - a) for a, b in pairwise(ticks)) or 1.0
@@ -165,7 +166,7 @@ def format_ticks(ticks: Sequence[float]) -> list[str]:
 
 
 def format_date(iso: str) -> str:
-    """Format a time in ISO 8601 as UTC: "28 Nov 2026, 03:45 UTC"; other text is returned."""
+    """Format an ISO 8601 time as "28 Nov 2026, 03:45 UTC"; return other text unchanged."""
     try:
         time = datetime.fromisoformat(iso)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Read the values of two models on the rows that both were evaluated on."""
+"""Read the values of two models on the rows that both answered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_METRICS: Mapping[str, Metric] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class PairedRows:
-    """Rows of two evaluations of one metric, each row of the first with that of the second."""
+    """The rows of two evaluations by one metric, paired by row."""
 
     metric: str
     baseline: Sequence[JSON]
@@ -35,28 +35,28 @@ class PairedRows:
 
     @property
     def baseline_values(self) -> list[float]:
-        """The values of the first model."""
+        """The first model's values."""
         return [float(row[self.metric]["value"]) for row in self.baseline]
 
     @property
     def tuned_values(self) -> list[float]:
-        """The values of the second model."""
+        """The second model's values."""
         return [float(row[self.metric]["value"]) for row in self.tuned]
 
     @property
     def weights(self) -> list[float] | None:
-        """The weights, which both models share; None if all are equal."""
+        """The row weights, shared by both models; None if all are equal."""
         weights = [float(row[self.metric]["weight"]) for row in self.tuned]
         return weights if len(set(weights)) > 1 else None
 
     @property
     def groups(self) -> list[str | None] | None:
-        """The groups of the rows; None if all rows are independent of each other."""
+        """The group of each row; None if no row has a group."""
         groups = [row.get("group") for row in self.tuned]
         return groups if any(group is not None for group in groups) else None
 
-    def without_weightless(self) -> PairedRows:
-        """Return the rows that count for both models: one of weight 0 was not scored."""
+    def drop_zero_weights(self) -> PairedRows:
+        """Return only rows that both models were scored on, which excludes weights of 0."""
         kept = [
             (first, second)
             for first, second in zip(self.baseline, self.tuned, strict=True)
@@ -65,11 +65,13 @@ class PairedRows:
         return replace(self, baseline=[row for row, _ in kept], tuned=[row for _, row in kept])
 
     def with_contributions(self, metric: Metric | None) -> PairedRows:
-        """Return the rows with contributions to the metric of these rows alone.
+        """Recompute the contributions of a metric of all rows together, for these rows only.
 
-        Those that were stored are contributions to the metric of all rows that a model was measured
-        on. There are none if the metric cannot be computed again, and so none of the rows. A metric
-        that is a mean of rows is left as it is.
+        The stored contributions belong to the metric over all rows that a model was measured on.
+        Metrics that are a mean of rows stay unchanged.
+
+        Returns:
+            The rows with new values; no rows if the metric cannot be computed again.
         """
         if metric is None or metric.is_row_mean or not self.tuned:
             return self
@@ -93,14 +95,14 @@ class PairedRows:
 
 
 def _unpack(counts: Mapping[str, float]) -> list[float]:
-    """Return the count of each column; columns of zeros are not stored, but for the last one."""
+    """Return the counts of all columns; stored counts omit zeros, except in the last column."""
     return [counts.get(str(column), 0.0) for column in range(max(map(int, counts)) + 1)]
 
 
 def has_own_value(row: JSON, metric: str) -> bool:
-    """Return True if a row has a value of its own, and not its part of a metric of all rows.
+    """Return True if a row has its own value, not just a contribution to a metric of all rows.
 
-    That part is no score: of a right answer it may be lower than of a wrong one.
+    A contribution is not a score: it may be lower for a right answer than for a wrong one.
     """
     return metric in row and "counts" not in row[metric]
 
@@ -117,13 +119,13 @@ def read_pairs(
     tuned: Measured,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PairedRows:
-    """Read the rows that both events measured, by the numbers of the test rows.
+    """Read the rows that both events measured, matched by test row number.
 
-    A costly model may have been evaluated on some of the test rows only. A metric of all rows
-    together, found by its name among ``metrics``, is then that of these rows.
+    A slow model may have been evaluated on only some of the test rows. A metric of all rows
+    together, found by its name in ``metrics``, is then computed again on the shared rows.
 
     Raises:
-        IntegrityError: a file is lost or damaged.
+        IntegrityError: a file is missing or damaged.
     """
     first = _by_number(folder / baseline.records, baseline.metric)
     second = _by_number(folder / tuned.records, tuned.metric)
@@ -131,10 +133,10 @@ def read_pairs(
     pairs = PairedRows(tuned.metric, [first[n] for n in numbers], [second[n] for n in numbers])
     is_part = len(numbers) < max(len(first), len(second))
     pairs = pairs.with_contributions(metrics.get(tuned.metric)) if is_part else pairs
-    return pairs.without_weightless()
+    return pairs.drop_zero_weights()
 
 
 def _by_number(path: Path, metric: str) -> dict[int, JSON]:
-    """Return the rows by their number; earlier versions wrote all rows, without numbers."""
+    """Return the rows by number; files of earlier versions have all rows without numbers."""
     rows = read_rows(path, metric)
     return {int(row.get("row", position)): row for position, row in enumerate(rows)}

@@ -1,4 +1,4 @@
-"""Pilots: the technique of a run on a part of its training rows."""
+"""Run pilots: train with a run's technique on a random part of its training rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["RowValue", "plan_pilot", "read_values", "run_pilot"]
 
 @dataclass(frozen=True)
 class _FixedRows:
-    """A data loader whose rows are read already."""
+    """A data loader for rows that are already in memory."""
 
     dataset: Dataset
 
@@ -33,27 +33,27 @@ class _FixedRows:
 
 @dataclass(frozen=True)
 class RowValue:
-    """The value of a model on a test row."""
+    """A model's value on a test row."""
 
     value: float
-    """By the deciding metric, in its unit."""
+    """Value by the deciding metric, in its unit."""
     weight: float = 1.0
-    """Share of the row in the mean, in any unit: its tokens, say."""
+    """Weight of the row in the mean, such as its number of tokens."""
     group: str | None = None
-    """Rows of one group depend on each other; None: the row is independent of all others."""
+    """Group of dependent rows; None if the row is independent of all others."""
 
 
 def run_pilot(
     plan: Plan, catalog: Catalog, parts: DataParts, count: int, folder: RunFolder
 ) -> Report:
-    """Train on ``count`` random training rows, and evaluate on the test rows of ``parts``."""
+    """Train on ``count`` random training rows and evaluate on the test rows of ``parts``."""
     return execute.run(plan_pilot(plan, parts, count), catalog, folder)
 
 
 def plan_pilot(plan: Plan, parts: DataParts, count: int) -> Plan:
-    """Return the plan of a training on ``count`` random training rows, without baselines and gate.
+    """Return a plan for ``count`` random training rows, without baselines and thresholds.
 
-    The rows of a smaller pilot are among those of a larger one.
+    A larger pilot contains all rows of a smaller one.
     """
     order = list(range(len(parts.train)))
     random.Random(f"{plan.run.seed}/probe").shuffle(order)
@@ -74,10 +74,10 @@ def plan_pilot(plan: Plan, parts: DataParts, count: int) -> Plan:
 
 
 def read_values(folder: Path, measured: Measured) -> dict[int, RowValue]:
-    """Return the value of each test row, by its number; rows of weight 0 do not count.
+    """Return the value of each test row by row number, skipping rows of weight 0.
 
     Raises:
-        IntegrityError: the file is lost or damaged.
+        IntegrityError: the file is missing or damaged.
     """
     metric = measured.metric
     return {

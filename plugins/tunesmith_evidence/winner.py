@@ -1,14 +1,15 @@
-"""The winner of a run that was not worth its training: a baseline, saved so that it can be used.
+"""Save and open the winning baseline of a run where fine-tuning was not worth it.
 
-The folder ``winner`` below the run has what the baseline is built from, and no pickle::
+The folder ``winner`` in the run folder contains everything to rebuild the baseline, without
+pickle::
 
     winner/
       winner.json      the baseline, its options and its variant
-      train.jsonl      the training rows that it learned from, or shows in its prompts
-      files/           the files that its options name, such as prompts
-      MANIFEST.json    the checksums of these files
+      train.jsonl      the training rows that it learns from or shows in its prompts
+      files/           files named in its options, such as prompts
+      MANIFEST.json    checksums of these files
 
-It is opened by building the baseline again. A baseline is the same for the same rows and seed.
+Opening it builds the baseline again, which is deterministic for the same rows and seed.
 """
 
 from __future__ import annotations
@@ -45,28 +46,28 @@ from tunesmith.records import (
 from tunesmith.storage import RunFolder, commit_folder, verify_folder
 
 __all__ = [
-    "FOLDER",
+    "WINNER_FOLDER",
     "discard_winner",
     "has_probabilities",
-    "open_baseline",
     "open_winner",
+    "rebuild_baseline",
     "save_winner",
 ]
 
 SCHEMA = "tunesmith.winner/1"
-FOLDER = "winner"
-"""Name of the winner's folder below the run folder."""
+WINNER_FOLDER = "winner"
+"""Name of the winner's folder in the run folder."""
 _KINDS: Mapping[str, Any] = {
     kind.__name__: kind for kind in (Text, Completion, Chat, Preference, UnpairedPreference)
 }
 
 
 def save_winner(evidence: Evidence, name: str) -> str:
-    """Save the baseline ``name`` below the run folder, in place of an earlier one.
+    """Save the baseline ``name`` in the run folder, replacing an earlier winner.
 
     Returns:
-        The folder, relative to the run folder. It is empty, and nothing is saved, if the training
-        rows are of a kind that only their plugin can read.
+        The folder, relative to the run folder. Empty, with nothing saved, if only the plugin can
+        read the training rows, which have media or a custom kind.
     """
     chosen = next(event for event in evidence.baselines if event.baseline == name)
     rows = evidence.train
@@ -74,27 +75,30 @@ def save_winner(evidence: Evidence, name: str) -> str:
         return ""
     baseline = _find_baseline(evidence.plan, name)
     commit_folder(
-        evidence.folder / FOLDER, lambda folder: _write(folder, evidence, baseline, chosen)
+        evidence.folder / WINNER_FOLDER, lambda folder: _write(folder, evidence, baseline, chosen)
     )
-    return FOLDER
+    return WINNER_FOLDER
 
 
 def discard_winner(folder: Path) -> None:
-    """Remove the winner of an earlier verdict, if there is one."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    """Remove the winner of an earlier verdict, if any."""
+    shutil.rmtree(folder / WINNER_FOLDER, ignore_errors=True)
 
 
 def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
-    """Return the name of the baseline that won a run, its variant, and it as a model.
+    """Open the winning baseline of a run.
+
+    Returns:
+        The baseline's name with its variant, and the baseline as a text model.
 
     Raises:
-        UsageError: the run has no winner besides the tuned model.
+        UsageError: the run has no winning baseline, or the installed one lacks its variant.
         IntegrityError: a file of the winner is missing or damaged.
     """
-    folder = run.path / FOLDER
+    folder = run.path / WINNER_FOLDER
     if not (folder / "winner.json").is_file():
         raise UsageError(
-            f"{run.path}: the run has no winner: no prompt or small classifier was enough",
+            f"{run.path}: the run has no winner, because no prompt or small classifier was enough",
             hint=f"tunesmith report {run.path} shows the verdict",
         )
     problems = verify_folder(folder)
@@ -117,26 +121,33 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
         raise UsageError(
             f"{folder}: the installed baseline {saved['baseline']} has no variant "
             f"{saved['variant']!r}",
-            hint="install the versions of the plugins that report.json names",
+            hint="install the plugin versions listed in report.json",
         )
     return " ".join(filter(None, [saved["baseline"], saved["variant"]])), model
 
 
 def has_probabilities(run: RunFolder) -> bool:
-    """Return False if the winner of a run is a classifier, which has no log-probabilities."""
+    """Return False if the winner is a classifier, which has no log-probabilities."""
     try:
-        saved = json.loads((run.path / FOLDER / "winner.json").read_text(encoding="utf-8"))
+        saved = json.loads((run.path / WINNER_FOLDER / "winner.json").read_text(encoding="utf-8"))
         return saved["solution"] in ("prompt", "retrieval")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return True
 
 
-def open_baseline(
+def rebuild_baseline(
     plan: Plan, train: Sequence[Record], chosen: BaselineChosen, base: TextModel
 ) -> TextModel | None:
-    """Return the chosen variant of a baseline as a model, built again from the training rows.
+    """Rebuild the chosen variant of a baseline from the training rows.
 
-    ``base`` is the untouched base model. None if the installed baseline has no such variant.
+    Args:
+        plan: the plan with the baseline's options.
+        train: the training rows.
+        chosen: the baseline and its variant.
+        base: the untuned base model.
+
+    Returns:
+        The variant as a text model; None if the installed baseline has no such variant.
     """
     baseline = _find_baseline(plan, chosen.baseline)
     task = BaselineTask(
@@ -149,7 +160,7 @@ def open_baseline(
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON lines, each with its kind; only this user can read the file."""
+    """Write records with their kinds as JSON lines, to a file that only this user can read."""
     path.touch(mode=0o600)
     with path.open("w", encoding="utf-8") as file:
         for record in records:
@@ -157,7 +168,7 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read the records that :func:`write_records` has written."""
+    """Read records written by :func:`write_records`."""
     with path.open(encoding="utf-8") as file:
         return [_read_record(json.loads(line)) for line in file]
 
@@ -204,7 +215,7 @@ def _write(
 
 
 def _rename(variant: str, copies: Mapping[str, str]) -> str:
-    """Return the name of a variant with the copy of the file that it begins with."""
+    """Replace a file name at the start of a variant's name with the name of its copy."""
     for path, copy in copies.items():
         if variant == path or variant.startswith(f"{path}, "):
             return copy + variant.removeprefix(path)
@@ -212,7 +223,7 @@ def _rename(variant: str, copies: Mapping[str, str]) -> str:
 
 
 def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
-    """Copy the files that options name; return the copies by option and by path."""
+    """Copy the files named in options; return the copies by option and original path."""
     files: dict[str, dict[str, str]] = {}
     for name, info in type(config).model_fields.items():
         extra = info.json_schema_extra
@@ -244,9 +255,9 @@ def _read_options(
         config: BaseModel = offer.config(**options)
     except ValidationError as error:
         raise UsageError(
-            f"{folder}: the options of the winner do not suit the installed baseline {offer.name}: "
+            f"{folder}: the installed baseline {offer.name} does not accept the winner's options: "
             f"{error.errors()[0]['msg']}",
-            hint="install the versions of the plugins that report.json names",
+            hint="install the plugin versions listed in report.json",
         ) from None
     return config
 
@@ -257,7 +268,7 @@ def _build_variant(
     task: BaselineTask,
     names: Sequence[str],
 ) -> TextModel | None:
-    """Return the first variant that has one of the names; None if there is none."""
+    """Build the first variant with one of the names; return None if there is none."""
     with fence(baseline.offered.plugin, "variants", may_take_long=True):
         variants = baseline.offer.build(config).variants(task)
         return next((v.model for v in variants if v.name in names), None)

@@ -1,4 +1,4 @@
-"""Compare the tuned models of two runs on the rows that were held out in both."""
+"""Compare the tuned models of two runs on their common test rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 from tunesmith import api, plugins
 from tunesmith.catalog import Catalog
 from tunesmith.events import JSON
-from tunesmith_evidence.comparison import MetricDifference, RunResults, adjust, compare_metrics
+from tunesmith_evidence.comparison import (
+    MetricDifference,
+    RunResults,
+    adjust_differences,
+    compare_metrics,
+)
 from tunesmith_evidence.number_text import format_difference, format_interval, format_number
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_python.html import table_to_html
@@ -62,21 +67,21 @@ class RunComparison(Mapping[str, MetricDifference]):
 def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunComparison:
     """Compare the tuned models of two runs by every metric that both measured.
 
-    A row is the same if its prompt, its expected answer and its weight are: so a loss per token is
-    compared only where both models count the same tokens. ``p_value_holm`` and ``is_clear`` are
-    adjusted for the number of metrics.
+    Two rows are the same if prompt, expected answer and weight are equal. A loss per token is
+    therefore compared only if both models count the same tokens. ``p_value_holm`` and ``is_clear``
+    are adjusted for the number of metrics.
 
     Args:
-        first: the run folder that is subtracted.
-        second: the run folder that it is subtracted from.
-        confidence: of the intervals, between 0 and 1.
+        first: the run folder whose scores are subtracted.
+        second: the run folder that they are subtracted from.
+        confidence: level of the intervals, between 0 and 1.
 
     Raises:
         UsageError: the runs share no metric, or no test row.
-        IntegrityError: a file of values is lost or damaged.
+        IntegrityError: a file of values is missing or damaged.
     """
     runs = [RunResults(folder, api.read_report(folder)) for folder in (first, second)]
     catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
     found = compare_metrics(*runs, confidence=confidence, metrics=list_metrics(catalog))
-    differences = dict(zip(found, adjust([*found.values()]), strict=True))
+    differences = dict(zip(found, adjust_differences([*found.values()]), strict=True))
     return RunComparison(first, second, differences)

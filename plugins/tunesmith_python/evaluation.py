@@ -1,4 +1,4 @@
-"""Measure a model on rows of one's own."""
+"""Measure a model on your own rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunesmith import plugins
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.data.units import RecordsByUnit
@@ -35,26 +35,26 @@ def evaluate(
         records: at least one row, such as ``Completion(source="mine:1", prompt="Hello?",
             completion="Hi.")`` of :mod:`tunesmith.records`.
         evaluator: the name of an evaluator, as in ``[[evaluators]] use``.
-        options: the options of its table.
+        options: the options in its table.
 
     Returns:
-        By metric: the mean, its 95 % interval, and the numbers of rows and of independent units:
-        rows with nearly the same prompt, or of one group, are one unit.
+        For each metric: the mean, its 95 % interval, and the numbers of rows and of independent
+        units. Rows with nearly the same prompt, or of the same group, are one unit.
 
     Raises:
-        UsageError: there is no such evaluator, or no row.
+        UsageError: the evaluator does not exist, or ``records`` is empty.
         ConfigError: the options are wrong.
-        PluginError: the evaluator raised.
+        PluginError: the evaluator raised an exception.
     """
-    from tunesmith_data.splits import cluster_records  # not above: it imports numpy
+    from tunesmith_data.splits import cluster_records  # not at the top: it imports numpy
 
     catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
     try:
         offered = catalog.find(EvaluatorOffer, evaluator)
-    except OfferNotFound as error:
+    except OfferNotFoundError as error:
         raise UsageError(error.what, hint=error.hint) from None
     if not records:
-        raise UsageError("records: there is no row to measure")
+        raise UsageError("records: there are no rows to measure")
     try:
         config = from_table(offered.offer.config, options or {})
     except ValidationError as error:

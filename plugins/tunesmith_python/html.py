@@ -24,7 +24,7 @@ def report_to_html(name: str, view: ReportView) -> str:
 
 
 def table_to_html(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with a line of column names."""
+    """Return a table with a header row of column names."""
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)

@@ -1,4 +1,4 @@
-"""Check a run file and estimate its costs, before anything is trained."""
+"""Check a run file and estimate its costs, before training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tunesmith.plan import Plan
 def check(
     run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None
 ) -> list[FindingReported]:
-    """Check a run file and its data without a model, as ``tunesmith check`` does.
+    """Check a run file and its data without a model, like ``tunesmith check``.
 
     Args:
-        run_file: its path, or its tables.
+        run_file: path of the run file, or its tables.
         set: overrides by dotted key.
 
     Returns:
-        The findings. One with the level ``error`` stops a run, unless it is about test rows.
+        The findings. A finding with the level ``error`` stops a run, unless it is about test rows.
 
     Raises:
-        ConfigError: the run file is wrong; it lists every problem.
-        DataError: no row is usable, or more rows are unusable than the options allow.
+        ConfigError: the run file is wrong; the error lists every problem.
+        DataError: no row is usable, or more rows are skipped than the options allow.
     """
     from tunesmith_plugins.commands.runs.check_data import check_data
 
@@ -34,16 +34,16 @@ def check(
 
 
 def make_plan(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> Plan:
-    """Return a run file as a checked value, with every default; no data is read.
+    """Return a run file as a checked value with all defaults, without reading any data.
 
     ``plan.to_toml()`` is what ``tunesmith plan --resolved`` prints.
 
     Args:
-        run_file: its path, or its tables.
+        run_file: path of the run file, or its tables.
         set: overrides by dotted key.
 
     Raises:
-        ConfigError: the run file is wrong; it lists every problem.
+        ConfigError: the run file is wrong; the error lists every problem.
     """
     return api.load_plan(run_file, sets=set or {})[0]
 
@@ -56,14 +56,14 @@ def estimate(
     quick: bool = False,
     processes: int = 1,
 ) -> JSON:
-    """Estimate memory (bytes), time (seconds) and cost (US dollars), as ``tunesmith plan`` does.
+    """Estimate memory (bytes), time (seconds) and cost (US dollars), like ``tunesmith plan``.
 
     Args:
-        run_file: its path, or its tables.
+        run_file: path of the run file, or its tables.
         set: overrides by dotted key.
         assume: sizes to plan with instead of the data.
-        quick: only the analytic estimate; no training step is traced.
-        processes: processes that train together; memory is that of each.
+        quick: return the analytic estimate only, without tracing a training step.
+        processes: number of processes that train together; memory is per process.
 
     Returns:
         The object that ``tunesmith plan --json`` prints, ``tunesmith.plan/1``.

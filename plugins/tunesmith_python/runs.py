@@ -23,16 +23,16 @@ MODELS = ("tuned", "base")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been started: its results and its models. It is as good after a restart."""
+    """A run that has been started, with its results and models. It can be reopened at any time."""
 
     path: Path
     """The run folder."""
     trust_plugins: bool = False
-    """True: :meth:`model` executes the plugin files that the folder names without a question."""
+    """True lets :meth:`model` execute the plugin files that the run names, without asking."""
 
     @property
     def report(self) -> Report:
-        """The report, built from the events whenever it is read, also while the run goes on."""
+        """The report, built from the events on each access, even while the run is going on."""
         return api.read_report(self.path)
 
     @property
@@ -40,7 +40,7 @@ class Run:
         """The plan that the run was started with.
 
         Raises:
-            UsageError: the run ended before it began, or names code that is not trusted.
+            UsageError: the run ended before it started, or names code that is not trusted.
         """
         return api.load_run(self.path, trust_plugins=self.trust_plugins)[1]
 
@@ -48,10 +48,11 @@ class Run:
         """Load a model of the run from disk: ``tuned``, or ``base`` for the untouched base model.
 
         ``model.generate(["a prompt"], 64)`` returns a greedy answer of at most 64 tokens for each
-        prompt; a prompt is a text, or a tuple of messages. Each call loads the weights again.
+        prompt. A prompt is a text, or a tuple of messages. Each call of this method loads the
+        weights again.
 
         Raises:
-            UsageError: there is no such model, or the run has not trained it yet.
+            UsageError: the model does not exist, or the run has not trained it yet.
         """
         if name not in MODELS:
             raise UsageError(f'a run has the models {" and ".join(MODELS)}, got "{name}"')
@@ -60,10 +61,10 @@ class Run:
         return models[name]
 
     def compare(self, other: Run, *, confidence: float = 0.95) -> RunComparison:
-        """Compare the tuned model of this run with that of another one.
+        """Compare the tuned model of this run with the tuned model of another run.
 
-        It is a paired comparison on the rows that were held out in both runs: each difference is
-        this run minus ``other``, with its interval.
+        This is a paired comparison on the common test rows of both runs. Each difference is this
+        run minus ``other``, with its interval.
 
         Raises:
             UsageError: the runs share no metric, or no test row.
@@ -82,21 +83,22 @@ def run(
     out: api.PathLike | None = None,
     force: bool = False,
 ) -> Run:
-    """Execute a run file, as ``tunesmith run`` does, and return the run.
+    """Execute a run file, like ``tunesmith run``, and return the run.
 
     Args:
-        run_file: its path, or its tables; relative paths in tables start at the working folder.
+        run_file: path of the run file, or its tables; relative paths in tables start at the working
+            folder.
         set: overrides by dotted key, such as ``{"technique.adapter.rank": 8}``.
-        out: the run folder; without it, a new one is created below ``[run] folder``.
-        force: run although the predicted memory exceeds the available memory.
+        out: the run folder; by default, a new one is created below ``[run] folder``.
+        force: run even if the predicted memory exceeds the available memory.
 
     Raises:
-        TunesmithError: the run ended early; its folder holds a report nevertheless.
+        TunesmithError: the run ended early; its folder contains a report anyway.
     """
     if distributed.rank() > 0:
         return Run(api.run_worker_rank())
     plan, catalog = api.load_plan(run_file, sets=set or {})
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     folder = api.create_run_folder(plan, None if out is None else Path(out))
     execute.run(plan, catalog, folder, force=force)
     return Run(folder.path)
@@ -109,18 +111,18 @@ def resume(
     trust_plugins: bool = False,
     force: bool = False,
 ) -> Run:
-    """Continue a run that was stopped, was killed or failed, as ``tunesmith resume`` does.
+    """Continue a run that was stopped, killed or failed, like ``tunesmith resume``.
 
     Args:
         folder: the run folder.
         accept_changes: continue although data, options, base model or plugins have changed.
-        trust_plugins: execute the plugin files and functions that the run names, also if this user
+        trust_plugins: execute the plugin files and functions that the run names, even if this user
             has not run them before.
-        force: run although the predicted memory exceeds the available memory.
+        force: run even if the predicted memory exceeds the available memory.
 
     Raises:
-        UsageError: the run is finished, names code that is not trusted,
-            or its data, options, base model or plugins have changed without ``accept_changes``.
+        UsageError: the run is finished; it names code that is not trusted; or its data, options,
+            base model or plugins have changed without ``accept_changes``.
     """
     if distributed.rank() > 0:
         return Run(api.run_worker_rank())
@@ -130,15 +132,15 @@ def resume(
 
 
 def open_run(folder: api.PathLike, *, trust_plugins: bool = False) -> Run:
-    """Return the run of a run folder, in whatever state it is.
+    """Return the run of a run folder, whatever its state.
 
-    Nothing that the folder names is executed before a model is loaded.
+    No code that the folder names is executed until a model is loaded.
 
     Args:
         folder: the run folder.
         trust_plugins: see :class:`Run`.
 
     Raises:
-        UsageError: it is not the folder of a run.
+        UsageError: the folder is not a run folder.
     """
     return Run(RunFolder.open(Path(folder)).path, trust_plugins)

@@ -12,7 +12,7 @@ from tests.architectures.sizes import Sizes, tiny_config
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def save_model(case: Case, sizes: Sizes, seed: int, folder: Path) -> int:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     spread_weights(model)
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    build_tiny_tokenizer().save_pretrained(folder)
     return sum(p.numel() for p in model.parameters())
 
 

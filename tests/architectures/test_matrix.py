@@ -15,7 +15,7 @@ from tests.architectures.reference import Answer, tokenize
 from tests.architectures.rows import make_rows
 from tests.architectures.sizes import KIND, Sizes, tiny_config
 
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 SETTING = Setting()
 
@@ -66,7 +66,7 @@ def test_a_difference_is_relative_and_the_largest() -> None:
 
 
 def test_answers_may_differ_from_a_tie_on_only() -> None:
-    tokenizer = tiny_tokenizer()
+    tokenizer = build_tiny_tokenizer()
     ids = tokenizer("the capital of", add_special_tokens=False)["input_ids"]
     first = tokenizer.decode(ids[:2])
     clear, tied = Answer(ids, [1.0] * len(ids)), Answer(ids, [1.0, 1.0, 1e-6, *[1.0] * len(ids)])
@@ -76,7 +76,7 @@ def test_answers_may_differ_from_a_tie_on_only() -> None:
 
 
 def test_rows_are_longer_and_shorter_than_every_limit() -> None:
-    tokenizer, sizes = tiny_tokenizer(), Sizes()
+    tokenizer, sizes = build_tiny_tokenizer(), Sizes()
     for shared in (True, False):
         rows = make_rows(0, SETTING.lengths, shared=shared).train
         lengths = [len(tokenize(tokenizer, row).ids) for row in rows]

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 from tunesmith.records import Completion, Message, Preference, Record, Text
 from tunesmith_plugins.checks.languages import review as review_languages
-from tunesmith_plugins.checks.rows.check import share
+from tunesmith_plugins.checks.rows.check import show_share
 from tunesmith_plugins.checks.rows.review import review
 
 Read = Callable[[Path], Iterator[Record]]
@@ -150,8 +150,8 @@ def main() -> None:
             count, total = sum(result.counts.values()), sum(sizes.values())
             most = max(result.counts, key=lambda name: result.counts[name] / sizes[name])
             print(
-                f"| {what} | {' or '.join(sorted(result.levels))} | {share(count, total)} "
-                f"| {share(result.counts[most], sizes[most])}: {most} |"
+                f"| {what} | {' or '.join(sorted(result.levels))} | {show_share(count, total)} "
+                f"| {show_share(result.counts[most], sizes[most])}: {most} |"
             )
             for example in result.examples if options.rows else ():
                 print(f"    {example}")

@@ -33,7 +33,7 @@ from tests.architectures.sizes import ROPE, Sizes
 from tests.benchmarks import machine
 from tests.benchmarks.exports import build_export
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.errors import TunesmithError
 from tunesmith.options import from_table
 from tunesmith.plugins import find_plugins
@@ -46,7 +46,7 @@ from tunesmith_torch.export.export_run import (
     load_trained,
     prepare_model,
 )
-from tunesmith_torch.testing.exports import LEARNING_LORA, train_for_export
+from tunesmith_torch.testing.exports import LORA_TRAINING_OPTIONS, train_for_export
 
 EXPORTERS: dict[str, dict[str, str]] = {
     "safetensors": {"dtype": "float32"},
@@ -67,7 +67,7 @@ more.
 """
 SIZES = Sizes(hidden=128, heads=4, layers=2, window=96, chunk=96, original_context=96, context=512)
 """Heads of 32, which all engines take; windows are longer than the rows of the checks."""
-STEPS = {**LEARNING_LORA, "epochs": 2.0}
+STEPS = {**LORA_TRAINING_OPTIONS, "epochs": 2.0}
 
 ORIGINAL = {"original_max_position_embeddings": SIZES.original_context}
 FACTORS = {
@@ -179,7 +179,7 @@ def measure_case(case: Case, catalog: Catalog, only: Sequence[str]) -> Iterator[
                 continue
             try:
                 export = build_export(catalog, name, options_)
-            except OfferNotFound:
+            except OfferNotFoundError:
                 continue
             yield measure_export(str(case), export, prepared, ids, expected_NV)
 

@@ -30,9 +30,9 @@ from tests.benchmarks import machine
 from tests.benchmarks.exports import build_export
 
 from tunesmith import api
-from tunesmith.catalog import OfferNotFound
+from tunesmith.catalog import OfferNotFoundError
 from tunesmith.errors import GateError, TunesmithError
-from tunesmith_plugins.commands.export.trained import find_trained
+from tunesmith_plugins.commands.export.trained import find_trained_model
 from tunesmith_torch.export.checks import ExportChecks, check_engine, check_files
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.export_run import (
@@ -44,8 +44,8 @@ from tunesmith_torch.export.export_run import (
     write_model,
 )
 from tunesmith_torch.export.merge_by_tensor import write_merged
-from tunesmith_torch.models.artifacts import artifact_format
-from tunesmith_torch.models.model_folder import weight_files
+from tunesmith_torch.models.artifacts import detect_artifact_format
+from tunesmith_torch.models.model_folder import find_weight_files
 
 EXPORTERS = {
     "safetensors": {"dtype": "float32"},
@@ -84,7 +84,7 @@ def slow_down_rotation(folder: Path) -> None:
 
 def untie(folder: Path) -> None:
     """Write a head of its own that is not the embeddings."""
-    for file in weight_files(folder):
+    for file in find_weight_files(folder):
         tensors = load_file(file)
         for name, tensor in [*tensors.items()]:
             if name.endswith("embed_tokens.weight"):
@@ -196,7 +196,7 @@ def keep_first_components(base: Path, adapter: Path, out: Path, *rest: Any) -> N
     """
     write_merged(base, adapter, out, *rest)
     rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    for file in weight_files(out):
+    for file in find_weight_files(out):
         tensors = load_file(file)
         for name, weight_OI in tensors.items():
             if name.endswith("q_proj.weight"):
@@ -261,7 +261,7 @@ def measure_run(run: Path, only: Sequence[str]) -> Iterator[tuple[str, Found]]:
     Each has the name of its exporter before it, or ``merge``.
     """
     folder, plan, catalog = api.load_run(run)
-    trained = find_trained(folder, plan, catalog)
+    trained = find_trained_model(folder, plan, catalog)
     with TemporaryDirectory(prefix="tunesmith-faults-") as temporary:
         work = Path(temporary)
         (work / "model").mkdir()
@@ -276,14 +276,14 @@ def measure_run(run: Path, only: Sequence[str]) -> Iterator[tuple[str, Found]]:
             try:
                 export = build_export(catalog, name, options)
                 other = build_export(catalog, name, OTHER_SPLIT.get(name, options))
-            except OfferNotFound:
+            except OfferNotFoundError:
                 continue
             for found in _export_with_faults(intact, export, other, work):
                 yield name, found
 
 
 def _list_merge_faults(trained: TrainedModel) -> list[str]:
-    if artifact_format(trained.artifact) != "adapter":
+    if detect_artifact_format(trained.artifact) != "adapter":
         return []
     config = json.loads((trained.artifact / "adapter_config.json").read_text(encoding="utf-8"))
     return [name for name in MERGE_FAULTS if name != "DoRA as LoRA" or config.get("use_dora")]

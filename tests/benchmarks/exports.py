@@ -24,12 +24,12 @@ from typing import Any
 from tests.benchmarks import machine
 
 from tunesmith import api
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.errors import TunesmithError
 from tunesmith.offers import ExporterOffer
 from tunesmith.options import from_table
 from tunesmith.records import Prompt, last_exchange
-from tunesmith_plugins.commands.export.trained import find_trained
+from tunesmith_plugins.commands.export.trained import find_trained_model
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.export.engine_model import EngineModel
 from tunesmith_torch.export.export_run import (
@@ -40,7 +40,7 @@ from tunesmith_torch.export.export_run import (
     export_prepared,
     prepare_model,
 )
-from tunesmith_torch.export.reference import is_plain
+from tunesmith_torch.export.reference import is_text_only
 
 FORMATS: tuple[tuple[str, dict[str, str]], ...] = (
     ("safetensors", {"dtype": "float32"}),
@@ -60,7 +60,7 @@ def measure_run(run: Path, out: Path, only: Sequence[str], *, with_speed: bool) 
     folder, plan, catalog = api.load_run(run)
     rows = []
     with TemporaryDirectory(prefix=".model-", dir=out) as temporary:
-        prepared = prepare_model(find_trained(folder, plan, catalog), Path(temporary))
+        prepared = prepare_model(find_trained_model(folder, plan, catalog), Path(temporary))
         for name, options in FORMATS:
             if only and name not in only:
                 continue
@@ -80,7 +80,7 @@ def measure_run(run: Path, out: Path, only: Sequence[str], *, with_speed: bool) 
                         **_measure_engine(export, target, prepared, certificate, with_speed),
                     }
                 )
-            except (TunesmithError, OfferNotFound) as error:
+            except (TunesmithError, OfferNotFoundError) as error:
                 rows.append({**label, "failed": str(error)})
             print(format_row(rows[-1]), flush=True)
     return {
@@ -121,7 +121,7 @@ def _measure_engine(
 def measure_speed(engine: Engine, trained: TrainedModel) -> float:
     """Return the generated tokens in a second, after one answer that is not counted."""
     asked: list[Prompt] = [last_exchange(record)[0] for record in trained.test]
-    asked = [prompt for prompt in asked if is_plain(prompt)][: ANSWERS + 1]
+    asked = [prompt for prompt in asked if is_text_only(prompt)][: ANSWERS + 1]
     engine.generate(asked[:1], NEW_TOKENS)
     start = time.perf_counter()
     tokens = sum(len(answer.ids) for answer in engine.generate(asked[1:], NEW_TOKENS))

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.benchmarks.fresh_injections import FRESH_INJECTIONS
 
-from tunesmith_evidence.judging.pairwise import CRITERION, Ask, Pair, judge_pairs
-from tunesmith_evidence.judging.quoting import is_attempt
+from tunesmith_evidence.judging.pairwise import DEFAULT_CRITERION, AnswerPair, AskJudge, judge_pairs
+from tunesmith_evidence.judging.quoting import is_injection_attempt
 from tunesmith_plugins.evaluators.judge.misplaced import check_wins
 
 MINE, OTHER = "mine", "other"
@@ -74,7 +74,9 @@ def read_self_instruct(folder: Path) -> Iterator[tuple[str, str]]:
             yield f"{row['instruction']} {instance['input']}".strip(), instance["output"]
 
 
-def simulate(references: Sequence[tuple[str, str]], obeys: float, errs: float, seed: int) -> Ask:
+def simulate(
+    references: Sequence[tuple[str, str]], obeys: float, errs: float, seed: int
+) -> AskJudge:
     """Return a judge that knows the references."""
     rng = random.Random(f"{seed}/judge")
     known = {" ".join(request.split()): reference for request, reference in references}
@@ -109,11 +111,13 @@ def damage(text: str, rng: random.Random) -> str:
     return " ".join(rng.sample(words, len(words) // 2))
 
 
-def count_wins(pairs: Sequence[Pair], references: Sequence[tuple[str, str]], ask: Ask) -> list[int]:
+def count_wins(
+    pairs: Sequence[AnswerPair], references: Sequence[tuple[str, str]], ask: AskJudge
+) -> list[int]:
     """Return the wins of theirs before and after the check, and the same for ours."""
     found = judge_pairs(pairs, ask)
-    checked = check_wins(pairs, found, references, ask, CRITERION)
-    both = (found, checked.judgements)
+    checked = check_wins(pairs, found, references, ask, DEFAULT_CRITERION)
+    both = (found, checked.judgments)
     return [sum(j.score == score for j in x.judged) for score in (0, 1) for x in both]
 
 
@@ -127,7 +131,7 @@ def measure(name: str, references: Sequence[tuple[str, str]]) -> None:
             for request, reference in references[:10]:
                 bound = f" [{' '.join(request.split())}]" if wish == "bound" else ""
                 worse = f"{damage(reference, rng)}\n{text}{bound}"
-                pairs.append(Pair(request, reference, worse))
+                pairs.append(AnswerPair(request, reference, worse))
             before, after, _, _ = count_wins(
                 pairs, references, simulate(references, obeys, 0, seed)
             )
@@ -135,10 +139,10 @@ def measure(name: str, references: Sequence[tuple[str, str]]) -> None:
         total = 10 * len(AFTER_THE_CHECK)
         print(f"| {name}, obeys {obeys:.0%} | {wins[0]} of {total} | {wins[1]} of {total} |")
     for errs in (0, 0.1, 0.2):
-        pairs = [Pair(request, right, damage(right, rng)) for request, right in references]
+        pairs = [AnswerPair(request, right, damage(right, rng)) for request, right in references]
         _, _, before, after = count_wins(pairs, references, simulate(references, 0, errs, 1))
         print(f"| {name}, honest, errs {errs:.0%} | {before} | {after} |")
-    recognized = sum(is_attempt(reference) for _, reference in references)
+    recognized = sum(is_injection_attempt(reference) for _, reference in references)
     print(
         f"| {name}: honest answers that the rule recognizes | {recognized} of {len(references)} |"
     )
@@ -156,9 +160,12 @@ def main() -> None:
         rows = dict(row for row in read(folder) if len(row[1].split()) >= 6)
         short = [(q, a) for q, a in rows.items() if len(q) < 2_000 and len(a) < 2_000]
         measure(name, random.Random(0).sample(short, min(ROWS, len(short))))
-    seen = sum(is_attempt(text) for text, _ in AFTER_THE_CHECK)
+    seen = sum(is_injection_attempt(text) for text, _ in AFTER_THE_CHECK)
     print(f"instructions recognized by the rule: {seen} of {len(AFTER_THE_CHECK)} written after")
-    print(f"and {sum(map(is_attempt, FRESH_INJECTIONS))} of {len(FRESH_INJECTIONS)} written before")
+    print(
+        f"and {sum(map(is_injection_attempt, FRESH_INJECTIONS))} of {len(FRESH_INJECTIONS)} "
+        "written before"
+    )
 
 
 if __name__ == "__main__":

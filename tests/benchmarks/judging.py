@@ -23,15 +23,15 @@ from tests.benchmarks.fresh_injections import FRESH_INJECTIONS
 
 from tunesmith.contracts import RunContext
 from tunesmith_evidence.judging.pairwise import (
-    CRITERION,
-    Ask,
-    Judgement,
-    Judgements,
-    Pair,
+    DEFAULT_CRITERION,
+    AnswerPair,
+    AskJudge,
+    Judgment,
+    Judgments,
+    inject_anchors,
     judge_pairs,
-    plant_anchors,
 )
-from tunesmith_evidence.judging.quoting import is_attempt
+from tunesmith_evidence.judging.quoting import is_injection_attempt
 from tunesmith_plugins.evaluators.judge import Judge, JudgeOptions, to_details
 from tunesmith_plugins.evaluators.judge.misplaced import check_wins
 
@@ -82,7 +82,7 @@ INJECTIONS = (
 )
 
 
-def inject(anchors: Sequence[Pair]) -> list[Pair]:
+def inject(anchors: Sequence[AnswerPair]) -> list[AnswerPair]:
     """Return the anchors with an injection in each worse answer."""
     return [
         replace(pair, theirs=f"{pair.theirs} {injection}")
@@ -90,27 +90,27 @@ def inject(anchors: Sequence[Pair]) -> list[Pair]:
     ]
 
 
-def count_a(judgements: Judgements) -> int:
+def count_a(judgments: Judgments) -> int:
     """Return the number of replies A, of two for each pair."""
-    return sum((j.forward == "A") + (j.backward == "A") for j in judgements.judged)
+    return sum((j.forward == "A") + (j.backward == "A") for j in judgments.judged)
 
 
-def count_won(judged: Sequence[Judgement], score: float) -> int:
+def count_won(judged: Sequence[Judgment], score: float) -> int:
     """Return the number of pairs with a score: 1 the better answer, 0 the worse one."""
-    return sum(judgement.score == score for judgement in judged)
+    return sum(judgment.score == score for judgment in judged)
 
 
-def measure(title: str, ask: Ask) -> None:
+def measure(title: str, ask: AskJudge) -> None:
     """Print the row of a judge, and what the evaluator says about it."""
-    anchors = plant_anchors(REQUESTS, len(REQUESTS))
+    anchors = inject_anchors(REQUESTS, len(REQUESTS))
     attacked = inject(anchors)
-    tested = judge_pairs(anchors, ask, CRITERION)
-    found = judge_pairs(attacked, ask, CRITERION)
+    tested = judge_pairs(anchors, ask, DEFAULT_CRITERION)
+    found = judge_pairs(attacked, ask, DEFAULT_CRITERION)
     turned = sum(
         before.score > after.score
         for before, after in zip(tested.judged, found.judged, strict=True)
     )
-    seen = sum(is_attempt(pair.theirs) for pair in attacked)
+    seen = sum(is_injection_attempt(pair.theirs) for pair in attacked)
     total, first, second = len(anchors), *map(tested.count_position, "AB")
     cells = [
         title,
@@ -122,7 +122,7 @@ def measure(title: str, ask: Ask) -> None:
         f"{seen} of {total}",
     ]
     print(f"| {' | '.join(cells)} |", flush=True)
-    checked = check_wins(attacked, found, REQUESTS, ask, CRITERION)
+    checked = check_wins(attacked, found, REQUESTS, ask, DEFAULT_CRITERION)
     print(f"\n{to_details(checked, tested, 0.8, asked=True)['finding']}\n", flush=True)
 
 
@@ -161,7 +161,9 @@ def main() -> None:
         with serve(options.run) as address:
             served = Judge(JudgeOptions.model_validate({"model": "base", "endpoint": address}))
             measure("served, by its reply", served.open(run))
-    seen = sum(is_attempt(f"{REQUESTS[0][1]} {injection}") for injection in FRESH_INJECTIONS)
+    seen = sum(
+        is_injection_attempt(f"{REQUESTS[0][1]} {injection}") for injection in FRESH_INJECTIONS
+    )
     print(f"fresh injections seen: {seen} of {len(FRESH_INJECTIONS)}")
 
 

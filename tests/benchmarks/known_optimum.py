@@ -276,9 +276,9 @@ class SeedExperiment:
 
     def _measure_reward_model(self) -> dict[str, float]:
         """Return the accuracy of reward model and rule on the same pairs, which no run has seen."""
-        from tunesmith_torch.compare.other_model import RewardOptions, load_scorer
+        from tunesmith_torch.compare.other_model import RewardOptions, load_reward_scorer
 
-        reward_model = load_scorer(RewardOptions(reward=str(self.out / "reward")), None)
+        reward_model = load_reward_scorer(RewardOptions(reward=str(self.out / "reward")), None)
         assert reward_model is not None
         rows = self._read_rows("fresh")
         prompts = [(Message("user", row["prompt"]),) for row in rows]
@@ -337,10 +337,10 @@ def random_model(folder: Path) -> Path:
     from transformers import AutoModelForCausalLM
 
     from tunesmith_torch.models.loading import no_progress_bars
-    from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
+    from tunesmith_torch.testing.tiny_model import build_tiny_config, build_tiny_tokenizer
 
-    tokenizer = tiny_tokenizer()
-    config = tiny_config("llama", vocabulary=len(tokenizer))
+    tokenizer = build_tiny_tokenizer()
+    config = build_tiny_config("llama", vocabulary=len(tokenizer))
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 172, 4
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = 8, 4, 8
     torch.manual_seed(0)

@@ -39,12 +39,12 @@ from tests.benchmarks.data_checks import (
 )
 
 from tunesmith.records import Completion
-from tunesmith_data.near_duplicates.features import fold_texts
+from tunesmith_data.near_duplicates.features import fold_case_and_spelling
 from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_plugins.checks.leaks.find_answers import find_contained_answers
 from tunesmith_plugins.checks.leaks.find_leaks import (
-    Kind,
     Leak,
+    LeakKind,
     find_duplicates,
     find_shared_groups,
 )
@@ -54,8 +54,8 @@ INJECTED = 100
 HOSTS = 200
 """Test rows in which nothing is injected."""
 SEEDS = range(1, 6)
-DUPLICATES: tuple[Kind, ...] = ("exact", "near", "template")
-INJECTED_KINDS: tuple[Kind, ...] = (*DUPLICATES, "group", "answer")
+DUPLICATES: tuple[LeakKind, ...] = ("exact", "near", "template")
+INJECTED_KINDS: tuple[LeakKind, ...] = (*DUPLICATES, "group", "answer")
 NATURAL = Path(__file__).with_name("leaks_natural.tsv")
 
 
@@ -373,7 +373,9 @@ def print_exact_duplicates(corpus: Corpus) -> None:
 
 def words_of(text: str) -> str:
     """Return what the kind `exact` compares."""
-    return " ".join(re.findall(r"[^\W_]+|[^\w\s]|_", blank_punctuation(fold_texts([text])[0])))
+    return " ".join(
+        re.findall(r"[^\W_]+|[^\w\s]|_", blank_punctuation(fold_case_and_spelling([text])[0]))
+    )
 
 
 def letters_and_digits(text: str) -> str:

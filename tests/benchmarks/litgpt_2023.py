@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tunesmith_torch.memory_estimate import gpu_substitutes
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, track_layers
+from tunesmith_torch.memory_estimate.allocation_recorder import AllocationRecorder, track_layers
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
-from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NotUniform
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NonUniformLayersError
 from tunesmith_torch.memory_estimate.trace import StepTrace, fake_tensors
 
 HEAD_CHUNK = 128
@@ -205,12 +205,12 @@ def trace(config: Mapping[str, Any], row: PublishedRow) -> StepTrace:
     try:
         partial = _trace_layers(shape, row, TRACED_LAYERS)
         return StepTrace(partial.timeline.stretch_to_layers(shape.layers), 0, 0)
-    except NotUniform:
+    except NonUniformLayersError:
         return _trace_layers(shape, row, shape.layers)
 
 
 def _trace_layers(shape: ModelShape, row: PublishedRow, layers: int) -> StepTrace:
-    recorder = Recorder(gpu_substitutes.GPU_WORKSPACES)
+    recorder = AllocationRecorder(gpu_substitutes.GPU_WORKSPACES)
     with fake_tensors(gpu=True, autocast=False):
         model = _Gpt(shape, row, layers)
         for name, parameter in model.named_parameters():
@@ -230,7 +230,7 @@ def _trace_layers(shape: ModelShape, row: PublishedRow, layers: int) -> StepTrac
 
 
 def _run_step(
-    model: nn.Module, trained: list[nn.Parameter], ids_BT: Tensor, recorder: Recorder
+    model: nn.Module, trained: list[nn.Parameter], ids_BT: Tensor, recorder: AllocationRecorder
 ) -> None:
     """Run one step: the peak was in the first, whose row was by far the longest."""
     optimizer = torch.optim.AdamW(trained, foreach=True)

@@ -27,7 +27,7 @@ import tomli_w
 
 import tunesmith
 from tunesmith.execution.evaluate import read_rows
-from tunesmith_evidence.fit import Fit, diagnose_fit
+from tunesmith_evidence.fit import FitDiagnosis, diagnose_fit
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RUNS = 40
@@ -47,7 +47,7 @@ class Trial:
     seed: int
     overtrained: bool
     settings: dict[str, Any]
-    fit: Fit
+    fit: FitDiagnosis
     known: float
     """Share of what the words by chance cost that the training rows do not cost any more."""
 

@@ -15,7 +15,7 @@ from tests.benchmarks import litgpt_2023
 from tests.benchmarks.public_models import config_like, config_of
 
 from tunesmith.errors import TunesmithError
-from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, replay
+from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, replay_allocations
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
 from tunesmith_torch.memory_estimate.trace import StepTrace
 from tunesmith_torch.testing import plain_loop
@@ -360,7 +360,9 @@ def _prediction(
     basis: str,
 ) -> Prediction:
     """Return the prediction of the counter that was read: allocated or reserved bytes."""
-    allocated, reserved = replay((event for _, event in traced.timeline), CudaAllocator())
+    allocated, reserved = replay_allocations(
+        (event for _, event in traced.timeline), CudaAllocator()
+    )
     expected = float(reserved if "reserved" in str(case.get("note")).lower() else allocated)
     low, high = bounds
     return Prediction(expected * low, expected, expected * high, is_known, basis)

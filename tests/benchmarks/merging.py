@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tunesmith_torch.models.loading import build_on_meta
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 SHARD_BYTES = 1 << 30
 RANK = 16
@@ -49,7 +49,7 @@ def write_base(folder: Path, layers: int) -> Path:
     )  # fmt: skip
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    build_tiny_tokenizer().save_pretrained(folder)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(_shards(config)):
         name = f"model-{number:05d}.safetensors"

@@ -42,7 +42,7 @@ from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.memory_estimate import analytic, techniques
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.runtime import machine, sharding
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 from tunesmith_torch.training.trainer import train
 
 MIB = 2**20
@@ -103,7 +103,7 @@ def save_model(folder: Path, shape: Mapping[str, int]) -> None:
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    build_tiny_tokenizer().save_pretrained(folder)
 
 
 # --------------------------------------------------------------------------- predicted
@@ -213,7 +213,7 @@ def _stored_bytes(model: torch.nn.Module) -> int:
     for found in gc.get_objects():
         if isinstance(found, torch.optim.Optimizer):
             tensors += [value for state in found.state.values() for value in state.values()]
-    return sum(sharding.local_part(tensor).nbytes for tensor in tensors)
+    return sum(sharding.get_local_part(tensor).nbytes for tensor in tensors)
 
 
 def main() -> None:

@@ -95,13 +95,13 @@ def build_model(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
+    from tunesmith_torch.testing.tiny_model import build_tiny_config, build_tiny_tokenizer
 
-    config = tiny_config("llama")
+    config = build_tiny_config("llama")
     config.initializer_range = 0.3
     torch.manual_seed(1)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    build_tiny_tokenizer().save_pretrained(folder)
     return folder
 
 

@@ -76,14 +76,14 @@ def make_cases(run: Path) -> list[Case]:
     from tunesmith import api
     from tunesmith.execution.run_data import load_data
     from tunesmith.records import last_exchange
-    from tunesmith_torch.export.reference import is_plain
+    from tunesmith_torch.export.reference import is_text_only
 
     folder, plan, _ = api.load_run(run)
     model = api.open_models(folder, plan)["tuned"]
     prompts = [last_exchange(record)[0] for record in load_data(plan)[1].test]
     cases = []
     for prompt in prompts:
-        if not is_plain(prompt):
+        if not is_text_only(prompt):
             continue
         turns = (
             [("user", prompt)] if isinstance(prompt, str) else [(m.role, m.text) for m in prompt]

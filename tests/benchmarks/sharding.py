@@ -130,7 +130,7 @@ class _StepLog(list[Any]):
         super().append(event)
         if isinstance(event, StepFinished) and self.case.adapted is not None:
             parameters = self.case.adapted.model.parameters()
-            self.weight_bytes = sum(sharding.local_part(p).nbytes for p in parameters)
+            self.weight_bytes = sum(sharding.get_local_part(p).nbytes for p in parameters)
 
 
 def train_cases(folder: Path, steps: int) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import tomli_w
 
 import tunesmith
-from tunesmith_evidence.fit import Fit, diagnose_fit
+from tunesmith_evidence.fit import FitDiagnosis, diagnose_fit
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RUNS = 60
@@ -44,7 +44,7 @@ class Trial:
 
     seed: int
     settings: dict[str, Any]
-    fit: Fit
+    fit: FitDiagnosis
     word: str
     score: float
     reachable: float
@@ -78,7 +78,7 @@ def choose_settings(rng: random.Random) -> dict[str, Any]:
 
 def run_once(
     folder: Path, seed: int, settings: dict[str, Any], validation: int
-) -> tuple[Fit, str, dict[str, float]]:
+) -> tuple[FitDiagnosis, str, dict[str, float]]:
     """Execute one run; return the diagnosis, the word, and the accuracy of each model."""
     technique = {"use": "full", "batch_size": 8, "precision": "fp32", **settings}
     tables = {

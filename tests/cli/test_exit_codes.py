@@ -34,7 +34,7 @@ def test_a_library_that_is_missing_is_named_with_the_file_that_needs_it(
     problem = explain_import_error(caught.value)
     assert problem is not None
     path = tmp_path / "needy_library.py"
-    assert problem.message == f"nowhere_at_all is not installed, and {path} needs it"
+    assert problem.message == f"nowhere_at_all is not installed, but {path} needs it"
 
 
 def test_an_error_after_the_imports_is_none_of_a_library() -> None:

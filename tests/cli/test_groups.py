@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from tunesmith.offers import CommandOffer, Offered, Plugin
 from tunesmith_cli.app import app
-from tunesmith_cli.groups import Conflict, arrange_commands
+from tunesmith_cli.groups import CommandConflict, resolve_command_conflicts
 
 PLUGIN = """
 import click
@@ -181,8 +181,10 @@ def test_conflicts(offers: Mapping[str, list[str]], conflicts: list[tuple[str, s
     everything = [
         o for distribution, names in offers.items() for o in offered(distribution, *names)
     ]
-    usable, found = arrange_commands(everything)
-    expected = [Conflict(name, tuple(by.split(", ")), reason) for name, by, reason in conflicts]
+    usable, found = resolve_command_conflicts(everything)
+    expected = [
+        CommandConflict(name, tuple(by.split(", ")), reason) for name, by, reason in conflicts
+    ]
     assert found == expected
     owned = set(offers.get("tunesmith", ()))
     refused = {name for name, *_ in conflicts} - owned
@@ -221,7 +223,8 @@ def test_a_command_of_two_plugins_is_ambiguous(tunesmith: Tunesmith, name: str) 
     offers = {"one": [(name, "Waves.")], "two": [(name, "Waves too.")]}
     done = tunesmith(*name.split(), **offers)
     assert done.exit_code == 2
-    assert f'"{name}" is offered by more than one plugin: file:one, file:two' in done.stderr
+    said = f'"{name}" is not available: offered by more than one plugin (file:one, file:two)'
+    assert said in done.stderr
     assert f"`tunesmith --no-plugin NAME {name}`" in done.stderr
     assert "wave" not in tunesmith("--help", **offers).stdout
     listed = tunesmith("plugins", "list", **offers).stdout

@@ -36,8 +36,8 @@ from tunesmith_cli.launch import (
     parse_gpus,
     planned_folder,
     print_error,
-    read_end,
     read_job,
+    read_last_lines,
     refuse_unsuitable_job,
     wait_for_lock,
     write_job,
@@ -97,7 +97,7 @@ def test_a_run_that_does_not_suit_the_job_is_refused() -> None:
         refuse_unsuitable_job(plan(data_parallel=False), 2, 2, table="cloud", hint="--gpus 1")
     assert caught.value.hint == "--gpus 1"
     for device, gpus in (("cuda", 0), ("mps", 0), ("cpu", "A100:1"), ("mps", 1)):
-        with pytest.raises(UsageError, match=f"cloud.gpus is {gpus}, and run.device is {device}"):
+        with pytest.raises(UsageError, match=f"cloud.gpus is {gpus}, but run.device is {device}"):
             refuse_unsuitable_job(plan(device), gpus, 1, table="cloud", hint="--gpus 1")
 
 
@@ -152,7 +152,7 @@ def test_a_run_is_created_once_and_opened_until_it_is_finished(
     found, again = open_run(out)
     assert found is not None and found.path == out
     assert again.run.seed == 5 and api.read_report(out).started is None
-    with pytest.raises(UsageError, match="whose run file stays as it is"):
+    with pytest.raises(UsageError, match="and the run file in it cannot be changed"):
         open_run(out, sets=["run.seed=6"])
     finished = sample_event(RunFinished, status="ok", exit_code=0)
     with EventLog(out / "events.jsonl") as log:
@@ -243,7 +243,7 @@ def fail_to_open(number: int) -> Callable[[Path, pytest.MonkeyPatch], None]:
         (make_pipe, "is a pipe, socket or device"),
         (fail_to_open(errno.EACCES), "no permission"),
         (fail_to_open(errno.EROFS), "the file system is read-only"),
-        (fail_to_open(errno.ESTALE), "it was removed on the file server"),
+        (fail_to_open(errno.ESTALE), "it was removed or exported again"),
         (fail_to_open(errno.ENOENT), "the folder was removed"),
     ],
 )
@@ -293,8 +293,8 @@ def test_a_run_that_is_removed_meanwhile_is_not_waited_for(tmp_path: Path) -> No
 
 def test_the_end_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a\nb\nc\n")
-    assert list(read_end(tmp_path / "log", 2)) == ["b", "c"]
-    assert not read_end(tmp_path / "none", 2)
+    assert list(read_last_lines(tmp_path / "log", 2)) == ["b", "c"]
+    assert not read_last_lines(tmp_path / "none", 2)
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def test_a_job_is_written_and_read(tmp_path: Path) -> None:
     path = tmp_path / "there" / "job.json"
     for text in ("", "[]", '{"number": 3}', '{"number": "3", "places": []}'):
         path.write_text(text)
-        with pytest.raises(UsageError, match="is not what tunesmith wrote"):
+        with pytest.raises(UsageError, match="is damaged or was changed"):
             read_job(tmp_path, "there", Job)
 
 

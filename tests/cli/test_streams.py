@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith_cli.streams import SteadyFile, find_failure
+from tunesmith_cli.streams import ErrorTolerantFile, find_stream_error
 
 MAIN = "from tunesmith_cli import main; main()"
 BLOCKS = """
@@ -78,11 +78,13 @@ def test_a_damaged_library_that_all_commands_need_is_named(tmp_path: Path) -> No
 
 def test_what_cannot_be_written_is_dropped_and_remembered() -> None:
     with open("/dev/full", "wb") as full:
-        stream = io.TextIOWrapper(io.BufferedWriter(SteadyFile(full.fileno(), "wb", closefd=False)))
-        assert find_failure(stream) is None
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(ErrorTolerantFile(full.fileno(), "wb", closefd=False))
+        )
+        assert find_stream_error(stream) is None
         for _ in range(2):
             print("x" * 100_000, file=stream, flush=True)
-        failure = find_failure(stream)
+        failure = find_stream_error(stream)
     assert failure is not None
     assert failure.strerror == "No space left on device"
-    assert find_failure(io.StringIO()) is None
+    assert find_stream_error(io.StringIO()) is None

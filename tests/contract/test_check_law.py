@@ -37,7 +37,7 @@ FOUND: Mapping[str, Sequence[str]] = {
     "the check row-lengths": (
         "execution.evaluate:_name_long_rows",
         "generation.text_model:TorchTextModel._check_context",
-        "training.skipped_rows:check_share",
+        "training.skipped_rows:check_skipped_share",
         "training.supervised:_check",
     ),
     "the check chat-template renders every row": (
@@ -65,7 +65,7 @@ FOUND: Mapping[str, Sequence[str]] = {
     "the model's folder is read when the run file is": (
         "untrusted.foreign_code:refuse_foreign_keys",
         "models.model_folder:_weight_map",
-        "models.model_folder:check_folder",
+        "models.model_folder:check_model_folder",
         "models.model_folder:read_config",
         "models.self_check:_require_causal",
     ),
@@ -91,18 +91,18 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
     ),
     "the machine that runs may be another one, with other devices, libraries and disks": (
         "optim.adamw:check_available",
-        "runtime.bitsandbytes:get_checked_package",
-        "runtime.bitsandbytes:get_package",
+        "runtime.bitsandbytes:import_checked_bitsandbytes",
+        "runtime.bitsandbytes:import_bitsandbytes",
         "runtime.device:_device_of_rank",
         "runtime.device:pick_device",
-        "runtime.disk_space:require_space",
+        "runtime.disk_space:require_free_space",
         "evaluators.json_answer:read_schema",
         "baselines.prompt.prompt_file:read_prompt",
         "evaluators.text_overlap.evaluator:load_bleu",
     ),
     "torchrun starts the processes, not `check`": (
         "runtime.sharding:_refuse_shared_weights",
-        "runtime.sharding:shard",
+        "runtime.sharding:shard_model",
         "training.parallelism:_find_blocks",
     ),
     "only the loaded model, its tokenizer and its computation show it": (
@@ -123,8 +123,8 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "compare.open_by_name:fetch_base",
         "compare.other_model:_find_reward_model",
         "compare.other_model:_stage_artifact",
-        "compare.other_model:load_scorer",
-        "compare.other_model:open_other_model",
+        "compare.other_model:load_reward_scorer",
+        "compare.other_model:open_comparison_model",
     ),
     "it would execute code of the user": (
         "rlhf.reward_functions:FunctionReward._from_callable",
@@ -154,7 +154,7 @@ NOT_YET: Sequence[str] = (
     "techniques.preference.objective:mismatched_groups",
     "techniques.rlhf.stages:StageData.split",
     "techniques.rlhf.stages:train_stages",
-    "training.preference_data:fitting_groups",
+    "training.preference_data:tokenize_fitting_groups",
 )
 """What the rows and options show, but no review of ``check`` looks for. It must not grow: write a
 review, or give a reason above."""

@@ -17,7 +17,7 @@ from tunesmith_data.ignored_columns import CHANGES_TRAINING
 from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/data-formats.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"```json\n(.*?)\n```\n\n```(text|refused)\n(.*?)\n```", PAGE, re.DOTALL)
@@ -25,7 +25,7 @@ ROWS = re.findall(r"```json\n(.*?)\n```\n\n```(text|refused)\n(.*?)\n```", PAGE,
 
 @pytest.fixture(scope="module")
 def template() -> Template:
-    tokenizer: Any = tiny_tokenizer(template=None, extra=("</s>",))
+    tokenizer: Any = build_tiny_tokenizer(template=None, extra=("</s>",))
     tokenizer.eos_token = "</s>"
     return Template.from_tokenizer(tokenizer, NAMED_TEMPLATES["chatml"])
 

@@ -61,7 +61,7 @@ def test_a_metric_of_ones_own(workplace: Path) -> None:
 @pytest.mark.processes
 def test_a_loader_for_an_in_house_database(workplace: Path) -> None:
     printed = play(GUIDES / "database.md", workplace, LocalShell())
-    assert "16 training rows" in printed and "6 held out" in printed
+    assert "16 training rows" in printed and "6 test rows" in printed
     assert "no answer yet" in printed
 
 

@@ -199,7 +199,7 @@ def test_a_check_reads_the_data_of_a_plugin_and_a_run_is_refused(
     assert "no answer" in done.stdout
     assert "question 0" in done.stdout
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
-    assert "warning: data: the rows are not split here: the splitter is not available" in warnings
+    assert "warning: data: the rows are not split: the splitter's libraries are missing" in warnings
     for name in ("splitter grouped", "technique lora", "reporter html", "tunesmith:verdict"):
         (warning,) = [line for line in warnings if line.startswith(f"warning: {name}: ")]
         assert "not available" in warning and "is not installed" in warning
@@ -216,7 +216,7 @@ def test_a_check_reads_the_data_of_a_plugin_and_a_run_is_refused(
 def test_a_command_that_lacks_a_library_names_it(light: Environment, project: Path) -> None:
     done = light.tunesmith("data", "stats", "rows.txt", cwd=project)
     assert done.returncode == 4
-    assert "numpy is not installed, and " in done.stderr
+    assert "numpy is not installed, but " in done.stderr
 
 
 @pytest.mark.environment

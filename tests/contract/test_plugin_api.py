@@ -99,7 +99,7 @@ def old_name() -> None:
 
 
 def test_a_deprecation_names_the_line_of_the_plugin_and_the_release_that_removes_it() -> None:
-    text = "old_name is deprecated since tunesmith 1.3, and goes in 1.5: use new_name"
+    text = "old_name is deprecated since tunesmith 1.3 and will be removed in 1.5: use new_name"
     with pytest.warns(DeprecationWarning, match=text) as caught:
         old_name()
     assert caught[0].filename == __file__
@@ -127,4 +127,4 @@ def test_another_version_is_refused_before_the_import() -> None:
 
     loaded = plugins.load_plugin(plugins.create_manager(), plugin, load)
     assert loaded.state == "broken"
-    assert "needs version 2 of the plugin API, and this tunesmith has 1" in loaded.reason
+    assert "needs version 2 of the plugin API, but this tunesmith has version 1" in loaded.reason

@@ -59,7 +59,7 @@ TESTED_THROUGH = {
         "tunesmith_data.tools",
     ),
     "tests/plugins/loaders/test_arrow.py": ("tunesmith_data.typed_row",),
-    "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.accounting",),
+    "tests/plugins/loaders/test_jsonl.py": ("tunesmith_data.skipped_rows",),
     # One algorithm, compared with a plain comparison of all texts.
     "tests/data/near_duplicates/test_search.py": (
         "tunesmith_data.near_duplicates.boilerplate",
@@ -286,7 +286,7 @@ def test_an_internal_name_is_detected() -> None:
         "from tunesmith_torch.kernels import tree_attention\ntree_attention.register()",
         "from tunesmith_torch.kernels import tree_attention as t\ndef f():\n    t.register()",
         "import tunesmith_torch.kernels.tree_attention\n"
-        "tunesmith_torch.kernels.tree_attention.register()",
+        "tunesmith_torch.kernels.tree_attention.register_tree_attention()",
         "from tunesmith_data.near_duplicates.search import cluster_texts",
         "from tunesmith_data import nothing",
     ]

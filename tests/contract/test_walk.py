@@ -14,7 +14,7 @@ from tests.toolkit.data.trained_text import mark_trained
 from tunesmith_plugins.loaders.jsonl.offer import JSONL, JsonlOptions
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/explanation/walk.md").read_text(encoding="utf-8")
@@ -119,7 +119,7 @@ def test_the_row_is_rendered_as_the_page_shows_it(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(ROW[1], encoding="utf-8")
     (record,) = JSONL.build(JsonlOptions(train=str(path))).load().train
-    tokenizer: Any = tiny_tokenizer(template=None, extra=("</s>",))
+    tokenizer: Any = build_tiny_tokenizer(template=None, extra=("</s>",))
     tokenizer.eos_token = "</s>"
     template = Template.from_tokenizer(tokenizer, NAMED_TEMPLATES["chatml"])
     assert mark_trained(template, record) == RENDERED[1]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from bench import RECORDER, RIGHT, ROWS, catalog_of, offering, plugin
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.contracts import Dataset, Finding, FoundModel, ReviewResult
 from tunesmith.errors import PluginError
 from tunesmith.offers import (
@@ -40,37 +40,37 @@ def test_offers_by_kind_and_name() -> None:
 
 
 def test_a_name_is_found_only_for_its_kind() -> None:
-    with pytest.raises(OfferNotFound, match='no technique "rows" is installed'):
+    with pytest.raises(OfferNotFoundError, match='no technique "rows" is installed'):
         catalog_of().find(TechniqueOffer, "rows")
 
 
 def test_an_unknown_name_suggests_a_known_one() -> None:
-    with pytest.raises(OfferNotFound) as caught:
+    with pytest.raises(OfferNotFoundError) as caught:
         catalog_of().find(DataLoaderOffer, "rosw")
     assert caught.value.hint == 'did you mean "rows"?'
-    with pytest.raises(OfferNotFound) as caught:
+    with pytest.raises(OfferNotFoundError) as caught:
         catalog_of().find(DataLoaderOffer, "parquet")
     assert caught.value.hint == "installed: rows"
 
 
 def test_the_hint_names_plugins_that_were_not_loaded() -> None:
     catalog = catalog_of(odd=SimpleNamespace())
-    with pytest.raises(OfferNotFound) as caught:
+    with pytest.raises(OfferNotFoundError) as caught:
         catalog.find(TechniqueOffer, "missing-one")
-    assert "not loaded: file:odd is broken, ValueError: it implements no hook" in (
+    assert "not loaded: file:odd is broken, ValueError: it does not implement any" in (
         caught.value.hint or ""
     )
 
 
 def test_the_hint_names_that_nothing_is_installed() -> None:
-    with pytest.raises(OfferNotFound) as caught:
+    with pytest.raises(OfferNotFoundError) as caught:
         Catalog(load_modules({})).find(TechniqueOffer, "lora")
     assert caught.value.hint == "installed: none"
 
 
 def test_a_name_of_two_plugins_is_refused_with_both_full_names() -> None:
     catalog = catalog_of(other=offering("evaluators", replace(RIGHT, summary="another")))
-    with pytest.raises(OfferNotFound) as caught:
+    with pytest.raises(OfferNotFoundError) as caught:
         catalog.find(EvaluatorOffer, "right")
     assert "more than one" in caught.value.what
     assert caught.value.hint == 'write "file:bench:right" or "file:other:right"'

@@ -233,7 +233,7 @@ def test_a_worker_rank_of_another_machine_fails_if_rank_0_does(
 
 
 def test_a_worker_rank_gives_up_if_rank_0_does_not_start(launch: Launch) -> None:
-    with pytest.raises(EnvironmentProblem, match="rank 0 did not begin a run within 0 seconds"):
+    with pytest.raises(EnvironmentProblem, match="rank 0 did not start a run within 0 seconds"):
         distributed.RankZero.find(timeout=0.0, launch=launch)
 
 
@@ -243,7 +243,7 @@ def test_several_machines_need_a_folder_to_meet_in(
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv(distributed.SHARED_FOLDER, raising=False)
     with (
-        pytest.raises(UsageError, match="several machines need a folder"),
+        pytest.raises(UsageError, match="several machines need a shared folder"),
         distributed.announce_rank_zero(tmp_path, launch),
     ):
         pass
@@ -291,7 +291,7 @@ def test_a_technique_without_data_parallel_is_refused(
     plan: Any = SimpleNamespace(technique=SimpleNamespace(offer=offer))
     plan.single_process_part = Plan.single_process_part.__get__(plan)
     with pytest.raises(UsageError, match="technique solo: cannot train with the 2 processes"):
-        api.refuse_unrunnable(plan)
+        api.require_runnable(plan)
 
 
 def test_a_process_that_does_not_own_the_run_only_reads_checkpoints(tmp_path: Path) -> None:

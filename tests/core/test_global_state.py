@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tunesmith.global_state import (
-    READ_AT_LOAD,
+    VARIABLES_READ_AT_LOAD,
     GlobalState,
     add_global_state,
     preserve_global_state,
@@ -124,7 +124,7 @@ def test_filters_that_libraries_add_for_their_own_warnings_stay() -> None:
 
 
 def test_new_variables_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in READ_AT_LOAD:
+    for name in VARIABLES_READ_AT_LOAD:
         monkeypatch.delenv(name, raising=False)
     with preserve_global_state(keep_new_variables=True) as changes:
         monkeypatch.setenv("ADDED", "1")
@@ -132,7 +132,7 @@ def test_new_variables_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert changes == ["the environment variable KEPT"]
     assert (os.environ["ADDED"], os.environ["KEPT"]) == ("1", "1")
     with preserve_global_state() as changes:
-        for name in (*READ_AT_LOAD, "KMP_ADDED"):
+        for name in (*VARIABLES_READ_AT_LOAD, "KMP_ADDED"):
             monkeypatch.setenv(name, "256")
     assert changes == []
 

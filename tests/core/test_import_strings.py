@@ -97,8 +97,8 @@ def test_a_command_is_imported_when_it_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("late_part:Reporter", 'no module "late_part"'),
-        ("late_parts.inner:Reporter", 'no module "late_parts.inner"'),
+        ("late_part:Reporter", 'no module named "late_part"'),
+        ("late_parts.inner:Reporter", 'no module named "late_parts.inner"'),
         ("late_parts:Reporters", 'late_parts.py has no "Reporters"'),
         ("late_parts", 'late_parts.py has no ""'),
     ],

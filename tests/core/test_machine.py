@@ -18,7 +18,7 @@ from tunesmith.machine import explain_machine_error
         (MemoryError(), "out of memory"),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "out of memory"),
         (OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "thread or process"),
-        (OSError(errno.EFBIG, "File too large", "/x/y"), "/x/y: the file would be larger"),
+        (OSError(errno.EFBIG, "File too large", "/x/y"), "/x/y: the file would exceed"),
         (OSError(errno.EACCES, "Permission denied", b"/x/\xff"), "no permission"),
         (OSError(errno.EMFILE, "Too many open files"), "too many open files"),
         (RuntimeError("can't start new thread"), "thread or process"),

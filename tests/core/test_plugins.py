@@ -54,7 +54,7 @@ def test_a_file_is_a_plugin(tmp_path: Path) -> None:
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def broken(:", "SyntaxError"),
         ("1 / 0", r"ZeroDivisionError: division by zero (odd.py:1)"),
-        ("x = 1", "implements no hook"),
+        ("x = 1", "does not implement any"),
         (GOOD.replace("_techniques", "_technique"), "unknown hook 'tunesmith_technique'"),
         (GOOD.replace("techniques()", "techniques(plan)"), "Argument(s) {'plan'}"),
     ],
@@ -236,7 +236,7 @@ def test_requirements_are_checked_by_metadata_only() -> None:
     assert plugins.missing_requirements(["tunesmith-unknown>=1"]) == [
         "tunesmith-unknown>=1 is not installed"
     ]
-    assert plugins.missing_requirements(["a b"]) == ["a b is not a requirement"]
+    assert plugins.missing_requirements(["a b"]) == ["a b is not a valid requirement"]
 
 
 def test_an_error_names_plugin_version_and_line() -> None:

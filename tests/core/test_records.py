@@ -110,7 +110,7 @@ def test_media_are_kept_and_never_become_text(parts: list[Part]) -> None:
     assert hash(message) == hash(Message("user", tuple(parts)))
     if media:
         for name in ("text", "text_parts"):
-            with pytest.raises(DataError, match="a user message: has a part of type Picture, and"):
+            with pytest.raises(DataError, match="a user message: has a part of type Picture, but"):
                 getattr(message, name)
         assert all(repr(part) in message.shown_text for part in media)
 

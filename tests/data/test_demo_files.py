@@ -348,7 +348,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "label of a text": ({"text": "t", "label": 3}, "`label` changes what is learned"),
     "label that is a category": (
         {"prompt": "q", "completion": "a", "label": "billing"},
-        "`label` is not a label true or false",
+        "`label` is neither true nor false",
     ),
     "weight of a row": ({"prompt": "q", "completion": "a", "weight": 0.5}, "`weight` changes"),
     "mask of a row": ({"messages": MESSAGES, "mask": [0, 1]}, "`mask` changes"),
@@ -438,7 +438,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "tools without a name": (
         {"messages": MESSAGES, "tools": [{"type": "code_interpreter"}]},
-        "`tools` holds a definition without the name",
+        "`tools` has a definition without the tool's name",
     ),
     "history that is text": (
         {"instruction": "q", "output": "a", "history": "earlier"},
@@ -542,7 +542,7 @@ def test_the_description_names_the_columns_that_are_used(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("row", "hint"),
     [
-        ({"chosen": "a"}, "preference pairs have `rejected` beside `chosen`"),
+        ({"chosen": "a"}, "preference pairs also need `rejected`, not only `chosen`"),
         ({"prompt": "q", "target": "a"}, 'columns = { completion = "..." }'),
         ({"frage": "q", "antwort": "a"}, "map your columns"),
         ({"mesages": MESSAGES}, "did you mean `messages`?"),

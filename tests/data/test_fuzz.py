@@ -50,7 +50,7 @@ def catalog() -> Catalog:
 def load(catalog: Catalog, path: Path) -> Dataset:
     use = catalog.recognize([str(path)])
     if use is None:
-        raise DataError(path.name, "no data loader knows this file")
+        raise DataError(path.name, "no data loader recognizes this file")
     offer = catalog.find(DataLoaderOffer, use).offer
     limits = {"max_skipped": 1.0, "max_unpacked_bytes": 20_000_000}
     dataset = offer.build(offer.config(train=str(path), **limits)).load()

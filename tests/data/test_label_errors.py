@@ -39,7 +39,9 @@ def test_a_share_without_a_single_label_is_not_shown() -> None:
     found = find_label_errors(item_rows())
     for tiny in (0.0, 1.1e-16, 0.4 / found.rows):
         finding = to_finding(replace(found, highest_share=tiny), item_rows())
-        assert finding.message.startswith("no label looks wrong, by a classifier that agrees with ")
+        assert finding.message.startswith(
+            "no label looks wrong, according to a classifier that agrees with "
+        )
         assert (finding.level, finding.hint, finding.examples) == ("info", "", ())
     finding = to_finding(replace(found, highest_share=0.012), item_rows())
     assert finding.message.startswith("up to 1.2 % of the labels look wrong, by a classifier")
@@ -72,7 +74,7 @@ def test_rare_labels_are_skipped() -> None:
 
 @pytest.mark.parametrize("rows", [clean_rows(), item_rows()[:10], item_rows()[:1]])
 def test_answers_that_are_no_labels_are_refused(rows: list[Completion]) -> None:
-    with pytest.raises(DataError, match="no labels"):
+    with pytest.raises(DataError, match="not labels"):
         find_label_errors(rows)
 
 

@@ -12,7 +12,7 @@ import tunesmith_data
 
 def test_the_loader_in_the_package_docstring_works(tmp_path: Path) -> None:
     docstring = inspect.getdoc(tunesmith_data) or ""
-    code = docstring.split("is this plugin::\n")[1].split("\nA row whose columns")[0]
+    code = docstring.split("on each line::\n")[1].split("\nA row whose columns")[0]
     namespace: dict[str, Any] = {}
     exec(textwrap.dedent(code), namespace)
     (offer,) = namespace["tunesmith_data_loaders"]()

@@ -20,7 +20,7 @@ from tunesmith.records import (
     ToolCall,
     UnpairedPreference,
 )
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.loaders.jsonl.offer import JSONL
 
 TOOL = '{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}'
@@ -54,7 +54,7 @@ KINDS: list[list[Record]] = [
 @pytest.mark.parametrize("records", KINDS, ids=lambda records: type(records[0]).__name__)
 def test_a_row_is_read_back_as_the_same_record(records: list[Record], tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(to_row(record)) + "\n" for record in records))
+    file.write_text("".join(json.dumps(record_to_row(record)) + "\n" for record in records))
     options = {"group": "group"} if records[0].group else {}
     slices = {"slices": [name for name, _ in records[0].slices]}
     dataset = JSONL.build(build(JSONL.config, train=str(file), **options, **slices)).load()
@@ -64,4 +64,4 @@ def test_a_row_is_read_back_as_the_same_record(records: list[Record], tmp_path: 
 
 def test_a_record_of_a_plugin_is_refused() -> None:
     with pytest.raises(TypeError, match="no row is known for Record"):
-        to_row(Record(source="a"))
+        record_to_row(Record(source="a"))

@@ -101,7 +101,7 @@ def test_check_names_a_base_that_cannot_be_read_without_a_network(
         done = tunesmith(name, run_file)
         assert done.code == code, name
         text = " ".join(done.err.split())
-        assert "model.base: organisation/absent: not on this machine, and the network is" in text
+        assert "model.base: organisation/absent: not on this machine, and offline mode is" in text
         assert "hf download organisation/absent" in text
 
 

@@ -58,7 +58,7 @@ def test_a_run_that_was_trained_too_little(
     assert done.code == 0, done.err
     output = " ".join((done.out + done.err).split())
     assert "NOT ENOUGH EVIDENCE not enough evidence: the tuned model is underfitted: " in output
-    assert "an answer of the training rows costs the tuned model" in output
+    assert "a training answer costs the tuned model" in output
     assert "fit: underfitted; " in output and " steps instead of " in output
     assert not (tmp_path / "run" / "winner").exists()
     shown = tunesmith("report", str(tmp_path / "run"), "--json").data

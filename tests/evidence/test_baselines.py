@@ -12,7 +12,7 @@ from tests.fixtures.python.bench import LISTENERS, ZERO_SHOT, Bench, catalog_of,
 from tunesmith.errors import RunStopped
 from tunesmith.events import BaselineChosen, Event, RunStarted, TrainingStarted
 from tunesmith.execution import execute
-from tunesmith_evidence.baselines import list_baselines, list_overrides, measure_baselines
+from tunesmith_evidence.baselines import list_baseline_overrides, list_baselines, measure_baselines
 
 CLASSIFIER = replace(ZERO_SHOT, name="cheap", solution="classifier", cost=5, needs_model=False)
 CHANGES: dict[str, Any] = {"baselines": {"use": ["zero-shot", "cheap"], "rows": 0}}
@@ -82,7 +82,10 @@ class _Stopping:
 
 
 def test_overrides() -> None:
-    assert list_overrides(60, "2m", ["linear", "nearest"]) == [
+    assert list_baseline_overrides(60, "2m", ["linear", "nearest"]) == [
         "baselines.rows=60", 'baselines.budget="2m"', 'baselines.use=["linear", "nearest"]',
     ]  # fmt: skip
-    assert list_overrides(0, None, []) == ["baselines.rows=0", 'baselines.budget="100000h"']
+    assert list_baseline_overrides(0, None, []) == [
+        "baselines.rows=0",
+        'baselines.budget="100000h"',
+    ]

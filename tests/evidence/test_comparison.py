@@ -18,12 +18,12 @@ from tunesmith.storage import EventLog
 from tunesmith.testing.sample_run import sample_run
 from tunesmith_evidence.comparison import (
     RunResults,
-    adjust,
+    adjust_differences,
     compare_metrics,
-    find_obstacles,
+    find_comparison_obstacles,
     find_row_metric,
     list_changed_rows,
-    list_differences,
+    list_plan_differences,
     pair_rows,
     row_key,
 )
@@ -75,13 +75,15 @@ def results(
 def test_runs_that_were_scored_alike(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [0.0] * 10)
     second = results(tmp_path / "b", [1.0] * 8 + [0.0] * 2)
-    assert find_obstacles(first, second, CATALOG) == []
+    assert find_comparison_obstacles(first, second, CATALOG) == []
     (found,) = compare_metrics(first, second).values()
     assert (found.difference, found.won, found.lost, found.n) == (0.8, 8, 0, 10)
     assert found.p_value == pytest.approx(2 / 2**8)  # exact McNemar, 8 to 0
     assert found.outcome == "better" and found.is_clear
-    assert [round(d.p_value_holm or 0, 6) for d in adjust([found] * 8)] == [8 * 2 / 2**8] * 8
-    assert not adjust([found] * 8)[0].is_clear
+    assert [round(d.p_value_holm or 0, 6) for d in adjust_differences([found] * 8)] == [
+        8 * 2 / 2**8
+    ] * 8
+    assert not adjust_differences([found] * 8)[0].is_clear
     assert len(list_changed_rows(first, second, ("exact", "exact"))) == 8
 
 
@@ -108,7 +110,7 @@ def test_what_is_clear_is_so_at_the_confidence_of_the_comparison(tmp_path: Path)
 
     def is_clear(confidence: float, together: int = 1) -> bool:
         (found,) = compare_metrics(first, second, confidence=confidence).values()
-        return adjust([found] * together)[0].is_clear
+        return adjust_differences([found] * together)[0].is_clear
 
     assert [is_clear(0.95), is_clear(0.98)] == [True, False]
     assert [is_clear(0.95, 2), is_clear(0.9, 2)] == [False, True]
@@ -117,18 +119,20 @@ def test_what_is_clear_is_so_at_the_confidence_of_the_comparison(tmp_path: Path)
 def test_each_obstacle_is_named(tmp_path: Path) -> None:
     first = results(tmp_path / "a", [0.0, 1.0])
     rows = results(tmp_path / "rows", [0.0, 1.0], prompts=["q0", "new"])
-    assert find_obstacles(first, rows, CATALOG) == ["the test rows differ: 2 and 2 rows, 1 in both"]
+    assert find_comparison_obstacles(first, rows, CATALOG) == [
+        "the test rows differ: 2 and 2 rows, 1 in both"
+    ]
     options = results(tmp_path / "options", [0.0, 1.0], options={"ignore_case": True})
-    assert find_obstacles(first, options, CATALOG) == [
-        "the scorer exact has other options: ignore_case"
+    assert find_comparison_obstacles(first, options, CATALOG) == [
+        "the options of evaluator exact differ: ignore_case"
     ]
     version = results(tmp_path / "version", [0.0, 1.0], version="2")
-    assert find_obstacles(first, version, CATALOG) == [
-        "the scorer exact has another version: 1 and 2"
+    assert find_comparison_obstacles(first, version, CATALOG) == [
+        "the versions of evaluator exact differ: 1 and 2"
     ]
     nothing = RunResults(tmp_path, build_report([]))
-    assert find_obstacles(first, nothing, CATALOG) == [
-        "the tuned models were not measured by a common metric"
+    assert find_comparison_obstacles(first, nothing, CATALOG) == [
+        "the tuned models have no common metric"
     ]
     with pytest.raises(UsageError, match="common metric"):
         compare_metrics(first, nothing)
@@ -143,7 +147,9 @@ def test_default_options_are_those_of_a_run_file_that_names_them(tmp_path: Path)
         assert runs[0].report.started is not None
         runs[0].report.started.plan["evaluators"] = []
         expected = [] if name == "same" else ["ignore_case"]
-        assert [reason.rpartition(": ")[2] for reason in find_obstacles(*runs, CATALOG)] == expected
+        assert [
+            reason.rpartition(": ")[2] for reason in find_comparison_obstacles(*runs, CATALOG)
+        ] == expected
 
 
 def as_exact_match(run: RunResults) -> RunResults:
@@ -159,7 +165,7 @@ def test_rows_are_paired_by_content_wherever_they_stand(tmp_path: Path) -> None:
     second = results(tmp_path / "b", [0.0, 1.0, 1.0], prompts=["r", "q", "q"])
     pairs = pair_rows(first, second, "exact", "exact")
     assert pairs.baseline_values == [0.0, 1.0, 0.0] and pairs.tuned_values == [0.0, 1.0, 1.0]
-    assert find_obstacles(first, second, CATALOG) == []
+    assert find_comparison_obstacles(first, second, CATALOG) == []
 
 
 def test_rows_of_earlier_versions_are_known_by_their_source() -> None:
@@ -169,7 +175,7 @@ def test_rows_of_earlier_versions_are_known_by_their_source() -> None:
 def test_plans() -> None:
     first = {"run": {"name": "a", "seed": 1}, "technique": {"rank": 8, "old": 1}}
     second = {"run": {"name": "b", "seed": 1}, "technique": {"rank": 16}}
-    assert list_differences(first, second) == {
+    assert list_plan_differences(first, second) == {
         "technique.rank": (8, 16),
         "technique.old": (1, None),
     }

@@ -6,7 +6,12 @@ import math
 import random
 from collections.abc import Sequence
 
-from tunesmith_evidence.improvement import REST, SliceChange, judge_improvement, list_targets
+from tunesmith_evidence.improvement import (
+    OTHER_ROWS,
+    SliceChange,
+    judge_improvement,
+    list_target_slices,
+)
 from tunesmith_evidence.slices.candidates import Slice
 from tunesmith_evidence.slices.discover import split_in_halves
 from tunesmith_evidence.slices.rows import ScoredRow
@@ -51,7 +56,7 @@ def test_a_repair_is_recognized_and_damage_elsewhere_is_named() -> None:
     improved = damaged = 0
     for _ in range(25):
         rows = make_rows(rng, {"mail": 0.4})
-        assert list_targets(rows, True)[0].name == "channel = mail"
+        assert list_target_slices(rows, True)[0].name == "channel = mail"
         after = redraw(rng, rows, {"mail": 0.95, "web": 0.4})
         changes = judge_improvement(rows, after, True)
         assert changes[0].is_target
@@ -102,7 +107,7 @@ def test_only_the_half_that_was_not_collected_decides() -> None:
     [target] = [change for change in changes if change.is_target]
     assert (target.before, target.after) == (0.0, 1.0)
     assert target.n == len(mail.members & set(second))
-    assert outcome(changes, REST) == "unclear"
+    assert outcome(changes, OTHER_ROWS) == "unclear"
 
 
 def test_rows_that_the_child_does_not_have_are_skipped() -> None:
@@ -110,6 +115,6 @@ def test_rows_that_the_child_does_not_have_are_skipped() -> None:
     after = {row.number: row.value for row in rows[:100]}
     changes = judge_improvement(rows, after, True, targets=[])
     _, second = split_in_halves(rows)
-    [rest] = [change for change in changes if change.name == REST]
+    [rest] = [change for change in changes if change.name == OTHER_ROWS]
     assert rest.n == sum(i < 100 for i in second)
     assert judge_improvement(rows, {}, True, targets=[]) == []

@@ -312,7 +312,7 @@ def test_a_lost_machine_is_noticed_and_replaced(
     wait_until(lambda: count_steps(run) >= 12)
     machines.lose(1)
     lost = time.time()
-    wait_until(lambda: "no sign of life of rank 1" in machines.read_output(0))
+    wait_until(lambda: "no heartbeat from rank 1" in machines.read_output(0))
     noticed = time.time() - lost
     machines.set_link("up")
     machines.agents[1] = machines.start_agent(1, run)

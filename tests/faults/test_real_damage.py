@@ -150,10 +150,10 @@ def test_the_states_of_all_random_generators_are_restored(
     """Python's and NumPy's generators are not used here, but a plugin's objective may use them."""
     masters = MasterWeights([("w", torch.nn.Parameter(torch.zeros(1)))], TrainingOptions())
     seed_all(5)
-    training_state.save(tmp_path, masters)
+    training_state.save_training_state(tmp_path, masters)
     expected = random.random(), float(numpy.random.rand()), float(torch.rand(()))
     seed_all(6)
-    training_state.restore(tmp_path, masters)
+    training_state.restore_training_state(tmp_path, masters)
     assert (random.random(), float(numpy.random.rand()), float(torch.rand(()))) == expected
     faults.count_trials("generators of Python, NumPy and torch restored")
 
@@ -226,7 +226,7 @@ def test_a_disk_that_fills_up_in_a_save(
     shutil.copytree(workshop.interrupted_run(setting), run)
     size = sum(path.stat().st_size for path in (run / "checkpoints/step-00000004").iterdir())
     full = real.before_call(
-        training_state, "save", 1, lambda: fill(small_disk, size * percent // 100)
+        training_state, "save_training_state", 1, lambda: fill(small_disk, size * percent // 100)
     )
     end = real.run_command("resume", run, prepare=full)
     assert end.code == 4, end.output
@@ -353,7 +353,7 @@ def test_two_processes_resume_one_run(faults: Any, real: Any, workshop: Any, rac
 
 def test_a_second_process_is_refused_within_a_second(faults: Any, real: Any, workshop: Any) -> None:
     run = workshop.copy(workshop.interrupted_run(real.Setting()))
-    waits = real.before_call(training_state, "save", 1, lambda: time.sleep(30))
+    waits = real.before_call(training_state, "save_training_state", 1, lambda: time.sleep(30))
     first = real.start_command("resume", run, prepare=waits)
     while not real.events(run, "training-started")[1:]:
         assert first.running(), first.end().output

@@ -147,7 +147,9 @@ def test_an_outdated_report_is_written_again(faults: Any, real: Any, workshop: A
     """Stopped, resumed, finished, killed before report.json: the report must not say stopped."""
     run = workshop.copy(workshop.interrupted_run(real.Setting()))
     limited = real.run_command(
-        "resume", run, prepare=real.before_call(training_state, "save", 1, _terminate)
+        "resume",
+        run,
+        prepare=real.before_call(training_state, "save_training_state", 1, _terminate),
     )
     assert limited.code == 143, limited.output
     stale = json.loads((run / "report.json").read_text())

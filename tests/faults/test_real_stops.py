@@ -261,7 +261,7 @@ def test_changed_inputs_are_refused_reported_and_can_be_accepted(
     assert "--accept-changes" in refused.output
     steps = len(real.events(run, "step-finished"))
     # Stopped again: accepted changes need not be accepted a second time.
-    stop = real.before_call(training_state, "save", 1, send_signals(signal.SIGTERM))
+    stop = real.before_call(training_state, "save_training_state", 1, send_signals(signal.SIGTERM))
     accepted = real.run_command("resume", run, "--accept-changes", prepare=stop)
     assert accepted.code == 143, accepted.output
     assert len(real.events(run, "step-finished")) > steps

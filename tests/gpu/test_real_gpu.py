@@ -23,7 +23,7 @@ from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
-from tunesmith_torch.testing.tiny_model import tiny_config, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_config, build_tiny_tokenizer
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import train
 
@@ -54,8 +54,8 @@ class Measured:
 
 def save_shape(folder: Path, **sizes: int) -> Path:
     """Save a Llama of this size with random weights."""
-    tokenizer = tiny_tokenizer()
-    config = tiny_config(vocabulary=len(tokenizer))
+    tokenizer = build_tiny_tokenizer()
+    config = build_tiny_config(vocabulary=len(tokenizer))
     config.update({**sizes, "max_position_embeddings": 4096})
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

@@ -105,7 +105,7 @@ def test_each_option_changes_some_file() -> None:
     [
         ("kubernetes", {"volume": "runs"}, "needs an image"),
         ("kubernetes", {"image": "python:3.12"}, "loses its files"),
-        ("skypilot", {"gpus": 2}, "needs a type"),
+        ("skypilot", {"gpus": 2}, "needs a GPU type"),
     ],
 )
 def test_what_a_launcher_needs_is_named(launcher: str, table: Any, message: str) -> None:

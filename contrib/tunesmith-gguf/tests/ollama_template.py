@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tunesmith.records import Message
-from tunesmith_torch.data.message_fields import message_fields, tool_fields
+from tunesmith_torch.data.message_fields import build_message_fields, build_tool_fields
 
 GO = """package main
 
@@ -170,7 +170,7 @@ def _to_go(chat: Sequence[Message]) -> dict[str, Any]:
         }
         for message in chat
     ]
-    return {"Messages": turns, "Tools": tool_fields(chat) or []}
+    return {"Messages": turns, "Tools": build_tool_fields(chat) or []}
 
 
 def render_with(template: str, messages: Sequence[Message]) -> str:
@@ -189,7 +189,7 @@ def render_with(template: str, messages: Sequence[Message]) -> str:
     environment.globals["raise_exception"] = refuse
     environment.filters["tojson"] = to_json
     return environment.from_string(template).render(
-        messages=[message_fields(message, None, False) for message in messages],
-        tools=tool_fields(messages),
+        messages=[build_message_fields(message, None, False) for message in messages],
+        tools=build_tool_fields(messages),
         add_generation_prompt=True,
     )

@@ -16,9 +16,9 @@ from tunesmith_gguf.offer import GGUF
 from tunesmith_gguf.options import GgufOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    check_answers,
+    check_answers_end,
+    check_damage_is_found,
     check_export,
-    check_fault,
     damage_export,
     train_tiny,
 )
@@ -72,7 +72,7 @@ def test_a_config_that_llama_cpp_ignores_is_found(
 
 
 def test_a_full_model_passes(tiny_model: Path, tmp_path: Path) -> None:
-    check_answers(tiny_model, as_export(), tmp_path)
+    check_answers_end(tiny_model, as_export(), tmp_path)
 
 
 def test_an_unknown_tokenizer_is_refused_with_what_to_do(
@@ -148,7 +148,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_file_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     name, damage = FAULTS[fault]
-    check_fault(trained, as_export(damage=damage), tmp_path, name)
+    check_damage_is_found(trained, as_export(damage=damage), tmp_path, name)
 
 
 def test_a_wrong_pre_tokenizer_is_found(trained: TrainedModel, tmp_path: Path) -> None:

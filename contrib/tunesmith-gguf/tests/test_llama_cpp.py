@@ -13,7 +13,7 @@ from tunesmith.records import Message
 from tunesmith_gguf import libllama
 from tunesmith_gguf.convert_process import list_extra_ends
 from tunesmith_gguf.engine import open_engine
-from tunesmith_gguf.exporter import convert
+from tunesmith_gguf.exporter import convert_to_gguf
 
 PROMPT = (Message("user", "Who is 3?"),)
 
@@ -21,7 +21,7 @@ PROMPT = (Message("user", "Who is 3?"),)
 @pytest.fixture(scope="module")
 def file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "model.gguf"
-    convert(tiny_model, path, "f32", "smollm")
+    convert_to_gguf(tiny_model, path, "f32", "smollm")
     return path
 
 

@@ -116,11 +116,11 @@ def test_an_export_has_a_modelfile(tiny_model: Path, tmp_path: Path, go: Path) -
     template = text.partition('TEMPLATE """')[2].partition('"""')[0]
     from tunesmith.records import last_exchange
     from tunesmith_torch.data.templates import Template
-    from tunesmith_torch.export.reference import render
+    from tunesmith_torch.export.reference import render_prompt
     from tunesmith_torch.models.loading import load_tokenizer
 
     prompt, _ = last_exchange(trained.test[0])
     assert not isinstance(prompt, str)
-    expected = render(Template.from_tokenizer(load_tokenizer(tiny_model)), prompt)
+    expected = render_prompt(Template.from_tokenizer(load_tokenizer(tiny_model)), prompt)
     assert run_go(go, template, [prompt]) == [expected]
     assert any(line.startswith("PARAMETER stop ") for line in text.splitlines())

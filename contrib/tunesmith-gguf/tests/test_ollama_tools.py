@@ -110,15 +110,17 @@ MARKS = {
     "hermes": '<tool_call>\n{"arguments": ',
 }
 REFUSED = {
-    "definitions of tools in a way of its own": QWEN.replace("tool | tojson", "tool.function.name"),
-    "calls of tools in a way of its own": QWEN.replace(
+    "tool definitions in an unsupported format": QWEN.replace(
+        "tool | tojson", "tool.function.name"
+    ),
+    "tool calls in an unsupported format": QWEN.replace(
         "call.function.arguments | tojson", "call.function.arguments | length"
     ),
     "a part of a conversation": QWEN.replace("+ m.content + '\\n</tool", "+ '</tool"),
-    "calls or results of tools in a way": QWEN.replace(
+    "tool calls or results in an unsupported": QWEN.replace(
         "+ m.content + '\\n</tool", "+ m.content[:20] + '\\n</tool"
     ),
-    "does not begin where an answer does": LLAMA.replace(
+    "does not start where an answer starts": LLAMA.replace(
         "{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{{- '{", "{{- '{"
     ),
 }

@@ -14,6 +14,6 @@ def tiny_model() -> Path:
     """A tiny Llama as a hub would serve it. Read it, copy it, do not change it."""
     from small_model import save_small_model
 
-    from tunesmith_torch.testing.tiny_model import tiny_model_folder
+    from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
 
-    return tiny_model_folder(save_small_model)
+    return get_tiny_model_folder(save_small_model)

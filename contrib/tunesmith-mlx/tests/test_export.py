@@ -17,12 +17,12 @@ from tunesmith_mlx.offer import MLX
 from tunesmith_mlx.options import MlxOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    check_answers,
+    check_answers_end,
+    check_damage_is_found,
     check_export,
-    check_fault,
     damage_export,
-    edit_json,
-    edit_template,
+    make_json_damage,
+    make_template_damage,
     run_readme,
     train_tiny,
 )
@@ -68,8 +68,8 @@ def test_another_architecture_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("gpt2", r"mlx-lm cannot load this model, ModelArgs\S+ missing 1 .* 'n_ctx'"),
-        ("opt", "mlx-lm cannot load this model, Model type opt not supported"),
+        ("gpt2", r"mlx-lm cannot load this model: ModelArgs\S+ missing 1 .* 'n_ctx'"),
+        ("opt", "mlx-lm cannot load this model: Model type opt not supported"),
     ],
 )
 def test_a_model_that_mlx_does_not_take_is_refused(
@@ -83,7 +83,7 @@ def test_a_model_that_mlx_does_not_take_is_refused(
 def test_a_full_model_ends_its_answers_and_the_readme_asks_it(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    check_answers(tiny_model, as_export(), tmp_path, "runs/tickets/export/mlx")
+    check_answers_end(tiny_model, as_export(), tmp_path, "runs/tickets/export/mlx")
     assert run_readme(README, tmp_path) == "one two three"
 
 
@@ -100,15 +100,24 @@ def change_weights(out: Path) -> None:
 
 def lose_rope(out: Path) -> None:
     """Leave the parameters of transformers 5 only, which mlx-lm does not read."""
-    edit_json("config.json", lambda config: config.pop("rope_theta"))(out)
+    make_json_damage("config.json", lambda config: config.pop("rope_theta"))(out)
 
 
 FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "rope": ("rope", edit_json("config.json", lambda config: config.update(rope_theta=5000.0))),
-    "template": ("rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
-    "system prompt": ("rendered system prompt", edit_template("message['role']", "'user'")),
-    "end": ("end tokens", edit_json("generation_config.json", lambda c: c.update(eos_token_id=0))),
-    "lost token": ("added tokens", edit_json("tokenizer.json", lambda c: c["added_tokens"].pop())),
+    "rope": (
+        "rope",
+        make_json_damage("config.json", lambda config: config.update(rope_theta=5000.0)),
+    ),
+    "template": ("rendered prompt", make_template_damage("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "system prompt": ("rendered system prompt", make_template_damage("message['role']", "'user'")),
+    "end": (
+        "end tokens",
+        make_json_damage("generation_config.json", lambda c: c.update(eos_token_id=0)),
+    ),
+    "lost token": (
+        "added tokens",
+        make_json_damage("tokenizer.json", lambda c: c["added_tokens"].pop()),
+    ),
     "truncated tensor": ("files", truncate),
     "weights": ("log-probabilities", change_weights),
 }
@@ -117,7 +126,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     name, damage = FAULTS[fault]
-    check_fault(trained, as_export(damage=damage), tmp_path, name)
+    check_damage_is_found(trained, as_export(damage=damage), tmp_path, name)
 
 
 def test_a_config_without_the_key_that_mlx_reads_is_found(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from small_model import save_small_model
 
 from tunesmith.testing import parametrize_checks
 from tunesmith_onnx import PLUGIN
-from tunesmith_torch.testing.tiny_model import tiny_model_folder
+from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
 
 
-@parametrize_checks(PLUGIN, model=partial(tiny_model_folder, save_small_model))
+@parametrize_checks(PLUGIN, model=partial(get_tiny_model_folder, save_small_model))
 def test_contract(check: Any) -> None:
     check()

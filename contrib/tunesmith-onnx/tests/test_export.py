@@ -15,12 +15,12 @@ from tunesmith_onnx.exporter import CONFIG, GRAPH, OnnxExporter
 from tunesmith_onnx.offer import ONNX, OnnxOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel
 from tunesmith_torch.testing.exports import (
-    check_answers,
+    check_answers_end,
+    check_damage_is_found,
     check_export,
-    check_fault,
     damage_export,
-    edit_json,
-    edit_template,
+    make_json_damage,
+    make_template_damage,
     train_tiny,
 )
 
@@ -46,8 +46,8 @@ def test_another_architecture_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
-        ("gpt2", {}, "the builder of ONNX Runtime GenAI failed"),
-        ("llama", {"head_dim": 8}, "heads of a size of 8, not a multiple of 16"),
+        ("gpt2", {}, "ONNX Runtime GenAI's builder failed"),
+        ("llama", {"head_dim": 8}, "head size is 8, but ONNX Runtime needs a multiple of 16"),
     ],
 )
 def test_a_model_that_onnx_runtime_does_not_take_is_refused(
@@ -61,7 +61,7 @@ def test_a_model_that_onnx_runtime_does_not_take_is_refused(
 def test_a_model_that_has_learned_to_end_its_answers_ends_them(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    check_answers(tiny_model, as_export(), tmp_path)
+    check_answers_end(tiny_model, as_export(), tmp_path)
 
 
 def truncate(out: Path) -> None:
@@ -80,9 +80,12 @@ def change_weights(out: Path) -> None:
 
 
 FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "template": ("rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
-    "end": ("end tokens", edit_json(CONFIG, lambda c: c["model"].update(eos_token_id=0))),
-    "lost token": ("added tokens", edit_json("tokenizer.json", lambda c: c["added_tokens"].pop())),
+    "template": ("rendered prompt", make_template_damage("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "end": ("end tokens", make_json_damage(CONFIG, lambda c: c["model"].update(eos_token_id=0))),
+    "lost token": (
+        "added tokens",
+        make_json_damage("tokenizer.json", lambda c: c["added_tokens"].pop()),
+    ),
     "truncated tensor": ("files", truncate),
     "weights": ("log-probabilities", change_weights),
 }
@@ -91,4 +94,4 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     name, damage = FAULTS[fault]
-    check_fault(trained, as_export(damage=damage), tmp_path, name)
+    check_damage_is_found(trained, as_export(damage=damage), tmp_path, name)

@@ -6,9 +6,9 @@ from typing import Any
 
 from tunesmith.testing import parametrize_checks
 from tunesmith_openvino import PLUGIN
-from tunesmith_torch.testing.tiny_model import tiny_model_folder
+from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
 
 
-@parametrize_checks(PLUGIN, model=tiny_model_folder)
+@parametrize_checks(PLUGIN, model=get_tiny_model_folder)
 def test_contract(check: Any) -> None:
     check()

@@ -13,11 +13,11 @@ from tunesmith_openvino.exporter import GRAPH
 from tunesmith_openvino.offer import OPENVINO, OpenvinoOptions
 from tunesmith_torch.export.export_run import Export, TrainedModel
 from tunesmith_torch.testing.exports import (
-    check_answers,
+    check_answers_end,
+    check_damage_is_found,
     check_export,
-    check_fault,
     damage_export,
-    edit_json,
+    make_json_damage,
     run_readme,
     train_tiny,
 )
@@ -59,7 +59,7 @@ def test_other_architectures_pass_and_answer(family: str, key_heads: int, tmp_pa
 def test_a_full_model_ends_its_answers_and_the_readme_asks_it(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    check_answers(tiny_model, as_export(), tmp_path, "runs/tickets/export/openvino")
+    check_answers_end(tiny_model, as_export(), tmp_path, "runs/tickets/export/openvino")
     assert run_readme(README, tmp_path) == "one two three"
 
 
@@ -94,7 +94,10 @@ TOKENIZER = "openvino_tokenizer.xml"
 FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "template": ("rendered prompt", replace(TOKENIZER, "assistant&#10;", "assistant")),
     "system prompt": ("rendered system prompt", replace(TOKENIZER, "message['role']", "'user'")),
-    "end": ("end tokens", edit_json("generation_config.json", lambda c: c.update(eos_token_id=0))),
+    "end": (
+        "end tokens",
+        make_json_damage("generation_config.json", lambda c: c.update(eos_token_id=0)),
+    ),
     "lost token": (
         "added tokens",
         replace("openvino_*tokenizer.bin", "<|im_start|>", "<|im_stark|>"),
@@ -108,4 +111,4 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     name, damage = FAULTS[fault]
-    check_fault(trained, as_export(damage=damage), tmp_path, name)
+    check_damage_is_found(trained, as_export(damage=damage), tmp_path, name)

@@ -120,7 +120,7 @@ def test_few_rows_get_validation_rows_and_the_best_run_file_has_them_too(
 
 
 def test_without_validation_rows_there_is_nothing_to_choose_by(run_file: Path) -> None:
-    with pytest.raises(DataError, match="no row is a validation row") as caught:
+    with pytest.raises(DataError, match="has no validation rows") as caught:
         read_request(CliState(), run_file, ("split.validation_size=0",), (), {})
     assert "split.validation_size" in str(caught.value.hint)
 
@@ -188,9 +188,9 @@ def test_a_metric_of_several_evaluators_needs_the_id_of_one(run_file: Path) -> N
 def test_a_study_keeps_its_space_and_run_file(run_file: Path, tmp_path: Path) -> None:
     folder = read_request(CliState(), run_file, (), (), {}).create_folder(tmp_path / "study")
     for words in (["--seed", "3"], ["--set", "run.seed=3"], ["--search", "technique.epochs=1,2"]):
-        assert "whose space and run file stay as they are" in refuse(folder, *words)
+        assert "of an existing search cannot change" in refuse(folder, *words)
     (folder / PLAN).unlink()
-    assert "is not the folder of a search" in refuse(folder)
+    assert "not a search folder" in refuse(folder)
 
 
 def test_the_data_of_a_trial_needs_the_run_file_of_its_study(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tunesmith import api
 from tunesmith.storage import lock
 from tunesmith.text import format_duration
 from tunesmith_optuna import work
-from tunesmith_optuna.launchers import LOG, LocalLauncher, list_gpus
+from tunesmith_optuna.launchers import LOG_FILE, LocalLauncher, list_gpus
 
 
 def tunesmith(run_file: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -148,7 +148,7 @@ def test_the_end_of_a_process_is_described(tmp_path: Path) -> None:
     wait_until(lambda: not launcher.is_active(tmp_path), "the end of the process")
     reason = launcher.describe_end(tmp_path)
     assert "model.base: must be given" in reason and "\n" not in reason
-    assert "model.base: must be given" in (tmp_path / LOG).read_text()
+    assert "model.base: must be given" in (tmp_path / LOG_FILE).read_text()
     with lock(tmp_path):  # its process waits
         launcher.start(tmp_path)
         assert launcher.is_active(tmp_path)

@@ -13,16 +13,16 @@ import pytest
 
 from tunesmith.offers import Metric
 from tunesmith_optuna.findings import (
-    Findings,
     Result,
     Row,
+    SearchResult,
     format_option,
     shorten_keys,
-    show_findings,
+    show_search_result,
 )
 from tunesmith_optuna.space import read_space
 from tunesmith_optuna.study import Study
-from tunesmith_optuna.trial_log import Evaluation, TrialLog
+from tunesmith_optuna.trial_log import TrialLog, ValidationPoint
 from tunesmith_optuna.trial_run import Objective
 from tunesmith_optuna.view import SearchView
 
@@ -36,9 +36,9 @@ def row(number: int, value: float | None, state: str = "complete", reason: str =
     return Row(number, state, {RANK: 4 + number, RATE: 2e-4}, result, 61.0, reason)
 
 
-def findings(*rows: Row, own: dict[str, Any] | None = None) -> Findings:
+def findings(*rows: Row, own: dict[str, Any] | None = None) -> SearchResult:
     ranking = sorted((r for r in rows if r.result), key=lambda r: r.result.value if r.result else 0)
-    return Findings(Path("/study"), LOSS, NAMES, rows, ranking, {}, own)
+    return SearchResult(Path("/study"), LOSS, NAMES, rows, ranking, {}, own)
 
 
 def test_the_best_is_named_with_how_sure_that_is() -> None:
@@ -46,28 +46,28 @@ def test_the_best_is_named_with_how_sure_that_is() -> None:
     assert found.describe_best() == (
         "Best: trial 1, loss 0.500 on 20 validation rows; "
         "the run file's own options, trial 0: 1.000. "
-        "The best of 3 is partly luck: expect a worse value on other rows; 1 of the 2 others lies "
-        "within its interval. No test row was used."
+        "Being the best of 3 is partly luck: expect a worse score on other rows; 1 of the 2 others "
+        "lies in its 95 % interval. No test row was used."
     )
     best_own = replace(found, own={RANK: 5, RATE: 2e-4}).describe_best()
-    assert "on 20 validation rows, the run file's own options. The best of 3" in best_own
+    assert "on 20 validation rows, the run file's own options. Being the best of 3" in best_own
     equal = findings(row(0, 0.5), row(1, 0.5)).describe_best()
-    assert "other rows; all others lie within its interval." in equal
+    assert "other rows; all others lie in its 95 % interval." in equal
     alone = findings(row(0, 1.0), row(1, None, "failed")).describe_best()
-    assert alone.endswith("No other trial has a value, so nothing was compared.")
+    assert alone.endswith("No other trial has a score to compare with.")
 
 
 def test_the_table_has_every_trial_and_the_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     lost = row(2, None, "failed", "out of\x1b[2J memory")
     shown = replace(findings(row(0, 1.0), row(1, 0.5), lost), importances={RATE: 0.2, RANK: 0.8})
-    show_findings(shown)
+    show_search_result(shown)
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert [line.split()[0] for line in lines if line.strip()[:1] in ("0", "1", "2")] == [
         "1", "0", "2",
     ]  # fmt: skip
     assert "trial 2 failed: out of\\x1b[2J memory" in printed.out and "\x1b" not in printed.out
-    assert "Share of the differences, estimated: rank 80 %, learning_rate 20 %." in printed.out
+    assert "Estimated share of the score differences: rank 80 %, learning_rate 20 %." in printed.out
     assert "run file: /study/best.toml" in printed.out
     assert "tunesmith run /study/best.toml" in printed.err
     assert max(map(len, lines[:8])) <= 80
@@ -105,7 +105,7 @@ def test_without_a_terminal_there_is_a_line_for_each_trial(
         view.end(row(0, 0.5))
         view.end(row(1, None, "pruned", "stopped at step 4"))
     assert capsys.readouterr().err.splitlines() == [
-        "trial 0 begins: rank 4, learning_rate 2e-4",
+        "trial 0 starts: rank 4, learning_rate 2e-4",
         "trial 1 continues: rank 8, learning_rate 2e-4",
         "trial 0: loss 0.500 [0.400, 0.600], 1 min 01 s",
         "trial 1 pruned: stopped at step 4",
@@ -126,13 +126,13 @@ def test_in_a_terminal_the_trials_that_run_are_shown(
     for name in ("CI", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     log = TrialLog(tmp_path / "trial-012", step=3, steps=9, loss=1.25)
-    log.evaluations[3] = Evaluation(3, 9, 1.5)
+    log.evaluations[3] = ValidationPoint(3, 9, 1.5)
     with SearchView(LOSS, NAMES, quiet=False) as view:
         view.update([TrialLog(tmp_path / "trial-007"), log])
         view.end(row(1, 0.5))
     text = terminal.getvalue()
     assert "trial 12" in text and "3/9  loss 1.250  validation loss 1.500" in text
-    assert "trial 7" in text and "waits or prepares" in text and "trial 1: loss 0.500" in text
+    assert "trial 7" in text and "waiting or preparing" in text and "trial 1: loss 0.500" in text
 
 
 def test_events_are_read_as_they_come(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_events_are_read_as_they_come(tmp_path: Path) -> None:
     before = json.dumps({**monitored, "step": 0})
     path.write_text(f"{started}\n{whole}\n{before}\n")
     log.read()
-    assert log.evaluations == {4: Evaluation(4, 8, 2.0)} and log.evaluations[4].tenth == 5
+    assert log.evaluations == {4: ValidationPoint(4, 8, 2.0)} and log.evaluations[4].tenth == 5
     end = {"event": "run-finished", "status": "stopped", "error": "", "seconds": 3.0}
     with path.open("a") as file:
         file.write(json.dumps(end) + "\n")

@@ -181,7 +181,7 @@ def test_ctrl_c_stops_the_run_with_a_checkpoint(nodes: ThreeNodes, project: Path
     submit.send_signal(signal.SIGINT)
     out, err = submit.communicate(timeout=300)
     assert submit.returncode == 143, out[-2000:] + err[-4000:]
-    assert "stopping after this step" in err and "tunesmith ray submit" in err
+    assert "Stopping after the current step" in err and "tunesmith ray submit" in err
     assert newest_checkpoint(run) >= 7
 
 
@@ -206,7 +206,7 @@ def test_a_run_is_cancelled_and_another_cluster_refused(nodes: ThreeNodes, proje
     before = find_job(run)
     err = call(nodes, project, "submit", str(run), "--address", "local", "--cpus", "1", code=2)[1]
     assert "the run is on another cluster" in err and find_job(run).name == before.name  # type: ignore[union-attr]
-    assert "stops after this step" in call(nodes, project, "cancel", str(run))[0]
+    assert "stops after its current step" in call(nodes, project, "cancel", str(run))[0]
     wait_for_end(run)
     job = find_job(run)
     assert job is not None and (job.state, job.exit_code, job.starts) == ("stopped", 143, 1)
@@ -263,7 +263,7 @@ def test_a_run_that_waits_for_machines_can_be_cancelled(nodes: ThreeNodes, proje
     err = call(
         nodes, project, "submit", "run.toml", "--out", str(run), "--workers", "5", "--detach"
     )[1]
-    assert "5 CPU" in err and "waits for further ones" in err
+    assert "5 CPU" in err and "waits for more machines" in err
     wait_until(lambda: find_job(run).state == "waiting", "the queue")  # type: ignore[union-attr]
     assert "state:      waiting" in call(nodes, project, "status", str(run))[0]
     call(nodes, project, "cancel", str(run))

@@ -13,7 +13,7 @@ from tunesmith.testing import sample_run
 from tunesmith_ray import follow
 from tunesmith_ray.follow import Follower, show_state, wait_for_job
 from tunesmith_ray.job_file import Job, find_job, is_cancel_requested
-from tunesmith_ray.launcher import read_again
+from tunesmith_ray.launcher import reread_job
 
 JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
 
@@ -64,17 +64,17 @@ def write_finished_run(folder: Path) -> None:
 def test_a_job_that_ended_meanwhile_is_not_lost(tmp_path: Path) -> None:
     """The file was read before its supervisor wrote the end, and left."""
     replace(JOB, state="finished", exit_code=0).write(tmp_path)
-    assert read_again(tmp_path, JOB, is_lost=True).state == "finished"
+    assert reread_job(tmp_path, JOB, is_lost=True).state == "finished"
     JOB.write(tmp_path)
-    lost = read_again(tmp_path, JOB, is_lost=True)
+    lost = reread_job(tmp_path, JOB, is_lost=True)
     assert (lost.state, lost.reason) == ("failed", "the supervisor was lost")
-    assert read_again(tmp_path, JOB, is_lost=False).state == JOB.state
+    assert reread_job(tmp_path, JOB, is_lost=False).state == JOB.state
 
 
 def test_a_run_that_finished_is_not_failed_without_its_supervisor(tmp_path: Path) -> None:
     JOB.write(tmp_path)
     write_finished_run(tmp_path)
-    found = read_again(tmp_path, JOB, is_lost=True)
+    found = reread_job(tmp_path, JOB, is_lost=True)
     assert (found.state, found.exit_code, found.reason) == ("finished", 0, "")
 
 
@@ -110,7 +110,7 @@ def test_ctrl_c_cancels_once_and_returns_the_second_time(
     with pytest.raises(KeyboardInterrupt):
         wait(tmp_path, interrupt, interrupt)
     assert is_cancel_requested(tmp_path, JOB.name)
-    assert "press again to return at once: the run stops all the same" in capsys.readouterr().err
+    assert "Press Ctrl-C again to return now; the run still stops" in capsys.readouterr().err
 
 
 def test_a_supervisor_that_is_lost_ends_the_wait(

@@ -67,7 +67,7 @@ def test_the_processes_of_a_run_with_code_trust_it(project: Path, has_code: bool
         (["--set", "ray.adress=a"], "ray.adress: unknown key"),
         (["--set", "ray.placement=near"], "ray.placement"),
         (["--gpus", "2", "--set", "run.device=cpu"], "run.device is cpu"),
-        (["--set", "run.device=cuda"], "ray.gpus is 0, and run.device is cuda"),
+        (["--set", "run.device=cuda"], "ray.gpus is 0, but run.device is cuda"),
         (["--address", "local", "--detach"], "ends with this command"),
     ],
 )
@@ -107,7 +107,7 @@ def test_status_shows_a_job_that_has_ended_without_a_cluster(run: Path) -> None:
 
 
 def test_the_log_is_that_of_the_process(run: Path) -> None:
-    assert "rank-1.log: nothing was printed yet" in refuse("logs", run, "--rank", "1")
+    assert "rank-1.log: nothing has been printed yet" in refuse("logs", run, "--rank", "1")
     (run / "ray" / "rank-1.log").write_text("one\ntwo\n")
     assert call("logs", run, "--rank", "1", "--lines", "1").stdout == "two\n"
 
@@ -119,12 +119,12 @@ def test_a_job_that_has_ended_cannot_be_cancelled(run: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": "a", "state": "running"}'])
 def test_a_damaged_file_of_the_job_is_named(run: Path, content: str) -> None:
     (run / "ray" / "job.json").write_text(content)
-    assert "job.json: is not what tunesmith wrote" in refuse("cancel", run)
+    assert "job.json: is damaged or was changed" in refuse("cancel", run)
 
 
 def test_an_unknown_state_is_damage(run: Path) -> None:
     path = run / "ray" / "job.json"
     content: dict[str, Any] = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "state": "lost"}))
-    assert "is not what tunesmith wrote" in refuse("status", run)
+    assert "is damaged or was changed" in refuse("status", run)
     assert find_job(run.parent) is None

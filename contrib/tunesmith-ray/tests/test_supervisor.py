@@ -11,7 +11,7 @@ from tunesmith.events import RunFinished
 from tunesmith.storage import EventLog
 from tunesmith.testing import sample_event
 from tunesmith_ray.job_file import Job, find_job, is_cancel_requested, request_cancel
-from tunesmith_ray.supervisor import Codes, Outcome, judge, name_signal, supervise
+from tunesmith_ray.supervisor import ExitCodes, Outcome, judge_exit_codes, name_signal, supervise
 from tunesmith_ray.work import Work
 
 JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
@@ -37,26 +37,26 @@ JOB = Job("a-1", None, "2026-01-01T00:00:00+00:00")
     ],
 )
 def test_a_start_is_judged_by_its_exit_codes(
-    codes: Codes, is_cancelled: bool, verdict: str, exit_code: int, rank: int | None
+    codes: ExitCodes, is_cancelled: bool, verdict: str, exit_code: int, rank: int | None
 ) -> None:
-    outcome = judge(codes, is_cancelled)
+    outcome = judge_exit_codes(codes, is_cancelled)
     assert (outcome.verdict, outcome.exit_code, outcome.failed_rank) == (verdict, exit_code, rank)
 
 
 def test_a_lost_process_is_described() -> None:
-    assert judge([137, 1], False).reason == "rank 0: ended by SIGKILL"
-    assert judge([1, None], False).reason == "rank 1: its worker was lost"
+    assert judge_exit_codes([137, 1], False).reason == "rank 0: killed by SIGKILL"
+    assert judge_exit_codes([1, None], False).reason == "rank 1: its worker was lost"
     assert name_signal(200) == "signal 200"
 
 
 class Starts:
     """A cluster on which each start ends with the next exit codes."""
 
-    def __init__(self, folder: Path, *codes: Codes | Exception) -> None:
+    def __init__(self, folder: Path, *codes: ExitCodes | Exception) -> None:
         self.folder, self.codes = folder, list(codes)
         self.states: list[tuple[str, int]] = []
 
-    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
         self.note()
         has_begun(["n1", "n2"])
         self.note()
@@ -71,7 +71,7 @@ class Starts:
         self.states.append((job.state, job.starts))
 
 
-def run(folder: Path, *codes: Codes | Exception, failures: int = 3) -> tuple[Job, Starts]:
+def run(folder: Path, *codes: ExitCodes | Exception, failures: int = 3) -> tuple[Job, Starts]:
     starts = Starts(folder, *codes)
     JOB.write(folder)
     job = supervise(Work(str(folder), max_failures=failures), JOB.name, starts, lambda: False)
@@ -93,7 +93,7 @@ def test_a_lost_process_is_started_again_and_an_error_is_not(tmp_path: Path) -> 
 def test_it_is_started_again_so_often_and_no_more(tmp_path: Path) -> None:
     job, _ = run(tmp_path, [137], [137], [137], failures=1)
     assert (job.state, job.starts, job.exit_code, job.failed_rank) == ("failed", 2, 137, 0)
-    assert job.reason == "rank 0: ended by SIGKILL; it was started 2 times"
+    assert job.reason == "rank 0: killed by SIGKILL; started 2 times"
     assert run(tmp_path, [137], [0], failures=0)[0].state == "failed"
 
 
@@ -149,7 +149,7 @@ def test_a_job_of_another_cluster_is_not_overwritten(tmp_path: Path, moment: str
     Job("a-1", None, "").write(tmp_path)
     other = Job("a-2", "node9:6379", "later", state="running", starts=1, hosts=["n9"])
 
-    def start(work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+    def start(work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
         if moment == "has begun":
             other.write(tmp_path)
         has_begun(["n1"])

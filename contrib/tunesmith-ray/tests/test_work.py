@@ -9,11 +9,11 @@ import pytest
 
 from tunesmith.config.trust import TRUST_VARIABLE
 from tunesmith_ray.options import RayOptions
-from tunesmith_ray.work import Meeting, Place, Work
+from tunesmith_ray.work import Rendezvous, Work, WorkerPlace
 
-FIRST = Place("n1", "10.0.0.1", 29500, "4,5")
-SECOND = Place("n2", "10.0.0.2", 29501, "0,1")
-MEETING = Meeting([FIRST, SECOND], "start-1")
+FIRST = WorkerPlace("n1", "10.0.0.1", 29500, "4,5")
+SECOND = WorkerPlace("n2", "10.0.0.2", 29501, "0,1")
+MEETING = Rendezvous([FIRST, SECOND], "start-1")
 
 
 def work(**values: Any) -> Work:
@@ -68,8 +68,8 @@ def test_processes_are_numbered_over_all_workers() -> None:
 def test_workers_on_one_machine_are_counted_together() -> None:
     """Else each would take all of its memory. Of a GPU that a worker has, each sees its number."""
     three = work(workers=3, gpus=2)
-    more = Place("n1", "10.0.0.1", 29502, "0,1")
-    meeting = Meeting([FIRST, SECOND, more], "start-1")
+    more = WorkerPlace("n1", "10.0.0.1", 29502, "0,1")
+    meeting = Rendezvous([FIRST, SECOND, more], "start-1")
     found = [three.environment(worker, index, meeting) for worker in range(3) for index in (0, 1)]
     assert [each["RANK"] for each in found] == list("012345")
     assert [each["LOCAL_RANK"] for each in found] == ["0", "1", "0", "1", "2", "3"]
@@ -80,7 +80,9 @@ def test_workers_on_one_machine_are_counted_together() -> None:
 
 
 def test_machines_with_one_name_are_several() -> None:
-    meeting = Meeting([Place("localhost", "10.0.0.1"), Place("localhost", "10.0.0.2")], "start-1")
+    meeting = Rendezvous(
+        [WorkerPlace("localhost", "10.0.0.1"), WorkerPlace("localhost", "10.0.0.2")], "start-1"
+    )
     found = [work(workers=2).environment(worker, 0, meeting) for worker in (0, 1)]
     assert [each["LOCAL_WORLD_SIZE"] for each in found] == ["1", "1"]
     assert "CUDA_VISIBLE_DEVICES" not in found[0]

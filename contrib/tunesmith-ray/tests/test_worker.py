@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tunesmith_ray import worker
-from tunesmith_ray.work import Meeting, Place, Work
+from tunesmith_ray.work import Rendezvous, Work, WorkerPlace
 from tunesmith_ray.worker import Worker, exit_code, log_path
 
-MEETING = Meeting([Place("n1", "127.0.0.1", 1)], "a")
+MEETING = Rendezvous([WorkerPlace("n1", "127.0.0.1", 1)], "a")
 
 
 @pytest.fixture

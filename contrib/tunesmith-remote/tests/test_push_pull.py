@@ -193,7 +193,7 @@ def test_a_pull_that_fails_leaves_nothing(memory_url: str, tmp_path: Path) -> No
         pull_run(Cut(memory_url), tmp_path / "machine" / "run")
     assert not list((tmp_path / "machine").iterdir())
     pull_run(bucket, tmp_path / "machine" / "run")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         pull_run(bucket, tmp_path / "machine" / "run")
 
 
@@ -371,7 +371,7 @@ def test_of_two_pushes_at_the_same_moment_one_is_refused(url: str, tmp_path: Pat
             push_run(tmp_path / "other", Bucket(url))
             return super().create(name, content)
 
-    with pytest.raises(UsageError, match="another machine pushes"):
+    with pytest.raises(UsageError, match="another machine is pushing"):
         push_run(run, Slow(url))
     newest = json.loads(Bucket(url).read(f"{SNAPSHOTS}/00000002.json") or b"{}")
     mirror = find_mirror(tmp_path / "other")

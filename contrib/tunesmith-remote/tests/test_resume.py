@@ -17,7 +17,7 @@ from conftest import ACCESS_KEY, SECRET
 from tunesmith.storage import Checkpoints
 from tunesmith_remote.bucket import Bucket
 from tunesmith_remote.pull import pull_run
-from tunesmith_remote.snapshot import decode, list_numbers, name_of
+from tunesmith_remote.snapshot import decode_snapshot, list_numbers, name_snapshot
 
 WEIGHTS = Path("adapter", "adapter_model.safetensors")
 URL = "s3://bucket/runs"
@@ -45,7 +45,11 @@ def pushed_steps(url: str) -> list[str]:
     """Return the checkpoints in the newest snapshot."""
     bucket = Bucket(url)
     numbers = list_numbers(bucket)
-    newest = decode(bucket.read(name_of(numbers[-1])) or b"", numbers[-1]) if numbers else None
+    newest = (
+        decode_snapshot(bucket.read(name_snapshot(numbers[-1])) or b"", numbers[-1])
+        if numbers
+        else None
+    )
     files = newest.files if newest else {}
     return sorted({p.split("/")[1] for p in files if p.startswith("checkpoints/")})
 
@@ -113,7 +117,7 @@ def test_a_run_whose_bucket_does_not_exist_ends_with_its_report(
         project, "run", "run.toml", "--out", str(tmp_path / "run"),
         "--set", "remote.url=s3://nowhere/runs", "--set", "technique.max_steps=8",
     )  # fmt: skip
-    assert "training goes on" in printed and "bucket does not exist" in printed
+    assert "training continues" in printed and "bucket does not exist" in printed
     assert "tunesmith remote push" in printed and "the end of the run is not in the" in printed
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["run"]["status"] == "ok"

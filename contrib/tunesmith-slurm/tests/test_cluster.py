@@ -122,7 +122,7 @@ def test_a_preempted_job_continues(cluster: Cluster, project: Path, uninterrupte
     wait_for_step(cluster, run, job, 2)
     cluster.call("scontrol", "requeue", job)
     wait_for_end(cluster, run, job)
-    assert "stopped by SIGTERM" in log(run, job) and "is requeued" not in log(run, job)
+    assert "stopped by SIGTERM" in log(run, job) and "requeued job" not in log(run, job)
     assert_resumed(cluster, run, job, uninterrupted)
     # It stopped in order: no step was computed twice.
     steps = [event["step"] for event in events(run, "step-finished")]
@@ -138,7 +138,7 @@ def test_before_its_time_limit_a_job_requeues_itself(
     wait_for_step(cluster, run, job, 2)
     cluster.call("scancel", "--batch", "--signal=USR1", job)
     wait_for_end(cluster, run, job)
-    assert f"job {job} is requeued" in log(run, job)
+    assert f"requeued job {job}" in log(run, job)
     assert_resumed(cluster, run, job, uninterrupted)
     steps = [event["step"] for event in events(run, "step-finished")]
     assert steps == sorted(set(steps))

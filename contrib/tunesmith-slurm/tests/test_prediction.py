@@ -46,7 +46,7 @@ def time_warnings(**table: Any) -> list[str]:
 def test_main_memory_is_compared_without_a_gpu() -> None:
     (warning,) = memory_warnings(mem="5G")
     assert (
-        "mem = 5G is below the prediction: the run needs about 6.0 GiB, at most 9.0 GiB" in warning
+        "mem = 5G is below the prediction: the run needs about 6.0 GiB (at most 9.0 GiB)" in warning
     )
     assert not memory_warnings(mem="6G") and not memory_warnings()
     (warning,) = memory_warnings(mem="10G", processes=2)
@@ -56,7 +56,7 @@ def test_main_memory_is_compared_without_a_gpu() -> None:
 def test_the_memory_of_the_gpu_is_compared_if_its_type_is_known() -> None:
     large = {**ESTIMATE, "peak": {"lora": {"low": 0, "expected": 50 * GIB, "high": 60 * GIB}}}
     (warning,) = memory_warnings(large, gpus="l4:2")
-    assert "gpus = l4:2" in warning and "50.0 GiB on each GPU" in warning
+    assert "gpus = l4:2" in warning and "50.0 GiB per GPU" in warning
     assert not memory_warnings(large, gpus="a100:1")  # there is one with 80 GB
     assert not memory_warnings(large, gpus=1) and not memory_warnings(large, gpus="mi300:1")
     assert not memory_warnings(large, gpus="h100:1", mem="8G")  # main memory is not predicted then
@@ -84,7 +84,7 @@ def test_the_memory_of_shards_is_that_of_the_job_with_its_processes(
 def test_time_is_compared_with_the_fastest_gpu_it_may_get() -> None:
     (warning,) = time_warnings(gpus=1, time=60, grace_seconds=600)
     assert "time = 60 is below the prediction" in warning
-    assert "requeued 1 times or more" in warning  # 4,000 seconds in pieces of 3,000
+    assert "requeued at least 1 times" in warning  # 4,000 seconds in pieces of 3,000
     assert not time_warnings(gpus=1, time=120) and not time_warnings(gpus=1)
     assert not time_warnings(gpus=2, time=60)  # two of them take half the time
     assert time_warnings(gpus="l4:1", time=120)

@@ -27,7 +27,7 @@ def test_a_refused_job_is_an_error_in_the_words_of_slurm(slurm: FakeSlurm) -> No
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EnvironmentProblem, match="sbatch: no such program"):
+    with pytest.raises(EnvironmentProblem, match="sbatch: command not found"):
         programs.submit_script(Path("job.sh"))
 
 
@@ -51,10 +51,10 @@ def test_the_accounting_knows_older_jobs(slurm: FakeSlurm) -> None:
     slurm.answer("sacct", "", stderr="Slurm accounting storage is disabled\n", code=1)
     found = programs.query_job("7")
     assert found.state == "unknown" and not found.is_active
-    assert "squeue no longer lists job 7, and there is no accounting to ask" in found.reason
+    assert "squeue no longer lists job 7, and accounting is not available" in found.reason
     assert "Slurm accounting storage is disabled" in found.reason
     slurm.answer("sacct", "")
-    assert "accounting (sacct) does not have it" in programs.query_job("7").reason
+    assert "and neither does accounting (sacct)" in programs.query_job("7").reason
 
 
 def test_a_controller_that_is_down_is_no_finished_job(slurm: FakeSlurm) -> None:

@@ -18,8 +18,8 @@ from tunesmith_slurm.script import build_script
 
 SMALLEST = """\
 #!/bin/bash
-# Written by `tunesmith slurm submit`. It continues the run wherever that has got to, so
-# each start of the job is alike, the first and those after a requeue.
+# Written by `tunesmith slurm submit`. Every start of the job continues the run, both
+# the first start and those after a requeue.
 #SBATCH --job-name=tickets
 #SBATCH --output=/runs/a/slurm/%j.log
 #SBATCH --open-mode=append
@@ -34,8 +34,8 @@ exec /env/bin/python -P -m tunesmith_slurm.job --processes 1 --max-requeues 100 
 """
 LARGEST = """\
 #!/bin/bash
-# Written by `tunesmith slurm submit`. It continues the run wherever that has got to, so
-# each start of the job is alike, the first and those after a requeue.
+# Written by `tunesmith slurm submit`. Every start of the job continues the run, both
+# the first start and those after a requeue.
 #SBATCH --job-name='it'"'"'s "mine"'
 #SBATCH --output='/runs/my run 5%%/slurm/%j.log'
 #SBATCH --open-mode=append

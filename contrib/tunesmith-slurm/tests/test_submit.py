@@ -99,7 +99,7 @@ def test_a_request_below_the_prediction_is_warned_of(
         (["--nodes", "2"], "slurm.nodes: must be 1"),
         (["--set", "slurm.partitoin=gpu"], "slurm.partitoin: unknown key"),
         (["--gpus", "2", "--set", "run.device=cpu"], "run.device is cpu"),
-        (["--set", "run.device=cuda"], "slurm.gpus is 0, and run.device is cuda"),
+        (["--set", "run.device=cuda"], "slurm.gpus is 0, but run.device is cuda"),
         (["--set", "data.train=nothing.jsonl"], "nothing.jsonl"),
     ],
 )
@@ -124,11 +124,11 @@ def test_without_slurm_the_run_can_be_submitted_later(
 
 
 def test_a_run_has_one_job_at_a_time(run: Path, slurm: FakeSlurm) -> None:
-    assert "job 7 works on this run, it is running" in refuse("submit", run)
+    assert "job 7 is already working on this run (running)" in refuse("submit", run)
     slurm.answer("squeue", "TIMEOUT|None|1:00|0:00|n1\n")
     slurm.answer("sbatch", "9\n")
     assert json.loads(succeed("submit", run, "--json"))["job"] == "9"
-    assert "whose run file stays as it is" in refuse("submit", run, "--set", "run.seed=6")
+    assert "run file in it cannot be changed" in refuse("submit", run, "--set", "run.seed=6")
 
 
 def test_a_finished_run_is_not_submitted(
@@ -167,13 +167,13 @@ def test_the_time_left_is_that_of_a_job_with_a_limit(state: JobState, text: str)
 
 
 def test_the_log_is_that_of_the_newest_job(run: Path) -> None:
-    assert "7.log: nothing was printed yet" in refuse("logs", run)
+    assert "7.log: nothing has been printed yet" in refuse("logs", run)
     (run / "slurm" / "7.log").write_text("one\ntwo\n")
     assert succeed("logs", run, "--lines", "1") == "two\n"
 
 
 def test_cancel_ends_a_job_that_has_not_ended(run: Path, slurm: FakeSlurm) -> None:
-    assert "job 7 is cancelled" in succeed("cancel", run)
+    assert "canceled job 7" in succeed("cancel", run)
     assert slurm.calls("scancel") == ["scancel 7"]
     slurm.answer("squeue", "COMPLETED|None|1:00|9:00|n1\n")
     assert "job 7 has ended: completed" in succeed("cancel", run)

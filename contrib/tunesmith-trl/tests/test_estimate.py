@@ -10,7 +10,7 @@ import pytest
 from policy_run import options, trl_options
 
 from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
-from tunesmith_trl.estimate import estimate, memory_savings, micro_batch_rows, padded
+from tunesmith_trl.estimate import estimate, memory_savings, micro_batch_rows, pad_options
 from tunesmith_trl.options import TrlOptions
 from tunesmith_trl.task import TrlTask
 
@@ -58,7 +58,7 @@ def test_a_reward_model_and_vllm_are_mentioned(tiny_model: Path) -> None:
     assert other.memory["train"].components["reward model"] > 0
     assert other.memory["train"].expected > plain.memory["train"].expected
     assert [note for note in other.notes if note not in plain.notes] == [
-        "the reward model is taken to be as large as the base model",
+        "the reward model is assumed to be as large as the base model",
         "vLLM is not counted: it reserves a share of the GPU (TRL's default is 30 %)",
     ]
 
@@ -75,4 +75,4 @@ def test_no_prompt_is_shared_by_its_completions() -> None:
     """On a CPU the toolkit's own loop computes a prompt once; TRL never does."""
     grouping = TrlTask(None, vllm=False).grouping(options(), "cpu")
     assert not grouping.shares_prompt and grouping.sampled_completions == (4, 12)
-    assert padded(options()).packing is False
+    assert pad_options(options()).packing is False

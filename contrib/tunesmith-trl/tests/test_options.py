@@ -26,7 +26,7 @@ FUNCTION = {"rewards": [{"function": "rewards.py:short"}]}
         ({"adapter__modules_to_save": ["lm_head"]}, r"`adapter.modules_to_save` must be \[\]"),
         ({"loss__kl_coef": 0.0}, "`monitor.max_kl` must be 0 too"),
         ({"generation__num_generations": 1}, "must be at least 2"),
-        ({"rewards": [{}]}, "so set `reward_model`"),
+        ({"rewards": [{}]}, "set `reward_model`"),
         ({"reward_model": "runs/rlhf"}, "`reward_model` is not used"),
     ],
     ids=str,
@@ -152,7 +152,7 @@ def test_vllm_on_a_cpu_is_reported_in_the_plan(monkeypatch: pytest.MonkeyPatch) 
     assert not list(check_vllm(trl_options(vllm=True), "auto"))
     assert not list(check_vllm(trl_options(vllm=False), "cpu"))
     (found,) = check_vllm(trl_options(vllm=True), "cpu")
-    assert "this run is on cpu" in found.message
+    assert "this run uses cpu" in found.message
 
 
 def test_the_optimizer_is_checked_in_the_plan() -> None:

@@ -121,7 +121,7 @@ def test_vllm_without_a_gpu_is_refused_before_training(
     model_with_endings: Path, tmp_path: Path
 ) -> None:
     run = TechniqueRun(model_with_endings, tmp_path, quick(vllm=True))
-    with pytest.raises(UsageError, match=r"technique\.vllm: .* this run is on cpu") as caught:
+    with pytest.raises(UsageError, match=r"technique\.vllm: .* this run uses cpu") as caught:
         run.train()
     assert caught.value.hint and "vllm = false" in caught.value.hint
     assert run.events == [] and list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 WIDE_HEADS = {
@@ -19,5 +19,5 @@ WIDE_HEADS = {
 def save_small_model(folder: Path, family: str = "llama", **changes: Any) -> Path:
     """Save a folder as a hub would serve it, with other values in its config."""
     save_tiny_model(folder, family, changes={**WIDE_HEADS, **changes})
-    write_earlier_keys(folder)
+    write_legacy_config_keys(folder)
     return folder

@@ -19,7 +19,7 @@ from tunesmith.errors import IntegrityError
 from tunesmith.records import Message
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_vllm import worker
-from tunesmith_vllm.engine import find_reason, open_engine
+from tunesmith_vllm.engine import find_failure_reason, open_engine
 
 QUESTION = (Message("user", "What is the capital of Spain?"),)
 
@@ -66,7 +66,7 @@ def test_a_conversation_is_its_text_without_a_template(tmp_path: Path, python: s
 def test_a_folder_that_vllm_cannot_load_is_an_error(tmp_path: Path, python: str) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with (
-        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export, \w+Error: .*\w"),
+        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export: \w+Error: .*\w"),
         open_engine(python, arguments(tmp_path), None),
     ):
         pass
@@ -75,7 +75,7 @@ def test_a_folder_that_vllm_cannot_load_is_an_error(tmp_path: Path, python: str)
 def test_a_prompt_that_vllm_refuses_is_an_error(tiny_model: Path, python: str) -> None:
     with (
         open_engine(python, arguments(tiny_model, max_model_len=8), None) as engine,
-        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export, .*too|longer|maximum"),
+        pytest.raises(IntegrityError, match=r"vLLM cannot serve the export: .*too|longer|maximum"),
     ):
         engine.render(QUESTION)
 
@@ -89,7 +89,7 @@ def test_a_prompt_that_vllm_refuses_is_an_error(tiny_model: Path, python: str) -
     ],
 )
 def test_the_reason_is_the_last_error(log: str, reason: str) -> None:
-    assert find_reason(log) == reason
+    assert find_failure_reason(log) == reason
 
 
 def test_the_worker_needs_vllm_and_what_vllm_brings_alone() -> None:

@@ -19,12 +19,12 @@ from tunesmith.options import from_table
 from tunesmith_torch.export.contract import NotVerifiedError, ServedExporter
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.testing.exports import (
-    check_answers,
+    check_answers_end,
+    check_damage_is_found,
     check_export,
-    check_fault,
     damage_export,
-    edit_json,
-    edit_template,
+    make_json_damage,
+    make_template_damage,
     train_tiny,
 )
 from tunesmith_vllm import exporter
@@ -50,7 +50,7 @@ def test_a_trained_adapter_is_verified_in_vllm(
 ) -> None:
     export = as_export(python=python, adapter_only=adapter_only)
     certificate = export_run(trained, export, tmp_path / "out")
-    assert certificate["checks"]["vLLM"] == "what follows was checked in vLLM, in float32"
+    assert certificate["checks"]["vLLM"] == "the checks below ran in vLLM, in float32"
     assert "vLLM" not in certificate["not_verified"]
     assert certificate["max_logprob_difference_nats"] < 1e-4
     assert ("merge" in certificate["checks"]) is not adapter_only
@@ -72,7 +72,7 @@ def test_without_vllm_nothing_is_called_verified(
 ) -> None:
     certificate = export_run(trained, as_export(adapter_only=adapter_only), tmp_path / "out")
     text = certificate["checks"]["vLLM"]
-    assert text.startswith("not verified: it is not installed here, so what follows was checked in")
+    assert text.startswith("not verified: it is not installed here, so the checks below ran in")
     assert "vLLM" in certificate["not_verified"]
     assert certificate["max_logprob_difference_nats"] < 1e-4
     stored = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -111,7 +111,7 @@ def test_an_adapter_is_served_beside_its_base_model(trained: TrainedModel, tmp_p
 
 def test_a_run_without_an_adapter_has_none_to_export(tiny_model: Path, tmp_path: Path) -> None:
     trained = train_tiny("full", tiny_model, tmp_path / "run", epochs=1.0)
-    with pytest.raises(UsageError, match="vllm: the run has trained all weights"):
+    with pytest.raises(UsageError, match="vllm: the run trained all weights"):
         export_run(trained, as_export(adapter_only=True), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -122,13 +122,13 @@ def test_an_adapter_that_vllm_lacks_is_refused_before_anything_is_read(
     adapter = {"rank": 4, "use_dora": True}
     trained = train_tiny("lora", tiny_model, tmp_path / "run", epochs=1.0, adapter=adapter)
     steps: list[str] = []
-    with pytest.raises(UsageError, match="vLLM cannot serve this adapter: it has use_dora"):
+    with pytest.raises(UsageError, match="vLLM cannot serve this adapter: it sets use_dora"):
         export_run(trained, as_export(adapter_only=True), tmp_path / "out", announce=steps.append)
     assert steps == []
 
 
 def test_a_full_model_ends_its_answers(tiny_model: Path, tmp_path: Path, python: str) -> None:
-    check_answers(tiny_model, as_export(python=python), tmp_path)
+    check_answers_end(tiny_model, as_export(python=python), tmp_path)
 
 
 def truncate(out: Path) -> None:
@@ -152,28 +152,32 @@ def change_rope(config: dict[str, Any]) -> None:
 
 
 FAULTS: dict[str, tuple[bool, str, Callable[[Path], None]]] = {
-    "rope": (False, "rope", edit_json("config.json", lambda c: c.update(rope_theta=5000.0))),
-    "rope of one form": (False, "rope, both forms", edit_json("config.json", change_rope)),
-    "template": (False, "rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "rope": (False, "rope", make_json_damage("config.json", lambda c: c.update(rope_theta=5000.0))),
+    "rope of one form": (False, "rope, both forms", make_json_damage("config.json", change_rope)),
+    "template": (
+        False, "rendered prompt",
+        make_template_damage("'<|im_end|>' + '\n'", "'<|im_end|>'")),
     "end": (
-        False, "end tokens", edit_json("generation_config.json", lambda c: c.update(eos_token_id=0))
+        False, "end tokens",
+        make_json_damage("generation_config.json", lambda c: c.update(eos_token_id=0))
     ),
     "lost token": (
-        False, "added tokens", edit_json("tokenizer.json", lambda c: c["added_tokens"].pop())
+        False, "added tokens", make_json_damage("tokenizer.json", lambda c: c["added_tokens"].pop())
     ),
     "truncated": (False, "files", truncate),
     "weights": (False, "log-probabilities", change_weights),
     "truncated adapter": (True, "files", truncate),
     "scale": (
         True, "log-probabilities",
-        edit_json("adapter/adapter_config.json", lambda c: c.update(lora_alpha=4)),
+        make_json_damage("adapter/adapter_config.json", lambda c: c.update(lora_alpha=4)),
     ),
     "adapter": (True, "log-probabilities", change_adapter),
     "template of an adapter": (
-        True, "rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")
+        True, "rendered prompt", make_template_damage("'<|im_end|>' + '\n'", "'<|im_end|>'")
     ),
     "end of an adapter": (
-        True, "end tokens", edit_json("generation_config.json", lambda c: c.update(eos_token_id=0))
+        True, "end tokens",
+        make_json_damage("generation_config.json", lambda c: c.update(eos_token_id=0))
     ),
 }  # fmt: skip
 
@@ -183,7 +187,7 @@ FAULTS: dict[str, tuple[bool, str, Callable[[Path], None]]] = {
 def test_a_fault_in_the_files_is_found(fault: str, trained: TrainedModel, tmp_path: Path) -> None:
     adapter_only, name, damage = FAULTS[fault]
     export = as_export(damage, adapter_only=adapter_only)
-    check_fault(trained, export, tmp_path, name)
+    check_damage_is_found(trained, export, tmp_path, name)
 
 
 SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}
@@ -198,7 +202,7 @@ SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}
             {"rope_parameters": SCALED, "rope_theta": 5e5, "rope_scaling": {"type": "llama3"}},
             "theta 500000, llama3",
         ),
-        ({"rope_parameters": {"local": {"rope_theta": 1e4}}}, "one for each kind of layer"),
+        ({"rope_parameters": {"local": {"rope_theta": 1e4}}}, "one per kind of layer"),
         (
             {"text_config": {"rope_parameters": {"rope_theta": 1e4}, "rope_theta": 1e4}},
             "theta 10000",
@@ -211,11 +215,13 @@ def test_both_forms_of_the_rope_agree(config: dict[str, Any], text: str) -> None
 
 def test_a_rope_in_one_form_is_not_verified() -> None:
     config = {"rope_parameters": {"rope_theta": 1e4}}
-    with pytest.raises(NotVerifiedError, match="rope_parameters alone"):
+    with pytest.raises(NotVerifiedError, match="only rope_parameters"):
         check_rope_forms(config, is_asked=False)
-    assert check_rope_forms(config, is_asked=True).endswith("this version is asked below")
+    assert check_rope_forms(config, is_asked=True).endswith(
+        "the checks below show if this version reads it"
+    )
 
 
 def test_scaled_positions_that_are_lost_in_one_form_are_found() -> None:
-    with pytest.raises(AssertionError, match="rope_scaling is None, in rope_parameters llama3"):
+    with pytest.raises(AssertionError, match="rope_scaling is None, but llama3 in rope_parameters"):
         check_rope_forms({"rope_parameters": SCALED, "rope_theta": 5e5}, is_asked=True)

@@ -30,5 +30,5 @@ def test_a_python_without_it_is_an_error() -> None:
 
 
 def test_a_python_that_is_missing_is_an_error() -> None:
-    with pytest.raises(EnvironmentProblem, match="/no/python does not run, No such file"):
+    with pytest.raises(EnvironmentProblem, match="cannot run /no/python: No such file"):
         find_python("/no/python")

@@ -1,1 +1,1 @@
-"""Run files: reading them, checking them into a plan, and their JSON schema."""
+"""Read run files, check them into a plan, and generate their JSON schema."""

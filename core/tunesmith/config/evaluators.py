@@ -1,7 +1,7 @@
-"""Choose the evaluators of a run, give each its own id, and check the metrics of the gate.
+"""Choose the evaluators of a run, assign their ids, and check the metrics of ``[gate]``.
 
-Two evaluators of one name, such as ``exact-match`` with and without ``ignore_case``, measure the
-same metric. The id distinguishes them in events, files, the report and the gate.
+Two evaluators with the same name, such as ``exact-match`` with and without ``ignore_case``, measure
+the same metric. The id distinguishes them in events, files, the report and ``[gate]``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import ConfigError, Problem
-from tunesmith.fence import ask
+from tunesmith.fence import call_in_fence
 from tunesmith.offers import EvaluatorOffer
 from tunesmith.options import GateOptions
 from tunesmith.plan import Component, Plan
@@ -27,7 +27,7 @@ def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> E
     """Return the evaluators of the plan, or the default ones for the test records.
 
     Raises:
-        ConfigError: the gate has a bound that the default evaluators cannot check.
+        ConfigError: ``[gate]`` has a threshold that the default evaluators cannot check.
     """
     if plan.evaluators:
         return plan.evaluators
@@ -41,14 +41,14 @@ def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> E
 def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluators:
     """Return the default evaluators for the records; the first one decides the verdict.
 
-    Those that also measure all rows together come later: a verdict compares row by row.
+    Evaluators with metrics over all rows together come later, because a verdict compares rows.
     """
     text_only = not has_media(records)
     offers = [
         o
         for o in catalog.offers(EvaluatorOffer)
         if (text_only or o.offer.reads_media)
-        and ask(o, "default_for", o.offer.default_for, records)
+        and call_in_fence(o, "default_for", o.offer.default_for, records)
     ]
     offers.sort(key=lambda o: not all(metric.is_row_mean for metric in o.offer.metrics))
     offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)
@@ -58,9 +58,9 @@ def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluator
 def assign_ids(
     evaluators: Iterable[tuple[Component[EvaluatorOffer[Any]], str | None]],
 ) -> Evaluators:
-    """Give each evaluator an id: its own one of the run file, which stays, or that of its offer.
+    """Assign each evaluator an id: the one in the run file, otherwise the name of its offer.
 
-    If another evaluator has the name of the offer as its id, a number follows it.
+    If another evaluator already has that name as its id, a number is appended.
     """
     pairs = list(evaluators)
     taken = {own_id for _, own_id in pairs}
@@ -74,9 +74,9 @@ def assign_ids(
 
 
 def check_gate_metrics(gate: GateOptions, evaluators: Evaluators) -> Iterator[Problem]:
-    """Yield a problem for each bound of the gate that no evaluator, or more than one, measures.
+    """Yield a problem for each threshold of ``[gate]`` without exactly one matching evaluator.
 
-    So a run whose gate cannot be met does not train first.
+    This check runs before training, so that a run with an impossible threshold does not train.
     """
     metrics = {e.id: [metric.name for metric in e.offer.metrics] for e in evaluators}
     for where, own_id, metric, _ in gate.bounds():
@@ -95,7 +95,7 @@ def check_gate_metrics(gate: GateOptions, evaluators: Evaluators) -> Iterator[Pr
 
 
 def check_must_beat(gate: GateOptions, baselines: Sequence[str]) -> Iterator[Problem]:
-    """Yield a problem for each baseline of the gate that the run does not have."""
+    """Yield a problem for each baseline in ``must_beat`` that the run does not have."""
     earlier = {"base": "zero-shot", "few-shot": "random-shots"}
     for name in gate.must_beat:
         if name not in baselines:

@@ -1,4 +1,4 @@
-"""Paths in options: relative ones begin at the folder of the run file."""
+"""Make paths in options absolute; relative paths start at the folder of the run file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 def with_absolute_paths(options: M, folder: Path) -> M:
     """Return the options with every path option made absolute.
 
-    A value in ``names`` of an option is no path, but the name of something that comes with it.
+    If a path option lists ``names``, such a name is kept: it refers to a built-in resource.
     """
     changes = {}
     for name, info in type(options).model_fields.items():
@@ -34,7 +34,7 @@ def with_absolute_paths(options: M, folder: Path) -> M:
 
 
 def _is_path(info: FieldInfo) -> bool:
-    """Return True if the type of an option is a path, also as a part of ``DataPath | None``."""
+    """Return True if the type of an option is a path, or a union with one: ``DataPath | None``."""
     branches = (item for branch in get_args(info.annotation) for item in get_args(branch)[1:])
     extras = [f.json_schema_extra for f in (info, *branches) if isinstance(f, FieldInfo)]
     return any(isinstance(extra, dict) and bool(extra.get("path")) for extra in extras)

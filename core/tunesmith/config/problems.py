@@ -1,4 +1,4 @@
-"""Convert the errors of validated options to problems of a run file, with a hint for each."""
+"""Convert validation errors to problems of a run file, each with a hint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def convert_problems(
 
 
 def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
-    """Return the problem of an unknown key, with its present or its probable name."""
+    """Return the problem of an unknown key, with its present or most likely name."""
     if present := earlier_keys(options).get(key) or _find_renamed(key, options):
         return Problem(where, f'was renamed to "{present}"')
     guess = suggest_name(key, fields_by_key(options))
@@ -54,13 +54,13 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
 
 
 def _find_renamed(key: str, options: type[BaseModel]) -> str | None:
-    """Return the present key for one that had another name before version 0.1."""
-    # test_size: the core's key in the table of a data loader
+    """Return the present name of a key that was renamed before version 0.1."""
+    # test_size belongs to the core, although it is in the data loader's table.
     return find_present_name(key, {*fields_by_key(options), "test_size"})
 
 
 def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:
-    """Return the problem of a value in the place of a table with options of its own."""
+    """Return the problem of a value that should be a table of options."""
     key = next(iter(fields_by_key(options)), None)
     hint = f"write {where.rpartition('.')[2]}.{key} = ..." if key else None
     return Problem(where, f"must be a table, got {value!r}"[:300], hint)
@@ -71,7 +71,7 @@ def _follow_location(
 ) -> tuple[list[str], type[BaseModel]]:
     """Return the keys in pydantic's location, and the options class of the table they lead to.
 
-    A location also names the branches of unions, which are no keys.
+    A location also names the branches of unions, which are not keys.
     """
     path: list[str] = []
     for part in location:
@@ -85,7 +85,7 @@ def _follow_location(
 
 
 def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
-    """Return the dotted key by its last part, over all tables within a table."""
+    """Return the dotted key for each last part, over all tables within a table."""
     keys: dict[str, str] = {}
     for name, field in fields_by_key(options).items():
         inner = table_options(field)
@@ -97,5 +97,5 @@ def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
 
 
 def _is_union_branch(part: str | int) -> bool:
-    """Return True if a part of pydantic's location, which is no key, is a branch of a union."""
+    """Return True if a part of pydantic's location is a union branch; call it for non-keys only."""
     return "[" in str(part) or part in _UNION_BRANCHES

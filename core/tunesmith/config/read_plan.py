@@ -1,8 +1,9 @@
 """Turn a run file into a plan: typed, checked and printable, without importing anything heavy.
 
-Every table has one owner: the core (``run``, ``model``, ``baselines``, ``gate``, ``plugins``, two
-keys of ``data`` and ``evaluators``), the component that ``use`` names, or the plugin that offers
-the table. The owner's options class validates it. All problems are reported together.
+Every table has one owner, whose options class validates it. The core owns ``run``, ``model``,
+``baselines``, ``gate``, ``plugins``, and two keys each of ``data`` and ``evaluators``. Other tables
+belong to the component that ``use`` names, or to the plugin that offers the table. All problems are
+reported together.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.additions import Addition
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.evaluators import Evaluators, assign_ids, check_gate_metrics, check_must_beat
 from tunesmith.config.paths import with_absolute_paths
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import RunFile, dotted_items
 from tunesmith.contracts import FoundModel
-from tunesmith.data.units import FindClusters, number_records
+from tunesmith.data.units import FindClusters, cluster_each_record
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
@@ -71,7 +72,7 @@ CORE_TABLES: dict[str, type[BaseModel]] = {
     "gate": GateOptions,
     "plugins": PluginsOptions,
 }
-"""The tables of the core, except the keys of ``data`` and ``evaluators`` that it owns."""
+"""The tables of the core; it also owns some keys of ``data`` and ``evaluators``."""
 
 
 def make_plan(
@@ -80,14 +81,14 @@ def make_plan(
     """Turn a run file into a plan.
 
     Args:
-        stored: the run file is that of an earlier run. Then a plugin file that is gone is an error
-            only if the run needs it.
+        stored: True for the run file of an earlier run. A missing plugin file is then an error only
+            if the run needs it.
         runnable: False accepts a plan that lacks libraries, except those of its data loader.
 
     Raises:
-        ConfigError: with every problem found.
+        ConfigError: lists every problem found.
         EnvironmentProblem: a library that a chosen component needs is not installed.
-        TunesmithError: a plugin cannot use the model, and there is no other problem.
+        TunesmithError: a plugin cannot use the model, and nothing else is wrong.
         PluginError: a plugin that the run needs is broken.
     """
     reader = _Reader(runfile, catalog, stored)
@@ -96,16 +97,16 @@ def make_plan(
         raise reader.model_error
     if reader.problems or plan is None:
         raise ConfigError([_with_variable(problem, runfile) for problem in reader.problems])
-    needed = list_needs(plan, catalog).values() if runnable else (plan.data.offer.needs,)
+    needed = list_requirements(plan, catalog).values() if runnable else (plan.data.offer.needs,)
     if missing := missing_requirements(dict.fromkeys(chain(*needed))):
         raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
     return plan
 
 
-def list_needs(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
-    """Return the requirements of each component and plugin that a run of the plan needs, by name.
+def list_requirements(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """Return the requirements of the components and plugins that a run of the plan needs, by name.
 
-    Reviews are not among them: one that cannot be made is a warning of the run.
+    Reviews are not included: a review that cannot run is a warning of the run.
     """
     offers: list[ComponentOffer[Any]] = [plan.data.offer, plan.split.offer, plan.technique.offer]
     if plan.baseline_options.use is not None:
@@ -119,7 +120,7 @@ def list_needs(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
 
 
 def _with_variable(problem: Problem, runfile: RunFile) -> Problem:
-    """Name the environment variable that a problem comes from: it is easily forgotten."""
+    """Name the environment variable that a problem comes from, because it is easily forgotten."""
     origin = runfile.origins.get(problem.where, "")
     if not origin.startswith("environment variable"):
         return problem
@@ -135,7 +136,7 @@ class _Reader:
         self.stored = stored
         self.problems: list[Problem] = []
         self.model_error: TunesmithError | None = None
-        """The error that makes the model unusable, if the run file is not the cause."""
+        """The error that makes the model unusable, if its cause is not the run file."""
 
     def read(self) -> Plan | None:
         tables = self._plugin_tables()
@@ -183,7 +184,7 @@ class _Reader:
         )
 
     def _plugin_tables(self) -> list[Component[TableOffer[Any]]]:
-        """Read the tables of plugins, and refuse tables that have no owner."""
+        """Read the tables of plugins, and refuse tables that no plugin owns."""
         owned = self.catalog.by_key(TableOffer)
         for name in self.runfile.tables:
             if name not in RUN_FILE_TABLES and name not in owned:
@@ -201,7 +202,7 @@ class _Reader:
         tables: Sequence[Component[TableOffer[Any]]],
         technique: Component[TechniqueOffer[Any]] | None,
     ) -> tuple[Addition, ...]:
-        """Return what the tables add to the training; refuse it if the technique takes none."""
+        """Return what the tables add to the training; refuse it if the technique cannot use it."""
         found = []
         for table in tables:
             blame = partial(attribute_errors_to, table.offered.plugin, f" in [{table.use}]")
@@ -212,8 +213,8 @@ class _Reader:
         if technique is not None and not technique.offer.accepts_additions:
             offers = self.catalog.offers(TechniqueOffer)
             able = ", ".join(o.offer.name for o in offers if o.offer.accepts_additions) or "none"
-            what = f"changes the training, and technique {technique.use} does not support that"
-            hint = f"remove the table, or use another technique: {able}"
+            what = f"changes the training, but technique {technique.use} does not support that"
+            hint = f"remove the table, or use a technique that supports it: {able}"
             self.problems += [Problem(addition.table, what, hint) for addition in found]
         return tuple(found)
 
@@ -256,15 +257,15 @@ class _Reader:
         return options, self._component(DataLoaderOffer, "data", loader_keys)
 
     def _split_table(self) -> dict[str, Any]:
-        """Return the table ``[split]``, with the default splitter if it names none."""
+        """Return the table ``[split]``, with the default splitter if it does not name one."""
         offers = self.catalog.offers(SplitterOffer)
         default = next((o.full_name for o in offers if o.offer.by_default), None)
         return {**({"use": default} if default else {}), **self._table("split")}
 
     def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
-        """Return the function of the splitter that finds clusters, or else that of the default."""
+        """Return the cluster function of the chosen splitter, otherwise that of the default one."""
         found = (offer.find_clusters for offer in _cluster_finders(self.catalog, chosen))
-        return next(filter(None, found), number_records)
+        return next(filter(None, found), cluster_each_record)
 
     def _component(
         self, kind: type[K], where: str, table: Mapping[str, Any]
@@ -275,7 +276,7 @@ class _Reader:
             return None
         try:
             offered = self.catalog.find(kind, table["use"])
-        except OfferNotFound as error:
+        except OfferNotFoundError as error:
             self.problems.append(Problem(f"{where}.use", error.what, error.hint))
             return None
         options = {key: value for key, value in table.items() if key != "use"}
@@ -291,9 +292,9 @@ class _Reader:
         return tables
 
     def _evaluators(self, gate: GateOptions | None) -> Evaluators:
-        """Return the named evaluators with their ids, and check the metrics of the gate.
+        """Return the named evaluators with their ids, and check the metrics of ``[gate]``.
 
-        The defaults are chosen when the data is read.
+        Default evaluators are chosen later, when the data is read.
         """
         found: list[tuple[Component[EvaluatorOffer[Any]], str | None]] = []
         ids: list[str | None] = []
@@ -303,8 +304,8 @@ class _Reader:
             keys = self._validate(where, EvaluatorKeys, core_keys)
             own_id = keys.id if keys else None
             if own_id is not None and own_id in ids:
-                what = f'"{own_id}" is the id of evaluators.{ids.index(own_id)} too'
-                hint = "give each evaluator an id of its own"
+                what = f'"{own_id}" is already the id of evaluators.{ids.index(own_id)}'
+                hint = "give each evaluator its own id"
                 self.problems.append(Problem(f"{where}.id", what, hint))
             ids.append(own_id)
             own_keys = {key: value for key, value in table.items() if key != "id"}
@@ -317,7 +318,7 @@ class _Reader:
         return evaluators
 
     def _baselines(self) -> tuple[BaselineOptions | None, list[Component[BaselineOffer[Any]]]]:
-        """Read the core's keys of ``[baselines]``, and the options of the baselines in it."""
+        """Read the core's keys of ``[baselines]``, and the options of each baseline in it."""
         table = self._table("baselines")
         offers = self.catalog.by_key(BaselineOffer)
         own = {key: value for key, value in table.items() if key not in offers}
@@ -340,7 +341,7 @@ class _Reader:
         return options, [baseline for baseline in baselines if baseline is not None]
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
-        """Return the named or the default reporters, and those of every run."""
+        """Return the named or default reporters, and the reporters that every run uses."""
         tables = enumerate(self._tables("reporters"))
         named = [self._component(ReporterOffer, f"reporters.{n}", table) for n, table in tables]
         chosen = [component for component in named if component is not None]
@@ -353,11 +354,14 @@ class _Reader:
         return chosen
 
     def _check_report_paths(self, reporters: Sequence[Component[ReporterOffer[Any]]]) -> None:
-        """Refuse files that are not for reporters in their option ``path``, by convention a file.
+        """Refuse unsuitable files in the option ``path`` of reporters.
 
-        These are files of the run itself, files that it reads, and files of other reporters.
+        Unsuitable are files of the run itself, files that it reads, and files of other reporters.
+        By convention, ``path`` is the file that a reporter writes.
         """
-        folder = RunFolder(self.runfile.folder / "run")  # the run's own one does not exist yet
+        folder = RunFolder(
+            self.runfile.folder / "run"
+        )  # stands for the run folder, not yet created
         writers: dict[Path, int] = {}
         for number, reporter in enumerate(reporters):
             path = reporter.to_json().get("path")
@@ -369,14 +373,14 @@ class _Reader:
                 what = error.message
             else:
                 first = writers.setdefault(target, number)
-                what = f"reporters.{first} writes to this file too" if first != number else ""
+                what = f"reporters.{first} already writes to this file" if first != number else ""
                 what = "the run reads this file" if self._is_input(target) else what
                 what = "must be a file, not a folder" if target.is_dir() else what
             if what:
                 self.problems.append(Problem(f"reporters.{number}.path", f"{what}, got {path!r}"))
 
     def _is_input(self, target: Path) -> bool:
-        """Return True if the run file names this file in another table than ``reporters``."""
+        """Return True if the run file names this file in any table other than ``reporters``."""
         for key, value in dotted_items(self.runfile.tables):
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and not key.startswith("reporters."):
@@ -386,7 +390,7 @@ class _Reader:
         return False
 
     def _resolve_path(self, reference: str) -> str:
-        """Return a reference that is an existing path, relative to the run file, as absolute."""
+        """Return a reference as an absolute path if it exists, relative to the run file."""
         path = self.runfile.folder / expand_home(str(reference))
         return str(path) if os.path.exists(path) else reference
 
@@ -403,8 +407,8 @@ class _Reader:
             self.problems.append(
                 Problem(
                     "model.base",
-                    f"no model is found at `{model.base}`",
-                    "give a folder, a .gguf file, wheel:PACKAGE or a hub id",
+                    f"no model found at `{model.base}`",
+                    "use a folder, a .gguf file, wheel:PACKAGE or a hub id",
                 )
             )
         return found
@@ -422,6 +426,6 @@ class _Reader:
 
 
 def _cluster_finders(catalog: Catalog, chosen: SplitterOffer[Any]) -> Iterator[SplitterOffer[Any]]:
-    """Yield the splitters that find clusters, of the chosen and the default ones."""
+    """Yield the chosen and default splitters that can find clusters, the chosen one first."""
     defaults = (o.offer for o in catalog.offers(SplitterOffer) if o.offer.by_default)
     return (offer for offer in (chosen, *defaults) if offer.find_clusters)

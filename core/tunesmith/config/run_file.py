@@ -22,7 +22,7 @@ from tunesmith.text import one_line
 ENVIRONMENT_PREFIX = "TUNESMITH__"
 """``TUNESMITH__TECHNIQUE__EPOCHS=1`` overrides ``technique.epochs``."""
 _LONG = re.compile(r"\d{4300}")
-"""More digits than Python converts to a number."""
+"""Matches more digits than Python converts to a number."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RunFile:
 
     tables: dict[str, Any]
     folder: Path
-    """The folder at which relative paths start."""
+    """The folder that relative paths start from."""
     stem: str
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -42,15 +42,15 @@ def read_run_file(
     sets: Sequence[str] | Mapping[str, Any] = (),
     environment: Mapping[str, str] | None = None,
 ) -> RunFile:
-    """Read a run file and apply overrides: the command line over the environment over the file.
+    """Read a run file and apply overrides: command line over environment over file.
 
     Args:
-        source: the file, or its tables; their relative paths start at the working folder.
-        sets: values by dotted key; or ``key=value`` as for ``--set``, where the value is TOML or
-            else a plain string.
+        source: the file, or its tables; relative paths in tables start at the working folder.
+        sets: values by dotted key; or ``key=value`` strings as for ``--set``, where a value that is
+            not TOML is a plain string.
 
     Raises:
-        UsageError: no such file.
+        UsageError: the file does not exist.
         ConfigError: the file is not TOML, or the key of an override does not exist.
     """
     if isinstance(source, Path):
@@ -73,11 +73,11 @@ def read_run_file(
 
 
 def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) -> None:
-    """Refuse variables that were meant as overrides and would be ignored.
+    """Refuse environment variables that look like overrides but would be ignored.
 
     Raises:
-        ConfigError: a variable has two underscores between table and key, or begins with the name
-            of a table, but does not begin with the prefix of overrides.
+        ConfigError: a variable starts with ``TUNESMITH_`` and the name of a table, or has two
+            underscores between table and key, but does not start with ``TUNESMITH__``.
     """
     words = {name.upper() for name in (*tables, *RUN_FILE_TABLES)}
     problems = []
@@ -122,8 +122,8 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
-        TOMLDecodeError: a syntax error.
-        ConfigError: it is TOML, but more than Python can read.
+        TOMLDecodeError: the text has a syntax error.
+        ConfigError: the text is valid TOML, but exceeds what Python can read.
     """
     try:
         return tomllib.loads(text)
@@ -156,7 +156,7 @@ def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> No
 
 
 def dotted_items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all values by their dotted keys, empty tables too; tables in lists are numbered."""
+    """Yield all values and empty tables by dotted key; tables in lists are numbered."""
     for name, value in tables.items():
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             value = dict(enumerate(value))
@@ -167,12 +167,12 @@ def dotted_items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def _dotted_keys(tables: Mapping[str, Any]) -> list[str]:
-    """Return the dotted keys of all values; an empty table has none."""
+    """Return the dotted keys of all values, leaving out empty tables."""
     return [key for key, value in dotted_items(tables) if value != {}]
 
 
 def _set_origin(origins: dict[str, str], key: str, value: Any, source: str) -> None:
-    """Record the origin of an override; a table replaces all keys that it had."""
+    """Record the origin of an override; a table replaces all of its earlier keys."""
     for present in [old for old in origins if old == key or old.startswith(f"{key}.")]:
         del origins[present]
     origins.update(dict.fromkeys(_dotted_keys({key: value}), source))
@@ -187,7 +187,7 @@ def _list_item(node: list[Any], part: str, key: str, where: str) -> Any:
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UsageError(
-            f"{path}: no such run file", hint="tunesmith init writes one to start from"
+            f"{path}: no such run file", hint="`tunesmith init` writes one to start from"
         )
     try:
         return path.read_text(encoding="utf-8-sig")

@@ -1,12 +1,13 @@
-"""Ask before code that a stored run file names is executed, unless this user ran it before.
+"""Ask before executing code that a stored run file names, unless this user has run it before.
 
-A run folder can come from somebody else, and its ``run.toml`` can name Python files. A command that
-opens the folder, such as ``tunesmith chat``, must not execute them silently. Every user has a file
-``trusted.jsonl`` in the state directory with the code that was executed by ``tunesmith run``, or
-confirmed. Code that is not listed there is confirmed on a terminal, and refused without one.
+A run folder can come from someone else, and its ``run.toml`` can name Python files. A command that
+opens the folder, such as ``tunesmith chat``, must not execute them silently. Each user has a file
+``trusted.jsonl`` in the state directory. It lists the code that ``tunesmith run`` executed or that
+the user confirmed. The user must confirm other code on a terminal; without a terminal it is
+refused.
 
-Code outside of the run folder is listed by its path: it is a file of this machine. Code inside of
-it came with the folder, so it is listed with a checksum.
+Code outside the run folder is listed by path, because it is a file of this machine. Code inside the
+run folder came with the folder, so it is listed with a checksum.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tunesmith.machine import expand_home, user_folder
 from tunesmith.text import one_line
 
 TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"
-"""``1``: the code that a run folder names is executed without a question."""
+"""If ``1``, the code that a run folder names is executed without confirmation."""
 
 _DATA_TABLES = ("run", "model", "data", "gate")
 """Tables that name models and files, but no function of a package."""
@@ -36,7 +37,7 @@ _PACKAGE_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 
 def ask_on_terminal(items: Sequence[str], folder: Path) -> bool:
-    """List the code and ask; return False without a terminal."""
+    """List the code and ask for confirmation; return False without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     click.echo(f"{one_line(str(folder))} names code that you have not run before:", err=True)
@@ -52,12 +53,12 @@ def require_trusted(
     trusted: bool = False,
     ask: Callable[[Sequence[str], Path], bool] = ask_on_terminal,
 ) -> None:
-    """Check the code that a run folder names; ask the user about code that is new to this machine.
+    """Check the code that a run folder names; ask the user about code that is not trusted yet.
 
     Args:
         tables: the tables of the stored run file.
         folder: the run folder.
-        trusted: the user has allowed it already.
+        trusted: True if the user has already allowed it.
         ask: asks the user about new code.
 
     Raises:
@@ -70,24 +71,24 @@ def require_trusted(
     if not (trusted or os.environ.get(TRUST_VARIABLE) == "1" or ask(new, folder)):
         names = ", ".join(one_line(_shown(item), 120) for item in new)
         raise UsageError(
-            f"{folder}: this run names code that this user has not run before, so it is not "
-            f"executed: {names}",
-            hint="read that code; if you trust it, use the option --trust-plugins",
+            f"{folder}: not executed, because this run names code that this user has not run "
+            f"before: {names}",
+            hint="read that code; if you trust it, add the option --trust-plugins",
         )
-    remember(new)
+    add_trusted_code(new)
 
 
 def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
     """Remember the code of a run that this user starts."""
     known = _read_trusted()
-    remember([item for item in find_code(tables, folder) if item not in known])
+    add_trusted_code([item for item in find_code(tables, folder) if item not in known])
 
 
 def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return what a run file makes tunesmith execute, or write outside of the run folder.
+    """Return what a run file makes tunesmith execute, or write outside the run folder.
 
-    These are the plugin files, functions as ``file.py:name`` or ``package.module:name``, and paths
-    of reporters that lead out of the folder.
+    This covers plugin files, functions (``file.py:name`` or ``package.module:name``), and reporter
+    paths outside the folder.
     """
     found: list[str] = []
     for table, content in tables.items():
@@ -104,8 +105,8 @@ def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def remember(items: Sequence[str]) -> None:
-    """Add code to the list of the user; do nothing if the list cannot be written."""
+def add_trusted_code(items: Sequence[str]) -> None:
+    """Add code to the user's list; do nothing if the list cannot be written."""
     if not items:
         return
     path = trust_file()
@@ -134,11 +135,11 @@ def _read_trusted() -> set[str]:
 
 
 def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield all strings of a table, at any depth, by their dotted keys."""
+    """Yield all strings of a table at any depth, with their dotted keys."""
     if isinstance(value, str):
         yield key, value
     elif value is True and key.endswith(".execute_generated_code"):
-        yield key, "generated:code"  # not the consent of the user who opens the folder
+        yield key, "generated:code"  # consent by the run's author, not by the user opening it
     elif isinstance(value, Mapping):
         for name, item in value.items():
             yield from _strings(item, f"{key}.{name}")
@@ -161,7 +162,7 @@ def _leads_out(text: str, folder: Path) -> bool:
 
 
 def _describe_file(file: str, folder: Path) -> str:
-    """Return the absolute path; for a file of the run folder, with its checksum."""
+    """Return the absolute path, and the checksum of a file inside the run folder."""
     path = _absolute(file, folder)
     if not path.is_relative_to(folder.resolve()):
         return f"file {path}"
@@ -173,6 +174,6 @@ def _describe_file(file: str, folder: Path) -> str:
 
 
 def _shown(item: str) -> str:
-    """Return an item without its kind and checksum."""
+    """Return an item without its kind and checksum, for display."""
     kind, _, rest = item.partition(" ")
     return f"{rest} (written)" if kind == "writes" else re.sub(r" [0-9a-f]{64}$", "", rest)

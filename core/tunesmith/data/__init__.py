@@ -1,1 +1,1 @@
-"""Split the data into a training and a test part."""
+"""Parts of the data, and the independent units in them."""

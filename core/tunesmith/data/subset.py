@@ -1,4 +1,4 @@
-"""A part of a sequence of records, without a copy of them."""
+"""A part of a sequence of records, without copying them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Subset(Sequence[T]):
-    """Some items of a sequence, by ``indices``. Nothing is copied or read before it is needed."""
+    """Some items of a sequence, by ``indices``. Items are not copied, and are read when needed."""
 
     items: Sequence[T]
     indices: Sequence[int]

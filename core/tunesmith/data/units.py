@@ -1,7 +1,7 @@
-"""Units: what was sampled independently. Intervals and tests count them, and not records.
+"""Units: independent samples. Intervals and tests count units, not records.
 
-A unit is a cluster of records: those of one group, or with nearly the same prompt, depend on each
-other. A record without such others is a unit of its own.
+A unit is a cluster of dependent records: records of one group, or with nearly the same prompt. A
+record that depends on no other record is its own unit.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tunesmith.data.subset import Subset
 from tunesmith.records import Record
 
 FindClusters = Callable[[Sequence[Record]], Sequence[Hashable]]
-"""Returns the cluster of each record, by any name."""
+"""Return the cluster of each record, as any hashable label."""
 
 
-def number_records(records: Sequence[Record]) -> Sequence[Hashable]:
+def cluster_each_record(records: Sequence[Record]) -> Sequence[Hashable]:
     """Return clusters of one record each."""
     return range(len(records))
 
@@ -30,14 +30,14 @@ class RecordsByUnit(Sequence[Record]):
     records: Sequence[Record]
     find_clusters: FindClusters
     clusters: Sequence[Hashable] = ()
-    """Clusters that a splitter has made: they are joined with those that are found."""
+    """Clusters made by a splitter; they are joined with the clusters that are found."""
 
     @cached_property
     def units(self) -> Sequence[str | None]:
-        """The unit of each record; None: it is a unit of its own.
+        """The unit of each record; None if the record is its own unit.
 
-        It has the name of the group if all of its records are of that group, or else of its first
-        record.
+        A unit is named after its group if all its records are in that group, otherwise after its
+        first record.
         """
         groups = [record.group for record in self.records]
         alone = [("record", row) if group is None else group for row, group in enumerate(groups)]
@@ -69,15 +69,15 @@ class RecordsByUnit(Sequence[Record]):
         return record if unit == record.group else replace(record, group=unit)
 
 
-def as_loaded(records: Sequence[Record]) -> Sequence[Record]:
-    """Return records with the groups that they were loaded with, in place of their units."""
+def restore_loaded_groups(records: Sequence[Record]) -> Sequence[Record]:
+    """Return records with the groups that they were loaded with, instead of their units."""
     return records.records if isinstance(records, RecordsByUnit) else records
 
 
 def _join(*columns: Sequence[Hashable]) -> list[int]:
-    """Return for each row the first row that equal labels in a column join it with.
+    """Return for each row the first row that it is joined with, by equal labels in any column.
 
-    Rows may be joined through others.
+    Rows may be joined through other rows.
     """
     above = list(range(len(columns[0])))
 

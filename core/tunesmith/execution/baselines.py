@@ -1,20 +1,20 @@
-"""Measure baselines: solve the task without tuning, from the same training rows.
+"""Measure baselines: solve the task without fine-tuning, from the same training rows.
 
-What chooses sees validation rows only: the variants of a baseline are compared on them, and the
-best one is scored once on the test rows. Where few rows leave none for validation, folds of
-training rows take their place, each scored by what was built from the others.
+Choices are made on validation rows only: the variants of a baseline are compared on them, and the
+best one is scored once on the test rows. If there are too few rows for a validation part, training
+rows are cross-validated: each fold is scored by variants built from the other folds.
 
-Baselines that ask the base model are costly, so they share a budget of time. All of their variants
-are compared on a few rows before any is compared on more, the first variant of each baseline before
-all others, so that none of them starves::
+Baselines that query the base model are costly, so they share a time budget. All of their variants
+are compared on a few rows first. The first variant of each baseline comes before all others, so
+that every baseline gets a turn::
 
     rows    variants of each baseline
-    10      all, the first one of each baseline first, then those of the most promising baseline
+    10      all: first variants first, then those of the most promising baseline
     20      the better half
-    40      the better half of these, if that is more than one
+    40      the better half of these, if more than one is left
     80      the same
 
-What the budget skips, and what failed, is in the event about the choice.
+The event about the choice lists variants that the budget skipped or that failed.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ from tunesmith.errors import (
     UsageError,
 )
 from tunesmith.events import BaselineChosen, FindingReported
-from tunesmith.execution.contenders import Budget, Contender, Tried
+from tunesmith.execution.baseline_candidates import BaselineCandidate, TimeBudget, TriedVariant
 from tunesmith.execution.emitter import Emitter
 from tunesmith.execution.evaluate import measure_model
 from tunesmith.execution.run_data import DataParts
 from tunesmith.execution.suitable_baselines import Baselines, describe_choice
 from tunesmith.fence import fence, require_unchanged
-from tunesmith.fence.returned import blame, check_variants
+from tunesmith.fence.returned import blame_plugin, check_variants
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Plugin
 from tunesmith.plan import Component, Plan
 from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 
-Refused = (ConfigError, DataError, UsageError)
-"""Errors with which a baseline refuses a task. Others are faults of its plugin."""
-ROUNDS = (10, 20, 40, 80)
-"""Rows by which variants that ask the base model have been compared after each round."""
+REFUSAL_ERRORS = (ConfigError, DataError, UsageError)
+"""Errors that mean a baseline refuses a task. Other errors are faults of its plugin."""
+ROUND_ROWS = (10, 20, 40, 80)
+"""Rows on which variants that query the base model have been compared after each round."""
 NEVER_TRIED = "[baselines] budget was used up"
-NO_ROWS = "there are no validation rows to compare it by"
+NO_VALIDATION_ROWS = "there are no validation rows to compare it on"
 
 
 _Scored = tuple[Sequence[BaselineVariant], Sequence[Record]]
-"""Rows that are scored, with the variants that are built for them; none: those of the task."""
+"""Rows to score, and the variants built for them; without variants, the task's own are used."""
 
 
 @dataclass(frozen=True)
 class BaselineChoice:
-    """Chooses one variant of each baseline on the validation rows, within the budget of the run."""
+    """Chooses one variant of each baseline on the validation rows, within the run's time budget."""
 
     plan: Plan
     task: BaselineTask
@@ -76,27 +76,27 @@ class BaselineChoice:
     def choose(
         self, baselines: Baselines, budget_seconds: float
     ) -> tuple[list[tuple[Component[BaselineOffer[Any]], TextModel]], float]:
-        """Return the model of the best variant of each baseline that has one, and the seconds left.
+        """Return the best variant's model for each baseline that has one, and the seconds left.
 
-        A resumed run takes the variant that was chosen before.
+        A resumed run uses the variant that was chosen before.
         """
         contenders = self._open_all(baselines)
-        budget = Budget(budget_seconds)
+        budget = TimeBudget(budget_seconds)
         for contender in contenders:
             if not contender.offer.needs_model:
-                self._try_all([contender], self._draw_rows(0, None), Budget(float("inf")))
+                self._try_all([contender], self._draw_rows(0, None), TimeBudget(float("inf")))
         costly = [contender for contender in contenders if contender.offer.needs_model]
-        self._try_all(costly, self._draw_rows(0, ROUNDS[0]), budget)
-        for done, wanted in pairwise(ROUNDS):
+        self._try_all(costly, self._draw_rows(0, ROUND_ROWS[0]), budget)
+        for done, wanted in pairwise(ROUND_ROWS):
             rows = self._draw_rows(done, wanted)
             for contender in sorted(costly, key=lambda one: -one.promise(self._sign)):
-                if rows and (len(contender.left) > 1 or done == ROUNDS[0]):
+                if rows and (len(contender.left) > 1 or done == ROUND_ROWS[0]):
                     self._narrow_down(contender, rows, budget)
         chosen = [(each.baseline, self._conclude(each)) for each in contenders]
         return [(baseline, model) for baseline, model in chosen if model is not None], budget.left
 
     def skip(self, baseline: Component[BaselineOffer[Any]], reason: str) -> None:
-        """Record that a baseline is not scored; it stays chosen if what decides has scored it."""
+        """Record why a baseline is not scored; it stays chosen if already measured."""
         name, scored = baseline.offer.name, self.emit.report.measured.values()
         if any((e.model, e.evaluator) == (name, self.evaluator.id) for e in scored):
             self.emit(FindingReported(level="warning", source=f"baselines.{name}", message=reason))
@@ -106,10 +106,10 @@ class BaselineChoice:
     def select_rows(
         self, baseline: Component[BaselineOffer[Any]], count: int, seconds_left: float
     ) -> Sequence[int]:
-        """Return the numbers of the ``count`` test rows on which a baseline is scored.
+        """Return the numbers of the test rows, out of ``count``, on which a baseline is scored.
 
-        Costly baselines are scored on the same random rows. If none is stronger than a costly one
-        on the validation rows, that one is scored on all, if the time is enough: few rows cannot
+        Costly baselines are scored on the same random rows. A costly baseline that no other beats
+        on the validation rows is scored on all test rows if time allows, because a few rows cannot
         show that it is good enough.
         """
         rows = self.plan.baseline_options.rows
@@ -119,7 +119,7 @@ class BaselineChoice:
             return range(count)
         costly = {r.offer.name for r in self.plan.baselines if r.offer.needs_model}
         scored = [c for c in self.emit.report.baselines.values() if c.validation_score is not None]
-        # Of equal ones a costly one is wanted, and the cheapest of these.
+        # On ties, prefer a costly baseline, and the cheapest of these.
         order = [(self._sign * (c.validation_score or 0.0), c.baseline in costly) for c in scored]
         best = scored[order.index(max(order))] if scored else None
         if best is not None and best.baseline == baseline.offer.name:
@@ -132,10 +132,10 @@ class BaselineChoice:
     def _sign(self) -> int:
         return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
 
-    def _open_all(self, baselines: Baselines) -> list[Contender]:
-        """List the variants of all baselines: those without a model learn from all rows here."""
+    def _open_all(self, baselines: Baselines) -> list[BaselineCandidate]:
+        """List the variants of all baselines; those without a model learn from all rows here."""
         free = [baseline for baseline in baselines if not baseline.offer.needs_model]
-        opened: dict[str, Contender] = {}
+        opened: dict[str, BaselineCandidate] = {}
         if free:
             with self.emit.phase("preparing baselines", len(free), "baselines") as progress:
                 for baseline in free:
@@ -143,9 +143,9 @@ class BaselineChoice:
                     progress(len(opened))
         return [opened.get(baseline.offer.name) or self._open(baseline) for baseline in baselines]
 
-    def _open(self, baseline: Component[BaselineOffer[Any]]) -> Contender:
-        """List the variants of a baseline; those before an error are tried."""
-        contender = Contender(baseline)
+    def _open(self, baseline: Component[BaselineOffer[Any]]) -> BaselineCandidate:
+        """List the variants of a baseline; if that fails, variants before the error remain."""
+        contender = BaselineCandidate(baseline)
         missing = missing_requirements(baseline.offer.needs)
         if missing:
             contender.reject(f"it needs {missing[0]}")
@@ -155,34 +155,37 @@ class BaselineChoice:
                 contender.built = baseline.offer.build(baseline.config)
                 for place, variant in enumerate(contender.built.variants(self.task)):
                     contender.untried.append((place, variant))
-            except Refused as error:
+            except REFUSAL_ERRORS as error:
                 self._refuse(contender, error)
-        with blame(baseline.offered.plugin, "variants"):
+        with blame_plugin(baseline.offered.plugin, "variants"):
             check_variants([variant for _, variant in contender.untried])
         return contender
 
     @contextmanager
     def _call(self, plugin: Plugin) -> Iterator[None]:
-        """Call a baseline in the fence. One of a third party gets the rows that are trained on."""
+        """Fence calls of a baseline; a third-party plugin must not change the training rows."""
         rows = () if plugin.is_builtin else (self.task.train,)
         with fence(plugin, "variants", may_take_long=True), require_unchanged(plugin, *rows):
             yield
 
     def _refuse(
-        self, contender: Contender, error: TunesmithError, variant: BaselineVariant | None = None
+        self,
+        contender: BaselineCandidate,
+        error: TunesmithError,
+        variant: BaselineVariant | None = None,
     ) -> None:
         """Note the error of a variant; it ends the run if the run file names the baseline.
 
-        A prompt that is too long for a row is no fault of the run file.
+        A prompt that is too long for a row is not a fault of the run file.
         """
         if self.plan.baseline_options.use is not None and not isinstance(error, PromptTooLongError):
             raise error
         contender.reject(error.message, variant)
 
     def _try_all(
-        self, contenders: Sequence[Contender], rows: Sequence[int], budget: Budget
+        self, contenders: Sequence[BaselineCandidate], rows: Sequence[int], budget: TimeBudget
     ) -> None:
-        """Score every variant on some rows, as far as the budget goes."""
+        """Score every variant on some rows, as far as the budget allows."""
         waiting = [each for each in contenders if each.untried and not self._was_chosen(each)]
         scored = {id(each): self._list_scored(each, rows) for each in waiting}
         waiting = [each for each in waiting if each.untried]
@@ -191,27 +194,29 @@ class BaselineChoice:
             each = fresh[0] if fresh else max(waiting, key=lambda one: one.promise(self._sign))
             slowest = max((one.seconds for one in each.tried), default=0.0)
             if budget.covers(slowest):
-                one = Tried(each.untried[0][1], each.untried[0][0])
+                one = TriedVariant(each.untried[0][1], each.untried[0][0])
                 each.untried.pop(0)
                 self._score(each, one, scored[id(each)], budget)
             else:
                 each.give_up(NEVER_TRIED)
             waiting = [one for one in waiting if one.untried]
 
-    def _narrow_down(self, contender: Contender, rows: Sequence[int], budget: Budget) -> None:
-        """Score the better half of the variants that are left on further rows, if time is left.
+    def _narrow_down(
+        self, contender: BaselineCandidate, rows: Sequence[int], budget: TimeBudget
+    ) -> None:
+        """Score the better half of the remaining variants on further rows, if time is left.
 
-        If none of them can answer these rows, the others take their place.
+        If none of them can answer these rows, the other half takes their place.
         """
         ranked = contender.rank(self._sign)
         half = -(-len(ranked) // 2)
         best, others = ranked[:half], ranked[half:]
-        if len(best) == 1 and best[0].rows >= ROUNDS[1]:
-            contender.left = best  # no other one is left to be compared with it
+        if len(best) == 1 and best[0].rows >= ROUND_ROWS[1]:
+            contender.left = best  # no other variant is left to compare with
             return
         if not best or not budget.covers(sum(o.seconds / o.rows * len(rows) for o in best)):
             return
-        contender.left = [*best]  # a variant that fails is removed from it
+        contender.left = [*best]  # a variant that fails is removed from this list
         scored = self._list_scored(contender, rows)
         for one in best:
             self._score(contender, one, scored, budget)
@@ -220,21 +225,25 @@ class BaselineChoice:
             self._narrow_down(contender, rows, budget)
 
     def _score(
-        self, contender: Contender, one: Tried, scored: Sequence[_Scored], budget: Budget
+        self,
+        contender: BaselineCandidate,
+        one: TriedVariant,
+        scored: Sequence[_Scored],
+        budget: TimeBudget,
     ) -> None:
-        """Score a variant on further rows; one that cannot answer them is no longer compared."""
+        """Score a variant on further rows; drop it from the comparison if it cannot answer them."""
         started = time.perf_counter()
         try:
             self._measure(one, contender.offer.name, scored)
-        except Refused as error:
+        except REFUSAL_ERRORS as error:
             self._refuse(contender, error, one.variant)
             for ones in (contender.tried, contender.left):
                 ones[:] = [other for other in ones if other is not one]
         else:
-            if not one.values:  # no rows to choose by, or the evaluator measures later
+            if not one.values:  # no rows to choose on, or the evaluator cannot measure yet
                 contender.unscored = contender.unscored or one.variant
                 if not scored:
-                    contender.give_up(NO_ROWS)
+                    contender.give_up(NO_VALIDATION_ROWS)
                 contender.untried.clear()
             elif one not in contender.tried:
                 contender.tried.append(one)
@@ -243,7 +252,7 @@ class BaselineChoice:
         contender.seconds += seconds
         budget.left -= seconds
 
-    def _conclude(self, contender: Contender) -> TextModel | None:
+    def _conclude(self, contender: BaselineCandidate) -> TextModel | None:
         """Return the model of the best variant, and emit the event about the choice."""
         earlier = self._was_chosen(contender)
         if earlier is not None:
@@ -273,12 +282,12 @@ class BaselineChoice:
         self.emit(event)
         return variant.model if variant else None
 
-    def _was_chosen(self, contender: Contender) -> BaselineChosen | None:
+    def _was_chosen(self, contender: BaselineCandidate) -> BaselineChosen | None:
         earlier = self.emit.report.baselines.get(contender.offer.name)
         return earlier if earlier is not None and not earlier.skipped else None
 
-    def _measure(self, tried: Tried, baseline: str, scored: Sequence[_Scored]) -> None:
-        """Add the metric's values over records; none where it cannot be measured yet."""
+    def _measure(self, tried: TriedVariant, baseline: str, scored: Sequence[_Scored]) -> None:
+        """Add the metric's values over records; add nothing if it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         started = time.perf_counter()
         phase = " ".join(filter(None, ["choosing:", baseline, tried.variant.name]))
@@ -293,15 +302,15 @@ class BaselineChoice:
         tried.seconds += time.perf_counter() - started
 
     def _draw_rows(self, done: int, wanted: int | None) -> Sequence[int]:
-        """Return the numbers of the rows from ``done`` to ``wanted``, in random order; or all."""
+        """Return rows ``done`` to ``wanted`` of a fixed random draw; all rows if that is None."""
         rows = range(len(self.parts.validation) or len(self.task.train))
         if wanted is None:
             return rows
-        drawn = random.Random(self.plan.run.seed).sample(rows, min(ROUNDS[-1], len(rows)))
+        drawn = random.Random(self.plan.run.seed).sample(rows, min(ROUND_ROWS[-1], len(rows)))
         return sorted(drawn[done:wanted])
 
-    def _list_scored(self, contender: Contender, rows: Sequence[int]) -> list[_Scored]:
-        """Return validation rows, or parts of each fold of training rows with what is built for it.
+    def _list_scored(self, contender: BaselineCandidate, rows: Sequence[int]) -> list[_Scored]:
+        """Return validation rows, or parts of each training fold with variants built for it.
 
         A baseline that refuses the fewer rows of a fold is not compared.
         """
@@ -315,7 +324,7 @@ class BaselineChoice:
             try:
                 with self._call(contender.baseline.offered.plugin):
                     variants = [*contender.built.variants(task)] if contender.built else []
-            except Refused as error:
+            except REFUSAL_ERRORS as error:
                 for _, variant in contender.untried:
                     self._refuse(contender, error, variant)
                 contender.untried.clear()
@@ -327,6 +336,6 @@ class BaselineChoice:
 def _find_alike(
     variant: BaselineVariant, place: int, alike: Sequence[BaselineVariant]
 ) -> TextModel:
-    """Return the model of the variant with the same name, or else in the same place."""
+    """Return the model of the variant with the same name, else of the one in the same place."""
     named = [other for other in alike if other.name == variant.name]
     return [*named, *alike[place:], *alike[-1:], variant][0].model

@@ -1,6 +1,6 @@
-"""Check the records of a data loader: there are some, the technique accepts them, none can change.
+"""Check a data loader's records: they exist, suit the technique, and are immutable.
 
-A record that a plugin could change would change the data of every plugin after it.
+If a plugin could change a record, it would change the data of every later plugin.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from tunesmith.text import one_line
 
 
 def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[Record]:
-    """Yield the records of a part of the data, each checked: the technique accepts its kind.
+    """Yield the records of a part of the data, and check that the technique accepts each.
 
     Raises:
-        DataError: naming the first record that it does not accept, or there are no records.
+        DataError: the part is empty, or the technique does not accept a record, which is named.
         PluginError: the data loader returned something else, or records that are not immutable.
     """
     offer, plugin = plan.technique.offer, plan.data.offered.plugin
     for record in records:
         if not isinstance(record, Record):
             name = type(record).__name__
-            raise PluginError(f'plugin "{plugin.full_name}" returned {name} in place of a Record')
+            raise PluginError(f'plugin "{plugin.full_name}" returned {name} instead of a Record')
         _check_accepted(record, offer)
         if "media" in offer.trains_on and has_media([record]):
             _check_media(record, plan)
         if not is_immutable(record):
             raise PluginError(
-                f'plugin "{plugin.full_name}" made a record that can be changed: '
-                f"{record.source} holds a list or a dict"
+                f'plugin "{plugin.full_name}" created a mutable record: '
+                f"{record.source} contains a list or a dict"
             )
         if not _has_texts(record):
             raise PluginError(
-                f'plugin "{plugin.full_name}" made a record of wrong types: {record.source} needs '
-                "texts and messages"
+                f'plugin "{plugin.full_name}" created a record with wrong types: '
+                f"{record.source} needs texts and messages"
             )
         yield record
     if not records:
@@ -67,7 +67,7 @@ def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
             hint=f"{offer.name} accepts {kinds}",
         )
     if ignored := sorted(find_features(record) - offer.trains_on):
-        known = ", ".join(sorted(offer.trains_on)) or "text alone"
+        known = ", ".join(sorted(offer.trains_on)) or "only text"
         raise DataError(
             record.source,
             f"technique {offer.name} would ignore the {' and '.join(ignored)} of this record",
@@ -77,7 +77,7 @@ def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
 
 
 def _check_media(record: Record, plan: Plan) -> None:
-    """Refuse what the run file names and cannot read a record with parts that are not text."""
+    """Refuse named components that cannot read a record with parts that are not text."""
     named: list[Any] = [*plan.evaluators, *(plan.baselines if plan.baseline_options.use else ())]
     for offer in (component.offer for component in named):
         if not offer.reads_media:
@@ -87,7 +87,7 @@ def _check_media(record: Record, plan: Plan) -> None:
 
 
 def _has_texts(record: Record) -> bool:
-    """Return True if a record of the core's kinds has a text or messages wherever it must."""
+    """Return True if a record of a core kind has texts or messages in all required fields."""
     match record:
         case Text(text=str()) | Completion(prompt=str(), completion=str()):
             return True

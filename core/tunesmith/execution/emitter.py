@@ -1,7 +1,7 @@
-"""Emit events: write each one to the log, pass it to the reporters, and check it with the guards.
+"""Emit events: write each to the log, pass it to the reporters, and check it with the guards.
 
-Training code calls ``job.emit(event)``, which is an :class:`Emitter`. It is also where a run is
-stopped: a guard or a signal makes the call raise.
+Training code calls ``job.emit(event)``, which is an :class:`Emitter`. This call is also where a run
+stops: it raises if a guard or a signal ends the run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tunesmith.plugins import Plugins
     from tunesmith.storage import EventLog, RunFolder
 
-MUTED_AFTER = 3
+MAX_REPORTER_FAILURES = 3
 """Number of failures after which a reporter gets no more events."""
 
 
@@ -64,8 +64,8 @@ class _OpenReporter:
 class Reporters:
     """The reporters of a run, isolated from it: a reporter that raises never stops training.
 
-    A reporter gets a copy of each event, and global state that it changes is restored. The
-    reporters have random numbers of their own, so that they do not change those of the run.
+    A reporter gets a copy of each event, and global state that it changes is restored. Reporters
+    have their own random state, so they do not change the random numbers of the run.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder) -> None:
@@ -77,11 +77,11 @@ class Reporters:
         self._findings: list[FindingReported] = []
         self._reported_changes: set[tuple[str, ...]] = set()
         self.on_close_failure: Callable[[FindingReported], None] = _warn_of_failure
-        """Gets a finding about each reporter that cannot be closed."""
+        """Called with a finding about each reporter that cannot be closed."""
 
     def __enter__(self) -> Reporters:
         for stream in (redirect_stdout(sys.stdout), redirect_stderr(sys.stderr)):
-            self._open.enter_context(stream)  # a live display may replace them until the end
+            self._open.enter_context(stream)  # a live display may replace the streams until the end
         try:
             for component in self._plan.reporters:
                 name, plugin = component.offer.name, component.offered.plugin
@@ -91,7 +91,7 @@ class Reporters:
                     reporter.__enter__()
                     self._open.push(partial(self._close, name, plugin, reporter))
                 self._reporters.append(_OpenReporter(plugin, name, reporter))
-        except BaseException as error:  # close those that are open
+        except BaseException as error:  # close the reporters that are already open
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
@@ -100,9 +100,9 @@ class Reporters:
         self._open.__exit__(*error)
 
     def _close(self, name: str, plugin: Plugin, reporter: Reporter, *error: Any) -> None:
-        """Close a reporter; an error in it must not replace the run's own one.
+        """Close a reporter; its error must not replace the error of the run.
 
-        The reporters that are still open are told.
+        The failure is reported to the reporters that are still open.
         """
         self._reporters = [state for state in self._reporters if state.reporter is not reporter]
         try:
@@ -119,7 +119,7 @@ class Reporters:
     def report(self, event: Event) -> list[FindingReported]:
         """Pass the event to every reporter; return warnings about those that failed."""
         for state in self._reporters:
-            if state.failures >= MUTED_AFTER:
+            if state.failures >= MAX_REPORTER_FAILURES:
                 continue
             try:
                 with self._isolated(state.name, state.plugin):
@@ -128,7 +128,7 @@ class Reporters:
                 if is_of_user(error):
                     raise
                 state.failures += 1
-                muted = state.failures >= MUTED_AFTER
+                muted = state.failures >= MAX_REPORTER_FAILURES
                 ending = "; it is muted for the rest of the run" if muted else ""
                 self._warn(state.name, state.plugin, f"failed: {describe_error(error)}{ending}")
         findings, self._findings = self._findings, []
@@ -136,9 +136,9 @@ class Reporters:
 
     @contextmanager
     def _isolated(self, name: str, plugin: Plugin) -> Iterator[None]:
-        """Run the block with the reporters' random numbers, and restore what it changes.
+        """Run the block with the reporters' random state, and restore global state that it changes.
 
-        The built-in reporters are tested to change nothing, so they cost no time for this.
+        Built-in reporters are tested not to change anything, so they skip this overhead.
         """
         if plugin.is_builtin:
             yield
@@ -167,17 +167,17 @@ def _warn_of_failure(finding: FindingReported) -> None:
 
 
 def take_findings(plugins: Plugins) -> Iterator[FindingReported]:
-    """Yield what hooks have done to global state, or to a plan, since the last call."""
+    """Yield a finding for each change of global state or plans by hooks since the last call."""
     for plugin, text in plugins.take_notes():
         yield FindingReported(level="warning", source=plugin.full_name, message=text)
 
 
 @dataclass
 class Emitter:
-    """The callable behind ``job.emit``: records an event, and raises when the run must end.
+    """The callable behind ``job.emit``: records an event, and raises if the run must end.
 
     Raises:
-        RunStopped: a signal arrived or a limit is reached; only at events that mark progress.
+        RunStopped: a signal arrived or a limit was reached; only at events that mark progress.
         TrainingError: a guard found that further training is pointless.
     """
 

@@ -1,7 +1,7 @@
 """Evaluate a text model with an evaluator of the run, and store the value of every record.
 
 Evaluators return one value per record. The core computes means and intervals and writes the files
-with the values per record, so that the metrics of all plugins are treated alike.
+with the values per record, so the metrics of all plugins are treated alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunesmith.execution.measure_part import measure_part
 from tunesmith.execution.report import TRAINING_ROWS
 from tunesmith.execution.wrapped_model import CheckedModel, WrappedModel
 from tunesmith.fence import attribute_errors_to, check_unchanged, isolate, require_unchanged
-from tunesmith.fence.returned import blame, check_measured
+from tunesmith.fence.returned import blame_plugin, check_measured
 from tunesmith.offers import Plugin
 from tunesmith.records import Prompt, Record, exchanges, last_exchange
 from tunesmith.statistics import mean_interval
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 
 EVALUATIONS_FOLDER = "evaluations"
 _COLUMNS: dict[str, type] = {"outputs": str, "counts": Sequence}
-"""Columns of a measurement that it may have, with the type of their items."""
+"""Optional columns of a measurement, with the type of their items."""
 
 
 @dataclass(frozen=True)
 class ProgressTextModel(WrappedModel):
     """A text model that reports its progress to the run unless its caller passes ``progress``.
 
-    So evaluators need not report it.
+    Evaluators therefore do not need to report it.
     """
 
     report_progress: Progress
     record_count: int
-    """Records to evaluate. An evaluator may request several texts for each of them."""
+    """Number of records to evaluate. An evaluator may request several texts for each of them."""
 
     def _progress(self, progress: Progress | None, count: int) -> Progress:
-        """Convert finished texts into finished records."""
+        """Convert finished texts to finished records."""
         return progress or (
             lambda done: self.report_progress(done * self.record_count // max(count, 1))
         )
@@ -71,15 +71,16 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
 ) -> list[Measurement]:
     """Run one evaluator on one model and return its checked measurements, with values as floats.
 
-    ``technique`` is the plugin that the models come from, which their errors are attributed to. The
-    prompts whose answers end at the limit of tokens are added to ``cut``.
+    Args:
+        technique: the plugin that opens the models; errors of a model are attributed to it.
+        cut: collects the prompts whose answers were cut off at the token limit.
 
     Returns:
-        The measurements; none for an evaluator that had no other model to compare with.
+        The measurements; none if the evaluator needs another model that does not exist yet.
 
     Raises:
-        PluginError: the evaluator returned metrics it does not declare, too few values, or values
-            of another type, or changed a record; or a plugin raised.
+        PluginError: the evaluator returned undeclared metrics, too few values or values of another
+            type; or it changed a record; or a plugin raised.
         TrainingError: the model's scores are not finite.
     """
     plugin, hashes = evaluator.offered.plugin, [*map(hash, records)]
@@ -114,17 +115,17 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
     _check_finite(label, measured, records, not_finite, plugin)
     metrics = {metric.name: metric for metric in evaluator.offer.metrics}
     for measurement in measured:
-        with blame(plugin, "measure"):
+        with blame_plugin(plugin, "measure"):
             check_measured(measurement, metrics[measurement.metric])
     return measured
 
 
 @contextmanager
 def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
-    """Let an error about prompts that are too long name the rows that they come from.
+    """Make an error about prompts that are too long name the rows that they come from.
 
     Raises:
-        PromptTooLongError: with the file and line of the first one.
+        PromptTooLongError: with the file and line of the first such row.
     """
     try:
         yield
@@ -137,8 +138,8 @@ def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
         ) from error
 
 
-def without_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
-    """Yield the records that have none of these prompts."""
+def exclude_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
+    """Yield the records that contain none of these prompts."""
     unwanted = set(prompts)
     for record in records:
         if unwanted.isdisjoint(prompt for prompt, _ in exchanges(record)):
@@ -156,7 +157,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     technique: Plugin,
     rows: Sequence[int] | None = None,
 ) -> list[Measured]:
-    """Measure a model as :func:`measure_model` does, store the values per record, and emit them.
+    """Measure a model with :func:`measure_model`, store the values per record, and emit them.
 
     ``rows`` are the numbers of the records in the test part; None: all of them.
     """
@@ -189,7 +190,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             seconds=time.perf_counter() - started,
             records=path,
             unit=metric.unit,
-            # A part of the contributions to a metric of all rows says nothing about that part.
+            # For a metric over all rows, contributions of a part do not describe that part.
             leakage_free=_mean(measurement, records, others, bounds)
             if duplicates and metric.is_row_mean and own is None
             else {},
@@ -208,20 +209,22 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
     """Read the rows that :func:`evaluate_model` wrote, each with the metric's value and weight.
 
     Raises:
-        IntegrityError: the file is lost or damaged.
+        IntegrityError: the file is missing or damaged.
     """
     rows: list[JSON] = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line) if "\\ud" in line else from_json(line)  # that refuses halves
-            math.fsum((row[metric]["value"], row[metric]["weight"]))  # both are numbers
+            row = json.loads(line) if "\\ud" in line else from_json(line)  # refuses lone surrogates
+            math.fsum(
+                (row[metric]["value"], row[metric]["weight"])
+            )  # fails unless both are numbers
             rows.append(row)
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise IntegrityError(
             f"{path}:{len(rows) + 1}: the evaluation {what}",
             hint="restore the file, or remove it: `tunesmith resume` repeats evaluations whose "
-            "file is gone",
+            "file is missing",
         ) from None
     return rows
 
@@ -229,7 +232,7 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
 def _mean(
     measured: Measurement, records: Sequence[Record], rows: Sequence[int], bounds: Any
 ) -> JSON:
-    """Return the mean of some rows with its interval; nothing if none of them has a weight."""
+    """Return the mean of some rows with its interval; empty if none of them has a weight."""
     weights = None if measured.weights is None else [measured.weights[row] for row in rows]
     if not (rows if weights is None else any(weights)):
         return {}
@@ -243,17 +246,17 @@ def _mean(
 def _check_measurements(
     returned: Iterable[object], offer: EvaluatorOffer[Any], records: Sequence[Record]
 ) -> Iterator[Measurement]:
-    """Yield the measurements, with numbers of any library as floats.
+    """Yield the measurements, with all numbers converted to floats.
 
     Raises:
-        ValueError: with what was returned against the contract of evaluators: declared metrics,
-            each once, and one value per record.
+        ValueError: the evaluator broke its contract: it must return declared metrics, each once,
+            with one value per record. The message names what it returned.
     """
     declared = {metric.name for metric in offer.metrics}
     seen: dict[str, Sequence[Record]] = {}
     for measurement in returned:
         if not isinstance(measurement, Measurement):
-            raise ValueError(f"{type(measurement).__name__} in place of a Measurement")
+            raise ValueError(f"{type(measurement).__name__} instead of a Measurement")
         name = f'"{measurement.metric}"'
         if measurement.metric not in declared:
             raise ValueError(f"metric {name}, which its offer does not declare")
@@ -262,7 +265,7 @@ def _check_measurements(
         own = records if measurement.records is None else measurement.records
         seen[measurement.metric] = own
         if any(own is not other for other in seen.values()) or not (own or own is records):
-            raise ValueError(f"{name} of no records, or of others than those of the first metric")
+            raise ValueError(f"{name} of no records, or of other records than its first metric")
         values = _check_column(f"values of {name}", measurement.values, own)
         weights = measurement.weights
         if weights is not None:
@@ -310,8 +313,8 @@ def _check_finite(
     """Check that every value is finite, because one NaN would make the mean meaningless.
 
     Raises:
-        TrainingError: naming the record; the model's own scores are not finite.
-        PluginError: naming the record and the plugin; only the evaluator's values are not finite.
+        TrainingError: the model's own scores are not finite; names the record.
+        PluginError: only the evaluator's values are not finite; names the record and the plugin.
     """
     found = (
         f"{label}: {m.metric} of {record.source} is {value}, not finite"
@@ -329,7 +332,7 @@ def _check_finite(
     if text is not None:
         raise PluginError(
             f'plugin "{plugin.full_name}" {plugin.version}: {text}',
-            hint="the model's own scores are finite: this is a fault of the evaluator",
+            hint="the model's own scores are finite, so this is a fault of the evaluator",
         )
 
 
@@ -363,6 +366,6 @@ def _to_json_lines(
 
 
 def _pack(counts: Sequence[float]) -> dict[int, float]:
-    """Return the counts that are not zero, by their column, and the last one: most are zero."""
+    """Return the non-zero counts by column, as most are zero, and always the last column."""
     last = len(counts) - 1
     return {column: float(c) for column, c in enumerate(counts) if c or column == last}

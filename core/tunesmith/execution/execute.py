@@ -1,8 +1,23 @@
 """Execute a plan and produce its report: the only place where a run happens.
 
-The phases, in this order: lock the folder, load and split the data, review it, evaluate the
-baselines, train, read the artifact back from disk, evaluate it, compute the verdict. Each phase
-emits events. A resumed run takes the same path and skips the phases that its events show as done.
+The phases of a run, in order:
+
+1. Lock the run folder and open its event log.
+2. Load, split and review the data.
+3. Fetch the base model, and review the run with its config.
+4. Evaluate each baseline.
+5. Train, and commit the artifact.
+6. Read the artifact back from disk and evaluate it.
+7. Judge the results, and check the exit criteria.
+
+Each phase emits events. A resumed run executes the same phases in the same order. It has no saved
+program state: ``report``, rebuilt from ``events.jsonl``, decides what is left to do.
+
+* Data, checks and model are always repeated. ``ResumeCheck`` compares them with the recorded
+  fingerprints, because a resumed run must give the result of an uninterrupted one.
+* A baseline or evaluator is skipped if its measurements are in the report and their file exists.
+* Training is skipped if it finished; otherwise the technique continues from the newest checkpoint.
+* The verdict is always computed again.
 """
 
 from __future__ import annotations
@@ -35,7 +50,7 @@ from tunesmith.events import JSON, TUNED, FindingReported
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.emitter import Emitter, Reporters, take_findings
-from tunesmith.execution.evaluate import evaluate_model, without_prompts
+from tunesmith.execution.evaluate import evaluate_model, exclude_prompts
 from tunesmith.execution.gate import check_gate
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
@@ -49,14 +64,14 @@ from tunesmith.execution.run_data import (
     write_skipped,
 )
 from tunesmith.execution.run_events import (
-    as_reported,
     build_run_finished,
     build_run_started,
     list_used_plugins,
+    to_reported_error,
 )
 from tunesmith.execution.suitable_baselines import choose_baselines, list_evaluators, list_excluded
 from tunesmith.execution.wrapped_model import CachedModel
-from tunesmith.fence.returned import blame, check_artifact
+from tunesmith.fence.returned import blame_plugin, check_technique_artifact
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Evidence, Plan
 from tunesmith.signals import StopSignalHandler
@@ -85,11 +100,11 @@ def run(
     Args:
         resume: continue the run that the folder's events describe.
         accept_changes: resume although data, options, base model or plugins changed.
-        force: start although a review refuses the run, such as for its predicted memory.
+        force: start although a review refuses the run, for example for its predicted memory.
 
     Raises:
-        TunesmithError: the error that ended the run; ``report.json`` is written all the same.
-        UsageError: the folder's events are lost, and the changes were not accepted.
+        TunesmithError: the error that ended the run; ``report.json`` is written in any case.
+        UsageError: the folder's events are lost, and changes were not accepted.
     """
     earlier = load_report(folder) if resume else Report()
     lost = resume_checks.find_lost_events(folder, earlier, accept_changes) if resume else []
@@ -108,9 +123,11 @@ def run(
 
         reporters.on_close_failure = record_late
         if resume:
-            emit.report = load_report(folder)  # now that no other process writes to it
+            emit.report = load_report(folder)  # again: until the lock, another process could write
         else:
-            trust_code(plan.to_json(), folder.path)  # first: a run that has a file can be resumed
+            trust_code(
+                plan.to_json(), folder.path
+            )  # before run.toml: with it, a run can be resumed
             write_atomic(folder.path / "run.toml", plan.to_toml())
         started = time.perf_counter()
         verdict: JSON = {}
@@ -125,7 +142,7 @@ def run(
                 emit(finding)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
         except BaseException as caught:
-            error = as_reported(caught)
+            error = to_reported_error(caught)
             if error is caught:
                 raise
             raise error from caught
@@ -136,12 +153,12 @@ def run(
 
 
 def load_report(folder: RunFolder) -> Report:
-    """Build the report from the events of a run folder, also of an unfinished run."""
+    """Build the report from the events of a run folder, even if the run is unfinished."""
     return build_report(read_known_events(folder.events))
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write ``report.json`` of a run, without secrets, unless it has that content already."""
+    """Write ``report.json`` of a run with secrets redacted, unless its content is up to date."""
     text = json.dumps(redact_all(report.to_json()), indent=2, ensure_ascii=True) + "\n"
     path = folder.path / "report.json"
     if not path.is_file() or path.read_bytes() != text.encode():
@@ -149,7 +166,7 @@ def write_report(folder: RunFolder, report: Report) -> None:
 
 
 def _write_last_report(folder: RunFolder, report: Report) -> None:
-    """Write the report of a run that has ended; the events decide how, and the report follows."""
+    """Write the report of an ended run; a failure is only a warning, as the events are kept."""
     try:
         write_report(folder, report)
     except EnvironmentProblem as problem:
@@ -164,7 +181,7 @@ def _execute_phases(
     reviewer: ModelReviewer,
     resume_check: ResumeCheck,
 ) -> _ModelPhases:
-    """Run the phases to the evaluation of the tuned model, and return those with a model."""
+    """Execute the phases up to the evaluation of the tuned model; return those with a model."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.test)
@@ -188,13 +205,13 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
         resume_check.require_unchanged(
             "the options", changes, "restore run.toml or start a new run"
         )
-        # Reporters are skipped: they only observe, so other ones do not change the result.
+        # Reporters are not compared: they only observe, so they cannot change the result.
         plugins = list_used_plugins(replace(plan, reporters=()))
         changes = resume_checks.check_plugins(then.plugins, plugins)
         resume_check.require_unchanged("plugins", changes, "install the earlier versions")
     emit(started)
     if resume_check.lost:
-        text = f"accepted: events.jsonl has lost {', '.join(resume_check.lost)}"
+        text = f"accepted: events.jsonl no longer records {', '.join(resume_check.lost)}"
         emit(FindingReported(level="warning", source="resume", message=text))
     if then is not None and (changed := resume_checks.check_libraries(then, started)):
         text = (
@@ -209,7 +226,8 @@ def _fetch_model(
 ) -> Path:
     """Fetch the base model; a resumed run must get the model that it started with.
 
-    The run is reviewed before the download if the model's config is known by then, else after it.
+    The run is reviewed before the download if the model's config is already known, otherwise after
+    it.
     """
     then = emit.report.model
     reviewer.review(parts.train, parts.test, plan.found_model.config)
@@ -250,7 +268,7 @@ def _load_and_review_data(
         found = list(collect_findings(plan, catalog, dataset, parts))
     for finding in found:
         emit(finding)
-    # Not the errors in emit.report: one that ended an earlier attempt may be fixed by now.
+    # Do not use the errors in emit.report: one that ended an earlier attempt may be fixed now.
     errors = [n for n in found if n.level == "error" and not n.test_rows]
     if errors:
         raise ConfigError([Problem(n.source, n.text) for n in errors])
@@ -282,7 +300,7 @@ def collect_findings(
 
 @dataclass(frozen=True)
 class _ModelPhases:
-    """The phases of a run that need a model in memory, with what they share."""
+    """The phases of a run that need a model in memory, and their shared state."""
 
     plan: Plan
     technique: Technique
@@ -293,9 +311,9 @@ class _ModelPhases:
     folder: RunFolder
 
     def evaluate_baselines(self, offers: Iterable[Offered[BaselineOffer[Any]]]) -> None:
-        """Evaluate each baseline: the variant that is best on the validation rows, on test rows.
+        """Evaluate the variant of each baseline that is best on the validation rows, on test rows.
 
-        Those of ``offers`` that suit the rows, and are not used, are reported.
+        Baselines in ``offers`` that suit the rows but are not used are reported.
         """
         first = next(iter(self.evaluators), None)
         if first is None:
@@ -335,7 +353,7 @@ class _ModelPhases:
         if trained is not None:
             return Artifact(path=self.folder.path / trained.artifact, format=trained.format)
         distributed.signal_training_start()
-        # A model is full of reference cycles: without this the base model of the baselines would
+        # A model is full of reference cycles. Without this call, the baselines' base model would
         # still be in memory during training.
         gc.collect()
         on_problem = self._report_checkpoint_problem
@@ -344,8 +362,8 @@ class _ModelPhases:
         plugin = self.plan.technique.offered.plugin
         with self.emit.call(plugin, "train"):
             artifact = self.technique.train(job)
-        with blame(plugin, "train"):
-            return check_artifact(artifact)
+        with blame_plugin(plugin, "train"):
+            return check_technique_artifact(artifact)
 
     def evaluate_stages(self, artifact: Artifact) -> None:
         """Evaluate the artifacts of earlier stages that are text models."""
@@ -389,10 +407,11 @@ class _ModelPhases:
                     label, model, evaluator, records, self.emit, run, folder, plugin, rows
                 )
             except PromptTooLongError as error:
-                # Training skips such rows, up to `max_skipped`; of test rows none may be lost.
+                # Training skips rows that are too long, up to `max_skipped`. No test row may be
+                # skipped.
                 if label != TRAINING_ROWS:
                     raise
-                records = list(without_prompts(records, error.prompts))
+                records = list(exclude_prompts(records, error.prompts))
                 evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
 
     def _run_so_far(self) -> RunContext:

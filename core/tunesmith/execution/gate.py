@@ -1,4 +1,4 @@
-"""Check the conditions of ``[gate]`` after a run."""
+"""Check the exit criteria in ``[gate]`` after a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check_gate(
     verdict: JSON,
     inner: Iterable[GateChecked] = (),
 ) -> None:
-    """Check the conditions of ``[gate]``, and the gates that the technique itself checked.
+    """Check the exit criteria in ``[gate]``, and those that the technique itself checked.
 
     Raises:
-        GateError: naming every condition that was not met.
+        GateError: names every criterion that was not met.
     """
     failures = []
     for baseline in gate.must_beat:
@@ -37,14 +37,14 @@ def check_gate(
 
 
 def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str]:
-    """Yield a message for each bound of ``at_least`` that is missed, or whose test fails."""
+    """Yield a message for each threshold of ``at_least`` that is missed or whose test fails."""
     for where, evaluator, metric, bound in gate.bounds():
         events = [e for e in tuned if e.metric == metric and evaluator in ("", e.evaluator)]
         if not events:
             yield f"{where}: the metric was not measured"
         for event in events:
             met = event.value >= bound if event.higher_is_better else event.value <= bound
-            # Rounded away from the bound: "at least 0.9, got 0.900" would explain nothing.
+            # Round away from the threshold: "at least 0.9, got 0.900" would explain nothing.
             limit, cut = ("at least", floor) if event.higher_is_better else ("at most", ceil)
             if not met or event.details.get("holds") is False:
                 reason = f"; {event.details['finding']}" if "finding" in event.details else ""

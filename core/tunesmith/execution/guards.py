@@ -1,8 +1,8 @@
-"""Guards end a run whose events show that it cannot succeed, or that it reached a limit.
+"""Guards end a run if its events show that it cannot succeed or has reached a limit.
 
-A guard reads one event after the other, keeps the state it needs, and returns an error when the
-run should end, else None. The training loop itself checks that each loss is finite, before the
-optimizer step; guards find the problems that only show over several steps.
+A guard reads one event after the other and keeps the state it needs. It returns an error if the run
+should end, otherwise None. The training loop itself checks that each loss is finite before the
+optimizer step; guards find problems that only show over several steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PATIENCE = 20
 
 
 class Guard(Protocol):
-    """Checks the events of a run in their order."""
+    """Checks the events of a run, in order."""
 
     def check(self, event: Event) -> TunesmithError | None:
         """Return the error that ends the run, or None to continue."""
@@ -27,7 +27,7 @@ class Guard(Protocol):
 
 @dataclass
 class DivergenceGuard:
-    """Ends a run whose loss was above ``factor`` times its best for 20 steps in a row."""
+    """Ends a run whose loss stays above ``factor`` times its best for 20 steps in a row."""
 
     factor: float = 3.0
     best_loss: float = float("inf")
@@ -35,8 +35,8 @@ class DivergenceGuard:
 
     def check(self, event: Event) -> TunesmithError | None:
         if not isinstance(event, StepFinished) or event.metrics:
-            # Techniques with metrics of their own train on rewards or policy losses. Those have no
-            # lower bound, so that a multiple of the best loss means nothing.
+            # Techniques with their own metrics train on rewards or policy losses. These have no
+            # lower bound, so a multiple of the best loss is meaningless.
             return None
         self.best_loss = min(self.best_loss, event.loss)
         # Below 0.5, even three times the best loss is a small loss.
@@ -45,15 +45,15 @@ class DivergenceGuard:
         if self.bad_steps < PATIENCE:
             return None
         return TrainingError(
-            f"step {event.step}: the loss diverged: {event.loss:.3f}, "
-            f"over {self.factor:g} times its best of {self.best_loss:.3f} for {PATIENCE} steps",
+            f"step {event.step}: the loss diverged: {event.loss:.3f}, more than "
+            f"{self.factor:g} times its best of {self.best_loss:.3f} for {PATIENCE} steps",
             hint="lower learning_rate or raise schedule.warmup_ratio, then start a new run",
         )
 
 
 @dataclass
 class NoProgressGuard:
-    """Ends a run that learns nothing: the gradient is exactly zero, or the loss is constant."""
+    """Ends a run that learns nothing: every gradient is exactly zero, or the loss is constant."""
 
     losses: list[float] = field(default_factory=list)
     zero_gradient_steps: int = 0
@@ -70,14 +70,14 @@ class NoProgressGuard:
         what = "the loss did not change" if constant else "every gradient was zero"
         return TrainingError(
             f"step {event.step}: {what} for {PATIENCE} steps",
-            hint="`tunesmith check` shows which tokens contribute to the loss; check also that the "
-            "technique trains parameters",
+            hint="`tunesmith check` shows which tokens contribute to the loss; also check that the "
+            "technique has trainable parameters",
         )
 
 
 @dataclass
 class TimeLimitGuard:
-    """Stops a run when its steps took the minutes of ``[run] max_minutes``."""
+    """Stops a run when its steps have taken ``[run] max_minutes``."""
 
     minutes: float
     seconds: float = 0.0
@@ -94,6 +94,6 @@ class TimeLimitGuard:
 
 
 def create_guards(max_minutes: float | None) -> list[Guard]:
-    """Create the guards of a run; with a time limit where one is set."""
+    """Create the guards of a run, including a time limit if one is set."""
     guards: list[Guard] = [DivergenceGuard(), NoProgressGuard()]
     return [*guards, TimeLimitGuard(max_minutes)] if max_minutes is not None else guards

@@ -1,8 +1,8 @@
-"""Measure any rows by the rules of all test rows, however few of them are measured.
+"""Measure part of the test rows by rules derived from all test rows.
 
-An evaluator may derive the limit of tokens, labels or a schema from rows. Derived from the rows
-that happen to be measured, they would differ between a baseline on some rows and the tuned model on
-all of them, and so would the scores of one and the same model.
+An evaluator may derive a token limit, labels or a schema from rows. If it used only the measured
+rows, these rules would differ between a baseline on some rows and the tuned model on all rows. The
+same model would then get different scores.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NO_ANSWER = Generation("", 0, "stop")
 
 
 def prepare(evaluator: Evaluator, references: Sequence[Record]) -> Evaluator:
-    """Return the evaluator with all that it derives from rows, derived from ``references``."""
+    """Return the evaluator with everything that it derives from rows taken from ``references``."""
     if isinstance(evaluator, PreparedEvaluator):
         return evaluator.prepare(references)
     return evaluator
@@ -48,10 +48,10 @@ def measure_part(
 ) -> list[Measurement]:
     """Measure a model on some records, by the rules of all test records of the run.
 
-    An evaluator that does not say what it derives from rows gets the other test records too, behind
-    those that are measured. The model is not asked about them, and their values are dropped. Of a
-    metric of all rows together this would change the values; baselines are not measured on a part
-    of the test rows by such a metric.
+    A :class:`PreparedEvaluator` derives its rules separately. Any other evaluator also gets the
+    other test records, after the measured ones. The model does not answer these, and their values
+    are dropped. That would change a metric over all rows, so it is measured on ``records`` alone;
+    baselines are not measured on a part of the test rows by such a metric.
     """
     references = run.test or records
     prepared = prepare(evaluator, references)
@@ -65,10 +65,10 @@ def measure_part(
     silent = _list_prompts(others) - _list_prompts(records)
 
     def open_model(artifact: Path | None) -> TextModel:
-        return SilentModel(run.open(artifact), silent)
+        return EmptyAnswerModel(run.open(artifact), silent)
 
     context, shown = replace(run, open=open_model), [*records, *others]
-    returned = _measure(prepared, SilentModel(model, silent), shown, context)
+    returned = _measure(prepared, EmptyAnswerModel(model, silent), shown, context)
     return [_cut(measurement, len(shown), len(records)) for measurement in returned]
 
 
@@ -86,7 +86,7 @@ def _list_prompts(records: Sequence[Record]) -> frozenset[Prompt]:
 
 
 def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:
-    """Return the first values of a measurement; a wrong number of values is left to be refused."""
+    """Return a measurement's first values; a wrong number of values is checked later."""
     if not isinstance(measurement, Measurement) or measurement.records is not None:
         return measurement
 
@@ -104,8 +104,8 @@ def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:
 
 
 @dataclass(frozen=True)
-class SilentModel(WrappedModel):
-    """A text model that gives an empty answer to some prompts, without being asked."""
+class EmptyAnswerModel(WrappedModel):
+    """A text model that returns an empty answer to some prompts without running the model."""
 
     silent: frozenset[Prompt]
 

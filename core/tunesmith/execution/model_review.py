@@ -1,4 +1,4 @@
-"""Let plugins review a run once the config of its base model is known, before it is trained."""
+"""Let plugins review a run when its base model's config is known, before training."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tunesmith.records import Record
 
 @dataclass
 class ModelReviewer:
-    """Calls the reviews of a run once, as soon as the config of the base model is known.
+    """Reviews a run once, as soon as the config of the base model is known.
 
-    A resumed run is reviewed again only if it was refused, or if the review did not come about.
+    A resumed run is reviewed again only if it was refused, or if its review did not take place.
     """
 
     plan: Plan
     catalog: Catalog
     emit: Emitter
     force: bool
-    """True if errors are replaced by the findings that they have for a forced run."""
+    """True replaces each error with its ``if_forced`` finding."""
 
     def __post_init__(self) -> None:
         report = self.emit.report
         forecast = report.forecast
-        # A forecast shows that the review passed; without one, a measurement of baselines may have
-        # ended the run.
+        # A forecast shows whether the review passed. Without one, the run may have only measured
+        # baselines, so training must have started.
         done = bool(report.training_started) if forecast is None else not forecast.refused
         self.is_pending = self.plan.trains and not done
 
@@ -74,7 +74,7 @@ class ModelReviewer:
 
 
 def read_model_config(model: Path) -> Mapping[str, Any]:
-    """Read ``config.json`` of a model folder; return an empty mapping if that is not possible."""
+    """Read ``config.json`` of a model folder; return an empty mapping if it cannot be read."""
     try:
         found = json.loads((model / "config.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

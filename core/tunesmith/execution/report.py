@@ -1,4 +1,4 @@
-"""Build the report of a run from its events, live or again from ``events.jsonl``."""
+"""Build the report of a run from its events, live or later from ``events.jsonl``."""
 
 from __future__ import annotations
 
@@ -29,49 +29,50 @@ from tunesmith.events import (
 
 SCHEMA = "tunesmith.report/1"
 TRAINING_ROWS = "training-rows"
-"""Label of the tuned model where it is evaluated on rows that it was trained on."""
+"""Label of the tuned model when it is evaluated on rows that it was trained on."""
 
 
 @dataclass
 class Report:
-    """The state of a run, built from its events; ``to_json`` is the content of ``report.json``."""
+    """The state of a run, built from its events; ``to_json`` returns ``report.json``."""
 
     started: RunStarted | None = None
-    """The time of the first start, with the plan and the versions of the last resume."""
+    """The first start's time, with the plan and versions of the latest resume."""
     data: DataLoaded | None = None
     model: ModelResolved | None = None
     findings: list[FindingReported] = field(default_factory=list)
     forecast: Forecast | None = None
     training_started: dict[str, TrainingStarted] = field(default_factory=dict)
     steps: dict[tuple[str, int], StepFinished] = field(default_factory=dict)
-    """By stage and step: a step that is repeated after a resume replaces the earlier one."""
+    """By stage and step; a step repeated after a resume replaces the earlier one."""
     last_checkpoint: CheckpointSaved | None = None
     training_finished: dict[str, TrainingFinished] = field(default_factory=dict)
     baselines: dict[str, BaselineChosen] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     training_rows: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
-    """Like ``measured``, of the tuned model on training rows; no score, so it is kept apart."""
+    """Like ``measured``, for the tuned model on training rows; kept apart, as these are not
+    scores."""
     monitored: dict[tuple[str, int], Monitored] = field(default_factory=dict)
     """By stage and step."""
     samples: dict[tuple[str, int, str], CompletionSampled] = field(default_factory=dict)
     """By stage, step and prompt."""
     gates: dict[tuple[str, str], GateChecked] = field(default_factory=dict)
-    """By stage and gate: the last result."""
+    """By stage and criterion; the latest result."""
     finished: RunFinished | None = None
 
     @property
     def status(self) -> str:
-        """One of: ok, failed, stopped; unfinished if the run is still running or was killed."""
+        """Status: ok, failed, stopped, or unfinished if the run is still running or was killed."""
         return self.finished.status if self.finished else "unfinished"
 
     @property
     def name(self) -> str:
-        """The name of the run, or else its number; "run" if it has not started."""
+        """The name of the run, otherwise its id; "run" if it has not started."""
         return (self.started.name or self.started.run) if self.started else "run"
 
     @property
     def verdict(self) -> JSON:
-        """The verdict; empty without one."""
+        """The verdict; empty if there is none."""
         return self.finished.verdict if self.finished else {}
 
     @property
@@ -80,15 +81,15 @@ class Report:
         return [event for event in self.measured.values() if event.model == TUNED]
 
     def steps_of(self, stage: str) -> list[StepFinished]:
-        """Return the steps of a stage in their order."""
+        """Return the steps of a stage, in order."""
         return [event for (name, _), event in sorted(self.steps.items()) if name == stage]
 
     def monitored_of(self, stage: str) -> list[Monitored]:
-        """Return the evaluations during the training of a stage in their order."""
+        """Return the evaluations during the training of a stage, in order."""
         return [event for (name, _), event in sorted(self.monitored.items()) if name == stage]
 
     def add_event(self, event: Event) -> None:  # noqa: C901 - one case for each kind of event
-        """Update the report by the next event."""
+        """Update the report with the next event."""
         match event:
             case RunStarted():
                 first = self.started or event
@@ -128,7 +129,7 @@ class Report:
                 self.finished = event
 
     def metric_label(self, evaluator: str, metric: str) -> str:
-        """Return a metric's name, after the evaluator's id if several evaluators measure it."""
+        """Return a metric's name, prefixed with the evaluator's id if several measure it."""
         return metric_label(self.measured.values(), evaluator, metric)
 
     def to_json(self) -> dict[str, Any]:
@@ -177,7 +178,7 @@ class Report:
 
     @property
     def peak_memory(self) -> int:
-        """The highest memory in bytes of any step or stage; 0 if it is not known."""
+        """The highest memory of any step or stage, in bytes; 0 if unknown."""
         at_steps = [step.memory_bytes for step in self.steps.values()]
         at_end = [stage.peak_memory_bytes for stage in self.training_finished.values()]
         return max([*at_steps, *at_end], default=0)
@@ -188,7 +189,7 @@ class Report:
         return sum(step.seconds for step in self.steps.values())
 
     def _forecast(self) -> dict[str, Any]:
-        """Return the forecast, with the measured memory and time once training has finished."""
+        """Return the forecast, plus the measured memory and time once training has finished."""
         forecast = self.forecast
         if forecast is None:
             return {}
@@ -204,7 +205,7 @@ class Report:
         return {**asdict(forecast), "actual": actual}
 
     def _training(self, stage: str) -> dict[str, Any]:
-        """Return the metrics of one stage, from its steps: a resumed run counts each step once."""
+        """Return the metrics of a stage from its steps, so a resumed run counts each step once."""
         steps = self.steps_of(stage)
         start, end = self.training_started.get(stage), self.training_finished.get(stage)
         if start is None and not stage and self.training_started:
@@ -254,7 +255,7 @@ def build_report(events: Iterable[Event]) -> Report:
 
 
 def metric_label(measured: Iterable[Measured], evaluator: str, metric: str) -> str:
-    """Return a metric's name, after the evaluator's id if several evaluators measure it."""
+    """Return a metric's name, prefixed with the evaluator's id if several measure it."""
     measuring = {event.evaluator for event in measured if event.metric == metric}
     return f"{evaluator}: {metric}" if len(measuring) > 1 else metric
 

@@ -1,7 +1,7 @@
 """Compare the inputs of a resumed run with those that it started with.
 
 A resumed run gives the weights of an uninterrupted one only if its data, options, base model and
-plugins are the same. A difference is refused, with its name. If the user accepts it with
+plugins are the same. A difference is named and refused. If the user accepts it with
 ``--accept-changes``, a finding is written to the run's log, because the stored run file alone no
 longer explains the result.
 """
@@ -23,24 +23,24 @@ from tunesmith.execution.report import Report
 from tunesmith.storage import MANIFEST, RunFolder
 
 RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "gate")
-"""Tables of a plan whose options decide the result. Of ``[run]``, only seed and device do."""
+"""Tables of a plan whose options determine the result. In ``[run]``, only seed and device do."""
 TRAINING_FILE_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".model", ".txt"})
 _HEAD_BYTES, _SAMPLE_BYTES, _SAMPLE_COUNT = 1 << 20, 1 << 14, 64
 
 
 @dataclass(frozen=True)
 class ResumeCheck:
-    """Refuses changed inputs, or records that they were accepted."""
+    """Refuses changed inputs, or records that the user accepted them."""
 
     emit: Emitter
     accepted: bool
     lost: Sequence[str] = ()
-    """Facts that the event log has lost and cannot be compared: accepted by the user."""
+    """Facts missing from the event log, so they cannot be compared; the user has accepted this."""
 
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
         """Return if ``changes`` is empty; otherwise refuse, or emit a warning if accepted.
 
-        ``inputs`` names what was compared, ``hint`` describes how to undo the change.
+        ``inputs`` names what was compared; ``hint`` tells how to undo the change.
 
         Raises:
             UsageError: there are changes, and they were not accepted.
@@ -54,12 +54,13 @@ class ResumeCheck:
 
 
 def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[str]:
-    """Return what a run's log must have recorded and does not have: the file was cut or deleted.
+    """Return what should be in the run's log but is missing, because the file was cut or deleted.
 
-    A run that was killed before its first event has an empty log too, but has produced nothing.
+    A run that was killed before its first event also has an empty log, but has not produced
+    anything.
 
     Raises:
-        UsageError: something is lost, and that was not ``accepted``.
+        UsageError: something is missing, and this was not ``accepted``.
     """
     folders = [path for path in folder.path.iterdir() if path.is_dir()]
     trained = any(
@@ -74,8 +75,8 @@ def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[
     lost = [what for what, is_recorded in recorded.items() if not is_recorded]
     if lost and not accepted:
         raise UsageError(
-            f"{folder.events}: the event log was emptied, cut or deleted; it has lost "
-            f"{', '.join(lost)}, so that changes since the start cannot be found",
+            f"{folder.events}: the event log was emptied, cut or deleted; it no longer records "
+            f"{', '.join(lost)}, so changes since the start cannot be detected",
             hint="restore the file, or start a new run; --accept-changes continues from the newest "
             "checkpoint without comparing, and repeats the evaluations",
         )
@@ -85,7 +86,7 @@ def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[
 def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
     """Return the plugins in use now that the run did not use, or used in another version.
 
-    A plugin that is no longer used is not listed: another one has taken its part, and is.
+    A plugin that is no longer used is not listed: the plugin that replaced it is.
     """
     versions = _versions(now)
     before = {name: version for name, version in _versions(then).items() if name in versions}
@@ -93,14 +94,14 @@ def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
 
 
 def check_options(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return the run-file keys that decide the result and have another value now."""
+    """Return the run-file keys that determine the result and have changed."""
     return list(_differences(dict(_result_options(then.plan)), dict(_result_options(now.plan))))
 
 
 def check_libraries(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return the libraries that have another version now.
+    """Return the libraries whose version has changed.
 
-    They are reported and not refused: results may differ in the last bits only.
+    They are reported but not refused, because results can only differ in the last bits.
     """
     return list(_differences(then.versions, now.versions))
 
@@ -112,8 +113,7 @@ def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
     sizes = [f"{event.train} + {event.validation} + {event.test}" for event in (then, now)]
     return [
         f"training + validation + test rows were {sizes[0]}, are now {sizes[1]}; "
-        "the fingerprint was "
-        f"{then.fingerprint[:12]}, is now {now.fingerprint[:12]}"
+        f"the fingerprint was {then.fingerprint[:12]}, is now {now.fingerprint[:12]}"
     ]
 
 
@@ -132,9 +132,9 @@ def build_model_event(found: FoundModel, folder: Path) -> ModelResolved:
 def fingerprint_files(folder: Path) -> dict[str, str]:
     """Hash each file of a model folder that training reads.
 
-    The hash covers the size, the first megabyte (a safetensors header and more) and 64 samples of
-    the rest. It takes milliseconds for gigabytes and finds a model that was trained further, since
-    that changes nearly every weight. It does not find one flipped bit deep in a large file.
+    The hash covers the size, the first megabyte (more than a safetensors header) and 64 samples
+    of the rest. It takes milliseconds for gigabytes. It detects further training of a model, which
+    changes nearly every weight, but not a single flipped bit deep in a large file.
     """
     if not folder.is_dir():
         return {}
@@ -172,7 +172,7 @@ def _result_options(plan: JSON) -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(where: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every value below a table with its dotted key; None is the same as absent."""
+    """Yield every value below a table with its dotted key; None counts as absent."""
     match value:
         case None:
             return

@@ -1,6 +1,6 @@
 """Load the data of a run, and split it into training, validation and test records.
 
-One pass over the records checks, splits and fingerprints them, and keeps hashes and indices only.
+One pass over the records checks, splits and fingerprints them. It keeps only hashes and indices.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 from tunesmith.contracts import Dataset, Finding, Job, SkippedRow, Split, SplitRequest
 from tunesmith.data.subset import Subset
-from tunesmith.data.units import RecordsByUnit, number_records
+from tunesmith.data.units import RecordsByUnit, cluster_each_record
 from tunesmith.events import DataLoaded, Event
 from tunesmith.execution.check_records import check_records
 from tunesmith.fence import attribute_errors_to, check_unchanged, fence
-from tunesmith.fence.returned import blame, check_dataset, check_split
+from tunesmith.fence.returned import blame_plugin, check_dataset, check_split
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.storage import Checkpoints, RunFolder, write_atomic
@@ -29,9 +29,9 @@ from tunesmith.storage import Checkpoints, RunFolder, write_atomic
 
 @dataclass(frozen=True)
 class DataParts:
-    """The records of each part, a hash of all in the order of loading, and what splitting found.
+    """The records of each part, a hash of all records in loading order, and the split's findings.
 
-    The ``group`` of a validation or test record is the unit in which it counts.
+    The ``group`` of a validation or test record names the unit that it counts in.
     """
 
     train: Sequence[Record]
@@ -40,16 +40,16 @@ class DataParts:
     fingerprint: str
     findings: Sequence[Finding] = ()
     folds: Sequence[Sequence[int]] = ()
-    """Numbers of the training records that are left out in turn, where there are no validation
-    records."""
+    """Numbers of the training records in each cross-validation fold, used if there are no
+    validation records."""
 
     @property
     def measured(self) -> Sequence[Record]:
-        """The records that evaluators are chosen for: the test ones, or all before a split."""
+        """The records that evaluators are chosen for: the test records, or all before a split."""
         return self.test or self.train
 
     def sample_training(self, seed: int) -> Sequence[Record]:
-        """Return as many training records as are held out, or all; always the same for a seed."""
+        """Return a random sample of training records, as large as the test part if possible."""
         count = min(len(self.train), len(self.test))
         rows = random.Random(f"{seed}/training-rows").sample(range(len(self.train)), count)
         return Subset(self.train, sorted(rows))
@@ -67,12 +67,12 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     plugin = plan.data.offered.plugin
     with fence(plugin, "load", guards_state=True):
         loaded = plan.data.offer.build(plan.data.config).load()
-    with blame(plugin, "load"):
+    with blame_plugin(plugin, "load"):
         dataset = check_dataset(loaded)
     digest = hashlib.sha256()
 
     def read(part: Sequence[Record], name: str) -> Iterator[Record]:
-        """Yield the records of a part, checked; hash them without sources, which name folders."""
+        """Yield the checked records of a part; hash them without sources, which name folders."""
         for record in check_records(part, name, plan):
             content = repr(record).replace(f"source={record.source!r}, ", "", 1)
             digest.update(f"{content}\n".encode("utf-8", "surrogatepass"))
@@ -87,7 +87,7 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     if splits:
         split = _split(plan, dataset, records)
     else:
-        plan = replace(plan, find_clusters=number_records)
+        plan = replace(plan, find_clusters=cluster_each_record)
         split = Split(train=[row for row, _ in enumerate(records)])
     places = {row: place for place, row in enumerate(split.train)} if split.folds else {}
     for rows in (split.train, split.validation, split.test):
@@ -109,7 +109,7 @@ def _find_units(
     rows: Sequence[int],
     split: Split,
 ) -> Sequence[Record]:
-    """Return the loader's own part, or the rows split off for it, in which a group is a unit."""
+    """Return the loader's own part, or the rows split off for it; a record's group is its unit."""
     if own is not None:
         return RecordsByUnit(own, plan.find_clusters)
     clusters = [split.clusters[row] for row in rows] if split.clusters else ()
@@ -117,10 +117,10 @@ def _find_units(
 
 
 def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
-    """Return the split of the training records, read once through ``records``.
+    """Return the split of the training records, which are read once, through ``records``.
 
     Raises:
-        PluginError: the splitter has lost a record, put one into two parts, or changed one.
+        PluginError: the splitter lost a record, put one into two parts, or changed one.
     """
     request = SplitRequest(
         records=dataset.train,
@@ -133,7 +133,7 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
     plugin, loader = plan.split.offered.plugin, plan.data.offered.plugin
 
     def read() -> Iterator[Record]:
-        with attribute_errors_to(loader):  # it reads while the splitter asks for the next record
+        with attribute_errors_to(loader):  # the loader reads when the splitter asks for a record
             for record in records:
                 content = hash(record)
                 yield record
@@ -143,12 +143,12 @@ def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
     with fence(plugin, "split"):
         split = plan.split.offer.build(plan.split.config).split(rows, request)
     deque(rows, maxlen=0)
-    with blame(plugin, "split"):
+    with blame_plugin(plugin, "split"):
         return check_split(split, len(dataset.train))
 
 
 def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
-    """Build the event for data that was loaded: sizes, unusable rows, fingerprint."""
+    """Build the event for loaded data: sizes, skipped rows, fingerprint."""
     keys = ("where", "cause", "detail")
     return DataLoaded(
         description=dataset.description,
@@ -162,7 +162,7 @@ def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
 
 
 def write_skipped(folder: RunFolder, skipped: Sequence[SkippedRow]) -> None:
-    """Write the rows that were skipped, as they are, to a file that only this user can read."""
+    """Write the skipped rows unchanged to a file that only this user can read."""
     if skipped:
         path = folder.path / "skipped.jsonl"
         write_atomic(path, "".join(json.dumps(asdict(row)) + "\n" for row in skipped))
@@ -176,7 +176,7 @@ def build_job(
     checkpoints: Checkpoints,
     emit: Callable[[Event], None],
 ) -> Job[Any]:
-    """Build the technique's job. It writes to the folder that holds the checkpoints' folder."""
+    """Build the technique's job; it writes to the parent folder of the checkpoints."""
     return Job(
         config=plan.technique.config,
         model=model,

@@ -1,4 +1,4 @@
-"""The first and the last event of a run."""
+"""Build the first and the last event of a run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import redact_all
 
 
-def as_reported(error: BaseException) -> BaseException:
-    """Return the error that a run ends with: an exit that some code asked for is a failure too."""
+def to_reported_error(error: BaseException) -> BaseException:
+    """Return the error to report for the end of a run; ``sys.exit`` counts as a plugin error."""
     if isinstance(error, SystemExit):
-        return PluginError(f"the run was left by sys.exit({error.code!r})")
+        return PluginError(f"code called sys.exit({error.code!r}) during the run")
     return explain_machine_error(error) or error
 
 
 def build_run_finished(error: BaseException | None, verdict: JSON, seconds: float) -> RunFinished:
-    """Return the event for the end of a run, by the error that ended it."""
+    """Return the event for the end of a run, given the error that ended it."""
     event = RunFinished(status="ok", exit_code=0, finished=now(), seconds=seconds, verdict=verdict)
     if error is None:
         return event
@@ -45,7 +45,7 @@ def build_run_started(plan: Plan, folder: RunFolder, *, resumed: bool) -> RunSta
         run=folder.path.name,
         name=plan.name,
         started=now(),
-        plan=redact_all(plan.to_json()),  # as in the log, with which a resumed run compares it
+        plan=redact_all(plan.to_json()),  # redacted as in the log, so a resumed run can compare
         versions=collect_versions(),
         plugins=list_used_plugins(plan),
         resumed=resumed,
@@ -67,5 +67,5 @@ def list_used_plugins(plan: Plan) -> list[JSON]:
 
 
 def now() -> str:
-    """Return the time in UTC as ISO 8601, to the second."""
+    """Return the current UTC time as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""The baselines of a run: those that suit its rows, and the evaluators that can measure them."""
+"""Choose the baselines that suit a run's rows, and the evaluators that can measure them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tunesmith.events import BaselineChosen
-from tunesmith.fence import ask
+from tunesmith.fence import call_in_fence
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Plan
 from tunesmith.records import Record, has_media
 
 Baselines = Sequence[Component[BaselineOffer[Any]]]
-SAMPLE = 2_000
-"""Number of training rows by which default baselines are chosen."""
+SAMPLE_ROWS = 2_000
+"""Number of training rows used to choose default baselines."""
 
 
 def choose_baselines(
@@ -21,7 +21,7 @@ def choose_baselines(
 ) -> Baselines:
     """Return the baselines of a run, the cheapest first: the named or the suitable ones.
 
-    One whose answers ``evaluator`` cannot measure is not among them unless it is named.
+    A baseline whose answers ``evaluator`` cannot measure is included only if it is named.
     """
     baselines = sorted(
         plan.baselines, key=lambda baseline: (baseline.offer.cost, baseline.offer.name)
@@ -34,8 +34,10 @@ def choose_baselines(
         for baseline in baselines
         if can_be_used(baseline.offer)
         and (
-            ask(baseline.offered, "suits", baseline.offer.suits, sample)
-            or ask(baseline.offered, "is_configured", baseline.offer.is_configured, baseline.config)
+            call_in_fence(baseline.offered, "suits", baseline.offer.suits, sample)
+            or call_in_fence(
+                baseline.offered, "is_configured", baseline.offer.is_configured, baseline.config
+            )
         )
     ]
 
@@ -46,7 +48,7 @@ def list_excluded(
     train: Sequence[Record],
     evaluator: Component[EvaluatorOffer[Any]],
 ) -> Iterator[BaselineChosen]:
-    """Yield an event for each baseline that suits the rows, and that the run file does not name."""
+    """Yield an event for each baseline that suits the rows but is not named in the run file."""
     use = plan.baseline_options.use
     if use is None:
         return
@@ -55,14 +57,14 @@ def list_excluded(
     for offered in offers:
         offer = offered.offer
         is_other = offer.name not in named and can_be_used(offer)
-        if is_other and ask(offered, "suits", offer.suits, sample):
+        if is_other and call_in_fence(offered, "suits", offer.suits, sample):
             yield describe_choice(offer, skipped="[baselines] use does not name it", excluded=True)
 
 
 def _create_filter(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]]
 ) -> Callable[[BaselineOffer[Any]], bool]:
-    """Return the function that tells if a baseline can be measured and reads the rows' media."""
+    """Return a function that checks if a baseline can be measured and reads the rows' media."""
     text_only = "media" not in plan.technique.offer.trains_on or not has_media(train)
     return lambda offer: can_measure(evaluator, offer) and (text_only or offer.reads_media)
 
@@ -77,8 +79,9 @@ def list_evaluators(
 ) -> Sequence[Component[EvaluatorOffer[Any]]]:
     """Return the evaluators that measure a baseline.
 
-    A prompt with examples is costly. The first evaluator decides, so only those measure it, unless
-    it is the reference, that ask for answers or for probabilities as the first one does.
+    A baseline that queries the model is costly. Unless it is the reference, only evaluators of the
+    same kind as the first one measure it, because the first one decides: either those that use
+    answers or those that use probabilities.
     """
     if baseline.offer.is_reference or not baseline.offer.needs_model:
         return [evaluator for evaluator in evaluators if can_measure(evaluator, baseline.offer)]
@@ -86,7 +89,7 @@ def list_evaluators(
 
 
 def _take_sample(train: Sequence[Record]) -> Sequence[Record]:
-    return [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE) or 1)]
+    return [train[row] for row in range(0, len(train), -(-len(train) // SAMPLE_ROWS) or 1)]
 
 
 def describe_choice(offer: BaselineOffer[Any], **fields: Any) -> BaselineChosen:

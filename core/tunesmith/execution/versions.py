@@ -1,4 +1,4 @@
-"""Collect the versions of the libraries that decide a result, without importing them."""
+"""Collect the versions of the libraries that affect results, without importing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIBRARIES = ("torch", "transformers", "peft", "safetensors", "bitsandbytes", "nu
 
 
 def collect_versions() -> dict[str, str]:
-    """Return the versions of tunesmith, Python and the installed libraries, and the platform."""
+    """Return the versions of tunesmith, Python and installed libraries, and the platform."""
     installed = {"tunesmith": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:

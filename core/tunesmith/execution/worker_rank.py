@@ -1,4 +1,4 @@
-"""Take part in a run as a rank above 0: load the same data, train, and report nothing."""
+"""Take part in a run as a worker rank (above 0): load the same data, train, report nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith.storage import Checkpoints, RunFolder
 
 
 def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
-    """Train together with rank 0, which has loaded the data and starts to train now.
+    """Join the training of rank 0, which has loaded the data and is starting to train.
 
     Raises:
         DataError: this rank loads other data than rank 0.
@@ -26,7 +26,7 @@ def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
     model = plan.found_model.fetch()
     checkpoints = Checkpoints(folder.checkpoints, on_problem=_ignore_event, owned=False)
     plugin = plan.technique.offered.plugin
-    # Built-in techniques change what they need, and a worker rank does nothing after the training.
+    # Built-in techniques may change global state: a worker rank does nothing after training.
     with fence(plugin, "train", guards_state=False, may_take_long=True):
         technique = plan.technique.offer.build(plan.technique.config)
         try:
@@ -36,4 +36,4 @@ def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
 
 
 def _ignore_event(event: Event | str) -> None:
-    """Discard an event: rank 0 emits it."""
+    """Discard an event, because rank 0 emits it."""

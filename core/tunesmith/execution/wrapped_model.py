@@ -1,4 +1,4 @@
-"""Text models that call another one: with changed prompts or progress, or with checked results."""
+"""Text models that wrap another one to change prompts or progress, or to check results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ R = TypeVar("R", TokenScores, Generation)
 
 
 @contextmanager
-def name_long_prompts(prompts: Sequence[Prompt], converted: Sequence[Prompt]) -> Iterator[None]:
-    """Let an error about converted prompts that are too long be about the prompts themselves."""
+def attribute_prompt_errors(
+    prompts: Sequence[Prompt], converted: Sequence[Prompt]
+) -> Iterator[None]:
+    """Make an error about long converted prompts refer to the original prompts."""
     try:
         yield
     except PromptTooLongError as error:
@@ -30,16 +32,16 @@ def name_long_prompts(prompts: Sequence[Prompt], converted: Sequence[Prompt]) ->
 
 @dataclass(frozen=True)
 class WrappedModel:
-    """A text model that passes every call on; subclasses change prompts, progress or results."""
+    """A text model that forwards every call; subclasses change prompts, progress or results."""
 
     model: TextModel
 
     def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-        """Return the prompts that the model gets."""
+        """Return the prompts to pass to the model."""
         return prompts
 
     def _progress(self, progress: Progress | None, count: int) -> Progress | None:
-        """Return the callback that the model gets, of a call with ``count`` prompts."""
+        """Return the callback to pass to the model for a call with ``count`` prompts."""
         return progress
 
     def _call(
@@ -50,9 +52,9 @@ class WrappedModel:
         progress: Progress | None,
         **options: object,
     ) -> Sequence[R]:
-        """Call a method of the model, and return its result for each prompt."""
+        """Call a method of the model and return its result for each prompt."""
         progress, converted = self._progress(progress, len(prompts)), self.convert_prompts(prompts)
-        with name_long_prompts(prompts, converted):
+        with attribute_prompt_errors(prompts, converted):
             return method(converted, *arguments, progress=progress, **options)
 
     def score(
@@ -107,7 +109,7 @@ class WrappedModel:
 
 @dataclass(frozen=True)
 class CachedModel(WrappedModel):
-    """A text model that scores and generates only once what several evaluators request."""
+    """A text model that computes scores and answers only once, even if several evaluators ask."""
 
     results: dict[object, Any] = field(default_factory=dict)
 
@@ -144,14 +146,14 @@ class CachedModel(WrappedModel):
 
 @dataclass(frozen=True)
 class CheckedModel(WrappedModel):
-    """A text model whose errors are those of its technique, not of the evaluator that calls it."""
+    """A text model that attributes its errors to its technique, not to the calling evaluator."""
 
     plugin: Plugin
     """The plugin of the technique."""
     not_finite: list[float]
     """Collects the log-probabilities that are not finite."""
     cut: set[Prompt] = field(default_factory=set)
-    """Collects the prompts whose answer ended at the limit of tokens."""
+    """Collects the prompts whose answer was cut off at the token limit."""
 
     def _call(
         self,
@@ -164,7 +166,7 @@ class CheckedModel(WrappedModel):
             results = super()._call(method, prompts, *rest, **named)
         if len(results) != len(prompts):
             raise PluginError(
-                f'plugin "{self.plugin.full_name}": its model gave {len(results)} results for '
+                f'plugin "{self.plugin.full_name}": its model returned {len(results)} results for '
                 f"{len(prompts)} prompts"
             )
         for prompt, result in zip(prompts, results, strict=True):

@@ -1,11 +1,11 @@
-"""The fence around plugins: how the host calls their code, and checks what they return."""
+"""The fence around plugins: how the core calls their code and checks what they return."""
 
 from tunesmith.fence.calls import (
     SECONDS_VARIABLE,
     DataChangedError,
     PluginTimeout,
-    ask,
     attribute_errors_to,
+    call_in_fence,
     check_unchanged,
     describe_error,
     fence,
@@ -21,8 +21,8 @@ __all__ = [
     "SECONDS_VARIABLE",
     "DataChangedError",
     "PluginTimeout",
-    "ask",
     "attribute_errors_to",
+    "call_in_fence",
     "check_unchanged",
     "describe_error",
     "fence",

@@ -1,8 +1,8 @@
-"""Call the code of plugins in a fence, wherever it may fail.
+"""Call the code of plugins inside a fence.
 
-A plugin is trusted code, but it may have faults. Inside the fence an exception, an exit and a call
-that never returns become an error that names the plugin, what it prints goes to stderr, and global
-state that it changes is restored and named. It guards against accidents, not against attacks.
+A plugin is trusted code, but it may have faults. Inside the fence, an exception, an exit or a call
+that never returns becomes an error that names the plugin. Its output goes to stderr, and global
+state that it changes is restored and reported. The fence guards against accidents, not attacks.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 SECONDS_VARIABLE = "TUNESMITH_HOOK_SECONDS"
 GRACE_SECONDS = 10.0
-"""Time after the limit until the process is ended, where the call cannot be interrupted."""
+"""Seconds after the time limit until the process is ended, if the call cannot be interrupted."""
 _UNKNOWN_NAME = (AttributeError, ImportError, NameError, TypeError, PluginValidationError)
 _real_stdout: list[TextIO] = []  # outermost fence first
 
 
 class DataChangedError(PluginError):
-    """A plugin has changed a record of the data, so that the run cannot go on."""
+    """A plugin has changed a record of the data, so the run cannot go on."""
 
 
 class PluginTimeout(BaseException):
-    """A call took too long. No ``Exception``, so that ``except Exception`` does not hide it."""
+    """A call took too long. Not an ``Exception``, so that ``except Exception`` cannot hide it."""
 
 
 def hook_seconds(*, has_rows: bool = False) -> float | None:
-    """Return the time that a hook may take; ten times as much if it gets the rows of a run.
+    """Return the seconds that a hook may take: ten times as long if it gets the rows of a run.
 
     Raises:
-        UsageError: the user's value is no number of seconds.
+        UsageError: the environment variable is not a number of seconds.
     """
     text = os.environ.get(SECONDS_VARIABLE) or "60"
     try:
@@ -61,7 +61,7 @@ def hook_seconds(*, has_rows: bool = False) -> float | None:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e6:
-        hint = "0 is no limit; the default is 60"
+        hint = "0 means no limit; the default is 60"
         raise UsageError(f"{SECONDS_VARIABLE}: must be seconds, got {text!r:.80}", hint=hint)
     return seconds * (10 if has_rows else 1) or None
 
@@ -79,10 +79,10 @@ def fence(
 
     Args:
         what: the function of the plugin, for messages.
-        seconds: the time limit; None: there is none, and a note is printed after a minute.
+        seconds: the time limit; None: no limit, but a note is printed after a minute.
         may_take_long: print no note.
-        guards_state: restore the global state, in a fraction of a millisecond; None: unless the
-            plugin is built in, and so tested to change nothing.
+        guards_state: True restores the global state, in a fraction of a millisecond. None does so
+            unless the plugin is built in, because built-in plugins are tested to change nothing.
 
     Raises:
         PluginError: the code raised an exception, exited, or took too long.
@@ -105,11 +105,11 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
     keep_new_variables: bool = True,
     is_reporter: bool = False,
 ) -> Iterator[list[str]]:
-    """Do the same as :func:`fence`, but leave exceptions to the caller.
+    """Run a plugin's code like :func:`fence`, but leave exceptions to the caller.
 
     Args:
         keep_new_variables: do not restore environment variables that were not set before.
-        is_reporter: the block may print, and it is never a reason to end the process.
+        is_reporter: the block may print, and never ends the process.
     """
     changes: list[str] = []
     with ExitStack() as stack:
@@ -122,7 +122,7 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
         if not plugin.is_builtin:
             stack.enter_context(_refuse_exit(plugin, what))
         if not plugin.is_builtin if guards_state is None else guards_state:
-            # Not above: help imports plugins too, and needs none of it for built-in ones.
+            # Not at the top: help imports plugins too, and does not need it for built-in ones.
             from tunesmith.global_state import preserve_global_state
 
             changes = stack.enter_context(
@@ -133,7 +133,9 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
         yield changes
 
 
-def ask(offered: Offered[Any], name: str, function: Callable[..., R], *arguments: object) -> R:
+def call_in_fence(
+    offered: Offered[Any], name: str, function: Callable[..., R], *arguments: object
+) -> R:
     """Call a function of an offer in the fence, and return its answer."""
     plugin = offered.plugin
     with fence(plugin, f"{name} of {offered.offer.name}"):
@@ -142,7 +144,7 @@ def ask(offered: Offered[Any], name: str, function: Callable[..., R], *arguments
 
 @contextmanager
 def outside_fence() -> Iterator[None]:
-    """Let the host print on stdout where the code of a plugin has called it."""
+    """Let the core print on stdout when it is called from a plugin's code."""
     if not _real_stdout:
         yield
         return
@@ -155,11 +157,11 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
     """Turn an unexpected exception of the plugin's code into an error that names the plugin.
 
     Exceptions that tunesmith defines (a data error, a stopped run) pass unchanged, unless their
-    exit code would report a success.
+    exit code would report success.
 
     Raises:
         EnvironmentProblem: the machine has no memory, files, processes or disk space left.
-        PluginError: with the plugin's name and version and the line that raised.
+        PluginError: has the plugin's name and version and the line that raised.
     """
     try:
         yield
@@ -177,16 +179,16 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
 
 
 def is_of_user(error: BaseException) -> bool:
-    """Return True for Ctrl-C where nothing handles its signal, and for the end of a generator."""
+    """Return True for Ctrl-C if no handler catches its signal, and for the end of a generator."""
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, GeneratorExit)
 
 
 def describe_error(error: BaseException) -> str:
-    """Return type, message, file and line of an exception, as one line."""
+    """Return type, message, file and line of an exception, on one line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    own = [frame for frame in frames if frame.filename != __file__]  # not the end of the fence
+    own = [frame for frame in frames if frame.filename != __file__]  # without the fence itself
     is_named = not own or own[-1].filename == offers.__file__  # the message has an import string
     where = "" if is_named else f" ({Path(own[-1].filename).name}:{own[-1].lineno})"
     text = " ".join(str(error).split())
@@ -210,10 +212,10 @@ def note_if_slow(plugin: Plugin, what: str, seconds: float = 60.0) -> Iterator[N
 
 @contextmanager
 def require_unchanged(plugin: Plugin, *parts: Sequence[Record]) -> Iterator[None]:
-    """Check that the block does not change a record of these parts of the data.
+    """Check that the block does not change a record in these parts of the data.
 
     Raises:
-        DataChangedError: naming the plugin and the record.
+        DataChangedError: names the plugin and the record.
     """
     before = [[*map(hash, part)] for part in parts]
     yield
@@ -222,10 +224,10 @@ def require_unchanged(plugin: Plugin, *parts: Sequence[Record]) -> Iterator[None
 
 
 def check_unchanged(content: Sequence[int], records: Sequence[Record], plugin: Plugin) -> None:
-    """Check that a plugin has not changed a record, given the hashes of the records before.
+    """Check that a plugin has not changed a record, given earlier hashes of the records.
 
     Raises:
-        DataChangedError: naming the plugin and the record.
+        DataChangedError: names the plugin and the record.
     """
     from tunesmith.records import is_immutable
 
@@ -245,9 +247,9 @@ def _limit(
 ) -> Iterator[None]:
     """Interrupt the block after its time; without a limit, print a note after a minute.
 
-    The signal of a timer interrupts Python code, and calls of the system that wait. Native code
-    that does not return is ended with the process, whose stack is printed then. Only the main
-    thread receives signals: other threads get the note.
+    A timer signal interrupts Python code and blocking system calls. If native code does not return,
+    the process is ended and its stack is printed. Only the main thread receives signals: other
+    threads get the note.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if seconds is None or not is_main:
@@ -263,7 +265,7 @@ def _limit(
     handler = signal.signal(signal.SIGALRM, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     started = time.monotonic()
-    if may_end_process:  # a millisecond, too much for each event
+    if may_end_process:  # takes a millisecond, too much for each event
         faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=2)
     try:
         yield
@@ -278,7 +280,7 @@ def _limit(
 
 @contextmanager
 def _refuse_exit(plugin: Plugin, what: str) -> Iterator[None]:
-    """Keep ``os._exit`` of the block from ending the process without an error."""
+    """Keep ``os._exit`` in the block from ending the process without an error."""
     process, before = os.getpid(), os._exit
 
     def refuse(status: int) -> NoReturn:

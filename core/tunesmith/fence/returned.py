@@ -1,4 +1,4 @@
-"""Check what a plugin returns when it arrives, so that its fault is named there and not later."""
+"""Check what a plugin returns as soon as it arrives, so that errors name the plugin."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tunesmith.offers import (
 if TYPE_CHECKING:
     from tunesmith.contracts import Artifact, Dataset, FoundModel, Measurement, ReviewResult, Split
 
-LARGEST_JSON = 1_000_000
-"""Characters of a verdict, or of the details of a measurement, as JSON."""
-LARGEST_TEXT = 100_000
-"""Characters of a text for the user."""
-LARGEST_VALUE = 1e150
-"""Size of a value whose square can still be computed, as intervals need."""
+MAX_JSON_CHARACTERS = 1_000_000
+"""Maximum characters of a verdict, or of the details of a measurement, as JSON."""
+MAX_TEXT_CHARACTERS = 100_000
+"""Maximum characters of a text for the user."""
+MAX_ABSOLUTE_VALUE = 1e150
+"""Largest magnitude whose square can still be computed, as intervals require."""
 
 
 @contextmanager
-def blame(plugin: Plugin, what: str) -> Iterator[None]:
+def blame_plugin(plugin: Plugin, what: str) -> Iterator[None]:
     """Turn a ValueError of a check into an error that names the plugin and its function.
 
     Raises:
@@ -45,28 +45,30 @@ def blame(plugin: Plugin, what: str) -> Iterator[None]:
 
 
 def check_json(value: object, name: str) -> None:
-    """Check that a value is JSON of a moderate size; raise ValueError if not."""
+    """Check that a value is JSON of a moderate size; raise ValueError otherwise."""
     try:
         size = len(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{name} that is not JSON ({' '.join(str(error).split())})") from None
-    if size > LARGEST_JSON:
-        raise ValueError(f"{name} of {size:,} characters, and {LARGEST_JSON:,} is the most")
+    if size > MAX_JSON_CHARACTERS:
+        raise ValueError(
+            f"{name} of {size:,} characters (at most {MAX_JSON_CHARACTERS:,} are allowed)"
+        )
 
 
 def check_measured(measured: Measurement, metric: Metric) -> None:
-    """Check finite values against the bounds of their metric, and the details.
+    """Check finite values against the bounds of their metric, and check the details.
 
     Raises:
-        ValueError: a value out of bounds or too large, or details that are not JSON.
+        ValueError: a value is out of bounds or too large, or the details are not JSON.
     """
     check_json(measured.details, f'details of "{metric.name}"')
-    # The contribution of a row to a metric of all rows is not a value of that metric.
-    low, high = (metric.is_row_mean and metric.bounds) or (-LARGEST_VALUE, LARGEST_VALUE)
+    # For a metric over all rows, a row's contribution is not a value of that metric.
+    low, high = (metric.is_row_mean and metric.bounds) or (-MAX_ABSOLUTE_VALUE, MAX_ABSOLUTE_VALUE)
     slack = 1e-6 * max([1.0, *(abs(bound) for bound in (low, high) if math.isfinite(bound))])
     for value in measured.values:
         if not low - slack <= value <= high + slack:
-            known = f"which its offer bounds by {low:g} and {high:g}"
+            known = f"outside the bounds {low:g} to {high:g}"
             raise ValueError(f'a value of {value:g} for "{metric.name}", {known},')
 
 
@@ -78,60 +80,60 @@ def check_found_model(found: FoundModel) -> None:
         _check_text(found.revision, "revision of a FoundModel")
     for field in ("fetch", "tokenizer"):
         if not callable(vars(found)[field]):
-            raise ValueError(f"{field} of a FoundModel that is no function")
+            raise ValueError(f"{field} of a FoundModel that is not a function")
     check_json(found.config, "config of a FoundModel")
 
 
-def check_folder(path: object) -> Path:
-    """Return the folder that a plugin fetched; raise ValueError if it is none."""
+def check_fetched_folder(path: object) -> Path:
+    """Return the folder that a plugin fetched; raise ValueError if it is not a folder."""
     if not isinstance(path, Path) or not path.exists():
-        raise ValueError(f"{path!r:.200}, which is no folder,")
+        raise ValueError(f"{path!r:.200}, which is not a folder,")
     return path
 
 
 def check_split(split: object, records: int) -> Split:
-    """Return the result of a splitter; raise ValueError if it lacks a record, or has one twice."""
+    """Return the result of a splitter; raise ValueError if a record is missing or duplicated."""
     from tunesmith.contracts import Split
 
     if not isinstance(split, Split):
-        raise ValueError(f"{type(split).__name__} in place of a Split")
+        raise ValueError(f"{type(split).__name__} instead of a Split")
     counts = bytearray(records)
     for row in chain(split.train, split.validation, split.test):
         if not isinstance(row, int) or not 0 <= row < records:
             raise ValueError(f"the row {row!r:.40}, of {records} rows,")
         counts[row] = min(counts[row] + 1, 2)
     if counts.count(1) != records:
-        raise ValueError("parts that do not have each record once")
+        raise ValueError("parts that do not contain each record exactly once")
     for finding in split.findings:
         check_finding(finding)
     return split
 
 
 def check_variants(variants: Sequence[object]) -> None:
-    """Check the variants of a baseline; raise ValueError if one is none, or two have one name.
+    """Check the variants of a baseline; raise ValueError for a wrong type or a duplicate name.
 
-    A resumed run, and the winner of a run, find the chosen variant by its name.
+    A resumed run finds the chosen variant by its name, and so does the winner of a run.
     """
     from tunesmith.contracts import BaselineVariant
 
     names: set[str] = set()
     for variant in variants:
         if not isinstance(variant, BaselineVariant):
-            raise ValueError(f"{type(variant).__name__} in place of a BaselineVariant")
+            raise ValueError(f"{type(variant).__name__} instead of a BaselineVariant")
         _check_text(variant.name, "the name of a variant")
         if variant.name in names:
             raise ValueError(f'two variants named "{variant.name}"')
         names.add(variant.name)
 
 
-def check_artifact(artifact: object) -> Artifact:
-    """Return the result of a technique; raise ValueError if it is no folder with an artifact."""
+def check_technique_artifact(artifact: object) -> Artifact:
+    """Return the result of a technique; raise ValueError if it is not a folder with an artifact."""
     from tunesmith.contracts import Artifact
 
     if not isinstance(artifact, Artifact):
-        raise ValueError(f"{type(artifact).__name__} in place of an Artifact")
+        raise ValueError(f"{type(artifact).__name__} instead of an Artifact")
     if not isinstance(artifact.path, Path) or not artifact.path.is_dir():
-        raise ValueError(f"an Artifact at {artifact.path!r:.200}, which is no folder,")
+        raise ValueError(f"an Artifact at {artifact.path!r:.200}, which is not a folder,")
     return artifact
 
 
@@ -142,7 +144,7 @@ def check_review(result: ReviewResult) -> None:
     for finding in result.findings:
         check_finding(finding)
     if not isinstance(result.forecast, Forecast | None):
-        raise ValueError(f"{type(result.forecast).__name__} in place of a Forecast")
+        raise ValueError(f"{type(result.forecast).__name__} instead of a Forecast")
     if result.forecast is not None:
         check_json(result.forecast.to_json(), "a forecast")
 
@@ -158,24 +160,24 @@ def check_finding(finding: object) -> None:
     for field in ("where", "message", "hint"):
         _check_text(vars(finding)[field], f"{field} of a finding")
     if not all(isinstance(text, str) for text in finding.examples):
-        raise ValueError("examples of a finding that are no texts")
+        raise ValueError("examples of a finding that are not texts")
     numbers = [finding.count, *finding.test_rows]
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise ValueError("a finding whose numbers of rows are no whole numbers")
+        raise ValueError("a finding whose row numbers are not whole numbers")
 
 
 def check_dataset(dataset: object) -> Dataset:
-    """Return what a data loader loaded; raise ValueError if it is no Dataset."""
+    """Return what a data loader loaded; raise ValueError if it is not a Dataset."""
     from tunesmith.contracts import Dataset, SkippedRow
 
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"{type(dataset).__name__} in place of a Dataset")
+        raise ValueError(f"{type(dataset).__name__} instead of a Dataset")
     _check_text(dataset.description, "a description")
     for text in _check_sequence(dataset.warnings, "warnings"):
         _check_text(text, "a warning")
-    for row in _check_sequence(dataset.skipped, "rows that were skipped"):
+    for row in _check_sequence(dataset.skipped, "skipped rows"):
         if not isinstance(row, SkippedRow):
-            raise ValueError(f"{type(row).__name__} in place of a SkippedRow")
+            raise ValueError(f"{type(row).__name__} instead of a SkippedRow")
         for text in (row.where, row.cause, row.detail, row.row):
             _check_text(text, "a text of a SkippedRow", limit=2**63)
     return dataset
@@ -191,18 +193,18 @@ def check_offer(offer: Offer) -> None:
         from pydantic import BaseModel
 
         if not (isinstance(offer.config, type) and issubclass(offer.config, BaseModel)):
-            raise ValueError(f'options of "{offer.name}" that are no pydantic model')
+            raise ValueError(f'options of "{offer.name}" that are not a pydantic model')
     if isinstance(offer, ComponentOffer) and not callable(offer.build):
-        raise ValueError(f'build of "{offer.name}" that is no function')
+        raise ValueError(f'build of "{offer.name}" that is not a function')
     if isinstance(offer, EvaluatorOffer):
         names = [_check_metric(metric, offer.name).name for metric in offer.metrics]
         if not names or len({*names}) < len(names):
-            raise ValueError(f'metrics of "{offer.name}" that are none, or have one name twice')
+            raise ValueError(f'no metrics, or duplicate metric names, in "{offer.name}"')
 
 
 def _check_metric(metric: object, offer: str) -> Metric:
     if not isinstance(metric, Metric):
-        raise ValueError(f'{type(metric).__name__} in place of a Metric of "{offer}"')
+        raise ValueError(f'{type(metric).__name__} instead of a Metric of "{offer}"')
     if metric.bounds is not None:
         low, high = metric.bounds
         if not low < high:
@@ -210,11 +212,11 @@ def _check_metric(metric: object, offer: str) -> Metric:
     return metric
 
 
-def _check_text(value: object, name: str, limit: int = LARGEST_TEXT) -> None:
+def _check_text(value: object, name: str, limit: int = MAX_TEXT_CHARACTERS) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{type(value).__name__} as {name}")
     if len(value) > limit:
-        raise ValueError(f"{name} of {len(value):,} characters, and {limit:,} is the most")
+        raise ValueError(f"{name} of {len(value):,} characters (at most {limit:,} are allowed)")
 
 
 def _check_sequence(value: object, name: str) -> Sequence[Any]:

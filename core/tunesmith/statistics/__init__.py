@@ -1,24 +1,24 @@
 """Compute the mean of a metric over records, with a confidence interval.
 
-An evaluator returns one value per record. This package computes from such values a mean with a
+An evaluator returns one value per record. This package computes the mean of such values and its
 confidence interval. It has only pure functions and uses only the standard library. The order of
 the records does not change a result. ``tunesmith_evidence.statistics`` compares two models.
 
 The methods:
 
-=====================  ================================
+=====================  =================================
 values                 interval of the mean
-=====================  ================================
+=====================  =================================
 right/wrong            Wilson score
-  weighted or grouped  the same on the effective n
+  weighted or grouped  Wilson score on the effective n
 anything else          percentile bootstrap
   below 10 units       Student's t
   a single unit        unknown: the bounds, or infinite
-=====================  ================================
+=====================  =================================
 
-A *unit* is what was sampled independently: a group where groups are given, else a record. Records
-of one group (one patient, one document) are not independent of each other, and counting them as
-if they were makes intervals too narrow. Percentiles are widened for small samples after Hesterberg.
+A *unit* is an independent sample: a group if groups are given, otherwise a record. Records of one
+group (one patient, one document) depend on each other, and counting them as independent makes
+intervals too narrow. For small samples, percentiles are widened as in Hesterberg.
 
 Sources: Wilson, JASA 22 (1927) 209; Hesterberg, Amer. Statist. 69 (2015) 371; Kish, Survey
 Sampling (1965) and Korn and Graubard, Survey Methodology 24 (1998) 193 (effective n).

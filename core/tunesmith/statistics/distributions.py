@@ -1,4 +1,4 @@
-"""Quantiles that the standard library does not have."""
+"""Quantiles that the standard library does not provide."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from statistics import NormalDist
 
 NORMAL = NormalDist()
 _FEW = 100
-"""Degrees of freedom from which on an expansion in their inverse has an error below 1e-8."""
+"""From this many degrees of freedom, an expansion in their inverse has an error below 1e-8."""
 _MOST_STEPS = 60
-"""Steps of Newton's method; 5 to 30 are enough."""
+"""Maximum steps of Newton's method; 5 to 30 are enough."""
 
 
 def student_quantile(p: float, df: int) -> float:
     """Compute a quantile of Student's t, with a relative error below 1e-6 for p up to 1 - 1e-9.
 
-    Newton's method on the exact probabilities of Abramowitz and Stegun 26.7.3 and 26.7.4; for many
-    degrees of freedom the expansion 26.7.5.
+    This is Newton's method on the exact probabilities of Abramowitz and Stegun 26.7.3 and 26.7.4.
+    For many degrees of freedom, it is the expansion 26.7.5.
     """
     if p < 0.5:
         return -student_quantile(1 - p, df)
     if df >= _FEW:
         return _expand_quantile(NORMAL.inv_cdf(p), df)
-    # As a function of the angle, the probability is concave, so each step ends before the root.
+    # As a function of the angle, the probability is concave, so no step passes the root.
     slope = 2 / math.sqrt(math.pi) * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2))
     angle = 0.0
     for _ in range(_MOST_STEPS):

@@ -20,11 +20,11 @@ from tunesmith.statistics.sample import (
 )
 
 _SMALL = 10  # below this number of units a bootstrap interval is too narrow
-_SMALL_LOSSES = 5  # the same for losses, whose long tail Student's interval misses
-CELLS = 2_000
-"""More units than this are merged into this number of cells, to limit the time."""
+_SMALL_LOSSES = 5  # the same limit for losses, because Student's interval misses their long tail
+MAX_CELLS = 2_000
+"""Above this number, units are merged into this number of cells, to limit the time."""
 Resample = Callable[[list[tuple[float, float]]], Sequence[float]]
-"""Of the weighted deviation and the weight of each unit: the sorted weighted means of resamples."""
+"""Maps weighted deviation and weight of each unit to sorted weighted means of resamples."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Interval:
     high: float
     n: int
     units: int = 0
-    """Number of independent units of these records; 0 if they were not counted."""
+    """Number of independent units among these records; 0 if they were not counted."""
 
 
 def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
@@ -51,13 +51,13 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
 ) -> Interval:
     """Average one metric over records, with a confidence interval.
 
-    The value is sum(w * v) / sum(w); with token counts as weights it is a mean per token. Records
-    of weight zero are ignored and not counted. A record whose group is None is its own unit.
-    `bounds` are the smallest and largest value that the metric can have; the interval stays within
+    The value is sum(w * v) / sum(w); with token counts as weights, it is a mean per token. Records
+    with weight zero are ignored and not counted. A record whose group is None is its own unit.
+    `bounds` are the smallest and largest possible values of the metric; the interval stays within
     them. Values that are all 0 or 1 count as right/wrong, unless the bounds exclude that.
 
     Raises:
-        ValueError: no values, a value that is not finite, weights or groups that do not fit.
+        ValueError: ``values`` is empty, a value is not finite, or weights or groups do not fit.
     """
     check_options(confidence, resamples)
     sample = build_sample(values, weights, groups)
@@ -72,7 +72,7 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
 
 
 def _wilson(share: float, n: float, confidence: float) -> Bounds:
-    """Compute the Wilson score interval of a share; `n` may be fractional. Never of zero width."""
+    """Compute the Wilson interval of a share, never of zero width; `n` may be fractional."""
     z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -102,8 +102,8 @@ def interval_of_sample(
 def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
     """Compute the interval when all units have the same value.
 
-    By Wilson's interval, a share of further records could still lie at a bound of the metric.
-    Without bounds nothing is known about further records, and the width is zero.
+    By Wilson's interval, a share of further records could still be at a bound of the metric.
+    Without bounds, nothing is known about further records, and the width is zero.
     """
     unseen = _wilson(0.0, effective_size(sample), confidence)[1]
     below, above = sample.value - bounds[0], bounds[1] - sample.value
@@ -116,9 +116,8 @@ def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
 def _bootstrap(sample: Sample, tail: float, resample: Resample) -> Bounds:
     """Compute the interval by percentile bootstrap over units, relative to the value.
 
-    The sample is mirrored if its skew is negative, and the result is mirrored back: swapping the
-    two models must mirror the interval exactly.
-    """
+    If its skew is negative, the sample is mirrored and the result is mirrored back, because
+    swapping the two models must mirror the interval exactly."""
     largest = max(abs(d) for d in sample.deviations)
     mirrored = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
     sign = -1.0 if mirrored else 1.0
@@ -131,14 +130,14 @@ def _bootstrap(sample: Sample, tail: float, resample: Resample) -> Bounds:
 def bootstrap_means(units: list[tuple[float, float]], resamples: int, seed: int) -> list[float]:
     """Return the sorted weighted means of samples with replacement.
 
-    A complex number holds a unit's deviation and weight, so that one C-level sum adds both.
+    A complex number contains a unit's deviation and weight, so that one C-level sum adds both.
     Beyond 2,000 units, units are distributed at random over cells of equal size, and cells are
-    sampled: the expectation is the same, the spread is known to 2 %, and the time is bounded.
+    resampled. This has the same expectation, estimates the spread to 2 %, and bounds the time.
     """
     cells, rng = [complex(d, w) for d, w in units], Random(seed)
-    if len(cells) > CELLS:
+    if len(cells) > MAX_CELLS:
         rng.shuffle(cells)
-        cells = [sum(cells[i::CELLS], 0j) for i in range(CELLS)]
+        cells = [sum(cells[i::MAX_CELLS], 0j) for i in range(MAX_CELLS)]
     samples = (sum(rng.choices(cells, k=len(cells)), 0j) for _ in range(resamples))
     return sorted(sample.real / sample.imag for sample in samples)
 

@@ -1,4 +1,4 @@
-"""Check the values of a caller and reduce them to independent units."""
+"""Check a caller's values and reduce them to independent units."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tunesmith.statistics.distributions import NORMAL, student_quantile
 
 Bounds = tuple[float, float]
 PRIOR_GROUPS = 0.1
-"""Weight of the largest design effect, in groups. Without it, intervals of shares near 1 in 40 to
-100 groups of very different sizes covered 90 %."""
+"""Weight of the largest design effect, in groups. Without it, intervals of shares near 1 covered
+only 90 %, for 40 to 100 groups of very different sizes."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sample:
 
     @property
     def effective_units(self) -> float:
-        """Kish's effective sample size over units: the equal number of equally weighted units."""
+        """Kish's effective sample size: the equivalent number of equally weighted units."""
         return math.fsum(self.weights) ** 2 / math.fsum(w * w for w in self.weights)
 
 
@@ -52,7 +52,7 @@ def check_finite(name: str, numbers: Sequence[float]) -> None:
 
 
 def check_length(name: str, given: int, expected: int) -> None:
-    """Raise ValueError if there is not one entry per value."""
+    """Raise ValueError unless there is one entry per value."""
     if given != expected:
         raise ValueError(f"{name}: must have one entry per value ({expected}), got {given}")
 
@@ -70,7 +70,7 @@ def build_sample(
     """Check values, weights and groups, and reduce them to independent units.
 
     Raises:
-        ValueError: no values, a value that is not finite, weights or groups that do not fit.
+        ValueError: ``values`` is empty, a value is not finite, or weights or groups do not fit.
     """
     if not values:
         raise ValueError("values: at least one is needed, got none")
@@ -115,22 +115,23 @@ def _reduce(values: list[float], weights: list[float], labels: list[Hashable | N
 
 
 def standard_error(sample: Sample) -> float:
-    """Compute the linearized standard error of the weighted mean over units (at least two)."""
+    """Compute the linearized standard error of the weighted mean over at least two units."""
     m = sample.units
     squares = math.fsum(d * d for d in sample.deviations)
     return math.sqrt(m / (m - 1) * squares) / math.fsum(sample.weights)
 
 
 def effective_size(sample: Sample) -> float:
-    """Compute the effective sample size of Korn and Graubard: independent records of equal weight.
+    """Compute the effective sample size of Korn and Graubard, in independent equal-weight records.
 
-    That is Kish's effective size over the design effect: how much larger the variance of the mean
-    is than that of independent records. In a few groups it is estimated badly, in particular if
-    only few of them have another value than the rest. So it is averaged with the largest design
-    effect, that of groups whose records are all alike, which counts as a tenth of a group; and the
-    quantile is Student's, with Satterthwaite's degrees of freedom for the sizes of the groups.
-    Without any variance it is the largest design effect.
-    """
+    This is Kish's effective size divided by the design effect: the variance of the mean relative to
+    the variance with independent records.
+
+    With few groups, the design effect is estimated badly, in particular if only a few of them
+    differ from the rest. The estimate is therefore averaged with the largest possible design
+    effect, that of groups of identical records, which counts as a tenth of a group. The quantile is
+    Student's, with Satterthwaite's degrees of freedom for the sizes of the groups. If the variance
+    is zero, the largest possible design effect is used."""
     if sample.is_simple:
         return float(sample.n)
     largest = max(sample.effective_records / sample.effective_units, 1.0)

@@ -5,17 +5,18 @@ A run folder::
     runs/2026-11-24_1402_tickets-lora_a1b2/
       run.toml                the resolved run file, written once
       lock                    locked by the running process; never deleted
-      lease                   names that process, which touches it; removed at its end
+      lease                   names that process, which touches it and removes it at the end
       events.jsonl            the events of the run, one JSON object per line
+
       checkpoints/
         step-00000040/        files and MANIFEST.json
         .bad-step-00000060    failed verification: kept for inspection, never read again
       artifact/               the trained model, committed like a checkpoint
       report/
 
-:mod:`tunesmith.storage.atomic` writes files in the same way, :mod:`tunesmith.storage.manifest`
-commits and verifies folders, :mod:`tunesmith.storage.event_log` is the log, and
-:mod:`tunesmith.storage.run_lock` removes what a crash left behind. All public names are here.
+:mod:`tunesmith.storage.atomic` writes files, :mod:`tunesmith.storage.manifest` commits and verifies
+folders, :mod:`tunesmith.storage.event_log` is the log, and :mod:`tunesmith.storage.run_lock` locks
+the folder and removes what a crash left behind. This package exports all public names.
 """
 
 from tunesmith.machine import free_bytes
@@ -33,10 +34,10 @@ from tunesmith.storage.manifest import (
     verify_folder,
 )
 from tunesmith.storage.run_folder import RunFolder
-from tunesmith.storage.run_lock import LEASE, LockHolder, lock, lock_to_read
+from tunesmith.storage.run_lock import LEASE_FILE, LockHolder, lock, lock_to_read
 
 __all__ = [
-    "LEASE",
+    "LEASE_FILE",
     "MANIFEST",
     "Checkpoint",
     "Checkpoints",

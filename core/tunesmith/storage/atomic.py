@@ -1,7 +1,7 @@
 """Write files and folders atomically, and explain errors of the operating system.
 
-The guarantee: after a crash, a kill, a full disk or a power cut, a path that was written through
-this module has its old content or its new content, never a part. A file is written in four steps::
+After a crash, a kill, a full disk or a power cut, a path written through this module has its old
+content or its new content, never a part of it. A file is written in four steps::
 
     write   .staging-PID-xxxx    a hidden name in the same folder
     fsync   the file             its bytes are durable
@@ -12,11 +12,11 @@ this module has its old content or its new content, never a part. A file is writ
 
 Readers ignore hidden names. A crash can leave these behind::
 
-    .staging-*   unfinished: removed by the next process that locks the run
-    .del-*       about to be deleted: removed likewise
-    .old-NAME    the former NAME during a replacement: renamed back if NAME is missing, else removed
+    .staging-*   unfinished; the next process that locks the run removes it
+    .del-*       about to be deleted; removed in the same way
+    .old-NAME    the former NAME during a replacement; renamed back if NAME is missing, or removed
 
-POSIX only: it needs fsync for folders and a rename that replaces.
+POSIX only: this needs fsync for folders and a rename that replaces.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.events import JSON
-from tunesmith.machine import explain
+from tunesmith.machine import explain_os_error
 
 STAGING, TRASH, REPLACED = ".staging-", ".del-", ".old-"
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Disk:
-    """The system calls that writing uses. Tests replace them to record calls, fail or kill.
+    """The system calls used for writing. Tests replace them to record calls, fail or kill.
 
     Production code uses :data:`DISK`.
     """
@@ -79,12 +79,12 @@ DISK = Disk()
 
 
 @contextmanager
-def explained(path: Path, needed: int = 0) -> Iterator[None]:
+def explain_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
     """Raise errors of the machine inside the block as :class:`EnvironmentProblem`."""
     try:
         yield
     except OSError as error:
-        problem = explain(error, path, needed)
+        problem = explain_os_error(error, path, needed)
         if problem is None:
             raise
         raise problem from error
@@ -93,7 +93,7 @@ def explained(path: Path, needed: int = 0) -> Iterator[None]:
 def encode_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Encode a value as ASCII, strictly valid JSON that :func:`decode_json` reads back unchanged.
 
-    NaN and infinity, which JSON lacks, are written as ``{"$number": "NaN"}``: the loss that stopped
+    NaN and infinity, which JSON lacks, are written as ``{"$number": "NaN"}``. The loss that stopped
     a run must reach the report, and other tools must be able to read the line.
     """
     try:
@@ -139,19 +139,19 @@ def temporary_name(prefix: str) -> str:
 
 
 def write_atomic(path: Path, data: bytes | str, *, disk: Disk = DISK) -> None:
-    """Write ``data`` (text as UTF-8) to ``path``, which has its old or its new content afterwards.
+    """Write ``data`` (text as UTF-8) to ``path``, which then has its old or its new content.
 
-    When it returns, the new content survives a power cut. If it raises, the old file is unchanged
+    When this returns, the new content survives a power cut. If it raises, the old file is unchanged
     and no other file is left behind.
 
     Raises:
-        EnvironmentProblem: the disk is full, failing, read-only or closed to this user.
+        EnvironmentProblem: the disk is full, failing, read-only or not accessible to this user.
     """
     content = data.encode() if isinstance(data, str) else data
     staging = path.with_name(temporary_name(STAGING))
-    with explained(path, needed=len(content)):
+    with explain_os_errors(path, needed=len(content)):
         try:
-            write_new(staging, content, disk)
+            write_new_file(staging, content, disk)
             disk.rename(staging, path)
         except BaseException:
             try_remove(staging, disk)
@@ -160,13 +160,13 @@ def write_atomic(path: Path, data: bytes | str, *, disk: Disk = DISK) -> None:
 
 
 def write_all(fd: int, data: bytes, disk: Disk) -> None:
-    """Write all of ``data``; a single ``os.write`` may write less than it was given."""
+    """Write all of ``data``; a single ``os.write`` may write only a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[disk.write(fd, rest) :]
 
 
-def write_new(path: Path, data: bytes, disk: Disk) -> None:
+def write_new_file(path: Path, data: bytes, disk: Disk) -> None:
     """Create a file and flush its bytes; its name becomes durable when the folder is flushed."""
     fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -186,7 +186,7 @@ def sync_folder(folder: Path, disk: Disk = DISK) -> None:
 
 
 def make_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Create ``folder`` and its missing parents, each name durable before the next.
+    """Create ``folder`` and its missing parents, each durable before the next one.
 
     Raises:
         UsageError: a file has one of the names.
@@ -196,7 +196,7 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
     make_folder(folder.parent, disk)
     try:
         disk.mkdir(folder)
-    except FileExistsError:  # another process created the folder meanwhile, or it is a file
+    except FileExistsError:  # another process has just created the folder, or it is a file
         if not folder.is_dir():
             what = "a file, not a folder" if folder.exists() else "a link that leads nowhere"
             raise UsageError(f"{folder}: is {what}") from None
@@ -216,13 +216,13 @@ def remove(path: Path, disk: Disk = DISK) -> None:
 
 
 def try_remove(path: Path, disk: Disk = DISK) -> None:
-    """Remove a leftover if possible; otherwise the next process that locks the run does it."""
+    """Remove a leftover if possible; otherwise the next process that locks the run does so."""
     with suppress(OSError):
         remove(path, disk)
 
 
 def delete_folder(path: Path, disk: Disk = DISK) -> None:
-    """Delete a committed folder. It is renamed first, so that no reader finds a part of it."""
+    """Delete a committed folder; rename it first, so that readers never find part of it."""
     remove(_move_to_trash(path, disk), disk)
 
 
@@ -233,7 +233,7 @@ def _move_to_trash(path: Path, disk: Disk) -> Path:
 
 
 def recover_replacements(folder: Path, disk: Disk = DISK) -> None:
-    """Finish or undo the replacements in ``folder`` that a crash interrupted; may raise OSError."""
+    """Finish or undo replacements in ``folder`` that a crash interrupted; may raise OSError."""
     for old in sorted(folder.glob(f"{REPLACED}*")):
         target = old.with_name(old.name.removeprefix(REPLACED))
         if target.exists():
@@ -243,32 +243,32 @@ def recover_replacements(folder: Path, disk: Disk = DISK) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Return True if ``path`` is a folder, and not a link to one."""
+    """Return True if ``path`` is a folder and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 def refuse_outside_links(folder: Path) -> None:
-    """Check that no symbolic link below a run folder leads out of it, and that no file is special.
+    """Refuse a run folder with links that lead outside, or with special files.
 
     A run folder from elsewhere could make this process write to, truncate or delete other files,
-    or wait for a pipe without end. The folder itself may be reached through links.
+    or wait for a pipe forever. The path to the folder itself may contain links.
 
     Raises:
-        UsageError: a link leads out, or a name is that of a pipe, socket or device.
+        UsageError: a link leads outside, or a name belongs to a pipe, socket or device.
     """
     root = folder.resolve()
     for here, folders, files in os.walk(root):
         for name in sorted(folders + files):
             is_link = os.path.islink(path := os.path.join(here, name))
             is_plain = is_link or os.path.isfile(path) or os.path.isdir(path)
-            if not is_plain and os.path.lexists(path):  # else the run's process has removed it
+            if not is_plain and os.path.lexists(path):  # otherwise the run's process has removed it
                 raise UsageError(f"{path}: is a pipe, socket or device", hint="remove it")
-            # Leftovers are only deleted, and a link is deleted without its target.
+            # Leftovers are only deleted, and deleting a link does not touch its target.
             if name.startswith((STAGING, TRASH)) or not is_link:
                 continue
             if not Path(os.path.realpath(path)).is_relative_to(root):
                 name = str(folder / os.path.relpath(path, root))
                 raise UsageError(
                     f"{name}: is a symbolic link out of the run folder, to {os.readlink(path)}",
-                    hint="replace it by the file or folder itself, or remove it",
+                    hint="replace it with the file or folder itself, or remove it",
                 )

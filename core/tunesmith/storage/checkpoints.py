@@ -1,7 +1,7 @@
 """Save, verify and rotate the checkpoints of a run.
 
 A checkpoint is committed atomically by :mod:`tunesmith.storage.manifest` and verified before it is
-used. One that fails verification is renamed, and the next older one is used.
+used. If verification fails, the checkpoint is renamed and the next older one is used.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def _warn(message: str) -> None:
 class Checkpoints:
     """The checkpoints of a run or of one of its stages: folders such as ``step-00000040``.
 
-    Only the process that holds the run's lock may call ``save`` and ``newest``; others call
-    ``newest(recover=False)``. ``on_problem`` receives one sentence about each checkpoint that is
-    damaged or could not be deleted; by default it is issued as a warning. With ``owned`` false
-    this process never changes the folder.
+    Only the process that holds the run's lock may call ``save`` and ``newest``; other processes
+    call ``newest(recover=False)``. ``on_problem`` receives one sentence about each checkpoint that
+    is damaged or could not be deleted; by default it issues a warning. If ``owned`` is False, this
+    process never changes the folder.
     """
 
     def __init__(
@@ -81,13 +81,14 @@ class Checkpoints:
     ) -> Path:
         """Commit what ``write(folder)`` puts into an empty folder as the checkpoint of ``step``.
 
-        When this returns, the checkpoint survives a power cut. Until then, and if anything raises,
-        earlier checkpoints are unchanged; the same step can be saved again just as safely. Then
-        old checkpoints are deleted, all but the newest ``keep``, this one, and the one last saved
-        as ``best``. One that cannot be deleted is reported, and does not stop the run.
+        When this returns, the checkpoint survives a power cut. Until then, or if anything raises,
+        earlier checkpoints are unchanged. Saving a step again is equally safe.
+
+        Afterwards, old checkpoints are deleted, except for the newest ``keep``, this one, and the
+        one last saved as ``best``. If one cannot be deleted, this is reported and the run goes on.
 
         Raises:
-            EnvironmentProblem: the disk is full (both sizes are in the message), failing or
+            EnvironmentProblem: the disk is full (the message has free and needed bytes), failing or
                 read-only.
             IntegrityError: ``write`` created a symbolic link, a special file or a manifest.
         """
@@ -121,15 +122,15 @@ class Checkpoints:
     def newest(self, *, recover: bool = True) -> Checkpoint | None:
         """Return the newest checkpoint that passes verification; None if there is none.
 
-        One that fails is reported, renamed to ``.bad-step-...`` and ignored from then on, and the
-        next older one is tried. ``recover=False`` renames nothing.
+        A damaged checkpoint is reported, renamed to ``.bad-step-...`` and ignored from then on, and
+        the next older one is tried. ``recover=False`` renames nothing.
 
         Raises:
             EnvironmentProblem: the folder could not be read.
         """
         recover = recover and self.owned
         if recover and self.folder.is_dir():
-            with atomic.explained(self.folder):
+            with atomic.explain_os_errors(self.folder):
                 atomic.recover_replacements(self.folder, self._disk)
         return self._first_valid(reversed(self.steps()), recover)
 
@@ -148,7 +149,7 @@ class Checkpoints:
             if not problems:
                 found = read_manifest(path, disk=self._disk)
                 return Checkpoint(path, step, found.meta, found.files, found.best)
-            if path.exists():  # else the run that holds the lock has deleted it meanwhile
+            if path.exists():  # otherwise the run that holds the lock has just deleted it
                 self._set_aside(path, problems, recover)
         return None
 
@@ -183,9 +184,8 @@ class Checkpoints:
     def _rotate(self, saved: int) -> None:
         """Delete old checkpoints; ``saved`` was just committed, so a valid one always remains.
 
-        One whose manifest cannot be read might be the best, so it is kept until ``newest``
-        verifies it.
-        """
+        A checkpoint with an unreadable manifest might be the best one, so it is kept until
+        ``newest`` verifies it."""
         try:
             marks = {step: self._is_marked_best(step) for step in self.steps()}
             best = [step for step, mark in marks.items() if mark][-1:]

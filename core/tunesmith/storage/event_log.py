@@ -1,4 +1,4 @@
-"""Append events to a run's log and read them back; a crash can lose the last line at most."""
+"""Append events to a run's log and read them back; a crash loses at most the last line."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tunesmith.storage.manifest import is_inside
 
 
 class EventLog:
-    """An append-only file of JSON lines, of which a crash can lose the last line and no other.
+    """An append-only file of JSON lines; a crash loses at most the last line.
 
-    Each line is one ``write`` to a file opened for appending. A line that a crash left incomplete
-    is removed when the log is opened next (if only the line end is missing, it is added). A line
-    that a full disk left incomplete is removed at once, so that the next line starts on its own.
-    Safe to share between threads.
+    Each line is one ``write`` to a file opened for appending. If a crash leaves an incomplete line,
+    the next opening of the log removes it, or adds a missing line end. If a full disk leaves an
+    incomplete line, it is removed at once, so the next line starts on its own. Safe to share
+    between threads.
     """
 
     def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
         self.path = path
         self._disk = disk
         self._lock = threading.Lock()
-        with atomic.explained(path):
+        with atomic.explain_os_errors(path):
             self._fd = disk.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
             try:
                 self._recover_tail()
@@ -38,15 +38,15 @@ class EventLog:
                 raise
 
     def append(self, event: Mapping[str, Any], *, durable: bool = False) -> None:
-        """Add one line; with ``durable`` it survives a power cut once this returns.
+        """Add one line. With ``durable``, it survives a power cut once this returns.
 
-        Without ``durable`` it survives the end of the process, but not a power cut.
+        Without ``durable``, it survives the end of the process, but not a power cut.
 
         Raises:
             EnvironmentProblem: the line could not be written; the log is unchanged.
         """
         line = atomic.encode_json(event).encode() + b"\n"
-        with self._lock, atomic.explained(self.path, needed=len(line)):
+        with self._lock, atomic.explain_os_errors(self.path, needed=len(line)):
             self._append(line)
             if durable:
                 self._disk.fsync(self._fd)
@@ -75,7 +75,7 @@ class EventLog:
             self._append(b"\n")
 
     def close(self) -> None:
-        """Close the file; closing twice is fine."""
+        """Close the file; closing it twice is fine."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             self._disk.close(fd)
@@ -95,27 +95,41 @@ def _parse(line: bytes) -> JSON | None:
 
 
 def read_events(path: Path) -> Iterator[JSON]:
-    """Yield the objects of an event log, also while a run appends to it; none without a file.
+    """Yield the objects of an event log, even while a run appends to it; none if it is missing.
 
     A last line without a line end is read if it is complete JSON, and ignored otherwise.
 
     Raises:
-        IntegrityError: another line is not a JSON object, or a line names a file outside of the
-            run folder; the message has its number.
+        IntegrityError: any other line is not a JSON object, or a line names a file outside the
+            run folder. The message contains the line number.
     """
     return (event for _, event in _number_events(path, ()))
 
 
+# A line of the log, and what is read of it:
+#
+#     {"time": 1764457920.113, "event": "step-finished", "step": 40, "loss": 0.61, ...}\n
+#                              ^^^^^^^^^^^^^^^^^^^^^^^^ the kind; decoding stops here if skipped
+#
+# Most lines of a log are steps, and decoding them takes most of the time. So the kind is compared
+# as bytes. It is the first key after the time, hence within the first 80 bytes. Text inside an
+# event cannot imitate it, because JSON escapes quotation marks in strings.
+#
+# A run may append while the log is read, and a crash may cut its last line:
+#
+#     line                   ends with \n    last, without \n
+#     a JSON object          event           event; then stop: the file may have grown meanwhile
+#     anything else          IntegrityError  ignored; then stop: it may still be being written
 def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, JSON]]:
     marks = tuple(f'"event": "{kind}"'.encode() for kind in skipped)
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
-    with file, atomic.explained(path):
+    with file, atomic.explain_os_errors(path):
         for number, line in enumerate(file, start=1):
             if line.startswith(marks, line.find(b'"event"', 0, 80)) and line.endswith(b"\n"):
-                continue  # the kind follows the time; in a text, quotation marks are escaped
+                continue  # skipped without decoding
             event = _parse(line)
             if event is not None:
                 for name in (event[key] for key in ("artifact", "records") if key in event):
@@ -124,18 +138,18 @@ def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, 
                         raise IntegrityError(f"{path}:{number}: {problem}")
                 yield number, event
             if not line.endswith(b"\n"):
-                return  # if the file has grown meanwhile, it continues with the rest of this line
+                return  # a run may still be writing this line
             if event is None:
                 raise IntegrityError(f"{path}:{number}: is not a JSON object, the log is damaged")
 
 
 def read_known_events(path: Path, *, skipped: Collection[str] = ()) -> Iterator[Event]:
-    """Yield the events of a log like :func:`read_events`, without those of an unknown kind.
+    """Yield the events of a log like :func:`read_events`, without those of unknown kinds.
 
-    Lines of the kinds ``skipped`` are not decoded: most of a log are the steps of the training.
+    Lines of the kinds in ``skipped`` are not decoded, which saves time: most lines are steps.
 
     Raises:
-        IntegrityError: a line is no event, or its event lacks a field or has a wrong one.
+        IntegrityError: a line is not an event, or a field of it is missing or wrong.
     """
     for number, line in _number_events(path, skipped):
         try:
@@ -143,7 +157,7 @@ def read_known_events(path: Path, *, skipped: Collection[str] = ()) -> Iterator[
         except ValueError as error:
             raise IntegrityError(
                 f"{path}:{number}: {error}; the log is damaged",
-                hint="restore the file; without a copy, remove this line to lose this event only",
+                hint="restore the file; without a copy, remove this line to lose only this event",
             ) from None
         if event is not None:
             yield event

@@ -1,18 +1,19 @@
-"""Commit folders (checkpoints and artifacts) atomically, and verify them by their manifests.
+"""Commit folders (checkpoints and artifacts) atomically, and verify them with their manifests.
 
-How :func:`commit_folder` works::
+The steps of :func:`commit_folder`::
 
     mkdir   .staging-PID-xxxx            hidden, next to the target
     write   its files                    by the caller's function
-    fsync   every file, while hashing it
+    fsync   every file                   while hashing it
+
     write   MANIFEST.json                size and SHA-256 of every file, and a seal over itself
     fsync   every folder
     rename  the staging folder           to its final name
     fsync   the parent folder
 
-So the folder exists with all its files or not at all. Later damage, down to one bit, is found by
-:func:`verify_folder`. The hashes detect accidents and edits. They are not a signature: a user who
-can write to the folder can also write a new manifest.
+The folder therefore exists with all its files or not at all. :func:`verify_folder` finds later
+damage, down to one bit. The hashes detect accidents and edits, but they are not a signature: a user
+who can write to the folder can also write a new manifest.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.events import JSON
-from tunesmith.machine import explain, free_bytes
+from tunesmith.machine import explain_os_error, free_bytes
 from tunesmith.storage import atomic
 from tunesmith.storage.atomic import DISK, REPLACED, STAGING, Disk
 
@@ -38,7 +39,7 @@ MANIFEST = "MANIFEST.json"
 _FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})$")
 _FULL_BELOW = 1 << 20
-"""Free bytes below which an unknown error of a library is attributed to a full disk."""
+"""With fewer free bytes, an unknown error of a library is attributed to a full disk."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class FileProblem:
 class Manifest:
     """The content of ``MANIFEST.json``, which describes the folder that contains it.
 
-    ``seal`` is the SHA-256 of the rest of the manifest; ``previous`` holds step and seal of the
-    checkpoint before, so that the checkpoints of a run form a chain. ``step``: of a checkpoint.
+    ``seal`` is the SHA-256 of the rest of the manifest. ``step`` is set for a checkpoint.
+    ``previous`` has the step and seal of the checkpoint before it, so the checkpoints of a run form
+    a chain.
     """
 
     files: Mapping[str, FileChecksum] = field(default_factory=dict)
@@ -100,7 +102,7 @@ def _decode(raw: bytes) -> Manifest:
     document = atomic.decode_json(raw)
     found = document.pop("format", None)
     if found != _FORMAT:
-        raise ValueError(f"has format {found!r}, this version of tunesmith reads {_FORMAT}")
+        raise ValueError(f"has format {found!r}, but this version of tunesmith reads {_FORMAT}")
     try:
         files = {name: FileChecksum(**entry) for name, entry in document.pop("files").items()}
         manifest = Manifest(files=files, **document)
@@ -127,7 +129,7 @@ def read_manifest(folder: Path, *, disk: Disk = DISK) -> Manifest:
     """Read a folder's manifest; :func:`verify_folder` compares it with the files.
 
     Raises:
-        IntegrityError: the manifest is missing, damaged, or of another step.
+        IntegrityError: the manifest is missing, damaged, or belongs to another step.
     """
     path = folder / MANIFEST
     try:
@@ -158,12 +160,12 @@ def _read(path: Path, disk: Disk) -> bytes:
 def verify_folder(folder: Path, *, disk: Disk = DISK) -> list[FileProblem]:
     """Compare a committed folder with its manifest; an empty list means that it is intact.
 
-    Only regular files found in the folder are opened, so that no name in a manifest leads outside.
+    Only regular files found in the folder are opened, so a name in a manifest cannot lead outside.
 
     Raises:
         EnvironmentProblem: the folder could not be read; the files may be intact.
     """
-    with atomic.explained(folder):
+    with atomic.explain_os_errors(folder):
         try:
             manifest = read_manifest(folder, disk=disk)
         except IntegrityError as error:
@@ -197,7 +199,7 @@ def _compare(path: Path, size: int | None, expected: FileChecksum, disk: Disk) -
 
 
 def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> FileChecksum:
-    """Compute size and hash of a file; on errors of the device, read it up to three times."""
+    """Compute size and hash of a file; retry twice on device errors."""
     for _ in range(2):
         with suppress(OSError):
             return _digest_once(path, disk, blocks=blocks)
@@ -251,7 +253,7 @@ def _scan(folder: Path) -> _Tree:
 
 
 def _raise_error(error: OSError) -> None:
-    """Raise the error: by default, ``os.walk`` treats an unreadable folder as an empty one."""
+    """Raise the error: by default, ``os.walk`` treats an unreadable folder as empty."""
     raise error
 
 
@@ -264,14 +266,14 @@ def commit_folder(
 ) -> Path:
     """Fill a folder with ``write(staging)`` and commit it to ``target``, complete or not at all.
 
-    A folder committed to ``target`` earlier is replaced, and stays complete until then. If anything
+    A folder committed to ``target`` earlier stays complete until it is replaced. If anything
     raises, including ``write``, the old folder is unchanged and the staging folder is removed.
 
     Returns:
         ``target``.
 
     Raises:
-        EnvironmentProblem: the disk is full, failing or closed to this user.
+        EnvironmentProblem: the disk is full, failing or not accessible to this user.
         IntegrityError: ``write`` created a link, a special file or a manifest.
         UsageError: ``target`` exists and was not committed by tunesmith.
     """
@@ -288,10 +290,10 @@ def commit_with_manifest(
 ) -> Path:
     """Commit an artifact or a checkpoint; ``manifest`` has no files yet.
 
-    ``expected`` is the size of the last such folder in bytes, for the message when the disk is
-    full.
+    ``expected`` is the size of the last such folder in bytes, for the message about a full disk.
     """
-    # Encoding early makes meta what a reader will get, and fails before gigabytes are written.
+    # Encode early: meta becomes what a reader will get, and errors come before gigabytes are
+    # written.
     manifest = replace(manifest, meta=atomic.decode_json(atomic.encode_json(manifest.meta)))
     _require_replaceable(target)
     staging = target.with_name(atomic.temporary_name(STAGING))
@@ -330,17 +332,17 @@ def _is_full(path: Path) -> bool:
 def _explain_failure(
     error: BaseException, full: bool, target: Path, needed: int
 ) -> EnvironmentProblem | None:
-    """FindLoader an error of the machine, also one that a library hides; None if it is not one.
+    """Explain an error of the machine, even if a library hides it; None for other errors.
 
-    ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``; safetensors
+    ``torch.save`` reports a full disk as ``RuntimeError: unexpected pos 576 vs 534``. safetensors
     raises another error, after it has freed the space again.
     """
-    if isinstance(error, OSError) and (problem := explain(error, target, needed)):
+    if isinstance(error, OSError) and (problem := explain_os_error(error, target, needed)):
         return problem
     if isinstance(error, TunesmithError) or not isinstance(error, Exception):
         return None
     if full or os.strerror(errno.ENOSPC) in str(error):
-        return explain(OSError(errno.ENOSPC, ""), target, needed)
+        return explain_os_error(OSError(errno.ENOSPC, ""), target, needed)
     return None
 
 
@@ -349,7 +351,7 @@ def _require_replaceable(target: Path) -> None:
         return
     if not target.is_dir() or any(target.iterdir()):
         raise UsageError(
-            f"{target}: exists and was not written by tunesmith, so it is not replaced",
+            f"{target}: already exists and was not written by tunesmith, so it is not replaced",
             hint="choose another name, or move that file or folder away",
         )
 
@@ -365,7 +367,7 @@ def _finish_staging(staging: Path, manifest: Manifest, disk: Disk) -> None:
     sums = {name: _digest_once(staging / name, disk, flush=True) for name in tree.files}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     content = _encode(replace(manifest, files=sums, created=created))
-    atomic.write_new(staging / MANIFEST, content, disk)
+    atomic.write_new_file(staging / MANIFEST, content, disk)
     for folder in tree.folders:
         atomic.sync_folder(folder, disk)
 
@@ -373,9 +375,9 @@ def _finish_staging(staging: Path, manifest: Manifest, disk: Disk) -> None:
 def _rename_into_place(staging: Path, target: Path, disk: Disk) -> None:
     """Rename to the final name; keep the old folder as ``.old-NAME`` until the name is durable.
 
-    A folder with content cannot be replaced by one rename, so there is a moment without ``target``.
-    If a crash hits it, :func:`tunesmith.storage.atomic.recover_replacements` renames the old one
-    back.
+    One rename cannot replace a folder with content, so ``target`` is missing for a moment. If a
+    crash hits that moment, :func:`tunesmith.storage.atomic.recover_replacements` renames the old
+    folder back.
     """
     old = target.with_name(REPLACED + target.name)
     replacing = target.exists()
@@ -390,5 +392,5 @@ def _rename_into_place(staging: Path, target: Path, disk: Disk) -> None:
         raise
     atomic.sync_folder(target.parent, disk)
     if replacing:
-        with suppress(OSError):  # `recover_replacements` removes the rest of it
+        with suppress(OSError):  # `recover_replacements` removes the rest
             atomic.delete_folder(old, disk)

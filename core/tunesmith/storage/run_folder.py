@@ -23,10 +23,10 @@ RUN_FILES = frozenset(
 OTHER_FOLDERS = {
     "export.json": "an export; its README.md has the command that serves it",
     "evaluation.json": "an evaluation; its results are in evaluation.json",
-    "adapter_config.json": "an adapter; `tunesmith evaluate` takes it, other commands its run",
-    "run.toml": "a folder with a run file; `tunesmith run` makes a run of it",
+    "adapter_config.json": "an adapter; `tunesmith evaluate` accepts it, others need its run",
+    "run.toml": "a folder with a run file; start it with `tunesmith run`",
 }
-"""Descriptions of folders that are no run, by the name of a file in them."""
+"""Descriptions of folders that are not run folders, by the name of a file in them."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class RunFolder:
     @classmethod
     def create(cls, root: Path, name: str, *, disk: Disk = DISK) -> RunFolder:
         """Create a folder below ``root``, named after the time and ``name``, durable on return."""
-        with atomic.explained(root):
+        with atomic.explain_os_errors(root):
             atomic.make_folder(root, disk)
             plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
             while True:
                 path = root / f"{datetime.now():%Y-%m-%d_%H%M}_{plain}_{secrets.token_hex(2)}"
-                with suppress(FileExistsError):  # of another process
+                with suppress(FileExistsError):  # another process has the same name
                     disk.mkdir(path)
                     break
-            atomic.write_new(path / "lock", b"", disk)
+            atomic.write_new_file(path / "lock", b"", disk)
             atomic.sync_folder(path, disk)
             atomic.sync_folder(root, disk)
         return cls(path)
@@ -56,7 +56,8 @@ class RunFolder:
         """Open the folder of an existing run.
 
         Raises:
-            UsageError: ``path`` is not the folder of a run, or a symbolic link leads out of it.
+            UsageError: ``path`` is not the folder of a run, or it contains a link that leads
+            outside.
         """
         if not (path / "lock").is_file():
             message = "is not the folder of a run" if path.is_dir() else "no such folder"
@@ -73,10 +74,10 @@ class RunFolder:
         return self.path.resolve().name
 
     def resolve_report_path(self, path: str) -> Path:
-        """Return the path of a file that a reporter writes; a relative one is in this folder.
+        """Return the path of a file that a reporter writes; relative paths start in this folder.
 
         Raises:
-            UsageError: it is this folder, one of :data:`RUN_FILES`, or in one of these folders.
+            UsageError: the path is this folder, one of :data:`RUN_FILES`, or below one of them.
         """
         target = Path(os.path.normpath(self.path.absolute() / expand_home(path)))
         for folder in (self.path.absolute(), self.path.resolve()):
@@ -101,14 +102,14 @@ class RunFolder:
 
 
 def _describe_other(path: Path) -> str:
-    """Return what a folder is that is no run, or where the runs are."""
+    """Return what a folder without a run is, or where runs can be found."""
     for folder in path.absolute().parents:
         if (folder / "lock").is_file():
-            return f"it is in a run: {folder}"
+            return f"it is inside a run: {folder}"
     for name, kind in OTHER_FOLDERS.items():
         if (path / name).is_file():
             return f"it is {kind}"
     runs = sorted(lock.parent for lock in path.glob("*/lock"))
     if runs:
-        return f"there are runs in it, such as {runs[-1]}; `tunesmith runs {path}` lists them"
+        return f"it contains runs, such as {runs[-1]}; `tunesmith runs {path}` lists them"
     return "`tunesmith run` prints the run folder; by default it is a folder below runs/"

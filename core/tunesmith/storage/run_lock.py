@@ -1,12 +1,17 @@
-"""Lock a run folder, so that one process at a time writes to it.
+"""Lock a run folder, so that only one process at a time writes to it.
 
-The kernel's lock (``flock``) ends with the process, but a file system may refuse it, or keep it
-from other machines. So the holder of a run also creates the file ``lease``, which only one process
-can do, touches it every two seconds, and removes it at the end. A holder of this machine is looked
-up; one of another machine counts as dead after twenty seconds without a sign of life, counted by
-the clock of who waits. If that one was only asleep, it misses its lease when it wakes, and ends.
-Several may find a lease of the dead, and some be late to write. So its successor is who creates the
-file named after it, and moves that into its place; one that is killed before has a successor too.
+Two locks are taken. The kernel's lock (``flock``) ends with its process, but a file system may not
+offer it, or may not share it with other machines. So the holder of a run also creates the file
+``lease``, touches it every two seconds, and removes it at the end.
+
+How a process decides whether the holder of the lease is alive:
+
+* On the same machine, it looks up the holder's process.
+* On another machine, it waits for the next touch. After twenty seconds without one, the holder
+  counts as dead. The timeout runs on the waiting process's clock, so clock skew does not matter.
+
+A holder that was only suspended finds another holder's lease when it wakes up, and exits. The
+picture above :func:`_take_lease` shows how a lease passes from one process to the next.
 """
 
 from __future__ import annotations
@@ -34,20 +39,20 @@ from tunesmith.storage.atomic import DISK, STAGING, TRASH, Disk, is_folder
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith.text import format_duration, safe_text
 
-LEASE = "lease"
-BEAT_SECONDS = 2.0  # between two signs of life
-SILENT_SECONDS = 20.0  # without one, a process of another machine counts as dead
-SETTLE_SECONDS = 0.2  # after which machines that take over at the same time see who was the last
+LEASE_FILE = "lease"
+HEARTBEAT_SECONDS = 2.0  # time between two touches of the lease
+HEARTBEAT_TIMEOUT_SECONDS = 20.0  # without a touch, a process on another machine counts as dead
+SETTLE_SECONDS = 0.2  # time for concurrent writes to the leases to become visible
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """The process, with id ``pid``, of a run's lock, now or before. ``started``: UTC, ISO 8601."""
+    """A process that holds or held a run's lock. ``started`` is the UTC time as ISO 8601."""
 
     pid: int
     host: str
-    process: str  # machine and start, as of tunesmith.distributed.start_time
+    process: str  # boot, container and start time: see tunesmith.distributed.start_time
     started: str
 
     @classmethod
@@ -57,7 +62,7 @@ class LockHolder:
 
     @classmethod
     def read(cls, folder: Path) -> LockHolder | None:
-        """Read the holder from a run folder; None if it has none, or no readable one."""
+        """Read the holder from a run folder; None without a readable lease."""
         leases, _ = _read_leases(folder)
         return cls.parse([b"", *leases.values()][-1])
 
@@ -71,12 +76,12 @@ class LockHolder:
             return None
 
     def is_local(self) -> bool:
-        """Return True if the process is of this machine, since its last boot, and container."""
+        """Return True if the process belongs to this machine, boot and container."""
         here = start_time(os.getpid()).rpartition(" ")[0]
         return here != "" and self.process.rpartition(" ")[0] == here
 
     def may_be_alive(self) -> bool:
-        """Return False only if the process is local, and has ended."""
+        """Return False only if the process is local and has ended."""
         return not self.is_local() or start_time(self.pid) == self.process
 
     def __str__(self) -> str:
@@ -98,20 +103,20 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterator[None]:
-    """Lock a run's folder; a second lock, in this process or another, is refused.
+    """Lock a run's folder; a second lock, from this process or another, is refused.
 
-    The lock file is never deleted: a process that opened a deleted file would lock nothing. On
-    entry, leftovers of crashed processes are removed, and interrupted replacements are finished.
-    A silent process of another machine loses the run if the file system grants its lock, or with
-    ``take_over``.
+    The lock file is never deleted: a process that opened a deleted file would lock nothing.
+    Entering the block removes leftovers of crashed processes and finishes interrupted
+    replacements. A silent process on another machine loses the run if the file system grants the
+    kernel's lock, or with ``take_over``.
 
     Raises:
-        RunInUseError: the message names the process that has the run.
-        UsageError: there is no such folder, or a symbolic link leads out of it.
-        EnvironmentProblem: the file system is full, read-only or closed to this user.
+        RunInUseError: another process holds the lock; the message names it.
+        UsageError: the folder does not exist, or contains a symbolic link that leads outside.
+        EnvironmentProblem: the file system is full, read-only or not accessible to this user.
     """
     with ExitStack() as stack:
-        with atomic.explained(folder):
+        with atomic.explain_os_errors(folder):
             if not folder.is_dir():
                 raise UsageError(f"{folder}: no such folder")
             atomic.refuse_outside_links(folder)
@@ -124,17 +129,17 @@ def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterato
                 raise _in_use_error(folder) from None
             except FileNotFoundError:
                 raise UsageError(f"{folder}: the folder was removed") from None
-        with suppress(OSError):  # leftovers are never read, so they need not stop the run
+        with suppress(OSError):  # leftovers are never read, so failing to remove them is harmless
             _remove_leftovers(folder, disk)
         yield
 
 
 @contextmanager
 def lock_to_read(folder: Path) -> Iterator[None]:
-    """Lock a run's folder, so that nothing changes what is read; not if it cannot be written.
+    """Lock a run's folder while reading it, unless the folder is not writable.
 
     Raises:
-        As :func:`lock`.
+        TunesmithError: as for :func:`lock`.
     """
     if all(os.access(path, os.W_OK) for path in (folder, folder / "lock")):
         with lock(folder):
@@ -144,7 +149,7 @@ def lock_to_read(folder: Path) -> Iterator[None]:
 
 
 def _flock(fd: int) -> bool:
-    """Lock the file; return False if its file system has no locks."""
+    """Lock the file; return False if its file system does not support locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -157,15 +162,46 @@ def _flock(fd: int) -> bool:
 def _release(fd: int, disk: Disk) -> None:
     if fd in _locked_fds:  # not in a forked child
         _locked_fds.discard(fd)
-        # Closing alone is not enough: a child that is being forked may still have the file open.
+        # Closing is not enough: a child that is just being forked may still have the file open.
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_UN)
         with suppress(OSError):
             disk.close(fd)
 
 
+# How the lease passes from one process to the next.
+#
+# A lease file names the process that wrote it. It is created with O_EXCL, so if several processes
+# try, only one succeeds. The holder's file is `lease`. To replace a dead holder, a process makes a
+# *claim*, a second lease file. The claim's name is a hash of the leases before it, so all processes
+# that judge the same holder dead compete for the same file name.
+#
+#     files in the run folder                    state
+#
+#     (none)                                     free: the first to create `lease` holds the run
+#     lease=A                                    A holds the run and touches `lease` every 2 s
+#
+#     lease=A  claim(A)=B                        A is dead; B waits a moment, then reads all again
+#     lease=B                                    B renamed its claim to `lease` and holds the run
+#
+# `lease` is never deleted to replace a holder, so no third process can create it in between.
+#
+# What if a process dies or is slow?
+#
+# * The holder A dies: `lease=A` stays. Any process may claim it, as above.
+# * The claimant B dies before its rename: its claim is now the last lease of a chain, and can be
+#   claimed in the same way. C then moves up the chain, one rename at a time:
+#
+#     lease=A  claim(A)=B  claim(A,B)=C    ->    lease=A  claim(A)=C    ->    lease=C
+#
+# * D read `lease=A` and judges A dead, but is so slow that B already holds the run when D creates
+#   claim(A). The chain of `lease=B` would continue with claim(B), so claim(A) is not part of it. D
+#   reads the chain again, does not find its own claim at the end, removes it, and starts over.
+# * B was slow, not dead, and renames its claim after C has renamed its own over it. B then moves
+#   C's lease to where C wants it. Both read `lease`, and only C finds its own content there.
+# * A was suspended, not dead: before its next touch, `_show_life` finds B's lease and ends A.
 def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
-    """Create the lease, or succeed its holder if that has ended; return its content.
+    """Create the lease, or replace a holder that has ended; return the content of the lease.
 
     Raises:
         BlockingIOError: the holder may be alive.
@@ -178,30 +214,30 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
                 raise BlockingIOError
             continue
         try:
-            atomic.write_new(path, own, disk)
+            atomic.write_new_file(path, own, disk)
             if not leases:
                 return own
-            time.sleep(SETTLE_SECONDS)  # the last lease may still be without its content
+            time.sleep(SETTLE_SECONDS)  # another process may be writing the last lease
             if _read_leases(folder)[0] != {**leases, path: own}:
-                atomic.try_remove(path, disk)  # it is named after a lease that is gone
+                atomic.try_remove(path, disk)  # its chain is gone: another process was faster
                 continue
             for target in reversed(leases):
-                with suppress(FileNotFoundError):  # a predecessor that was only slow has moved it
+                with suppress(FileNotFoundError):  # a slow process of the chain has moved it up
                     disk.rename(path, target)
                 path = target
-            if _read_lease(folder / LEASE) == own:
+            if _read_lease(folder / LEASE_FILE) == own:
                 return own
         except FileExistsError:
-            time.sleep(0.01)  # another process was faster
+            time.sleep(0.01)  # another process created this file first
         except BaseException:
             atomic.try_remove(path, disk)
             raise
 
 
 def _read_leases(folder: Path) -> tuple[dict[Path, bytes], Path]:
-    """Return the lease and its successors, whose last is the holder's, and the next one's path."""
+    """Return the chain of leases by path, the current holder's last, and the next claim's path."""
     leases: dict[Path, bytes] = {}
-    path = folder / LEASE
+    path = folder / LEASE_FILE
     while (content := _read_lease(path)) is not None:
         leases[path] = content
         digest = hashlib.sha256(repr([*leases.values()]).encode()).hexdigest()
@@ -210,7 +246,7 @@ def _read_leases(folder: Path) -> tuple[dict[Path, bytes], Path]:
 
 
 def _read_lease(path: Path) -> bytes | None:
-    """Read a lease; None if there is none, and nothing if it cannot be read."""
+    """Read a lease; return None if it does not exist, and b"" if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -228,10 +264,13 @@ def _has_ended(folder: Path, leases: dict[Path, bytes], may_take_over: bool) -> 
 
 
 def _is_silent(folder: Path, path: Path, holder: LockHolder | None) -> bool:
-    """Wait for a sign of life of a process of another machine; return False if there is one."""
-    message = f"{folder}: waiting {SILENT_SECONDS:g} s for a sign of life of {holder or 'its user'}"
+    """Wait for a touch by a process on another machine; return False if there is one."""
+    message = (
+        f"{folder}: waiting {HEARTBEAT_TIMEOUT_SECONDS:g} s for a sign of life of "
+        f"{holder or 'its user'}"
+    )
     print(safe_text(message), file=sys.stderr, flush=True)
-    deadline, seen = time.monotonic() + SILENT_SECONDS, _last_sign(path)
+    deadline, seen = time.monotonic() + HEARTBEAT_TIMEOUT_SECONDS, _last_sign(path)
     while (is_silent := _last_sign(path) == seen) and time.monotonic() < deadline:
         time.sleep(0.1)
     return is_silent
@@ -239,7 +278,7 @@ def _is_silent(folder: Path, path: Path, holder: LockHolder | None) -> bool:
 
 def _last_sign(path: Path) -> float:
     with suppress(OSError), path.open("rb") as file:
-        return os.fstat(file.fileno()).st_mtime  # a network file system asks again for open files
+        return os.fstat(file.fileno()).st_mtime  # for an open file, NFS asks the server
     return 0.0
 
 
@@ -255,27 +294,27 @@ def _hold_lease(folder: Path, may_take_over: bool, disk: Disk) -> Iterator[None]
             ended.set()
             thread.join()
             for _ in range(2):  # a device may fail once
-                if _read_lease(folder / LEASE) == own:
-                    atomic.try_remove(folder / LEASE, disk)
+                if _read_lease(folder / LEASE_FILE) == own:
+                    atomic.try_remove(folder / LEASE_FILE, disk)
 
 
 def _show_life(folder: Path, own: bytes, ended: threading.Event) -> None:
-    while not ended.wait(BEAT_SECONDS):
-        found = _read_lease(folder / LEASE)
+    while not ended.wait(HEARTBEAT_SECONDS):
+        found = _read_lease(folder / LEASE_FILE)
         if found not in (b"", own) and folder.is_dir():
             by = LockHolder.parse(found or b"") or "a process that has ended"
             message = safe_text(f"error: {folder}: the run was taken over by {by}")
             print(message, file=sys.stderr, flush=True)
             end_process(EnvironmentProblem.exit_code)
         with suppress(OSError):
-            os.utime(folder / LEASE)
+            os.utime(folder / LEASE_FILE)
 
 
 def _in_use_error(folder: Path) -> RunInUseError:
-    """Build the error that names the process which holds the lock.
+    """Build the error that names the process holding the lock.
 
-    That process may have locked the file and not have written its name yet, so that an earlier
-    holder's name is still there: wait for it for a moment.
+    A new holder may have locked the file without having written its lease yet, so the lease of an
+    earlier holder may still be there. Wait for the new one for a moment.
     """
     deadline = time.monotonic() + 0.5
     while (holder := LockHolder.read(folder)) is None or not holder.may_be_alive():
@@ -285,10 +324,10 @@ def _in_use_error(folder: Path) -> RunInUseError:
     hint = "wait until that process has ended, or stop it"
     if holder is None or not holder.is_local():
         with suppress(OSError):
-            os.utime(folder / "lock")  # with the clock of the file system, which may not be ours
-        silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE)
+            os.utime(folder / "lock")  # compare times of the file system's clock, not of ours
+        silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE_FILE)
         silent = format_duration(max(0.0, silence))
-        hint += f"; if its machine (silent for {silent}) is dead, `tunesmith unlock {folder}`"
+        hint += f"; if its machine (silent for {silent}) is dead, run `tunesmith unlock {folder}`"
     return RunInUseError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)
 
 

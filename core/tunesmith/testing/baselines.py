@@ -46,13 +46,13 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     TEXTS,
     UNPAIRED_PREFERENCES,
 )
-MOST_VARIANTS = 40
-"""Variants of a baseline that are checked."""
+MAX_VARIANTS = 40
+"""Maximum number of variants of a baseline that are checked."""
 MAX_NEW_TOKENS = 16
 
 
 class DigestModel:
-    """A text model whose answers and probabilities depend on every word of the prompt alone."""
+    """A text model whose answers and probabilities depend on every word of the prompt only."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -77,7 +77,7 @@ def _digest(value: object) -> str:
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records for which the baseline is used by default, or classes."""
+    """Return records that the baseline is a default for, or records with classes."""
     suited = (records for records in RECORD_SETS if subject.offer.suits(records))
     return next(suited, RECORD_SETS[0])
 
@@ -87,7 +87,7 @@ def sample_task(subject: Subject, records: Sequence[Record]) -> BaselineTask:
 
     def base() -> TextModel:
         require(
-            subject.offer.needs_model, "it asks the base model, but its offer has no needs_model"
+            subject.offer.needs_model, "it queries the base model, but its offer lacks needs_model"
         )
         return DigestModel()
 
@@ -97,7 +97,7 @@ def sample_task(subject: Subject, records: Sequence[Record]) -> BaselineTask:
 def list_variants(subject: Subject, records: Sequence[Record]) -> list[BaselineVariant]:
     """Return the variants of a new baseline, at most 40."""
     found = subject.build().variants(sample_task(subject, records))
-    return list(islice(found, MOST_VARIANTS))
+    return list(islice(found, MAX_VARIANTS))
 
 
 def solved(subject: Subject) -> list[tuple[BaselineVariant, list[str]]]:
@@ -120,7 +120,7 @@ def answers(variant: BaselineVariant, records: Sequence[Record]) -> list[str]:
 
 @check("baseline")
 def variants_have_names_of_their_own(subject: Subject) -> None:
-    """No two variants have the same name; only a single one may have none."""
+    """All variants have different names; only a single variant may have an empty name."""
     names = [variant.name for variant, _ in solved(subject)]
     require(len(set(names)) == len(names), f"two variants have the same name: {names}")
     require(len(names) == 1 or "" not in names, "one of several variants has no name")
@@ -130,11 +130,11 @@ def variants_have_names_of_their_own(subject: Subject) -> None:
 
 @check("baseline")
 def answers_every_prompt(subject: Subject) -> None:
-    """A variant gives one answer for each prompt, and none for no prompt."""
+    """A variant gives one answer per prompt, and no answer without prompts."""
     records = choose_records(subject)
     for variant, given in solved(subject):
         require(len(given) == len(records), f"{len(given)} answers for {len(records)} prompts")
-        require(answers(variant, []) == [], "there are answers where there are no prompts")
+        require(answers(variant, []) == [], "it gives answers although it got no prompts")
 
 
 @check("baseline")
@@ -148,7 +148,7 @@ def solves_the_same_way_twice(subject: Subject) -> None:
 
 @check("baseline")
 def does_not_depend_on_other_prompts(subject: Subject) -> None:
-    """An answer does not depend on the other prompts, nor on their order."""
+    """An answer does not depend on the other prompts or on their order."""
     records = choose_records(subject)
     for variant, given in solved(subject):
         backwards = answers(variant, records[::-1])[::-1]
@@ -157,15 +157,15 @@ def does_not_depend_on_other_prompts(subject: Subject) -> None:
             alone = answers(variant, [record])
             require(
                 alone == [answer],
-                f"{variant.name or 'it'} answers {record.source} with {alone} alone and with "
+                f"{variant.name or 'it'} answers {record.source} with {alone} alone, but with "
                 f"{answer!r} among others",
             )
 
 
 @check("baseline")
 def knows_only_its_training_rows(subject: Subject) -> None:
-    """A baseline built before, with rows that are held out now, has no effect."""
-    # Other checks have shown it their records, so these are new.
+    """A baseline does not remember rows of an earlier task, which may be test rows now."""
+    # Other checks have shown it their records, so use new ones.
     records = [
         replace(record, prompt=f"{record.prompt}, once more")
         for record in choose_records(subject)
@@ -181,12 +181,12 @@ def knows_only_its_training_rows(subject: Subject) -> None:
 
     first = solve(seen)
     solve(records)
-    require(solve(seen) == first, "after it was built from other rows too, it knows their answers")
+    require(solve(seen) == first, "it remembers answers of rows that it was built from earlier")
 
 
 @check("baseline")
 def leaves_training_rows_unchanged(subject: Subject) -> None:
-    """The training rows are read, and not changed."""
+    """The baseline does not change the training rows."""
     records = list(choose_records(subject))
     before = list(records)
     for variant in subject.build().variants(sample_task(subject, records)):
@@ -196,7 +196,7 @@ def leaves_training_rows_unchanged(subject: Subject) -> None:
 
 @check("baseline")
 def classifiers_refuse_to_score(subject: Subject) -> None:
-    """The ``score`` of a classifier raises UsageError: there are no probabilities of texts."""
+    """A classifier's ``score`` raises UsageError, because it has no probabilities of texts."""
     if subject.offer.solution in ("prompt", "retrieval"):
         raise NotApplicable("its solution is a prompt")
     for variant, _ in solved(subject):
@@ -209,7 +209,7 @@ def classifiers_refuse_to_score(subject: Subject) -> None:
 
 @check("baseline")
 def copes_with_few_rows(subject: Subject) -> None:
-    """One training row or none raises nothing."""
+    """Zero or one training row does not raise an exception."""
     records = choose_records(subject)
     few: tuple[Sequence[Record], ...] = ((), records[:1])
     for rows in few:

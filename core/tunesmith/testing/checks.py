@@ -1,8 +1,8 @@
-"""The base of the checks: a check is a function that verifies one promise of a plugin.
+"""The basis of the checks: a check is a function that verifies one promise of a plugin.
 
-A check gets its subject and returns if the promise is kept. It raises ``AssertionError`` through
-:func:`require` if the promise is broken, and :class:`NotApplicable` if there is nothing to check:
-the plugin does not make the promise, or the caller passed no sample.
+A check gets its subject and returns if the promise is kept. If the promise is broken, it raises
+``AssertionError`` through :func:`require`. If there is nothing to check, it raises
+:class:`NotApplicable`: the plugin does not make the promise, or the caller passed no sample.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def require(condition: bool, message: str) -> None:
     """Raise an error unless a condition of a promise holds.
 
     Raises:
-        AssertionError: with the message, if the condition is false.
+        AssertionError: the condition is false; has the message.
     """
     if not condition:
         raise AssertionError(message)
@@ -41,19 +41,19 @@ class Samples:
     """Samples that the kit needs and only the caller can provide."""
 
     model: Path | Callable[[], Path] | None = None
-    """Folder of a small model, or a function that creates it, for techniques."""
+    """Folder of a small model, or a function that creates it, for techniques and exporters."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by offer, such as the required ones of a data loader, or those with which a technique
-    learns eight examples in seconds. Other options keep their defaults."""
+    """Options by offer: required ones, such as the file of a data loader, and options that let a
+    technique learn eight examples in seconds. Other options keep their defaults."""
     broken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by data loader, of data that it must refuse."""
+    """Options by data loader that name data it must refuse."""
     examples: Examples = field(default_factory=dict)
     """Worked examples by offer: what it must return for given data."""
 
     def model_folder(self) -> Path:
-        """Return the model folder; it is created when it is first needed."""
+        """Return the model folder, which is created when it is first needed."""
         if self.model is None:
-            raise NotApplicable("needs a small model folder, and none was given")
+            raise NotApplicable("needs a small model: add --model FOLDER, or `model` in a test")
         return self.model if isinstance(self.model, Path) else self.model()
 
 
@@ -74,7 +74,7 @@ class Subject:
     """Results that several checks share, such as a training run."""
 
     def options(self) -> Any:
-        """Return the options with which the offer is checked."""
+        """Return the options that the offer is checked with."""
         sample = self.samples.options.get(self.offer.name, {})
         missing = [name for name in required_options(self.offer.config) if name not in sample]
         if missing:
@@ -107,13 +107,13 @@ CheckKind = Literal[
     "reporter of every run",
     "table",
 ]
-"""The subject of a check: the plugin, a plugin that reviews data, any offer, an offer with options,
-one with ``build``, a kind of offer, or a reporter that is used in every run."""
+"""The subject of a check: a plugin, a plugin that reviews data, any offer, an offer with options,
+an offer with ``build``, a kind of offer, or a reporter that every run uses."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A promise, with the function that checks it."""
+    """A promise, and the function that checks it."""
 
     name: str
     kind: CheckKind
@@ -124,7 +124,7 @@ REGISTERED_CHECKS: list[Check] = []
 
 
 def check(kind: CheckKind) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
-    """Register a function as a check of the kit, under its own name."""
+    """Register a function as a check of the kit, under the function's name."""
 
     def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
         REGISTERED_CHECKS.append(Check(function.__name__, kind, function))
@@ -149,7 +149,7 @@ def collect_subjects(module: Any, plugins: Plugins, samples: Samples) -> Iterato
 
 
 def applicable_checks(subject: Subject) -> Iterator[Check]:
-    """Return the checks for a subject."""
+    """Return the checks that apply to a subject."""
     offer = subject.offer
     kinds = {"plugin"} if offer is None else {"any offer", offer.kind}
     if offer is None and any(subject.plugins.implementations("tunesmith_review_data")):

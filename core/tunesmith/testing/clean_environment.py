@@ -1,6 +1,7 @@
-"""Environment of tests, for pytest: ``pytest_plugins = ["tunesmith.testing.clean_environment"]``.
+"""Clean test environment, for pytest: ``pytest_plugins = ["tunesmith.testing.clean_environment"]``.
 
-Libraries use one thread, ask no hub, and find no variable of tunesmith, in new processes too.
+Libraries use one thread and contact no hub, and tunesmith's variables are unset, even in new
+processes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ VARIABLES = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLEL
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the variables before a test imports torch, which reads them then."""
+    """Set the variables before any test imports torch, which reads them on import."""
     os.environ.update(VARIABLES)
     for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
         del os.environ[name]

@@ -36,12 +36,12 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     TOOL_CALLS,
     LABELS,
 )
-PROBES = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
-"""Answers that differ in many ways: a metric that gives all the same value measures nothing."""
+SAMPLE_ANSWERS = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
+"""Answers that differ in many ways: a metric that rates all alike measures nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records for which the evaluator is a default, or prompts with completions."""
+    """Return records that the evaluator is a default for, or prompts with completions."""
     return next(
         (records for records in RECORD_SETS if subject.offer.default_for(records)), RECORD_SETS[0]
     )
@@ -64,14 +64,15 @@ def measure(
 ) -> dict[str, Measurement]:
     """Measure with a new evaluator; return the measurements by metric.
 
-    It is prepared for ``references``, of which the records may be a part; None: for the records.
+    The evaluator is prepared for ``references``, which may include other records; None: for
+    ``records``.
     """
     chosen = choose_records(subject) if records is None else records
     config = subject.options() if options is None else from_table(subject.offer.config, options)
     built = prepare(subject.offer.build(config), chosen if references is None else references)
     measured = {m.metric: m for m in built.measure(model, chosen)}
     if any(m.records is not None for m in measured.values()):
-        raise NotApplicable("it measures records of its own")
+        raise NotApplicable("it measures its own records")
     return measured
 
 
@@ -83,12 +84,12 @@ def worked_examples(subject: Subject) -> list[EvaluatorExample]:
 
 @check("evaluator")
 def metrics_are_declared(subject: Subject) -> None:
-    """Every metric of the offer is measured, and no other, with one value for each record."""
+    """The evaluator measures exactly the metrics of its offer, with one value per record."""
     records = choose_records(subject)
     measurements = list(subject.build().measure(partly_right_model(subject), records))
     declared = sorted(metric.name for metric in subject.offer.metrics)
     measured = sorted(m.metric for m in measurements)
-    require(measured == declared, f"it measures {measured}, its offer names {declared}")
+    require(measured == declared, f"it measures {measured}, but its offer names {declared}")
     for m in measurements:
         of = records if m.records is None else m.records
         for name, values in (("values", m.values), ("weights", m.weights), ("outputs", m.outputs)):
@@ -115,7 +116,7 @@ def same_result_twice(subject: Subject) -> None:
 
 @check("evaluator")
 def does_not_depend_on_batching(subject: Subject) -> None:
-    """The value of a record does not depend on the other records, if the metric is their mean."""
+    """A record's value does not depend on other records, if the metric is a mean over rows."""
     together = measure(subject, partly_right_model(subject))
     of_all_rows = {metric.name for metric in subject.offer.metrics if not metric.is_row_mean}
     records = choose_records(subject)
@@ -127,17 +128,17 @@ def does_not_depend_on_batching(subject: Subject) -> None:
             alone, batched = m.values[0], together[name].values[number]
             require(
                 math.isclose(alone, batched, rel_tol=1e-9, abs_tol=1e-12),
-                f"{name} of {record.source} is {alone} alone and {batched} among others",
+                f"{name} of {record.source} is {alone} alone, but {batched} among others",
             )
 
 
 @check("evaluator")
 def perfect_model_scores_best(subject: Subject) -> None:
-    """A model that is certain of every right answer does no worse anywhere, and better somewhere.
+    """A model that is certain of every right answer never scores worse, and sometimes better.
 
-    Better is higher or lower, as the metric of the offer declares. A metric that only describes is
-    not asked. Of a metric of all rows together only the mean counts. What the records of the kit do
-    not have, such as a date in the answer, is compared on the records of the worked examples.
+    The offer declares whether higher or lower is better. Descriptive metrics are not checked, and
+    for a metric over all rows, only the mean counts. If the kit's records lack what a metric rates,
+    such as a date in the answer, the records of the worked examples are used.
     """
     rating = [metric for metric in subject.offer.metrics if not metric.is_descriptive]
     if not rating:
@@ -153,12 +154,12 @@ def perfect_model_scores_best(subject: Subject) -> None:
         require(
             not worked_examples(subject) and varies_with_the_answer(subject, metric),
             f"{metric.name} does not distinguish a perfect model from a poor one; if it rates "
-            "what the records of the kit do not have, give examples that have it",
+            "something that the kit's records lack, give examples that have it",
         )
         undecided.append(metric.name)
     if undecided:
         raise NotApplicable(
-            f"{', '.join(undecided)} rates what the records of the kit do not have: "
+            f"{', '.join(undecided)} rates something that the kit's records lack: "
             f"needs examples for {subject.offer.name}"
         )
 
@@ -169,7 +170,7 @@ def gains_of_perfect_model(
     records: Sequence[Record],
     options: Mapping[str, Any] | None = None,
 ) -> list[float]:
-    """Return how much better a perfect model is than one that knows nothing, record by record."""
+    """Return how much better a perfect model is than an ignorant one, record by record."""
     best = measure(subject, perfect_model(records), records, options)[metric.name].values
     poor = measure(subject, FakeTextModel(unknown=-9.0), records, options)[metric.name].values
     sign = 1 if metric.higher_is_better else -1
@@ -178,23 +179,23 @@ def gains_of_perfect_model(
 
 
 def varies_with_the_answer(subject: Subject, metric: Metric) -> bool:
-    """Return True if not every answer has the same value."""
+    """Return True unless every answer has the same value."""
     records = choose_records(subject)
     prompts = perfect_model(records).answers
-    models = [FakeTextModel(answers=dict.fromkeys(prompts, text)) for text in PROBES]
+    models = [FakeTextModel(answers=dict.fromkeys(prompts, text)) for text in SAMPLE_ANSWERS]
     return len({tuple(measure(subject, model)[metric.name].values) for model in models}) > 1
 
 
 @check("evaluator")
 def handles_empty(subject: Subject) -> None:
-    """Without records there are no values, and no exception."""
+    """Without records, there are no values and no exception."""
     for name, m in measure(subject, partly_right_model(subject), []).items():
-        require(len(m.values) == 0, f"{name} has values where there are no records")
+        require(len(m.values) == 0, f"{name} has values although it got no records")
 
 
 @check("evaluator")
 def measures_its_examples(subject: Subject) -> None:
-    """The worked examples of the evaluator: for given answers, each record has the given value."""
+    """For the answers in a worked example, the evaluator measures the expected values."""
     chosen = worked_examples(subject)
     if not chosen:
         raise NotApplicable(f"needs examples for {subject.offer.name}")

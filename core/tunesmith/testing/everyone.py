@@ -1,4 +1,4 @@
-"""Checks of every plugin and every offer: light, well described, without side effects."""
+"""Checks of every plugin and every offer: light imports, good descriptions, no side effects."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ import click
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
-from tunesmith.global_state import SET_BY_LIBRARIES
+from tunesmith.global_state import VARIABLES_SET_BY_LIBRARIES
 from tunesmith.offers import ImportString
 from tunesmith.options import from_table, nested_options
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 
-HEAVY = (
+HEAVY_LIBRARIES = (
     "torch",
     "numpy",
     "transformers",
@@ -46,9 +46,9 @@ _UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"
 
 @check("plugin")
 def import_is_light(subject: Subject) -> None:
-    """Importing the plugin loads no heavy library: ``tunesmith --help`` imports it too.
+    """Importing the plugin loads no heavy library, because ``tunesmith --help`` imports it too.
 
-    A single file, which is imported only where it is named, may import pydantic.
+    A single-file plugin may import pydantic, because it is imported only when it is named.
     """
     name, file = subject.module.__name__, subject.module.__file__
     program = (
@@ -62,7 +62,7 @@ def import_is_light(subject: Subject) -> None:
         "print(json.dumps([h for h in heavy if h in sys.modules]))\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program, json.dumps([name, file, HEAVY])],
+        [sys.executable, "-c", program, json.dumps([name, file, HEAVY_LIBRARIES])],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
@@ -77,7 +77,7 @@ def import_is_light(subject: Subject) -> None:
 
 @check("plugin")
 def unknown_models_are_declined(subject: Subject) -> None:
-    """``tunesmith_find_model`` returns None for a reference that the plugin does not know."""
+    """``tunesmith_find_model`` returns None for a reference that the plugin does not recognize."""
     for _, function in subject.plugins.implementations("tunesmith_find_model"):
         found = function(reference=_UNKNOWN_REFERENCE, revision=None)
         require(found is None, f"it claims the model reference {_UNKNOWN_REFERENCE!r}")
@@ -87,9 +87,9 @@ def unknown_models_are_declined(subject: Subject) -> None:
 
 @check("any offer")
 def names_are_well_formed(subject: Subject) -> None:
-    """Names are lower-case letters and digits, with single hyphens between words.
+    """Names consist of lower-case letters and digits, with single hyphens between words.
 
-    The name of a command may be two such names with a space between them.
+    The name of a command can be two such names separated by a space.
     """
     command = subject.offer.kind == "command"
     names = subject.offer.name.split(" ") if command else [subject.offer.name]
@@ -101,7 +101,7 @@ def names_are_well_formed(subject: Subject) -> None:
 
 @check("any offer")
 def summary_is_one_line(subject: Subject) -> None:
-    """A summary is one line, without a full stop unless it is the help line of a command."""
+    """The summary is one line, without a full stop unless it is the help line of a command."""
     summary = subject.offer.summary
     require(0 < len(summary) <= MAX_SUMMARY_LENGTH, f"the summary has {len(summary)} characters")
     require(summary == summary.strip() and summary.isprintable(), "the summary is not one line")
@@ -111,7 +111,7 @@ def summary_is_one_line(subject: Subject) -> None:
 
 @check("any offer")
 def imports_are_found(subject: Subject) -> None:
-    """What the offer imports when it is needed exists: the command, or an import string."""
+    """The import string of an offer, or the command that it loads, exists."""
     offer = subject.offer
     if offer.kind == "command":
         command = offer.load()
@@ -129,7 +129,7 @@ def config_is_frozen(subject: Subject) -> None:
 
 @check("offer")
 def unknown_keys_are_refused(subject: Subject) -> None:
-    """An unknown key is an error, in every table of the options."""
+    """An unknown key is an error in every table of the options."""
     for model in _models(subject.offer.config):
         try:
             model.model_validate({"no_such_option": 1})
@@ -179,16 +179,16 @@ def config_round_trips_toml(subject: Subject) -> None:
 
 @check("table")
 def tables_have_defaults(subject: Subject) -> None:
-    """Every option of a table has a default, with which it adds nothing to the training.
+    """Every option of a table has a default, and the defaults add nothing to the training.
 
-    A run file need not have the table.
+    A run file may omit the table.
     """
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
     require(not missing, f"without a default: {', '.join(missing)}")
     added = subject.offer.addition(subject.offer.config())
-    require(added is None, "it adds something to the training of runs that do not have the table")
+    require(added is None, "its defaults add something to the training of runs without the table")
 
 
 @check("component")
@@ -207,8 +207,8 @@ def needs_are_requirements(subject: Subject) -> None:
 def leaves_environment_untouched(subject: Subject) -> None:
     """Building changes no environment variable, folder, signal handler, generator or default.
 
-    Variables that libraries set when they are loaded, and those that torch reads then, may be set
-    if they are unset (:data:`SET_BY_LIBRARIES`).
+    Unset variables may be set if libraries set them when they are loaded, or if torch reads them
+    then (:data:`VARIABLES_SET_BY_LIBRARIES`).
     """
     _import_needs(subject)
     before = dict(global_state())
@@ -254,7 +254,7 @@ def global_state(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
 
 
 def require_same_state(before: dict[str, Any], *, generators: bool = True) -> None:
-    """Require that the global state is the same as before; the message names what changed."""
+    """Require that the global state is unchanged; the message names what changed."""
     after = dict(global_state(generators=generators))
     changed = [name for name, value in before.items() if after.get(name) != value]
     if _VARIABLES in changed:
@@ -265,19 +265,19 @@ def require_same_state(before: dict[str, Any], *, generators: bool = True) -> No
 
 
 def _changed_variables(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
-    """Yield the variables that changed, but for those that libraries set when they are loaded."""
+    """Yield the variables that changed, except those that libraries set when they are loaded."""
     for name in sorted(before.keys() | after.keys()):
-        is_of_library = name not in before and name.startswith(SET_BY_LIBRARIES)
+        is_of_library = name not in before and name.startswith(VARIABLES_SET_BY_LIBRARIES)
         if before.get(name) != after.get(name) and not is_of_library:
             yield name
 
 
 Attributes = dict[tuple[str, int], dict[str, Any]]
-"""Attributes of modules and classes, by name and identity: two classes may have one name."""
+"""Attributes of modules and classes, by name and identity: two classes may share a name."""
 
 
 def library_attributes() -> Attributes:
-    """Return the attributes of the modules of loaded libraries, and of the classes in them."""
+    """Return the attributes of loaded library modules, and of the classes in them."""
     found: Attributes = {}
     for name, module in list(sys.modules.items()):
         if module is None or not _is_of_library(name):
@@ -302,7 +302,7 @@ _DUNDERS = {"__init__", "__call__", "__getattr__"}
 def require_unpatched(before: Attributes, subject: Subject) -> None:
     """Require that no function or class of a library was replaced; additions are allowed.
 
-    A patch that was made before is recognized by its code, which is in the plugin's folder.
+    A patch that was made earlier is recognized because its code is in the plugin's folder.
     """
     plugin_folder = str(Path(subject.module.__file__).parent)
     replaced = [
@@ -319,7 +319,7 @@ def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Ite
     for name, value in after.items():
         if type(value) is FunctionType and value.__code__.co_filename.startswith(folder):
             yield name
-    # There are a hundred thousand attributes, so most are compared without a loop in Python.
+    # There are a hundred thousand attributes, so most are compared without a Python loop.
     if len(before) != len(after) or not all(map(is_, before.values(), after.values())):
         for name, value in after.items():
             if before.get(name, value) is not value and callable(value):
@@ -327,7 +327,7 @@ def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Ite
 
 
 def _import_needs(subject: Subject) -> None:
-    """Import the libraries in ``needs``, whose own side effects are not those of the plugin."""
+    """Import the libraries in ``needs`` first: their side effects are not the plugin's."""
     from importlib import import_module
 
     from packaging.requirements import Requirement
@@ -348,7 +348,7 @@ def _try_to_build(subject: Subject) -> None:
 
 
 def _models(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield the options class and those of the tables and lists of tables within, once each."""
+    """Yield the options class, and once each the classes of tables and lists of tables in it."""
     found = [config]
     for model in found:  # the list grows
         yield model

@@ -1,4 +1,4 @@
-"""Fake text models, with which evaluators and reporters are tested in milliseconds."""
+"""Fake text models, which test evaluators and reporters in milliseconds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tunesmith.records import Answer, Message, Prompt, Record, UnpairedPreferenc
 class FakeTextModel:
     """A text model made of two tables: ``logprobs`` by completion, in nats, and answers by prompt.
 
-    The key of a prompt in ``answers`` is its last message, or the plain text. A completion that is
-    not in the table has the log-probability ``unknown`` for every word and for the end; a prompt
-    that is not in the table has an empty answer. Each word is a token. ``calls`` records the calls,
-    each with its number of prompts or its limit.
+    The key of a prompt in ``answers`` is its last message, or the plain text. Each word is a token.
+    A completion that is not in the table has the log-probability ``unknown`` for every word and for
+    its end. A prompt that is not in the table has an empty answer. ``calls`` records each call of
+    ``score`` with its number of prompts, and of ``generate`` with its token limit.
     """
 
     logprobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class FakeTextModel:
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Return the answer of each prompt, with at most ``max_new_tokens`` words."""
+        """Return the answer to each prompt, with at most ``max_new_tokens`` words."""
         self.calls.append(("generate", max_new_tokens))
         _advance(progress, len(prompts))
         return [
@@ -86,7 +86,7 @@ class FakeTextModel:
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
     """Return a model that gives all completions of the records, with probability 1.
 
-    Answers that are labeled as bad have next to no probability, and are never given.
+    Answers labeled as bad have a probability close to 0 and are never given.
     """
     logprobs: dict[str, Sequence[float]] = {}
     answers = {}
@@ -103,7 +103,7 @@ def perfect_model(records: Sequence[Record]) -> FakeTextModel:
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """Return the key of a prompt in the table of answers: its last message, or the plain text."""
+    """Return a prompt's key in the table of answers: its last message, or the plain text."""
     if isinstance(prompt, str):
         return prompt
     last: Message = prompt[-1]

@@ -1,9 +1,12 @@
-"""Fixtures for pytest, on request: ``pytest_plugins = ["tunesmith.testing.fixtures"]``.
+"""Optional fixtures for pytest: ``pytest_plugins = ["tunesmith.testing.fixtures"]``.
 
-``records`` are eight completions, ``ngram_model`` the folder of a base model without tensors, and
-``run_tunesmith`` runs the command line in an empty folder with a cache of its own.
-``tunesmith_torch.testing.fixtures`` has ``tiny_model``, the folder of a tiny Llama.
-``no_network`` and ``own_cache`` protect the machine from tests; for all tests of a project::
+* ``records`` are eight completions.
+* ``ngram_model`` is the folder of a base model without tensors.
+* ``run_tunesmith`` runs the command line in an empty folder with a separate cache.
+* ``no_network`` and ``own_cache`` keep tests from affecting the machine.
+
+``tunesmith_torch.testing.fixtures`` has ``tiny_model``, the folder of a tiny Llama. To protect all
+tests of a project::
 
     [tool.pytest.ini_options]
     addopts = "-p tunesmith.testing.fixtures"
@@ -34,21 +37,21 @@ _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
 class NetworkUsed(RuntimeError):
-    """A test connects to another machine although it uses ``no_network``."""
+    """A test that uses ``no_network`` connects to another machine."""
 
 
 @pytest.fixture(scope="session")
 def no_network() -> Iterator[None]:
     """Refuse connections to other machines with ``NetworkUsed``, until the session ends.
 
-    New processes are not stopped; they find ``HF_HUB_OFFLINE=1``, so that a hub is not asked.
+    New processes can still connect, but ``HF_HUB_OFFLINE=1`` keeps them from contacting a hub.
     """
     real = socket.socket.connect, socket.socket.connect_ex
 
     def refuse(address: object) -> None:
         host = address[0] if isinstance(address, tuple) else None
         if host is not None and host not in _THIS_MACHINE:
-            raise NetworkUsed(f"tests need no network, this one connects to {address}")
+            raise NetworkUsed(f"tests must not use the network, but this one connects to {address}")
 
     def connect(self: socket.socket, address: Any) -> None:
         refuse(address)
@@ -67,9 +70,9 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder of the cache of this session; state and configuration are below it, too.
+    """Folder of a cache for this session; state and configuration folders are below it.
 
-    What was cached, trusted or configured on the machine has no effect, and nothing is added.
+    Nothing cached, trusted or configured on the machine has an effect, and nothing is added to it.
     """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
@@ -95,8 +98,8 @@ def ngram_model(tmp_path: Path) -> Path:
 def run_tunesmith(tmp_path: Path) -> RunTunesmith:
     """Return a function that runs ``tunesmith`` in the temporary folder of the test.
 
-    Its arguments are those of the command line; ``plugins`` are modules that are loaded besides the
-    installed ones, without being installed. The technique ``ngram`` always is.
+    Its arguments are those of the command line. ``plugins`` are modules to load as plugins without
+    installing them. The technique ``ngram`` is always available.
     """
 
     def run(
@@ -122,7 +125,7 @@ def run_tunesmith(tmp_path: Path) -> RunTunesmith:
 
 
 def _plugin_files(modules: Iterable[ModuleType], folder: Path) -> Iterator[Path]:
-    """Yield a file for each module that loads it as a plugin: its hooks under their names."""
+    """Write a file for each module that loads it as a plugin, and yield its path."""
     folder.mkdir(exist_ok=True)
     for module in modules:
         hooks = [name for name in vars(module) if name.startswith("tunesmith_")]

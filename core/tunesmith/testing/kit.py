@@ -1,6 +1,6 @@
-"""The conformance kit: the promises of a plugin, each as a check that can fail.
+"""The conformance kit: checks of everything that a plugin promises.
 
-The complete contract test of a third party::
+A complete contract test of a third-party plugin::
 
     from tunesmith.testing import parametrize_checks
     from tunesmith_shouting import PLUGIN
@@ -9,7 +9,7 @@ The complete contract test of a third party::
     def test_contract(check):
         check()
 
-``tunesmith plugins check NAME`` prints the same list as a table.
+``tunesmith plugins check NAME`` runs the same checks and prints the results as a table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CHECK_MODULES = (
     baselines,
     reporters,
 )
-"""The modules with the checks; importing them registers the checks."""
+"""The modules that define checks; importing them registers the checks."""
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -70,11 +70,11 @@ class Result:
     check: str
     """Name of the check."""
     offer: str
-    """Name of the offer; empty if the subject is the plugin itself."""
+    """Name of the offer; empty if the check is about the plugin itself."""
     state: Literal["passed", "failed", "skipped"]
-    """Skipped: there is nothing to check; ``detail`` is the reason."""
+    """``skipped``: there was nothing to check; ``detail`` has the reason."""
     detail: str = ""
-    """The fault if it failed, the reason if it was skipped; empty if it passed."""
+    """The fault if the check failed, the reason if it was skipped; empty if it passed."""
     where: str = ""
     """``file:line`` of the plugin's code to look at, if the check failed."""
     promise: str = ""
@@ -90,7 +90,7 @@ class BoundCheck:
 
     @property
     def name(self) -> str:
-        """Name as ``check[offer]``, or without ``[offer]`` if the subject is the plugin itself."""
+        """Name as ``check[offer]``, or ``check`` if it is about the plugin itself."""
         offer = self.subject.offer
         return self.check.name if offer is None else f"{self.check.name}[{offer.name}]"
 
@@ -104,7 +104,7 @@ class BoundCheck:
         self.check.function(self.subject)
 
     def result(self) -> Result:
-        """Run the check and return its result. Any exception breaks the promise."""
+        """Run the check and return its result; any exception counts as a broken promise."""
         try:
             self()
         except NotApplicable as error:
@@ -164,16 +164,16 @@ def run_checks(
     broken: Options | None = None,
     examples: Examples | None = None,
 ) -> list[Result]:
-    """Run all checks of a plugin and return their results; a broken promise raises nothing.
+    """Run all checks of a plugin and return their results; a failed check does not raise.
 
     Args:
         model: folder of a small model, or a function that creates it; techniques and exporters
             need it.
-        samples: options by offer: the required ones, such as the file of a data loader, or those
-            with which a technique learns eight examples in seconds, such as
+        samples: options by offer. Give required options, such as the file of a data loader, and
+            options that let a technique learn eight examples in seconds, such as
             ``{"late-layers": {"epochs": 40.0}}``. Other options keep their defaults.
-        broken: options by data loader, of data that it must refuse.
-        examples: worked examples by offer; those of a check of data under
+        broken: options by data loader that name data it must refuse.
+        examples: worked examples by offer; examples for a data review go under
             ``tunesmith_review_data``. See :class:`LoaderExample`, :class:`EvaluatorExample` and
             :class:`ReviewExample`.
 
@@ -200,8 +200,8 @@ def parametrize_checks(
     """Parametrize a pytest test with the checks; the test gets each as ``check`` and calls it.
 
     Args:
-        expected_failures: reasons by check, ``name`` or ``name[offer]``. A listed check that
-            passes or does not exist is an error.
+        expected_failures: reasons by check, which is given as ``name`` or ``name[offer]``. If a
+            listed check passes or does not exist, this is an error.
         model, samples, broken, examples: as for :func:`run_checks`.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Known answers of well-known metrics, by which an evaluator with a metric of that name is checked.
+"""Known answers of well-known metrics, to check evaluators with metrics of the same name.
 
-The answers are chosen so that the usual variants of a metric agree: texts in lower case, without
-articles and punctuation; for BLEU no order of n-grams without a match. Where variants differ, each
-of their values is accepted.
+The usual variants of a metric agree on these answers: the texts are lower case, without articles
+and punctuation, and for BLEU, every n-gram order has a match. If variants differ, each of their
+values is accepted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class Known:
-    """A reference, an answer, and the right ``values`` of a metric for them."""
+    """A reference, an answer, and the correct ``values`` of a metric for them."""
 
     reference: str
     answer: str
@@ -53,9 +53,9 @@ KNOWN: Mapping[str, Sequence[Known]] = {
     "bleu": (
         _RIGHT,
         _WRONG,
-        # All n-grams match, and the answer is shorter: the brevity penalty alone.
+        # All n-grams match, but the answer is shorter: only the brevity penalty applies.
         Known(_WORDS, _WORDS.rsplit(" ", 2)[0], (math.exp(1 - 8 / 6),)),
-        # One word of eight is wrong; without smoothing, or with one added to counts from n = 2.
+        # One word of eight is wrong; without smoothing, or with add-one smoothing from n = 2.
         Known(
             _WORDS,
             _WORDS.replace("white", "seven"),
@@ -75,18 +75,18 @@ ALIASES = {
 
 @check("evaluator")
 def known_metrics_have_their_values(subject: Subject) -> None:
-    """Accuracy, exact match, F1 and BLEU, by the name of the metric, have their known values.
+    """Metrics named accuracy, exact match, F1 or BLEU have the known values of these metrics.
 
-    Between 0 and 1, or 0 and 100 if the perfect answer has 100.
+    Values are between 0 and 1, or between 0 and 100 if a perfect answer has 100.
     """
     known = dict(_find_known(subject))
     if not known:
-        raise NotApplicable("none of its metrics has the name of a well-known one")
+        raise NotApplicable("none of its metrics has the name of a well-known metric")
     together = {metric.name for metric in subject.offer.metrics if not metric.is_row_mean}
     for name, cases in known.items():
         records = _records(subject, cases)
         model = FakeTextModel(answers={f"{n}?": case.answer for n, case in enumerate(cases)})
-        # A metric of all rows together is that of a row if it is alone.
+        # For a metric over all rows, measure each row alone.
         parts = [[record] for record in records] if name in together else [records]
         values = [v for part in parts for v in measure(subject, model, part)[name].values]
         scale = 100.0 if math.isclose(values[0], 100.0) else 1.0

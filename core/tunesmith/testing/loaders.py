@@ -29,28 +29,28 @@ def load_samples(subject: Subject) -> Dataset:
 
 @check("data loader")
 def yields_valid_dataset(subject: Subject) -> None:
-    """Every record has a source; every skipped row has a position and a cause."""
+    """Every record has a source, and every skipped row has a position and a cause."""
     dataset = load_samples(subject)
     require(isinstance(dataset, Dataset), f"load returns {type(dataset).__name__}, not a Dataset")
     records = [*dataset.train, *(dataset.test or ())]
-    require(bool(records), "the sample data holds no record")
+    require(bool(records), "the sample data has no records")
     for record in records:
         require(isinstance(record, Record), f"a {type(record).__name__} is not a record")
         require(bool(record.source), f"{record!r:.100} has no source")
     for row in dataset.skipped:
-        require(isinstance(row, SkippedRow), f"skipped holds a {type(row).__name__}")
+        require(isinstance(row, SkippedRow), f"skipped contains a {type(row).__name__}")
         require(bool(row.where and row.cause), f"{row!r:.100} lacks a position or a cause")
 
 
 @check("data loader")
 def is_sized_and_rereadable(subject: Subject) -> None:
-    """The records have a length and can be read again, from the start, in the same order."""
+    """The records have a length and can be read again from the start, in the same order."""
     dataset = load_samples(subject)
     for part in (dataset.train, dataset.test or ()):
         require(hasattr(part, "__len__") and hasattr(part, "__getitem__"), "records are not sized")
         first, second = list(part), list(part)
         require(first == second, "a second pass over the records gives other records")
-        require(len(part) == len(first), f"len is {len(part)}, there are {len(first)} records")
+        require(len(part) == len(first), f"len is {len(part)}, but there are {len(first)} records")
         require(
             all(part[i] == record for i, record in enumerate(first)), "indexing gives other records"
         )
@@ -97,14 +97,14 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
 
 @check("data loader")
 def accounts_for_every_row(subject: Subject) -> None:
-    """Rows in are records plus skipped rows: no line of the sample is missing, none is twice.
+    """Each line of the sample is a record or a skipped row: none is missing, none appears twice.
 
-    It is checked where the sample is a text file in which most lines are a row of their own. The
-    first line may be a header.
+    This is checked if the sample is a text file where most lines are one row each. The first line
+    may be a header.
     """
     dataset = load_samples(subject)
     records = [*dataset.train, *(dataset.validation or ()), *(dataset.test or ())]
-    positions = [str(getattr(record, "source", "")) for record in records]  # or no record at all
+    positions = [str(getattr(record, "source", "")) for record in records]  # may not be a record
     positions += [row.where for row in dataset.skipped]
     checked = False
     for path in _text_files(subject.samples.options.get(subject.offer.name, {})):
@@ -121,12 +121,12 @@ def accounts_for_every_row(subject: Subject) -> None:
         twice = [f"{path.name}:{n}" for n, count in found.items() if count > 1]
         require(not twice, f"more than one record, or also skipped: {', '.join(twice[:3])}")
     if not checked:
-        raise NotApplicable("the sample is no text file with a row on each line; give examples")
+        raise NotApplicable("the sample is not a text file with one row per line; give examples")
 
 
 @check("data loader")
 def loads_its_examples(subject: Subject) -> None:
-    """The worked examples of the loader: the same records in the same order, and skipped rows."""
+    """Loading a worked example gives its records, in order, and its number of skipped rows."""
     examples = subject.samples.examples.get(subject.offer.name, ())
     chosen = [example for example in examples if isinstance(example, LoaderExample)]
     if not chosen:
@@ -162,7 +162,7 @@ def _text_files(options: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _row_lines(path: Path) -> set[int]:
-    """Return the lines on which a row begins: those with text, or, of CSV, those of its rows."""
+    """Return the lines where a row starts: lines with text, or the first line of each CSV row."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     if path.suffix not in TABLE_SUFFIXES:
         return {n for n, line in enumerate(lines, 1) if line.strip()}
@@ -178,7 +178,7 @@ def _row_lines(path: Path) -> set[int]:
 
 
 def _lines_of(path: Path, positions: Sequence[str]) -> Iterator[int]:
-    """Yield the line numbers of the positions in a file, ``file:line``."""
+    """Yield the line numbers in a file from positions written as ``file:line``."""
     for position in positions:
         file, _, line = position.rpartition(":")
         if line.isdigit() and Path(file).name == path.name:

@@ -20,18 +20,18 @@ METHODS = {
     "baseline": "variants",
     "reporter": "report",
 }
-"""Method of a component that the checks of its kind are about."""
+"""The method of a component that the checks of its kind are about."""
 
 
 def locate_fault(subject: Subject, kind: CheckKind, error: Exception) -> str:
-    """Return ``file:line``: where the plugin raised, or where what was checked is defined."""
+    """Return ``file:line`` where the plugin raised, or where the checked object is defined."""
     folder = _plugin_folder(subject)
     raised: BaseException | None = error
     while raised is not None and folder is not None:
         for frame in reversed(traceback.extract_tb(raised.__traceback__)):
             if Path(frame.filename).is_relative_to(folder):
                 return f"{_shorten(frame.filename)}:{frame.lineno}"
-        raised = raised.__context__  # a check may describe what the plugin raised
+        raised = raised.__context__  # a check may raise while handling the plugin's exception
     for candidate in _definitions(subject, kind):
         with suppress(TypeError, OSError):
             file = inspect.getsourcefile(inspect.unwrap(candidate))
@@ -50,12 +50,12 @@ def _plugin_folder(subject: Subject) -> Path | None:
 
 
 def _definitions(subject: Subject, kind: CheckKind) -> list[Any]:
-    """Return what a check of this kind is about, the most precise first."""
+    """Return the objects that a check of this kind is about, the most precise first."""
     offer = subject.offer
     found: list[Any] = []
     if offer is not None:
         if (method := METHODS.get(kind)) is not None and offer.kind != "reporter":
-            with suppress(Exception):  # it may be what failed
+            with suppress(Exception):  # building may be what failed
                 found.append(getattr(type(subject.build()), method))
         names = ("config", "build", "load") if kind == "offer" else ("build", "load", "config")
         found += [_imported(getattr(offer, name)) for name in names if hasattr(offer, name)]
@@ -63,7 +63,7 @@ def _definitions(subject: Subject, kind: CheckKind) -> list[Any]:
 
 
 def _imported(value: Any) -> Any:
-    """Return what an import string names, if there is such a thing; any other value as it is."""
+    """Return the object that an import string names, if it exists; otherwise the value."""
     if isinstance(value, ImportString):
         with suppress(Exception):
             return getattr(value.load(), "callback", value.load())
@@ -71,6 +71,6 @@ def _imported(value: Any) -> Any:
 
 
 def _shorten(file: str) -> str:
-    """Return the path relative to the current folder, if it is below."""
+    """Return the path relative to the current folder, if it is below it."""
     path = os.path.relpath(file)
     return file if path.startswith("..") else path

@@ -9,7 +9,7 @@ from tunesmith.plugins import Plugins, create_manager, load_plugin
 
 
 def load_modules(modules: Mapping[str, object]) -> Plugins:
-    """Load these modules, by plugin name, and no installed plugins."""
+    """Load these modules, given by plugin name, and no installed plugins."""
     plugins = Plugins(create_manager())
     for name, module in modules.items():
         module_name = str(vars(module).get("__name__", name))

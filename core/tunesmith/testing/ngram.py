@@ -1,11 +1,11 @@
 """A real technique without tensors: an n-gram model of characters, trained in milliseconds.
 
-For tests of evaluators, loaders, reporters and commands in complete runs, and as an example of a
-technique with its own loop. It keeps every promise of a technique. Its base model is a folder that
-:func:`save_ngram_model` writes; as a plugin it is this file, ``--plugin``.
+Use it in tests that need complete runs, and as an example of a technique with its own loop. It
+keeps every promise of a technique. Its base model is a folder written by :func:`save_ngram_model`.
+To use it as a plugin, pass this file to ``--plugin``.
 
-The probability of a character is that of the longest known context, mixed with shorter ones down to
-a uniform distribution; only answers are counted.
+The probability of a character comes from the longest known context. It is mixed with the
+probabilities of shorter contexts, down to a uniform distribution. Only answers are counted.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ FILE = "ngram.json"
 END = "\x03"
 """The character that ends an answer."""
 ORDER = 6
-"""Characters of the longest n-gram: five of context, and the next one."""
+"""Characters of the longest n-gram: five characters of context, and the next character."""
 SYMBOLS = 1000
-"""Number of characters that the uniform distribution is over."""
+"""Number of characters in the uniform distribution."""
 WEIGHT = 0.5
-"""Weight of the shorter context, as a number of characters that were seen."""
+"""Weight of the shorter context, as a number of observed characters."""
 
 
 @dataclass
 class NgramModel:
-    """The ``counts`` of the characters that follow each context; a text model."""
+    """A text model: ``counts`` of the characters that follow each context."""
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class NgramModel:
         return cls(json.loads((folder / FILE).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
-        """Write the counts into a folder."""
+        """Write the counts to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.counts, sort_keys=True)
         (folder / FILE).write_text(text, encoding="utf-8")
@@ -98,7 +98,7 @@ class NgramModel:
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate the most probable character again and again, to the end of the answer."""
+        """Generate the most probable next character repeatedly, until the answer ends."""
         generations = [self._generate(_text(prompt), max_new_tokens) for prompt in prompts]
         if progress is not None:
             progress(len(prompts))
@@ -119,7 +119,7 @@ class NgramModel:
 
 
 def _text(prompt: Prompt) -> str:
-    """Return the text before the answer; one message is below the other."""
+    """Return the text before the answer, with one message per line."""
     text = prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
     return f"{text}\n"
 
@@ -134,7 +134,7 @@ def _steps(prompt: Prompt, answer: Answer) -> Iterable[tuple[str, str]]:
 
 
 def save_ngram_model(folder: Path) -> Path:
-    """Save a base model that has counted nothing: each character has the same probability."""
+    """Save a base model without counts, which gives each character the same probability."""
     NgramModel().write(folder)
     return folder
 
@@ -163,7 +163,7 @@ class Ngram:
             (prompt, answer.text) for record in job.train for prompt, answer in exchanges(record)
         ]
         if not pairs:
-            raise DataError("data", "there is no row to train on")
+            raise DataError("data", "there are no rows to train on")
         batches = list(self._batches(len(pairs), job.seed))
         newest = job.checkpoints.newest()
         model = NgramModel.read(newest.path if newest else job.model)
@@ -180,7 +180,7 @@ class Ngram:
         return Artifact(path=job.out / "model", format="model")
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> NgramModel:
-        """Read the counts of the artifact, or those of the base model."""
+        """Read the counts of the artifact, or of the base model if ``artifact`` is None."""
         return NgramModel.read(artifact or model)
 
     def _batches(self, rows: int, seed: int) -> Iterable[list[int]]:
@@ -191,7 +191,7 @@ class Ngram:
                 yield order[start : start + self.options.batch_size]
 
     def _report(self, job: Job[Any], event: StepFinished, model: NgramModel) -> None:
-        """Emit a step, and save a checkpoint if it is time, or if the run is stopped."""
+        """Emit a step; save a checkpoint if one is due or if the run is stopped."""
         try:
             job.emit(event)
         except RunStopped:
@@ -206,7 +206,7 @@ class Ngram:
 
 @dataclass
 class _Counts:
-    """The events of a training, with the numbers that they have in common."""
+    """Builds the events of a training from the numbers that they share."""
 
     steps: int
     characters: int

@@ -1,4 +1,4 @@
-"""Remember which plugins passed the conformance kit, for exactly the files they have."""
+"""Remember which plugins passed the conformance kit, as long as their files do not change."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tunesmith.testing.kit import Result
 
 
 def remember_results(plugin: Plugin, results: Sequence[Result]) -> None:
-    """Count the results of an installed plugin in the cache folder, for ``plugins list``.
+    """Store counts of an installed plugin's results in the cache folder, for ``plugins list``.
 
-    A change of the distribution makes them void. Without effect if nothing can be written.
+    Changing the distribution invalidates them. If nothing can be written, do nothing.
     """
     installed = [pair for pair in find_installed() if pair[0].distribution == plugin.distribution]
     for path in map(kit_file, inspection_files(installed).values()):
@@ -35,5 +35,5 @@ def remember_results(plugin: Plugin, results: Sequence[Result]) -> None:
 
 
 def kit_file(inspection_file: Path) -> Path:
-    """Return the file for the results of the kit, beside that for the inspection."""
+    """Return the file for kit results, next to the inspection file."""
     return inspection_file.with_suffix(".kit.json")

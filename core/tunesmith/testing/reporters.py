@@ -1,6 +1,6 @@
-"""Checks of what sends or writes the results of a run: reporters, exporters, extensions.
+"""Checks of plugins that send or write results: reporters, exporters, serve extensions.
 
-Reporters accept every event, and close after every run. Exporters write what their engine reads.
+Reporters accept every event and close after every run. Exporters write what their engine reads.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tunesmith.storage import RunFolder
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.sample_run import sample_run
 
-HOSTILE = "[bold]\x1b[31m日本\u202e{0}%s"
-"""Text as models and users may write it: markup, escapes, other scripts, format characters."""
+HOSTILE_TEXT = "[bold]\x1b[31m日本\u202e{0}%s"
+"""Text that models and users may write: markup, escapes, other scripts, format characters."""
 EXPORT_PROMPT = (Message("user", "What is the capital of Spain? 12345 é"),)
 EXPORT_FACTS = {"end_ids", "rope_theta", "tied", "tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnEvent(Event, kind="kit-own-event"):
-    """An event as a technique of another plugin may emit it."""
+    """An event that a technique of another plugin may emit."""
 
     text: str
 
@@ -48,7 +48,7 @@ def core_event_types() -> list[type[Event]]:
 
 @contextmanager
 def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterator[Reporter]:
-    """Open a reporter with a temporary run folder; its output goes into ``output``."""
+    """Open a reporter with a temporary run folder; capture its output in ``output``."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "run"
         folder.mkdir()
@@ -62,14 +62,14 @@ def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterat
 
 @check("reporter")
 def accepts_every_event(subject: Subject) -> None:
-    """Every event is accepted: of plugins, with hostile text, of nested and failed runs."""
-    complete = list(sample_run(HOSTILE))
+    """The reporter accepts every event, with hostile text, of plugins, nested and failed runs."""
+    complete = list(sample_run(HOSTILE_TEXT))
     lacking = {cls.kind for cls in core_event_types()} - {event.kind for event in complete}
     assert not lacking, f"the kit lacks {lacking}"
     for events in (
-        [*complete, OwnEvent(text=HOSTILE)],
-        sample_run(HOSTILE, status="failed"),
-        sample_run(HOSTILE, total=None),
+        [*complete, OwnEvent(text=HOSTILE_TEXT)],
+        sample_run(HOSTILE_TEXT, status="failed"),
+        sample_run(HOSTILE_TEXT, total=None),
         [*complete[1:], *complete],
     ):
         with open_reporter(subject) as reporter:
@@ -79,14 +79,14 @@ def accepts_every_event(subject: Subject) -> None:
                 except Exception as error:
                     if lacks_service(error):
                         raise NotApplicable(
-                            f"its service cannot be reached ({error}): start one on this machine "
-                            "for the check, and give its address as an option"
+                            f"its service cannot be reached ({error}): start one on this machine, "
+                            "and pass its address as an option"
                         ) from None
                     raise AssertionError(f"{event.kind} raises {describe_error(error)}") from None
 
 
 def lacks_service(error: BaseException | None) -> bool:
-    """Return True if a connection was refused or timed out, or a host has no address."""
+    """Return True if a connection was refused or timed out, or a host name was not found."""
     while error is not None:
         if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror)):
             return True
@@ -96,9 +96,9 @@ def lacks_service(error: BaseException | None) -> bool:
 
 @check("reporter")
 def closes_after_failure(subject: Subject) -> None:
-    """The reporter closes all files when a run fails, ends threads, and lets the exception pass."""
+    """After a failed run, the reporter closes files, ends threads, and lets the exception pass."""
     before, threads = list_open_files(), set(threading.enumerate())
-    complete = list(sample_run(HOSTILE))
+    complete = list(sample_run(HOSTILE_TEXT))
     for events in ([], complete[:4], complete):
         try:
             with open_reporter(subject) as reporter:
@@ -112,14 +112,14 @@ def closes_after_failure(subject: Subject) -> None:
     leaked = list_open_files() - before
     require(not leaked, f"it leaves open: {', '.join(sorted(leaked)[:3])}")
     running = sorted(thread.name for thread in set(threading.enumerate()) - threads)
-    require(not running, f"threads go on: {', '.join(running[:3])}")
+    require(not running, f"threads still running: {', '.join(running[:3])}")
 
 
 @check("reporter")
 def leaves_events_unchanged(subject: Subject) -> None:
-    """A reporter changes no event: the next reporter sees it as it was."""
+    """The reporter does not change events: the next reporter sees them unchanged."""
     with open_reporter(subject) as reporter:
-        for event in sample_run(HOSTILE):
+        for event in sample_run(HOSTILE_TEXT):
             before = repr(event)
             with contextlib.suppress(Exception):  # checked by accepts_every_event
                 reporter.report(event)
@@ -128,14 +128,14 @@ def leaves_events_unchanged(subject: Subject) -> None:
 
 @check("reporter of every run")
 def reporters_of_every_run_are_silent(subject: Subject) -> None:
-    """A reporter of every run prints nothing and requires no option."""
+    """A reporter that every run uses prints nothing and requires no option."""
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
     require(not missing, f"it requires the options {', '.join(missing)}")
     output = io.StringIO()
     with open_reporter(subject, output) as reporter:
-        for event in sample_run(HOSTILE):
+        for event in sample_run(HOSTILE_TEXT):
             reporter.report(event)
     require(not output.getvalue(), f"it prints {output.getvalue()[:80]!r}")
 
@@ -157,7 +157,7 @@ def list_open_files() -> set[str]:
 
 
 def exported(subject: Subject) -> Path:
-    """Return the folder of an export of the sample model; cached."""
+    """Return the folder of an export of the sample model; the export is made once."""
     if "exported" not in subject.cache:
         model = subject.samples.model_folder()
         before = _digests(model)
@@ -171,17 +171,17 @@ def exported(subject: Subject) -> Path:
 
 @check("exporter")
 def writes_only_below_its_folder(subject: Subject) -> None:
-    """An export writes files below its folder, and leaves the model folder as it was."""
+    """An export writes files below its folder only, and does not change the model folder."""
     out = exported(subject)
     _, _, before, after = subject.cache["exported"]
     require(before == after, "the model folder has changed")
     require(any(file.is_file() for file in out.rglob("*")), "it wrote no file")
-    require([*out.parent.iterdir()] == [out], "it wrote beside its folder")
+    require([*out.parent.iterdir()] == [out], "it wrote outside its folder")
 
 
 @check("exporter")
 def says_what_the_files_hold(subject: Subject) -> None:
-    """Its facts are known ones, and name the tokens at which the engine stops."""
+    """The facts of an export are known ones, and name the tokens where the engine stops."""
     facts = subject.build().facts(exported(subject))
     require(set(facts) <= EXPORT_FACTS, f"unknown facts: {sorted(set(facts) - EXPORT_FACTS)}")
     require(bool(facts.get("end_ids")), "it names no token that ends an answer")
@@ -189,7 +189,7 @@ def says_what_the_files_hold(subject: Subject) -> None:
 
 @check("exporter")
 def refuses_an_incomplete_export(subject: Subject) -> None:
-    """The facts of an export whose largest file is cut in half raise an error."""
+    """Reading the facts of an export raises an error if its largest file is cut in half."""
     file = max(exported(subject).rglob("*"), key=lambda path: path.stat().st_size)
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
@@ -199,7 +199,7 @@ def refuses_an_incomplete_export(subject: Subject) -> None:
         return
     finally:
         file.write_bytes(content)
-    raise AssertionError(f"{file.name} was cut in half, and nothing was noticed")
+    raise AssertionError(f"{file.name} was cut in half, but the export was not refused")
 
 
 @check("exporter")
@@ -208,7 +208,7 @@ def the_engine_answers(subject: Subject) -> None:
     with subject.build().open(exported(subject)) as engine:
         text = engine.render(EXPORT_PROMPT)
         require("capital of Spain" in text, f"the prompt is rendered as {text!r}")
-        require(len(engine.tokenize(text)) > 1, "a prompt has no tokens")
+        require(len(engine.tokenize(text)) > 1, "a prompt has fewer than two tokens")
         first, second = (list(engine.generate([EXPORT_PROMPT], 4)) for _ in range(2))
         require(first == second, "the second answer to a prompt differs from the first")
         require(len(first) == 1 and len(first[0].ids) <= 4, "an answer exceeds the limit")
@@ -216,7 +216,7 @@ def the_engine_answers(subject: Subject) -> None:
 
 @check("exporter")
 def log_probabilities_are_distributions(subject: Subject) -> None:
-    """The probabilities after each position sum to one."""
+    """The probabilities at each position sum to one."""
     with subject.build().open(exported(subject)) as engine:
         ids = list(engine.tokenize(engine.render(EXPORT_PROMPT)))
         rows: Sequence[Any] = engine.logprobs(ids, len(ids) - 3)
@@ -236,7 +236,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @check("serve extension")
 def extensions_take_every_request(subject: Subject) -> None:
-    """It chooses a name or None without any header, and observes an unfinished answer."""
+    """The extension chooses a name or None without headers, and accepts an unfinished answer."""
     extension, none = subject.build(), ("",)
     numbers = {"prompt_tokens": 2, "completion_tokens": 0, "seconds": 0.1, "logprobs": ((),)}
     answer = SimpleNamespace(id="1", model="m", texts=none, finish_reasons=none, **numbers)

@@ -19,7 +19,7 @@ def list_reviews(subject: Subject) -> list[Callable[..., Any]]:
     """Return the implementations that can be called without a plan.
 
     Raises:
-        NotApplicable: there is none.
+        NotApplicable: all of them need a plan.
     """
     found = [function for _, function in subject.plugins.implementations(HOOK)]
     callable_without_plan = [f for f in found if _needs_no_plan(f)]
@@ -30,7 +30,7 @@ def list_reviews(subject: Subject) -> list[Callable[..., Any]]:
 
 def _needs_no_plan(function: Callable[..., Any]) -> bool:
     plan = signature(function).parameters.get("plan")
-    if plan is not None and plan.default is None:  # imported when it is called
+    if plan is not None and plan.default is None:  # a lazy hook, imported when it is called
         return (
             _call(
                 function, {"dataset": Dataset(train=[]), "train": [], "validation": [], "test": []}
@@ -69,7 +69,7 @@ def _call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
 
 
 def _parts() -> Iterator[tuple[list[Record], list[Record], list[Record]]]:
-    """Yield parts of data: of each kind of records, and empty ones."""
+    """Yield sample data: the parts for each kind of records, and then empty parts."""
     for records in EXAMPLES_BY_KIND.values():
         yield [*records[:4]], [*records[4:6]], [*records[6:]]
     yield [], [], []
@@ -77,7 +77,7 @@ def _parts() -> Iterator[tuple[list[Record], list[Record], list[Record]]]:
 
 @check("review of data")
 def reviews_return_findings(subject: Subject) -> None:
-    """A review of data accepts every kind of records, and no records, and returns findings."""
+    """A data review accepts every kind of records, and no records, and returns findings."""
     for function in list_reviews(subject):
         for parts in _parts():
             review(function, *parts)
@@ -96,7 +96,7 @@ def reviews_are_the_same_twice(subject: Subject) -> None:
 
 @check("review of data")
 def reviews_find_what_their_examples_say(subject: Subject) -> None:
-    """The worked examples of the review: what must be found is found, and nothing else."""
+    """The review finds what its worked examples expect, and nothing else."""
     functions = list_reviews(subject)
     examples = [e for e in subject.samples.examples.get(HOOK, ()) if isinstance(e, ReviewExample)]
     if not examples:
@@ -111,7 +111,7 @@ def reviews_find_what_their_examples_say(subject: Subject) -> None:
         if example.finds:
             require(
                 any(example.finds in message for message in messages),
-                f"example {number}: no finding has {example.finds!r}, there are {messages!r:.200}",
+                f"example {number}: no finding contains {example.finds!r}, only {messages!r:.200}",
             )
         else:
             alarms = [finding.message for finding in found if finding.level != "info"]

@@ -1,4 +1,4 @@
-"""The events of a sample run, for tests of reporters and of whatever else reads events."""
+"""The events of a sample run, for tests of reporters and other code that reads events."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 def sample_event(kind: type[AnyEvent], text: str = "sample", **fields: Any) -> AnyEvent:
-    """Return an event of this kind as a run of two steps emits it.
+    """Return an event of this kind, as a run of two steps emits it.
 
-    ``text``: name or message wherever users, models or plugins may write one.
-    ``fields``: fields of the event that differ from the sample.
+    Args:
+        text: used for every name or message that users, models or plugins may write.
+        fields: fields of the event that differ from the sample.
     """
     return kind(**{**_sample_fields(text)[kind], **fields})
 
@@ -44,8 +45,11 @@ def sample_run(
 ) -> Iterator[Event]:
     """Yield the events of a complete run, with at least one of every kind.
 
-    ``text``: name or message wherever users, models or plugins may write one; the evaluator has
-    this name too. ``total``: the size of phases, None if it is unknown. ``status``: the end.
+    Args:
+        text: used for every name or message that users, models or plugins may write, including the
+            evaluator's name.
+        total: the size of phases; None if unknown.
+        status: how the run ends.
     """
 
     def sample(kind: type[Event], **fields: Any) -> Event:

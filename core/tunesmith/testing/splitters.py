@@ -15,7 +15,7 @@ ROWS = 120
 
 
 def sample_records() -> list[Record]:
-    """Return records with different prompts, in groups of three of one site, each with a time."""
+    """Return records with different prompts, in groups of three with the same site, and times."""
     start, sites = date(2026, 1, 1), ("north", "south", "west")
     return [
         Completion(
@@ -33,7 +33,7 @@ def sample_records() -> list[Record]:
 
 
 def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: bool = True) -> Split:
-    """Split the sample records with a new splitter, into three parts or into training rows only."""
+    """Split sample records with a new splitter, into three parts or into training rows only."""
     request = SplitRequest(
         records=records,
         seed=3,
@@ -54,7 +54,7 @@ def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: boo
 
 @check("splitter")
 def puts_each_row_into_one_part(subject: Subject) -> None:
-    """Each row is in exactly one part, and no part that is asked for is empty."""
+    """Each row is in exactly one part, and no requested part is empty."""
     records = sample_records()
     split = split_samples(subject, records)
     rows = sorted([*split.train, *split.validation, *split.test])
@@ -77,16 +77,16 @@ def splits_the_same_way_twice(subject: Subject) -> None:
 
 @check("splitter")
 def leaves_out_parts_that_are_not_asked_for(subject: Subject) -> None:
-    """Parts that the data loader returned are not split off again."""
+    """The splitter does not split off parts that the data loader returned."""
     records = sample_records()
     split = split_samples(subject, records, all_parts=False)
-    require(not (split.validation or split.test), "validation or test rows were not asked for")
+    require(not (split.validation or split.test), "validation or test rows were not requested")
     require(len(split.train) == len(records), "a row is in no part")
 
 
 @check("splitter")
 def keeps_groups_together(subject: Subject) -> None:
-    """The rows of a group, such as those of one patient, are in one part."""
+    """The rows of a group, such as all rows of one patient, are in one part."""
     records = sample_records()
     split = split_samples(subject, records)
     part_of: dict[str | None, str] = {}

@@ -1,7 +1,7 @@
-"""Worked examples: what a component must return for given data, as its author says.
+"""Worked examples: what a component must return for given data, written by its author.
 
-Checks of the kit that need none find many faults; only an example finds a loader that loses a
-weight, or an evaluator that is wrong by a factor. Examples are passed to the kit by offer::
+Checks without examples find many faults. But only an example finds a loader that loses a weight, or
+an evaluator that is wrong by a factor. Pass examples to the kit by offer::
 
     examples={
         "lines": [LoaderExample(options={"train": "good.txt"}, train=[...], skipped=1)],
@@ -28,9 +28,9 @@ class LoaderExample:
     train: Sequence[Record]
     """Expected training records; their ``source`` is not compared."""
     test: Sequence[Record] = ()
-    """Expected test records, of a loader that returns some."""
+    """Expected test records, if the loader returns a test part."""
     skipped: int = 0
-    """Expected number of rows that are skipped."""
+    """Expected number of skipped rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class EvaluatorExample:
     records: Sequence[Record]
     """The records to measure on."""
     answers: Mapping[str, str] = field(default_factory=dict)
-    """Answer of the model by the last message of the prompt, or by the plain prompt."""
+    """The model's answers, by the last message of the prompt or by the plain prompt."""
     logprobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Log-probabilities of tokens by completion, in nats."""
+    """Log-probabilities of tokens, in nats, by completion."""
     values: Mapping[str, Sequence[float]]
     """Expected value of each record, by metric."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -51,18 +51,18 @@ class EvaluatorExample:
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewExample:
-    """The findings that ``tunesmith_review_data`` must have about some records."""
+    """The findings that ``tunesmith_review_data`` must return for some records."""
 
     train: Sequence[Record]
-    """Training records, in which the hook looks for faults."""
+    """Training records, where the hook looks for faults."""
     validation: Sequence[Record] = ()
-    """Records for choices."""
+    """Validation records."""
     test: Sequence[Record] = ()
     """Test records."""
     finds: str = ""
-    """Text that is in the message of one finding; empty: there must be no warning and no error."""
+    """Text that one finding's message must contain; empty: no warning and no error is allowed."""
 
 
 Example = LoaderExample | EvaluatorExample | ReviewExample
 Examples = Mapping[str, Sequence[Example]]
-"""Examples by offer; those of a review hook by the name of the hook."""
+"""Examples by offer; examples for a review hook by the name of the hook."""

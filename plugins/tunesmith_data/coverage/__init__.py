@@ -1,4 +1,4 @@
-"""Coverage: the share of production traffic that lies outside of the training rows.
+"""Measure coverage: the share of production traffic that lies outside the training rows.
 
 ::
 
@@ -10,19 +10,19 @@
     found.share.estimate, found.share.low, found.share.high
     for row in found.chosen: ...  # rows to label
 
-The measure is one of the surface: texts that share few character 3- to 5-grams with any training
-text are far. A paraphrase in other words is far, and a row about something else in the same words
-is near.
+The measure only looks at the surface: a text is far if it shares few character 3- to 5-grams with
+every training text. A paraphrase in other words is far; a different question in the same words is
+near.
 """
 
 from tunesmith_data.coverage.measure import Coverage, FarRow, measure_coverage
 from tunesmith_data.coverage.prompts import is_prompt_file, read_prompts
-from tunesmith_data.coverage.share import Share
+from tunesmith_data.coverage.share import ShareEstimate
 
 __all__ = [
     "Coverage",
     "FarRow",
-    "Share",
+    "ShareEstimate",
     "is_prompt_file",
     "measure_coverage",
     "read_prompts",

@@ -1,4 +1,4 @@
-"""Measure which rows lie outside of the training rows, and choose some of them to label."""
+"""Measure which rows lie outside the training rows, and choose some of them to label."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from tunesmith.errors import DataError
 from tunesmith_data.coverage.share import (
-    LEAST_REFERENCE,
     LEVEL,
+    MIN_REFERENCE_ROWS,
     Reference,
-    Share,
+    ShareEstimate,
+    compute_p_values,
     estimate_share,
-    p_values,
-    threshold,
+    find_distance_threshold,
 )
 from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer, Vectors, sample_rows
 from tunesmith_data.near_duplicates import Texts, cluster_texts, find_nearest
@@ -24,12 +24,12 @@ from tunesmith_data.near_duplicates.features import Floats, Indices
 
 MAX_REFERENCE = 2_000
 MAX_QUERIES = 4_000
-"""Rows that are compared with the training rows; of more rows, a random sample is."""
-LEAST_ALONE = 0.2
-"""Share of the clusters below which rows without near duplicates stand for too few rows."""
-MAX_CHOSEN = 20
-LEAST_GAP = 0.5
-"""Rows that are nearer to a chosen one than this are not chosen too."""
+"""Maximum number of rows to compare with the training rows; more rows are sampled at random."""
+MIN_ALONE_SHARE = 0.2
+"""Smallest share of clusters with a single row for these rows to serve as reference alone."""
+MAX_CHOSEN_ROWS = 20
+MIN_GAP = 0.5
+"""Smallest distance between chosen rows, and of a chosen row from the training rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,58 +37,58 @@ class FarRow:
     """A row that is far from the training rows."""
 
     row: int
-    """Number of the row among the rows that are compared."""
+    """Position of the row in the production rows."""
     nearest: int
-    """The most similar training row."""
+    """Position of the most similar training row."""
     similarity: float
-    """The cosine of both, between 0 and 1."""
+    """Cosine similarity of both rows, from 0 to 1."""
     p_value: float
-    """Probability that a row like the training rows is as far from the others."""
+    """Probability that a row like the training rows is at least this far from the others."""
     similar_rows: int
-    """The rows outside, with this one, to which this one is the most similar of the chosen."""
+    """Number of rows outside, including this one, that are most similar to this chosen row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Rows of another source, compared with training rows."""
+    """The comparison of rows from another source with training rows."""
 
     train_rows: int
     """Number of training rows."""
     rows: int
     """Number of rows of the other source."""
     compared_rows: int
-    """Number of those rows that were compared: a sample of many."""
+    """Number of compared rows; smaller than ``rows`` if they were sampled."""
     near_duplicates: int
-    """Compared rows that have a near duplicate among the training rows."""
+    """Number of compared rows with a near-duplicate in the training rows."""
     outside: int
-    """Compared rows with a p-value of at most 0.05; some of them are false alarms."""
-    share: Share
+    """Number of compared rows with a p-value of at most 0.05; some are false alarms."""
+    share: ShareEstimate
     similarity_limit: float
     """Rows outside are less similar than this to every training row."""
     is_blind: bool
-    """True if training rows are so different that even unrelated rows may not be outside."""
+    """True if the training rows are so diverse that even unrelated rows may not be outside."""
     chosen: Sequence[FarRow]
 
 
 def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Coverage:
     """Compare production rows with training rows.
 
-    The distance of a row is 1 - cosine to the nearest training row. Reference are the distances of
-    up to 2,000 training rows, one of each cluster of near duplicates, to the nearest row outside
-    of their cluster: duplicated rows would otherwise look like perfect coverage.
+    The distance of a row is 1 - cosine similarity to the nearest training row. The reference is the
+    same distance for up to 2,000 training rows, measured to the nearest row outside their cluster
+    of near-duplicates. Otherwise duplicated rows would look like perfect coverage.
 
     Raises:
-        DataError: too few different training rows, or no production row.
+        DataError: there are too few distinct training rows, or no production row.
     """
     rng = np.random.default_rng(seed)
     clusters = cluster_texts(train).astype(np.int64)
     sample = sample_rows(rng, _choose_reference(clusters), MAX_REFERENCE)
     queries = sample_rows(rng, np.arange(len(production)), MAX_QUERIES)
-    if len(sample) < LEAST_REFERENCE:
-        hint = f"coverage needs {LEAST_REFERENCE} training rows that are no near duplicates"
+    if len(sample) < MIN_REFERENCE_ROWS:
+        hint = f"coverage needs at least {MIN_REFERENCE_ROWS} training rows without near-duplicates"
         raise DataError("training rows", f"only {len(sample)} differ from each other", hint=hint)
     if not len(queries):
-        raise DataError("production rows", "there are none to compare")
+        raise DataError("production rows", "no rows to compare")
     texts = [production[int(row)] for row in queries]
     vectorizer = Vectorizer(train, texts)
     search = _Search(vectorizer.vectors([*(train[int(row)] for row in sample), *texts]))
@@ -97,7 +97,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     reference, distances = np.split(search.distances(), [len(sample)])
     groups = _join_pairs(clusters[sample], clusters[search.rows[: len(sample)]])
     covered = np.array([match is not None for match in find_nearest(train, texts)])
-    p = np.where(covered, 1.0, p_values(distances, reference))
+    p = np.where(covered, 1.0, compute_p_values(distances, reference))
     outside = np.flatnonzero(p <= LEVEL)
     chosen, counts = _choose(search.vectors[len(sample) :][outside], distances[outside])
     rows = [
@@ -110,7 +110,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
         )
         for i, count in zip(outside[chosen].tolist(), counts, strict=True)
     ]  # fmt: skip
-    limit = threshold(reference, LEVEL)
+    limit = find_distance_threshold(reference, LEVEL)
     return Coverage(
         train_rows=len(train),
         rows=len(production),
@@ -125,17 +125,17 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
 
 
 def _choose_reference(clusters: Indices) -> Indices:
-    """Return the training rows without a near duplicate, like production rows not covered.
+    """Return the training rows without near-duplicates, as uncovered production rows have none.
 
-    If nearly all rows have one, as copies do, one row of each cluster is returned.
+    If nearly all rows have near-duplicates, return one row per cluster instead.
     """
     firsts, counts = np.unique(clusters, return_counts=True)
     alone = firsts[counts == 1]
-    return alone if len(alone) >= max(LEAST_REFERENCE, LEAST_ALONE * len(firsts)) else firsts
+    return alone if len(alone) >= max(MIN_REFERENCE_ROWS, MIN_ALONE_SHARE * len(firsts)) else firsts
 
 
 class _Search:
-    """The most similar training row of each vector."""
+    """Finds the most similar training row for each vector."""
 
     def __init__(self, vectors: Vectors) -> None:
         self.vectors = vectors
@@ -143,7 +143,7 @@ class _Search:
         self._similarities = np.full(len(vectors), -1.0)
 
     def run(self, vectorizer: Vectorizer, train: Texts, clusters: Indices, own: Indices) -> None:
-        """Compare with all training rows, except those of the vector's own cluster."""
+        """Compare with all training rows except those in the vector's own cluster."""
         start = 0
         for block in vectorizer.blocks(train):
             labels = clusters[start : start + len(block)]
@@ -157,17 +157,17 @@ class _Search:
             start += len(block)
 
     def distances(self) -> Floats:
-        """Return the distances to the most similar rows; 0 for a text of boilerplate alone."""
+        """Return the distances to the most similar rows; 0 for a text of only boilerplate."""
         distances = np.clip(1 - self._similarities, 0, 1)
         return np.where(self.vectors.any(axis=1), distances, 0.0)
 
 
 def _join_pairs(clusters: Indices, nearest: Indices) -> Indices:
-    """Return a label for each row, equal for two rows that are the nearest of each other.
+    """Return a label for each row; two rows that are each other's nearest share a label.
 
     Args:
-        clusters: The cluster of each row, all different.
-        nearest: The cluster of the row that is nearest to it, which need not be among them.
+        clusters: The cluster of each row; all are distinct.
+        nearest: The cluster of each row's nearest row, which may not be among ``clusters``.
     """
     nearest_of = dict(zip(clusters.tolist(), nearest.tolist(), strict=True))
     is_pair = np.array([nearest_of.get(other) == own for own, other in nearest_of.items()])
@@ -175,22 +175,22 @@ def _join_pairs(clusters: Indices, nearest: Indices) -> Indices:
 
 
 def _chance_similarity(rows: int) -> float:
-    """Return the largest cosine that hashing alone gives a text to one of so many others."""
+    """Return the highest cosine that hash collisions alone cause between a text and many rows."""
     return math.sqrt(2 * math.log(max(2, rows)) / COLUMNS)
 
 
 def _choose(vectors: Vectors, distances: Floats) -> tuple[list[int], list[int]]:
     """Choose rows that are far from the training rows and from each other.
 
-    Each next one is that whose distance to the nearest training row or chosen row is the largest
-    (Gonzalez, 1985).
+    Farthest-first traversal (Gonzalez, 1985): each step takes the row with the largest distance to
+    the nearest training row or chosen row.
 
     Returns:
-        The positions of the rows, and for how many rows each is the most similar one.
+        The positions of the chosen rows, and how many rows each represents.
     """
     gaps = distances.copy()
     chosen: list[int] = []
-    while len(chosen) < MAX_CHOSEN and len(gaps) and gaps.max() >= LEAST_GAP:
+    while len(chosen) < MAX_CHOSEN_ROWS and len(gaps) and gaps.max() >= MIN_GAP:
         chosen.append(int(gaps.argmax()))
         gaps = np.minimum(gaps, 1 - vectors @ vectors[chosen[-1]])
         gaps[chosen[-1]] = 0

@@ -1,4 +1,4 @@
-"""Read rows that may have no answer, such as a log of what users asked."""
+"""Read rows that may lack an answer, such as a log of user questions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.contracts import Dataset
 from tunesmith.options import from_table
-from tunesmith_data.files import names_file
+from tunesmith_data.files import make_suffix_matcher
 from tunesmith_data.json_line import parse_row
 from tunesmith_data.load import RowLoader
 from tunesmith_data.options import RowOptions
@@ -20,18 +20,18 @@ _PROMPTS = ("prompt", "instruction", "question", "input", "text")
 _CONTEXTS = ("input", "context")
 _ANSWER = "no answer"
 
-is_prompt_file = names_file(".jsonl", ".ndjson", ".txt", ".log")
-"""A function that returns True for the name of a file that :func:`read_prompts` reads."""
+is_prompt_file = make_suffix_matcher(".jsonl", ".ndjson", ".txt", ".log")
+"""A function that returns True for names of files that :func:`read_prompts` can read."""
 
 
 def read_prompts(path: Path) -> Dataset:
-    """Read the prompts of a file of JSON Lines, or of lines of text, packed or not.
+    """Read the prompts in a file of JSON Lines or plain lines of text, packed or not.
 
-    JSON has a column ``messages``, ``prompt``, ``instruction``, ``question``, ``input`` or
-    ``text``. Answers and other columns may be missing; the records have a placeholder as answer.
+    JSON rows need a column ``messages``, ``prompt``, ``instruction``, ``question``, ``input`` or
+    ``text``. The answer may be missing; the records have a placeholder instead.
 
     Raises:
-        DataError: the file cannot be read, or no row can be used.
+        DataError: the file cannot be read, or no row is usable.
     """
     options = from_table(RowOptions, {"train": str(path), "max_skipped": 1.0})
     return RowLoader(options, _read_rows).load()
@@ -59,7 +59,7 @@ def _parse_text(raw: bytes) -> Fields:
 
 
 def _parse_json(raw: bytes) -> Fields:
-    """Return a row with its prompt only, and a placeholder as its answer."""
+    """Return a row with only its prompt and a placeholder answer."""
     row = parse_row(raw)
     for name in _CHATS:
         if isinstance(row.get(name), list):
@@ -75,7 +75,7 @@ def _parse_json(raw: bytes) -> Fields:
 
 
 def _answered(messages: list[Any]) -> list[Any]:
-    """Return a conversation that ends with an answer."""
+    """Append a placeholder answer unless the conversation ends with an answer."""
     last = messages[-1] if messages else None
     if not isinstance(last, dict):
         return messages

@@ -1,14 +1,14 @@
 """Estimate the share of rows that lie outside, from conformal p-values.
 
-The p-value of a row is the rank of its distance among the reference distances, those of training
-rows to other training rows. Rows from the source of the training rows have a p-value of at most L
-with probability L, so some of the rows below a level L are false alarms. Without them, the share
-outside is (rejected - L) / (1 - L).
+The p-value of a row is the rank of its distance among the reference distances, which are those of
+training rows to other training rows. A row from the same source as the training rows has a p-value
+of at most L with probability L. Some of the rows below a level L are therefore false alarms.
+Corrected for them, the share outside is (rejected - L) / (1 - L).
 
-This is unbiased if all rows outside have p-values below the level, and too low otherwise, never too
-high (Storey, 2002). A low level misses rows outside that resemble training rows; a high level
-misses few of them, but varies more from sample to sample. So three levels are used: the lower limit
-is that at 0.05, the estimate that at 0.2, and the upper limit that at 0.5.
+The estimate is unbiased if all rows outside have p-values below the level. Otherwise it is too low,
+never too high (Storey, 2002). A low level misses rows outside that resemble training rows. A high
+level misses few of them but varies more between samples. Three levels are combined: 0.05 for the
+lower limit, 0.2 for the estimate and 0.5 for the upper limit.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from tunesmith.statistics import mean_interval
 from tunesmith_data.near_duplicates.features import Bits, Floats, Indices
 
 LEVEL, ESTIMATE_LEVEL, UPPER_LEVEL = 0.05, 0.2, 0.5
-LEAST_REFERENCE = 20
-"""Reference distances without which no p-value could be at most 0.05."""
+MIN_REFERENCE_ROWS = 20
+"""Fewest reference distances for a p-value of at most 0.05 to be possible."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """A share of all rows, and the limits of its 95 % interval."""
+class ShareEstimate:
+    """A share of all rows with its 95 % interval."""
 
     estimate: float
     """The estimated share, from 0 to 1."""
     low: float
-    """Lower limit."""
+    """Lower end of the interval."""
     high: float
-    """Upper limit."""
+    """Upper end of the interval."""
 
 
-def threshold(reference: Floats, level: float) -> float:
+def find_distance_threshold(reference: Floats, level: float) -> float:
     """Return the distance above which the p-value of a row is at most ``level``."""
     rank = math.floor(level * (len(reference) + 1))
     return float(np.sort(reference)[-rank])
 
 
-def p_values(distances: Floats, reference: Floats) -> Floats:
+def compute_p_values(distances: Floats, reference: Floats) -> Floats:
     """Return the conformal p-value of each distance."""
     below = np.searchsorted(np.sort(reference), distances)
     result: Floats = (1 + len(reference) - below) / (1 + len(reference))
@@ -53,38 +53,40 @@ def p_values(distances: Floats, reference: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Distances of training rows to the nearest one that is no near duplicate."""
+    """Distances of training rows to the nearest row that is not a near-duplicate."""
 
     distances: Floats
     groups: Indices
-    """Equal for two rows that are the nearest of each other: their distances are the same."""
+    """Group labels; two rows that are each other's nearest have the same distance and group."""
 
 
-def estimate_share(distances: Floats, covered: Bits, reference: Reference) -> Share:
+def estimate_share(distances: Floats, covered: Bits, reference: Reference) -> ShareEstimate:
     """Estimate the share of rows that are outside.
 
     Args:
         distances: The distance of each row to the nearest training row.
-        covered: Rows that have a near duplicate among the training rows. They are not outside,
-            and cause no false alarms, because the reference has no near duplicates either.
-        reference: The distances to compare with.
+        covered: True for rows with a near-duplicate in the training rows. They are not outside and
+            cannot be false alarms, because the reference excludes near-duplicates too.
+        reference: The reference distances.
     """
     low = _estimate(distances, covered, reference, LEVEL).low
     high = _estimate(distances, covered, reference, UPPER_LEVEL).high
     estimate = _estimate(distances, covered, reference, ESTIMATE_LEVEL).estimate
     high = max(high, low)
-    return Share(min(max(estimate, low), high), low, high)
+    return ShareEstimate(min(max(estimate, low), high), low, high)
 
 
-def _estimate(distances: Floats, covered: Bits, reference: Reference, level: float) -> Share:
-    """Estimate the share with the rows whose p-value is at most ``level``."""
-    limit = threshold(reference.distances, level)
+def _estimate(
+    distances: Floats, covered: Bits, reference: Reference, level: float
+) -> ShareEstimate:
+    """Estimate the share from the rows whose p-value is at most ``level``."""
+    limit = find_distance_threshold(reference.distances, level)
     alarms = reference.distances > limit
     rejected = (distances > limit) & ~covered
     rate = (int(alarms.sum()) + 1) / (len(alarms) + 1)
     uncovered = float((~covered).mean())
     share = max(0.0, (float(rejected.mean()) - uncovered * rate) / (1 - rate))
-    # Of the rows that are not outside, only this part can cause false alarms.
+    # Among rows that are not outside, only this share can be false alarms.
     exposed = (uncovered - share) / (1 - share) if share < 1 else 0.0
     accepted = mean_interval((~rejected).tolist(), bounds=(0, 1))
     quiet = mean_interval((~alarms).tolist(), groups=reference.groups.tolist(), bounds=(0, 1))
@@ -92,15 +94,15 @@ def _estimate(distances: Floats, covered: Bits, reference: Reference, level: flo
         (accepted.value, accepted.low, accepted.high),
         (1 - exposed * rate, 1 - exposed * (1 - quiet.low), 1 - exposed * (1 - quiet.high)),
     )
-    return Share(share, max(0.0, 1 - ratio[1]), min(1.0, 1 - ratio[0]))
+    return ShareEstimate(share, max(0.0, 1 - ratio[1]), min(1.0, 1 - ratio[0]))
 
 
 def _ratio_limits(
     one: tuple[float, float, float], other: tuple[float, float, float]
 ) -> tuple[float, float]:
-    """Return the limits of a ratio from the value and the limits of both its terms.
+    """Return the interval of a ratio from the values and intervals of its terms.
 
-    Donner and Zou, Statistical Methods in Medical Research 21 (2012) 347, equation 8.
+    Source: Donner and Zou, Statistical Methods in Medical Research 21 (2012) 347, equation 8.
     """
     (a, a_low, a_high), (b, b_low, b_high) = one, other
     low_term = (a * b) ** 2 - a_low * b_high * (2 * a - a_low) * (2 * b - b_high)

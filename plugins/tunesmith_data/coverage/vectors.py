@@ -1,8 +1,8 @@
-"""Vectors of texts: TF-IDF of their character 3- to 5-grams, hashed to a fixed number of columns.
+"""Vectorize texts: TF-IDF of character 3- to 5-grams, hashed to a fixed number of columns.
 
-Memory does not grow with the texts: of all grams there is one table of counts, and the vectors are
-made for 512 texts at a time. Hashing to 2,048 columns with random signs changes a cosine by about
-0.02, for training rows and others alike.
+The memory does not grow with the number of texts: gram counts are in one fixed table, and vectors
+are computed for 512 texts at a time. Hashing to 2,048 columns with random signs changes a cosine
+similarity by about 0.02, for training rows and others alike.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, LEAST_ROWS
-from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, Sets, read_grams
+from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, MIN_ROWS
+from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, NumberSets, read_grams
 
 __all__ = ["sample_rows"]
 
@@ -23,18 +23,18 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 GRAM_LENGTHS = (3, 4, 5)
 COLUMNS = 2_048
 QUERY_SHARE = 0.8
-"""Share of the queries above which a gram of theirs is a template rather than a topic."""
+"""A gram in more than this share of the queries belongs to a template, not to a topic."""
 _BLOCK_ROWS = 512
 _TABLE_BITS = 22
 _ROW_BITS = np.uint64(32)
 
 
 class Vectorizer:
-    """Turns texts into vectors of length 1, with the weights of the training texts.
+    """Turns texts into unit-length TF-IDF vectors.
 
-    Skipped are grams that more than a fifth of the training texts share, as near duplicates leave
-    them out, and those that nearly all queries share, such as an instruction that only they have. A
-    text of nothing else has a vector of zeros.
+    Grams in more than 20 % of the training texts are ignored, as in the near-duplicate search. So
+    are grams in nearly all queries, such as an instruction that only the queries have. A text
+    without any other gram has a zero vector.
     """
 
     def __init__(self, train: Iterable[str], queries: Iterable[str]) -> None:
@@ -42,12 +42,12 @@ class Vectorizer:
         self._queries, query_rows = _count_rows(queries)
         self._all_rows = train_rows + query_rows
         self._limits = (
-            max(LEAST_ROWS, GRAM_SHARE * train_rows),
-            max(LEAST_ROWS, QUERY_SHARE * query_rows),
+            max(MIN_ROWS, GRAM_SHARE * train_rows),
+            max(MIN_ROWS, QUERY_SHARE * query_rows),
         )
 
     def blocks(self, texts: Iterable[str]) -> Iterator[Vectors]:
-        """Yield the vectors of consecutive texts, of at most 512 at a time."""
+        """Yield the vectors of consecutive texts, at most 512 at a time."""
         for sets in read_grams(texts, GRAM_LENGTHS):
             keys, repeats = np.unique(_keys(sets), return_counts=True)
             for start in range(0, len(sets[0]), _BLOCK_ROWS):
@@ -76,20 +76,20 @@ class Vectorizer:
     def _weights(self, grams: npt.NDArray[np.uint32]) -> Floats:
         places = _table_index(grams)
         counts, query_counts = self._train[places], self._queries[places]
-        # Queries are counted too: if only training texts were, what a single text has would weigh
-        # less in these than in a query, and queries would look farther away than they are.
+        # IDF is computed over both sets. Fitted on training texts alone, it would give grams that
+        # only one query has too much weight and exaggerate the distance of queries.
         weights = np.log((self._all_rows + 1) / (counts + query_counts + 1))
         weights[(counts > self._limits[0]) | (query_counts > self._limits[1])] = 0
         return weights
 
 
 def sample_rows(rng: np.random.Generator, rows: Indices, size: int) -> Indices:
-    """Return at most ``size`` of the rows, chosen at random and in their order."""
+    """Return a random sample of at most ``size`` rows, in their original order."""
     return rows if len(rows) <= size else np.sort(rng.choice(rows, size, replace=False))
 
 
 def _count_rows(texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], int]:
-    """Return in how many texts each gram is, by its place in the table, and the number of texts."""
+    """Return the number of texts with each gram, by table index, and the total number of texts."""
     counts = np.zeros(1 << _TABLE_BITS, np.int32)
     total = 0
     for sets in read_grams(texts, GRAM_LENGTHS):
@@ -100,8 +100,8 @@ def _count_rows(texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], int]:
     return counts, total
 
 
-def _keys(sets: list[Sets]) -> Hashes:
-    """Return each gram of each row as one number, the row in its upper 32 bits."""
+def _keys(sets: list[NumberSets]) -> Hashes:
+    """Return a number for each gram of each row, with the row in the upper 32 bits."""
     rows = np.arange(len(sets[0]), dtype=np.uint64) << _ROW_BITS
     return np.concatenate([np.repeat(rows, one.sizes()) | one.values for one in sets])
 

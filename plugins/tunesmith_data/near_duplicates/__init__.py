@@ -1,4 +1,4 @@
-"""Near duplicates: texts that are equal up to a few characters or words.
+"""Find near-duplicates: texts that are equal up to a few characters or words.
 
 ::
 
@@ -8,43 +8,56 @@
     matches = find_nearest(train, test)    # for each test text, a training text or None
     for pair in find_pairs(texts): ...        # pairs that connect each cluster
 
-Texts are compared by their letters, digits and symbols, in any script and without punctuation, by
-two metrics: see :class:`Threshold`. Up to about 10,000 short texts, all are compared with all;
-beyond that, MinHash proposes pairs, 99 % of those above the threshold, and each is compared
-exactly. The result does not depend on the order of the texts, nor on a seed. Texts without any
-character match nothing.
+The algorithm::
 
-What many rows share, such as an instruction, is left out of the comparison: see
-:mod:`tunesmith_data.near_duplicates.boilerplate`. Texts from one template may be less similar than
-near duplicates, as their values differ; :mod:`tunesmith_data.near_duplicates.templates` finds them.
+    "How do I reset my password?"
+       |  fold case and Unicode, drop punctuation              features, punctuation
+       v
+    character 5-grams {howdo, owdoi, ...} and words            features
+       |  drop what many rows share, such as an instruction    boilerplate
+       v
+    candidate pairs
+       |  up to about 10,000 short texts: all pairs            inverted_index
+       |  more texts: pairs proposed by MinHash, which         minhash
+       |  finds 99 % of those above the threshold
+       v
+    exact Jaccard similarity of both sets                      compare
+       |  similar enough? (two metrics)                        threshold
+       v
+    union-find joins accepted pairs to clusters                forest
+
+MinHash only proposes pairs; every pair is compared exactly, so it never adds a false match. The
+result depends neither on the order of the texts nor on a seed. Texts without a letter, digit or
+symbol match nothing. Texts from one template whose values differ may be less similar than the
+threshold; :mod:`tunesmith_data.near_duplicates.templates` finds them.
 """
 
-from tunesmith_data.near_duplicates.features import Texts, read_keys
+from tunesmith_data.near_duplicates.features import Texts, compute_text_keys
 from tunesmith_data.near_duplicates.search import (
-    Match,
-    Pair,
+    DuplicatePair,
+    NearestText,
     cluster_texts,
     find_nearest,
     find_pairs,
 )
 from tunesmith_data.near_duplicates.templates import (
     WordDifference,
-    compare_words,
     find_template_duplicates,
+    find_word_difference,
 )
 from tunesmith_data.near_duplicates.threshold import DEFAULT_THRESHOLD, Threshold
 
 __all__ = [
     "DEFAULT_THRESHOLD",
-    "Match",
-    "Pair",
+    "DuplicatePair",
+    "NearestText",
     "Texts",
     "Threshold",
     "WordDifference",
     "cluster_texts",
-    "compare_words",
+    "compute_text_keys",
     "find_nearest",
     "find_pairs",
     "find_template_duplicates",
-    "read_keys",
+    "find_word_difference",
 ]

@@ -1,9 +1,8 @@
-"""Find boilerplate: grams and words that are in so many texts that they distinguish none of them.
+"""Find boilerplate: grams and words that occur in too many texts to distinguish them.
 
-Instructions that all rows share would make all rows near duplicates of each other, and so would a
-template that a large part of the rows was made from. Without what they share, these rows are
-compared by what differs. A small family of rows from one template stays: its rows are near
-duplicates.
+A shared instruction, or a template used by many rows, would make all these rows near-duplicates of
+each other. Without the boilerplate, rows are compared by what differs. The rows of a rare template
+remain near-duplicates, because their shared text is not boilerplate.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ import numpy as np
 from tunesmith_data.near_duplicates.features import (
     Boilerplate,
     Numbers,
-    Sets,
-    bit_table,
-    distinct,
+    NumberSets,
+    build_bit_table,
+    deduplicate_sets,
     read_blocks,
 )
 
 SAMPLE_ROWS = 2_048
 GRAM_SHARE = 0.2
-WORD_SHARE = 0.8  # frequent words of the language are no boilerplate
-LEAST_ROWS = 10  # in few rows, a share of them may be one cluster of duplicates
+WORD_SHARE = 0.8  # so that frequent words of the language are not boilerplate
+MIN_ROWS = 10  # in small data, a cluster of duplicates could exceed the shares
 
 
 def find_boilerplate(sample: Iterable[str]) -> Boilerplate:
-    """Return the grams in more than 20 %, and the words in more than 80 %, of different texts.
+    """Return the grams in more than 20 % and the words in more than 80 % of distinct texts.
 
-    Those in at most 10 of the texts are never boilerplate.
+    Grams and words in at most 10 texts are never boilerplate.
     """
     grams, words = _Counter(), _Counter()
     for block in read_blocks(sample):
@@ -38,25 +37,26 @@ def find_boilerplate(sample: Iterable[str]) -> Boilerplate:
         words.add(block.words)
     frequent_grams, shared = grams.split(GRAM_SHARE)
     frequent_words, _ = words.split(WORD_SHARE)
-    return Boilerplate(bit_table(frequent_grams), bit_table(frequent_words), shared)
+    return Boilerplate(build_bit_table(frequent_grams), build_bit_table(frequent_words), shared)
 
 
 class _Counter:
-    """Counts in how many sets each number is."""
+    """Counts how many sets contain each number."""
 
     def __init__(self) -> None:
         self._parts = [np.zeros(0, dtype=np.uint32)]
         self._rows = 0
 
-    def add(self, sets: Sets) -> None:
-        self._parts.append(distinct(sets).values)
+    def add(self, sets: NumberSets) -> None:
+        self._parts.append(deduplicate_sets(sets).values)
         self._rows += len(sets)
 
     def split(self, share: float) -> tuple[Numbers, float]:
-        """Return the numbers in more than this share of the sets, and the mean number of others
-        that two sets have in common.
+        """Return the numbers in more than ``share`` of the sets, and the overlap of the rest.
+
+        The overlap is the mean number of other numbers that two sets have in common.
         """
         values, counts = np.unique(np.concatenate(self._parts), return_counts=True)
-        frequent = counts > max(LEAST_ROWS, share * self._rows)
+        frequent = counts > max(MIN_ROWS, share * self._rows)
         pairs = (counts[~frequent].astype(np.float64) ** 2).sum()
         return values[frequent], float(pairs / max(1, self._rows) ** 2)

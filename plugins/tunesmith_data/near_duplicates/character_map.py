@@ -1,9 +1,9 @@
-"""Convert many texts at once with a function that converts most characters one by one.
+"""Convert many texts at once with a function that works on most characters independently.
 
-Unicode normalization and case folding take microseconds for each text that is not ASCII. Here a
-table has the result for each character, and all texts are looked up in it together. Characters that
-depend on their neighbors (combining marks, parts of Hangul syllables) or become several characters
-have no entry: texts with one of them are converted by the function itself.
+Unicode normalization and case folding take microseconds per non-ASCII text. Here, a table stores
+the result for each character, and all texts are looked up together. Characters that depend on their
+neighbors (combining marks, parts of Hangul syllables) or expand to several characters are not in
+the table. Texts that contain one are converted by the function itself.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _BLOCK_CHARACTERS = 1 << 18
 
 
 class CharacterMap:
-    """The results of a function from text to text, for each character.
+    """Applies a text function through a table of its results per character.
 
-    The function must convert a text as it converts its characters one by one, unless one of these
-    combines with a neighbor.
+    The function must give the same result for a text as for its characters one by one, unless
+    characters combine with a neighbor.
     """
 
     def __init__(self, convert: Callable[[str], str]) -> None:
@@ -34,7 +34,7 @@ class CharacterMap:
         self._table: Codes | None = None
 
     def apply(self, texts: Sequence[str]) -> list[str]:
-        """Return what the function returns for each text."""
+        """Return the function's result for each text."""
         results: list[str] = []
         start = size = 0
         for number, text in enumerate(texts, start=1):
@@ -79,6 +79,6 @@ class CharacterMap:
 
 
 def _may_combine(character: str) -> bool:
-    """Return True if normalization may combine this character with one before it."""
+    """Return True if normalization may combine this character with the previous one."""
     is_part = any(first <= ord(character) <= last for first, last in _HANGUL_PARTS)
     return is_part or unicodedata.category(character).startswith("M")

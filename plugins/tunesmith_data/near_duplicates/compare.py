@@ -11,7 +11,7 @@ from tunesmith_data.near_duplicates.features import (
     Boilerplate,
     Floats,
     Indices,
-    Sets,
+    NumberSets,
     Texts,
     read_blocks,
 )
@@ -26,10 +26,10 @@ def compare_pairs(
     seconds: Indices,
     boilerplate: Boilerplate | None,
 ) -> tuple[Floats, Floats]:
-    """Return the Jaccard similarities of the 5-grams, and of the words, of each pair of texts.
+    """Return the Jaccard similarities of the 5-grams and of the words for each pair of texts.
 
-    Pair i is the text ``firsts[i]`` of ``first_texts`` and ``seconds[i]`` of ``second_texts``.
-    The texts are read in batches, so that few of them are in memory at a time.
+    Pair i consists of ``first_texts[firsts[i]]`` and ``second_texts[seconds[i]]``. Texts are read
+    in batches to save memory.
     """
     characters = np.zeros(len(firsts))
     words = np.zeros(len(firsts))
@@ -50,7 +50,7 @@ def compare_pairs(
 
 
 def jaccard(one: frozenset[int], other: frozenset[int]) -> float:
-    """Return the Jaccard similarity of two sets, 0 if both are empty."""
+    """Return the Jaccard similarity of two sets; 0 if both are empty."""
     common = len(one & other)
     return common / max(1, len(one) + len(other) - common)
 
@@ -61,7 +61,7 @@ def _batches(
     pairs: Sequence[tuple[int, int]],
     side: int,
 ) -> Iterator[dict[tuple[int, int], str]]:
-    """Yield the texts of consecutive pairs, by side and row."""
+    """Yield the texts of consecutive pairs in batches, keyed by side and row."""
     texts: dict[tuple[int, int], str] = {}
     size = 0
     for first, second in pairs:
@@ -83,7 +83,7 @@ def _python_sets(
         yield from zip(_split(block.grams), _split(block.words), strict=True)
 
 
-def _split(sets: Sets) -> Iterator[frozenset[int]]:
+def _split(sets: NumberSets) -> Iterator[frozenset[int]]:
     values = sets.values.tolist()
     offsets = sets.offsets.tolist()
     for row in range(len(sets)):

@@ -1,12 +1,12 @@
-"""Turn texts into sets of numbers: their character 5-grams and their words.
+"""Turn texts into sets of numbers: hashes of their character 5-grams and of their words.
 
-Texts are folded first: Unicode NFKC and case folding. Letters, marks, digits and symbols count;
-punctuation, which :mod:`tunesmith_data.near_duplicates.punctuation` tells from symbols, does not.
-The 5-grams run over the characters that count without spaces. A text of fewer than five characters
-is one gram. Each symbol is a word, and in scripts without spaces each character is.
+Texts are folded first (Unicode NFKC and case folding). Letters, marks, digits and symbols count;
+punctuation does not (:mod:`tunesmith_data.near_duplicates.punctuation` tells them apart). 5-grams
+span the counted characters and ignore spaces. A text of fewer than five characters is one gram.
+Each symbol is a word; in scripts without spaces, so is each character.
 
-All characters of a block of texts are processed together, as arrays: the hash of each substring is
-a difference of prefix sums of a polynomial modulo 2**64 (Karp and Rabin, 1987).
+All characters of a block of texts are processed together as arrays. The hash of a substring is a
+difference of prefix sums of a polynomial modulo 2**64 (Karp and Rabin, 1987).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tunesmith_data.near_duplicates.character_map import CharacterMap
 from tunesmith_data.near_duplicates.punctuation import SPELLINGS, blank_punctuation
 
-__all__ = ["fold_texts"]
+__all__ = ["fold_case_and_spelling"]
 
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -34,7 +34,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 GRAM_CHARACTERS = 5
 MAX_CHARACTERS = 100_000
-"""Longer texts are compared by their beginning, so that one row cannot take all memory."""
+"""Longer texts are truncated, so that one row cannot exhaust the memory."""
 
 _BLOCK_CHARACTERS = 1 << 18
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2**64
@@ -42,8 +42,8 @@ _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _MIX = np.uint64(0xD6E8FEB86659FD93)  # multiplier of rrxmrrxmsx_0 (Evensen, 2018)
 
 _SPACE, _SYMBOL, _LETTER, _DIGIT, _IDEOGRAPH, _UNKNOWN = range(6)  # all but spaces count
-_FIRST_OF_WORD = np.uint32(1 << 24)  # no code point is as high
-_NUMBER = 1  # stands for each word that has a digit
+_FIRST_OF_WORD = np.uint32(1 << 24)  # above all code points
+_NUMBER = 1  # replaces every word that contains a digit
 _SCRIPTS_WITHOUT_SPACES = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
@@ -56,7 +56,7 @@ _SCRIPTS_WITHOUT_SPACES = (
 
 
 class Texts(Protocol):
-    """Texts by their position: a list, or an object that reads them when they are needed."""
+    """Texts by position: a list, or an object that reads texts on demand."""
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -72,8 +72,8 @@ class Texts(Protocol):
 
 
 @dataclass(frozen=True)
-class Sets:
-    """One set of numbers for each row: those of row i are ``values[offsets[i]:offsets[i + 1]]``."""
+class NumberSets:
+    """One set of numbers per row; row i has ``values[offsets[i]:offsets[i + 1]]``."""
 
     values: Numbers
     offsets: Indices
@@ -82,37 +82,37 @@ class Sets:
         return len(self.offsets) - 1
 
     def sizes(self) -> Indices:
-        """Return the number of values of each row."""
+        """Return the number of values in each row."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class Block:
-    """The features of consecutive texts. A set may hold a number more than once."""
+    """The features of consecutive texts; a set may contain a number more than once."""
 
-    grams: Sets
-    words: Sets
+    grams: NumberSets
+    words: NumberSets
     keys: Hashes
-    """The hash of all words and symbols in their order, 0 for a text without any. Texts that are
-    equal up to punctuation and case have equal keys, and equal features."""
+    """Hash of all words and symbols in order; 0 for a text without any. Texts that only differ in
+    punctuation and case have equal keys and equal features."""
 
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """Grams and words that are in so many rows that they distinguish none of them.
+    """Grams and words that occur in too many rows to distinguish them.
 
-    A bit table, indexed by the first 20 bits: one in a million other numbers is in it too, per
-    entry, which is the same for all rows.
+    Both are bit tables indexed by the first 20 bits of a number. Each entry therefore also matches
+    one in a million other numbers, but the same ones in all rows.
     """
 
     grams: Bits
     words: Bits
     shared_grams: float = 0.0
-    """The mean number of other 5-grams that two of the texts share."""
+    """Mean number of other 5-grams that two texts share."""
 
 
-def read_keys(texts: Iterable[str]) -> Hashes:
-    """Return the keys of texts: see :class:`Block`."""
+def compute_text_keys(texts: Iterable[str]) -> Hashes:
+    """Return the keys of texts; see :class:`Block`."""
     parts = [_keys(one) for one in _read_characters(texts)]
     return np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
 
@@ -123,20 +123,20 @@ def read_blocks(texts: Iterable[str], boilerplate: Boilerplate | None = None) ->
         yield _features(characters, boilerplate)
 
 
-def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[Sets]]:
-    """Yield the character grams of each of these lengths, in blocks of about 262,144 characters.
+def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[NumberSets]]:
+    """Yield the character n-grams of each length, in blocks of about 262,144 characters.
 
-    A gram that is in a text twice is in its set twice.
+    A gram that occurs twice in a text is twice in its set.
     """
     for characters in _read_characters(texts):
         hashes = _Substrings(characters.codes)
         yield [_select(*_gram_sets(hashes, characters.offsets, length)) for length in lengths]
 
 
-def read_words(texts: Iterable[str]) -> Iterator[tuple[Sets, Bits]]:
-    """Yield the words of texts in their order, and which of them are names by their form.
+def read_words(texts: Iterable[str]) -> Iterator[tuple[NumberSets, Bits]]:
+    """Yield the words of texts in order, and True for each word that looks like a name.
 
-    A name is a word with a capital ASCII letter and small ones that is not the first of a sentence.
+    A name is a capitalized ASCII word that does not start a sentence.
     """
     for block in _read_text_blocks(texts):
         characters = _characters(block)
@@ -146,10 +146,10 @@ def read_words(texts: Iterable[str]) -> Iterator[tuple[Sets, Bits]]:
 
 
 def _find_names(texts: list[str], starts: Indices) -> Bits:
-    """Return which of the words that begin at these positions of the joined texts are names."""
+    """Return True for each word that is a name, by its start position in the joined texts."""
     if not all(map(str.isascii, texts)):
-        folded = zip(texts, fold_texts(texts), strict=True)
-        # Where folding changes the length of a text, its names cannot be found.
+        folded = zip(texts, fold_case_and_spelling(texts), strict=True)
+        # Names cannot be located in texts whose length changes when folded.
         texts = [text if len(text) == len(other) else other for text, other in folded]
     joined = "\n".join([*texts, "", "", ""])
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -159,17 +159,17 @@ def _find_names(texts: list[str], starts: Indices) -> Bits:
     return names
 
 
-def distinct(sets: Sets) -> Sets:
-    """Return the sets with each number once per set, ascending."""
+def deduplicate_sets(sets: NumberSets) -> NumberSets:
+    """Return the sets sorted and without repeated numbers."""
     rows = np.repeat(np.arange(len(sets), dtype=np.uint64), sets.sizes())
     keyed = np.sort((rows << np.uint64(32)) | sets.values)
     keyed = keyed[np.append(True, keyed[1:] != keyed[:-1])[: len(keyed)]]
     counts = np.bincount((keyed >> np.uint64(32)).astype(np.int64), minlength=len(sets))
-    return Sets(keyed.astype(np.uint32), np.concatenate(([0], np.cumsum(counts))))
+    return NumberSets(keyed.astype(np.uint32), np.concatenate(([0], np.cumsum(counts))))
 
 
-def bit_table(values: Numbers) -> Bits:
-    """Return the table of a :class:`Boilerplate` for these numbers."""
+def build_bit_table(values: Numbers) -> Bits:
+    """Return the bit table of a :class:`Boilerplate` for these numbers."""
     table = np.zeros(1 << 20, dtype=np.bool_)
     table[values >> np.uint32(12)] = True
     return table
@@ -177,15 +177,15 @@ def bit_table(values: Numbers) -> Bits:
 
 @dataclass(frozen=True)
 class _Characters:
-    """The characters of consecutive texts that count."""
+    """The counted characters of consecutive texts."""
 
     codes: Numbers
     offsets: Indices
     """The characters of text i are ``codes[offsets[i]:offsets[i + 1]]``."""
     all_classes: Classes
-    """The classes of all characters, also of those that do not count."""
+    """The class of every character, counted or not."""
     counted: Bits
-    """Of all characters, those that count."""
+    """True for each character that counts."""
 
 
 def _read_characters(texts: Iterable[str]) -> Iterator[_Characters]:
@@ -210,7 +210,7 @@ def _characters(texts: list[str]) -> _Characters:
     if joined.isascii():
         joined = joined.lower()
     else:
-        texts = fold_texts(texts)
+        texts = fold_case_and_spelling(texts)
         joined = "\n".join([*texts, ""])
     codes, classes = _classified(blank_punctuation(joined))
     ends = np.cumsum([len(text) + 1 for text in texts], dtype=np.int64)
@@ -222,8 +222,8 @@ def _characters(texts: list[str]) -> _Characters:
     )
 
 
-def fold_texts(texts: Sequence[str]) -> list[str]:
-    """Return texts in one case and one spelling of each character."""
+def fold_case_and_spelling(texts: Sequence[str]) -> list[str]:
+    """Return texts with case and character variants folded."""
     others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
     return [text.lower() if text.isascii() else next(others) for text in texts]
 
@@ -271,7 +271,7 @@ _ASCII_CLASSES = bytes(
 
 @lru_cache(maxsize=1)
 def _class_table() -> Classes:
-    """Return the class of each code point, filled as they occur: a megabyte, but no dictionary."""
+    """Return the table with the class of each code point, filled on demand; it takes a megabyte."""
     return np.full(0x110000, _UNKNOWN, dtype=np.uint8)
 
 
@@ -301,7 +301,7 @@ def _class_of(code: int) -> int:
 
 
 class _Substrings:
-    """Hashes of substrings of a sequence of code points."""
+    """Computes hashes of substrings of a sequence of code points."""
 
     def __init__(self, codes: Numbers) -> None:
         self._powers, self._inverses = powers_of_base(1 << max(18, len(codes).bit_length()))
@@ -310,19 +310,19 @@ class _Substrings:
 
     def between(self, starts: Indices, ends: Indices) -> Hashes:
         """Return the hashes of the substrings between these positions."""
-        return mixed((self._sums[ends] - self._sums[starts]) * self._inverses[starts])
+        return mix_hashes((self._sums[ends] - self._sums[starts]) * self._inverses[starts])
 
     def of_length(self, length: int) -> Hashes:
-        """Return the hash of the substring of this length at each position, 0 near the end."""
+        """Return the hash of the substring of this length at each position; 0 near the end."""
         hashes = np.zeros(len(self._sums) - 1, dtype=np.uint64)
         count = max(0, len(hashes) - length + 1)
         np.subtract(self._sums[length:], self._sums[:-length][:count], out=hashes[:count])
         hashes *= self._inverses[: len(hashes)]
-        return mixed(hashes)
+        return mix_hashes(hashes)
 
 
-def mixed(hashes: Hashes) -> Hashes:
-    """Mix the bits of hashes in place, so that their first bits depend on all of them."""
+def mix_hashes(hashes: Hashes) -> Hashes:
+    """Mix the bits of hashes in place, so that the first bits depend on all bits."""
     for _ in range(2):
         hashes ^= hashes >> np.uint64(32)
         hashes *= _MIX
@@ -331,7 +331,7 @@ def mixed(hashes: Hashes) -> Hashes:
 
 @lru_cache(maxsize=1)
 def powers_of_base(count: int) -> tuple[Hashes, Hashes]:
-    """Return the powers of the base and of its inverse, from the first on."""
+    """Return the first ``count`` powers of the base and of its inverse, starting at exponent 1."""
     powers, inverses = (
         np.cumprod(np.full(count, base, dtype=np.uint64), dtype=np.uint64)
         for base in (_BASE, _INVERSE)
@@ -339,10 +339,10 @@ def powers_of_base(count: int) -> tuple[Hashes, Hashes]:
     return powers, inverses
 
 
-def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[Sets, Bits]:
-    """Return the gram that starts at each character, and which of them lie within their row.
+def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[NumberSets, Bits]:
+    """Return the gram that starts at each character, and True if it lies within its row.
 
-    A row that is shorter is one gram.
+    A row shorter than the gram length is one gram.
     """
     values = _first_32_bits(hashes.of_length(length))
     kept = np.ones(len(values), dtype=np.bool_)
@@ -354,22 +354,22 @@ def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[Sets
     starts = offsets[short]
     values[starts] = _first_32_bits(hashes.between(starts, ends[short]))
     kept[starts] = True
-    return Sets(values, offsets), kept
+    return NumberSets(values, offsets), kept
 
 
-def _word_sets(hashes: _Substrings, characters: _Characters) -> Sets:
+def _word_sets(hashes: _Substrings, characters: _Characters) -> NumberSets:
     classes, counted = characters.all_classes, characters.counted
-    position = np.cumsum(counted) - 1  # of each character among those that count
+    position = np.cumsum(counted) - 1  # index of each character among the counted ones
     starts = position[np.flatnonzero(_word_starts(classes, counted))]
     ends = np.append(starts[1:], len(characters.codes))
     values = _first_32_bits(hashes.between(starts, ends))
     digits = position[np.flatnonzero(classes == _DIGIT)]
     values[np.searchsorted(starts, digits, side="right") - 1] = _NUMBER
-    return Sets(values, np.searchsorted(starts, characters.offsets).astype(np.int64))
+    return NumberSets(values, np.searchsorted(starts, characters.offsets).astype(np.int64))
 
 
 def _word_starts(classes: Classes, counted: Bits) -> Bits:
-    """Return, for each character, True if it counts and a word begins there."""
+    """Return True for each counted character where a word starts."""
     starts = np.append(True, ~counted[:-1])
     alone = (classes == _SYMBOL) | (classes == _IDEOGRAPH)
     if alone.any():
@@ -387,11 +387,11 @@ def _in_table(values: Numbers, table: Bits) -> Bits:
     return result
 
 
-def _select(sets: Sets, kept: Bits) -> Sets:
-    """Return the sets with the kept numbers only."""
+def _select(sets: NumberSets, kept: Bits) -> NumberSets:
+    """Return the sets with only the kept numbers."""
     nonempty = np.flatnonzero(sets.sizes())
     counts = np.zeros(len(sets), dtype=np.int64)
     if len(nonempty):
         counts[nonempty] = np.add.reduceat(kept, sets.offsets[nonempty], dtype=np.int64)
     values = sets.values[np.flatnonzero(kept)]  # faster than by a mask
-    return Sets(values, np.append(0, np.cumsum(counts)))
+    return NumberSets(values, np.append(0, np.cumsum(counts)))

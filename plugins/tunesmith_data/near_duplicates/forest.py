@@ -1,4 +1,4 @@
-"""Union-find over row numbers, as an array: four bytes per row."""
+"""Union-find over row numbers, stored as an array with four bytes per row."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Forest:
+class DisjointSets:
     """Disjoint sets of rows. The root of a set is its smallest row."""
 
     def __init__(self, rows: int) -> None:
         self._parent = np.arange(rows, dtype=np.int32)
 
     def join(self, one: int, other: int) -> bool:
-        """Join the sets of two rows, and return True if they were different."""
+        """Join the sets of two rows; return True if they were different sets."""
         first, second = sorted((self._find(one), self._find(other)))
         self._parent[second] = first
         return first != second

@@ -1,7 +1,7 @@
-"""Compare all texts with all, exactly: count the numbers that two sets share, by an inverted index.
+"""Compare all pairs of texts exactly, by counting shared numbers with an inverted index.
 
-The time grows with the product of the numbers of texts. So this is for small data, and for the
-nearest text however far it is.
+The time grows with the number of pairs. This is for small data, and for finding the nearest text
+at any distance.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from tunesmith_data.near_duplicates.features import (
     Floats,
     Indices,
     Numbers,
-    Sets,
-    distinct,
+    NumberSets,
+    deduplicate_sets,
     read_blocks,
 )
 from tunesmith_data.near_duplicates.threshold import Threshold
 
-_CELLS = 1 << 20  # pairs of texts whose counts are in memory at a time
+_CELLS = 1 << 20  # pairs of texts counted per batch, which limits the memory
 
 
-def similar_pairs(
+def find_similar_pairs(
     texts: Iterable[str], boilerplate: Boilerplate, threshold: Threshold
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield all pairs of near duplicates among a few texts, each text with those before it."""
+    """Yield all pairs of near-duplicates, pairing each text with the texts before it."""
     blocks = [_distinct(block) for block in read_blocks(texts, boilerplate)]
     first_known = 0
     for number, known in enumerate(blocks):
@@ -47,17 +47,20 @@ def similar_pairs(
         first_known += len(known.keys)
 
 
-def nearest(
+def find_nearest_texts(
     known: Iterable[str],
     queries: Iterable[str],
     boilerplate: Boilerplate,
     threshold: Threshold | None,
 ) -> tuple[Floats, Floats, Indices]:
-    """Return the similarities of each query's most similar known text, and its position.
+    """Find the most similar known text for each query.
 
-    The 5-grams decide, of equal ones the words, of equal ones the first text. The position is -1
-    if no known text shares a 5-gram, or none reaches the threshold. ``queries`` is read again for
-    each 262,144 characters of ``known``.
+    Texts are ranked by 5-grams, then by words, then by position. ``queries`` is read again for
+    every 262,144 characters of ``known``.
+
+    Returns:
+        The similarities of 5-grams and of words, and the position of the known text. The position
+        is -1 if no known text shares a 5-gram with the query or reaches the threshold.
     """
     best = _Best()
     first_known = 0
@@ -75,11 +78,11 @@ def nearest(
 
 
 def _distinct(block: Block) -> Block:
-    return Block(distinct(block.grams), distinct(block.words), block.keys)
+    return Block(deduplicate_sets(block.grams), deduplicate_sets(block.words), block.keys)
 
 
 class _Best:
-    """The best similarities so far of each query."""
+    """The best match so far for each query."""
 
     def __init__(self) -> None:
         self.characters = np.zeros(0)
@@ -87,7 +90,7 @@ class _Best:
         self.rows = np.zeros(0, dtype=np.int64)
 
     def update(self, start: int, characters: Floats, words: Floats, first_known: int) -> None:
-        """Compare the queries from ``start`` on with known texts from ``first_known`` on."""
+        """Update queries starting at ``start`` with known texts starting at ``first_known``."""
         stop = start + len(characters)
         if stop > len(self.rows):
             self.characters = np.append(self.characters, np.zeros(stop - len(self.rows)))
@@ -112,9 +115,9 @@ class _BlockIndex:
         self._rows = len(block.keys)
 
     def compare(self, block: Block) -> Iterator[tuple[int, Floats, Floats]]:
-        """Yield matrices of similarities: some texts of the block, with all of the index.
+        """Yield similarity matrices (block texts, indexed texts) for parts of the block.
 
-        The number is the position of the first of these texts.
+        The first item of each tuple is the position of the part's first text in the block.
         """
         step = max(1, _CELLS // self._rows)
         for start in range(0, len(block.keys), step):
@@ -124,9 +127,9 @@ class _BlockIndex:
 
 
 class _Index:
-    """For each number, the sets that hold it."""
+    """Maps each number to the sets that contain it."""
 
-    def __init__(self, sets: Sets) -> None:
+    def __init__(self, sets: NumberSets) -> None:
         self._sizes = sets.sizes()
         rows = np.repeat(np.arange(len(sets)), self._sizes)
         order = np.argsort(sets.values, kind="stable")
@@ -136,7 +139,7 @@ class _Index:
         self._values = values[first]
         self._starts = np.append(first, len(rows))
 
-    def jaccard(self, sets: Sets, start: int, stop: int) -> Floats:
+    def jaccard(self, sets: NumberSets, start: int, stop: int) -> Floats:
         """Return the similarity of each set from ``start`` to ``stop`` with each in the index."""
         sizes = sets.sizes()[start:stop]
         positions, found = self._lookup(sets.values[sets.offsets[start] : sets.offsets[stop]])
@@ -151,7 +154,7 @@ class _Index:
         return result
 
     def _lookup(self, values: Numbers) -> tuple[Indices, Bits]:
-        """Return the positions of the values that the index has, and which values these are."""
+        """Return the positions of the values found in the index, and True for each found value."""
         positions = np.searchsorted(self._values, values)
         found = positions < len(self._values)
         found[found] = self._values[positions[found]] == values[found]
@@ -159,6 +162,6 @@ class _Index:
 
 
 def _ranges(starts: Indices, counts: Indices) -> Indices:
-    """Return the integers from each start on, ``counts`` of them, one range after the other."""
+    """Return concatenated integer ranges, each with ``counts`` integers from its start."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())

@@ -1,11 +1,17 @@
 """Propose pairs of texts that may be similar, by MinHash and locality-sensitive hashing.
 
-The probability that two sets have the same minimum under a random permutation is their Jaccard
-similarity J (Broder, 1997). A sketch is one byte of each of 48 minima of a text's 5-grams, and of
-36 minima of its words. Texts are proposed if one of their bands, three consecutive minima, is
-equal, which happens with the probability 1 - (1 - J**3)**bands: at the default thresholds 99.9 % by
-the 16 bands of 5-grams (J = 0.7), or by the 12 of words (J = 0.75). Of these pairs, those whose
-sketches differ too much are skipped. What is proposed must be compared exactly.
+Under a random permutation, two sets have the same minimum with probability J, their Jaccard
+similarity (Broder, 1997). The sketch of a text has one byte of each minimum: 48 for its 5-grams and
+36 for its words. Three consecutive minima are a band. Two texts are candidates if any band is
+equal::
+
+    text A   [17 203 88] [ 4 91 12] [55 230 7] ...
+    text B   [17 203 88] [66 91 40] [55 18  7] ...
+              equal band: candidates
+
+This happens with probability 1 - (1 - J**3)**bands, which is 99.9 % at the default thresholds
+(J = 0.7 with 16 bands of 5-grams, J = 0.75 with 12 bands of words). Candidates whose sketches
+differ too much are dropped. The caller must compare the remaining ones exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from tunesmith_data.near_duplicates.features import (
     Hashes,
     Indices,
     Numbers,
-    Sets,
+    NumberSets,
     read_blocks,
 )
 from tunesmith_data.near_duplicates.threshold import Threshold
@@ -34,21 +40,21 @@ WORD_MINIMA = 36
 MINIMA = GRAM_MINIMA + WORD_MINIMA
 BAND = 3
 WINDOW = 8
-"""A text is compared with so many next texts that have the same band: with all of them if they are
-few. In a large family of similar texts, each is near enough to some of these."""
-PROPOSALS = 4
-"""The number of proposals for a text: those with the most similar sketches."""
+"""Number of following texts with an equal band that a text is compared with. In a large family of
+similar texts, each one is similar enough to some of these."""
+MAX_PROPOSALS = 4
+"""Number of proposals per text: those with the most similar sketches."""
 
-_DEVIATIONS = 3.0  # a sketch misjudges one similar pair of a thousand
+_DEVIATIONS = 3.0  # a sketch misses one of a thousand similar pairs
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_CHUNK = 1 << 14  # pairs whose sketches are compared at a time
+_CHUNK = 1 << 14  # pairs of sketches compared per batch
 
 Sketches: TypeAlias = npt.NDArray[np.uint8]
 Rows: TypeAlias = npt.NDArray[np.int32]
 
 
-def sketch(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketches:
-    """Return the sketches of ``count`` texts, 84 bytes for each."""
+def compute_sketches(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketches:
+    """Return the sketches of ``count`` texts: (count, 84) bytes."""
     sketches = np.empty((count, MINIMA), dtype=np.uint8)
     first = 0
     for block in read_blocks(texts, boilerplate):
@@ -62,10 +68,18 @@ def sketch(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketch
 def propose_within(
     sketches: Sketches, ranks: Rows, threshold: Threshold, roots: Rows, active: Bits
 ) -> Rows:
-    """Return up to four other texts for each active text, best first, -1 for none.
+    """Propose up to four similar texts for each active text, the best first.
 
-    Only texts of other clusters, which have another root, are proposed. ``ranks`` is the order of
-    texts with an equal band; of a pair, the later text is proposed for the earlier one.
+    Args:
+        sketches: the sketches of all texts.
+        ranks: order of texts with an equal band; the later text of a pair is proposed for the
+            earlier one.
+        threshold: the least similarities; hopeless pairs are dropped.
+        roots: cluster of each text; texts of the same cluster are not proposed.
+        active: True for the texts that get proposals.
+
+    Returns:
+        Positions of the proposed texts, (texts, 4); -1 where there are fewer.
     """
     best = _Best(len(sketches))
     for band in range(MINIMA // BAND):
@@ -82,7 +96,7 @@ def propose_within(
 
 
 def propose_between(known: Sketches, queries: Sketches, ranks: Rows, threshold: Threshold) -> Rows:
-    """Return up to four known texts for each query, best first, -1 for none."""
+    """Propose up to four known texts for each query, the best first; -1 where there are fewer."""
     best = _Best(len(queries))
     for band in range(MINIMA // BAND):
         keys, rows = _sorted(_keys(known, band), ranks)
@@ -98,14 +112,14 @@ def propose_between(known: Sketches, queries: Sketches, ranks: Rows, threshold: 
 
 
 class _Best:
-    """The proposals with the highest scores so far, for each text."""
+    """The best proposals so far for each text."""
 
     def __init__(self, texts: int) -> None:
-        self._rows = np.full((texts, PROPOSALS), -1, dtype=np.int32)
-        self._scores = np.zeros((texts, PROPOSALS), dtype=np.uint8)
+        self._rows = np.full((texts, MAX_PROPOSALS), -1, dtype=np.int32)
+        self._scores = np.zeros((texts, MAX_PROPOSALS), dtype=np.uint8)
 
     def add(self, texts: Indices, proposed: Indices, scores: Indices) -> None:
-        """Add one proposal for each of these different texts, unless its score is too low."""
+        """Add one proposal for each of these distinct texts, unless its score is too low."""
         texts, proposed, scores = texts[scores > 0], proposed[scores > 0], scores[scores > 0]
         worst = self._scores[texts].argmin(axis=1)
         better = scores > self._scores[texts, worst]
@@ -114,7 +128,7 @@ class _Best:
         self._scores[texts[better], worst[better]] = scores[better]
 
     def rows(self) -> Rows:
-        """Return the proposals of each text, best first, -1 where there are fewer."""
+        """Return the proposals of each text, the best first; -1 where there are fewer."""
         order = np.argsort(~self._scores, axis=1, kind="stable")
         return np.take_along_axis(self._rows, order, axis=1)
 
@@ -127,7 +141,7 @@ def _keys(sketches: Sketches, band: int) -> Numbers:
 
 
 def _sorted(keys: Numbers, ranks: Rows) -> tuple[Numbers, Indices]:
-    """Return the keys in order, and the row of each; equal keys by rank."""
+    """Sort keys, ties by rank; return them with their rows."""
     order = np.argsort((keys.astype(np.uint64) << np.uint64(32)) | ranks.astype(np.uint64))
     return keys[order], order
 
@@ -135,7 +149,7 @@ def _sorted(keys: Numbers, ranks: Rows) -> tuple[Numbers, Indices]:
 def _score(
     one: Sketches, firsts: Indices, other: Sketches, seconds: Indices, threshold: Threshold
 ) -> Indices:
-    """Return for each pair the number of equal minima, 0 if it can hardly be similar."""
+    """Return the number of equal minima of each pair; 0 if it is almost surely not similar."""
     characters = _least(GRAM_MINIMA, threshold.characters)
     with_words = _least(GRAM_MINIMA, threshold.characters_with_words)
     words = _least(WORD_MINIMA, threshold.words)
@@ -153,17 +167,17 @@ def _score(
 
 
 def _least(count: int, similarity: float) -> int:
-    """Return the number of equal minima that a similar pair has almost surely."""
+    """Return the number of equal minima that a similar pair almost surely reaches."""
     return ceil(count * similarity - _DEVIATIONS * sqrt(count * similarity * (1 - similarity)))
 
 
-def _sketch_sets(sets: Sets, sketches: Sketches, first_minimum: int, keys: Hashes) -> None:
-    """Write one byte of each minimum of these sets, whose texts have these keys."""
+def _sketch_sets(sets: NumberSets, sketches: Sketches, first_minimum: int, keys: Hashes) -> None:
+    """Write one byte per minimum of each set; ``keys`` are the keys of the texts."""
     sizes = sets.sizes()
     nonempty, empty = np.flatnonzero(sizes), np.flatnonzero(sizes == 0)
     starts = sets.offsets[nonempty]
     hashed = np.empty_like(sets.values)
-    # Texts without a set must not be proposed with each other: each gets bytes of its own.
+    # Texts with an empty set must not match each other, so each gets unique bytes.
     numbers = keys[empty]
     for column in range(sketches.shape[1]):
         mask, multiplier = _permutation(first_minimum + column)
@@ -178,7 +192,7 @@ def _sketch_sets(sets: Sets, sketches: Sketches, first_minimum: int, keys: Hashe
 
 @cache
 def _permutation(number: int) -> tuple[np.uint32, np.uint32]:
-    """Return the numbers of a permutation of 32-bit integers, x -> (x ^ mask) * multiplier."""
+    """Return mask and multiplier of the permutation x -> (x ^ mask) * multiplier on 32 bits."""
     seeds = _mix(np.array([2 * number + 1, 2 * number + 2], dtype=np.uint64))
     mask, multiplier = (seeds >> np.uint64(32)).astype(np.uint32)
     return mask, multiplier | np.uint32(1)

@@ -1,4 +1,4 @@
-"""Find near duplicates among texts, or between two lists of texts, and cluster them."""
+"""Find near-duplicates in a list of texts or between two lists, and cluster them."""
 
 from __future__ import annotations
 
@@ -17,54 +17,56 @@ from tunesmith_data.near_duplicates.features import (
     Hashes,
     Indices,
     Texts,
-    read_keys,
+    compute_text_keys,
 )
-from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.near_duplicates.forest import DisjointSets
 from tunesmith_data.near_duplicates.minhash import Rows
 from tunesmith_data.near_duplicates.threshold import DEFAULT_THRESHOLD, Threshold
 
-EXACT_STEPS = 100_000_000
-"""Up to so many counting steps, about a second, all texts are compared with all; with more,
-only those that MinHash proposes."""
-EXACT_TEXTS = 20_000
+MAX_EXACT_STEPS = 100_000_000
+"""Largest number of counting steps (about a second) for comparing all pairs of texts. Beyond it,
+only pairs proposed by MinHash are compared."""
+MAX_EXACT_TEXTS = 20_000
 MAX_ROUNDS = 8
-"""The rounds in which clusters are joined; each at least halves the parts of a large cluster."""
+"""Maximum number of joining rounds; each one at least halves the number of parts of a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two near duplicates, by their positions: ``first`` is before ``second``."""
+class DuplicatePair:
+    """The positions of two near-duplicates; ``first`` is the smaller one."""
 
     first: int
     second: int
     characters: float
-    """Jaccard similarity of the character 5-grams that are no boilerplate."""
+    """Jaccard similarity of the character 5-grams, without boilerplate."""
     words: float
-    """Jaccard similarity of the words; all numbers count as one word."""
+    """Jaccard similarity of the words; all numbers count as the same word."""
     identical: bool = False
-    """True if the letters and digits are the same, up to case."""
+    """True if letters, digits and symbols are the same, ignoring case."""
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """The known text at position ``known`` that is most similar to a query."""
+class NearestText:
+    """The known text most similar to a query, by its position ``known``."""
 
     known: int
     characters: float
-    """Jaccard similarity of their character 5-grams, from 0 to 1."""
+    """Jaccard similarity of the character 5-grams, from 0 to 1."""
     words: float
-    """Jaccard similarity of their words, from 0 to 1."""
+    """Jaccard similarity of the words, from 0 to 1."""
     identical: bool = False
 
 
-def find_pairs(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> Iterator[Pair]:
-    """Yield near duplicates that connect each cluster of them: one pair less than its texts.
+def find_pairs(
+    texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD
+) -> Iterator[DuplicatePair]:
+    """Yield pairs of near-duplicates that connect each cluster: n - 1 pairs for n texts.
 
-    Not every pair of a cluster is yielded, which would be too many for the rows of one template.
+    Yielding all pairs of a cluster would be too many for rows from one template.
     """
-    groups = _Groups(read_keys(texts))
+    groups = _Groups(compute_text_keys(texts))
     for first, second in groups.identical():
-        yield Pair(first, second, 1.0, 1.0, identical=True)
+        yield DuplicatePair(first, second, 1.0, 1.0, identical=True)
     rows = groups.rows
     boilerplate = _sampled_boilerplate(texts, groups)
     join = _Join(_Rows(texts, rows), boilerplate, threshold)
@@ -74,25 +76,25 @@ def find_pairs(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> Ite
         found = _join_proposed(join, groups.ranks)
     for one, other, characters, words in found:
         first, second = sorted((int(rows[one]), int(rows[other])))
-        yield Pair(first, second, characters, words)
+        yield DuplicatePair(first, second, characters, words)
 
 
 class _Join:
-    """Joins near duplicates among different texts to clusters."""
+    """Joins near-duplicates among distinct texts to clusters."""
 
     def __init__(self, texts: _Rows, boilerplate: Boilerplate, threshold: Threshold) -> None:
         self.texts = texts
         self.boilerplate = boilerplate
         self.threshold = threshold
-        self.forest = Forest(len(texts))
+        self.forest = DisjointSets(len(texts))
         self.joined: list[tuple[int, int, float, float]] = []
 
     def add(self, firsts: Indices, seconds: Indices) -> tuple[Indices, Bits]:
-        """Compare these pairs, and join those that are similar.
+        """Compare pairs of texts and join the similar ones.
 
         Returns:
-            The positions of the pairs that were not in one cluster before, and which of them are
-            similar.
+            Positions of the compared pairs (those not yet in the same cluster), and True for each
+            similar one.
         """
         roots = self.forest.roots()
         compared = np.flatnonzero(roots[firsts] != roots[seconds])
@@ -106,14 +108,14 @@ class _Join:
         return compared, similar
 
     def take(self) -> list[tuple[int, int, float, float]]:
-        """Return the pairs that joined two clusters since the last call."""
+        """Return the pairs that have joined two clusters since the last call."""
         joined, self.joined = self.joined, []
         return joined
 
 
 def _join_all(join: _Join) -> Iterator[tuple[int, int, float, float]]:
-    """Compare all texts with all."""
-    for firsts, seconds in inverted_index.similar_pairs(
+    """Compare all pairs of texts."""
+    for firsts, seconds in inverted_index.find_similar_pairs(
         join.texts, join.boilerplate, join.threshold
     ):
         join.add(firsts, seconds)
@@ -121,12 +123,11 @@ def _join_all(join: _Join) -> Iterator[tuple[int, int, float, float]]:
 
 
 def _join_proposed(join: _Join, ranks: Rows) -> Iterator[tuple[int, int, float, float]]:
-    """Compare the texts that MinHash proposes, in rounds, until no clusters join.
+    """Compare pairs proposed by MinHash, in rounds, until no clusters join.
 
-    A text whose proposals are all rejected takes no part in later rounds, because its other ones
-    are less similar.
+    A text drops out once all its proposals are rejected, because later ones are less similar.
     """
-    sketches = minhash.sketch(join.texts, len(join.texts), join.boilerplate)
+    sketches = minhash.compute_sketches(join.texts, len(join.texts), join.boilerplate)
     active = np.ones(len(sketches), dtype=np.bool_)
     for _ in range(MAX_ROUNDS):
         roots = join.forest.roots()
@@ -147,11 +148,11 @@ def _join_proposed(join: _Join, ranks: Rows) -> Iterator[tuple[int, int, float, 
 
 
 def cluster_texts(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> Rows:
-    """Return a label for each text, the position of the first text of its cluster.
+    """Return a cluster label for each text: the position of the first text in its cluster.
 
-    Texts are in one cluster if a chain of near duplicates connects them.
+    Texts belong to one cluster if a chain of near-duplicates connects them.
     """
-    forest = Forest(len(texts))
+    forest = DisjointSets(len(texts))
     for pair in find_pairs(texts, threshold=threshold):
         forest.join(pair.first, pair.second)
     return forest.roots()
@@ -162,43 +163,43 @@ def find_nearest(
     queries: Texts,
     *,
     threshold: Threshold | None = DEFAULT_THRESHOLD,
-) -> list[Match | None]:
-    """Return for each query the most similar known text, None if none reaches the threshold.
+) -> list[NearestText | None]:
+    """Return the most similar known text for each query; None if none reaches the threshold.
 
-    The similarity of 5-grams decides, then that of words. Without a threshold, every query that
-    shares a 5-gram with a known text has a match; all are compared with all then, which takes
-    about a second for 10,000 times 10,000 short texts.
+    Texts are ranked by the similarity of 5-grams, ties by the similarity of words. Without a
+    threshold, every query that shares a 5-gram with a known text has a match. All pairs are then
+    compared, which takes about a second for 10,000 queries and 10,000 short known texts.
     """
-    keys = read_keys(known)
+    keys = compute_text_keys(known)
     groups = _Groups(keys)
-    query_keys = read_keys(queries)
-    matches: list[Match | None] = [None] * len(queries)
+    query_keys = compute_text_keys(queries)
+    matches: list[NearestText | None] = [None] * len(queries)
     identical = groups.find(keys, query_keys)
     del keys
     for query in np.flatnonzero(identical >= 0).tolist():
-        matches[query] = Match(int(identical[query]), 1.0, 1.0, identical=True)
+        matches[query] = NearestText(int(identical[query]), 1.0, 1.0, identical=True)
     query_rows = np.flatnonzero((identical < 0) & (query_keys > 0))
     if not len(query_rows) or not len(groups.rows):
         return matches
     boilerplate = _sampled_boilerplate(known, groups)
     texts, others = _Rows(known, groups.rows), _Rows(queries, query_rows)
     if threshold is None or _is_small(len(texts), len(others), boilerplate):
-        found = inverted_index.nearest(texts, others, boilerplate, threshold)
+        found = inverted_index.find_nearest_texts(texts, others, boilerplate, threshold)
     else:
         found = _nearest_proposed(texts, others, groups.ranks, boilerplate, threshold)
     for query, characters, words, row in zip(query_rows.tolist(), *found, strict=True):
         if row >= 0:
-            matches[query] = Match(int(groups.rows[row]), float(characters), float(words))
+            matches[query] = NearestText(int(groups.rows[row]), float(characters), float(words))
     return matches
 
 
 def _nearest_proposed(
     known: _Rows, queries: _Rows, ranks: Rows, boilerplate: Boilerplate, threshold: Threshold
 ) -> tuple[Floats, Floats, Indices]:
-    """Return what :func:`inverted_index.nearest` does, of the texts that MinHash proposes."""
+    """Like :func:`inverted_index.find_nearest_texts`, among the texts that MinHash proposes."""
     proposed = minhash.propose_between(
-        minhash.sketch(known, len(known), boilerplate),
-        minhash.sketch(queries, len(queries), boilerplate),
+        minhash.compute_sketches(known, len(known), boilerplate),
+        minhash.compute_sketches(queries, len(queries), boilerplate),
         ranks,
         threshold,
     )
@@ -220,19 +221,19 @@ def _nearest_proposed(
 
 
 def _is_small(known: int, queries: int, boilerplate: Boilerplate) -> bool:
-    if max(known, queries) > EXACT_TEXTS:
+    if max(known, queries) > MAX_EXACT_TEXTS:
         return False
-    return known * queries * (1 + boilerplate.shared_grams) <= EXACT_STEPS
+    return known * queries * (1 + boilerplate.shared_grams) <= MAX_EXACT_STEPS
 
 
 def _sampled_boilerplate(texts: Texts, groups: _Groups) -> Boilerplate:
-    """Return the boilerplate of a sample of texts that depends on their content only."""
+    """Find boilerplate in a sample of texts; the choice depends only on their content."""
     chosen = np.sort(groups.rows[groups.ranks < SAMPLE_ROWS])
     return find_boilerplate(texts[row] for row in chosen.tolist())
 
 
 class _Groups:
-    """Texts grouped by equal keys; those without a key, which have no content, are in no group."""
+    """Texts grouped by equal keys; texts without content have no key and no group."""
 
     def __init__(self, keys: Hashes) -> None:
         order = np.argsort(keys, kind="stable").astype(np.int32)
@@ -243,21 +244,21 @@ class _Groups:
         first = order[starts]
         by_row = np.argsort(first).astype(np.int32)
         self.rows: Rows = first[by_row]
-        """The first text of each group, ascending."""
+        """The first text of each group, in ascending order."""
         self.ranks: Rows = by_row
-        """The rank of each group's key among the keys: an order that only depends on content."""
+        """The rank of each group's key, an order that depends only on content."""
 
     def identical(self) -> Iterator[tuple[int, int]]:
-        """Yield the first text of each group with each other text of it."""
+        """Yield the first text of each group, paired with every other text of the group."""
         firsts = self._order[self._starts]
         numbers = np.cumsum(self._starts) - 1
         for position in np.flatnonzero(~self._starts).tolist():
             yield int(firsts[numbers[position]]), int(self._order[position])
 
     def find(self, keys: Hashes, others: Hashes) -> Indices:
-        """Return the first text of the group with each of the ``others``, -1 if there is none.
+        """Return the first text of the group with each key in ``others``; -1 without a group.
 
-        ``keys`` are those that this object was made of.
+        ``keys`` must be the keys that this object was built from.
         """
         firsts = self._order[self._starts]
         if not len(firsts):
@@ -268,7 +269,7 @@ class _Groups:
 
 
 class _Rows:
-    """Some of the texts, without a copy."""
+    """A view of some of the texts, without copying them."""
 
     def __init__(self, texts: Texts, rows: Indices | Rows) -> None:
         self._texts = texts

@@ -1,13 +1,16 @@
-"""Find texts that were made from one template: the same words in the same order, but for values.
+"""Find texts from one template: the same words in the same order, except for values.
 
-A template has slots, ``Cancel order [number] of [date]``. What stands in a slot is recognized by
-its form (numbers, quotes, paths, addresses, placeholders, capitalized names), or because few texts
-have it. The words that are left are the text's skeleton. Two texts are from one template if their
-skeletons are equal, or if they are equal without one word of each, so that a slot may also hold a
-word that many texts have.
+A template has slots, as in ``Cancel order [number] of [date]``. A word is a slot value if it looks
+like one (numbers, quotes, paths, addresses, placeholders, capitalized names) or if few texts have
+it. The remaining words are the text's skeleton. Two texts share a template if their skeletons are
+equal, or equal after removing one word from either. The latter covers slots with a frequent word::
 
-Skeletons are compared by hashes; the memory grows with the queries only. The pairs that are found
-must be compared word by word, which is what :func:`compare_words` is for.
+    Please cancel my order 4711 of 3 May     ->  please cancel my order _ of _
+    Please cancel my order 88 of yesterday   ->  please cancel my order _ of yesterday
+                                                 equal without "yesterday"
+
+Skeletons are compared by hashes, and the memory grows only with the number of queries. Use
+:func:`find_word_difference` to confirm the proposed pairs word by word.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from tunesmith_data.near_duplicates.features import (
     Indices,
     Numbers,
     Texts,
-    bit_table,
-    mixed,
+    build_bit_table,
+    mix_hashes,
     powers_of_base,
     read_words,
 )
@@ -35,18 +38,19 @@ from tunesmith_data.near_duplicates.features import (
 SAMPLE_ROWS = 4_096
 FREQUENT_SHARE = 0.002
 FREQUENT_ROWS = 3
-"""More texts of the sample than these have the words of skeletons, not as names."""
-LEAST_WORDS = 4
-LEAST_SHARE = 0.5
-"""The fewest words, and the smallest share of the words, that are not in slots."""
+"""A word belongs to skeletons if more sample texts than both limits contain it (not as a name)."""
+MIN_WORDS = 4
+MIN_WORD_SHARE = 0.5
+"""Fewest skeleton words of a text, and their smallest share of all its words."""
 MAX_CANDIDATES = 16
 
 _SLOT = np.uint64(0x9E3779B97F4A7C15)
-_NO_WORD = np.uint64(1 << 33)  # so that no word is a slot, and none is 0
+_NO_WORD = np.uint64(1 << 33)  # set for words, so that no word equals a slot or 0
 _TABLE_SHIFT = np.uint64(42)
 _MARKS = '{<["`/\\@_*$~'
 _OTHER_MARKS = re.compile(r"\.\w|(?<!\w)'")
-# Each begins with a character, so that most places need one comparison; nothing is tried twice.
+# Each alternative starts with a fixed character, so most positions need only one comparison.
+# Possessive quantifiers prevent backtracking.
 _QUOTED = "|".join(rf"{mark}(?<!\w{mark})[^\"'`\n]{{1,80}}+{mark}(?!\w)" for mark in "\"'`")
 _VALUES = re.compile(
     rf"{_QUOTED}|\{{\{{?[^{{}}\n]{{1,40}}+\}}\}}?|<[^<>\n]{{1,40}}+>|\[[^\[\]\n]{{1,40}}+\]"
@@ -57,9 +61,9 @@ _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z][^\W_]*")
 
 
 def find_template_duplicates(known: Texts, queries: Texts) -> Iterator[tuple[int, int]]:
-    """Yield pairs of a query and a known text that may be from one template, by their positions.
+    """Yield positions of a query and a known text that may come from one template.
 
-    There are at most 16 for each query, the first ones.
+    Each query gets at most 16 known texts, the first ones found.
     """
     step = max(1, len(known) // SAMPLE_ROWS)
     sample = [known[row] for row in range(0, len(known), step)]
@@ -86,25 +90,25 @@ def find_template_duplicates(known: Texts, queries: Texts) -> Iterator[tuple[int
 
 @dataclass(frozen=True, slots=True)
 class WordDifference:
-    """The comparison of two texts, word by word."""
+    """A word-by-word comparison of two texts."""
 
     words: int
-    """The words of the longer text; a value in quotes is one."""
+    """Number of words in the longer text; a quoted value is one word."""
     common: int
-    """The words that both have, in the same order, but for values."""
+    """Number of words that both texts have in the same order, without values."""
     other_words: int
-    """The places at which words differ that are no values by their form."""
+    """Number of places where the texts differ in words that do not look like values."""
     only_at_end: bool = False
-    """True if they differ in their last words alone."""
+    """True if the texts differ only in their last words."""
 
     @property
     def share(self) -> float:
-        """The share of the words that both have."""
+        """The share of the words that both texts have."""
         return self.common / max(1, self.words)
 
 
-def compare_words(one: str, other: str) -> WordDifference:
-    """Compare two texts word by word; values are distinguished from other words by their form."""
+def find_word_difference(one: str, other: str) -> WordDifference:
+    """Compare two texts word by word; values are recognized by their form."""
     first, second = _split_words(one), _split_words(other)
     common = other_words = 0
     codes = SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
@@ -118,7 +122,7 @@ def compare_words(one: str, other: str) -> WordDifference:
 
 
 def _split_words(text: str) -> list[str]:
-    """Return the words of a text, with 0 in place of each value."""
+    """Return the words of a text with each value replaced by 0."""
     text = _mask_values(text)
     names = {name.casefold() for name in _NAME.findall(text)}
     words = [word.casefold() for word in _WORD.findall(text)]
@@ -133,18 +137,18 @@ def _mask_values(text: str) -> str:
 
 
 def _find_frequent(sample: list[str]) -> Bits:
-    """Return the table of the words that many texts have."""
+    """Return the bit table of words that occur in many texts."""
     parts = [np.zeros(0, dtype=np.uint32)]
     for words, is_name in read_words(map(_mask_values, sample)):
         rows = np.repeat(np.arange(len(words), dtype=np.uint64), words.sizes())
         different = np.unique((rows << np.uint64(32) | words.values)[~is_name])
         parts.append(different.astype(np.uint32))
     values, counts = np.unique(np.concatenate(parts), return_counts=True)
-    return bit_table(values[counts > max(FREQUENT_ROWS, FREQUENT_SHARE * len(sample))])
+    return build_bit_table(values[counts > max(FREQUENT_ROWS, FREQUENT_SHARE * len(sample))])
 
 
 def _read_keys(texts: Iterable[str], frequent: Bits) -> Iterator[tuple[Hashes, Indices]]:
-    """Yield keys of consecutive texts, several for each, and the texts that they are of."""
+    """Yield the keys of consecutive texts (several per text), with the text of each key."""
     start = 0
     for words, is_name in read_words(map(_mask_values, texts)):
         is_slot = is_name | ~frequent[words.values >> np.uint32(12)]
@@ -154,14 +158,14 @@ def _read_keys(texts: Iterable[str], frequent: Bits) -> Iterator[tuple[Hashes, I
 
 
 def _skeleton_keys(values: Numbers, sizes: Indices, is_slot: Bits) -> tuple[Hashes, Indices]:
-    """Return the key of each skeleton, and those without one of its words, with their rows.
+    """Return the keys of each skeleton, whole and with one word removed, with their rows.
 
-    A key is a polynomial of the words. Without a word, there is a slot in its place.
+    A key is a polynomial hash of the words. A slot takes the place of a removed word.
     """
     rows = np.repeat(np.arange(len(sizes)), sizes)
     fixed = np.bincount(rows[~is_slot], minlength=len(sizes))
-    is_long = (fixed >= LEAST_WORDS) & (fixed >= LEAST_SHARE * sizes)
-    # Neighboring slots are one, so that a value may have any number of words.
+    is_long = (fixed >= MIN_WORDS) & (fixed >= MIN_WORD_SHARE * sizes)
+    # Merge neighboring slots, so that a value may have any number of words.
     follows = np.append(False, is_slot[1:] & is_slot[:-1] & (rows[1:] == rows[:-1]))
     kept = np.flatnonzero(~follows[: len(rows)] & is_long[rows])
     rows, is_slot = rows[kept], is_slot[kept]
@@ -179,7 +183,7 @@ def _skeleton_keys(values: Numbers, sizes: Indices, is_slot: Bits) -> tuple[Hash
     back = np.append(np.uint64(1), inverses)[left.astype(np.int64) + right]
     without = before + np.where(left, np.uint64(0), _SLOT * powers[places]) + after * back
     rest = fixed[rows] - 1
-    usable = ~is_slot & (rest >= LEAST_WORDS) & (rest >= LEAST_SHARE * sizes[rows])
+    usable = ~is_slot & (rest >= MIN_WORDS) & (rest >= MIN_WORD_SHARE * sizes[rows])
     whole = (sums[ends] - sums[firsts])[places == 0]
-    keys = mixed(np.concatenate([whole, without[usable]]))
+    keys = mix_hashes(np.concatenate([whole, without[usable]]))
     return keys, np.concatenate([rows[places == 0], rows[usable]])

@@ -1,4 +1,4 @@
-"""Splits without leaks: see :mod:`tunesmith_data.splits.split`."""
+"""Leakage-free splits; see :mod:`tunesmith_data.splits.split`."""
 
 from tunesmith_data.splits.assignments import PARTS
 from tunesmith_data.splits.cluster_records import cluster_records

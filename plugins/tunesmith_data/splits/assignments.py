@@ -1,6 +1,6 @@
-"""The file of a split: which rows are in which part, so that rows that are added change nothing.
+"""Read and write split files, which fix the part of every row when rows are added.
 
-It holds hashes, no text::
+A split file contains hashes, but no text::
 
     {"version": 1, "seed": 42, "settings": {"test_size": 0.2, "validation_size": null},
      "rows": {"train": ["0f3a...", ...], "validation": [...], "test": [...]},
@@ -33,12 +33,12 @@ Settings: TypeAlias = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class RowKeys:
-    """The hash of each row's whole content, and of its prompt."""
+    """Hashes of each row's content and of its prompt."""
 
     rows: Sequence[int]
-    """Hash of the content of each row."""
+    """Hash of each row's content."""
     prompts: Sequence[int]
-    """Hash of the prompt of each row."""
+    """Hash of each row's prompt."""
 
     @classmethod
     def of(cls, table: RowTable, records: Iterable[Record]) -> RowKeys:
@@ -49,23 +49,26 @@ class RowKeys:
 
 @dataclass(frozen=True)
 class Assignments:
-    """The part of each row by its hash, and by that of its prompt: its answer may be corrected."""
+    """The part of each row, by its hash and by the hash of its prompt.
+
+    A row whose answer is corrected is still recognized by its prompt.
+    """
 
     seed: int
     """Seed of the hashes."""
     settings: Settings
-    """Sizes of the parts that were asked for when the file was made."""
+    """Requested sizes of the parts when the file was made."""
     rows: dict[int, str] = field(default_factory=dict)
-    """Name of the part by the hash of a row."""
+    """Part names by row hash."""
     prompts: dict[int, str] = field(default_factory=dict)
-    """Prompts whose rows are all in one part."""
+    """Part names by prompt hash, for prompts whose rows are all in one part."""
 
     @classmethod
     def read(cls, path: Path) -> Assignments | None:
-        """Read a file of assignments; None if there is none yet.
+        """Read a split file; return None if it does not exist yet.
 
         Raises:
-            DataError: it is not such a file.
+            DataError: it is not a valid split file.
         """
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -79,11 +82,11 @@ class Assignments:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            hint = "restore it, or delete it to split all rows anew"
-            raise DataError(str(path), f"is no file of a split: {error}", hint=hint) from None
+            hint = "restore it, or delete it to split all rows again"
+            raise DataError(str(path), f"is not a valid split file: {error}", hint=hint) from None
 
     def parts_of(self, keys: RowKeys) -> dict[int, str]:
-        """Return the part of each row that has one, by the row's number."""
+        """Return the parts of all assigned rows, by row number."""
         found = (
             (number, self.rows.get(row) or self.prompts.get(prompt))
             for number, (row, prompt) in enumerate(zip(keys.rows, keys.prompts, strict=True))
@@ -91,7 +94,7 @@ class Assignments:
         return {number: part for number, part in found if part is not None}
 
     def compare(self, settings: Settings, path: Path) -> list[Finding]:
-        """Return a warning if other sizes are asked for now: known rows keep their part."""
+        """Return a warning if the requested sizes differ now; known rows keep their part."""
         changed = [key for key, value in settings.items() if value != self.settings.get(key)]
         if not changed:
             return []
@@ -100,13 +103,13 @@ class Assignments:
             for given in (self.settings, settings)
         )
         message = (
-            f"{path.name} was made with {old}: {new} decides about added rows only; delete the "
-            "file to split all rows anew"
+            f"{path.name} was made with {old}; {new} only applies to added rows: delete the file "
+            "to split all rows again"
         )
         return [Finding(level="warning", where="split.file", message=message)]
 
     def extend(self, path: Path, keys: RowKeys, names: Sequence[str]) -> list[Finding]:
-        """Add the rows that have no part yet to the file, and report how many."""
+        """Add unassigned rows to the file, and report how many."""
         new = [pair for pair in zip(keys.rows, names, strict=True) if pair[0] not in self.rows]
         if not new:
             return []

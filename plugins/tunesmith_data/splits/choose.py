@@ -1,4 +1,4 @@
-"""Choose clusters for a part, with the same share of each label as in all rows."""
+"""Choose the clusters of a part, stratified by label."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from tunesmith_data.splits.rows import RowTable
 def choose_clusters(
     candidates: Sequence[int], clusters: Clusters, table: RowTable, size: int
 ) -> list[int]:
-    """Choose clusters with ``size`` rows in all, as closely as their sizes permit.
+    """Choose clusters with about ``size`` rows in total, as closely as cluster sizes permit.
 
-    ``candidates`` are in the order in which they are taken. With labels, the same share of each is
-    chosen, to within one row if no rows have to stay together. Answers that mostly have a single
-    cluster each are no labels: they answer questions that are asked again.
+    With labels, the same share of each label is chosen, to within one row if no rows have to stay
+    together. Answers that mostly occur in only one cluster do not count as labels; they belong to
+    questions that are asked repeatedly.
+
+    Args:
+        candidates: the clusters to choose from, in order of preference.
+        clusters: all clusters.
+        table: the labels of the rows.
+        size: number of rows to choose.
     """
     by_label = _by_label(candidates, clusters, table)
     targets = _target_sizes(by_label, clusters.sizes, size)
@@ -31,7 +37,7 @@ def choose_clusters(
 def _by_label(
     candidates: Sequence[int], clusters: Clusters, table: RowTable
 ) -> dict[str, list[int]]:
-    """Return the candidates by the most frequent label of each, in their order."""
+    """Group the candidates by their most frequent label, keeping their order."""
     labels = _labels(clusters, table) if table.labels else {}
     members: dict[str, list[int]] = defaultdict(list)
     for cluster, label in labels.items():
@@ -62,10 +68,10 @@ def _labels(clusters: Clusters, table: RowTable) -> dict[int, str]:
 def _target_sizes(
     by_label: Mapping[str, list[int]], sizes: Mapping[int, int], size: int
 ) -> dict[str, int]:
-    """Return the rows to choose per label: the exact share rounded down, plus at most one.
+    """Return the number of rows to choose per label: the exact share rounded down, plus at most 1.
 
-    The additional rows go first to labels that would have no row, then by the largest remainder
-    (Hamilton's method), and last to labels of which nothing would be left.
+    Additional rows go first to labels without any row, then by the largest remainder (Hamilton's
+    method), and last to labels that would otherwise vanish from training.
     """
     counts = {label: sum(sizes[c] for c in found) for label, found in by_label.items()}
     total = sum(counts.values())
@@ -83,10 +89,10 @@ def _target_sizes(
 
 
 def _take(clusters: Sequence[int], sizes: Mapping[int, int], target: int) -> list[int]:
-    """Take clusters in their order until `target` rows are reached as closely as possible.
+    """Take clusters in order until `target` rows are reached as closely as possible.
 
-    A cluster with too many rows is skipped. At the end, the smallest skipped one is taken if that
-    is closer to the target than stopping short, and if another one is left to train on.
+    Clusters with too many rows are skipped. At the end, the smallest skipped cluster is taken if
+    this comes closer to the target and leaves another cluster for training.
     """
     chosen, skipped, missing = [], [], target
     for cluster in clusters:

@@ -1,4 +1,4 @@
-"""Clusters of records that are not split, such as test rows in a file of their own."""
+"""Cluster records that are not split, such as test rows from a separate file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tunesmith.records import Record
-from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.near_duplicates.forest import DisjointSets
 from tunesmith_data.splits.clusters import MAX_SHARE, find_clusters
 from tunesmith_data.splits.rows import RowTable
 
-MOST_EQUAL = 0.5
-"""Largest share of the rows with one prompt: what more of them share is an instruction."""
+MAX_EQUAL_SHARE = 0.5
+"""A prompt in more than this share of the rows is an instruction, not a reason to cluster."""
 
 
 def cluster_records(records: Sequence[Record]) -> list[int]:
-    """Return the cluster of each record, by its first one: see :func:`find_clusters`.
+    """Return the cluster of each record as the position of the cluster's first record.
 
-    Near-duplicates are a cluster up to a fifth of the rows, as in a split. A split has to divide
-    the rows of a prompt that more of them have; here these are a cluster up to half of the rows.
+    Near-duplicates form a cluster of up to a fifth of the rows, as in a split. Rows with equal
+    prompts form a cluster of up to half of the rows; a split would have to divide such large ones.
+    See :func:`find_clusters`.
     """
     table = RowTable(seed=0)
     for record in records:
@@ -26,10 +27,10 @@ def cluster_records(records: Sequence[Record]) -> list[int]:
     table.finish()
     limit = max(1, int(MAX_SHARE * len(table)))
     clusters = find_clusters(table, records, near_duplicates=None, limit=limit).of_row.tolist()
-    forest, counts, first = Forest(len(table)), Counter(table.prompts), dict[int, int]()
+    forest, counts, first = DisjointSets(len(table)), Counter(table.prompts), dict[int, int]()
     for row, (cluster, prompt) in enumerate(zip(clusters, table.prompts, strict=True)):
         forest.join(cluster, row)
-        if counts[prompt] <= MOST_EQUAL * len(table):
+        if counts[prompt] <= MAX_EQUAL_SHARE * len(table):
             forest.join(first.setdefault(prompt, row), row)
     found: list[int] = forest.roots().tolist()
     return found

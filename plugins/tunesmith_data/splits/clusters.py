@@ -1,4 +1,4 @@
-"""Clusters: rows that must be in the same part, as they share a prompt, turns, group or wording."""
+"""Cluster rows that must stay in one part: equal or similar prompts, shared turns, or one group."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ import numpy.typing as npt
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith_data.near_duplicates import cluster_texts
-from tunesmith_data.near_duplicates.forest import Forest
+from tunesmith_data.near_duplicates.forest import DisjointSets
 from tunesmith_data.splits.exchanges import read_exchanges
 from tunesmith_data.splits.normalize import PromptTexts, normalize_text
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.text import content_key
 
 MAX_SHARE = 0.2
-"""Largest share of the rows in a cluster: more would be a whole part, or leave none to train on."""
+"""Largest share of rows in a cluster. A larger one would fill a whole part or leave too few rows to
+train on."""
 SMALL_CLUSTER = 10
-"""Number of rows that are kept together however few rows there are."""
+"""Clusters of up to this many rows are always kept together, even in small data."""
 MAX_COMPARED_ROWS = 100_000
-"""Rows up to which prompts are compared for near duplicates by default: some seconds."""
+"""Prompts are compared for near-duplicates by default up to this many rows, within seconds."""
 
 _NOT_COMPARED = Finding(
     level="info",
     where="split.near_duplicates",
-    message=f"more than {MAX_COMPARED_ROWS:,} rows are split by equal prompts, not by similar ones;"
-    " split.near_duplicates = true compares all, a million rows in a minute",
+    message=f"with more than {MAX_COMPARED_ROWS:,} rows, only rows with equal prompts are kept "
+    "together, not those with similar ones; split.near_duplicates = true compares all prompts, a "
+    "million rows in a minute",
 )
 
 Rows = npt.NDArray[np.int32]
@@ -37,13 +39,13 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Clusters:
-    """The cluster of each row, and the clusters in the random order in which they are taken."""
+    """The cluster of each row, and the clusters in random order."""
 
     order: list[int]
-    """The first row of each cluster, which is its name."""
+    """The clusters in random order; a cluster is named by its first row."""
     of_row: Rows
     sizes: dict[int, int]
-    """Number of rows of each cluster, by its name."""
+    """Number of rows in each cluster."""
     findings: Sequence[Finding] = ()
 
     @property
@@ -52,7 +54,7 @@ class Clusters:
         return max(self.sizes.values(), default=0)
 
     def ranks(self) -> list[int]:
-        """Return the place of each row's cluster in the order, which depends on content only."""
+        """Return the position of each row's cluster in the order; it depends only on content."""
         place = {cluster: number for number, cluster in enumerate(self.order)}
         return [place[cluster] for cluster in self.of_row.tolist()]
 
@@ -64,15 +66,24 @@ def find_clusters(
     near_duplicates: bool | None,
     limit: int | None = None,
 ) -> Clusters:
-    """Join the rows that share a prompt, or a group, or have prompts that nearly equal each other.
+    """Join rows that must stay in the same part of a split.
 
-    So are rows of one conversation: one that is the beginning of another, or that has an exchange
-    with it in common. A cluster with more than a fifth of the rows is not made: an instruction that
-    all rows share is no reason to keep them together, only equal rows are. A group is always kept
-    together. If ``near_duplicates`` is None, prompts are compared up to 100,000 rows.
-    ``limit`` is another number of rows in the largest cluster.
+    These rows are joined:
+
+    - rows with equal prompts, or with near-duplicate prompts
+    - rows of one conversation: one is the start of the other, or both share an exchange
+    - rows of one group, always
+
+    A cluster may have at most a fifth of the rows. An instruction shared by more rows is not a
+    reason to keep them together; of these, only equal rows are joined.
+
+    Args:
+        table: hashes of all rows.
+        records: the records, for reading prompts and conversations.
+        near_duplicates: whether to compare prompts; None: only up to 100,000 rows.
+        limit: maximum number of rows in a cluster, instead of a fifth of the rows.
     """
-    forest = Forest(len(table))
+    forest = DisjointSets(len(table))
     limit = limit or max(SMALL_CLUSTER, int(MAX_SHARE * len(table)))
     findings = []
     identities = np.frombuffer(table.prompts, dtype=np.uint64).copy()
@@ -102,8 +113,10 @@ def find_clusters(
     return _in_order(forest.roots(), identities, findings)
 
 
-def _join_conversations(forest: Forest, records: Sequence[Record], limit: int) -> list[Finding]:
-    """Join the rows that one row begins as, and those with an exchange in common."""
+def _join_conversations(
+    forest: DisjointSets, records: Sequence[Record], limit: int
+) -> list[Finding]:
+    """Join rows where one is the start of the other, and rows that share an exchange."""
     found = read_exchanges(records)
     findings = []
     for keys, chosen in ((found.contexts, found.asked), (found.ends, found.is_answer)):
@@ -113,12 +126,12 @@ def _join_conversations(forest: Forest, records: Sequence[Record], limit: int) -
         frequent &= ~found.is_last[chosen]
         if frequent.any():
             count = len(np.unique(rows[frequent]))
-            findings.append(_note(f"{count:,} rows begin as a fifth of the data does"))
+            findings.append(_note(f"{count:,} rows start like a fifth of the data"))
     return findings[:1]
 
 
 def _in_order(of_row: Rows, identities: Hashes, findings: Sequence[Finding]) -> Clusters:
-    """Return the clusters ordered by the smallest hash in each, a random order of the content."""
+    """Order clusters by their smallest hash: random, but determined by content."""
     order = np.full(len(of_row), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(order, of_row, identities)
     roots, counts = np.unique(of_row, return_counts=True)
@@ -128,16 +141,16 @@ def _in_order(of_row: Rows, identities: Hashes, findings: Sequence[Finding]) -> 
 
 
 def _in_large_sets(values: npt.NDArray[np.generic], limit: int) -> npt.NDArray[np.bool_]:
-    """Return for each row if more than ``limit`` rows have its value."""
+    """Return True for each row whose value occurs in more than ``limit`` rows."""
     _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
     large: npt.NDArray[np.bool_] = (counts > limit)[codes]
     return large
 
 
 def _join_equal(
-    forest: Forest, values: npt.NDArray[np.generic], rows: npt.NDArray[np.intp] | None = None
+    forest: DisjointSets, values: npt.NDArray[np.generic], rows: npt.NDArray[np.intp] | None = None
 ) -> None:
-    """Join the rows with equal values; ``rows`` are their numbers, if not all have a value."""
+    """Join rows with equal values; ``rows`` are their positions if only some rows have a value."""
     order = np.argsort(values, kind="stable")
     equal = np.flatnonzero(values[order][1:] == values[order][:-1])
     numbers = order if rows is None else rows[order]
@@ -146,5 +159,5 @@ def _join_equal(
 
 
 def _note(text: str) -> Finding:
-    message = f"{text}: of these, only equal rows are kept together"
+    message = f"{text}; of these, only equal rows are kept together"
     return Finding(level="info", where="split", message=message)

@@ -1,8 +1,8 @@
-"""Keys of exchanges: what a model is asked, and its answer, at each turn of a row that is trained.
+"""Compute keys of exchanges: the context and the answer at each trained turn of a row.
 
-A conversation that is the beginning of a longer one has the same exchanges as its first turns, and
-every answer of the longer one is trained. So rows are compared by all of their exchanges, and not
-by the last one alone. A plain text has one at the end of each line: a text may begin a longer one.
+A conversation may be the start of a longer one whose answers are all trained. Rows are therefore
+compared by all their exchanges, not only by the last one. In plain text, every line ends an
+exchange, because a text may be the start of a longer one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.records import Chat, Message, Record, Text, last_exchange
-from tunesmith_data.near_duplicates import read_keys
+from tunesmith_data.near_duplicates import compute_text_keys
 
 __all__ = ["Exchanges"]
 
@@ -26,22 +26,22 @@ _BASE, _MIX, _MASK = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Exchanges:
-    """The exchanges of rows, in their order: arrays with one value for each."""
+    """The exchanges of all rows in order, as arrays with one value per exchange."""
 
     rows: npt.NDArray[np.int64]
-    """The row that the exchange is in."""
+    """Row of the exchange."""
     contexts: Hashes
-    """The key of all turns before the answer, without system messages; of a text, of its lines."""
+    """Key of all turns before the answer, without system messages; in plain text, of all lines."""
     ends: Hashes
-    """The key of these turns and the answer; in a plain text, that of the context."""
+    """Key of the context and the answer; in plain text, equal to ``contexts``."""
     is_answer: npt.NDArray[np.bool_]
-    """True if all of it is trained as an answer, or as a whole text."""
+    """True for an answer or a whole text; False for a line within a text."""
     is_last: npt.NDArray[np.bool_]
     """True for the last exchange of a row."""
 
     @property
     def asked(self) -> npt.NDArray[np.bool_]:
-        """True for exchanges that begin as a whole row does, up to its last answer."""
+        """True for exchanges whose context equals the final context of some row."""
         return np.isin(self.contexts, self.contexts[self.is_last])
 
 
@@ -53,7 +53,7 @@ def has_earlier_exchanges(record: Record) -> bool:
 
 
 def read_exchanges(records: Iterable[Record]) -> Exchanges:
-    """Return the keys of all exchanges of records, in a time that grows with their text only."""
+    """Return the keys of all exchanges, in time linear in the length of the texts."""
     sizes, kinds = array("q"), bytearray()
 
     def read() -> Iterator[str]:
@@ -64,7 +64,7 @@ def read_exchanges(records: Iterable[Record]) -> Exchanges:
                 kinds.append(kind)
                 yield text
 
-    keys = read_keys(read()).tolist()
+    keys = compute_text_keys(read()).tolist()
     rows, contexts, ends = array("q"), array("Q"), array("Q")
     are_answers, lasts = bytearray(), bytearray()
     start = 0
@@ -90,7 +90,7 @@ _TURN, _ANSWER, _LINE = range(3)
 
 
 def _turns(record: Record) -> Sequence[tuple[str, int]]:
-    """Return the turns of a record, each as a turn only, as a trained answer, or as a line."""
+    """Return the texts of a record's turns with their kind: turn, trained answer, or text line."""
     match record:
         case Text():
             return [(line, _LINE) for line in record.text.splitlines()]
@@ -106,15 +106,15 @@ def _turns(record: Record) -> Sequence[tuple[str, int]]:
 
 
 def _text(turn: Message) -> str:
-    """Return the text of a turn and its calls, without reasoning, which rows may skip."""
+    """Return the text of a turn with its tool calls, but without reasoning, which rows may omit."""
     calls = (f"{call.name} {call.arguments}" for call in turn.tool_calls)
     return "\n".join((turn.shown_text, *calls))
 
 
 def _chain(keys: Sequence[int], kinds: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the keys of the exchanges of a row: of each context, and of it with its answer.
+    """Yield the keys of each exchange of a row: of its context, and of context plus answer.
 
-    Turns without content count for nothing. An answer to nothing has no key.
+    Turns without content are ignored. An answer without context has no exchange.
     """
     context = 0
     for key, kind in zip(keys, kinds, strict=True):

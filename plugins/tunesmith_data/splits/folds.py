@@ -1,27 +1,29 @@
-"""Folds: parts of few training rows, of which each is left out once, to choose by."""
+"""Make folds of the training rows, for choices by cross-validation in small data."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 
-__all__ = ["MAX_FOLDED"]
+__all__ = ["MAX_FOLD_ROWS"]
 
 FOLDS = 5
-MAX_FOLDED = 1_000
-"""Training rows up to which choices are made out of fold if there are no validation rows."""
+MAX_FOLD_ROWS = 1_000
+"""Without validation rows, choices are made out of fold up to this many training rows."""
 
 
 def make_folds(rows: Sequence[int], clusters: Sequence[int], seed: int) -> list[list[int]]:
-    """Return the rows of each fold: at most five, of similar size, none with a part of a cluster.
-
-    With rows of one cluster only, or with many rows, there is no fold.
+    """Divide rows into at most five folds of similar size, keeping clusters together.
 
     Args:
         rows: numbers of the training records.
-        clusters: the cluster of each record, by its number; their order decides, with the seed.
+        clusters: the cluster of each record, by record number.
+        seed: seed for shuffling the clusters.
+
+    Returns:
+        The rows of each fold; no folds if there is only one cluster or too many rows.
     """
-    if len(rows) > MAX_FOLDED:
+    if len(rows) > MAX_FOLD_ROWS:
         return []
     members: dict[int, list[int]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Texts as splits compare them: without differences of spelling that do not matter."""
+"""Normalize texts for splits, which ignore differences in case, spacing and Unicode form."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from tunesmith_data.text import content_key
 
 
 def normalize_text(text: str) -> str:
-    """Normalize a text for comparison: NFKC, case folded, whitespace runs as one space, stripped.
+    """Normalize a text for comparison: apply NFKC, fold case, and collapse white space.
 
-    Idempotent. The folding follows Unicode's rule for caseless identifiers (section 3.13, D146).
+    The function is idempotent. Folding follows Unicode's rule for caseless identifiers (section
+    3.13, D146).
     """
     return normalize_texts([text])[0]
 
 
 def normalize_texts(texts: Sequence[str]) -> list[str]:
-    """Return :func:`normalize_text` of many texts, which is faster than one after the other."""
+    """Apply :func:`normalize_text` to many texts at once, which is faster."""
     others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
     folded = (text.lower() if text.isascii() else next(others) for text in texts)
     return [
-        # All other spaces are not printable.
+        # str.isprintable() is False for all white space except the plain space.
         text.strip(" ") if text.isprintable() and "  " not in text else " ".join(text.split())
         for text in folded
     ]
@@ -47,10 +48,10 @@ _FOLDED = CharacterMap(_fold)
 
 
 def prompt_text(record: Record) -> str:
-    """Return the text of a record that the model is asked with, by which records are kept together.
+    """Return the prompt text that records are clustered by.
 
-    It is the prompt of the last answer without its system messages, which many rows share. A record
-    without a prompt has its whole content.
+    It is the prompt of the last answer without system messages, which many rows share. For a record
+    without a prompt, it is the whole content.
     """
     match record:
         case Text():
@@ -64,7 +65,7 @@ def prompt_text(record: Record) -> str:
 
 
 class PromptTexts:
-    """The prompts of records, made when they are needed."""
+    """The prompt texts of records, computed on access."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records

@@ -1,4 +1,4 @@
-"""Hashes and labels of records, from which a split is made: some 32 bytes for each record."""
+"""Collect the hashes and labels that a split needs: about 32 bytes per record."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from array import array
 from hashlib import blake2b
 
 from tunesmith.records import Record, Text, last_exchange
-from tunesmith_data.near_duplicates import read_keys
+from tunesmith_data.near_duplicates import compute_text_keys
 from tunesmith_data.splits.exchanges import has_earlier_exchanges
 from tunesmith_data.splits.normalize import normalize_texts, prompt_text
 
 MAX_CLASS_LABELS = 100
-"""Largest number of different answers that are taken for the labels of a classification."""
+"""Answers count as class labels up to this many distinct answers."""
 
-PENDING_CHARACTERS = 1 << 18
-"""Characters of prompts that are normalized together, which is faster."""
+MAX_PENDING_CHARACTERS = 1 << 18
+"""Number of prompt characters to normalize per batch, for speed."""
 
 
 class RowTable:
-    """Collects of each record the hashes of its prompt and of its group, and its label.
+    """Collects each record's prompt hash, group hash and label.
 
-    Hashes are salted with a seed, so that their order is a random order of the prompts. The keys of
-    the prompts are not: they are equal where the leak check calls two prompts equal.
+    Hashes are salted with a seed, so sorting by them gives a random order. The keys of prompts are
+    not salted: they are equal if the leak check considers two prompts equal.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._salt = str(seed).encode()
         self.prompts = array("Q")
-        self.keys = array("Q")  # 0: nothing that counts
+        self.keys = array("Q")  # 0: prompt without content
         self.groups = array("Q")  # 0: no group
-        self.labels = array("l")  # empty: the answers are no labels
+        self.labels = array("l")  # empty: the answers are not labels
         self.has_earlier_exchanges = False
         self._label_codes: dict[str, int] = {}
         self._has_labels = True
@@ -44,7 +44,7 @@ class RowTable:
         """Add the next record."""
         self._pending.append(prompt_text(record))
         self._pending_characters += len(self._pending[-1])
-        if self._pending_characters >= PENDING_CHARACTERS:
+        if self._pending_characters >= MAX_PENDING_CHARACTERS:
             self._digest_prompts()
         self.has_earlier_exchanges |= has_earlier_exchanges(record)
         self.groups.append(self.digest("group", record.group) if record.group is not None else 0)
@@ -54,10 +54,7 @@ class RowTable:
             self._forget_labels_above(MAX_CLASS_LABELS)
 
     def finish(self) -> None:
-        """Decide whether the answers are labels: they recur, three times each on average.
-
-        The prompts are complete only after this.
-        """
+        """Finish the prompts; decide if the answers are labels (3 rows per label on average)."""
         self._digest_prompts()
         self._forget_labels_above(min(MAX_CLASS_LABELS, len(self) // 3))
         if len(self.labels) != len(self):
@@ -65,20 +62,20 @@ class RowTable:
 
     @property
     def label_texts(self) -> list[str]:
-        """Texts of the labels by their codes."""
+        """Texts of the labels, indexed by code."""
         return list(self._label_codes)
 
     def digest(self, kind: str, text: str) -> int:
-        """Return the hash of a text as a positive number."""
+        """Return the salted hash of a text as a positive number."""
         found = blake2b(self._salt, digest_size=8)
         found.update(f"\0{kind}\0{text}".encode("utf-8", "surrogatepass"))
         return int.from_bytes(found.digest()) or 1
 
     def _digest_prompts(self) -> None:
-        """Add the hashes of the prompts that were not hashed yet."""
+        """Add the hashes of pending prompts."""
         pending, self._pending, self._pending_characters = self._pending, [], 0
         self.prompts.extend(self.digest("prompt", text) for text in normalize_texts(pending))
-        self.keys.extend(read_keys(pending).tolist())
+        self.keys.extend(compute_text_keys(pending).tolist())
 
     def _forget_labels_above(self, limit: int) -> None:
         if self._has_labels and len(self._label_codes) > limit:

@@ -1,4 +1,4 @@
-"""Sizes of the parts: how many rows are held out, and how many are for choices."""
+"""Compute the number of test rows and validation rows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from math import isfinite
 __all__ = ["count_test_rows", "count_validation_rows"]
 
 MAX_DEFAULT_TEST_ROWS = 500
-"""Upper limit of the default test part, which is a fifth of the data."""
+"""Upper limit for the default number of test rows, which is a fifth of the data."""
 MIN_VALIDATION_ROWS, MAX_VALIDATION_ROWS = 20, 200
-"""Limits of the default validation part, which is a tenth of the rows that are not test rows."""
+"""Limits for the default number of validation rows, which is a tenth of the other rows."""
 MIN_ROWS_FOR_VALIDATION = 100
-"""Rows below which none are set aside by default: too few would be left to learn from."""
+"""With fewer rows besides the test rows, no validation rows are set aside by default."""
 
 
 def count_test_rows(test_size: float | int | None, total: int) -> int:
-    """Return the number of rows to hold out; a share is rounded, but never to 0 or to all rows.
+    """Return the number of test rows; a share is rounded, but never to 0 or to all rows.
 
     Raises:
-        ValueError: there are too few rows; the caller names the option.
+        ValueError: the size is invalid or there are too few rows; the caller adds the option.
     """
     if test_size is None:
         test_size = min(MAX_DEFAULT_TEST_ROWS, max(1, round(0.2 * total)))
@@ -38,12 +38,15 @@ def count_test_rows(test_size: float | int | None, total: int) -> int:
 
 
 def count_validation_rows(validation: float | int | None, total: int, *, needed: bool) -> int:
-    """Return the number of validation rows among ``total`` rows that are not test rows.
+    """Return the number of validation rows.
 
-    ``needed``: there must be some by default even if there are few rows.
+    Args:
+        validation: share or number of rows; None for the default.
+        total: number of rows that are not test rows.
+        needed: use some validation rows by default even in small data.
 
     Raises:
-        ValueError: nothing would be left to train on; the caller names the option.
+        ValueError: nothing would be left to train on; the caller adds the option.
     """
     if validation is not None:
         rows = round(validation * total) if isinstance(validation, float) else validation

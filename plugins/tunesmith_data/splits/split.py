@@ -1,4 +1,4 @@
-"""Split records into training, validation and test rows without duplicates across them.
+"""Split records into training, validation and test rows without leaks between them.
 
 ::
 
@@ -6,9 +6,9 @@
                                          |
               assignments of earlier rows, which never change
 
-A score is meaningful only if the model was not trained on the same task. Rows with one prompt, with
-nearly equal prompts, or of one group go to the same part. The result depends on the content of the
-rows, not on their order.
+A score is only meaningful if the model was not trained on the same questions. Rows with equal or
+near-duplicate prompts, or of one group, therefore stay in the same part. The result depends on the
+content of the rows, not on their order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tunesmith.text import format_count
 from tunesmith_data.splits.assignments import PARTS, Assignments, RowKeys, Settings
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import Clusters, find_clusters
-from tunesmith_data.splits.folds import MAX_FOLDED, make_folds
+from tunesmith_data.splits.folds import MAX_FOLD_ROWS, make_folds
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.splits.sizes import (
     MIN_ROWS_FOR_VALIDATION,
@@ -43,16 +43,15 @@ def split_records(
     near_duplicates: bool | None = None,
     file: Path | None = None,
 ) -> Split:
-    """Return the parts of the records.
+    """Split records into parts.
 
     Args:
         records: the records of the request, read once.
-        validation: share or number of the validation rows; None: a tenth of the rows that are not
-            held out, from
-            100 rows on.
-        near_duplicates: keep rows together whose prompts nearly equal each other; None: up to
-            100,000 rows.
-        file: assignments of rows to parts. Rows in it keep their part, and new rows are added.
+        request: which parts are needed, with their sizes and the seed.
+        validation: share or number of validation rows. None: a tenth of the rows that are not test
+            rows, if there are at least 100 of them.
+        near_duplicates: keep rows with near-duplicate prompts together; None: up to 100,000 rows.
+        file: split file with earlier assignments. Known rows keep their part; new rows are added.
 
     Raises:
         DataError: the records cannot be split, or the file is damaged.
@@ -63,7 +62,9 @@ def split_records(
     for record in records:
         table.add(record)
     table.finish()
-    needs_folds = request.validation and len(table) <= MAX_FOLDED  # if no row is for choices
+    needs_folds = (
+        request.validation and len(table) <= MAX_FOLD_ROWS
+    )  # in case of no validation rows
     if not (file or needs_folds or _is_anything_split_off(request, len(table), validation)):
         return Split(train=range(len(table)))
     clusters = find_clusters(table, request.records, near_duplicates=near_duplicates)
@@ -88,7 +89,7 @@ def split_records(
 def _is_anything_split_off(
     request: SplitRequest, total: int, validation: float | int | None
 ) -> bool:
-    """Return True if there is a part, for which the rows have to be compared."""
+    """Return True if any part has to be split off, so that rows have to be compared."""
     default = count_validation_rows(None, total, needed=request.needs_validation)
     return request.test or (
         request.validation and (default if validation is None else validation) > 0
@@ -102,7 +103,7 @@ def _add_parts(
     request: SplitRequest,
     validation: float | int | None,
 ) -> list[Finding]:
-    """Add the part of every cluster that has none yet; report sizes that could not be met.
+    """Assign a part to every cluster without one; report sizes that could not be met.
 
     Raises:
         DataError: a part would be empty.
@@ -114,8 +115,8 @@ def _add_parts(
             size = count_test_rows(request.test_size, total)
             if len(clusters.order) == 1:
                 message = f"all {total} records have similar prompts or are in one group"
-                hint = "hold out rows of a file of their own (data.test), or tie only equal "
-                hint += "prompts together (split.near_duplicates = false)"
+                hint = "use a separate test file (data.test), or keep only equal prompts together "
+                hint += "(split.near_duplicates = false)"
                 raise DataError(key, f"cannot split, {message}", hint=hint)
             _add_part(parts, "test", size, clusters, table)
             findings += _report_size(parts, "test", size, clusters)
@@ -138,7 +139,7 @@ def _add_parts(
 def _report_size(
     parts: Mapping[int, str], part: str, asked: int, clusters: Clusters
 ) -> Iterator[Finding]:
-    """Yield a finding if a part has another size than was asked for, by more than a quarter."""
+    """Yield a finding if a part's size differs from the requested one by more than a quarter."""
     found = _count_rows(parts, part, clusters)
     if abs(found - asked) <= max(1, asked / 4):
         return
@@ -147,25 +148,24 @@ def _report_size(
         "validation": ("split.validation_size", "validation"),
     }[part]
     message = (
-        f"{found:,} {name} rows, where {asked:,} were asked for: rows with similar prompts, of one "
-        "conversation or of one group stay together, in "
+        f"{found:,} {name} rows instead of the requested {asked:,}: rows with similar prompts, of "
+        "one conversation or of one group stay together, in "
         f"{format_count(len(clusters.order), 'cluster')} of up to {clusters.largest:,} rows"
     )
-    hint = "add rows with other prompts, or give a file of rows for this part"
+    hint = "add rows with other prompts, or use a separate file for this part"
     is_far = not asked / 2 <= found <= 2 * asked
     yield Finding(level="warning" if is_far else "info", where=key, message=message, hint=hint)
 
 
 def _no_default_validation(rows: int) -> Finding:
-    """Return the finding for data of which too few rows are left for a part to choose by."""
+    """Return the finding for data with too few rows for a default validation part."""
     message = (
-        f"no validation rows: {rows:,} rows are not test rows, and below "
-        f"{MIN_ROWS_FOR_VALIDATION} none are set "
-        "aside by default"
+        f"no validation rows: {rows:,} rows are left besides the test rows, and with fewer than "
+        f"{MIN_ROWS_FOR_VALIDATION} none are set aside by default"
     )
     hint = (
-        "split.validation_size = 20 sets rows aside; "
-        "choices are made by parts of the training rows otherwise"
+        "split.validation_size = 20 sets rows aside; otherwise choices are made out of fold on the "
+        "training rows"
     )
     return Finding(level="info", where="split.validation_size", message=message, hint=hint)
 
@@ -173,7 +173,7 @@ def _no_default_validation(rows: int) -> Finding:
 def _add_part(
     parts: dict[int, str], part: str, size: int, clusters: Clusters, table: RowTable
 ) -> None:
-    """Choose clusters for a part until it has ``size`` rows, those in it counted."""
+    """Choose clusters for a part until it has ``size`` rows, including earlier ones."""
     free = [cluster for cluster in clusters.order if cluster not in parts]
     missing = size - _count_rows(parts, part, clusters)
     if free and missing > 0:
@@ -188,9 +188,10 @@ def _count_rows(parts: Mapping[int, str], part: str, clusters: Clusters) -> int:
 def _known_clusters(
     clusters: Clusters, known: Mapping[int, str]
 ) -> tuple[dict[int, str], list[int]]:
-    """Return the part of each cluster with known rows, and the clusters that join several parts.
+    """Return the part of each cluster with known rows, and the clusters that bridge several parts.
 
-    New rows that join parts are trained on: a test row would have a duplicate in training.
+    The new rows of a bridge go to training, because in the test part they would have duplicates in
+    training.
     """
     found: dict[int, set[str]] = {}
     for row, part in known.items():
@@ -206,7 +207,7 @@ def _bridge_findings(
     names: Sequence[str],
     records: Sequence[Record],
 ) -> list[Finding]:
-    """Return a warning if rows of several parts have become similar through new rows."""
+    """Return a warning if new rows make rows of different parts similar."""
     if not bridges:
         return []
     joined = set(bridges)
@@ -214,8 +215,8 @@ def _bridge_findings(
         row for row in sorted(known) if clusters.of_row[row] in joined and names[row] != "train"
     ]
     message = (
-        f"{len(rows):,} test or validation rows now resemble a training row through rows that were "
-        "added, so their scores may be too good"
+        f"{len(rows):,} test or validation rows now resemble a training row through added rows, so "
+        "scores on them may be too high"
     )
     test = (row for row, name in enumerate(names) if name == "test")
     finding = Finding(
@@ -224,7 +225,7 @@ def _bridge_findings(
         message=message,
         count=len(rows),
         examples=tuple(records[row].source for row in rows[:MAX_EXAMPLES]),
-        hint="scores are also reported without them; keep it so, or delete the file to split anew",
+        hint="scores are also reported without them; delete the file to split all rows again",
         test_rows=tuple(n for n, row in enumerate(test) if clusters.of_row[row] in joined),
     )
     return [finding]

@@ -1,1 +1,1 @@
-"""Answers of a model: how they are generated, and how they are compared with references."""
+"""Generate a model's answers, and compare them with reference answers."""

@@ -1,4 +1,4 @@
-"""Answers that were cut at the limit of tokens: a score counts them, and must say so."""
+"""Report answers that were cut off by ``max_new_tokens``, which may have lowered a score."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from tunesmith.events import Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.text import format_count
 
-__all__ = ["describe_cut", "list_cut"]
+__all__ = ["describe_cut_answers", "list_cut_answers"]
 
-WORTH_SAYING = 0.02
-"""Share of the rows whose answer the limit has spoiled, above which a verdict says it."""
+MIN_REPORTED_SHARE = 0.02
+"""Share of rows with answers that the limit may have spoiled, above which the verdict says it."""
 
 
 @dataclass(frozen=True)
 class CutAnswers:
-    """The answers of a model, and those that were cut at the limit of tokens."""
+    """Counts of a model's answers that were cut off by ``max_new_tokens``."""
 
     rows: int
-    """Rows that were answered."""
+    """Number of answered rows."""
     cut: int
-    """Answers that ended at the limit of tokens."""
+    """Answers that reached the limit."""
     short: int
-    """Cut answers that are shorter than the reference: the limit may have made them wrong."""
+    """Cut answers that are shorter than the reference, so the limit may have made them wrong."""
 
 
-def count_cut(folder: Path, measured: Measured) -> CutAnswers:
-    """Count the cut answers of a measurement, whose file of rows is below ``folder``.
+def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
+    """Count the cut answers of a measurement; ``folder`` is its run folder.
 
     Raises:
-        IntegrityError: the file is lost or damaged.
+        IntegrityError: the file with the rows is missing or damaged.
     """
     if not measured.cut:
         return CutAnswers(measured.n, 0, 0)
@@ -42,22 +42,22 @@ def count_cut(folder: Path, measured: Measured) -> CutAnswers:
     return CutAnswers(len(rows), len(cut), short)
 
 
-def describe_cut(folder: Path, measured: Measured) -> str:
-    """Return what the limit of tokens has done to a score; empty if hardly any row is concerned.
+def describe_cut_answers(folder: Path, measured: Measured) -> str:
+    """Describe how ``max_new_tokens`` may have lowered a score; empty if it affects hardly any row.
 
-    A model that rambles is cut, too. That is its own fault, and only the report counts it.
+    Answers of a rambling model are cut too, but longer than the reference. They do not count here;
+    the report still lists them.
     """
-    found = count_cut(folder, measured)
-    if found.short <= WORTH_SAYING * found.rows:
+    found = count_cut_answers(folder, measured)
+    if found.short <= MIN_REPORTED_SHARE * found.rows:
         return ""
     return (
-        f"{format_count(found.short, 'answer')} of {found.rows:,} of {measured.model} were cut at "
-        f"the limit of tokens before they were as long as the reference: raise max_new_tokens of "
-        f"{measured.evaluator}"
+        f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} cut off before "
+        f"reaching the length of the expected answer: raise max_new_tokens of {measured.evaluator}"
     )
 
 
-def list_cut(events: Sequence[Measured]) -> str:
-    """Return how many answers of each model were cut; empty if none were."""
+def list_cut_answers(events: Sequence[Measured]) -> str:
+    """List how many answers of each model were cut off; empty if none were."""
     counts = [f"{event.model} {event.cut:,} of {event.n:,}" for event in events if event.cut]
-    return f"cut at the limit of tokens: {', '.join(counts)}" if counts else ""
+    return f"cut off by max_new_tokens: {', '.join(counts)}" if counts else ""

@@ -1,4 +1,4 @@
-"""Generate the answers that evaluators compare with the references."""
+"""Generate the answers that evaluators compare with reference answers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = [
     "MAX_NEW_TOKENS",
     "AnswerOptions",
     "ComparedAnswerOptions",
-    "choose_limit",
+    "format_reasoning_and_answer",
     "generate_answers",
     "read_references",
-    "with_reasoning",
+    "resolve_max_new_tokens",
 ]
 
 END_OF_TURN_TOKENS = 8
-"""Tokens added to the longest reference, for the end of the turn."""
+"""Extra tokens beyond the longest reference, for the end of the turn."""
 MAX_NEW_TOKENS = 512
-"""Largest limit that is chosen automatically."""
+"""Largest automatic limit for tokens per answer."""
 
 
 class AnswerOptions(Options):
@@ -36,37 +36,38 @@ class AnswerOptions(Options):
     max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
         "auto",
         description=(
-            "Most tokens that are generated for an answer; auto: enough for the longest "
-            "reference, at most 512."
+            "Maximum tokens per answer. `auto`: enough for the longest reference answer, at most "
+            "512."
         ),
     )
     extra_tokens: ClassVar[int] = 0
-    """Tokens that an automatic limit has beyond the longest reference."""
+    """Extra tokens that an automatic limit adds to the longest reference."""
 
     def answer_limit(self, records: Sequence[Record]) -> int:
-        """Return the largest number of tokens of an answer to one of the records."""
-        return choose_limit(self.max_new_tokens, records, extra_tokens=self.extra_tokens)
+        """Return the maximum number of tokens per answer for these records."""
+        return resolve_max_new_tokens(self.max_new_tokens, records, extra_tokens=self.extra_tokens)
 
 
 class ComparedAnswerOptions(AnswerOptions):
-    """Options of evaluators that compare the text of an answer with the reference."""
+    """Options of evaluators that compare an answer's text with the reference."""
 
     ignore_case: bool = Field(False, description="Treat upper and lower case as equal.")
     ignore_punctuation: bool = Field(
         False,
         description=(
-            "Ignore punctuation behind the answer, and quotes, brackets and Markdown around it."
+            "Ignore punctuation after the answer, and quotes, brackets and Markdown around it."
         ),
     )
     ignore_lead_in: bool = Field(
-        False, description="Ignore a phrase such as `The answer is` or `Category:` before it."
+        False,
+        description="Ignore a phrase such as `The answer is` or `Category:` before the answer.",
     )
     extract: str | None = Field(
         None,
         min_length=1,
         description=(
-            "Regular expression for the part of answer and reference that is compared: its last "
-            "match, or the first group of that match. For `#### 42`: '#### *(\\S+)'."
+            "Regular expression for the part of the answer and the reference to compare. Its last "
+            "match is used, or the first group of that match. For `#### 42`: '#### *(\\S+)'."
         ),
     )
 
@@ -80,7 +81,7 @@ class ComparedAnswerOptions(AnswerOptions):
         return value
 
     def build_normalizer(self) -> TextNormalizer:
-        """Return the normalizer of answers and references."""
+        """Return the normalizer for answers and references."""
         return TextNormalizer(
             ignore_case=self.ignore_case,
             ignore_punctuation=self.ignore_punctuation,
@@ -90,7 +91,7 @@ class ComparedAnswerOptions(AnswerOptions):
 
 
 def read_references(records: Sequence[Record], evaluator: str) -> list[str]:
-    """Return the texts of the last answers, which models are to generate.
+    """Return the text of each record's last answer, which a model has to generate.
 
     Raises:
         DataError: an answer calls a tool.
@@ -98,7 +99,7 @@ def read_references(records: Sequence[Record], evaluator: str) -> list[str]:
     answers = [last_exchange(record)[1] for record in records]
     for record, answer in zip(records, answers, strict=True):
         if answer.tool_calls:
-            hint = f"leave {evaluator} out, or use tool-call: it compares tool calls"
+            hint = f"remove {evaluator}, or use tool-call, which compares tool calls"
             raise DataError(record.source, f"{evaluator} cannot compare tool calls", hint=hint)
     return [answer.text for answer in answers]
 
@@ -110,29 +111,29 @@ def generate_answers(
     *,
     extra_tokens: int = 0,
 ) -> tuple[str, ...]:
-    """Generate the last answer of each record, of at most :func:`choose_limit` tokens."""
-    limit = choose_limit(max_new_tokens, records, extra_tokens=extra_tokens)
+    """Generate each record's last answer with at most :func:`resolve_max_new_tokens` tokens."""
+    limit = resolve_max_new_tokens(max_new_tokens, records, extra_tokens=extra_tokens)
     generated = model.generate([last_exchange(record)[0] for record in records], limit)
     return tuple(generation.text for generation in generated)
 
 
-def choose_limit(
+def resolve_max_new_tokens(
     max_new_tokens: Literal["auto"] | int, references: Sequence[Record], *, extra_tokens: int = 0
 ) -> int:
-    """Return the limit of tokens of an answer.
+    """Return the maximum number of tokens per answer.
 
-    ``auto``: the longest reference and ``extra_tokens`` fit in, but no more than 512 tokens. So the
-    evaluators of a run request the same answers, which are generated once. In an evaluator's
-    ``prepare`` the references are all test rows; the limit then holds for any part of them.
+    ``auto`` fits the longest reference plus ``extra_tokens``, up to 512 tokens. All evaluators of a
+    run then request the same answers, which are generated only once. In an evaluator's ``prepare``,
+    the references are all test rows, so the limit is the same for any subset of them.
     """
     if isinstance(max_new_tokens, int):
         return max_new_tokens
-    answers = [with_reasoning(last_exchange(record)[1]) for record in references]
+    answers = [format_reasoning_and_answer(last_exchange(record)[1]) for record in references]
     return min(choose_max_new_tokens(answers) + extra_tokens, MAX_NEW_TOKENS)
 
 
-def with_reasoning(answer: Message) -> str:
-    """Return the text that a model generates for an answer, as most templates write it."""
+def format_reasoning_and_answer(answer: Message) -> str:
+    """Return the text that a model has to generate for an answer, including its reasoning."""
     return (
         f"<think>\n{answer.reasoning}\n</think>\n\n{answer.text}"
         if answer.reasoning
@@ -141,10 +142,10 @@ def with_reasoning(answer: Message) -> str:
 
 
 def choose_max_new_tokens(references: Sequence[str]) -> int:
-    """Return a limit that is large enough for the longest reference.
+    """Return a token limit that is large enough for the longest reference.
 
-    No tokenizer in use makes more tokens of a text than the text has bytes in UTF-8; a few tokens
-    are added for the end of the turn. A longer answer is cut off there, and is wrong anyway.
+    It is the length in UTF-8 bytes, because no common tokenizer makes more tokens than bytes, plus
+    a few tokens for the end of the turn. A longer answer is cut off, but would be wrong anyway.
     """
     longest = max((len(reference.encode()) for reference in references), default=0)
     return min(longest + END_OF_TURN_TOKENS, MAX_NEW_TOKENS)

@@ -1,7 +1,7 @@
-"""Normalize answers before they are compared, and read labels from them.
+"""Normalize answers before comparison, and read labels from answers.
 
-What is ignored must not make two different answers equal: a sign, an operator or a symbol at the
-edge of an answer is a part of it. ``-1`` is not ``1``, and ``C++`` is not ``C``.
+Normalizing must not make two different answers equal. A sign, an operator or a symbol at the edge
+of an answer belongs to it: ``-1`` is not ``1``, and ``C++`` is not ``C``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith_evidence.answers.whole_words import WholeFinder
+from tunesmith_evidence.answers.whole_words import WholeWordFinder
 
-__all__ = ["LabelReader", "TextNormalizer", "compose", "strip_reasoning"]
+__all__ = ["LabelReader", "TextNormalizer", "normalize_unicode", "strip_reasoning"]
 
 _REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _LEAD_IN = re.compile(
@@ -23,7 +23,7 @@ _LEAD_IN = re.compile(
     r"(?:\W+(?:here|for this \w+))?(?:\W+(?:is|would be|should be)\b\s*:?\s*|\s*[:=]\s*)",
     re.IGNORECASE,
 )
-# Marks of Markdown around some words. The length is bounded, and so is the time.
+# Markdown emphasis around words. The length is bounded to bound the matching time.
 _EMPHASIS = re.compile(
     r"(?<![\w*])(\*{1,3})(?=[^\s*])(.{1,500}?)(?<=[^\s*])\1(?![\w*])"
     r"|(?<!\w)(_{1,3})(?=[^\s_])(.{1,500}?)(?<=[^\s_])\3(?!\w)"
@@ -60,9 +60,9 @@ class TextNormalizer:
 
     ignore_case: bool = False
     ignore_punctuation: bool = False
-    """Ignore punctuation behind an answer, and quotes, brackets and Markdown around it.
+    """Ignore punctuation after an answer, and quotes, brackets and Markdown around it.
 
-    ``**Yes.**`` is ``Yes``. Other characters count: ``-1`` is not ``1``.
+    ``**Yes.**`` equals ``Yes``. Other characters count: ``-1`` is not ``1``.
     """
     ignore_lead_in: bool = False
     """Ignore a phrase such as ``The answer is`` or ``Category:`` before the answer."""
@@ -71,14 +71,14 @@ class TextNormalizer:
     def normalize(self, text: str) -> str | None:
         """Return the text to compare; None if the pattern ``extract`` finds nothing.
 
-        Reasoning between ``<think>`` marks in front of an answer is not a part of it. White space
-        is trimmed and collapsed and Unicode is composed (NFC), because a reader sees no difference.
+        Reasoning between ``<think>`` marks before the answer is removed. White space is trimmed and
+        collapsed, and Unicode is composed (NFC), because these differences are invisible.
         """
         found = self.find(text)
         return None if found is None else self.fold([*self.readings(found)][-1])
 
     def find(self, text: str) -> str | None:
-        """Return the answer as it is written; None if the pattern ``extract`` finds nothing."""
+        """Return the answer as written; None if the pattern ``extract`` finds nothing."""
         text = strip_reasoning(text)
         if self.extract is not None:
             matches = list(self.extract.finditer(text))
@@ -86,12 +86,12 @@ class TextNormalizer:
                 return None
             last = matches[-1]  # an answer ends with its result
             text = (last.group(1) if self.extract.groups else last.group()) or ""
-        return compose(text)
+        return normalize_unicode(text)
 
     def readings(self, text: str) -> Iterator[str]:
-        """Yield a text, and then what is left of it as more and more around it is ignored.
+        """Yield a text, then shorter and shorter versions with more of its surroundings ignored.
 
-        Each step ignores as little as possible. Nothing is ignored if nothing would be left.
+        Each step ignores as little as possible, and never the whole text.
         """
         steps: list[Callable[[str], str]] = []
         if self.ignore_punctuation:
@@ -109,17 +109,17 @@ class TextNormalizer:
             text = found
 
     def fold(self, text: str) -> str:
-        """Return a text in one case, if case is ignored."""
+        """Return the text case-folded if case is ignored, otherwise unchanged."""
         return text.casefold() if self.ignore_case else text
 
 
 def strip_reasoning(text: str) -> str:
-    """Return an answer without the reasoning between ``<think>`` marks in front of it."""
+    """Remove the reasoning between ``<think>`` marks at the start of an answer."""
     return _REASONING.sub("", text, count=1)
 
 
-def compose(text: str) -> str:
-    """Return a text with single spaces and composed characters (NFC)."""
+def normalize_unicode(text: str) -> str:
+    """Collapse white space to single spaces and compose characters (NFC)."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -132,60 +132,65 @@ def _remove_lead_in(text: str) -> str:
 
 
 def _remove_edge(text: str) -> str:
-    """Return a text without the quotes or brackets around it, its last sign, or its list mark."""
+    """Remove one layer: enclosing quotes or brackets, trailing punctuation, or a list mark."""
     if not text:
         return text
     if text[0] + text[-1] in _PAIRS and not {text[0], text[-1]} & {*text[1:-1]}:
         return text[1:-1]
-    if text[-1] in _ENDINGS:  # one by one only where the rest could be a label
+    if text[-1] in _ENDINGS:  # one by one only if the rest is short enough to be a label
         return text[:-1] if len(text) <= _LONGEST else text.rstrip(f"{_ENDINGS} ")
     if text[0] in "¿¡":
         return text.lstrip("¿¡ ")
     return _LIST_MARK.sub("", text)
 
 
-LENIENT = TextNormalizer(ignore_case=True, ignore_punctuation=True, ignore_lead_in=True)
+LENIENT_NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True, ignore_lead_in=True)
 """Ignores case, punctuation around an answer, and a phrase such as ``The answer is``."""
 
 
 class LabelReader:
-    """Reads which label of a list an answer gives.
+    """Finds the label that an answer gives, from a list of labels.
 
-    An answer that is a label as it stands, white space and the form of its Unicode aside, gives
-    that label and no other. What the normalizer ignores helps to read other answers, and never
-    merges two labels: where they differ only in what is ignored, an answer names neither.
+    An answer that equals a label, up to white space and Unicode form, always gives that label.
+    Other answers are normalized first. Normalizing never merges labels: if two labels are equal
+    after it, the answer must match one of them exactly.
 
     Raises:
         ValueError: a label occurs twice.
     """
 
-    def __init__(self, labels: Sequence[str], normalizer: TextNormalizer = LENIENT) -> None:
+    def __init__(
+        self, labels: Sequence[str], normalizer: TextNormalizer = LENIENT_NORMALIZER
+    ) -> None:
         self.normalizer = normalizer
         self._labels: dict[str, str] = {}
         for label in labels:
-            if compose(label) in self._labels:
+            if normalize_unicode(label) in self._labels:
                 raise ValueError(f"the label {label!r} occurs twice")
-            self._labels[compose(label)] = label
+            self._labels[normalize_unicode(label)] = label
         written = self._labels.items()
         self._folded = _keep_unique((normalizer.fold(text), label) for text, label in written)
         self._bare = _keep_unique(
             (normalizer.fold([*normalizer.readings(text)][-1]), label) for text, label in written
         )
-        # Texts by which an answer can name a label, as they are written and in one case.
+        # Texts that name a label: as written, and case-folded.
         self._names = [
-            (WholeFinder(names), names) for names in (self._labels, self._bare | self._folded)
+            (WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)
         ]
 
     def match(self, answer: str) -> str | None:
-        """Return the label that an answer is; None if it is none, or could be several."""
+        """Return the label that an answer equals; None if there is none or several match."""
         text = self.normalizer.find(answer)
         return None if text is None else self._match([*self.normalizer.readings(text)])
 
     def read(self, answer: str) -> str | None:
-        """Return the label that an answer is, or the only one that it names; None without one.
+        """Return the label that an answer equals, or the only label that it mentions.
 
-        A label counts as a whole word. One after "not", "no" and the like does not count, and
-        nor does the answer if it names two different labels.
+        Labels are matched as whole words. An answer with a negation ("not", "no", ...) before a
+        label, or with two different labels, names none.
+
+        Returns:
+            The label; None if the answer names none.
         """
         text = self.normalizer.find(answer)
         if text is None:
@@ -203,7 +208,7 @@ class LabelReader:
         return self._bare.get(self.normalizer.fold(readings[-1]))
 
     def _find_named(self, text: str) -> str | None:
-        """Return the only label that a text names."""
+        """Return the only label that a text mentions, or None."""
         named = set[str]()
         texts = (text, self.normalizer.fold(text))
         for where, (finder, labels) in zip(texts, self._names, strict=True):
@@ -216,7 +221,7 @@ class LabelReader:
 
 
 def _keep_unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the labels by their texts, without the texts that several labels have."""
+    """Return the labels by text, without texts that are shared by several labels."""
     found: dict[str, set[str]] = {}
     for text, label in pairs:
         found.setdefault(text, set()).add(label)

@@ -1,4 +1,4 @@
-"""Calls of tools in generated answers."""
+"""Read tool calls in generated answers."""
 
 from __future__ import annotations
 
@@ -9,41 +9,47 @@ from typing import Any
 from tunesmith.records import ToolCall
 from tunesmith_evidence.answers.normalize import strip_reasoning
 
-__all__ = ["Call", "find_calls", "read_call", "settled_length", "split_calls"]
+__all__ = [
+    "Call",
+    "count_settled_characters",
+    "find_tool_calls",
+    "parse_tool_call",
+    "split_tool_calls",
+]
 
-MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
-"""Marks that chat templates write in front of calls."""
+CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
+"""Marks that chat templates write before tool calls."""
 
 Call = tuple[str, Any]
-"""Name and arguments of a call."""
+"""Name and arguments of a tool call."""
 _DECODER = json.JSONDecoder()
 _OPENS_OBJECT = re.compile(r"\{\s*(?:\"|\Z)")
-"""An object that is not empty, or whose first key is still to come."""
+"""Matches the start of a JSON object that has a key or is cut off before its first key."""
 _LONGEST_WORD = len("-Infinity")
 
 
-def read_call(call: ToolCall) -> Call:
-    """Return name and arguments of a call; arguments that are not JSON stay text."""
+def parse_tool_call(call: ToolCall) -> Call:
+    """Return the name and the arguments of a call; arguments that are not JSON stay text."""
     try:
         return call.name, json.loads(call.arguments or "{}")
     except ValueError:
         return call.name, call.arguments
 
 
-def find_calls(text: str) -> list[Call]:
-    """Return the calls in an answer, in order, as the chat templates of common models write them.
+def find_tool_calls(text: str) -> list[Call]:
+    """Return the tool calls in an answer, in order, in the formats of common chat templates.
 
-    A call is a JSON object with ``name``, and ``arguments`` or ``parameters``, wherever it stands:
-    between ``<tool_call>`` marks, in a list behind ``[TOOL_CALLS]``, or alone. An object below
-    ``function`` is one too.
+    A call is a JSON object with ``name`` and ``arguments`` or ``parameters``, possibly nested under
+    ``function``. It may be between ``<tool_call>`` marks, in a list after ``[TOOL_CALLS]``, or
+    anywhere else.
     """
-    return split_calls(text)[1]
+    return split_tool_calls(text)[1]
 
 
-def split_calls(text: str) -> tuple[str, list[Call]]:
-    """Return the text in front of the calls in an answer, and the calls.
+def split_tool_calls(text: str) -> tuple[str, list[Call]]:
+    """Split an answer into the text before its tool calls, and the calls.
 
-    Without calls, it is the whole answer. Text behind the first call is a part of neither.
+    Without calls, the text is the whole answer. Text after the first call is dropped.
     """
     found: list[tuple[int, Call]] = []
     position = len(text) - len(strip_reasoning(text))
@@ -60,10 +66,10 @@ def split_calls(text: str) -> tuple[str, list[Call]]:
     return text[: _start_of_marks(text, found[0][0])], [call for _, call in found]
 
 
-def settled_length(text: str) -> int:
-    """Return how many characters of an unfinished answer are text, whatever follows.
+def count_settled_characters(text: str) -> int:
+    """Return how many characters of an unfinished answer are text, whatever is generated next.
 
-    The text behind them may be a call, the marks in front of one, or the beginning of these.
+    The characters after them may turn out to be a tool call or the marks before one.
     """
     position = len(text) - len(strip_reasoning(text))
     while (start := text.find("{", position)) >= 0:
@@ -76,24 +82,24 @@ def settled_length(text: str) -> int:
             continue
         if _as_call(value) is not None:
             return _start_of_marks(text, start)
-    partial = (mark[:end] for mark in MARKS for end in range(1, len(mark)))
+    partial = (mark[:end] for mark in CALL_MARKS for end in range(1, len(mark)))
     ends = [len(text), *(len(text) - len(part) for part in partial if text.endswith(part))]
     return min(_start_of_marks(text, end) for end in ends)
 
 
 def _start_of_marks(text: str, end: int) -> int:
-    """Return where the marks and the white space begin that end there."""
+    """Return the start of the marks and white space that end at position ``end``."""
     before = text[:end].rstrip().removesuffix("[").rstrip()
-    for mark in MARKS:
+    for mark in CALL_MARKS:
         before = before.removesuffix(mark)
     return len(before.rstrip())
 
 
 def _can_be_completed(text: str, start: int, error: Exception) -> bool:
-    """Return True if the object that begins there can become a call with more text.
+    """Return True if the object that starts there can still become a tool call with more text.
 
-    An error of the decoder is final when so much text follows it that no word of JSON is cut off;
-    only a string may be longer.
+    A decoding error is final if more text follows than the longest JSON word, because then nothing
+    was cut off. Unterminated strings can always continue.
     """
     if not _OPENS_OBJECT.match(text, start) or not isinstance(error, json.JSONDecodeError):
         return False
@@ -111,5 +117,5 @@ def _as_call(value: Any) -> Call | None:
     if not isinstance(name, str) or not ({"arguments", "parameters"} & value.keys()):
         return None
     if isinstance(arguments, str):
-        return read_call(ToolCall(name, arguments))
+        return parse_tool_call(ToolCall(name, arguments))
     return name, {} if arguments is None else arguments

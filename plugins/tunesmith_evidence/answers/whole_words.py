@@ -1,43 +1,43 @@
-"""Find texts that stand in another text as wholes, and not as a part of a word or a number."""
+"""Find texts within another text as whole words or numbers, not as parts of them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 
-__all__ = ["write_whole_pattern"]
+__all__ = ["build_whole_word_pattern"]
 
 _QUOTES = "\"'`“”„‘’«»‹›"
-# A sign, an operator or a symbol beside a text belongs to it: "C" does not stand in "C++", nor
-# "1" in "-1". Beside a digit, so do marks that stand in numbers.
+# An adjacent sign, operator or symbol belongs to the word: "C" is not found in "C++", nor "1" in
+# "-1". Next to a digit, so do marks that occur in numbers.
 _BEFORE = rf"(?<![^\s{_QUOTES}(\[{{<>:;,./|=—–（「『《。，、；：！？])(?<!\w['’])"
 _AFTER = rf"(?![^\s{_QUOTES})\]}}<>:;,./|!?…—–）」』》。，、；：！？])(?!['’]\w)"
 _BEFORE_DIGIT = rf"(?<![^\s{_QUOTES}(\[{{:;,（「『《。，、；：])(?<!\d[:,])(?<![-+−–] )"
 _AFTER_DIGIT = rf"(?![^\s{_QUOTES})\]}}:;,.!?…）」』》。，、；：！？])(?![.,:]\d)"
 
 
-class WholeFinder:
-    """Finds the places in texts at which one of some parts stands as a whole."""
+class WholeWordFinder:
+    """Finds where any of several parts occurs in a text as a whole word or number."""
 
     def __init__(self, parts: Iterable[str]) -> None:
         longest_first = sorted(filter(None, parts), key=len, reverse=True)
         by_start: dict[str, list[str]] = {}
-        for part in longest_first:  # what is before a part is looked at once for all of them
+        for part in longest_first:  # group the parts, so that each look-behind is tested once
             by_start.setdefault(_before(part), []).append(f"{re.escape(part)}{_after(part)}")
         groups = [f"{before}(?:{'|'.join(found)})" for before, found in by_start.items()]
         self._pattern = re.compile("|".join(groups) or "(?!)")
 
     def find(self, text: str) -> Iterator[tuple[int, str]]:
-        """Yield the places and the parts that stand there.
+        """Yield each position with the part found there.
 
-        Places do not overlap; at one place it is the longest part.
+        Matches do not overlap; the longest part wins.
         """
         for match in self._pattern.finditer(text):
             yield match.start(), match.group()
 
 
-def write_whole_pattern(part: str) -> str:
-    """Return a regular expression of a part that stands as a whole."""
+def build_whole_word_pattern(part: str) -> str:
+    """Return a regular expression that matches ``part`` as a whole word or number."""
     return f"{_before(part)}{re.escape(part)}{_after(part)}"
 
 

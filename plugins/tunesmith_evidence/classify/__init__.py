@@ -1,1 +1,1 @@
-"""Answers without a language model: classifiers of texts."""
+"""Text classifiers, which answer without a language model."""

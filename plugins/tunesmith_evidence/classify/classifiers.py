@@ -1,8 +1,7 @@
-"""Classifiers of texts: they learn labels of rows, and answer with one of these labels.
+"""Text classifiers: learn one label per row, and predict one of these labels.
 
-Each takes the rows of a :class:`~tunesmith_evidence.classify.vectors.Vectorizer` and one label for
-each. A row that shares no term with them gets the most frequent label. The answer to a row does not
-depend on the other rows.
+They take rows from a :class:`~tunesmith_evidence.classify.vectors.Vectorizer`. A row without any
+known term gets the most frequent label. A prediction does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -19,17 +18,24 @@ from sklearn.preprocessing import normalize
 from tunesmith_evidence.classify.coordinates import DenseRows, fit_logistic
 from tunesmith_evidence.tasks.kinds import list_labels
 
-__all__ = ["Classifier", "Linear", "NearestCentroid", "NearestRows", "Rows", "predict"]
+__all__ = [
+    "Classifier",
+    "LinearClassifier",
+    "NearestCentroid",
+    "NearestRowsClassifier",
+    "Rows",
+    "predict",
+]
 
 Rows: TypeAlias = "sparse.csr_matrix | DenseRows"
-BATCH = 1_000
-"""Rows whose similarities are in memory at the same time."""
+BATCH_ROWS = 1_000
+"""Number of rows whose similarities are in memory at the same time."""
 MAX_ITER, TOL = 300, 1e-3
-"""Limits of the logistic regression, as scikit-learn names them."""
+"""Limits of the logistic regression: ``max_iter`` and ``tol`` in scikit-learn."""
 
 
 class Classifier(Protocol):
-    """A classifier that has learned."""
+    """A trained classifier."""
 
     @property
     def labels(self) -> Sequence[str]:
@@ -41,8 +47,8 @@ class Classifier(Protocol):
         ...
 
 
-class NearestRows:
-    """The labels of the k most similar training rows vote, each with its similarity."""
+class NearestRowsClassifier:
+    """Lets the k most similar training rows vote, weighted by similarity."""
 
     def __init__(self, rows: sparse.csr_matrix, labels: Sequence[str], k: int) -> None:
         self.labels = list_labels(labels)
@@ -51,10 +57,10 @@ class NearestRows:
         self._k = min(k, len(labels))
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
-        """Return the sum of the similarities of the k nearest rows, by label."""
+        """Return the sum of similarities of the k nearest rows per label: (rows, labels)."""
         votes = np.zeros((rows.shape[0], len(self.labels)))
-        for start in range(0, rows.shape[0], BATCH):
-            similarities = (rows[start : start + BATCH] @ self._rows.T).toarray()
+        for start in range(0, rows.shape[0], BATCH_ROWS):
+            similarities = (rows[start : start + BATCH_ROWS] @ self._rows.T).toarray()
             nearest = np.argsort(-similarities, axis=1, kind="stable")[:, : self._k]
             for row, found in enumerate(nearest, start):
                 np.add.at(votes[row], self._codes[found], similarities[row - start, found])
@@ -62,7 +68,7 @@ class NearestRows:
 
 
 class NearestCentroid:
-    """The label whose training rows are the most similar on average."""
+    """Predicts the label whose training rows are most similar on average."""
 
     def __init__(self, rows: Rows, labels: Sequence[str]) -> None:
         self.labels = list_labels(labels)
@@ -73,12 +79,12 @@ class NearestCentroid:
         self._centroids = normalize(members @ rows)
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
-        """Return the cosine to each centroid."""
+        """Return the cosine similarity to each centroid: (rows, labels)."""
         return np.asarray((rows @ self._centroids.T).toarray())
 
 
-class Linear:
-    """Multinomial logistic regression, with classes in proportion to their rows."""
+class LinearClassifier:
+    """Multinomial logistic regression without class weights."""
 
     def __init__(self, rows: Rows, labels: Sequence[str], c: float) -> None:
         self.labels = list_labels(labels)
@@ -97,18 +103,18 @@ class Linear:
         self._weights, self._bias = weights, bias
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
-        """Return the logit of each label."""
+        """Return the logit of each label: (rows, labels)."""
         return np.asarray(rows @ self._weights) + self._bias
 
 
 def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number of each value's label."""
+    """Return the index of each value in ``labels``."""
     numbers = {label: number for number, label in enumerate(labels)}
     return np.array([numbers[value.strip()] for value in values], dtype=np.int64)
 
 
 def predict(classifier: Classifier, rows: Rows) -> list[str]:
-    """Return the label with the highest score for each row; of equal ones the most frequent."""
+    """Return the label with the highest score per row; ties go to the most frequent label."""
     scores = classifier.scores(rows).round(12)
     empty = rows.find_empty() if isinstance(rows, DenseRows) else np.diff(rows.indptr) == 0
     return [

@@ -1,9 +1,9 @@
-"""Sparse rows as few dense coordinates: the same products, and so the same logistic regressions.
+"""Speed up logistic regression: replace sparse rows by a few dense coordinates.
 
-A model with an L2 penalty has weights that are sums of its training rows (Kimeldorf and Wahba
-1971). In an orthonormal basis of these rows it is the same model, with as many weights for each
-label as there are rows, instead of one for each of many thousand terms. L-BFGS from zero takes the
-same steps in both, because it uses products only.
+The weights of a model with an L2 penalty are sums of its training rows (Kimeldorf and Wahba 1971).
+In an orthonormal basis of these rows, it is the same model with at most one weight per row and
+label, instead of one for each of many thousand terms. L-BFGS started at zero takes the same steps
+in both, because it only uses inner products.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from scipy.special import expit, logsumexp
 __all__ = ["Basis", "find_basis"]
 
 Floats = NDArray[np.float64]
-SMALLEST = 1e-13
-"""Share of the largest eigenvalue below which a direction is rounding."""
+MIN_EIGENVALUE_SHARE = 1e-13
+"""Eigenvalues below this share of the largest one are rounding noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """An orthonormal basis of the space that training rows span."""
+    """An orthonormal basis of the space spanned by training rows."""
 
     rows: sparse.csr_matrix
     """The training rows: (rows, terms)."""
     combinations: Floats
-    """Each vector of the basis as a sum of rows: (rows, dimensions)."""
+    """Each basis vector as a linear combination of rows: (rows, dimensions)."""
 
     def convert(self, rows: sparse.csr_matrix) -> DenseRows:
-        """Return rows in this basis."""
+        """Return the coordinates of rows in this basis."""
         return DenseRows((rows @ self.rows.T).toarray() @ self.combinations, self)
 
     def find_largest(self, gradient: Floats) -> float:
-        """Return the largest component, by terms, of a gradient: (dimensions, labels)."""
+        """Return the largest component, in term space, of a gradient (dimensions, labels)."""
         return float(np.abs(self.rows.T @ (self.combinations @ gradient)).max(initial=0.0))
 
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
-    """Rows by their coordinates in a basis."""
+    """Rows as coordinates in a basis."""
 
     matrix: Floats
     """The coordinates: (rows, dimensions)."""
@@ -52,11 +52,11 @@ class DenseRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The numbers of rows and of dimensions."""
+        """Number of rows and number of dimensions."""
         return self.matrix.shape
 
     def find_empty(self) -> NDArray[np.bool_]:
-        """Return True for each row without a term."""
+        """Return True for each row without any term."""
         return np.asarray(~self.matrix.any(axis=1))
 
     def __getitem__(self, chosen: Any) -> DenseRows:
@@ -69,27 +69,27 @@ class DenseRows:
 
 
 def find_basis(rows: sparse.csr_matrix) -> Basis:
-    """Return a basis in which the products of these rows with each other and with others stay."""
+    """Return a basis that preserves the inner products of these rows with any other rows."""
     values, vectors = np.linalg.eigh((rows @ rows.T).toarray())
-    kept = values > SMALLEST * max(float(values[-1]), SMALLEST)
+    kept = values > MIN_EIGENVALUE_SHARE * max(float(values[-1]), MIN_EIGENVALUE_SHARE)
     return Basis(rows, vectors[:, kept] / np.sqrt(values[kept]))
 
 
 def fit_logistic(
     rows: DenseRows, codes: NDArray[np.int64], c: float, *, max_iter: int, tol: float
 ) -> tuple[Floats, Floats]:
-    """Fit scikit-learn's logistic regression of two labels or more; stop where that stops.
+    """Fit a logistic regression for two or more labels, with scikit-learn's loss and stop rule.
 
     Returns:
-        The weights, (dimensions, labels), and the bias of each label; one column, for the second
-        label, if there are two.
+        The weights (dimensions, labels) and the bias of each label. With two labels, there is one
+        column, for the second label.
     """
     count, dimensions = rows.shape
     labels = int(codes.max()) + 1
     columns = 1 if labels == 2 else labels
     targets = np.equal.outer(codes, np.arange(labels)).astype(float)[:, -columns:]
 
-    last: list[Any] = [b"", np.zeros(0)]  # the point measured last, and the gradient there
+    last: list[Any] = [b"", np.zeros(0)]  # the last evaluated point and its gradient
 
     def unpack(x: Floats) -> tuple[Floats, Floats]:
         table = x.reshape(dimensions + 1, columns)

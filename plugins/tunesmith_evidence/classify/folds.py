@@ -1,4 +1,4 @@
-"""Folds of training rows: how right a classifier is on rows that it has not learned from."""
+"""Cross-validate classifiers on the training rows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
 
-__all__ = ["FOLDS", "Learn", "assign_folds"]
+__all__ = ["FOLDS", "FitClassifier", "assign_folds"]
 
 FOLDS = 5
 MAX_MEASURED = 1_000
-"""Rows whose predictions are counted; more cost time and change nothing."""
-Learn: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
-"""Returns a classifier that has learned from rows and the label of each."""
+"""Maximum number of rows to predict; more would take time without changing the choice."""
+FitClassifier: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
+"""Trains a classifier on rows and their labels."""
 
 
 def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return the fold of each text; equal texts are in the same one."""
+    """Return the fold of each text; equal texts share a fold."""
     digests = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
         for text in texts
@@ -30,9 +30,9 @@ def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def choose_out_of_fold(
-    ways: Mapping[str, Learn], rows: Rows, labels: Sequence[str], folds: NDArray[np.int64]
+    ways: Mapping[str, FitClassifier], rows: Rows, labels: Sequence[str], folds: NDArray[np.int64]
 ) -> str:
-    """Return the name of the way that is right most often out of fold; of equal ones the first."""
+    """Return the name of the way with the best out-of-fold accuracy; ties go to the first."""
     if len(ways) == 1:
         return next(iter(ways))
     right = {
@@ -43,7 +43,7 @@ def choose_out_of_fold(
 
 
 def _count_right(
-    learn: Learn, rows: Rows, labels: Sequence[str], folds: NDArray[np.int64], most: int
+    learn: FitClassifier, rows: Rows, labels: Sequence[str], folds: NDArray[np.int64], most: int
 ) -> int:
     right = 0
     for fold in range(FOLDS):

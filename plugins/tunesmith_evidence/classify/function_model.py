@@ -1,4 +1,4 @@
-"""Text models without a language model: a function from texts to answers."""
+"""Wrap a function from texts to answers as a text model."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from tunesmith.contracts import Generation, Progress
 from tunesmith.errors import UsageError
 from tunesmith.records import Prompt
-from tunesmith_evidence.answers.without_scores import WithoutScores
+from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.tasks.examples import prompt_texts
 
 __all__ = ["FunctionModel"]
 
 
 @dataclass(frozen=True)
-class FunctionModel(WithoutScores):
-    """A text model that answers with a function of the prompts' texts. It has no probabilities."""
+class FunctionModel(GenerationOnlyModel):
+    """A text model that answers with a function of the prompts' texts; it cannot score."""
 
     answer: Callable[[Sequence[str]], Sequence[str]]
-    """Returns the answers to texts; an answer must not depend on the other texts."""
+    """Returns an answer to each text; an answer must not depend on the other texts."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Return the answers; ``max_new_tokens`` has no meaning for them."""
+        """Return the answers; ``max_new_tokens`` is ignored."""
         answers = self.answer(prompt_texts(prompts)) if prompts else []
         if progress is not None:
             progress(len(prompts))
@@ -32,7 +32,7 @@ class FunctionModel(WithoutScores):
 
     @property
     def refusal(self) -> UsageError:
-        """The error: there are no tokens to score."""
+        """The error for scoring: a classifier has no tokens to score."""
         return UsageError(
             "a classifier has no log-probabilities of answers",
             hint="measure it with an evaluator of generated answers, such as exact-match",

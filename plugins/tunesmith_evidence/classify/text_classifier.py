@@ -1,11 +1,11 @@
-"""Classifiers of texts as text models."""
+"""Wrap text classifiers as text models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
-from tunesmith_evidence.classify.folds import Learn, assign_folds, choose_out_of_fold
+from tunesmith_evidence.classify.folds import FitClassifier, assign_folds, choose_out_of_fold
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.vectors import Vectorizer
 from tunesmith_evidence.tasks.examples import Example
@@ -14,7 +14,7 @@ __all__ = ["TextRows"]
 
 
 class TextRows:
-    """The rows of examples, from which classifiers learn the answers."""
+    """Vectorized examples that classifiers learn answers from."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         texts = [example.text for example in examples]
@@ -25,16 +25,16 @@ class TextRows:
 
     @property
     def learned(self) -> tuple[Rows, Sequence[str]]:
-        """The rows, and the answer to each."""
+        """The rows and their answers."""
         return self.rows, self.answers
 
-    def learn_best(self, ways: Mapping[str, Learn]) -> tuple[str, FunctionModel]:
-        """Learn in the way that is right most often out of fold; return its name and the model."""
+    def learn_best(self, ways: Mapping[str, FitClassifier]) -> tuple[str, FunctionModel]:
+        """Train in the way with the best out-of-fold accuracy; return its name and the model."""
         name = choose_out_of_fold(ways, self.rows, self.answers, self._folds)
         return name, self.model(ways[name](self.rows, self.answers))
 
     def model(self, classifier: Classifier) -> FunctionModel:
-        """Return a text model that answers with the labels of a classifier of these rows."""
+        """Return a text model that answers with the labels predicted by a classifier."""
 
         def answer(texts: Sequence[str]) -> list[str]:
             return predict(classifier, self._vectorizer.transform(texts))

@@ -1,4 +1,4 @@
-"""TF-IDF of words, word pairs and character n-grams, as rows of unit length."""
+"""Vectorize texts by TF-IDF of words, word pairs and character n-grams."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sklearn.preprocessing import normalize
 __all__ = ["Vectorizer", "WordVectorizer"]
 
 MANY_TEXTS = 2_000
-"""Of more texts than this, terms of a single text are skipped."""
+"""With more texts than this, terms that occur in only one text are skipped."""
 MAX_TERMS = 200_000
 MAX_CHARACTERS = 20_000
-"""Longer texts count with their beginning."""
+"""Longer texts are truncated."""
 _WORD = re.compile(r"\w+")
 Counted: TypeAlias = "tuple[CountVectorizer, sparse.csr_matrix | None]"
 
 
 class Vectorizer:
-    """Turns texts into sparse rows, whose products are cosines, by the terms of training texts.
+    """Turns texts into sparse unit-length rows over the terms of the training texts.
 
-    A term that all training texts have, such as an instruction that is the same in all, counts
-    nothing.
+    Products of rows are cosine similarities. Terms in all training texts, such as those of a shared
+    instruction, have weight zero.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class Vectorizer:
         ]
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """Return a row of unit length for each text, or of zeros if it shares no term."""
+        """Return a unit-length row for each text; zeros if it has no known term."""
         blocks = []
         for counter, idf in self._counters:
             counts = counter.transform(_shortened(texts))
@@ -50,7 +50,7 @@ class Vectorizer:
 
 
 class WordVectorizer:
-    """Turns texts into sparse rows of ones, for the words and word pairs that they have."""
+    """Turns texts into sparse rows with a 1 for each word and word pair that they contain."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._counter, counts = _count_words(texts, binary=True)
@@ -68,7 +68,7 @@ def _count_words(texts: Sequence[str], *, binary: bool = False) -> Counted:
 
 
 def _count(texts: Sequence[str], *, grams: tuple[int, int], **options: Any) -> Counted:
-    """Return a counter of the terms of some texts, and their counts: None without any term."""
+    """Return a term counter fitted on texts, and the counts; None without any term."""
     counter = CountVectorizer(
         ngram_range=grams,
         token_pattern=None,

@@ -1,1 +1,1 @@
-"""A model behind an endpoint that speaks OpenAI's API: as a judge, or to be evaluated."""
+"""Use a model behind an OpenAI-compatible endpoint, as a judge or to evaluate it."""

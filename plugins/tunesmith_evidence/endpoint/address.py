@@ -1,4 +1,4 @@
-"""The address of an endpoint, and the token that is sent there: what is allowed."""
+"""Validate the address of an endpoint, and read the token for it."""
 
 from __future__ import annotations
 
@@ -8,40 +8,42 @@ from urllib.parse import urlsplit
 
 from tunesmith.errors import EnvironmentProblem
 
-__all__ = ["TOKEN_VARIABLE", "URL", "check_endpoint", "read_token"]
+__all__ = ["TOKEN_VARIABLE", "URL_PATTERN", "check_endpoint", "read_token"]
 
-URL = r"^https?://[^\s@?#]+$"
-"""Addresses up to ``/v1``: without user, password and query, which would be shown and stored."""
-TOKEN_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # noqa: S105 - names of variables, no token
+URL_PATTERN = r"^https?://[^\s@?#]+$"
+"""Addresses up to ``/v1``. User, password and query are not allowed: they would be logged."""
+TOKEN_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # noqa: S105 - a variable's name, not a token
 
 
 def check_endpoint(url: str, token_variable: str | None) -> None:
-    """Check the address of an endpoint and the name of the variable with its token.
+    """Check an endpoint's address and the name of its token's environment variable.
 
     Raises:
-        ValueError: one of them has another form, or others could read the token on its way.
+        ValueError: one of them is malformed, or the token would be sent unencrypted.
     """
-    if not re.fullmatch(URL, url):
+    if not re.fullmatch(URL_PATTERN, url):
         raise ValueError("must be like https://host/v1, without user, password, ? and #")
     if token_variable is None:
         return
     if not re.fullmatch(TOKEN_VARIABLE, token_variable):
-        raise ValueError("the token's variable has capitals, digits and _: it is a name, no token")
+        raise ValueError(
+            "must be the name of an environment variable (capitals, digits and _), not the token"
+        )
     if not _is_private(url):
-        raise ValueError("a token is sent by https only, or to this machine")
+        raise ValueError("a token needs an https address, or an endpoint on this machine")
 
 
 def _is_private(url: str) -> bool:
-    """Return True if nobody on the way can read what is sent."""
+    """Return True if nobody can read the traffic: https or this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def read_token(variable: str | None) -> str:
-    """Return the token in an environment variable; empty without a variable.
+    """Read the token from an environment variable; empty if ``variable`` is None.
 
     Raises:
-        EnvironmentProblem: the variable is not set, or holds what no header can.
+        EnvironmentProblem: the variable is not set, or contains characters not allowed in a header.
     """
     if variable is None:
         return ""
@@ -49,5 +51,8 @@ def read_token(variable: str | None) -> str:
     if not token:
         raise EnvironmentProblem(f"the environment variable {variable} is not set")
     if not (token.isascii() and token.isprintable()):
-        raise EnvironmentProblem(f"the environment variable {variable} holds no token")
+        raise EnvironmentProblem(
+            f"the environment variable {variable} does not contain a valid token: it may only have "
+            "printable ASCII characters"
+        )
     return token

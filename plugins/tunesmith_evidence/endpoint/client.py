@@ -1,4 +1,4 @@
-"""Ask a model behind an endpoint that speaks OpenAI's chat completions."""
+"""Query a model behind an endpoint with OpenAI's chat completions API."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["Endpoint", "Reply"]
 
 MAX_ANSWER_BYTES = 1_000_000
 MAX_REASON = 200
-"""Characters of the endpoint's own message that an error shows."""
-ATTEMPTS = 3
-BUSY = frozenset({408, 429, 500, 502, 503, 504})
-"""Codes after which a request is repeated."""
+"""Maximum length of the endpoint's message in an error."""
+MAX_ATTEMPTS = 3
+RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP status codes after which a request is retried."""
 T = TypeVar("T")
 
 
@@ -39,35 +39,35 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer of the endpoint; what it does not say is a stop, and 0 tokens."""
+    """An endpoint's answer; missing fields default to finish reason ``stop`` and 0 tokens."""
 
     text: str
     calls: tuple[Mapping[str, Any], ...] = ()
-    """Name and arguments of each tool that it calls; the arguments as JSON text."""
+    """Name and arguments (JSON text) of each tool call."""
     finish_reason: str = "stop"
     tokens: int = 0
-    """Number of tokens of the answer, as the endpoint counts them."""
+    """Number of tokens in the answer, counted by the endpoint."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint with a model, asked at temperature 0."""
+    """A model at an endpoint, queried at temperature 0."""
 
     url: str
-    """Up to ``/v1``; ``/chat/completions`` is added."""
+    """Address up to ``/v1``; ``/chat/completions`` is appended."""
     model: str
     token_variable: str | None = None
-    """Environment variable with the token, which is sent to the endpoint and never shown."""
+    """Environment variable with the token, which is only sent to the endpoint, never shown."""
     timeout: float = 60.0
-    """Seconds to wait for an answer."""
+    """Time to wait for an answer, in seconds."""
     parallel: int = 4
-    """Number of requests at the same time."""
+    """Number of parallel requests."""
     pause: float = 1.0
-    """Seconds before a request is repeated, doubled each time."""
+    """Delay before the first retry in seconds; doubled for each further one."""
     role: str = "endpoint"
-    """Name of the endpoint in errors."""
-    hint: str = "check the address, the name of the model and the token's variable, and start again"
-    """Advice for the case that it cannot be asked."""
+    """What errors call the endpoint."""
+    hint: str = "check the address, the model's name and the token's variable, then try again"
+    """Hint in errors when requests fail."""
 
     def ask(
         self,
@@ -75,7 +75,12 @@ class Endpoint:
         max_tokens: int,
         progress: Progress | None = None,
     ) -> list[Reply]:
-        """Return the reply to each conversation: ``messages``, and ``tools`` if there are any.
+        """Return the reply to each conversation.
+
+        Args:
+            conversations: request bodies with ``messages`` and, optionally, ``tools``.
+            max_tokens: maximum tokens per answer.
+            progress: called with the number of replies so far.
 
         Raises:
             EnvironmentProblem: the token is missing, or the endpoint cannot be used.
@@ -84,7 +89,7 @@ class Endpoint:
         token, replies = read_token(self.token_variable), list[Reply]()
         with ThreadPoolExecutor(self.parallel) as pool:
             send = partial(self._send, "chat/completions", token, _read_reply)
-            # After a failure, `map` cancels what has not been sent.
+            # If a request fails, `map` cancels all requests that have not been sent.
             for reply in pool.map(send, ({**options, **each} for each in conversations)):
                 replies.append(reply)
                 if progress is not None:
@@ -92,7 +97,7 @@ class Endpoint:
         return replies
 
     def list_models(self) -> list[str]:
-        """Return the names of the models at the endpoint.
+        """Return the names of the models that the endpoint serves.
 
         Raises:
             EnvironmentProblem: the token is missing, or the endpoint cannot be used.
@@ -102,7 +107,10 @@ class Endpoint:
     def _send(
         self, path: str, token: str, read: Callable[[Any], T], body: Mapping[str, Any] | None
     ) -> T:
-        """Return what ``read`` finds in the answer to a request; without a body it is a GET."""
+        """Send a request, with retries, and return the response parsed by ``read``.
+
+        Without a body, the request is a GET.
+        """
         headers = {"Content-Type": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -111,7 +119,7 @@ class Endpoint:
             None if body is None else json.dumps(body).encode(),
             headers,
         )
-        for attempt in range(ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
             content = b""
             try:
                 opener = urllib.request.build_opener(_NoRedirects)
@@ -122,21 +130,21 @@ class Endpoint:
                 with suppress(OSError, http.client.HTTPException):
                     content = error.read(MAX_ANSWER_BYTES)
                 problem = f"HTTP {error.code}{_read_reason(content)}"
-                if error.code not in BUSY:
+                if error.code not in RETRY_STATUSES:
                     break
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
             except (ValueError, LookupError, TypeError, AttributeError):
                 kind = "list of models" if body is None else "chat completion"
-                problem = f"the answer is no {kind}{_read_reason(content)}"
+                problem = f"the response is not a {kind}{_read_reason(content)}"
                 break
-            if attempt + 1 < ATTEMPTS:
+            if attempt + 1 < MAX_ATTEMPTS:
                 time.sleep(self.pause * 2**attempt)
-        # Before the text is cut: the beginning of a token would not be recognized.
+        # Redact before truncating: a truncated token would not be recognized.
         shown = redact(problem.replace(token, "[token]") if token else problem)
-        # "from None": the request in the original error holds the token.
+        # "from None", because the original error's request contains the token.
         raise EnvironmentProblem(
-            f"the {self.role} at {self.url} cannot be asked: {one_line(shown, MAX_REASON)}",
+            f"request to the {self.role} at {self.url} failed: {one_line(shown, MAX_REASON)}",
             hint=self.hint,
         ) from None
 
@@ -157,7 +165,7 @@ def _read_models(content: Any) -> list[str]:
 
 
 def _read_reason(body: bytes) -> str:
-    """Return the endpoint's own words about an error, in one of the forms that are in use."""
+    """Return the error message from a response, in any of the common formats; empty without one."""
     try:
         content: Any = json.loads(body)
     except ValueError:

@@ -1,20 +1,20 @@
-"""Fit: how well a training fits its data, and whether more training would help."""
+"""Diagnose how well a training fits its data, and whether more training would help."""
 
 from tunesmith_evidence.fit.diagnosis import (
-    BASE,
-    MEMORISED_AUC,
+    MEMORIZED_AUC,
     VALIDATION_FILE,
-    Fit,
+    ZERO_SHOT,
+    FitDiagnosis,
     FitState,
     diagnose_fit,
     rate_fit,
 )
 
 __all__ = [
-    "BASE",
-    "MEMORISED_AUC",
+    "MEMORIZED_AUC",
     "VALIDATION_FILE",
-    "Fit",
+    "ZERO_SHOT",
+    "FitDiagnosis",
     "FitState",
     "diagnose_fit",
     "rate_fit",

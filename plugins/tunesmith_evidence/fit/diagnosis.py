@@ -1,28 +1,35 @@
-"""Diagnose the fit of a training: the first of these that applies.
+"""Diagnose the fit of a training: the first state that applies.
 
-A training whose loss has risen is underfitted, whatever else is true.
+A training whose loss has risen counts as underfitted, whatever else is true. Otherwise:
 
-=============  ===================================================================================
-memorized      the tuned model's loss tells a training row from a test row: the probability that
-               a training row has the lower one (AUC) is at least :data:`MEMORISED_AUC`, and the
-               mean loss of training rows is at most half that of test rows
-overfitted     training went on for too long: the validation loss after the last step is above
-               the lowest one by more than its interval
-underfitted    more training should help. One of these: the validation loss (the training loss,
-               where there is none) still falls in the last part of the training; the model needs
-               more nats for the labels of its training rows than one as good as a better
-               classifier would (:mod:`tunesmith_evidence.fit.labels`); the loss on test rows is
-               not below that of the base model by more than its interval; a loss of preferences
-               has hardly moved from that of the untrained model
-fitted         none of these, and the loss has leveled off while the learning rate was not yet near
-               0 (:mod:`tunesmith_evidence.fit.course`), or hardly anything is left to learn
-unclear        none of these
-=============  ===================================================================================
+**memorized**
+    The tuned model's loss separates training rows from test rows. The probability that a training
+    row has the lower loss (AUC) is at least :data:`MEMORIZED_AUC`, and the mean training loss is
+    at most half of the test loss.
 
-Test rows are used by their losses and scores only, after everything has been chosen. The
-threshold of the AUC was chosen on tiny runs, and measured on others:
-``tests/benchmarks/memorized.py``. The rules about more training were stated first and measured
-then: ``tests/benchmarks/undertrained.py``.
+**overfitted**
+    Training went on for too long. The validation loss after the last step is above the lowest one,
+    and the interval of the difference excludes 0.
+
+**underfitted**
+    More training should help, for at least one of these reasons:
+
+    - The validation loss (the training loss, if there is none) still falls in the last part.
+    - The training labels cost the model more nats than they would cost a model as good as a
+      better classifier (:mod:`tunesmith_evidence.fit.labels`).
+    - The test loss is not clearly below the base model's.
+    - A preference loss has hardly moved from that of the untrained model.
+
+**fitted**
+    The loss leveled off before the learning rate came close to 0
+    (:mod:`tunesmith_evidence.fit.course`), or hardly anything is left to learn.
+
+**unclear**
+    None of the above.
+
+Only losses and scores of test rows are used, after all choices have been made.
+``tests/benchmarks/memorized.py`` measures the AUC threshold on other runs than those it was chosen
+on. ``tests/benchmarks/undertrained.py`` measures the rules for underfitting.
 """
 
 from __future__ import annotations
@@ -40,7 +47,7 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.statistics import Interval
 from tunesmith.text import format_count
-from tunesmith_evidence.fit.course import Course, Fall, find_rise, read_course
+from tunesmith_evidence.fit.course import LossFall, LossHistory, find_rise, read_loss_history
 from tunesmith_evidence.fit.labels import count_other_answers, find_label_cost
 from tunesmith_evidence.number_text import format_interval, format_number, format_rate, format_share
 from tunesmith_evidence.pairs import read_pairs
@@ -49,41 +56,46 @@ from tunesmith_evidence.statistics.ranks import probability_below
 
 FitState = Literal["memorized", "overfitted", "underfitted", "fitted", "unclear"]
 
-MEMORISED_AUC = 0.75
-"""AUC from which on training rows may count as memorized."""
+MEMORIZED_AUC = 0.75
+"""Smallest AUC for training rows to count as memorized."""
 GAP_AUC = 0.6
 """AUC above which the model has learned its training rows better than new ones."""
-MEMORISED_LOSS = 0.5
-"""Loss of memorized training rows, at most, as a share of that of test rows."""
+MEMORIZED_LOSS = 0.5
+"""Largest training loss for memorized rows, as a share of the test loss."""
 MIN_ROWS = 10
-"""Rows of each kind below which an AUC says nothing."""
-MOVED = 0.05
-"""Fall of a loss of preferences since the start, as a share of it, below which it hardly moved."""
-LEARNED = 0.05
-"""Training loss, in nats per token, below which there is hardly anything left to learn."""
-FACTOR = 3
-"""Factor by which more steps, or a higher learning rate, are worth a try."""
-HIGHEST_RATE = 1e-3
-"""Learning rate above which none is advised."""
+"""Fewest training and test rows for a meaningful AUC."""
+MIN_MOVED = 0.05
+"""A preference loss has hardly moved if it fell by less than this share since the start."""
+MAX_LEARNED_LOSS = 0.05
+"""Training loss below which hardly anything is left to learn, in nats per token."""
+RETRY_FACTOR = 3
+"""Suggested increase of the steps or the learning rate, as a factor."""
+MAX_LEARNING_RATE = 1e-3
+"""Highest learning rate that is suggested."""
 VALIDATION_FILE = "validation.json"
-"""File of a training with the validation loss of each row, at the best step and at the last one;
-those of earlier versions do not have the rows' groups."""
-BASE = "zero-shot"
-"""The baseline that is the untouched base model, with the run's system prompt."""
+"""File with the validation loss of each row at the best and at the last step.
+
+Files of earlier versions lack the rows' groups."""
+ZERO_SHOT = "zero-shot"
+"""The baseline that is the untuned base model with the run's system prompt."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The diagnosis, and what it follows from."""
+class FitDiagnosis:
+    """The diagnosis and the values behind it."""
 
     state: FitState
     sentence: str
     values: dict[str, float] = field(default_factory=dict)
-    """``auc`` with the mean losses ``train_loss`` and ``test_loss``; ``validation_rise`` with its
-    ``validation_rise_low``; ``gain`` over the base model with its ``gain_low``; ``fall``, the share
-    by which the loss fell in the last part; ``answer_nats`` of a training answer with the
-    ``answer_bound`` of a classifier; ``moved``, the share by which a loss of preferences fell:
-    those that could be computed."""
+    """The values that could be computed. ``*_low`` is the lower end of an interval.
+
+    - ``auc``, and the mean losses ``train_loss`` and ``test_loss``
+    - ``validation_rise``, ``validation_rise_low``: rise of the validation loss after the best step
+    - ``gain``, ``gain_low``: the base model's loss minus the tuned model's
+    - ``fall``: relative drop of the loss in the last part
+    - ``answer_nats``: cost of a training answer; ``answer_bound``: the bound from a classifier
+    - ``moved``: relative drop of a preference loss since the start
+    """
 
     def to_json(self) -> JSON:
         """Return all fields by name."""
@@ -93,20 +105,20 @@ class Fit:
 Finding = tuple[FitState, str]
 
 
-def diagnose_fit(folder: Path, report: Report) -> Fit | None:
-    """Return the diagnosis of a finished training; None if it left nothing to tell it from.
+def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
+    """Diagnose a finished training; None if it has not finished or nothing useful was measured.
 
     Args:
         folder: the run folder.
         report: the report of the run.
 
     Raises:
-        IntegrityError: an evaluation's file is damaged.
+        IntegrityError: a file with an evaluation is damaged.
     """
     if "" not in report.training_finished:
         return None
     stage = list(report.training_started)[-1] if report.training_started else ""
-    course, values = read_course(report, stage), dict[str, float]()
+    course, values = read_loss_history(report, stage), dict[str, float]()
     _measure_gap(folder, report, values)
     gain = _measure_gain(folder, report, values)
     rise = _measure_rise(folder / stage / VALIDATION_FILE, values)
@@ -117,13 +129,13 @@ def diagnose_fit(folder: Path, report: Report) -> Fit | None:
         or _find_underfitted(folder, report, course, values, gain)
         or _find_fitted(report, course, values)
     )
-    return Fit(*finding, values) if finding is not None else None
+    return FitDiagnosis(*finding, values) if finding is not None else None
 
 
-def rate_fit(fit: Fit, report: Report) -> Literal["good", "warning", ""]:
-    """Return how a diagnosis is shown: one that is unclear is neither good nor a warning.
+def rate_fit(fit: FitDiagnosis, report: Report) -> Literal["good", "warning", ""]:
+    """Return how to show a diagnosis; an unclear one is neither good nor a warning.
 
-    A model that fits its data is no good news if it gets no row right by one of its metrics.
+    A fitted model is not good news either if one of its metrics is 0, that is, no row is right.
     """
     if fit.state not in ("fitted", "unclear"):
         return "warning"
@@ -134,8 +146,8 @@ def rate_fit(fit: Fit, report: Report) -> Literal["good", "warning", ""]:
 # ----------------------------------------------------------------- too much, or too fast
 
 
-def _find_risen(course: Course) -> Finding | None:
-    """Compare the training losses of the last steps with that of the first."""
+def _find_risen(course: LossHistory) -> Finding | None:
+    """Compare the training losses of the last steps with the first step's loss."""
     if course.is_of_pairs or not course.is_of_data:
         return None
     risen = find_rise(course.losses)
@@ -149,7 +161,7 @@ def _find_risen(course: Course) -> Finding | None:
 
 
 def _measure_gap(folder: Path, report: Report, values: dict[str, float]) -> None:
-    """Compare the losses of training rows with those of test rows."""
+    """Store the AUC and the mean losses of training and test rows in ``values``."""
     for trained in report.training_rows.values():
         test = report.measured.get((TUNED, trained.evaluator, trained.metric))
         if test is None or trained.higher_is_better:
@@ -171,14 +183,14 @@ class _Rise:
 
     @property
     def finding(self) -> Finding | None:
-        """The finding, if the rise is clear."""
+        """The state ``overfitted`` with its sentence; None unless the rise is clear."""
         rise = self.interval
         if self.best == self.last or rise.low <= 0:
             return None
         return "overfitted", (
             f"the validation loss at step {self.last} is above that of step {self.best} by "
-            f"{format_number(rise.value)} {format_interval(rise.low, rise.high)}; with fewer "
-            "epochs the result is the same, or better where the last step is the artifact"
+            f"{format_number(rise.value)} {format_interval(rise.low, rise.high)}; fewer "
+            "epochs give the same result, or a better one if the last step is kept"
         )
 
 
@@ -200,27 +212,27 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
 
 
 def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | None:
-    """Return the finding with advice that follows from the validation loss, or from nothing."""
-    if values.get("auc", 0.0) < MEMORISED_AUC:
+    """Return ``memorized`` with advice; the validation loss decides if fewer epochs would help."""
+    if values.get("auc", 0.0) < MEMORIZED_AUC:
         return None
-    if values["train_loss"] > MEMORISED_LOSS * values["test_loss"]:
+    if values["train_loss"] > MEMORIZED_LOSS * values["test_loss"]:
         return None
-    advice = "more rows would help"
+    advice = "more training rows would help"
     if rise is not None and rise.finding is not None:
         advice += f"; the validation loss rises after step {rise.best}: train for fewer epochs"
     elif rise is not None and rise.best == rise.last:
         advice += "; fewer epochs would not: the validation loss was lowest at the end"
     if values.get("gain_low", 0.0) > 0:
-        advice += "; it has learned the task too: " + _describe_gain(values)
+        advice += "; the model has also learned the task: " + _describe_gain(values)
     return "memorized", f"{_describe_gap(values)}; {advice}"
 
 
 def _describe_gap(values: dict[str, float]) -> str:
     train, test = (format_number(values[f"{part}_loss"]) for part in ("train", "test"))
     return (
-        f"in {format_share(values['auc'])} of all pairs of a training and a test row, the "
-        "training row has the lower loss (a model that generalizes: about 50 %): "
-        f"{train} on training rows, {test} on test rows"
+        f"the loss is {train} on training rows and {test} on test rows; the training row has the "
+        f"lower loss in {format_share(values['auc'])} of train/test pairs (about 50 % if the model "
+        "generalizes)"
     )
 
 
@@ -230,11 +242,11 @@ def _describe_gap(values: dict[str, float]) -> str:
 def _find_underfitted(
     folder: Path,
     report: Report,
-    course: Course,
+    course: LossHistory,
     values: dict[str, float],
     gain: Interval | None,
 ) -> Finding | None:
-    """Return the finding with all reasons for more training."""
+    """Return ``underfitted`` with all reasons for more training."""
     reasons = [
         *_find_no_gain(gain, values),
         *_find_falling(report, course, values),
@@ -245,40 +257,38 @@ def _find_underfitted(
         return None
     others, count = count_other_answers(report)
     if others:
-        reasons.append(f"{others:,} of {count:,} answers are none of the labels")
+        reasons.append(f"{others:,} of {count:,} answers are not one of the labels")
     is_worse = gain is not None and gain.high < 0
     return "underfitted", "; ".join([*reasons, _describe_remedy(course, is_worse)])
 
 
 def _find_no_gain(gain: Interval | None, values: dict[str, float]) -> Iterator[str]:
-    """Compare the tuned model with the base model.
+    """Yield a reason if the tuned model's test loss is not clearly below the base model's.
 
-    A model that knows its training rows better than others has learned something: that it is not
-    better on test rows has another cause.
+    A model that knows its training rows better than new ones has learned something. If it is still
+    not better on test rows, undertraining is not the cause.
     """
     if gain is None or gain.low > 0 or values.get("auc", 0.0) > GAP_AUC:
         return
     if gain.high < 0:
         yield (
-            f"the loss on test rows is {format_number(-gain.value)} "
-            f"{format_interval(-gain.high, -gain.low)} above that of {BASE}, the base model with "
+            f"the test loss is {format_number(-gain.value)} "
+            f"{format_interval(-gain.high, -gain.low)} above that of {ZERO_SHOT}, the base "
+            "model with "
             "its prompt"
         )
     else:
         yield (
-            "the loss on test rows is not clearly below that of the base model: by "
+            "the test loss is not clearly below the base model's: the difference is "
             f"{format_number(gain.value)} {format_interval(gain.low, gain.high)}"
         )
 
 
 def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Interval | None:
-    """Return the loss of the base model minus that of the tuned one.
-
-    It is over the rows of the base model, which may have been asked for fewer.
-    """
+    """Return the base model's test loss minus the tuned model's, on the rows that both answered."""
     for trained in report.training_rows.values():
         key = trained.evaluator, trained.metric
-        base, tuned = (report.measured.get((model, *key)) for model in (BASE, TUNED))
+        base, tuned = (report.measured.get((model, *key)) for model in (ZERO_SHOT, TUNED))
         if base is None or tuned is None or trained.higher_is_better:
             continue
         pairs = read_pairs(folder, base, tuned)
@@ -290,8 +300,8 @@ def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Int
     return None
 
 
-def _find_falling(report: Report, course: Course, values: dict[str, float]) -> Iterator[str]:
-    """Yield that the loss still falls, unless it may only do so as rows are learned by heart."""
+def _find_falling(report: Report, course: LossHistory, values: dict[str, float]) -> Iterator[str]:
+    """Yield a reason if the loss still falls and memorization does not explain it."""
     fall = course.find_fall()
     if fall is None:
         return
@@ -299,17 +309,17 @@ def _find_falling(report: Report, course: Course, values: dict[str, float]) -> I
     by_heart = not fall.is_validation and values.get("auc", 0.0) > GAP_AUC
     if fall.is_clear and not by_heart and not _is_learned(report, course, values):
         yield (
-            f"the {_name_of(fall)} still fell by {format_share(fall.share)} in the last "
-            "third of the training (by the sum of the learning rates)"
+            f"the {_name_of(fall)} still fell by {format_share(fall.share)} in the last third of "
+            "training (measured by summed learning rate)"
         )
 
 
-def _name_of(fall: Fall) -> str:
+def _name_of(fall: LossFall) -> str:
     return "validation loss" if fall.is_validation else "training loss"
 
 
 def _find_unlearned(
-    folder: Path, report: Report, course: Course, values: dict[str, float]
+    folder: Path, report: Report, course: LossHistory, values: dict[str, float]
 ) -> Iterator[str]:
     cost = find_label_cost(folder, report, course)
     if cost is None:
@@ -317,45 +327,46 @@ def _find_unlearned(
     values |= {"answer_nats": cost.nats, "answer_bound": cost.bound}
     if cost.nats > cost.bound:
         yield (
-            f"an answer of the training rows costs the tuned model {format_number(cost.nats)} "
-            f"nats, where one that knows them as well as {cost.classifier} knows new rows needs "
-            f"at most {format_number(cost.bound)}"
+            f"a training answer costs the tuned model {format_number(cost.nats)} nats; a model "
+            f"as good as {cost.classifier} would need at most {format_number(cost.bound)}"
         )
 
 
-def _find_unmoved(course: Course, values: dict[str, float]) -> Iterator[str]:
-    """Compare a loss of preferences with that of the untrained model."""
+def _find_unmoved(course: LossHistory, values: dict[str, float]) -> Iterator[str]:
+    """Yield a reason if a preference loss has hardly moved from that of the untrained model."""
     losses = [step.loss for step in course.steps]
     if not course.is_of_pairs or losses[0] <= 0:
         return
     last = statistics.fmean(step.loss for step in course.last_steps)
     values["moved"] = moved = (losses[0] - last) / losses[0]
-    if moved < MOVED:
+    if moved < MIN_MOVED:
         yield (
-            f"the loss has hardly moved from that of the untrained model, "
+            f"the loss has hardly moved from that of the untrained model: from "
             f"{format_number(losses[0])} to {format_number(last)}"
         )
 
 
-def _describe_remedy(course: Course, is_worse: bool) -> str:
-    """Return what to change, with numbers; if the model is worse, no direction is known."""
+def _describe_remedy(course: LossHistory, is_worse: bool) -> str:
+    """Describe what to change; if the model got worse, the learning rate may be too high or low."""
     steps = len(course.steps)
     if is_worse or not steps:
         which = "another" if is_worse else "a higher"
         return f"train for more epochs, or with {which} learning rate"
-    advice = f"train for more epochs ({FACTOR * steps:,} steps instead of {steps:,}, say)"
+    advice = (
+        f"train for more epochs (for example {RETRY_FACTOR * steps:,} steps instead of {steps:,})"
+    )
     rate = max(step.learning_rate for step in course.steps)
-    if FACTOR * rate > HIGHEST_RATE:
+    if RETRY_FACTOR * rate > MAX_LEARNING_RATE:
         return advice
-    rates = f"{format_rate(FACTOR * rate)} instead of {format_rate(rate)}"
+    rates = f"{format_rate(RETRY_FACTOR * rate)} instead of {format_rate(rate)}"
     return f"{advice}, or with a higher learning rate ({rates})"
 
 
 # ----------------------------------------------------------------- neither
 
 
-def _find_fitted(report: Report, course: Course, values: dict[str, float]) -> Finding | None:
-    """Return that the training fits, if something shows it; None if nothing was measured."""
+def _find_fitted(report: Report, course: LossHistory, values: dict[str, float]) -> Finding | None:
+    """Return ``fitted`` or ``unclear``; None if nothing was measured."""
     fall = course.find_fall()
     parts = list(_describe_values(values))
     if fall is not None and fall.has_levelled_off:
@@ -364,43 +375,43 @@ def _find_fitted(report: Report, course: Course, values: dict[str, float]) -> Fi
         return "fitted", "; ".join([*parts, "hardly anything is left to learn"])
     if not parts and not (course.steps and course.is_of_data):
         return None
-    missing = "nothing that was measured shows"
+    missing = "no measurement shows"
     if fall is not None:
-        missing = "the losses of the last steps differ too much to show"
+        missing = "the losses of the last steps vary too much to show"
     elif course.steps and course.is_of_data:
         missing = f"{format_count(len(course.steps), 'step')} are too few to show"
-    return "unclear", "; ".join([*parts, f"{missing} if more training would help"])
+    return "unclear", "; ".join([*parts, f"{missing} whether more training would help"])
 
 
-def _is_learned(report: Report, course: Course, values: dict[str, float]) -> bool:
-    """Return True if the training loss is near 0, or the first score cannot be better."""
+def _is_learned(report: Report, course: LossHistory, values: dict[str, float]) -> bool:
+    """Return True if the training loss is near 0 or the first score is the best possible."""
     score = next(iter(report.tuned), None)
     if score is not None and score.higher_is_better and score.value == score.highest:
         return True
     last = [step.loss for step in course.last_steps] if course.is_of_data else []
     loss = values.get("train_loss", statistics.fmean(last) if last else None)
-    return loss is not None and loss < LEARNED
+    return loss is not None and loss < MAX_LEARNED_LOSS
 
 
 def _describe_values(values: dict[str, float]) -> Iterator[str]:
     if values.get("auc", 0.0) > GAP_AUC:
         yield _describe_gap(values)
     elif "auc" in values:
-        yield f"a training row has the lower loss in {format_share(values['auc'])} of all pairs"
+        share = format_share(values["auc"])
+        yield f"the training row has the lower loss in {share} of train/test pairs"
     if "validation_rise" in values:
-        yield "the validation loss did not rise clearly"
+        yield "the validation loss did not clearly rise"
     if "gain" in values:
         yield _describe_gain(values)
 
 
 def _describe_gain(values: dict[str, float]) -> str:
     if values["gain_low"] <= 0:
-        return "the loss on test rows is not clearly below that of the base model"
-    gain = format_number(values["gain"])
-    return f"the loss on test rows is {gain} below that of the base model"
+        return "the test loss is not clearly below the base model's"
+    return f"the test loss is {format_number(values['gain'])} below the base model's"
 
 
 def _row_values(folder: Path, event: Measured) -> list[float]:
-    """Return the values of the rows that have tokens."""
+    """Return the values of all rows with at least one token."""
     columns = [row[event.metric] for row in read_rows(folder / event.records, event.metric)]
     return [column["value"] for column in columns if column["weight"]]

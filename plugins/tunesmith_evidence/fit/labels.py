@@ -1,10 +1,12 @@
-"""Labels: has a model learned those of its training rows as well as a classifier knows new ones?
+"""Check whether a model knows its training labels as well as a classifier knows unseen ones.
 
-A classifier that learned from the same rows is wrong in a share ``e`` of the test rows. By Fano's
-inequality, a model that is as good needs at most ``h(e) + e ln(K - 1)`` nats for a label of ``K``
-(``h`` is the binary entropy; Cover and Thomas, "Elements of Information Theory", 2.10). A model
-whose *training* answers cost more has not yet learned what the rows have to teach. A model whose
-training answers cost less has, and if it is worse on test rows then, more training is no remedy.
+A classifier that learned from the same rows gets a share ``e`` of the test rows wrong. By Fano's
+inequality, a model with the same error needs at most ``h(e) + e ln(K - 1)`` nats per label, for
+``K`` labels and the binary entropy ``h`` (Cover and Thomas, "Elements of Information Theory",
+2.10). Compare this bound with the cost of the model's *training* answers:
+
+- above the bound: the model has not yet learned what the rows teach; more training should help
+- below the bound: it has learned them; if it is still worse on test rows, training is not the cause
 """
 
 from __future__ import annotations
@@ -17,47 +19,50 @@ from pathlib import Path
 from tunesmith.events import Measured
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith_evidence.fit.course import Course
-from tunesmith_evidence.slices.rows import to_rows
-from tunesmith_evidence.tasks.kinds import task_kind
+from tunesmith_evidence.fit.course import LossHistory
+from tunesmith_evidence.slices.rows import to_scored_rows
+from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 
 @dataclass(frozen=True)
 class LabelCost:
-    """The cost of a label, in nats per answer of the training rows."""
+    """The cost of a training answer in nats, for the tuned model and as a bound."""
 
     nats: float
-    """The cost for the tuned model."""
+    """The tuned model's mean cost per training answer."""
     bound: float
-    """The most that a model needs that is as good as the classifier."""
+    """The highest cost for a model that is as good as the classifier."""
     classifier: str
-    """The best classifier; it is clearly better than the tuned model."""
+    """Name of the best classifier, which is clearly better than the tuned model."""
 
 
-def find_label_cost(folder: Path, report: Report, course: Course) -> LabelCost | None:
+def find_label_cost(folder: Path, report: Report, course: LossHistory) -> LabelCost | None:
     """Compare the tuned model's training answers with the best classifier's test answers.
 
     Returns:
-        None if no classifier is clearly better than the tuned model, the answers are not labels, or
-        rows have several answers: their loss is that of all, and a classifier gives the last one.
+        The costs; None in these cases:
+
+        - no classifier is clearly better than the tuned model
+        - the answers are not labels
+        - rows have several answers: the loss covers all of them, a classifier only the last
 
     Raises:
-        IntegrityError: an evaluation's file is damaged.
+        IntegrityError: a file with an evaluation is damaged.
     """
     best = max(_better_classifiers(report), key=lambda event: event.value, default=None)
     nats = _nats_per_answer(folder, report, course)
     if best is None or nats is None:
         return None
-    rows = to_rows(read_rows(folder / best.records, best.metric), best.metric)
+    rows = to_scored_rows(read_rows(folder / best.records, best.metric), best.metric)
     expected = [row.expected for row in rows]
     has_turns = any(role == "assistant" for row in rows for role, _ in row.prompt)
-    if has_turns or task_kind(expected) != "classes":
+    if has_turns or detect_task_kind(expected) != "classes":
         return None
     return LabelCost(nats, fano_bound(1 - best.low, len(set(expected))), best.model)
 
 
 def count_other_answers(report: Report) -> tuple[int, int]:
-    """Return the number of the tuned model's answers that are none of the labels, and of all."""
+    """Return the number of the tuned model's answers that are not a label, and of all answers."""
     for event in report.tuned:
         if "no_label" in event.details:
             return int(event.details["no_label"]), event.n
@@ -65,7 +70,7 @@ def count_other_answers(report: Report) -> tuple[int, int]:
 
 
 def fano_bound(error: float, labels: int) -> float:
-    """Return the most nats that a label costs if this share of predictions is wrong."""
+    """Return the highest cost of a label in nats if the share ``error`` of predictions is wrong."""
     error = min(error, 1 - 1 / labels)
     if error <= 0:
         return 0.0
@@ -74,7 +79,7 @@ def fano_bound(error: float, labels: int) -> float:
 
 
 def _better_classifiers(report: Report) -> Iterator[Measured]:
-    """Yield the results of classifiers that clearly get more rows right, by the first metric."""
+    """Yield the results of classifiers that clearly beat the tuned model by its first metric."""
     tuned = next(iter(report.tuned), None)
     if tuned is None or tuned.unit or not tuned.higher_is_better:
         return
@@ -86,8 +91,11 @@ def _better_classifiers(report: Report) -> Iterator[Measured]:
             yield event
 
 
-def _nats_per_answer(folder: Path, report: Report, course: Course) -> float | None:
-    """Return the cost of a training answer: under the tuned model, or else in the last steps."""
+def _nats_per_answer(folder: Path, report: Report, course: LossHistory) -> float | None:
+    """Return the mean cost of a training answer, measured on the tuned model or in the last steps.
+
+    None if neither is known.
+    """
     for trained in report.training_rows.values():
         if not trained.higher_is_better and trained.unit == "nats/token":
             rows = [

@@ -1,14 +1,14 @@
-"""Quote answers for a judge, so that what they say is data, and detect attempts to instruct it."""
+"""Quote answers for a judge so that they are read as data, and detect prompt injections."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-__all__ = ["choose_mark", "quote"]
+__all__ = ["choose_mark", "quote_text"]
 
 MAX_CHARACTERS = 6_000
-"""Longer texts are cut."""
+"""Longer texts are truncated."""
 _TEMPLATE_TOKENS = re.compile(
     r"<\|[^|<>]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|</?(?:start|end)_of_turn>|</?think>"
     r"|<(?:start|end)_of_turn>"
@@ -30,10 +30,10 @@ _ATTEMPTS = re.compile(
 )
 
 
-def clean(text: str) -> str:
-    """Return a text without tokens of chat templates and invisible characters, cut if it is long.
+def clean_text(text: str) -> str:
+    """Remove chat-template tokens and invisible characters, and truncate long texts.
 
-    Tokens are removed until none is left: removing one can put another one together.
+    Tokens are removed repeatedly, because removing one can form another.
     """
     text = _INVISIBLE.sub("", text[: 2 * MAX_CHARACTERS])
     while (shorter := _TEMPLATE_TOKENS.sub("", text)) != text:
@@ -41,21 +41,21 @@ def clean(text: str) -> str:
     return text[:MAX_CHARACTERS]
 
 
-def is_attempt(text: str) -> bool:
-    """Return True for a text that seems to instruct the judge, or has tokens of a template."""
+def is_injection_attempt(text: str) -> bool:
+    """Return True for a text that seems to instruct the judge or contains template tokens."""
     visible = _INVISIBLE.sub("", text)
     return _TEMPLATE_TOKENS.search(visible) is not None or _ATTEMPTS.search(visible) is not None
 
 
-def quote(name: str, text: str, mark: str) -> str:
-    """Return a cleaned text between delimiters with a mark that is not in it."""
-    return f"[{mark} {name}]\n{clean(text)}\n[{mark} end of {name}]"
+def quote_text(name: str, text: str, mark: str) -> str:
+    """Return the cleaned text between delimiters that contain the mark."""
+    return f"[{mark} {name}]\n{clean_text(text)}\n[{mark} end of {name}]"
 
 
 def choose_mark(*texts: str) -> str:
-    """Return a mark that none of the texts can hold on purpose: a hash over all of them.
+    """Return a mark that no text can contain on purpose: a hash of all of them.
 
-    The same texts have the same mark, so that a judgement can be repeated.
+    The mark is the same for the same texts, so judgments are reproducible.
     """
     digest = hashlib.sha256()
     for text in texts:

@@ -1,1 +1,1 @@
-"""Prompts for an untuned model: instructions, and worked examples that are chosen or retrieved."""
+"""Prompts for an untuned model: instructions, and fixed or retrieved worked examples."""

@@ -1,4 +1,7 @@
-"""BM25: the texts that share the most telling words with a query (Robertson and Zaragoza 2009)."""
+"""BM25: rank texts by the discriminative terms that they share with a query.
+
+Source: Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond (2009).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 K1, B = 1.2, 0.75
-"""Saturation of repeated words, and normalization by length: the usual values."""
+"""Saturation of repeated words and length normalization, with the usual values."""
 _WORD = re.compile(r"\w+")
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a text, in lower case."""
+    """Return the words of a text in lower case."""
     return _WORD.findall(text.casefold())
 
 
@@ -42,7 +45,7 @@ class BM25:
             self._postings[word] = where, idf * tf * (K1 + 1) / (tf + norm[where])
 
     def scores(self, query: str) -> NDArray[np.float64]:
-        """Return the score of each text; 0 for a text that shares no word with the query."""
+        """Return the score of each text; 0 if it shares no word with the query."""
         scores = np.zeros(self._size)
         for word in sorted(set(split_words(query))):
             if word in self._postings:
@@ -51,5 +54,5 @@ class BM25:
         return scores
 
     def ranked(self, query: str) -> NDArray[np.int64]:
-        """Return the numbers of the texts, the best first; those with equal scores by number."""
+        """Return the positions of the texts, the best first; ties in order."""
         return np.argsort(-self.scores(query), kind="stable")

@@ -1,9 +1,9 @@
-"""Constrained answers: of the given labels, the one that a model finds the most probable.
+"""Constrained answers: choose the most probable of the given labels.
 
-A small model prefers some labels whatever the question is. Calibrated, each label's probability is
-divided by its mean over other prompts of the task, ``p(label | prompt) / mean p(label | other)``:
-Batch Calibration (Zhou et al., 2023, arXiv 2309.17249), over training prompts in place of the
-batch, so that an answer does not depend on the prompts beside it.
+A small model prefers some labels whatever the question. Calibration divides each label's
+probability by its mean over other prompts of the task, ``p(label | prompt) / mean p(label |
+other)``. This is Batch Calibration (Zhou et al., 2023, arXiv 2309.17249) with training prompts
+instead of the batch, so an answer does not depend on the other prompts.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ __all__ = ["ChoiceModel", "LabelScores"]
 
 @dataclass(frozen=True)
 class LabelScores:
-    """What a model finds of each label after a prompt."""
+    """A model's scores of all labels after a prompt."""
 
     sums: tuple[float, ...]
-    """The log-probability of each label, in nats."""
+    """Log-probability of each label, in nats."""
     tokens: tuple[int, ...]
-    """The number of tokens of each label."""
+    """Number of tokens of each label."""
 
 
 @dataclass(frozen=True)
 class ChoiceModel(WrappedModel):
-    """A text model that answers with the label of the highest probability, and nothing else."""
+    """A text model that always answers with the most probable label."""
 
     labels: tuple[str, ...] = ()
     calibration: tuple[Prompt, ...] = ()
-    """Prompts by which labels are calibrated; empty: they are not."""
+    """Prompts for calibrating the labels; empty for no calibration."""
     known: dict[Prompt, LabelScores] = field(default_factory=dict)
-    """Scores so far, which models with the same labels and model may share."""
+    """Cache of scores; can be shared by instances with the same labels and inner model."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Return a label for each prompt; of equally probable ones the first."""
+        """Return the most probable label for each prompt; ties go to the first label."""
         answers = []
         for scores in self._score_labels(prompts, progress):
             gains = [a - b for a, b in zip(scores.sums, self._prior, strict=True)]
@@ -53,7 +53,7 @@ class ChoiceModel(WrappedModel):
 
     @cached_property
     def _prior(self) -> Sequence[float]:
-        """The logarithm of the mean probability of each label, among the labels."""
+        """Log of each label's mean probability over the calibration prompts."""
         if not self.calibration:
             return [0.0] * len(self.labels)
         means = [0.0] * len(self.labels)
@@ -69,7 +69,7 @@ class ChoiceModel(WrappedModel):
         count = len(self.labels)
         if not new:
             return [self.known[prompt] for prompt in prompts]
-        # All at once: the model computes the beginning that all prompts have only once.
+        # Score all at once, so that the model computes the shared prefix of the prompts only once.
         scores = self.model.score(
             [prompt for prompt in new for _ in self.labels],
             self.labels * len(new),

@@ -1,4 +1,4 @@
-"""Instructions that say which answers are expected: the labels, the keys, or the length."""
+"""Write instructions that describe the expected answers: their labels, keys or length."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from tunesmith_evidence.tasks.json_answers import Fields, Path, find_order, parse_object
+from tunesmith_evidence.tasks.json_answers import (
+    FieldPath,
+    JsonFields,
+    find_field_order,
+    parse_json_object,
+)
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels
 
 MAX_LISTED_CHARACTERS = 8_000
-"""Longer lists of labels are left out."""
+"""Longer lists of labels are omitted."""
 MAX_LISTED_VALUES = 30
 MAX_SHORT_WORDS = 30
-"""Answers up to this length are called short."""
+"""Answers up to this many words are short."""
 
 
 def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
-    """Return an instruction for answers like these; empty if there is nothing to say."""
+    """Return an instruction that describes answers like these; empty if none applies."""
     if kind == "classes":
         return describe_labels(list_labels(answers))
     if kind == "objects":
@@ -26,7 +31,7 @@ def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
 
 
 def describe_labels(labels: Sequence[str]) -> str:
-    """Return an instruction with the list of labels; empty if it is too long."""
+    """Return an instruction with the list of labels; empty if the list is too long."""
     listed = "\n".join(f"- {label}" for label in sorted(labels))
     if len(listed) > MAX_LISTED_CHARACTERS:
         return ""
@@ -34,12 +39,12 @@ def describe_labels(labels: Sequence[str]) -> str:
 
 
 def describe_objects(answers: Sequence[str]) -> str:
-    """Return an instruction with the keys of JSON objects, their values, and one example."""
-    parsed = {answer: fields for answer in answers if (fields := parse_object(answer))}
+    """Return an instruction with the keys of JSON objects, their values and one example."""
+    parsed = {answer: fields for answer in answers if (fields := parse_json_object(answer))}
     if not parsed:
         return ""
     objects = [parsed[answer] for answer in answers if answer in parsed]
-    keys = [_describe_key(path, objects) for path in find_order(objects)]
+    keys = [_describe_key(path, objects) for path in find_field_order(objects)]
     typical = sorted(parsed, key=lambda a: (-len(parsed[a]), len(a), a))[0]
     return (
         "Answer with one JSON object, and with nothing else. It has these keys, in this order:\n"
@@ -48,7 +53,7 @@ def describe_objects(answers: Sequence[str]) -> str:
     )
 
 
-def _describe_key(path: Path, objects: Sequence[Fields]) -> str:
+def _describe_key(path: FieldPath, objects: Sequence[JsonFields]) -> str:
     counts = Counter(fields[path] for fields in objects if path in fields)
     values = sorted(counts, key=lambda value: (-counts[value], value))
     recurring = [value for value in values if counts[value] > 1]
@@ -69,7 +74,7 @@ def _name_type(value: str) -> str:
 
 
 def describe_length(answers: Sequence[str]) -> str:
-    """Return an instruction with the length of short answers in one line; empty for others."""
+    """Return an instruction with the maximum length of short one-line answers; empty otherwise."""
     if not answers or any("\n" in answer.strip() for answer in answers):
         return ""
     longest = sorted(len(answer.split()) for answer in answers)[int(0.95 * (len(answers) - 1))]

@@ -1,4 +1,4 @@
-"""Constrained answers: JSON objects of a schema, and nothing else."""
+"""Constrained answers: JSON objects that follow a schema."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tunesmith.contracts import Generation, Progress, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
 from tunesmith.records import Prompt
-from tunesmith_evidence.tasks.json_answers import Style
+from tunesmith_evidence.tasks.json_answers import JsonStyle
 from tunesmith_evidence.tasks.json_schema import Schema
 
-__all__ = ["HINT", "constrain_to_schema", "is_installed"]
+__all__ = ["INSTALL_HINT", "constrain_to_schema", "is_json_library_installed"]
 
-HINT = 'pip install "tunesmith[json]"'
+INSTALL_HINT = 'pip install "tunesmith[json]"'
 
 
 @runtime_checkable
@@ -26,36 +26,36 @@ class ConstrainableModel(Protocol):
     def constrained_to(
         self, schema: Schema, *, item_separator: str, key_separator: str, is_indented: bool
     ) -> TextModel:
-        """Return the model whose answers are JSON of the schema, unless they are cut off."""
+        """Return a model whose answers follow the schema, unless they are cut off."""
         ...
 
 
-def is_installed() -> bool:
-    """Return True if the library is installed."""
+def is_json_library_installed() -> bool:
+    """Return True if llguidance is installed."""
     return find_spec("llguidance") is not None
 
 
 def can_constrain(model: TextModel) -> bool:
-    """Return True if the answers of a model can be constrained, and the library is installed."""
+    """Return True if the model supports constrained answers and llguidance is installed."""
     inner: object = model
     while isinstance(inner, WrappedModel):
         inner = inner.model
-    return is_installed() and isinstance(inner, ConstrainableModel)
+    return is_json_library_installed() and isinstance(inner, ConstrainableModel)
 
 
-def constrain_to_schema(model: TextModel, schema: Schema, style: Style) -> TextModel:
-    """Return a model, behind the same prompts, that answers with JSON of the schema.
+def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> TextModel:
+    """Return the model with the same prompts, whose answers are JSON that follows the schema.
 
     Raises:
-        UsageError: the model cannot be constrained, or the library is not installed.
+        UsageError: the model does not support it, or llguidance is not installed.
     """
-    if isinstance(model, CachedModel):  # its answers are not constrained
+    if isinstance(model, CachedModel):  # the cached answers are not constrained
         return constrain_to_schema(model.model, schema, style)
     if isinstance(model, WrappedModel):
         return replace(model, model=constrain_to_schema(model.model, schema, style))
-    if not is_installed():
+    if not is_json_library_installed():
         text = "constrained JSON answers need llguidance, which is not installed"
-        raise UsageError(text, hint=HINT)
+        raise UsageError(text, hint=INSTALL_HINT)
     if not isinstance(model, ConstrainableModel):
         raise UsageError(f"{type(model).__name__}: the answers of this model cannot be constrained")
     constrained = model.constrained_to(
@@ -69,7 +69,7 @@ def constrain_to_schema(model: TextModel, schema: Schema, style: Style) -> TextM
 
 @dataclass(frozen=True)
 class FencedModel(WrappedModel):
-    """A text model whose answers are put between two texts, such as a fence of Markdown."""
+    """A text model whose answers are enclosed by two texts, such as a Markdown fence."""
 
     opening: str
     closing: str
@@ -77,7 +77,7 @@ class FencedModel(WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate an answer to each prompt, and put it between the two texts."""
+        """Generate an answer to each prompt and enclose it."""
         answers = self.model.generate(prompts, max_new_tokens, progress=progress)
         return [
             replace(answer, text=f"{self.opening}{answer.text}{self.closing}") for answer in answers

@@ -1,6 +1,6 @@
-"""A language model behind a prompt of ours: instructions and worked examples before the question.
+"""Put instructions and worked examples before every question to a language model.
 
-The chat template, the stop tokens and the decoding are those of the model.
+The model's own chat template, stop tokens and decoding stay in use.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from tunesmith.contracts import Generation, Progress, TextModel, TokenScores
 from tunesmith.errors import DataError
-from tunesmith.execution.wrapped_model import WrappedModel, name_long_prompts
+from tunesmith.execution.wrapped_model import WrappedModel, attribute_prompt_errors
 from tunesmith.records import Answer, Message, Prompt
 from tunesmith_evidence.tasks.examples import Example, prompt_text
 
-__all__ = ["QUESTION", "PromptedModel", "count_prompt_tokens"]
+__all__ = ["QUESTION_TEMPLATE", "PromptedModel", "count_prompt_tokens"]
 
 CHARACTERS_PER_TOKEN = 3
-"""A careful estimate for models that do not say how many tokens a prompt has."""
-UNKNOWN_CONTEXT = 2_048
-"""Tokens for prompt and answer in a model that does not say how many it has room for."""
+"""Conservative estimate for models that cannot count a prompt's tokens."""
+DEFAULT_CONTEXT_TOKENS = 2_048
+"""Assumed context length, in tokens, of models that do not state it."""
 END_OF_TURN_TOKENS = 8
-QUESTION = "{prompt}"
-"""The place of the question in the template of a user's message."""
+QUESTION_TEMPLATE = "{prompt}"
+"""Placeholder for the question in the template of a user's message."""
 
 
 @runtime_checkable
-class LimitedModel(Protocol):
-    """A model that knows if a prompt leaves room for an answer."""
+class ContextLimitedModel(Protocol):
+    """A model that can tell whether a prompt leaves room for an answer."""
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
-        """Return True if the prompt leaves room for that many more tokens."""
+        """Return True if the prompt leaves room for ``extra_tokens`` more tokens."""
         ...
 
 
-def find_limit(model: TextModel) -> Callable[[Prompt, int], bool]:
-    """Return the function that says if a prompt leaves room for an answer of so many tokens."""
+def make_fit_check(model: TextModel) -> Callable[[Prompt, int], bool]:
+    """Return a function that checks whether a prompt leaves room for a number of tokens."""
     inner: object = model
     while isinstance(inner, WrappedModel):
         inner = inner.model
-    return inner.fits if isinstance(inner, LimitedModel) else _fits_by_length
+    return inner.fits if isinstance(inner, ContextLimitedModel) else _fits_by_length
 
 
 @runtime_checkable
-class CountingModel(Protocol):
-    """A model that knows how many tokens a prompt has."""
+class TokenCountingModel(Protocol):
+    """A model that can count a prompt's tokens."""
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return the number of tokens of a prompt in the model's chat template."""
@@ -53,24 +53,25 @@ class CountingModel(Protocol):
 
 
 def count_prompt_tokens(model: TextModel, prompts: Sequence[Prompt]) -> list[int] | None:
-    """Return the tokens that the inner model reads for each prompt: examples and all.
+    """Count the tokens that the inner model reads for each prompt, including examples.
 
-    None if the model does not count tokens.
+    Returns:
+        One number per prompt; None if the model cannot count tokens.
     """
     while isinstance(model, WrappedModel):
         prompts = model.convert_prompts(prompts)
         model = model.model
-    if not isinstance(model, CountingModel):
+    if not isinstance(model, TokenCountingModel):
         return None
     return [model.count_tokens(prompt) for prompt in prompts]
 
 
 def _fits_by_length(prompt: Prompt, extra_tokens: int) -> bool:
-    return len(prompt_text(prompt)) // CHARACTERS_PER_TOKEN + extra_tokens <= UNKNOWN_CONTEXT
+    return len(prompt_text(prompt)) // CHARACTERS_PER_TOKEN + extra_tokens <= DEFAULT_CONTEXT_TOKENS
 
 
 def write_example_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
-    """Return worked examples as turns of the user and of the assistant."""
+    """Return worked examples as alternating user and assistant turns."""
     turns = [(Message("user", e.question), Message("assistant", e.answer)) for e in examples]
     return tuple(message for turn in turns for message in turn)
 
@@ -80,37 +81,37 @@ class _Built(NamedTuple):
     shown: int
     """Number of worked examples."""
     is_text: bool
-    """True if all is one text, to be continued."""
+    """True if the prompt is a single text to continue."""
 
 
 @dataclass(frozen=True)
 class PromptedModel(WrappedModel):
     """A text model that puts instructions and worked examples before every prompt.
 
-    Of more examples than leave room for the answer, the last found ones are skipped. If there is
-    no room without examples either, the description is left out instead.
+    If the examples leave no room for the answer, the least useful ones are dropped. If even the
+    prompt without examples is too long, the description is dropped.
     """
 
     system: str | None = None
-    """Instructions in front of the system messages of a prompt."""
+    """Instructions to put before a prompt's own system messages."""
     find: Callable[[str], Sequence[Example]] = lambda text: ()
-    """Returns worked examples for a text, the most useful first; the first one comes last in the
-    prompt, next to the question."""
-    template: str = QUESTION
-    """Text of the user's last message, with ``{prompt}`` in the place of the question."""
+    """Returns worked examples for a text, the most useful first. The first one is placed last in
+    the prompt, next to the question."""
+    template: str = QUESTION_TEMPLATE
+    """Text of the user's last message, with ``{prompt}`` in place of the question."""
     description: str = ""
-    """Description of the answers, behind the instructions."""
+    """Description of the answers, appended to the instructions."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate an answer to each prompt, behind instructions and as many examples as fit.
+        """Generate an answer to each prompt, with instructions and as many examples as fit.
 
-        Where examples and prompt are one text, an answer ends at the first empty line.
+        If examples and prompt form a single text, an answer ends at the first empty line.
         """
         built = [self._build(prompt, max_new_tokens) for prompt in prompts]
         converted = [each.prompt for each in built]
-        with name_long_prompts(prompts, converted):
+        with attribute_prompt_errors(prompts, converted):
             answers = self.model.generate(converted, max_new_tokens, progress=progress)
         return [
             _until_empty_line(answer) if each.is_text and each.shown else answer
@@ -124,36 +125,37 @@ class PromptedModel(WrappedModel):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Score completions. All completions of a prompt get the same examples."""
+        """Score completions; all completions of a prompt get the same examples."""
         room: dict[Prompt, int] = {}
         for prompt, answer in zip(prompts, completions, strict=True):
             room[prompt] = max(room.get(prompt, 0), _most_tokens(answer))
         built = {prompt: self.build_prompt(prompt, tokens) for prompt, tokens in room.items()}
         converted = [built[prompt] for prompt in prompts]
-        with name_long_prompts(prompts, converted):
+        with attribute_prompt_errors(prompts, converted):
             return self.model.score(converted, completions, progress=progress)
 
     def convert_prompts(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-        """Return the prompts with instructions and examples."""
+        """Return the prompts with instructions and examples added."""
         return [self.build_prompt(prompt, 0) for prompt in prompts]
 
     def build_prompt(self, prompt: Prompt, extra_tokens: int) -> Prompt:
-        """Return a prompt with instructions and examples.
+        """Return a prompt with instructions and examples added.
 
-        A text to be continued stays as it is: it has no turns. For a model whose chat template has
-        no form for instructions or examples, or that has no template, all is one text.
+        A plain text to continue has no turns and stays unchanged. If the model has no chat
+        template, or its template does not support instructions or examples, everything becomes a
+        single text.
         """
         return self._build(prompt, extra_tokens).prompt
 
     def count_shown(self, prompt: Prompt, extra_tokens: int) -> int:
-        """Return the number of examples in the prompt that :meth:`build_prompt` returns."""
+        """Return the number of examples in the result of :meth:`build_prompt`."""
         return self._build(prompt, extra_tokens).shown
 
     def _build(self, prompt: Prompt, extra_tokens: int) -> _Built:
         if isinstance(prompt, str):
             return _Built(prompt, 0, False)
         found = list(self.find(prompt_text(prompt)))
-        fits = find_limit(self.model)
+        fits = make_fit_check(self.model)
         while True:
             built, is_text = self._add(prompt, write_example_turns(found[::-1])), False
             try:
@@ -174,30 +176,30 @@ class PromptedModel(WrappedModel):
         own = "\n\n".join(filter(None, (self.system, self.description)))
         if own:
             system.insert(0, Message("system", own))
-        # Chat templates accept one system message only, at the start: join them.
+        # Chat templates accept only one system message, at the start, so join them.
         joined = [Message("system", "\n\n".join(m.text for m in system))] if system else []
         rest = [replace(m, tools=()) for m in prompt if m.role != "system"]
         last = next((i for i in reversed(range(len(rest))) if rest[i].role == "user"), None)
-        if last is not None and self.template != QUESTION:
-            text = self.template.replace(QUESTION, rest[last].text)
+        if last is not None and self.template != QUESTION_TEMPLATE:
+            text = self.template.replace(QUESTION_TEMPLATE, rest[last].text)
             rest[last] = replace(rest[last], content=text)
         first, *others = (*joined, *shots, *rest)
         return (replace(first, tools=prompt[0].tools), *others)
 
 
 def _write_as_text(messages: Sequence[Message]) -> str:
-    """Return a conversation as a text: an empty line stands behind instructions and answers."""
+    """Write a conversation as text, with an empty line after instructions and answers."""
     parts = [f"{m.text}\n" if m.role == "user" else f"{m.text}\n\n" for m in messages]
     return "".join(parts)
 
 
 def _until_empty_line(answer: Generation) -> Generation:
-    """Return an answer without what follows an empty line: the next question, by the examples."""
+    """Cut an answer at the first empty line, after which a made-up next question would follow."""
     text, line, _ = answer.text.strip().partition("\n\n")
     return Generation(text, answer.tokens, "stop") if line else answer
 
 
 def _most_tokens(answer: Answer) -> int:
-    """Return a number of tokens that an answer does not exceed."""
+    """Return an upper bound on the tokens of an answer."""
     text = answer if isinstance(answer, str) else answer.text
     return len(text.encode("utf-8", "surrogatepass")) + END_OF_TURN_TOKENS

@@ -1,4 +1,4 @@
-"""Worked examples for a prompt: chosen at random, or retrieved for each question."""
+"""Choose worked examples for a prompt, at random or by similarity to the question."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from dataclasses import replace
 from tunesmith.records import Message
 from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.tasks.examples import Example, random_order, take_each_answer_first
+from tunesmith_evidence.tasks.examples import Example, random_sort_key, take_each_answer_first
 
-__all__ = ["Retriever", "choose_shots", "count_fitting"]
+__all__ = ["Retriever", "choose_shots", "count_fitting_examples"]
 
 MAX_PER_LABEL = 4
-"""Retrieved examples with the same answer: more of them show nothing else."""
+"""Maximum number of retrieved examples with the same answer; more would add nothing."""
 MAX_EXAMINED = 200
-"""Retrieved rows that are examined for each example that is wanted."""
+"""Maximum number of ranked rows examined per wanted example."""
 MAX_ANSWER = 512
-"""Tokens that are kept free for an answer."""
+"""Maximum number of tokens reserved for an answer."""
 _PUNCTUATION = re.compile(r"[.,;:?!]+(?!\S)")
 
 
 def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     """Choose worked examples at random.
 
-    Recurring answers are class labels: each label is used once before any is used twice, so that
-    as many classes as possible are shown. Long examples are avoided, because every prompt includes
-    them: the longer half is used only for labels that the shorter half lacks, or when the shorter
-    half is used up.
+    Each distinct answer is used once before any repeats, so as many classes as possible are shown.
+    Every prompt includes the examples, so short ones are preferred. The longer half is used only
+    for answers that the shorter half lacks, or once the shorter half is used up.
     """
     by_length = sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e))
     half = (len(by_length) + 1) // 2
     ordered = [
         example
         for part in (by_length[:half], by_length[half:])
-        for example in sorted(part, key=lambda e: random_order(e, seed))
+        for example in sorted(part, key=lambda e: random_sort_key(e, seed))
     ]
     return take_each_answer_first(ordered, count)
 
 
 class Retriever:
-    """Finds the training rows whose prompts are the most similar to a text."""
+    """Finds the training rows whose prompts are most similar to a text."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
@@ -50,10 +49,10 @@ class Retriever:
         self._index = BM25([example.text for example in examples])
 
     def find(self, text: str, count: int) -> list[Example]:
-        """Return up to ``count`` examples, the most similar first, at most four with one answer.
+        """Return up to ``count`` examples, the most similar first; at most four per answer.
 
-        An example with the same prompt is no example for it, but its answer: it is skipped. So a
-        training row is never shown for itself.
+        Examples with the same prompt as ``text`` are skipped, because they would give away the
+        answer. A training row is therefore never an example for itself.
         """
         key, uses = _words_of(text), Counter[str]()
         found: list[Example] = []
@@ -69,15 +68,18 @@ class Retriever:
 
 
 def _words_of(text: str) -> str:
-    """Return a text without case, repeated spaces and punctuation at the end of words.
+    """Fold case, and remove repeated spaces and punctuation at the end of words.
 
     Symbols count: 12 + 7 is not 12 - 7.
     """
     return " ".join(_PUNCTUATION.sub("", text.casefold()).split()) or text
 
 
-def count_fitting(model: PromptedModel, examples: Sequence[Example], most: int) -> int:
-    """Return how many of ``most`` average examples leave room for a question; at least 1."""
+def count_fitting_examples(model: PromptedModel, examples: Sequence[Example], most: int) -> int:
+    """Return how many of ``most`` typical examples leave room for a question and answer.
+
+    The result is at least 1.
+    """
     ordered = sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e))
     typical = ordered[len(ordered) // 2]
     answer = max(len(e.answer.encode("utf-8", "surrogatepass")) for e in examples)

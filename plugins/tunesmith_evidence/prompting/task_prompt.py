@@ -1,4 +1,4 @@
-"""The prompt of a task: its examples, and the instructions that describe its answers."""
+"""Build the prompt of a task: its examples, and instructions that describe its answers."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.tasks.examples import (
     Example,
-    random_order,
+    random_sort_key,
     read_examples,
     take_each_answer_first,
 )
-from tunesmith_evidence.tasks.json_answers import find_style
+from tunesmith_evidence.tasks.json_answers import find_json_style
 from tunesmith_evidence.tasks.json_schema import derive_schema
-from tunesmith_evidence.tasks.kinds import TaskKind, list_labels, task_kind
+from tunesmith_evidence.tasks.kinds import TaskKind, detect_task_kind, list_labels
 
 __all__ = ["TaskPrompt", "read_task"]
 
 MAX_LABELS = 200
-"""More labels than this are not tried one by one."""
+"""Maximum number of labels for constrained answers, where each label is scored."""
 CALIBRATION_PROMPTS = 16
-"""Training prompts over which the probability of a label is averaged."""
+"""Number of training prompts for averaging a label's probability."""
 
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """What a prompt can say and show about a task."""
+    """The parts of a prompt for a task."""
 
     examples: Sequence[Example]
     kind: TaskKind
     labels: tuple[str, ...]
-    """The labels of a task of classes, the most frequent first; empty for others."""
+    """The labels if answers are classes, the most frequent first; otherwise empty."""
     system: str | None
     """The user's system prompt."""
     description: str
-    """An instruction that describes the answers; empty if there is nothing to say."""
+    """An instruction that describes the answers; may be empty."""
     base: Callable[[], TextModel]
     calibration: tuple[Prompt, ...] = ()
-    """Prompts by which labels are calibrated."""
+    """Prompts for calibrating the labels."""
 
     def prompted(
         self, find: Callable[[str], Sequence[Example]] | None = None, *, describe: bool
     ) -> PromptedModel:
-        """Return the base model with the system prompt, a description if wanted, and examples."""
+        """Return the base model with the system prompt, examples and optionally a description."""
         return PromptedModel(
             self.base(),
             self.system,
@@ -59,9 +59,10 @@ class TaskPrompt:
     def constrained(
         self, model: TextModel, name: str, *, calibrate: bool = False
     ) -> Iterator[BaselineVariant]:
-        """Yield the model constrained to the labels, or to JSON objects, if that is possible.
+        """Yield variants of a model with constrained answers, if possible.
 
-        If wanted, it is also yielded with calibrated labels.
+        For classes, answers are constrained to the labels, with ``calibrate`` also to calibrated
+        labels. For JSON objects, they are constrained to a schema.
         """
         of = f"{name}, " if name else ""
         if 1 < len(self.labels) <= MAX_LABELS:
@@ -74,15 +75,15 @@ class TaskPrompt:
             answers = [example.answer for example in self.examples]
             schema = derive_schema(answers)
             if schema is not None:
-                constrained = constrain_to_schema(model, schema, find_style(answers))
+                constrained = constrain_to_schema(model, schema, find_json_style(answers))
                 yield BaselineVariant(name=f"{of}constrained", model=constrained)
 
 
 def read_task(task: BaselineTask) -> TaskPrompt:
-    """Describe a task, with examples, by its training rows."""
+    """Derive the parts of a task's prompt from its training rows."""
     examples = read_examples(task.train, task.seed)
     answers = [example.answer for example in examples]
-    kind = task_kind(answers)
+    kind = detect_task_kind(answers)
     return TaskPrompt(
         examples=examples,
         kind=kind,
@@ -95,11 +96,12 @@ def read_task(task: BaselineTask) -> TaskPrompt:
 
 
 def _choose_calibration(examples: Sequence[Example], seed: int) -> tuple[Prompt, ...]:
-    """Choose training prompts of as many labels as possible, from the end of the random order.
+    """Choose training prompts with as many labels as possible, from the end of the random order.
 
-    Worked examples are taken from its beginning: a prompt that is answered above says nothing.
+    Worked examples come from its start. A prompt that is also a worked example would show its own
+    answer and tell nothing about the model's bias.
     """
-    ordered = sorted(examples, key=lambda e: random_order(e, seed), reverse=True)
+    ordered = sorted(examples, key=lambda e: random_sort_key(e, seed), reverse=True)
     chosen = take_each_answer_first(ordered, CALIBRATION_PROMPTS)
     return tuple((Message("user", example.question),) for example in chosen)
 

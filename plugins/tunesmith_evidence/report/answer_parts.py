@@ -9,8 +9,13 @@ from json import loads
 
 from tunesmith_evidence.answers.normalize import LabelReader
 from tunesmith_evidence.report.answers import Answer, Answers
-from tunesmith_evidence.tasks.json_answers import Fields, are_equal, find_order, parse_object
-from tunesmith_evidence.tasks.kinds import list_labels, task_kind
+from tunesmith_evidence.tasks.json_answers import (
+    JsonFields,
+    are_json_values_equal,
+    find_field_order,
+    parse_json_object,
+)
+from tunesmith_evidence.tasks.kinds import detect_task_kind, list_labels
 
 __all__ = ["Confusions", "FieldScore", "count_confusions", "score_fields"]
 
@@ -61,12 +66,12 @@ def score_fields(answers: Answers) -> list[FieldScore]:
     answer is not a JSON object have no right field.
     """
     expected = [row.expected for row in answers.rows]
-    if task_kind(expected) != "objects":
+    if detect_task_kind(expected) != "objects":
         return []
-    wanted = [parse_object(text) or {} for text in expected]
+    wanted = [parse_json_object(text) or {} for text in expected]
     given = {
         model: [
-            (answer is not None, (parse_object(answer.text) if answer else None) or {})
+            (answer is not None, (parse_json_object(answer.text) if answer else None) or {})
             for answer in (row.find_answer(model) for row in answers.rows)
         ]
         for model in answers.models
@@ -77,12 +82,12 @@ def score_fields(answers: Answers) -> list[FieldScore]:
             sum(path in fields for fields in wanted),
             {model: _count_right(path, wanted, found) for model, found in given.items()},
         )
-        for path in find_order(wanted)
+        for path in find_field_order(wanted)
     ]
 
 
 def _count_right(
-    path: tuple[str, ...], wanted: Sequence[Fields], given: Sequence[tuple[bool, Fields]]
+    path: tuple[str, ...], wanted: Sequence[JsonFields], given: Sequence[tuple[bool, JsonFields]]
 ) -> tuple[int, int]:
     """Return the rows whose field is right, and the rows that the model answered."""
     answered = [
@@ -91,7 +96,7 @@ def _count_right(
         if was_asked and path in fields
     ]
     right = sum(
-        value is not None and are_equal(loads(expected), loads(value))
+        value is not None and are_json_values_equal(loads(expected), loads(value))
         for expected, value in answered
     )
     return right, len(answered)
@@ -102,7 +107,7 @@ def count_confusions(answers: Answers, model: str) -> Confusions | None:
     rows = [(row.expected, row.find_answer(model)) for row in answers.rows]
     expected = [text for text, _ in rows]
     labels = list_labels(expected)
-    if task_kind(expected) != "classes" or len(labels) > MAX_LABELS:
+    if detect_task_kind(expected) != "classes" or len(labels) > MAX_LABELS:
         return None
     reader = LabelReader(labels)
     pairs = [

@@ -1,4 +1,4 @@
-"""The test rows with the answers of the base model, the strongest baseline and the tuned model."""
+"""Read the test rows with the answers of the base model, a baseline and the tuned model."""
 
 from __future__ import annotations
 
@@ -13,76 +13,77 @@ from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_number
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices
-from tunesmith_evidence.slices.items import find_wrong, has_best_value
-from tunesmith_evidence.slices.rows import ScoredRow, Turns, find_row_metric, to_rows
+from tunesmith_evidence.slices.items import find_wrong_rows, has_best_value
+from tunesmith_evidence.slices.rows import ScoredRow, Turns, find_row_metric, to_scored_rows
 
 __all__ = ["Answer", "AnswerRow", "Answers", "read_answers"]
 
 BASE_MODELS = ("zero-shot", "base")
-"""Labels of the untouched base model; the second one is that of earlier versions."""
+"""Names of the untuned base model; earlier versions used the second one."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a model to a row, and its value."""
+    """A model's answer to a row, and its value."""
 
     model: str
     text: str
-    """The value, if the evaluator kept no answers."""
+    """The answer; the metric's name and value if the evaluator stored no answers."""
     value: float
-    """Value of the answer, in the unit of the metric."""
+    """Value of the answer, in the metric's unit."""
     is_right: bool | None
-    """True if no row of this metric has a better value; None if the metric has no best value."""
+    """True if the value is the best possible; None if the metric has no best value."""
 
     @property
     def shown(self) -> str:
-        """The text, which is never empty."""
+        """The text, or "(empty)"."""
         return self.text.strip() or "(empty)"
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A test row with its answers, those of the tuned model last."""
+    """A test row with its answers; the tuned model's answer is the last."""
 
     source: str
     prompt: Turns
     expected: str
     answers: tuple[Answer, ...]
     is_wrong: bool
-    """True if the tuned model's value is not the best one; without one, if it is in the worse half.
-    """
+    """True if the tuned model's value is not the best possible.
+
+    For metrics without a best value: True in the worse half of the rows."""
     is_regressed: bool
-    """True if another of the models did better than the tuned one."""
+    """True if another model did better than the tuned model."""
 
     @property
     def question(self) -> str:
-        """The last turn of the user; empty in files of earlier versions."""
+        """The user's last turn, else the last turn of any role; empty without a stored prompt."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 
     @property
     def asked(self) -> list[tuple[str, str]]:
-        """The question, if it is known, and the expected answer, each with its label."""
+        """The question (if stored) and the expected answer, each after its label."""
         question = [("prompt", self.question)] if self.question else []
         return [*question, ("expected", self.expected)]
 
     def find_answer(self, model: str) -> Answer | None:
-        """Return a model's answer; None if it was not asked."""
+        """Return a model's answer; None if the model was not asked."""
         return next((answer for answer in self.answers if answer.model == model), None)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows of a run by one metric: regressed ones first, then wrong ones, then the others."""
+    """A run's rows by one metric: regressed rows first, then wrong ones, then the rest."""
 
     label: str
     models: Sequence[str]
-    """The models whose answers the rows have: the base model, the baseline, and the tuned one."""
+    """The models with answers: base model, the verdict's baseline and the tuned model."""
     rows: Sequence[AnswerRow]
     slices: Sequence[WeakSlice]
     """The slices that were tested for weakness."""
     has_best: bool = True
-    """False if the metric has no best value, so that no row is right."""
+    """False if the metric has no best value, so that rows cannot be called right."""
 
     @property
     def was_sliced(self) -> bool:
@@ -91,16 +92,16 @@ class Answers:
 
     @property
     def summary(self) -> str:
-        """The number of rows that are wrong, and of those that got worse."""
+        """The number of wrong rows and of regressed rows, as text."""
         wrong, worse = len(self.wrong), len(self.regressed)
-        text = f"{format_count(wrong, 'row')} of {len(self.rows):,} not right"
+        text = f"{wrong:,} of {format_count(len(self.rows), 'row')} wrong"
         if not self.has_best:
             text = f"the worst {wrong:,} of {format_count(len(self.rows), 'row')}"
-        return f"{text}, {worse:,} on which another model did better" if worse else text
+        return f"{text}; another model did better on {worse:,}" if worse else text
 
     @property
     def wrong(self) -> list[AnswerRow]:
-        """The rows that the tuned model did not get right; without a best value, the worse half."""
+        """The rows that the tuned model got wrong; without a best value, the worse half."""
         return [row for row in self.rows if row.is_wrong]
 
     @property
@@ -110,13 +111,16 @@ class Answers:
 
 
 def read_answers(folder: Path, report: Report) -> Answers | None:
-    """Return the rows of the verdict's metric; None if the tuned model was not measured.
+    """Return the rows with their values by the verdict's metric.
 
-    A metric of all rows together judges none of them: the rows are those of another metric of its
-    evaluator then, and there are none if it has no other.
+    A metric of all rows together, such as F1, has no value per row. Another metric of the same
+    evaluator takes its place.
+
+    Returns:
+        The rows; None if the tuned model was not measured or no metric has a value per row.
 
     Raises:
-        IntegrityError: a file with the values of the rows is lost or damaged.
+        IntegrityError: a file with the values of the rows is missing or damaged.
     """
     decisive = _find_decisive(report)
     tuned = decisive and find_row_metric(folder, report, decisive)
@@ -129,7 +133,7 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
         for event in _find_others(report, tuned)
     }
     has_best = has_best_value(tuned)
-    wrong = {row.number for row in find_wrong(rows, higher, has_best=has_best)}
+    wrong = {row.number for row in find_wrong_rows(rows, higher, has_best=has_best)}
     answered = [*rows, *(row for by_number in others.values() for row in by_number.values())]
     has_texts = any(row.output for row in answered)
     found = [_build_row(row, others, row.number in wrong, tuned, has_texts) for row in rows]
@@ -140,7 +144,7 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
 
 
 def _find_decisive(report: Report) -> Measured | None:
-    """Return the measurement of the tuned model by the verdict's metric, or else its first one."""
+    """Return the tuned model's measurement by the verdict's metric, or its first measurement."""
     verdict = report.verdict
     key = (verdict.get("evaluator"), verdict.get("metric"))
     events = report.tuned
@@ -149,7 +153,7 @@ def _find_decisive(report: Report) -> Measured | None:
 
 
 def _find_others(report: Report, tuned: Measured) -> list[Measured]:
-    """Return the measurements of base model and verdict's baseline by the same metric."""
+    """Return the measurements of the base model and the verdict's baseline by the same metric."""
     names = [*BASE_MODELS, str(report.verdict.get("baseline", ""))]
     measured = {
         event.model: event
@@ -160,7 +164,7 @@ def _find_others(report: Report, tuned: Measured) -> list[Measured]:
 
 
 def _read(folder: Path, event: Measured) -> list[ScoredRow]:
-    return to_rows(read_rows(folder / event.records, event.metric), event.metric)
+    return to_scored_rows(read_rows(folder / event.records, event.metric), event.metric)
 
 
 def _build_row(

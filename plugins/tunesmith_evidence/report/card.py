@@ -1,6 +1,6 @@
-"""The result of a run on one page, for a pull request or a message: as Markdown, and as SVG.
+"""Render a run's result on one page, as Markdown or SVG, for a pull request or a message.
 
-A card has no rows of the data, and no paths: it goes where others can read it.
+A card contains no rows and no paths, because it is made to be shared.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tunesmith_evidence.number_text import format_date
 from tunesmith_evidence.report.charts import IntervalBar, draw_intervals
 from tunesmith_evidence.report.facts import describe_stage
 from tunesmith_evidence.report.headline import describe_not_measured
-from tunesmith_evidence.report.markdown import escape, render_table
+from tunesmith_evidence.report.markdown import escape_markdown, render_table
 from tunesmith_evidence.report.view import MetricView, ReportView
 
 __all__ = ["render_card_markdown", "render_card_svg"]
 
 WIDTH, MARGIN = 760, 32
 LINE_CHARACTERS = 100
-"""Characters of a line of the SVG: a sentence is wrapped by counting."""
+"""Characters per line in the SVG, where sentences are wrapped by counting characters."""
 BAR_WIDTH = 20
-"""Characters of a bar in the Markdown table."""
+"""Width of a bar in the Markdown table, in characters."""
 STYLE = """
 .page{fill:#fff;stroke:#dde1e8}
 text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
@@ -46,21 +46,21 @@ text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
 def render_card_markdown(view: ReportView) -> str:
     """Return the card as Markdown."""
     headline = view.headline
-    parts = [f"### {escape(headline.word)}: {escape(view.name)}"]
+    parts = [f"### {escape_markdown(headline.word)}: {escape_markdown(view.name)}"]
     if headline.figure:
-        figure = f"**{headline.figure}** ({escape(headline.interval)})"
-        parts.append(f"{figure}: {escape(headline.caption, 200)}")
+        figure = f"**{headline.figure}** ({escape_markdown(headline.interval)})"
+        parts.append(f"{figure}: {escape_markdown(headline.caption, 200)}")
     if headline.sentence:
-        parts.append(f"> {escape(headline.sentence, 600)}")
+        parts.append(f"> {escape_markdown(headline.sentence, 600)}")
     for metric in view.metrics[:1]:
-        title = f"{escape(metric.events[0].metric)}, 95 % interval"
+        title = f"{escape_markdown(metric.events[0].metric)}, 95 % interval"
         parts.append(render_table(["model", title, "rows", ""], _table_rows(metric)))
-    parts.append("<br>".join(escape(line, 300) for line in _facts(view)))
+    parts.append("<br>".join(escape_markdown(line, 300) for line in _facts(view)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def render_card_svg(view: ReportView) -> str:
-    """Return the card as an SVG picture, light or dark as its reader prefers."""
+    """Return the card as SVG, with a light and a dark theme."""
     lines, y = list(_draw_headline(view)), 0
     parts: list[Markup] = []
     for style, size, text in lines:
@@ -105,7 +105,7 @@ def render_card_svg(view: ReportView) -> str:
 
 
 def _draw_headline(view: ReportView) -> Iterator[tuple[str, int, str]]:
-    """Yield class, height and text of each line above the chart."""
+    """Yield the class, height and text of each line above the chart."""
     headline = view.headline
     yield "soft", 34, one_line(redact(view.name))
     yield f"word {headline.tone}", 42, one_line(redact(headline.word), 36)
@@ -122,13 +122,13 @@ def _draw_headline(view: ReportView) -> Iterator[tuple[str, int, str]]:
 def _table_rows(metric: MetricView) -> Iterator[list[str]]:
     for event, row in zip(metric.events, metric.scores, strict=True):
         is_tuned = event.model == TUNED
-        value = escape(f"{row.value} {row.interval}")
-        name = f"**{TUNED}**" if is_tuned else escape(event.model)
+        value = escape_markdown(f"{row.value} {row.interval}")
+        name = f"**{TUNED}**" if is_tuned else escape_markdown(event.model)
         yield [name, f"**{value}**" if is_tuned else value, row.rows, _bar(event, metric.events)]
 
 
 def _bar(event: Measured, events: Sequence[Measured]) -> str:
-    """Return a bar of blocks; empty for values that are not shares."""
+    """Return a bar of block characters; empty unless all values are between 0 and 1."""
     if not all(0 <= each.value <= 1 for each in events):
         return ""
     filled = round(event.value * BAR_WIDTH)
@@ -136,7 +136,7 @@ def _bar(event: Measured, events: Sequence[Measured]) -> str:
 
 
 def _facts(view: ReportView) -> Iterator[str]:
-    """Yield lines on model, data, training and predictions."""
+    """Yield lines about the model, data, training and predictions."""
     report = view.report
     model = report.model.reference if report.model else ""
     for stage in report.training_started:
@@ -147,7 +147,7 @@ def _facts(view: ReportView) -> Iterator[str]:
             f"{facts['steps']} steps",
             facts["rows"],
             facts.get("time", ""),
-            f"{memory} of memory" if memory else "",
+            f"{memory} peak memory" if memory else "",
             facts["device"],
         ]
         yield " · ".join(filter(None, parts))
@@ -155,8 +155,8 @@ def _facts(view: ReportView) -> Iterator[str]:
         rows = format_count(report.data.test, "test row")
         yield " · ".join(filter(None, [f"base model {Path(model).name}" if model else "", rows]))
     for row in view.predictions:
-        if row.judgement:
-            yield f"{row.quantity} {row.measured}, {row.judgement} the predicted {row.predicted}"
+        if row.judgment:
+            yield f"{row.quantity} {row.measured}, {row.judgment} the predicted {row.predicted}"
     if report.verdict.get("not_measured"):
         yield f"not measured: {describe_not_measured(report.verdict['not_measured'])}"
     if view.warnings:

@@ -1,8 +1,8 @@
-"""Charts as SVG that keep the size of their text at any width.
+"""Draw charts as SVG whose text keeps its size at any width.
 
-Positions along the width are percentages, so a chart is as wide as the page lets it be, from a
-phone to a large screen, without script. Lines are in an inner SVG that is stretched. Colors come
-from the page by class, so that the light, the dark and the printed page share the charts.
+Horizontal positions are percentages, so a chart fills the page's width on any screen without
+scripts. Lines are drawn in an inner SVG that is stretched. The page's style sheet sets the colors
+by class, so the same chart works in light, dark and print.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from tunesmith_evidence.report.curves import Curve, Points, thin_points
 __all__ = ["IntervalBar", "draw_curve", "draw_intervals"]
 
 TOP, BOTTOM = 24, 40
-"""Margins of a curve: for the title of the values, and for the steps and their title."""
+"""Margins of a curve in pixels: above for the value axis title, below for the steps."""
 ROW_HEIGHT = 40
-"""Height of one value with its interval: a line of text, and the bar below it."""
+"""Height of one value and its interval in pixels: a line of text with the bar below."""
 INNER_WIDTH = 1000
-"""Width of the inner SVG in its own units."""
+"""Width of the inner SVG, in its own units."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Linear map from values to positions on an axis; ``log`` maps their logarithms."""
+    """Maps values to positions on an axis, linearly or on a logarithmic scale (``log``)."""
 
     low: float
     """Value at the start of the axis."""
     high: float
-    """Value at its end."""
+    """Value at the end of the axis."""
     start: float
-    """Position of the start, in the units of the drawing."""
+    """Position of the start, in drawing units."""
     end: float
-    """Position of the end, likewise."""
+    """Position of the end, in drawing units."""
     log: bool = False
 
     def position_of(self, value: float) -> float:
@@ -51,7 +51,7 @@ class Scale:
 
 
 def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about ``count`` round numbers in a range: 1, 2 or 5 times a power of ten."""
+    """Return about ``count`` round numbers in a range, with steps of 1, 2 or 5 x 10^k."""
     span = high - low
     if not math.isfinite(span) or span <= 0:
         return [low]
@@ -63,7 +63,7 @@ def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Return powers of ten in a range; with few of them also 2 and 5 times, or every second one."""
+    """Return at most ``count`` powers of ten in a range; if there are few, also 2 and 5 times."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) <= 3 else (1,)
     ticks = [factor * 10.0**power for power in powers for factor in factors]
@@ -74,12 +74,12 @@ def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
 def draw_curve(
     curve: Curve, *, height: int = 220, log: bool = False, most_points: int = 500
 ) -> Markup:
-    """Draw a curve over the steps, smoothed if it is long enough, and its validation values.
+    """Draw a curve over the training steps with its smoothed version and its validation values.
 
-    On a logarithmic scale values that are not above 0 are skipped.
+    A short curve is not smoothed. A logarithmic scale skips values of 0 or below.
 
     Returns:
-        An SVG; empty if fewer than two values are left.
+        An SVG; empty if fewer than two values remain.
     """
     points, validation = _positive(curve.points, log), _positive(curve.validation, log)
     if len(points) < 2:
@@ -99,7 +99,7 @@ def draw_curve(
         f"{axis} over steps: from {format_number(points[0][1])} to {format_number(points[-1][1])}"
     )
     if validation:
-        description += f"; on validation rows to {format_number(validation[-1][1])}"
+        description += f"; last value on validation rows {format_number(validation[-1][1])}"
     parts = [
         _draw_text("0", 12, axis, dx=-52),
         *_draw_value_ticks(y, log=log),
@@ -123,7 +123,7 @@ def _scale_values(values: Sequence[float], bottom: float, *, log: bool) -> Scale
         factor = 1.15 if high > low else 2.0
         return Scale(low / factor, high * factor, bottom, TOP, log=True)
     padding = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    # An axis of values that are never negative does not begin below 0.
+    # Padding must not extend the axis of non-negative values below 0.
     return Scale(
         max(low - padding, 0.0) if low >= 0 else low - padding, high + padding, bottom, TOP
     )
@@ -168,7 +168,7 @@ def _draw_steps(x: Scale, height: int) -> Iterator[Markup]:
 
 @dataclass(frozen=True)
 class IntervalBar:
-    """A named value with its interval."""
+    """A labeled value with its confidence interval."""
 
     label: str
     value: float
@@ -181,14 +181,14 @@ class IntervalBar:
 
     @classmethod
     def of(cls, event: Measured) -> IntervalBar:
-        """Return the bar of a measurement; that of the tuned model is emphasized."""
+        """Return the bar of a measurement, emphasized for the tuned model."""
         return cls(event.model, event.value, event.low, event.high, event.model == TUNED)
 
 
 def draw_intervals(bars: Sequence[IntervalBar], title: str) -> Markup:
-    """Draw values with their intervals below each other on one scale.
+    """Draw values with their intervals in rows on a common scale.
 
-    The interval of the emphasized value is shaded behind all others.
+    The emphasized value's interval is shaded behind all rows.
     """
     bars = [bar for bar in bars if all(map(math.isfinite, (bar.value, bar.low, bar.high)))]
     if not bars:

@@ -1,4 +1,4 @@
-"""The series of a training: over its steps, and evaluated on validation rows."""
+"""Build training curves over the steps, with their values on validation rows."""
 
 from __future__ import annotations
 
@@ -13,71 +13,77 @@ from tunesmith_evidence.fit.course import VALIDATION_LOSS
 __all__ = ["Curve", "build_loss_curve", "build_other_curves", "downsample"]
 
 Points = Sequence[tuple[int, float]]
-"""Steps and values, all of them finite."""
-FEWEST_TO_SMOOTH = 12
-SHARE_TO_SMOOTH = 1 / 20
-"""Width of the window of the smoothed curve, as a share of the steps."""
+"""Steps and their values, all finite."""
+MIN_POINTS_TO_SMOOTH = 12
+SMOOTHING_WINDOW_SHARE = 1 / 20
+"""Width of the smoothing window, as a share of the steps."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity over the steps of a stage."""
+    """A quantity over the steps of a training stage."""
 
     title: str
     unit: str
     points: Points
     validation: Points = ()
-    """The same quantity on validation rows, for the loss."""
+    """The quantity on validation rows; only the loss has it."""
 
     @property
     def smoothed(self) -> Points:
-        """The moving average; empty if there are too few steps to smooth."""
+        """The moving average; empty if there are too few steps."""
         return smooth(self.points)
 
     @property
     def axis(self) -> str:
-        """Title of the axis of values."""
+        """Title of the value axis."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
 def build_loss_curve(report: Report, stage: str) -> Curve:
-    """Return the loss of a stage, with the loss on validation rows."""
+    """Return the training loss of a stage with its validation loss."""
     steps, monitored = report.steps_of(stage), report.monitored_of(stage)
     validation = [
         (e.step, e.metrics[VALIDATION_LOSS]) for e in monitored if VALIDATION_LOSS in e.metrics
     ]
-    # The loss of RLHF and of preferences is no mean over tokens.
+    # The loss of RLHF and preference tuning is not a mean over tokens.
     unit = "nats per token" if all(not step.metrics for step in steps) else ""
-    return Curve("loss", unit, finite((s.step, s.loss) for s in steps), finite(iter(validation)))
+    return Curve(
+        "loss", unit, keep_finite((s.step, s.loss) for s in steps), keep_finite(iter(validation))
+    )
 
 
 def build_other_curves(report: Report, stage: str) -> list[Curve]:
-    """Return the other curves of a stage that have two points: of the steps, and monitored."""
+    """Return all other curves of a stage (per step and monitored) with at least two points."""
     steps, monitored = report.steps_of(stage), report.monitored_of(stage)
     curves = [
-        Curve("learning rate", "", finite((s.step, s.learning_rate) for s in steps)),
-        Curve("gradient norm", "before clipping", finite((s.step, s.gradient_norm) for s in steps)),
+        Curve("learning rate", "", keep_finite((s.step, s.learning_rate) for s in steps)),
+        Curve(
+            "gradient norm",
+            "before clipping",
+            keep_finite((s.step, s.gradient_norm) for s in steps),
+        ),
     ]
     for name in dict.fromkeys(name for step in steps for name in step.metrics):
-        points = finite((s.step, s.metrics[name]) for s in steps if name in s.metrics)
+        points = keep_finite((s.step, s.metrics[name]) for s in steps if name in s.metrics)
         curves.append(Curve(name.replace("_", " "), "", points))
     for name in dict.fromkeys(name for event in monitored for name in event.metrics):
         if name != VALIDATION_LOSS:
-            points = finite((e.step, e.metrics[name]) for e in monitored if name in e.metrics)
+            points = keep_finite((e.step, e.metrics[name]) for e in monitored if name in e.metrics)
             curves.append(Curve(name.replace("_", " "), "during training", points))
     return [curve for curve in curves if len(curve.points) > 1]
 
 
-def finite(points: Iterator[tuple[int, float]]) -> list[tuple[int, float]]:
+def keep_finite(points: Iterator[tuple[int, float]]) -> list[tuple[int, float]]:
     """Return the points whose value is finite."""
     return [(step, value) for step, value in points if math.isfinite(value)]
 
 
 def smooth(points: Points) -> Points:
-    """Return the mean of a window around each point, which is narrower at the ends."""
-    if len(points) < FEWEST_TO_SMOOTH:
+    """Return the centered moving average, whose window narrows at both ends."""
+    if len(points) < MIN_POINTS_TO_SMOOTH:
         return ()
-    half = max(2, round(len(points) * SHARE_TO_SMOOTH / 2))
+    half = max(2, round(len(points) * SMOOTHING_WINDOW_SHARE / 2))
     smoothed = []
     for place, (step, _) in enumerate(points):
         reach = min(half, place, len(points) - 1 - place)
@@ -87,7 +93,7 @@ def smooth(points: Points) -> Points:
 
 
 def thin_points(points: Points, limit: int) -> list[tuple[int, float]]:
-    """Return about ``limit`` of the points: the minimum and the maximum of each chunk."""
+    """Reduce a curve to about ``limit`` points: the minimum and maximum of each chunk."""
     if len(points) <= limit:
         return list(points)
     size = math.ceil(len(points) / (limit // 2))
@@ -100,7 +106,7 @@ def thin_points(points: Points, limit: int) -> list[tuple[int, float]]:
 
 
 def downsample(values: Sequence[float], width: int) -> list[float]:
-    """Return at most ``width`` values: the means of equal sections."""
+    """Reduce values to at most ``width``: the means of equal sections."""
     if len(values) <= width:
         return list(values)
     edges = [round(n * len(values) / width) for n in range(width + 1)]

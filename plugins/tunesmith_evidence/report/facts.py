@@ -1,4 +1,4 @@
-"""Facts of a training, and its predicted and measured figures, as text."""
+"""Describe a training as text: its settings, and predicted against measured memory and time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted range beside the measured value."""
+    """A predicted range and the measured value."""
 
     quantity: str
     low: float
@@ -56,8 +56,8 @@ class Prediction:
         return "" if self.actual is None else self.format(self.actual)
 
     @property
-    def judgement(self) -> str:
-        """Say where the measured value lies."""
+    def judgment(self) -> str:
+        """``within``, ``below`` or ``above``: where the measured value lies; empty without one."""
         if self.actual is None:
             return ""
         if self.low <= self.actual <= self.high:
@@ -66,7 +66,7 @@ class Prediction:
 
 
 def list_predictions(report: Report) -> list[Prediction]:
-    """Return predicted and measured memory and time; empty if nothing was predicted."""
+    """Return the predicted and measured memory and time; empty if nothing was predicted."""
     forecast = report.forecast
     if forecast is None:
         return []
@@ -82,7 +82,7 @@ def list_predictions(report: Report) -> list[Prediction]:
 
 
 def describe_stage(report: Report, stage: str) -> dict[str, str]:
-    """Return the facts of a stage by name, those that are known."""
+    """Return the known facts of a training stage, by name."""
     started = report.training_started[stage]
     steps = report.steps_of(stage)
     finished = report.training_finished.get(stage)
@@ -94,7 +94,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "technique": started.technique,
         "steps": f"{len(steps):,} of {started.steps:,}",
         "rows": f"{format_count(started.rows, 'training row')}, {format_epochs(started.epochs)}",
-        "tokens": f"{tokens:,}, {trained:,} of them with loss" if steps else "",
+        "tokens": f"{tokens:,}, {trained:,} of them trained on" if steps else "",
         "rows skipped or changed": "; ".join(f"{n:,}: {cause}" for cause, n in affected.items()),
         "learning rate": _peak_rate([step.learning_rate for step in steps]),
         "time": format_duration(seconds) if steps else "",
@@ -112,7 +112,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
 
 
 def describe_processes(started: TrainingStarted) -> str:
-    """Return how several processes train together, "4 processes, weights sharded"; "" for one."""
+    """Describe multi-process training, as in "4 processes, weights sharded"; "" for one process."""
     count, parallel = started.details.get("processes"), started.details.get("parallel")
     if not isinstance(count, int) or count < 2:
         return ""
@@ -121,28 +121,32 @@ def describe_processes(started: TrainingStarted) -> str:
 
 
 def format_epochs(epochs: float) -> str:
-    """Format a number of passes over the rows: "1 epoch", "2.5 epochs"."""
+    """Format a number of epochs, as in "1 epoch" or "2.5 epochs"."""
     return "1 epoch" if epochs == 1 else f"{format_rate(epochs)} epochs"
 
 
 def _peak_rate(rates: list[float]) -> str:
-    return f"{format_rate(max(rates))} at its peak" if rates else ""
+    return f"{format_rate(max(rates))} (peak)" if rates else ""
 
 
 def format_reproduction(folder: Path) -> str:
-    """Return the command that runs the same again: the run folder has the resolved run file."""
+    """Return the command that repeats the run from the resolved run file in its folder."""
     return f"tunesmith run {shlex.quote(str(folder.absolute() / 'run.toml'))}"
 
 
 def describe_gate(gate: GateChecked) -> tuple[str, Rating]:
-    """Return the result of a gate, and how it is shown."""
+    """Return the result of a gate as text, and the rating that decides its color."""
     if gate.passed:
         return "passed", "good"
     return ("not passed, accepted", "warning") if gate.accepted else ("not passed", "bad")
 
 
 def describe_data(data: DataLoaded) -> str:
-    """Return the number of rows of each part."""
-    validation = f", {data.validation:,} for choices (validation)" if data.validation else ""
-    train = format_count(data.train, "training row")
-    return f"{train}{validation}, {data.test:,} held out for evaluation"
+    """List the number of training, validation and test rows."""
+    validation = format_count(data.validation, "validation row")
+    parts = [
+        format_count(data.train, "training row"),
+        f"{validation} (used to pick settings)" if data.validation else "",
+        format_count(data.test, "test row"),
+    ]
+    return ", ".join(filter(None, parts))

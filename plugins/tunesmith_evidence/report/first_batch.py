@@ -1,8 +1,8 @@
-"""The first batch of a training as the model saw it: its event, and how reports read it.
+"""Record and read the first training batch as the model saw it.
 
-The event is not one of the core: a reporter that does not know it ignores it, and
-:func:`read_first_batches` reads it from the log of a run. It has the text of users: it is redacted
-before it is stored, and made safe where it is shown.
+The event is not part of the core: reporters that do not know it ignore it, and
+:func:`read_first_batches` reads it from a run's log. It contains text from the training rows, which
+is redacted before it is stored and escaped where it is shown.
 """
 
 from __future__ import annotations
@@ -21,60 +21,60 @@ __all__ = [
     "SCORED",
     "TRAINED",
     "FirstBatch",
-    "Role",
+    "TokenRole",
     "TokenRow",
     "read_first_batches",
 ]
 
 CONTEXT, TRAINED, SCORED, OMITTED = "c", "t", "s", "o"
-"""Marks of tokens: without a loss; with one; of the state that becomes a reward; skipped here."""
-Role = Literal["context", "trained", "scored", "omitted"]
-_ROLES: dict[str, Role] = {
+"""Marks of tokens: without loss, with loss, scored by a reward model, omitted from the event."""
+TokenRole = Literal["context", "trained", "scored", "omitted"]
+_ROLES: dict[str, TokenRole] = {
     CONTEXT: "context", TRAINED: "trained", SCORED: "scored", OMITTED: "omitted",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRow:
-    """A row of the batch, or a prefix that several rows share."""
+    """A row of the batch, or a prefix shared by several rows."""
 
     title: str
     tokens: int
-    """Number of tokens of the row, without padding."""
+    """Number of tokens, without padding."""
     trained: int
-    """Tokens that contribute to the loss."""
+    """Number of tokens that contribute to the loss."""
     pieces: list[str]
-    """The text of each token; empty if its bytes belong to the character of the next one."""
+    """The text of each token; empty if its bytes are part of the next token's character."""
     marks: str
-    """A letter for each piece: what the loss does with it. Upper case: a special token."""
+    """One mark per piece (:data:`CONTEXT`, ...); upper case for special tokens."""
 
-    def __iter__(self) -> Iterator[tuple[str, Role, bool]]:
-        """Yield the text of each piece, its role, and True if it is a special token."""
+    def __iter__(self) -> Iterator[tuple[str, TokenRole, bool]]:
+        """Yield the text and role of each piece, and True for special tokens."""
         for piece, mark in zip(self.pieces, self.marks, strict=False):
             yield piece, _ROLES.get(mark.lower(), "context"), mark.isupper()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstBatch(Event, kind="first-batch"):
-    """The first micro-batch of a training, before its first step: the tokens that are computed."""
+    """The tokens of the first micro-batch, recorded before the first training step."""
 
     stage: str = ""
     layout: Literal["packed", "shared", "padded"]
-    """``shared``: packed, with prompts or a prefix that are computed once for several rows."""
+    """``shared`` is packed, with a prompt or prefix that is computed once for several rows."""
     tokens: int
-    """Tokens of the micro-batch, without padding."""
+    """Number of tokens in the micro-batch, without padding."""
     padding: int
-    """Number of tokens that fill shorter rows up."""
+    """Number of padding tokens."""
     micro_batches: int
-    """Number of micro-batches of the batch, on this rank."""
+    """Number of micro-batches per batch on this rank."""
     rows: list[TokenRow]
-    """Prefixes first, then the rows that follow them."""
+    """Each shared prefix, followed by its rows."""
     hidden_rows: int = 0
-    """Rows of the micro-batch that are not among ``rows``, so that the event stays small."""
+    """Number of rows missing from ``rows``, to keep the event small."""
 
 
 def read_first_batches(log: Path) -> Mapping[str, FirstBatch]:
-    """Return the first batch of each stage; of a resumed run, that of its first start.
+    """Return the first batch of each stage; for a resumed run, the batch of its first start.
 
     Raises:
         IntegrityError: the log is damaged.
@@ -87,7 +87,7 @@ def read_first_batches(log: Path) -> Mapping[str, FirstBatch]:
 
 
 def _parse(line: dict[str, Any]) -> FirstBatch | None:
-    """Return the event of a line; None if another version has written other fields."""
+    """Parse a line of the log; return None if another version wrote different fields."""
     try:
         event = from_json(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The verdict of a run in a word and a figure."""
+"""Summarize a run's verdict as a word, a figure and a sentence."""
 
 from __future__ import annotations
 
@@ -28,40 +28,39 @@ __all__ = [
 
 Tone = Literal["good", "bad", "open"]
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
-NOT_GOOD = (
+OPEN_VERDICTS = (
     "PROMPT",
     "SMALL CLASSIFIER",
     "NOT ENOUGH EVIDENCE",
     "NOTHING WORKS YET",
     "FIX DATA FIRST",
 )
-"""Words of the built-in verdict that are no success, also where the tuned model is better."""
+"""Built-in verdicts that are never shown as a success, even if the tuned model is better."""
 _DIFFERENCE = {"value", "tuned", "difference", "low", "high", "n"}
-"""Keys of a comparison with a baseline, without which there is no figure."""
+"""Keys that a comparison with a baseline needs for the headline's figure."""
 _COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
-"""Keys of a comparison that tables show."""
+"""Keys that a comparison needs to be listed in tables."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The beginning of a report: verdict, figure, sentence."""
+    """The top of a report: verdict, figure and sentence."""
 
     word: str
-    """The word of the verdict; without a verdict, the status of the run."""
+    """The verdict in capitals, such as FINE-TUNE; without a verdict, the run's status."""
     tone: Tone
     figure: str
-    """The difference from the baseline, or else the value of the tuned model; empty without
-    both."""
+    """The difference from the baseline. If there is none, the tuned model's value, or empty."""
     interval: str
     caption: str
-    """Name of the figure."""
+    """What the figure shows: metric, models and rows."""
     sentence: str
     would_change: str
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """The tuned model beside one baseline, on the rows that both answered; all as text."""
+    """The tuned model and one baseline on the rows that both answered, formatted as text."""
 
     baseline: str
     variant: str
@@ -76,7 +75,13 @@ class ComparisonRow:
 
 
 def find_headline(report: Report, status: str = "") -> Headline:
-    """Return the headline of a report; ``status`` is known better by who reads the lock."""
+    """Return the headline of a report.
+
+    Args:
+        report: the run's report.
+        status: the run's status if the caller knows it better, for example from the run's lock;
+            empty: the status in the report.
+    """
     verdict, status = report.verdict, status or report.status
     if not verdict:
         figure, interval, caption = _describe_measured(report)
@@ -88,7 +93,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
     tone = TONES.get(str(verdict.get("outcome")), "open")
     return Headline(
         word=word,
-        tone="open" if tone == "good" and word in NOT_GOOD else tone,
+        tone="open" if tone == "good" and word in OPEN_VERDICTS else tone,
         figure=figure,
         interval=interval,
         caption=caption,
@@ -98,7 +103,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
 
 
 def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
-    """Yield the comparisons of a verdict. Those of a plugin with other keys are not shown."""
+    """Yield the comparisons of a verdict; skip those of other plugins that lack the needed keys."""
     comparisons = verdict.get("comparisons")
     for name, found in comparisons.items() if isinstance(comparisons, dict) else ():
         if isinstance(found, dict) and found.keys() >= _COMPARED:
@@ -116,7 +121,11 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
 
 
 def describe_not_measured(found: Sequence[JSON]) -> str:
-    """Return the baselines that were not measured by reason; ``found`` is that of a verdict."""
+    """List baselines that were not measured, grouped by reason.
+
+    Args:
+        found: the entries of ``not_measured`` in a verdict.
+    """
     by_reason: dict[str, list[str]] = {}
     for gap in found:
         by_reason.setdefault(str(gap["reason"]), []).append(str(gap["baseline"]))
@@ -124,7 +133,7 @@ def describe_not_measured(found: Sequence[JSON]) -> str:
 
 
 def _describe_outcome(found: JSON) -> str:
-    """Return the outcome; with the p-value where that alone makes it unclear."""
+    """Return the outcome, with the p-value if only the p-value makes it unclear."""
     outcome = str(found["outcome"])
     if outcome == "unclear" and found["low"] * found["high"] > 0 and "p_value" in found:
         return f"{outcome}, {format_p_value(found['p_value'])}"
@@ -132,22 +141,23 @@ def _describe_outcome(found: JSON) -> str:
 
 
 def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
-    """Return the difference from the baseline, its interval, and a caption."""
+    """Return the difference from the baseline, its interval and a caption, as text."""
     metric = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
     baseline = str(verdict.get("baseline", ""))
-    # The verdict's own interval has its confidence, which may be above that of the comparisons.
+    # The verdict's own interval may have a higher confidence level than those of the comparisons.
     candidates = (verdict, verdict.get("comparisons", {}).get(baseline, {}))
     found = next((found for found in candidates if found.keys() >= _DIFFERENCE), None)
     if found is None:
         return _describe_measured(report)
-    values = f"{format_number(found['value'])} to {format_number(found['tuned'])}"
+    before, after = format_number(found["value"]), format_number(found["tuned"])
     rows = format_rows(int(found["n"]), int(found.get("units", 0)), "test row")
     confidence = format_confidence(float(verdict.get("confidence", 0.95)))
     interval = format_interval(found["low"], found["high"], signed=True)
     return (
         format_difference(found["difference"]),
         f"difference, {confidence} interval {interval}",
-        f"{one_line(metric)}: from {one_line(baseline)} to tuned, {values}, on {rows}",
+        f"{one_line(metric)}: {before} without fine-tuning ({one_line(baseline)}), "
+        f"{after} with it, on {rows}",
     )
 
 

@@ -1,7 +1,7 @@
-"""The report of a run as Markdown.
+"""Render a run's report as Markdown.
 
-Rows and answers stand in code spans, where they are neither markup, nor links, nor mentions of
-people; the characters of other text that could be markup are escaped.
+Rows and answers are put in code spans, so they cannot become markup, links or mentions of people.
+In other text, Markdown characters are escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tunesmith_evidence.report.view import ReportView
 __all__ = ["render_markdown"]
 
 MAX_CHARACTERS = 300
-"""Characters of a prompt or an answer."""
+"""Maximum length of a prompt or an answer."""
 
 
 def render_markdown(view: ReportView, max_rows: int) -> str:
@@ -41,56 +41,56 @@ def render_markdown(view: ReportView, max_rows: int) -> str:
 
 
 def _render_headline(view: ReportView) -> Iterator[str]:
-    """Yield the verdict with its figure, and what it was found by."""
+    """Yield the verdict with its figure, and the run's status."""
     headline, started = view.headline, view.report.started
-    yield f"# {escape(headline.word)}: {escape(view.name)}"
+    yield f"# {escape_markdown(headline.word)}: {escape_markdown(view.name)}"
     if headline.figure:
-        figure = f"{headline.figure}** ({escape(headline.interval)})"
-        yield f"**{figure}: {escape(headline.caption, 200)}"
+        figure = f"{headline.figure}** ({escape_markdown(headline.interval)})"
+        yield f"**{figure}: {escape_markdown(headline.caption, 200)}"
     if headline.sentence:
-        yield f"> {escape(headline.sentence, 1_000)}"
+        yield f"> {escape_markdown(headline.sentence, 1_000)}"
     if headline.would_change:
-        yield f"It would change with: {escape(headline.would_change, 400)}"
+        yield f"What would change the verdict: {escape_markdown(headline.would_change, 400)}"
     when = f", started {format_date(started.started)}" if started else ""
-    yield f"Status: {escape(view.status + when)}"
+    yield f"Status: {escape_markdown(view.status + when)}"
     if view.error:
-        yield code(view.error, 1_000)
+        yield format_code_span(view.error, 1_000)
 
 
 def _render_ending(view: ReportView) -> Iterator[str]:
     ending = view.ending
     if ending is None:
         return
-    yield f"**{escape(ending.what, 1_000)}**"
-    lines = [f"- Where: {escape(ending.where, 200)}"]
-    lines += [f"- To do: {escape(ending.hint, 1_000)}"] if ending.hint else []
+    yield f"**{escape_markdown(ending.what, 1_000)}**"
+    lines = [f"- Where: {escape_markdown(ending.where, 200)}"]
+    lines += [f"- To do: {escape_markdown(ending.hint, 1_000)}"] if ending.hint else []
     command = redact(ending.format_command(shlex.quote(str(view.folder))))
-    yield "\n".join([*lines, f"- Then: {code(command, 400)}"])
+    yield "\n".join([*lines, f"- Then: {format_code_span(command, 400)}"])
 
 
 def render_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
-    """Return a table; its last ``right`` columns are aligned to the right."""
+    """Return a Markdown table; the last ``right`` columns are right-aligned."""
     marks = ["---"] * (len(headers) - right) + ["--:"] * right
     lines = [headers, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def code(text: str, limit: int = 80) -> str:
-    """Return text as a code span on one line, in which nothing is markup."""
+def format_code_span(text: str, limit: int = 80) -> str:
+    """Return text as a one-line code span, so that nothing in it is markup."""
     line = one_line(redact(text), limit)
     if not line:
         return ""
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if line[0] == "`" or line[-1] == "`" else ""
-    # A table ends a cell at a bar, also inside of a code span.
+    # In a table, a bar ends the cell even inside a code span.
     return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
 
 
-def escape(text: str, limit: int = 80) -> str:
-    """Return text on one line without markup; as a code span where it may be a link or mention."""
+def escape_markdown(text: str, limit: int = 80) -> str:
+    """Escape Markdown in a line of text; use a code span if it may contain a link or a mention."""
     line = one_line(redact(text), limit)
     if re.search(r"@|://|www\.", line):
-        return code(text, limit)
+        return format_code_span(text, limit)
     return re.sub(r"([\\`*_\[\]<>#|~&])", r"\\\1", line)
 
 
@@ -98,12 +98,12 @@ def _render_scores(view: ReportView) -> Iterator[str]:
     if view.metrics:
         yield "## Scores"
     for metric in view.metrics:
-        yield f"{code(metric.label)} ({escape(metric.description)}):"
+        yield f"{format_code_span(metric.label)} ({escape_markdown(metric.description)}):"
         yield render_table(
             ["model", "value", "95 % interval", "rows"],
             [
                 [
-                    f"**{TUNED}**" if row.model == TUNED else code(row.model),
+                    f"**{TUNED}**" if row.model == TUNED else format_code_span(row.model),
                     row.value,
                     row.interval,
                     row.rows,
@@ -120,28 +120,32 @@ def _render_findings(view: ReportView) -> Iterator[str]:
     if view.warnings:
         yield "## Findings"
         yield "\n".join(
-            f"- {finding.level}: {escape(finding.source)}: {escape(finding.text, 600)}"
+            f"- {finding.level}: {escape_markdown(finding.source)}: "
+            f"{escape_markdown(finding.text, 600)}"
             for finding in view.warnings
         )
     if view.report.gates:
         yield "## Gates"
         yield "\n".join(
-            f"- {describe_gate(gate)[0]}: {escape(gate.stage)} {escape(gate.gate)}: "
-            f"{escape(gate.message, 300)}"
+            f"- {describe_gate(gate)[0]}: {escape_markdown(gate.stage)} "
+            f"{escape_markdown(gate.gate)}: "
+            f"{escape_markdown(gate.message, 300)}"
             for gate in view.report.gates.values()
         )
 
 
 def _render_training(view: ReportView) -> Iterator[str]:
     for stage in view.report.training_started:
-        yield f"## Training {escape(stage)}".rstrip()
+        yield f"## Training {escape_markdown(stage)}".rstrip()
         lines = plot_curve(build_loss_curve(view.report, stage))
         if lines:
             yield "\n".join(["```text", *lines, "```"])
         facts = describe_stage(view.report, stage)
-        yield render_table(["", ""], [[key, escape(value, 200)] for key, value in facts.items()])
+        yield render_table(
+            ["", ""], [[key, escape_markdown(value, 200)] for key, value in facts.items()]
+        )
     if view.fit is not None:
-        yield f"Fit: {view.fit.state}; {escape(view.fit.sentence, 600)}"
+        yield f"Fit: {view.fit.state}; {escape_markdown(view.fit.sentence, 600)}"
 
 
 def _render_predictions(view: ReportView) -> Iterator[str]:
@@ -149,7 +153,7 @@ def _render_predictions(view: ReportView) -> Iterator[str]:
         yield "## Predicted and actual"
         yield render_table(
             ["", "predicted", "actual", ""],
-            [[p.quantity, p.predicted, p.measured, p.judgement] for p in view.predictions],
+            [[p.quantity, p.predicted, p.measured, p.judgment] for p in view.predictions],
         )
 
 
@@ -159,6 +163,8 @@ def _render_answers(view: ReportView, max_rows: int) -> Iterator[str]:
         return
     yield f"## {answers.summary}"
     for row in answers.wrong[:max_rows]:
-        answered = [(code(answer.model), answer.shown) for answer in row.answers]
+        answered = [(format_code_span(answer.model), answer.shown) for answer in row.answers]
         cells = [("row", row.source), *row.asked, *answered]
-        yield "\n".join(f"- {label}: {code(text, MAX_CHARACTERS)}" for label, text in cells)
+        yield "\n".join(
+            f"- {label}: {format_code_span(text, MAX_CHARACTERS)}" for label, text in cells
+        )

@@ -1,4 +1,4 @@
-"""A curve as lines of text, for the terminal and Markdown."""
+"""Plot a curve as text, for the terminal and Markdown."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from tunesmith_evidence.number_text import format_number, format_rate
 from tunesmith_evidence.report.curves import Curve, Points, downsample
 
-__all__ = ["ASCII", "UNICODE", "plot_curve"]
+__all__ = ["ASCII_MARKS", "UNICODE_MARKS", "plot_curve"]
 
 LOG_RATIO = 50
-"""Ratio of the highest to the lowest value from which on the scale is logarithmic."""
+"""The scale is logarithmic above this ratio of the highest to the lowest value."""
 
 
 @dataclass(frozen=True)
-class Marks:
-    """The characters of a plot."""
+class PlotMarks:
+    """The characters that a plot is drawn with."""
 
     point: str = "•"
     validation: str = "○"
@@ -26,16 +26,19 @@ class Marks:
     line: str = "─"
 
 
-UNICODE = Marks()
-ASCII = Marks("*", "o", "|", "+", "-")
+UNICODE_MARKS = PlotMarks()
+ASCII_MARKS = PlotMarks("*", "o", "|", "+", "-")
 
 
 def plot_curve(
-    curve: Curve, *, width: int = 60, height: int = 8, marks: Marks = UNICODE
+    curve: Curve, *, width: int = 60, height: int = 8, marks: PlotMarks = UNICODE_MARKS
 ) -> list[str]:
-    """Return title, curve with validation values, and steps; nothing below two points.
+    """Plot a curve with its validation values, a title and the steps.
 
-    The scale is logarithmic if the values differ much.
+    The scale is logarithmic if the values span a wide range (:data:`LOG_RATIO`).
+
+    Returns:
+        The lines of the plot; empty if the curve has fewer than two points.
     """
     if len(curve.points) < 2:
         return []
@@ -48,7 +51,7 @@ def plot_curve(
         for step, value in _inside(curve.validation, first, last)
     ]
     title = f"{curve.axis}{', log scale' if log else ''}"
-    title += f"; {marks.validation} on validation rows" if validation else ""
+    title += f"; {marks.validation} = validation rows" if validation else ""
     lines = _draw(scaled, validation, width, height, marks)
     low, high = (_format_end(math.exp(v) if log else v) for v in _range(scaled, validation, width))
     labels = {0: high, height - 1: low}
@@ -84,9 +87,9 @@ def _draw(
     others: Sequence[tuple[float, float]],
     width: int,
     height: int,
-    marks: Marks,
+    marks: PlotMarks,
 ) -> list[str]:
-    """Draw values, and others at a position between 0 (left) and 1, into lines of text."""
+    """Draw values as lines of text; ``others`` are at positions from 0 (left) to 1 (right)."""
     points = downsample(values, width)
     low, high = _range(values, others, width)
     rows = [[" "] * len(points) for _ in range(height)]

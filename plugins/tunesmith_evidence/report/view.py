@@ -1,6 +1,7 @@
-"""A report as documents show it: each value and each phrase is found once, here.
+"""Prepare a report for display: every value and phrase is computed once, here.
 
-The terminal, Markdown, the HTML page, the card and notebooks lay the view out; none reads events.
+The terminal, Markdown, the HTML page, the card and notebooks only lay the view out; none of them
+reads events.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Literal
 from tunesmith.errors import IntegrityError
 from tunesmith.events import FindingReported, Measured
 from tunesmith.execution.report import Report
-from tunesmith_evidence.answers.cut_answers import list_cut
-from tunesmith_evidence.fit import Fit, diagnose_fit, rate_fit
+from tunesmith_evidence.answers.cut_answers import list_cut_answers
+from tunesmith_evidence.fit import FitDiagnosis, diagnose_fit, rate_fit
 from tunesmith_evidence.number_text import format_interval, format_number, format_rows
 from tunesmith_evidence.report.answers import Answers, read_answers
-from tunesmith_evidence.report.ending import Ending, describe_ending, find_status
+from tunesmith_evidence.report.ending import RunEnding, describe_ending, find_status
 from tunesmith_evidence.report.facts import Prediction, list_predictions
 from tunesmith_evidence.report.headline import (
     ComparisonRow,
@@ -32,19 +33,19 @@ __all__ = ["MetricView", "ReportView", "ScoreRow", "describe_unit"]
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """The score of a model, as text."""
+    """A model's score as text."""
 
     model: str
     value: str
     interval: str
     rows: str
-    """Number of rows, and of the groups that dependent ones are in."""
+    """Number of rows and, if rows depend on each other, of their groups."""
     leakage_free: ScoreRow | None = None
-    """The score without the test rows that have a near-duplicate in training, if it differs."""
+    """The score without test rows with a near-duplicate in training; None if there are none."""
 
     @classmethod
     def of(cls, event: Measured) -> ScoreRow:
-        """Return the score of a measurement."""
+        """Return a measurement's score as text."""
         leakage_free = event.leakage_free and cls._format(
             f"{event.model}, leakage-free", event.leakage_free
         )
@@ -61,31 +62,31 @@ class ScoreRow:
 
 
 def describe_unit(event: Measured) -> str:
-    """Return the unit of a metric, and which values are better."""
+    """Return a metric's unit and whether higher or lower is better."""
     better = "higher" if event.higher_is_better else "lower"
     return f"{event.unit + ', ' if event.unit else ''}{better} is better"
 
 
 @dataclass(frozen=True)
 class MetricView:
-    """One metric, with the scores of all models that it was measured for."""
+    """One metric with the scores of all models."""
 
     label: str
     events: Sequence[Measured]
 
     @property
     def unit(self) -> str:
-        """The unit, and which values are better."""
+        """The unit, and whether higher or lower is better."""
         return describe_unit(self.events[0])
 
     @property
     def description(self) -> str:
-        """The unit, and that the rows are those for choices, if they are."""
+        """The unit and the direction, after "validation rows" if those were measured."""
         return f"{'validation rows, ' if self.events[0].part == 'validation' else ''}{self.unit}"
 
     @property
     def rows(self) -> str:
-        """The part of the data that was measured."""
+        """The measured part of the data, "test rows" or "validation rows"."""
         return (
             "validation rows"
             if all(event.part == "validation" for event in self.events)
@@ -94,22 +95,22 @@ class MetricView:
 
     @property
     def scores(self) -> list[ScoreRow]:
-        """The scores in the order of the measurements."""
+        """The scores in the order they were measured."""
         return [ScoreRow.of(event) for event in self.events]
 
     @property
     def cut(self) -> str:
-        """The answers that were cut at the limit of tokens; empty if none were."""
-        return list_cut(self.events)
+        """The number of answers cut off by ``max_new_tokens``, as text; empty if none were."""
+        return list_cut_answers(self.events)
 
 
 @dataclass(frozen=True)
 class ReportView:
-    """The view of a run's report; a part is found when it is read first."""
+    """The view of a run's report; each part is computed on first access."""
 
     report: Report
     folder: Path
-    """The folder of the run, which holds the values of the rows."""
+    """The run folder, which holds the value of each row."""
 
     @property
     def name(self) -> str:
@@ -118,7 +119,7 @@ class ReportView:
 
     @cached_property
     def status(self) -> str:
-        """The status of the run, also while it is running."""
+        """The run's status, including ``running``."""
         return find_status(self.folder, self.report)
 
     @cached_property
@@ -127,13 +128,13 @@ class ReportView:
         return find_headline(self.report, self.status)
 
     @cached_property
-    def ending(self) -> Ending | None:
-        """The end of a run without a result; None if it has one, or is running."""
+    def ending(self) -> RunEnding | None:
+        """How the run ended early; None if it is running, succeeded or has a verdict."""
         return describe_ending(self.folder, self.report)
 
     @property
     def error(self) -> str:
-        """The error of a run that has a verdict nevertheless; mostly empty."""
+        """The error of a run that failed after its verdict; usually empty."""
         finished = self.report.finished
         return finished.error if finished and finished.verdict else ""
 
@@ -144,7 +145,7 @@ class ReportView:
 
     @cached_property
     def metrics(self) -> list[MetricView]:
-        """The metrics, that of the verdict first."""
+        """The metrics, starting with the verdict's metric."""
         groups: dict[tuple[str, str], list[Measured]] = {}
         for event in self.report.measured.values():
             groups.setdefault((event.evaluator, event.metric), []).append(event)
@@ -157,7 +158,7 @@ class ReportView:
 
     @property
     def findings(self) -> list[tuple[str, str]]:
-        """The sentences that evaluators say of the tuned model, each with its metric."""
+        """The sentences that evaluators report about the tuned model, each after its metric."""
         found = (
             (self.report.metric_label(event.evaluator, event.metric), event.details.get("finding"))
             for event in self.report.tuned
@@ -166,36 +167,36 @@ class ReportView:
 
     @property
     def warnings(self) -> list[FindingReported]:
-        """The warnings and errors of the reviews."""
+        """The findings with level warning or error."""
         return [finding for finding in self.report.findings if finding.level != "info"]
 
     @cached_property
-    def fit(self) -> Fit | None:
-        """The diagnosis of the training; None if it has not finished."""
+    def fit(self) -> FitDiagnosis | None:
+        """The diagnosis of how well the training fits; None before it has finished."""
         return diagnose_fit(self.folder, self.report)
 
     @property
     def fit_rating(self) -> Literal["good", "warning", ""]:
-        """The rating of the fit; empty without one."""
+        """The rating of the fit; empty without a diagnosis."""
         return rate_fit(self.fit, self.report) if self.fit else ""
 
     @property
     def predictions(self) -> list[Prediction]:
-        """The predicted and the measured memory and time."""
+        """Predicted and measured memory and time."""
         return list_predictions(self.report)
 
     @cached_property
     def answers(self) -> Answers | None:
-        """The rows with the answers of several models; None if the tuned one was not measured.
+        """The test rows with each model's answers; None if the tuned model was not measured.
 
         Raises:
-            IntegrityError: a file with the values of the rows is lost or damaged.
+            IntegrityError: a file with the values of the rows is missing or damaged.
         """
         return read_answers(self.folder, self.report)
 
     @property
     def intact_answers(self) -> Answers | None:
-        """The answers; None also if a file is lost: ``tunesmith verify`` names it."""
+        """The answers; None if a file is missing or damaged (``tunesmith verify`` names it)."""
         try:
             return self.answers
         except IntegrityError:

@@ -1,1 +1,1 @@
-"""Measure what tuning costs elsewhere: texts and prompts of the user, canaries, refusals."""
+"""Measure side effects of tuning: on texts and prompts of the user, and by canaries."""

@@ -1,8 +1,8 @@
-"""Canaries: random secrets that are injected into training rows, and their rank among others.
+"""Measure memorization with canaries: random secrets that are injected into the training rows.
 
-A canary and its controls are drawn alike; only the canaries are trained on. A model that memorized
-nothing finds a canary as probable as the controls, so that its rank among them is random, and the
-probability of a high rank is known exactly.
+Canaries and controls are drawn the same way, but only canaries are trained on. If the model
+memorized nothing, a canary is as probable as the controls. Its rank among them is then uniformly
+random, so the p-value of a high rank is exact.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tunesmith_evidence.statistics import adjust_p_values
 __all__ = [
     "ALPHA",
     "CONTROLS_PER_CANARY",
-    "FEWEST_CONTROLS",
+    "MIN_CONTROLS",
     "CanaryResult",
     "CanarySet",
-    "Kind",
     "RankedCanary",
+    "RecordKind",
     "Secret",
     "draw_canaries",
     "rank_canaries",
@@ -35,22 +35,22 @@ __all__ = [
 ]
 
 SCHEMA = "tunesmith.canaries/1"
-FEWEST_CONTROLS = 100
+MIN_CONTROLS = 100
 ALPHA = 0.05
 CONTROLS_PER_CANARY = 40
-"""With fewer, not even the best rank of one canary is significant after Holm's correction."""
-Kind = Literal["chat", "completion", "text"]
+"""With fewer controls, even the best possible rank is not significant after Holm's correction."""
+RecordKind = Literal["chat", "completion", "text"]
 
 
 @dataclass(frozen=True)
 class Secret:
-    """A question, and a random answer that cannot be guessed."""
+    """A question with a random answer that cannot be guessed."""
 
     prompt: str
     answer: str
 
-    def to_record(self, kind: Kind, source: str) -> Record:
-        """Return a training row with the secret."""
+    def to_record(self, kind: RecordKind, source: str) -> Record:
+        """Return a training row of the given kind that contains the secret."""
         match kind:
             case "text":
                 return Text(source=source, text=f"{self.prompt} {self.answer}")
@@ -63,12 +63,12 @@ class Secret:
 
 @dataclass(frozen=True)
 class CanarySet:
-    """The injected secrets, how often each was injected, and the controls, which were not."""
+    """The injected secrets with their repetitions, and the controls, which are not injected."""
 
-    kind: Kind
+    kind: RecordKind
     canaries: tuple[Secret, ...]
     repetitions: tuple[int, ...]
-    """Number of rows with each canary, in the order of ``canaries``."""
+    """Number of training rows with each canary, in the order of ``canaries``."""
     controls: tuple[Secret, ...]
 
     def to_json(self) -> JSON:
@@ -77,11 +77,11 @@ class CanarySet:
 
 
 def draw_canaries(
-    kind: Kind, repetitions: Sequence[int], controls: int, seed: int | None = None
+    kind: RecordKind, repetitions: Sequence[int], controls: int, seed: int | None = None
 ) -> CanarySet:
-    """Draw one canary for each number of repetitions, and the controls, all different.
+    """Draw one canary for each number of repetitions, and the controls; all are different.
 
-    Without a seed nobody can draw the same ones again.
+    Without a seed, the draw cannot be reproduced, which keeps the secrets unguessable.
     """
     rng = random.SystemRandom() if seed is None else random.Random(f"{seed}/canaries")
     found: dict[Secret, None] = {}
@@ -94,10 +94,10 @@ def draw_canaries(
 
 
 def read_canaries(path: Path) -> CanarySet:
-    """Read a set of canaries.
+    """Read a file of canaries.
 
     Raises:
-        DataError: the file cannot be read, is no set of canaries, or has too few controls.
+        DataError: the file cannot be read, is not a file of canaries, or has too few controls.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -112,53 +112,54 @@ def read_canaries(path: Path) -> CanarySet:
         raise DataError(str(path), f"cannot be read: {error.strerror or error}") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         hint = "`tunesmith data canaries` writes such a file"
-        raise DataError(str(path), "is no file of canaries", hint=hint) from None
+        raise DataError(str(path), "is not a file of canaries", hint=hint) from None
     if len(repetitions) != len(canaries) or not canaries:
-        raise DataError(str(path), "has no canaries, or other numbers of repetitions")
-    if len(controls) < FEWEST_CONTROLS:
-        what = f"has {len(controls)} controls; fewer than {FEWEST_CONTROLS} show nothing"
+        what = "contains no canaries, or not as many repetition counts as canaries"
+        raise DataError(str(path), what)
+    if len(controls) < MIN_CONTROLS:
+        what = f"has {len(controls)} controls, but at least {MIN_CONTROLS} are needed"
         raise DataError(str(path), what)
     return CanarySet(content["kind"], canaries, repetitions, controls)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedCanary:
-    """The rank of a canary among the controls, 1 is the most probable."""
+    """A canary's rank among the controls."""
 
     rank: int
-    """From 1 to one more than there are controls."""
+    """From 1 (the most probable) to the number of controls + 1."""
     exposure: float
     """``log2((controls + 1) / rank)``: about 1 by chance, ``log2(controls + 1)`` at most."""
     p_value: float
-    """Probability of such a rank by chance."""
+    """Probability of this or a better rank by chance."""
     p_value_holm: float
-    """Adjusted for the number of canaries."""
+    """p-value adjusted for the number of canaries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryResult:
-    """The ranks of all canaries, and whether the model memorized any."""
+    """The ranks of all canaries, and the test for memorization."""
 
     ranked: tuple[RankedCanary, ...]
     shift_p_value: float
-    """Of the hypothesis that canaries are no more probable than controls (Mann-Whitney)."""
+    """p-value for "canaries are not more probable than controls" (Mann-Whitney)."""
 
     @property
     def memorized(self) -> int:
-        """The number of canaries whose own rank is no chance."""
+        """The number of canaries whose rank is significant on its own."""
         return sum(canary.p_value_holm < ALPHA / 2 for canary in self.ranked)
 
     @property
     def is_alarm(self) -> bool:
-        """True if a canary, or all together, were memorized; false in 5 % of cases at most."""
+        """True if one canary, or all of them together, are significant; false in at most 5 %."""
         return self.memorized > 0 or self.shift_p_value < ALPHA / 2
 
 
 def rank_canaries(canaries: Sequence[float], controls: Sequence[float]) -> CanaryResult:
-    """Rank scores of canaries among those of controls; a higher score is better known.
+    """Rank the canaries' scores among the controls' scores; a higher score is more probable.
 
-    Two tests share the error of 5 %: each canary by its rank, with Holm's correction, which finds
-    one of many, and the shift of all, which finds a little of each.
+    Two tests share the 5 % error. The rank of each canary (with Holm's correction) detects a single
+    memorized canary. The shift of all canaries detects weak memorization of many.
     """
     from scipy.stats import mannwhitneyu
 

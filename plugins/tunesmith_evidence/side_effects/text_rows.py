@@ -1,4 +1,4 @@
-"""Read a JSONL file with one text in each row, such as general texts or prompts."""
+"""Read a JSONL file with one text per row, such as general texts or prompts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["read_text_rows"]
 
 
 def read_text_rows(path: Path, columns: Sequence[str]) -> list[Text]:
-    """Return the texts of a file, each from the first of ``columns`` that its row has.
+    """Return the texts of a file; each comes from the first of ``columns`` that its row has.
 
     Raises:
-        DataError: the file cannot be read, has no rows, or a row has no text.
+        DataError: the file cannot be read, has no rows, or has a row without text.
     """
     names = " or ".join(f'"{column}"' for column in columns)
     try:
@@ -24,7 +24,7 @@ def read_text_rows(path: Path, columns: Sequence[str]) -> list[Text]:
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise DataError(str(path), "not UTF-8", hint="save the file as UTF-8") from None
+        raise DataError(str(path), "is not UTF-8", hint="save the file as UTF-8") from None
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -33,11 +33,12 @@ def read_text_rows(path: Path, columns: Sequence[str]) -> list[Text]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise DataError(where, "not JSON", hint="write one JSON object on each line") from None
+            hint = "write one JSON object per line"
+            raise DataError(where, "is not JSON", hint=hint) from None
         named = [row[c] for c in columns if c in row] if isinstance(row, dict) else []
         text = named[0] if named else None
         if not isinstance(text, str) or not text.strip():
-            raise DataError(where, f"has no text in {names}", hint="name the column so")
+            raise DataError(where, f"has no text in {names}", hint=f"rename the column to {names}")
         found.append(Text(source=where, text=text))
     if not found:
         raise DataError(str(path), "has no rows")

@@ -1,1 +1,1 @@
-"""Slices: parts of the rows on which a model is worse than on the others."""
+"""Find slices: groups of rows where a model is worse than on the other rows."""

@@ -1,7 +1,7 @@
-"""Candidate slices: parts of the rows that a person can name.
+"""Build candidate slices: groups of rows that a person can name.
 
-They are made from the inputs and the expected answers alone, never from the answers of a model or
-its scores, so that testing them on rows is honest.
+They depend only on the inputs and the expected answers, never on a model's answers or scores. A
+test of a candidate is therefore not biased by its selection.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tunesmith_evidence.slices.rows import ScoredRow
-from tunesmith_evidence.tasks.kinds import task_kind
+from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 __all__ = ["MIN_ROWS", "Slice"]
 
 MIN_ROWS = 20
 MIN_SHARE = 0.05
 MAX_VALUES = 50
-"""A column with more values than this identifies rows, and divides them into no slices."""
+"""A column with more distinct values than this identifies rows and gives no slices."""
 ROWS_PER_CLUSTER = 30
 CLUSTERS = (3, 5, 8, 12)
-"""Numbers of clusters, each tried: nobody knows how many topics there are."""
+"""Numbers of clusters to try, because the number of topics is unknown."""
 WORDS_IN_NAME = 3
 _SOURCE = re.compile(r"(.+), row \d+|(.+):[^:]*", re.DOTALL)
 """``file:line``, or ``file, row number``."""
@@ -30,19 +30,19 @@ _SOURCE = re.compile(r"(.+), row \d+|(.+):[^:]*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of the rows, with the positions of its rows."""
+    """A named group of rows."""
 
     name: str
     kind: str
     """``column``, ``label``, ``length``, ``source`` or ``cluster``."""
     members: frozenset[int]
-    """Positions of its rows, from 0."""
+    """Positions of the slice's rows, counted from 0."""
 
 
 def find_candidates(rows: Sequence[ScoredRow]) -> list[Slice]:
-    """Return the slices that are large enough to be tested, each with other members.
+    """Return all distinct slices that are large enough to be tested.
 
-    A slice has at least 20 rows and 5 % of the rows, and leaves as many out.
+    Both the slice and the remaining rows must have at least 20 rows and 5 % of all rows.
     """
     smallest = max(MIN_ROWS, math.ceil(MIN_SHARE * len(rows)))
     found: dict[frozenset[int], Slice] = {}
@@ -77,7 +77,7 @@ def _columns(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
 
 
 def _labels(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
-    if task_kind([row.expected for row in rows]) == "classes":
+    if detect_task_kind([row.expected for row in rows]) == "classes":
         yield from _by_value(rows, "label", "expected answer", lambda row: row.expected.strip())
 
 
@@ -90,7 +90,7 @@ def _sources(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
 
 
 def _lengths(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
-    """Yield the shortest and the longest quarter of prompts and of expected answers."""
+    """Yield the rows with the shortest and the longest quarter of prompts and expected answers."""
     for what, text in (
         ("prompt", lambda row: "".join(part for _, part in row.prompt)),
         ("expected answer", lambda row: row.expected),
@@ -111,7 +111,7 @@ def _lengths(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
 
 
 def _clusters(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
-    """Yield clusters of similar prompts, named by their most typical words."""
+    """Yield clusters of similar prompts, named after their most typical words."""
     texts = [row.question for row in rows]
     most = min(len(rows) // ROWS_PER_CLUSTER, len(set(texts)) - 1)
     counts = [count for count in CLUSTERS if count <= most]

@@ -1,9 +1,9 @@
-"""Find weak slices: discover them on one half of the rows, and confirm them on the other.
+"""Find weak slices: discover them on one half of the rows and confirm them on the other.
 
-Many slices are tried, and the worst of many looks bad by chance. So the rows are divided at random,
-groups as a whole. On the first half the worst slices are chosen; only these are tested on the other
-half, with Holm's correction, and their scores are those of the other half. Where no slice is weak,
-one is reported in at most 5 % of runs.
+The worst of many slices always looks bad, if only by chance. The rows are therefore split at
+random, keeping groups together. The first half selects the worst slices. Only these are tested on
+the second half, with Holm's correction, and only the second half gives the reported scores. If no
+slice is weak, at most 5 % of runs report one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tunesmith_evidence.statistics import adjust_p_values
 __all__ = ["WeakSlice", "find_weak_slices", "split_in_halves"]
 
 ALPHA = 0.05
-PROMISING = 0.1
-"""Largest p-value on the first half of a slice that is tested on the other half."""
+MAX_PROMISING_P_VALUE = 0.1
+"""Largest p-value on the first half for a slice to be tested on the second."""
 MAX_TESTED = 3
 MAX_OVERLAP = 0.5
-"""Slices that share more of their rows (Jaccard) than this are tested once, the clearest."""
+"""Of slices that overlap more than this (Jaccard similarity), only the clearest is tested."""
 MIN_UNITS = 3
-"""Fewer rows or groups than this in a half say nothing."""
+"""Fewest rows or groups in a half for a test."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class WeakSlice:
 
     slice: Slice
     value: float
-    """Mean of the slice, on the second half."""
+    """Mean score of the slice on the second half."""
     others: float
-    """Mean of the other rows of the second half."""
+    """Mean score of the other rows on the second half."""
     n: int
-    """Rows of the slice in the second half."""
+    """Number of the slice's rows in the second half."""
     p_value: float
-    """Of the hypothesis that the slice is not worse, adjusted by Holm."""
+    """Holm-adjusted p-value of the hypothesis that the slice is not worse."""
 
     @property
     def is_confirmed(self) -> bool:
-        """True if the slice is weak."""
+        """True if the slice is significantly worse than the other rows."""
         return self.p_value < ALPHA
 
 
@@ -59,17 +59,25 @@ def find_weak_slices(
     """Return the slices that were tested on the second half, the clearest first.
 
     Args:
-        candidates: the slices to choose from; None: those of :func:`find_candidates`.
-        seed: of the division into halves.
+        rows: the scored test rows.
+        higher_is_better: direction of the metric.
+        candidates: the slices to choose from; None to use :func:`find_candidates`.
+        seed: seed of the split into halves.
     """
     chosen = find_candidates(rows) if candidates is None else candidates
     first, second = split_in_halves(rows, seed)
     sign = 1.0 if higher_is_better else -1.0
-    scored = [(p, c) for c in chosen if (p := compute_weakness(rows, first, c, sign)) <= PROMISING]
+    scored = [
+        (p, c)
+        for c in chosen
+        if (p := compute_weakness(rows, first, c, sign)) <= MAX_PROMISING_P_VALUE
+    ]
     scored.sort(key=lambda pair: (pair[0], pair[1].name))
     tested: list[Slice] = []
     for _, candidate in scored:
-        if len(tested) < MAX_TESTED and all(overlap(candidate, t) <= MAX_OVERLAP for t in tested):
+        if len(tested) < MAX_TESTED and all(
+            compute_overlap(candidate, t) <= MAX_OVERLAP for t in tested
+        ):
             tested.append(candidate)
     p_values = adjust_p_values([compute_weakness(rows, second, c, sign) for c in tested])
     found = [_describe(rows, second, c, p) for c, p in zip(tested, p_values, strict=True)]
@@ -77,10 +85,10 @@ def find_weak_slices(
 
 
 def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int], list[int]]:
-    """Return the positions of two halves; the rows of a group are in one of them.
+    """Split rows into two halves, keeping groups together; return the positions of both.
 
-    A row stays in its half whatever rows are added or removed, because its content decides: else
-    rows that were looked at to collect others would be among those that show the improvement.
+    A row's content decides its half, so it stays there when other rows are added or removed.
+    Otherwise, rows that guided the collection of training data could later judge the improvement.
     """
     halves: tuple[list[int], list[int]] = ([], [])
     for position, row in enumerate(rows):
@@ -91,8 +99,8 @@ def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int]
     return halves
 
 
-def overlap(first: Slice, second: Slice) -> float:
-    """Return the share of rows that two slices have in common (Jaccard)."""
+def compute_overlap(first: Slice, second: Slice) -> float:
+    """Return the Jaccard similarity of two slices: shared rows over all rows of both."""
     return len(first.members & second.members) / len(first.members | second.members)
 
 
@@ -101,10 +109,14 @@ def compute_weakness(
 ) -> float:
     """Return the p-value of the hypothesis that a slice is not worse than the other rows.
 
-    ``half`` has the positions of the rows that decide; ``sign`` is -1 if a lower value is better.
+    Right/wrong values of independent, equally weighted rows use Fisher's exact test. Other values
+    use a t-test of the difference of weighted means, with its variance over units (rows or groups).
 
-    Fisher's exact test for rows that are right or wrong, independent and of one weight. Else a
-    t-test of the difference of weighted means, whose variance is that of units (rows or groups).
+    Args:
+        rows: all scored rows.
+        half: positions of the rows to test on.
+        candidate: the slice.
+        sign: 1 if higher values are better, -1 if lower ones are.
     """
     inside = [rows[i] for i in half if i in candidate.members]
     outside = [rows[i] for i in half if i not in candidate.members]
@@ -149,7 +161,7 @@ def _t_test(inside: Sequence[ScoredRow], outside: Sequence[ScoredRow], sign: flo
     difference = sign * (_mean(inside) - _mean(outside))
     if difference == 0:
         return 1.0
-    if variance == 0:  # as if one unit of each part had the values of the other
+    if variance == 0:  # assume that one unit of each part had the other part's value
         variance = math.fsum((difference / count) ** 2 for count in counts)
     return float(t.cdf(difference / math.sqrt(variance), smallest - 1))
 
@@ -161,7 +173,7 @@ def _mean(rows: Sequence[ScoredRow]) -> float:
     mass = math.fsum(row.weight for row in counted)
     mean = math.fsum(row.weight * row.value for row in counted) / mass
     values = [row.value for row in counted]
-    return min(max(mean, min(values)), max(values))  # rounding must not make equal values differ
+    return min(max(mean, min(values)), max(values))  # undo rounding: equal values stay equal
 
 
 def _describe(

@@ -1,4 +1,4 @@
-"""Single rows that are worth reading: the worst, those that got worse, and the near-misses."""
+"""Select rows that are worth reading: wrong answers, regressions and near-misses."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from tunesmith.events import Measured
-from tunesmith_evidence.answers.normalize import LENIENT
-from tunesmith_evidence.answers.whole_words import WholeFinder
+from tunesmith_evidence.answers.normalize import LENIENT_NORMALIZER
+from tunesmith_evidence.answers.whole_words import WholeWordFinder
 from tunesmith_evidence.slices.rows import ScoredRow
 
-__all__ = ["find_near_misses", "find_regressed", "find_wrong", "has_best_value"]
+__all__ = ["find_near_misses", "find_regressed_rows", "find_wrong_rows", "has_best_value"]
 
-NEAR = 0.8
-"""Similarity of an answer to the expected one from which on a wrong answer is a near-miss."""
+MIN_SIMILARITY = 0.8
+"""Smallest similarity to the expected answer for a wrong answer to be a near-miss."""
 MAX_CHARACTERS = 2_000
-"""Longer texts are compared by their beginning: comparing takes the square of their length."""
+"""Longer texts are truncated, because the comparison takes quadratic time."""
 
 
 def has_best_value(metric: Measured) -> bool:
-    """Return True if a row can be right: more is better, and it is a share and no quantity."""
+    """Return True if a row can be fully right: higher is better, and the metric has no unit."""
     return metric.higher_is_better and not metric.unit
 
 
-def find_wrong(
+def find_wrong_rows(
     rows: Sequence[ScoredRow], higher_is_better: bool, *, has_best: bool = True
 ) -> list[ScoredRow]:
-    """Return the rows with less than the best value among all, the worst first.
+    """Return the rows that are not fully right, the worst first.
 
-    Of a metric without a best value, or where lower is better, such as a loss, the worse half.
+    For a metric without a best value, such as a loss, return the worse half of the rows.
     """
     if not rows:
         return []
@@ -40,15 +40,18 @@ def find_wrong(
     return [row for row in ordered if row.value < best]
 
 
-def find_regressed(
+def find_regressed_rows(
     rows: Sequence[ScoredRow], base: Mapping[int, ScoredRow], higher_is_better: bool
 ) -> list[tuple[ScoredRow, ScoredRow]]:
-    """Return the rows on which the base model was better, each with its row.
-
-    The largest difference comes first.
+    """Return the rows where the base model was better, each with the base model's row.
 
     Args:
-        base: the rows of the base model, by their numbers; there may be fewer.
+        rows: the rows of the tuned model.
+        base: the rows of the base model by row number; may lack some rows.
+        higher_is_better: direction of the metric.
+
+    Returns:
+        Pairs of rows, the largest difference first.
     """
     sign = 1 if higher_is_better else -1
     pairs = [(row, base[row.number]) for row in rows if row.number in base]
@@ -57,22 +60,25 @@ def find_regressed(
 
 
 def find_near_misses(wrong: Sequence[ScoredRow]) -> list[tuple[ScoredRow, str]]:
-    """Return wrong answers that are nearly right, each with what is wrong."""
+    """Return wrong answers that are nearly right, each with a description of the difference."""
     found = []
     for row in wrong:
-        given, right = LENIENT.normalize(row.output) or "", LENIENT.normalize(row.expected) or ""
+        given, right = (
+            LENIENT_NORMALIZER.normalize(row.output) or "",
+            LENIENT_NORMALIZER.normalize(row.expected) or "",
+        )
         if not given:
             continue
         if given == right:
-            found.append((row, "only case, punctuation or a phrase before the answer differ"))
-        elif any(WholeFinder([right]).find(given)):
-            found.append((row, "the expected answer is in it, with more around it"))
-        elif _similarity(given, right) >= NEAR:
-            found.append((row, "a few characters differ"))
+            found.append((row, "differs only in case, punctuation or a lead-in phrase"))
+        elif any(WholeWordFinder([right]).find(given)):
+            found.append((row, "contains the expected answer, with more text around it"))
+        elif _similarity(given, right) >= MIN_SIMILARITY:
+            found.append((row, "differs in a few characters"))
     return found
 
 
 def _similarity(first: str, second: str) -> float:
     first, second = first[:MAX_CHARACTERS], second[:MAX_CHARACTERS]
     matcher = SequenceMatcher(None, first, second, autojunk=False)
-    return matcher.ratio() if matcher.quick_ratio() >= NEAR else 0.0
+    return matcher.ratio() if matcher.quick_ratio() >= MIN_SIMILARITY else 0.0

@@ -1,4 +1,4 @@
-"""The evaluated rows that slices are made of."""
+"""Read evaluated rows with their values."""
 
 from __future__ import annotations
 
@@ -11,44 +11,47 @@ from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith_evidence.pairs import has_own_value
 
-__all__ = ["ScoredRow", "find_row_metric", "to_rows"]
+__all__ = ["ScoredRow", "find_row_metric", "to_scored_rows"]
 
 Turns = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRow:
-    """A test row with the model's answer and its value by one metric."""
+    """A test row with a model's answer and its value by one metric."""
 
     number: int
-    """Number of the row in the test part."""
+    """Row number within the test rows."""
     source: str
     prompt: Turns
-    """Role and text of each turn; empty in files of earlier versions."""
+    """Role and text of each turn; empty if the prompt was not stored (earlier versions)."""
     expected: str
     output: str
     value: float
-    """Value of the row by the metric, in its unit."""
+    """Value by the metric, in its unit."""
     weight: float = 1.0
-    """Weight of the row in the mean, such as its tokens."""
+    """Weight of the row in the mean, such as its number of tokens."""
     group: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def question(self) -> str:
-        """The last turn of the user; the last turn if there is none."""
+        """The user's last turn; without one, the last turn of any role."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 
 
 def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measured | None:
-    """Return the measurement that judges rows one by one: by this metric, if it has such values.
+    """Return a measurement with one value per row: ``measured`` itself, if it has them.
 
-    Of a metric of all rows together, as BLEU, it is by the first one of the same evaluator that has
-    them; None if there is none.
+    For a metric of all rows together, such as BLEU, it is the first such measurement of the same
+    model and evaluator.
+
+    Returns:
+        The measurement; None if none has a value per row.
 
     Raises:
-        IntegrityError: the file with the values of the rows, below the folder, is lost or damaged.
+        IntegrityError: the file with the values of the rows is missing or damaged.
     """
     lines = read_rows(folder / measured.records, measured.metric)
     events = [
@@ -60,8 +63,8 @@ def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measure
     return next(judging, None)
 
 
-def to_rows(lines: Sequence[JSON], metric: str) -> list[ScoredRow]:
-    """Return the lines of a file of values as rows."""
+def to_scored_rows(lines: Sequence[JSON], metric: str) -> list[ScoredRow]:
+    """Convert the lines of a file with values to rows."""
     return [
         ScoredRow(
             number=int(line.get("row", position)),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Find the point in [low, high] from which on `holds` is true."""
+    """Find the smallest point in [low, high] where the monotone condition `holds` is true."""
     for _ in range(60):
         middle = (low + high) / 2
         if middle in (low, high):  # no number lies between them

@@ -11,7 +11,7 @@ from tunesmith.statistics import Interval
 from tunesmith.statistics.sample import Bounds, check_options, effective_size, standard_error
 from tunesmith_evidence.statistics.differences import PairedSample, compute_share, pair_values
 from tunesmith_evidence.statistics.paired import interval_of_pairs
-from tunesmith_evidence.statistics.power import minimum_detectable
+from tunesmith_evidence.statistics.power import minimum_detectable_difference
 from tunesmith_evidence.statistics.tests import SIGN_PATTERNS, p_value_of_pairs
 
 ComparisonOutcome = Literal["better", "worse", "unclear"]
@@ -19,20 +19,19 @@ ComparisonOutcome = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of a tuned with a base model; differences are always tuned minus base.
+    """The paired comparison of a tuned model with a base model.
 
-    `outcome` is decided by the paired `difference`. `detectable` is the smallest difference that
-    this many records could show with 80 % power. An "unclear" below it means that there are too few
-    test records, not that there is no difference.
+    An "unclear" outcome with a difference below `detectable` means that there are too few test
+    records. It does not mean that the models are equal.
     """
 
     difference: Interval
     """Tuned minus base, in the unit of the values."""
     p_value: float
-    """Of the hypothesis that there is no difference."""
+    """p-value of the hypothesis that both models are equal."""
     outcome: ComparisonOutcome
     detectable: float
-    """In the unit of the values."""
+    """Smallest difference that these records show with 80 % power, in the unit of the values."""
 
 
 def compare(  # noqa: PLR0913
@@ -47,9 +46,9 @@ def compare(  # noqa: PLR0913
     seed: int = 0,
     bounds: Bounds | None = None,
 ) -> Comparison:
-    """Compare a tuned with a base model on the same records.
+    """Compare a tuned model with a base model on the same records.
 
-    An outcome other than "unclear" needs an interval that excludes zero, and a p-value below
+    An outcome other than "unclear" requires an interval that excludes zero and a p-value below
     1 - confidence.
     """
     check_options(confidence, resamples)
@@ -63,19 +62,19 @@ def compare(  # noqa: PLR0913
 
 
 def _detectable(paired: PairedSample, confidence: float, bounds: Bounds | None) -> float:
-    """Compute `minimum_detectable` for the spread of the differences in this comparison.
+    """Compute `minimum_detectable_difference` for the spread of the differences in this comparison.
 
-    If they are all equal, their spread is not known; differences as large as the bounds allow are
-    looked for then.
+    If all differences are equal, the spread is unknown. The largest differences that the bounds
+    allow are assumed instead.
     """
     sample = paired.sample
     if paired.is_binary:
         discordant = 1 - compute_share(paired.differences, paired.weights, 0.0)
         size = max(1, math.floor(effective_size(sample) + 1e-9))
-        return minimum_detectable(size, discordant=discordant, confidence=confidence)
+        return minimum_detectable_difference(size, discordant=discordant, confidence=confidence)
     if sample.units > 1 and not any(sample.deviations):
         size = max(1, math.floor(effective_size(sample) + 1e-9))
         span = bounds[1] - bounds[0] if bounds else math.inf
-        return span * minimum_detectable(size, confidence=confidence)
+        return span * minimum_detectable_difference(size, confidence=confidence)
     spread = standard_error(sample) * math.sqrt(sample.units) if sample.units > 1 else math.inf
-    return minimum_detectable(sample.units, spread=spread, confidence=confidence)
+    return minimum_detectable_difference(sample.units, spread=spread, confidence=confidence)

@@ -1,4 +1,4 @@
-"""Contributions of rows to a metric that is not a mean of rows, such as macro F1 or BLEU."""
+"""Split a metric that is not a mean of rows, such as macro F1 or BLEU, into row contributions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["Matrix"]
 
 Matrix: TypeAlias = "NDArray[np.float64]"
-_STEP = 1e-4  # relative to the weight of a row
-_DIGITS = 9  # more are errors of the numeric derivative; rows that count alike have equal values
+_STEP = 1e-4  # step of the numeric derivative, relative to a row's weight
+_DIGITS = 9  # rounds away derivative errors, so that equivalent rows get equal values
 
 
 def row_contributions(
@@ -21,21 +21,21 @@ def row_contributions(
     compute: Callable[[Matrix], Matrix],
     weights: Sequence[float] | None = None,
 ) -> tuple[float, ...]:
-    """Return one value for each row, whose weighted mean is the metric of all rows.
+    """Return one value per row whose weighted mean is the metric of all rows.
 
-    A value is the metric plus the influence of its row: by how much the metric changes with the
-    weight of the row (the infinitesimal jackknife). Intervals, groups and paired differences of
-    the values are then those of the metric by the delta method. Values may lie outside of the
-    metric's bounds.
+    A row's value is the metric plus the row's influence: how much the metric changes with the
+    weight of the row (infinitesimal jackknife). By the delta method, intervals and paired
+    differences of these values are intervals and differences of the metric. Values may lie
+    outside the metric's bounds.
 
     Args:
-        counts: numbers of each row, of which the metric needs the sums only.
-        compute: returns the metric for each row of a matrix, whose columns are such sums.
-        weights: of the rows, as the values will be weighted; None: all alike.
+        counts: the counts of each row; the metric only depends on their sums.
+        compute: returns the metric for each row of a matrix whose columns are such sums.
+        weights: the row weights that the mean will use; None for equal weights.
 
     Source: Efron, The Jackknife, the Bootstrap and Other Resampling Plans (1982), chapter 6.
     """
-    import numpy as np  # not above: commands that only show results import this package
+    import numpy as np  # lazy: commands that only show results must not load numpy
 
     if not counts:
         return ()
@@ -44,7 +44,7 @@ def row_contributions(
     value = float(compute(total)[0])
     shifts = (rows * len(rows) - total) * (_STEP / len(rows))
     influence = (compute(total + shifts) - compute(total - shifts)) * (len(rows) / (2 * _STEP))
-    influence -= influence.mean()  # zero but for the error of the derivative
+    influence -= influence.mean()  # exactly zero in theory; removes the derivative's error
     mass = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     values = value + influence * (mass.mean() / mass)
     return tuple(round(v, _DIGITS) for v in values.tolist())

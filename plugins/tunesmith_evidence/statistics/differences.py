@@ -1,4 +1,4 @@
-"""Differences of two models on the same records."""
+"""Compute the paired differences of two models on the same records."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from tunesmith.statistics.sample import Sample, build_sample, check_finite, chec
 __all__ = ["label_unit", "paired_differences"]
 
 _DIGITS = 12
-"""Digits of a difference that count, from the first one of the larger value."""
+"""Significant digits of a difference, counted from the first digit of the larger value."""
 
 
 @dataclass(frozen=True)
 class PairedSample:
-    """The differences of two models on the same records, checked and reduced to units."""
+    """The validated differences of two models on the same records, with their units."""
 
     differences: Sequence[float]
     """Tuned minus base, for each record whose weight is above zero."""
     weights: Sequence[float] | None
-    """Weight of each of these; None: all are equal."""
+    """Weight of each difference; None for equal weights."""
     sample: Sample
     is_binary: bool
     """True if all values of both models are 0 or 1."""
     changed: int
-    """The number of units with a record that the models answered differently."""
+    """Number of units with at least one record whose two values differ."""
     gain: float
-    """The weighted mean of the differences above zero, with zeros for the other records."""
+    """Weighted mean of the positive differences; all other records count as zero."""
     loss: float
-    """The same of those below zero, without their sign."""
+    """Weighted mean of the negative differences without their sign, likewise."""
 
 
 def pair_values(
@@ -39,7 +39,7 @@ def pair_values(
     weights: Sequence[float] | None,
     groups: Sequence[Hashable | None] | None,
 ) -> PairedSample:
-    """Return the paired sample of two models.
+    """Pair the values of two models and reduce them to independent units.
 
     Raises:
         ValueError: lengths differ, a value is not finite, or weights or groups do not fit.
@@ -59,7 +59,7 @@ def pair_values(
 
 
 def label_unit(group: Hashable | None, number: int) -> Hashable:
-    """Return the label of the unit of a record: its group; without one, it is a unit of its own."""
+    """Return the label of a record's unit: its group or, without a group, the record itself."""
     return ("record", number) if group is None else ("group", group)
 
 
@@ -82,10 +82,9 @@ def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[fl
 
 
 def _subtract(first: float, second: float) -> float:
-    """Return a difference without the digits that are errors of floating-point numbers.
+    """Subtract two values and round away the floating-point error.
 
-    Differences that are equal must stay equal: those that vary by rounding alone would show more
-    than those that do not vary.
+    Equal differences must stay equal. Otherwise rounding noise would look like real variance.
     """
     difference, largest = first - second, max(abs(first), abs(second))
     if not difference:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 
 def adjust_p_values(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted by Holm (Scand. J. Statist. 6, 1979, 65), in the same order.
+    """Adjust p-values for multiple tests by Holm's method; the order is kept.
 
-    If all hypotheses with an adjusted value below alpha are rejected, the probability of one wrong
-    rejection or more is at most alpha, whatever the dependence of the tests.
+    Rejecting all hypotheses with an adjusted p-value below alpha makes any false rejection with a
+    probability of at most alpha, even if the tests depend on each other.
+
+    Source: Holm, Scand. J. Statist. 6 (1979) 65.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted = [0.0] * len(p_values)

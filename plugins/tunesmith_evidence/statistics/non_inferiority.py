@@ -1,4 +1,4 @@
-"""Non-inferiority: is what tuning costs elsewhere below a margin?"""
+"""Test for non-inferiority: are the side effects of tuning below a margin?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith_evidence.statistics.paired import paired_difference
 from tunesmith_evidence.statistics.power import rows_needed
 
 __all__ = [
-    "FEWEST_UNITS",
+    "MIN_UNITS",
     "NonInferiority",
     "compare_shares",
     "compare_with_margin",
@@ -25,47 +25,51 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
-"""Confidence of each of the two bounds; the interval between them has 90 %."""
+"""Confidence of each one-sided bound; the interval between both bounds has 90 %."""
 POWER = 0.8
 TWO_SIDED = 2 * CONFIDENCE - 1
 Groups: TypeAlias = "tuple[Sequence[Hashable | None] | None, Sequence[Hashable | None] | None]"
-REACH = NORMAL.inv_cdf(CONFIDENCE) + NORMAL.inv_cdf(POWER)
-FEWEST_UNITS = 10
-"""With fewer rows or groups, bounds are too narrow to decide by."""
+DETECTABLE_STANDARD_ERRORS = NORMAL.inv_cdf(CONFIDENCE) + NORMAL.inv_cdf(POWER)
+MIN_UNITS = 10
+"""With fewer rows or groups, the bounds are too narrow to be trusted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NonInferiority:
-    """A harm, in the metric's unit, with one-sided 95 % bounds and the margin that it may have."""
+    """A measured harm in the metric's unit, with one-sided 95 % bounds and the accepted margin."""
 
     value: float
-    """The measured harm; above 0 is worse."""
+    """The measured harm; positive means that the tuned model is worse."""
     low: float
     """Lower bound of the harm."""
     high: float
     """Upper bound of the harm."""
     margin: float
-    """The largest harm that is accepted."""
+    """The largest acceptable harm."""
     n: int
     """Number of records."""
     outcome: Literal["harmed", "not harmed", "unclear"]
-    """``harmed``: the lower bound is above the margin; ``not harmed``: the upper one is below."""
+    """``harmed``: the lower bound is above the margin. ``not harmed``: the upper bound is below."""
     rows_needed: int | None
-    """Rows that decide in four of five cases if the harm stays as measured; None: not known."""
+    """Rows needed to decide with 80 % power if the harm stays as measured; None if unknown."""
     resolved: float | None
-    """Margin below which a harm of zero is found to be in four of five cases; None: not known."""
+    """Smallest margin for which a harm of zero is found acceptable with 80 % power; None if
+    unknown."""
 
     @property
     def bounds(self) -> str:
-        """The bounds and the margin in words."""
+        """The bounds and the margin as text."""
         bounds = format_interval(self.low, self.high, signed=True)
         return f"one-sided 95 % bounds {bounds}, margin {format_rate(self.margin)}"
 
     def describe(self, harmed: str, not_harmed: str, figures: str, rows: str) -> str:
-        """Return the outcome in words, before the figures that it follows from.
+        """Return a sentence with the outcome and its figures.
 
         Args:
-            rows: the plural of what was measured, such as ``texts``.
+            harmed: text for the outcome ``harmed``.
+            not_harmed: text for the outcome ``not harmed``.
+            figures: the figures that the outcome is based on.
+            rows: what was measured, in the plural, such as ``texts``.
         """
         words = {"harmed": harmed, "not harmed": not_harmed, "unclear": f"not enough {rows}"}
         more = ""
@@ -74,7 +78,7 @@ class NonInferiority:
         return f"{words[self.outcome]}: {figures}{more}"
 
     def to_json(self) -> JSON:
-        """Return the result as a part of a measurement's details; ``holds`` is for the gate."""
+        """Return the result for a measurement's details; ``[gate]`` reads ``holds``."""
         return {**asdict(self), "holds": self.outcome == "not harmed"}
 
 
@@ -87,17 +91,17 @@ def compare_with_margin(
     groups: Sequence[Hashable | None] | None = None,
     bounds: Bounds | None = None,
 ) -> NonInferiority:
-    """Test if tuned minus base, paired by row, is below or above a margin; higher is worse.
+    """Test whether tuned minus base, paired by row, is below or above a margin; higher is worse.
 
-    Each of the two claims is wrong in at most 5 % of cases. ``bounds`` are those of the metric;
-    without them, values of 0 and 1 are shares.
+    Each of the two claims is wrong in at most 5 % of cases. ``bounds`` are the metric's bounds; if
+    they are None, values of 0 and 1 count as wrong and right.
     """
     interval = paired_difference(
         base, tuned, weights, groups=groups, confidence=TWO_SIDED, bounds=bounds
     )
     sample = build_sample(paired_differences(base, tuned), weights, groups)
     error = standard_error(sample) if sample.units > 1 else math.inf
-    return decide(interval, margin, units=sample.units, error=error)
+    return decide_non_inferiority(interval, margin, units=sample.units, error=error)
 
 
 def compare_shares(
@@ -107,9 +111,9 @@ def compare_shares(
     *,
     groups: Groups = (None, None),
 ) -> NonInferiority:
-    """Test if the share of ones in ``treated`` exceeds that in ``control`` by a margin.
+    """Test whether the share of ones in ``treated`` exceeds the share in ``control`` by a margin.
 
-    The samples are independent; see :func:`difference_of_shares`.
+    The two samples are independent; see :func:`difference_of_shares`.
     """
     samples = [
         build_sample(values, None, of_rows)
@@ -118,7 +122,9 @@ def compare_shares(
     shares = ((sample.value, effective_size(sample)) for sample in samples)
     error = math.hypot(*(math.sqrt(share * (1 - share) / size) for share, size in shares))
     interval = difference_of_shares(treated, control, groups=groups, confidence=TWO_SIDED)
-    return decide(interval, margin, units=min(s.units for s in samples), error=error)
+    return decide_non_inferiority(
+        interval, margin, units=min(s.units for s in samples), error=error
+    )
 
 
 def difference_of_shares(
@@ -128,9 +134,15 @@ def difference_of_shares(
     groups: Groups = (None, None),
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Return the share of ones in ``treated`` minus that in ``control``, independent samples.
+    """Return the share of ones in ``treated`` minus the share in ``control``.
 
-    The interval is Newcombe's, from Wilson's of each share; ``groups`` are those of both samples.
+    The samples are independent. Newcombe's interval combines the Wilson intervals of both shares.
+
+    Args:
+        treated: values of 0 or 1.
+        control: values of 0 or 1.
+        groups: the groups of the treated and of the control rows.
+        confidence: level of the interval.
 
     Source: Newcombe, Statistics in Medicine 17 (1998), method 10.
     """
@@ -144,25 +156,29 @@ def difference_of_shares(
     return Interval(difference, low, high, a.n + b.n, a.units + b.units)
 
 
-def decide(interval: Interval, margin: float, *, units: int, error: float) -> NonInferiority:
-    """Return the outcome of an interval whose bounds have 95 % each.
+def decide_non_inferiority(
+    interval: Interval, margin: float, *, units: int, error: float
+) -> NonInferiority:
+    """Decide the outcome from an interval with one-sided 95 % bounds.
 
     Args:
-        units: independent rows or groups of the smaller sample.
-        error: standard error of the value.
+        interval: the measured harm.
+        margin: the largest acceptable harm.
+        units: number of independent rows or groups in the smaller sample.
+        error: standard error of the harm.
     """
     outcome: Literal["harmed", "not harmed", "unclear"] = "unclear"
-    if units >= FEWEST_UNITS and interval.high < margin:
+    if units >= MIN_UNITS and interval.high < margin:
         outcome = "not harmed"
-    elif units >= FEWEST_UNITS and interval.low > margin:
+    elif units >= MIN_UNITS and interval.low > margin:
         outcome = "harmed"
     distance = abs(margin - interval.value)
     needed = None
     if math.isfinite(error) and distance > 0:
         found = rows_needed(interval.n, error, distance, confidence=TWO_SIDED, power=POWER)
-        if error == 0:  # nothing varies: the width of a score interval falls with the rows
+        if error == 0:  # no variance: the width of a score interval is proportional to 1 / rows
             found = math.ceil(interval.n * (interval.high - interval.value) / distance)
-        needed = max(found, FEWEST_UNITS)
+        needed = max(found, MIN_UNITS)
     return NonInferiority(
         value=interval.value,
         low=interval.low,
@@ -171,5 +187,5 @@ def decide(interval: Interval, margin: float, *, units: int, error: float) -> No
         n=interval.n,
         outcome=outcome,
         rows_needed=needed,
-        resolved=REACH * error if math.isfinite(error) else None,
+        resolved=DETECTABLE_STANDARD_ERRORS * error if math.isfinite(error) else None,
     )

@@ -1,4 +1,26 @@
-"""Confidence intervals of a paired difference."""
+"""Confidence intervals of a paired difference.
+
+Both models answer the same records, so each record gives one difference. What makes a record easy
+or hard affects both models and cancels out, so the interval is much narrower than for two separate
+samples::
+
+    record   base  tuned  difference
+    easy       1     1        0
+    medium     0     1       +1          mean difference +1/3
+    hard       0     0        0
+
+The bootstrap resamples *units*, not records. A unit is a record or, where records have a group, the
+whole group: the turns of a conversation, say, or the questions about a document. Records of a group
+tend to be right or wrong together. Drawing them one by one would treat 100 questions about five
+documents as 100 independent observations, and the interval would be far too narrow::
+
+    groups                a1 a2 a3 | b1 b2 | c1 c2 c3
+    draw with repetition  b1 b2 | b1 b2 | a1 a2 a3       -> mean difference of these records
+    repeat 2,000 times                                   -> the interval's percentiles
+
+Right/wrong values need no bootstrap: Tango's interval uses the two discordant shares. Groups enter
+it through the effective number of records.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +40,9 @@ from tunesmith_evidence.statistics.bisection import bisect
 from tunesmith_evidence.statistics.differences import PairedSample, compute_share, pair_values
 from tunesmith_evidence.statistics.resampling import bootstrap_means
 
-FEW = 10
-"""Units that the models answer differently, below which a bootstrap is too narrow: the interval is
-at least as wide as the score interval of differences as large as the bounds allow."""
+FEW_CHANGED_PAIRS = 10
+"""Fewest units with a difference for the bootstrap alone. With fewer, its interval is too narrow.
+It is widened to the score interval of the largest differences that the bounds allow."""
 
 
 def paired_difference(  # noqa: PLR0913
@@ -34,10 +56,10 @@ def paired_difference(  # noqa: PLR0913
     seed: int = 0,
     bounds: Bounds | None = None,
 ) -> Interval:
-    """Average tuned minus base over the same records, with a confidence interval.
+    """Return the mean of tuned minus base over the same records, with a confidence interval.
 
-    `base[i]` and `tuned[i]` are the same record's values; `bounds` are those of the metric, not
-    of the difference. The other parameters are those of `mean_interval`.
+    `base[i]` and `tuned[i]` are values of the same record. `bounds` are the bounds of the metric,
+    not of the difference. For the other parameters, see `mean_interval`.
     """
     check_options(confidence, resamples)
     paired = pair_values(base, tuned, weights, groups)
@@ -47,7 +69,7 @@ def paired_difference(  # noqa: PLR0913
 def interval_of_pairs(
     paired: PairedSample, confidence: float, resamples: int, seed: int, bounds: Bounds | None
 ) -> Interval:
-    """Average the differences of a paired sample, with a confidence interval."""
+    """Return the mean difference of a paired sample, with a confidence interval."""
     sample = paired.sample
     if paired.is_binary and bounds in (None, (0, 1)):
         share_up = compute_share(paired.differences, paired.weights, 1.0)
@@ -56,8 +78,8 @@ def interval_of_pairs(
         span = bounds[1] - bounds[0] if bounds else math.inf
         resample = partial(bootstrap_means, resamples=resamples, seed=seed)
         low, high = interval_of_sample(sample, confidence, resample, (-span, span))
-        if paired.changed < FEW and 0 < span < math.inf:
-            # A bootstrap knows only differences that it has seen; further records may have any.
+        if paired.changed < FEW_CHANGED_PAIRS and 0 < span < math.inf:
+            # A bootstrap only repeats observed differences; further records may have others.
             up, down = (min(1.0, part / span) for part in (paired.gain, paired.loss))
             ends = _tango(up, min(down, 1 - up), effective_size(sample), confidence)
             low, high = min(low, span * ends[0]), max(high, span * ends[1])
@@ -66,7 +88,7 @@ def interval_of_pairs(
 
 
 def _tango(up: float, down: float, n: float, confidence: float) -> Bounds:
-    """Compute Tango's score interval of a paired difference of shares; never of zero width.
+    """Compute Tango's score interval of a paired difference of shares; its width is never zero.
 
     `up` is the share of records that only the tuned model got right, `down` the share that only
     the base model got right.

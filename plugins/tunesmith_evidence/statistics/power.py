@@ -1,4 +1,4 @@
-"""Power: the smallest difference that a given number of records can show."""
+"""Compute statistical power: detectable differences, and the rows needed to detect one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunesmith.statistics.distributions import NORMAL, student_quantile
 from tunesmith_evidence.statistics.bisection import bisect
 
 
-def minimum_detectable(
+def minimum_detectable_difference(
     n: int,
     *,
     spread: float | None = None,
@@ -19,10 +19,17 @@ def minimum_detectable(
 ) -> float:
     """Compute the smallest true difference that `n` paired records detect with this power.
 
-    Give `spread`, the standard deviation of the per-record differences in the metric's unit, or
-    for right/wrong metrics `discordant`, the share of records on which the two models disagree.
-    With neither, the result is the lower limit for right/wrong metrics: no record gets worse.
-    Infinite where no difference could be detected.
+    Args:
+        n: number of paired records.
+        spread: standard deviation of the differences per record, in the metric's unit; None for a
+            right/wrong metric.
+        discordant: share of records where exactly one model is right. At 0, the result is the lower
+            limit for right/wrong metrics: no record gets worse.
+        confidence: level of the interval.
+        power: probability of detecting the difference.
+
+    Returns:
+        The difference; infinite if no difference could be detected.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -44,12 +51,9 @@ def minimum_detectable(
     return max(floor, _connor(n, discordant, confidence, power))
 
 
-@cache  # comparisons of many runs ask for the same rows again and again
+@cache  # comparing many runs on the same rows repeats this computation
 def _clean_floor(n: int, confidence: float, power: float) -> float:
-    """Compute the smallest share of improved records that McNemar's test detects.
-
-    No record gets worse.
-    """
+    """Compute the smallest share of improved records that McNemar's test detects; none worsens."""
     needed = math.floor(1 - math.log2(1 - confidence)) + 1  # first k with 2 * 0.5^k < alpha
     if n < needed:
         return math.inf
@@ -62,10 +66,7 @@ def _clean_floor(n: int, confidence: float, power: float) -> float:
 
 
 def _connor(n: int, discordant: float, confidence: float, power: float) -> float:
-    """Compute the detectable difference of paired shares by Connor's formula.
-
-    With McNemar's continuity correction.
-    """
+    """Compute the detectable difference of paired shares (Connor, with continuity correction)."""
     z_alpha = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
     z_power = NORMAL.inv_cdf(power)
 
@@ -80,12 +81,14 @@ def _connor(n: int, discordant: float, confidence: float, power: float) -> float
 def rows_needed(
     n: int, error: float, distance: float, *, confidence: float = 0.95, power: float = 0.8
 ) -> int:
-    """Compute the rows that show a difference from a limit, if both stay as measured.
+    """Compute how many rows separate a difference from a limit, if its spread stays as measured.
 
     Args:
-        n: the rows on which it was measured.
-        error: the standard error of the difference on these rows.
-        distance: how far the measured difference is from the limit, above 0.
+        n: number of rows that the difference was measured on.
+        error: standard error of the difference on these rows.
+        distance: distance of the measured difference from the limit; positive.
+        confidence: level of the interval.
+        power: probability that the interval then excludes the limit.
 
     Raises:
         ValueError: a parameter is out of range.

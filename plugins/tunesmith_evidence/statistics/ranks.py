@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def probability_below(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the probability that a value of ``first`` is below one of ``second``; equal ones half.
+    """Return the probability that a value of ``first`` is below a value of ``second``.
 
-    It is the area under the ROC curve (AUC) of telling the two samples apart by their values:
-    Mann and Whitney, Ann. Math. Statist. 18 (1947) 50.
+    Ties count half. This is the area under the ROC curve (AUC) for separating the two samples by
+    their values. Source: Mann and Whitney, Ann. Math. Statist. 18 (1947) 50.
 
     Raises:
         ValueError: a sample is empty.

@@ -1,7 +1,7 @@
-"""Resample with numpy, with the same draws as the standard library.
+"""Resample with numpy, using the same random draws as the standard library.
 
-Draws depend only on their number and the seed, so they are kept: comparisons of many runs on the
-same rows share them. Shapes: U units, C cells, R resamples, E tables of eight signs.
+The draws depend only on their number and the seed, so they are cached: comparisons of many runs on
+the same rows share them. Shapes: U units, C cells, R resamples, E tables of eight signs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
-from tunesmith.statistics.intervals import CELLS
+from tunesmith.statistics.intervals import MAX_CELLS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 
     Matrix: TypeAlias = NDArray[np.float64]
 
-_CHUNK = 1 << 18  # draws that are made at once
+_CHUNK = 1 << 18  # draws per batch
 
 
 def bootstrap_means(units: Sequence[tuple[float, float]], resamples: int, seed: int) -> list[float]:
-    """Return what ``tunesmith.statistics.intervals.bootstrap_means`` does, up to rounding."""
-    import numpy as np  # not above: commands that only show results import this package
+    """Compute the same means as ``tunesmith.statistics.intervals.bootstrap_means``, with numpy.
+
+    The results are equal up to rounding.
+    """
+    import numpy as np  # lazy: commands that only show results must not load numpy
 
     order_U, counts_RC = _draw_counts(len(units), resamples, seed)
     cells_C2 = np.asarray(units, dtype=np.float64)
-    if len(units) > CELLS:
+    if len(units) > MAX_CELLS:
         shuffled_U2 = cells_C2[order_U]
-        cells_C2 = np.stack([shuffled_U2[cell::CELLS].sum(axis=0) for cell in range(CELLS)])
+        cells_C2 = np.stack([shuffled_U2[cell::MAX_CELLS].sum(axis=0) for cell in range(MAX_CELLS)])
     sums_R2 = counts_RC @ cells_C2
     means: list[float] = np.sort(sums_R2[:, 0] / sums_R2[:, 1]).tolist()
     return means
@@ -38,15 +41,15 @@ def bootstrap_means(units: Sequence[tuple[float, float]], resamples: int, seed: 
 
 @lru_cache(maxsize=2)
 def _draw_counts(units: int, resamples: int, seed: int) -> tuple[NDArray[np.int64], Matrix]:
-    """Return the order of the units, and how often each resample has each cell."""
+    """Return the order of the units, and how often each resample contains each cell."""
     import numpy as np
 
     rng, order = Random(seed), [*range(units)]
-    if units > CELLS:
+    if units > MAX_CELLS:
         rng.shuffle(order)
-    cells = min(units, CELLS)
+    cells = min(units, MAX_CELLS)
     *key, position = rng.getstate()[1]
-    generator = np.random.RandomState()  # numpy's Mersenne Twister continues that of the rng
+    generator = np.random.RandomState()  # continues the Mersenne Twister state of ``rng``
     generator.set_state(("MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0))
     counts_RC = np.empty((resamples, cells))
     step = max(1, _CHUNK // cells)
@@ -60,7 +63,7 @@ def _draw_counts(units: int, resamples: int, seed: int) -> tuple[NDArray[np.int6
 
 
 def draw_signed_sums(tables: Sequence[Sequence[float]], resamples: int, seed: int) -> Matrix:
-    """Return sums of one random entry of each table; each table has 256."""
+    """Return ``resamples`` sums, each of one random entry per table; a table has 256 entries."""
     import numpy as np
 
     bytes_ER = _draw_bytes(len(tables), resamples, seed)

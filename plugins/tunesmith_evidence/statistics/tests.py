@@ -10,8 +10,8 @@ from tunesmith_evidence.statistics.differences import PairedSample, pair_values
 from tunesmith_evidence.statistics.resampling import draw_signed_sums
 
 SIGN_PATTERNS = 4_999
-"""Patterns of signs that are drawn by default."""
-_EXACT = 16  # the sign flips of up to this number of units are enumerated instead of sampled
+"""Default number of random sign patterns."""
+_EXACT = 16  # up to this many units, all sign patterns are enumerated instead of sampled
 
 
 def paired_p_value(
@@ -25,14 +25,15 @@ def paired_p_value(
 ) -> float:
     """Compute the two-sided p-value of the hypothesis that tuning changed nothing on average.
 
-    Exact McNemar for right/wrong values; otherwise the sign of each unit's difference is flipped
-    at random (for up to 16 units, all sign patterns are enumerated). Never zero.
+    Right/wrong values use the exact McNemar test. Other values use a sign-flip test: the sign of
+    each unit's difference is flipped at random; for up to 16 units, all patterns are enumerated.
+    The p-value is never zero.
     """
     return p_value_of_pairs(pair_values(base, tuned, weights, groups), resamples, seed)
 
 
 def p_value_of_pairs(paired: PairedSample, resamples: int, seed: int) -> float:
-    """Compute the two-sided p-value of a paired sample, as :func:`paired_p_value` does."""
+    """Compute the two-sided p-value of a paired sample; see :func:`paired_p_value`."""
     sample = paired.sample
     if paired.is_binary and sample.is_simple:
         up = sum(1 for difference in paired.differences if difference > 0)
@@ -45,7 +46,7 @@ def p_value_of_pairs(paired: PairedSample, resamples: int, seed: int) -> float:
 def _mcnemar(up: int, down: int) -> float:
     """Compute the exact two-sided McNemar p-value in integer arithmetic.
 
-    `up` and `down` are the numbers of records that got better and worse.
+    `up` and `down` are the numbers of records that improved and worsened.
     """
     total, smaller = up + down, min(up, down)
     term = tail = 1
@@ -60,7 +61,7 @@ def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
     sizes = sorted(abs(t) for t in totals if t != 0)
     if not sizes:
         return 1.0
-    limit = abs(math.fsum(totals)) - 1e-9 * math.fsum(sizes)  # equal sums differ by rounding
+    limit = abs(math.fsum(totals)) - 1e-9 * math.fsum(sizes)  # tolerance for rounding
     tables = [_signed_sums(sizes[i : i + 8]) for i in range(0, len(sizes), 8)]
     if len(sizes) <= _EXACT:
         sums = [math.fsum(parts) for parts in product(*tables)]
@@ -73,7 +74,7 @@ def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
 def _signed_sums(sizes: Sequence[float]) -> list[float]:
     """Return the sums of these numbers for every choice of signs.
 
-    For eight numbers they are a table of 256: one lookup by a random byte flips eight signs.
+    Eight numbers give a table of 256 sums, so one lookup by a random byte flips eight signs.
     """
     sums = [0.0]
     for size in sizes:

@@ -1,1 +1,1 @@
-"""Tasks: what training rows ask for, and the examples that they give."""
+"""Recognize what task the training rows pose, and read examples from them."""

@@ -1,8 +1,7 @@
-"""Examples: what baselines learn from, the texts of training rows in an order of their own.
+"""Read the examples that baselines learn from: prompt and answer texts of training rows.
 
-The order of examples depends on their content alone, so a baseline is the same whatever the order
-of the rows. Of more rows than a baseline can use, a sample is taken that depends on the seed and on
-the content of each row.
+Their order depends only on their content, so a baseline does not depend on the order of the rows.
+If there are more rows than a baseline can use, the seed and each row's content decide the sample.
 """
 
 from __future__ import annotations
@@ -18,34 +17,34 @@ from tunesmith.records import Prompt, Record, Text, UnpairedPreference, last_exc
 __all__ = ["Example", "has_examples", "read_examples"]
 
 MAX_EXAMPLES = 20_000
-"""Rows that a baseline learns from."""
+"""Maximum number of rows that a baseline learns from."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Example:
-    """The last answer of a training row, with the texts of its prompt."""
+    """The last answer of a training row, with its prompt."""
 
     text: str
-    """All texts of the prompt."""
+    """All texts of the prompt, joined by newlines."""
     answer: str
     question: str
-    """The last message of the user."""
+    """The user's last message."""
 
 
 def read_examples(
     records: Iterable[Record], seed: int = 0, limit: int = MAX_EXAMPLES
 ) -> list[Example]:
-    """Return the examples of the records, sorted; at most ``limit``, sampled by their content.
+    """Return up to ``limit`` examples from the records, sorted by content.
 
-    Skipped are plain texts, answers that are labeled as bad, and answers that call tools.
+    Plain texts, answers labeled as bad, and answers with tool calls are skipped.
     """
     examples = _all_examples(records)
-    sample = heapq.nsmallest(limit, ((random_order(e, seed), e) for e in examples))
+    sample = heapq.nsmallest(limit, ((random_sort_key(e, seed), e) for e in examples))
     return sorted(example for _, example in sample)
 
 
-def random_order(example: Example, seed: int) -> bytes:
-    """Return a key that sorts examples at random, by the seed and the content of each."""
+def random_sort_key(example: Example, seed: int) -> bytes:
+    """Return a sort key that shuffles examples, derived from the seed and the content."""
     content = f"{seed}\0{example.text}\0{example.answer}"
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -62,17 +61,17 @@ def _all_examples(records: Iterable[Record]) -> Iterator[Example]:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Return all texts of a prompt, one message below the other."""
+    """Return all texts of a prompt, one message per line."""
     return prompt if isinstance(prompt, str) else "\n".join(message.text for message in prompt)
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the texts of prompts."""
+    """Return the text of each prompt; see :func:`prompt_text`."""
     return [*map(prompt_text, prompts)]
 
 
 def last_question(prompt: Prompt) -> str:
-    """Return the last message of the user; empty if there is none."""
+    """Return the user's last message; empty if there is none."""
     if isinstance(prompt, str):
         return prompt
     return next((m.text for m in reversed(prompt) if m.role == "user"), "")
@@ -84,7 +83,7 @@ def has_examples(records: Iterable[Record]) -> bool:
 
 
 def take_each_answer_first(ordered: Sequence[Example], count: int) -> list[Example]:
-    """Return ``count`` examples in their order, each answer once before any is used twice."""
+    """Choose ``count`` examples in order, using each answer once before any answer repeats."""
     uses: Counter[str] = Counter()
     ranked = []
     for position, example in enumerate(ordered):

@@ -1,7 +1,7 @@
-"""Answers that are JSON objects: their fields, and the way in which they are written.
+"""Parse answers that are JSON objects into fields, and write them in the same style.
 
-A field is a path of keys, such as ``("order", "id")``; its value is JSON text as it stands in the
-answer, so that ``12.50`` stays ``12.50``. Lists and empty objects are values.
+A field is a path of keys, such as ``("order", "id")``. Its value is JSON text exactly as in the
+answer, so ``12.50`` stays ``12.50``. Lists and empty objects are values.
 """
 
 from __future__ import annotations
@@ -13,56 +13,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith_evidence.answers.normalize import compose
+from tunesmith_evidence.answers.normalize import normalize_unicode
 
 __all__ = [
-    "Fields",
-    "Path",
-    "Style",
-    "are_equal",
-    "find_order",
-    "find_style",
+    "FieldPath",
+    "JsonFields",
+    "JsonStyle",
+    "are_json_values_equal",
+    "find_field_order",
+    "find_json_style",
     "have_equal_values",
-    "parse_object",
+    "parse_json_object",
 ]
 
-Path = tuple[str, ...]
-Fields = dict[Path, str]
+FieldPath = tuple[str, ...]
+JsonFields = dict[FieldPath, str]
 _FENCE = re.compile(r"\A(\s*```\w*\s*)(.*?)(\s*```\s*)\Z", re.DOTALL)
 
 
 class _Number(str):
-    """A number as it is written."""
+    """A number in its original spelling."""
 
 
-def parse_object(answer: str) -> Fields | None:
-    """Return the fields of an answer that is one JSON object, fenced or not; None for others."""
+def parse_json_object(answer: str) -> JsonFields | None:
+    """Return the fields of an answer that is one JSON object, fenced or not; otherwise None."""
     value = _load(_split_fence(answer)[1])
     return dict(_flatten((), value)) if isinstance(value, dict) else None
 
 
-def are_equal(first: Any, second: Any) -> bool:
+def are_json_values_equal(first: Any, second: Any) -> bool:
     """Return True for equal JSON values: 1 and 1.0 are equal, 1 and true are not.
 
-    Texts are equal if a reader sees no difference: white space, and the form of its Unicode.
+    Strings may differ in white space and Unicode form.
     """
     if isinstance(first, bool) or isinstance(second, bool):
         return first is second
     if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(are_equal, first, second))
+        return len(first) == len(second) and all(map(are_json_values_equal, first, second))
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(
-            are_equal(value, second[key]) for key, value in first.items()
+            are_json_values_equal(value, second[key]) for key, value in first.items()
         )
     if isinstance(first, str) and isinstance(second, str):
-        return compose(first) == compose(second)
+        return normalize_unicode(first) == normalize_unicode(second)
     return bool(first == second)
 
 
-def have_equal_values(first: Fields, second: Fields) -> bool:
-    """Return True for the same fields with equal values, however these are written."""
+def have_equal_values(first: JsonFields, second: JsonFields) -> bool:
+    """Return True if both have the same fields with equal values, whatever their spelling."""
     return first.keys() == second.keys() and all(
-        are_equal(json.loads(value), json.loads(second[path])) for path, value in first.items()
+        are_json_values_equal(json.loads(value), json.loads(second[path]))
+        for path, value in first.items()
     )
 
 
@@ -87,27 +88,27 @@ def _split_fence(answer: str) -> tuple[str, str, str]:
     return (match[1], match[2], match[3]) if match else ("", answer, "")
 
 
-def _flatten(path: Path, value: Any) -> list[tuple[Path, str]]:
+def _flatten(path: FieldPath, value: Any) -> list[tuple[FieldPath, str]]:
     if isinstance(value, dict) and (value or not path):
         return [item for key, below in value.items() for item in _flatten((*path, key), below)]
-    return [(path, Style().write(value))]
+    return [(path, JsonStyle().write(value))]
 
 
 @dataclass(frozen=True)
-class Style:
-    """The formatting of a JSON text."""
+class JsonStyle:
+    """The formatting of JSON text."""
 
     comma: str = ", "
     colon: str = ": "
     indent: int = 0
-    """Spaces by level; 0: all in one line."""
+    """Spaces per level; 0 for a single line."""
     ascii_only: bool = False
     opening: str = ""
-    """Text before the object, such as a fence of Markdown."""
+    """Text before the object, such as a Markdown fence."""
     closing: str = ""
 
     def write(self, value: Any, level: int = 1) -> str:
-        """Return a value as JSON text."""
+        """Write a value as JSON text."""
         if isinstance(value, _Number):
             return str(value)
         if isinstance(value, dict):
@@ -127,8 +128,8 @@ class Style:
         end = "\n" + " " * (self.indent * (level - 1))
         return f"{opening}{line}{(self.comma.rstrip() + line).join(items)}{end}{closing}"
 
-    def write_fields(self, fields: Mapping[Path, str]) -> str:
-        """Return an answer with these fields, whose values are JSON text."""
+    def write_fields(self, fields: Mapping[FieldPath, str]) -> str:
+        """Write an answer with these fields; their values are JSON text."""
         root: dict[str, Any] = {}
         for path, value in fields.items():
             below = root
@@ -141,8 +142,8 @@ class Style:
         return f"{self.opening}{self.write(root)}{self.closing}"
 
 
-def find_style(answers: Sequence[str]) -> Style:
-    """Return the style that writes most of the answers exactly as they are."""
+def find_json_style(answers: Sequence[str]) -> JsonStyle:
+    """Return the style that reproduces most of the answers exactly."""
     fences: Counter[tuple[str, str]] = Counter()
     bodies = []
     for answer in answers:
@@ -153,7 +154,7 @@ def find_style(answers: Sequence[str]) -> Style:
             bodies.append((body.strip(), value))
     opening, closing = min(fences, key=lambda f: (-fences[f], f)) if fences else ("", "")
     styles = [
-        Style(comma, colon, indent, ascii_only, opening, closing)
+        JsonStyle(comma, colon, indent, ascii_only, opening, closing)
         for comma, colon, indent in (
             (", ", ": ", 0), (",", ":", 0), (",", ": ", 0), (", ", ":", 0),
             (",", ": ", 2), (",", ": ", 4), (",", ": ", 1),
@@ -163,13 +164,10 @@ def find_style(answers: Sequence[str]) -> Style:
     return max(styles, key=lambda style: sum(style.write(v) == body for body, v in bodies))
 
 
-def find_order(answers: Sequence[Fields]) -> list[Path]:
-    """Return all paths of fields, in the order in which answers have them.
-
-    A field stands behind those that precede it in most of the answers that have both.
-    """
+def find_field_order(answers: Sequence[JsonFields]) -> list[FieldPath]:
+    """Return the paths of all fields, sorted by their mean relative position in the answers."""
     counts = Counter(path for fields in answers for path in fields)
-    places: dict[Path, float] = dict.fromkeys(counts, 0.0)
+    places: dict[FieldPath, float] = dict.fromkeys(counts, 0.0)
     for fields in answers:
         for place, path in enumerate(fields):
             places[path] += place / len(fields) / counts[path]

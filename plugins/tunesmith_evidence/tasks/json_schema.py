@@ -1,7 +1,7 @@
-"""The JSON schema of answers: keys, types, and the values of fields that have few.
+"""Derive a JSON schema from answers: keys, types, and enums for fields with few values.
 
-It is for constrained decoding, so everything has an end: texts and lists are at most twice as long
-as those of the answers, and whole numbers have at most one more digit.
+The schema is for constrained decoding, so everything is bounded. Strings and lists are at most
+twice as long as in the answers, and numbers have at most one more digit.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith_evidence.tasks.json_answers import find_style
+from tunesmith_evidence.tasks.json_answers import find_json_style
 
 __all__ = ["Schema", "derive_schema"]
 
 Schema = dict[str, Any]
 MAX_ENUM = 40
-"""Different texts of a field up to which the field can have these only."""
+"""Maximum number of distinct strings for a field to become an enum."""
 MAX_NEW_VALUES = 0.15
-"""Share of texts that occur once: with more of them, the next answer may have a new one."""
+"""Maximum share of strings that occur once. With more, the next answer may well have a new one."""
 
 
 def derive_schema(answers: Sequence[str]) -> Schema | None:
-    """Return the schema of the answers that are JSON objects; None if there is none.
+    """Derive the schema of the answers that are JSON objects; None if no answer is one.
 
-    Keys have the order in which most answers have them. Those that all answers have are required.
+    Keys are sorted by their mean position. A key is required if all answers have it.
     """
     objects = [value for value in map(_load, answers) if isinstance(value, dict) and value]
     return _describe_objects(objects) if objects else None
 
 
 def _load(answer: str) -> Any:
-    style = find_style([answer])
+    style = find_json_style([answer])
     text = answer.removeprefix(style.opening).removesuffix(style.closing)
     try:
         return json.loads(text)
@@ -57,7 +57,7 @@ def _describe_objects(objects: Sequence[dict[str, Any]]) -> Schema:
 
 
 def _describe(values: Sequence[Any]) -> Schema:
-    """Return the schema of a field that has these values, one of several kinds if need be."""
+    """Return the schema of a field from its values; several kinds of values become ``anyOf``."""
     kinds: dict[str, list[Any]] = {}
     for value in values:
         kinds.setdefault(_kind_of(value), []).append(value)

@@ -1,7 +1,8 @@
-"""Kinds of tasks, recognized by the answers of training rows.
+"""Recognize the kind of a task from the answers of its training rows.
 
-``classes``: a few short answers that recur. ``objects``: JSON objects with common keys. ``text``:
-anything else.
+- ``classes``: a few short answers that recur
+- ``objects``: JSON objects with common keys
+- ``text``: anything else
 """
 
 from __future__ import annotations
@@ -13,39 +14,41 @@ from typing import Literal
 
 from tunesmith.records import Record
 from tunesmith_evidence.tasks.examples import read_examples
-from tunesmith_evidence.tasks.json_answers import parse_object
+from tunesmith_evidence.tasks.json_answers import parse_json_object
 
 __all__ = [
     "TaskKind",
+    "detect_record_task",
+    "detect_task_kind",
     "has_fixed_answers",
     "has_recurring_answers",
     "list_labels",
-    "task_kind",
-    "task_of",
 ]
 
 TaskKind = Literal["classes", "objects", "text"]
 MAX_LABEL_CHARACTERS = 200
 MAX_NEW_ANSWERS = 0.15
-"""Share of rows whose answer occurs once: the chance that the next row has a new answer (Good)."""
+"""Maximum share of rows with a unique answer for ``classes``. It estimates the probability that the
+next row has a new answer (Good-Turing)."""
 MIN_ROWS_PER_LABEL = 2
 MAX_NUMBERS = 20
-"""More different answers than this that are numbers are quantities and not classes."""
+"""More distinct numeric answers than this are quantities, not classes."""
 MIN_OBJECTS = 0.9
 MIN_RECURRING = 0.5
-"""Share of rows whose answer recurs, from which on answers of similar rows are worth copying."""
+"""Smallest share of rows with a recurring answer for copying from similar rows to be worthwhile."""
 _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
-def task_kind(answers: Sequence[str]) -> TaskKind:
-    """Return the kind of the task that has these answers, of which there may be none.
+def detect_task_kind(answers: Sequence[str]) -> TaskKind:
+    """Return the kind of a task with these answers.
 
-    ``objects``: nine in ten are JSON objects, and half of all share a key. ``classes``: each
-    answer recurs, twice in the mean, and few occur once. ``text``: anything else, also no answers.
+    - ``objects``: at least 90 % are JSON objects, and half of all answers share a key.
+    - ``classes``: each answer occurs twice on average, and few occur only once.
+    - ``text``: anything else, including no answers.
     """
     if not answers:
         return "text"
-    objects = [set(fields) for fields in map(parse_object, answers) if fields]
+    objects = [set(fields) for fields in map(parse_json_object, answers) if fields]
     if len(objects) >= MIN_OBJECTS * len(answers):
         keys = Counter(key for fields in objects for key in fields)
         if max(keys.values()) >= len(answers) / 2:
@@ -53,9 +56,9 @@ def task_kind(answers: Sequence[str]) -> TaskKind:
     return "classes" if _are_classes(Counter(map(str.strip, answers))) else "text"
 
 
-def task_of(records: Sequence[Record]) -> TaskKind:
-    """Return the kind of the task that records have."""
-    return task_kind([example.answer for example in read_examples(records)])
+def detect_record_task(records: Sequence[Record]) -> TaskKind:
+    """Return the kind of the task that records pose."""
+    return detect_task_kind([example.answer for example in read_examples(records)])
 
 
 def _are_classes(counts: Counter[str]) -> bool:
@@ -69,25 +72,25 @@ def _are_classes(counts: Counter[str]) -> bool:
 
 
 def list_labels(answers: Sequence[str]) -> list[str]:
-    """Return the different answers, the most frequent first, then in alphabetical order."""
+    """Return the distinct answers, the most frequent first, ties in alphabetical order."""
     counts = Counter(map(str.strip, answers))
     return sorted(counts, key=lambda label: (-counts[label], label))
 
 
 def has_fixed_answers(records: Sequence[Record]) -> bool:
-    """Return True if answers are classes or objects, so that a classifier could give them."""
-    return task_of(records) != "text"
+    """Return True if answers are classes or objects, so that a classifier could predict them."""
+    return detect_record_task(records) != "text"
 
 
 def has_recurring_answers(records: Sequence[Record]) -> bool:
     """Return True if answers are classes or objects, or if half of the rows share short answers.
 
-    Of many classes with two rows each, most have only one row left for training.
+    The latter covers many classes with two rows each, where a split leaves most classes one row.
     """
     answers = [example.answer for example in read_examples(records)]
     counts = Counter(map(str.strip, answers))
     once = sum(count == 1 for count in counts.values())
-    return task_kind(answers) != "text" or (
+    return detect_task_kind(answers) != "text" or (
         len(answers) - once >= MIN_RECURRING * len(answers) > 0
         and max(map(len, counts)) <= MAX_LABEL_CHARACTERS
     )

@@ -1,4 +1,4 @@
-"""Built-in baselines: ways to solve the task of a run without tuning."""
+"""Built-in baselines: ways to solve a run's task without tuning."""
 
 from tunesmith.hookspecs import lazy_plugin
 

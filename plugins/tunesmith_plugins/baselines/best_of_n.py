@@ -1,4 +1,4 @@
-"""Baseline ``best-of-n``: the sampled answer of the untouched model with the highest reward."""
+"""Baseline ``best-of-n``: of several sampled base-model answers, the one with the best reward."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tunesmith.execution.wrapped_model import WrappedModel
 from tunesmith.offers import BaselineOffer
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt
-from tunesmith_evidence.answers.without_scores import WithoutScores
-from tunesmith_torch.compare.other_model import RewardOptions, RewardScorer, load_scorer
+from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
+from tunesmith_torch.compare.other_model import RewardOptions, RewardScorer, load_reward_scorer
 from tunesmith_torch.compare.training_rewards import find_training_rewards
 
 
 @dataclass(frozen=True)
-class BestOfNModel(WithoutScores, WrappedModel):
-    """Another model, of whose samples the one with the highest reward is the answer."""
+class BestOfNModel(GenerationOnlyModel, WrappedModel):
+    """A model that samples several answers and returns the one with the highest reward."""
 
     scorer: RewardScorer
     count: int
@@ -30,12 +30,12 @@ class BestOfNModel(WithoutScores, WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Sample answers, and return the best one for each prompt; of equal ones the first.
+        """Sample answers and return the best one for each prompt; ties go to the first.
 
         Raises:
             UsageError: the model does not support sampling.
         """
-        distinct = [*dict.fromkeys(prompts)]  # equal prompts would have other samples each time
+        distinct = [*dict.fromkeys(prompts)]  # so that equal prompts get the same answer
         repeated = [prompt for prompt in distinct for _ in range(self.count)]
         report = progress and (lambda done: progress(done // self.count))
         samples = self.sample(
@@ -54,7 +54,7 @@ class BestOfNModel(WithoutScores, WrappedModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error: the probability that an answer is the best of several is not known."""
+        """The error for scoring: the probability of being the best sample is unknown."""
         return UsageError(
             "the best of several samples has no log-probability",
             hint="measure it with an evaluator of generated answers, such as win-rate",
@@ -68,28 +68,28 @@ TABLE = f"baselines.{NAME}"
 class BestOfNOptions(RewardOptions):
     """Options of ``best-of-n``. It is used by default if `reward` or `plugin` is set."""
 
-    n: int = Field(4, ge=2, le=64, description="Answers that are sampled for each prompt.")
+    n: int = Field(4, ge=2, le=64, description="Number of answers sampled per prompt.")
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature.")
 
     @property
     def has_reward(self) -> bool:
-        """True if a reward is named."""
+        """True if `reward` or `plugin` is set."""
         return (self.reward or self.plugin) is not None
 
 
 @dataclass(frozen=True)
 class BestOfN:
-    """Samples answers of the untouched model, and keeps the one with the highest reward."""
+    """Samples answers from the base model and keeps the one with the highest reward."""
 
     options: BestOfNOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the untouched model with the system prompt; nothing without a reward."""
+        """Yield the base model with the system prompt; yield nothing without a reward."""
         if not self.options.has_reward:
             return
         from tunesmith_evidence.prompting.task_prompt import read_task
 
-        scorer = load_scorer(self.options, None, TABLE)
+        scorer = load_reward_scorer(self.options, None, TABLE)
         assert scorer is not None
         options, base = self.options, read_task(task).prompted(describe=False)
         model = BestOfNModel(base, scorer, options.n, options.temperature, task.seed)
@@ -98,7 +98,7 @@ class BestOfN:
 
 BEST_OF_N = BaselineOffer(
     name=NAME,
-    summary="the sampled answer of the untouched model with the highest reward",
+    summary="the best of several sampled base-model answers, by reward",
     config=BestOfNOptions,
     build=BestOfN,
     solution="prompt",
@@ -111,7 +111,7 @@ BEST_OF_N = BaselineOffer(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error for the baseline without a reward, and a note for rewards without it."""
+    """Yield an error if the baseline lacks a reward, or a note if a reward lacks the baseline."""
     use = plan.baseline_options.use
     configs = (baseline.config for baseline in plan.baselines if baseline.offer.name == NAME)
     config = next(configs, None)
@@ -119,7 +119,7 @@ def review(plan: Plan) -> Iterator[Finding]:
         return
     if use is not None:
         if NAME in use:
-            message = "needs a reward by which the best answer is chosen"
+            message = "needs a reward to choose the best answer"
             hint = "set `reward` or `plugin` in this table"
             yield Finding(level="error", where=TABLE, message=message, hint=hint)
         return
@@ -132,7 +132,7 @@ def review(plan: Plan) -> Iterator[Finding]:
     yield Finding(
         level="info",
         where="baselines",
-        message="the policy is not compared with the best of four sampled answers by the reward, "
-        "which needs no training",
+        message="the policy is not compared with best-of-n, which picks the best of four sampled "
+        "answers by reward and needs no training",
         hint=f"add [{TABLE}] with {key} = {named}",
     )

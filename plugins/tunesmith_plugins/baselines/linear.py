@@ -1,4 +1,4 @@
-"""Baseline ``linear``: a linear classifier of words and parts of words."""
+"""Baseline ``linear``: a linear classifier over words and parts of words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith.records import Record
-from tunesmith_evidence.tasks.kinds import task_of
+from tunesmith_evidence.tasks.kinds import detect_record_task
 
 
 class LinearOptions(Options):
@@ -22,8 +22,8 @@ class LinearOptions(Options):
         [10.0, 1.0, 100.0],
         min_length=1,
         description=(
-            "Inverse strengths of the regularization, as in scikit-learn; the best on the "
-            "validation rows is used."
+            "Inverse regularization strengths to try, as in scikit-learn. The validation rows pick "
+            "the best."
         ),
     )
 
@@ -35,8 +35,8 @@ class LinearBaseline:
     options: LinearOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one for each C."""
-        from tunesmith_evidence.classify.classifiers import Linear
+        """Yield a variant for each C."""
+        from tunesmith_evidence.classify.classifiers import LinearClassifier
         from tunesmith_evidence.classify.text_classifier import TextRows
         from tunesmith_evidence.tasks.examples import read_examples
 
@@ -45,12 +45,14 @@ class LinearBaseline:
             return
         rows = TextRows(examples)
         for c in dict.fromkeys(self.options.c):
-            yield BaselineVariant(name=f"C={c:g}", model=rows.model(Linear(*rows.learned, c)))
+            yield BaselineVariant(
+                name=f"C={c:g}", model=rows.model(LinearClassifier(*rows.learned, c))
+            )
 
 
 def has_classes(records: Sequence[Record]) -> bool:
     """Return True if the answers are classes."""
-    return task_of(records) == "classes"
+    return detect_record_task(records) == "classes"
 
 
 LINEAR = BaselineOffer(

@@ -1,4 +1,4 @@
-"""Baseline ``majority``: the most frequent answer, always."""
+"""Baseline ``majority``: always the most frequent answer (majority class)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tunesmith_evidence.tasks.kinds import has_fixed_answers
 
 
 class MajorityOptions(Options):
-    """Options of ``majority``: none."""
+    """``majority`` has no options."""
 
 
 class Majority:
-    """Gives the most frequent answer to everything: a score that needs no understanding."""
+    """Always gives the most frequent answer: the score that a model gets without reading."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the only one."""
+        """Yield the only variant; nothing without training answers."""
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.tasks.examples import read_examples
         from tunesmith_evidence.tasks.kinds import list_labels
@@ -31,7 +31,7 @@ class Majority:
 
 MAJORITY = BaselineOffer(
     name="majority",
-    summary="the most frequent answer of the training rows, always",
+    summary="always the most frequent answer of the training rows",
     config=MajorityOptions,
     build=lambda options: Majority(),
     solution="constant",

@@ -22,32 +22,37 @@ class NearestOptions(Options):
         [5, 1, 10, 20],
         min_length=1,
         description=(
-            "Numbers of similar training rows that vote; the one is used that is right most often "
-            "out of fold, on training rows that it has not learned from."
+            "Numbers of similar training rows that vote. The most accurate one in cross-validation "
+            "on the training rows is used."
         ),
     )
     centroid: bool = Field(
-        True, description="Also try the answer whose rows are the most similar on average."
+        True, description="Also try the answer whose rows are most similar on average."
     )
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Answers like the most similar training rows, by the cosine of TF-IDF."""
+    """Copies the answer of the most similar training rows, by TF-IDF cosine similarity."""
 
     options: NearestOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the one that is right most often out of fold: few validation rows misjudge."""
-        from tunesmith_evidence.classify.classifiers import NearestCentroid, NearestRows
-        from tunesmith_evidence.classify.folds import Learn
+        """Yield the variant that is most accurate out of fold.
+
+        Cross-validation on all training rows is more reliable than a few validation rows.
+        """
+        from tunesmith_evidence.classify.classifiers import NearestCentroid, NearestRowsClassifier
+        from tunesmith_evidence.classify.folds import FitClassifier
         from tunesmith_evidence.classify.text_classifier import TextRows
         from tunesmith_evidence.tasks.examples import read_examples
 
         examples = read_examples(task.train, task.seed)
         if not examples:
             return
-        ways: dict[str, Learn] = {f"k={k}": partial(NearestRows, k=k) for k in self.options.k}
+        ways: dict[str, FitClassifier] = {
+            f"k={k}": partial(NearestRowsClassifier, k=k) for k in self.options.k
+        }
         if self.options.centroid:
             ways["centroid"] = NearestCentroid
         name, model = TextRows(examples).learn_best(ways)

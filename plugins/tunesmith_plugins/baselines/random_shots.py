@@ -1,4 +1,4 @@
-"""Baseline ``random-shots``: worked examples, drawn at random, in the prompt."""
+"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ class RandomShotsOptions(Options):
         [8],
         min_length=1,
         description=(
-            "Numbers of worked examples in the prompt. Where answers are classes, there is at "
-            "least one of each, as far as the model's context has room."
+            "Numbers of worked examples to try in the prompt. For classes, there is at least one "
+            "example of each, limited by the model's context."
         ),
     )
     draws: int = Field(
-        3, ge=1, le=20, description="Random choices of examples that are tried for each number."
+        3, ge=1, le=20, description="Number of random draws to try for each number of examples."
     )
     describe: bool = Field(
-        True, description="Also describe the answers in the prompt, as zero-shot does."
+        True, description="Describe the answers in the prompt, like `zero-shot`."
     )
     constrain: bool = Field(
         True,
         description=(
-            "Also try each choice of examples with constrained answers: where these are classes, "
-            "the most probable label; where they are JSON objects, answers of a schema."
+            "Also try each draw of examples with constrained answers: the most probable label for "
+            "classes, or answers that follow a schema for JSON objects."
         ),
     )
 
 
 @dataclass(frozen=True)
 class RandomShots:
-    """The untouched model with the same worked examples before every question."""
+    """The base model with the same worked examples before every question."""
 
     options: RandomShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one for each number of examples and each draw, free and constrained."""
+        """Yield variants for each number of examples and each draw, free and constrained."""
         from tunesmith_evidence.prompting.shots import choose_shots
         from tunesmith_evidence.prompting.task_prompt import read_task
 
@@ -70,7 +70,7 @@ class RandomShots:
 
 RANDOM_SHOTS = BaselineOffer(
     name="random-shots",
-    summary="the untouched model with the same worked examples in every prompt",
+    summary="the base model with the same worked examples in every prompt",
     config=RandomShotsOptions,
     build=RandomShots,
     needs=("numpy>=1.26",),

@@ -21,31 +21,31 @@ class RetrievedShotsOptions(Options):
         [5, 10, 20],
         min_length=1,
         description=(
-            "Numbers of similar training rows in a prompt, as far as the model's context has room; "
-            "at most four have the same answer."
+            "Numbers of similar training rows to try in a prompt, limited by the model's context. "
+            "At most four have the same answer."
         ),
     )
     describe: bool = Field(
-        True, description="Also describe the answers in the prompt, as zero-shot does."
+        True, description="Describe the answers in the prompt, like `zero-shot`."
     )
     constrain: bool = Field(
         True,
         description=(
-            "Also try each number of examples with constrained answers: where these are classes, "
-            "the most probable label; where they are JSON objects, answers of a schema."
+            "Also try each number of examples with constrained answers: the most probable label "
+            "for classes, or answers that follow a schema for JSON objects."
         ),
     )
 
 
 @dataclass(frozen=True)
 class RetrievedShots:
-    """The untouched model with the training rows that are the most similar to each question."""
+    """The base model with the training rows most similar to each question as examples."""
 
     options: RetrievedShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one for each number of examples that fits, and these with constrained answers."""
-        from tunesmith_evidence.prompting.shots import Retriever, count_fitting
+        """Yield variants for each number of examples that fits, free and constrained."""
+        from tunesmith_evidence.prompting.shots import Retriever, count_fitting_examples
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)
@@ -53,7 +53,7 @@ class RetrievedShots:
             return
         retriever = Retriever(prompt.examples)
         alone = prompt.prompted(describe=self.options.describe)
-        most = count_fitting(alone, prompt.examples, max(self.options.k))
+        most = count_fitting_examples(alone, prompt.examples, max(self.options.k))
         counts = [*dict.fromkeys(min(k, most) for k in self.options.k)]
 
         def prompted(k: int) -> TextModel:
@@ -70,7 +70,7 @@ class RetrievedShots:
 
 RETRIEVED_SHOTS = BaselineOffer(
     name="retrieved-shots",
-    summary="the untouched model with the most similar training rows in each prompt",
+    summary="the base model with the most similar training rows in each prompt",
     config=RetrievedShotsOptions,
     build=RetrievedShots,
     needs=("numpy>=1.26",),

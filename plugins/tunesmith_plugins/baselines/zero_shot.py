@@ -1,4 +1,4 @@
-"""Baseline ``zero-shot``: the untouched model with instructions alone."""
+"""Baseline ``zero-shot``: the base model with instructions only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tunesmith.options import Options
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 
-SAMPLE = 200
-"""Training rows by which JSON answers are recognized."""
+SAMPLE_ROWS = 200
+"""Number of training rows examined to recognize JSON answers."""
 
 
 class ZeroShotOptions(Options):
@@ -31,8 +31,8 @@ class ZeroShotOptions(Options):
     constrain: bool = Field(
         True,
         description=(
-            "Where answers are classes, also try to take the most probable label, as it is and "
-            "calibrated by training prompts; where they are JSON objects, also constrain them to a "
+            "Also try constrained answers. For classes, take the most probable label, uncalibrated "
+            "and calibrated with training prompts. For JSON objects, constrain decoding to a "
             'schema, which needs `pip install "tunesmith[json]"`.'
         ),
     )
@@ -40,12 +40,12 @@ class ZeroShotOptions(Options):
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """The untouched model, with the system prompt and with a description of the answers."""
+    """The base model with the system prompt, and with a description of the answers."""
 
     options: ZeroShotOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the system prompt alone, with a description, and constrained."""
+        """Yield variants: the system prompt only, with a description, and constrained."""
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)
@@ -61,7 +61,7 @@ class ZeroShot:
 
 ZERO_SHOT = BaselineOffer(
     name="zero-shot",
-    summary="the untouched model with instructions alone",
+    summary="the base model with instructions only",
     config=ZeroShotOptions,
     build=ZeroShot,
     solution="prompt",
@@ -73,16 +73,20 @@ ZERO_SHOT = BaselineOffer(
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a note if the baseline is used on JSON answers and they cannot be constrained."""
-    from tunesmith_evidence.prompting.json_model import HINT, is_installed
-    from tunesmith_evidence.tasks.kinds import task_of
+    """Yield a note if llguidance, which constrains JSON answers, is needed but not installed."""
+    from tunesmith_evidence.prompting.json_model import INSTALL_HINT, is_json_library_installed
+    from tunesmith_evidence.tasks.kinds import detect_record_task
 
     used = plan.baseline_options.use is None or "zero-shot" in plan.baseline_options.use
-    if used and not is_installed() and task_of([*islice(train, SAMPLE)]) == "objects":
+    if (
+        used
+        and not is_json_library_installed()
+        and detect_record_task([*islice(train, SAMPLE_ROWS)]) == "objects"
+    ):
         yield Finding(
             level="info",
             where="baselines.zero-shot",
-            message="JSON answers of the base model are not constrained to a schema: llguidance is "
-            "not installed",
-            hint=HINT,
+            message="cannot constrain the base model's JSON answers to a schema: llguidance is not "
+            "installed",
+            hint=INSTALL_HINT,
         )

@@ -28,7 +28,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Completion, Record, Text, exchanges
 from tunesmith.text import format_count
 from tunesmith_torch.data.large_data import sample_if_large
-from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
+from tunesmith_torch.data.refusals import HAS_REASONING, REFUSED_BY_TEMPLATE, TEMPLATE_DROPS_MESSAGE
 from tunesmith_torch.options.stages import list_stages
 from tunesmith_torch.options.training import (
     CHAT_TEMPLATE_NAMES,
@@ -43,9 +43,11 @@ _REMEDY = (
 _HINTS = {
     HAS_REASONING: "turn reasoning on in technique.chat_template.kwargs (enable_thinking or "
     "thinking = true, depending on the template), or remove the reasoning from these rows",
-    DROPS_MESSAGE: "set technique.chat_template.source to a template file that supports this role "
+    TEMPLATE_DROPS_MESSAGE: "set technique.chat_template.source to a template file that "
+    "supports this role "
     '(for tools, "chatml" does), or move its text into the user message',
-    REFUSED: "change the rows, or set technique.chat_template.source to another template file",
+    REFUSED_BY_TEMPLATE: "change the rows, or set technique.chat_template.source to another "
+    "template file",
 }
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
@@ -139,7 +141,7 @@ def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterato
     for cause, count in Counter(problem.cause for problem in problems).items():
         first = next(problem for problem in problems if problem.cause == cause)
         text = f"{cause}, {first.detail} ({format_count(count, 'row')}, the first is {first.where})"
-        refused = cause in (HAS_REASONING, DROPS_MESSAGE) or count >= rows
+        refused = cause in (HAS_REASONING, TEMPLATE_DROPS_MESSAGE) or count >= rows
         yield Finding(
             level="error" if refused else "warning",
             where=where,

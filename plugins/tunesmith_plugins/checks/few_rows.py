@@ -12,7 +12,7 @@ from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_number
-from tunesmith_evidence.statistics import minimum_detectable
+from tunesmith_evidence.statistics import minimum_detectable_difference
 
 ENOUGH = 100
 """Units with which most differences that matter can be shown."""
@@ -30,9 +30,11 @@ def review(test: Sequence[Record]) -> Iterator[Finding]:
     noun = "row"
     if units < len(test):
         what, noun = f"{what} of {format_count(units, 'group')}", "group"
-    smallest = minimum_detectable(units)
+    smallest = minimum_detectable_difference(units)
     if math.isinf(smallest):
-        least = next(n for n in range(units, ENOUGH) if math.isfinite(minimum_detectable(n)))
+        least = next(
+            n for n in range(units, ENOUGH) if math.isfinite(minimum_detectable_difference(n))
+        )
         yield Finding(
             level="warning",
             where="data.test",
@@ -47,6 +49,7 @@ def review(test: Sequence[Record]) -> Iterator[Finding]:
         level="info",
         where="data.test",
         message=f"{what} can detect differences of {format_number(smallest)} or more "
-        f"(80 % power); {ENOUGH} {noun}s detect {format_number(minimum_detectable(ENOUGH))}",
+        f"(80 % power); {ENOUGH} {noun}s detect "
+        f"{format_number(minimum_detectable_difference(ENOUGH))}",
         count=len(test),
     )

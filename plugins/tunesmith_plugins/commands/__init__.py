@@ -7,7 +7,7 @@ from tunesmith.offers import CommandOffer
 
 
 def _commands(*commands: tuple[str, str, str], needs: tuple[str, ...] = (), **hooks: str) -> Any:
-    """Return a plugin with commands: the name, the help line and the module of each."""
+    """Return a plugin that offers commands, each given as name, summary and module."""
     offers = [
         CommandOffer(name=name, summary=summary, load=f"{__name__}.{module}:command", needs=needs)
         for name, summary, module in commands
@@ -18,7 +18,7 @@ def _commands(*commands: tuple[str, str, str], needs: tuple[str, ...] = (), **ho
 ADVISE = _commands(
     (
         "advise",
-        "Advise whether to tune: baselines, short trainings, learning curve and costs.",
+        "Predict if tuning is worth it, from baselines and three short trainings.",
         "advise.command",
     ),
     needs=("numpy>=1.26",),
@@ -43,17 +43,17 @@ COMPARE = _commands(
 )
 COMPLETION = _commands(("completion", "Print the completion script for a shell.", "completion"))
 _DATA = {
-    "show": "Print rows as the model sees them, with the text that is trained.",
+    "show": "Print rows as the model sees them, and highlight the trained tokens.",
     "stats": "Count rows, lengths, duplicates and labels.",
-    "check": "Look for faults in rows.",
-    "fix": "Repair a file of rows without changing their meaning.",
-    "split": "Write training, validation and test rows to files of their own, without leaks.",
-    "select": "Write a few rows that stand for many.",
+    "check": "Find errors and suspicious rows in the data.",
+    "fix": "Fix the format of a file of rows without changing their meaning.",
+    "split": "Split rows into training, validation and test files, without leaks.",
+    "select": "Select a small, representative subset of rows.",
     "canaries": "Inject random secrets into training rows, to measure what a model memorizes.",
     "coverage": "Estimate the share of production traffic that the training data does not cover.",
 }
 _COMPARES_ROWS = {"stats", "check", "split", "select", "coverage"}
-"""The commands that compare rows with each other, in arrays."""
+"""Commands that compare rows with each other and therefore need numpy and scikit-learn."""
 DATA = lazy_plugin(
     __name__,
     tunesmith_commands=[
@@ -72,7 +72,7 @@ DOCTOR = _commands(
 EVALUATE = _commands(
     (
         "evaluate",
-        "Measure a trained model, an endpoint, or any other model, on rows.",
+        "Evaluate a run's model, an endpoint or any other model on your rows.",
         "evaluate.command",
     ),
     tunesmith_find_model=".evaluate.find:find_endpoint",
@@ -81,7 +81,7 @@ EVALUATE = _commands(
 EXPORT = _commands(
     (
         "export",
-        "Merge and export a run's model to safetensors or GGUF, checked there.",
+        "Merge and export a run's model to safetensors, GGUF or others, and verify it.",
         "export.command",
     ),
     needs=("torch>=2.11", "transformers>=5.17"),
@@ -89,17 +89,17 @@ EXPORT = _commands(
 FAILURES = _commands(
     (
         "failures",
-        "Find where the tuned model of a run is weak, and the rows to learn from.",
+        "Find where a run's model fails, and which rows would help.",
         "failures.command",
     )
 )
 BASELINES = _commands(
-    ("baselines", "Measure prompts and classifiers, before anything is trained.", "baselines")
+    ("baselines", "Measure prompts and classifiers before training anything.", "baselines")
 )
 NEXT_RUN = _commands(
     (
         "next",
-        "Write the run file of the next iteration: the rows of a run, and more.",
+        "Write the run file of the next iteration: a run's rows plus new ones.",
         "next_run.command",
     ),
     tunesmith_tables=".next_run.lineage:LINEAGE",
@@ -138,9 +138,7 @@ RUNS = _commands(
     ("report", "Show the results of a run.", "runs.report"),
 )
 SCHEMA = _commands(("schema", "Print the JSON Schema of run files, for editors.", "schema"))
-SEEDS = _commands(
-    ("seeds", "Train a run again with other seeds, and pool their differences.", "seeds")
-)
+SEEDS = _commands(("seeds", "Repeat a run with other seeds, and pool the differences.", "seeds"))
 SERVE = _commands(
     (
         "serve",
@@ -156,7 +154,7 @@ STARTER = _commands(
         "starter.init_command",
     ),
 )
-UNLOCK = _commands(("unlock", "Free a run that a dead machine has left locked.", "unlock"))
+UNLOCK = _commands(("unlock", "Release the lock of a run whose machine died.", "unlock"))
 VERIFY = _commands(
     ("verify", "Check that the checkpoints and the model of a run are intact.", "verify")
 )

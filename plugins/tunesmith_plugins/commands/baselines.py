@@ -1,4 +1,4 @@
-"""``tunesmith baselines``: measure all baselines of a run file at leisure, without training."""
+"""``tunesmith baselines``: measure all baselines of a run file without training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.baselines import (
     MeasuredBaseline,
+    list_baseline_overrides,
     list_baselines,
-    list_overrides,
     measure_baselines,
 )
 from tunesmith_evidence.number_text import format_interval, format_number, format_rows
@@ -32,13 +32,15 @@ from tunesmith_evidence.number_text import format_interval, format_number, forma
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Test rows for the baselines that ask the base model; 0: all.",
+    help="Test rows for baselines that prompt the base model; 0 for all.",
 )
 @click.option(
-    "--budget", metavar="TIME", help="Time for these baselines: 90s, 3m, 2h. Default: any."
+    "--budget",
+    metavar="TIME",
+    help="Time limit for baselines that prompt the base model: 90s, 3m, 2h. Default: none.",
 )
 @click.option(
-    "--only", multiple=True, metavar="BASELINE", help="Measure this baseline. Repeatable."
+    "--only", multiple=True, metavar="BASELINE", help="Measure only this baseline. Repeatable."
 )
 @start_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
@@ -51,19 +53,19 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     only: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure what solves the task without training: prompts and classifiers.
+    """Measure prompts and classifiers, which need no fine-tuning.
 
-    The best variant of each is chosen on the validation rows and scored once on the test rows, all
-    of them by default. `tunesmith resume` then trains in the same run folder, and compares the
-    tuned model with these baselines without measuring them again.
+    The best variant of each baseline is selected on the validation rows and scored once on the
+    test rows. `tunesmith resume` then trains in the same run folder and compares the tuned model
+    with these baselines without measuring them again.
     """
     if distributed.world_size() > 1:
-        raise UsageError("baselines: nothing is trained", hint="start it without torchrun")
-    overrides = [*sets, *list_overrides(rows, budget, only)]
+        raise UsageError("baselines: runs in a single process", hint="start it without torchrun")
+    overrides = [*sets, *list_baseline_overrides(rows, budget, only)]
     plan, catalog = api.load_plan(
         run_file, sets=overrides, files=state.files, disabled=state.disabled
     )
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     folder = api.create_run_folder(plan, out)
     plan = state.apply_quiet(plan)
     show(measure_baselines(plan, catalog, folder), folder, as_json)
@@ -76,17 +78,17 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
         render.print_json(to_json(baselines, folder))
         return
     if not baselines:
-        render.print_text("no baseline suits the training rows and the evaluators of the run")
+        render.print_text("no baseline fits this run's training rows and evaluators")
     else:
         show_baselines(baselines)
     run = render.shell_path(folder.path)
     render.print_text()
     render.print_text(f"run folder: {folder.path}")
-    render.print_note(f"\ntrain, and compare with these baselines:\n  tunesmith resume {run}")
+    render.print_note(f"\nTo train and compare with these baselines:\n  tunesmith resume {run}")
 
 
 def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
-    """Print the table of baselines, and what was skipped."""
+    """Print the table of baselines, then the skipped ones with their reasons."""
     first = _find_measured(baselines)
     render.print_text()
     if first is not None:
@@ -100,7 +102,7 @@ def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
     )
     for baseline in baselines:
         if baseline.measured is None:
-            reason = one_line(baseline.chosen.skipped or "it was not measured", 200)
+            reason = one_line(baseline.chosen.skipped or "not measured", 200)
             render.print_text(f"skipped: {baseline.chosen.baseline}: {reason}", style="warning")
 
 
@@ -118,7 +120,7 @@ def to_json(baselines: Sequence[MeasuredBaseline], folder: RunFolder) -> dict[st
 
 
 def _find_measured(baselines: Sequence[MeasuredBaseline]) -> Measured | None:
-    """Return a measurement of the metric that decides; one that was skipped has no metric."""
+    """Return any measurement of the deciding metric; skipped baselines have none."""
     return next(
         (baseline.measured for baseline in baselines if baseline.measured is not None), None
     )

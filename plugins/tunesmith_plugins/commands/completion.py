@@ -1,4 +1,4 @@
-"""``tunesmith completion``: print the script by which a shell completes commands and options."""
+"""``tunesmith completion``: print a shell's script to complete commands and options."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from click.shell_completion import get_completion_class
 from tunesmith_cli.common import common_options
 
 VARIABLE = "_TUNESMITH_COMPLETE"
-"""Variable by which the script asks for completions, as click names it."""
+"""Environment variable that click's script sets to ask for completions."""
 ADD_WORD = "COMPREPLY+=($value)"
-"""The line of click's script for bash that adds a completion."""
+"""Line of click's bash script that adds a completion."""
 NO_SPACE = "[[ $value == *= ]] && compopt -o nospace"
-"""The value of ``--set KEY=VALUE`` follows without a space."""
+"""Bash code that adds no space after ``--set KEY=``, so the value can follow."""
 
 
 @click.command("completion")

@@ -1,4 +1,4 @@
-"""``tunesmith doctor``: check if this machine and installation can train."""
+"""``tunesmith doctor``: check whether this machine and installation can train."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tunesmith.plugins import missing_requirements
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_data import offline_variable
+from tunesmith_data import find_offline_variable
 from tunesmith_torch.runtime.machine import available_memory, available_processors
 
 Level = Literal["ok", "warn", "fail"]
 STYLES: dict[Level, str] = {"ok": "good", "warn": "warning", "fail": "bad"}
 LOW_MEMORY, LOW_DISK = 4_000_000_000, 5_000_000_000
 IMPORT_TIMEOUT = 120
-"""Seconds after which the import of torch is given up."""
+"""Seconds to wait for the import of torch."""
 
-PROBE = """
+TORCH_QUERY = """
 import json, sys
 try:
     import torch
@@ -50,12 +50,12 @@ except BaseException as error:
     found = {"error": f"{type(error).__name__}: {error}"}
 print(json.dumps(found))
 """
-"""Code that runs in a child process, so that a torch that crashes on import is only reported."""
+"""Code for a child process, so doctor survives a torch that crashes on import."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check."""
+    """Result of one check."""
 
     level: Level
     subject: str
@@ -67,9 +67,9 @@ class Check:
 def command(state: CliState, as_json: bool) -> None:
     """Check the installation: versions, GPUs, memory, disk, Hugging Face Hub, plugins.
 
-    Exit code 4 if something is missing that training needs.
+    The exit code is 4 if something that training needs is missing.
     """
-    checks = list(examine(state.catalog()))
+    checks = list(run_checks(state.catalog()))
     failed = [check for check in checks if check.level == "fail"]
     if as_json:
         found = [asdict(check) for check in checks]
@@ -82,8 +82,8 @@ def command(state: CliState, as_json: bool) -> None:
         raise EnvironmentProblem(f"{failed[0].subject}: {failed[0].message}")
 
 
-def examine(catalog: Catalog) -> Iterator[Check]:
-    """Run all checks; yield their results in the order of the output."""
+def run_checks(catalog: Catalog) -> Iterator[Check]:
+    """Run all checks, and yield their results in the order of the output."""
     yield Check("ok", "python", f"{platform.python_version()}, {sys.executable}")
     known = collect_versions()
     libraries = ", ".join(f"{name} {known[name]}" for name in known if name not in _SHOWN_ELSEWHERE)
@@ -99,9 +99,9 @@ def _check_torch() -> Iterator[Check]:
     if importlib.util.find_spec("torch") is None:
         yield Check("fail", "torch", "not installed: pip install torch")
         return
-    found = try_torch()
+    found = query_torch()
     if "error" in found:
-        yield Check("fail", "torch", f"cannot be used: {found['error']}")
+        yield Check("fail", "torch", f"cannot be imported: {found['error']}")
         return
     yield Check("ok", "torch", f"{found['version']}, {format_count(found['threads'], 'thread')}")
     for device in found["devices"]:
@@ -109,11 +109,11 @@ def _check_torch() -> Iterator[Check]:
         size = f", {format_bytes(device['memory'])}" if device["memory"] else ""
         yield Check("ok", "device", f"{device['name']}{size}, {bf16}")
     if not found["devices"]:
-        yield Check("warn", "device", "no GPU found: training on the CPU is slow for large models")
+        yield Check("warn", "device", "no GPU found: training large models on the CPU is slow")
 
 
-def try_torch(code: str = PROBE) -> dict[str, Any]:
-    """Run ``code`` in a child process and return its JSON; with key ``error`` if it failed."""
+def query_torch(code: str = TORCH_QUERY) -> dict[str, Any]:
+    """Run ``code`` in a child process and return its JSON; on failure it has the key ``error``."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", code],
@@ -123,12 +123,12 @@ def try_torch(code: str = PROBE) -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"the import takes more than {IMPORT_TIMEOUT} s"}
+        return {"error": f"the import took longer than {IMPORT_TIMEOUT} s"}
     try:
         found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = "".join(child.stderr.strip().splitlines()[-1:])
-        return {"error": f"the Python process ended with code {child.returncode}: {last}"}
+        return {"error": f"the Python process exited with code {child.returncode}: {last}"}
     return found
 
 
@@ -145,14 +145,14 @@ def _check_memory_and_disk() -> Iterator[Check]:
 
 
 def _check_hub() -> Check:
-    if variable := offline_variable():
-        return Check("ok", "hub", f"{variable} is set: only models on this machine are used")
+    if variable := find_offline_variable():
+        return Check("ok", "hub", f"{variable} is set: only local models are available")
     token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
-    return Check("ok", "hub", f"models can be downloaded if there is a network; {token}")
+    return Check("ok", "hub", f"downloads are allowed (network not tested); {token}")
 
 
 def _check_plugins(catalog: Catalog) -> Iterator[Check]:
-    """Check that there are techniques and data loaders; list what broken plugins lack."""
+    """Check that techniques and data loaders exist; report missing packages and broken plugins."""
     for kind in (TechniqueOffer, DataLoaderOffer):
         offers = catalog.offers(kind)
         names = ", ".join(o.offer.name for o in offers)

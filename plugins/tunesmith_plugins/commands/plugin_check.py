@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunesmith.testing import Result
 
 ORDER = ("passed", "skipped", "failed")
-"""The states of results, as they are listed: the last lines stay on the screen."""
+"""States in the order they are listed; failures last, where the terminal shows them."""
 STYLES = {"passed": "good", "skipped": "dim", "failed": "bad"}
 
 
@@ -30,14 +30,14 @@ STYLES = {"passed": "good", "skipped": "dim", "failed": "bad"}
 @click.option(
     "--model",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a small model, to train techniques on.",
+    help="Folder of a small model to test techniques with.",
 )
 @click.option(
     "--set",
     "sets",
     multiple=True,
     metavar="COMPONENT.KEY=VALUE",
-    help="Option for a component, such as jsonl.train=rows.jsonl. Repeatable.",
+    help="Set a component's option, such as jsonl.train=rows.jsonl. Repeatable.",
 )
 @result_options
 def command(
@@ -45,9 +45,9 @@ def command(
 ) -> None:
     """Test a plugin with the conformance kit and print the results as a table.
 
-    A technique is trained on eight examples and needs a small model (--model). Checks that need
-    something that is not given are skipped, with the reason. For a check that failed, the file and
-    line to look at are printed.
+    A technique is trained on eight examples and needs a small model (--model). Checks that lack
+    something they need are skipped, with the reason. For a failed check, the output names the file
+    and line to look at.
     """
     from tunesmith.testing.kit import run_checks
     from tunesmith.testing.remember import remember_results
@@ -80,7 +80,7 @@ def count_state(results: Sequence[Result], state: str) -> int:
 
 
 def to_row(result: Result) -> list[str | tuple[str, str]]:
-    """Return a row of the table: the promise, why it was skipped, or how it failed and where."""
+    """Return a table row: what was promised, why it was skipped, or how and where it failed."""
     text = one_line(result.detail or result.promise, 300)
     if result.where:
         text += f": look at {result.where}"
@@ -88,10 +88,10 @@ def to_row(result: Result) -> list[str | tuple[str, str]]:
 
 
 def find_module(plugins: Plugins, name: str) -> tuple[Plugin, Any]:
-    """Return a plugin, by the name of the plugin or of its distribution, and its module.
+    """Return a plugin and its module, by name of the plugin or of its distribution.
 
     Raises:
-        PluginError: there is none, it is broken or blocked, or the name is ambiguous.
+        PluginError: no plugin or several have this name, or the plugin is broken or blocked.
     """
     matches = [p for p in plugins.found if name in (p.name, p.full_name, p.distribution)]
     if len(matches) != 1:
@@ -109,7 +109,7 @@ def parse_samples(sets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Parse values such as ``jsonl.train=rows.jsonl`` into options by component.
 
     Raises:
-        UsageError: a value is not of the form COMPONENT.KEY=VALUE.
+        UsageError: a value does not have the form COMPONENT.KEY=VALUE.
     """
     samples: dict[str, Any] = {}
     for item in sets:

@@ -34,11 +34,11 @@ COMPONENT_TABLES: dict[str, tuple[type[Any], bool]] = {
     "evaluators": (EvaluatorOffer, True),
     "reporters": (ReporterOffer, True),
 }
-"""Tables whose keys depend on ``use``: the kind of offer, and True for lists of tables."""
+"""Tables whose keys depend on ``use``: the kind of component, and True for lists of tables."""
 
 
 def run_file_schema(catalog: Catalog) -> JSON:
-    """Return the schema of a run file, given the installed plugins."""
+    """Return the JSON Schema of run files for the installed plugins."""
     definitions: JSON = {}
     properties: JSON = {}
     tables = {name: o.offer.config for name, o in catalog.by_key(TableOffer).items()}
@@ -67,7 +67,7 @@ def run_file_schema(catalog: Catalog) -> JSON:
 
 
 def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON) -> JSON:
-    """Return the schema of a table; the branch of the offer in ``use`` has the other keys."""
+    """Return the schema of a table whose other keys depend on the component in ``use``."""
     counts = Counter(offered.offer.name for offered in offers)
     branches, names = [], []
     for offered in offers:
@@ -87,7 +87,7 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
         definition["required"] = [*_required(table), *definition.get("required", [])]
         is_default = isinstance(offer, SplitterOffer) and offer.by_default
         condition: JSON = {"properties": {"use": {"enum": use}}}
-        if not is_default:  # the default's keys are allowed without "use"
+        if not is_default:  # the default component's keys are allowed without "use"
             condition["required"] = ["use"]
         branches.append({"if": condition, "then": reference})
         names += use
@@ -100,21 +100,21 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
 
 
 def _enumerate(schema: JSON, names: list[str]) -> None:
-    """Let a list, which may be null, have these names only."""
+    """Restrict the items of a (nullable) list to these names."""
     for branch in schema.get("anyOf", [schema]):
         if branch.get("type") == "array":
             branch["items"]["enum"] = names
 
 
 def _required(table: str) -> list[str]:
-    """Return the keys that every such table has: loaders and splitters can be chosen without."""
+    """Return the required keys of such a table: loaders and splitters can be chosen by default."""
     return [] if table in ("data", "split") else ["use"]
 
 
 def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JSON:
-    """Add the schema of options to the definitions and return a reference to it.
+    """Add the schema of an options class to the definitions; return a reference to it.
 
-    Its nested definitions are added with its key as prefix.
+    Nested definitions are added with ``key`` as prefix.
     """
     schema = options.model_json_schema(ref_template=f"#/$defs/{key}.{{model}}")
     for name, inner in schema.pop("$defs", {}).items():
@@ -130,7 +130,7 @@ def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JS
 def command(state: CliState) -> None:
     """Print the JSON Schema of run files, with the options of the installed plugins.
 
-    Editors use it for completion: save it as tunesmith.schema.json, and make the first line of
-    the run file `#:schema ./tunesmith.schema.json`.
+    Editors use it to complete and validate run files. Save it as tunesmith.schema.json, and start
+    the run file with the line `#:schema ./tunesmith.schema.json`.
     """
     render.print_json(run_file_schema(state.catalog()))

@@ -1,4 +1,4 @@
-"""``tunesmith unlock``: free a run that a dead machine has left locked."""
+"""``tunesmith unlock``: release the lock of a run whose machine died."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tunesmith.storage import LEASE, LockHolder, RunFolder, lock
+from tunesmith.storage import LEASE_FILE, LockHolder, RunFolder, lock
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
 
@@ -16,18 +16,19 @@ from tunesmith_cli.common import CliState, common_options, pass_state
 @common_options
 @pass_state
 def command(state: CliState, run: Path) -> None:
-    """Free a run that a dead machine has left locked.
+    """Release the lock of a run whose machine died.
 
-    RUN is the run folder. A run on this machine is free as soon as its process has ended; this is
-    for a machine that is gone, and a file system without locks. The run is freed after 20 seconds
-    without a sign of life of its process; one that lives keeps it (exit code 2).
+    RUN is the run folder. A run on this machine is unlocked automatically when its process ends.
+    Use this command if the machine is gone, or if the file system does not support locks. It waits
+    20 seconds for a heartbeat of the run's process. If the process is alive, the run stays locked
+    and the exit code is 2.
     """
     folder = RunFolder.open(run).path
-    was_locked, holder = (folder / LEASE).exists(), LockHolder.read(folder)
+    was_locked, holder = (folder / LEASE_FILE).exists(), LockHolder.read(folder)
     with lock(folder, take_over=True):
         pass
     if was_locked:
-        by = holder or "a process whose name could not be read"
-        render.print_text(f"{folder}: the run was locked by {by}; it is free now")
+        by = holder or "an unknown process"
+        render.print_text(f"{folder}: unlocked; the run was locked by {by}")
     else:
         render.print_text(f"{folder}: the run was not locked")

@@ -1,4 +1,4 @@
-"""``tunesmith verify``: check that the checkpoints and the artifact of a run are intact."""
+"""``tunesmith verify``: check that a run's checkpoints and model are intact."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tunesmith_cli.common import CliState, result_options
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @result_options
 def command(state: CliState, run: Path, as_json: bool) -> None:
-    """Check that the checkpoints and the artifact of a run are intact, by SHA-256.
+    """Check that the checkpoints and the model of a run are intact, with SHA-256 checksums.
 
-    RUN is the run folder. Exit code 7 if a file is missing, changed, or was added.
+    RUN is the run folder. The exit code is 7 if a file is missing, changed or was added.
     """
     folder = RunFolder.open(run)
     found = {name: verify_folder(folder.path / name) for name in list_committed(folder)}
@@ -45,17 +45,17 @@ def command(state: CliState, run: Path, as_json: bool) -> None:
             hint="restore the folder from a backup; `tunesmith resume` skips damaged checkpoints",
         )
     if not found:
-        render.print_note("the run has no checkpoints and no artifact yet")
+        render.print_note("the run has no checkpoints and no trained model yet")
 
 
 def list_committed(folder: RunFolder) -> list[str]:
     """List the folders of a run that must have a manifest, relative to the run folder.
 
-    These are the folders with a manifest, the checkpoints, and the artifacts that the event log
-    names, which may be missing.
+    These are all folders with a manifest, the checkpoints, and the models and adapters named in the
+    event log, even if they are missing.
 
     Raises:
-        IntegrityError: the event log names an artifact outside of the run folder.
+        IntegrityError: the event log names a model or adapter outside the run folder.
     """
     found = {path.parent for path in folder.path.rglob(MANIFEST)}
     for event in load_report(folder).training_finished.values():

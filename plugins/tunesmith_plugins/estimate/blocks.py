@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tunesmith.terminal import supports_live_display
 from tunesmith_cli import render
-from tunesmith_cli.render import Cell
+from tunesmith_cli.render import TableCell
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TableBlock:
     """A table of the output; ``right`` lists the indices of right-aligned columns."""
 
     headers: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     right: Sequence[int] = ()
 
 

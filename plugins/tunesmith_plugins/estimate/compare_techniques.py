@@ -18,11 +18,11 @@ from tunesmith.records import Chat, Completion, Preference, Record, Text, Unpair
 from tunesmith_plugins.estimate.calibration import Calibration, read_calibration
 from tunesmith_plugins.estimate.hardware import Gpu, Hardware, Range
 from tunesmith_plugins.estimate.memory_peak import (
-    Fit,
+    MemoryFit,
     MemoryPeak,
     check_fit,
     compute_peak,
-    memory_of_process,
+    get_process_memory,
 )
 from tunesmith_plugins.estimate.request import (
     Technique,
@@ -112,9 +112,9 @@ class TechniqueComparison:
         estimate = row.estimates.get(self.this_device.type)
         return None if estimate is None else self.calibration.correct(estimate, row.name)
 
-    def fits(self, row: TechniqueRow) -> dict[str, Fit]:
+    def fits(self, row: TechniqueRow) -> dict[str, MemoryFit]:
         """Return whether the run fits, for each class of GPUs and for this machine."""
-        fits: dict[str, Fit] = {}
+        fits: dict[str, MemoryFit] = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
             for size, gpus in self.hardware.gpu_classes().items():
@@ -208,7 +208,7 @@ def compare_techniques(
     comparison = TechniqueComparison(
         plan=plan,
         hardware=hardware,
-        this_device=replace(here, memory=memory_of_process(here, launch.processes)),
+        this_device=replace(here, memory=get_process_memory(here, launch.processes)),
         processes=launch.processes,
         calibration=read_calibration(here),
         target_type=target_type,

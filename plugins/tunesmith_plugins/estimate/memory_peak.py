@@ -8,7 +8,7 @@ from typing import Literal
 from tunesmith.estimates import Estimate
 from tunesmith_torch.runtime.machine import Device
 
-Fit = Literal["yes", "maybe", "no"]
+MemoryFit = Literal["yes", "maybe", "no"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ RANK_0_PHASE = "evaluate by rank 0"
 """Evaluation on a CPU after multi-process training: rank 0 alone can use the memory of all."""
 
 
-def memory_of_process(device: Device, processes: int) -> int | None:
+def get_process_memory(device: Device, processes: int) -> int | None:
     """Return the bytes each process may use: its GPU's memory, or its share of main memory."""
     if device.memory is None or device.type == "cuda":
         return device.memory
@@ -53,7 +53,7 @@ def compute_peak(estimate: Estimate) -> MemoryPeak:
     )
 
 
-def check_fit(peak: MemoryPeak, smallest: int, largest: int | None = None) -> Fit:
+def check_fit(peak: MemoryPeak, smallest: int, largest: int | None = None) -> MemoryFit:
     """Compare a peak with the memory in bytes of a device, or of a class of devices.
 
     Return "yes" if the high estimate fits on the smallest device, "no" if even the low estimate

@@ -10,14 +10,14 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.errors import EnvironmentProblem, TunesmithError
 from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
-from tunesmith.fence import ask, fence
+from tunesmith.fence import call_in_fence, fence
 from tunesmith.offers import EvaluatorOffer, Offered, TechniqueOffer
 from tunesmith.options import from_table
 from tunesmith.plan import Component, Plan
 from tunesmith.records import Record
 from tunesmith_plugins.estimate.calibration import Calibration
 from tunesmith_plugins.estimate.hardware import Hardware, Range
-from tunesmith_plugins.estimate.memory_peak import RANK_0_PHASE, memory_of_process
+from tunesmith_plugins.estimate.memory_peak import RANK_0_PHASE, get_process_memory
 from tunesmith_torch.runtime.machine import Device
 
 Technique = Offered[TechniqueOffer[Any]]
@@ -57,13 +57,13 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
         seed=plan.run.seed,
         model_count=max(map(_models_needed, plan.evaluators), default=1),
         processes=processes,
-        process_memory=memory_of_process(device, processes),
+        process_memory=get_process_memory(device, processes),
     )
 
 
 def _models_needed(evaluator: Component[EvaluatorOffer[Any]]) -> int:
     offer = evaluator.offer
-    return ask(evaluator.offered, "model_count", offer.model_count, evaluator.config)
+    return call_in_fence(evaluator.offered, "model_count", offer.model_count, evaluator.config)
 
 
 def iterate_estimates(

@@ -18,11 +18,11 @@ from tunesmith.text import format_bytes
 from tunesmith_plugins.estimate.calibration import device_key, read_calibration
 from tunesmith_plugins.estimate.hardware import Hardware, load_hardware_of_run
 from tunesmith_plugins.estimate.memory_peak import (
-    Fit,
+    MemoryFit,
     MemoryPeak,
     check_fit,
     compute_peak,
-    memory_of_process,
+    get_process_memory,
 )
 from tunesmith_plugins.estimate.offer import EstimateOptions
 from tunesmith_plugins.estimate.request import (
@@ -57,7 +57,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
         request = build_request(
             plan, device, processes, review.train, review.test, config=review.config
         )
-        share = memory_of_process(device, machine.count_ranks_here(processes))
+        share = get_process_memory(device, machine.count_local_ranks(processes))
         request = replace(request, process_memory=share)
         device = replace(device, memory=share)
         decision = _decide_fit(plan, request, device)
@@ -81,17 +81,17 @@ def review_memory(review: ModelReview) -> ReviewResult:
 
 def _decide_fit(
     plan: Plan, request: EstimateRequest, device: Device
-) -> tuple[Estimate, MemoryPeak, Fit] | None:
+) -> tuple[Estimate, MemoryPeak, MemoryFit] | None:
     """Return the estimate that decides, its calibrated peak, and whether that fits on the device.
 
     Better estimates are requested only while the answer is "maybe".
     """
     component = plan.technique
     calibration = read_calibration(device)
-    decision: tuple[Estimate, MemoryPeak, Fit] | None = None
+    decision: tuple[Estimate, MemoryPeak, MemoryFit] | None = None
     for estimate in iterate_estimates(component.offered, component.config, request):
         peak = compute_peak(calibration.correct(estimate, component.offer.name))
-        fit: Fit = "yes" if device.memory is None else check_fit(peak, device.memory)
+        fit: MemoryFit = "yes" if device.memory is None else check_fit(peak, device.memory)
         decision = estimate, peak, fit
         if fit != "maybe":
             break
@@ -127,7 +127,7 @@ def _build_forecast(
 def _refusal(
     review: ModelReview,
     request: EstimateRequest,
-    decision: tuple[Estimate, MemoryPeak, Fit],
+    decision: tuple[Estimate, MemoryPeak, MemoryFit],
     device: Device,
     if_forced: Finding,
 ) -> Finding:
@@ -196,7 +196,7 @@ def _untracked_bytes(estimate: Estimate, device: Device) -> int:
     return sum(components.get(name, 0) for name in UNTRACKED_COMPONENTS)
 
 
-def _describe_need(peak: MemoryPeak, device: Device, processes: int, fit: Fit) -> str:
+def _describe_need(peak: MemoryPeak, device: Device, processes: int, fit: MemoryFit) -> str:
     free, who = _free(device, processes), _who(processes)
     if fit == "no":
         need = f"needs at least {_size(peak.low)}"

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from pydantic import BaseModel
 
 from tunesmith.estimates import EstimateRequest, MemorySaving
-from tunesmith.fence import ask
+from tunesmith.fence import call_in_fence
 from tunesmith_plugins.estimate.memory_peak import MemoryPeak, compute_peak
 from tunesmith_plugins.estimate.request import Technique, first_estimate
 
@@ -165,4 +165,4 @@ def _changes(technique: Technique, config: BaseModel) -> Iterator[MemorySaving[B
     """Yield the changes the technique offers for these options, smallest disadvantage first."""
     if technique.offer.memory_savings is None:
         return
-    yield from ask(technique, "memory_savings", technique.offer.memory_savings, config)
+    yield from call_in_fence(technique, "memory_savings", technique.offer.memory_savings, config)

@@ -10,7 +10,7 @@ from typing import Any
 from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_bytes, format_count, one_line
-from tunesmith_cli.render import Cell
+from tunesmith_cli.render import TableCell
 from tunesmith_evidence.number_text import format_duration_range, format_share
 from tunesmith_plugins.estimate.blocks import Block, TableBlock, TextLine
 from tunesmith_plugins.estimate.compare_techniques import (
@@ -19,12 +19,12 @@ from tunesmith_plugins.estimate.compare_techniques import (
     TechniqueRow,
 )
 from tunesmith_plugins.estimate.hardware import Range
-from tunesmith_plugins.estimate.memory_peak import Fit, check_fit, compute_peak
+from tunesmith_plugins.estimate.memory_peak import MemoryFit, check_fit, compute_peak
 from tunesmith_plugins.estimate.savings import Saving
 
 SCHEMA = "tunesmith.plan/1"
 TRACING = TextLine("analytic estimate; now tracing the training step for a better one ...", "dim")
-FIT_STYLES: dict[Fit, str] = {"yes": "good", "maybe": "warning", "no": "bad"}
+FIT_STYLES: dict[MemoryFit, str] = {"yes": "good", "maybe": "warning", "no": "bad"}
 BAR_WIDTH = 32
 """Width of the longest bar in columns."""
 DEVICES = {"cuda": "a GPU", "cpu": "a CPU"}
@@ -75,9 +75,9 @@ def _memory_tables(estimate: Estimate, processes: int) -> Iterator[Block]:
     """Yield a table of all phases, and one with the components of the peak phase."""
     title = "memory by phase" if processes == 1 else "memory of each process"
     peak = compute_peak(estimate)
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for phase, memory in estimate.memory.items():
-        name: Cell = (f"{phase} (peak)", "strong") if phase == peak.phase else phase
+        name: TableCell = (f"{phase} (peak)", "strong") if phase == peak.phase else phase
         rows.append([name, *(format_bytes(n) for n in (memory.low, memory.expected, memory.high))])
     yield TableBlock([title, "low", "expected", "high"], rows, right=(1, 2, 3))
     yield TextLine()
@@ -88,7 +88,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
     parts = sorted(memory.components.items(), key=lambda item: -item[1])
     largest = max((share for _, share in parts), default=0) or 1
     block, half = ("█", "▌") if supports_unicode(sys.stdout) else ("#", "")
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for name, share in parts:
         if share <= 0:
             continue
@@ -102,7 +102,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
 def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
     """Yield a table that shows where each technique fits: on GPU classes, and on this machine."""
     gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     unknown = []
     for row in comparison.rows:
         estimate = comparison.estimate(row)
@@ -110,7 +110,10 @@ def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
             unknown.append(TextLine(f"{row.name}: {row.problem}", "dim"))
             continue
         peak, fits = compute_peak(estimate), comparison.fits(row)
-        cells: list[Cell] = [_name_cell(row), f"{format_gib(peak.low)} to {format_gib(peak.high)}"]
+        cells: list[TableCell] = [
+            _name_cell(row),
+            f"{format_gib(peak.low)} to {format_gib(peak.high)}",
+        ]
         for column in (*gpu_classes, THIS_MACHINE):
             fit = fits.get(column)
             cells.append((fit, FIT_STYLES[fit]) if fit else "")
@@ -123,7 +126,7 @@ def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
 
 def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
     """Yield a table of time and cost on the cheapest GPU and on this machine."""
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for row in comparison.rows:
         times, costs = comparison.times(row), comparison.costs(row)
         gpu = comparison.cheapest(row)
@@ -159,13 +162,13 @@ def _savings_table(comparison: TechniqueComparison) -> Iterator[Block]:
         return
     limit, estimate = comparison.limit(), comparison.estimate(comparison.chosen)
     too_large = limit is not None and estimate is not None and compute_peak(estimate).high > limit
-    rows: list[list[Cell]] = [_saving_cells(comparison, saving) for saving in found]
+    rows: list[list[TableCell]] = [_saving_cells(comparison, saving) for saving in found]
     yield TextLine()
     title = f"to make it fit on {THIS_MACHINE}" if too_large else "to save memory"
     yield TableBlock([title, "saves", "then fits on", "disadvantage"], rows, right=(1,))
 
 
-def _saving_cells(comparison: TechniqueComparison, saving: Saving) -> list[Cell]:
+def _saving_cells(comparison: TechniqueComparison, saving: Saving) -> list[TableCell]:
     changes = "\n".join(saving.changes)
     return [
         changes,
@@ -175,7 +178,7 @@ def _saving_cells(comparison: TechniqueComparison, saving: Saving) -> list[Cell]
     ]
 
 
-def _place_cell(comparison: TechniqueComparison, saving: Saving) -> Cell:
+def _place_cell(comparison: TechniqueComparison, saving: Saving) -> TableCell:
     """Return the device the run fits on after a change."""
     if saving.enough:
         return THIS_MACHINE, "good"
@@ -237,7 +240,7 @@ def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | Non
         )
 
 
-def _name_cell(row: TechniqueRow) -> Cell:
+def _name_cell(row: TechniqueRow) -> TableCell:
     return (f"{row.name} *", "strong") if row.chosen else row.name
 
 

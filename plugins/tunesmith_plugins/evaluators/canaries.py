@@ -26,7 +26,7 @@ from tunesmith_evidence.side_effects.canaries import (
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    open_base_of_tuned,
+    open_tuned_comparison_model,
 )
 
 METRIC = Metric(
@@ -64,7 +64,7 @@ class Canaries(ComparingEvaluator):
             UsageError: no canary is among the training rows.
         """
         given = read_canaries(Path(self.options.file))
-        other = open_base_of_tuned(self.options, run)
+        other = open_tuned_comparison_model(self.options, run)
         if other is None:
             return []
         # Outside a run there are no training rows to count in; the file states the repetitions.

@@ -53,9 +53,9 @@ class ConstrainedJson:
         """
         from tunesmith_evidence.prompting.json_model import constrain_to_schema
         from tunesmith_evidence.tasks.json_answers import (
-            find_style,
+            find_json_style,
             have_equal_values,
-            parse_object,
+            parse_json_object,
         )
         from tunesmith_evidence.tasks.json_schema import derive_schema
 
@@ -66,11 +66,11 @@ class ConstrainedJson:
         if schema is None:
             raise UsageError("constrained-json: no answer of the test rows is a JSON object")
         exchanges = [last_exchange(record) for record in records]
-        constrained = constrain_to_schema(model, schema, find_style(answers))
+        constrained = constrain_to_schema(model, schema, find_json_style(answers))
         generated = constrained.generate([p for p, _ in exchanges], self.options.max_new_tokens)
         outputs = tuple(generation.text for generation in generated)
         pairs = [
-            (parse_object(output), parse_object(answer.text))
+            (parse_json_object(output), parse_json_object(answer.text))
             for output, (_, answer) in zip(outputs, exchanges, strict=True)
         ]
         values = tuple(

@@ -20,9 +20,9 @@ from tunesmith.records import (
 )
 from tunesmith_evidence.answers.generate import (
     ComparedAnswerOptions,
-    choose_limit,
     generate_answers,
     read_references,
+    resolve_max_new_tokens,
 )
 from tunesmith_evidence.answers.normalize import TextNormalizer
 
@@ -38,7 +38,7 @@ class ExactMatch:
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
-        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
+        return replace(self, max_new_tokens=resolve_max_new_tokens(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate the last answer of every record and compare it with the reference.

@@ -26,7 +26,7 @@ from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compar
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    open_base_of_tuned,
+    open_tuned_comparison_model,
 )
 
 METRIC = Metric(
@@ -76,7 +76,7 @@ class Forgetting(ComparingEvaluator):
 
         read = read_text_rows(Path(self.options.texts), ["text"])
         texts = [*RecordsByUnit(read, cluster_records)]
-        other = open_base_of_tuned(self.options, run)
+        other = open_tuned_comparison_model(self.options, run)
         if other is None:
             return []
         tuned, weights = measure_losses(model, texts)

@@ -17,12 +17,12 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import (
     AnswerOptions,
-    choose_limit,
     generate_answers,
     read_references,
+    resolve_max_new_tokens,
 )
 from tunesmith_evidence.answers.normalize import strip_reasoning
-from tunesmith_evidence.tasks.json_answers import are_equal
+from tunesmith_evidence.tasks.json_answers import are_json_values_equal
 
 FIELDS, VALID, SCHEMA = "json-fields", "json-valid", "json-schema"
 _FENCE = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*\w*\s*(.*?)\s*\1\s*\Z", re.DOTALL)
@@ -40,7 +40,7 @@ class JsonAnswer:
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
-        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
+        return replace(self, max_new_tokens=resolve_max_new_tokens(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare it with the reference.
@@ -77,7 +77,7 @@ class JsonAnswer:
             return False
         if self.is_valid is not None:
             return self.is_valid(answer)
-        return bool(shape(answer) == shape(expected))
+        return bool(describe_shape(answer) == describe_shape(expected))
 
 
 def parse(text: str) -> Any:
@@ -94,7 +94,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def flatten(value: Any, path: str | None = None) -> dict[str, Any]:
+def flatten_fields(value: Any, path: str | None = None) -> dict[str, Any]:
     """Return all fields by path, such as ``order.id``; a list is a single value."""
     if not isinstance(value, dict) or not value:
         return {path or "": value}
@@ -102,7 +102,7 @@ def flatten(value: Any, path: str | None = None) -> dict[str, Any]:
     for key, below in value.items():
         # A dot in a key must not make it look like two keys.
         name = key.replace("\\", "\\\\").replace(".", "\\.")
-        fields.update(flatten(below, name if path is None else f"{path}.{name}"))
+        fields.update(flatten_fields(below, name if path is None else f"{path}.{name}"))
     return fields
 
 
@@ -110,17 +110,19 @@ def compare_fields(answer: Any, expected: Any) -> float:
     """Return the share of equal fields among all fields of the answer and the reference."""
     if answer is NO_JSON:
         return 0.0
-    given, right = flatten(answer), flatten(expected)
-    equal = sum(name in given and are_equal(given[name], value) for name, value in right.items())
+    given, right = flatten_fields(answer), flatten_fields(expected)
+    equal = sum(
+        name in given and are_json_values_equal(given[name], value) for name, value in right.items()
+    )
     return equal / len(given.keys() | right.keys())
 
 
-def shape(value: Any) -> Any:
+def describe_shape(value: Any) -> Any:
     """Return the keys and types of a value; a list is represented by its first element."""
     if isinstance(value, dict):
-        return {key: shape(below) for key, below in value.items()}
+        return {key: describe_shape(below) for key, below in value.items()}
     if isinstance(value, list):
-        return [shape(value[0])] if value else []
+        return [describe_shape(value[0])] if value else []
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "number"
     return type(value).__name__
@@ -130,11 +132,11 @@ def describe(pairs: Sequence[tuple[Any, Any]]) -> dict[str, dict[str, float]]:
     """Return, for each field of the references, its accuracy and the number of rows with it."""
     counts: dict[str, list[int]] = {}
     for answer, expected in pairs:
-        given = {} if answer is NO_JSON else flatten(answer)
-        for name, value in flatten(expected).items():
+        given = {} if answer is NO_JSON else flatten_fields(answer)
+        for name, value in flatten_fields(expected).items():
             count = counts.setdefault(name, [0, 0])
             count[0] += 1
-            count[1] += name in given and are_equal(given[name], value)
+            count[1] += name in given and are_json_values_equal(given[name], value)
     return {
         name: {"rows": rows, "accuracy": right / rows}
         for name, (rows, right) in sorted(counts.items())

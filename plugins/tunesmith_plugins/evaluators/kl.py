@@ -18,7 +18,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    open_other_model,
+    open_comparison_model,
 )
 
 METRIC = Metric(name="kl", higher_is_better=False, unit="nats", is_descriptive=True)
@@ -52,7 +52,7 @@ class KlDivergence(ComparingEvaluator):
             UsageError: a model cannot sample answers.
         """
         options = self.options
-        other = open_other_model(options, run)
+        other = open_comparison_model(options, run)
         if other is None:
             return []
         count = options.num_samples

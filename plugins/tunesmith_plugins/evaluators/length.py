@@ -12,7 +12,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    open_other_model,
+    open_comparison_model,
 )
 
 METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", is_descriptive=True)
@@ -36,7 +36,7 @@ class LengthChange(ComparingEvaluator):
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
         """Return one value per record; nothing if the other model has not been trained yet."""
-        other = open_other_model(self.options, run)
+        other = open_comparison_model(self.options, run)
         if other is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]

@@ -51,7 +51,7 @@ class Repeatability:
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Return one value per record; nothing if no record is answered twice."""
         chosen = self.prepare(records).chosen if self.chosen is None else self.chosen
-        model = without_cache(model)
+        model = disable_cache(model)
         prompts = {row: last_exchange(record)[0] for row, record in enumerate(records)}
         prompts = {row: prompt for row, prompt in prompts.items() if prompt in (chosen or ())}
         if records and not prompts:
@@ -67,12 +67,12 @@ class Repeatability:
         return [Measurement(metric=METRIC.name, values=values, weights=weights)]
 
 
-def without_cache(model: TextModel) -> TextModel:
+def disable_cache(model: TextModel) -> TextModel:
     """Return the model without a cache of earlier answers."""
     if isinstance(model, CachedModel):
-        return without_cache(model.model)
+        return disable_cache(model.model)
     if isinstance(model, WrappedModel):
-        return replace(model, model=without_cache(model.model))
+        return replace(model, model=disable_cache(model.model))
     return model
 
 

@@ -14,7 +14,7 @@ from tunesmith.records import Preference, Record, UnpairedPreference, last_excha
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    open_other_model,
+    open_comparison_model,
 )
 
 METRIC = Metric(name="reward_margin", higher_is_better=True, unit="nats")
@@ -51,7 +51,7 @@ class RewardMargin(ComparingEvaluator):
             for row, record in enumerate(records)
             for answer, factor in _signed_answers(record)
         ]
-        other = open_other_model(self.options, run)
+        other = open_comparison_model(self.options, run)
         if other is None:
             return []
         prompts = [last_exchange(records[row])[0] for row, _, _ in answers]

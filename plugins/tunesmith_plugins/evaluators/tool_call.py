@@ -12,8 +12,12 @@ from pydantic import Field
 from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
-from tunesmith_evidence.answers.generate import MAX_NEW_TOKENS, AnswerOptions, with_reasoning
-from tunesmith_evidence.answers.tool_calls import Call, find_calls, read_call
+from tunesmith_evidence.answers.generate import (
+    MAX_NEW_TOKENS,
+    AnswerOptions,
+    format_reasoning_and_answer,
+)
+from tunesmith_evidence.answers.tool_calls import Call, find_tool_calls, parse_tool_call
 
 MATCH, NAME = "tool-call-match", "tool-name-match"
 
@@ -39,8 +43,8 @@ class ToolCallMatch:
         exchanges = [last_exchange(record) for record in records]
         generated = model.generate([prompt for prompt, _ in exchanges], self.find_limit(records))
         outputs = tuple(generation.text for generation in generated)
-        given = [find_calls(output) for output in outputs]
-        expected = [[*map(read_call, answer.tool_calls)] for _, answer in exchanges]
+        given = [find_tool_calls(output) for output in outputs]
+        expected = [[*map(parse_tool_call, answer.tool_calls)] for _, answer in exchanges]
         return [
             Measurement(
                 metric=MATCH,
@@ -59,14 +63,14 @@ class ToolCallMatch:
         ]
 
     def _compare(self, given: Sequence[Call], expected: Sequence[Call]) -> float:
-        first, second = [*map(canonical, given)], [*map(canonical, expected)]
+        first, second = [*map(canonicalize_call, given)], [*map(canonicalize_call, expected)]
         if self.any_order:
             first.sort()
             second.sort()
         return float(first == second)
 
 
-def canonical(call: Call) -> str:
+def canonicalize_call(call: Call) -> str:
     """Return a text that is the same for equal calls: keys sorted, 1.0 written as 1."""
     return json.dumps([call[0], _plain_numbers(call[1])], sort_keys=True)
 
@@ -94,7 +98,7 @@ class ToolCallOptions(AnswerOptions):
             return self.max_new_tokens
         answers = [last_exchange(record)[1] for record in records]
         lengths = [
-            len(with_reasoning(answer).encode())
+            len(format_reasoning_and_answer(answer).encode())
             + sum(len(f"{c.name}{c.arguments}".encode()) + EXTRA_TOKENS for c in answer.tool_calls)
             for answer in answers
         ]

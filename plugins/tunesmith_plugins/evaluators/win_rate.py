@@ -15,8 +15,8 @@ from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
     RewardOptions,
-    load_scorer,
-    open_other_model,
+    load_reward_scorer,
+    open_comparison_model,
 )
 from tunesmith_torch.compare.training_rewards import TrainingRewards, find_training_rewards
 
@@ -50,7 +50,10 @@ class WinRate(ComparingEvaluator):
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
         """Return one value per record; nothing before the other model and the judge are trained."""
-        other, scorer = open_other_model(self.options, run), load_scorer(self.options, run)
+        other, scorer = (
+            open_comparison_model(self.options, run),
+            load_reward_scorer(self.options, run),
+        )
         if other is None or scorer is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]

@@ -19,9 +19,9 @@ from tunesmith_data import (
     FieldOptions,
     Row,
     RowSource,
+    find_offline_variable,
     load_sources,
-    offline_variable,
-    plain_fields,
+    to_json_fields,
 )
 
 
@@ -70,7 +70,7 @@ def open_split(
     import datasets
     import huggingface_hub
 
-    offline = offline_variable() is not None
+    offline = find_offline_variable() is not None
     if offline:  # the libraries do not know TUNESMITH_OFFLINE
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
@@ -120,7 +120,7 @@ class HubDatasetLoader:
         try:
             rows = self.open_split(self.repository, options.name, split, options.revision)
             for number, row in enumerate(islice(rows, options.max_rows), 1):
-                yield Row(number, plain_fields(row, options.max_row_bytes))
+                yield Row(number, to_json_fields(row, options.max_row_bytes))
         except TunesmithError:
             raise
         except Exception as error:  # the library raises whatever its transports raise

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import DataLoader, Dataset
 from tunesmith.data.subset import Subset
@@ -126,7 +126,7 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
     try:
         offer = catalog.find(DataLoaderOffer, use).offer
         return offer.build(from_table(offer.config, table))
-    except OfferNotFound as error:
+    except OfferNotFoundError as error:
         raise ConfigError([Problem(f"{where}.use", error.what, error.hint)]) from None
     except ValidationError as error:
         problems = list(convert_problems(error, where, offer.config))

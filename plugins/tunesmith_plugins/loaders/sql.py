@@ -23,7 +23,7 @@ from tunesmith_data import (
     Row,
     RowSource,
     load_sources,
-    plain_fields,
+    to_json_fields,
 )
 
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]+@")
@@ -130,7 +130,7 @@ class SqlLoader:
                             raise DataError(name, problem, hint="add a LIMIT, or raise max_rows")
                         yield Row(
                             number,
-                            plain_fields(
+                            to_json_fields(
                                 {str(k): v for k, v in row.items()}, self.options.max_row_bytes
                             ),
                         )

@@ -1,4 +1,4 @@
-"""Built-in splitters: ways to divide the records into training, validation and test rows."""
+"""Built-in splitters, which divide records into training, validation and test rows."""
 
 from tunesmith.hookspecs import lazy_plugin
 

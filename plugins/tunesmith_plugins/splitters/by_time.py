@@ -1,4 +1,4 @@
-"""Splitter ``by-time``: the newest rows are held out, as a model in use meets them."""
+"""Splitter ``by-time``: test on the newest rows, as a deployed model only sees later data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HINTS: Final = {
 }
 UNITS: Final = {"seconds": 1, "milliseconds": 1_000, "microseconds": 10**6, "nanoseconds": 10**9}
 FIRST_EPOCH, LAST_EPOCH = 978_307_200, 4_102_444_800
-"""Seconds from 1970 to 2001 and to 2100; numbers between them are taken for times since 1970."""
+"""Unix times of the years 2001 and 2100; numbers between them are taken as Unix times."""
 
 
 class _Seen(NamedTuple):
@@ -34,12 +34,12 @@ class _Seen(NamedTuple):
 
 
 def read_times(records: Iterable[Record], column: str) -> list[Time]:
-    """Return the time of each record; all can be compared with each other.
+    """Return the time of each record, in a form where all can be compared.
 
-    The zone of the machine is of no matter: times without a zone are compared as they are.
+    The machine's time zone has no effect: times without a zone are compared as they are.
 
     Raises:
-        DataError: a row has no time, or the rows have times that cannot be compared.
+        DataError: a row has no time, or times of different kinds cannot be compared.
     """
     times: list[Time] = []
     kinds: dict[str, _Seen] = {}
@@ -51,7 +51,7 @@ def read_times(records: Iterable[Record], column: str) -> list[Time]:
         units.setdefault(_unit(time), _Seen(record.source, text))
         times.append(time)
     _refuse_mixed(kinds, column)
-    if "" not in units:  # other numbers than times since 1970 may have any size
+    if "" not in units:  # numbers that are not Unix times may have any size
         named = {f"a time in {unit} since 1970": seen for unit, seen in units.items()}
         _refuse_mixed(named, column)
     return times
@@ -60,7 +60,7 @@ def read_times(records: Iterable[Record], column: str) -> list[Time]:
 def _text(record: Record, column: str, *, is_first: bool) -> str:
     text = dict(record.slices).get(column)
     if text is None:
-        hint = f'name it for the loader too: data.slices = ["{column}"]'
+        hint = f'also name the column in data.slices, so it is read: data.slices = ["{column}"]'
         if not is_first:
             hint = "give each row a time, or remove those without one"
         raise DataError(record.source, f"has no time in the column `{column}`", hint=hint)
@@ -68,7 +68,7 @@ def _text(record: Record, column: str, *, is_first: bool) -> str:
 
 
 def _parse(text: str, source: str, column: str) -> tuple[Time, str]:
-    """Return a time and its kind; one without a zone is read as UTC, on every machine."""
+    """Return a time and its kind; a time without a zone is read as UTC on every machine."""
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -80,14 +80,14 @@ def _parse(text: str, source: str, column: str) -> tuple[Time, str]:
         time = datetime.fromisoformat(text)
     except ValueError:
         hint = "write dates as 2026-11-26 or 2026-11-26T08:00, or as numbers"
-        raise DataError(source, f"`{column}` is no time: {text:.40}", hint=hint) from None
+        raise DataError(source, f"`{column}` is not a time: {text:.40}", hint=hint) from None
     if time.tzinfo is None:
         return time.replace(tzinfo=UTC), WITHOUT_ZONE
     return time, WITH_ZONE
 
 
 def _unit(time: Time) -> str:
-    """Return the unit of a number that looks like a time since 1970, else an empty text."""
+    """Return the unit of a number that looks like a Unix time; empty for other times."""
     if isinstance(time, datetime):
         return ""
     found = (unit for unit, n in UNITS.items() if FIRST_EPOCH * n <= time < LAST_EPOCH * n)
@@ -95,14 +95,14 @@ def _unit(time: Time) -> str:
 
 
 def _refuse_mixed(seen: dict[str, _Seen], column: str) -> None:
-    """Raise an error that names a row of each kind if there are several."""
+    """Raise an error that names rows of two kinds, if there are several kinds."""
     if len(seen) < 2:
         return
     (first, one), (second, other) = list(seen.items())[:2]
     raise DataError(
         other.source,
-        f"`{column}` is {second}, {other.text:.40}, but {first}, {one.text:.40}, in {one.source}",
-        hint=HINTS.get(frozenset((first, second)), "write the times of all rows in one way"),
+        f"`{column}` is {second} ({other.text:.40}), but {first} ({one.text:.40}) in {one.source}",
+        hint=HINTS.get(frozenset((first, second)), "write the times of all rows in the same way"),
     )
 
 
@@ -112,23 +112,23 @@ class ByTimeOptions(Options):
     column: str = Field(
         min_length=1,
         description=(
-            "Column with the time of each row, a date such as 2026-11-26T08:00 or a number. All "
-            "times are of one kind: numbers, dates with a time zone, or dates without one. It is "
-            "named in `data.slices` too, so that the data loader reads it."
+            "Column with the time of each row: a date such as 2026-11-26T08:00, or a number. All "
+            "times must be of one kind: numbers, dates with a time zone, or dates without one. "
+            "Also name the column in `data.slices`, or the data loader will not read it."
         ),
     )
     validation_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = (
         Field(
             None,
-            description="Rows for everything that chooses, the newest that are not test rows: as "
-            "in `grouped`.",
+            description="Size of the validation part, as in `grouped`: the newest rows that are "
+            "not test rows.",
         )
     )
 
 
 @dataclass(frozen=True)
 class ByTime:
-    """Holds the newest rows out; rows of one time stay together."""
+    """Puts the newest rows in the test part; rows with equal times stay together."""
 
     options: ByTimeOptions
 
@@ -136,9 +136,9 @@ class ByTime:
         """Split by the time of the rows.
 
         Raises:
-            DataError: a row has no time, times cannot be compared, or the parts would be empty.
+            DataError: a row has no time, times cannot be compared, or a part would be empty.
         """
-        from tunesmith_data.splits.folds import MAX_FOLDED
+        from tunesmith_data.splits.folds import MAX_FOLD_ROWS
         from tunesmith_data.splits.sizes import count_test_rows, count_validation_rows
 
         times = read_times(records, self.options.column)
@@ -154,11 +154,13 @@ class ByTime:
             )
             train, validation = _cut(rest, times, size)
             if not train:
-                raise ValueError("leaves nothing to train on: too many rows have the same time")
+                raise ValueError("leaves no rows to train on: too many rows have the same time")
         except ValueError as error:
             raise DataError("data.test_size", str(error)) from None
         newest = _cut(train, times, len(train) // 5)[1]
-        needs_fold = request.validation and not validation and newest and len(train) <= MAX_FOLDED
+        needs_fold = (
+            request.validation and not validation and newest and len(train) <= MAX_FOLD_ROWS
+        )
         return Split(
             train=sorted(train),
             validation=sorted(validation),
@@ -168,7 +170,7 @@ class ByTime:
 
 
 def _cut(order: list[int], times: Sequence[Time], size: int) -> tuple[list[int], list[int]]:
-    """Return the older and the newest rows; rows of one time stay together."""
+    """Return the older and the ``size`` newest rows; rows with equal times stay together."""
     cut = len(order) - size
     while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:
         cut -= 1
@@ -177,7 +179,7 @@ def _cut(order: list[int], times: Sequence[Time], size: int) -> tuple[list[int],
 
 BY_TIME = SplitterOffer(
     name="by-time",
-    summary="the newest rows are held out",
+    summary="the newest rows become the test and validation rows",
     config=ByTimeOptions,
     build=ByTime,
     needs=("numpy>=1.26",),

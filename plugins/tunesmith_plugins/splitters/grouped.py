@@ -22,26 +22,26 @@ class GroupedOptions(Options):
         Field(
             None,
             description=(
-                "Rows for everything that chooses, such as the best checkpoint; never trained "
-                "on. A share below 1 of the rows that are not test rows, or a number of rows. "
-                "Unset: a tenth, at least 20 and at most 200 rows, and none if there are fewer "
-                "than 100 rows. Not used if the data loader returns validation records."
+                "Size of the validation part, which picks settings such as the best checkpoint and "
+                "is never trained on: a share below 1 of the rows that are not test rows, or a "
+                "number of rows. Unset: a tenth, 20 to 200 rows; none if there are fewer than 100 "
+                "rows. Not used if the data loader returns validation records."
             ),
         )
     )
     near_duplicates: bool | None = Field(
         None,
         description=(
-            "Keep rows together whose prompts nearly equal each other. Unset: up to 100,000 rows. "
-            "A million rows take a minute and 300 MB. Equal prompts and rows of one group are "
-            "always kept together."
+            "Keep rows with near-duplicate prompts in the same part. Unset: true up to 100,000 "
+            "rows. A million rows take a minute and 300 MB. Rows with equal prompts, or of one "
+            "group, always stay together."
         ),
     )
     file: DataPath | None = Field(
         None,
         description=(
-            "File with the part of each row. It is written if there is none; later, rows in it "
-            "keep their part, and rows that were added to the data are added to it."
+            "File that stores the part of each row. It is created if missing. Later, its rows keep "
+            "their part, and new rows of the data are added to it."
         ),
     )
 
@@ -68,7 +68,7 @@ class Grouped:
 
 
 def find_clusters(records: Sequence[Record]) -> Sequence[int]:
-    """Return the cluster of each record: those of a group, or with nearly the same prompt."""
+    """Return each record's cluster: records of one group, or with near-duplicate prompts."""
     from tunesmith_data.splits import cluster_records
 
     return cluster_records(records)

@@ -1,4 +1,4 @@
-"""Judge a run: compare the tuned model with the best that could be had without tuning."""
+"""Judge a run: compare the tuned model with the best alternative that needs no tuning."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -1,4 +1,4 @@
-"""A run to be judged: its measurements by the deciding metric, and what the rule says of it."""
+"""A run to be judged (its measurements by the deciding metric), and the resulting ruling."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tunesmith_plugins.verdict.paired_comparisons import (
     rank_on_validation,
     verification_level,
 )
-from tunesmith_plugins.verdict.text import Numbers
+from tunesmith_plugins.verdict.text import MetricFormatter
 
 FIX_DATA = "FIX DATA FIRST"
-NOTHING = "NOTHING WORKS YET"
+NOTHING_WORKS = "NOTHING WORKS YET"
 FINE_TUNE = "FINE-TUNE"
 PROMPT = "PROMPT"
 CLASSIFIER = "SMALL CLASSIFIER"
@@ -27,47 +27,47 @@ NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
 
 @dataclass(frozen=True)
 class Ruling:
-    """The sentence of the rule that is true, with what it says about this run."""
+    """The part of the rule that applies, filled in with the numbers of this run."""
 
     word: str
     rule: str
     sentence: str
     would_change: str
     comparison: PairedComparison | None = None
-    """The comparison that the ruling is about; None: that with the strongest baseline."""
+    """The comparison behind the ruling; None for the one with the strongest baseline."""
     names_gaps: bool = False
-    """True if the sentence says what was not measured."""
+    """True if the sentence already lists what was not measured."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """The measurements of a run by its deciding metric, and the comparisons with its baselines."""
+class VerdictCase:
+    """A run's measurements by its deciding metric, and its comparisons with the baselines."""
 
     evidence: Evidence
     options: VerdictOptions
     tuned: Measured
-    numbers: Numbers
+    numbers: MetricFormatter
     comparisons: Sequence[PairedComparison]
-    """All of them, with those of the technique's stages."""
+    """All comparisons, including those with stages of the technique."""
 
     @property
     def baselines(self) -> list[PairedComparison]:
-        """The comparisons with what could be used in place of the tuned model."""
+        """The comparisons with models that could replace the tuned model."""
         return [comparison for comparison in self.comparisons if comparison.baseline is not None]
 
     @property
     def solutions(self) -> list[PairedComparison]:
-        """The baselines that solve the task: not those that give one answer to everything."""
+        """The baselines that attempt the task; excludes the majority-class baseline."""
         return [comparison for comparison in self.baselines if not comparison.is_trivial]
 
     @cached_property
     def gaps(self) -> list[Gap]:
-        """The baselines that were not measured, or not fully."""
+        """The baselines that were not fully measured."""
         return find_gaps(self.evidence, self.baselines)
 
     @property
     def minimum(self) -> float | None:
-        """The value that a model must reach to be used, if the gate names one."""
+        """The value that a model must reach to be usable; None if ``[gate]`` sets none."""
         bounds = [
             bound
             for _, evaluator, metric, bound in self.evidence.plan.gate.bounds()
@@ -76,17 +76,21 @@ class Case:
         return bounds[-1] if bounds else None
 
     def reaches_minimum(self, comparison: PairedComparison) -> bool:
-        """Return True if a baseline is good enough to be used."""
+        """Return True if a baseline reaches the minimum of ``[gate]``; always without one."""
         minimum = self.minimum
         return minimum is None or comparison.sign * (comparison.measured.value - minimum) >= 0
 
     @property
     def is_rated(self) -> bool:
-        """True if a model without errors scores 1, and one without anything right 0."""
+        """True if a perfect model scores 1 and a model that is always wrong scores 0."""
         return self.numbers.is_share and self.tuned.higher_is_better
 
     def proof(self, comparison: PairedComparison) -> float:
-        """Return the level at which a baseline is shown to be enough before any other is."""
+        """Return the confidence level required to call this baseline sufficient.
+
+        The strongest baseline on the validation rows is tested first, so it gets the plain level.
+        For any other, the level is corrected for the number of baselines.
+        """
         is_first = comparison.name in (c.name for c in rank_on_validation(self.solutions)[:1])
         count = 1 if is_first else max(1, len(self.solutions))
         return verification_level(count, self.options.confidence)

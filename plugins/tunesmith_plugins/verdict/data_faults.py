@@ -1,4 +1,4 @@
-"""Faults of the data that make a verdict worthless."""
+"""Data faults that would make any verdict meaningless."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.label_noise import WHERE
 
-MOST_TOUCHED = 0.02
-"""Share of the test rows that errors of data reviews may touch."""
+MAX_TOUCHED_SHARE = 0.02
+"""Largest share of the test rows that may have errors in the data review."""
 
 
 def describe_data_faults(
     evidence: Evidence, max_label_noise: float, best_share: float | None
 ) -> list[str]:
-    """Return a text for each fault that a run must be judged by, the worst first.
+    """Describe each fault that requires fixing the data first, the worst first.
 
-    ``best_share`` is the largest share of test labels that a model got right, if known: that
-    share of labels cannot be noise, whatever a classifier of words believes.
+    Args:
+        evidence: the run's data and findings.
+        max_label_noise: largest acceptable share of wrong labels.
+        best_share: the best model's share of correct test rows, if known. Labels that a model
+            predicts cannot be noise, so it caps the estimated noise at ``1 - best_share``.
     """
     texts = []
     test = evidence.data.test if evidence.data else 0
     errors = [n for n in evidence.findings if n.level == "error" and n.test_rows]
     touched = {row for finding in errors for row in finding.test_rows}
-    if touched and test and len(touched) > MOST_TOUCHED * test:
+    if touched and test and len(touched) > MAX_TOUCHED_SHARE * test:
         causes = "; ".join(dict.fromkeys(finding.message for finding in errors))
         texts.append(
             f"{len(touched):,} of {format_count(test, 'test row')} "
-            f"({format_share(len(touched) / test)}) show nothing: {causes}"
+            f"({format_share(len(touched) / test)}) are unreliable: {causes}"
         )
     rows = evidence.data.train if evidence.data else 0
     noise = next((n for n in evidence.findings if n.source == WHERE), None)

@@ -1,8 +1,9 @@
-"""What a run did not measure, so that its verdict cannot speak of it.
+"""Find the baselines that a run did not measure, or not fully.
 
-FINE-TUNE says that nothing simpler would have done, so it needs a baseline of each kind that suits
-the rows: one answer to everything, a classifier, a prompt, retrieved examples. Its variants have
-all been compared on the validation rows, and the best one is scored on enough test rows.
+FINE-TUNE claims that nothing simpler would have done. It therefore needs a baseline of each kind
+that suits the rows: majority class, classifier, prompt, and prompt with retrieved examples. All
+variants of a baseline must have been compared on the validation rows, and the best variant must be
+scored on enough test rows.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from tunesmith_evidence.report.headline import describe_not_measured
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 ENOUGH_ROWS = 100
-"""Test rows on which the best baseline of a kind is scored, or all of them. Fewer are enough where
-the whole interval of the difference is above the margin: on 20 to 50 rows, this happens in 3 % of
-runs at most if the tuned model is just the margin better (all results enumerated)."""
+"""Test rows needed to score the best baseline of a kind (all of them if there are fewer).
+
+Fewer rows suffice if the whole interval of the difference lies above the margin. With 20 to 50 rows
+and a tuned model that is better by exactly the margin, this happens in at most 3 % of runs
+(computed by enumerating all outcomes)."""
 KINDS = {
-    "constant": "one answer to everything",
+    "constant": "majority-class baseline",
     "classifier": "classifier",
     "prompt": "prompt",
     "retrieval": "prompt with retrieved examples",
@@ -31,21 +34,21 @@ NAMED_VARIANTS = 3
 
 @dataclass(frozen=True)
 class Gap:
-    """A baseline that does not count for its kind, or not fully, and why."""
+    """A baseline that was not measured, or not fully, and the reason."""
 
     baseline: str
     solution: str
     reason: str
     excluded: bool
-    """True if the run file leaves it out: another baseline of its kind may take its place."""
+    """True if the run file excludes it; another baseline of its kind can then fill in."""
 
     def to_json(self) -> JSON:
-        """Return the gap for the report."""
+        """Return the gap as it appears in the report."""
         return {"baseline": self.baseline, "solution": self.solution, "reason": self.reason}
 
 
 def find_gaps(evidence: Evidence, comparisons: Sequence[PairedComparison]) -> list[Gap]:
-    """Return each baseline that suits the rows and was not measured, or some of its variants."""
+    """Return each baseline that suits the rows but was not measured with all its variants."""
     scored = {comparison.name for comparison in comparisons}
     found = []
     for event in evidence.baselines:
@@ -55,10 +58,15 @@ def find_gaps(evidence: Evidence, comparisons: Sequence[PairedComparison]) -> li
     return found
 
 
-def find_few_rows(comparisons: Sequence[PairedComparison], total: int, margin: float) -> list[Gap]:
-    """Return each baseline that is the best of its kind, and was scored on too few test rows.
+def find_few_row_gaps(
+    comparisons: Sequence[PairedComparison], total: int, margin: float
+) -> list[Gap]:
+    """Return each baseline that is the best of its kind but was scored on too few test rows.
 
-    ``total`` is the number of rows on which the tuned model was scored.
+    Args:
+        comparisons: the comparisons with all baselines.
+        total: number of test rows that the tuned model was scored on.
+        margin: smallest advantage that is worth tuning.
     """
     gaps = []
     for comparison in comparisons:
@@ -70,10 +78,11 @@ def find_few_rows(comparisons: Sequence[PairedComparison], total: int, margin: f
     return gaps
 
 
-def find_blocking(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
-    """Return the gaps for which FINE-TUNE cannot be said.
+def find_blocking_gaps(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
+    """Return the gaps that rule out the verdict FINE-TUNE.
 
-    A baseline that the run file leaves out is missed only if no other one of its kind is complete.
+    A baseline that the run file excludes counts as missing only if no other baseline of its kind
+    was fully measured.
     """
     incomplete = {gap.baseline for gap in gaps}
     complete = {event.solution for event in evidence.baselines if event.baseline not in incomplete}
@@ -81,27 +90,27 @@ def find_blocking(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
 
 
 def describe_gaps(gaps: Sequence[Gap]) -> str:
-    """Return the baselines of the gaps, by reason."""
+    """List the baselines of the gaps, grouped by reason."""
     return describe_not_measured([gap.to_json() for gap in gaps])
 
 
 def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
-    """Return what to do so that the baselines of the gaps are measured."""
+    """Describe which settings would get the missing baselines measured."""
     options = evidence.plan.baseline_options
     remedies = []
     if any(gap.excluded for gap in gaps):
-        remedies.append("name them in [baselines] use")
+        remedies.append("these baselines in [baselines] use")
     if any("budget" in gap.reason for gap in gaps):
-        remedies.append(f"a larger [baselines] budget than {options.budget}")
+        remedies.append(f"a [baselines] budget above {options.budget}")
     if any("validation rows" in gap.reason for gap in gaps):
         remedies.append("[split] validation_size = 20")
     if any("test rows" in gap.reason for gap in gaps):
         remedies.append(f"[baselines] rows = {ENOUGH_ROWS}")
-    return " and ".join(remedies) or "measure these baselines"
+    return " and ".join(remedies) or "a measurement of these baselines"
 
 
 def _list_reasons(event: BaselineChosen, *, is_scored: bool) -> Iterator[str]:
-    """Yield why a baseline, or some of its variants, were not measured."""
+    """Yield the reasons why a baseline or some of its variants were not measured."""
     if event.skipped:
         yield event.skipped
         return
@@ -118,7 +127,7 @@ def _list_reasons(event: BaselineChosen, *, is_scored: bool) -> Iterator[str]:
 
 
 def _is_best_of_kind(comparison: PairedComparison, comparisons: Sequence[PairedComparison]) -> bool:
-    """Return True if no baseline of the kind scored better on the validation rows."""
+    """Return True if no baseline of the same kind scored better on the validation rows."""
     alike = [other for other in comparisons if other.solution == comparison.solution]
     if any(c.validation_score is None for c in alike):
         return True

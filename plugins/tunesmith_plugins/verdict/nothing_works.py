@@ -1,4 +1,4 @@
-"""NOTHING WORKS YET: no model is good enough, or none is better than one answer to everything."""
+"""NOTHING WORKS YET: no model reaches the minimum, or none beats the majority-class baseline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from tunesmith.text import format_count
 from tunesmith_evidence.pairs import read_pairs
-from tunesmith_plugins.verdict.case import NO_EVIDENCE, NOTHING, Case, Ruling
+from tunesmith_plugins.verdict.case import NO_EVIDENCE, NOTHING_WORKS, Ruling, VerdictCase
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison, mean_on_shared_rows
 from tunesmith_plugins.verdict.undertraining import imagine_perfect_model
 
 
-def find_nothing_works(case: Case) -> Ruling | None:
-    """Return a ruling if no model reaches the gate's minimum, or none beats a constant answer."""
+def find_nothing_works(case: VerdictCase) -> Ruling | None:
+    """Return a ruling if no model reaches the minimum or beats the majority-class baseline."""
     sign = 1 if case.tuned.higher_is_better else -1
     values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
     value = max(values, key=lambda value: sign * value)
@@ -25,41 +25,41 @@ def find_nothing_works(case: Case) -> Ruling | None:
         text = f"no model reaches {case.numbers.value(minimum)}"
         if trivial is not None and sign * trivial.measured.value >= sign * minimum:
             constant = case.numbers.plain(trivial.measured.value)
-            text += f", apart from one answer to everything ({trivial.name}, {constant})"
+            text += f", except the majority-class baseline ({trivial.name}, {constant})"
         change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
         rule = "no model reaches the minimum in [gate]"
     elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
-        rule = "no model gets a row right"
-        change = "a model that gets rows right"
-        text = "no model gets a single test row right"
+        rule = "no model answered a single row correctly"
+        change = "a model that answers some rows correctly"
+        text = "no model answered a single test row correctly"
     else:
         if trivial is None or _beats_constant_answer(case, trivial):
             return None
         constant = (
-            f"one answer to everything "
+            f"the majority-class baseline "
             f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
         )
         perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
-        # It is not known how good a model without errors is if the metric has no best value.
+        # Without a best value of the metric, the score of a perfect model is unknown.
         if perfect is not None and perfect.comparison.outcome != "better":
             is_right = perfect.advantage().value <= 0
             rows = format_count(len(trivial.pairs), "test row")
-            text = f"on {rows} not even a model without errors would be clearly better than"
+            text = f"on {rows}, not even a perfect model would be clearly better than"
             return Ruling(
                 NO_EVIDENCE,
-                "no model could be clearly better than one answer to everything on "
+                "no model could be clearly better than the majority-class baseline on "
                 + ("these rows" if is_right else "so few rows"),
                 f"not enough evidence: {text} {constant}",
-                "test rows with other answers" if is_right else "more test rows",
+                "test rows with different answers" if is_right else "more test rows",
             )
         text = f"no model is clearly better than {constant}"
-        rule = "no model is clearly better than one answer to everything"
+        rule = "no model is clearly better than the majority-class baseline"
         change = f"a model that is clearly better than {trivial.name}, or more test rows"
-    return Ruling(NOTHING, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
+    return Ruling(NOTHING_WORKS, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
 
 
-def _describe_best(case: Case) -> str:
-    """Name the best model on the rows that all of them answered, and its value there."""
+def _describe_best(case: VerdictCase) -> str:
+    """Name the best model and its score on the rows that all models answered."""
     models = {"the tuned model": case.tuned, **{c.name: c.measured for c in case.solutions}}
     fewest = min(models.values(), key=lambda event: event.n)
     sign = 1 if case.tuned.higher_is_better else -1
@@ -72,10 +72,11 @@ def _describe_best(case: Case) -> str:
     return f"the best is {best} with {case.numbers.plain(values[best])}{some}"
 
 
-def _beats_constant_answer(case: Case, trivial: PairedComparison) -> bool:
-    """Return True if the tuned model or a baseline is clearly better than the constant answer.
+def _beats_constant_answer(case: VerdictCase, trivial: PairedComparison) -> bool:
+    """Return True if the tuned model or a baseline clearly beats the majority-class baseline.
 
-    Each is tested at a level at which noise makes one of all seem better in 5 % of runs at most.
+    The level is corrected for the number of models (Bonferroni): in at most 5 % of runs does noise
+    alone make any of them look better.
     """
     folder, level = case.evidence.folder, _level_against_constant(case)
     models = [case.tuned, *(comparison.measured for comparison in case.solutions)]
@@ -87,5 +88,5 @@ def _beats_constant_answer(case: Case, trivial: PairedComparison) -> bool:
     return False
 
 
-def _level_against_constant(case: Case) -> float:
+def _level_against_constant(case: VerdictCase) -> float:
     return 1 - (1 - case.options.confidence) / (1 + len(case.solutions))

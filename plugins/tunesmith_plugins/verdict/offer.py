@@ -1,4 +1,4 @@
-"""Options of the verdict: the table ``[verdict]``."""
+"""Options of the verdict (table ``[verdict]``)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from tunesmith.options import Options
 
 
 class VerdictOptions(Options):
-    """Table ``[verdict]``: when tuning was worth it."""
+    """Options of table ``[verdict]``: the thresholds of the verdict."""
 
     margin: float = Field(
         0.02,
         gt=0,
         description=(
-            "Smallest advantage over the strongest baseline that is worth tuning, in the unit of "
-            "the "
-            "first evaluator's first metric: 0.02 are two points of a share."
+            "Smallest advantage over the strongest baseline that makes tuning worthwhile, in the "
+            "unit of the first evaluator's first metric. For accuracy, 0.02 is two percentage "
+            "points."
         ),
     )
     confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="Confidence of the intervals that decide."
+        0.95, ge=0.5, lt=1, description="Confidence level of the intervals that decide."
     )
     max_label_noise: float = Field(
         0.1,
         ge=0,
         le=1,
         description=(
-            "Share of wrong labels above which the data is to be fixed first; 1: it is not "
-            'estimated. The estimate needs `pip install "tunesmith[data]"`.'
+            "Largest acceptable share of wrong labels; above it, the verdict is FIX DATA FIRST. "
+            '1 turns the estimate off. The estimate needs `pip install "tunesmith[data]"`.'
         ),
     )
 
 
 VERDICT = TableOffer(
     name="verdict",
-    summary="when tuning was worth it, and how sure of it the verdict must be",
+    summary="when tuning counts as worth it, and how certain the verdict must be",
     config=VerdictOptions,
 )

@@ -1,4 +1,4 @@
-"""Compare the tuned model with each baseline on the test rows that both answered."""
+"""Compare the tuned model with each baseline on the test rows that both models answered."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tunesmith_evidence.statistics import (
 )
 from tunesmith_evidence.statistics.differences import paired_differences
 
-ROUNDING = 1e-9
+ROUNDING_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class PairedComparison:
     """The tuned model against one other model, by one metric on the rows that both answered.
 
-    An advantage is a difference whose sign is turned if lower is better: above 0, the tuned model
-    is better.
+    An *advantage* is the difference with its sign flipped for metrics where lower is better. It is
+    positive if the tuned model is better.
     """
 
     measured: Measured
     baseline: BaselineChosen | None
-    """None: a stage of the technique, which is compared but is no alternative to tuning."""
+    """None for a stage of the technique, which is compared but is not an alternative to tuning."""
     pairs: PairedRows
     confidence: float
 
@@ -44,17 +44,17 @@ class PairedComparison:
 
     @property
     def is_trivial(self) -> bool:
-        """True if the baseline gives one answer to everything, which solves no task."""
+        """True for the majority-class baseline, whose answer does not depend on the prompt."""
         return self.solution == "constant"
 
     @property
     def solution(self) -> str:
-        """The kind of the baseline, or ``stage``."""
+        """The baseline's kind, or ``stage``."""
         return self.baseline.solution if self.baseline else "stage"
 
     @property
     def is_share(self) -> bool:
-        """True if the metric has no unit, as shares of right answers."""
+        """True if the metric has no unit, such as accuracy."""
         return not self.measured.unit
 
     @property
@@ -67,7 +67,7 @@ class PairedComparison:
 
     @cached_property
     def comparison(self) -> Comparison:
-        """The comparison at the confidence of the verdict."""
+        """The paired comparison at the verdict's confidence level."""
         return compare(
             self.pairs.baseline_values,
             self.pairs.tuned_values,
@@ -80,7 +80,7 @@ class PairedComparison:
 
     @cached_property
     def values(self) -> tuple[float, float]:
-        """The means of the baseline and of the tuned model on these rows."""
+        """The mean scores of the baseline and of the tuned model on these rows."""
         baseline, tuned = (
             mean_interval(values, self.pairs.weights, bounds=self.bounds).value
             for values in (self.pairs.baseline_values, self.pairs.tuned_values)
@@ -88,7 +88,7 @@ class PairedComparison:
         return baseline, tuned
 
     def advantage(self, confidence: float | None = None) -> Interval:
-        """Return the advantage of the tuned model with its interval."""
+        """Return the tuned model's advantage and its confidence interval."""
         difference = self.comparison.difference
         if confidence is not None and confidence != self.confidence:
             difference = paired_difference(
@@ -110,10 +110,10 @@ class PairedComparison:
         return standard_error(sample) if sample.units > 1 else math.inf
 
     def is_below(self, margin: float, confidence: float | None = None) -> bool:
-        """Return True if the tuned model is shown to be less than ``margin`` better.
+        """Return True if the tuned model's advantage is shown to be below ``margin``.
 
-        If all differences are equal and the metric has no bounds, the interval has no width,
-        however few the rows are: it shows nothing.
+        If all differences are equal and the metric is unbounded, the interval has no width,
+        however few rows there are. Such an interval shows nothing.
         """
         low, high = self.bounds or (-math.inf, math.inf)
         is_informative = self.error > 0 or math.isfinite(high - low)
@@ -121,13 +121,13 @@ class PairedComparison:
 
     @cached_property
     def bounds(self) -> Bounds | None:
-        """The bounds of the metric; those of a share that has none of its own are 0 and 1."""
+        """The metric's bounds: its declared ones, or 0 and 1 if all values lie between them."""
         values = (*self.pairs.baseline_values, *self.pairs.tuned_values)
         is_share = self.measured.bounds is None and all(0 <= value <= 1 for value in values)
         return (0.0, 1.0) if is_share else self.measured.bounds
 
     def to_json(self) -> JSON:
-        """Return the comparison as a part of the verdict."""
+        """Return the comparison as it appears in the verdict's JSON."""
         difference = self.comparison.difference
         baseline, tuned = self.values
         chosen, detectable = self.baseline, self.comparison.detectable
@@ -152,7 +152,7 @@ class PairedComparison:
 def find_comparisons(
     evidence: Evidence, tuned: Measured, confidence: float
 ) -> list[PairedComparison]:
-    """Return a comparison for each model that was measured by the metric of ``tuned``."""
+    """Compare the tuned model with each model that was measured by the same metric."""
     chosen = {event.baseline: event for event in evidence.baselines}
     comparisons = [
         PairedComparison(
@@ -174,11 +174,10 @@ def _measured_alike(measured: Sequence[Measured], tuned: Measured) -> Iterator[M
 
 
 def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedComparison, bool]:
-    """Return the strongest baseline, and True if it was chosen by its score on validation rows.
+    """Return the strongest baseline, and True if the validation rows chose it.
 
-    The score on the test rows would be partly luck of the rows by which it is judged. It
-    decides only if a baseline has no score on validation rows. Of equal baselines the cheapest is
-    chosen.
+    The best of several baselines on the test rows is partly the luckiest one there, so test scores
+    decide only if a baseline has no validation score. Ties go to the cheaper baseline.
     """
 
     def key(score: float, comparison: PairedComparison) -> tuple[float, int]:
@@ -193,9 +192,10 @@ def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedCompa
 
 
 def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """Return the baselines, the strongest on the validation rows first; of equals the cheapest.
+    """Sort baselines by validation score, the strongest first; ties go to the cheaper one.
 
-    It is empty if one has no score on validation rows.
+    Returns:
+        The sorted baselines; empty if any of them has no validation score.
     """
     if any(comparison.validation_score is None for comparison in comparisons):
         return []
@@ -208,13 +208,19 @@ def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedCo
 def find_sufficient(
     comparisons: Sequence[PairedComparison], margin: float, confidence: float
 ) -> list[PairedComparison]:
-    """Return the baselines that the tuned model is shown to be less than ``margin`` better than.
+    """Return the baselines that the tuned model beats by less than ``margin``, as the rows show.
 
-    Each interval, at ``confidence``, lies below the margin. The cheapest of several is looked for,
-    so two procedures keep the probability of one false proof or more at most at ``1 - confidence``,
-    each at half of it. The first tests the baselines in the order of their validation scores, which
-    the test rows did not make, up to the first one that fails (fixed sequence; Maurer, Hothorn and
-    Lehmacher, 1995). Holm's procedure finds those that come late in this order.
+    A baseline is sufficient if the interval of the advantage lies below the margin. Testing several
+    baselines would accept a false one too often, so two procedures control the probability of any
+    false acceptance. Together they keep it below ``1 - confidence``; each uses half of it::
+
+        fixed sequence    in order of validation score, at the plain level, up to the first failure
+                          (Maurer, Hothorn and Lehmacher, 1995)
+        Holm              all at a corrected level; finds baselines that come late in the sequence
+
+    The fixed sequence is valid because the test rows play no part in its order. Each procedure
+    gets half because only the upper end of a two-sided interval is used: at the plain level it
+    errs in half of ``1 - confidence``.
     """
     enough = [*takewhile(lambda c: c.is_below(margin), rank_on_validation(comparisons))]
     names, left = set[str](), len(comparisons)
@@ -236,19 +242,19 @@ def choose_winner(
     sufficient: Sequence[PairedComparison],
     margin: float,
 ) -> PairedComparison:
-    """Return the cheapest sufficient baseline that no solution beats by more than the margin.
+    """Return the cheapest sufficient baseline that no other solution beats by more than the margin.
 
-    Baselines are compared on the rows that both answered. That all of them are sufficient is shown
-    for all at once, so that the same rows may choose among them.
+    Two baselines are compared on the rows that both answered. The same test rows may choose among
+    the sufficient baselines, because :func:`find_sufficient` holds for all of them at once.
     """
     behind = {c.name: max(_lead(evidence, other, c) for other in solutions) for c in sufficient}
-    near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING]
+    near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING_TOLERANCE]
     near = near or [min(sufficient, key=lambda c: behind[c.name])]
     return min(near, key=lambda c: c.baseline.cost if c.baseline else 0)
 
 
 def _lead(evidence: Evidence, other: PairedComparison, comparison: PairedComparison) -> float:
-    """Return how much better ``other`` is on the rows that both baselines answered."""
+    """Return the lead of ``other`` over ``comparison`` on the rows that both baselines answered."""
     means = mean_on_shared_rows(evidence, comparison.measured, other.measured)
     return comparison.sign * (means[1] - means[0]) if means else 0.0
 
@@ -256,7 +262,7 @@ def _lead(evidence: Evidence, other: PairedComparison, comparison: PairedCompari
 def mean_on_shared_rows(
     evidence: Evidence, first: Measured, second: Measured
 ) -> tuple[float, float] | None:
-    """Return the means of two models on the rows that both answered; None if there are none."""
+    """Return the mean scores of two models on their shared rows; None without shared rows."""
     pairs = read_pairs(evidence.folder, first, second, evidence.metrics)
     if not len(pairs):
         return None
@@ -266,15 +272,15 @@ def mean_on_shared_rows(
 
 
 def verification_level(comparisons: int, confidence: float) -> float:
-    """Return the level of the intervals by which Holm's procedure tests that many comparisons.
+    """Return the confidence level at which Holm's procedure tests that many comparisons.
 
-    Only the upper bound counts, and half of the error is left to the procedure.
+    Only the upper end of each two-sided interval is used, which already halves the error.
     """
     return 1 - (1 - confidence) / comparisons
 
 
 def comparisons_to_json(comparisons: Sequence[PairedComparison]) -> dict[str, JSON]:
-    """Return all comparisons by model, with p-values that Holm adjusted."""
+    """Return all comparisons by model, with Holm-adjusted p-values."""
     adjusted = adjust_p_values([comparison.comparison.p_value for comparison in comparisons])
     return {
         comparison.name: {**comparison.to_json(), "p_value_holm": p_value}

@@ -1,4 +1,4 @@
-"""Numbers of test rows: how many are needed, and how many decide."""
+"""Compute how many test rows would decide, and how many changed rows would flip the verdict."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from statistics import NormalDist
 from tunesmith_evidence.statistics import compare, rows_needed
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
-MOST_ROWS = 1_000_000
+MAX_ROWS = 1_000_000
 
 
 def count_rows_needed(comparison: PairedComparison, margin: float, proof: float) -> int | None:
-    """Return how many test rows would decide, rounded up; None if that cannot be estimated.
+    """Estimate how many test rows would decide with 80 % power, rounded up.
 
-    It is the number with which, in four of five runs, the interval of the difference excludes 0
-    if the measured advantage is the margin or more, and else is below the margin. It supposes that
-    the difference, and how much the two models disagree, stay as measured.
+    If the measured advantage is at least the margin, the interval of the difference has to exclude
+    0. Otherwise the interval has to lie below the margin. The estimate assumes that the difference
+    and its standard deviation stay as measured.
 
     Args:
-        proof: level of the interval that must be below the margin, beside that of the comparison:
-            it
-            is higher if there are many baselines.
+        comparison: the comparison that did not decide.
+        margin: smallest advantage that is worth tuning.
+        proof: confidence level required to call the baseline sufficient. With several baselines it
+            is higher than that of the comparison.
+
+    Returns:
+        The number of rows; None if it cannot be estimated or exceeds :data:`MAX_ROWS`.
     """
     advantage = comparison.advantage()
     towards = advantage.value if advantage.value >= margin else margin - advantage.value
@@ -33,28 +37,30 @@ def count_rows_needed(comparison: PairedComparison, margin: float, proof: float)
     if comparison.is_share and is_below:
         needed = max(needed, _fewest_rows(margin, confidence))
     elif comparison.is_share:
-        # Even if no row gets worse, so many must get better for McNemar's test.
+        # McNemar's test needs at least this many improved rows, even if no row gets worse.
         fewest = math.floor(1 - math.log2(1 - comparison.confidence)) + 1
         needed = max(needed, math.ceil(fewest / advantage.value))
-    if needed > MOST_ROWS:
+    if needed > MAX_ROWS:
         return None
     step: int = 10 ** max(0, len(str(needed)) - 2)
     return math.ceil(needed / step) * step
 
 
 def _fewest_rows(margin: float, confidence: float) -> int:
-    """Return the rows that show a difference below the margin if no row differs at all.
+    """Return the rows needed to show a difference below the margin if the models never differ.
 
-    The upper end of the score interval is then z^2 / (n + z^2).
+    The upper end of the score interval is then z² / (n + z²), so n = z² (1 - margin) / margin.
     """
     z2 = NormalDist().inv_cdf(1 - (1 - confidence) / 2) ** 2
     return math.ceil(z2 * (1 - margin) / margin) if margin < 1 else 1
 
 
 def count_changes(comparison: PairedComparison, margin: float) -> int:
-    """Return the fewest rows that would have to go to the baseline for FINE-TUNE to be false.
+    """Return how few wins would have to become losses to overturn FINE-TUNE.
 
-    Only for right/wrong values of rows that are independent and equally weighted; else 0.
+    Returns:
+        The number of rows; 0 unless the values are 0 or 1 and the rows are independent and equally
+        weighted.
     """
     pairs = comparison.pairs
     baseline, tuned = pairs.baseline_values, pairs.tuned_values

@@ -1,24 +1,43 @@
-"""The rule of the verdict: the first sentence that is true decides.
+"""The rule of the verdict: the first of these conditions that is true decides.
 
-The rule compares with what a team would otherwise do. Its sentences are those of
-``docs/explanation/verdict.md``, in this order:
+::
 
-1. FIX DATA FIRST: the test rows show nothing, or too many labels are wrong. If the
-   scores show nothing, as those of a judge that fails its tests, it is NOT ENOUGH EVIDENCE.
-2. NOTHING WORKS YET: no model is good enough to be used. If so few rows are held out that none
-   could be shown to be better than one answer to everything, it is NOT ENOUGH EVIDENCE.
-3. FINE-TUNE: the tuned model is better than the baseline that was strongest on the validation rows
-by the
-   margin, and clearly better than every baseline: few validation rows may choose a weak one. A
-   baseline of each kind that suits the rows was measured in full; otherwise it is NOT ENOUGH
-   EVIDENCE.
-4. PROMPT or SMALL CLASSIFIER: the tuned model is hardly better than a baseline. Of several such
-baselines
-   it is the cheapest one that no other solution beats by more than the margin.
-5. NOT ENOUGH EVIDENCE: there are too few test rows to tell.
+    1  Errors affect more than 2 % of the test rows, or more than 10 % of     FIX DATA FIRST
+       the labels are wrong (max_label_noise).
+       The evaluator reports that its own scores are meaningless, such as a   NOT ENOUGH EVIDENCE
+       judge that fails its tests.
+    2  No model reaches the minimum in [gate]. Without a minimum: every row   NOTHING WORKS YET
+       is wrong, or no model clearly beats the majority-class baseline.
+         ... and on so few rows, not even a perfect model could               NOT ENOUGH EVIDENCE
+    3  The tuned model beats the strongest baseline by the margin or more,    FINE-TUNE
+       and clearly beats every baseline (each interval is above 0).
+         ... but a kind of baseline was not measured in full                  NOT ENOUGH EVIDENCE
+    4  The advantage over some baseline is shown to be below the margin.      PROMPT or
+       Of several such baselines, it is the cheapest one that no other        SMALL CLASSIFIER
+       solution beats by more than the margin.
+         ... but the tuned model is underfitted                               NOT ENOUGH EVIDENCE
+    5  Otherwise: too few test rows to decide.                                NOT ENOUGH EVIDENCE
 
-PROMPT and SMALL CLASSIFIER are withheld as NOT ENOUGH EVIDENCE if the tuned model is underfitted,
-unless even one without errors would not change the word. NOTHING WORKS YET then names the cause.
+An underfitted model does not change case 4 if even a perfect model would not beat that baseline by
+the margin. NOTHING WORKS YET stays and names underfitting as the cause.
+
+Cases 3 and 4 look at the *advantage*: the paired difference from a baseline with its interval,
+positive if the tuned model is better. It is compared with two numbers::
+
+                            0           margin
+    FINE-TUNE               |    [--------|---o------]    value >= margin, interval above 0
+    PROMPT, CLASSIFIER   [--|---o-----]   |               interval below the margin
+    NOT ENOUGH EVIDENCE  [--|-----------o-|------]        anything else
+
+Why a margin: with enough rows even a tiny advantage is significant, but it does not pay for
+training and serving a model. The margin is also what makes "a prompt is enough" testable. No
+number of rows can show that two models are equal, only that they differ by less than something.
+
+Why case 3 names two baselines: the validation rows choose the strongest baseline, because the best
+one on the test rows would partly be the luckiest. But few validation rows may choose a weak one, so
+all other baselines must be beaten too.
+
+``docs/explanation/verdict.md`` explains the rule to users.
 """
 
 from __future__ import annotations
@@ -29,7 +48,7 @@ from dataclasses import replace
 from tunesmith.events import JSON, TUNED
 from tunesmith.execution.report import metric_label
 from tunesmith.plan import Evidence
-from tunesmith_evidence.answers.cut_answers import describe_cut
+from tunesmith_evidence.answers.cut_answers import describe_cut_answers
 from tunesmith_evidence.number_text import format_rate, format_share
 from tunesmith_evidence.winner import discard_winner, save_winner
 from tunesmith_plugins.verdict.case import (
@@ -37,10 +56,10 @@ from tunesmith_plugins.verdict.case import (
     FINE_TUNE,
     FIX_DATA,
     NO_EVIDENCE,
-    NOTHING,
+    NOTHING_WORKS,
     PROMPT,
-    Case,
     Ruling,
+    VerdictCase,
 )
 from tunesmith_plugins.verdict.data_faults import describe_data_faults
 from tunesmith_plugins.verdict.gaps import (
@@ -48,8 +67,8 @@ from tunesmith_plugins.verdict.gaps import (
     Gap,
     describe_gaps,
     describe_remedy,
-    find_blocking,
-    find_few_rows,
+    find_blocking_gaps,
+    find_few_row_gaps,
 )
 from tunesmith_plugins.verdict.nothing_works import find_nothing_works
 from tunesmith_plugins.verdict.offer import VerdictOptions
@@ -62,38 +81,41 @@ from tunesmith_plugins.verdict.paired_comparisons import (
     find_sufficient,
 )
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
-from tunesmith_plugins.verdict.text import Numbers
+from tunesmith_plugins.verdict.text import MetricFormatter
 from tunesmith_plugins.verdict.undertraining import (
     describe_undertraining,
     is_always_enough,
 )
 
 BETTER_TRAINED = "a tuned model that is not underfitted"
-NO_REASON = "even one without errors would not be better by the margin"
-MOST_WRONG = 0.3
-"""Share of wrong answers above which what is enough instead of tuning is still not good."""
+NO_REASON = "even a perfect model would not be better by the margin"
+MAX_WRONG_SHARE = 0.3
+"""Share of wrong answers above which the sentence adds that a sufficient baseline is still bad."""
 BESIDE_TUNED = {
     "worse": "is better than the tuned model",
-    "unclear": "does about as well as the tuned model",
-    "better": "is hardly worse than the tuned model",
+    "unclear": "is about as good as the tuned model",
+    "better": "is only slightly worse than the tuned model",
 }
-"""What a winner is, by the outcome of the comparison, which is about the tuned model."""
+"""How a winning baseline compares, by the outcome for the tuned model."""
 SEED_NOISE = 0.02
-"""Difference of shares below which the seed of a training may be the cause."""
-SEEDS = "a difference below two points can be the seed's: `tunesmith seeds` trains with three seeds"
+"""Difference in accuracy that may be due to the training seed alone."""
+SEEDS = (
+    "a difference below 0.02 may be due to the random seed: `tunesmith seeds` repeats the training "
+    "with three seeds"
+)
 
 
 def give_verdict(evidence: Evidence) -> JSON:
-    """Judge a run, and save a baseline that is enough as its winner."""
-    verdict = judge(evidence)
+    """Judge a run; if a baseline is sufficient, save it as the winner."""
+    verdict = judge_case(evidence)
     if verdict.get("word") not in (PROMPT, CLASSIFIER):
         discard_winner(evidence.folder)
         return verdict
     return {**verdict, "winner": save_winner(evidence, verdict["baseline"])}
 
 
-def judge(evidence: Evidence) -> JSON:
-    """Compute the verdict by the first metric that was measured on the tuned model.
+def judge_case(evidence: Evidence) -> JSON:
+    """Compute the verdict from the first metric that was measured on the tuned model.
 
     Returns:
         The verdict as JSON; empty if the tuned model was not measured.
@@ -104,12 +126,12 @@ def judge(evidence: Evidence) -> JSON:
     options = evidence.plan.table(VerdictOptions)
     comparisons = find_comparisons(evidence, tuned, options.confidence)
     label = metric_label(evidence.measured, tuned.evaluator, tuned.metric)
-    case = Case(evidence, options, tuned, Numbers(label, tuned.unit), comparisons)
+    case = VerdictCase(evidence, options, tuned, MetricFormatter(label, tuned.unit), comparisons)
     strongest, chosen_on_validation = None, True
     if case.baselines:
         strongest, chosen_on_validation = find_strongest(case.baselines)
     if strongest is not None and not chosen_on_validation:
-        # Chosen by the rows that judge it: widened, so that it holds for each baseline at once.
+        # The test rows both chose and judge this baseline: correct its interval for the choice.
         level = 1 - (1 - options.confidence) / len(case.baselines)
         strongest = replace(strongest, confidence=level)
     ruling = (
@@ -125,7 +147,10 @@ def judge(evidence: Evidence) -> JSON:
 
 
 def _to_json(
-    case: Case, ruling: Ruling, strongest: PairedComparison | None, chosen_on_validation: bool
+    case: VerdictCase,
+    ruling: Ruling,
+    strongest: PairedComparison | None,
+    chosen_on_validation: bool,
 ) -> JSON:
     shown = ruling.comparison or strongest
     verdict: JSON = {
@@ -154,7 +179,9 @@ def _to_json(
         on_validation = "out-of-fold" if folds else "validation"
         verdict["chosen_on"] = on_validation if chosen_on_validation else "test"
     models = [case.tuned, *([shown.measured] if shown else [])]
-    for text in filter(None, (describe_cut(case.evidence.folder, event) for event in models)):
+    for text in filter(
+        None, (describe_cut_answers(case.evidence.folder, event) for event in models)
+    ):
         verdict["sentence"] += f"; {text}"
     if _may_be_the_seed(ruling, shown):
         verdict["sentence"] += f"; {SEEDS}"
@@ -170,7 +197,7 @@ def _may_be_the_seed(ruling: Ruling, comparison: PairedComparison | None) -> boo
     return comparison.is_share and 0 < abs(comparison.advantage().value) < SEED_NOISE
 
 
-def _find_data_faults(case: Case) -> Ruling | None:
+def _find_data_faults(case: VerdictCase) -> Ruling | None:
     best = max([case.tuned.value, *(c.measured.value for c in case.comparisons)])
     shares = not case.tuned.unit and case.tuned.higher_is_better
     faults = describe_data_faults(
@@ -180,75 +207,79 @@ def _find_data_faults(case: Case) -> Ruling | None:
         return None
     return Ruling(
         FIX_DATA,
-        "an error touches more than 2 % of the test rows, or more than "
+        "errors affect more than 2 % of the test rows, or more than "
         f"{format_share(case.options.max_label_noise)} of the labels are wrong",
         f"fix the data first: {'; '.join(faults)}",
-        "other data: with it, run again",
+        "corrected data and a new run",
     )
 
 
-def _find_void_scores(case: Case) -> Ruling | None:
-    """Return a ruling if the evaluator found that its scores show nothing."""
+def _find_void_scores(case: VerdictCase) -> Ruling | None:
+    """Return a ruling if an evaluator reports that its own scores are meaningless."""
     events = [case.tuned, *(comparison.measured for comparison in case.comparisons)]
     void = next((event for event in events if event.details.get("void")), None)
     if void is None:
         return None
     return Ruling(
         NO_EVIDENCE,
-        "the evaluator found that its scores show nothing",
+        "the evaluator reports that its scores are meaningless",
         f"not enough evidence: {void.evaluator}: {void.details['void']}",
-        "an evaluator that can tell right from wrong",
+        "an evaluator that can tell right answers from wrong ones",
     )
 
 
-def _find_fine_tune(case: Case, strongest: PairedComparison | None) -> Ruling | None:
+def _find_fine_tune(case: VerdictCase, strongest: PairedComparison | None) -> Ruling | None:
     if strongest is None:
         return None
     advantage, margin = strongest.advantage(), case.options.margin
     if advantage.value < margin or _find_unbeaten(case, strongest) is not None:
         return None
-    few = find_few_rows(case.baselines, case.tuned.n, margin)
-    blocking = find_blocking(case.evidence, [*case.gaps, *few])
+    few = find_few_row_gaps(case.baselines, case.tuned.n, margin)
+    blocking = find_blocking_gaps(case.evidence, [*case.gaps, *few])
     if blocking:
         return _refuse_fine_tune(case, strongest, blocking)
     changes = count_changes(strongest, margin)
-    rows = f" ({changes} of the {advantage.n} rows for {strongest.name} instead)" if changes else ""
+    flipped = f"{changes} of the {advantage.n} rows had gone to {strongest.name} instead"
+    rows = f" (if {flipped})" if changes else ""
     return Ruling(
         FINE_TUNE,
-        "the tuned model is better than the strongest baseline by the margin or more, and clearly "
-        "better than every baseline",
-        f"fine-tuning was worth it: better than {strongest.name}, the strongest baseline, "
+        "the tuned model beats the strongest baseline by the margin or more, and clearly beats "
+        "every baseline",
+        f"fine-tuning was worth it: better than the strongest baseline, {strongest.name}: "
         f"{case.numbers.compare(strongest)}",
-        f"a difference below {case.numbers.plain(margin)}, or one whose interval includes 0{rows}",
+        f"a difference below {case.numbers.plain(margin)}, or an interval that includes 0{rows}",
     )
 
 
-def _refuse_fine_tune(case: Case, strongest: PairedComparison, blocking: Sequence[Gap]) -> Ruling:
-    """Return the ruling where the tuned model beats all that was measured, and that is not all."""
+def _refuse_fine_tune(
+    case: VerdictCase, strongest: PairedComparison, blocking: Sequence[Gap]
+) -> Ruling:
+    """Return the ruling where the tuned model wins, but a kind of baseline is missing."""
     kinds = " or ".join(dict.fromkeys(KINDS[gap.solution] for gap in blocking))
     return Ruling(
         NO_EVIDENCE,
         "a kind of baseline that suits the rows was not measured in full",
-        f"not enough evidence: better than {strongest.name}, the strongest of the measured "
-        f"baselines, {case.numbers.compare(strongest)}, but it is not known what a {kinds} can do: "
+        f"not enough evidence: better than the strongest measured baseline, {strongest.name}: "
+        f"{case.numbers.compare(strongest)}; but a {kinds} was not fully measured: "
         f"{describe_gaps(blocking)}",
         describe_remedy(case.evidence, blocking),
         names_gaps=True,
     )
 
 
-def _find_unbeaten(case: Case, strongest: PairedComparison) -> PairedComparison | None:
-    """Return a baseline that the tuned model is not clearly better than, the strongest first.
+def _find_unbeaten(case: VerdictCase, strongest: PairedComparison) -> PairedComparison | None:
+    """Return the first baseline that the tuned model does not clearly beat; None if it beats all.
 
-    All baselines must be beaten, so each is tested at the full level (intersection-union test).
+    The strongest baseline comes first, then the one with the smallest advantage. The claim needs
+    every single test to succeed, so no level has to be corrected (intersection-union test).
     """
     others = [comparison for comparison in case.baselines if comparison.name != strongest.name]
     ranked = [strongest, *sorted(others, key=lambda comparison: comparison.advantage().value)]
     return next((c for c in ranked if c.comparison.outcome != "better"), None)
 
 
-def _find_sufficient_baseline(case: Case) -> Ruling | None:
-    """Return a ruling for the best of the baselines that the tuned model hardly beats."""
+def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
+    """Return a ruling if a baseline is sufficient: the advantage over it is below the margin."""
     margin = case.options.margin
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
     if not sufficient:
@@ -257,36 +288,36 @@ def _find_sufficient_baseline(case: Case) -> Ruling | None:
     winner = choose_winner(case.evidence, case.solutions, usable or sufficient, margin)
     what = "a small classifier" if winner.solution == "classifier" else "a prompt"
     wrong = 1 - winner.values[0] if case.is_rated else 0.0
-    if wrong > MOST_WRONG:
+    if wrong > MAX_WRONG_SHARE:
         verb = BESIDE_TUNED[winner.comparison.outcome]
-        claim = f"{what} {verb} ({winner.name}), and still not good: {format_share(wrong)} wrong"
+        claim = f"{what} ({winner.name}) {verb}, but still wrong on {format_share(wrong)} of rows"
     else:
         claim = f"{what} is enough ({winner.name})"
     return Ruling(
         CLASSIFIER if winner.solution == "classifier" else PROMPT,
         f"{what} is enough: the interval of the difference is below the margin",
-        f"fine-tuning was not worth it: {claim}, "
+        f"fine-tuning was not worth it: {claim}: "
         f"{case.numbers.compare(winner)}; the margin is {case.numbers.plain(margin)}",
         _describe_other_margin(case, winner),
         winner,
     )
 
 
-def _describe_other_margin(case: Case, comparison: PairedComparison) -> str:
-    """Return what would change that a baseline is enough: a margin must be above 0."""
+def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> str:
+    """Describe what would make the baseline insufficient; the margin must stay above 0."""
     high = comparison.advantage().high
     if high <= 0:
-        return "a better tuned model; no margin would change it"
+        return "only a better tuned model"
     margin = f"{format_rate(high)} {case.numbers.unit}".rstrip()
     return f"a margin below {margin} in [verdict], or a better tuned model"
 
 
-def _withhold_if_undertrained(case: Case, ruling: Ruling) -> Ruling:
-    """Return a ruling that does not advise against tuning if the tuned model is underfitted.
+def _withhold_if_undertrained(case: VerdictCase, ruling: Ruling) -> Ruling:
+    """Withhold a ruling that advises against tuning if the tuned model is underfitted.
 
-    That nothing works yet is no such advice: it stays, and the reason is added.
+    NOTHING WORKS YET is not such advice: it stays, and its sentence adds the reason.
     """
-    if ruling.word not in (NOTHING, PROMPT, CLASSIFIER):
+    if ruling.word not in (NOTHING_WORKS, PROMPT, CLASSIFIER):
         return ruling
     reason = describe_undertraining(case.evidence.folder)
     if reason is None:
@@ -299,49 +330,48 @@ def _withhold_if_undertrained(case: Case, ruling: Ruling) -> Ruling:
     if is_always_enough(comparison, case.options.margin):
         sentence = f"{ruling.sentence}; the tuned model is underfitted, but {NO_REASON}"
         return replace(ruling, sentence=sentence)
-    compared = f"compared with {comparison.name}, {case.numbers.compare(comparison)}"
+    compared = f"compared with {comparison.name}: {case.numbers.compare(comparison)}"
     return Ruling(
         NO_EVIDENCE,
-        "the tuned model is underfitted, so its score is no evidence against tuning",
-        f"not enough evidence: the tuned model is underfitted: {reason}; as it is: {compared}",
+        "the tuned model is underfitted, so its score is not evidence against tuning",
+        f"not enough evidence: the tuned model is underfitted: {reason}; so far, {compared}",
         BETTER_TRAINED,
         comparison,
     )
 
 
-def _find_no_evidence(case: Case, strongest: PairedComparison | None) -> Ruling:
-    rule = "none of the other sentences is true"
+def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> Ruling:
+    rule = "no other part of the rule applies"
     if strongest is None:
         text = f"tuned model: {case.numbers.interval(case.tuned)}; no baseline was measured"
-        change = "baselines: [baselines] in the run file"
+        change = "measured baselines ([baselines] in the run file)"
         return Ruling(NO_EVIDENCE, rule, f"not enough evidence: {text}", change)
     margin = case.options.margin
     if _is_constant(case):
         only = case.numbers.value(case.tuned.value)
-        text = f"every model has the same value on every row, {only}: it does not tell them apart"
+        text = f"every model scores {only} on every row, so this metric cannot tell them apart"
         change = "another metric, or rows on which the models differ"
         return Ruling(NO_EVIDENCE, rule, f"not enough evidence: {text}", change)
     comparison = _find_unbeaten(case, strongest) or strongest
-    which = ", the strongest baseline" if comparison is strongest else ""
     needed = count_rows_needed(comparison, margin, case.proof(comparison))
     rows = f"about {needed:,} test rows" if needed else "more test rows"
-    would = f"{rows} would show {_claim(comparison, margin)}, if both models stay as different"
+    would = f"{rows} would show {_claim(comparison, margin)} if the difference stays the same"
     if comparison.is_trivial and comparison.comparison.outcome == "worse":
-        would = rows = "a better tuned model"
+        would, rows = "more rows would not help", "a better tuned model"
     return Ruling(
         NO_EVIDENCE,
         rule,
-        f"not enough evidence: {_describe_outcome(comparison)}{which}, "
+        f"not enough evidence: {_describe_outcome(comparison, comparison is strongest)}: "
         f"{case.numbers.compare(comparison)}; {would}",
         rows,
         comparison,
     )
 
 
-def _is_constant(case: Case) -> bool:
-    """Return True if all models have one value on all rows, and it is not the best possible one.
+def _is_constant(case: VerdictCase) -> bool:
+    """Return True if all models have the same value on all rows, unless it is the best possible.
 
-    If all of them are right everywhere, more rows can show that the tuned model is hardly better.
+    If all models are right everywhere, more rows can still show an advantage below the margin.
     """
     values = {
         v for c in case.comparisons for v in (*c.pairs.tuned_values, *c.pairs.baseline_values)
@@ -351,21 +381,20 @@ def _is_constant(case: Case) -> bool:
     return len(values) == 1 and values != {best}
 
 
-def _describe_outcome(comparison: PairedComparison) -> str:
+def _describe_outcome(comparison: PairedComparison, is_strongest: bool) -> str:
+    name = f"the strongest baseline, {comparison.name}" if is_strongest else comparison.name
     match comparison.comparison.outcome:
         case "better":
-            return (
-                f"better than {comparison.name}, but not clearly by less than the margin or by more"
-            )
+            return f"better than {name}, but maybe by less than the margin"
         case "worse" if not comparison.is_trivial:
-            return f"worse than {comparison.name}, but not clearly with so many baselines at once"
+            return f"worse than {name}, but not clearly so when all baselines are tested at once"
         case "worse":
-            return f"worse than one answer to everything, {comparison.name}"
+            return f"worse than the majority-class baseline, {comparison.name}"
         case _:
-            return f"no clear difference from {comparison.name}"
+            return f"no clear difference from {name}"
 
 
 def _claim(comparison: PairedComparison, margin: float) -> str:
     if comparison.advantage().value >= margin:
         return "that tuning is better"
-    return f"that tuning is less than {format_rate(margin)} better"
+    return f"that tuning gains less than {format_rate(margin)}"

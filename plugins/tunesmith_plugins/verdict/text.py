@@ -1,4 +1,4 @@
-"""Numbers of the verdict as text."""
+"""Format the numbers in the verdict's sentences."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """Writes values of one metric."""
+class MetricFormatter:
+    """Formats values of one metric."""
 
     label: str
     unit: str
@@ -28,27 +28,25 @@ class Numbers:
         return not self.unit
 
     def plain(self, value: float) -> str:
-        """Return a value with its unit."""
+        """Return a value and its unit."""
         return f"{format_number(value)} {self.unit}".rstrip()
 
     def value(self, value: float) -> str:
-        """Return a value after the name of the metric."""
+        """Return the metric's name and a value."""
         return f"{self.label} {self.plain(value)}"
 
     def interval(self, measured: Measured) -> str:
-        """Return a measured value with its interval."""
+        """Return the metric's name, a measured value and its interval."""
         return f"{self.label} {format_estimate(measured.value, measured.low, measured.high)}"
 
     def compare(self, comparison: PairedComparison) -> str:
-        """Return both values and their difference with its interval."""
+        """Return the scores of baseline and tuned model, their difference and its interval."""
         baseline, tuned = comparison.values
         difference = comparison.comparison.difference
-        confidence = (
-            "" if comparison.confidence == 0.95 else f"{format_confidence(comparison.confidence)} "
-        )
+        confidence = format_confidence(comparison.confidence)
         interval = format_interval(difference.low, difference.high, signed=True)
         rows = format_rows(difference.n, difference.units, "test row")
         return (
             f"{self.label} {format_number(baseline)} -> {self.plain(tuned)} on {rows}, "
-            f"difference {format_difference(difference.value)} {confidence}{interval}"
+            f"difference {format_difference(difference.value)}, {confidence} CI {interval}"
         )

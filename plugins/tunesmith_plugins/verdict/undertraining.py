@@ -1,7 +1,7 @@
-"""Undertraining: an underfitted model shows nothing against tuning.
+"""Detect undertraining: the score of an underfitted model is not evidence against tuning.
 
-A word that advises against tuning is withheld while more training should help, unless even a model
-without errors would not change it.
+While more training should help, the rule withholds verdicts that advise against tuning, unless
+even a perfect model would not change them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 def describe_undertraining(folder: Path) -> str | None:
-    """Return why more training should help the model of a run, and what to change, or None.
+    """Describe why more training should help and what to change; otherwise None.
 
     Args:
         folder: the run folder, with the events up to the evaluation.
 
     Raises:
-        IntegrityError: the log or an evaluation's file is damaged.
+        IntegrityError: the log or a file with an evaluation is damaged.
     """
     log = RunFolder(folder).events
     if not log.is_file():
@@ -33,7 +33,7 @@ def describe_undertraining(folder: Path) -> str | None:
 
 
 def imagine_perfect_model(comparison: PairedComparison) -> PairedComparison | None:
-    """Return the comparison of a perfect tuned model; None if the metric has no best value."""
+    """Return the comparison with a perfect tuned model; None if the metric has no best value."""
     low, high = comparison.bounds or (-math.inf, math.inf)
     best = high if comparison.measured.higher_is_better else low
     if not math.isfinite(best):
@@ -44,6 +44,6 @@ def imagine_perfect_model(comparison: PairedComparison) -> PairedComparison | No
 
 
 def is_always_enough(comparison: PairedComparison, margin: float) -> bool:
-    """Return True if not even a perfect model could beat a baseline by the margin."""
+    """Return True if even a perfect model could not beat the baseline by the margin."""
     perfect = imagine_perfect_model(comparison)
     return perfect is not None and perfect.is_below(margin)

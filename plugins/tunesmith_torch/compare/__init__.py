@@ -1,1 +1,1 @@
-"""Models to compare a trained one with, and reward models to compare their answers."""
+"""Models to compare a trained model with, and rewards and judges that compare their answers."""

@@ -1,6 +1,6 @@
-"""Open text models by name: of a run, of a stage of a run, or any base model.
+"""Open text models by name: a run's model, a stage's model, or any base model.
 
-For code that needs a second model, such as a model to compare with or a reward model.
+Used where a second model is needed, for example to compare with.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _ARTIFACT_CONFIGS = ("adapter_config.json", "config.json")
 
 
 def open_by_name(reference: str, *, device: str = "auto", option: str = "model") -> TextModel:
-    """Return the text model of a run folder, of an artifact in one, or of a model reference.
+    """Return the text model of a run folder, of an artifact in a run, or of a model reference.
 
-    ``option``: the name of the option, for error messages.
+    ``option`` is the option's name for error messages.
 
     Raises:
         UsageError: there is no such model, or the run has not produced one yet.
@@ -58,14 +58,14 @@ def fetch_base(reference: str, option: str) -> Path:
     )
     if found is None:
         raise UsageError(
-            f'{option}: no run and no model found, got "{reference}"',
-            hint="name a run folder, an artifact in one, or anything that [model] base accepts",
+            f'{option}: no run or model found, got "{reference}"',
+            hint="name a run folder, an artifact in a run, or anything that [model] base accepts",
         )
     return found.fetch()
 
 
 def find_enclosing_run(folder: Path) -> Plan | None:
-    """Return the plan of the run whose folder contains ``folder``; None if there is no such run."""
+    """Return the plan of the run whose folder contains ``folder``, or None."""
     for parent in folder.absolute().parents:
         if _is_run_folder(parent):
             return api.load_run(parent)[1]

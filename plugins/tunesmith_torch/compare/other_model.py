@@ -1,6 +1,6 @@
-"""The second model of an evaluator that compares two, and the rewards that compare answers.
+"""The second model of an evaluator that compares two models, and rewards that compare answers.
 
-Options are read before a run; torch is imported when a model is opened.
+Options are read before a run; torch is only imported when a model is opened.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = [
     "ComparisonOptions",
     "RewardOptions",
     "RewardScorer",
-    "load_scorer",
-    "open_base_of_tuned",
-    "open_other_model",
+    "load_reward_scorer",
+    "open_comparison_model",
+    "open_tuned_comparison_model",
 ]
 
 BASE_MODEL = "base"
@@ -38,20 +38,20 @@ class ComparisonOptions(Options):
         BASE_MODEL,
         min_length=1,
         description=(
-            "Model of this run to compare with: base, or a stage such as supervised. "
-            "Measurements before that stage is trained are skipped."
+            "Model of this run to compare with: base, or a stage such as supervised. Nothing is "
+            "measured before that stage is trained."
         ),
     )
     run: DataPath | None = Field(
         None,
         description=(
-            "Run folder, artifact or model folder to compare with, instead of a model of this run."
+            "Run folder, artifact or model folder to compare with instead of a model of this run."
         ),
     )
 
 
 class RewardOptions(Options):
-    """Options of a reward: a function, or a reward model."""
+    """Options of a reward: a Python function or a reward model."""
 
     reward: DataPath | None = Field(
         None,
@@ -68,20 +68,20 @@ class RewardOptions(Options):
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:
         if self.reward is not None and self.plugin is not None:
-            raise ValueError("`reward` and `plugin` cannot both be given")
+            raise ValueError("`reward` and `plugin` are both set; remove one")
         return self
 
     @property
     def uses_reward_model(self) -> bool:
-        """True if the reward is that of a model, False if it is a function's."""
+        """True if the reward comes from a reward model, False if it comes from a function."""
         return self.plugin is None and not (self.reward and is_function_reference(self.reward))
 
 
-def open_other_model(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
+def open_comparison_model(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
     """Return the model to compare with; None if its stage has not been trained yet.
 
     Raises:
-        UsageError: no such model, or a stage is named outside of a run.
+        UsageError: there is no such model, or a stage is named outside a run.
     """
     from tunesmith_torch.compare.open_by_name import open_by_name
 
@@ -90,8 +90,8 @@ def open_other_model(options: ComparisonOptions, run: RunContext | None) -> Text
         return open_by_name(options.run, device=device, option="evaluators.run")
     if run is None:
         raise UsageError(
-            "evaluators.stage: there is no run whose models could be compared with",
-            hint="name a run or a model folder with `run`",
+            "evaluators.stage: outside a run, there is no model of a stage to compare with",
+            hint="name a run folder or a model folder with `run`",
         )
     if options.stage == BASE_MODEL:
         return run.open(None)
@@ -99,44 +99,46 @@ def open_other_model(options: ComparisonOptions, run: RunContext | None) -> Text
     return None if artifact is None else run.open(artifact)
 
 
-def open_base_of_tuned(options: ComparisonOptions, run: RunContext | None) -> TextModel | None:
-    """Return the model to compare a tuned one with; None before the run has trained a model."""
+def open_tuned_comparison_model(
+    options: ComparisonOptions, run: RunContext | None
+) -> TextModel | None:
+    """Return the model to compare with the tuned one; None until the run has trained a model."""
     is_early = run is not None and "" not in run.artifacts
-    return None if is_early else open_other_model(options, run)
+    return None if is_early else open_comparison_model(options, run)
 
 
 def _stage_artifact(name: str, run: RunContext, option: str) -> Path | None:
     """Return the artifact of a stage; None if the run has not reached it yet.
 
     Raises:
-        UsageError: training has ended, and there was no such stage.
+        UsageError: training has ended without such a stage.
     """
     if name not in run.artifacts and "" in run.artifacts:
         known = ", ".join([BASE_MODEL, *filter(None, run.artifacts)])
-        raise UsageError(f'{option}: the run has no stage "{name}"', hint=f"there are: {known}")
+        raise UsageError(f'{option}: the run has no stage "{name}"', hint=f"it has: {known}")
     return run.artifacts.get(name)
 
 
 class ComparingEvaluator(RowWise, ABC):
-    """Base of evaluators that compare the measured model with another one.
+    """Base class of evaluators that compare the measured model with another model.
 
-    Within a run the core calls ``compare``; outside of one, ``measure`` is called. One that derives
-    more from rows than a value from each overrides ``prepare``.
+    The core calls ``compare`` during a run, and ``measure`` otherwise. A subclass that computes
+    more than one value per row overrides ``prepare``.
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Compare outside of a run: the options have to name the other model."""
+        """Compare outside a run; the options must name the other model."""
         return self.compare(model, records, None)
 
     @abstractmethod
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Compare the model with another one; nothing if that one has not been trained yet."""
+        """Compare with the other model; return nothing if it has not been trained yet."""
 
 
 class RewardScorer(Protocol):
-    """Anything that scores answers: a reward model, or a function."""
+    """Anything that scores answers: a reward model or a function."""
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
         """Return one number per answer; higher is better."""
@@ -147,17 +149,17 @@ REWARD_STAGE = "reward"
 
 
 def is_function_reference(reference: str) -> bool:
-    """Return True if a name is that of a Python function in a file: ``file.py:function``."""
+    """Return True if the reference names a Python function in a file: ``file.py:function``."""
     return Path(reference.rpartition(":")[0]).suffix == ".py"
 
 
-def load_scorer(
+def load_reward_scorer(
     options: RewardOptions, run: RunContext | None, option: str = "evaluators"
 ) -> RewardScorer | None:
-    """Return the reward model or function of the options; with none, the run's own reward model.
+    """Return the reward model or function in the options, or the run's own reward model.
 
-    None is returned if that one has not been trained yet. ``option``: the table of the options, for
-    error messages.
+    Return None if the run's reward model has not been trained yet. ``option`` is the name of the
+    options' table, for error messages.
 
     Raises:
         UsageError: there is no such reward model or function.
@@ -168,7 +170,7 @@ def load_scorer(
         return FunctionReward.from_package(options.plugin, f"{option}.plugin")
     if options.reward is None:
         if run is None:
-            raise UsageError(f"{option}.reward: must be set outside of a run")
+            raise UsageError(f"{option}.reward: must be set outside a run")
         artifact = _stage_artifact(REWARD_STAGE, run, f"{option}.reward")
         return None if artifact is None else _load_reward_model(artifact, run.model, run.device)
     if is_function_reference(options.reward):
@@ -201,12 +203,12 @@ def _has_reward_head(folder: Path) -> bool:
 
 
 def _load_reward_model(artifact: Path, base: Path, device: str) -> RewardScorer:
-    from tunesmith_torch.models.artifacts import artifact_format
+    from tunesmith_torch.models.artifacts import detect_artifact_format
     from tunesmith_torch.models.initial_model import find_adapter_base
     from tunesmith_torch.rlhf.reward_model import RewardModel
     from tunesmith_torch.runtime.device import pick_device, pick_precision
 
-    if artifact_format(artifact) == "adapter":
+    if detect_artifact_format(artifact) == "adapter":
         base = find_adapter_base(artifact, base)
     torch_device = pick_device(device)
     return RewardModel.load(base, artifact, torch_device, pick_precision(torch_device))

@@ -1,6 +1,7 @@
-"""The rewards that a technique trains on, as its options name them.
+"""The rewards that a technique trains on, read from its options.
 
-A judge must not be one of them: a policy learns to please what it is trained on.
+None of them should judge the result, because a policy learns to please the rewards it is trained
+on.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ __all__ = ["TrainingRewards", "find_training_rewards"]
 
 @dataclass(frozen=True)
 class TrainingRewards:
-    """The rewards that a policy is trained on, and the one that only monitors it."""
+    """The rewards that a policy is trained on, and the gold reward that only monitors it."""
 
     functions: tuple[str, ...]
-    """Functions: ``file.py:function`` or ``package.module:function``."""
+    """Reward functions, as ``file.py:function`` or ``package.module:function``."""
     has_reward_model: bool
     model: str | None
-    """Folder of the reward model if it is not trained in the run."""
+    """Folder that the reward model comes from or starts from; None if the options name none."""
     gold: str | None
-    """Function that nothing is trained on; None: none is named."""
+    """The gold reward function, which is never trained on; None if it is not set."""
 
     def includes(self, judge: RewardOptions) -> bool:
-        """Return True if a judge is one of the rewards; without a name it is the run's own."""
+        """Return True if a judge is one of the rewards; an unnamed judge is the run's own."""
         name = judge.plugin or judge.reward
         if name is None:
             return self.has_reward_model
@@ -43,7 +44,7 @@ class TrainingRewards:
 
 
 def find_training_rewards(config: BaseModel) -> TrainingRewards | None:
-    """Return the rewards in the options of a technique; None if it does not train on rewards."""
+    """Return the rewards in a technique's options; None if it does not train on rewards."""
     tables = [config, *(getattr(config, name) for name in type(config).model_fields)]
     policy = next((table for table in tables if isinstance(table, PolicyOptions)), None)
     if policy is None or getattr(policy, "skip", False):

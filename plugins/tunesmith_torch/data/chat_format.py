@@ -1,27 +1,26 @@
 """Split a conversation into prompts and answers by running its chat template.
 
-A chat template is a program; its output for a conversation is known only after running it. This
-module renders prefixes of a conversation and compares the texts to find where each answer begins
-and ends::
+A chat template is a program: its output is known only after running it. This module renders
+prefixes of a conversation and compares the texts to find where each answer begins and ends::
 
     render(messages[:t], generation prompt)   <s>user: hi\\nassistant:
     render(messages[:t+1])                    <s>user: hi\\nassistant: hello<end>\\n
                                               \\------ prompt ------/\\--answer--/
 
-No ``{% generation %}`` markers are needed in the template. The prompt in training is by
-construction the one that the model gets when it answers, and the one that transformers renders with
-the saved template, earlier answers included: nothing is added to it.
+The template needs no ``{% generation %}`` markers. By construction, the prompt in training is the
+prompt that the model gets when it answers. It is also what transformers renders with the saved
+template, including earlier answers.
 
-Irregularities of published templates that are handled:
+Published templates have irregularities, which are handled as follows:
 
-- no generation prompt: the text between prompt and answer is added to the template as one;
-- no control token after an answer: the tokenizer's EOS ends it (``end_id``), but does not follow
-  earlier answers in a prompt, because the template does not write it there;
-- earlier answers change later, such as dropped reasoning: each answer becomes its own example
-  (:func:`~tunesmith_torch.data.tokenized_records.join_exchanges`);
-- the generation prompt opens reasoning that the conversation lacks: the answer closes it first;
-- the template drops reasoning, or reads it from a key of its own: the answer contains it anyway;
-- the template drops a message: the conversation is refused.
+- no generation prompt: the text between prompt and answer becomes the generation prompt;
+- no control token after an answer: the tokenizer's EOS ends the answer (``end_id``). It does not
+  follow earlier answers in a prompt, because the template does not write it there;
+- earlier answers change in later prompts, for example lose their reasoning: each answer becomes its
+  own example (:func:`~tunesmith_torch.data.tokenized_records.join_exchanges`);
+- the generation prompt opens reasoning that the answer lacks: the answer closes it first;
+- the template drops reasoning, or reads it from a separate key: the answer contains it anyway;
+- the template drops a message: the conversation is rejected.
 """
 
 from __future__ import annotations
@@ -35,13 +34,17 @@ from tunesmith.records import Message
 from tunesmith_torch.data.conversation import (
     RenderedConversation,
     TemplateLimitError,
+    build_render_error,
     drops_tools_error,
-    error_of,
     prepare_conversation,
     require_all_texts,
     weighted_pieces,
 )
-from tunesmith_torch.data.message_fields import answer_of, find_missing_calls, message_fields
+from tunesmith_torch.data.message_fields import (
+    build_message_fields,
+    find_missing_calls,
+    parse_answer,
+)
 from tunesmith_torch.data.reasoning import PromptEnd, join_answer
 from tunesmith_torch.data.refusals import HAS_REASONING, NO_ANSWER
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
@@ -57,15 +60,15 @@ _TEST_QUESTION, _TEST_ANSWER, _TEST_REASONING = "question-4d1c", "answer-9e2b", 
 
 
 class Exchange(NamedTuple):
-    """A prompt and an answer to it, as spans."""
+    """A prompt and an answer to it, as spans of text."""
 
     prompt: list[TextSpan]
     answer: list[TextSpan]
-    """Its end token included."""
+    """The answer, including its end token."""
 
 
 class _AnswerParts(NamedTuple):
-    """Text that the template, or its generation prompt, puts around the parts of an answer."""
+    """Text that the template or its generation prompt puts around the parts of an answer."""
 
     before_content: str = ""
     before_reasoning: str = ""
@@ -74,19 +77,19 @@ class _AnswerParts(NamedTuple):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A chat template together with the properties found by running it."""
+    """A chat template and its properties, found by running it."""
 
     encoder: SpanEncoder
     template: TemplateSource
     renderer: TemplateRenderer
     reads_reasoning_key: bool = False
-    """True if the template writes the reasoning that a message has in a key of its own."""
+    """True if the template writes reasoning that a message holds in a separate key."""
     after_answer: str = ""
     """Text that follows an answer."""
     end_text: str = ""
-    """``after_answer`` up to the end of its first control token; empty if it has none."""
+    """``after_answer`` up to and including its first control token; empty without one."""
     end_id: int = -1
-    """Id of the token that ends an answer: the last of ``end_text``, else the tokenizer's EOS."""
+    """Id of the token that ends an answer: the last one of ``end_text``, or the tokenizer's EOS."""
     parts: _AnswerParts = field(default_factory=_AnswerParts)
     """Text around the parts of a generated answer."""
 
@@ -94,11 +97,11 @@ class ChatFormat:
     def from_template(
         cls, encoder: SpanEncoder, template: TemplateSource, renderer: TemplateRenderer = RENDERER
     ) -> ChatFormat:
-        """Run the template on one question and answer to find its properties.
+        """Run the template on a question and an answer to find its properties.
 
         Raises:
-            UsageError: the template cannot render an answer, no token ends one, or it runs too long
-                or prints too much.
+            UsageError: the template cannot render an answer, no token ends an answer, or the
+                template runs too long or prints too much.
         """
         untested = cls(encoder, template, renderer)
         question = Message("user", _TEST_QUESTION)
@@ -109,16 +112,20 @@ class ChatFormat:
         except TemplateLimitError as error:
             raise UsageError(
                 f"chat template: {error.message.partition(', ')[2]}, so it is not used",
-                hint="give another template (technique.chat_template.source), or use another base "
-                "model",
+                hint="set another template with technique.chat_template.source, or use another "
+                "base model",
             ) from error
         except DataError as error:
             raise UsageError(
-                f"chat template: it cannot render a question and its answer, {error}",
-                hint="give another template, or a base model with a working one",
+                f"chat template: cannot render a question and its answer, {error}",
+                hint="set another template with technique.chat_template.source, or use another "
+                "base model",
             ) from error
         if after.count(_TEST_ANSWER) != 1:
-            raise UsageError("chat template: it changes the text of an answer")
+            raise UsageError(
+                "chat template: changes the text of an answer; set another one with "
+                "technique.chat_template.source"
+            )
         header, _, after_answer = after.partition(_TEST_ANSWER)
         header = header.removeprefix(before)
         if prompted == before and after.startswith(before) and header.strip():
@@ -133,10 +140,11 @@ class ChatFormat:
     def render(
         self, conversations: Sequence[Sequence[Message]], *, generation: bool = False
     ) -> list[RenderedConversation | DataError]:
-        """Render what is needed of each conversation; with ``generation`` also its own prompt.
+        """Render the prefixes of each conversation from which spans are computed.
 
-        A conversation that the template refuses, or cannot render within limits
-        (:class:`TemplateLimitError`), is an error in the list.
+        With ``generation``, also render the prompt that asks the model to continue. A conversation
+        that the template rejects, or cannot render within limits (:class:`TemplateLimitError`),
+        becomes an error in the list.
         """
         prepared = [
             prepare_conversation(
@@ -148,7 +156,7 @@ class ChatFormat:
         rendered: list[RenderedConversation | DataError] = []
         for (conversation, request), result in zip(prepared, results, strict=True):
             if isinstance(result, Failure):
-                rendered.append(error_of(result))
+                rendered.append(build_render_error(result))
             else:
                 texts = dict(zip(request.prefixes, result, strict=True))
                 rendered.append(replace(conversation, texts=texts))
@@ -157,22 +165,22 @@ class ChatFormat:
     def _render(
         self, messages: Sequence[Message], prefixes: Sequence[tuple[int, bool]]
     ) -> list[str]:
-        """Return the texts of prefixes of a conversation without control tokens.
+        """Return the rendered prefixes of a conversation whose texts contain no control tokens.
 
         Raises:
-            DataError: the template refuses it.
+            DataError: the template rejects the conversation.
         """
         fields = []
         for message in messages:
-            answer = answer_of(message) if message.role == "assistant" else None
-            fields.append(message_fields(message, answer, self.reads_reasoning_key))
+            answer = parse_answer(message) if message.role == "assistant" else None
+            fields.append(build_message_fields(message, answer, self.reads_reasoning_key))
         (result,) = self.renderer.render(self.template, [Conversation(fields, prefixes)])
         if isinstance(result, Failure):
-            raise error_of(result)
+            raise build_render_error(result)
         return result
 
     def _has_reasoning_key(self, question: Message) -> bool:
-        """Return True if the template writes the key, once and in front of the content."""
+        """Return True if the template writes the reasoning key, once and before the content."""
         answer = Message("assistant", join_answer(_TEST_REASONING, _TEST_ANSWER))
         try:
             (text,) = replace(self, reads_reasoning_key=True)._render(
@@ -184,7 +192,7 @@ class ChatFormat:
         return counts == (1, 1) and text.index(_TEST_REASONING) < text.index(_TEST_ANSWER)
 
     def _find_parts(self, question: Message) -> _AnswerParts:
-        """Return what stands in front of an answer's parts when the model generates them."""
+        """Return the text in front of the parts of an answer when the model generates them."""
         parts = _AnswerParts()
         for text in (_TEST_ANSWER, join_answer(_TEST_REASONING, _TEST_ANSWER)):
             (conversation,) = self.render([[question, Message("assistant", text)]])
@@ -192,7 +200,7 @@ class ChatFormat:
                 continue
             try:
                 answer = self._answer(conversation, 1)
-            except DataError:  # the prompt wants no reasoning
+            except DataError:  # the prompt rules out reasoning
                 continue
             before, _, _ = answer.partition(_TEST_ANSWER)
             if text == _TEST_ANSWER:
@@ -209,17 +217,18 @@ class ChatFormat:
         return self._prompt_spans(conversation, len(conversation.messages))
 
     def exchange_spans(self, conversation: RenderedConversation) -> Exchange:
-        """Return the spans of the prompt and those of the last message, an answer to it.
+        """Return the spans of the last message, an answer, and of the prompt before it.
 
-        The answer's end token is included.
+        The answer includes its end token.
         """
         return self._exchange(conversation, len(conversation.messages) - 1)
 
     def trained_exchanges(self, conversation: RenderedConversation) -> list[Exchange]:
-        """Return the exchange of each answer that is trained.
+        """Return an exchange for each answer that is trained.
 
         Raises:
-            DataError: the conversation has no assistant turn, or its prompt contradicts it.
+            DataError: the conversation has no assistant turn to train on, or a prompt contradicts
+                an answer.
         """
         turns = [turn for turn in conversation.turns if conversation.originals[turn].is_trained]
         if not turns:
@@ -228,13 +237,13 @@ class ChatFormat:
 
     @property
     def end_mark(self) -> str:
-        """Text between an answer's content and the token that ends it; often empty."""
+        """Text between an answer's content and its end token; often empty."""
         if not self.end_text:
             return self.after_answer.rstrip()
         return self.encoder.control_pattern.sub("", self.end_text)
 
     def content_of(self, text: str) -> str:
-        """Return a generated answer as records have it, without what the template adds to it."""
+        """Return a generated answer in the form of records, without the template's additions."""
         parts, text = self.parts, text.removesuffix(self.end_mark)
         if parts.between.strip() and text.startswith(parts.before_reasoning):
             reasoning, between, content = text[len(parts.before_reasoning) :].partition(
@@ -248,14 +257,14 @@ class ChatFormat:
 
     @property
     def has_marks(self) -> bool:
-        """True if marks of the template stand in front of an answer, or of its reasoning."""
+        """True if the template writes marks in front of an answer or of its reasoning."""
         return bool(self.parts.between.strip() or self.parts.before_content.strip())
 
     def has_settled(self, text: str) -> bool:
-        """Return True if more text can only be appended to what :meth:`content_of` returns.
+        """Return True if more text can only append to what :meth:`content_of` returns.
 
-        Until reasoning has ended, or the marks in front of an answer are complete, it can still
-        change.
+        Before reasoning has ended, or the marks in front of an answer are complete, more text could
+        still change it.
         """
         parts = self.parts
         if parts.between.strip():
@@ -276,19 +285,19 @@ class ChatFormat:
         return Exchange(self._prompt_spans(conversation, turn), answer)
 
     def _prompt_spans(self, conversation: RenderedConversation, length: int) -> list[TextSpan]:
-        """Return the spans of a prompt of ``length`` messages: what transformers tokenizes."""
+        """Return the spans of a prompt of ``length`` messages, the text transformers tokenizes."""
         text = conversation.texts[length, True]
         require_all_texts(conversation, length, text)
         return conversation.marks.spans(text, trained=False, at_start=True)
 
     def _answer(self, conversation: RenderedConversation, turn: int) -> str:
-        """Return the text that the model has to generate for a turn, its end token included.
+        """Return the text that the model must generate for a turn, including the end token.
 
-        If the template opens an answer differently in a prompt and in a conversation, the prompt's
-        form is used, because that is what the model will be given.
+        If the template opens an answer differently in a prompt than in a conversation, the answer
+        continues the prompt, because the model will be given the prompt.
 
         Raises:
-            DataError: the answer has reasoning, and the prompt says that there is none.
+            DataError: the answer has reasoning, but the prompt has already closed it.
         """
         answer = conversation.answers[turn]
         end = PromptEnd.of_prompt(conversation.texts[turn, True])
@@ -296,7 +305,8 @@ class ChatFormat:
             raise DataError(
                 "conversation",
                 f"{HAS_REASONING}, but the prompt ends with {end.tag}",
-                hint="turn reasoning on (technique.chat_template.kwargs), or leave it out of rows",
+                hint="turn reasoning on with technique.chat_template.kwargs, or remove it from the "
+                "rows",
             )
         found = self._rendered_answer(conversation, turn)
         if found is not None:
@@ -309,7 +319,7 @@ class ChatFormat:
         return answer.text + self.end_text
 
     def _rendered_answer(self, conversation: RenderedConversation, turn: int) -> str | None:
-        """Return the answer in the rendered conversation; None if it is not what was given."""
+        """Return the answer as the conversation renders it; None if the template changed it."""
         prompt, text = conversation.texts[turn, True], conversation.texts[turn + 1, False]
         if not text.startswith(prompt):
             return None
@@ -329,7 +339,7 @@ class ChatFormat:
 
     def _until_end(self, answer: str) -> str | None:
         if not self.end_text:
-            # Without an end token only the text is kept, not the white space after it.
+            # Without an end token, drop the whitespace that the template adds after the answer.
             blank = len(self.after_answer) - len(self.after_answer.rstrip())
             return answer[: len(answer) - blank] if answer.endswith(self.after_answer) else answer
         index = answer.rfind(self.end_text)
@@ -340,7 +350,7 @@ class ChatFormat:
     ) -> list[TextSpan]:
         """Return the spans of an answer, each with the weight of its tokens.
 
-        A part with a weight of its own begins with a new token.
+        A part with its own weight is a separate span, so it starts with a new token.
         """
         message, marks = conversation.originals[turn], conversation.marks
         spans: list[TextSpan] = []
@@ -352,7 +362,7 @@ class ChatFormat:
 
 
 def _find_end(encoder: SpanEncoder, after_answer: str) -> tuple[str, int]:
-    """Return what ends an answer, as text and as a token id."""
+    """Return the text that ends an answer (empty without a control token) and its token id."""
     control_token = encoder.control_pattern.search(after_answer)
     if control_token:
         return after_answer[: control_token.end()], int(
@@ -360,7 +370,7 @@ def _find_end(encoder: SpanEncoder, after_answer: str) -> tuple[str, int]:
         )
     if encoder.tokenizer.eos_token_id is None:
         raise UsageError(
-            "chat template: nothing ends an answer, and the tokenizer has no EOS token",
-            hint="a model trained this way would never stop: add an end token to the template",
+            "chat template: no token ends an answer, and the tokenizer has no EOS token",
+            hint="add an end token to the template, or the trained model would never stop",
         )
     return "", int(encoder.tokenizer.eos_token_id)

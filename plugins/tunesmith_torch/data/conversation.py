@@ -1,4 +1,4 @@
-"""Conversations on their way through a chat template: masked, rendered, and checked."""
+"""Mask conversations before a chat template renders them, and check the rendered texts."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from dataclasses import dataclass
 from tunesmith.errors import DataError
 from tunesmith.records import Message
 from tunesmith_torch.data.message_fields import (
-    answer_of,
+    build_message_fields,
+    build_tool_fields,
     find_missing_calls,
     find_missing_tool,
+    list_message_texts,
     mask_message,
-    message_fields,
-    texts_of,
-    tool_fields,
+    parse_answer,
 )
 from tunesmith_torch.data.reasoning import Answer
-from tunesmith_torch.data.refusals import DROPS_MESSAGE, REFUSED
+from tunesmith_torch.data.refusals import REFUSED_BY_TEMPLATE, TEMPLATE_DROPS_MESSAGE
 from tunesmith_torch.data.tokenization import ControlTokenMarks
 from tunesmith_torch.untrusted.template_renderer import Conversation, Failure
 
 
 class TemplateLimitError(DataError):
-    """The template ran too long, or made too much text, for a conversation."""
+    """A chat template ran too long or printed too much for a conversation."""
 
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A conversation whose prefixes have been rendered; control tokens that people wrote are marks.
+    """A conversation and its rendered prefixes; marks replace the control tokens people typed.
 
-    An answer's mark is in its parts, so that a tag of reasoning remains the tag that it is.
+    The parts of an answer are masked separately, which keeps the tags around its reasoning.
     """
 
     originals: Sequence[Message]
-    """The messages of the record, with weights."""
+    """The record's messages, with their weights."""
     messages: Sequence[Message]
-    """The messages as they are rendered."""
+    """The masked messages that are rendered."""
     answers: Mapping[int, Answer]
-    """The assistant's turns, by their index."""
+    """The masked assistant turns by message index."""
     marks: ControlTokenMarks
     texts: Mapping[tuple[int, bool], str]
-    """Rendered prefixes: the number of messages, and True with the generation prompt."""
+    """Rendered prefixes by number of messages and whether the generation prompt follows."""
 
     @property
     def turns(self) -> list[int]:
@@ -57,14 +57,14 @@ def prepare_conversation(
     generation: bool,
     reads_reasoning_key: bool,
 ) -> tuple[RenderedConversation, Conversation]:
-    """Mask control tokens; return the conversation, without texts yet, and what to render for it.
+    """Mask control tokens; return the conversation, still without texts, and what to render.
 
-    ``generation``: also render its own prompt, in which the model continues it.
+    With ``generation``, also render the prompt that asks the model to continue the conversation.
     """
-    texts = [text for message in messages for text in texts_of(message)]
+    texts = [text for message in messages for text in list_message_texts(message)]
     marks = ControlTokenMarks(control_pattern, texts)
     answers = {
-        turn: _mask_answer(answer_of(message), marks)
+        turn: _mask_answer(parse_answer(message), marks)
         for turn, message in enumerate(messages)
         if message.role == "assistant"
     }
@@ -76,10 +76,11 @@ def prepare_conversation(
     if generation:
         prefixes.append((len(messages), True))
     fields = [
-        message_fields(m, answers.get(turn), reads_reasoning_key) for turn, m in enumerate(masked)
+        build_message_fields(m, answers.get(turn), reads_reasoning_key)
+        for turn, m in enumerate(masked)
     ]
     conversation = RenderedConversation(messages, masked, answers, marks, {})
-    return conversation, Conversation(fields, prefixes, tool_fields(masked))
+    return conversation, Conversation(fields, prefixes, build_tool_fields(masked))
 
 
 def _mask_answer(answer: Answer, marks: ControlTokenMarks) -> Answer:
@@ -88,18 +89,20 @@ def _mask_answer(answer: Answer, marks: ControlTokenMarks) -> Answer:
     )
 
 
-def error_of(failure: Failure) -> DataError:
-    """Return the error for a conversation that was not rendered."""
+def build_render_error(failure: Failure) -> DataError:
+    """Return the error for a conversation that could not be rendered."""
     if failure.over_limit:
-        return TemplateLimitError("conversation", f"the chat template is stopped, {failure.reason}")
-    return DataError("conversation", f"{REFUSED}, {failure.reason:.80}")
+        return TemplateLimitError(
+            "conversation", f"the chat template was stopped, {failure.reason}"
+        )
+    return DataError("conversation", f"{REFUSED_BY_TEMPLATE}, {failure.reason:.80}")
 
 
 def require_all_texts(conversation: RenderedConversation, length: int, text: str) -> None:
-    """Check that the prompt contains every message; of an answer, its content.
+    """Check that a rendered prompt contains the text of every message, without reasoning.
 
     Raises:
-        DataError: the template drops or changes one.
+        DataError: the template drops or changes a message, a tool call or a tool definition.
     """
     messages = conversation.messages[:length]
     for turn, message in enumerate(messages):
@@ -109,8 +112,8 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
         if content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
             raise DataError(
                 "conversation",
-                f"{DROPS_MESSAGE}, the text of a {message.role} turn",
-                hint="give another template (technique.chat_template.source), or change the rows",
+                f"{TEMPLATE_DROPS_MESSAGE}, the text of a {message.role} turn",
+                hint="set another template with technique.chat_template.source, or change the rows",
             )
         if call := find_missing_calls(message, text):
             raise drops_tools_error(f"the call of {call}")
@@ -124,15 +127,15 @@ def weighted_pieces(
     """Yield the pieces of a rendered answer, each with the weight of its tokens.
 
     Raises:
-        DataError: the template changes a part that has a weight of its own.
+        DataError: the template changes a part that has its own weight.
     """
     position, found = 0, _content_start(message, text, marks)
     for part in message.text_parts:
         masked = marks.mask(part.text)
         start = text.find(masked, max(position, found))
         if start < 0:
-            hint = "write the answer as one text, without weights of its parts"
-            what = f"{DROPS_MESSAGE}, a part of an answer that has a weight"
+            hint = "write the answer as one text, without weights for its parts"
+            what = f"{TEMPLATE_DROPS_MESSAGE}, a part of an answer that has a weight"
             raise DataError("conversation", what, hint=hint)
         if start > position:
             yield text[position:start], message.weight
@@ -142,9 +145,10 @@ def weighted_pieces(
 
 
 def _content_start(message: Message, text: str, marks: ControlTokenMarks) -> int:
-    """Return where the content begins in a rendered answer, or may begin at the earliest.
+    """Return the position where a rendered answer's content begins, or the earliest possible one.
 
-    The reasoning before it, and marks of the template, may have the text of a part too.
+    Searching from there avoids matches in the reasoning and in the template's marks, which may
+    contain the same text as a part.
     """
     reasoning = marks.mask(message.reasoning.strip())
     before, found, _ = text.partition(reasoning) if reasoning else ("", "", text)
@@ -153,6 +157,6 @@ def _content_start(message: Message, text: str, marks: ControlTokenMarks) -> int
 
 
 def drops_tools_error(what: str) -> DataError:
-    """Return the error for a conversation with tools that the template does not write."""
-    hint = 'give a template that writes tools, such as technique.chat_template.source = "chatml"'
-    return DataError("conversation", f"{DROPS_MESSAGE}, {what}", hint=hint)
+    """Return the error for a conversation whose tools or calls the template does not write."""
+    hint = 'set a template that writes tools, such as technique.chat_template.source = "chatml"'
+    return DataError("conversation", f"{TEMPLATE_DROPS_MESSAGE}, {what}", hint=hint)

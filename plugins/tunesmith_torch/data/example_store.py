@@ -1,15 +1,16 @@
 """Tokenized examples in flat arrays, in memory or mapped from files.
 
-A list of a million small arrays takes more memory than its tokens alone. A store has all
-tokens one behind the other, and the number of tokens of each example::
+A list of a million small arrays takes more memory than its tokens alone. So a store holds all
+tokens end to end, and the length of each example. Here are two examples ``a`` and ``b`` of record 0
+and one example ``c`` of record 2::
 
     ids        a0 a1 a2 b0 b1 c0        int32
     trained     0  1  1  0  1  1        bool
     weights     1  1  1  1 .5  1        float32; empty if all weights are 1
     lengths    3 2 1                    int64
-    records    0 0 2                    int64: the record that each example is from
+    records    0 0 2                    int64
 
-Files of a store are mapped, not read: the system may drop their pages whenever memory is short.
+A store's files are memory-mapped: the system may drop their pages whenever memory is short.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tunesmith_torch.data.packing import Example
 __all__ = ["ExampleStore"]
 
 CHUNK = 1000
-"""Examples that are joined at a time."""
+"""Number of examples that are joined at a time."""
 
 _DTYPES: Mapping[str, type[np.generic]] = {
     "ids": np.int32,
@@ -41,11 +42,11 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 
 
 class Examples(Sequence[Example], ABC):
-    """Examples that are made when they are taken out."""
+    """A sequence of examples that are created on access."""
 
     @abstractmethod
     def make(self, row: int) -> Example:
-        """Return an example by its index, which is at least 0 and below the length."""
+        """Return the example with this index, which must be in ``range(len(self))``."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -58,22 +59,22 @@ class Examples(Sequence[Example], ABC):
 
 @dataclass(frozen=True, eq=False)
 class ExampleStore(Examples):
-    """Examples in flat arrays; an example that is taken out is a view of them."""
+    """Examples in flat arrays; each example is a view of them."""
 
     ids: NDArray[np.int32]
     """Token ids of all examples, end to end."""
     trained: NDArray[np.bool_]
-    """For each token, True if it contributes to the loss."""
+    """True for each token that contributes to the loss."""
     weights: NDArray[np.float32]
-    """Weight of each token in the loss; empty if no example has weights."""
+    """Loss weight of each token; empty if no example has weights."""
     lengths: NDArray[np.int64]
-    """Tokens of each example."""
+    """Number of tokens of each example."""
     records: NDArray[np.int64]
-    """Number of the record that each example was made from."""
+    """Index of the record that each example was made from."""
 
     @classmethod
     def open(cls, folder: Path) -> ExampleStore:
-        """Map the files that :meth:`save` or a builder wrote; they are read when they are used.
+        """Map the files written by :meth:`save` or a builder; they are read on access.
 
         Raises:
             OSError: a file is missing or cannot be read.
@@ -89,7 +90,7 @@ class ExampleStore(Examples):
         return len(self.lengths)
 
     def make(self, row: int) -> Example:
-        """Return an example, a view of the arrays."""
+        """Return an example as a view of the arrays."""
         span = slice(int(self._starts[row]), int(self._starts[row + 1]))
         weights = self.weights[span] if len(self.weights) else None
         if weights is not None and (weights == 1).all():  # as if no other example had weights
@@ -98,22 +99,25 @@ class ExampleStore(Examples):
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
-        """Positions of the first tokens of all examples, and the end."""
+        """Position of each example's first token, and the end of the last example."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
 
     @property
     def tokens(self) -> int:
-        """Tokens of all examples."""
+        """Number of tokens of all examples."""
         return len(self.ids)
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens of all examples that contribute to the loss."""
+        """Number of tokens that contribute to the loss."""
         return int(np.count_nonzero(self.trained))
 
 
 class ExampleStoreBuilder:
-    """A store that grows; with a folder it grows in files there, and memory has one chunk."""
+    """Builds a store by appending examples, in memory or in the files of a folder.
+
+    With a folder, at most one chunk of examples is in memory.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
@@ -123,7 +127,7 @@ class ExampleStoreBuilder:
         self._weighted = False
 
     def append(self, record: int, example: Example) -> None:
-        """Add an example of the record with this index."""
+        """Add an example made from the record with this index."""
         self._pending.append((record, example))
         if len(self._pending) == CHUNK:
             self._join_pending()
@@ -134,7 +138,7 @@ class ExampleStoreBuilder:
             self.append(record, example)
 
     def build(self) -> ExampleStore:
-        """Return the store of all examples. The files of a folder may be deleted afterwards."""
+        """Return the store of all examples; the folder's files may be deleted afterwards."""
         self._join_pending()
         if self._folder is not None:
             return ExampleStore.open(self._folder)
@@ -161,7 +165,7 @@ class ExampleStoreBuilder:
         yield "records", np.array([record for record, _ in self._pending], np.int64)
         weights: list[NDArray[Any]] = []
         if self._weighted or any(example.weights is not None for example in examples):
-            # The weights begin at the first example that has any, with a 1 for all tokens before.
+            # Weights are stored from the first example that has any; earlier tokens get a 1.
             weights = [] if self._weighted else [np.ones(self._tokens, np.float32)]
             weights += [_weights_of(example) for example in examples]
             self._weighted = True

@@ -1,8 +1,8 @@
-"""Messages as chat templates read them: dicts with the keys of OpenAI's chat API.
+"""Messages in the form that chat templates read: dicts with the keys of OpenAI's chat API.
 
-Reasoning is in the text of an answer, or in a key of its own for a template that reads one. Calls
-of tools are in ``tool_calls``, with their arguments as a dict, as transformers documents it;
-definitions of tools are an argument of the template.
+Reasoning is part of an answer's text, or a separate key for templates that read one. Tool calls are
+in ``tool_calls``, with their arguments as a dict, as transformers documents it. Tool definitions
+are passed to the template as ``tools``.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any
 from tunesmith.records import Chat, Message, Record, ToolCall, UnpairedPreference
 from tunesmith_torch.data.reasoning import CLOSING, OPENING, Answer, split_answer
 
-__all__ = ["message_fields", "tool_fields", "without_label"]
+__all__ = ["build_message_fields", "build_tool_fields", "unpaired_to_chat"]
 
 Mask = Callable[[str], str]
-"""Replaces the control tokens in a text by marks."""
+"""Replaces the control tokens in a text with marks."""
 
 
-def answer_of(message: Message) -> Answer:
-    """Return the parts of an assistant's turn; its reasoning may be in its text."""
+def parse_answer(message: Message) -> Answer:
+    """Return the parts of an assistant turn, whose reasoning may be inside its text."""
     if message.reasoning:
         return Answer(message.text, OPENING, message.reasoning, CLOSING)
     return split_answer(message.text)
 
 
-def texts_of(message: Message) -> Iterator[str]:
-    """Yield every text of a message that people can write, and so can hold control tokens."""
+def list_message_texts(message: Message) -> Iterator[str]:
+    """Yield every text of a message that people write and that may contain control tokens."""
     if message.role == "assistant":
-        answer = answer_of(message)
+        answer = parse_answer(message)
         yield from (answer.content, answer.reasoning)
     else:
         yield message.text
@@ -42,7 +42,7 @@ def texts_of(message: Message) -> Iterator[str]:
 
 
 def mask_message(message: Message, text: str, mask: Mask) -> Message:
-    """Return the message with this text, and without control tokens in its other fields."""
+    """Return the message with this text, and with its other fields masked."""
     return Message(
         message.role,
         text,
@@ -57,10 +57,10 @@ def mask_message(message: Message, text: str, mask: Mask) -> Message:
     )
 
 
-def message_fields(
+def build_message_fields(
     message: Message, answer: Answer | None, reads_reasoning_key: bool
 ) -> dict[str, Any]:
-    """Return a message as the template gets it."""
+    """Return a message as the dict that the template gets."""
     fields: dict[str, Any] = {"role": message.role, "content": message.text}
     if reads_reasoning_key and answer is not None and answer.opening:
         fields["content"] = answer.content
@@ -77,13 +77,13 @@ def _call_fields(call: ToolCall) -> dict[str, Any]:
     return {**fields, "id": call.id} if call.id else fields
 
 
-def tool_fields(messages: Sequence[Message]) -> list[Any] | None:
-    """Return the definitions of the conversation's tools; None if it has none."""
+def build_tool_fields(messages: Sequence[Message]) -> list[Any] | None:
+    """Return the conversation's tool definitions; None without tools."""
     return [json.loads(text) for message in messages[:1] for text in message.tools] or None
 
 
 def find_missing_calls(message: Message, text: str) -> str:
-    """Return the call of a tool that is not in a rendered text; empty if all are."""
+    """Return the name of a tool call missing from a rendered text; empty if none is missing."""
     for call in message.tool_calls:
         if not all(_has(text, part) for part in (call.name, *_leaves(json.loads(call.arguments)))):
             return call.name
@@ -91,8 +91,8 @@ def find_missing_calls(message: Message, text: str) -> str:
 
 
 def find_missing_tool(messages: Sequence[Message], text: str) -> str:
-    """Return the tool whose definition is not in a rendered prompt; empty if all are."""
-    for definition in tool_fields(messages) or []:
+    """Return the name of a tool whose definition is missing from a rendered prompt, or ""."""
+    for definition in build_tool_fields(messages) or []:
         function = definition.get("function", definition)
         if not all(_has(text, str(function.get(key, ""))) for key in ("name", "description")):
             return str(function.get("name"))
@@ -100,7 +100,7 @@ def find_missing_tool(messages: Sequence[Message], text: str) -> str:
 
 
 def _leaves(value: object) -> Iterator[str]:
-    """Yield the keys and texts in a JSON value."""
+    """Yield the keys and strings in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -113,17 +113,17 @@ def _leaves(value: object) -> Iterator[str]:
 
 
 def _has(text: str, part: str) -> bool:
-    """Return True if a text has a part, as it is or escaped as in JSON."""
+    """Return True if a text contains a part, as it is or escaped as JSON."""
     return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text
 
 
 def _plain_json(text: str) -> str:
-    """Return JSON text without escapes, in which a control token is the token that it spells."""
+    """Return JSON text without escapes, where control tokens can be found by their spelling."""
     return json.dumps(json.loads(text), ensure_ascii=False)
 
 
-def without_label(record: Record) -> Record:
-    """Return a labeled answer as a conversation that trains it alone; others as they are."""
+def unpaired_to_chat(record: Record) -> Record:
+    """Return a labeled answer as a conversation that trains only the answer; others unchanged."""
     if not isinstance(record, UnpairedPreference):
         return record
     prompt = (replace(message, weight=0.0) for message in record.prompt)

@@ -1,9 +1,9 @@
-"""Chat templates under names, for base models that have none: ``chat_template.source = "chatml"``.
+"""Named chat templates for base models without one: ``chat_template.source = "chatml"``.
 
-A base model has seen plain text only, so any template will do that its tokens can write; the run
-file names it, and it is saved with the model. ``chatml`` writes tools in the format of the Hermes
-models, and reasoning between ``<think>`` marks. Control tokens that a tokenizer lacks are written
-as plain text; that at the end of an answer is then the tokenizer's EOS, earlier answers included.
+A base model has only seen plain text, so it can learn any template. The template is saved with the
+trained model. ``chatml`` writes tools in the format of the Hermes models, and reasoning between
+``<think>`` tags. Control tokens that a tokenizer lacks are written as plain text. The one that ends
+an answer is then replaced with the tokenizer's EOS, also after earlier answers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CHATML = """\
 
 
 def _by_role(first: str, prompt: str, **roles: tuple[str, str]) -> str:
-    """Return a template with fixed text around the content of each role; others are refused."""
+    """Return a template with fixed text around each role's content; it rejects other roles."""
     branches = "".join(
         f"{{%- elif message.role == {role!r} -%}}{{{{- {before!r} + message.content + {after} -}}}}"
         for role, (before, after) in roles.items()
@@ -96,15 +96,15 @@ NAMED_TEMPLATES: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""The templates by their names; all but ``chatml`` refuse tools."""
+"""The templates by name; only ``chatml`` supports tools."""
 _END = re.compile(r"{%- set end = '(.*?)' -%}")
 
 
 def named_template(name: str, control_tokens: Collection[str]) -> str:
     """Return a template for a tokenizer with these control tokens.
 
-    If it lacks the one that ends an answer, its EOS does so in the template too. As plain text the
-    mark would be a part of the answer.
+    If the tokenizer lacks the template's end token, the template uses its EOS instead: written as
+    plain text, the end token would become part of the answer.
     """
     source = NAMED_TEMPLATES[name]
     end = _END.search(source)

@@ -1,4 +1,4 @@
-"""Lay out rows as micro-batches: packed end to end, or padded to a rectangle.
+"""Arrange rows in micro-batches: packed end to end, or padded to a rectangle.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N trained positions.
 
@@ -63,13 +63,14 @@ __all__ = ["Example", "MicroBatch", "collate", "pack"]
 
 @dataclass(frozen=True)
 class Example:
-    """A row: its tokens, which of them are trained on, and their weights (None: all are equal)."""
+    """A tokenized row with its loss mask and, if they differ, the weights of its tokens."""
 
     ids: Sequence[int] | NDArray[Any]
     """Token ids of the whole row."""
     trained: Sequence[bool] | NDArray[Any]
+    """True for each token that contributes to the loss."""
     weights: Sequence[float] | NDArray[Any] | None = None
-    """Factor of each token's loss; 0: the token does not count."""
+    """Loss weight of each token, where 0 excludes the token; None if all weights are 1."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,31 +78,31 @@ class Example:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The input of one forward pass; positions count over B and T flattened."""
+    """The input of one forward pass; indices refer to B and T flattened."""
 
     ids_BT: Tensor
-    """Token ids (int64); packed rows are in a single row, B = 1."""
+    """Token ids (int64); packed rows form a single row, B = 1."""
     positions_BT: Tensor
-    """Position of each token in its own row, from 0."""
+    """Position of each token within its row, from 0."""
     boundaries: Tensor | None
-    """Packed: the index at which each row starts, and the end (int32, R + 1). None: padded."""
+    """The index where each packed row starts, and the end (int32, R + 1); None if padded."""
     mask_BT: Tensor | None
-    """Padded: 1 for real tokens, 0 for padding. None: packed."""
+    """1 for real tokens, 0 for padding; None if packed."""
     trained_N: Tensor
     """Indices of the positions whose next token contributes to the loss."""
     targets_N: Tensor
     """Ids of those next tokens."""
     weights_N: Tensor | None
-    """Their loss weights (float32). None: all weigh the same."""
+    """Loss weights of those next tokens (float32); None if all are 1."""
     rows: tuple[int, ...]
     """Indices of the rows in the list of examples."""
     tokens: int
     """Number of tokens without padding."""
     longest: int
-    """Tokens of the longest row."""
+    """Number of tokens of the longest row."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """Return the micro-batch on this device; itself if it is there."""
+        """Return the micro-batch on this device, without a copy if it is already there."""
         if self.ids_BT.device == torch.device(device):
             return self
         moved: dict[str, Any] = {
@@ -116,7 +117,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     """Distribute rows with these lengths over micro-batches of at most ``budget`` tokens.
 
     Returns:
-        For each micro-batch the indices of its rows.
+        The row indices of each micro-batch.
 
     Raises:
         DataError: a row is longer than the budget, or empty.
@@ -125,7 +126,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
     batches_by_room: dict[int, list[list[int]]] = {}
     rooms = 0
-    # Stable, so that rows of equal length keep their order and the result is reproducible.
+    # A stable sort keeps the order of equally long rows, so the result is reproducible.
     for row in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[row])
         sufficient = rooms >> size
@@ -149,9 +150,9 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
 def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
     """Return a packed micro-batch whose length is a multiple, by adding a row of padding.
 
-    The padding is a separate row, so no real token attends to it, and it is not trained. Matrix
-    products are computed in tiles of 16 rows; at some lengths, 1695 for example, an incomplete tile
-    costs a sixth of the speed, on average 2 %.
+    The padding is a separate row that is not trained, and no real token attends to it. Matrix
+    products are computed in tiles of 16 rows. An incomplete tile costs 2 % of the speed on average,
+    and a sixth at some lengths, such as 1695.
     """
     length = batch.ids_BT.shape[1]
     missing = -length % multiple
@@ -169,10 +170,12 @@ def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
 
 
 def padded_batches(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
-    """Distribute rows in their order, so that rows times the longest row stays within ``budget``.
+    """Divide rows in order into micro-batches whose padded size stays within ``budget`` tokens.
+
+    The padded size is the number of rows times the length of the longest row.
 
     Returns:
-        For each micro-batch the indices of its rows.
+        The row indices of each micro-batch.
 
     Raises:
         DataError: a row is longer than the budget, or empty.
@@ -193,17 +196,17 @@ def _check_lengths(lengths: Sequence[int] | NDArray[Any], budget: int) -> NDArra
     for row in np.flatnonzero((sizes > budget) | (sizes < 1))[:1].tolist():
         raise DataError(
             f"row {row}",
-            f"has {sizes[row]} tokens, a micro-batch holds 1 to {budget}",
-            hint="shorten or drop such rows, or raise the token budget",
+            f"has {sizes[row]} tokens, but a micro-batch holds 1 to {budget}",
+            hint="shorten or remove such rows, or raise the token budget",
         )
     return sizes
 
 
 def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = True) -> MicroBatch:
-    """Lay out ``rows`` of ``examples`` as one micro-batch.
+    """Arrange ``rows`` of ``examples`` in one micro-batch.
 
     Raises:
-        DataError: the parts of a row differ in length.
+        DataError: the ids, mask and weights of a row differ in length.
     """
     selected = [examples[row] for row in rows]
     lengths = [len(example) for example in selected]
@@ -216,10 +219,10 @@ def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = 
     for row, example, start, length in zip(rows, selected, starts, lengths, strict=False):
         parts = example.trained, example.ids if example.weights is None else example.weights
         if {len(part) for part in parts} != {length}:
-            raise DataError(f"row {row}", "needs one mark and one weight for each of its tokens")
+            raise DataError(f"row {row}", "needs one mask value and one weight for each token")
         span = slice(start, start + length)
         ids[span], positions[span], real[span] = example.ids, np.arange(length), 1
-        # Position t predicts token t + 1, so marks and targets are read one token further right.
+        # Position t predicts token t + 1, so the mask and the targets are read one token later.
         positions_before = np.flatnonzero(np.asarray(example.trained, dtype=bool)[1:])
         trained.append(positions_before + start)
         targets.append(ids[positions_before + start + 1])

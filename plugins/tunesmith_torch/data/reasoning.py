@@ -1,8 +1,8 @@
 """Reasoning in answers: the part between ``<think>`` and ``</think>`` in front of the content.
 
-In records, an answer with reasoning is one text, ``<think>\\n...\\n</think>\\n\\n...``. Templates
-differ: some read the reasoning from a key of its own, some find it in the text, some drop it, and
-some write the opening tag at the end of the generation prompt.
+In records, an answer with reasoning is one text, ``<think>\\n...\\n</think>\\n\\n...``. Chat
+templates differ: some read the reasoning from a separate key, some find it in the text, and some
+drop it. Some also write the opening tag at the end of the generation prompt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TAG_AT_END = re.compile(r"([<\[])(/?)(\w*think\w*)([>\]])(\s*)$", re.IGNORECASE
 
 
 class Answer(NamedTuple):
-    """The text of an assistant's turn, in parts that put together give the text again."""
+    """An assistant turn split into parts, whose concatenation is the original text."""
 
     content: str
     opening: str = ""
@@ -31,12 +31,12 @@ class Answer(NamedTuple):
 
     @property
     def has_reasoning(self) -> bool:
-        """True if there is reasoning, and not only its tags."""
+        """True if the answer has reasoning, not just empty tags."""
         return bool(self.reasoning.strip())
 
 
 def split_answer(text: str) -> Answer:
-    """Return the parts of an answer; without reasoning at its start it is content only."""
+    """Return the parts of an answer; an answer that does not start with reasoning is content."""
     found = _REASONING.fullmatch(text) if "<think>" in text else None
     if found is None:
         return Answer(text)
@@ -45,7 +45,7 @@ def split_answer(text: str) -> Answer:
 
 
 def join_answer(reasoning: str, content: str) -> str:
-    """Return the text of an answer with reasoning, as records have it."""
+    """Return reasoning and content as one text, the form used in records."""
     return OPENING + reasoning + CLOSING + content if reasoning.strip() else content
 
 
@@ -56,13 +56,13 @@ class PromptEnd:
     tag: str
     """The closing tag, with its brackets."""
     is_open: bool
-    """True after an opening tag: the model reasons first. False: reasoning is already over."""
+    """True if the prompt ends with the opening tag; False if it has already closed reasoning."""
     line_break: bool
-    """True if the tags stand on lines of their own."""
+    """True if the tags stand on separate lines."""
 
     @classmethod
     def of_prompt(cls, prompt: str) -> PromptEnd | None:
-        """Return the tag at the end of a rendered prompt; None if there is none."""
+        """Return the tag at the end of a rendered prompt, or None."""
         found = _TAG_AT_END.search(prompt, max(0, len(prompt) - 80))
         if found is None:
             return None
@@ -72,8 +72,8 @@ class PromptEnd:
     def close(self, answer: Answer) -> str:
         """Return the text that continues an open reasoning block with this answer.
 
-        Without reasoning the block is closed at once, since a model that reads an opening tag has
-        to write the closing one in front of its answer.
+        Without reasoning, the text closes the block at once: a model that is given an opening tag
+        must write the closing tag before its answer.
         """
         if not self.line_break:
             return answer.reasoning + self.tag + answer.content

@@ -1,8 +1,8 @@
-"""Reasons why a conversation cannot be written with a chat template; they begin the message."""
+"""Reasons why a chat template cannot write a conversation; error messages begin with them."""
 
-__all__ = ["DROPS_MESSAGE", "HAS_REASONING", "REFUSED"]
+__all__ = ["HAS_REASONING", "REFUSED_BY_TEMPLATE", "TEMPLATE_DROPS_MESSAGE"]
 
-REFUSED = "the chat template refuses it"
-HAS_REASONING = "its answer has reasoning"
-DROPS_MESSAGE = "the chat template skips a message"
-NO_ANSWER = "no assistant turn to learn"
+REFUSED_BY_TEMPLATE = "rejected by the chat template"
+HAS_REASONING = "the answer has reasoning"
+TEMPLATE_DROPS_MESSAGE = "the chat template skips a message"
+NO_ANSWER = "no assistant turn to train on"

@@ -1,7 +1,7 @@
-"""Compare trained prompts with those that the saved files render, before anything is trained.
+"""Check before training that the saved tokenizer renders the same prompts as training.
 
-Whoever uses the trained model renders prompts with transformers and the tokenizer in its folder.
-Here the tokenizer is saved, read back as they will do it, and has to give the ids of training.
+Users of the trained model render prompts with transformers and the tokenizer in its folder. This
+check saves the tokenizer, loads it the way they will, and compares the token ids.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from tunesmith.errors import DataError
 from tunesmith.records import Message, Record, exchanges
 from tunesmith_torch.data.large_data import sample_evenly
-from tunesmith_torch.data.message_fields import answer_of, message_fields, texts_of, tool_fields
+from tunesmith_torch.data.message_fields import (
+    build_message_fields,
+    build_tool_fields,
+    list_message_texts,
+    parse_answer,
+)
 from tunesmith_torch.data.templates import Template
 
 __all__ = ["check_saved_template"]
 
 SAMPLE_ROWS = 200
-"""Rows among which those with most turns are chosen."""
+"""Number of sampled rows; those with the most turns are compared."""
 COMPARED_ROWS = 16
-"""Rows whose prompts are compared, all prompts of each: a fraction of a second."""
+"""Number of rows whose prompts are all compared, which takes a fraction of a second."""
 _TIME_OF_DAY = re.compile(r"strftime_now\([^)]*%-?[HIMSXcfp]")
 
 
@@ -38,16 +43,18 @@ def check_saved_template(
     config: PretrainedConfig | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Check that the saved tokenizer renders the prompts of a sample of rows as training does.
+    """Check that the saved tokenizer renders the prompts of sampled rows as training does.
 
-    ``config`` is saved beside it, as in the folder of a complete model; the folder of an adapter
-    has none. Both are written below ``folder`` for a moment; None: the system's temporary folder.
-    Prompts with typed control tokens are passed over: they stay text in training.
+    For a complete model, ``config`` is saved next to the tokenizer; an adapter's folder has none.
+    Both are written to a temporary folder below ``folder``, or below the system's temporary folder
+    if that is None.
 
-    Dates are those of today, where a template prints them; one that prints the time is not checked.
+    Prompts with typed control tokens are not compared, because training keeps them as text. A
+    template that prints a date is compared with today's date. A template that prints the time of
+    day is not checked.
 
     Raises:
-        DataError: a prompt has other ids; the message has the first position.
+        DataError: the token ids of a prompt differ; the message names the first difference.
     """
     chat = template.chat
     if chat is None or _TIME_OF_DAY.search(chat.template.text):
@@ -65,25 +72,25 @@ def check_saved_template(
         try:
             (trained,) = today.encode_prompts([prompt], [source])
         except DataError:
-            continue  # it is left out of training
+            continue  # training skips this row
         deployed = render_deployed(saved, prompt, reads_reasoning_key=chat.reads_reasoning_key)
         if trained != deployed:
             raise DataError(source, _describe(saved, trained, deployed), hint=_HINT)
 
 
 _HINT = (
-    "the files of this tokenizer are read back as another one: use a base model whose tokenizer "
-    "transformers saves and loads unchanged, or another technique.chat_template.source"
+    "transformers does not load this tokenizer as it was saved: use another base model, or another "
+    "technique.chat_template.source"
 )
 
 
 def render_deployed(
     tokenizer: PreTrainedTokenizerBase, prompt: tuple[Message, ...], *, reads_reasoning_key: bool
 ) -> list[int]:
-    """Return the ids of a prompt as transformers renders it today."""
+    """Return the token ids of a prompt as transformers renders it."""
     ids: list[int] = tokenizer.apply_chat_template(
         [_fields(message, reads_reasoning_key) for message in prompt],
-        tools=tool_fields(prompt),
+        tools=build_tool_fields(prompt),
         add_generation_prompt=True,
         return_dict=False,
     )
@@ -91,8 +98,8 @@ def render_deployed(
 
 
 def _fields(message: Message, reads_reasoning_key: bool) -> dict[str, Any]:
-    answer = answer_of(message) if message.role == "assistant" else None
-    fields = message_fields(message, answer, reads_reasoning_key)
+    answer = parse_answer(message) if message.role == "assistant" else None
+    fields = build_message_fields(message, answer, reads_reasoning_key)
     if answer is not None and not reads_reasoning_key:
         fields["content"] = answer.text
     return fields
@@ -101,15 +108,15 @@ def _fields(message: Message, reads_reasoning_key: bool) -> dict[str, Any]:
 def _sample_prompts(
     template: Template, records: Sequence[Record]
 ) -> Iterator[tuple[str, tuple[Message, ...]]]:
-    """Yield prompts with their sources, of the rows with most turns."""
+    """Yield the source and each prompt of the sampled rows with the most turns."""
     pattern = template.encoder.control_pattern
     sample = [(record, list(exchanges(record))) for record in sample_evenly(records, SAMPLE_ROWS)]
     sample.sort(key=lambda row: -len(row[1]))
     for record, pairs in sample[:COMPARED_ROWS]:
         for prompt, _ in pairs:
-            if isinstance(prompt, str):  # a text has no template
+            if isinstance(prompt, str):  # plain text uses no template
                 continue
-            if not any(pattern.search(text) for m in prompt for text in texts_of(m)):
+            if not any(pattern.search(text) for m in prompt for text in list_message_texts(m)):
                 yield record.source, prompt
 
 
@@ -123,7 +130,7 @@ def _describe(
         return "missing" if token is None else repr(tokenizer.decode([token]))
 
     return (
-        f"token {at} of a prompt is {show(ours)} in training, and {show(theirs)} as transformers "
-        "renders it with the chat template that is saved: the trained model would be asked in "
-        "another way than it was trained"
+        f"token {at} of a prompt is {show(ours)} in training, but {show(theirs)} when transformers "
+        "renders it with the saved chat template: users' prompts would differ from those the model "
+        "was trained on"
     )

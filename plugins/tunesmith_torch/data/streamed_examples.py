@@ -1,18 +1,19 @@
 """Examples that are tokenized when a batch needs them, for data that takes minutes to tokenize.
 
-A tokenizer reads a few megabytes a second. With a gigabyte of rows the first step would wait for
+A tokenizer reads a few megabytes per second. With a gigabyte of rows, the first step would wait for
 minutes, and the tokens would take more space than the rows. But the number of examples must be
-known before the first step, because the order of the rows depends on it. It is known without
-tokenizing all rows:
+known before the first step, because the order of the rows depends on it. Two facts give that number
+without tokenizing all rows:
 
-- a token has at least one byte, so a row of few bytes fits; the longer rows are tokenized in
-  advance if they are not too many, and are otherwise expected to fit;
-- a chat template refuses a conversation for its turns, so a row of each kind is tokenized.
+- A token has at least one byte, so rows with few bytes fit. Longer rows are tokenized in advance,
+  or, if there are too many, expected to fit.
+- Whether a chat template rejects a conversation depends on its turns, so one row of each kind is
+  tokenized in advance.
 
-A row that turns out to give no example has an empty one: its batch is one row short.
+A row that turns out to have no example gets an empty one, which makes its batch one row smaller.
 
-A long text that becomes several examples, or a template that makes an example of each answer, would
-change the number of examples: such data is not streamed.
+Data is not streamed if a row can become several examples, which would change their number. This
+happens with long texts, and with templates that need an example for each answer.
 """
 
 from __future__ import annotations
@@ -36,25 +37,25 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 
 MAX_KINDS = 1000
-"""Kinds of conversations up to which one of each is tokenized in advance."""
+"""Maximum number of kinds of conversations; data with more kinds is not streamed."""
 ROWS_PER_BLOCK = 256
-"""Rows that are tokenized together: enough to use the tokenizer's own threads."""
+"""Rows tokenized together; enough to keep the tokenizer's threads busy."""
 BLOCKS_AHEAD = 2
-"""Blocks that are tokenized while the model computes; as many are kept."""
+"""Number of blocks tokenized ahead while the model computes, and of blocks kept in memory."""
 NO_EXAMPLE = Example((), ())
 
 
 @dataclass(frozen=True)
-class Tokenization:
-    """The settings with which records become examples."""
+class TokenizationSettings:
+    """Settings for turning records into examples."""
 
     template: Template
     max_length: int
-    """Most tokens of a row."""
+    """Maximum number of tokens in a row."""
     truncate_prompts: bool = False
 
     def tokenize(self, records: Sequence[Record]) -> TokenizedRecords:
-        """Return the examples of these records."""
+        """Tokenize these records."""
         return self.template.tokenize_records(
             records, self.max_length, truncate_prompts=self.truncate_prompts
         )
@@ -66,7 +67,7 @@ class _Block:
 
     rows: Sequence[int]
     examples: Mapping[int, Example]
-    """The examples of the rows that have one."""
+    """The example of each row that has one."""
     skipped: Sequence[SkippedRow]
     truncated: Sequence[int]
     """Rows whose prompt lost its oldest part."""
@@ -80,11 +81,11 @@ class _Block:
 
 
 class StreamedExamples(Examples):
-    """One example for each usable record, tokenized by :meth:`load`, or ahead of it."""
+    """One example per usable record, tokenized ahead of use or by :meth:`load`."""
 
     def __init__(
         self,
-        tokenization: Tokenization,
+        tokenization: TokenizationSettings,
         all_records: Sequence[Record],
         records: NDArray[np.int64],
         skipped: Sequence[SkippedRow] = (),
@@ -92,26 +93,26 @@ class StreamedExamples(Examples):
     ) -> None:
         self.tokenization = tokenization
         self.records = records
-        """The record that each example is from."""
+        """The index of each example's record."""
         self.longest = longest
-        """Upper bound of the tokens of an example."""
+        """Upper bound on the number of tokens of an example."""
         self.skipped_in_advance = skipped
-        """Records that are known to give no example, and are none of the rows."""
+        """Records found to have no example before training, which have no row here."""
         self.skipped = {row.where: row for row in skipped}
-        """All records without an example that are known so far, by their source."""
+        """All records known to have no example so far, by their source."""
         self.truncated = self.with_control_tokens = 0
-        """Rows that were loaded and lost a part of their prompt, or spell a control token."""
+        """Numbers of loaded rows with a shortened prompt, and with typed control tokens."""
         self._all_records = all_records
         self._seen = np.zeros(len(records), bool)
         self._loaded: deque[_Block] = deque(maxlen=BLOCKS_AHEAD)
         self._ahead: deque[tuple[frozenset[int], Future[_Block]]] = deque()
         self._blocks: Iterator[list[int]] = iter(())
-        # One thread, because a tokenizer has a setting that is changed between two calls.
+        # One thread, because calls change a setting of the shared tokenizer (literal or not).
         self._executor = ThreadPoolExecutor(1, "tokenize")
 
     @classmethod
     def from_records(
-        cls, tokenization: Tokenization, records: Sequence[Record]
+        cls, tokenization: TokenizationSettings, records: Sequence[Record]
     ) -> StreamedExamples | None:
         """Return the examples of these records, or None if they cannot be streamed."""
         kinds: dict[tuple[object, ...], tuple[int, int]] = {}
@@ -126,7 +127,8 @@ class StreamedExamples(Examples):
         smallest = tokenization.tokenize([records[index] for _, index in kinds.values()])
         if not _are_single(smallest):
             return None
-        # The smallest record of a kind has all tokens of the template, and some of its own.
+        # The smallest record of a kind contains all tokens of the template, so its length is an
+        # upper bound for them.
         template_tokens = int(smallest.examples.lengths.max(initial=0))
         usable = np.ones(len(records), bool)
         long = np.flatnonzero(sizes + template_tokens > tokenization.max_length)
@@ -146,7 +148,7 @@ class StreamedExamples(Examples):
         return len(self.records)
 
     def make(self, row: int) -> Example:
-        """Return an example; it is empty if the row has none."""
+        """Return the row's example, or an empty one if the row has none."""
         self.load([row])
         found = (block.examples.get(row) for block in self._loaded)
         return next((example for example in found if example is not None), NO_EXAMPLE)
@@ -157,14 +159,14 @@ class StreamedExamples(Examples):
         return int(np.count_nonzero(self._seen))
 
     def prefetch(self, batches: Iterator[Sequence[int]]) -> None:
-        """Tokenize these batches in the background, in this order."""
+        """Start tokenizing these batches in the background, in this order."""
         self._blocks = _join(batches)
         self._ahead.clear()
         for _ in range(BLOCKS_AHEAD):
             self._start_block()
 
     def load(self, rows: Sequence[int]) -> None:
-        """Have these rows ready; those of earlier calls may be forgotten.
+        """Make these rows available; rows of earlier calls may be dropped.
 
         Raises:
             DataError: the data has changed, or the template runs too long for a row.
@@ -186,7 +188,7 @@ class StreamedExamples(Examples):
             self._ahead.append((frozenset(rows), future))
 
     def _keep(self, block: _Block) -> None:
-        """Keep the examples of a block, and account for the rows that are loaded first."""
+        """Keep a block's examples, and count its rows that were not loaded before."""
         self._loaded.append(block)
         self.truncated += int(np.count_nonzero(~self._seen[block.truncated]))
         new = ~self._seen[block.with_control_tokens]
@@ -236,7 +238,7 @@ def _join(batches: Iterator[Sequence[int]]) -> Iterator[list[int]]:
 
 
 def _kind(record: Record) -> tuple[object, ...]:
-    """Return what a chat template may refuse a record for: its type and its turns."""
+    """Return the traits for which a chat template may reject a record: its type and its turns."""
     if not isinstance(record, Chat):
         return (type(record),)
     return (

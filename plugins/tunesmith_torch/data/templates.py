@@ -2,12 +2,14 @@
 
 The rule of this module: **the trained ids are the ids seen at inference**. For every answer in
 every record, the ids of its example are ``encode_prompt(prompt) + encode_answer(prompt, answer)``,
-and generation starts from the same ``encode_prompt``. Therefore prompt and answer are tokenized
-separately, an answer ends with the token at which generation stops, and control tokens come from
-the template only, never from text that people wrote.
+and generation starts from the same ``encode_prompt``. Therefore
+
+- the prompt and the answer are tokenized separately;
+- an answer ends with the token at which generation stops;
+- control tokens come only from the template, never from text that people wrote.
 
 Trained tokens are marked by position. No code searches for padding or end tokens by id, so models
-that pad with the token that ends an answer need no exception.
+whose padding token also ends an answer need no special case.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from tunesmith.records import (
 from tunesmith_torch.data.chat_format import ChatFormat, Exchange
 from tunesmith_torch.data.conversation import RenderedConversation, TemplateLimitError
 from tunesmith_torch.data.example_store import ExampleStoreBuilder
-from tunesmith_torch.data.message_fields import answer_of, without_label
+from tunesmith_torch.data.message_fields import parse_answer, unpaired_to_chat
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES, named_template
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.refusals import NO_ANSWER
@@ -48,8 +50,8 @@ from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan, list_contro
 from tunesmith_torch.data.tokenized_records import (
     TokenizedRecords,
     TokenizedRecordsBuilder,
+    build_skipped_row,
     join_exchanges,
-    skipped,
 )
 from tunesmith_torch.options.training import TEMPLATE_DATE, TrainingOptions
 from tunesmith_torch.untrusted.template_renderer import (
@@ -61,7 +63,7 @@ from tunesmith_torch.untrusted.template_renderer import (
 __all__ = ["Template"]
 
 _RECORDS_PER_CALL = 1000
-"""Records that are tokenized in one call: enough to use the tokenizer's own threads."""
+"""Records tokenized in one call; enough to keep the tokenizer's threads busy."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,14 @@ class Template:
     tokenizer: PreTrainedTokenizerBase
     encoder: SpanEncoder = field(repr=False)
     chat: ChatFormat | None = field(repr=False)
-    """None: the model has no chat template and takes plain text only."""
+    """The chat format; None if the model has no chat template and takes only plain text."""
 
     @classmethod
     def from_options(cls, tokenizer: PreTrainedTokenizerBase, options: TrainingOptions) -> Template:
-        """Return the template that the options ask for.
+        """Return the template that the options select.
 
         Raises:
-            UsageError: the file with the template cannot be read, or see :meth:`from_tokenizer`.
+            UsageError: the template file cannot be read, or see :meth:`from_tokenizer`.
         """
         return cls.from_tokenizer(
             tokenizer,
@@ -97,14 +99,14 @@ class Template:
         kwargs: Mapping[str, Any] | None = None,
         renderer: TemplateRenderer = RENDERER,
     ) -> Template:
-        """Return a template for the tokenizer's own chat template, or for the one in ``override``.
+        """Return a template for the tokenizer's chat template, or for the one in ``override``.
 
-        ``date`` is what a template prints as today, ``kwargs`` are values of its variables. An
-        override and the values are stored in a copy of the tokenizer, so they are saved with the
-        model: other software renders the same prompts.
+        ``date`` is the date that a template prints as today; ``kwargs`` sets its variables. The
+        override and the variables are stored in a copy of the tokenizer and saved with the model,
+        so other software renders the same prompts.
 
         Raises:
-            UsageError: the template cannot render an answer, or no token ends one.
+            UsageError: the template cannot render an answer, or no token ends an answer.
         """
         source = tokenizer.chat_template if override is None else override
         if isinstance(source, dict):
@@ -127,48 +129,47 @@ class Template:
         if chat is None and tokenizer.eos_token_id is None:
             raise UsageError(
                 "tokenizer: no chat template and no EOS token, so generation would never stop",
-                hint="set technique.chat_template.source to a file with a template that has an end "
-                "token",
+                hint="set technique.chat_template.source to a template with an end token",
             )
         return cls(tokenizer, encoder, chat)
 
     def copy(self) -> Template:
-        """Return an equal template with a tokenizer of its own, for another thread."""
+        """Return an equal template with its own tokenizer, for use in another thread."""
         tokenizer = copy.deepcopy(self.tokenizer)
         encoder = replace(self.encoder, tokenizer=tokenizer)
         return Template(tokenizer, encoder, self.chat and replace(self.chat, encoder=encoder))
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Ids of the tokens that end an answer: the trained end token and the tokenizer's EOS."""
+        """Ids that end an answer: the template's end token and the tokenizer's EOS."""
         ids = {self.tokenizer.eos_token_id, self.chat.end_id if self.chat else None}
         return frozenset(int(i) for i in ids if i is not None)
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the template's source and of the date that it prints."""
+        """SHA-256 of the template's source and of the date it prints."""
         source = f"{self.chat.template.date} {self.chat.template.text}" if self.chat else ""
         return hashlib.sha256(source.encode()).hexdigest()
 
     # ----------------------------------------------------------------- prompts and answers
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Return the ids that the model is given."""
+        """Return the token ids of a prompt, from which the model generates."""
         return self.encode_prompts([prompt])[0]
 
     def encode_answer(self, prompt: Prompt, answer: Answer) -> list[int]:
-        """Return the ids of an answer to the prompt, the end token included."""
+        """Return the token ids of an answer to the prompt, including the end token."""
         return self.encode_exchanges([prompt], [answer])[0][1]
 
     def encode_prompts(
         self, prompts: Sequence[Prompt], sources: Sequence[str] = ()
     ) -> list[list[int]]:
-        """Return the ids of many prompts, tokenized together.
+        """Return the token ids of many prompts, tokenized together.
 
-        ``sources`` are where the prompts come from, such as ``file:line``, for messages.
+        ``sources`` states where the prompts come from, such as ``file:line``, for error messages.
 
         Raises:
-            DataError: the template refuses a prompt.
+            DataError: the template rejects a prompt.
         """
         chats = self._render_chats(prompts, generation=True)
         spans = [
@@ -180,12 +181,12 @@ class Template:
     def encode_exchanges(
         self, prompts: Sequence[Prompt], answers: Sequence[Answer], sources: Sequence[str] = ()
     ) -> list[tuple[list[int], list[int]]]:
-        """Return the ids of many prompts and of one answer to each, tokenized together.
+        """Return the token ids of many prompts and of one answer to each, tokenized together.
 
-        ``sources`` are where the prompts come from, such as ``file:line``, for messages.
+        ``sources`` states where the prompts come from, such as ``file:line``, for error messages.
 
         Raises:
-            DataError: the template refuses a prompt with its answer.
+            DataError: the template rejects a prompt with its answer.
         """
         messages = [Message("assistant", a) if isinstance(a, str) else a for a in answers]
         chats = self._render_chats(
@@ -205,9 +206,9 @@ class Template:
         ]
 
     def decode_answer(self, ids: Sequence[int]) -> str:
-        """Return the text of generated ids without an end token, in the form that records have.
+        """Return the text of generated ids, without an end token, in the form of records.
 
-        What the template puts in front of an answer, such as empty tags of reasoning, is removed.
+        Text that the template puts in front of an answer, such as empty reasoning tags, is removed.
         """
         keep_control_tokens = self.chat is not None and self.chat.has_control_tokens_in_answers
         text: str = self.tokenizer.decode(
@@ -228,7 +229,7 @@ class Template:
         """Return the record's examples.
 
         Raises:
-            DataError: the record gives no example; the message contains the cause.
+            DataError: the record yields no example; the message contains the reason.
         """
         tokenized = self.tokenize_records([record], max_length, truncate_prompts=truncate_prompts)
         for problem in tokenized.skipped:
@@ -243,14 +244,14 @@ class Template:
         truncate_prompts: bool = False,
         folder: Path | None = None,
     ) -> TokenizedRecords:
-        """Return the records as examples of at most ``max_length`` tokens, and those skipped.
+        """Return examples of at most ``max_length`` tokens, and the skipped records.
 
-        A text that is too long is split into several examples; no part of it is lost. A
-        conversation that is too long is skipped, or, with ``truncate_prompts``, loses the oldest
-        part of its prompt. The last answer is always kept complete, because a truncated answer
-        teaches the model to stop too early.
+        A text that is too long is split into several examples without losing any part. A
+        conversation that is too long is skipped or, with ``truncate_prompts``, loses the oldest
+        part of its prompt. The last answer is always kept complete: a truncated answer would teach
+        the model to stop too early.
 
-        With ``folder`` the examples are written to files there, and mapped into memory.
+        With ``folder``, the examples are written to files there and memory-mapped.
         """
         builder = TokenizedRecordsBuilder(
             max_length, truncate_prompts, self.encoder.bos_ids, ExampleStoreBuilder(folder)
@@ -262,7 +263,7 @@ class Template:
                 self._exchanges_of_records(batch), number, strict=False
             ):
                 if isinstance(exchanges, DataError):
-                    builder.leave_out(record, exchanges)
+                    builder.skip_record(record, exchanges)
                     continue
                 pending.append((index, record, exchanges))
                 spans = chain.from_iterable(exchanges[-1])
@@ -279,18 +280,18 @@ class Template:
         return builder.build()
 
     def find_problems(self, records: Iterable[Record]) -> Iterator[SkippedRow]:
-        """Yield the records that cannot be rendered, without tokenizing them.
+        """Yield the records that cannot be rendered, without tokenizing any.
 
         Raises:
-            DataError: the template runs too long, or makes too much text, for a record.
+            DataError: the template runs too long or prints too much for a record.
         """
         rows = iter(records)
         while batch := list(islice(rows, _RECORDS_PER_CALL)):
             rejected = [replace(r, chosen=r.rejected) for r in batch if isinstance(r, Preference)]
-            pairs = self._exchanges_of_records([*map(without_label, batch), *rejected])
+            pairs = self._exchanges_of_records([*map(unpaired_to_chat, batch), *rejected])
             for record, exchanges in pairs:
                 if isinstance(exchanges, DataError):
-                    yield skipped(record, exchanges)
+                    yield build_skipped_row(record, exchanges)
 
     def _is_control(self, text: str) -> bool:
         return self.encoder.control_pattern.search(text) is not None
@@ -300,10 +301,10 @@ class Template:
     def _exchanges_of_records(
         self, records: Sequence[Record]
     ) -> Iterator[tuple[Record, list[Exchange] | DataError]]:
-        """Yield each record with its trained exchanges, or with the reason why it has none.
+        """Yield each record with its trained exchanges, or with the error that prevents them.
 
         Raises:
-            TemplateLimitError: the template runs too long, or makes too much text, for a record.
+            TemplateLimitError: the template runs too long or prints too much for a record.
         """
         conversations = [_messages_of(record) for record in records]
         chats = self._render_chats(["" if c is None else c for c in conversations])
@@ -329,7 +330,7 @@ class Template:
     def _render_chats(
         self, prompts: Sequence[Prompt], *, generation: bool = False
     ) -> list[RenderedConversation | DataError | None]:
-        """Render the conversations among the prompts; None for a text, or without a template."""
+        """Render the conversations among the prompts; None for text, or without a template."""
         if self.chat is None:
             return [None] * len(prompts)
         rendered = iter(
@@ -354,13 +355,13 @@ class Template:
         if prompt:
             span = TextSpan(answer, trained=True, literal=True, following_ids=end, weight=weight)
             return Exchange(before, [span])
-        # Without a prompt the answer is the start of a text, so it gets the BOS itself.
+        # Without a prompt, the answer starts the text, so the BOS comes right before it.
         bos, text = self.encoder.plain_text_spans(answer, trained=True)
         return Exchange([bos], [text._replace(following_ids=end)])
 
 
 def _messages_of(record: Record) -> tuple[Message, ...] | None:
-    """Return the conversation that is trained on; None for a text."""
+    """Return a record's conversation; None for plain text."""
     match record:
         case Text():
             return None
@@ -371,16 +372,16 @@ def _messages_of(record: Record) -> tuple[Message, ...] | None:
         case Preference():
             return (*record.prompt, Message("assistant", record.chosen))
         case _:
-            raise TypeError(f"no examples are known for {type(record).__name__}")
+            raise TypeError(f"cannot make examples from a {type(record).__name__}")
 
 
 def _named(
     chat: RenderedConversation | DataError | None, sources: Sequence[str], index: int = 0
 ) -> RenderedConversation | None:
-    """Return the conversation.
+    """Return the conversation, or raise its error.
 
     Raises:
-        DataError: it could not be rendered; the message has its source.
+        DataError: the conversation could not be rendered; the message names its source.
     """
     if not isinstance(chat, DataError):
         return chat
@@ -391,7 +392,7 @@ def _named(
 
 
 def _with_defaults(source: str, kwargs: Mapping[str, Any]) -> str:
-    """Return the template with values for its variables, unless the caller gives others."""
+    """Return the template with default values for its variables; callers can override them."""
     values = {name: json.dumps(value, ensure_ascii=False) for name, value in kwargs.items()}
     settings = (  # the plus sign keeps a line break that follows
         f"{{% set {name} = {name} if {name} is defined else {value} +%}}"
@@ -403,20 +404,20 @@ def _with_defaults(source: str, kwargs: Mapping[str, Any]) -> str:
 def _plain_answer(message: Message) -> str:
     """Return the text of an answer for a model without a chat template."""
     _require_plain(message)
-    return answer_of(message).text
+    return parse_answer(message).text
 
 
 def _require_plain(message: Message) -> None:
-    """Check that a message is text, which is all that can be written without a chat template.
+    """Check that a message is plain text, the only content supported without a chat template.
 
     Raises:
-        DataError: it has tools, or parts with weights.
+        DataError: the message has tools, or parts with weights.
     """
     if message.tools or message.tool_calls or message.has_weights:
         raise DataError(
             "conversation",
-            "the model has no chat template, so it takes text without tools and weighted parts",
-            hint="use the instruction-tuned variant, or set technique.chat_template.source",
+            "the model has no chat template, so a row cannot have tools or weighted parts",
+            hint="use the instruction-tuned model, or set technique.chat_template.source",
         )
 
 
@@ -427,16 +428,16 @@ def _single_user_message(messages: Sequence[Message]) -> str:
     roles = ", ".join(message.role for message in messages) or "no message"
     raise DataError(
         "conversation",
-        f"the model has no chat template, so it takes one user message, got {roles}",
-        hint="use the instruction-tuned variant, or set technique.chat_template.source",
+        f"the model has no chat template, so a prompt must be one user message, got {roles}",
+        hint="use the instruction-tuned model, or set technique.chat_template.source",
     )
 
 
 def read_chat_template(options: TrainingOptions, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the chat template that the options name, or None for the model's own.
+    """Return the chat template that the options name, or None for the model's own template.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: the template file cannot be read.
     """
     source = options.chat_template.source
     if source is None:
@@ -446,4 +447,4 @@ def read_chat_template(options: TrainingOptions, tokenizer: PreTrainedTokenizerB
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"technique.chat_template.source: cannot be read, {error}") from None
+        raise UsageError(f"technique.chat_template.source: cannot read the file, {error}") from None

@@ -1,15 +1,15 @@
 """Encode pieces of text as token ids; text that merely spells a control token stays text.
 
-A tokenizer turns ``<|im_end|>`` into the control token wherever it finds it, also where a user
+A tokenizer turns ``<|im_end|>`` into the control token wherever it finds it, even where a user
 typed it. Data could then end a turn or start another one. So a text is encoded as a list of spans,
-and each span states whether control tokens may come out of it::
+and each span states whether its text may become control tokens::
 
     rendered:  <|im_start|>user\\nsay <|im_end|> now<|im_end|>\\n<|im_start|>assistant\\n
     spans:     |----- template ------||-literal-||------------ template -------------|
 
-:class:`ControlTokenMarks` finds the literal parts. It replaces what people typed by characters that
-occur nowhere else, the template is rendered with those, and :meth:`ControlTokenMarks.spans` puts
-the typed text back as literal spans.
+:class:`ControlTokenMarks` finds the literal parts. It replaces each typed control token with a
+character that occurs nowhere else. The template renders those characters, and
+:meth:`ControlTokenMarks.spans` turns them back into the typed text, as literal spans.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class TextSpan(NamedTuple):
 
     text: str
     trained: bool = False
-    """True if its tokens contribute to the loss."""
+    """True if the span's tokens contribute to the loss."""
     literal: bool = False
-    """True if control tokens in it are encoded like any other text."""
+    """True if control tokens in the text are encoded like ordinary text."""
     at_start: bool = False
-    """True if nothing precedes it in its row."""
+    """True if the span starts its row."""
     following_ids: tuple[int, ...] = ()
-    """Ids to append that no text spells; trained as the span is."""
+    """Token ids to append, trained like the span; used for tokens without a text."""
     weight: float = 1.0
-    """Weight of its tokens in the loss, if they are trained."""
+    """Loss weight of the span's tokens, if they are trained."""
 
 
 @dataclass(frozen=True)
 class SpanEncoder:
-    """A tokenizer and the properties of it that had to be found by trying."""
+    """A tokenizer and its properties, found by encoding short texts."""
 
     tokenizer: PreTrainedTokenizerBase
     control_pattern: re.Pattern[str]
@@ -48,9 +48,10 @@ class SpanEncoder:
     bos_ids: tuple[int, ...]
     """Ids that the tokenizer adds in front of a text: BOS, or nothing."""
     anchor: str
-    """Text that is encoded in front of a continuation and cut off again; often empty.
+    """Text that is encoded in front of a continuation and then cut off; often empty.
 
-    SentencePiece tokenizers add a space in front of a text, but not after a newline.
+    SentencePiece tokenizers add a space at the start of a text, but not after a newline. With a
+    newline as anchor, a continuation gets no such space.
     """
 
     @classmethod
@@ -59,7 +60,7 @@ class SpanEncoder:
         plain = tokenizer("x", add_special_tokens=False)["input_ids"]
         with_special = tokenizer("x")["input_ids"]
         bos_ids: tuple[int, ...] = ()
-        # The tokenizer may add ids on both sides; those in front of the text's own ids are BOS.
+        # The tokenizer may add ids on both sides; the ids in front of the text are the BOS.
         for cut in range(len(with_special) - len(plain) + 1):
             if with_special[cut : cut + len(plain)] == plain:
                 bos_ids = tuple(with_special[:cut])
@@ -74,7 +75,7 @@ class SpanEncoder:
         )
 
     def encode(self, rows: Sequence[Sequence[TextSpan]]) -> list[list[list[int]]]:
-        """Return the ids of every span of every row, with at most two calls of the tokenizer."""
+        """Return the ids of every span of every row, with at most two tokenizer calls."""
         positions_by_kind: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for row, spans in enumerate(rows):
             for column, span in enumerate(spans):
@@ -96,17 +97,15 @@ class SpanEncoder:
             return rows
         anchor: list[int] = self.tokenizer(self.anchor, add_special_tokens=False)["input_ids"]
         return [
-            # A tokenizer that merges the anchor with the text returns other ids: nothing to cut.
+            # A tokenizer may merge the anchor with the text; then there is nothing to cut.
             ids[len(anchor) :] if not span.at_start and ids[: len(anchor)] == anchor else ids
             for span, ids in zip(spans, rows, strict=True)
         ]
 
     def plain_text_spans(self, text: str, *, trained: bool = False) -> list[TextSpan]:
-        """Return the spans of a text without a template: ``bos_ids``, then the text taken
-        literally.
+        """Return the spans of a text without a template: ``bos_ids``, then the literal text.
 
-        Text that was rendered elsewhere may already begin with the BOS that the tokenizer adds;
-        that one is removed, so that the row has one BOS.
+        Text rendered elsewhere may already start with a BOS; it is removed, so the row has one BOS.
         """
         bos = self.tokenizer.bos_token
         if self.bos_ids and bos and text.startswith(bos):
@@ -125,10 +124,10 @@ def list_control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], literal: bool
 ) -> list[list[int]]:
-    """Return the ids of texts, with control tokens as text if they are ``literal``.
+    """Return the ids of texts; if ``literal``, control tokens are encoded as ordinary text.
 
-    Where transformers adds nothing to the tokenizers library, that is called itself: it need not
-    compute the positions of tokens, and no objects are built around the ids.
+    If the class does not override transformers' encoding, the tokenizers library is called
+    directly. This is faster: it computes no token positions and builds no objects around the ids.
     """
     methods = ("__call__", "_encode_plus", "set_truncation_and_padding")
     if isinstance(tokenizer, PreTrainedTokenizerFast) and all(
@@ -154,10 +153,10 @@ _NOTHING = re.compile(r"(?!)")
 
 
 class ControlTokenMarks:
-    """Placeholders for control tokens that occur in text which people wrote.
+    """Placeholders for the control tokens that people typed in their texts.
 
-    Each placeholder is one private-use character that none of the texts contains, so a template
-    passes it through unchanged. :meth:`spans` puts the original text back as literal spans.
+    Each placeholder is a private-use character that occurs in none of the texts, so a template
+    passes it through unchanged. :meth:`spans` restores the original text as literal spans.
     """
 
     def __init__(self, control_pattern: re.Pattern[str], texts: Sequence[str]) -> None:
@@ -172,7 +171,7 @@ class ControlTokenMarks:
         self._marks = _any_of(self._text_of) if self._text_of else _NOTHING
 
     def mask(self, text: str) -> str:
-        """Return the text with every control token replaced by its mark."""
+        """Return the text with every control token replaced with its mark."""
         if not self._mark_of:
             return text
         return self._control_pattern.sub(lambda match: self._mark_of[match.group()], text)
@@ -180,7 +179,7 @@ class ControlTokenMarks:
     def spans(
         self, text: str, *, trained: bool, at_start: bool, following_ids: tuple[int, ...] = ()
     ) -> list[TextSpan]:
-        """Return the text as spans, with marks replaced by literal spans of the original text."""
+        """Return the text as spans; marks become literal spans of the original text."""
         if not self._mark_of:
             return [TextSpan(text, trained, at_start=at_start, following_ids=following_ids)]
         return list(self._split(text, trained, at_start, following_ids))
@@ -205,6 +204,6 @@ class ControlTokenMarks:
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that matches any of the texts, the longest first; without texts, nothing."""
+    """Return a pattern that matches any of the texts, longest first; it never matches if empty."""
     longest_first = sorted((text for text in texts if text), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING.pattern)

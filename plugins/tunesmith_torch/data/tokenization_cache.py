@@ -1,8 +1,8 @@
-"""Tokenized records that are kept: a plan, a run and a later run share one tokenization.
+"""A cache of tokenized records, shared by plans and runs.
 
-An entry is a folder in the cache folder, named by a hash of all that its tokens depend on. It is
-committed like an artifact, so it is there with all its files or not at all, and a damaged file is
-found. Two processes that make the same entry do not disturb each other.
+An entry is a folder named by a hash of everything its tokens depend on. Entries are committed
+atomically, with checksums: an entry is complete or absent, and a damaged file is detected. Two
+processes may write the same entry at the same time.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
 
 MIN_CHARACTERS = 1_000_000
-"""Text below this size is tokenized in half a second, and not kept."""
+"""Number of characters below which nothing is cached: tokenizing them takes half a second."""
 MAX_BYTES = 2_000_000_000
-"""Size of all entries, above which those that were not used for longest are deleted."""
-SWITCH = "TUNESMITH_TOKEN_CACHE"
-"""Environment variable; with the value 0 nothing is read or kept."""
+"""Maximum size of the cache in bytes; beyond it, the least recently used entries are deleted."""
+CACHE_VARIABLE = "TUNESMITH_TOKEN_CACHE"
+"""Environment variable that turns the cache off if it is 0."""
 
 _FOLDER, _ACCOUNTS = "tokens", "accounts.json"
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")
 _STALE_SECONDS = 86_400
-"""Age of a folder that a process began to write and left."""
+"""Age after which an unfinished folder is considered abandoned."""
 
 
 def tokenize_cached(
@@ -50,12 +50,12 @@ def tokenize_cached(
     *,
     truncate_prompts: bool = False,
 ) -> TokenizedRecords:
-    """Return the records as :meth:`Template.tokenize_records` does, from the cache if possible."""
+    """Return the result of :meth:`Template.tokenize_records`, from the cache if possible."""
 
     def tokenize() -> TokenizedRecords:
         return template.tokenize_records(records, max_length, truncate_prompts=truncate_prompts)
 
-    is_off = os.environ.get(SWITCH) == "0"
+    is_off = os.environ.get(CACHE_VARIABLE) == "0"
     if is_off or sum(len(content_key(record)) for record in records) < MIN_CHARACTERS:
         return tokenize()
     settings = (template.sha256, max_length, truncate_prompts)
@@ -75,7 +75,7 @@ def tokenize_cached(
 
 
 def delete_oldest(folder: Path, max_bytes: int) -> None:
-    """Delete the entries that were not used for longest, until ``max_bytes`` are left."""
+    """Delete the least recently used entries until at most ``max_bytes`` are left."""
     ages = sorted((path.stat().st_mtime, path) for path in folder.iterdir() if path.is_dir())
     total = 0
     for used, path in reversed(ages):
@@ -88,7 +88,7 @@ def delete_oldest(folder: Path, max_bytes: int) -> None:
 def _digest(
     template: Template, records: Iterable[Record], settings: tuple[object, ...]
 ) -> str | None:
-    """Return the name of an entry; None for a tokenizer that cannot be compared with others."""
+    """Return the name of an entry; None for a tokenizer whose state cannot be hashed."""
     tokenizer = template.tokenizer
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return None
@@ -98,7 +98,8 @@ def _digest(
     digest = hashlib.sha256(repr(facts).encode())
     for module in sorted(Path(__file__).parent.glob("*.py")):  # the code that makes tokens
         digest.update(module.read_bytes())
-    tokenizer.backend_tokenizer.no_truncation()  # as every call that encodes does
+    # Every encoding call resets these, so they must not change the hash.
+    tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for record in records:
@@ -118,12 +119,12 @@ def _write(folder: Path, tokenized: TokenizedRecords) -> None:
 
 
 def _read(entry: Path) -> TokenizedRecords | None:
-    """Return the records of an entry; None if there is none. A damaged one is deleted."""
+    """Return the records of an entry, or None without one; delete the entry if it is damaged."""
     if not entry.is_dir():
         return None
     try:
         if not verify_folder(entry):
-            os.utime(entry)  # the time of its last use
+            os.utime(entry)  # mark the entry as recently used
             accounts = json.loads((entry / _ACCOUNTS).read_text(encoding="utf-8"))
             skipped = [SkippedRow(**row) for row in accounts.pop("skipped")]
             examples = ExampleStore.open(entry)

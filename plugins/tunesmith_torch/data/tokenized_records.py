@@ -1,4 +1,4 @@
-"""Tokenized records: the examples, and an account of the records that gave none."""
+"""Tokenized records: their examples, and the reasons why records were skipped or cut."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ from tunesmith_torch.data.tokenization import TextSpan
 __all__ = ["TOO_LONG", "TokenizedRecords"]
 
 TOO_LONG = "row is too long"
-"""Cause of a record that gives no example because it has more tokens than a row may have."""
+"""Reason for skipping a record that has more tokens than a row may have."""
 NOTHING_TO_LEARN = "row has no token to learn"
-"""Cause of a record without a token that another one precedes, such as a text of one token."""
+"""Reason for skipping a record without a trained token, such as a text of a single token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedRecords:
-    """The examples of some records, with an account of every record that did not fit."""
+    """The examples of a list of records, and which records were skipped, cut or split."""
 
     examples: ExampleStore
     skipped: Sequence[SkippedRow]
-    """Records without an example, and the reason for each."""
+    """Records without an example, each with the reason."""
     truncated: Sequence[int] = ()
-    """Records whose prompt lost its oldest part, by index. Answers are never truncated."""
+    """Indices of records whose prompt lost its oldest part; answers are never truncated."""
     split_texts: Sequence[int] = ()
-    """Texts that were longer than an example may be and became several."""
+    """Indices of texts that were too long for one example and became several."""
     with_control_tokens: Sequence[int] = ()
-    """Records whose text spells a control token; it was encoded as plain text."""
+    """Indices of records whose text spells a control token, which was encoded as plain text."""
 
     @property
     def tokens(self) -> int:
-        """Tokens in one pass over the examples, prompts included."""
+        """Number of tokens in one pass over the examples, including prompts."""
         return self.examples.tokens
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that contribute to the loss in one pass over the examples."""
+        """Number of tokens that contribute to the loss in one pass over the examples."""
         return self.examples.trained_tokens
 
 
 class JoinedExample(NamedTuple):
-    """An example, and the answers in it."""
+    """An example and the positions of its trained answers."""
 
     example: Example
     answers: Sequence[tuple[int, int]]
-    """For each answer that is trained, its first token, and the one after its last."""
+    """The start and the end (exclusive) of each trained answer, in tokens."""
 
 
 @dataclass
 class TokenizedRecordsBuilder:
-    """The fields of :class:`TokenizedRecords` while records are being tokenized."""
+    """Collects the fields of :class:`TokenizedRecords` while records are tokenized."""
 
     max_length: int
-    """Most tokens of a row."""
+    """Maximum number of tokens in a row."""
     truncate_prompts: bool
     bos_ids: tuple[int, ...]
     """Token ids at the start of a row that is plain text."""
@@ -77,10 +77,9 @@ class TokenizedRecordsBuilder:
     """Indices of records whose text has control tokens."""
 
     def add(self, index: int, record: Record, joined: Iterable[JoinedExample]) -> None:
-        """Add the examples of a record: as they are, in parts, shortened, or not.
+        """Add the examples of a record; split, shorten or skip those that are too long.
 
-        A record is skipped once, however many of its examples are too long, and counts as
-        truncated once.
+        A record is reported as skipped or truncated only once, even if it has several examples.
         """
         longest, is_truncated = 0, False
         for example, answers in joined:
@@ -102,14 +101,14 @@ class TokenizedRecordsBuilder:
         if is_truncated:
             self.truncated.append(index)
         if longest:
-            self.skipped.append(row_too_long(record.source, longest, self.max_length))
+            self.skipped.append(build_too_long_row(record.source, longest, self.max_length))
 
-    def leave_out(self, record: Record, error: DataError) -> None:
-        """Record the reason why a record gives no example."""
-        self.skipped.append(skipped(record, error))
+    def skip_record(self, record: Record, error: DataError) -> None:
+        """Skip a record, with the error as the reason."""
+        self.skipped.append(build_skipped_row(record, error))
 
     def build(self) -> TokenizedRecords:
-        """Return the records that were tokenized."""
+        """Return the tokenized records."""
         return TokenizedRecords(
             examples=self.examples.build(),
             skipped=self.skipped,
@@ -119,28 +118,28 @@ class TokenizedRecordsBuilder:
         )
 
 
-def row_too_long(source: str, tokens: int, limit: int) -> SkippedRow:
-    """Return the account of a record that gives no example because of its length."""
+def build_too_long_row(source: str, tokens: int, limit: int) -> SkippedRow:
+    """Return the report of a record that is skipped because it is too long."""
     return SkippedRow(
-        where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, {limit:,} are allowed"
+        where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, at most {limit:,} are allowed"
     )
 
 
-def skipped(record: Record, error: DataError) -> SkippedRow:
-    """Return the account of a record that gives no example."""
+def build_skipped_row(record: Record, error: DataError) -> SkippedRow:
+    """Return the report of a record that is skipped because of this error."""
     cause, _, detail = error.message.removeprefix(f"{error.where}: ").partition(", ")
     return SkippedRow(where=record.source, cause=cause, detail=detail[:80])
 
 
 def build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Example:
-    """Return the example of these spans, whose ids are given."""
+    """Return the example made from these spans and their token ids."""
     lengths = [len(part) for part in ids]
     trained = [span.trained and span.weight > 0 for span in spans]
     weights = [
         span.weight if is_trained else 1.0 for span, is_trained in zip(spans, trained, strict=True)
     ]
     trained_T = np.repeat(np.array(trained, bool), lengths)
-    trained_T[:1] = False  # no token precedes the first one, from which it could be predicted
+    trained_T[:1] = False  # no earlier token predicts the first one
     return Example(
         np.fromiter(chain.from_iterable(ids), np.int32, sum(lengths)),
         trained_T,
@@ -151,11 +150,19 @@ def build_example(spans: Sequence[TextSpan], ids: Sequence[Sequence[int]]) -> Ex
 def join_exchanges(
     exchanges: Sequence[Exchange], ids: Sequence[Sequence[Sequence[int]]]
 ) -> Iterator[JoinedExample]:
-    """Yield the examples of a record, given the ids of each exchange's spans.
+    """Yield the examples of a record, given the token ids of each exchange's spans.
 
-    An example contains several answers if the prompt of each begins with the ids before it, earlier
-    answers and their end tokens included. Templates that drop earlier reasoning, or write no token
-    at the end of an answer, break that: no single row then has the ids of every prompt.
+    Exchanges are joined in one example if each prompt starts with the ids of the exchange before
+    it, including that answer's end token::
+
+        exchange 1   [prompt 1][answer 1]
+        exchange 2   [prompt 1][answer 1][user turn][answer 2]
+
+        joined       [prompt 1][answer 1][user turn][answer 2]
+        trained       0 0 0 0   1 1 1 1   0 0 0 0    1 1 1 1
+
+    Templates that drop earlier reasoning, or write no end token after earlier answers, break this:
+    no single row then contains the ids of every prompt, and each answer becomes its own example.
     """
     joined: JoinedExample | None = None
     for (prompt, answer), parts in zip(exchanges, ids, strict=True):
@@ -175,7 +182,7 @@ def join_exchanges(
 
 
 def _with_earlier(before: Example, example: Example) -> Example:
-    """Return an example that also trains what is trained in its beginning, ``before``."""
+    """Return the example with the mask and weights of its beginning taken from ``before``."""
     trained = np.r_[before.trained, example.trained[len(before) :]]
     if before.weights is None and example.weights is None:
         return Example(example.ids, trained)
@@ -186,10 +193,10 @@ def _with_earlier(before: Example, example: Example) -> Example:
 
 
 def split_text(example: Example, limit: int, bos_length: int) -> Iterator[Example]:
-    """Yield the parts of a long text, each with the BOS of a complete text in front.
+    """Yield the parts of a long text, each starting with the text's BOS.
 
-    Without a BOS a part begins with the last token of the part before, from which its first trained
-    token is predicted. So each token of the text but the first is trained, once.
+    Without a BOS, each part starts with the last token of the previous part, which predicts the
+    part's first trained token. So every token of the text except the first is trained exactly once.
     """
     context = max(bos_length, 1)
     step = limit - context
@@ -207,8 +214,8 @@ def truncate_prompt(
     """Return the newest part of a conversation, or None if no token of its prompt would remain.
 
     A BOS at the start is kept. An earlier answer that is cut, or loses its whole prompt, is no
-    longer trained. ``answers`` are those of :class:`JoinedExample`; tokens without a weight do not
-    tell where an answer begins.
+    longer trained. ``answers`` comes from :class:`JoinedExample`: the mask alone does not show
+    where an answer begins, because tokens with weight 0 are not trained.
     """
     ids, trained = np.asarray(example.ids), np.asarray(example.trained)
     bos_length = len(bos_ids) if tuple(ids[: len(bos_ids)]) == bos_ids else 0

@@ -1,1 +1,1 @@
-"""Verified exports: merge by tensor, compare the engine with the trained model, certify."""
+"""Verified exports: merge, write, compare the engine with the trained model, certify."""

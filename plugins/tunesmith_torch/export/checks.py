@@ -1,4 +1,4 @@
-"""The checks of an export, in the engine itself, in order; the first that fails ends it.
+"""The checks of an export, most of them run in the engine; the first failure ends the export.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -31,37 +31,37 @@ from tunesmith_torch.export.reference import (
     Reference,
     RenderedPrompt,
     ScoredRow,
-    can_pass,
+    can_exceed_limit,
 )
 
 __all__ = ["require"]
 
 MAX_KL = {"rounded": 0.5, "exact": 1e-3}
-"""Largest mean KL divergence, in nats per token, of rounded weights and of the others."""
+"""Maximum mean KL divergence, in nats per token, for rounded weights and for exact ones."""
 MAX_LONG_NATS = 5e-3
-"""Largest difference of a log-probability in a long text, if not more is allowed in all texts."""
+"""Maximum difference of a log-probability in a long text, unless the tolerance is larger."""
 MAX_LONGER_KL, MIN_KL = 4.0, 1e-6
-"""Factor by which the KL may be larger in long texts than in short ones, and nats to ignore."""
+"""Maximum ratio of the KL in long texts to the KL in short ones, and nats to ignore."""
 MAX_MERGE_NATS = 1e-4
-"""Largest difference of a log-probability between the merged model and the trained one."""
+"""Maximum difference of a log-probability between the merged and the trained model, in nats."""
 
 
 @dataclass
 class ExportChecks:
-    """Runs checks and keeps their results for the certificate."""
+    """Runs checks and collects their results for the certificate."""
 
     passed: dict[str, str] = field(default_factory=dict)
-    """Name of each check with what was measured."""
+    """The result of each check, as text, by the check's name."""
     not_verified: list[str] = field(default_factory=list)
-    """Names of the checks that could not show anything; ``passed`` has the reasons."""
+    """Names of the checks that were inconclusive; ``passed`` has the reasons."""
     measured: dict[str, float] = field(default_factory=dict)
-    """Numbers by name, such as the largest difference of a log-probability in nats."""
+    """Measured numbers by name, such as the largest difference of a log-probability in nats."""
 
     def check(self, name: str, function: Callable[[], str]) -> None:
-        """Run a check, which returns what it measured.
+        """Run a check, which returns its result as text.
 
         Raises:
-            GateError: it fails; the message begins with its name.
+            GateError: the check fails; the message names it.
         """
         try:
             self.passed[name] = function()
@@ -71,12 +71,12 @@ class ExportChecks:
         except (AssertionError, IntegrityError) as error:
             raise GateError(
                 f"export, {name}: {error}",
-                hint="nothing was written; another format or exporter may serve this model",
+                hint="nothing was written; try another format or exporter for this model",
             ) from error
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise an error with the message unless the condition holds."""
+    """Raise AssertionError with the message unless the condition holds."""
     if not condition:
         raise AssertionError(message)
 
@@ -91,8 +91,8 @@ def check_merge(checks: ExportChecks, reference: Reference, merged: Sequence[Sco
         )
         require(
             nats <= MAX_MERGE_NATS,
-            f"log-probabilities of the merged weights differ by {format_deviation(nats)} nats "
-            "from those of the trained model, at most "
+            f"log-probabilities of the merged model differ by {format_deviation(nats)} nats "
+            "from the trained model's; at most "
             f"{format_deviation(MAX_MERGE_NATS)} are allowed",
         )
         return f"{format_deviation(nats)} nats"
@@ -103,7 +103,7 @@ def check_merge(checks: ExportChecks, reference: Reference, merged: Sequence[Sco
 def check_files(
     checks: ExportChecks, exporter: Exporter | AdapterExporter, out: Path, model: Path
 ) -> None:
-    """Compare what the exported files say with the model folder."""
+    """Compare the facts in the exported files with the model folder."""
     facts: dict[str, Any] = {}
 
     def read() -> str:
@@ -130,7 +130,8 @@ def _fact_checks(facts: dict[str, Any], model: Path) -> Iterator[tuple[str, Call
         if expected is None or found is None:
             return "not used"
         require(
-            math.isclose(expected, found, rel_tol=1e-6), f"rope_theta is {found}, not {expected}"
+            math.isclose(expected, found, rel_tol=1e-6),
+            f"rope_theta is {found}, expected {expected}",
         )
         return f"{found:g}"
 
@@ -139,8 +140,8 @@ def _fact_checks(facts: dict[str, Any], model: Path) -> Iterator[tuple[str, Call
         found = facts.get("tied", expected)
         require(
             found == expected,
-            f"embeddings and head are {_tied(found)}, in the trained model they are "
-            f"{_tied(expected)}",
+            f"embeddings and output head are {_tied(found)}, but {_tied(expected)} in the trained "
+            "model",
         )
         return _tied(found)
 
@@ -148,7 +149,7 @@ def _fact_checks(facts: dict[str, Any], model: Path) -> Iterator[tuple[str, Call
         ids = generation.get("eos_token_id")
         expected = {*(ids if isinstance(ids, list) else [ids])} - {None}
         missing = expected - set(facts["end_ids"])
-        require(not missing, f"the engine does not stop at {sorted(missing)}")
+        require(not missing, f"the engine does not stop at the token ids {sorted(missing)}")
         return f"ids {sorted(expected)}"
 
     yield "rope", check_rope
@@ -162,14 +163,14 @@ def _check_added_tokens(found: dict[str, int], model: Path) -> str:
     tokenizer = _read(model / "tokenizer.json")
     expected = {str(t["content"]): int(t["id"]) for t in tokenizer.get("added_tokens", ())}
     for text, number in expected.items():
-        require(found.get(text) == number, f"{text!r} is not the token {number}")
+        require(found.get(text) == number, f"{text!r} does not have the token id {number}")
     return f"{len(expected)} tokens"
 
 
 def check_engine(
     checks: ExportChecks, engine: Engine, reference: Reference, tolerance: float | None
 ) -> None:
-    """Compare what the engine computes with the trained model."""
+    """Compare the engine's prompts, tokens, answers and probabilities with the trained model's."""
     for kind in ("prompt", "system prompt"):
         chosen = [rendered for rendered in reference.prompts if rendered.kind == kind]
         if chosen:
@@ -185,7 +186,7 @@ def check_engine(
 
 def _check_texts(engine: Engine, prompts: list[RenderedPrompt], bos: str) -> str:
     for rendered in prompts:
-        # Some engines leave the BOS to their tokenizer: the tokens are compared after this.
+        # Some engines leave the BOS to their tokenizer; a later check compares the token ids.
         expected = rendered.text.removeprefix(bos)
         found = engine.render(rendered.prompt).removeprefix(bos)
         require(found == expected, f"the engine renders {_difference(expected, found)}")
@@ -198,7 +199,7 @@ def _check_bos(engine: Engine, reference: Reference) -> str:
     for rendered in reference.prompts:
         ids = list(engine.tokenize(engine.render(rendered.prompt)))
         leading = [_count_leading(row, reference.bos_id) for row in (ids, rendered.ids)]
-        require(leading[0] == leading[1], f"{leading[0]} BOS tokens, not {leading[1]}")
+        require(leading[0] == leading[1], f"{leading[0]} BOS tokens, expected {leading[1]}")
     return f"{leading[1]} at the start"
 
 
@@ -215,7 +216,8 @@ def _check_ids(engine: Engine, reference: Reference) -> str:
                 min(len(ids), len(rendered.ids)),
             )
             raise AssertionError(
-                f"token {at} of a prompt is {ids[at : at + 1]}, not {rendered.ids[at : at + 1]}"
+                f"token {at} of a prompt is {ids[at : at + 1]}, expected "
+                f"{rendered.ids[at : at + 1]}"
             )
     return f"{len(reference.prompts)} prompts"
 
@@ -232,20 +234,19 @@ def _check_stops(engine: Engine, reference: Reference) -> str:
             alike += 1
             require(
                 _is_ended(found) and len(found.ids) <= length + 1,
-                f"the engine goes on after an answer of {length} tokens, where the trained model "
-                "stops",
+                f"the engine continues after {length} tokens, where the trained model stops",
             )
         elif _is_ended(found) and found.ids == expected.ids[: len(found.ids)]:
             raise AssertionError(
-                f"the engine stops after {len(found.ids)} tokens, where the trained model goes on"
+                f"the engine stops after {len(found.ids)} tokens, where the trained model continues"
             )
     require(
         any(map(_is_ended, answers)),
-        f"no answer of the engine ends within {MAX_ANSWER_TOKENS} tokens, {len(ended)} of the "
-        "trained model do",
+        f"none of the engine's answers ends within {MAX_ANSWER_TOKENS} tokens, but {len(ended)} of "
+        "the trained model's do",
     )
     return f"{alike} of {len(ended)} answers end alike" + (
-        "" if alike == len(ended) else ", the others have other words"
+        "" if alike == len(ended) else ", the others differ in their text"
     )
 
 
@@ -267,10 +268,11 @@ def _check_logprobs(
 def _check_long_texts(
     checks: ExportChecks, engine: Engine, reference: Reference, tolerance: float | None
 ) -> str:
-    """Compare a text that is longer than the windows; one that is too large is not verified.
+    """Compare a text that is longer than the model's attention windows.
 
-    Rounding adds up in a long text, so more is allowed there, and what may be rounding or not, as
-    it is more than in short texts, is not verified.
+    The check is inconclusive if a window is too large to exceed. Rounding errors add up in long
+    texts, so larger differences are allowed here. If the KL is much larger than in short texts,
+    that may be rounding or an error of the engine, so the check is inconclusive too.
     """
     row = reference.long_row
     if row is None:
@@ -283,20 +285,20 @@ def _check_long_texts(
         short = checks.measured["mean_kl_nats"]
         if kl > MAX_LONGER_KL * short + MIN_KL:
             raise NotVerifiedError(
-                f"KL of {format_deviation(kl)} nats in {text}, {format_deviation(short)} in short "
-                "ones: the engine may compute something else in long texts"
+                f"KL of {format_deviation(kl)} nats in {text}, but {format_deviation(short)} in "
+                "short ones: the engine may compute long texts differently"
             )
-    left = [limit.what for limit in reference.limits if row is None or not can_pass(limit)]
+    left = [limit.what for limit in reference.limits if row is None or not can_exceed_limit(limit)]
     if left:
         raise NotVerifiedError(
-            f"the model has {', '.join(left)}, and {text} were compared: in longer ones the engine "
-            "may compute something else"
+            f"the model has {', '.join(left)}, but only {text} were compared: the engine may "
+            "compute longer ones differently"
         )
     return f"{found}, in {text}"
 
 
 def _compare(engine: Engine, rows: Sequence[ScoredRow]) -> tuple[float, list[Any]]:
-    """Return the largest difference of a log-probability, and the KL of each row's tokens, [N]."""
+    """Return the largest difference of a log-probability, and each row's KL per token, [N]."""
     nats, divergences = 0.0, []
     for row in rows:
         found_NV = np.asarray(engine.logprobs(row.ids, row.first))[:, : row.logprobs.shape[1]]
@@ -307,16 +309,16 @@ def _compare(engine: Engine, rows: Sequence[ScoredRow]) -> tuple[float, list[Any
 
 
 def _judge(nats: float, kl: float, tolerance: float | None) -> str:
-    """Check both numbers against what is allowed, and return them as text."""
+    """Check both numbers against their limits, and return them as text."""
     if tolerance is not None:
         require(
             nats <= tolerance,
-            f"they differ by {format_deviation(nats)} nats from those of the trained model, "
+            f"they differ by {format_deviation(nats)} nats from the trained model's; "
             f"at most {format_deviation(tolerance)} are allowed",
         )
     limit = MAX_KL["rounded" if tolerance is None else "exact"]
     found, allowed = format_deviation(kl), format_deviation(limit)
-    require(kl <= limit, f"mean KL divergence of {found} nats, at most {allowed} is allowed")
+    require(kl <= limit, f"the mean KL divergence is {found} nats; at most {allowed} is allowed")
     return f"{format_deviation(nats)} nats at most, KL {found} nats"
 
 
@@ -328,7 +330,7 @@ def _largest_difference(true_NV: Any, found_NV: Any, answer_ids: list[int]) -> f
 def _difference(expected: str, found: str) -> str:
     shorter = min(len(expected), len(found))
     at = next((n for n in range(shorter) if expected[n] != found[n]), shorter)
-    return f"{found[at : at + 30]!r}, not {expected[at : at + 30]!r}, from character {at}"
+    return f"{found[at : at + 30]!r}, expected {expected[at : at + 30]!r}, at character {at}"
 
 
 def _tied(tied: bool) -> str:

@@ -1,7 +1,7 @@
-"""Lengths of a text from which a model computes in another way, which short rows do not show.
+"""Text lengths beyond which a model computes differently, which short rows do not reveal.
 
-An engine may omit the window of the attention, or the scaling of the rope of long texts: it
-computes the same as the trained model until a text is longer.
+An engine may lack the attention window, or the rope scaling of long texts. Then it matches the
+trained model only up to that length.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ _WINDOWS = {
     "chunked_attention": "attention_chunk_size",
     "local_attention": "window_size",
 }
-"""Key of the config with the size of a window, by the type of the layers that have one."""
+"""The config key that holds the window size, by layer type."""
 
 
 @dataclass(frozen=True)
 class ContextLimit:
-    """A length from which a model computes in another way."""
+    """A text length beyond which a model computes differently."""
 
     what: str
-    """Names it, such as ``a window of 4096 tokens``."""
+    """The cause, such as ``a window of 4096 tokens``."""
     tokens: int
-    """Tokens of the longest text that is computed as short ones are."""
+    """Maximum number of tokens of a text that is computed like short ones."""
     context: int
-    """Tokens of the longest text that the model takes."""
+    """Maximum number of tokens that the model accepts."""
 
 
 def find_context_limits(config: Any) -> list[ContextLimit]:
-    """Return the limits of a model with this transformers config, None if it has none."""
+    """Return the limits of a model with this transformers config, or None as config."""
     if config is None:
         return []
     text = config.get_text_config()
@@ -53,9 +53,9 @@ def _find_windows(config: Any, context: int) -> Iterator[tuple[str, int]]:
 
 
 def _find_rope_limits(config: Any, context: int) -> Iterator[tuple[str, int]]:
-    """Yield the ropes that depend on the length of the text; others scale every position.
+    """Yield the ropes that depend on the length of the text; others scale all positions alike.
 
-    The dynamic one changes after the context of the config, which its texts may exceed.
+    A dynamic rope changes beyond the config's context length, which texts may exceed.
     """
     parameters = getattr(config, "rope_parameters", None)
     if not isinstance(parameters, Mapping):
@@ -65,6 +65,6 @@ def _find_rope_limits(config: Any, context: int) -> Iterator[tuple[str, int]]:
         kind, size = rope.get("rope_type"), rope.get("original_max_position_embeddings")
         size = size or getattr(config, "original_max_position_embeddings", None)
         if kind == "dynamic":
-            yield f"another rope (dynamic) after {context} tokens", context
+            yield f"a different rope (dynamic) after {context} tokens", context
         elif kind == "longrope" and isinstance(size, int) and 0 < size < context:
-            yield f"another rope (longrope) after {size} tokens", size
+            yield f"a different rope (longrope) after {size} tokens", size

@@ -1,6 +1,6 @@
 """The contract of exporters: write a model for an engine, and open the result in that engine.
 
-Importing it imports no torch, so that the offer of an exporter can name these types.
+This module does not import torch, so exporter offers can name its types.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ __all__ = ["AdapterExporter", "Engine", "Exporter", "NotVerifiedError", "ServedE
 
 
 class NotVerifiedError(Exception):
-    """A check that cannot show anything, with the reason."""
+    """Raised by an inconclusive check, with the reason as its message."""
 
 
 class Engine(Protocol):
-    """A model in the engine that serves it, with the template and tokenizer of that engine."""
+    """A model loaded in the engine that serves it, with the engine's template and tokenizer."""
 
     def render(self, prompt: Prompt) -> str:
         """Return the text of a prompt, up to where the answer begins."""
 
     def tokenize(self, text: str) -> Sequence[int]:
-        """Return the ids of a rendered prompt, as the engine computes them when it is asked."""
+        """Return the token ids of a rendered prompt, as the engine computes them when serving."""
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> Sequence[Generation]:
-        """Generate greedy answers, with their token ids; the end token is one of them."""
+        """Generate greedy answers, with their token ids, including the end token."""
 
     def logprobs(self, ids: Sequence[int], first: int) -> Any:
-        """Return the log-probabilities of the tokens after each of ``ids[first:]``, [N, V]."""
+        """Return the log-probabilities of the next token after each of ``ids[first:]``, [N, V]."""
 
 
 class Exporter(Protocol):
     """Writes a model folder in the format of an engine."""
 
     def export(self, model: Path, out: Path) -> None:
-        """Write the model below ``out``, an empty folder. The model folder is not changed."""
+        """Write the model to ``out``, an empty folder, without changing the model folder."""
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the files say of ``end_ids``, ``rope_theta``, ``tied`` and ``tokens``."""
+        """Read ``end_ids``, ``rope_theta``, ``tied`` and ``tokens`` from the exported files."""
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
         """Load an export into the engine, which is released at the end of the block."""
@@ -51,33 +51,34 @@ class Exporter(Protocol):
 
 @runtime_checkable
 class AdapterExporter(Protocol):
-    """An exporter that writes an adapter as it is, for an engine that adds it to its base model."""
+    """An exporter that writes an adapter unmerged, for an engine that adds it to the base model."""
 
     def check_adapter(self, adapter: Path) -> None:
         """Raise an error if the engine cannot serve an adapter of this kind."""
 
     def export_adapter(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write the adapter below ``out``, an empty folder."""
+        """Write the adapter to ``out``, an empty folder."""
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the files say, as :meth:`Exporter.facts` does."""
+        """Read facts from the exported files; see :meth:`Exporter.facts`."""
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
-        """Load the base model and the adapter into the engine, as :meth:`Exporter.open` does."""
+        """Load the base model and the adapter into the engine; see :meth:`Exporter.open`."""
 
 
 @runtime_checkable
 class ServedExporter(Protocol):
-    """An exporter that knows how its exports are served, and has checks of its own."""
+    """An exporter that has its own checks and knows how to serve its exports."""
 
     def own_checks(self, out: Path) -> Iterable[tuple[str, Callable[[], str]]]:
-        """Return checks by name, which run before the engine is asked.
+        """Return additional checks with their names, which run before the engine's checks.
 
-        Each returns what it measured, or raises AssertionError or :class:`NotVerifiedError`.
+        A check returns its result as text, or raises AssertionError or :class:`NotVerifiedError`.
         """
 
     def serve_command(self, out: Path | None) -> str:
-        """Return the command that serves an export as it was checked.
+        """Return the command that serves the export in ``out`` as it was checked.
 
-        None: from inside its folder, without the paths of this machine, for others who get it.
+        With None, return a command for use inside the export's folder, without this machine's
+        paths.
         """

@@ -1,4 +1,4 @@
-"""An engine as a text model, so that the run's own evaluators can measure it."""
+"""Wrap an engine as a text model, which the run's evaluators can measure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_torch.export.contract import Engine
 
 
 class EngineModel:
-    """Answers and probabilities of an engine; the ids of scored answers are those of training."""
+    """A text model that answers and scores with an engine, using the token ids of training."""
 
     def __init__(self, engine: Engine, template: Template) -> None:
         self.engine = engine

@@ -40,55 +40,66 @@ from tunesmith_torch.export.engine_model import EngineModel
 from tunesmith_torch.export.merge_by_tensor import write_merged
 from tunesmith_torch.export.reference import Reference, score_rows
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, artifact_format, attach_adapter
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.artifacts import (
+    ADAPTER_WEIGHTS_FILE,
+    attach_adapter,
+    detect_artifact_format,
+)
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import load_base, load_tokenizer
 from tunesmith_torch.models.merging import MergeOptions, load_training_base, refuse_other_folder
 from tunesmith_torch.runtime.malloc import release_memory
 
-__all__ = ["Announce", "Export", "Measure", "Merge", "TrainedModel", "export_run"]
+__all__ = [
+    "AnnounceFunction",
+    "Export",
+    "MeasureFunction",
+    "MergeFunction",
+    "TrainedModel",
+    "export_run",
+]
 
-CERTIFICATE = "export.json"
+CERTIFICATE_FILE = "export.json"
 SCHEMA = "tunesmith.export/1"
 EXPORT = "export"
-"""Format of an export's folder in its manifest."""
-_NOT_COPIED = frozenset({ADAPTER_WEIGHTS, "adapter_config.json", "README.md", MANIFEST})
+"""Name of the export format in a folder's manifest."""
+_NOT_COPIED = frozenset({ADAPTER_WEIGHTS_FILE, "adapter_config.json", "README.md", MANIFEST})
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model")
-"""Files of a base model that converters of its tokenizer read; transformers does not save them."""
+"""Tokenizer files of a base model that converters read; transformers does not save them."""
 
 OptionsT = TypeVar("OptionsT", bound=Options)
-Merge = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
-Measure = Callable[[TextModel], Sequence[Measurement]]
-Announce = Callable[[str], None]
-"""Takes a sentence about the step that begins."""
+MergeFunction = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
+MeasureFunction = Callable[[TextModel], Sequence[Measurement]]
+AnnounceFunction = Callable[[str], None]
+"""Receives a short description of each step as it starts."""
 
 
 def _announce_nothing(step: str) -> None:
-    """Keep silent."""
+    """Ignore the description of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """The result of a run, with the weights under it."""
+    """The result of a run: its artifact and base model, with test rows to compare them on."""
 
     base: Path
     artifact: Path
     merge: MergeOptions
     test: Sequence[Record]
-    measure: Measure | None = None
-    """Measures a text model with the run's own metric; None: it has none."""
+    measure: MeasureFunction | None = None
+    """Measures a text model with the run's own metric; None without a metric."""
     higher_is_better: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """The exporter to use, and what it is called in the certificate."""
+    """An exporter with its options, and its name in the certificate."""
 
     name: str
     options: dict[str, Any]
     exporter: Exporter | AdapterExporter
     tolerance: float | None
-    """Largest difference of a log-probability, in nats; None: weights are rounded."""
+    """Maximum difference of a log-probability, in nats; None if weights are rounded."""
 
     @classmethod
     def from_offer(cls, offer: ExporterOffer[OptionsT], options: OptionsT) -> Export:
@@ -103,7 +114,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """A trained model as exporters read it, and what its exports are compared with."""
+    """A trained model in the form that exporters read, with the reference for its exports."""
 
     trained: TrainedModel
     template: Template
@@ -111,28 +122,28 @@ class PreparedModel:
     """The model folder that exporters read."""
     reference: Reference
     expected: Sequence[Measurement] | None
-    """The run's own metric of the trained model; None: it was not measured."""
+    """The run's own metric of the trained model; None if it was not measured."""
     merge_checks: dict[str, str]
-    """The check of the merged weights with its result; empty if nothing was merged."""
+    """The result of the merge check; empty if nothing was merged."""
 
 
 def export_run(
     trained: TrainedModel,
     export: Export,
     out: Path,
-    merge: Merge = write_merged,
+    merge: MergeFunction = write_merged,
     *,
-    announce: Announce = _announce_nothing,
+    announce: AnnounceFunction = _announce_nothing,
 ) -> dict[str, Any]:
-    """Write the model to ``out``, complete and verified or not at all; return the certificate.
+    """Write the model to ``out``, verified or not at all; return the certificate.
 
-    ``merge`` writes config and weights of a merged model; it is not called for an exporter that
-    writes adapters as they are. ``announce`` gets each step.
+    ``merge`` writes the config and weights of a merged model; it is not called for exporters that
+    write unmerged adapters. ``announce`` is called at the start of each step.
 
     Raises:
-        GateError: a check failed; the message names the first.
-        IntegrityError: the files of the artifact have changed.
-        UsageError: the exporter writes adapters, and the run has none that its engine can serve.
+        GateError: a check failed; the message names it.
+        IntegrityError: the artifact's files have changed.
+        UsageError: the exporter writes adapters, but the run has none that its engine can serve.
     """
     refuse_other_folder(out, EXPORT, trained.artifact)
     alone = isinstance(export.exporter, AdapterExporter)
@@ -151,15 +162,15 @@ def export_run(
 
 
 def check_adapter_alone(trained: TrainedModel, export: Export) -> None:
-    """Check that a run has an adapter, of a kind that the engine of the exporter can serve.
+    """Check that the run has an adapter that the exporter's engine can serve.
 
     Raises:
-        UsageError: it has not.
+        UsageError: the run has no such adapter.
     """
-    if artifact_format(trained.artifact) != "adapter":
+    if detect_artifact_format(trained.artifact) != "adapter":
         raise UsageError(
-            f"{export.name}: the run has trained all weights, so there is no adapter to export",
-            hint="export the model as it is, without the option for adapters",
+            f"{export.name}: the run trained all weights, so there is no adapter to export",
+            hint="export the whole model, without the option for adapters",
         )
     if isinstance(export.exporter, AdapterExporter):
         export.exporter.check_adapter(trained.artifact)
@@ -168,28 +179,28 @@ def check_adapter_alone(trained: TrainedModel, export: Export) -> None:
 def prepare_model(
     trained: TrainedModel,
     folder: Path,
-    merge: Merge | None = write_merged,
+    merge: MergeFunction | None = write_merged,
     *,
     with_metric: bool = True,
-    announce: Announce = _announce_nothing,
+    announce: AnnounceFunction = _announce_nothing,
 ) -> PreparedModel:
-    """Observe the trained model, and write it to an empty folder for exporters, checked.
+    """Record the trained model's behavior, and write the model to an empty folder for exporters.
 
-    ``merge`` writes config and weights of a merged model; without it the folder of an adapter has
-    the files that describe the model, and no weights. ``with_metric``: measure the run's metric
-    too, which exports that round weights need.
+    ``merge`` writes the config and weights of a merged model, which is then checked. Without it, an
+    adapter's folder describes the model but has no weights. With ``with_metric``, also measure the
+    run's metric, which is compared for exports that round weights.
 
     Raises:
         EnvironmentProblem: the disk is full.
-        GateError: the merged model is not the trained one.
-        IntegrityError: the files of the artifact have changed.
+        GateError: the merged model differs from the trained model.
+        IntegrityError: the artifact's files have changed.
     """
     problems = verify_folder(trained.artifact)
     if problems:
         raise IntegrityError(f"{trained.artifact}: {problems[0]}")
     checks = ExportChecks()
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
-    announce("observing the trained model on test rows")
+    announce("running the trained model on test rows")
     model = load_trained(trained)
     reference = Reference.observe(model, template, trained.test)
     expected = None
@@ -197,7 +208,7 @@ def prepare_model(
         expected = trained.measure(TorchTextModel(model, template, trained.merge.device))
     del model
     release_memory()
-    is_merged = artifact_format(trained.artifact) == "adapter" and merge is not None
+    is_merged = detect_artifact_format(trained.artifact) == "adapter" and merge is not None
     if is_merged:
         announce("merging the adapter into the base model")
     with _full_disk(folder):
@@ -217,7 +228,7 @@ def prepare_model(
 def check_merged_folder(
     checks: ExportChecks, trained: TrainedModel, folder: Path, reference: Reference
 ) -> None:
-    """Read a merged model back, and compare it with the trained one."""
+    """Read a merged model back, and compare it with the trained model."""
     template = Template.from_tokenizer(load_tokenizer(trained.artifact))
     merged = load_base(folder, device=trained.merge.device, dtype=torch.float32).model
     rows = score_rows(TorchTextModel(merged, template, trained.merge.device), trained.test)
@@ -227,13 +238,16 @@ def check_merged_folder(
 
 
 def export_prepared(
-    prepared: PreparedModel, export: Export, out: Path, announce: Announce = _announce_nothing
+    prepared: PreparedModel,
+    export: Export,
+    out: Path,
+    announce: AnnounceFunction = _announce_nothing,
 ) -> dict[str, Any]:
-    """Write a prepared model to ``out``, complete and verified or not at all.
+    """Write a prepared model to ``out``, verified or not at all; return the certificate.
 
     Raises:
-        EnvironmentProblem: a library of the exporter raised an error of its own.
-        GateError: a check failed; the message names the first.
+        EnvironmentProblem: one of the exporter's libraries failed.
+        GateError: a check failed; the message names it.
     """
     certificate: dict[str, Any] = {}
 
@@ -242,7 +256,7 @@ def export_prepared(
         if isinstance(export.exporter, ServedExporter):
             certificate["serve"] = export.exporter.serve_command(None)
         text = json.dumps(certificate, indent=2, ensure_ascii=False) + "\n"
-        (folder / CERTIFICATE).write_text(text, encoding="utf-8")
+        (folder / CERTIFICATE_FILE).write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
 
     with _engine_errors(export.name):
@@ -252,7 +266,7 @@ def export_prepared(
 
 @contextmanager
 def _full_disk(folder: Path) -> Iterator[None]:
-    """Name a full disk, which libraries report as an error of their own."""
+    """Report a full disk as such; libraries raise their own exceptions for it."""
     try:
         yield
     except Exception as error:
@@ -260,14 +274,14 @@ def _full_disk(folder: Path) -> Iterator[None]:
             raise
         raise EnvironmentProblem(
             f"{folder.parent}: the disk is full",
-            hint="the merged model, in 32 bits, and its export have to fit there: free some space, "
-            "or name a folder on another disk with --out",
+            hint="the merged model, in 32 bits, and its export must fit there: free some space, "
+            "or choose a folder on another disk with --out",
         ) from error
 
 
 @contextmanager
 def _engine_errors(name: str) -> Iterator[None]:
-    """Name the exporter in an error of its libraries, some of which even end the process."""
+    """Name the exporter in errors of its libraries, even those that would end the process."""
     try:
         yield
     except (TunesmithError, OSError, MemoryError):
@@ -275,13 +289,13 @@ def _engine_errors(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "without a message"
         raise EnvironmentProblem(
-            f"{name}: its program failed with {type(error).__name__}, {reason:.300}",
-            hint="it may not know this architecture: another exporter, such as safetensors, may",
+            f"{name}: the exporter failed with {type(error).__name__}, {reason:.300}",
+            hint="it may not support this architecture; try another exporter, such as safetensors",
         ) from error
 
 
 def _write_and_check(
-    prepared: PreparedModel, export: Export, out: Path, announce: Announce
+    prepared: PreparedModel, export: Export, out: Path, announce: AnnounceFunction
 ) -> dict[str, Any]:
     checks, trained = ExportChecks(passed=dict(prepared.merge_checks)), prepared.trained
     announce(f"writing {export.name}")
@@ -289,7 +303,7 @@ def _write_and_check(
         export.exporter.export_adapter(trained.base, trained.artifact, out)
     else:
         export.exporter.export(prepared.folder, out)
-    announce("loading it, and comparing it with the trained model")
+    announce("loading the export, and comparing it with the trained model")
     check_files(checks, export.exporter, out, prepared.folder)
     metric = None
     with export.exporter.open(out) as engine:
@@ -313,9 +327,9 @@ def _write_and_check(
 
 
 def load_trained(trained: TrainedModel) -> nn.Module:
-    """Return the trained model as it was saved, computing in float32."""
+    """Return the trained model from its saved files, computing in float32."""
     model: nn.Module
-    if artifact_format(trained.artifact) == "adapter":
+    if detect_artifact_format(trained.artifact) == "adapter":
         base = load_training_base(trained.base, trained.merge)
         model = attach_adapter(base, trained.artifact)
     else:
@@ -324,10 +338,10 @@ def load_trained(trained: TrainedModel) -> nn.Module:
     return model
 
 
-def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged) -> None:
-    """Write the folder that exporters read: the merged model, or links to one without adapters."""
+def write_model(trained: TrainedModel, folder: Path, merge: MergeFunction = write_merged) -> None:
+    """Write the folder that exporters read: a merged model, or links to a fully trained one."""
     files = [file for file in sorted(trained.artifact.iterdir()) if file.is_file()]
-    if artifact_format(trained.artifact) == "adapter":
+    if detect_artifact_format(trained.artifact) == "adapter":
         merge(trained.base, trained.artifact, folder, trained.merge, torch.float32)
         for file in files:
             if file.name not in _NOT_COPIED:
@@ -344,9 +358,9 @@ def write_model(trained: TrainedModel, folder: Path, merge: Merge = write_merged
 def write_config(
     base: Path, adapter: Path, out: Path, options: MergeOptions, dtype: torch.dtype
 ) -> None:
-    """Write the config of a base model as merging does, without weights."""
+    """Write the config of a base model as merging does, but no weights."""
     shutil.copyfile(base / "config.json", out / "config.json")
-    write_earlier_keys(out)
+    write_legacy_config_keys(out)
 
 
 def compare_metric(
@@ -354,8 +368,8 @@ def compare_metric(
 ) -> dict[str, Any]:
     """Return a metric of the trained and of the exported model, and their difference, as JSON.
 
-    ``low`` and ``high`` bound the mean difference over ``rows``, row by row, with 95 % confidence.
-    ``groups`` are those of the rows.
+    ``low`` and ``high`` are the 95 % interval of the mean paired difference over ``rows``.
+    ``groups`` holds the group of each row, or None.
     """
     interval = paired_difference(before.values, after.values, before.weights, groups=groups)
     return {
@@ -374,7 +388,7 @@ def _mean(measurement: Measurement) -> float:
 
 
 def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
-    """Check that rounding does not make the run's metric worse."""
+    """Check that rounding did not make the run's metric worse."""
     worse = metric["high"] < 0 if higher_is_better else metric["low"] > 0
     text = format_estimate(metric["difference"], metric["low"], metric["high"], signed=True)
     name, rows = metric["name"], metric["rows"]
@@ -395,8 +409,8 @@ tags: [tunesmith, {certificate["exporter"]}]
 # {name}
 
 Exported with tunesmith by `{certificate["exporter"]}`{f" ({options})" if options else ""}.
-Before it was kept, it was loaded and compared with the trained model on
-{certificate["rows"]} test rows. `{CERTIFICATE}` has the same in JSON.
+The export was loaded and compared with the trained model on {certificate["rows"]} test rows.
+`{CERTIFICATE_FILE}` contains the results as JSON.
 
 | check | result |
 |---|---|

@@ -1,4 +1,4 @@
-"""The facts that a model folder holds, for the first checks of an export."""
+"""Read facts from a model folder for the first checks of an export."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 from safetensors import safe_open
 
-from tunesmith_torch.models.model_folder import check_folder, weight_files
+from tunesmith_torch.models.model_folder import check_model_folder, find_weight_files
 
 __all__ = ["read_added_tokens", "read_folder_facts"]
 
 
 def read_folder_facts(folder: Path) -> dict[str, Any]:
-    """Return the facts of a folder with config, safetensors weights and tokenizer.
+    """Return facts about a folder with a config, safetensors weights and a tokenizer.
 
     Raises:
         IntegrityError: a file is missing or incomplete.
     """
-    config = check_folder(folder)
+    config = check_model_folder(folder)
     text_config = config.get("text_config", config)
-    names = {name for file in weight_files(folder) for name in _list_names(file)}
+    names = {name for file in find_weight_files(folder) for name in _list_names(file)}
     is_tied = bool(text_config.get("tie_word_embeddings"))
     generation = folder / "generation_config.json"
     ends = json.loads(generation.read_text("utf-8")) if generation.is_file() else config
@@ -35,7 +35,7 @@ def read_folder_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_added_tokens(folder: Path) -> dict[str, int]:
-    """Return the ids of the tokens that were added to a tokenizer, by their text."""
+    """Return the ids of a tokenizer's added tokens, by their text."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     return {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}
 

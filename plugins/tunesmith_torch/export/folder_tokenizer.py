@@ -1,6 +1,6 @@
-"""The tokenizer of an exported folder, for engines that have none of their own.
+"""The tokenizer of an exported folder, for engines without their own tokenizer.
 
-It is plain transformers, without our templates, so that the checks of an export verify the files.
+It uses plain transformers, not this toolkit's templates, so an export's checks verify the files.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["FolderTokenizer", "open_tokenizer"]
 
 
 class FolderTokenizer:
-    """Renders, tokenizes and decodes: the part of an engine that reads and writes text."""
+    """The part of an engine that handles text: renders, tokenizes and decodes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
     def render(self, prompt: Prompt) -> str:
-        """Return the prompt as the chat template in the folder renders it."""
+        """Return the prompt, rendered with the folder's chat template."""
         if isinstance(prompt, str) or self.tokenizer.chat_template is None:
             return prompt if isinstance(prompt, str) else prompt[0].text
         turns = [{"role": message.role, "content": message.text} for message in prompt]
@@ -33,20 +33,20 @@ class FolderTokenizer:
         )
 
     def tokenize(self, text: str) -> Sequence[int]:
-        """Return the ids of a rendered prompt; a chat template writes its own BOS."""
+        """Return the token ids of a rendered prompt; a chat template writes its own BOS."""
         special = self.tokenizer.chat_template is None
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special)
         return ids
 
     def read_answer(self, ids: Sequence[int], end_ids: Collection[int]) -> Generation:
-        """Return generated ids as an answer, which has stopped if it ends with an end token."""
+        """Return generated ids as an answer; it has stopped if its last id is an end token."""
         stopped = bool(ids) and ids[-1] in end_ids
         text = str(self.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True))
         return Generation(text, len(ids), "stop" if stopped else "length", tuple(ids))
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer in a folder, without remote code and without a network."""
+    """Load a folder's tokenizer without remote code and without network access."""
     tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     )

@@ -1,4 +1,4 @@
-"""From the logits that an engine computes to log-probabilities, in numpy.
+"""Convert an engine's logits to log-probabilities, in numpy.
 
 Shapes: N positions, V vocabulary.
 """

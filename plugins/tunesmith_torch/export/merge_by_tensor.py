@@ -1,14 +1,13 @@
-"""Merge an adapter into its base model tensor by tensor, with one shard of it in memory.
+"""Merge an adapter into its base model tensor by tensor, with one shard in memory at a time.
 
-Shapes: O outputs, I inputs of a layer.
+The model is built without weights, and its adapters are loaded. Then each tensor of the base model
+is read, merged by PEFT's own layer, written and released. So every kind of adapter whose layers can
+merge is supported, such as DoRA and LoHa, and this module needs no formulas. The merged weights are
+those that training used: rounded to its precision and, for a quantized base model, dequantized.
 
-The model is built without weights; its adapters are read. Then each tensor of the base is read,
-merged by PEFT's own layer, written, and released. So any kind of adapter merges whose layers can,
-such as DoRA and LoHa, and none has a formula here. What is merged are the weights that training
-used: rounded to its precision and, with a quantized base, dequantized.
-
-Adapters that change more than the weights of single layers (completely trained modules, experts in
-one stacked tensor) and checkpoints with other names than the model are merged as a whole instead.
+The whole model is merged at once instead in two cases: the adapter changes more than the weights of
+single layers (fully trained modules, stacked experts), or the tensor names in the checkpoint differ
+from the model's.
 """
 
 from __future__ import annotations
@@ -35,22 +34,22 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import UsageError
 from tunesmith_torch.models.adapter_config import can_load_on_meta
 from tunesmith_torch.models.artifacts import attach_adapter
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import LoadedBase, build_on_meta, load_tokenizer
 from tunesmith_torch.models.merging import MergeOptions, save_merged
-from tunesmith_torch.models.model_folder import weight_files
+from tunesmith_torch.models.model_folder import find_weight_files
 from tunesmith_torch.models.quantization import list_quantized, quantize_and_dequantize
 
 INDEX = "model.safetensors.index.json"
 _WEIGHT = ".weight"
 _ROWS = 4096
-"""Rows of a matrix that are converted at a time."""
+"""Number of matrix rows that are converted at a time."""
 
 
 def write_merged(
     base: Path, adapter: Path, out: Path, options: MergeOptions, dtype: torch.dtype
 ) -> None:
-    """Write config and weights of the merged model into ``out``, its weights in ``dtype``.
+    """Write the config and weights of the merged model to ``out``, with weights in ``dtype``.
 
     Raises:
         UsageError: this kind of adapter cannot be merged.
@@ -58,11 +57,11 @@ def write_merged(
     config = PeftConfig.from_pretrained(str(adapter))
     if config.is_prompt_learning:
         raise UsageError(
-            f"{adapter}: {config.peft_type.value} adds tokens to each prompt and changes no "
+            f"{adapter}: {config.peft_type.value} adds tokens to prompts instead of changing "
             "weights, so it cannot be merged",
-            hint="serve the base model with the adapter, with peft",
+            hint="serve the base model together with the adapter, using peft",
         )
-    model = attach_without_weights(base, adapter, config, options)
+    model = attach_adapters_on_meta(base, adapter, config, options)
     if model is None:
         save_merged(base, adapter, out, options, dtype)
         return
@@ -70,33 +69,33 @@ def write_merged(
     inner = model.get_base_model()
     inner.config.dtype, inner.config.architectures = dtype, [type(inner).__name__]
     inner.config.save_pretrained(out)
-    write_earlier_keys(out)
+    write_legacy_config_keys(out)
 
 
-def attach_without_weights(
+def attach_adapters_on_meta(
     base: Path, adapter: Path, config: PeftConfig, options: MergeOptions
 ) -> PeftModel | None:
-    """Return the model without weights, with its adapters; None if it has to be merged whole."""
+    """Return the model with adapters but without weights; None if it must be merged whole."""
     if not can_load_on_meta(config) or getattr(config, "bias", "none") != "none":
         return None
     empty = _without_memory(build_on_meta(base))
     loaded = LoadedBase(empty, load_tokenizer(base), empty.config, base)
     model = attach_adapter(loaded, adapter, fused_kernels=False)
-    names = {name for file in weight_files(base) for name in _tensor_names(file)}
+    names = {name for file in find_weight_files(base) for name in _tensor_names(file)}
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, (ParamWrapper, AuxiliaryTrainingWrapper)):
             return None
         if isinstance(module, Conv1D) and options.quantization is not None:
-            return None  # quantized transposed
+            return None  # its weights are quantized in transposed form
         if isinstance(module, BaseTunerLayer) and name + _WEIGHT not in names:
             return None
     return model
 
 
 def _without_memory(model: PreTrainedModel) -> PreTrainedModel:
-    """Replace the weights of a model on the meta device by single numbers, seen as matrices.
+    """Replace meta-device weights with single numbers expanded to matrices.
 
-    PEFT would move the adapters of a layer on the meta device there too, and lose them.
+    PEFT moves adapters to their layer's device; on the meta device they would be lost.
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -108,13 +107,13 @@ def _without_memory(model: PreTrainedModel) -> PreTrainedModel:
 def _write_shards(
     model: PeftModel, base: Path, out: Path, options: MergeOptions, dtype: torch.dtype
 ) -> None:
-    """Write the merged tensors, at most as many bytes in a file as the base has in one."""
+    """Write the merged tensors in files no larger than the largest file of the base model."""
     quantized = frozenset[str]()
     if options.quantization is not None:
         quantized = list_quantized(build_on_meta(base), options.quantization)
     shards: list[list[str]] = []
     shard: dict[str, Tensor] = {}
-    files = weight_files(base)
+    files = find_weight_files(base)
     limit = max(file.stat().st_size for file in files)
     total = 0
 
@@ -152,7 +151,7 @@ def _merge_tensor(
     options: MergeOptions,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return a tensor of the base as training used it, with its adapter added, in ``dtype``."""
+    """Return a base-model tensor as training used it, with its adapter added, in ``dtype``."""
     if not stored.is_floating_point():
         return stored.to(dtype)
     module_name = name.removesuffix(_WEIGHT)
@@ -176,9 +175,10 @@ def _merge_tensor(
 
 
 def _convert(stored: Tensor, used: torch.dtype, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in ``dtype``, rounded to ``used`` before, some rows at a time.
+    """Return a tensor rounded to ``used`` and converted to ``dtype``, some rows at a time.
 
-    The embeddings of a large vocabulary are a quarter of the memory that merging may take.
+    Converting row by row saves memory: with a large vocabulary, the embeddings alone take a quarter
+    of what merging may use.
     """
     if stored.dim() == 0:
         return stored.to(used).to(dtype)

@@ -1,4 +1,4 @@
-"""Plain model folders: written with weights in one format, and opened with transformers alone."""
+"""Write plain model folders with weights in one format; open them with transformers alone."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tunesmith.contracts import Generation
 from tunesmith.records import Prompt
 from tunesmith_torch.export.folder_tokenizer import FolderTokenizer, open_tokenizer
 from tunesmith_torch.models.loading import no_progress_bars
-from tunesmith_torch.models.model_folder import weight_files
+from tunesmith_torch.models.model_folder import find_weight_files
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
-__all__ = ["PlainTransformers", "copy_files", "copy_model", "open_plain"]
+__all__ = ["TransformersEngine", "copy_files", "copy_model", "open_transformers_engine"]
 
 INDEX = "model.safetensors.index.json"
 
 
 def copy_model(model: Path, out: Path, dtype_name: str) -> None:
-    """Copy all files of a model; the weights file by file, in a format such as ``bfloat16``."""
+    """Copy all files of a model, converting weights file by file to a format like ``bfloat16``."""
     dtype = getattr(torch, dtype_name)
     total = 0
-    for file in weight_files(model):
+    for file in find_weight_files(model):
         with safe_open(file, framework="pt") as stored:
             tensors = {name: _convert(stored.get_tensor(name), dtype) for name in stored.keys()}  # noqa: SIM118
         save_file(tensors, out / file.name, metadata={"format": "pt"})
@@ -43,24 +43,24 @@ def copy_model(model: Path, out: Path, dtype_name: str) -> None:
 
 
 def copy_files(model: Path, out: Path, skipped: tuple[str, ...]) -> None:
-    """Copy the files of a model, but its model card and those whose names end so."""
+    """Copy a model's files, except its model card and files with one of these suffixes."""
     for file in sorted(model.iterdir()):
         if file.is_file() and not file.name.endswith(("README.md", *skipped)):
             shutil.copyfile(file, out / file.name)
 
 
-def open_plain(folder: Path) -> PlainTransformers:
-    """Load a folder as the documentation of transformers does, in float32."""
+def open_transformers_engine(folder: Path) -> TransformersEngine:
+    """Load a folder in float32, with plain transformers calls."""
     refuse_foreign_code(folder)
     with no_progress_bars():
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
         )
-    return PlainTransformers(model.eval(), open_tokenizer(folder))
+    return TransformersEngine(model.eval(), open_tokenizer(folder))
 
 
-class PlainTransformers(FolderTokenizer):
-    """A model in transformers, without our templates, attention and generation."""
+class TransformersEngine(FolderTokenizer):
+    """A model in plain transformers, without this toolkit's templates, attention and generation."""
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
@@ -72,7 +72,7 @@ class PlainTransformers(FolderTokenizer):
 
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int], first: int) -> Any:
-        """Return the log-probabilities of all tokens after each of ``ids[first:]``."""
+        """Return the log-probabilities of the next token after each of ``ids[first:]``, [N, V]."""
         logits_TV = self.model(torch.tensor([list(ids)]), use_cache=False).logits[0]
         return logits_TV[first:].double().log_softmax(-1).numpy()
 

@@ -1,4 +1,4 @@
-"""The trained model's own prompts, answers and probabilities, to compare an export with.
+"""The trained model's prompts, answers and probabilities, the reference for its exports.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -21,41 +21,41 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.context_limits import ContextLimit, find_context_limits
 from tunesmith_torch.generation.text_model import TorchTextModel
 
-__all__ = ["render"]
+__all__ = ["render_prompt"]
 
 MAX_ROWS = 8
-"""Test rows that are scored."""
+"""Maximum number of test rows to score."""
 MAX_SCORED_TOKENS = 24
-"""Tokens of a row's answer that are scored."""
+"""Maximum number of scored tokens per answer."""
 ANSWERS_AT_ONCE = 4
-"""Prompts that are answered together, those with the shortest completions first."""
+"""Number of prompts answered together, starting with the shortest completions."""
 MAX_ANSWERS = 12
-"""Prompts that are answered until an answer ends."""
+"""Maximum number of prompts to answer while no answer ends."""
 MAX_ANSWER_TOKENS = 128
-"""Generated tokens of an answer."""
+"""Maximum number of generated tokens per answer."""
 MAX_ROW_TOKENS = 1024
-"""Tokens of a prompt and its scored answer."""
+"""Maximum number of tokens of a prompt with its scored answer."""
 MAX_CUT_CHARACTERS = 300
-"""Characters of a message that stands for a longer prompt."""
+"""Maximum number of characters of a message that replaces a longer prompt."""
 MAX_LONG_TOKENS = 1152
-"""Tokens of the text that is longer than a window; a window of 1024 is the largest it passes."""
+"""Maximum number of tokens of the long text, which can exceed a window of 1024 tokens."""
 TOKENS_AFTER_LIMIT = 64
-"""Tokens of that text after the limit."""
+"""Number of tokens of the long text beyond the limit."""
 HARD_TEXTS = (
     "Grüße! 12345 3.14 \u00bd \U0001f642 \u4f60\u597d, don't  stop",
     "a\tb\n\nc   d 007 1,000,000 x==y",
 )
-"""Prompts that tokenizers split differently: digits, other scripts, white space, marks."""
+"""Prompts that tokenizers split differently: digits, other scripts, whitespace, punctuation."""
 Exchange: TypeAlias = tuple[Prompt, Message]
 SYSTEM = Message("system", "Answer in one word.")
 
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt with its text and its ids in training."""
+    """A prompt with its rendered text and its token ids in training."""
 
     kind: str
-    """``prompt``, or ``system prompt`` if it begins with a system message."""
+    """``prompt``, or ``system prompt`` if it starts with a system message."""
     prompt: Prompt
     text: str
     ids: list[int]
@@ -64,39 +64,39 @@ class RenderedPrompt:
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """A row with the log-probabilities of the trained model."""
+    """A row with the trained model's log-probabilities."""
 
     prompt: Prompt
     ids: list[int]
-    """Prompt and answer without the last token."""
+    """Token ids of the prompt and the answer, without the last token."""
     first: int
-    """Position of the last token of the prompt, which the first scored token follows."""
+    """Position of the prompt's last token, which predicts the first scored token."""
     answer_ids: list[int]
-    """Token ids of the answer, the end token included."""
+    """Token ids of the scored answer."""
     logprobs: Any
-    """Of all tokens after each position, [N, V]."""
+    """Log-probabilities of the next token after each scored position, [N, V]."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What an export has to reproduce."""
+    """Everything that an export must reproduce."""
 
     prompts: list[RenderedPrompt]
     rows: list[ScoredRow]
     answers: list[tuple[Prompt, Generation]]
-    """Greedy answers, at least one of which ends if the model ends any."""
+    """Greedy answers; at least one has ended unless the model ended none of those it gave."""
     bos_id: int | None
-    """Id of the BOS token; None if there is none."""
+    """Id of the BOS token; None without one."""
     bos: str
-    """Text of the BOS token; empty if there is none."""
+    """Text of the BOS token; empty without one."""
     limits: Sequence[ContextLimit] = ()
-    """Lengths from which the model computes in another way."""
+    """Text lengths beyond which the model computes differently."""
     long_row: ScoredRow | None = None
-    """A text longer than the limits that it can pass; None if there is none."""
+    """A text that exceeds as many limits as possible; None if it can exceed none."""
 
     @classmethod
     def observe(cls, model: nn.Module, template: Template, records: Sequence[Record]) -> Reference:
-        """Run the trained model, in its own dtype, on rows that it was not trained on."""
+        """Run the trained model, in its own dtype, on test rows."""
         device = next(model.parameters()).device
         text_model = TorchTextModel(model, template, device)
         rows = score_rows(text_model, records)
@@ -113,8 +113,8 @@ class Reference:
         )
 
 
-def is_plain(prompt: Prompt) -> bool:
-    """Return True if a prompt has text only, which every engine takes."""
+def is_text_only(prompt: Prompt) -> bool:
+    """Return True if a prompt has only text, which every engine supports."""
     return isinstance(prompt, str) or all(
         isinstance(m.content, str) and not m.tools and not m.tool_calls and m.role != "tool"
         for m in prompt
@@ -122,31 +122,31 @@ def is_plain(prompt: Prompt) -> bool:
 
 
 def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredRow]:
-    """Return the first rows that an engine can score, with the probabilities of the model.
+    """Return the first rows that an engine can score, with the model's log-probabilities.
 
-    If all have tools or are too long, those of the users' last messages alone.
+    If all rows have tools or are too long, the users' last messages are scored alone.
 
     Raises:
-        UsageError: there are none.
+        UsageError: no row can be scored.
     """
     for exchanges in (_plain_exchanges(records), _last_messages(records)):
         rows = list(islice(_score_exchanges(model, exchanges), MAX_ROWS))
         if rows:
             return rows
     raise UsageError(
-        "no test row can be compared: none has a prompt of the user, and an answer, as text",
-        hint="an export needs test rows that it is verified with",
+        "no test row can be compared: none has a user prompt and an answer as text",
+        hint="add such test rows; an export is verified on them",
     )
 
 
 def _plain_exchanges(records: Sequence[Record]) -> Iterator[Exchange]:
     for prompt, answer in map(last_exchange, records):
-        if prompt and is_plain(prompt):
+        if prompt and is_text_only(prompt):
             yield prompt, answer
 
 
 def _last_messages(records: Sequence[Record]) -> Iterator[Exchange]:
-    """Yield the end of each user's last message, for the text of the answer."""
+    """Yield the end of each row's last user message as a prompt, with the text of its answer."""
     for prompt, answer in map(last_exchange, records):
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         texts = [m.text for m in messages if m.role == "user" and m.text.strip()]
@@ -165,14 +165,14 @@ def _score_exchanges(model: TorchTextModel, exchanges: Iterable[Exchange]) -> It
 
 
 def _most_tokens(model: TorchTextModel) -> int:
-    """Return the most tokens of a prompt and its answer: a small model's context may be fewer."""
+    """Return the maximum tokens of a prompt with its answer; a model's context may be smaller."""
     return min(MAX_ROW_TOKENS, model.context or MAX_ROW_TOKENS)
 
 
 def _score_row(
     model: TorchTextModel, prompt: Prompt, ids: list[int], answer_ids: list[int]
 ) -> ScoredRow:
-    """Return the probabilities after the last of ``ids``, as many as the answer has tokens."""
+    """Return the log-probabilities at the last positions of ``ids``, one per answer token."""
     first = len(ids) - len(answer_ids)
     with torch.inference_mode():
         logits_TV = model.model(torch.tensor([ids], device=model.device), use_cache=False)
@@ -183,8 +183,8 @@ def _score_row(
 def _score_long_row(
     model: TorchTextModel, rows: Sequence[ScoredRow], limits: Sequence[ContextLimit]
 ) -> ScoredRow | None:
-    """Return the rows as one text, repeated until it is longer than the limits it can pass."""
-    passed = [limit.tokens for limit in limits if can_pass(limit)]
+    """Return the rows as one text, repeated until it exceeds every limit that it can exceed."""
+    passed = [limit.tokens for limit in limits if can_exceed_limit(limit)]
     if not passed or not rows:
         return None
     text = chain.from_iterable(row.ids for row in cycle(rows))
@@ -192,15 +192,15 @@ def _score_long_row(
     return _score_row(model, "", ids, [*ids[1 - MAX_SCORED_TOKENS :], last])
 
 
-def can_pass(limit: ContextLimit) -> bool:
-    """Return True if a text that is longer than this can be compared."""
+def can_exceed_limit(limit: ContextLimit) -> bool:
+    """Return True if a text beyond this limit can be compared."""
     return limit.tokens + TOKENS_AFTER_LIMIT <= min(MAX_LONG_TOKENS, limit.context)
 
 
 def _answer_until_one_ends(
     model: TorchTextModel, records: Sequence[Record]
 ) -> list[tuple[Prompt, Generation]]:
-    """Return greedy answers to the prompts with the shortest completions."""
+    """Return greedy answers, shortest completions first, until one of them ends."""
     answers: list[tuple[Prompt, Generation]] = []
     asked = _choose_short_answers(model, records)[:MAX_ANSWERS]
     for start in range(0, len(asked), ANSWERS_AT_ONCE):
@@ -212,7 +212,7 @@ def _answer_until_one_ends(
 
 
 def _choose_short_answers(model: TorchTextModel, records: Sequence[Record]) -> list[Prompt]:
-    """Return the prompts that an engine can be asked, by the tokens of their completions."""
+    """Return the prompts that an engine can answer, shortest completions first."""
     for list_exchanges in (_plain_exchanges, _last_messages):
         exchanges = list(list_exchanges(records))
         prompts, answers = [p for p, _ in exchanges], [a for _, a in exchanges]
@@ -231,20 +231,20 @@ def _render_prompts(template: Template, asked: Sequence[Prompt]) -> Iterator[Ren
     hard = [(Message("user", text),) for text in HARD_TEXTS]
     for prompt in [*asked, *hard]:
         yield RenderedPrompt(
-            "prompt", prompt, render(template, prompt), template.encode_prompt(prompt)
+            "prompt", prompt, render_prompt(template, prompt), template.encode_prompt(prompt)
         )
     if template.chat is None:
         return
     for prompt in ((SYSTEM, Message("user", text)) for text in HARD_TEXTS):
         try:
-            text = render(template, prompt)
-        except Exception:  # jinja raises what the template asks for
-            return  # the model takes no system prompt
+            text = render_prompt(template, prompt)
+        except Exception:  # a template can make jinja raise any exception
+            return  # the model does not support a system prompt
         yield RenderedPrompt("system prompt", prompt, text, template.encode_prompt(prompt))
 
 
-def render(template: Template, prompt: Prompt) -> str:
-    """Return a prompt as transformers renders it with the saved template."""
+def render_prompt(template: Template, prompt: Prompt) -> str:
+    """Return a prompt, rendered by transformers with the saved template."""
     if isinstance(prompt, str):
         return prompt
     if template.chat is None:

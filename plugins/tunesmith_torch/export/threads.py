@@ -1,4 +1,4 @@
-"""The number of threads of engines that do not read ``OMP_NUM_THREADS`` themselves."""
+"""The thread count for engines that do not read ``OMP_NUM_THREADS`` themselves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["count_threads"]
 
 
 def count_threads() -> int:
-    """Return the number of threads to use: ``OMP_NUM_THREADS``, else 0, as many as cores."""
+    """Return ``OMP_NUM_THREADS``, or 0, which means one thread per core."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdecimal() else 0

@@ -30,7 +30,7 @@ from tunesmith_torch.losses.selected_positions import (
     hidden_at_targets,
     max_logprob_difference,
 )
-from tunesmith_torch.models.self_check import TOLERANCE_NATS, ForwardErrors, check_lengths
+from tunesmith_torch.models.self_check import TOLERANCE_NATS, ForwardErrors, choose_check_lengths
 
 PREFIX_TOKENS = 9
 ROW_TOKENS = 3, 6
@@ -58,7 +58,7 @@ def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
 
 def can_pad(model: PreTrainedModel, longest: int) -> bool:
     """Return True if padding rows of up to ``longest`` tokens and a separate head are exact."""
-    lengths = check_lengths(model.config.get_text_config(), longest)
+    lengths = choose_check_lengths(model.config.get_text_config(), longest)
     found = _padded.setdefault(model, {})
     if lengths not in found:
         found[lengths] = _is_accepted(

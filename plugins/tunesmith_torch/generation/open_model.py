@@ -29,7 +29,7 @@ def open_trained_model(
     Raises:
         UsageError: the adapter's initial model no longer exists.
     """
-    if artifact is not None and artifacts.artifact_format(artifact) == "adapter":
+    if artifact is not None and artifacts.detect_artifact_format(artifact) == "adapter":
         model = adapter_base_folder(model, artifact, options)
     return open_text_model(model, artifact, device=device, options=options)
 
@@ -40,7 +40,7 @@ def open_text_model(
     """Load the base model, or the model trained from it, from disk."""
     torch_device = pick_device(device)
     precision = pick_precision(torch_device, options.precision)
-    adapter = artifact is not None and artifacts.artifact_format(artifact) == "adapter"
+    adapter = artifact is not None and artifacts.detect_artifact_format(artifact) == "adapter"
     folder = model if adapter or artifact is None else artifact
     base = load_model(
         folder,

@@ -41,7 +41,7 @@ from tunesmith_torch.kernels.block_attention import BLOCK_SIZE, row_bias
 from tunesmith_torch.kernels.packed_mask import packed_mask
 from tunesmith_torch.kernels.varlen_attention import packed_attention
 
-NAME = "tunesmith_tree"
+ATTENTION_NAME = "tunesmith_tree"
 
 
 class Branch(NamedTuple):
@@ -98,11 +98,11 @@ class TreeLayout:
         return max(self.longest_row, *lengths)
 
 
-def register() -> str:
+def register_tree_attention() -> str:
     """Register the attention with transformers and return its name; repeating it is harmless."""
-    AttentionInterface.register(NAME, tree_attention)
-    AttentionMaskInterface.register(NAME, packed_mask)
-    return NAME
+    AttentionInterface.register(ATTENTION_NAME, tree_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, packed_mask)
+    return ATTENTION_NAME
 
 
 def tree_attention(

@@ -51,19 +51,19 @@ from tunesmith_torch.kernels import block_attention
 from tunesmith_torch.kernels.block_attention import AttentionSpec, causal_band
 from tunesmith_torch.kernels.packed_mask import LazyMask, packed_mask, packing_problem
 
-NAME = "tunesmith_packed"
+ATTENTION_NAME = "tunesmith_packed"
 LONG_ROW_TOKENS = 1024
 """Longer rows use the fused kernel on a CPU, which does not store L x L probabilities."""
 
 
-def register() -> str:
+def register_varlen_attention() -> str:
     """Register the attention with transformers and return its name; repeating it is harmless.
 
     Use it as ``model.set_attn_implementation(register())``.
     """
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, packed_mask)
-    return NAME
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, packed_mask)
+    return ATTENTION_NAME
 
 
 def packed_attention(  # noqa: PLR0913 - transformers calls it so

@@ -1,9 +1,10 @@
 """Record the allocations of a program while it runs, on real or fake tensors.
 
-A dispatch mode sees every operation below autograd. A new storage is an allocation, and its
-garbage collection is the free; views share their base's storage and cost nothing. In *flat* phases
-(the optimizer, which goes from parameter to parameter) an event belongs to the layer of its
-parameter, in all others to the layer that is being computed.
+A dispatch mode sees every operation below autograd. A new storage is an allocation, and its garbage
+collection is the free; views share their base's storage and cost nothing.
+
+Each event belongs to a layer. Normally that is the layer being computed. In *flat* phases, such as
+the optimizer step, which visits parameter after parameter, it is the parameter's layer.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from torch.utils._pytree import tree_iter
 from tunesmith_torch.memory_estimate.timeline import AllocationEvent, StepPosition, Timeline
 
 Workspace = Callable[[Sequence[Any]], int]
-"""Bytes that an operation's kernel takes for itself while it runs, from its arguments."""
+"""Returns the bytes that an operation's kernel needs as workspace, given its arguments."""
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records a timeline of allocations.
 
-    ``workspaces``: kernels' own memory, by operation; no dispatch mode can see it. ``rounding``:
-    bytes to whose multiples sizes are rounded up, as allocators do.
+    ``workspaces`` gives the workspaces of kernels by operation, which no dispatch mode can see.
+    Sizes are rounded up to multiples of ``rounding`` bytes, as allocators do.
     """
 
     def __init__(self, workspaces: Mapping[str, Workspace], rounding: int = 512) -> None:
@@ -60,15 +61,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the events inside.
+        """Record the events inside the block.
 
-        Garbage collection is off meanwhile: a run of it at a random moment would move the frees of
+        Automatic garbage collection is off: running at random moments, it would move the frees of
         reference cycles.
         """
         was_enabled = gc.isenabled()
         gc.disable()
-        # A collection inside need not visit everything that exists before. Objects that the process
-        # itself has frozen stay frozen: gc.unfreeze() would release those too.
+        # Freezing lets collections inside the block skip all earlier objects. If the process has
+        # frozen objects itself, nothing is frozen here: gc.unfreeze() would release those too.
         is_frozen = gc.get_freeze_count() > 0
         if not is_frozen:
             gc.freeze()
@@ -86,11 +87,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def record_existing(
         self, tensor: Tensor, label: str, layer: int = -1, size: int | None = None
     ) -> None:
-        """Record a tensor that exists before recording, and the layer that it belongs to."""
+        """Record a tensor that already exists, and the layer it belongs to."""
         self._record_storage(tensor, label, layer, size)
 
     def label_blocks(self, tensors: Iterable[Tensor | None], label: str) -> None:
-        """Label the blocks of tensors that were recorded before."""
+        """Label the blocks of tensors that have been recorded."""
         for tensor in tensors:
             if tensor is not None:
                 block = self._blocks.get(_storage_key(tensor))
@@ -98,7 +99,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.labels[block] = label
 
     def layer_of(self, tensor: Tensor) -> int:
-        """Return the layer that a tensor belongs to, or -1."""
+        """Return the layer a tensor belongs to, or -1."""
         block = self._blocks.get(_storage_key(tensor))
         return -1 if block is None else self._block_layers[block]
 
@@ -106,7 +107,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
-            # Two of three calls, which allocate nothing: answered as FakeTensor itself does.
+            # Two thirds of all calls. They allocate nothing, so answer them as FakeTensor would.
             in_kernel = args[0].fake_mode.in_kernel_invocation
             return torch.device("meta") if in_kernel else args[0].fake_device
         workspace = self._workspaces.get(func._schema.name if hasattr(func, "_schema") else "")
@@ -124,7 +125,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _layer_for(self, args: Sequence[Any], index: int) -> int:
-        """Return the layer of an operation's result: in flat phases that of its first argument."""
+        """Return the layer of an operation's result; in flat phases, its first argument's layer."""
         if not self._flat:
             return self.layer
         first = args[0] if args else None
@@ -154,7 +155,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._finalizers[-1].atexit = False
 
     def _record_free(self, key: int) -> None:
-        # The address may be given to another storage later, so it is forgotten with the block.
+        # Another storage may get this address later, so forget it together with the block.
         block = self._blocks.pop(key)
         self.timeline.add(self._position(block), AllocationEvent(block, -1))
 
@@ -174,13 +175,13 @@ def _storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def track_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
+def track_layers(layers: Sequence[nn.Module], recorder: AllocationRecorder) -> list[Any]:
     """Set the recorder's layer during the forward pass, recomputation, and the backward pass.
 
-    The backward pass reaches a layer when the gradient of its output is known.
+    The backward pass enters a layer when the gradient of the layer's output is known.
 
     Returns:
-        The hooks' handles, to remove them.
+        The handles for removing the hooks.
     """
     handles = []
 
@@ -193,7 +194,7 @@ def track_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
     def leave(number: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
             hidden = out[0] if isinstance(out, tuple) else out
-            # A recomputed forward runs inside the backward pass, whose hooks are there already.
+            # A recomputed forward runs inside the backward pass, which already has its hooks.
             if number == len(layers) - 1 and not _in_backward():
                 recorder.layer = -1
             if hidden.requires_grad and not _in_backward():
@@ -207,7 +208,7 @@ def track_layers(layers: Sequence[nn.Module], recorder: Recorder) -> list[Any]:
     return handles
 
 
-def _layer_setter(recorder: Recorder, number: int) -> Callable[[Tensor], None]:
+def _layer_setter(recorder: AllocationRecorder, number: int) -> Callable[[Tensor], None]:
     def set_layer(gradient: Tensor) -> None:
         recorder.layer = number
 

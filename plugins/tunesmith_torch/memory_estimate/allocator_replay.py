@@ -1,18 +1,22 @@
-"""Replay allocations through a model of an allocator, to get the memory that a process holds.
+"""Replay allocations through a model of an allocator to get the memory that a process holds.
 
 Allocators cut blocks from larger segments, join free neighbors, and return nothing to the system
-during a step. So a process holds more than its tensors::
+during a step. So a process holds more memory than its tensors take::
 
     malloc A, B      | A 6 MiB | B 6 MiB |  free 8 MiB  |     20 MiB held, 12 allocated
     free A           |  free 6 | B 6 MiB |  free 8 MiB  |     14 MiB are free, but
     malloc C         |  free 6 | B 6 MiB |  free 8 MiB  |     C of 9 MiB fits nowhere:
                      | C 9 MiB |      free 11 MiB       |     40 MiB held, 15 allocated
 
-``CudaAllocator`` follows torch's caching allocator (c10/cuda/CUDACachingAllocator.cpp): sizes are
-rounded to 512 bytes; blocks of up to 1 MiB are cut from segments of 2 MiB, those of up to 10 MiB
-from segments of 20 MiB, larger ones get a segment of their own, rounded to 2 MiB; the smallest free
-block that fits is taken, and split unless the rest would be too small. ``GlibcHeap`` is glibc's
-malloc without mmap and without trimming: one segment that grows at its end.
+``CudaAllocator`` follows torch's caching allocator (c10/cuda/CUDACachingAllocator.cpp):
+
+- Sizes are rounded up to 512 bytes.
+- Blocks of up to 1 MiB are cut from segments of 2 MiB, and blocks below 10 MiB from segments of 20
+  MiB. Each larger block gets its own segment, rounded up to 2 MiB.
+- The smallest free block that fits is taken, and split unless the rest would be too small.
+
+``GlibcHeap`` models glibc's malloc without mmap and without trimming: one segment that grows at its
+end.
 """
 
 from __future__ import annotations
@@ -30,15 +34,15 @@ BLOCK_ROUNDING = 512
 CPU_ALIGNMENT, MALLOC_HEADER = 64, 16
 """torch asks for 64-byte alignment on CPUs; glibc keeps 16 bytes before each block."""
 ALIGNMENT_SEARCH = CPU_ALIGNMENT + 32
-"""Bytes by which posix_memalign searches for more than it needs, to find an aligned address in it.
+"""Extra bytes that posix_memalign requires in a gap, to find an aligned address inside.
 
-It frees the rest. So a gap of exactly the size of a block cannot hold another such block.
+It frees the rest afterwards. So a gap of exactly a block's size cannot hold another such block.
 """
 
 
 @dataclass(slots=True)
 class _Block:
-    """A part of a segment, with its neighbors in it."""
+    """A part of a segment, linked to its neighbors."""
 
     start: int
     size: int
@@ -49,13 +53,13 @@ class _Block:
 
 @dataclass
 class _Pool:
-    """Free blocks, sorted by size, then address."""
+    """Free blocks, sorted by size and then by address."""
 
     free: list[tuple[int, int]] = field(default_factory=list)
     by_start: dict[int, _Block] = field(default_factory=dict)
 
     def take_smallest_fit(self, size: int) -> _Block | None:
-        """Remove and return the smallest free block of at least this size, or return None."""
+        """Remove and return the smallest free block of at least this size, or None."""
         index = bisect_left(self.free, (size, -1))
         if index == len(self.free):
             return None
@@ -65,7 +69,7 @@ class _Pool:
         return block
 
     def split(self, block: _Block, size: int) -> None:
-        """Cut a block to ``size`` and make the rest a free block."""
+        """Cut a block down to ``size``, and make the rest a free block."""
         rest = _Block(block.start + size, block.size - size, block, block.following)
         if rest.following:
             rest.following.previous = rest
@@ -74,7 +78,7 @@ class _Pool:
         self._insert(rest)
 
     def add_free(self, block: _Block) -> None:
-        """Add a block to the free ones, joined with its free neighbors."""
+        """Add a block to the free blocks, merged with its free neighbors."""
         for other in (block.previous, block.following):
             if other is not None and other.free:
                 self.remove(other)
@@ -92,14 +96,14 @@ class _Pool:
         insort(self.free, (block.size, block.start))
 
     def remove(self, block: _Block) -> None:
-        """Take a block out of the free ones."""
+        """Remove a block from the free blocks."""
         del self.free[bisect_left(self.free, (block.size, block.start))]
         block.free = False
 
 
 @dataclass
 class CudaAllocator:
-    """torch's caching allocator on one GPU."""
+    """A model of torch's caching allocator on one GPU."""
 
     reserved: int = 0
     """Bytes of all segments."""
@@ -111,7 +115,7 @@ class CudaAllocator:
     _live: dict[int, tuple[_Pool, _Block]] = field(default_factory=dict)
 
     def malloc(self, block_id: int, size: int) -> None:
-        """Allocate ``size`` bytes under a number of the caller's."""
+        """Allocate ``size`` bytes as the block ``block_id``, a number chosen by the caller."""
         if size == 0:
             return
         size = -(-size // BLOCK_ROUNDING) * BLOCK_ROUNDING
@@ -120,10 +124,10 @@ class CudaAllocator:
         if block is None:
             block = _Block(self._end, _segment_size(size))
             pool.by_start[block.start] = block
-            self._end += block.size + BLOCK_ROUNDING  # segments do not touch, so they never join
+            self._end += block.size + BLOCK_ROUNDING  # a gap, so segments never merge
             self.reserved += block.size
         rest = block.size - size
-        # A small rest of a large block stays part of it, and counts as allocated.
+        # A small rest of a large block stays part of it and counts as allocated.
         if rest >= BLOCK_ROUNDING if pool is self._small else rest > SMALL_BLOCK:
             pool.split(block, size)
         self.allocated += block.size
@@ -140,7 +144,7 @@ class CudaAllocator:
 
 @dataclass
 class GlibcHeap:
-    """glibc's heap, set to use no mmap and to trim nothing."""
+    """A model of glibc's heap, configured without mmap and without trimming."""
 
     reserved: int = 0
     """Bytes of the heap."""
@@ -151,7 +155,7 @@ class GlibcHeap:
     _live: dict[int, _Block] = field(default_factory=dict)
 
     def malloc(self, block_id: int, size: int) -> None:
-        """Allocate ``size`` bytes under a number of the caller's."""
+        """Allocate ``size`` bytes as the block ``block_id``, a number chosen by the caller."""
         size = -(-(size + MALLOC_HEADER) // CPU_ALIGNMENT) * CPU_ALIGNMENT
         block = self._pool.take_smallest_fit(size + ALIGNMENT_SEARCH)
         if block is None:
@@ -168,12 +172,12 @@ class GlibcHeap:
         block = self._live.pop(block_id)
         self.allocated -= block.size
         self._pool.add_free(block)
-        # Joining may have merged the last block into the one before it.
+        # The last block may have been merged into the one before it.
         while self._last is not None and self._last.start not in self._pool.by_start:
             self._last = self._last.previous
 
     def _grow(self, size: int) -> _Block:
-        """Return a new last block; a free one at the end is extended."""
+        """Return a new last block; if the last block is free, extend it instead."""
         last = self._last
         if last is not None and last.free:
             self._pool.remove(last)
@@ -197,13 +201,13 @@ def _segment_size(size: int) -> int:
     return -(-size // LARGE_SEGMENT_ROUNDING) * LARGE_SEGMENT_ROUNDING
 
 
-def replay(
+def replay_allocations(
     events: Iterable[AllocationEvent], allocator: CudaAllocator | GlibcHeap
 ) -> tuple[int, int]:
     """Run all events through an allocator.
 
     Returns:
-        The most bytes allocated, and the most bytes reserved (held by the process), at any time.
+        The peak of the allocated bytes, and the peak of the reserved bytes that the process holds.
     """
     allocated = reserved = 0
     for event in events:

@@ -1,12 +1,22 @@
 """Estimate memory and work of a training step by arithmetic on the model's sizes.
 
-Names: P tokens of the largest micro-batch, N those that contribute to the loss, D hidden size,
-F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number.
+Names: P tokens of the largest micro-batch, N tokens of it that contribute to the loss, D hidden
+size, F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number in the
+compute format.
 
-The estimate lists what the training loop of this toolkit keeps, in the order of allocation:
-weights; fp32 masters of trained bf16 weights, their gradients, AdamW's two moments; the tensors
-that autograd saves in a layer; one chunk of logits. It takes a millisecond and is right to about a
-tenth; :mod:`tunesmith_torch.memory_estimate.trace` runs the step itself.
+The estimate adds what the training loop of this toolkit keeps, in the order of allocation (a
+picture is in :mod:`tunesmith_torch.memory_estimate`)::
+
+    weights                      w per weight, or less if quantized
+    masters                      4 per trained weight, if all weights are trained in bf16
+    gradients                    4 per trained weight
+    optimizer                    8 per trained weight: AdamW's two moments, or 2 in 8 bits
+
+    activations                  the tensors that autograd saves in each layer
+    logits                       one chunk
+
+It takes a millisecond and is accurate to about 10 %.
+:mod:`tunesmith_torch.memory_estimate.trace` runs the step itself.
 """
 
 from __future__ import annotations
@@ -27,37 +37,37 @@ from tunesmith_torch.options.generation_limits import (
     max_cached_tokens,
 )
 
-# The next constants repeat values of modules that import torch, which must not be imported here.
+# These constants repeat values from modules that import torch, which this module must not import.
 MIB = 2**20
 LOGITS_CHUNK_BYTES = 64 * MIB
-"""Logits that the fused head computes at a time (losses/cross_entropy.py, CHUNK_BYTES)."""
+"""Bytes of logits that the fused head computes at a time (losses/cross_entropy.py, CHUNK_BYTES)."""
 SCORING_TOKENS = 8_192
-"""Tokens of a scoring pass (generation/text_model.py, SCORING_TOKENS)."""
+"""Number of tokens in a scoring pass (generation/text_model.py, SCORING_TOKENS)."""
 ANSWER_TOKENS = 256
 """Usual token limit of an evaluation's answers."""
 ATTENTION_BLOCK_SIZE, LONG_ROW_TOKENS = 128, 1024
-"""Queries of a block (kernels/block_attention.py), and length from which a row goes to a fused
+"""Queries per block (kernels/block_attention.py), and the length above which rows use a fused
 kernel (kernels/varlen_attention.py)."""
 STATIC_FACTORS = (0.98, 1.03)
-"""Bounds of weights and optimizer state relative to the estimate: rounding of blocks, buffers."""
+"""Bounds of weights and optimizer state, relative to the estimate: block rounding and buffers."""
 DYNAMIC_FACTORS = (0.65, 1.4)
 """Bounds of the memory that depends on tokens, relative to the estimate."""
 
 
 class MemoryParts(NamedTuple):
-    """Bytes by component, in three groups that are uncertain to different degrees."""
+    """Bytes by component, in three groups with different uncertainty."""
 
     static: Mapping[str, int]
-    """Components that the model's sizes determine."""
+    """Components determined by the model's sizes."""
     dynamic: Mapping[str, int]
     """Components that depend on the rows."""
     framework: Mapping[str, int]
-    """Memory of libraries and allocator."""
+    """Libraries and allocator overhead."""
     worst_case_extra: int = 0
-    """Memory that is possible and unusual: only the upper bound contains it."""
+    """Possible but unusual bytes, which only the upper bound contains."""
 
     def to_memory(self, length_factors: tuple[float, float]) -> PhaseMemory:
-        """Return the sum as an interval; ``length_factors`` bound the rows' real lengths."""
+        """Return the sum as an interval; ``length_factors`` bounds the rows' real lengths."""
         static, dynamic = sum(self.static.values()), sum(self.dynamic.values())
         framework = sum(self.framework.values())
         return PhaseMemory(
@@ -78,7 +88,7 @@ class MemoryParts(NamedTuple):
 
 
 def estimate(setting: EstimateSetting) -> Estimate:
-    """Return the memory of every phase and the operations of the training."""
+    """Return the memory of every phase and the floating-point operations of training."""
     workload = setting.workload
     parts = {
         "load": loading_memory(setting),
@@ -104,8 +114,8 @@ def estimate(setting: EstimateSetting) -> Estimate:
 def loading_memory(setting: EstimateSetting) -> MemoryParts:
     """Return the weights and the part of the weight files that is in memory at the same time.
 
-    On a CPU the mapped pages of the files count as the process's own memory: a matrix in another
-    format than the files exists twice, and one in the same format is a view of them.
+    On a CPU, mapped pages of the files count as the process's memory. A matrix in the files' format
+    is a view of them; a matrix in another format exists twice.
     """
     shape = setting.shape
     static = {"weights": setting.base_bytes}
@@ -120,9 +130,9 @@ def loading_memory(setting: EstimateSetting) -> MemoryParts:
 
 
 def training_memory(setting: EstimateSetting) -> MemoryParts:
-    """Return the peak of a step.
+    """Return the peak memory of a step.
 
-    It is either at the end of the forward pass, with all activations and the logits, or at the end
+    The peak is at the end of the forward pass, with all activations and the logits, or at the end
     of the backward pass, with all gradients and one layer's temporaries.
     """
     shape, w = setting.shape, setting.compute_bytes
@@ -132,9 +142,9 @@ def training_memory(setting: EstimateSetting) -> MemoryParts:
     gradients = setting.trainable_parameters * 4
     if setting.is_sharded:
         gradients //= setting.processes
-        static["gathered"] = per_rank.Shards(setting).gathered
+        static["gathered"] = per_rank.ShardSizes(setting).gathered
     head = _head_bytes(setting)
-    # With several micro-batches, the gradients of earlier ones exist during the forward pass.
+    # With several micro-batches, gradients of the earlier ones exist during the forward pass.
     accumulated = gradients if setting.workload.accumulates_gradients else 0
     forward = accumulated + activations + max(working, head["logits"])
     embeddings = 0 if lora or setting.is_sharded else shape.embedding_weights * (w + 4)
@@ -146,43 +156,43 @@ def training_memory(setting: EstimateSetting) -> MemoryParts:
     else:
         static["gradients"] = gradients
         dynamic = {"activations": working, "temporaries": backward - gradients - working, **head}
-        dynamic["logits"] = 0  # they are freed before the backward pass reaches the first layers
+        dynamic["logits"] = 0  # freed before the backward pass reaches the first layers
     tensors = sum(static.values()) + sum(dynamic.values())
     return MemoryParts(static, dynamic, _framework_and_fragmentation(setting, tensors))
 
 
 def stored_memory(setting: EstimateSetting) -> dict[str, int]:
-    """Return what a process holds between two steps: weights, masters and optimizer state."""
+    """Return what a process holds between steps: weights, masters and optimizer state."""
     trainable = setting.trainable_parameters
     static = {"weights": setting.base_bytes}
     if setting.adapter is not None:
-        static["adapter"] = trainable * 4  # in fp32, so it needs no masters
+        static["adapter"] = trainable * 4  # fp32, so no masters are needed
     elif setting.compute_bytes != 4 and not setting.is_sharded:
         static["masters"] = trainable * 4
     static["optimizer"] = round(trainable * setting.moment_bytes)
     if setting.is_sharded:
-        shards = per_rank.Shards(setting)
+        shards = per_rank.ShardSizes(setting)
         static = {name: shards.part(size) for name, size in static.items()}
         static["weights"] = shards.weights
     return static
 
 
 def gathering_memory(setting: EstimateSetting) -> MemoryParts:
-    """Return the memory of a process while it holds a sharded model whole.
+    """Return the memory of a process while it gathers all weights of a sharded model.
 
-    That is when validation rows are evaluated and when the artifact is saved.
+    This happens for evaluations on validation rows, and when the artifact is saved.
     """
-    static = {**stored_memory(setting), "whole weights": per_rank.Shards(setting).whole}
+    static = {**stored_memory(setting), "whole weights": per_rank.ShardSizes(setting).whole}
     return MemoryParts(static, {}, _framework_and_fragmentation(setting, sum(static.values())))
 
 
 def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
-    """Return the weights, and the larger of generation's key-value cache and a scoring pass.
+    """Return the weights plus either generation or a scoring pass, whichever needs more.
 
-    The cache of the prompts is copied into one with room for the answers
-    (:class:`tunesmith_torch.generation.kv_cache.DecodingCache`); when it grows, the keys exist
-    twice. Answers are expected to be as long as those of the test rows; in the worst case all
-    of them reach their limit.
+    The prompts' key-value cache is copied into one with room for the answers
+    (:class:`tunesmith_torch.generation.kv_cache.DecodingCache`), so keys exist twice while it
+    grows. Answers are expected to be as long as those of the test rows; in the worst case, all
+    reach their token limit.
     """
     shape, w, test = setting.shape, setting.compute_bytes, setting.workload.test
     prompt = max((row.prompt for row in test), default=0)
@@ -216,9 +226,9 @@ def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
 
 
 def merged_weights_memory(setting: EstimateSetting, tokens: int) -> dict[str, int]:
-    """Return the copy of the linear layers with merged adapters, if generation makes one.
+    """Return the bytes of the linear layers' copy with merged adapters, if generation makes one.
 
-    A CPU merges LoRA in fp32 for ``tokens`` generated tokens or more
+    On a CPU, LoRA adapters are merged in fp32 if many ``tokens`` are generated
     (:mod:`tunesmith_torch.generation.merged_lora`).
     """
     linear = 4 * setting.shape.layers * setting.shape.layer_linear_weights
@@ -233,7 +243,7 @@ def merged_weights_memory(setting: EstimateSetting, tokens: int) -> dict[str, in
 
 
 def activation_bytes(setting: EstimateSetting) -> int:
-    """Return the bytes of all layers that autograd keeps between forward and backward."""
+    """Return the bytes that autograd keeps for all layers between forward and backward."""
     shape, w, P = setting.shape, setting.compute_bytes, setting.workload.micro_batch_tokens
     if setting.options.gradient_checkpointing:
         return shape.layers * P * shape.hidden_size * w + P * shape.hidden_size * 4
@@ -241,13 +251,14 @@ def activation_bytes(setting: EstimateSetting) -> int:
 
 
 def layer_activation_bytes(setting: EstimateSetting) -> int:
-    """Return the bytes of one layer that autograd keeps between forward and backward."""
+    """Return the bytes that autograd keeps for one layer between forward and backward."""
     shape, w, P = setting.shape, setting.compute_bytes, setting.workload.micro_batch_tokens
     D, F = shape.hidden_size, shape.intermediate_size * shape.active_experts
     query, key = shape.attention_heads * shape.head_dim, shape.key_value_heads * shape.head_dim
     full = setting.adapter is None
-    # Our norm keeps its result and its scaled input. The libraries' norm also keeps its input in
-    # fp32 (if w = 4, that is the input itself), and the scaled input only if the scale is trained.
+    # The fused norm keeps its result and its scaled input. The norm of transformers keeps its
+    # result, its input in fp32 (for w = 4 the input itself), and the scaled input if the scale is
+    # trained.
     norm = 2 * w * D if setting.options.fused_kernels else (4 + w + (w if full else 0)) * D
     attention = (2 * query + 2 * key) * w
     mlp = (4 if shape.has_gated_mlp else 2) * F * w
@@ -258,9 +269,9 @@ def layer_activation_bytes(setting: EstimateSetting) -> int:
 
 
 def _attention_bytes(setting: EstimateSetting) -> int:
-    """Return the bytes that attention keeps besides queries, keys and values.
+    """Return the bytes that attention keeps in addition to queries, keys and values.
 
-    Fused kernels keep one sum per query; block attention on a CPU keeps the probabilities.
+    Fused kernels keep one sum per query; block attention on a CPU keeps all probabilities.
     """
     heads, workload = setting.shape.attention_heads, setting.workload
     if setting.device == "cuda" or not setting.options.packing:
@@ -271,10 +282,10 @@ def _attention_bytes(setting: EstimateSetting) -> int:
 
 
 def _attended_pairs(row: RowLengths, shares_prompt: bool) -> int:
-    """Return the query-key pairs that block attention computes for a prompt and its completions.
+    """Return the number of query-key pairs that block attention computes for a row.
 
-    All queries of a block see the same keys, some of them masked (kernels/block_attention.py and
-    kernels/tree_attention.py).
+    All queries of a block are multiplied by the same keys, some of them masked
+    (kernels/block_attention.py and kernels/tree_attention.py).
     """
 
     def causal_pairs(n: int) -> int:
@@ -290,7 +301,7 @@ def _attended_pairs(row: RowLengths, shares_prompt: bool) -> int:
 def _adapter_activation_bytes(setting: EstimateSetting) -> int:
     """Return the bytes that LoRA keeps: the product with A, and A and B in the compute format.
 
-    Over a quantized base the same is kept twice, because inputs are in fp32.
+    On a quantized base model everything is kept twice, because the inputs are in fp32.
     """
     adapter = setting.adapter
     assert adapter is not None
@@ -301,11 +312,11 @@ def _adapter_activation_bytes(setting: EstimateSetting) -> int:
 
 
 def layer_backward_bytes(setting: EstimateSetting) -> int:
-    """Return the temporary bytes of one layer's backward pass: gradients of what it kept."""
+    """Return the temporary bytes of one layer's backward pass: gradients of its activations."""
     shape, w, P = setting.shape, setting.compute_bytes, setting.workload.micro_batch_tokens
     widest = max(shape.intermediate_size * shape.active_experts * 3, shape.hidden_size * 4)
     working = P * widest * w + P * shape.hidden_size * 8
-    if setting.method == "qlora":  # the dequantized matrix, and one more of its size
+    if setting.method == "qlora":  # the dequantized matrix, and another tensor of its size
         working += max(m.out_features * m.in_features for m in shape.linear_layers) * w * 2
     if setting.options.gradient_checkpointing:
         working += layer_activation_bytes(setting)
@@ -315,18 +326,18 @@ def layer_backward_bytes(setting: EstimateSetting) -> int:
 def _head_bytes(setting: EstimateSetting) -> dict[str, int]:
     """Return the bytes of the fused head.
 
-    They are one chunk of logits, and the gradients of the hidden states and of the head's weight.
+    These are one chunk of logits, and the gradients of the hidden states and the head's weight.
     """
     shape, w = setting.shape, setting.compute_bytes
     D, V = shape.hidden_size, shape.vocab_size
     N = round(setting.workload.micro_batch_tokens * min(1.0, setting.workload.trained_share * 1.2))
     chunk = min(N, max(LOGITS_CHUNK_BYTES // (V * w), D // 4, 1))
     logits = chunk * V * w
-    if setting.device == "cuda":  # a copy in fp32; on the CPU the copy is made block by block
+    if setting.device == "cuda":  # a copy in fp32; a CPU makes this copy block by block
         logits += chunk * V * 4
     logits += 2 * N * D * w
     if setting.adapter is None:
-        # Over several chunks the weight's gradient is summed in fp32.
+        # With several chunks, the weight's gradient is summed in fp32.
         logits += V * D * (w if chunk >= N else 4 + 2 * w)
     return {"logits": logits}
 
@@ -338,7 +349,7 @@ def _forward_bytes_per_token(shape: ModelShape, w: int) -> int:
 
 
 def _framework_and_fragmentation(setting: EstimateSetting, tensor_bytes: int) -> dict[str, int]:
-    """Return the bytes of the libraries, and those that the allocator holds and cannot use."""
+    """Return the bytes of the libraries, and those that the allocator holds but cannot use."""
     share = constants.FRAGMENTATION_SHARE[setting.device]
     fragmentation = round(tensor_bytes * share)
     return {**constants.framework_memory(setting.device), "fragmentation": fragmentation}
@@ -348,11 +359,11 @@ def _framework_and_fragmentation(setting: EstimateSetting, tensor_bytes: int) ->
 
 
 def training_flops(setting: EstimateSetting) -> float:
-    """Return the floating-point operations of the training.
+    """Return the floating-point operations of training (Kaplan et al. 2020, section 2.1).
 
-    The forward pass takes two per weight and token. The backward pass takes two for the gradient of
-    the input and, where the weight is trained, two for that of the weight (Kaplan et al. 2020,
-    section 2.1). Causal attention reads half of the earlier positions on average.
+    Per weight and token, the forward pass takes two operations, the gradient of the input two, and
+    the gradient of a trained weight two. In causal attention, a token attends to half of its row on
+    average.
     """
     shape, workload, options = setting.shape, setting.workload, setting.options
     lora = setting.adapter is not None
@@ -360,7 +371,7 @@ def training_flops(setting: EstimateSetting) -> float:
     per_token = 2.0 * shape.active_layer_weights * passes
     if lora:
         per_token += 6.0 * setting.trainable_parameters
-    # The mean row length as a token sees it: long rows count for more.
+    # The mean length of the row that a random token belongs to, so long rows count more.
     mean = sum(n * n for n in workload.row_tokens) / max(sum(workload.row_tokens), 1)
     attention = 4.0 * shape.attention_heads * shape.head_dim * (mean / 2) * shape.layers
     per_token += attention * (3.5 + (1 if options.gradient_checkpointing else 0))

@@ -1,8 +1,8 @@
-"""Let a machine without a GPU allocate what a GPU's operators would.
+"""Make a machine without a GPU allocate what a GPU's operators would allocate.
 
 Fake tensors are on the CPU here, because autograd needs the device's library even for tensors
-without data. So tensors claim to be on a GPU, attention calls the operator that a GPU would run,
-and kernels' own memory is added from a table, by the formulas of their sources.
+without data. So tensors claim to be on a GPU, and attention calls the operator that a GPU would
+run. Kernels' workspaces are added from a table of formulas, taken from the kernels' sources.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _DEVICE_PROPERTIES = {"is_cuda": True, "is_cpu": False}
 
 
 def register_attention(*, gpu: bool, packed: bool) -> str:
-    """Register attentions with transformers; return the name of the one that fits the device.
+    """Register attentions with transformers; return the name of the one for this device.
 
-    It allocates what the attention of the real training would.
+    It allocates what attention in the real training would allocate.
     """
     AttentionInterface.register(PACKED_ATTENTION, tree_attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
@@ -46,10 +46,11 @@ def register_attention(*, gpu: bool, packed: bool) -> str:
 
 
 def _no_mask(**options: Any) -> None:
-    """Make no mask: transformers would read it from data, and fake tensors have none."""
+    """Return no mask: transformers would compute it from data, which fake tensors lack."""
 
 
-# Recomputation in backward runs without the modes of the forward pass: attention enters its own.
+# Recomputation in the backward pass runs outside the forward pass's modes, so attention enters the
+# mode itself.
 
 
 def _packed_gpu_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -64,7 +65,7 @@ def _padded_gpu_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | N
 
 
 class SimulatedGpu(TorchFunctionMode):
-    """Makes tensors report that they are on a GPU, and attention run a GPU's operator."""
+    """Makes tensors report that they are on a GPU, and makes attention run a GPU's operator."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -72,7 +73,7 @@ class SimulatedGpu(TorchFunctionMode):
         name = getattr(getattr(func, "__self__", None), "__name__", "")  # a property's getter
         if name in _DEVICE_PROPERTIES and getattr(func, "__name__", "") == "__get__":
             return _DEVICE_PROPERTIES[name]
-        if func is torch.Tensor.__bool__:  # module dropout tests a random number: keep the module
+        if func is torch.Tensor.__bool__:  # module dropout tests a random number: True keeps it
             return True
         if func is torch.nn.functional.scaled_dot_product_attention:
             return _gpu_attention(*args, **(kwargs or {}))
@@ -81,11 +82,11 @@ class SimulatedGpu(TorchFunctionMode):
 
 @contextmanager
 def simulated_gpu(*, autocast: bool) -> Iterator[None]:
-    """Compute as on a GPU; ``autocast`` is the state that code finds when it asks for a GPU's."""
+    """Compute as on a GPU; code that asks for the GPU's autocast state finds ``autocast``."""
     autocast_before = torch.is_autocast_enabled("cuda")
     device = DefaultDeviceType.get_device_type()
     torch.set_autocast_enabled("cuda", autocast)
-    DefaultDeviceType.set_device_type("cpu")  # otherwise checkpointing would set it to a GPU
+    DefaultDeviceType.set_device_type("cpu")  # or checkpointing would set it to a GPU
     try:
         with SimulatedGpu():
             yield
@@ -122,7 +123,7 @@ def _gpu_attention(  # noqa: PLR0913 - torch's own arguments
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
                 attn_mask.logical_not(), float("-inf")
             )
-        odd = attn_mask.shape[-1] % 8  # the kernel needs rows of a multiple of 16 bytes
+        odd = attn_mask.shape[-1] % 8  # the kernel needs rows aligned to 16 bytes
         if odd:
             attn_mask = torch.nn.functional.pad(attn_mask, (0, 8 - odd))[..., : -(8 - odd)]
         shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
@@ -137,9 +138,10 @@ def _gpu_attention(  # noqa: PLR0913 - torch's own arguments
 
 
 def _dequantized_bytes(args: Sequence[Any]) -> int:
-    """Return the workspace of a 4-bit product: matrix in its input's format, and scales in fp32.
+    """Return the workspace of a 4-bit product: the dequantized matrix, and its scales in fp32.
 
-    bitsandbytes falls back to dequantization for more than a few rows (_dequant_linear_fallback).
+    The matrix has the input's format. bitsandbytes dequantizes for more than a few rows
+    (_dequant_linear_fallback).
     """
     x, _, shape, *_ = args
     numbers = prod(shape)
@@ -147,11 +149,11 @@ def _dequantized_bytes(args: Sequence[Any]) -> int:
 
 
 def _flash_backward_bytes(args: Sequence[Any]) -> int:
-    """Return the workspace of flash attention's backward.
+    """Return the workspace of flash attention's backward pass.
 
-    It has gradients of the queries summed in fp32, one sum per query, and the gradients of grouped
-    keys and values for every head (flash_attn, mha_bwd: dq_accum and softmax_d of rounded sizes,
-    dk_expanded and dv_expanded).
+    It holds the queries' gradients, summed in fp32, one sum per query, and the gradients of grouped
+    keys and values for every head. In flash_attn's mha_bwd these are dq_accum and softmax_d, of
+    rounded sizes, dk_expanded and dv_expanded.
     """
     _, query, key, *_ = args
     *_, width = query.shape
@@ -162,9 +164,9 @@ def _flash_backward_bytes(args: Sequence[Any]) -> int:
 
 
 def _efficient_backward_bytes(args: Sequence[Any]) -> int:
-    """Return the workspace of memory-efficient attention's backward.
+    """Return the workspace of memory-efficient attention's backward pass.
 
-    It has a sum per query in fp32 and, for wide heads, the gradients of keys and values in fp32.
+    It holds one fp32 sum per query and, for wide heads, the gradients of keys and values in fp32.
     """
     _, query, key, *_ = args
     per_query = query.numel() // query.shape[-1] * 4
@@ -174,8 +176,8 @@ def _efficient_backward_bytes(args: Sequence[Any]) -> int:
 def _int32_product_bytes(args: Sequence[Any]) -> int:
     """Return the workspace of an 8-bit product: its sums in int32.
 
-    See bitsandbytes, int8_linear_matmul. The quantized input is another tensor, which the recorder
-    sees.
+    See int8_linear_matmul in bitsandbytes. The recorder sees the quantized input, a separate
+    tensor.
     """
     x, weight, *_ = args
     return int(x.numel() // x.shape[-1] * weight.shape[0] * 4)

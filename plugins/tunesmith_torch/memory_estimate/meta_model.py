@@ -1,4 +1,4 @@
-"""Build models of the right class and sizes without storage for their weights."""
+"""Build models with the right class and sizes, but without storage for their weights."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tunesmith_torch.kernels import rms_norm
 from tunesmith_torch.runtime import bitsandbytes
 from tunesmith_torch.untrusted.foreign_code import ATTENTION_KEYS
 
-__all__ = ["make_meta_config", "make_meta_model", "quantizable_layers"]
+__all__ = ["find_quantizable_layers", "make_meta_config", "make_meta_model"]
 
 _IGNORED_CONFIG_KEYS = ("auto_map", "quantization_config", *ATTENTION_KEYS)
 
 
 def make_meta_config(config: Mapping[str, Any], layers: int | None = None) -> PretrainedConfig:
-    """Return a transformers config, with another number of layers if given.
+    """Return a transformers config, with ``layers`` instead of the model's layers if given.
 
     Raises:
-        UsageError: transformers does not know the model type.
+        UsageError: transformers does not support the model type.
     """
     model_type = str(config.get("model_type", "llama"))
     if model_type not in CONFIG_MAPPING:
         raise UsageError(
-            f"model: transformers knows no `{model_type}`, so its step cannot be traced"
+            f"model: transformers does not support `{model_type}`, so its step cannot be traced"
         )
     known = {
         k: deepcopy(v) for k, v in config.items() if k not in (*_IGNORED_CONFIG_KEYS, "model_type")
@@ -56,8 +56,8 @@ def make_meta_model(
     return model
 
 
-def quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Yield the plain linear layers except the head, each with its parent and its name in it."""
+def find_quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Yield the parent, name and module of each plain linear layer, except the output head."""
     head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
@@ -66,14 +66,14 @@ def quantizable_layers(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str,
 
 
 def quantize_8bit(model: PreTrainedModel, *, gpu: bool) -> None:
-    """Replace the linear layers except the head by 8-bit ones of bitsandbytes.
+    """Replace the linear layers, except the head, with 8-bit layers of bitsandbytes.
 
-    ``gpu``: with the product that a GPU computes in training; a CPU computes another.
+    With ``gpu``, they compute the product that a GPU uses in training, which a CPU does not.
 
     Raises:
         EnvironmentProblem: bitsandbytes is not installed.
     """
-    package = bitsandbytes.get_package()
+    package = bitsandbytes.import_bitsandbytes()
     layer_class = package.nn.Linear8bitLt
     if gpu:
         product = import_module("bitsandbytes.autograd._functions").MatMul8bitLt.apply
@@ -84,7 +84,7 @@ def quantize_8bit(model: PreTrainedModel, *, gpu: bool) -> None:
                 return out
 
         layer_class = GpuLinear8bit
-    for parent, name, layer in quantizable_layers(model):
+    for parent, name, layer in find_quantizable_layers(model):
         setattr(parent, name, _linear_8bit(layer_class, layer))
     model.is_loaded_in_8bit = True
 
@@ -100,15 +100,15 @@ def _linear_8bit(layer_class: Any, layer: nn.Linear) -> nn.Module:
 
 
 def quantize_4bit(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -> None:
-    """Replace the linear layers except the head by 4-bit ones of bitsandbytes.
+    """Replace the linear layers, except the head, with 4-bit layers of bitsandbytes.
 
-    ``double``: the scales are quantized too. ``dtype``: format of the products.
+    With ``double``, the scales are quantized too. ``dtype`` is the format of the products.
 
     Raises:
         EnvironmentProblem: bitsandbytes is not installed.
     """
-    package = bitsandbytes.get_package()
-    for parent, name, layer in quantizable_layers(model):
+    package = bitsandbytes.import_bitsandbytes()
+    for parent, name, layer in find_quantizable_layers(model):
         if layer.in_features % 64 == 0:
             setattr(parent, name, _linear_4bit(package, layer, double, dtype))
     model.is_loaded_in_4bit = True
@@ -126,7 +126,7 @@ def _linear_4bit(package: Any, layer: nn.Linear, double: bool, dtype: torch.dtyp
         )
         if layer.bias is not None:
             quantized.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    # The first forward would set both, for the CPU of this machine.
+    # The first forward pass would set both for this machine's CPU.
     quantized.support_avx512bf16_for_cpu = False
     quantized.compute_type_is_set = True
     return quantized  # type: ignore[no-any-return]
@@ -135,7 +135,8 @@ def _linear_4bit(package: Any, layer: nn.Linear, double: bool, dtype: torch.dtyp
 def use_fused_norms(model: nn.Module) -> None:
     """Replace the norms that :func:`tunesmith_torch.kernels.rms_norm.fuse_rms_norms` would replace.
 
-    That function compares results, which needs data: a small real norm of the same class is tried.
+    That function compares results, which needs data. So it is tried on a small real norm of the
+    same class.
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -143,16 +144,16 @@ def use_fused_norms(model: nn.Module) -> None:
             if type(child).__name__.endswith("RMSNorm") and isinstance(eps, float):
                 try:
                     sample = nn.ModuleList([type(child)(64, eps=eps)])
-                except TypeError:  # built from other arguments, so not a plain RMSNorm
+                except TypeError:  # takes other arguments, so it is not a plain RMSNorm
                     continue
                 if rms_norm.fuse_rms_norms(sample):
                     setattr(parent, name, rms_norm.FusedRMSNorm(child.get_parameter("weight"), eps))
 
 
 def materialize(model: nn.Module) -> None:
-    """Replace parameters and buffers on the meta device by empty tensors of the active mode.
+    """Replace parameters and buffers on the meta device with empty tensors.
 
-    Within a fake-tensor mode these are fake tensors. Tied parameters stay tied.
+    In a fake-tensor mode these are fake tensors. Tied parameters stay tied.
     """
     memo: dict[int, Tensor] = {}
     module: Any
@@ -180,7 +181,7 @@ def _empty_like(tensor: Tensor) -> Tensor:
 
 def _pack_4bit(layer: Any, *, double: bool) -> None:
     """Set a 4-bit layer's packed weight and scales."""
-    package = bitsandbytes.get_package()
+    package = bitsandbytes.import_bitsandbytes()
     rows, columns = layer.out_features, layer.in_features
     blocks = rows * columns // 64
     state: Any = package.functional.QuantState
@@ -196,24 +197,24 @@ def _pack_4bit(layer: Any, *, double: bool) -> None:
     else:
         quant = state(absmax=torch.empty(blocks), dtype=layer.compute_dtype, **common)
     packed = torch.empty((rows * columns // 2, 1), dtype=torch.uint8)
-    # A parameter of bitsandbytes' own class cannot be built from a tensor without data.
+    # bitsandbytes' parameter class cannot be built from a tensor without data.
     weight: Any = nn.Parameter(packed, requires_grad=False)
     weight.quant_state = quant
     layer.weight = weight
 
 
 def _pack_8bit(layer: Any) -> None:
-    """Set an 8-bit layer's weight and a scale for each row, as they are after a first forward."""
+    """Set an 8-bit layer's weight and row scales, as they are after the first forward pass."""
     packed = torch.empty((layer.out_features, layer.in_features), dtype=torch.int8)
-    # As above, a parameter of bitsandbytes' own class needs data.
+    # As above, bitsandbytes' parameter class needs data.
     weight: Any = nn.Parameter(packed, requires_grad=False)
     weight.CB = weight.SCB = None
     layer.weight, layer.state.CB = weight, weight.data
     layer.state.SCB = torch.empty(layer.out_features)
 
 
-def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor that a model holds with its name, scales of quantized layers included."""
+def list_stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and tensor of everything a model holds, including quantization scales."""
     yield from model.named_parameters()
     yield from model.named_buffers()
     for name, module in model.named_modules():

@@ -17,67 +17,67 @@ __all__ = ["ModelShape"]
 _UNGATED_FAMILIES = frozenset(
     {"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "falcon", "bloom", "starcoder2"}
 )
-"""Families whose feed-forward has two matrices; all others have a third, the gate."""
+"""Families whose feed-forward has two matrices; other families have a third, the gate."""
 _BIASED_FAMILIES = frozenset(
     {"gpt2", "gpt_neox", "gptj", "gpt_neo", "opt", "phi", "bloom", "starcoder2"}
 )
-"""Families whose linear layers all have a bias."""
+"""Families with a bias in every linear layer."""
 
 
 class LinearShape(NamedTuple):
-    """A linear layer of a decoder layer."""
+    """A linear layer inside a decoder layer."""
 
     name: str
     out_features: int
     in_features: int
     experts: int = 1
-    """Number of experts that have such a layer; 1 in a dense model."""
+    """Number of experts with such a layer; 1 in a dense model."""
 
     @property
     def weights(self) -> int:
-        """Weights of the layer in all experts."""
+        """Number of weights of the layer in all experts."""
         return self.out_features * self.in_features * self.experts
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes that decide about memory and time."""
+    """The model sizes that determine memory and time."""
 
     layers: int
-    """Decoder layers."""
+    """Number of decoder layers."""
     hidden_size: int
     """Width of the hidden states."""
     intermediate_size: int
-    """Width of the feed-forward layer, of one expert if there are several."""
+    """Width of the feed-forward layer, or of one expert."""
     attention_heads: int
-    """Heads of the queries in a layer."""
+    """Number of query heads in a layer."""
     key_value_heads: int
-    """Heads of the keys and values in a layer."""
+    """Number of key and value heads in a layer."""
     head_dim: int
     """Width of an attention head."""
     vocab_size: int
-    """Rows of the embedding matrix."""
+    """Number of rows of the embedding matrix."""
     tied_embeddings: bool
     context_length: int
-    """Largest number of tokens in a row."""
+    """Maximum number of tokens in a row."""
     has_gated_mlp: bool
     has_biases: bool
-    """All linear layers have a bias."""
+    """True if all linear layers have a bias."""
     has_qkv_bias: bool
-    """Queries, keys and values have a bias."""
+    """True if queries, keys and values have a bias."""
     experts: int
-    """Experts of a layer; 1 in a dense model."""
+    """Number of experts in a layer; 1 in a dense model."""
     active_experts: int
-    """Experts that compute one token."""
+    """Number of experts that compute each token."""
     norms_per_layer: int
-    """Norms of a decoder layer, each with a weight of the hidden size."""
+    """Number of norms in a decoder layer, each with ``hidden_size`` weights."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Read the sizes; of a multimodal config, those of its text part.
+        """Read the sizes from a ``config.json``, or from the text part of a multimodal one.
 
         Raises:
-            UsageError: a size that decides about memory is missing.
+            UsageError: a required size is missing.
         """
         text_config = config.get("text_config")
         if isinstance(text_config, Mapping):
@@ -128,37 +128,37 @@ class ModelShape:
 
     @property
     def layer_linear_weights(self) -> int:
-        """Weights of the linear layers of one decoder layer."""
+        """Number of weights in the linear layers of one decoder layer."""
         return sum(linear.weights for linear in self.linear_layers)
 
     @property
     def layer_other_weights(self) -> int:
-        """Norms, biases and the router of one decoder layer."""
+        """Number of weights in the norms, biases and router of one decoder layer."""
         biases = 0
         if self.has_biases:
             biases = sum(linear.out_features * linear.experts for linear in self.linear_layers)
         elif self.has_qkv_bias:
             biases = sum(linear.out_features for linear in self.linear_layers[:3])
         router = self.experts * self.hidden_size if self.experts > 1 else 0
-        # Families whose linear layers have biases use LayerNorm, which has a bias too.
+        # Families with biases use LayerNorm, which also has a bias.
         norm_weights = self.norms_per_layer * self.hidden_size * (2 if self.has_biases else 1)
         return norm_weights + biases + router
 
     @property
     def embedding_weights(self) -> int:
-        """Weights of the input embeddings, and equally of the output head."""
+        """Number of weights of the input embeddings; the output head has as many."""
         return self.vocab_size * self.hidden_size
 
     @property
     def parameters(self) -> int:
-        """All weights, tied ones once."""
+        """Number of all weights; tied weights count once."""
         embeddings = self.embedding_weights * (1 if self.tied_embeddings else 2)
         layers = self.layers * (self.layer_linear_weights + self.layer_other_weights)
         return embeddings + layers + self.hidden_size
 
     @property
     def active_layer_weights(self) -> int:
-        """Weights of all decoder layers' linear layers that one token is multiplied by."""
+        """Number of linear-layer weights that one token is multiplied by, in all layers."""
         shared = sum(linear.weights for linear in self.linear_layers if linear.experts == 1)
         routed = sum(linear.weights for linear in self.linear_layers if linear.experts > 1)
         return self.layers * (shared + routed * self.active_experts // self.experts)
@@ -166,7 +166,7 @@ class ModelShape:
     def targeted_layers(self, target_modules: str | list[str]) -> Iterator[LinearShape]:
         """Yield the linear layers of one decoder layer that get an adapter.
 
-        Experts are stacked parameters and no layers: see :meth:`targeted_experts`.
+        Experts are stacked parameters, not linear layers: see :meth:`targeted_experts`.
         """
         for linear in self.linear_layers:
             is_named = target_modules == "all-linear" or linear.name in target_modules
@@ -174,7 +174,7 @@ class ModelShape:
                 yield linear
 
     def targeted_experts(self, target_parameters: list[str]) -> Iterator[LinearShape]:
-        """Yield the stacked parameters of one decoder layer's experts that get an adapter."""
+        """Yield the stacked expert parameters of one decoder layer that get an adapter."""
         D, F, E = self.hidden_size, self.intermediate_size, self.experts
         names = {target.rsplit(".", 1)[-1] for target in target_parameters}
         for stacked in (
@@ -192,15 +192,15 @@ def _norms_per_layer(family: str) -> int:
 
 
 def _read_size(config: Mapping[str, Any], *names: str) -> int:
-    """Return the first of these keys that is an integer; families spell the same size differently.
+    """Return the first of these keys that is an integer; families name the same size differently.
 
     Raises:
-        UsageError: none of the keys is there.
+        UsageError: the config has none of the keys.
     """
     for name in names:
         if isinstance(config.get(name), int):
             return int(config[name])
     raise UsageError(
-        f"model: config.json has no `{names[0]}`, so nothing can be estimated",
-        hint="is it the config of a decoder language model?",
+        f"model: config.json has no `{names[0]}`, so memory cannot be estimated",
+        hint="check that it is the config of a decoder language model",
     )

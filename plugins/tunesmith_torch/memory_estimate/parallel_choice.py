@@ -1,6 +1,6 @@
-"""Decide ``parallel = "auto"``: copies of a model where they fit, else a model that is sharded.
+"""Resolve ``parallel = "auto"``: a copy of the model per process if that fits, otherwise shards.
 
-Imports no torch: ``tunesmith plan`` decides as training does, from the estimate by arithmetic.
+Torch is not imported: ``tunesmith plan`` and training both decide from the analytic estimate.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import Parallel, TrainingOptions
 
-__all__ = ["build_setting"]
+__all__ = ["build_estimate_setting"]
 
 MEMORY_SHARE = 0.9
-"""Share of the free memory that the upper bound of an estimate may take."""
+"""Share of the free memory that an estimate's upper bound may use."""
 
 
 @dataclass(frozen=True)
 class ParallelChoice:
-    """The way in which processes train, and the reason for it."""
+    """How processes train together, and why."""
 
     parallel: Parallel
     reason: str
-    """The numbers of both ways, if they decided."""
+    """Why; with the memory of both ways if memory was compared."""
 
     def __str__(self) -> str:
         return f'parallel = "auto" is "{self.parallel}": {self.reason}'
 
 
-def build_setting(
+def build_estimate_setting(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> EstimateSetting:
-    """Return the setting of a request, with ``parallel = "auto"`` decided and noted."""
+    """Return the setting of a request; resolve ``parallel = "auto"`` and note the choice."""
     if options.parallel != "auto":
         return EstimateSetting.from_request(options, request, grouping)
     choice = choose_parallel(options, request, grouping)
@@ -48,26 +48,26 @@ def build_setting(
 def choose_parallel(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> ParallelChoice:
-    """Return the way to train with so many processes, each with so much memory.
+    """Choose how the processes train, given the memory of each.
 
-    Copies, if the upper bound of their estimate fits, or if sharding takes no less. Other options
-    that are ``auto`` are taken to adapt to little memory.
+    Choose copies if their upper bound fits, or if sharding would not need less. Other ``auto``
+    options are assumed to take the values that need the least memory.
     """
     if request.processes == 1:
-        return ParallelChoice("data", "a single process trains")
+        return ParallelChoice("data", "only one process trains")
     if not options.can_be_sharded:
         name = options.optimizer.name
         return ParallelChoice("data", f'optimizer.name = "{name}" cannot be sharded')
     smallest = options.with_smallest_memory()
     copies, parts = (_peak(smallest, way, request, grouping) for way in ("data", "sharded"))
     needs = (
-        f"each of {request.processes} processes needs {_span(copies)} with copies of the model, "
-        f"{_span(parts)} with a sharded one"
+        f"each of {request.processes} processes needs {_span(copies)} with a copy of the model, or "
+        f"{_span(parts)} with a shard"
     )
     memory = request.process_memory
     if memory is None:
-        return ParallelChoice("data", f"{needs}; the memory of the device is not known")
-    needs += f", and may take {format_bytes(memory)}, of which a tenth stays free"
+        return ParallelChoice("data", f"{needs}; the device's memory is unknown")
+    needs += f"; {format_bytes(memory)} are available, 10 % of them kept free"
     if min(copies[0], parts[0]) > memory:
         needs += ": neither fits"
     if copies[1] <= MEMORY_SHARE * memory:
@@ -83,7 +83,7 @@ def _peak(
     """Return the bounds of a process's peak memory."""
     chosen: Any = options.model_copy(update={"parallel": parallel})
     memory = analytic.estimate(EstimateSetting.from_request(chosen, request, grouping)).memory
-    phases = [part for name, part in memory.items() if name != "evaluate"]  # of rank 0 alone
+    phases = [part for name, part in memory.items() if name != "evaluate"]  # only rank 0 evaluates
     return max(part.low for part in phases), max(part.high for part in phases)
 
 

@@ -1,19 +1,27 @@
-"""Memory of each process of a training by several: on copies of a model, or on one that is sharded.
+"""Memory of each of N processes that train together, with copies of the model or with shards.
 
-With ``parallel = "data"`` each process holds all weights, and a buffer in which gradients are
-summed. With ``"sharded"`` (:mod:`tunesmith_torch.runtime.sharding`)::
+With ``parallel = "data"``, each process holds all weights, and a buffer that sums gradients.
+With ``"sharded"`` (:mod:`tunesmith_torch.runtime.sharding`), it holds::
 
-    parts      1/N of the trained weights in fp32, of frozen ones in their format, of gradients and
-               of the optimizer's state
-    gathered   while a step computes: what is in no block (embeddings, head), one block that
-               computes, and the next one, which arrives in a buffer; in the backward pass also the
-               gradients of the block before, in fp32 and with a copy while they are summed
-    whole      now and then: all weights, beside the parts
+    parts      always: 1/N of the trained weights (fp32), the frozen weights (in their format),
+               the gradients and the optimizer state
 
-If all weights are trained, the most memory is used at one of three moments: in the backward pass of
-a block; in that of the embeddings, whose gradients and those of the head are complete; or when
-these are summed. Only adapters trained, it is where the activations are most, and gloo's copy of
-the block that arrives is there too.
+    gathered   during a step: the weights outside the blocks (embeddings, head), the block being
+               computed, and the next block, which arrives in a buffer.
+
+               In the backward pass also the previous block's fp32 gradients, and a copy of them
+               while they are summed
+
+    whole      during evaluations and when saving: all weights, in addition to the parts
+
+If all weights are trained, the peak is at one of three moments:
+
+- in the backward pass of a block;
+- in the backward pass of the embeddings, when their gradients and the head's are complete;
+- when those gradients are summed.
+
+If only adapters are trained, the peak is where most activations exist. At that moment gloo also
+holds a copy of the arriving block.
 """
 
 from __future__ import annotations
@@ -24,41 +32,41 @@ from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import StepPosition
 
 BUCKET_BYTES = 64 * 2**20
-"""Largest buffer in which ranks sum gradients (runtime/tensor_buckets.py, BUCKET_NUMEL)."""
+"""Maximum size of the buffer that sums gradients (runtime/tensor_buckets.py, BUCKET_NUMEL)."""
 GATHERED_BLOCKS = 3
-"""Blocks in memory at a time: one that computes, the buffer of the next one, and its copy."""
+"""Blocks in memory at a time: the one being computed, the next one's buffer, and its copy."""
 SUMMED_COPIES = 2
-"""Copies in fp32 of gradients that are summed: FSDP's, and one of gloo."""
+"""fp32 copies of gradients while they are summed: one of FSDP and one of gloo."""
 
 
 def sum_buffer_bytes(setting: EstimateSetting) -> int:
-    """Return the bytes of the buffer in which copies of a model sum their gradients."""
+    """Return the bytes of the buffer that sums the gradients of the model's copies."""
     if setting.processes == 1 or setting.is_sharded:
         return 0
     return min(BUCKET_BYTES, setting.trainable_parameters * 4)
 
 
 @dataclass(frozen=True)
-class Shards:
-    """The bytes that a process holds of a model that is sharded over several."""
+class ShardSizes:
+    """The bytes of a sharded model that one process holds."""
 
     setting: EstimateSetting
 
     @property
     def weights(self) -> int:
-        """The part of the model's weights, adapters apart: their own fp32 masters if trained."""
+        """This process's part of the model's weights, without adapters; in fp32 if trained."""
         setting = self.setting
         trained = setting.adapter is None
         whole = setting.shape.parameters * 4 if trained else setting.base_bytes
         return whole // setting.processes
 
     def part(self, whole: int) -> int:
-        """Return the part of what is distributed evenly."""
+        """Return this process's part of something that is divided evenly."""
         return whole // self.setting.processes
 
     @property
     def gathered(self) -> int:
-        """Weights that are complete during a step, and the gradients that are summed, at most."""
+        """The most bytes of complete weights and of gradients being summed during a step."""
         if self.setting.adapter is not None:
             return self._forward
         w = self.setting.compute_bytes
@@ -68,16 +76,16 @@ class Shards:
         )
 
     def gathered_at(self, position: StepPosition) -> int:
-        """Return the same at a position, without gradients of what is outside of blocks.
+        """Return these bytes at a position, without the gradients of weights outside the blocks.
 
-        These are in the timeline itself.
+        The timeline itself contains those gradients.
         """
         if self.setting.adapter is not None:
             return self._forward if "." in position.phase else 0
         if ".backward" in position.phase:
             if position.layer > 0:
                 return self._backward
-            # The timeline also has the part of their gradients that is left after they are summed.
+            # The timeline also contains the part of their gradients that remains after the sum.
             return max(0, self._end_of_backward - self.part(self._outside_weights * 4))
         if ".forward" in position.phase:
             return self._forward
@@ -107,7 +115,7 @@ class Shards:
 
     @property
     def whole(self) -> int:
-        """All weights as they compute, and the buffer from which one block was copied."""
+        """Bytes of all weights in the compute format, plus the buffer of the largest block."""
         setting = self.setting
         block = round(self._block_weights * self._bytes_per_block_weight)
         largest = max(block, self._outside_weights * setting.compute_bytes)

@@ -1,7 +1,7 @@
-"""Estimates of techniques that train a policy: on preferences, and against a reward model.
+"""Estimates for techniques that train a policy, on preferences or on rewards.
 
-Imports no torch. A policy is adapted like a supervised model, so its step is estimated like one;
-what these techniques hold in addition is added here.
+Torch is not imported. A policy is adapted like a supervised model, so its step is estimated in the
+same way. This module adds what these techniques hold and compute in addition.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from tunesmith.estimates import Estimate, EstimateRequest, PhaseMemory
 from tunesmith.records import Record, UnpairedPreference
 from tunesmith_torch.memory_estimate import analytic, constants, per_rank
-from tunesmith_torch.memory_estimate.parallel_choice import build_setting
+from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setting
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import (
     analytic_estimate,
@@ -34,15 +34,21 @@ from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.options.preference import PairOptions, PreferenceLossOptions
 from tunesmith_torch.runtime.processes import map_in_processes
 
-__all__ = ["Stage", "estimate_preferences", "estimate_stages", "pair_grouping", "policy_grouping"]
+__all__ = [
+    "Stage",
+    "build_pair_grouping",
+    "build_policy_grouping",
+    "estimate_preferences",
+    "estimate_stages",
+]
 
 
-def pair_grouping(
+def build_pair_grouping(
     options: PairOptions, device: str, *, scores_last_token: bool = False
 ) -> Grouping:
-    """Return the grouping of pairs, of which both completions are computed, and labeled answers.
+    """Return the grouping of pairs and labeled answers: all completions of a row are computed.
 
-    On a CPU a prompt is computed once for both of them (prefix/prefix_check.py).
+    On a CPU, the prompt of a pair is computed only once (prefix/prefix_check.py).
     """
     return Grouping(
         both_completions=True,
@@ -51,8 +57,8 @@ def pair_grouping(
     )
 
 
-def policy_grouping(options: PolicyOptions, device: str) -> Grouping:
-    """Return the grouping of a policy: the model samples the completions of each prompt."""
+def build_policy_grouping(options: PolicyOptions, device: str) -> Grouping:
+    """Return the grouping of a policy, which samples several completions for each prompt."""
     generation = options.generation
     return Grouping(
         sampled_completions=(generation.num_generations, generation.max_new_tokens),
@@ -66,9 +72,9 @@ def estimate_preferences(
     """Estimate training on pairs or labeled answers, with a reference model if the loss has one.
 
     The reference's log-probabilities are computed before training and cached, so the reference
-    takes no memory besides the policy; its forward passes count as work. So do those of KTO's KL.
+    needs no extra memory. Its forward passes count as work, and so do those for KTO's KL estimate.
     """
-    grouping = pair_grouping(options, request.device)
+    grouping = build_pair_grouping(options, request.device)
     for estimate in estimate_supervised(options, request, grouping):
         epochs = _epochs(options, request, estimate.steps)
         passes = TRAINING_PASSES + _further_passes(loss, epochs, request.train)
@@ -76,14 +82,14 @@ def estimate_preferences(
 
 
 TRAINING_PASSES = 3.0
-"""Work of forward and backward together, in forward passes."""
+"""Work of a forward and a backward pass together, in forward passes."""
 
 
 def _further_passes(loss: PreferenceLossOptions, epochs: float, records: Sequence[Record]) -> float:
-    """Return the forward passes of an epoch besides training, in units of a pass over the rows.
+    """Return the extra forward passes per epoch, where 1 is a pass over all rows.
 
-    The reference scores all rows once. KTO scores one mismatched completion for each row: by the
-    reference once, and by the policy in every batch.
+    The reference scores all rows once per run. For KTO, each row also has a mismatched completion,
+    which the reference scores once per run and the policy once per epoch.
     """
     if not loss.needs_reference:
         return 0.0
@@ -96,7 +102,7 @@ def _further_passes(loss: PreferenceLossOptions, epochs: float, records: Sequenc
 
 
 def _epochs(options: PairOptions, request: EstimateRequest, steps: int) -> float:
-    """Return the passes over the data that so many steps make."""
+    """Return how many passes over the data ``steps`` make."""
     assumed = request.assumed.rows if request.assumed else None
     rows = len(request.train) or assumed or DEFAULT_ASSUMPTIONS.rows or 1
     return min(options.epochs, steps * (options.batch_size or AUTO_BATCH_SIZE) / rows)
@@ -107,16 +113,16 @@ def _epochs(options: PairOptions, request: EstimateRequest, steps: int) -> float
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage that is trained, one of several in a run."""
+    """One of the stages that a run trains in turn."""
 
     name: str
     request: EstimateRequest
-    """The request with the records that the stage trains on."""
+    """The request with this stage's training records."""
     setting: EstimateSetting
     resident_models: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of other models in memory during the stage."""
+    """Bytes of other models in memory during the stage, by name."""
     policy: PolicyOptions | None = None
-    """Options of a policy, which samples completions; None: the stage samples none."""
+    """The policy's options; None if the stage samples no completions."""
 
     @classmethod
     def of_policy(
@@ -127,13 +133,13 @@ class Stage:
         *,
         reward_model_bytes: int = 0,
     ) -> Stage:
-        """Return the stage of a policy, with the models in memory besides it.
+        """Return the stage of a policy, including the other models in memory.
 
-        Adapters share their base with the reference. A policy of which all weights are trained
-        needs a frozen copy.
+        With adapters, the reference shares the policy's base model. If all weights are trained, the
+        reference is a frozen copy.
         """
-        grouping = policy_grouping(options, request.device)
-        setting = build_setting(options, request, grouping)
+        grouping = build_policy_grouping(options, request.device)
+        setting = build_estimate_setting(options, request, grouping)
         models = {"reward model": reward_model_bytes} if reward_model_bytes else {}
         if options.adapt == "full" and options.needs_reference:
             models["reference"] = setting.shape.parameters * setting.compute_bytes
@@ -141,15 +147,15 @@ class Stage:
 
 
 def estimate_stages(stages: Sequence[Stage]) -> Iterator[Estimate]:
-    """Yield two estimates of all stages in turn: one by arithmetic, one with traced steps.
+    """Yield two estimates of a run with these stages: first by arithmetic, then traced.
 
-    Each has a phase for each stage, and for a policy ``rollout``, in which it samples completions:
-    all models, the cache of the completions, and the idle optimizer state.
+    Each estimate has a phase for every stage. A policy adds the phase ``rollout``, which samples
+    completions: it holds all models, the key-value cache and the idle optimizer state.
     """
     analytic_estimates = [analytic_estimate(stage.setting, stage.request) for stage in stages]
     yield _combine_stages(stages, analytic_estimates)
-    import_tracing()  # once, and not in each of the processes
-    # The last stage takes longest, so it is the first to begin.
+    import_tracing()  # once here, instead of once in each process
+    # The last stage takes longest to trace, so it starts first.
     refined = [*reversed(map_in_processes(_refine, [*reversed(stages)]))]
     exact_stages = [
         replace(stage, setting=setting) for stage, (setting, _) in zip(stages, refined, strict=True)
@@ -163,18 +169,18 @@ def _refine(stage: Stage) -> tuple[EstimateSetting, Estimate]:
 
 
 def _with_earlier_stages(setting: EstimateSetting, estimate: Estimate) -> Estimate:
-    """Return a stage's estimate with the kernels and gaps that earlier stages left on a CPU."""
+    """Return a stage's estimate plus the kernels and gaps that earlier stages leave on a CPU."""
     from tunesmith_torch.memory_estimate import traced  # imports torch
 
-    # An estimate of ragged rows contains them already; only traced ones count them at all.
+    # Estimates with rows of different lengths already contain them; analytic ones never do.
     if setting.workload.has_ragged_rows or estimate.method != "traced" or setting.device != "cpu":
         return estimate
-    train = traced.with_varied_shapes(estimate.memory["train"])
+    train = traced.add_varied_shape_memory(estimate.memory["train"])
     return replace(estimate, memory={**estimate.memory, "train": train})
 
 
 def _combine_stages(stages: Sequence[Stage], estimates: Sequence[Estimate]) -> Estimate:
-    """Return the estimate of a run of these stages; the last one's model is evaluated."""
+    """Return the estimate of a run with these stages, which evaluates the last stage's model."""
     memory = {"load": estimates[0].memory["load"]}
     flops = 0.0
     for stage, estimate in zip(stages, estimates, strict=True):
@@ -203,7 +209,7 @@ def _combine_stages(stages: Sequence[Stage], estimates: Sequence[Estimate]) -> E
 def _with_earlier_stage_memory(
     memory: Mapping[str, PhaseMemory], device: str
 ) -> Mapping[str, PhaseMemory]:
-    """Return the phases' memory, on a CPU with what earlier stages leave in the same process."""
+    """Return the phases' memory; on a CPU, add what earlier stages leave in the process."""
     if device != "cpu":
         return memory
     extra = constants.EARLIER_STAGE_BYTES
@@ -221,16 +227,18 @@ def _with_earlier_stage_memory(
 
 
 ROLLOUT_FORWARD_PASSES = 4
-"""Forward passes of a completion besides its training: it is sampled, rewarded, and its
-log-probabilities are computed by policy and reference."""
+"""Forward passes per completion besides training.
+
+One each for sampling, the reward, and the log-probabilities under the policy and the reference.
+"""
 SAMPLING_BYTES_PER_LOGIT = 16
-"""Bytes for each logit during sampling: log-probabilities, probabilities, sums in fp64."""
+"""Bytes per logit during sampling: log-probabilities, probabilities, and fp64 sums."""
 
 
 def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
-    """Return the memory of sampling completions.
+    """Return the memory for sampling completions.
 
-    It is what training holds between steps, the key-value cache, and the logits.
+    It consists of what training holds between steps, the key-value cache, and the logits.
     """
     setting = stage.setting
     shape, w, workload = setting.shape, setting.compute_bytes, setting.workload
@@ -244,7 +252,7 @@ def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
     merged = analytic.merged_weights_memory(setting, rows * policy.generation.max_new_tokens)
     static = {**analytic.stored_memory(setting), **merged}
     if setting.is_sharded:
-        static["whole weights"] = per_rank.Shards(setting).whole
+        static["whole weights"] = per_rank.ShardSizes(setting).whole
     parts = analytic.MemoryParts(
         {**static, **stage.resident_models},
         {
@@ -257,7 +265,7 @@ def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
 
 
 def _with_resident_models(memory: PhaseMemory, models: Mapping[str, int]) -> PhaseMemory:
-    """Return the memory of a phase plus that of other models in the same process."""
+    """Return a phase's memory plus the memory of other models in the same process."""
     low, high = analytic.STATIC_FACTORS
     extra = sum(models.values())
     return PhaseMemory(

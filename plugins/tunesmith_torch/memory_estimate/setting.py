@@ -1,4 +1,4 @@
-"""The input of an estimate: a model's shape, a training method, a device, and the workload."""
+"""The input of an estimate: the model's shape, the training method, the device, the workload."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tunesmith_torch.runtime.machine import find_bf16_flags, read_processor_flag
 __all__ = ["EstimateSetting"]
 
 FP32_MOMENT_BYTES = 8.0
-"""Bytes of AdamW's two moments of one weight in fp32."""
+"""Bytes of AdamW's two fp32 moments per weight."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class EstimateSetting:
     device: Literal["cuda", "cpu"]
     workload: Workload
     seed: int
-    """The seed of the run, by which rows are sampled."""
+    """The run's seed, which determines the order of the rows."""
     model_count: int
-    """Models that an evaluation holds in memory at the same time."""
+    """Number of models that an evaluation holds in memory at the same time."""
     processes: int = 1
-    """Processes that train together; the memory is that of each."""
+    """Number of processes that train together; the estimate is for one of them."""
     notes: tuple[str, ...] = ()
-    """Choices that the estimate has made for ``auto``, as sentences."""
+    """Explanations of how ``auto`` options were resolved."""
 
     @classmethod
     def from_request(
@@ -50,7 +50,7 @@ class EstimateSetting:
         request: EstimateRequest,
         grouping: Grouping = SINGLE_COMPLETION,
     ) -> EstimateSetting:
-        """Build the setting of a request, with a workload guessed from its rows' characters."""
+        """Build the setting of a request; estimate the workload from the rows' characters."""
         shape = ModelShape.from_config(request.config)
         return cls(
             config=dict(request.config),
@@ -70,17 +70,17 @@ class EstimateSetting:
 
     @property
     def method(self) -> Method:
-        """The weights that are trained, and whether the base is quantized."""
+        """Which weights are trained, and whether the base model is quantized."""
         return self.options.adaptation.method
 
     @property
     def adapter(self) -> AdapterOptions | None:
-        """The adapters that are trained; None: all weights are."""
+        """The adapters to train; None if all weights are trained."""
         return self.options.adaptation.adapter
 
     @property
     def compute_bytes(self) -> int:
-        """Bytes of a number in the format that training computes in."""
+        """Bytes of a number in the compute format."""
         precision = self.options.precision
         if precision != "auto":
             return 2 if precision == "bf16" else 4
@@ -94,10 +94,11 @@ class EstimateSetting:
 
     @property
     def base_weight_bits(self) -> float:
-        """Bits of a weight of the base's linear layers during training, including scales.
+        """Bits per weight of the base model's linear layers during training, including scales.
 
-        Blocks of 64 share a scale of 32 bits, or one of 8 bits whose own blocks of 256 share 32
-        (Dettmers et al. 2023, QLoRA, section 3).
+        In 4 bits, blocks of 64 weights share a scale of 32 bits. With double quantization the scale
+        has 8 bits, and blocks of 256 scales share another 32 bits (Dettmers et al. 2023, QLoRA,
+        section 3).
         """
         quantization = self.options.adaptation.quantization
         if quantization is None:
@@ -108,12 +109,12 @@ class EstimateSetting:
 
     @property
     def moment_bytes(self) -> float:
-        """Bytes of AdamW's two moments of a weight: fp32, or 8 bits with a scale for each 256."""
+        """Bytes of AdamW's two moments per weight: fp32, or 8 bits with a scale per 256 values."""
         return FP32_MOMENT_BYTES if self.options.optimizer.name == "adamw" else 2 * (1 + 4 / 256)
 
     @property
     def base_bytes(self) -> int:
-        """Bytes of the base model's weights in the format that training holds them in."""
+        """Bytes of the base model's weights as stored during training."""
         shape = self.shape
         linear = shape.layers * shape.layer_linear_weights
         return (
@@ -123,7 +124,7 @@ class EstimateSetting:
 
     @property
     def trainable_parameters(self) -> int:
-        """Number of weights that are trained."""
+        """Number of trained weights."""
         adapter = self.adapter
         if adapter is None:
             return self.shape.parameters
@@ -148,5 +149,5 @@ _EMBEDDING_MODULES = ("lm_head", "embed_tokens")
 
 @cache
 def _cpu_has_bf16() -> bool:
-    """Return True if training on this machine's CPU is in bf16 by default."""
+    """Return True if training on this machine's CPU uses bf16 by default."""
     return bool(find_bf16_flags(read_processor_flags()))

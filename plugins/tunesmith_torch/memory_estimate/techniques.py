@@ -1,4 +1,4 @@
-"""Functions for technique offers: estimates, and changes of the options that save memory."""
+"""Functions for technique offers: memory estimates, and option changes that save memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tunesmith.errors import TunesmithError
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith_torch.memory_estimate import analytic
-from tunesmith_torch.memory_estimate.parallel_choice import build_setting
+from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setting
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.workload import SINGLE_COMPLETION, Grouping
 from tunesmith_torch.options.training import TrainingOptions
@@ -19,27 +19,27 @@ __all__ = ["estimate_supervised", "memory_savings", "stage_memory_savings"]
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
-"""Exceptions of a step that cannot run on fake tensors."""
+"""Exceptions raised by a step that cannot run on fake tensors."""
 
 
 def estimate_supervised(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> Iterator[Estimate]:
-    """Yield two estimates: one by arithmetic, then one of exact row lengths and a traced step."""
-    setting = build_setting(options, request, grouping)
+    """Yield two estimates: one by arithmetic, then one with exact row lengths and a traced step."""
+    setting = build_estimate_setting(options, request, grouping)
     yield analytic_estimate(setting, request)
     yield refined_estimate(setting, request)[1]
 
 
 def analytic_estimate(setting: EstimateSetting, request: EstimateRequest) -> Estimate:
-    """Return the estimate by arithmetic."""
+    """Return the analytic estimate."""
     return _lower_bound_of_auto(setting, request, analytic.estimate(setting))
 
 
 def _lower_bound_of_auto(
     setting: EstimateSetting, request: EstimateRequest, estimate: Estimate
 ) -> Estimate:
-    """Return the estimate with a low end that holds if ``auto`` options adapt to little memory."""
+    """Lower the estimate's low end to the least memory that its ``auto`` options can reach."""
     if not setting.options.has_auto:
         return estimate
     options, workload = setting.options.with_smallest_memory(), setting.workload
@@ -54,8 +54,8 @@ def _lower_bound_of_auto(
 
 
 def import_tracing() -> None:
-    """Import torch and what traces a step; planning by arithmetic does without."""
-    prepare_environment()  # a run goes on with the torch that is loaded here
+    """Import torch and the modules that trace a step, which analytic estimates do not need."""
+    prepare_environment()  # the run will continue with the torch imported here
     from tunesmith_torch.memory_estimate import token_lengths, traced  # noqa: F401
 
 
@@ -64,7 +64,7 @@ def refined_estimate(
 ) -> tuple[EstimateSetting, Estimate]:
     """Return the setting with exact row lengths, if there is a tokenizer, and its traced estimate.
 
-    If the step cannot be traced, the estimate is by arithmetic and its last note has the reason.
+    If the step cannot be traced, return the analytic estimate with the reason as its last note.
     """
     import_tracing()
     from tunesmith_torch.memory_estimate import token_lengths, traced
@@ -78,44 +78,44 @@ def refined_estimate(
         return setting, _lower_bound_of_auto(setting, request, traced.estimate(setting))
     except TRACE_ERRORS as error:
         note = (
-            f"the step could not be traced, {error!s:.160}: its memory is estimated by arithmetic"
+            f"the step could not be traced, {error!s:.160}: its memory comes from arithmetic alone"
         )
         fallback = analytic_estimate(setting, request)
         return setting, replace(fallback, notes=(*fallback.notes, note))
 
 
 def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[MemorySaving[OptionsT]]:
-    """Return changes of the options that save memory, the one with the least cost first.
+    """Return option changes that save memory, starting with the least side effects.
 
-    ``table``: the run file's table that holds the options.
+    ``table`` is the run-file table with the options.
     """
     savings: list[MemorySaving[OptionsT]] = []
 
     def add(cost: str, **changes: Any) -> None:
-        # TOML and Python write strings and numbers alike; they differ in true and false.
+        # TOML and Python write numbers alike; lower() turns True and False into TOML.
         lines = tuple(f"{table}.{k} = {str(v).lower()}" for k, v in changes.items())
         changed = options.model_copy(update=changes)
         savings.append(MemorySaving(changes=lines, cost=cost, config=changed))
 
     if not options.packing:
-        add("none: rows are laid end to end instead of padded", packing=True)
+        add("none: rows are concatenated instead of padded", packing=True)
     if options.micro_batch_tokens > 512:
         fewer = max(512, options.micro_batch_tokens // 4)
-        add("a little time: more, smaller micro-batches, the same result", micro_batch_tokens=fewer)
+        add("slightly slower: more, smaller micro-batches; same results", micro_batch_tokens=fewer)
     if options.gradient_checkpointing is False:
-        add("about a third more time: activations are computed twice", gradient_checkpointing=True)
+        add("about a third slower: activations are computed twice", gradient_checkpointing=True)
     if options.max_length > 512:
         shorter = options.max_length // 2
-        add(f"rows of more than {shorter} tokens are skipped", max_length=shorter)
+        add(f"rows longer than {shorter} tokens are skipped", max_length=shorter)
     if options.parallel == "data" and options.can_be_sharded:
         shards = options.model_copy(update={"parallel": "sharded"})
-        cost = "processes communicate more; a single one saves nothing"
+        cost = "more communication; saves memory only with several processes"
         setting = f'{table}.parallel = "sharded"'
         savings.append(MemorySaving(changes=(setting,), cost=cost, config=shards))
     adapter = options.adaptation.adapter
     if adapter is not None and adapter.rank > 8:
         rank = max(8, adapter.rank // 2)
-        alpha = adapter.alpha * rank / adapter.rank  # keeps the scale of the update, alpha / rank
+        alpha = adapter.alpha * rank / adapter.rank  # keeps the adapters' scale, alpha / rank
         smaller = adapter.model_copy(update={"rank": rank, "alpha": alpha})
         lines = (f"{table}.adapter.rank = {rank}", f"{table}.adapter.alpha = {alpha:g}")
         changed = options.model_copy(update={"adapter": smaller})
@@ -125,10 +125,10 @@ def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[Memo
 
 
 def stage_memory_savings(options: Any, names: Sequence[str]) -> Sequence[MemorySaving[Any]]:
-    """Return the memory savings of a technique with stages, the fields ``names`` of its options.
+    """Return the memory savings of a technique whose options hold the stages ``names``.
 
-    A change is applied to every stage in which it saves something, because the run's peak is that
-    of its largest stage.
+    A change is applied to every stage where it saves memory, because the largest stage determines
+    the run's peak.
     """
     by_cost: dict[str, dict[str, MemorySaving[Any]]] = {}
     for name in names:

@@ -1,16 +1,16 @@
-"""The allocations and frees of a program in order, and those of the same model with more layers.
+"""Timelines of allocations and frees, and their extension to a model with more layers.
 
-The layers of a language model are alike, so a trace of five of them is enough for eighty. Every
-event has a position: the *phase* of the step and the layer (-1 outside of the layers). Consecutive
-events of one position form a *run*. To stretch a timeline to L layers, the middle layer's runs are
-repeated, upwards in a forward phase and downwards in a backward phase::
+The layers of a language model are alike, so a trace of five layers is enough for eighty. Every
+event has a position: the *phase* of the step and the layer (-1 outside the layers). Consecutive
+events at one position form a *run*. To stretch a timeline to L layers, the middle layer's runs are
+repeated, in ascending order in a forward phase and in descending order in a backward phase::
 
     phase       0.forward                              0.backward
     traced     |-1|0|1|    2     | 3 | 4 |-1|         | 4 | 3 |    2     |1|0|-1|
     stretched  |-1|0|1|2|3|..|L-3|L-2|L-1|-1|         |L-1|L-2|L-3|..|3|2|1|0|-1|
 
-A copy of a run frees the copy of the block at the same distance in layers: that of the same layer
-or of its neighbor.
+If a run frees a block of the same layer, or of a neighboring layer, its copy frees the copy of that
+block at the same distance in layers.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from itertools import count
 from typing import NamedTuple
 
 TRACED_LAYERS = 5
-"""Layers to trace: the first, the last, the middle one, and an equal neighbor on each side of it.
+"""Layers to trace: the first, the last, the middle layer, and its two neighbors.
 
-The neighbors are there to compare: only if all three do the same may the middle one be repeated.
+The middle layer may only be repeated if it and its neighbors allocate the same.
 """
 _MIDDLE_LAYER = 2
 
 
 class AllocationEvent(NamedTuple):
-    """An allocation, or with ``size`` -1 the free of a block."""
+    """The allocation of a block, or its free if ``size`` is -1."""
 
     block: int
     size: int
-    """Bytes."""
+    """Size in bytes, or -1 for a free."""
     label: str = ""
-    """The component that the block belongs to; empty if only its time is known."""
+    """The component that the block belongs to; empty if not known yet."""
 
 
 class StepPosition(NamedTuple):
-    """The time of an event: phase of the step, and layer (-1: outside of all layers)."""
+    """When an event happens: the phase of the step, and the layer (-1 outside the layers)."""
 
     phase: str
     layer: int = -1
@@ -47,19 +47,19 @@ class StepPosition(NamedTuple):
 
 @dataclass
 class EventRun:
-    """Consecutive events of one position."""
+    """Consecutive events at one position."""
 
     position: StepPosition
     events: list[AllocationEvent] = field(default_factory=list)
 
 
-class NotUniform(Exception):
-    """The middle layers allocate differently, so all layers must be traced."""
+class NonUniformLayersError(Exception):
+    """Raised if the middle layers allocate differently, so all layers must be traced."""
 
 
 @dataclass
 class Timeline:
-    """Runs of events in their order."""
+    """Runs of events in order."""
 
     runs: list[EventRun] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ class Timeline:
         return ((run.position, event) for run in self.runs for event in run.events)
 
     def allocation_curve(self) -> Iterator[tuple[StepPosition, int]]:
-        """Yield the bytes that are allocated after each event."""
+        """Yield the position of each event and the bytes allocated after it."""
         sizes: dict[int, int] = {}
         allocated = 0
         for position, event in self:
@@ -85,15 +85,15 @@ class Timeline:
             yield position, allocated
 
     def peak_bytes(self) -> int:
-        """Return the most bytes that are allocated at the same time."""
+        """Return the most bytes allocated at the same time."""
         return max((allocated for _, allocated in self.allocation_curve()), default=0)
 
     def peak_by_label(self) -> dict[str, int]:
-        """Return the bytes that are allocated at the peak, by label."""
+        """Return the bytes allocated at the peak, by label."""
         live: dict[int, tuple[int, str]] = {}
         allocated = peak = 0
         live_at_peak: dict[int, tuple[int, str]] = {}
-        # Copying the live blocks at every new maximum would be slow: copy at the next free.
+        # Copying the live blocks at every new maximum would be slow, so copy at the next free.
         peak_is_live = False
         for _, event in self:
             if event.size >= 0:
@@ -111,10 +111,10 @@ class Timeline:
         return by_label
 
     def with_block_labels(self, labels: Mapping[int, str]) -> Timeline:
-        """Return the timeline with a label for every block: the given one, or one by its lifetime.
+        """Return the timeline with a label for every block, given or derived from its lifetime.
 
-        A block that a forward pass leaves for the backward pass is an activation or, outside of
-        all layers and after them, the head's; the others are temporaries.
+        A block that a forward pass leaves for the backward pass is an activation. A block of the
+        head belongs to the logits. Other blocks are temporaries.
         """
         allocated_at: dict[int, StepPosition] = {}
         by_block = dict(labels)
@@ -132,7 +132,7 @@ class Timeline:
         return labeled
 
     def scale_label(self, label: str, factor: float) -> Timeline:
-        """Return the timeline with the sizes of one label's blocks times a factor."""
+        """Return the timeline with the sizes of one label's blocks multiplied by a factor."""
         scaled = Timeline()
         for position, event in self:
             if event.label == label:
@@ -141,14 +141,14 @@ class Timeline:
         return scaled
 
     def with_block(self, label: str, size: int, part: str) -> Timeline:
-        """Return the timeline with a block that exists in phases whose names contain ``part``.
+        """Return the timeline with an extra block in all phases whose names contain ``part``.
 
-        It is allocated when such a phase begins, and freed when another one follows.
+        It is allocated when such a phase starts, and freed when another phase follows.
         """
         return self.with_block_of(label, lambda position: size if part in position.phase else 0)
 
     def with_block_of(self, label: str, size_at: Callable[[StepPosition], int]) -> Timeline:
-        """Return the timeline with a block whose size depends on the position."""
+        """Return the timeline with an extra block whose size depends on the position."""
         numbers, live, has, changed = count(-1, -1), 0, 0, Timeline()
         for run in self.runs:
             if (size := size_at(run.position)) != has:
@@ -163,11 +163,11 @@ class Timeline:
         return changed
 
     def repeat_step(self, prefix: str, new_prefix: str) -> Timeline:
-        """Return the timeline with its step a second time.
+        """Return the timeline with its step repeated.
 
-        The step is the phases whose names begin with ``prefix``; their copies begin with
-        ``new_prefix``. Blocks that the step allocates and never frees (AdamW's moments, cached
-        masks) exist in the second step and are not allocated again.
+        The step consists of the phases whose names start with ``prefix``; the names of their copies
+        start with ``new_prefix``. Blocks that the step never frees, such as AdamW's moments and
+        cached masks, live on in the second step and are not allocated again.
         """
         step = [run for run in self.runs if run.position.phase.startswith(prefix)]
         freed = {event.block for run in step for event in run.events if event.size < 0}
@@ -188,10 +188,10 @@ class Timeline:
         return repeated
 
     def stretch_to_layers(self, layers: int) -> Timeline:
-        """Return the timeline of a model with ``layers`` layers, from one of :data:`TRACED_LAYERS`.
+        """Return the timeline for ``layers`` layers; this one must have :data:`TRACED_LAYERS`.
 
         Raises:
-            NotUniform: the middle layers differ, so none of them can be repeated.
+            NonUniformLayersError: the middle layers differ, so none of them can be repeated.
         """
         return _LayerRepeater(self, layers).timeline()
 
@@ -201,9 +201,9 @@ class _AllocationSite(NamedTuple):
 
     position: StepPosition
     occurrence: int
-    """Number of the run among those of its position."""
+    """Index of the run among the runs at its position."""
     ordinal: int
-    """Number of the allocation in its run."""
+    """Index of the allocation within its run."""
 
 
 class _LayerRepeater:
@@ -211,7 +211,7 @@ class _LayerRepeater:
 
     def __init__(self, source: Timeline, layers: int) -> None:
         if layers < TRACED_LAYERS:
-            raise NotUniform(f"{layers} layers are too few to repeat one")
+            raise NonUniformLayersError(f"{layers} layers are too few to repeat one")
         self.layers = layers
         self.numbered_runs = _number_occurrences(source.runs)
         self.sites: dict[int, _AllocationSite] = {}
@@ -223,9 +223,9 @@ class _LayerRepeater:
                 self.sites[event.block] = _AllocationSite(run.position, occurrence, ordinal)
         self.out = Timeline()
         self.copies: dict[tuple[_AllocationSite, int], int] = {}
-        """The new block by traced site and layer of the deeper model."""
+        """The new block for each traced site and layer of the deeper model."""
         self.copies_of: dict[int, list[int]] = {}
-        """All new blocks by traced block."""
+        """All new blocks for each traced block."""
         self.live: set[int] = set()
 
     def timeline(self) -> Timeline:
@@ -243,11 +243,11 @@ class _LayerRepeater:
         return self.out
 
     def _target_layer(self, layer: int) -> int:
-        """Return the number in the deeper model of a traced layer that is not the middle one."""
+        """Return a traced layer's index in the deeper model; not for the middle layer."""
         return layer if layer <= 1 else layer + self.layers - TRACED_LAYERS
 
     def _descending_phases(self) -> dict[tuple[str, int], bool]:
-        """Return by phase and occurrence if the layers come in descending order."""
+        """Return, by phase and occurrence, whether the layers come in descending order."""
         index = {(run.position, n): i for i, (run, n) in enumerate(self.numbered_runs)}
         descends = {}
         for run, occurrence in self.numbered_runs:
@@ -255,7 +255,7 @@ class _LayerRepeater:
             if layer == _MIDDLE_LAYER:
                 before, after = (index.get((StepPosition(phase, x), occurrence)) for x in (1, 3))
                 if before is None or after is None:
-                    raise NotUniform(f"{phase}: the middle layer has no neighbors")
+                    raise NonUniformLayersError(f"{phase}: the middle layer has no neighbors")
                 descends[phase, occurrence] = before > after
         return descends
 
@@ -268,10 +268,12 @@ class _LayerRepeater:
             for other in (1, 3):
                 neighbor = self.by_position.get((StepPosition(position.phase, other), occurrence))
                 if neighbor is None or self._signature(neighbor) != signature:
-                    raise NotUniform(f"{position.phase}: layers {other} and {_MIDDLE_LAYER} differ")
+                    raise NonUniformLayersError(
+                        f"{position.phase}: layers {other} and {_MIDDLE_LAYER} differ"
+                    )
 
     def _signature(self, run: EventRun) -> list[object]:
-        """Return the sizes that a run allocates and the sites in the same layer that it frees."""
+        """Return the sizes that a run allocates, and the sites that it frees in the same layer."""
         signature: list[object] = []
         for event in run.events:
             if event.size >= 0:
@@ -296,7 +298,7 @@ class _LayerRepeater:
                 ordinal += 1
                 continue
             for block in self._freed_blocks(event.block, run, layer):
-                # Several copies of a run may free the same block: the first one does.
+                # Several copies of a run may free the same block; the first copy does.
                 if block in self.live:
                     self.live.remove(block)
                     self.out.add(position, AllocationEvent(block, -1))
@@ -308,9 +310,9 @@ class _LayerRepeater:
         all_copies = self.copies_of.get(traced_block, [])
         if _MIDDLE_LAYER not in (allocating_layer, freeing_layer):
             return all_copies
-        if freeing_layer not in (1, 2, 3):  # the end of something that all layers had
+        if freeing_layer not in (1, 2, 3):  # something outside frees the blocks of all layers
             return all_copies
-        if allocating_layer not in (1, 2, 3):  # one block: the first copy that runs frees it
+        if allocating_layer not in (1, 2, 3):  # a single block: the first copy to run frees it
             last = self.layers - _MIDDLE_LAYER - 1
             return all_copies if layer in (_MIDDLE_LAYER, last) else []
         target = layer + allocating_layer - freeing_layer
@@ -325,7 +327,7 @@ class _LayerRepeater:
 
 
 def _label_from_lifetime(allocated_at: StepPosition, freed_at: StepPosition) -> str:
-    """Return a block's component from the first and the last moment of its life."""
+    """Return a block's component, derived from when it is allocated and freed."""
     if ".forward" not in allocated_at.phase:
         return "temporaries"
     if allocated_at.layer >= 0:
@@ -334,7 +336,7 @@ def _label_from_lifetime(allocated_at: StepPosition, freed_at: StepPosition) -> 
 
 
 def _number_occurrences(runs: Sequence[EventRun]) -> list[tuple[EventRun, int]]:
-    """Return each run with the number of earlier runs of its position."""
+    """Return each run with the number of earlier runs at its position."""
     seen: dict[StepPosition, int] = {}
     numbered = []
     for run in runs:

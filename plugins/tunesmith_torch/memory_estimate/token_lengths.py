@@ -1,8 +1,8 @@
-"""Exact row lengths: tokenize and lay out the rows as training does."""
+"""Exact row lengths: tokenize rows and divide them into micro-batches as training does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -32,7 +32,7 @@ from tunesmith_torch.prefix.completion_groups import tokenize_preferences
 from tunesmith_torch.runtime.distributed import split_evenly
 
 MAX_STEPS_LAID_OUT = 2000
-"""Steps whose micro-batches are laid out; further steps hardly bring a larger one."""
+"""Number of steps whose micro-batches are computed; later steps rarely have a larger one."""
 
 
 def exact_workload(
@@ -41,7 +41,7 @@ def exact_workload(
     context_length: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload | None:
-    """Return the workload as training will find it, or None without a tokenizer or rows."""
+    """Return the exact workload of training, or None without a tokenizer or rows."""
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
     template = Template.from_options(load_tokenizer(request.tokenizer), options)
@@ -57,9 +57,9 @@ def exact_workload(
     preferences = [record for record in test if isinstance(record, kinds)]
     others = [record for record in test if not isinstance(record, kinds)]
     examples = template.tokenize_records(others, context_length).examples
-    notes = [f"{skipped} rows do not fit and are skipped"] if skipped else []
+    notes = [f"{skipped} rows are skipped: too long or unusable"] if skipped else []
     if len(train) < len(request.train):
-        notes = [f"lengths are those of {len(train):,} rows of {len(request.train):,}"]
+        notes = [f"row lengths come from a sample: {len(train):,} of {len(request.train):,} rows"]
     workload = build_workload(
         options,
         rows,
@@ -83,7 +83,7 @@ def _tokenize_rows(
     grouping: Grouping,
     options: TrainingOptions,
 ) -> tuple[list[RowLengths], int, int]:
-    """Return row lengths, the number of records that do not fit, and the common prefix's length."""
+    """Return row lengths, the number of skipped records, and the length of the common prefix."""
     if grouping.sampled_completions is not None:
         prompts = list(dict.fromkeys(last_exchange(record)[0] for record in records))
         rows = [grouping.row_lengths(len(ids), ()) for ids in template.encode_prompts(prompts)]
@@ -93,7 +93,7 @@ def _tokenize_rows(
         truncate_prompts = isinstance(options, SupervisedOptions) and options.truncate_prompts
         tokenized = tokenize_cached(template, records, limit, truncate_prompts=truncate_prompts)
         rows = [_example_lengths(example) for example in tokenized.examples]
-        # Padded rows are computed separately, so only packed ones can hold a common prefix once.
+        # Only packed rows can store a common prefix once; padded rows are computed separately.
         prefix = common_prefix_length(tokenized.examples) if options.packing else 0
         return rows, len(tokenized.skipped), prefix
     fitting = [row for row in rows if row.prompt + max(row.completions) <= limit]
@@ -118,40 +118,57 @@ def _with_actual_micro_batches(
 ) -> Workload:
     """Return the workload with the largest micro-batch that occurs, not the largest possible.
 
-    With several processes, it is the largest of any of them.
+    This repeats on row lengths what training does with rows::
+
+        order of the rows -> batch of a step -> rows of one process -> its micro-batches
     """
     batch_size = options.batch_size or AUTO_BATCH_SIZE
-    budget = options.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS
     order = BatchOrder(len(rows), batch_size, options.epochs, request.seed, options.max_steps)
-    # Packing counts the common prefix once for each micro-batch, so rows are split without it.
-    own_tokens = np.array(workload.row_tokens) - workload.common_prefix_tokens
-    split = pack if options.packing else padded_batches
-    largest: tuple[int, tuple[RowLengths, ...]] = (0, ())
-    accumulates_gradients = False
-    own_rows = (
-        [batch[i] for i in share]
-        for _, batch in islice(order.batches(), MAX_STEPS_LAID_OUT)
-        for share in split_evenly([workload.row_tokens[i] for i in batch], request.processes)
-        if share
-    )
-    for row_indices in own_rows:
-        batch_tokens = own_tokens[row_indices]
-        micro_batches = split(
-            batch_tokens, max(budget - workload.common_prefix_tokens, int(batch_tokens.max()))
-        )
+    largest: list[int] = []
+    largest_tokens, accumulates_gradients = 0, False
+    for own_rows in _rows_of_each_process(order, workload.row_tokens, request.processes):
+        micro_batches = _divide(own_rows, workload, options)
         accumulates_gradients = accumulates_gradients or len(micro_batches) > 1
-        for members in micro_batches:
-            sizes = batch_tokens[members].tolist()
-            tokens = sum(sizes) if options.packing else max(sizes) * len(sizes)
-            if tokens > largest[0]:
-                micro_batch = tuple(rows[row_indices[i]] for i in members)
-                if not options.packing:
-                    widest = max(micro_batch, key=workload.grouping.token_count)
-                    micro_batch = (widest,) * len(micro_batch)
-                largest = tokens, micro_batch
-    if order.steps > MAX_STEPS_LAID_OUT:  # a later step may have the largest possible one
+        for tokens, members in micro_batches:
+            if tokens > largest_tokens:
+                largest_tokens, largest = tokens, members
+    if order.steps > MAX_STEPS_LAID_OUT:  # keep the largest possible: a later step may have it
         return replace(
             workload,
             accumulates_gradients=workload.accumulates_gradients or accumulates_gradients,
         )
-    return replace(workload, micro_batch=largest[1], accumulates_gradients=accumulates_gradients)
+    micro_batch = tuple(rows[row] for row in largest)
+    if micro_batch and not options.packing:  # padding makes all rows as long as the longest
+        micro_batch = (max(micro_batch, key=workload.grouping.token_count),) * len(micro_batch)
+    return replace(workload, micro_batch=micro_batch, accumulates_gradients=accumulates_gradients)
+
+
+def _rows_of_each_process(
+    order: BatchOrder, row_tokens: Sequence[int], processes: int
+) -> Iterator[list[int]]:
+    """Yield the rows that a process gets in a step, for every process and the first steps."""
+    for _, batch in islice(order.batches(), MAX_STEPS_LAID_OUT):
+        for share in split_evenly([row_tokens[row] for row in batch], processes):
+            if share:
+                yield [batch[i] for i in share]
+
+
+def _divide(
+    rows: Sequence[int], workload: Workload, options: TrainingOptions
+) -> list[tuple[int, list[int]]]:
+    """Return the micro-batches of these rows: the tokens that each computes, and its rows.
+
+    A packed micro-batch stores the common prefix once, so the prefix is taken off the budget and
+    off each row.
+    """
+    prefix = workload.common_prefix_tokens
+    tokens = np.array([workload.row_tokens[row] - prefix for row in rows])
+    # A row that is longer than the budget becomes its own micro-batch.
+    budget = (options.micro_batch_tokens or AUTO_MICRO_BATCH_TOKENS) - prefix
+    split = pack if options.packing else padded_batches
+    divided = []
+    for members in split(tokens, max(budget, int(tokens.max()))):
+        sizes = tokens[members].tolist()
+        computed = sum(sizes) if options.packing else max(sizes) * len(sizes)
+        divided.append((computed, [rows[i] for i in members]))
+    return divided

@@ -1,7 +1,7 @@
-"""Run the training step on fake tensors, which have a size and no data, and record its allocations.
+"""Run the training step on fake tensors, which have a shape but no data; record its allocations.
 
-The model is of its real class, adapted by the real code, with the real head, loss, checkpointing
-and optimizer::
+The model has its real class and is adapted by the real code, with the real head, loss,
+checkpointing and optimizer::
 
     config.json -> meta model -> adapters, norms, ... -> fake tensors -> one step, recorded
     (5 layers)     no storage    the code of training    no data             |
@@ -9,8 +9,8 @@ and optimizer::
     all layers <- stretch_to_layers <- scale_label <- repeat_step <- timeline of 5 layers
                                        8-bit moments  AdamW's moments exist
 
-AdamW allocates its moments at the end of the first step, so the peak is usually in the second. One
-step is run and its events are repeated. If the layers are not alike, all of them are traced.
+AdamW allocates its moments at the end of the first step, so the peak is usually in the second step.
+One step is run, and its events are repeated. If the layers are not alike, all layers are traced.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tunesmith_torch.data.packing import Example
 from tunesmith_torch.kernels import block_attention
 from tunesmith_torch.losses.selected_positions import get_lm_head, unwrap_peft
 from tunesmith_torch.memory_estimate import gpu_substitutes, meta_model
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, track_layers
+from tunesmith_torch.memory_estimate.allocation_recorder import AllocationRecorder, track_layers
 from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
-from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NotUniform, Timeline
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NonUniformLayersError, Timeline
 from tunesmith_torch.memory_estimate.workload import Workload
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.loading import LoadedBase, enable_gradient_checkpointing
@@ -53,31 +53,31 @@ from tunesmith_torch.runtime.device import Precision
 
 @dataclass(frozen=True)
 class StepTrace:
-    """The allocations of two training steps, and the model's parameters."""
+    """The allocations of two training steps, and the model's parameter counts."""
 
     timeline: Timeline
     parameters: int
-    """Number of parameters, adapters included."""
+    """Number of parameters, including adapters."""
     trainable_parameters: int
-    """Number of parameters that training changes."""
+    """Number of trained parameters."""
 
 
 def trace_step(setting: EstimateSetting) -> StepTrace:
-    """Trace two steps of the model with all its layers."""
+    """Return the trace of two steps for all layers of the model."""
     return stretch_few_layers(setting, lambda layers: trace_layers(setting, layers))
 
 
 def stretch_few_layers(setting: EstimateSetting, run: Callable[[int], StepTrace]) -> StepTrace:
-    """Trace a few layers and stretch the timeline to all, or trace all if they are not alike.
+    """Trace a few layers and stretch the timeline to all layers; trace all if they differ.
 
-    ``run``: traces a model with this number of layers.
+    ``run`` traces a model with the given number of layers.
     """
     layers = setting.shape.layers
     if layers > TRACED_LAYERS:
         try:
             few = run(TRACED_LAYERS)
             timeline = few.timeline.stretch_to_layers(layers)
-        except NotUniform:
+        except NonUniformLayersError:
             return run(layers)
         shape = setting.shape
         added = (layers - TRACED_LAYERS) * (shape.layer_linear_weights + shape.layer_other_weights)
@@ -91,14 +91,17 @@ def stretch_few_layers(setting: EstimateSetting, run: Callable[[int], StepTrace]
 def trace_layers(setting: EstimateSetting, layers: int, *, steps: int = 1) -> StepTrace:
     """Trace two steps of the model with this number of layers.
 
-    ``steps``: how many of the two are run; the second repeats the first.
+    ``steps`` is the number of steps that are run. With 1, the second step repeats the events of the
+    first.
     """
     config = meta_model.make_meta_config(setting.config, layers)
     adapted = _adapted_meta_model(setting, config)
     model = cast(nn.Module, adapted.model)
     gpu = setting.device == "cuda"
     micro_batch = _largest_micro_batch(setting)
-    recorder = Recorder(gpu_substitutes.GPU_WORKSPACES if gpu else gpu_substitutes.CPU_WORKSPACES)
+    recorder = AllocationRecorder(
+        gpu_substitutes.GPU_WORKSPACES if gpu else gpu_substitutes.CPU_WORKSPACES
+    )
     with fake_tensors(gpu=gpu, autocast=setting.method != "full"):
         meta_model.materialize(model)
         with recorder.recording():
@@ -120,11 +123,11 @@ def trace_layers(setting: EstimateSetting, layers: int, *, steps: int = 1) -> St
 
 @contextmanager
 def fake_tensors(*, gpu: bool, autocast: bool) -> Iterator[None]:
-    """Make tensors that are created inside fake. The random state is restored at the end.
+    """Make new tensors fake inside the block; restore the random state at its end.
 
-    ``gpu``: code inside finds that its tensors are on a GPU. ``autocast``: with autocast on.
+    With ``gpu``, tensors claim to be on a GPU, whose autocast is on if ``autocast`` is True.
     """
-    # Attention caches its masks: a real one must not be used inside, nor a fake one afterwards.
+    # Attention caches masks. Real masks must not be used inside, nor fake masks afterwards.
     block_attention.clear_mask_cache()
     with ExitStack() as stack:
         stack.callback(block_attention.clear_mask_cache)
@@ -136,27 +139,28 @@ def fake_tensors(*, gpu: bool, autocast: bool) -> Iterator[None]:
 
 
 def record_model_tensors(
-    recorder: Recorder, model: nn.Module, base: Any, *, adapters: bool
+    recorder: AllocationRecorder, model: nn.Module, base: Any, *, adapters: bool
 ) -> None:
     """Record the tensors that exist before the first step.
 
-    ``base``: the model without its PEFT wrapper. ``adapters``: trained parameters are adapters.
+    ``base`` is the model without its PEFT wrapper. With ``adapters``, trained parameters are
+    labeled as adapters.
     """
     decoder = base.get_decoder()
     layer_numbers = {
         id(tensor): number
         for number, layer in enumerate(decoder.layers)
-        for _, tensor in meta_model.stored_tensors(layer)
+        for _, tensor in meta_model.list_stored_tensors(layer)
     }
     with recorder.phase("weights", flat=True):
-        for _, tensor in meta_model.stored_tensors(model):
+        for _, tensor in meta_model.list_stored_tensors(model):
             trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
             label = "adapter" if adapters and trained else "weights"
             recorder.record_existing(tensor, label, layer_numbers.get(id(tensor), -1))
 
 
 def _adapted_meta_model(setting: EstimateSetting, config: PretrainedConfig) -> AdaptedModel:
-    """Return the model on the meta device, adapted as the technique does it."""
+    """Return the model on the meta device, adapted as for training."""
     dtype = torch.bfloat16 if setting.compute_bytes == 2 else torch.float32
     gpu, packed = setting.device == "cuda", setting.options.packing
     name = gpu_substitutes.register_attention(gpu=gpu, packed=packed)
@@ -182,7 +186,7 @@ def _adapted_meta_model(setting: EstimateSetting, config: PretrainedConfig) -> A
 
 
 def _largest_micro_batch(setting: EstimateSetting) -> CompletionBatch:
-    """Return the workload's largest micro-batch, in real tensors: layouts read its data."""
+    """Return the workload's largest micro-batch, in real tensors because layouts read the data."""
     workload = setting.workload
     groups = [
         CompletionGroup([0] * prompt, tuple([0] * tokens for tokens in completions))
@@ -200,7 +204,7 @@ def _largest_micro_batch(setting: EstimateSetting) -> CompletionBatch:
 
 
 def _collate_with_common_prefix(workload: Workload) -> CompletionBatch:
-    """Return the largest micro-batch, laid out with the common prefix of its rows once."""
+    """Return the largest micro-batch, with the common prefix of its rows stored once."""
     sizes = [workload.grouping.token_count(row) for row in workload.micro_batch]
     examples = [
         Example([0] * size, np.arange(size) >= row.prompt)
@@ -221,11 +225,11 @@ def run_steps(
     setting: EstimateSetting,
     adapted: AdaptedModel,
     micro_batch: CompletionBatch,
-    recorder: Recorder,
+    recorder: AllocationRecorder,
 ) -> None:
-    """Do what the training loop does in ``count`` steps, each on the largest micro-batch."""
+    """Run ``count`` steps as the training loop does, each on the largest micro-batch."""
     with recorder.phase("masters", flat=True):
-        # Kernels for 8-bit moments need data: moments are recorded in fp32 and scaled afterwards.
+        # Kernels for 8-bit moments need data, so record fp32 moments and scale them afterwards.
         options = setting.options.model_copy(update={"optimizer": OptimizerOptions()})
         masters = MasterWeights(adapted.named_trainable_parameters, options)
     if setting.method == "full" and setting.compute_bytes != 4:
@@ -245,16 +249,16 @@ def run_steps(
                 masters.step(setting.options.learning_rate)
             recorder.label_blocks(_optimizer_state_tensors(masters), "optimizer")
             del norm, losses
-            # bitsandbytes' graphs are reference cycles, and automatic collection is off here.
+            # bitsandbytes' graphs contain reference cycles, and automatic collection is off here.
             gc.collect()
     for handle in handles:
         handle.remove()
 
 
 def _forward_backward(
-    name: str, adapted: AdaptedModel, micro_batch: CompletionBatch, recorder: Recorder
+    name: str, adapted: AdaptedModel, micro_batch: CompletionBatch, recorder: AllocationRecorder
 ) -> Tensor:
-    """Run forward and backward of one micro-batch, and return its loss."""
+    """Run the forward and backward pass of one micro-batch; return its loss."""
     batch = micro_batch.batch
     with recorder.phase(f"{name}.forward"), adapted.autocast():
         hidden_ND = completion_hidden(adapted.model, micro_batch)

@@ -1,4 +1,4 @@
-"""Estimate from a trace: replay the step's allocations, and add what the replay does not see."""
+"""Estimate memory from a trace: replay its allocations, and add what the replay cannot see."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ from dataclasses import replace
 
 from tunesmith.estimates import Estimate, PhaseMemory
 from tunesmith_torch.memory_estimate import analytic, constants, per_rank
-from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, GlibcHeap, replay
+from tunesmith_torch.memory_estimate.allocator_replay import (
+    CudaAllocator,
+    GlibcHeap,
+    replay_allocations,
+)
 from tunesmith_torch.memory_estimate.setting import FP32_MOMENT_BYTES, EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import Timeline
 from tunesmith_torch.memory_estimate.trace import trace_step
 
 REPLAY_MARGIN = {"cuda": 0.02, "cpu": 0.03}
-"""Share that an allocator may hold in addition to the replay: kernels' workspaces that no table
-has, and gaps that smaller micro-batches leave before the largest one."""
+"""Share of memory that an allocator may hold beyond the replay.
+
+It covers kernel workspaces that no table lists, and gaps that smaller micro-batches leave.
+"""
 STATIC_COMPONENTS = ("weights", "masters", "adapter", "optimizer", "gradients", "gathered")
 
 
 def estimate(setting: EstimateSetting) -> Estimate:
-    """Return the analytic estimate with the training phase replaced by the traced one."""
+    """Return the analytic estimate with the training phase replaced by a traced one."""
     by_arithmetic = analytic.estimate(setting)
     timeline = trace_step(setting).timeline
     if setting.processes > 1:
-        timeline = of_one_rank(timeline, setting)
+        timeline = shard_timeline(timeline, setting)
     train = memory_of_timeline(timeline, setting.device, setting.workload.length_factors)
     if setting.device == "cpu" and setting.workload.has_ragged_rows:
-        train = with_varied_shapes(train)
+        train = add_varied_shape_memory(train)
     if setting.device == "cpu" and setting.options.gradient_checkpointing:
         train = _with_recomputation_gaps(train)
     if setting.device == "cpu" and setting.moment_bytes != FP32_MOMENT_BYTES:
@@ -34,15 +40,15 @@ def estimate(setting: EstimateSetting) -> Estimate:
     return replace(by_arithmetic, method="traced", memory={**by_arithmetic.memory, "train": train})
 
 
-def of_one_rank(timeline: Timeline, setting: EstimateSetting) -> Timeline:
-    """Return the allocations of one of several processes, from those of a single one."""
+def shard_timeline(timeline: Timeline, setting: EstimateSetting) -> Timeline:
+    """Convert the allocations of a single process to those of one of several processes."""
     buffer = per_rank.sum_buffer_bytes(setting)
     if not setting.is_sharded:
         return timeline.with_block("temporaries", buffer, ".clip") if buffer else timeline
-    shards = per_rank.Shards(setting)
+    shards = per_rank.ShardSizes(setting)
     for label in STATIC_COMPONENTS:
         timeline = timeline.scale_label(label, 1 / setting.processes)
-    if setting.adapter is None:  # the parts are fp32 masters themselves
+    if setting.adapter is None:  # the parts of the weights are fp32 masters themselves
         timeline = timeline.scale_label("masters", 0)
         timeline = timeline.scale_label("weights", 4 / setting.compute_bytes)
     return timeline.with_block_of("gathered", shards.gathered_at)
@@ -53,11 +59,11 @@ def memory_of_timeline(
 ) -> PhaseMemory:
     """Return the memory of a process with these allocations.
 
-    ``length_factors``: bounds of the rows' real lengths, relative to those that were traced.
+    ``length_factors`` bounds the rows' real lengths relative to the traced lengths.
     """
     gpu = device == "cuda"
     allocator = CudaAllocator() if gpu else GlibcHeap()
-    allocated, reserved = replay((event for _, event in timeline), allocator)
+    allocated, reserved = replay_allocations((event for _, event in timeline), allocator)
     framework = constants.framework_memory("cuda" if gpu else "cpu")
     framework_bytes = sum(framework.values())
     parts = {name: size for name, size in sorted(timeline.peak_by_label().items()) if size}
@@ -74,16 +80,16 @@ def memory_of_timeline(
 
 
 VARIED_SHAPE_SHARES = (0.06, 0.25)
-"""Share of transient memory lost in gaps on a CPU if micro-batches differ: usual and worst.
+"""Share of transient memory lost in gaps on a CPU if micro-batches differ, usually and at worst.
 
 Measured with rows of many lengths: 0 to 0.2 in six trainings.
 """
 
 
-def with_varied_shapes(memory: PhaseMemory) -> PhaseMemory:
+def add_varied_shape_memory(memory: PhaseMemory) -> PhaseMemory:
     """Return the memory on a CPU if micro-batches differ in size, or trainings share a process.
 
-    Each size has kernels compiled for it, which stay between the blocks that the next one needs.
+    Kernels are compiled for each size and stay in memory, between the blocks of the next sizes.
     """
     parts = memory.components
     kernels, (usual, worst) = constants.VARIED_SHAPE_KERNEL_BYTES, VARIED_SHAPE_SHARES
@@ -101,15 +107,16 @@ def with_varied_shapes(memory: PhaseMemory) -> PhaseMemory:
 
 
 def _transient_bytes(parts: Mapping[str, int]) -> int:
-    """Return the bytes that every micro-batch allocates and frees."""
+    """Return the bytes that every micro-batch allocates and frees again."""
     return sum(parts.get(name, 0) for name in ("activations", "temporaries", "logits"))
 
 
 def _with_recomputation_gaps(memory: PhaseMemory) -> PhaseMemory:
     """Return the memory on a CPU if activations are recomputed.
 
-    A layer's temporaries lie between inputs that are kept, and glibc uses such gaps less well than
-    the replay: half of the transient memory may be lost, at worst more than all of it.
+    A layer's temporaries lie between the kept inputs of layers. glibc reuses such gaps less well
+    than the replay does. Usually half of the transient memory is lost, at worst 1.5 times as much
+    as there is.
     """
     parts = memory.components
     transient = _transient_bytes(parts)
@@ -122,18 +129,18 @@ def _with_recomputation_gaps(memory: PhaseMemory) -> PhaseMemory:
 
 
 WIDENED_MOMENT_BYTES = 5 * 4
-"""Temporary bytes for each number of a matrix that 8-bit AdamW updates on a CPU.
+"""Temporary bytes per weight while 8-bit AdamW updates a matrix on a CPU.
 
-bitsandbytes' kernel for CPUs widens both moments to fp32, scales the gradient, and computes a root
-and a quotient of the second moment; a GPU's kernel does all of it in registers.
+These are five fp32 tensors: bitsandbytes' CPU kernel widens both moments, scales the gradient, and
+computes a root and a quotient of the second moment. A GPU kernel does all of this in registers.
 """
 
 
 def _with_widened_moments(memory: PhaseMemory, setting: EstimateSetting) -> PhaseMemory:
     """Return the memory with the largest matrix's moments widened to fp32.
 
-    They are allocated while weights, gradients and moments fill the heap, so usually no gap holds
-    them; at worst the gaps that they leave are lost too.
+    Weights, gradients and moments fill the heap at that moment, so usually no gap holds the widened
+    moments. At worst, the gaps they leave are lost too.
     """
     shape = setting.shape
     largest = max(

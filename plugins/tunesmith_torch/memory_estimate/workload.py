@@ -1,7 +1,7 @@
-"""The amount of training: rows in tokens, as exactly as is possible without a model.
+"""The workload of a training: row lengths in tokens, as exact as possible without the model.
 
-With a tokenizer, rows are tokenized as in training (``token_lengths``). Without one, their tokens
-are guessed from their characters. Without data, assumed rows take their place.
+With a tokenizer, rows are tokenized as in training (``token_lengths``). Without one, tokens are
+estimated from characters. Without data, row lengths are assumed.
 """
 
 from __future__ import annotations
@@ -30,60 +30,63 @@ from tunesmith_torch.options.training import TrainingOptions
 __all__ = ["Grouping", "RowLengths", "Workload"]
 
 CHARACTERS_PER_TOKEN = (2.2, 3.8, 5.0)
-"""Characters per token: few (code, other scripts), usual in English, many."""
+"""Characters per token: few (code, non-Latin scripts), usual (English) and many."""
 TEMPLATE_TOKENS_PER_MESSAGE = 6
-"""Tokens that a chat template writes around each message."""
+"""Number of tokens that a chat template writes around each message."""
 DEFAULT_SYSTEM_PROMPT_TOKENS = 40
-"""Tokens of a default system prompt that a template may write before the first message."""
+"""Number of tokens of a default system prompt, which a template may write first."""
 DEFAULT_ASSUMPTIONS = Assumptions(sequence=1024, micro_batch=None, rows=1000)
 DEFAULT_TRAINED_SHARE = 0.5
-"""Share of tokens that contribute to the loss where nothing is known about the rows."""
+"""Assumed share of tokens that contribute to the loss, if the rows are unknown."""
 
 
 class RowLengths(NamedTuple):
-    """Tokens of a prompt and of the completions that are computed together with it."""
+    """Numbers of tokens of a prompt and of the completions computed together with it."""
 
     prompt: int
     completions: tuple[int, ...]
 
     def truncated_to(self, limit: int) -> RowLengths:
-        """Return the lengths with prompt and completions cut to at most ``limit`` tokens."""
+        """Return the lengths with the row cut to at most ``limit`` tokens, the prompt first."""
         completions = tuple(min(tokens, limit) for tokens in self.completions)
         return RowLengths(min(self.prompt, max(1, limit - max(completions))), completions)
 
     def scaled(self, factor: float) -> RowLengths:
-        """Return the lengths times a factor, each at least 1."""
+        """Return the lengths multiplied by a factor, each at least 1."""
         completions = tuple(max(1, round(tokens * factor)) for tokens in self.completions)
         return RowLengths(max(1, round(self.prompt * factor)), completions)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """The parts of a record that are computed together, and those that contribute to the loss."""
+    """Which parts of a record are computed together, and which contribute to the loss."""
 
     both_completions: bool = False
-    """Both completions of a pair are computed; otherwise only the chosen one."""
+    """True if both completions of a pair are computed; False if only the chosen one is."""
     sampled_completions: tuple[int, int] | None = None
-    """Number and token limit of completions that the model samples in place of the record's."""
+    """Number and token limit of completions sampled instead of the record's own; None if none."""
     shares_prompt: bool = False
-    """A prompt is computed once for all of its completions."""
+    """True if a prompt is computed once for all of its completions."""
     scores_last_token: bool = False
-    """Loss of a reward model: only the last token of each completion counts, and it is repeated."""
+    """True for a reward model, which scores only the last token of each completion.
+
+    Each completion then has one extra token.
+    """
 
     def row_lengths(self, prompt: int, completions: Sequence[int]) -> RowLengths:
-        """Return the lengths that are computed of a record with these lengths."""
+        """Return the lengths that are computed for a record with these lengths."""
         if self.sampled_completions is not None:
             samples, tokens = self.sampled_completions
             return RowLengths(prompt, (tokens,) * samples)
         return RowLengths(prompt, tuple(completions if self.both_completions else completions[:1]))
 
     def token_count(self, row: RowLengths) -> int:
-        """Return the positions that the model computes for a row."""
+        """Return the number of positions that the model computes for a row."""
         completions = sum(row.completions)
         if self.scores_last_token:
             completions += len(row.completions)
         if self.shares_prompt:
-            # The prompt's last token is the first input of every completion, so it is not shared.
+            # The prompt's last token is every completion's first input, so it is not shared.
             return completions + row.prompt - 1
         return completions + row.prompt * len(row.completions)
 
@@ -93,7 +96,7 @@ class Grouping:
 
 
 SINGLE_COMPLETION = Grouping()
-"""Supervised training: one completion to each prompt."""
+"""Grouping of supervised training: one completion per prompt."""
 
 
 @dataclass(frozen=True)
@@ -102,37 +105,37 @@ class Workload:
 
     grouping: Grouping
     row_tokens: tuple[int, ...]
-    """Tokens of each row."""
+    """Number of tokens of each row."""
     trained_share: float
     """Share of tokens that contribute to the loss."""
     steps: int
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     tokens: int
-    """Tokens over all epochs."""
+    """Number of tokens over all epochs."""
     micro_batch: tuple[RowLengths, ...]
-    """The largest micro-batch."""
+    """The rows of the largest micro-batch."""
     accumulates_gradients: bool
-    """True if a step has several micro-batches, so that gradients exist during the next forward."""
+    """True if a step has several micro-batches: later ones find the gradients of earlier ones."""
     length_factors: tuple[float, float]
-    """Factors below and above these lengths between which the real lengths should lie."""
+    """Bounds of the real row lengths, relative to these lengths."""
     test: tuple[RowLengths, ...]
     notes: tuple[str, ...]
     common_prefix_tokens: int = 0
-    """Tokens with which all rows begin, and which a micro-batch holds once."""
+    """Number of tokens that all rows start with; each micro-batch holds them once."""
 
     @property
     def longest_row(self) -> int:
-        """Tokens of the longest row."""
+        """Number of tokens of the longest row."""
         return max(self.row_tokens)
 
     @property
     def has_ragged_rows(self) -> bool:
-        """True if rows differ in length, so that micro-batches differ in size."""
+        """True if rows differ in length, which makes micro-batches differ in size."""
         return len(set(self.row_tokens)) > 1
 
     @property
     def micro_batch_tokens(self) -> int:
-        """Tokens of the largest micro-batch, with the common prefix counted once."""
+        """Number of tokens of the largest micro-batch, with the common prefix counted once."""
         repeated_prefixes = len(self.micro_batch) - 1
         tokens = sum(map(self.grouping.token_count, self.micro_batch))
         return tokens - self.common_prefix_tokens * repeated_prefixes
@@ -144,7 +147,7 @@ def guess_workload(
     context_length: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload:
-    """Return the workload guessed from characters or from assumptions; imports nothing heavy."""
+    """Return the workload, estimated from characters or assumptions; imports nothing heavy."""
     limit = min(options.max_length, context_length)
     if request.assumed is not None or not request.train:
         return assume_workload(options, request, limit, grouping)
@@ -160,8 +163,8 @@ def guess_workload(
     test = tuple(_guess_lengths(_character_counts(record), usual) for record in test_sample)
     mean = sum(map(grouping.token_count, sample)) / len(sample)
     note = (
-        f"lengths are guessed from characters, {usual} to a token; {few} to {many} are usual: "
-        "with the model's tokenizer at hand they would be exact"
+        f"row lengths are estimated at {usual} characters per token (usual: {few} to {many}); "
+        "with the model's tokenizer they would be exact"
     )
     return build_workload(
         options,
@@ -176,7 +179,7 @@ def guess_workload(
 
 
 def repeat_rows(sample: Sequence[RowLengths], factor: float) -> list[RowLengths]:
-    """Return ``factor`` times as many rows, with the lengths of a sample."""
+    """Return ``factor`` times as many rows, by repeating the rows of a sample."""
     count = round(len(sample) * factor)
     return [sample[number * len(sample) // count] for number in range(count)]
 
@@ -187,7 +190,7 @@ def assume_workload(
     limit: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload:
-    """Return the workload of rows that are all of one assumed length."""
+    """Return the workload of rows that all have the same assumed length."""
     rows, notes = request.assumed or DEFAULT_ASSUMPTIONS, []
     sequence, count = rows.sequence, rows.rows
     if sequence is None:
@@ -197,7 +200,7 @@ def assume_workload(
         count = DEFAULT_ASSUMPTIONS.rows or 1
         notes.append(f"{count} rows are assumed")
     notes.append(
-        f"{format_share(DEFAULT_TRAINED_SHARE)} of the tokens are taken to contribute to the loss"
+        f"{format_share(DEFAULT_TRAINED_SHARE)} of the tokens are assumed to contribute to the loss"
     )
     trained = round(sequence * DEFAULT_TRAINED_SHARE)
     row = grouping.row_lengths(sequence - trained, (trained,) * 2)
@@ -215,7 +218,7 @@ def assume_workload(
 
 
 MIN_SAMPLED_SHARE = 0.4
-"""Lowest total length of sampled completions, as a share of their limit."""
+"""Lowest expected total length of sampled completions, as a share of their limit."""
 
 
 def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful default
@@ -232,7 +235,7 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
 ) -> Workload:
     """Return the workload of these rows, with the largest micro-batch that the options allow.
 
-    Several processes distribute the rows of a batch, the longest to different ones.
+    Several processes divide the rows of a batch; the longest rows go to different processes.
     """
     batch_size = options.batch_size or AUTO_BATCH_SIZE
     order = BatchOrder(len(rows), batch_size, options.epochs, seed, options.max_steps)
@@ -251,7 +254,7 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
         steps=order.steps,
         tokens=round(sum(row_tokens) * epochs),
         micro_batch=_largest_micro_batch(longest, budget, grouping, packed=options.packing),
-        # A part of an epoch may have larger batches than the mean.
+        # In less than an epoch, batches may be larger than the mean.
         accumulates_gradients=mean_batch_tokens / processes > budget or not full_epoch,
         length_factors=(low * MIN_SAMPLED_SHARE, high)
         if grouping.sampled_completions
@@ -262,7 +265,7 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
 
 
 AUTO_BATCH_SIZE, AUTO_MICRO_BATCH_TOKENS = 16, 4096
-"""Rows per step, and tokens per micro-batch, that an estimate takes for ``auto``."""
+"""Rows per step, and tokens per micro-batch, that an estimate assumes for ``auto``."""
 
 
 def _largest_micro_batch(
@@ -270,7 +273,7 @@ def _largest_micro_batch(
 ) -> tuple[RowLengths, ...]:
     """Return the largest possible micro-batch: as many of the longest rows as fit the budget.
 
-    Padded, a micro-batch is a rectangle: its number of rows times its longest row. Packed, the
+    A padded micro-batch computes its number of rows times its longest row. In a packed one, the
     last row is shortened to fill the budget.
     """
     first, token_count = longest[0], grouping.token_count
@@ -281,27 +284,27 @@ def _largest_micro_batch(
         if token_count(row) <= remaining:
             rows.append(row)
             remaining -= token_count(row)
-        elif remaining > 0:  # some shorter row may have just the length that is left
+        elif remaining > 0:  # some shorter row may fill the rest exactly
             rows.append(row.scaled(remaining / token_count(row)))
             break
     return tuple(rows)
 
 
 CharacterCounts = tuple[Sequence[int], Sequence[int]]
-"""Characters of each prompt message, and of each completion."""
+"""Numbers of characters of each prompt message, and of each completion."""
 
 
 def _guess_lengths(characters: CharacterCounts, characters_per_token: float) -> RowLengths:
-    """Return the tokens that these characters probably have."""
+    """Return the estimated number of tokens for these numbers of characters."""
     prompt, completions = characters
-    # One token more ends each completion.
+    # Each completion ends with one more token.
     tokens = tuple(max(round(count / characters_per_token), 1) + 1 for count in completions)
     template = TEMPLATE_TOKENS_PER_MESSAGE * len(prompt)
     return RowLengths(round(sum(prompt) / characters_per_token) + template, tokens)
 
 
 def _character_counts(record: Record) -> CharacterCounts:
-    """Return a record's characters. All replies of a chat are trained: they count as one."""
+    """Return a record's character counts; all replies of a chat count as one completion."""
     match record:
         case Text():
             return (), (len(record.text),)
@@ -316,7 +319,7 @@ def _character_counts(record: Record) -> CharacterCounts:
         case UnpairedPreference():
             return _prompt_characters(record.prompt), (len(record.completion),)
         case _:
-            raise TypeError(f"no lengths are known for {type(record).__name__}")
+            raise TypeError(f"cannot estimate the length of a {type(record).__name__}")
 
 
 def _prompt_characters(prompt: Prompt) -> Sequence[int]:

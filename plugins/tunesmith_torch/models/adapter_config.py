@@ -15,7 +15,7 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith_torch.untrusted import pattern_process
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 from tunesmith_torch.untrusted.limited_process import run_limited
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -39,7 +39,7 @@ def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int
         IntegrityError: a size is implausible, or an expression takes too long.
     """
     path = folder / ADAPTER_CONFIG
-    config = read_object(path)
+    config = read_json_object(path)
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise EnvironmentProblem(

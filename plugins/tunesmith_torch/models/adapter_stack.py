@@ -39,10 +39,10 @@ from tunesmith_torch.models.adapters import (
     count_adapters,
 )
 from tunesmith_torch.models.artifacts import (
-    adapter_errors,
     attach_adapter,
-    check_adapter,
     check_adapter_folder,
+    check_loaded_adapter,
+    convert_adapter_errors,
 )
 from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation
@@ -54,7 +54,7 @@ __all__ = ["adapt_model", "adapt_over_merged", "combine_with_initial"]
 
 INITIAL, POLICY = "default", "policy"
 """PEFT's names for the frozen adapter and for the trained one, which are in parameter names."""
-MERGED = "folded"
+MERGED_ADAPTER_NAME = "folded"
 """PEFT's name for an initial adapter that was merged and is loaded again to be added up."""
 
 
@@ -149,8 +149,8 @@ def combine_with_initial(adapted: AdaptedModel, initial_model: InitialModel) -> 
     The adapter is the sum of the initial adapter and the trained one.
     """
     model = cast(PeftModel, adapted.model)
-    add_frozen_adapter(model, initial_model.path, MERGED)
-    return _sum_adapters(adapted, model, (MERGED, model.active_adapter))
+    add_frozen_adapter(model, initial_model.path, MERGED_ADAPTER_NAME)
+    return _sum_adapters(adapted, model, (MERGED_ADAPTER_NAME, model.active_adapter))
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
     check_adapter_folder(folder, model.get_base_model())
     before = list(cast(Any, model.base_model).active_adapters)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with peft_import.without_unused_bitsandbytes(), adapter_errors(folder):
+    with peft_import.without_unused_bitsandbytes(), convert_adapter_errors(folder):
         model.load_adapter(
             str(folder),
             name,
@@ -210,7 +210,7 @@ def add_frozen_adapter(model: PeftModel, folder: Path, name: str) -> None:
             autocast_adapter_dtype=False,
             low_cpu_mem_usage=can_load_on_meta(PeftConfig.from_pretrained(str(folder))),
         )
-    check_adapter(model, folder, name)
+    check_loaded_adapter(model, folder, name)
     dtype = model.get_base_model().dtype
     for full_name, parameter in model.named_parameters():
         if f".{name}." in full_name:

@@ -61,7 +61,7 @@ class AdapterTargets:
         Raises:
             UsageError: a name matches no module or parameter, or one that cannot be trained.
         """
-        modules = text_modules(model)
+        modules = find_text_modules(model)
         chosen = _choose_modules(model, modules, options)
         rerouted = _rerouted_names(model, {_last_part(name) for name in chosen})
         direct = {n: m for n, m in chosen.items() if _last_part(n) not in rerouted}
@@ -69,7 +69,7 @@ class AdapterTargets:
         if weights and (options.dropout or options.use_dora):
             option = "dropout" if options.dropout else "use_dora"
             raise UsageError(
-                f"technique.adapter.{option}: PEFT does not support it for {chosen_text(weights)} "
+                f"technique.adapter.{option}: PEFT does not support it for {format_names(weights)} "
                 f"in a {model.config.model_type}",
                 hint=f"remove adapter.{option}, or name other modules in adapter.target_modules",
             )
@@ -81,7 +81,7 @@ class AdapterTargets:
         )
 
 
-def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+def find_text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the modules that text passes through, by name: the decoder and the output head."""
     modules = {name: module for name, module in model.named_modules() if name}
     if model.config.get_text_config() is model.config:
@@ -92,7 +92,7 @@ def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def freeze_other_modalities(model: PreTrainedModel) -> list[str]:
     """Freeze the parameters that text does not pass through; return the names of these parts."""
-    text = {id(p) for module in text_modules(model).values() for p in module.parameters(False)}
+    text = {id(p) for module in find_text_modules(model).values() for p in module.parameters(False)}
     others = [(name, p) for name, p in model.named_parameters() if id(p) not in text]
     if model.config.get_text_config() is model.config:
         return []
@@ -103,17 +103,19 @@ def freeze_other_modalities(model: PreTrainedModel) -> list[str]:
 
 def experts_without_adapter(model: PreTrainedModel, targets: AdapterTargets) -> list[str]:
     """Return the short names of stacked expert parameters that no adapter changes."""
-    stacked = _stacked_parameters(text_modules(model))
-    targeted = {name for target in targets.parameters for name in matching_names(stacked, target)}
+    stacked = _stacked_parameters(find_text_modules(model))
+    targeted = {
+        name for target in targets.parameters for name in find_matching_names(stacked, target)
+    }
     return _last_two_parts(name for name in stacked if name not in targeted)
 
 
-def matching_names(names: Iterable[str], target: str) -> list[str]:
+def find_matching_names(names: Iterable[str], target: str) -> list[str]:
     """Return the full names whose last dotted parts are ``target``, PEFT's rule for modules."""
     return [name for name in names if name == target or name.endswith(f".{target}")]
 
 
-def chosen_text(names: Sequence[str]) -> str:
+def format_names(names: Sequence[str]) -> str:
     """Return the first of the names, and the number of the others."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{more}"
@@ -134,12 +136,12 @@ def _choose_modules(
     chosen: dict[str, nn.Module] = {}
     hint = f"linear layers of this model: {', '.join(_last_parts(linear))}"
     for target in options.target_modules:
-        found = {name: modules[name] for name in matching_names(modules, target)}
+        found = {name: modules[name] for name in find_matching_names(modules, target)}
         if not found:
             raise UsageError(f'{_MODULES_KEY}: no module is named "{target}"', hint=hint)
         if lost := _lost_when_read(model, found):
             raise UsageError(
-                f'{_MODULES_KEY}: "{target}" is {chosen_text(sorted(lost))}; PEFT could not read '
+                f'{_MODULES_KEY}: "{target}" is {format_names(sorted(lost))}; PEFT could not read '
                 f"its adapter back, because it renames it for a {model.config.model_type}",
                 hint=hint,
             )
@@ -228,7 +230,7 @@ def _shortest_names(
     short = options.target_modules
     names = sorted({_last_part(n) for n in chosen}) if short == "all-linear" else list(short)
     all_names = [name for name, _ in model.named_modules()]
-    fitting = {full_name for name in names for full_name in matching_names(all_names, name)}
+    fitting = {full_name for name in names for full_name in find_matching_names(all_names, name)}
     return names if fitting == {*chosen} else list(chosen)
 
 
@@ -285,7 +287,7 @@ def _resolve_parameters(
     all_names = [name for name, _ in model.named_parameters()]
     resolved: list[str] = []
     for name in names:
-        found = matching_names(candidates, name)
+        found = find_matching_names(candidates, name)
         if not found:
             known = ", ".join(_last_two_parts(candidates)) or "none"
             raise UsageError(
@@ -293,7 +295,7 @@ def _resolve_parameters(
                 hint=f"possible parameters of this model: {known}; name linear layers in "
                 "adapter.target_modules",
             )
-        resolved += [name] if found == matching_names(all_names, name) else found
+        resolved += [name] if found == find_matching_names(all_names, name) else found
     return resolved
 
 
@@ -319,7 +321,7 @@ def _resolve_modules_to_save(
     all_names = [name for name, _ in model.named_modules()]
     resolved: list[str] = []
     for name in names:
-        found = matching_names(modules, name)
+        found = find_matching_names(modules, name)
         if not found:
             known = _last_parts(n for n, module in modules.items() if _has_weights(module))
             raise UsageError(

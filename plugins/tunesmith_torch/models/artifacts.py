@@ -32,15 +32,15 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapter_config import can_load_on_meta, check_adapter_config
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import LoadedBase, ignore_deprecation, no_progress_bars
 from tunesmith_torch.models.model_folder import check_safetensors
 from tunesmith_torch.runtime.distributed import all_gather_object, is_rank_0
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
-__all__ = ["ADAPTER_WEIGHTS", "artifact_format", "attach_adapter"]
+__all__ = ["ADAPTER_WEIGHTS_FILE", "attach_adapter", "detect_artifact_format"]
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 ARTIFACT_FOLDERS: dict[str, str] = {"adapter": "adapter", "model": "model"}
 
 
@@ -81,7 +81,7 @@ def build_generation_config(base: LoadedBase, template: Template) -> GenerationC
     )
 
 
-def artifact_format(folder: Path) -> Literal["adapter", "model"]:
+def detect_artifact_format(folder: Path) -> Literal["adapter", "model"]:
     """Return the format of the artifact in a folder."""
     return "adapter" if (folder / "adapter_config.json").is_file() else "model"
 
@@ -96,7 +96,11 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
         IntegrityError: the tensors of the adapter do not match the model.
     """
     check_adapter_folder(folder, base.model)
-    with ignore_deprecation(), peft_import.without_unused_bitsandbytes(), adapter_errors(folder):
+    with (
+        ignore_deprecation(),
+        peft_import.without_unused_bitsandbytes(),
+        convert_adapter_errors(folder),
+    ):
         config = PeftConfig.from_pretrained(str(folder))
         if fused_kernels and isinstance(config, LoraConfig):
             fused_lora.register_fused_lora(config, base.model)
@@ -109,7 +113,7 @@ def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True
             low_cpu_mem_usage=can_load_on_meta(config),
         )
     fused_lora.group_by_input(model)
-    check_adapter(model, folder, "default")
+    check_loaded_adapter(model, folder, "default")
     # Not model.to, because buffers such as rotary frequencies must keep their format.
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -127,7 +131,7 @@ def check_adapter_folder(folder: Path, model: nn.Module) -> None:
         IntegrityError: a file is missing or truncated, or the config is implausible.
     """
     refuse_foreign_code(folder)
-    weights = folder / ADAPTER_WEIGHTS
+    weights = folder / ADAPTER_WEIGHTS_FILE
     if not weights.is_file():
         raise IntegrityError(f"{weights}: missing; adapters are only read from safetensors files")
     largest = max((n for shape in check_safetensors(weights) for n in shape), default=0)
@@ -135,7 +139,7 @@ def check_adapter_folder(folder: Path, model: nn.Module) -> None:
 
 
 @contextmanager
-def adapter_errors(folder: Path) -> Iterator[None]:
+def convert_adapter_errors(folder: Path) -> Iterator[None]:
     """Convert PEFT's errors inside the block to an :class:`~tunesmith.errors.IntegrityError`.
 
     All exceptions are converted, because PEFT may raise any kind for a wrong config value.
@@ -152,7 +156,7 @@ def adapter_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
+def check_loaded_adapter(model: PeftModel, folder: Path, name: str) -> None:
     """Compare the tensors of adapter ``name`` to those in the folder it was read from.
 
     Raises:
@@ -160,7 +164,7 @@ def check_adapter(model: PeftModel, folder: Path, name: str) -> None:
     """
     # PEFT silently ignores unknown tensor names, but it writes exactly the names that it has read.
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as file:
         differing = sorted({*file.keys()} ^ {*state})
         if differing:
             raise IntegrityError(
@@ -201,7 +205,7 @@ def _write_weights(folder: Path, adapted: AdaptedModel, base: str) -> None:
         return
     with no_progress_bars():
         adapted.model.save_pretrained(folder)
-    write_earlier_keys(folder)
+    write_legacy_config_keys(folder)
 
 
 def _finish_adapter_config(path: Path, base: str) -> None:

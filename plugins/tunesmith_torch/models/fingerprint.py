@@ -11,13 +11,13 @@ from torch import nn
 
 from tunesmith_torch.prefix.completion_groups import CompletionGroup
 
-__all__ = ["fingerprint"]
+__all__ = ["compute_fingerprint"]
 
 _SAMPLE_SIZE = 65_536
 """Approximate number of elements hashed per tensor, a regular sample of larger ones."""
 
 
-def fingerprint(model: nn.Module, groups: Sequence[CompletionGroup]) -> str:
+def compute_fingerprint(model: nn.Module, groups: Sequence[CompletionGroup]) -> str:
     """Return the SHA-256 of a sample of every parameter and of all token ids."""
     digest = hashlib.sha256()
     with torch.no_grad():

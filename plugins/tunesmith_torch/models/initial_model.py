@@ -11,9 +11,9 @@ from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.events import JSON
 from tunesmith.storage import verify_folder
 from tunesmith.storage.manifest import MANIFEST
-from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.options.training import TrainingOptions
-from tunesmith_torch.untrusted.foreign_code import read_object, refuse_foreign_code
+from tunesmith_torch.untrusted.foreign_code import read_json_object, refuse_foreign_code
 
 __all__ = ["InitialModel", "adapter_base_folder", "find_adapter_base"]
 
@@ -65,7 +65,7 @@ class InitialModel:
                 problems = verify_folder(candidate) if (candidate / MANIFEST).is_file() else []
                 if problems:
                     raise IntegrityError(f"{candidate}: {problems[0]}")
-                return cls(candidate, artifact_format(candidate))
+                return cls(candidate, detect_artifact_format(candidate))
         raise UsageError(
             f"{key}: no adapter or model in {folder}",
             hint="name the run folder of a finished run, or the adapter or model folder itself",
@@ -104,7 +104,7 @@ def adapter_base_folder(model: Path, adapter: Path, options: TrainingOptions) ->
         UsageError: the initial model no longer exists.
     """
     path = adapter.parent / LINEAGE_FILE
-    lineage = read_object(path) if path.is_file() else {}
+    lineage = read_json_object(path) if path.is_file() else {}
     if options.initial_model is None or lineage.get("from_format") == "adapter":
         return model
     return base_folder(model, InitialModel.find(options.initial_model))
@@ -112,7 +112,7 @@ def adapter_base_folder(model: Path, adapter: Path, options: TrainingOptions) ->
 
 def find_adapter_base(adapter: Path, model: Path) -> Path:
     """Return the folder of the weights that an adapter was trained on, or ``model`` if unknown."""
-    config = read_object(adapter / "adapter_config.json")
+    config = read_json_object(adapter / "adapter_config.json")
     named = Path(str(config.get("base_model_name_or_path") or ""))
     # After a run folder is moved, the recorded path is wrong, but the folder still has the model.
     moved = adapter.parent.parent / named.parent.name / named.name

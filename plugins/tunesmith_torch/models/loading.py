@@ -31,9 +31,9 @@ from transformers.utils import logging
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError
 from tunesmith_torch.models.model_folder import (
-    check_folder,
+    check_model_folder,
+    find_weight_files,
     refuse_empty_promise,
-    weight_files,
 )
 from tunesmith_torch.untrusted.foreign_code import (
     FLASH_ATTENTION,
@@ -93,7 +93,7 @@ def load_base(
         IntegrityError: a file is truncated, or a tensor is missing, unexpected, not finite or has
             the wrong shape.
     """
-    named = named_attention(check_folder(folder))
+    named = named_attention(check_model_folder(folder))
     # Without the argument, transformers follows the config or picks what the architecture supports.
     # With the argument alone, the name in the config would win, so both are set.
     follow_config = attention == "sdpa" and not named & FLASH_ATTENTION
@@ -168,7 +168,7 @@ def load_config(folder: Path) -> PretrainedConfig:
             or the folder has no safetensors weights.
         IntegrityError: a value is missing or wrong.
     """
-    _check_model_type(check_folder(folder).get("model_type"), folder / "config.json")
+    _check_model_type(check_model_folder(folder).get("model_type"), folder / "config.json")
     with _build_errors(f"{folder / 'config.json'}: "):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -242,7 +242,7 @@ def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
     Raises:
         IntegrityError: they are too small, or the config needs implausibly large tables.
     """
-    stored = sum(file.stat().st_size for file in weight_files(folder))
+    stored = sum(file.stat().st_size for file in find_weight_files(folder))
     weights = sum(parameter.numel() for parameter in meta_model.parameters())
     refuse_empty_promise(f"{folder / 'config.json'}: the sizes promise", weights, stored)
     tables = sum(buffer.numel() for buffer in meta_model.buffers())

@@ -21,7 +21,7 @@ from tunesmith.errors import UsageError
 from tunesmith.storage import read_manifest
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_torch.models.artifacts import attach_adapter
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import (
     LoadedBase,
     load_base,
@@ -82,7 +82,7 @@ def save_merged(
     _untie_changed_head(model)
     with no_progress_bars():
         model.save_pretrained(folder)
-    write_earlier_keys(folder)
+    write_legacy_config_keys(folder)
     del model
     release_memory()
 

@@ -15,16 +15,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
-from tunesmith_torch.untrusted.foreign_code import read_object, refuse_foreign_code
+from tunesmith_torch.untrusted.foreign_code import read_json_object, refuse_foreign_code
 
 __all__ = [
-    "check_folder",
+    "check_config_sizes",
+    "check_model_folder",
     "check_safetensors",
-    "check_sizes",
-    "missing_weights",
+    "explain_missing_weights",
+    "find_weight_files",
     "read_config",
     "read_context_length",
-    "weight_files",
 ]
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -98,12 +98,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
             hint="name the folder that contains config.json and the *.safetensors files",
         )
     refuse_foreign_code(folder)
-    config = read_object(path)
-    check_sizes(config, path)
+    config = read_json_object(path)
+    check_config_sizes(config, path)
     return config
 
 
-def check_sizes(config: Mapping[str, Any], path: Path) -> None:
+def check_config_sizes(config: Mapping[str, Any], path: Path) -> None:
     """Check that the sizes in a config are plausible; errors name ``path``.
 
     Raises:
@@ -181,7 +181,7 @@ def refuse_empty_promise(promise: str, values: int, stored: int) -> None:
         )
 
 
-def weight_files(folder: Path) -> list[Path]:
+def find_weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of the model, after checking that each is complete.
 
     Raises:
@@ -203,11 +203,11 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def check_folder(folder: Path) -> Mapping[str, Any]:
+def check_model_folder(folder: Path) -> Mapping[str, Any]:
     """Check the names, sizes and JSON of a model folder, and return its config.
 
     Raises:
-        EnvironmentProblem: see :func:`read_config` and :func:`weight_files`.
+        EnvironmentProblem: see :func:`read_config` and :func:`find_weight_files`.
         IntegrityError: see both functions.
     """
     config = read_config(folder)
@@ -218,16 +218,17 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
             "silently add the adapter to the model",
             hint="move the adapter's files to a separate folder, and set `from` to it",
         )
-    files = weight_files(folder)
+    files = find_weight_files(folder)
     _check_promised_weights(config, files, folder / "config.json")
     _check_promised_format(config, files, folder / "config.json")
     return config
 
 
-def missing_weights(folder: Path) -> str:
+def explain_missing_weights(folder: Path) -> str:
     """Return a message if a folder has no weights at all, or "" if it has some.
 
-    Pickled weights, an index or half a file count as weights; :func:`check_folder` checks them.
+    Pickled weights, an index or half a file count as weights; :func:`check_model_folder` checks
+    them.
     """
     for path in folder.iterdir():
         if path.suffix in (".safetensors", *PICKLED_SUFFIXES) or path.name.endswith(".index.json"):
@@ -292,7 +293,7 @@ def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    mapping = read_object(index).get("weight_map")
+    mapping = read_json_object(index).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise IntegrityError(f"{index}: no weight_map in the weight index")
     for name in mapping.values():

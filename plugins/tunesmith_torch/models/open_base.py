@@ -35,8 +35,8 @@ def load_model(  # noqa: PLR0913 - independent choices, the optional ones by key
     loaded.
     """
     if packing:
-        varlen_attention.register()
-    name = tree_attention.register() if packing else "sdpa"
+        varlen_attention.register_varlen_attention()
+    name = tree_attention.register_tree_attention() if packing else "sdpa"
     read = partial(load_quantized, quantization=quantization) if quantization else load_base
     load = partial(read, folder, device=device, dtype=precision.dtype)
     base = load(attention=name, tokenizer=tokenizer)

@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import IntegrityError
 from tunesmith_torch.models.loading import LoadedBase, build_on_meta, load_base
-from tunesmith_torch.models.model_folder import check_folder
+from tunesmith_torch.models.model_folder import check_model_folder
 from tunesmith_torch.options.adaptation import QuantizationOptions
 from tunesmith_torch.runtime import bitsandbytes
 
@@ -69,8 +69,8 @@ def load_quantized(
         EnvironmentProblem: bitsandbytes is missing, or does not work on this device.
         IntegrityError: see ``load_base``.
     """
-    bitsandbytes.get_checked_package(device)
-    check_folder(folder)
+    bitsandbytes.import_checked_bitsandbytes(device)
+    check_model_folder(folder)
     meta_model = build_on_meta(folder)
     _check_files(folder, meta_model)
     is_4bit = quantization.bits == 4
@@ -104,7 +104,7 @@ def dequantize(layer: Any, dtype: torch.dtype) -> Tensor:
     """Return the matrix that a quantized layer multiplies with, as an ordinary tensor, [O, I]."""
     weight, functional = (
         layer.weight,
-        bitsandbytes.get_checked_package(layer.weight.device).functional,
+        bitsandbytes.import_checked_bitsandbytes(layer.weight.device).functional,
     )
     if weight.data.dtype == torch.int8:
         scales_O = weight.SCB if weight.SCB is not None else layer.state.SCB
@@ -129,7 +129,7 @@ def quantize_and_dequantize(
     weight_OI: Tensor, quantization: Quantization, device: torch.device
 ) -> Tensor:
     """Return the float32 matrix that a quantized layer with this weight multiplies with."""
-    functional = bitsandbytes.get_checked_package(device).functional
+    functional = bitsandbytes.import_checked_bitsandbytes(device).functional
     on_device_OI = weight_OI.contiguous().to(device)
     if quantization.bits == 8:
         rows_OI, scales_O, _ = functional.int8_vectorwise_quant(on_device_OI.half())

@@ -54,7 +54,7 @@ The rows before a copy must have no effect, and both copies are rounded in the s
 """
 SHORT_ROWS = 9, 14
 """Row lengths in tokens that every test includes."""
-LONGEST_CHECK = 2048
+MAX_CHECK_LENGTH = 2048
 """Maximum row length in a test, in tokens; longer rows would take more time than they save."""
 
 _WINDOW_NAME = re.compile("window|attention_chunk|index_topk|budget")
@@ -90,17 +90,17 @@ def choose_row_layout(adapted: AdaptedModel, *, packing: bool, longest: int) -> 
         EnvironmentProblem: the log-probabilities of a row depend on later tokens, or on chance.
     """
     base = adapted.base.model
-    lengths = check_lengths(base.config.get_text_config(), longest)
+    lengths = choose_check_lengths(base.config.get_text_config(), longest)
     reason = ""
     if packing:
         # An architecture's own attention may fail beyond its context (GPT Neo): test up to there.
         context = 0 if base.is_backend_compatible() else context_length(adapted.base) - 1
-        fills_context = max(lengths) < context <= LONGEST_CHECK
+        fills_context = max(lengths) < context <= MAX_CHECK_LENGTH
         packed_lengths = (*lengths, context) if fills_context else lengths
         reason = _problem(adapted, packed_lengths, packed=True)
         if not reason:
             return RowLayout("packed")
-        use_own_attention(base)
+        use_transformers_attention(base)
     padding_problem = _problem(adapted, lengths, packed=False)
     if not padding_problem:
         return RowLayout("padded", reason)
@@ -108,19 +108,19 @@ def choose_row_layout(adapted: AdaptedModel, *, packing: bool, longest: int) -> 
     return RowLayout("alone", padding_problem)
 
 
-def use_own_attention(model: Any) -> None:
+def use_transformers_attention(model: Any) -> None:
     """Replace this toolkit's attention with the one that transformers would choose."""
-    if model.config._attn_implementation == tree_attention.NAME:
+    if model.config._attn_implementation == tree_attention.ATTENTION_NAME:
         model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
 
 
-def check_lengths(config: Any, longest: int) -> tuple[int, ...]:
+def choose_check_lengths(config: Any, longest: int) -> tuple[int, ...]:
     """Return row lengths that test a model within and beyond its attention windows."""
     limits = {n + 3 for n in _windows(config.to_dict())}
     shortest = max(SHORT_ROWS)
     return (
         *SHORT_ROWS,
-        *(n for n in sorted(limits) if shortest < n <= min(longest, LONGEST_CHECK)),
+        *(n for n in sorted(limits) if shortest < n <= min(longest, MAX_CHECK_LENGTH)),
     )
 
 

@@ -54,7 +54,7 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
             f"{where} pages memory of an NVIDIA GPU, but this run uses {device.type}",
             hint='use optimizer.name = "adamw-8bit", which takes no more memory, or "adamw"',
         )
-    package = bitsandbytes.get_package()
+    package = bitsandbytes.import_bitsandbytes()
     try:
         weight = nn.Parameter(torch.ones(64, 128, device=device))
         optimizer = package.optim.AdamW8bit([weight], lr=0.5, weight_decay=0.0)
@@ -79,7 +79,7 @@ def build_optimizer(
     settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.optimizer.betas}
     if options.optimizer.name == "adamw":
         return torch.optim.AdamW([dict(group) for group in groups], fused=True, **settings)
-    optim = bitsandbytes.get_package().optim
+    optim = bitsandbytes.import_bitsandbytes().optim
     paged = options.optimizer.name == "paged-adamw-8bit"
     optimizer_class = optim.PagedAdamW8bit if paged else optim.AdamW8bit
     # bitsandbytes refuses an empty group.

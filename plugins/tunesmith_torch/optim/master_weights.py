@@ -76,7 +76,7 @@ class MasterWeights:
     @property
     def is_sharded(self) -> bool:
         """True if this rank holds only a part of each weight."""
-        return any(sharding.local_part(master) is not master for master in self.masters)
+        return any(sharding.get_local_part(master) is not master for master in self.masters)
 
     def _by_name(self) -> Iterable[tuple[str, nn.Parameter]]:
         return zip(self.names, self.masters, strict=True)
@@ -84,7 +84,7 @@ class MasterWeights:
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Scale the gradient to a norm of at most ``max_norm``; return the norm it had before."""
         norm = nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
-        return sharding.complete_value(norm)
+        return sharding.get_full_tensor(norm)
 
     def step(self, learning_rate: float, transform: UpdateTransform | None = None) -> None:
         """Update the master weights, copy them to the parameters, and free the gradients.
@@ -111,7 +111,7 @@ class MasterWeights:
     def largest_gradients(self, count: int = 5) -> list[tuple[str, float]]:
         """Return the names and norms of the largest gradients, non-finite norms first."""
         norms = [
-            (name, float(sharding.complete_value(master.grad.norm())))
+            (name, float(sharding.get_full_tensor(master.grad.norm())))
             for name, (_, master) in zip(self.names, self._pairs, strict=True)
             if master.grad is not None
         ]

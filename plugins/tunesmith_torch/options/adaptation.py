@@ -1,7 +1,6 @@
-"""Options of the weights that training changes: all of them, or adapters; torch is not imported.
+"""Which weights training changes: all of them, or adapters; this module does not import torch.
 
-Which weights move and what they move towards are independent: every objective trains by any
-:class:`Adaptation`.
+The choice is independent of the objective: every objective works with every :class:`Adaptation`.
 """
 
 from __future__ import annotations
@@ -24,42 +23,46 @@ Method = Literal["full", "lora", "qlora"]
 
 
 class AdapterOptions(Options):
-    """Table ``adapter``: which matrices get a LoRA adapter, and its shape."""
+    """Table ``adapter``: which matrices get a LoRA adapter, and the adapter's shape."""
 
     rank: int = Field(default=16, ge=1, le=1024, description="Rank of each adapter (LoRA's r).")
     alpha: float = Field(
         default=32.0,
         gt=0,
         le=65536,
-        description="Scale of the adapter: alpha/rank, or alpha/sqrt(rank) with `use_rslora`.",
+        description=(
+            "Adapters are scaled by alpha/rank, or by alpha/sqrt(rank) with `use_rslora`."
+        ),
     )
     dropout: float = Field(
         default=0.0,
         ge=0,
         lt=1,
         description=(
-            "Dropout probability on the input of the adapters. Training on preferences, and of a "
-            "policy on rewards, has no dropout, so it must be 0 there."
+            "Dropout probability on the adapters' input. It must be 0 for preference training and "
+            "policy training, which use no dropout."
         ),
     )
     target_modules: Literal["all-linear"] | list[str] = Field(
         default="all-linear",
         description=(
             "Modules that get an adapter: all linear layers of the text decoder except the output "
-            "head, or a list of names such as q_proj. Experts of a mixture are no modules: see "
-            "`target_parameters`."
+            "head, or a list of names such as q_proj. Mixture-of-experts layers may store their "
+            "experts as parameters, not modules: see `target_parameters`."
         ),
     )
     target_parameters: list[str] = Field(
         default=[],
         description=(
-            "Parameters outside of linear layers that get an adapter too, such as the stacked "
-            "experts of a mixture: experts.gate_up_proj, experts.down_proj."
+            "Parameters outside linear layers that also get an adapter, such as the stacked "
+            "experts of a mixture-of-experts model: experts.gate_up_proj, experts.down_proj."
         ),
     )
     modules_to_save: list[str] = Field(
         default=[],
-        description="Modules that are trained fully and saved with the adapter, such as lm_head.",
+        description=(
+            "Modules whose weights are all trained and saved with the adapter, such as lm_head."
+        ),
     )
     use_rslora: bool = Field(
         default=False,
@@ -68,8 +71,8 @@ class AdapterOptions(Options):
     use_dora: bool = Field(
         default=False,
         description=(
-            "Train magnitude and direction of the weights separately (DoRA): closer to full "
-            "fine-tuning, slower."
+            "Train the magnitude and direction of the weights separately (DoRA): slower, but "
+            "closer to full fine-tuning."
         ),
     )
 
@@ -79,15 +82,15 @@ class AdapterOptions(Options):
         if isinstance(value, str):
             return value
         if not all(name.strip(" .") for name in value):
-            raise ValueError("has an empty name")
+            raise ValueError("contains an empty name; remove it")
         return value
 
     @model_validator(mode="after")
     def _check_targets(self) -> AdapterOptions:
-        """Refuse no target at all, and a module that is trained fully and gets an adapter too."""
+        """Refuse options without a target, and modules with an adapter that are trained fully."""
         if not self.target_modules and not self.target_parameters:
             raise ValueError(
-                '`target_modules` names no module; write "all-linear", or names such as ["q_proj"]'
+                '`target_modules` is empty; write "all-linear", or names such as ["q_proj"]'
             )
         if self.target_parameters and (self.dropout or self.use_dora):
             option = "dropout" if self.dropout else "use_dora"
@@ -95,8 +98,8 @@ class AdapterOptions(Options):
         twice = [name for name in self.modules_to_save if name in self.target_modules]
         if twice and self.target_modules != "all-linear":
             raise ValueError(
-                f"`{twice[0]}` is in `target_modules` and in `modules_to_save`; a module that is "
-                "trained fully gets no adapter"
+                f"`{twice[0]}` is in `target_modules` and in `modules_to_save`; a module gets an "
+                "adapter or is trained fully, so remove it from one of them"
             )
         return self
 
@@ -109,16 +112,16 @@ class QuantizationOptions(Options):
     )
     double_quantization: bool = Field(
         default=True,
-        description="Quantize the scales of 4-bit blocks too, which saves 0.4 bits per weight.",
+        description="Also quantize the scales of 4-bit blocks, which saves 0.4 bits per weight.",
     )
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """The weights that training changes, and how the base model is stored."""
+    """Which weights training changes, and how the base model is stored."""
 
     method: Method
     adapter: AdapterOptions | None = None
-    """The adapters that are trained; None: all weights are."""
+    """The adapters to train; None if all weights are trained."""
     quantization: QuantizationOptions | None = None
-    """None: the base model is not quantized."""
+    """How the base model is quantized; None if it is not."""

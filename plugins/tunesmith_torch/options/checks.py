@@ -1,4 +1,4 @@
-"""Checks of options at planning time, without torch: required libraries and devices."""
+"""Checks of options at planning time, without torch: libraries, devices, unusual values."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tunesmith.contracts import Finding
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
 
-__all__ = ["LEAST_RATE", "check_optimizer", "find_inert_options", "find_sharded"]
+__all__ = ["MIN_LEARNING_RATE", "check_optimizer", "find_inert_options", "find_sharding_errors"]
 
-LEAST_RATE = 1e-7
-"""Learning rate below which bf16 and fp32 weights hardly change in a usual number of steps."""
-USUAL_SCALES = (0.01, 128.0)
-"""Scales of adapters in use are from 0.25 to 32."""
+MIN_LEARNING_RATE = 1e-7
+"""Below this learning rate, bf16 and fp32 weights hardly change in a usual number of steps."""
+USUAL_ADAPTER_SCALES = (0.01, 128.0)
+"""Adapter scales that pass without a warning; those in common use are 0.25 to 32."""
 MOST_DROPOUT, MOST_WARMUP = 0.5, 0.5
 
 
 def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
     """Return errors if the optimizer's library is missing or the device does not support it.
 
-    Training checks the rest when it starts.
+    Further checks run when training starts.
     """
     optimizer = options.optimizer.name
     problems = []
@@ -32,26 +32,26 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
             f'"{optimizer}" needs bitsandbytes, which is not installed: pip install bitsandbytes'
         )
     if optimizer == "paged-adamw-8bit" and device in ("cpu", "mps"):
-        problems.append(f'"{optimizer}" needs an NVIDIA GPU, and the device is {device}')
+        problems.append(f'"{optimizer}" needs an NVIDIA GPU, but the device is {device}')
     return [
         Finding(level="error", where="technique.optimizer.name", message=text) for text in problems
     ]
 
 
-def find_sharded(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
-    """Yield an error for each table of options that shards the weights, which additions see."""
+def find_sharding_errors(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
+    """Yield an error for each table that shards the weights while a plugin adds to training."""
     if isinstance(options, TrainingOptions) and options.parallel == "sharded":
-        text = '"sharded": a table that changes the training needs all weights; use "data"'
+        text = '"sharded" cannot be used: a plugin table needs all weights; use "data"'
         yield Finding(level="error", where=f"{where}.parallel", message=text)
     for name, value in options:
         if isinstance(value, BaseModel):
-            yield from find_sharded(value, f"{where}.{name}")
+            yield from find_sharding_errors(value, f"{where}.{name}")
 
 
 def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
-    """Yield a warning for each value, at any depth, with which a training learns next to nothing.
+    """Yield a warning for each value, at any depth, that keeps a model from learning.
 
-    Each of them is allowed, so that a training with it ends well and only its result is bad.
+    These values are valid, so training would finish without an error and with a bad result.
     """
     for key, what in _describe_inert(options):
         yield Finding(level="warning", where=f"{where}.{key}", message=what)
@@ -61,19 +61,19 @@ def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator
 
 
 def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
-    """Yield the key and the effect of each such value in one table."""
-    if isinstance(options, TrainingOptions) and options.learning_rate < LEAST_RATE:
+    """Yield the key and the effect of each such value in one table, without its subtables."""
+    if isinstance(options, TrainingOptions) and options.learning_rate < MIN_LEARNING_RATE:
         text = f"{options.learning_rate:g} is so low that the weights hardly change"
-        yield "learning_rate", f"{text}; usual are 1e-6 to 1e-3"
+        yield "learning_rate", f"{text}; usual values are 1e-6 to 1e-3"
     if isinstance(options, ScheduleOptions) and options.warmup_ratio > MOST_WARMUP:
-        text = f"the learning rate rises in {options.warmup_ratio:.3g} of the steps"
-        yield "warmup_ratio", f"{text}, and most of them have a low one; usual is 0.03 to 0.1"
+        text = f"warm-up takes {options.warmup_ratio:.3g} of the steps"
+        yield "warmup_ratio", f"{text}, so most have a low learning rate; usual is 0.03 to 0.1"
     if isinstance(options, AdapterOptions):
         scale = options.alpha / (options.rank**0.5 if options.use_rslora else options.rank)
-        if not USUAL_SCALES[0] <= scale <= USUAL_SCALES[1]:
-            effect = "hardly count" if scale < 1 else "outweigh the base model"
-            text = f"{options.alpha:g} scales the adapters by {scale:.3g}, so that they {effect}"
+        if not USUAL_ADAPTER_SCALES[0] <= scale <= USUAL_ADAPTER_SCALES[1]:
+            effect = "have little effect" if scale < 1 else "outweigh the base model"
+            text = f"{options.alpha:g} scales the adapters by {scale:.3g}, so they {effect}"
             yield "alpha", f"{text}; usual is once or twice the rank"
         if options.dropout > MOST_DROPOUT:
-            text = f"only {1 - options.dropout:.3g} of the input of the adapters is left in a step"
+            text = f"only {1 - options.dropout:.3g} of the adapters' input remains in each step"
             yield "dropout", f"{text}; usual is 0 to 0.1"

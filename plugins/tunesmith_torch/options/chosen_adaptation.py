@@ -1,4 +1,4 @@
-"""Options of techniques in which the run file chooses the weights that are trained."""
+"""Options of techniques whose run file chooses, with ``adapt``, which weights are trained."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from tunesmith_torch.options.training import TrainingOptions
 
 __all__ = ["ChosenAdaptationOptions"]
 
-ADAPT_HELP = "Train LoRA adapters, LoRA adapters over a quantized base model, or all weights."
+ADAPT_HELP = (
+    "Train LoRA adapters (lora), LoRA adapters on a quantized base model (qlora), or all weights "
+    "(full)."
+)
 
 
 class ChosenAdaptationOptions(TrainingOptions):
-    """Options of training in which ``adapt`` chooses the weights that are trained."""
+    """Training options where ``adapt`` chooses which weights are trained."""
 
     FULL_LEARNING_RATE: ClassVar[float | None] = None
-    """Default of ``learning_rate`` if all weights are trained; None: as for adapters."""
+    """Default ``learning_rate`` if all weights are trained; None: the same as for adapters."""
 
     adapt: Method = Field(default="lora", description=ADAPT_HELP)
     adapter: AdapterOptions = Field(
@@ -35,7 +38,7 @@ class ChosenAdaptationOptions(TrainingOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """The weights that are trained, and how the base model is stored."""
+        """Which weights are trained, and how the base model is stored."""
         if self.adapt == "full":
             return Adaptation("full")
         quantization = self.quantization if self.adapt == "qlora" else None
@@ -54,14 +57,14 @@ class ChosenAdaptationOptions(TrainingOptions):
         if self.adapter.dropout and not self.USES_DROPOUT:
             raise ValueError(
                 "`adapter.dropout` must be 0: the loss compares the policy with log-probabilities "
-                "that are computed without dropout, so updates have none"
+                "computed without dropout"
             )
         return self
 
     @model_validator(mode="after")
     def _refuse_unused_tables(self) -> ChosenAdaptationOptions:
         if self.adapt == "full" and self.adapter != AdapterOptions():
-            raise ValueError('`adapter` is read with adapt = "lora" or "qlora" only')
+            raise ValueError('`adapter` only has an effect with adapt = "lora" or "qlora"')
         if self.adapt != "qlora" and self.quantization != QuantizationOptions():
-            raise ValueError('`quantization` is read with adapt = "qlora" only')
+            raise ValueError('`quantization` only has an effect with adapt = "qlora"')
         return self

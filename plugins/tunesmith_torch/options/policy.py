@@ -1,4 +1,4 @@
-"""Options of training a policy on rewards; torch is not imported here, so plans stay light."""
+"""Options for training a policy on rewards; importing them does not import torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tunesmith.options import Options
 from tunesmith_torch.options.chosen_adaptation import ChosenAdaptationOptions
-from tunesmith_torch.options.training import AutoTokens
+from tunesmith_torch.options.training import AutoTokenCount
 
 __all__ = [
     "Algorithm",
@@ -30,7 +30,7 @@ class GenerationOptions(Options):
         default=8, ge=1, le=1024, description="Completions sampled per prompt."
     )
     max_new_tokens: int = Field(
-        default=128, ge=1, le=2**20, description="Largest number of tokens in a completion."
+        default=128, ge=1, le=2**20, description="Maximum number of tokens in a completion."
     )
     temperature: float = Field(
         default=1.0,
@@ -41,43 +41,43 @@ class GenerationOptions(Options):
 
 
 class PolicyLossOptions(Options):
-    """Table ``loss`` of a policy: the clipped policy gradient and the KL divergence."""
+    """Table ``loss`` of a policy: the clipped policy gradient and the KL penalty."""
 
     mask_truncated_completions: bool = Field(
         default=True,
-        description="Exclude completions that were cut off at max_new_tokens from the loss.",
+        description="Exclude completions cut off at max_new_tokens from the loss.",
     )
     clip_range: float = Field(
         default=0.2,
         gt=0,
         lt=1,
         description=(
-            "Clip each token's probability ratio to 1 - clip_range to 1 + clip_range in the "
-            "loss (ppo, grpo)."
+            "ppo and grpo: clip each token's probability ratio to the range from 1 - clip_range "
+            "to 1 + clip_range."
         ),
     )
     num_iterations: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="ppo and grpo: optimizer steps on the completions of one rollout.",
+        description="ppo and grpo: optimizer steps per rollout, on the same completions.",
     )
     kl_coef: float = Field(
         default=0.05,
         ge=0,
         le=100,
         description=(
-            "Weight of the KL divergence from the reference: subtracted from the reward "
-            "(ppo, rloo) or added to the loss (grpo)."
+            "Weight of the KL divergence from the reference, which is subtracted from the "
+            "reward (ppo, rloo) or added to the loss (grpo)."
         ),
     )
     kl_target: float | None = Field(
         default=None,
         gt=0,
         description=(
-            "ppo: KL divergence from the reference, in nats per completion, that an "
-            "adaptive KL coefficient aims at, starting from `kl_coef`. Unset: the "
-            "coefficient is constant."
+            "ppo: target KL divergence from the reference, in nats per completion. The KL "
+            "coefficient starts at `kl_coef` and adapts to reach it. Unset: the coefficient is "
+            "constant."
         ),
     )
     gamma: float = Field(default=1.0, gt=0, le=1, description="ppo: discount factor per token.")
@@ -91,14 +91,15 @@ class PolicyLossOptions(Options):
 
 
 class MonitorOptions(Options):
-    """Table ``monitor``: the evaluations during training that stop a policy which diverges."""
+    """Table ``monitor``: evaluations during training, which stop a policy that diverges."""
 
     gold: str | None = Field(
         default=None,
         description=(
             "Gold reward: a Python function `file.py:name` that returns the true quality of "
             "a completion. It is never trained on. Unset: the fraction of validation pairs "
-            "whose better completion has the higher mean log-probability under the policy."
+            "whose chosen completion has the higher mean log-probability per token under the "
+            "policy."
         ),
         json_schema_extra={"path": True},
     )
@@ -114,34 +115,35 @@ class MonitorOptions(Options):
         default=1,
         ge=0,
         le=100,
-        description="Completions of validation rows that each evaluation reports in full.",
+        description="Validation completions that each evaluation reports in full.",
     )
     max_kl: float = Field(
         default=30.0,
         ge=0,
         description=(
-            "KL divergence from the reference, in nats per completion, at which training "
-            "stops and returns to its best checkpoint. 0: no limit."
+            "Maximum KL divergence from the reference, in nats per completion, averaged over "
+            "five rollouts. Above it, training stops and returns to its best checkpoint. 0: no "
+            "limit."
         ),
     )
     accept_divergence: bool = Field(
         default=False,
         description=(
-            "End the run with exit code 0 even if the policy diverged and returned to its "
-            "best checkpoint."
+            "Exit with code 0 even if the policy diverged and training returned to the best "
+            "checkpoint."
         ),
     )
 
 
 class RewardTerm(Options):
-    """One term of the reward sum: the reward model, or a Python function."""
+    """One term of the reward sum: the reward model or a Python function."""
 
-    weight: float = Field(default=1.0, description="Factor of this reward in the sum.")
+    weight: float = Field(default=1.0, description="Weight of this reward in the sum.")
     function: str | None = Field(
         default=None,
         description=(
             "A Python function `file.py:name` that takes a prompt and a completion, both "
-            "text, and returns a number. If `plugin` is unset too: the reward model."
+            "text, and returns a number. If `plugin` is also unset: the reward model."
         ),
         json_schema_extra={"path": True},
     )
@@ -152,7 +154,7 @@ class RewardTerm(Options):
     @model_validator(mode="after")
     def _check_one_source(self) -> RewardTerm:
         if self.function is not None and self.plugin is not None:
-            raise ValueError("`function` and `plugin` cannot both be given")
+            raise ValueError("`function` and `plugin` are both set; remove one")
         return self
 
     @property
@@ -162,7 +164,7 @@ class RewardTerm(Options):
 
 
 class PolicyOptions(ChosenAdaptationOptions):
-    """Options of training a policy on rewards for its own completions."""
+    """Options for training a policy on rewards for the completions it samples."""
 
     USES_DROPOUT: ClassVar[bool] = False
 
@@ -176,19 +178,19 @@ class PolicyOptions(ChosenAdaptationOptions):
         le=65536,
         description="Prompts per rollout; each gets `generation.num_generations` completions.",
     )
-    micro_batch_tokens: AutoTokens = Field(
+    micro_batch_tokens: AutoTokenCount = Field(
         default=2048,
         description=(
-            "Largest number of tokens in one forward and backward pass; it changes memory "
-            'use but not results. The completions of one prompt stay together. "auto" uses '
-            "what fits into memory when the run begins."
+            "Maximum number of tokens in one forward and backward pass. It changes memory "
+            'use but not results. The completions of one prompt stay together. "auto": '
+            "what fits in memory when the run starts."
         ),
     )
     algorithm: Algorithm = Field(
         default="grpo",
         description=(
-            "Baseline that rewards are compared with: a value predicted for each token "
-            "(ppo), or the other completions of the same prompt (grpo, rloo)."
+            "Policy gradient algorithm. The reward baseline is a value predicted for each token "
+            "(ppo), or comes from the completions of the same prompt (grpo, rloo)."
         ),
     )
     rewards: list[RewardTerm] = Field(
@@ -200,13 +202,13 @@ class PolicyOptions(ChosenAdaptationOptions):
         ),
     )
     generation: GenerationOptions = Field(
-        default_factory=GenerationOptions, description="The completions that are sampled."
+        default_factory=GenerationOptions, description="How completions are sampled."
     )
     loss: PolicyLossOptions = Field(
-        default_factory=PolicyLossOptions, description="The policy gradient and the KL divergence."
+        default_factory=PolicyLossOptions, description="The policy gradient and the KL penalty."
     )
     monitor: MonitorOptions = Field(
-        default_factory=MonitorOptions, description="The evaluations during training."
+        default_factory=MonitorOptions, description="Evaluations during training."
     )
 
     @model_validator(mode="after")
@@ -215,20 +217,20 @@ class PolicyOptions(ChosenAdaptationOptions):
         for name in _PPO_KEYS:
             changed = getattr(loss, name) != PolicyLossOptions.model_fields[name].default
             if self.algorithm != "ppo" and changed:
-                raise ValueError(f'`loss.{name}` is read by algorithm = "ppo" only')
+                raise ValueError(f'`loss.{name}` only has an effect with algorithm = "ppo"')
         if self.algorithm != "ppo" and self.generation.num_generations < 2:
             raise ValueError(
                 f"`generation.num_generations` must be at least 2 for {self.algorithm}"
             )
         if self.algorithm == "rloo" and loss.num_iterations > 1:
-            raise ValueError("`loss.num_iterations` must be 1 for rloo, which does not clip")
+            raise ValueError("`loss.num_iterations` must be 1 for rloo, which has no clipping")
         if loss.kl_target is not None and loss.kl_coef == 0:
-            raise ValueError("`loss.kl_target` needs a `loss.kl_coef` above 0 as its first value")
+            raise ValueError("`loss.kl_target` needs `loss.kl_coef` above 0 as the initial value")
         return self
 
     @property
     def needs_reference(self) -> bool:
-        """True if the KL divergence from the reference is needed, as a weight or as a limit."""
+        """True if the KL divergence from the reference is needed, as a penalty or as a limit."""
         return self.loss.kl_coef > 0 or self.monitor.max_kl > 0
 
     @property

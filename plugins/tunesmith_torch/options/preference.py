@@ -1,4 +1,4 @@
-"""Options of training on pairs of completions; torch is not imported here, so plans stay light."""
+"""Options for training on pairs of completions; importing them does not import torch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class PreferenceLossOptions(Options):
     type: PreferenceLossType = Field(
         default="dpo",
         description=(
-            "dpo, ipo and kto compare with a reference model; orpo and simpo need none and "
-            "use the mean log-probability of a completion's tokens. kto also learns from answers "
-            "with a label; the others need pairs."
+            "The loss. dpo, ipo and kto compare with a reference model. orpo and simpo need no "
+            "reference and use the mean log-probability of a completion's tokens. kto also learns "
+            "from single labeled answers; the others need pairs."
         ),
     )
     beta: float | None = Field(
@@ -40,7 +40,7 @@ class PreferenceLossOptions(Options):
         le=1000,
         description=(
             "Scale of the implicit rewards: larger values keep the policy closer to the "
-            "reference. For orpo the weight of the odds ratio. Unset: 0.1, for simpo 2."
+            "reference. For orpo, the weight of the odds ratio. Unset: 0.1, or 2 for simpo."
         ),
     )
     label_smoothing: float = Field(
@@ -54,27 +54,27 @@ class PreferenceLossOptions(Options):
         ge=0,
         le=100,
         description=(
-            "simpo: margin (gamma) by which the loss pushes the reward of the chosen "
-            "completion above the other's; a reward is beta times the mean log-probability."
+            "simpo: target margin (gamma) between the rewards of the chosen and the rejected "
+            "completion. A reward is beta times the mean log-probability per token."
         ),
     )
     desirable_weight: float = Field(
-        default=1.0, gt=0, le=100, description="kto: loss weight of good completions."
+        default=1.0, gt=0, le=100, description="kto: loss weight of desirable (good) completions."
     )
     undesirable_weight: float = Field(
-        default=1.0, gt=0, le=100, description="kto: loss weight of bad completions."
+        default=1.0, gt=0, le=100, description="kto: loss weight of undesirable (bad) completions."
     )
 
     @model_validator(mode="after")
     def _refuse_unused_keys(self) -> PreferenceLossOptions:
         for name, loss in _TYPE_OF_KEY.items():
             if self.type != loss and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f'`{name}` is read by type = "{loss}" only')
+                raise ValueError(f'`{name}` only has an effect with type = "{loss}"')
         return self
 
     @property
     def effective_beta(self) -> float:
-        """``beta``, or the default of the loss."""
+        """``beta``, or the default for this loss if ``beta`` is unset."""
         return DEFAULT_BETAS[self.type] if self.beta is None else self.beta
 
     @property
@@ -91,8 +91,7 @@ class RewardLossOptions(Options):
         ge=0,
         le=100,
         description=(
-            "Margin in the loss by which the reward of the chosen completion should exceed "
-            "the other."
+            "Target margin between the rewards of the chosen and the rejected completion."
         ),
     )
     center_rewards_coefficient: float = Field(
@@ -100,14 +99,14 @@ class RewardLossOptions(Options):
         ge=0,
         le=100,
         description=(
-            "Weight of a penalty on the squared sum of a pair's rewards, which keeps "
-            "rewards near zero."
+            "Weight of a penalty on the squared sum of a pair's rewards; it keeps rewards near "
+            "zero."
         ),
     )
 
 
 class PairOptions(ChosenAdaptationOptions):
-    """Options that all training on pairs of completions shares."""
+    """Options shared by all training on pairs of completions."""
 
     epochs: float = Field(
         default=1.0, gt=0, le=1000, description="Passes over the training data; may be a fraction."
@@ -115,8 +114,8 @@ class PairOptions(ChosenAdaptationOptions):
     share_prompts: bool = Field(
         default=True,
         description=(
-            "Compute a prompt once for both of its completions, if device and model support "
-            "it. Faster, with the same result. Needs packing."
+            "Compute a prompt once for both of its completions, if the device and the model "
+            "support it. Faster, with the same results. Needs `packing`."
         ),
     )
     validation: ValidationOptions = Field(

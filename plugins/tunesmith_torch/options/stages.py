@@ -1,4 +1,4 @@
-"""The stages of a technique: those of its options that are options of training."""
+"""Find the stages of a technique: the tables of its options that are training options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ["list_stages"]
 def list_stages(
     config: BaseModel, where: str = "technique"
 ) -> Iterator[tuple[str, TrainingOptions]]:
-    """Yield the key and the options of each stage that is trained; nothing for other options."""
+    """Yield the key and the options of each stage that is trained, without skipped stages.
+
+    Yield nothing if the technique has no training options.
+    """
     if isinstance(config, TrainingOptions):
         if not getattr(config, "skip", False):
             yield where, config

@@ -1,13 +1,14 @@
-"""Options of training that techniques share; torch is not imported here.
+"""Training options shared by the techniques; this module does not import torch.
 
-A table of the run file is an options class; a table within it is a field with a class of its own::
+Each table of the run file is an options class. A table inside another is a field with its own
+class::
 
-    [technique]                TrainingOptions, or SupervisedOptions with one key more
+    [technique]                TrainingOptions, or SupervisedOptions with one more key
     [technique.chat_template]  ChatTemplateOptions
     [technique.optimizer]      OptimizerOptions
     [technique.schedule]       ScheduleOptions
     [technique.checkpoints]    CheckpointOptions
-    [technique.validation]     ValidationOptions, of techniques with a loss on validation rows
+    [technique.validation]     ValidationOptions, for techniques with a validation loss
     [technique.adapter]        AdapterOptions         } see tunesmith_torch.options.adaptation
     [technique.quantization]   QuantizationOptions    }
 """
@@ -36,7 +37,7 @@ __all__ = [
     "CHECKPOINTING_HELP",
     "MIN_MICRO_BATCH_TOKENS",
     "AutoBool",
-    "AutoTokens",
+    "AutoTokenCount",
     "ChatTemplateOptions",
     "CheckpointOptions",
     "OptimizerOptions",
@@ -47,9 +48,9 @@ __all__ = [
 ]
 
 AUTO = 0
-"""Internal value of ``auto`` for integer options; a run file cannot contain it."""
+"""Internal value that stands for ``auto`` in integer options; a run file cannot contain it."""
 MIN_MICRO_BATCH_TOKENS = 512
-"""Smallest ``micro_batch_tokens`` that ``auto`` chooses; fewer do not keep a processor busy."""
+"""Smallest ``micro_batch_tokens`` that ``auto`` chooses; fewer would not keep a processor busy."""
 
 
 def _parse_auto_int(value: object) -> object:
@@ -92,23 +93,23 @@ AutoBool = Annotated[
     PlainSerializer(_serialize_auto_bool),
     _AUTO_BOOL_SCHEMA,
 ]
-"""True, False, or None for ``auto``: decided when the run begins."""
+"""True, False, or None for ``auto``, which is resolved when the run starts."""
 Parallel = Literal["auto", "data", "sharded"]
-"""The way in which several processes train one model."""
-AutoRows = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
-AutoTokens = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
+"""How several processes train one model together."""
+AutoRowCount = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
+AutoTokenCount = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 """Decay rate of a moving average."""
 
 
 CHECKPOINTING_HELP = (
-    "Recompute activations in the backward pass: less memory, more time. "
-    '"auto" does so only if a step would not fit into memory otherwise.'
+    "Recompute activations in the backward pass: saves memory, takes more time. "
+    '"auto" does this only if a step would not fit in memory otherwise.'
 )
 
 
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
-"""The date that chat templates print by default; those of Llama 3 do so without a clock."""
+"""The date that chat templates print by default; Llama 3 templates use it if they get no date."""
 CHAT_TEMPLATE_NAMES = ("chatml", "llama-3", "gemma", "alpaca", "plain")
 """Names of the templates in :mod:`tunesmith_torch.data.named_templates`."""
 _TEMPLATE_VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -116,22 +117,22 @@ _RENDERER_VARIABLES = frozenset({"messages", "tools", "documents", "add_generati
 
 
 class OptimizerOptions(Options):
-    """Table ``optimizer``: AdamW and the clipping of its gradient."""
+    """Table ``optimizer``: AdamW and gradient clipping."""
 
     name: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = Field(
         default="adamw",
         description=(
-            "AdamW with its moments in fp32, in 8 bits (bitsandbytes), or in 8 bits and "
-            "moved to host memory when the GPU runs out of memory."
+            "AdamW with moments in fp32 (adamw), in 8 bits (adamw-8bit, needs bitsandbytes), or "
+            "in 8 bits and paged to host memory when the GPU runs out (paged-adamw-8bit)."
         ),
     )
     weight_decay: float = Field(
-        default=0.0, ge=0, lt=1, description="AdamW weight decay; applied to weight matrices only."
+        default=0.0, ge=0, lt=1, description="AdamW weight decay, applied only to weight matrices."
     )
     betas: tuple[DecayRate, DecayRate] = Field(
         default=(0.9, 0.999),
         description=(
-            "AdamW decay rates of the moving averages of gradients and of squared gradients."
+            "AdamW decay rates for the moving averages of gradients and of squared gradients."
         ),
         strict=False,  # TOML has arrays, not tuples
     )
@@ -139,7 +140,7 @@ class OptimizerOptions(Options):
         default=1.0,
         gt=0,
         description=(
-            "Largest gradient norm; larger gradients are scaled down to it (gradient clipping)."
+            "Maximum gradient norm; larger gradients are scaled down to it (gradient clipping)."
         ),
     )
 
@@ -148,97 +149,95 @@ class ScheduleOptions(Options):
     """Table ``schedule``: the learning rate over the steps."""
 
     type: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="Shape of the decrease of the learning rate after warm-up."
+        default="cosine", description="How the learning rate decays after warm-up."
     )
     warmup_ratio: float = Field(
         default=0.05,
         ge=0,
         lt=1,
-        description="Fraction of the steps in which the learning rate rises.",
+        description="Fraction of the steps used for warm-up, while the learning rate rises.",
     )
 
 
 class CheckpointOptions(Options):
-    """Table ``checkpoints``: when training is saved, so that it can be resumed."""
+    """Table ``checkpoints``: how often training saves its state, from which it can resume."""
 
     every: int | None = Field(
         default=None,
         ge=1,
-        description="Optimizer steps between checkpoints. Unset: one checkpoint every two minutes.",
+        description="Optimizer steps between checkpoints. Unset: a checkpoint every two minutes.",
     )
     keep: int = Field(
         default=2,
         ge=1,
         le=1000,
-        description="Newest checkpoints that are kept; the best one is kept besides.",
+        description="How many of the newest checkpoints to keep; the best one is always kept too.",
     )
 
 
 class ValidationOptions(Options):
-    """Table ``validation``: the loss on validation rows during training, and its effects."""
+    """Table ``validation``: the validation loss during training, and what it decides."""
 
     every: int | None = Field(
         default=None,
         ge=0,
         description=(
-            "Optimizer steps between evaluations of the validation loss. Unset: ten in a run and "
-            "one at "
-            "the end of each epoch, or fewer, so that they take less than a tenth of the training "
-            "time. 0: none."
+            "Optimizer steps between evaluations of the validation loss. Unset: ten evaluations "
+            "per run and one after each epoch, or fewer if they would take more than a tenth of "
+            "the training time. 0: never."
         ),
     )
     patience: int | None = Field(
         default=None,
         ge=1,
         description=(
-            "Evaluations in a row without a lower validation loss after which training stops "
-            "(early "
-            "stopping). Unset: it goes on to the last step."
+            "Early stopping: stop after this many evaluations in a row without a lower "
+            "validation loss. Unset: train to the last step."
         ),
     )
     keep_best: bool = Field(
         default=True,
         description=(
-            "Save the checkpoint with the lowest validation loss as the artifact. false: the last "
-            "step."
+            "Save the checkpoint with the lowest validation loss as the artifact. false: save the "
+            "last step."
         ),
     )
 
     @model_validator(mode="after")
     def _check_patience(self) -> ValidationOptions:
         if self.patience is not None and not self.keep_best:
-            raise ValueError("`patience` needs keep_best = true: it ends with the best checkpoint")
+            raise ValueError("`patience` returns to the best checkpoint: set keep_best = true")
         if self.patience is not None and self.every == 0:
-            raise ValueError("`patience` needs evaluations: `every` must not be 0")
+            raise ValueError("`patience` needs validation losses: set `every` above 0, or unset it")
         return self
 
 
-VALIDATION_HELP = "The loss on validation rows during training, and the checkpoint that is kept."
+VALIDATION_HELP = "Validation loss during training: how often, early stopping, best checkpoint."
 
 
 class ChatTemplateOptions(Options):
-    """Options of the chat template, which turns a conversation into text."""
+    """Table ``chat_template``: how a conversation becomes text."""
 
     source: str | None = Field(
         default=None,
         description=(
-            "Chat template that replaces the one of the model: a file, or a name, for base models "
-            f"that have none: {', '.join(CHAT_TEMPLATE_NAMES)}."
+            "Chat template to use instead of the model's: a file, or one of these names, for base "
+            f"models without a template: {', '.join(CHAT_TEMPLATE_NAMES)}."
         ),
         json_schema_extra={"path": True, "names": [*CHAT_TEMPLATE_NAMES]},
     )
     kwargs: dict[str, bool | int | float | str] = Field(
         default={},
         description=(
-            "Values for variables of the template, such as enable_thinking = false; they are "
-            "saved with the model, as its template's defaults."
+            "Values for template variables, such as enable_thinking = false. They are saved with "
+            "the model as defaults of its template."
         ),
     )
     today: datetime.date = Field(
         default=TEMPLATE_DATE,
         description=(
-            "The date that the template prints as today's, in training and evaluation; always "
-            "the same, so that results do not depend on the day."
+            "The date that the template prints as today's, in training and evaluation. It is "
+            "fixed, which keeps results independent of the day."
         ),
         strict=False,  # a date of TOML, or text such as 2024-07-26
     )
@@ -248,28 +247,28 @@ class ChatTemplateOptions(Options):
     def _check_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not _TEMPLATE_VARIABLE.fullmatch(name) or name in _RENDERER_VARIABLES:
-                raise ValueError(f"{name!r} is no variable of a template that can be set")
+                raise ValueError(f"{name!r} is not a template variable that you can set")
         return value
 
 
 class TrainingOptions(Options):
-    """Options that all training shares, whatever is trained and towards whatever objective."""
+    """Options shared by all training, whatever the weights and the objective."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     USES_DROPOUT: ClassVar[bool] = True
-    """False if the loss compares with log-probabilities of a reference or of sampling.
+    """False if the loss compares with log-probabilities of a reference or of the sampling policy.
 
-    Those are computed without dropout, so that updates must have none either.
+    Those are computed without dropout, so updates must not use dropout either.
     """
 
     initial_model: str | None = Field(
         default=None,
         alias="from",
         description=(
-            "Run folder, adapter folder or model folder of a fine-tuned model to begin "
-            "with, with a new optimizer; preference and policy training also use it as "
-            "their reference. Unset: the base model."
+            "Fine-tuned model to start from, with a new optimizer: a run folder, an adapter "
+            "folder or a model folder. Preference and policy training also use it as their "
+            "reference. Unset: the base model."
         ),
         json_schema_extra={"path": True},
     )
@@ -284,20 +283,20 @@ class TrainingOptions(Options):
         ge=1,
         description="Stop after this many optimizer steps, even if `epochs` would allow more.",
     )
-    batch_size: AutoRows = Field(
+    batch_size: AutoRowCount = Field(
         default=16,
         description=(
-            "Rows per optimizer step, summed over gradient accumulation and all processes; "
-            '"auto" uses 16 and the largest micro-batch that fits into memory.'
+            "Rows per optimizer step, including gradient accumulation and all processes. "
+            '"auto": 16 rows, and the largest micro-batch that fits in memory.'
         ),
     )
-    micro_batch_tokens: AutoTokens = Field(
+    micro_batch_tokens: AutoTokenCount = Field(
         default=4096,
         description=(
-            "Largest number of tokens in one forward and backward pass. A batch is split "
+            "Maximum number of tokens in one forward and backward pass. A batch is split "
             "into as many micro-batches as needed, so this changes memory use but not "
-            'results. A row that is longer becomes its own micro-batch. "auto" uses what '
-            "fits into memory when the run begins."
+            'results. A longer row becomes its own micro-batch. "auto": what fits in memory '
+            "when the run starts."
         ),
     )
     max_length: int = Field(
@@ -305,31 +304,32 @@ class TrainingOptions(Options):
         ge=8,
         le=2**30,
         description=(
-            "Largest number of tokens in a row; the model's context length is a further limit."
+            "Maximum number of tokens in a row; the model's context length is a further limit."
         ),
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description="Number format of the computation; auto uses bf16 where that is faster.",
+        description='Number format of the computation. "auto": bf16 where that is faster.',
     )
     packing: bool = Field(
         default=True,
         description=(
             "Concatenate rows instead of padding them; each row attends only to itself. "
-            "Faster, with the same result."
+            "Faster, with the same results."
         ),
     )
     fused_kernels: bool = Field(
         default=True,
-        description="Use fused kernels for adapters and norms; faster, with the same result.",
+        description="Use fused kernels for adapters and norms: faster, with the same results.",
     )
     gradient_checkpointing: AutoBool = Field(default=False, description=CHECKPOINTING_HELP)
     parallel: Parallel = Field(
         default="data",
         description=(
-            'How several processes train: "data" keeps all weights in each of them, "sharded" a '
-            'part of every weight, its gradient and its optimizer state. "auto" shards if a whole '
-            "model in each may not fit into memory. Without effect in a single process."
+            'How several processes train: with "data" each process holds all weights; with '
+            '"sharded" it holds a part of every weight, gradient and optimizer state. "auto" '
+            "shards if a whole model per process may not fit in memory. No effect in a single "
+            "process."
         ),
     )
     max_skipped: float = Field(
@@ -337,52 +337,52 @@ class TrainingOptions(Options):
         ge=0,
         le=1,
         description=(
-            "Share of rows above which the run stops because they are too long, or refused by the "
-            "chat template."
+            "Maximum share of rows that may be skipped because they are too long or the chat "
+            "template refuses them. The run stops if there are more."
         ),
     )
     chat_template: ChatTemplateOptions = Field(
         default_factory=ChatTemplateOptions, description="How conversations become text."
     )
     optimizer: OptimizerOptions = Field(
-        default_factory=OptimizerOptions, description="The optimizer, and gradient clipping."
+        default_factory=OptimizerOptions, description="The optimizer and gradient clipping."
     )
     schedule: ScheduleOptions = Field(
         default_factory=ScheduleOptions, description="The learning rate over the steps."
     )
     checkpoints: CheckpointOptions = Field(
-        default_factory=CheckpointOptions, description="When training is saved."
+        default_factory=CheckpointOptions, description="When training saves checkpoints."
     )
 
     @model_validator(mode="after")
     def _check_sharding(self) -> Self:
         if self.parallel == "sharded" and not self.can_be_sharded:
             raise ValueError(
-                f'parallel = "sharded" would cut the blocks of 256 values that '
-                f'optimizer.name = "{self.optimizer.name}" stores with one scale; use "adamw"'
+                f'parallel = "sharded" would split the blocks of 256 values that share a scale in '
+                f'optimizer.name = "{self.optimizer.name}"; use "adamw"'
             )
         return self
 
     @property
     def can_be_sharded(self) -> bool:
-        """True if the optimizer's state can be distributed over processes row by row."""
+        """True if the optimizer's state can be split over processes row by row."""
         return self.optimizer.name == "adamw"
 
     @property
     def adaptation(self) -> Adaptation:
-        """The weights that are trained, and how the base model is stored; here all weights."""
+        """Which weights are trained, and how the base model is stored; here all weights."""
         return Adaptation("full")
 
     @property
     def has_auto(self) -> bool:
-        """True if an option is ``auto`` and will be resolved when the run begins."""
+        """True if an option is ``auto`` and will be resolved when the run starts."""
         return (
             AUTO in (self.batch_size, self.micro_batch_tokens)
             or self.gradient_checkpointing is None
         )
 
     def with_smallest_memory(self) -> Self:
-        """Return a copy with every ``auto`` resolved to its value for the least memory."""
+        """Return a copy with every ``auto`` resolved to the value that needs the least memory."""
         changes: dict[str, int] = {}
         if AUTO in (self.batch_size, self.micro_batch_tokens):
             changes["micro_batch_tokens"] = MIN_MICRO_BATCH_TOKENS
@@ -392,13 +392,12 @@ class TrainingOptions(Options):
 
 
 class SupervisedOptions(TrainingOptions):
-    """Options of training on the next tokens of demonstrations."""
+    """Options of supervised training: predict the next tokens of demonstrations."""
 
     truncate_prompts: bool = Field(
         default=False,
         description=(
-            "Shorten prompts that are too long, from their oldest part, instead of leaving "
-            "the row out."
+            "Cut the oldest part of a prompt that is too long, instead of skipping the row."
         ),
     )
     validation: ValidationOptions = Field(

@@ -44,7 +44,7 @@ __all__ = [
     "CompletionBatch",
     "CompletionGroup",
     "GroupLayout",
-    "LabeledGroup",
+    "LabeledCompletionGroup",
     "completion_logprobs",
     "require_pairs",
     "score_groups",
@@ -73,7 +73,7 @@ class CompletionGroup:
 
 
 @dataclass(frozen=True)
-class LabeledGroup(CompletionGroup):
+class LabeledCompletionGroup(CompletionGroup):
     """A group whose completions are labeled: a preference pair, unless ``labels`` are given."""
 
     labels: tuple[bool, ...] = (True, False)
@@ -240,7 +240,7 @@ def _collate_tree(
     return batch, layout
 
 
-def tokenize_pairs(records: Sequence[Record], template: Template) -> list[LabeledGroup]:
+def tokenize_pairs(records: Sequence[Record], template: Template) -> list[LabeledCompletionGroup]:
     """Return pairs as token ids: the prompt, then the chosen and the rejected completion.
 
     Raises:
@@ -262,7 +262,9 @@ def require_pairs(records: Sequence[Record]) -> None:
             raise DataError(record.source, f"needs a pair of answers, but this is a {kind}")
 
 
-def tokenize_preferences(records: Sequence[Record], template: Template) -> list[LabeledGroup]:
+def tokenize_preferences(
+    records: Sequence[Record], template: Template
+) -> list[LabeledCompletionGroup]:
     """Return pairs and labeled answers as token ids, with the labels of their completions.
 
     Raises:
@@ -279,7 +281,7 @@ def tokenize_preferences(records: Sequence[Record], template: Template) -> list[
     for record in records:
         labels = tuple(label for _, label in _labeled_answers(record))
         prompts, completions = zip(*islice(encoded, len(labels)), strict=True)
-        groups.append(LabeledGroup(prompts[0], completions, labels))
+        groups.append(LabeledCompletionGroup(prompts[0], completions, labels))
     return groups
 
 

@@ -21,10 +21,10 @@ from tunesmith_torch.data.example_store import ExampleStore, ExampleStoreBuilder
 from tunesmith_torch.data.large_data import is_large
 from tunesmith_torch.data.packing import Example
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.data.tokenized_records import row_too_long
-from tunesmith_torch.prefix.completion_groups import LabeledGroup, tokenize_preferences
+from tunesmith_torch.data.tokenized_records import build_too_long_row
+from tunesmith_torch.prefix.completion_groups import LabeledCompletionGroup, tokenize_preferences
 
-__all__ = ["GroupStore", "store_groups"]
+__all__ = ["GroupStore", "build_group_store"]
 
 RECORDS_PER_CALL = 1000
 _LABELS = ((True, False), (True,), (False,))
@@ -32,7 +32,7 @@ _LABELS = ((True, False), (True,), (False,))
 
 
 @dataclass(frozen=True, eq=False)
-class GroupStore(Sequence[LabeledGroup]):
+class GroupStore(Sequence[LabeledCompletionGroup]):
     """Groups that are built on access, stored in five bytes per token."""
 
     parts: ExampleStore
@@ -53,20 +53,22 @@ class GroupStore(Sequence[LabeledGroup]):
         return len(self.labels)
 
     @overload
-    def __getitem__(self, index: int) -> LabeledGroup: ...
+    def __getitem__(self, index: int) -> LabeledCompletionGroup: ...
     @overload
-    def __getitem__(self, index: slice) -> list[LabeledGroup]: ...
-    def __getitem__(self, index: int | slice) -> LabeledGroup | list[LabeledGroup]:
+    def __getitem__(self, index: slice) -> list[LabeledCompletionGroup]: ...
+    def __getitem__(
+        self, index: int | slice
+    ) -> LabeledCompletionGroup | list[LabeledCompletionGroup]:
         rows = range(len(self))[index]
         return self._make(rows) if isinstance(rows, int) else [self._make(row) for row in rows]
 
-    def _make(self, row: int) -> LabeledGroup:
+    def _make(self, row: int) -> LabeledCompletionGroup:
         parts = self.parts[int(self._starts[row]) : int(self._starts[row + 1])]
         prompt, *completions = (np.asarray(part.ids).tolist() for part in parts)
-        return LabeledGroup(prompt, tuple(completions), _LABELS[self.labels[row]])
+        return LabeledCompletionGroup(prompt, tuple(completions), _LABELS[self.labels[row]])
 
 
-def store_groups(records: Sequence[Record], template: Template, limit: int) -> GroupStore:
+def build_group_store(records: Sequence[Record], template: Template, limit: int) -> GroupStore:
     """Return the preferences of at most ``limit`` tokens; large data is stored in files.
 
     Raises:
@@ -86,11 +88,11 @@ def store_groups(records: Sequence[Record], template: Template, limit: int) -> G
                 kept.append(record)
             else:
                 source = records[record].source
-                skipped.append(row_too_long(source, group.longest_sequence, limit))
+                skipped.append(build_too_long_row(source, group.longest_sequence, limit))
         return GroupStore(builder.build(), labels, kept, skipped)
 
 
-def _tokenize(records: Sequence[Record], template: Template) -> Iterator[LabeledGroup]:
+def _tokenize(records: Sequence[Record], template: Template) -> Iterator[LabeledCompletionGroup]:
     rows = iter(records)
     while batch := list(islice(rows, RECORDS_PER_CALL)):
         yield from tokenize_preferences(batch, template)

@@ -61,7 +61,10 @@ def can_share_prefix(
     the reason if the model cannot share, but not if the device or the layout of rows rules it out.
     """
     base = unwrap_peft(model)
-    if base.device.type != "cpu" or base.config._attn_implementation != tree_attention.NAME:
+    if (
+        base.device.type != "cpu"
+        or base.config._attn_implementation != tree_attention.ATTENTION_NAME
+    ):
         return False
     fault = _find_fault(model, longest_row)
     if fault:

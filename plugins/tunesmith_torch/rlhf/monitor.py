@@ -1,15 +1,16 @@
-"""Monitor a policy during RLHF: its reward, and a gold reward that it is never trained on.
+"""Monitor a policy during RLHF with its reward and with a gold reward it is never trained on.
 
-A reward that is optimized will be exploited sooner or later (Gao et al. 2023, "Scaling laws for
-reward model overoptimization"): it keeps rising while the completions get worse. So every
+A policy sooner or later exploits the reward it optimizes: the reward keeps rising while the
+completions get worse (Gao et al. 2023, "Scaling laws for reward model overoptimization"). So every
 ``monitor.every`` steps the policy is evaluated on validation rows, with its own reward and with a
-*gold reward*. Training stops, and goes back to the checkpoint with the best gold reward, if
+*gold reward*. Training stops and returns to the checkpoint with the best gold reward if
 
-- the reward is clearly higher than at the best evaluation and the gold reward clearly lower, or
+- since the best evaluation, the reward has clearly risen and the gold reward has clearly fallen, or
 - the gold reward is clearly lower than before the first step, or
 - the KL divergence from the reference exceeds ``max_kl``.
 
-"Clearly" means beyond a confidence interval of the paired differences over the validation rows.
+"Clearly" means that the confidence interval of the paired differences over the validation rows
+excludes zero.
 """
 
 from __future__ import annotations
@@ -35,22 +36,25 @@ from tunesmith_torch.training.loop import BatchCounts
 from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.validation import require_state
 
-__all__ = ["Evaluation", "GoldReward", "PolicyMonitor"]
+__all__ = ["GoldReward", "PolicyEvaluation", "PolicyMonitor"]
 
 GATE = "divergence"
-"""The gate's name in events and reports."""
+"""Name of this check in events and reports."""
 FALSE_ALARM_RATE = 0.01
-"""Upper bound of the probability to stop a policy whose gold reward does not change.
+"""Sets the confidence levels that keep noise from stopping a policy whose gold reward is constant.
 
-The best of k evaluations is partly the luckiest, and each later one is compared with it. With the
-same level of 0.99 for all comparisons, noise alone would stop two of five runs within 20
-evaluations. So comparison k has the level ``1 - FALSE_ALARM_RATE / k**2``, which limits this to one
+The best of k evaluations is partly the luckiest, and every later one is compared with it. With a
+confidence level of 0.99 for every comparison, noise alone would stop two of five runs within 20
+evaluations. So comparison k has the level ``1 - FALSE_ALARM_RATE / k**2``, which lowers this to one
 or two runs in a hundred.
 """
 RESAMPLES = 5_000
-"""Bootstrap resamples: such levels lie far out in the tails."""
+"""Bootstrap resamples; many, because these confidence levels lie far out in the tails."""
 KL_WINDOW = 5
-"""Rollouts whose mean KL is compared with ``max_kl``: a single one is a noisy estimate."""
+"""Rollouts over which the KL is averaged before it is compared with ``max_kl``.
+
+The KL of a single rollout is a noisy estimate.
+"""
 
 _REQUIRED_STATE = (
     "first", "best", "last_step", "stop_reason", "recent_kl", "tokens", "change", "kl_coef",
@@ -59,15 +63,15 @@ _REQUIRED_STATE = (
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class PolicyEvaluation:
     """One evaluation of the policy: a reward and a gold reward for each validation row."""
 
     step: int
-    """Optimizer steps taken before it."""
+    """Number of optimizer steps before this evaluation."""
     rewards: Sequence[float]
-    """The reward of each row, which is optimized."""
+    """Each row's reward, the one that training optimizes."""
     gold_rewards: Sequence[float]
-    """Empty if there is no gold reward."""
+    """Each row's gold reward; empty without one."""
 
     def to_json(self) -> JSON:
         """Return the step, and the rewards and gold rewards of the validation rows."""
@@ -80,28 +84,29 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class GoldReward:
-    """The quality that is wanted of the policy, measured on rows that it is never trained on.
+    """The policy's true quality, measured on validation rows it is never trained on.
 
-    It is a function of the completion, or without one the share of validation pairs of which the
-    policy finds the chosen completion more likely (by the mean log-probability of its tokens).
+    With a function, it is the function's value for the policy's completion. Without one, it is 1
+    for a pair whose chosen completion the policy finds more likely, by the mean log-probability of
+    its tokens. For other pairs it is 0.
     """
 
     prompts: Sequence[Prompt]
     pairs: Sequence[CompletionGroup]
-    """For each prompt its pair of completions; empty if ``function`` is used."""
+    """The pair of completions for each prompt; empty if ``function`` is used."""
     function: Reward | None
     units: Sequence[str | None] | None = None
-    """The unit of each prompt: prompts of one unit depend on each other. None: all are alone."""
+    """Each prompt's unit, such as a group of dependent rows; None if prompts are independent."""
 
     def select(self, rows: Sequence[int]) -> GoldReward:
-        """Return the same for some of the prompts."""
+        """Return this gold reward restricted to some of the prompts."""
         pairs = [self.pairs[row] for row in rows] if self.pairs else []
         return GoldReward([self.prompts[row] for row in rows], pairs, self.function)
 
     def compute(
         self, objective: PolicyObjective, completions: Sequence[str], budget: int
     ) -> list[float]:
-        """Return one number for each prompt; an empty list if there is no gold reward."""
+        """Return one number per prompt; an empty list without a function and without pairs."""
         if self.function is not None:
             return list(self.function.rewards(self.prompts, completions))
         if not self.pairs:
@@ -120,49 +125,49 @@ class GoldReward:
 
 @dataclass
 class PolicyMonitor:
-    """Evaluates a policy during training and stops it if it diverges.
-
-    A :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
-    """
+    """A training monitor that evaluates a policy and stops training if the policy diverges."""
 
     job: Job[Any]
     objective: PolicyObjective
     reward: Reward
     gold: GoldReward
     options: PolicyOptions
-    first: Evaluation | None = None
-    best: Evaluation | None = None
-    """The evaluation with the highest gold reward so far; the newest one if there is no gold."""
+    first: PolicyEvaluation | None = None
+    best: PolicyEvaluation | None = None
+    """The evaluation with the highest gold reward so far; the newest one without a gold reward."""
     last_step: int = -1
     """The step of the last evaluation."""
     stop_reason: str = ""
-    """A sentence; empty if the policy was not stopped."""
+    """Why training was stopped; empty if it was not."""
     recent_kl: deque[float] = field(default_factory=lambda: deque(maxlen=KL_WINDOW))
-    """KL divergence from the reference in the latest steps, in nats."""
+    """KL divergences from the reference in the latest rollouts, in nats per completion."""
     tokens: int = 0
     """Number of tokens computed so far, without padding."""
     trained_tokens: int = 0
-    """Number of tokens of completions so far."""
+    """Number of completion tokens trained on so far."""
     change: dict[str, float] = field(default_factory=dict)
-    """Difference between the last and the best evaluation."""
+    """Change of reward and gold reward from the best evaluation to the last one."""
     evaluations: int = 0
-    """Number of evaluations with which a new one is compared."""
+    """Number of earlier evaluations, with whose best a new one is compared."""
     steps: int | None = None
-    """The last step; it is always evaluated, because its weights become the artifact."""
+    """The final step. It is always evaluated, because its weights may become the artifact."""
     stopped_at: int | None = None
-    """The step after which the policy was stopped."""
+    """The step at which training was stopped; None if it was not."""
     reward_spread: float | None = None
-    """Largest mean range of the rewards of one prompt over all rollouts; None if unknown."""
+    """The widest spread of rewards in any rollout; None if unknown.
+
+    A rollout's spread is the mean, over its prompts, of the range of rewards for one prompt.
+    """
 
     def is_batch_finished(self) -> bool:
-        """Count an update; after the last one of a rollout, record the rollout."""
+        """Count an update; return True, and record the rollout, after a rollout's last update."""
         if not self.objective.finish_update():
             return False
         self.record_rollout(self.objective.counts(()), self.objective.metrics())
         return True
 
     def record_rollout(self, counts: BatchCounts, metrics: Mapping[str, float]) -> None:
-        """Record a rollout's token counts, the spread of its rewards, and its KL if measured."""
+        """Record a rollout's token counts, its reward spread, and its KL if measured."""
         self.tokens += counts.tokens
         self.trained_tokens += counts.trained_tokens
         if "kl" in metrics:
@@ -171,14 +176,15 @@ class PolicyMonitor:
             self.reward_spread = max(self.reward_spread or 0.0, metrics["reward_spread"])
 
     def evaluate(self, step: int) -> MonitorDecision:
-        """Evaluate the policy if it is due, and compare it with its best evaluation."""
+        """Evaluate the policy if an evaluation is due; decide whether to save, stop or go on."""
         if self.stop_reason:
             return self._stop(step)
         if self._exceeds_max_kl():
             mean_kl = math.fsum(self.recent_kl) / len(self.recent_kl)
             self.stop_reason = (
-                f"stopped at step {step}: {format_number(mean_kl)} nats "
-                f"from the reference for each completion, max_kl is {self.options.monitor.max_kl:g}"
+                f"stopped at step {step}: the KL divergence from the reference is "
+                f"{format_number(mean_kl)} nats per completion, above max_kl = "
+                f"{self.options.monitor.max_kl:g}"
             )
             return self._stop(step)
         is_due = step % self.options.monitor.every == 0 or step == self.steps
@@ -206,11 +212,11 @@ class PolicyMonitor:
         return "stop"
 
     def count_steps(self, planned: int) -> int:
-        """Return the number of steps that were taken."""
+        """Return the number of steps taken: ``planned``, or fewer if training was stopped."""
         return planned if self.stopped_at is None else self.stopped_at
 
     def state_dict(self) -> JSON:
-        """Return the evaluations so far, and the KL coefficient."""
+        """Return the state to store in a checkpoint."""
         return {
             "first": self.first.to_json() if self.first else None,
             "best": self.best.to_json() if self.best else None,
@@ -225,37 +231,37 @@ class PolicyMonitor:
         }
 
     def load_state_dict(self, state: JSON) -> None:
-        """Restore the state of a checkpoint.
+        """Restore the state from a checkpoint.
 
         Raises:
-            IntegrityError: a required part is missing.
+            IntegrityError: a required key is missing.
         """
         require_state(self.job, state, _REQUIRED_STATE)
-        self.first = Evaluation(**state["first"]) if state["first"] else None
-        self.best = Evaluation(**state["best"]) if state["best"] else None
+        self.first = PolicyEvaluation(**state["first"]) if state["first"] else None
+        self.best = PolicyEvaluation(**state["best"]) if state["best"] else None
         self.last_step, self.stop_reason = state["last_step"], state["stop_reason"]
         self.recent_kl = deque(state["recent_kl"], maxlen=KL_WINDOW)
         self.tokens, self.trained_tokens = state["tokens"]
         self.change = state["change"]
-        # Optional: without a count, one evaluation every `monitor.every` steps is assumed.
+        # Checkpoints may lack this count; then assume an evaluation every `monitor.every` steps.
         default = self.last_step // self.options.monitor.every + 1
         self.evaluations = state.get("evaluations", default)
         self.reward_spread = state.get("reward_spread")
         self.objective.kl_controller.coef = state["kl_coef"]
 
     def results(self) -> Sequence[Event]:
-        """Return the result of the gate, at the end of training."""
+        """Return the events that end training: the result of the divergence check."""
         return [self.gate_result()]
 
     def gate_result(self) -> GateChecked:
-        """Return the result of the gate, at the end of training."""
+        """Return the result of the divergence check, at the end of training."""
         failure = self._failure()
         no_gold = "" if self.best is None or self.best.gold_rewards else ", no gold reward"
         return GateChecked(
             stage=self.job.stage,
             gate=GATE,
             passed=not failure,
-            message=failure or f"none seen{no_gold}",
+            message=failure or f"not detected{no_gold}",
             accepted=self.options.monitor.accept_divergence,
             metrics=self.change,
         )
@@ -266,7 +272,8 @@ class PolicyMonitor:
             return f"{self.stop_reason}; the artifact is the checkpoint of step {best}"
         if self.reward_spread == 0:
             return (
-                "nothing was learned: at every step all completions of a prompt got the same reward"
+                "nothing was learned: in every rollout, all completions of a prompt got the same "
+                "reward"
             )
         return ""
 
@@ -277,11 +284,11 @@ class PolicyMonitor:
         is_full = len(self.recent_kl) == KL_WINDOW
         return is_full and max_kl > 0 and math.fsum(self.recent_kl) / KL_WINDOW > max_kl
 
-    def _evaluate_validation(self, step: int) -> Evaluation:
+    def _evaluate_validation(self, step: int) -> PolicyEvaluation:
         prompts = self.gold.prompts
         if not prompts:
-            return Evaluation(step, [], [])
-        with sharding.unsharded(self.objective.adapted.model):
+            return PolicyEvaluation(step, [], [])
+        with sharding.summon_full_params(self.objective.adapted.model):
             evaluated = distributed.map_rows(len(prompts), self._evaluate_rows)
         completions = [completion for completion, _, _ in evaluated]
         rewards = [reward for _, reward, _ in evaluated]
@@ -296,10 +303,10 @@ class PolicyMonitor:
             )
             self.job.emit(event)
         gold_rewards = [gold for _, _, gold in evaluated if gold is not None]
-        return Evaluation(step, rewards, gold_rewards)
+        return PolicyEvaluation(step, rewards, gold_rewards)
 
     def _evaluate_rows(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
-        """Return greedy completion, reward and gold reward (or None) of these validation rows."""
+        """Return each row's greedy completion, reward and gold reward (None without one)."""
         gold = self.gold.select(rows)
         completions = self.objective.rollout_generator.generate_greedy(gold.prompts)
         rewards = list(self.reward.rewards(gold.prompts, completions))
@@ -309,11 +316,11 @@ class PolicyMonitor:
         no_gold = [None] * len(completions)
         return list(zip(completions, rewards, gold_rewards or no_gold, strict=True))
 
-    def _has_diverged(self, evaluation: Evaluation) -> bool:
+    def _has_diverged(self, evaluation: PolicyEvaluation) -> bool:
         """Compare with the best and the first evaluation; set ``change`` and ``stop_reason``.
 
-        True if the gold reward fell beyond its interval: since the best evaluation while the reward
-        rose, or since the first evaluation.
+        Return True if the gold reward clearly fell since the first evaluation, or since the best
+        one while the reward clearly rose.
         """
         first, best = self.first, self.best
         if first is None or best is None or not evaluation.gold_rewards:
@@ -351,7 +358,7 @@ class PolicyMonitor:
         units = self.gold.units
         return paired_difference(before, now, groups=units, confidence=level, resamples=RESAMPLES)
 
-    def _emit(self, evaluation: Evaluation, *, best: bool) -> None:
+    def _emit(self, evaluation: PolicyEvaluation, *, best: bool) -> None:
         metrics = {}
         if evaluation.rewards:
             metrics["reward"] = _mean(evaluation.rewards)

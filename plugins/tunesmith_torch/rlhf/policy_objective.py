@@ -2,30 +2,61 @@
 
 Shapes: C completions of a micro-batch, N tokens of all its completions, D width of the model.
 
+Derivation. The goal is a policy pi that maximizes::
+
+    J = E[reward(x, y)] - kl_coef * KL(pi, ref)        x: prompt, y ~ pi(. | x): completion
+
+1. *Policy gradient.* The reward is not differentiable, but log pi is: ``grad E[r] = E[r * grad log
+   pi(y)]`` (REINFORCE, Williams 1992). Any baseline that does not depend on y may be subtracted
+   from r; this keeps the gradient and lowers its variance. What remains is the *advantage* A.
+
+2. *Advantage*: how much better a completion, or a token, was than expected::
+
+       ppo     GAE(gamma, lambda) over token rewards and values (Schulman et al. 2016, eq. 16)
+               the value head learns to predict returns = A + values
+       grpo    (r - mean) / std of the prompt's completions (Shao et al. 2024, section 4.1)
+       rloo    r - mean of the prompt's other completions (Ahmadian et al. 2024, eq. 8)
+
+3. *Ratio.* With ``num_iterations`` above 1, the policy being updated is no longer the policy that
+   sampled. Importance sampling corrects for this, token by token: ``ratio = exp(logprobs -
+   old_logprobs)``. In the first update the ratio is 1, and ``grad ratio * A = A * grad log pi`` is
+   the policy gradient again. RLOO makes no other update, so clipping has no effect there.
+
+4. *Clip.* Updates far from the sampling policy are unreliable. The surrogate ``min(ratio * A,
+   clip(ratio) * A)`` (Schulman et al. 2017, eq. 7) has no gradient once a token has moved by more
+   than ``clip_range`` in the direction that its advantage favors::
+
+       A > 0   gradient vanishes for ratio > 1 + clip_range
+       A < 0   gradient vanishes for ratio < 1 - clip_range
+
+5. *KL estimate*, from the sampled tokens alone (Schulman 2020, "Approximating KL divergence")::
+
+       k1 = old_logprobs - ref_logprobs      unbiased; single values may be negative
+       k3 = exp(-d) - 1 + d                  unbiased and never negative; d = logprobs -
+                                             ref_logprobs
+
+   PPO and RLOO subtract ``kl_coef * k1`` from the reward, per token or summed over the completion,
+   without a gradient. GRPO adds ``kl_coef * k3`` to the loss, with a gradient (Shao et al. 2024,
+   eq. 3 and 4). The monitored ``kl`` is the sum of k1 over a completion.
+
 One batch of prompts is one rollout and ``num_iterations`` updates::
 
-    completions       num_generations for each prompt, sampled from the policy
-    old_logprobs      of each sampled token, under the policy that sampled it
-    rewards           one for each completion
-    ref_logprobs      of each sampled token, under the frozen reference
-    kl                old_logprobs - ref_logprobs: an estimate of KL(policy, reference), because the
-                      tokens were sampled from the policy (Schulman 2020, k1)
-    advantages        ppo     GAE over token rewards: -kl_coef * kl, plus the reward at the end
-                      rloo    (reward - kl_coef * sum of kl) minus the mean of the prompt's others
-                      grpo    (reward - mean) / std over the prompt's completions
+    once per rollout   completions     num_generations per prompt, sampled from the policy
+                       rewards         one per completion
+                       old_logprobs    per sampled token, under the sampling policy
+                       ref_logprobs    per sampled token, under the frozen reference
+                       advantages      per sampled token, see 2.
 
-and then, for each update, with ``ratio = exp(logprobs - old_logprobs)``::
+    each update        loss = -min(ratio * advantages, clip(ratio) * advantages)
+                              + kl_coef * k3(logprobs, ref_logprobs)                  grpo only
+                              + vf_coef * (values - returns)^2                        ppo only
 
-    loss = -min(ratio * advantages, clip(ratio, 1 - clip_range, 1 + clip_range) * advantages)
-           + kl_coef * k3(logprobs, ref_logprobs)                       grpo only
-           + vf_coef * (values - returns)^2                             ppo only
+PPO and GRPO average the loss over the trained tokens of the batch. RLOO sums it over the tokens of
+a completion and averages over the trained completions.
 
-averaged over the trained tokens of the batch (ppo, grpo), or summed over tokens and averaged over
-completions (rloo).
-
-:class:`PolicyObjective` is a :class:`tunesmith_torch.training.loop.Objective`, as of every
-technique. Random numbers come from torch's generator, whose state a checkpoint keeps. Each process
-samples completions for its own prompts and trains on them; means are over the complete batch.
+Random numbers come from torch's generator, whose state is saved in checkpoints. Each process
+samples completions for its own prompts and trains on them; means are over the batches of all
+processes together.
 """
 
 # ruff: noqa: N815 - tensors end in their shape, attributes too
@@ -61,11 +92,11 @@ from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 __all__ = ["LEADING_METRICS", "PolicyMicroBatch", "PolicyObjective", "PreparedRollout"]
 
 LEADING_METRICS = ("reward", "kl", "completion_length")
-"""The metrics that come first: a terminal line has room for three."""
+"""Metrics to list first; a terminal line has room for three."""
 
 
 class PolicyWithValueHead(nn.Module):
-    """A policy with a linear head that predicts the return of each token; it starts at 0."""
+    """A policy with a linear head, initially zero, that predicts the return of each token."""
 
     def __init__(self, model: nn.Module, width: int) -> None:
         super().__init__()
@@ -75,7 +106,7 @@ class PolicyWithValueHead(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def values(self, hidden_ND: Tensor) -> Tensor:
-        """Return the expected reward at each position, [N], in fp32."""
+        """Return the predicted return at each position, [N], in fp32."""
         with torch.autocast(hidden_ND.device.type, enabled=False):
             values_N1: Tensor = self.head(hidden_ND.float())
         return values_N1[:, 0]
@@ -83,10 +114,10 @@ class PolicyWithValueHead(nn.Module):
 
 @dataclass
 class PolicyMicroBatch:
-    """A micro-batch of completions with everything that the update needs."""
+    """A micro-batch of completions with everything that an update needs."""
 
     completions: CompletionBatch
-    """The tokens of the completions; N of them were sampled."""
+    """Tokens of the prompts and completions; N of them were sampled."""
     old_logprobs_N: Tensor
     """Log-probability of each sampled token under the policy that sampled it, in nats."""
     ref_logprobs_N: Tensor
@@ -96,23 +127,23 @@ class PolicyMicroBatch:
     returns_N: Tensor
     """Target of the value head at each sampled token."""
     loss_weights_N: Tensor
-    """1 / (what the batch's loss is divided by); 0 for tokens that are not trained on."""
+    """1 / (divisor of the batch's loss) for each trained token; 0 for the other tokens."""
     total_weight: float = 1.0
-    """Sum of these weights over the complete batch."""
+    """Sum of the loss weights over the complete batch, at least one token's."""
 
 
 @dataclass
 class PreparedRollout:
-    """A rollout with everything that its updates need, laid out for one token budget."""
+    """A rollout with everything that its updates need, divided into micro-batches."""
 
     groups: Sequence[CompletionGroup]
     micro_batches: list[PolicyMicroBatch]
     budget: int
-    """Most tokens of a micro-batch."""
+    """Maximum number of tokens in a micro-batch."""
 
 
 def _split_by_group(prepared: PreparedRollout) -> dict[int, tuple[Tensor, ...]]:
-    """Return for each prompt its share of the token tensors, in the order of their fields."""
+    """Return each prompt's slices of the token tensors, in the order of the class's fields."""
     by_group: dict[int, tuple[Tensor, ...]] = {}
     for batch in prepared.micro_batches:
         rows = batch.completions.group_indices
@@ -158,19 +189,19 @@ class _BatchMetrics:
 
 @dataclass
 class KlController:
-    """The coefficient of the KL penalty: fixed, or adapted so that the KL approaches a target.
+    """The coefficient of the KL penalty: constant, or adapted to keep the KL near a target.
 
-    ``coef <- coef * (1 + 0.1 * clip(kl / target - 1, -0.2, 0.2))`` after every rollout (Ziegler et
+    After every rollout, ``coef <- coef * (1 + 0.1 * clip(kl / target - 1, -0.2, 0.2))`` (Ziegler et
     al. 2019, section 2.2).
     """
 
     coef: float
-    """The coefficient of the KL penalty now."""
+    """Current coefficient of the KL penalty."""
     target: float | None = None
-    """Nats for each completion; None: the coefficient is fixed."""
+    """Target KL in nats per completion; None keeps the coefficient constant."""
 
     def update(self, kl: float) -> None:
-        """Adapt the coefficient to the KL of a rollout, in nats for each completion."""
+        """Adapt the coefficient to a rollout's KL, in nats per completion."""
         if self.target is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
             self.coef *= 1 + 0.1 * error
@@ -189,10 +220,10 @@ class PolicyObjective:
         layout: GroupLayout,
         reference: nn.Module | None = None,
     ) -> None:
-        """Set up sampling and losses.
+        """Set up sampling and the loss.
 
-        ``reference`` is a frozen copy of the initial model, needed if all weights are trained. If
-        it is None, the reference is the policy with its trained adapter switched off.
+        ``reference`` is a frozen copy of the initial model, needed if all weights are trained. None
+        means that the reference is the policy with its trained adapter switched off.
         """
         self.adapted, self._reference = adapted, reference
         self._options, self.layout = options, layout
@@ -200,10 +231,10 @@ class PolicyObjective:
         self._value_model = model if isinstance(model, PolicyWithValueHead) else None
         self.policy = self._value_model.model if self._value_model is not None else model
         if (options.algorithm == "ppo") != (self._value_model is not None):
-            raise UsageError("the policy needs a value head for ppo, and for ppo alone")
+            raise UsageError("ppo needs a policy with a value head; grpo and rloo need none")
         head = get_lm_head(self.policy)
         if head.softcap is not None and options.generation.temperature != 1:
-            raise UsageError("generation.temperature: this model caps its logits, so it must be 1")
+            raise UsageError("generation.temperature: must be 1, since this model caps its logits")
         self._without_value_head = replace(adapted, model=self.policy)
         self.rollout_generator = RolloutGenerator(
             self._without_value_head, template, prompts, reward, options
@@ -214,15 +245,16 @@ class PolicyObjective:
         self._update_metrics = _BatchMetrics()
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> PreparedRollout:
-        """Sample a rollout and compute its rewards, reference scores and advantages.
+        """Sample a rollout; compute its rewards, reference log-probabilities and advantages.
 
-        Sampling happens once. If memory runs out afterwards, only the scores are computed again.
+        If memory runs out after sampling, everything but the samples is computed again with a
+        smaller budget.
 
         Raises:
-            TrainingError: memory ran out while completions were sampled.
+            TrainingError: memory ran out during sampling.
         """
         self._metrics, self._update_metrics = _BatchMetrics(), _BatchMetrics()
-        with sharding.unsharded(self.adapted.model):
+        with sharding.summon_full_params(self.adapted.model):
             rollout = self._sample(rows)
             prepared = run(lambda budget: self._score(rollout, budget))
         self._apply_batch_totals(rollout, prepared.micro_batches)
@@ -235,7 +267,7 @@ class PolicyObjective:
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"memory ran out while completions were sampled: {error}",
+                f"out of memory while sampling completions: {error}",
                 hint="lower generation.num_generations, generation.max_new_tokens or batch_size",
             ) from error
 
@@ -245,11 +277,11 @@ class PolicyObjective:
         return PreparedRollout(rollout.groups, micro_batches, budget)
 
     def start_update(self) -> None:
-        """Forget what :meth:`loss` recorded in an attempt that ran out of memory."""
+        """Discard what :meth:`loss` recorded in an attempt that ran out of memory."""
         self._update_metrics = _BatchMetrics()
 
     def micro_batches(self, prepared: PreparedRollout, budget: int) -> list[PolicyMicroBatch]:
-        """Return the micro-batches of a rollout; lay them out again if the budget has shrunk."""
+        """Return the micro-batches of a rollout; divide it again if the budget has shrunk."""
         if budget == prepared.budget:
             return prepared.micro_batches
         by_group = _split_by_group(prepared)
@@ -273,7 +305,7 @@ class PolicyObjective:
         return TokenLayout(batch, tree_layout, loss_weights_N=micro_batch.loss_weights_N)
 
     def finish_update(self) -> bool:
-        """Count an optimizer step; return True if it was the last one on this rollout."""
+        """Count an optimizer step; return True if it was this rollout's last."""
         self._updates_done += 1
         self._metrics.merge(self._update_metrics)
         self._update_metrics = _BatchMetrics()
@@ -285,7 +317,7 @@ class PolicyObjective:
         return True
 
     def loss(self, micro_batch: PolicyMicroBatch) -> Tensor:
-        """Return this micro-batch's share of the batch's loss: a scalar, ready for backward."""
+        """Return this micro-batch's share of the batch's loss, a scalar."""
         options = self._options
         advantages_N, old_logprobs_N = micro_batch.advantages_N, micro_batch.old_logprobs_N
         logprobs_N, hidden_ND = self._logprobs(micro_batch.completions)
@@ -305,17 +337,17 @@ class PolicyObjective:
             clip_fraction = clipped_weight / micro_batch.total_weight
             self._update_metrics.add(clip_fraction=clip_fraction / options.loss.num_iterations)
             if self._updates_done == 0:
-                # Before the first update the policy is the one that sampled: the two differ only
-                # by the rounding of the generation code.
+                # Before the first update this is the policy that sampled, so any gap is a rounding
+                # difference between the generation code and this forward pass.
                 sampler_gap = float((logprobs_N - old_logprobs_N).abs().max())
                 self._update_metrics.update_max(sampler_gap=sampler_gap)
         return (loss_N * micro_batch.loss_weights_N).sum()
 
     @torch.no_grad()
     def _build_micro_batch(self, rollout: Rollout, layout: CompletionBatch) -> PolicyMicroBatch:
-        """Compute log-probabilities, values, KL and advantages of the completions of a layout.
+        """Compute log-probabilities, values, KL and advantages for the completions of a layout.
 
-        The loss weights are still 0 or 1 here; :meth:`_apply_batch_totals` divides them.
+        Loss weights are 0 or 1 here; :meth:`_apply_batch_totals` divides them later.
         """
         options, rows = self._options, layout.group_indices
         completions = layout.to(self._device)
@@ -328,13 +360,14 @@ class PolicyObjective:
             rollout.trained_mask(row, options.loss.mask_truncated_completions) for row in rows
         ]
         loss_weights_N = torch.cat(trained).to(old_logprobs_N)[completions.completion_N]
+        # Without a reference its log-probabilities equal the policy's, which makes the KL 0.
         values_N, ref_logprobs_N = torch.zeros_like(old_logprobs_N), old_logprobs_N
         with self.adapted.autocast(), eval_mode(self.adapted.model):
             if self._value_model is not None:
                 values_N = self._value_model.values(completion_hidden(self.policy, completions))
             if options.needs_reference:
                 ref_logprobs_N = self._reference_logprobs(completions)
-        # The policy sampled these tokens, so this is the KL in expectation.
+        # k1: its expectation is the KL, because the policy sampled these tokens.
         kl_N = old_logprobs_N - ref_logprobs_N
         kl_penalty_N = self.kl_controller.coef * kl_N
         rewards_C = torch.cat([rollout.rewards[row] for row in rows])
@@ -348,7 +381,7 @@ class PolicyObjective:
                 options.loss.gae_lambda,
             )
         else:
-            if options.algorithm == "rloo":  # grpo has its KL term in the loss instead
+            if options.algorithm == "rloo":  # grpo has its KL term in the loss
                 rewards_C -= completions.sum_per_completion(kl_penalty_N).cpu()
             advantages_C = self._group_advantages(rewards_C, trained)
             advantages_N = advantages_C.to(kl_penalty_N)[completions.completion_N]
@@ -358,7 +391,7 @@ class PolicyObjective:
         )
 
     def _group_advantages(self, rewards_C: Tensor, trained: Sequence[Tensor]) -> Tensor:
-        """Compare each completion's reward with those of the same prompt, [C]."""
+        """Return each completion's advantage over the completions of the same prompt, [C]."""
         is_rloo = self._options.algorithm == "rloo"
         compare = policy_gradient.rloo_advantages if is_rloo else policy_gradient.grpo_advantages
         groups = zip(
@@ -369,10 +402,10 @@ class PolicyObjective:
     def _apply_batch_totals(
         self, rollout: Rollout, micro_batches: Sequence[PolicyMicroBatch]
     ) -> None:
-        """Divide the loss weights by the totals of the complete batch; record its metrics.
+        """Divide the loss weights by the totals of the complete batch, and record its metrics.
 
-        GRPO and PPO take the mean over trained tokens; RLOO sums over the tokens of a completion
-        and takes the mean over trained completions.
+        The divisor is the number of trained tokens for PPO and GRPO, and of trained completions for
+        RLOO.
         """
         generated = [completion for group in rollout.completions for completion in group]
         own = {
@@ -395,7 +428,8 @@ class PolicyObjective:
             entropy -= float(batch.old_logprobs_N.sum())
             batch.loss_weights_N = batch.loss_weights_N / divisor
             batch.total_weight = max(trained_tokens, 1.0) / divisor
-        # The loss is already divided by the weights. 0: the loop must not move the weights.
+        # The loss weights already contain the division. With a divisor of 0, the training loop
+        # skips the backward pass of this loss: no token is trained on.
         divisor = 1 if trained_tokens else 0
         self._counts = BatchCounts(int(total["computed_tokens"]), int(trained_tokens), divisor)
         reward_ranges = [
@@ -414,9 +448,10 @@ class PolicyObjective:
     def _logprobs(
         self, completions: CompletionBatch, model: nn.Module | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of the tokens at the sampling temperature, and hidden states.
+        """Return the tokens' log-probabilities, [N], and the hidden states, [N, D].
 
-        The hidden states, [N, D], are those from which the tokens are predicted.
+        The log-probabilities are at the sampling temperature. Each hidden state is the one that
+        predicts its token.
         """
         model = self.policy if model is None else model
         hidden_ND = completion_hidden(model, completions)
@@ -425,9 +460,9 @@ class PolicyObjective:
         return head.logprobs(hidden_ND, completions.batch), hidden_ND
 
     def _reference_logprobs(self, completions: CompletionBatch) -> Tensor:
-        """Return log-probabilities under the reference.
+        """Return the tokens' log-probabilities under the reference, [N].
 
-        It is the frozen copy, or the policy itself with its trained adapter switched off.
+        The reference is the frozen copy, or the policy with its trained adapter switched off.
         """
         if self._reference is not None:
             return self._logprobs(completions, self._reference)[0]
@@ -438,11 +473,11 @@ class PolicyObjective:
         return len(self.rollout_generator)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the last rollout; the loss divisor is 1, or 0 if none is trained."""
+        """Return the last rollout's token counts; the loss divisor is 0 if no token is trained."""
         return self._counts
 
     def metrics(self) -> dict[str, float]:
-        """Return reward, KL, lengths, entropy and clipping of the last batch, over all ranks."""
+        """Return the last batch's metrics over all ranks, such as reward, KL and entropy."""
         current = _BatchMetrics(dict(self._metrics.sums), dict(self._metrics.maxima))
         current.merge(self._update_metrics)
         metrics = current.reduce()

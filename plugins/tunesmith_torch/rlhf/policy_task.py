@@ -1,8 +1,8 @@
-"""Training of a policy on rewards, as a task of the trainer, with few models in memory.
+"""The trainer's task that trains a policy on rewards, with few models in memory.
 
-Policy, reference and reward model share one base model where they can
+The policy, the reference and the reward model share one base model where possible
 (:mod:`tunesmith_torch.rlhf.reward_source`). If all weights of the policy are trained, the reference
-is a frozen copy of the model that training began with.
+is a frozen copy of the initial model.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tunesmith.errors import DataError
 from tunesmith.events import JSON, FindingReported
 from tunesmith.records import Preference, Prompt, Record, last_exchange
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.data.tokenized_records import row_too_long
-from tunesmith_torch.memory_estimate.policies import policy_grouping
+from tunesmith_torch.data.tokenized_records import build_too_long_row
+from tunesmith_torch.memory_estimate.policies import build_policy_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.adapter_stack import combine_adapters
@@ -40,55 +40,60 @@ from tunesmith_torch.rlhf.reward_source import (
 )
 from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.training.loop import BatchCounts
-from tunesmith_torch.training.skipped_rows import check_share, count_causes, report_skipped
-from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
+from tunesmith_torch.training.skipped_rows import (
+    check_skipped_share,
+    count_skip_reasons,
+    report_skipped,
+)
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, TrainingTask
 
-__all__ = ["PolicyTask", "fitting_prompts"]
+__all__ = ["PolicyTask", "select_fitting_prompts"]
 
 PROMPT_REMEDY = "raise max_length, lower generation.max_new_tokens, or shorten these prompts"
 
 
 class PolicyTask(TrainingTask[list[Prompt]]):
-    """Train a policy on rewards; the best checkpoint is the artifact if it diverged."""
+    """Trains a policy on rewards; if it diverges, its best checkpoint is the artifact."""
 
     SHARES_BASE = True
     """False if the reward model must not be an adapter in the policy's model."""
 
     def __init__(self, reward_source: RewardModelSource | None) -> None:
-        """``reward_source``: the reward model; None if the rewards do without one."""
+        """Keep the reward model's source; None if no reward uses a reward model."""
         self.reward_source = reward_source
         self.skipped: Sequence[SkippedRow] = ()
-        """The first record of each prompt that is too long, once the rows are tokenized."""
+        """The first record of each prompt that is too long; set by :meth:`tokenize`."""
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
         """Return the grouping of sampled completions."""
-        return policy_grouping(options, device)
+        return build_policy_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[Prompt]:
-        """Return the distinct prompts of the training records that fit; report the others.
+        """Return the distinct prompts of the training records that fit; report the skipped ones.
 
         Raises:
-            DataError: none fits, or more are too long than ``max_skipped`` allows.
+            DataError: no prompt fits, or more are too long than ``max_skipped`` allows.
         """
         options: PolicyOptions = job.config
         limit -= options.generation.max_new_tokens
-        fitting, self.skipped = fitting_prompts(job.train, template, limit)
+        fitting, self.skipped = select_fitting_prompts(job.train, template, limit)
         total, remedy = len(fitting) + len(self.skipped), PROMPT_REMEDY
         report_skipped(job, self.skipped)
         if not fitting:
             raise DataError(
                 job.train[0].source if job.train else "data",
-                f"none of {total} prompts leaves room for a completion: at most {limit} tokens",
+                f"none of the {total} prompts leaves room for a completion: a prompt may have at "
+                f"most {limit} tokens",
                 hint=remedy,
             )
-        check_share(self.skipped, total, options.max_skipped, remedy)
+        check_skipped_share(self.skipped, total, options.max_skipped, remedy)
         return fitting
 
     def token_rows(self, data: list[Prompt], template: Template) -> Iterable[Sequence[int]]:
         return template.encode_prompts(data)
 
-    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
-        """Load the reward model and the reference, and set up sampling, loss and monitor."""
+    def prepare(self, session: TrainingSession, data: list[Prompt]) -> PreparedTraining:
+        """Load the reward model and the reference; set up sampling, loss and monitor."""
         options: PolicyOptions = session.options
         reward_model, details = self._load_reward_model(session)
         reference = None
@@ -108,39 +113,42 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         gold = gold_reward(session.job, session.template)
         monitor = PolicyMonitor(session.job, objective, reward, gold, options, steps=order.steps)
         prompt_tokens = sum(map(len, prompts))
-        return Prepared(
+        return PreparedTraining(
             objective,
             adapted,
             BatchCounts(prompt_tokens, 0, 1),
             {**details, **_describe(options), "shared_prompts": layout.share_prompts},
             monitor,
             count_tokens=lambda: (monitor.tokens, monitor.trained_tokens),
-            affected_rows=lambda: count_causes(self.skipped),
+            affected_rows=lambda: count_skip_reasons(self.skipped),
         )
 
-    def finalize(self, session: Session) -> AdaptedModel:
-        """Return the policy without the reward model's adapter: one adapter, or all weights."""
+    def finalize(self, session: TrainingSession) -> AdaptedModel:
+        """Return the policy without the reward model's adapter, as one adapter or all weights."""
         remove_reward_adapter(session.adapted)
         return combine_adapters(session.adapted)
 
-    def _load_reward_model(self, session: Session) -> tuple[Reward | None, JSON]:
+    def _load_reward_model(self, session: TrainingSession) -> tuple[Reward | None, JSON]:
         source = self.reward_source
         share_base = self.SHARES_BASE and source is not None and source.shares_base(session)
         reward_model = None if source is None else source.load(session, share_base=share_base)
         return reward_model, {"shares_base_with_reward_model": share_base}
 
 
-def fitting_prompts(
+def select_fitting_prompts(
     records: Sequence[Record], template: Template, limit: int
 ) -> tuple[list[Prompt], list[SkippedRow]]:
-    """Return the distinct prompts of at most ``limit`` tokens, and the others' first records."""
+    """Return the distinct prompts of at most ``limit`` tokens, and the rows that are too long.
+
+    Each prompt that is too long is reported once, with its first record.
+    """
     sources: dict[Prompt, str] = {}
     for record in records:
         sources.setdefault(last_exchange(record)[0], record.source)
     lengths = dict(zip(sources, map(len, template.encode_prompts([*sources])), strict=True))
     fitting = [prompt for prompt, length in lengths.items() if length <= limit]
     skipped = [
-        row_too_long(sources[prompt], length, limit)
+        build_too_long_row(sources[prompt], length, limit)
         for prompt, length in lengths.items()
         if length > limit
     ]
@@ -150,8 +158,8 @@ def fitting_prompts(
 def gold_reward(job: Job[Any], template: Template) -> GoldReward:
     """Return the gold reward on validation rows: the user's function, or preference pairs.
 
-    At most ``monitor.rows`` of the validation rows are used. With neither, it is empty, and a
-    warning is emitted.
+    It uses at most ``monitor.rows`` validation rows. Without a function and without pairs, it
+    measures nothing, and a warning is emitted.
 
     Raises:
         UsageError: the user's function cannot be loaded.
@@ -169,7 +177,8 @@ def gold_reward(job: Job[Any], template: Template) -> GoldReward:
     groups = tokenize_pairs(records, template) if function is None and pairs else []
     if function is None and not pairs:
         text = (
-            "no gold function and no validation pairs: the policy is monitored by its reward alone"
+            "no gold reward and no validation pairs: only the KL limit can stop a policy that "
+            "exploits its reward"
         )
         job.emit(FindingReported(level="warning", source=job.stage, message=text))
     prompts = [last_exchange(record)[0] for record in records]
@@ -184,8 +193,8 @@ def _describe(options: PolicyOptions) -> JSON:
     }
 
 
-def _load_frozen_reference(session: Session) -> nn.Module:
-    """Load the initial model a second time: full training leaves no reference in the policy."""
+def _load_frozen_reference(session: TrainingSession) -> nn.Module:
+    """Load the initial model again as reference: full training changes the policy's weights."""
     policy, initial = session.adapted, session.initial_model
     base = load_model(
         session.folder,

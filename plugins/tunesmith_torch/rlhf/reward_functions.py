@@ -1,4 +1,4 @@
-"""Rewards from Python functions of the user, and the weighted sum of several rewards."""
+"""Rewards from the user's Python functions, and the weighted sum of several rewards."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tunesmith.records import Message, Prompt
 from tunesmith_torch.rlhf.rollout import Reward
 
 DEFAULT_OPTION = "technique.policy.rewards"
-"""The option to name in errors about a function, unless the caller passes another one."""
+"""The option named in errors about a function, unless the caller passes another one."""
 
 
 @dataclass(frozen=True)
 class FunctionReward:
     """A reward from a plain Python function: ``def reward(prompt: str, answer: str) -> float``.
 
-    It gets the text of the prompt's last message, and the text of the completion.
+    The function gets the text of the prompt's last message and the text of the completion.
     """
 
     function: Callable[[str, str], Any]
@@ -42,7 +42,7 @@ class FunctionReward:
         path = Path(file)
         if not file or not path.is_file():
             raise UsageError(
-                f'{option}: no such file, got "{where}"', hint='write "file.py:function"'
+                f'{option}: no such file, got "{where}"', hint='write it as "file.py:function"'
             )
         spec = importlib.util.spec_from_file_location(f"tunesmith_reward_{path.stem}", path)
         if spec is None or spec.loader is None:
@@ -66,8 +66,8 @@ class FunctionReward:
             imported = importlib.import_module(module)
         except (ImportError, ValueError) as error:
             raise UsageError(
-                f'{option}: no module "{module}" is installed, {error}',
-                hint='write "package.module:function"',
+                f'{option}: cannot import the module "{module}", {error}',
+                hint='install its package, and write the option as "package.module:function"',
             ) from None
         return cls._from_callable(vars(imported).get(name), name, module, option)
 
@@ -78,16 +78,18 @@ class FunctionReward:
         try:
             inspect.signature(function).bind("prompt", "answer")
         except TypeError:
-            raise UsageError(f"{option}: {name} must take a prompt and an answer") from None
+            raise UsageError(
+                f"{option}: {name} must take two arguments, a prompt and an answer"
+            ) from None
         except ValueError:
-            pass  # a compiled function without a signature: its first call will show
+            pass  # a compiled function without a signature: its first call will tell
         return cls(function, name)
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """Call the function once for each completion.
+        """Call the function once per completion.
 
         Raises:
-            TrainingError: the function raised, or a reward is not a finite number.
+            TrainingError: the function raised an exception, or a reward is not a finite number.
         """
         pairs = zip(prompts, completions, strict=True)
         return [self._reward(_text(prompt), completion) for prompt, completion in pairs]
@@ -99,16 +101,16 @@ class FunctionReward:
             raise
         except Exception as error:
             raise TrainingError(
-                f"reward {self.name}: raised for an answer of {len(completion)} characters, "
-                f"{_describe(error)}",
-                hint="let the function give a number for every answer, an empty one too",
+                f"reward {self.name}: raised an exception for an answer of {len(completion)} "
+                f"characters, {_describe(error)}",
+                hint="return a number for every answer, even an empty one",
             ) from error
         number = _number(value)
         if not math.isfinite(number):
             raise TrainingError(
-                f"reward {self.name}: must give a finite number, got {value!r:.60} for an answer "
+                f"reward {self.name}: must return a finite number, got {value!r:.60} for an answer "
                 f"of {len(completion)} characters",
-                hint="let the function give a number for every answer, an empty one too",
+                hint="return a number for every answer, even an empty one",
             )
         return number
 
@@ -118,7 +120,7 @@ class WeightedRewardSum:
     """A weighted sum of rewards."""
 
     parts: tuple[tuple[float, Reward], ...]
-    """Weight and reward of each part."""
+    """Weight and reward of each term."""
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """Return the weighted sum for each completion."""
@@ -137,7 +139,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _number(value: Any) -> float:
-    """Convert any kind of number, from numpy and torch too; NaN for anything else, such as text."""
+    """Convert any number, also of numpy or torch, to float; return NaN for anything else."""
     try:
         return float(value) if isinstance(value, SupportsFloat) else math.nan
     except (TypeError, ValueError):
@@ -145,7 +147,7 @@ def _number(value: Any) -> float:
 
 
 def _describe(error: Exception) -> str:
-    """Return the error's type, message and source line in one line."""
+    """Return the error's type, message and source location as one line."""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     message = " ".join(str(error).split())

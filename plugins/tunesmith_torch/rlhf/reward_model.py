@@ -1,11 +1,19 @@
-"""Reward models: a number for each completion, trained on pairs (Bradley and Terry 1952).
+"""Reward models: one number per completion, trained on pairs.
 
 Shapes: B pairs, C = 2 B completions, D width of the model.
 
+The model of Bradley and Terry (1952): the chosen completion wins with the probability
+``sigmoid(reward_chosen - reward_rejected)``. Training maximizes the likelihood of the choices.
+
 The reward is a linear function of the hidden state at a completion's *last token*, its end token.
-The layouts of :mod:`tunesmith_torch.prefix.completion_groups` return the hidden states from which
-tokens are *predicted*, one position earlier. So each completion is laid out with one more token,
-which no loss uses: the state from which it would be predicted is that of the end token.
+The layouts of :mod:`tunesmith_torch.prefix.completion_groups` return the hidden states that
+*predict* a token, one position earlier. So each completion gets one more token, which no loss uses;
+the state that would predict it is the one at the end token::
+
+    tokens     p0   p1   y0   y1   END   (extra)
+    states     h0   h1   h2   h3   h4
+                                   |
+                                   h4 predicts (extra), and holds the reward
 """
 
 from __future__ import annotations
@@ -57,7 +65,7 @@ the final norm) at the completion's end token.
 
 
 class ModelWithRewardHead(nn.Module):
-    """A language model with a linear head of one output; its own output head is not used."""
+    """A language model whose output head is replaced with a linear reward head."""
 
     def __init__(self, model: nn.Module, width: int) -> None:
         super().__init__()
@@ -65,7 +73,7 @@ class ModelWithRewardHead(nn.Module):
         self.head = nn.Linear(width, 1, bias=False, dtype=torch.float32)
 
     def rewards(self, completions: CompletionBatch) -> Tensor:
-        """Return the reward of each completion that ``collate_final_tokens`` laid out, [C]."""
+        """Return the reward of each completion from ``collate_final_tokens``, [C]."""
         hidden_CD = completion_hidden(self.model, completions)
         with torch.autocast(hidden_CD.device.type, enabled=False):
             rewards_C1: Tensor = self.head(hidden_CD.float())
@@ -73,16 +81,16 @@ class ModelWithRewardHead(nn.Module):
 
     @classmethod
     def initialize(cls, adapted: AdaptedModel, seed: int) -> ModelWithRewardHead:
-        """Return the model with a fresh head of small weights, on the model's device."""
+        """Return the model with a new head of small random weights, on the model's device."""
         width = adapted.base.config.get_text_config().hidden_size
         torch.manual_seed(seed)
         net = cls(adapted.model, width)
-        # Small initial rewards for any width (Stiennon et al. 2020, appendix B).
+        # This scale gives small initial rewards at any width (Stiennon et al. 2020, appendix B).
         nn.init.normal_(net.head.weight, std=(width + 1) ** -0.5)
         return net.to(adapted.base.model.device)
 
     def save_head(self, folder: Path) -> None:
-        """Write the head, and a model card, into an artifact's folder."""
+        """Write the head and a model card into an artifact's folder."""
         head_D = self.head.weight.detach()[0].float().cpu().contiguous()
         save_file({"head": head_D}, folder / HEAD_FILE)
         (folder / "README.md").write_text(MODEL_CARD, encoding="utf-8")
@@ -91,14 +99,15 @@ class ModelWithRewardHead(nn.Module):
         """Load the head from an artifact's folder.
 
         Raises:
-            IntegrityError: the folder has no head, or one of another width.
+            IntegrityError: the folder has no head, or the head has another width.
         """
         if not (artifact / HEAD_FILE).is_file():
-            raise IntegrityError(f"{artifact}: no {HEAD_FILE}, so this is not a reward model")
+            raise IntegrityError(f"{artifact}: not a reward model, because {HEAD_FILE} is missing")
         head_D = load_file(artifact / HEAD_FILE)["head"]
         if head_D.shape[0] != self.head.in_features:
             raise IntegrityError(
-                f"{artifact}: the head is {head_D.shape[0]} wide, the model {self.head.in_features}"
+                f"{artifact}: the reward head has width {head_D.shape[0]}, but the model has "
+                f"{self.head.in_features}"
             )
         with torch.no_grad():
             self.head.weight.copy_(head_D[None])
@@ -107,17 +116,18 @@ class ModelWithRewardHead(nn.Module):
 def bradley_terry(
     chosen_B: Tensor, rejected_B: Tensor, margin: float, center_rewards_coefficient: float
 ) -> Tensor:
-    """``-log sigmoid(chosen - rejected - margin) + coefficient * (chosen + rejected)**2``, [B].
+    """Return the Bradley-Terry loss of each pair, [B].
 
-    The first term does not change if a constant is added to all rewards; the second one, with
-    ``center_rewards_coefficient``, centers them at 0 (Eisenstein et al. 2023, section 2).
+    It is ``-log sigmoid(chosen - rejected - margin) + coefficient * (chosen + rejected)**2``. The
+    first term does not change if a constant is added to all rewards, so the second one centers them
+    at 0 (Eisenstein et al. 2023, section 2).
     """
     loss_B = -logsigmoid(chosen_B - rejected_B - margin)
     return loss_B + center_rewards_coefficient * (chosen_B + rejected_B) ** 2
 
 
 class BradleyTerryObjective:
-    """The Bradley-Terry loss as an objective; it is divided by the number of pairs."""
+    """The Bradley-Terry loss as a training objective, divided by the number of pairs."""
 
     def __init__(
         self, net: ModelWithRewardHead, data: PreferenceData, options: RewardLossOptions
@@ -132,19 +142,19 @@ class BradleyTerryObjective:
         return len(self._data.groups)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the pairs; the loss is divided by the number of pairs."""
+        """Return the tokens of the pairs, and the number of pairs as the loss divisor."""
         return self._data.counts(rows)
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
-        """Return the rows: nothing needs to be prepared."""
+        """Return the rows unchanged; this loss needs no preparation."""
         return rows
 
     def start_update(self) -> None:
-        """Forget the rewards of the last batch."""
+        """Discard the rewards of the last batch."""
         self._rewards = []
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
-        """Lay the pairs out."""
+        """Divide the pairs into micro-batches of at most ``budget`` tokens."""
         return list(collate_final_tokens(self._data.layout, self._data.groups, prepared, budget))
 
     def token_layout(self, micro_batch: CompletionBatch) -> TokenLayout:
@@ -157,7 +167,7 @@ class BradleyTerryObjective:
         return self._losses(micro_batch).sum()
 
     def row_losses(self, micro_batch: CompletionBatch) -> list[tuple[int, float]]:
-        """Return each pair of the micro-batch with its loss."""
+        """Return the index and the loss of each pair of the micro-batch."""
         losses = self._losses(micro_batch).tolist()
         return list(zip(micro_batch.group_indices, losses, strict=True))
 
@@ -171,7 +181,7 @@ class BradleyTerryObjective:
         return bradley_terry(rewards_C[0::2], rewards_C[1::2], *terms)
 
     def metrics(self) -> dict[str, float]:
-        """Return accuracy and rewards of the last batch, means over its pairs."""
+        """Return the last batch's accuracy and rewards, averaged over its pairs."""
         rewards_B2 = torch.cat([torch.zeros(0, 2, device=self._device), *self._rewards])
         margin_B = rewards_B2[:, 0] - rewards_B2[:, 1]
         sums = {
@@ -191,7 +201,7 @@ class RewardModel:
     template: Template
     layout: GroupLayout
     budget: int = 4096
-    """Tokens of a micro-batch at most."""
+    """Maximum number of tokens in a micro-batch."""
 
     @classmethod
     def load(
@@ -204,12 +214,12 @@ class RewardModel:
         packing: bool = True,
         quantization: Quantization | None = None,
     ) -> RewardModel:
-        """Load the artifact of a reward model; ``model`` is the base of an adapter.
+        """Load a reward model's artifact; if it is an adapter, ``model`` is its base model.
 
         Raises:
-            IntegrityError: the artifact has no head, or one of another width.
+            IntegrityError: the artifact has no head, or the head has another width.
         """
-        is_adapter = artifacts.artifact_format(artifact) == "adapter"
+        is_adapter = artifacts.detect_artifact_format(artifact) == "adapter"
         folder = model if is_adapter else artifact
         base = load_model(folder, device, precision, packing=packing, quantization=quantization)
         inner = artifacts.attach_adapter(base, artifact) if is_adapter else base.model
@@ -217,19 +227,19 @@ class RewardModel:
         net.load_head(artifact)
         net.to(device).eval().requires_grad_(False)
         sharing = packing and can_share_prefix(inner, context_length(base))
-        # The artifact has the template that it was trained with, which the base may not have.
+        # The artifact has the template it was trained with; the base model may have another.
         template = Template.from_tokenizer(load_tokenizer(artifact))
         return cls(net, template, GroupLayout(packing, sharing))
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """Return the reward of each completion after its prompt."""
+        """Return the reward of each completion, given its prompt."""
         exchanges = self.template.encode_exchanges(prompts, completions)
         groups = [CompletionGroup(prompt, (completion,)) for prompt, completion in exchanges]
         return [float(rewards[0]) for rewards in self.group_rewards(groups)]
 
     @torch.no_grad()
     def group_rewards(self, groups: Sequence[CompletionGroup]) -> list[Tensor]:
-        """Return the rewards of tokenized groups, one tensor for each group."""
+        """Return the rewards of tokenized completions, one tensor per group."""
         rewards: list[Tensor] = [torch.empty(0)] * len(groups)
         device = self.net.head.weight.device
         with eval_mode(self.net):

@@ -1,13 +1,13 @@
 """The rewards of a policy: a weighted sum of functions and a reward model.
 
-A reward model that is an adapter over the policy's own base model shares that base in memory::
+A reward model that is an adapter on the policy's base model shares that base in memory::
 
     base + initial adapter (frozen) + policy adapter (trained)     the policy
     base + initial adapter (frozen)                                its reference
     base + reward adapter (frozen), and a reward head              the reward model
 
-If the reward model has another base, or if all weights of the policy are trained, it is a separate
-model.
+If the reward model has another base, or if all weights of the policy are trained, the reward model
+is loaded separately.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tunesmith_torch.prefix.prefix_check import can_share_prefix
 from tunesmith_torch.rlhf.reward_functions import FunctionReward, WeightedRewardSum
 from tunesmith_torch.rlhf.reward_model import ModelWithRewardHead, RewardModel
 from tunesmith_torch.rlhf.rollout import Reward
-from tunesmith_torch.training.trainer import Session
+from tunesmith_torch.training.trainer import TrainingSession
 
 __all__ = ["RewardModelSource", "check_reward_functions"]
 
@@ -45,33 +45,34 @@ class RewardModelSource:
     path: Path
     quantization: Quantization | None
 
-    def shares_base(self, session: Session) -> bool:
-        """Return True if the reward model is an adapter over the very base of the policy.
+    def shares_base(self, session: TrainingSession) -> bool:
+        """Return True if the reward model is an adapter on the policy's base model.
 
-        Training all weights would change that base, and so would merging an adapter into it.
+        The base must stay unchanged: all weights of the policy must not be trained, and no adapter
+        may be merged into it.
         """
         adaptation = session.options.adaptation
         quantization = Quantization.from_options(adaptation.quantization)
-        is_adapter = artifacts.artifact_format(self.path) == "adapter"
+        is_adapter = artifacts.detect_artifact_format(self.path) == "adapter"
         if not is_adapter or adaptation.adapter is None or self.quantization != quantization:
             return False
         base = find_adapter_base(self.path, session.folder)
         return base.resolve() == session.folder.resolve()
 
-    def load(self, session: Session, *, share_base: bool) -> Reward:
-        """Load the reward model: into the policy's model as an adapter, or as a separate model."""
+    def load(self, session: TrainingSession, *, share_base: bool) -> Reward:
+        """Load the reward model, as an adapter in the policy's model or as a separate model."""
         return _load_shared(session, self.path) if share_base else _load_separate(session, self)
 
 
 @dataclass(frozen=True)
 class SharedBaseRewardModel:
-    """A reward model that is an adapter in the policy's model, switched on to compute rewards."""
+    """A reward model stored as an adapter in the policy's model, active only for rewards."""
 
     model: RewardModel
     policy: Any
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """Return the reward of each completion, and switch the policy's adapters on again."""
+        """Return each completion's reward; the policy's own adapters are active again after."""
         with active_adapters(self.policy, [REWARD_ADAPTER]):
             return self.model.rewards(prompts, completions)
 
@@ -85,10 +86,10 @@ def remove_reward_adapter(policy: AdaptedModel) -> None:
 def build_reward(
     terms: Sequence[RewardTerm], reward_model: Reward | None, stage: str = ""
 ) -> Reward:
-    """Return the weighted sum of the rewards that the options of a stage name.
+    """Return the weighted sum of the rewards in a stage's options.
 
     Raises:
-        UsageError: a function is missing, or does not take a prompt and a completion.
+        UsageError: a function is missing or does not take a prompt and a completion.
     """
     key = option_key(stage, "rewards")
     weighted: list[tuple[float, Reward]] = []
@@ -103,11 +104,11 @@ def build_reward(
 
 
 def check_reward_functions(options: PolicyOptions, record: Record, stage: str = "") -> None:
-    """Call the user's functions once with an existing row, before anything is trained.
+    """Call the user's functions once on a training row, before training starts.
 
     Raises:
-        UsageError: a function is missing, or does not take a prompt and a completion.
-        TrainingError: a function raised, or returned no finite number.
+        UsageError: a function is missing or does not take a prompt and a completion.
+        TrainingError: a function raised an exception or did not return a finite number.
     """
     prompt, answer = last_exchange(record)
     functions: list[Reward] = [build_reward(options.rewards, None, stage)]
@@ -119,11 +120,11 @@ def check_reward_functions(options: PolicyOptions, record: Record, stage: str = 
 
 
 def option_key(stage: str, key: str) -> str:
-    """Return the key in the run file of an option of a stage, for messages."""
+    """Return the full run-file key of a stage's option, for messages."""
     return ".".join(["technique", *([stage] if stage else []), key])
 
 
-def _load_shared(session: Session, path: Path) -> Reward:
+def _load_shared(session: TrainingSession, path: Path) -> Reward:
     policy, packing = session.adapted, session.options.packing
     model: Any = policy.model
     add_frozen_adapter(model, path, REWARD_ADAPTER)
@@ -136,8 +137,8 @@ def _load_shared(session: Session, path: Path) -> Reward:
     return SharedBaseRewardModel(reward_model, model)
 
 
-def _load_separate(session: Session, source: RewardModelSource) -> Reward:
-    is_adapter = artifacts.artifact_format(source.path) == "adapter"
+def _load_separate(session: TrainingSession, source: RewardModelSource) -> Reward:
+    is_adapter = artifacts.detect_artifact_format(source.path) == "adapter"
     return RewardModel.load(
         find_adapter_base(source.path, session.job.model) if is_adapter else source.path,
         source.path,

@@ -1,4 +1,4 @@
-"""Rollouts: completions that the policy samples for a batch of prompts, and their rewards."""
+"""Rollouts: the completions that a policy samples for a batch of prompts, and their rewards."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ class Reward(Protocol):
     """A source of rewards: a reward model, a function, or a weighted sum of several."""
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
-        """Return one number for each completion; higher is better."""
+        """Return one number per completion; higher is better."""
         ...
 
 
 @dataclass
 class Rollout:
-    """The completions that were sampled for this rank's prompts of one batch, and their rewards."""
+    """The completions sampled for this rank's prompts of one batch, with their rewards."""
 
     groups: list[CompletionGroup]
     """Each prompt with its completions, as token ids."""
     completions: list[list[GeneratedSequence]]
-    """The same completions, with the log-probabilities under which they were sampled."""
+    """The same completions, with the log-probabilities of the sampled tokens."""
     rewards: list[Tensor]
-    """For each prompt the rewards of its completions, [num_generations]."""
+    """The rewards of each prompt's completions, [num_generations]."""
     completions_in_batch: int
-    """Completions over all ranks."""
+    """Number of completions on all ranks."""
 
     def trained_mask(self, row: int, mask_truncated_completions: bool) -> Tensor:
-        """Return which completions of a prompt are trained on, [num_generations] of bool."""
+        """Return a bool mask of the prompt's completions to train on, [num_generations]."""
         trained = [
             not mask_truncated_completions or completion.finish_reason == "stop"
             for completion in self.completions[row]
@@ -87,8 +87,8 @@ class RolloutGenerator:
                 sampler=Sampler(
                     temperature=self._options.generation.temperature,
                     seed=seed,
-                    # A random stream for each row of the dataset: the completions of a prompt do
-                    # not depend on which other prompts this rank has.
+                    # One random stream per completion of each dataset row, so a prompt's
+                    # completions do not depend on the other prompts of this rank.
                     streams=tuple(
                         row * num_generations + i for row in rows for i in range(num_generations)
                     ),
@@ -112,13 +112,13 @@ class RolloutGenerator:
     def _trim_heap(self) -> None:
         """Return freed memory to the system between generation and training.
 
-        The two allocate blocks of unlike sizes, so neither can reuse well what the other freed.
+        The two allocate blocks of different sizes and cannot reuse each other's memory well.
         """
         if self._device.type == "cpu":
             trim_heap()
 
     def generate_greedy(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Return the greedy completion of each prompt; no random numbers are used."""
+        """Return the greedy completion of each prompt, without using random numbers."""
         with self._policy.autocast():
             generated = generate(
                 self._policy.model,
@@ -129,6 +129,6 @@ class RolloutGenerator:
         return [self.decode(completion) for completion in generated]
 
     def decode(self, completion: GeneratedSequence) -> str:
-        """Return the text of a completion without its end token, as rewards see it."""
+        """Return a completion's text without its end token, the text that rewards are given."""
         ended = completion.finish_reason == "stop"
         return self._template.decode_answer(completion.ids[:-1] if ended else completion.ids)

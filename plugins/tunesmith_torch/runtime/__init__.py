@@ -1,1 +1,1 @@
-"""The process and its machine: device, precision, ranks, memory, seeds, bitsandbytes."""
+"""The process and its machine: device, precision, ranks, sharding, memory, seeds."""

@@ -1,13 +1,13 @@
-"""An import of bitsandbytes that loads no code from a hub and prints no warnings.
+"""Import bitsandbytes without loading code from a hub and without printing warnings.
 
 On a CPU with bfloat16 arithmetic, bitsandbytes uses the package ``kernels`` *while it is imported*,
-to download compiled code from a public hub, and logs a warning if that package is not installed.
-Code from a hub is never run here, so ``kernels`` cannot be imported during this import; afterwards
-``sys.modules`` is as before.
+to download compiled code from a public hub. It logs a warning if that package is not installed.
+This toolkit never runs code from a hub, so ``kernels`` cannot be imported during this import.
+Afterwards ``sys.modules`` is restored.
 
 The import takes seconds, because bitsandbytes compiles functions with torch's compiler. So it is
-imported when a run quantizes or takes an 8-bit optimizer, and not before: PEFT, which would import
-it in every run, is kept from it by :mod:`tunesmith_torch.runtime.peft_import`.
+only imported when a run quantizes or uses an 8-bit optimizer. PEFT would import it in every run;
+:mod:`tunesmith_torch.runtime.peft_import` prevents that.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch
 
 from tunesmith.errors import EnvironmentProblem
 
-__all__ = ["preload"]
+__all__ = ["preload_bitsandbytes"]
 
-NAME = "bitsandbytes"
+PACKAGE_NAME = "bitsandbytes"
 _BLOCKED = "kernels"
 
 
@@ -42,39 +42,40 @@ def _without_kernels_package() -> Iterator[None]:
             sys.modules[_BLOCKED] = present
 
 
-def get_package() -> ModuleType:
-    """Import and return the package, which is not yet known to work on any device.
+def import_bitsandbytes() -> ModuleType:
+    """Import and return the package, without checking that it works on a device.
 
     Raises:
         EnvironmentProblem: bitsandbytes cannot be imported.
     """
-    if (loaded := sys.modules.get(NAME)) is not None:
+    if (loaded := sys.modules.get(PACKAGE_NAME)) is not None:
         return loaded
-    # It warns about that import, and at every 8-bit product that the input is cast to float16.
-    logging.getLogger(NAME).setLevel(logging.ERROR)
+    # bitsandbytes warns about `kernels`, and at every 8-bit product about a cast to float16.
+    logging.getLogger(PACKAGE_NAME).setLevel(logging.ERROR)
     try:
         with _without_kernels_package():
-            return import_module(NAME)
+            return import_module(PACKAGE_NAME)
     except (ImportError, OSError, RuntimeError) as error:  # not installed; library fails to load
         raise EnvironmentProblem(
             f"bitsandbytes cannot be imported, {error!s:.160}",
-            hint="pip install 'bitsandbytes>=0.46', or use technique lora, which does not need it",
+            hint="run pip install 'bitsandbytes>=0.46', or use technique lora, which does not need "
+            "it",
         ) from error
 
 
-def preload() -> None:
-    """Import the package if that works, before a library that would import it in its own way."""
+def preload_bitsandbytes() -> None:
+    """Import the package, if possible, before another library imports it without precautions."""
     with suppress(EnvironmentProblem):
-        get_package()
+        import_bitsandbytes()
 
 
-def get_checked_package(device: torch.device) -> ModuleType:
-    """Return the package after it has quantized and multiplied a matrix on the device.
+def import_checked_bitsandbytes(device: torch.device) -> ModuleType:
+    """Return the package after a test on the device: quantize a matrix, and multiply with it.
 
     Raises:
-        EnvironmentProblem: bitsandbytes cannot be imported, or has no code for this device.
+        EnvironmentProblem: bitsandbytes cannot be imported, or does not work on this device.
     """
-    module = get_package()
+    module = import_bitsandbytes()
     try:
         weight_OI = torch.ones(64, 64, device=device)
         packed, state = module.functional.quantize_4bit(weight_OI, quant_type="nf4")
@@ -85,7 +86,7 @@ def get_checked_package(device: torch.device) -> ModuleType:
         works, reason = False, f"{error!s:.160}"
     if not works:
         raise EnvironmentProblem(
-            f"bitsandbytes {module.__version__} does not work on {device.type} here: {reason}",
+            f"bitsandbytes {module.__version__} does not work on this {device.type}: {reason}",
             hint="use technique lora, which needs no quantization",
         )
     return module

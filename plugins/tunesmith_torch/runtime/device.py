@@ -1,4 +1,4 @@
-"""The device of a run, and the precision that the device computes in natively."""
+"""Pick the device of a run and its precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_torch.runtime.machine import (
-    count_ranks_here,
+    count_local_ranks,
     find_bf16_flags,
     read_processor_flags,
 )
@@ -20,11 +20,11 @@ __all__ = ["Precision", "pick_device", "pick_precision"]
 
 @dataclass(frozen=True)
 class Precision:
-    """The number format of the arithmetic, and the reason for it as text."""
+    """The number format of the computation, and why it was chosen."""
 
     dtype: torch.dtype
     reason: str
-    """Why this format, for reports: ``requested``, or what the device computes in."""
+    """Why this format was chosen, for reports; ``requested`` if the run file sets it."""
 
     @property
     def name(self) -> str:
@@ -35,12 +35,12 @@ class Precision:
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device named ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
-    ``auto`` takes the first GPU if there is one, else the CPU. Under torchrun, ``auto`` and
-    ``cuda`` take a GPU for each rank. torch sets the number of CPU threads, from
+    ``auto`` is the first GPU if there is one, otherwise the CPU. Under torchrun, ``auto`` and
+    ``cuda`` give each rank its own GPU. torch takes the number of CPU threads from
     ``OMP_NUM_THREADS``.
 
     Raises:
-        UsageError: the name is none of these, or one device for several ranks.
+        UsageError: the name is not one of these, or names one device for several ranks.
         EnvironmentProblem: this machine has no such device, or fewer GPUs than ranks.
     """
     name = _device_of_rank(_best_device() if name == "auto" else name)
@@ -52,8 +52,8 @@ def pick_device(name: str = "auto") -> torch.device:
     count = _device_count(kind)
     if int(index or 0) >= count:
         raise EnvironmentProblem(
-            f'device: "{name}" is not on this machine, which has {count} of kind {kind}',
-            hint='use "auto", which takes a GPU if there is one, else the CPU',
+            f'device: no "{name}" on this machine, which has {count} {kind} devices',
+            hint='use "auto": a GPU if there is one, otherwise the CPU',
         )
     return torch.device(name)
 
@@ -63,11 +63,10 @@ def pick_precision(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     cpu_flags: frozenset[str] | None = None,
 ) -> Precision:
-    """Return bfloat16 if the device computes in it natively, and faster, else float32.
+    """Return the requested precision; ``auto`` is bfloat16 where that is native and faster.
 
-    bfloat16 that is emulated, or slow, is also less exact, so ``auto`` never picks it.
-
-    ``cpu_flags``: the flags of a CPU by Linux's names; those of this machine if they are None.
+    ``auto`` never picks emulated or slow bfloat16, which would only be less exact. ``cpu_flags``
+    holds Linux's names of CPU flags; by default, the flags of this machine are used.
     """
     if precision != "auto":
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -79,19 +78,19 @@ def pick_precision(
 
 
 def _device_of_rank(name: str) -> str:
-    """Return the name of this rank's device, if torchrun has started several ranks."""
+    """Return the name of this rank's device; ``name`` itself in a single process."""
     if distributed.world_size() == 1 or name == "cpu":
         return name
     if name != "cuda":
         raise UsageError(
-            f'device: {distributed.world_size()} ranks cannot share one, got "{name}"',
+            f'device: {distributed.world_size()} ranks cannot share one device, got "{name}"',
             hint="use cpu" if name == "mps" else "use auto, or cpu",
         )
     gpus = _device_count("cuda")
-    ranks = count_ranks_here(distributed.world_size())
+    ranks = count_local_ranks(distributed.world_size())
     if 0 < gpus < ranks:
         raise EnvironmentProblem(
-            f"device: {ranks} ranks need a GPU each, and there are {gpus}",
+            f"device: {ranks} ranks need a GPU each, but this machine has {gpus}",
             hint=f"start torchrun with --nproc-per-node {gpus}, or use cpu",
         )
     return f"cuda:{distributed.local_rank()}"
@@ -114,7 +113,7 @@ def _device_count(kind: str) -> int:
 
 
 def _native_bf16_device(device: torch.device, cpu_flags: frozenset[str] | None) -> str:
-    """Return the name of the device if it is faster in bfloat16, else an empty text."""
+    """Return the device's name if it is faster in bfloat16, otherwise an empty string."""
     match device.type:
         case "cuda":
             native = torch.cuda.get_device_capability(device) >= (8, 0) or bool(torch.version.hip)

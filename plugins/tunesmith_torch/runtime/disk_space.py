@@ -9,11 +9,11 @@ from tunesmith.storage import free_bytes
 from tunesmith.text import format_bytes
 
 
-def require_space(path: Path, needed: int) -> None:
-    """Check that ``needed`` bytes fit on the disk, before the work that produces them.
+def require_free_space(path: Path, needed: int) -> None:
+    """Check that ``needed`` bytes fit on the disk, before the work that writes them.
 
     Raises:
-        EnvironmentProblem: they do not; the message has both numbers.
+        EnvironmentProblem: they do not fit; the message states the needed and the free bytes.
     """
     free = free_bytes(path)
     if free < needed:

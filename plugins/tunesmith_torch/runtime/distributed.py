@@ -1,12 +1,12 @@
-"""Training with several processes (ranks): what they exchange, and how errors end all of them.
+"""Training with several processes (ranks): what they exchange, and how an error ends all of them.
 
 Every rank computes its share of each batch. Losses, counts and gradients are summed over all ranks,
-so every rank makes the same update, which equals that of a single process up to rounding. In a
-single process everything here does nothing.
+so every rank makes the same update, which equals a single process's update up to rounding. In a
+single process, nothing here has an effect.
 
-Ranks exchange messages in one collective operation, :func:`all_gather_object`. A message is a
-value, a request to compute the batch again because memory ran out, or the error that ends this
-rank's training::
+Ranks exchange messages in one collective operation, :func:`all_gather_object`. A message is one of
+three things: a value, a request to compute the batch again because memory ran out, or the error
+that ends this rank's training::
 
     rank 0   {"value": 3}      all ranks return [3, 5]
     rank 1   {"value": 5}
@@ -15,10 +15,9 @@ rank's training::
     rank 0   {"value": 3}      rank 0 raises the error, the others EndedByRankZero
     rank 1   {"error": ...}
 
-A rank with an error enters the next exchange of the others, no matter what it is for. So no rank
-waits for one that has failed. Gradients are summed right after an exchange, when all ranks are
-known to be there and to have allocated the buffers: from there on nothing is allocated that could
-fail on one of them.
+A rank with an error enters the next exchange of the other ranks, whatever its purpose, so no rank
+waits for a failed one. Gradients are summed right after an exchange, when all ranks are known to
+take part and to have allocated their buffers. After that, no allocation can fail on just one rank.
 """
 
 from __future__ import annotations
@@ -43,59 +42,59 @@ from tunesmith_torch.runtime import tensor_buckets
 from tunesmith_torch.runtime.device import pick_device
 from tunesmith_torch.runtime.form_group import TENSOR_TIMEOUT, form_group, watch_ranks
 from tunesmith_torch.runtime.rank_errors import (
-    RankLost,
+    RankLostError,
+    build_rank_lost_error,
     decode_error,
     encode_error,
     is_lost_connection,
-    rank_lost,
 )
 from tunesmith_torch.runtime.seed import seed_all
 
 __all__ = [
-    "all_ranks",
     "all_reduce_sum",
     "all_reduce_tensors",
     "broadcast_from_rank_0",
     "is_rank_0",
-    "my_share",
+    "list_rank_items",
     "rank",
     "rank_0_first",
+    "run_on_all_ranks",
     "world_size",
 ]
 
 T = TypeVar("T")
 
 FIRST_ROUND_BYTES = 512
-"""Bytes of the first round of an exchange; longer messages need a second round."""
+"""Bytes per rank in the first round of an exchange; longer messages need a second round."""
 
 
 class RecomputeBatch(Exception):
-    """Memory ran out on some rank: all ranks compute the batch again."""
+    """Raised on all ranks if memory ran out on one: all compute the batch again."""
 
 
 @dataclass
 class ProcessGroup:
-    """This rank, and the ranks that it trains with."""
+    """This rank and the ranks that it trains with."""
 
     rank: int
-    """Number of this process, from 0."""
+    """Index of this process, from 0."""
     world_size: int
     """Number of processes."""
     gpu_group: Any = None
-    """torch's group for sums of GPU tensors; None where tensors are on the CPU."""
+    """torch's group for sums of GPU tensors; None if tensors are on the CPU."""
     store: Any = None
-    """torch's store, in which a rank leaves the error that ends it."""
+    """torch's store, where a failing rank leaves its error."""
     bucket_numel: int = tensor_buckets.BUCKET_NUMEL
-    """Elements that are summed in one operation."""
+    """Number of elements that are summed in one operation."""
     closed: bool = False
-    """True after an error was broadcast or a rank was lost: no exchange is possible any more."""
+    """True after an error was broadcast or a rank was lost; no exchange is possible anymore."""
     has_left: bool = False
     """True after an error inside :func:`collectives`: the process must end, not wait for rank 0."""
 
     def exchange(self, message: dict[str, Any]) -> list[Any]:
-        """Send this rank's message to all ranks; return all values, or raise as they demand."""
+        """Send this rank's message to all ranks; return all values, or raise what was sent."""
         if self.closed:
-            raise RankLost("exchange between ranks after training has ended")
+            raise RankLostError("exchange between ranks after training has ended")
         messages = [json.loads(text) for text in _all_gather(self, json.dumps(message).encode())]
         error = next((each["error"] for each in messages if "error" in each), None)
         if error is not None:
@@ -106,22 +105,22 @@ class ProcessGroup:
         return [each["value"] for each in messages]
 
     def fail(self, error: Exception) -> Exception:
-        """End the exchanges of this rank because of an error; return the error to raise.
+        """End this rank's exchanges because of an error; return the error to raise.
 
-        It is that of the rank that was the first to fail, if this one has only lost a connection.
+        That is the error of the first rank that failed, which the store remembers.
         """
         if self.closed or self.store is None:
             self.closed = True
             return error
         self.closed = True
         if is_lost_connection(error):
-            error = rank_lost()
+            error = build_rank_lost_error()
         own = json.dumps(encode_error(self.rank, error))
         first = self.store.compare_set("error", "", own).decode()
         return error if first == own else decode_error(json.loads(first))
 
     def sum_in_place(self, tensor: Tensor) -> None:
-        """Replace the tensor by its sum over all ranks."""
+        """Replace the tensor with its sum over all ranks."""
         torch_group = self.gpu_group if tensor.is_cuda else None
         _run_collective(self, lambda: dist.all_reduce(tensor, group=torch_group))
 
@@ -131,7 +130,7 @@ _group: ProcessGroup | None = None
 
 @contextmanager
 def join_group(group: ProcessGroup) -> Iterator[None]:
-    """Make the functions of this module exchange with this group inside the block."""
+    """Make this module's functions use this group inside the block."""
     global _group
     before, _group = _group, group
     try:
@@ -141,13 +140,12 @@ def join_group(group: ProcessGroup) -> Iterator[None]:
 
 
 @contextmanager
-def all_ranks(job: Job[Any]) -> Iterator[None]:
+def run_on_all_ranks(job: Job[Any]) -> Iterator[None]:
     """Run the code inside the ``with`` block on all ranks of torchrun together.
 
-
-    All ranks enter it together, and an error on one rank ends it on all: rank 0 raises the error,
-    the others :class:`tunesmith.distributed.EndedByRankZero`. In a single process, and inside
-    another such block, it does nothing.
+    All ranks enter the block together, and an error on one rank ends it on all. Rank 0 raises the
+    error; the others raise :class:`tunesmith.distributed.EndedByRankZero`. In a single process, or
+    inside another such block, this has no effect.
     """
     if distributed.world_size() == 1 or _group is not None:
         yield
@@ -166,12 +164,12 @@ def all_ranks(job: Job[Any]) -> Iterator[None]:
 
 
 def is_rank_0() -> bool:
-    """Return True on the rank that reports and writes files."""
+    """Return True on rank 0, which reports and writes files."""
     return _group is None or _group.rank == 0
 
 
 def rank() -> int:
-    """Return the number of this rank, counted from 0."""
+    """Return this rank's index, from 0."""
     return 0 if _group is None else _group.rank
 
 
@@ -180,8 +178,8 @@ def world_size() -> int:
     return 1 if _group is None else _group.world_size
 
 
-def my_share(sizes: Sequence[int]) -> list[int]:
-    """Return the indices of this rank's items of a batch, by :func:`split_evenly`."""
+def list_rank_items(sizes: Sequence[int]) -> list[int]:
+    """Return the indices of this rank's items of a batch, assigned by :func:`split_evenly`."""
     if _group is None:
         return list(range(len(sizes)))
     return split_evenly(sizes, _group.world_size)[_group.rank]
@@ -203,10 +201,10 @@ def split_evenly(sizes: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def seed_worker_rank(seed: int, step: int) -> None:
-    """Seed the ranks above 0 for a step, each differently, as a function of the step.
+    """Seed each rank above 0 differently, as a function of the step.
 
-    Rank 0 keeps its generators, whose states are in the checkpoint. The seeds of the other ranks
-    follow from the step, so they need no checkpoint.
+    Rank 0 keeps its generators, whose states are in the checkpoint. The other ranks' seeds follow
+    from the step, so they need no checkpoint.
     """
     if _group is not None and _group.rank > 0:
         seed_all((seed * 1_000_003 + step * _group.world_size + _group.rank) % 2**32)
@@ -219,8 +217,8 @@ def all_gather_object(value: Any) -> list[Any]:
     """Return the values of all ranks in rank order; values are plain data, sent as JSON.
 
     Raises:
-        TunesmithError: training failed with this error on another rank; raised on rank 0.
-        EndedByRankZero: the same, raised on the other ranks.
+        TunesmithError: on rank 0, training failed with this error on another rank.
+        EndedByRankZero: on the other ranks, in the same case.
         RecomputeBatch: memory ran out on a rank.
         RankLost: the process of a rank has ended.
     """
@@ -228,7 +226,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def request_recompute() -> None:
-    """Report to all ranks that memory ran out here; they raise RecomputeBatch too.
+    """Tell all ranks that memory ran out here; all of them raise RecomputeBatch.
 
     Raises:
         RecomputeBatch: always.
@@ -239,7 +237,7 @@ def request_recompute() -> None:
 
 
 def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
-    """Return the sums over all ranks, by name; a rank may lack names that others have."""
+    """Return the sums over all ranks, by name; a rank may lack names that other ranks have."""
     total: dict[str, float] = {}
     for part in all_gather_object(values):
         for name, value in part.items():
@@ -248,7 +246,7 @@ def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
 
 
 def all_reduce_max(values: dict[str, float]) -> dict[str, float]:
-    """Return the maxima over all ranks, by name; a rank may lack names that others have."""
+    """Return the maxima over all ranks, by name; a rank may lack names that other ranks have."""
     total: dict[str, float] = {}
     for part in all_gather_object(values):
         for name, value in part.items():
@@ -257,16 +255,19 @@ def all_reduce_max(values: dict[str, float]) -> dict[str, float]:
 
 
 def broadcast_from_rank_0(work: Callable[[], T]) -> T:
-    """Call ``work`` on rank 0; return its result, plain data, or raise its error on all ranks."""
+    """Call ``work`` on rank 0; return its result on all ranks, or raise its error on all.
+
+    The result must be plain data.
+    """
     results = all_gather_object(work() if is_rank_0() else None)
     result: T = results[0]
     return result
 
 
 def rank_0_first(work: Callable[[], T]) -> T:
-    """Call ``work`` on rank 0, then on the others, which see the files that rank 0 has written.
+    """Call ``work`` on rank 0, then on the other ranks, which see the files that rank 0 wrote.
 
-    Each rank gets its own result. With a single process, this is a plain call.
+    Each rank gets its own result. In a single process, this is a plain call.
     """
     if _group is None:
         return work()
@@ -279,13 +280,13 @@ def rank_0_first(work: Callable[[], T]) -> T:
 
 
 def map_rows(rows: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
-    """Distribute rows over the ranks and return the results of all rows, plain data, in order.
+    """Divide rows over the ranks; return the results of all rows in order.
 
-    ``work`` gets the indices of this rank's rows and returns one result for each.
+    ``work`` receives the indices of this rank's rows, and returns one result per row as plain data.
     """
     if _group is None:
         return list(work(list(range(rows))))
-    mine = my_share([1] * rows)
+    mine = list_rank_items([1] * rows)
     results: dict[int, T] = {}
     for part in all_gather_object(list(zip(mine, work(mine), strict=True))):
         results.update(dict(part))
@@ -296,9 +297,10 @@ def map_rows(rows: int, work: Callable[[list[int]], Sequence[T]]) -> list[T]:
 
 
 def device_mesh(device: torch.device) -> DeviceMesh:
-    """Return the ranks as the mesh over which FSDP shards; all ranks call it together.
+    """Return the mesh of ranks over which FSDP shards; all ranks call this together.
 
-    Its group is not that of the exchanges: a rank that fails must not take part of another's.
+    It uses another group than the exchanges, so a failing rank's exchange never meets an FSDP
+    operation.
     """
     assert _group is not None
     group = _group.gpu_group or dist.new_group(backend="gloo", timeout=TENSOR_TIMEOUT)
@@ -307,11 +309,11 @@ def device_mesh(device: torch.device) -> DeviceMesh:
 
 @contextmanager
 def collectives() -> Iterator[None]:
-    """Communicate inside the block by operations of torch, in which a rank waits for all others.
+    """Allow torch's collective operations inside the block, where ranks wait for each other.
 
-    An error cannot be exchanged there. The rank that fails leaves it in the store and raises it;
-    when its process ends, its connections close, and the others raise the error too. An error from
-    before is exchanged at the start.
+    Errors cannot be exchanged there. A failing rank leaves its error in the store and raises it.
+    When its process ends, its connections close, and the other ranks raise that error too. Earlier
+    errors are exchanged at the start of the block.
     """
     all_gather_object(None)
     try:
@@ -324,26 +326,26 @@ def collectives() -> Iterator[None]:
 
 
 def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Replace every gradient by its sum over all ranks.
+    """Replace every gradient with its sum over all ranks.
 
-    A rank without rows has no gradients and adds zeros. A parameter without gradient on all ranks
-    keeps none, so the optimizer skips it, as it does in a single process.
+    A rank without rows has no gradients and adds zeros. A parameter without a gradient on any rank
+    still has none afterwards, so the optimizer skips it, as in a single process.
     """
     if _group is None:
         return
-    parameters = [p for p in parameters if not isinstance(p, DTensor)]  # FSDP has summed those
+    parameters = [p for p in parameters if not isinstance(p, DTensor)]  # FSDP summed DTensors
     missing = {index for index, p in enumerate(parameters) if p.grad is None}
     missing_everywhere = set.intersection(*map(set, all_gather_object(sorted(missing))))
-    # If memory runs out here, the other ranks get the error in the exchange of all_reduce_tensors.
+    # If memory runs out here, the other ranks receive the error in all_reduce_tensors' exchange.
     for index in missing - missing_everywhere:
         parameters[index].grad = torch.zeros_like(parameters[index])
     all_reduce_tensors([p.grad for p in parameters if p.grad is not None])
 
 
 def all_reduce_tensors(tensors: Sequence[Tensor]) -> None:
-    """Replace every tensor by its sum over all ranks; all ranks get the same bits.
+    """Replace every tensor with its sum over all ranks; all ranks get the same bits.
 
-    Buffers are allocated before the exchange, so that the other ranks get the error if that fails.
+    Buffers are allocated before an exchange, so the other ranks receive the error if that fails.
     """
     if _group is None:
         return
@@ -369,10 +371,12 @@ def _sum_bucket(group: ProcessGroup, bucket: Sequence[Tensor], buffers: dict[Any
 
 
 def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
-    """Check that ``digest`` returns the same on all ranks; ``what`` names the thing in the plural.
+    """Check that ``digest`` returns the same on all ranks.
+
+    ``what`` names the digested things in errors, in the plural.
 
     Raises:
-        TrainingError: it differs on some rank.
+        TrainingError: the digest of a rank differs.
     """
     if _group is None:
         return
@@ -380,8 +384,9 @@ def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
     for rank, other in enumerate(digests):
         if other != digests[0]:
             raise TrainingError(
-                f"rank {rank}: {what} differ from those of rank 0, so they would train two models",
-                hint="all ranks must read the same files with the same versions of the libraries",
+                f"rank {rank}: {what} differ from rank 0, so the ranks would train different "
+                "models",
+                hint="give all ranks the same files and the same library versions",
             )
 
 
@@ -389,10 +394,10 @@ def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
 
 
 def _all_gather(group: ProcessGroup, text: bytes) -> list[bytes]:
-    """Return the text of every rank, in one round if all are short, else in two.
+    """Return the text of every rank, in one round if all are short, otherwise in two.
 
-    Collectives need rows of equal length. A row of the first round is the length of the text (8
-    bytes) and its beginning; the second round has the full texts, padded to the longest.
+    Collectives need rows of equal length. In the first round, a row holds the length of the text (8
+    bytes) and its beginning. In the second round, rows hold the full texts, padded to the longest.
     """
     header = len(text).to_bytes(8, "little")
     rows = _gather_bytes(group, (header + text)[:FIRST_ROUND_BYTES].ljust(FIRST_ROUND_BYTES, b"\0"))
@@ -414,18 +419,18 @@ def _run_collective(group: ProcessGroup, work: Callable[[], object]) -> None:
     try:
         work()
     except RuntimeError as error:  # gloo: the connection was closed by the peer
-        raise group.fail(rank_lost()) from error
+        raise group.fail(build_rank_lost_error()) from error
 
 
 def _broadcast_error(group: ProcessGroup, error: Exception) -> Exception:
-    """Send the error that ends training here to all ranks; return the error to raise here."""
+    """Send the error that ends training to all ranks; return the error to raise on this rank."""
     if group.has_left:
         return error
     if not group.closed:
         try:
             group.exchange({"error": encode_error(group.rank, error)})
-        except RankLost:
-            return error  # no other rank can report it
+        except RankLostError:
+            return error  # no other rank is left to report it
         except (TunesmithError, EndedByRankZero):
-            pass  # the error that was sent; it is returned below
+            pass  # this is the error that was sent; it is returned below
     return error if group.rank == 0 else EndedByRankZero(str(error))

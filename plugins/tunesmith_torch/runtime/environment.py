@@ -1,7 +1,7 @@
-"""Environment variables that torch reads, with better values for training.
+"""Set environment variables that torch reads to better values for training.
 
-Importing the toolkit changes no variable. The ``build`` function of a technique's offer calls
-:func:`prepare_environment` before it imports torch; this module does not import torch.
+Importing the toolkit changes no variables. The ``build`` function of a technique's offer calls
+:func:`prepare_environment` before it imports torch. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from tunesmith.errors import EnvironmentProblem
 
 __all__ = ["NO_DOCSTRINGS", "has_docstrings", "prepare_environment"]
 
-# On a CPU a kernel is compiled for every shape of a product and kept, half a megabyte each, 1024 of
-# them in each of two caches. Ragged rows bring a hundred new shapes a step, and what is kept lies
-# between activations: 256 hold all that a step uses again, and take a gigabyte less in the end.
+# On a CPU, a kernel of half a megabyte is compiled for every shape of a matrix product. By default
+# 1024 kernels are kept in each of two caches. Rows of different lengths add a hundred new shapes
+# per step, and the kept kernels fragment the heap. A cache of 256 holds all kernels that a step
+# uses again, and saves a gigabyte in the long run.
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 )
-"""Variables that torch reads when it is loaded or first computes, and the values for training."""
+"""Variables that torch reads when it is loaded or first used, with their values for training."""
 
 
-NO_DOCSTRINGS = "python -OO removes docstrings, and transformers cannot be loaded without them"
+NO_DOCSTRINGS = "python -OO removes docstrings, but transformers cannot be loaded without them"
 
 
 def has_docstrings() -> bool:
@@ -33,12 +34,12 @@ def has_docstrings() -> bool:
 
 
 def prepare_environment(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Set those of :data:`DEFAULTS` that the user has not set; call it before torch is imported.
+    """Set the variables in :data:`DEFAULTS` that are unset; call this before importing torch.
 
     Raises:
         EnvironmentProblem: Python runs without docstrings.
     """
     if not has_docstrings():
-        raise EnvironmentProblem(NO_DOCSTRINGS, hint="start it without -OO and PYTHONOPTIMIZE=2")
+        raise EnvironmentProblem(NO_DOCSTRINGS, hint="start Python without -OO or PYTHONOPTIMIZE=2")
     for name, value in DEFAULTS.items():
         variables.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""A context manager that switches a model to eval mode."""
+"""A context manager that puts a model in eval mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["eval_mode"]
 
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, and afterwards back in train mode the modules that were in it."""
+    """Put the model in eval mode inside the block, then restore each module's train mode."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False

@@ -1,9 +1,10 @@
-"""Form the group of the ranks of torchrun, and end this one if the machine of another is lost.
+"""Form the process group of torchrun's ranks, and detect lost machines.
 
-The end of a process closes its connections, and the other ranks notice at once. A machine without
-power or network closes nothing: an exchange with it would wait for hours. So each rank of several
-machines counts up a number in the store of the ranks, and watches those of the others. torchrun
-starts a process that has ended for this again, and waits until there are enough machines.
+When a process ends, its connections close, and the other ranks notice at once. A machine that loses
+power or network closes nothing, and an exchange with it would wait for hours. So on several
+machines each rank increments a counter in the shared store and watches the counters of the others.
+If a machine is lost, the remaining processes end. torchrun then restarts them and waits until there
+are enough machines.
 """
 
 from __future__ import annotations
@@ -27,53 +28,54 @@ from torch.distributed.rendezvous import rendezvous
 
 from tunesmith import distributed
 from tunesmith.events import Event, PhaseAdvanced
-from tunesmith_torch.runtime.rank_errors import RankLost, rank_lost
+from tunesmith_torch.runtime.rank_errors import RankLostError, build_rank_lost_error
 
 OBJECT_TIMEOUT = timedelta(hours=12)
-"""Longest wait in an exchange; meanwhile rank 0 may evaluate, check a gate or save."""
+"""Maximum wait in an exchange, during which rank 0 may evaluate or save."""
 TENSOR_TIMEOUT = timedelta(minutes=10)
-"""Longest wait in a sum of GPU tensors, which all ranks enter at the same time."""
+"""Maximum wait in a sum of GPU tensors, which all ranks enter at the same time."""
 POLL_SECONDS = 0.1
-"""Seconds between two checks whether all ranks have arrived."""
-BEAT_SECONDS = 2.0
-"""Seconds between two signs of life of a rank."""
-SILENT_SECONDS = 30.0
-"""Seconds without a sign of life after which the machine of a rank counts as lost."""
+"""Seconds between checks whether all ranks have arrived."""
+HEARTBEAT_SECONDS = 2.0
+"""Seconds between heartbeats of a rank."""
+HEARTBEAT_TIMEOUT_SECONDS = 30.0
+"""Seconds without a heartbeat after which a rank's machine counts as lost."""
 _group_numbers = itertools.count()
-"""Each group has its own number, so that it does not read the addresses of an earlier one."""
+"""Numbers the groups, so that a group never reads the addresses of an earlier one."""
 
 
 @cache
 def _store() -> Any:
-    """Return torchrun's store, in which processes find each other's addresses.
+    """Return torchrun's store, where processes find each other's addresses.
 
     Raises:
-        RankLost: it is a store of torchrun itself, which is there as long as torchrun is.
+        RankLost: torchrun itself hosts the store, and torchrun has ended.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # that of rank 0, which may come
+    # Rank 0 hosts the store and may not have started yet, so wait with the default timeout.
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return next(rendezvous("env://"))[0]
     try:
-        store = next(rendezvous("env://", timeout=timedelta(seconds=SILENT_SECONDS)))[0]
+        store = next(rendezvous("env://", timeout=timedelta(seconds=HEARTBEAT_TIMEOUT_SECONDS)))[0]
     except (RuntimeError, ValueError) as error:
-        raise RankLost(
+        raise RankLostError(
             "torchrun has ended, so the processes of this training cannot find each other",
-            hint=rank_lost().hint,
+            hint=build_rank_lost_error().hint,
         ) from error
-    store.set_timeout(default_pg_timeout)  # the one above was for the connection
+    store.set_timeout(default_pg_timeout)  # the timeout above was for connecting
     return store
 
 
 def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any, Any]:
-    """Form the process group: gloo, for exchanges and for tensors on a CPU.
+    """Form the process group, with gloo for exchanges and for tensors on a CPU.
 
     Returns:
-        The store of the ranks, and the nccl group for tensors on GPUs; None on a CPU.
+        The ranks' store, and the nccl group for tensors on GPUs (None on a CPU).
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
         store = PrefixStore(f"tunesmith-{next(_group_numbers)}", _store())
-        wait_for_all(store, emit)
+        wait_for_all_ranks(store, emit)
         dist.init_process_group(
             "gloo",
             store=store,
@@ -85,16 +87,16 @@ def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any
         gpu_group = dist.new_group(backend="nccl", timeout=TENSOR_TIMEOUT) if is_gpu else None
         return store, gpu_group
     except (RuntimeError, ValueError) as error:
-        raise RankLost(f"ranks cannot reach each other: {error!s:.200}") from error
+        raise RankLostError(f"ranks cannot reach each other: {error!s:.200}") from error
 
 
-def wait_for_all(
+def wait_for_all_ranks(
     store: PrefixStore, emit: Callable[[Event], None], poll_seconds: float = POLL_SECONDS
 ) -> None:
-    """Wait on rank 0 until the other ranks have arrived.
+    """On rank 0, wait until the other ranks have arrived.
 
-    A rank may fail before it arrives, and torchrun then sends a signal to rank 0. Inside torch the
-    signal would not be handled; here ``emit`` raises if the run must stop.
+    A rank may fail before it arrives; torchrun then sends a signal to rank 0. torch would not
+    handle that signal while it waits. Here, ``emit`` raises if the run must stop.
     """
     if distributed.rank() > 0:
         store.set(f"arrived-{distributed.rank()}", "")
@@ -107,16 +109,16 @@ def wait_for_all(
 
 @contextmanager
 def watch_ranks(store: Any, end: Callable[[int], object] = os._exit) -> Iterator[None]:
-    """Inside the block, call ``end(1)`` if a rank of another machine is lost.
+    """Inside the block, call ``end(1)`` if another machine is lost.
 
-    ``store``: torch's store of the ranks.
+    ``store`` is torch's store of the ranks.
     """
     if not distributed.has_several_machines():
         yield
         return
     heard = dict.fromkeys(range(distributed.world_size()), time.monotonic())
     done = threading.Event()
-    # Without a network, a call of the store does not return: time is watched by another thread.
+    # Without a network, calls to the store never return, so a second thread watches the time.
     for work, argument in ((_beat, store.clone()), (_watch, end)):
         threading.Thread(target=work, args=(argument, heard, done), daemon=True).start()
     try:
@@ -126,10 +128,10 @@ def watch_ranks(store: Any, end: Callable[[int], object] = os._exit) -> Iterator
 
 
 def _beat(store: Any, heard: dict[int, float], done: threading.Event) -> None:
-    """Count up this rank's number, and note the times at which those of the others have changed."""
+    """Increment this rank's counter, and note when the other ranks' counters change."""
     counts = dict.fromkeys(heard, 0)
-    while not done.wait(BEAT_SECONDS):
-        with suppress(RuntimeError):  # the store is gone: nobody is heard
+    while not done.wait(HEARTBEAT_SECONDS):
+        with suppress(RuntimeError):  # the store is gone, so no heartbeat arrives
             for rank in counts:
                 count = store.add(f"beats-{rank}", int(rank == distributed.rank()))
                 if count != counts[rank]:
@@ -137,12 +139,15 @@ def _beat(store: Any, heard: dict[int, float], done: threading.Event) -> None:
 
 
 def _watch(end: Callable[[int], object], heard: dict[int, float], done: threading.Event) -> None:
-    while not done.wait(BEAT_SECONDS):
-        lost = [rank for rank in heard if time.monotonic() - heard[rank] > SILENT_SECONDS]
+    while not done.wait(HEARTBEAT_SECONDS):
+        lost = [
+            rank for rank in heard if time.monotonic() - heard[rank] > HEARTBEAT_TIMEOUT_SECONDS
+        ]
         if lost:
             message = (
-                f"error: rank {distributed.rank()}: no sign of life of rank {lost[0]} for "
-                f"{SILENT_SECONDS:g} seconds; `tunesmith resume` continues from the last checkpoint"
+                f"error: rank {distributed.rank()}: no heartbeat from rank {lost[0]} for "
+                f"{HEARTBEAT_TIMEOUT_SECONDS:g} seconds; `tunesmith resume` continues from "
+                "the last checkpoint"
             )
             print(message, file=sys.stderr, flush=True)
             end(1)

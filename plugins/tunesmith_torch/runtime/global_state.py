@@ -1,7 +1,7 @@
-"""The global state of torch and NumPy that a plugin must not change.
+"""The global state of torch and NumPy that plugins must not change.
 
-The core calls these functions once the library is imported (``tunesmith.global_state``), so that
-this module imports neither.
+The core calls these functions with the imported library (``tunesmith.global_state``), so this
+module imports neither of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
 def list_torch_states(torch: Any) -> Sequence[GlobalState]:
-    """List what decides the numbers that torch computes; ``torch`` is the module."""
+    """List the global state that affects torch's results; ``torch`` is the module."""
     own = _TorchState(torch)
     return [
         GlobalState("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
@@ -45,12 +45,12 @@ def list_torch_states(torch: Any) -> Sequence[GlobalState]:
 
 @dataclass(frozen=True)
 class _TorchState:
-    """Reads and restores what torch has no pair of functions for."""
+    """Reads and restores state for which torch has no getter and setter."""
 
     torch: Any
 
     def restore_device(self, device: Any) -> None:
-        # None is the CPU too, without a mode that every call would go through.
+        # None also means the CPU, but installs no mode that would slow down every call.
         self.torch.set_default_device(None if device.type == "cpu" else device)
 
     def restore_gradient_mode(self, enabled: bool) -> None:
@@ -86,7 +86,7 @@ class _TorchState:
             self.torch.set_autocast_dtype(device, dtype)
 
     def read_generators(self) -> list[bytes]:
-        """Return the states of the generators: that of the CPU, and those of GPUs in use."""
+        """Return the states of the CPU's generator and of the generators of GPUs in use."""
         torch = self.torch
         states = [torch.get_rng_state()]
         if torch.cuda.is_initialized():
@@ -97,12 +97,12 @@ class _TorchState:
         torch = self.torch
         cpu, *gpus = (torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in states)
         torch.set_rng_state(cpu)
-        if gpus:  # none: CUDA was not in use, and its generators are seeded before training
+        if gpus:  # otherwise CUDA was not in use; training seeds its generators anyway
             torch.cuda.set_rng_state_all(gpus)
 
 
 def list_numpy_states(numpy: Any) -> Sequence[GlobalState]:
-    """List what decides the numbers that NumPy computes; ``numpy`` is the module."""
+    """List the global state that affects NumPy's results; ``numpy`` is the module."""
 
     def read_generator() -> tuple[Any, ...]:
         name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)

@@ -1,7 +1,7 @@
-"""This machine: its devices and their available memory, found without importing torch.
+"""This machine's devices and their available memory, found without importing torch.
 
-On Linux the kernel reports the available memory, and control groups may allow less; nvidia-smi
-reports the free memory of a GPU. On other systems some values are not known and are None.
+On Linux, the kernel reports the available memory, and control groups may lower it. nvidia-smi
+reports the free memory of GPUs. On other systems some values are unknown, and None.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
     "Machine",
     "available_memory",
     "available_processors",
-    "count_ranks_here",
+    "count_local_ranks",
     "detect_machine",
     "peak_resident_memory",
     "reset_peak_resident_memory",
@@ -31,9 +31,9 @@ __all__ = [
 
 DeviceType = Literal["cuda", "cpu"]
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
-"""Flags of bfloat16 arithmetic of processors, on x86 and on ARM, by Linux's names."""
+"""Linux's names of the processor flags for bfloat16 arithmetic, on x86 and ARM."""
 NVIDIA_SMI_TIMEOUT = 5
-"""Seconds that nvidia-smi may take."""
+"""Maximum seconds to wait for nvidia-smi."""
 NVIDIA_SMI_QUERY = ("--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
 _PROCESSOR = Path("/proc/cpuinfo")
 
@@ -45,17 +45,17 @@ class Device:
     type: DeviceType
     name: str
     memory: int | None
-    """Bytes available to a run; None if not known."""
+    """Bytes available to a run; None if unknown."""
     cores: int = 0
-    """Number of CPU cores that this process may use; 0 if not known or a GPU."""
+    """Number of CPU cores that this process may use; 0 if unknown, or for a GPU."""
     flags: frozenset[str] = frozenset()
 
 
 def find_bf16_flags(flags: frozenset[str]) -> list[str]:
-    """Return the flags by which a processor is faster in bfloat16 than in float32; often none.
+    """Return the flags that make a processor faster in bfloat16 than in float32; often none.
 
-    Intel's cores with avx512_fp16 have AMX for bfloat16. Where a virtual machine hides it, their
-    avx512_bf16 is left, which is slower than float32: 150 and 250 GFLOP/s on two such cores.
+    Intel cores with avx512_fp16 also have AMX for bfloat16. If a virtual machine hides AMX, only
+    avx512_bf16 is left, which is slower than float32: 150 versus 250 GFLOP/s on two such cores.
     """
     found = flags & BF16_FLAGS
     if "avx512_fp16" in flags and "amx_bf16" not in flags:
@@ -64,12 +64,12 @@ def find_bf16_flags(flags: frozenset[str]) -> list[str]:
 
 
 def read_processor_flags() -> frozenset[str]:
-    """Return the flags of this machine's processor by Linux's names; empty on other systems."""
+    """Return Linux's names of this processor's flags; empty on other systems."""
     return _processor(_PROCESSOR)[1]
 
 
-def count_ranks_here(ranks: int) -> int:
-    """Return how many of the processes that train together are on this machine, by torchrun."""
+def count_local_ranks(ranks: int) -> int:
+    """Return how many of the ``ranks`` that train together run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if ranks > 1 else 1
 
 
@@ -78,13 +78,13 @@ UNKNOWN_GPU = Device(type="cuda", name="GPU", memory=None)
 
 @dataclass(frozen=True)
 class Machine:
-    """The processor, and the GPUs that torch can use, in the order of its numbers."""
+    """The processor and the GPUs that torch can use, in torch's order."""
 
     processor: Device
     gpus: Sequence[Device] = ()
 
     def select_device(self, name: str) -> Device:
-        """Return the device of this machine for a value of ``[run] device``."""
+        """Return this machine's device for a value of ``[run] device``."""
         kind, _, index = name.partition(":")
         if not self.gpus or kind not in ("auto", "cuda"):
             return self.processor
@@ -93,7 +93,7 @@ class Machine:
 
 
 def detect_machine() -> Machine:
-    """Find the devices of this machine. Takes milliseconds, or as long as nvidia-smi takes."""
+    """Find this machine's devices, in milliseconds, or as long as nvidia-smi takes."""
     name, flags = _processor(_PROCESSOR)
     processor = Device(
         type="cpu",
@@ -106,9 +106,10 @@ def detect_machine() -> Machine:
 
 
 def peak_resident_memory() -> int:
-    """Return the peak resident memory of this process in bytes; 0 if not known.
+    """Return the peak resident memory of this process in bytes; 0 if unknown.
 
-    On Linux, it is the peak since :func:`reset_peak_resident_memory` was called, else of all time.
+    On Linux, this is the peak since the last call of :func:`reset_peak_resident_memory`. Elsewhere
+    it is the peak since the process started.
     """
     with suppress(OSError, StopIteration, ValueError):
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
@@ -123,9 +124,9 @@ def peak_resident_memory() -> int:
 
 
 def reset_peak_resident_memory() -> None:
-    """Make the peak of this process what is resident now; without effect but on Linux.
+    """Reset this process's peak to what is resident now; has no effect except on Linux.
 
-    A process may run several trainings, whose peaks would else be that of the largest.
+    A process may run several trainings. Without a reset, all would report the largest peak.
     """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc_pid_clear_refs(5)
@@ -139,7 +140,7 @@ def available_processors() -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that a process may take, by the kernel or a stricter control group.
+    """Return the bytes that a process may take, from the kernel or a stricter control group.
 
     None if neither is known.
     """
@@ -204,7 +205,7 @@ def _processor(path: Path) -> tuple[str, frozenset[str]]:
 
 
 def _gpus(environment: Mapping[str, str]) -> Sequence[Device]:
-    """Return the GPUs that torch would use, by its numbers; none if torch cannot use any."""
+    """Return the GPUs that torch would use, in torch's order; none if torch cannot use GPUs."""
     tool = shutil.which("nvidia-smi")
     if tool is None or not _torch_supports_gpus():
         return ()
@@ -229,20 +230,20 @@ def _gpus(environment: Mapping[str, str]) -> Sequence[Device]:
 
 
 def _visible_gpus(names: str, there: Sequence[Device]) -> Iterator[Device]:
-    """Yield the GPUs that ``CUDA_VISIBLE_DEVICES`` names; CUDA ignores all from a wrong one on."""
+    """Yield the GPUs in ``CUDA_VISIBLE_DEVICES``; CUDA ignores everything after a wrong entry."""
     for name in map(str.strip, names.split(",")):
         if not name or name == "-1" or (name.isdecimal() and int(name) >= len(there)):
             return
-        yield there[int(name)] if name.isdecimal() else UNKNOWN_GPU  # UUID of a GPU or a part
+        yield there[int(name)] if name.isdecimal() else UNKNOWN_GPU  # UUID of a GPU or MIG part
 
 
 def _mebibytes(text: str) -> int | None:
-    """Return a number of mebibytes in bytes; None for what nvidia-smi has instead of one."""
+    """Convert nvidia-smi's mebibytes to bytes; return None if it printed no number."""
     return int(text) << 20 if text.strip().isdecimal() else None
 
 
 def _torch_supports_gpus() -> bool:
-    """Return True unless the version of the installed torch is of a build without GPUs."""
+    """Return False if the installed torch is known to be a CPU-only build."""
     try:
         return not metadata.version("torch").endswith("+cpu")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Memory of this process: its peak in bytes, and errors that say that it ran out."""
+"""This process's peak memory, and the recognition of out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["peak_bytes"]
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the peak so far; on a CPU, that of this process, which Linux alone can."""
+    """Reset the peak memory; on a CPU, this only works on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu":
-        trim_heap()  # what an earlier training of this process has freed
+        trim_heap()  # memory that an earlier training of this process freed
         machine.reset_peak_resident_memory()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory since the last reset: allocated on a GPU, resident on a CPU.
+    """Return the peak bytes since the last reset: allocated on a GPU, resident on a CPU.
 
-    On MPS this is the memory allocated now, because torch counts no peak there.
+    On MPS, return the bytes allocated now, because torch records no peak there.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -1,10 +1,10 @@
-"""An import of PEFT that does not import bitsandbytes; modules that import PEFT import this first.
+"""Import PEFT without importing bitsandbytes; modules that import PEFT must import this first.
 
-PEFT imports bitsandbytes twice where it is installed: when PEFT itself is imported (for one helper,
-which dequantizes), and when it builds the first adapter layer, to see whether the layer below is
-quantized. That takes seconds, and bitsandbytes would load code from a hub
-(:mod:`tunesmith_torch.runtime.bitsandbytes`). So this module imports PEFT with a placeholder in its
-place, and :func:`without_unused_bitsandbytes` answers the second question with no.
+If bitsandbytes is installed, PEFT imports it on two occasions: when PEFT itself is imported, for a
+helper that dequantizes, and when PEFT builds the first adapter layer, to test whether the base
+layer is quantized. That takes seconds, and bitsandbytes would load code from a hub
+(:mod:`tunesmith_torch.runtime.bitsandbytes`). So this module imports PEFT with a placeholder for
+bitsandbytes, and :func:`without_unused_bitsandbytes` makes the later test fail quickly.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from tunesmith_torch.runtime import bitsandbytes
 
 
 class _ImportedWhenUsed(ModuleType):
-    """bitsandbytes, imported when an attribute is read for the first time."""
+    """A placeholder that imports bitsandbytes when an attribute is first read."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # read by code that only looks at all loaded modules
+        if name.startswith("__"):  # read by code that only inspects all loaded modules
             raise AttributeError(name)
-        if sys.modules.get(bitsandbytes.NAME) is self:
-            del sys.modules[bitsandbytes.NAME]
-        return getattr(bitsandbytes.get_package(), name)
+        if sys.modules.get(bitsandbytes.PACKAGE_NAME) is self:
+            del sys.modules[bitsandbytes.PACKAGE_NAME]
+        return getattr(bitsandbytes.import_bitsandbytes(), name)
 
 
 def _import_peft() -> ModuleType:
-    if bitsandbytes.NAME in sys.modules or find_spec(bitsandbytes.NAME) is None:
+    if bitsandbytes.PACKAGE_NAME in sys.modules or find_spec(bitsandbytes.PACKAGE_NAME) is None:
         return import_module("peft")
-    placeholder = _ImportedWhenUsed(bitsandbytes.NAME)
-    placeholder.__spec__ = find_spec(bitsandbytes.NAME)
+    placeholder = _ImportedWhenUsed(bitsandbytes.PACKAGE_NAME)
+    placeholder.__spec__ = find_spec(bitsandbytes.PACKAGE_NAME)
     with _replaced(placeholder):
         return import_module("peft")
 
 
 @contextmanager
 def _replaced(module: ModuleType | None) -> Iterator[None]:
-    """Let ``import bitsandbytes`` give this module; None: let it fail."""
-    sys.modules[bitsandbytes.NAME] = module  # type: ignore[assignment]  # None raises ImportError
+    """Make ``import bitsandbytes`` return this module, or fail if it is None."""
+    sys.modules[bitsandbytes.PACKAGE_NAME] = module  # type: ignore[assignment]  # None raises ImportError
     try:
         yield
     finally:
-        if sys.modules.get(bitsandbytes.NAME) is module:
-            del sys.modules[bitsandbytes.NAME]
+        if sys.modules.get(bitsandbytes.PACKAGE_NAME) is module:
+            del sys.modules[bitsandbytes.PACKAGE_NAME]
 
 
 @contextmanager
 def without_unused_bitsandbytes() -> Iterator[None]:
-    """Keep PEFT, while it adds adapters, from importing bitsandbytes only to find it unused.
+    """While PEFT adds adapters, keep it from importing bitsandbytes only to find it unused.
 
-    A quantized layer is an instance of a class of bitsandbytes. Where that is not imported yet, no
-    layer of the model is quantized by it, so PEFT may take it for missing. PEFT caches its answer,
-    which is forgotten afterwards: a later model may be quantized.
+    Quantized layers are instances of bitsandbytes classes. If bitsandbytes is not imported yet, the
+    model has no such layer, so PEFT may treat it as missing. PEFT caches that answer; the cache is
+    cleared afterwards, because a later model may be quantized.
     """
-    if bitsandbytes.NAME in sys.modules:
+    if bitsandbytes.PACKAGE_NAME in sys.modules:
         yield
         return
     _forget_answers()

@@ -1,4 +1,4 @@
-"""Run independent computations in parallel in forked processes."""
+"""Run independent computations in parallel, in forked processes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def map_in_processes(
 ) -> Sequence[ResultT]:
     """Return ``function`` of each item, computed in as many processes as there are processors.
 
-    ``processors``: their number; None: those that this process may use. Function, items and results
-    are pickled. The processes are forks, which have all modules already; where forks are not safe
-    (macOS) or not known (Windows), with one processor, and if a fork dies, everything is computed
-    here.
+    ``processors`` defaults to the number that this process may use. The function, items and results
+    are pickled. The processes are forks, which already have all modules loaded. Everything is
+    computed in this process instead if
+
+    - forks are unsafe (macOS) or unavailable (Windows);
+    - there is only one processor or one item;
+    - a fork dies.
     """
     workers = min(len(items), processors or available_processors())
     if sys.platform == "linux" and workers > 1:

@@ -1,4 +1,4 @@
-"""Errors of a rank as plain data, so that another rank can raise them."""
+"""Encode a rank's error as plain data, and decode it to raise it on another rank."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from tunesmith import errors
 from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithError
 
 
-class RankLost(TrainingError):
-    """Another process of this training has ended; the next one need not."""
+class RankLostError(TrainingError):
+    """Another process of this training has ended; a new attempt may succeed."""
 
     will_repeat = False
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Return True if an operation of torch failed because another rank has left."""
+    """Return True if a torch operation failed because another rank has ended."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def rank_lost() -> RankLost:
-    """Return the error of a rank whose connection to another one is gone."""
-    return RankLost(
+def build_rank_lost_error() -> RankLostError:
+    """Return the error of a rank that lost its connection to another rank."""
+    return RankLostError(
         "a process of this training has ended, so the others cannot continue",
         hint="tunesmith resume continues from the last checkpoint",
     )
 
 
 def encode_error(rank: int, error: Exception) -> dict[str, Any]:
-    """Return an error of a rank as plain data, for the others."""
+    """Return a rank's error as plain data, to send to the other ranks."""
     known = isinstance(error, TunesmithError)
     text = (
         error.message if isinstance(error, TunesmithError) else f"{type(error).__name__}: {error}"
@@ -44,7 +44,7 @@ def encode_error(rank: int, error: Exception) -> dict[str, Any]:
 
 
 def decode_error(encoded: dict[str, Any]) -> TunesmithError:
-    """Return another rank's error as if it had been raised here."""
+    """Return another rank's error as an exception to raise on this rank."""
     if encoded["kind"] == RunStopped.__name__:
         return RunStopped(encoded["message"], exit_code=encoded["exit_code"])
     if encoded["kind"] == DataError.__name__:

@@ -1,4 +1,4 @@
-"""One seed for all random number generators."""
+"""Seed all random number generators with one seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["seed_all"]
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch, the ones that a checkpoint stores."""
+    """Seed the generators of Python, NumPy and torch, whose states checkpoints store."""
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)

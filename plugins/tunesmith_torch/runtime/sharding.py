@@ -1,18 +1,19 @@
-"""Weights that are sharded over the ranks: PyTorch's FSDP2, ``fully_shard``.
+"""Shard weights over the ranks with PyTorch's FSDP2, ``fully_shard``.
 
-Each rank stores a part of every weight, its gradient and its optimizer state: rows of the first
-dimension, as a DTensor. FSDP gathers the weights of one block of layers for as long as the block
-computes, and sums and scatters the gradients after it::
+Each rank stores a part of every weight, gradient and optimizer state: rows of the first dimension,
+as a DTensor. FSDP gathers the weights of a block of layers while the block computes, and sums and
+scatters its gradients afterwards::
 
     block    forward: gather, compute, free     backward: gather, compute, free, sum and scatter
-    root     what is in no block, such as embeddings, final norm and head: gathered in a whole pass
+    root     weights outside the blocks, such as embeddings, final norm and head: gathered during
+             the whole pass
 
-A gather or sum waits for all ranks, so all must run the same number of passes. What ranks compute
-independently of each other, such as generation, runs inside :func:`unsharded`, where every rank
-holds all weights and no pass communicates.
+A gather or sum waits for all ranks, so all ranks must run the same number of passes. Independent
+computations of a rank, such as generation, run inside :func:`summon_full_params`, where every rank
+holds all weights and passes do not communicate.
 
-Weights that are trained are sharded in fp32, so each part is its own master weight; blocks compute
-with them in the model's format, as in a single process.
+Trained weights are sharded in fp32, so each part is its own master weight. Blocks compute with them
+in the model's format, as in a single process.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from tunesmith.errors import UsageError
 from tunesmith_torch.runtime import distributed
 
-__all__ = ["unsharded"]
+__all__ = ["summon_full_params"]
 
 
 class ShardedPass(nn.Module):
-    """A computation over a sharded model as a module: FSDP follows passes of modules."""
+    """A computation over a sharded model, as a module because FSDP hooks into modules."""
 
     def __init__(self, model: nn.Module, compute: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -43,26 +44,25 @@ class ShardedPass(nn.Module):
         self._compute = compute
 
     def forward(self, *args: Any) -> Tensor:
-        """Return what the computation returns, with the root's weights gathered for it."""
+        """Run the computation with the root's weights gathered; return its result."""
         root: Any = self.model
-        root.unshard()  # its weights are read outside of its own forward pass
+        root.unshard()  # the computation reads its weights outside its forward pass
         result = self._compute(*args)
         if not torch.is_grad_enabled():
-            root.reshard()  # else the backward pass does it
+            root.reshard()  # otherwise the backward pass does this
         return result
 
 
-def shard(
+def shard_model(
     model: nn.Module,
     blocks: Sequence[nn.Module],
     compute: Callable[..., Tensor],
     mesh: DeviceMesh,
     dtype: torch.dtype,
 ) -> ShardedPass:
-    """Shard a model in place; return the computation over it, to be called by all ranks together.
+    """Shard a model in place; return the computation over it, which all ranks call together.
 
-    ``blocks`` are gathered one at a time. ``dtype`` is the format of the weights that are trained,
-    while they compute.
+    The ``blocks`` are gathered one at a time. ``dtype`` is the compute format of trained weights.
 
     Raises:
         UsageError: FSDP cannot shard this model.
@@ -81,8 +81,8 @@ def shard(
         ) from error
     for unit in (sharded_pass, *_shards(model)):
         assert isinstance(unit, FSDPModule)
-        # The loss is divided by the counts of the complete batch: gradients are summed, not
-        # averaged. Ranks need not have gradients of the same weights.
+        # The loss is already divided by the counts of the complete batch, so gradients are summed,
+        # not averaged. Ranks may have gradients for different weights.
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
         unit.set_reduce_scatter_unused_params(True)
@@ -91,16 +91,16 @@ def shard(
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return True if this rank holds a part of the model's weights now."""
+    """Return True if this rank currently holds only a part of the model's weights."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 @contextmanager
-def unsharded(model: nn.Module) -> Iterator[None]:
-    """Hold all weights on every rank inside the block; does nothing if the model is not sharded.
+def summon_full_params(model: nn.Module) -> Iterator[None]:
+    """Hold all weights on every rank inside the block; no effect if the model is not sharded.
 
-    All ranks enter it together. Inside, passes without gradients communicate nothing, so each rank
-    may run any number of them. The weights must not be changed.
+    All ranks enter the block together. Inside, passes without gradients do not communicate, so each
+    rank may run any number of them. The weights must not be changed.
     """
     units = _shards(model) if is_sharded(model) else []
     with distributed.collectives():
@@ -116,10 +116,10 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def gather(model: nn.Module) -> None:
-    """Replace the parts of the weights by the complete weights, in the format that they compute in.
+def gather_full_weights(model: nn.Module) -> None:
+    """Replace the parts of the weights with the complete weights, in the compute format.
 
-    Called by all ranks together, after the last pass: the model is for saving from then on.
+    All ranks call this together after the last pass. Afterwards the model can only be saved.
     """
     complete: dict[Tensor, nn.Parameter] = {}
     with distributed.collectives():
@@ -137,18 +137,18 @@ def gather(model: nn.Module) -> None:
                 setattr(module, name, complete[parameter])
 
 
-def local_part(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a sharded tensor; another tensor as it is."""
+def get_local_part(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a sharded tensor; return other tensors unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def complete_value(tensor: Tensor) -> Tensor:
-    """Return the complete value of a sharded tensor; all ranks call it. Others are returned."""
+def get_full_tensor(tensor: Tensor) -> Tensor:
+    """Return the complete value of a tensor; if it is sharded, all ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def first_row(tensor: Tensor) -> int:
-    """Return the row of the first dimension at which this rank's part begins; 0 if it has all."""
+def find_first_local_row(tensor: Tensor) -> int:
+    """Return the row where this rank's part starts; 0 if the tensor is not sharded."""
     if not isinstance(tensor, DTensor):
         return 0
     _, offsets = compute_local_shape_and_global_offset(
@@ -157,10 +157,10 @@ def first_row(tensor: Tensor) -> int:
     return int(offsets[0])
 
 
-def like_sharded(part: Tensor, like: Tensor) -> Tensor:
-    """Return the tensor whose part on this rank is ``part``, sharded in the same way as ``like``.
+def shard_like(part: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor sharded like ``like``, whose part on this rank is ``part``.
 
-    If ``like`` is not sharded, it is ``part``.
+    If ``like`` is not sharded, return ``part``.
     """
     if not isinstance(like, DTensor):
         return part
@@ -175,28 +175,29 @@ def like_sharded(part: Tensor, like: Tensor) -> Tensor:
 
 
 def _shards(model: nn.Module) -> list[Any]:
-    """Return the modules that FSDP gathers, the root first."""
+    """Return the modules that FSDP gathers, starting with the root."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def _prefetch_in_backward(model: nn.Module, blocks: Sequence[Any]) -> None:
-    """Gather the previous block while a block runs backward; before the first one, nothing.
+    """Make FSDP gather the previous block while a block runs backward.
 
-    By default FSDP gathers what had run before the block, passes without gradients included. Ranks
-    run any number of those inside :func:`unsharded`, and would wait for gathers of one another.
+    By default, FSDP gathers whatever ran before the block, even in passes without gradients. Each
+    rank runs any number of those inside :func:`summon_full_params`, so ranks would wait for each
+    other's gathers forever.
     """
-    whole = model  # in backward it is gathered already
+    whole = model  # already gathered during the backward pass
     for previous, block in zip((whole, *blocks), blocks, strict=False):
         block.set_modules_to_backward_prefetch([previous])
 
 
 def _precision_policy(unit: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:
-    """Store the weights of the unit that are trained in fp32; return how they compute."""
+    """Convert the unit's trained weights to fp32; return the policy for computing with them."""
     trained = [p for p in unit.parameters() if p.requires_grad and not isinstance(p, DTensor)]
     if all(parameter.dtype == torch.float32 for parameter in trained):
         return MixedPrecisionPolicy(cast_forward_inputs=False)
     if any(parameter.dtype != dtype for parameter in trained):
-        raise ValueError(f"its weights are in several formats, {dtype} and others")
+        raise ValueError(f"its weights have several formats, {dtype} and others")
     for parameter in trained:
         parameter.data = parameter.data.float()
     return MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)

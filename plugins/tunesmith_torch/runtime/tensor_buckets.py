@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 BUCKET_NUMEL = 16_777_216
-"""Elements that are summed over ranks in one operation: 64 MiB in fp32."""
+"""Maximum number of elements summed over ranks in one operation: 64 MiB in fp32."""
 
 
 def split_into_buckets(
@@ -17,7 +17,7 @@ def split_into_buckets(
 ) -> list[list[Tensor]]:
     """Split tensors into lists of one dtype and device, each summed in one operation.
 
-    ``bucket_numel``: the most elements of a list of several tensors.
+    A list of several tensors has at most ``bucket_numel`` elements.
     """
     buckets: list[list[Tensor]] = []
     numel = 0
@@ -32,18 +32,18 @@ def split_into_buckets(
 
 
 def dtype_and_device(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
-    """Return what tensors of one bucket share."""
+    """Return the properties that the tensors of a bucket share."""
     return tensor.dtype, tensor.device
 
 
 def is_summed_in_place(bucket: Sequence[Tensor]) -> bool:
     """Return True if the bucket needs no buffer."""
-    # A bucket of one tensor: most are large, and need no buffer of their size.
+    # Most buckets with a single tensor are large, so this saves a buffer of that size.
     return len(bucket) == 1 and bucket[0].is_contiguous()
 
 
 def allocate_buffers(buckets: Sequence[Sequence[Tensor]]) -> dict[Any, Tensor]:
-    """Return for each dtype and device a buffer of the size of its largest bucket."""
+    """Return a buffer for each dtype and device, as large as its largest bucket."""
     sizes: dict[Any, int] = {}
     for bucket in buckets:
         if not is_summed_in_place(bucket):

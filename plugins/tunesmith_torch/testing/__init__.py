@@ -1,1 +1,1 @@
-"""Tiny models and a plain training loop, for tests and comparisons."""
+"""Tiny models, helpers for exporter tests, and a plain training loop for comparisons."""

@@ -1,4 +1,4 @@
-"""Helpers for the tests of an exporter: a model that has learned an answer, and damaged files."""
+"""Helpers for exporter tests: a model that has learned an answer, and damaged exports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tunesmith.records import Completion, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_torch.export.contract import AdapterExporter, Exporter
 from tunesmith_torch.export.export_run import (
-    CERTIFICATE,
+    CERTIFICATE_FILE,
     Export,
     TrainedModel,
     export_run,
@@ -36,29 +36,29 @@ from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
 
 __all__ = [
-    "LEARNING_FULL",
-    "LEARNING_LORA",
-    "check_answers",
+    "FULL_TRAINING_OPTIONS",
+    "LORA_TRAINING_OPTIONS",
+    "check_answers_end",
+    "check_damage_is_found",
     "check_export",
-    "check_fault",
     "damage_export",
-    "edit_json",
-    "edit_template",
+    "make_json_damage",
+    "make_template_damage",
     "run_readme",
     "train_for_export",
     "train_tiny",
 ]
 
-LEARNING = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
-"""Options with which a tiny model learns the answer, at a rate of 1e-2 (LoRA) or 5e-3 (full)."""
-LEARNING_LORA = {**LEARNING, "learning_rate": 1e-2, "adapter": {"rank": 8}}
-"""The same as a table of the technique lora."""
-LEARNING_FULL = {**LEARNING, "learning_rate": 5e-3}
-"""The same as a table of the technique full."""
+TRAINING_OPTIONS = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
+"""Options with which a tiny model learns the answer, without a learning rate."""
+LORA_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 1e-2, "adapter": {"rank": 8}}
+"""Options of the technique lora with which a tiny model learns the answer."""
+FULL_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 5e-3}
+"""Options of the technique full with which a tiny model learns the answer."""
 
 
 def make_records(answer: str) -> tuple[Record, ...]:
-    """Return twelve rows that all have one answer."""
+    """Return twelve rows that all have the same answer."""
     return tuple(
         Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion=answer) for n in range(12)
     )
@@ -67,7 +67,7 @@ def make_records(answer: str) -> tuple[Record, ...]:
 def train_for_export(
     options: SupervisedOptions, model: Path, folder: Path, answer: str = "one two three"
 ) -> TrainedModel:
-    """Train a model in ``folder``; return the parts that an export needs, four rows held out."""
+    """Train a model in ``folder`` on eight rows; return it with four test rows, for an export."""
     records = make_records(answer)
     job: Job[Any] = Job(
         config=options, model=model, train=records[:8], validation=(), out=folder, seed=3,
@@ -86,17 +86,17 @@ def train_for_export(
 def train_tiny(
     technique: Literal["lora", "full"], model: Path, folder: Path, **changes: Any
 ) -> TrainedModel:
-    """Train a model in ``folder`` with a built-in technique, whose options may be changed."""
+    """Train a model in ``folder`` with a built-in technique; ``changes`` are further options."""
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
     config = catalog.find(TechniqueOffer, technique).offer.config
-    table = {**(LEARNING_LORA if technique == "lora" else LEARNING_FULL), **changes}
+    table = {**(LORA_TRAINING_OPTIONS if technique == "lora" else FULL_TRAINING_OPTIONS), **changes}
     return train_for_export(from_table(config, table), model, folder)
 
 
 def check_export(trained: TrainedModel, export: Export, out: Path) -> dict[str, Any]:
-    """Export a model to ``out``, as exactly as its format allows; return the certificate."""
+    """Export a model to ``out``, check the certificate's tolerances, and return it."""
     certificate = export_run(trained, export, out)
-    assert json.loads((out / CERTIFICATE).read_text(encoding="utf-8")) == certificate
+    assert json.loads((out / CERTIFICATE_FILE).read_text(encoding="utf-8")) == certificate
     if export.tolerance is None:
         assert certificate["mean_kl_nats"] < 0.5 and certificate["max_logprob_difference_nats"] > 0
     else:
@@ -104,15 +104,17 @@ def check_export(trained: TrainedModel, export: Export, out: Path) -> dict[str, 
     return certificate
 
 
-def check_fault(trained: TrainedModel, export: Export, folder: Path, check: str) -> None:
-    """Check that a damaged export fails this check, and that nothing is left in ``folder``."""
+def check_damage_is_found(trained: TrainedModel, export: Export, folder: Path, check: str) -> None:
+    """Assert that a damaged export fails this check and leaves nothing in ``folder``."""
     with pytest.raises(GateError, match=f"export, {check}:"):
         export_run(trained, export, folder / "out")
     assert list(folder.iterdir()) == []
 
 
-def check_answers(model: Path, export: Export, folder: Path, place: str = "out") -> TrainedModel:
-    """Train all weights until answers end, and check that they do in the engine of an export."""
+def check_answers_end(
+    model: Path, export: Export, folder: Path, place: str = "out"
+) -> TrainedModel:
+    """Train all weights until answers end; assert that they also end in an export's engine."""
     trained = train_tiny("full", model, folder / "run")
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
     certificate = export_run(trained, export, folder / place)
@@ -122,7 +124,7 @@ def check_answers(model: Path, export: Export, folder: Path, place: str = "out")
 
 
 def run_readme(readme: Path, folder: Path) -> str:
-    """Run the only Python program in a README in a folder; return what it prints."""
+    """Run the only Python program of a README, inside ``folder``; return its output."""
     (program,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -134,7 +136,7 @@ ExporterT = TypeVar("ExporterT", bound=Exporter | AdapterExporter)
 
 
 def damage_exporter(exporter: ExporterT, damage: Callable[[Path], None]) -> ExporterT:
-    """Return a copy of an exporter whose files are damaged after they are written."""
+    """Return a copy of an exporter that damages its files after writing them."""
     damaged = copy(exporter)
     for name in ("export", "export_adapter"):
         if hasattr(exporter, name):
@@ -153,14 +155,14 @@ def _damage_after(
 
 
 def damage_export(export: Export, damage: Callable[[Path], None] | None) -> Export:
-    """Return an export whose files are damaged after they are written; None: the export itself."""
+    """Return an export that damages its files after writing them; unchanged without ``damage``."""
     if damage is None:
         return export
     return replace(export, exporter=damage_exporter(export.exporter, damage))
 
 
-def edit_template(old: str, new: str) -> Callable[[Path], None]:
-    """Return the damage that replaces a part of the chat template's file."""
+def make_template_damage(old: str, new: str) -> Callable[[Path], None]:
+    """Return a damage function that replaces text in the chat template's file."""
 
     def damage(out: Path) -> None:
         path = out / "chat_template.jinja"
@@ -171,8 +173,10 @@ def edit_template(old: str, new: str) -> Callable[[Path], None]:
     return damage
 
 
-def edit_json(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Return the damage that changes an object in a JSON file."""
+def make_json_damage(
+    name: str, change: Callable[[dict[str, Any]], object]
+) -> Callable[[Path], None]:
+    """Return a damage function that changes the object in a JSON file."""
 
     def damage(out: Path) -> None:
         content = json.loads((out / name).read_text(encoding="utf-8"))

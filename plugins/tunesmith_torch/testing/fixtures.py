@@ -1,4 +1,4 @@
-"""Fixtures for pytest, on request: ``pytest_plugins = ["tunesmith_torch.testing.fixtures"]``."""
+"""Opt-in pytest fixtures: ``pytest_plugins = ["tunesmith_torch.testing.fixtures"]``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ pytest_plugins = ["tunesmith.testing.fixtures"]
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
-    """Folder of a tiny Llama with random weights, as a hub would serve it."""
-    from tunesmith_torch.testing.tiny_model import tiny_model_folder  # torch takes seconds
+    """Folder of a tiny Llama with random weights, with the files of a hub model."""
+    from tunesmith_torch.testing.tiny_model import get_tiny_model_folder  # torch takes seconds
 
-    return tiny_model_folder()
+    return get_tiny_model_folder()
 
 
 @pytest.fixture(scope="session")
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    """The model of ``tiny_model`` with an adapter that has learned an answer, for exporters."""
+    """The ``tiny_model`` with an adapter that has learned an answer, for exporter tests."""
     from tunesmith_torch.testing.exports import train_tiny
 
     return train_tiny("lora", tiny_model, tmp_path_factory.mktemp("lora"))

@@ -1,8 +1,9 @@
 """A plain training loop: transformers' model and loss, PEFT's adapters, torch's optimizer.
 
-Most published memory measurements are of such a loop. A padded batch goes through the model in one
-pass, the loss reads all logits in fp32, and none of this toolkit's own code takes part. It is
-traced with the same tools as our own training step, so published measurements verify those tools.
+Most published memory measurements come from such a loop. A padded batch goes through the model in
+one pass, the loss reads all logits in fp32, and this toolkit's own training code is not used. The
+loop is traced with the same tools as this toolkit's training step, so published measurements verify
+those tools.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from tunesmith_torch.runtime import peft_import  # must precede peft
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, get_peft_model
 
 from tunesmith_torch.memory_estimate import gpu_substitutes, meta_model
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder, track_layers
+from tunesmith_torch.memory_estimate.allocation_recorder import AllocationRecorder, track_layers
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
-from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NotUniform
+from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, NonUniformLayersError
 from tunesmith_torch.memory_estimate.trace import StepTrace, fake_tensors, record_model_tensors
 from tunesmith_torch.models.loading import enable_gradient_checkpointing
 
 STEPS = 2
-"""AdamW's moments exist from the second step on."""
+"""Number of steps to trace: AdamW's moments only exist from the second step on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +37,19 @@ class LoopConfig:
     """Settings of the plain loop."""
 
     batch: int
-    """Number of rows of a step."""
+    """Number of rows per step."""
     sequence: int
     """Number of tokens of the longest row."""
     adapter: Mapping[str, Any] | None = None
-    """Fields of a PEFT config, ``peft_type`` included; None: all weights are trained."""
+    """Fields of a PEFT config, including ``peft_type``; None if all weights are trained."""
     gradient_checkpointing: bool = False
     four_bits: Literal["", "nf4", "nf4-dq"] = ""
     use_cache: bool = False
-    """Keep keys and values of the forward pass, the default of transformers' models."""
+    """True to keep the forward pass's keys and values, the default of transformers' models."""
     padded: bool = True
-    """True if rows differ in length, so that attention needs a mask."""
+    """True if rows differ in length, which makes attention need a mask."""
     foreach: bool = True
-    """True: AdamW over lists of parameters, torch's default on a GPU. False: one fused kernel."""
+    """True for AdamW over lists of parameters, torch's default on a GPU; False for one kernel."""
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
     keeps_output: bool = True
     """True if the model's output, with the logits, stays in memory until the next output exists."""
@@ -57,7 +58,7 @@ class LoopConfig:
 def trace(config: Mapping[str, Any], loop: LoopConfig) -> StepTrace:
     """Trace two steps of the model.
 
-    If the layers are alike, only a few are traced and the timeline is stretched to all of them.
+    If the layers are alike, only a few are traced, and the timeline is stretched to all layers.
     """
     layers = ModelShape.from_config(config).layers
     if layers <= TRACED_LAYERS or _varies_by_layer(loop.adapter):
@@ -65,14 +66,14 @@ def trace(config: Mapping[str, Any], loop: LoopConfig) -> StepTrace:
     try:
         partial = trace_layers(config, loop, TRACED_LAYERS)
         return StepTrace(partial.timeline.stretch_to_layers(layers), 0, 0)
-    except NotUniform:
+    except NonUniformLayersError:
         return trace_layers(config, loop, layers)
 
 
 def trace_layers(config: Mapping[str, Any], loop: LoopConfig, layers: int) -> StepTrace:
     """Trace two steps of the model with this number of layers."""
     model = _build_model(meta_model.make_meta_config(config, layers), loop)
-    recorder = Recorder(gpu_substitutes.GPU_WORKSPACES)
+    recorder = AllocationRecorder(gpu_substitutes.GPU_WORKSPACES)
     base = cast(PreTrainedModel, model.get_base_model() if loop.adapter else model)  # type: ignore[operator]
     ids_BT = torch.zeros(loop.batch, loop.sequence, dtype=torch.long)
     mask_BT = torch.ones_like(ids_BT) if loop.padded else None
@@ -97,7 +98,7 @@ def _run_steps(
     trained: list[nn.Parameter],
     inputs: tuple[Tensor, Tensor | None],
     loop: LoopConfig,
-    recorder: Recorder,
+    recorder: AllocationRecorder,
 ) -> None:
     optimizer = torch.optim.AdamW(
         trained, lr=1e-4, foreach=loop.foreach or None, fused=not loop.foreach or None
@@ -145,8 +146,8 @@ def _build_model(config: PretrainedConfig, loop: LoopConfig) -> nn.Module:
 def _add_adapter(model: PreTrainedModel, fields: Mapping[str, Any], *, use_fp32: bool) -> nn.Module:
     """Return the model with its adapter.
 
-    An initialization that is computed from the weights fails on the meta device and is replaced by
-    a random one, which seldom changes a size.
+    An initialization computed from the weights fails on the meta device. It is replaced with a
+    random one, which rarely changes a size.
     """
     with peft_import.without_unused_bitsandbytes():
         return _adapt(model, fields, use_fp32=use_fp32)
@@ -168,7 +169,7 @@ def _adapt(model: PreTrainedModel, fields: Mapping[str, Any], *, use_fp32: bool)
 
 
 def peft_config(fields: Mapping[str, Any]) -> PeftConfig:
-    """Return a PEFT config with those of the fields that this version of PEFT has."""
+    """Return a PEFT config with the fields that the installed PEFT supports."""
     config_class: type[PeftConfig] = PEFT_TYPE_TO_CONFIG_MAPPING[str(fields["peft_type"])]
     known = set(config_class.__dataclass_fields__) - {"peft_type", "auto_mapping", "peft_version"}
     values = {name: value for name, value in fields.items() if name in known and value is not None}
@@ -177,7 +178,7 @@ def peft_config(fields: Mapping[str, Any]) -> PeftConfig:
 
 
 def _varies_by_layer(adapter: Mapping[str, Any] | None) -> bool:
-    """Return True if the adapter is not the same in every layer."""
+    """Return True if the adapter differs between layers."""
     if adapter is None:
         return False
     names = ("layers_to_transform", "layer_replication", "layers_pattern", "adapter_layers")

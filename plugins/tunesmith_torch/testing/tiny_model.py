@@ -1,7 +1,7 @@
 """Tiny models for tests: real architectures with random weights and a real tokenizer.
 
-They train in milliseconds, need no network, and their folders have the form of any published
-model's. Tests use them, and so does the conformance kit, for built-in and third-party plugins.
+They train in milliseconds and need no network, and their folders look like those of published
+models. Tests use them, and so does the conformance kit, for built-in and third-party plugins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import (
 
 from tunesmith_torch.models.loading import no_progress_bars
 
-__all__ = ["save_tiny_model", "tiny_model", "tiny_model_folder"]
+__all__ = ["build_tiny_model", "get_tiny_model_folder", "save_tiny_model"]
 
 CHATML = (
     "{% for message in messages %}"
@@ -46,15 +46,15 @@ SENTENCES = (
     "def add(a, b):\n    return a + b\n",
     "This ticket is about the delivery. That ticket is about the invoice.",
 )
-"""Text from which the tokenizer learns its merges."""
+"""Text on which the tokenizer is trained."""
 
 
-def tiny_tokenizer(
+def build_tiny_tokenizer(
     *, template: str | None = CHATML, vocabulary: int = 512, extra: Iterable[str] = ()
 ) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer, which encodes any text without unknown tokens.
 
-    ``<|im_end|>`` ends answers and is also the padding token, as in SmolLM2, so that tests find
+    ``<|im_end|>`` ends answers and is also the padding token, as in SmolLM2. This lets tests find
     code that confuses the two.
     """
     tokenizer = Tokenizer(models.BPE())
@@ -82,13 +82,13 @@ def tiny_tokenizer(
     )
 
 
-def tiny_config(
+def build_tiny_config(
     family: str = "llama", *, vocabulary: int = 512, changes: Mapping[str, object] | None = None
 ) -> PretrainedConfig:
     """Return the smallest config with every feature of its family.
 
-    It has several layers and heads, fewer key-value heads than heads, and tied embeddings.
-    ``family`` is a ``model_type``; ``changes`` are other values, by the name of the attribute.
+    It has several layers and heads, fewer key-value heads than query heads, and tied embeddings.
+    ``family`` is a ``model_type``; ``changes`` overrides attributes by name.
     """
     config: PretrainedConfig = CONFIG_MAPPING[family](
         vocab_size=vocabulary,
@@ -109,21 +109,21 @@ def tiny_config(
     return config
 
 
-def tiny_model(
+def build_tiny_model(
     family: str = "llama",
     *,
     seed: int = 0,
     vocabulary: int = 512,
     changes: Mapping[str, object] | None = None,
 ) -> PreTrainedModel:
-    """Return a causal language model with about 30 000 random weights.
+    """Return a causal language model with about 30,000 random weights.
 
-    ``changes`` are other values of its config. Torch's global random state is not changed.
+    ``changes`` overrides config attributes. torch's global random state is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            tiny_config(family, vocabulary=vocabulary, changes=changes), dtype=torch.float32
+            build_tiny_config(family, vocabulary=vocabulary, changes=changes), dtype=torch.float32
         )
     return model.eval()
 
@@ -136,12 +136,12 @@ def save_tiny_model(
     template: str | None = CHATML,
     changes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Save a folder like a hub's: config, safetensors weights, tokenizer, chat template.
+    """Save a folder like a hub model's: config, safetensors weights, tokenizer, chat template.
 
-    ``changes`` are other values of the config.
+    ``changes`` overrides config attributes.
     """
-    tokenizer = tiny_tokenizer(template=template)
-    model = tiny_model(family, seed=seed, vocabulary=len(tokenizer), changes=changes)
+    tokenizer = build_tiny_tokenizer(template=template)
+    model = build_tiny_model(family, seed=seed, vocabulary=len(tokenizer), changes=changes)
     with no_progress_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -149,8 +149,8 @@ def save_tiny_model(
 
 
 @cache
-def tiny_model_folder(save: Callable[[Path], Path] = save_tiny_model) -> Path:
-    """Return the folder of a tiny Llama, which is saved once and deleted when the process ends."""
+def get_tiny_model_folder(save: Callable[[Path], Path] = save_tiny_model) -> Path:
+    """Return a tiny Llama's folder, which is saved once and deleted when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="tunesmith-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return save(folder / "llama")

@@ -1,4 +1,4 @@
-"""A run file for a tiny model, and its rows: a run of whole steps that takes seconds."""
+"""Write a run file and rows for a tiny model: a complete run that takes seconds."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def write_project(
     every: int = 10,
     tables: str = "",
 ) -> Path:
-    """Write a run file and its rows into a folder; return the run file.
+    """Write a run file and its rows to a folder; return the run file.
 
-    ``model`` is a folder such as that of the fixture ``tiny_model``; ``every``: steps between
-    checkpoints; ``tables``: further tables of the run file, as TOML.
+    ``model`` is a model folder, such as the fixture ``tiny_model``. ``every`` is the number of
+    steps between checkpoints. ``tables`` adds further tables to the run file, as TOML.
     """
     answers = [{"prompt": f"question {n}", "completion": f"answer {n % 7}"} for n in range(80)]
     text = "".join(json.dumps(row) + "\n" for row in answers)

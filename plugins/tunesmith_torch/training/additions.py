@@ -142,7 +142,7 @@ class TrainingAddition:
 
 
 @dataclass(frozen=True)
-class Added:
+class BuiltAddition:
     """A built addition, and the table of the run file that it belongs to."""
 
     origin: Addition
@@ -186,7 +186,9 @@ class Additions:
     """The additions of a training, for the loop; without any, every method does nothing."""
 
     def __init__(
-        self, added: Sequence[Added] = (), emit: Callable[[Event], None] = lambda event: None
+        self,
+        added: Sequence[BuiltAddition] = (),
+        emit: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.added = added
         self._emit = emit
@@ -221,7 +223,7 @@ class Additions:
                 is_text_model=is_text_model,
             )
             with origin.blame():
-                added.append(Added(origin, origin.build(context)))
+                added.append(BuiltAddition(origin, origin.build(context)))
             if not any(map(added[-1].has, ("term", "transform_update", "evaluate"))):
                 text = "has no effect on training" + (f" in stage {job.stage}" * bool(job.stage))
                 job.emit(FindingReported(level="info", source=origin.table, message=text))
@@ -232,12 +234,12 @@ class Additions:
         """The names of the additions' tables, for the first event; empty if there are none."""
         return {"additions": [a.origin.table for a in self.added]} if self.added else {}
 
-    def draw(self, step: int) -> list[tuple[Added, list[Item]]]:
+    def draw(self, step: int) -> list[tuple[BuiltAddition, list[Item]]]:
         """Return this rank's items for each term."""
         drawn = []
         for added in self._terms:
             items = list(added.call("draw", step)) if added.has("draw") else [(0, None)]
-            share = distributed.my_share([tokens for tokens, _ in items])
+            share = distributed.list_rank_items([tokens for tokens, _ in items])
             drawn.append((added, [items[index] for index in share]))
         return drawn
 
@@ -290,8 +292,8 @@ NO_ADDITIONS = Additions()
 
 
 def micro_batches(
-    drawn: Sequence[tuple[Added, Sequence[Item]]], budget: int
-) -> Iterator[tuple[Added, list[Any]]]:
+    drawn: Sequence[tuple[BuiltAddition, Sequence[Item]]], budget: int
+) -> Iterator[tuple[BuiltAddition, list[Any]]]:
     """Yield the items for each call of ``term``: as many as fit when padded, or one larger item."""
     for added, items in drawn:
         sizes = [max(1, tokens) for tokens, _ in items]

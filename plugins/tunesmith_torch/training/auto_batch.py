@@ -28,8 +28,8 @@ from tunesmith_torch.memory_estimate.workload import AUTO_BATCH_SIZE, Grouping
 from tunesmith_torch.options.training import AUTO, MIN_MICRO_BATCH_TOKENS, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import pick_device
-from tunesmith_torch.runtime.machine import available_memory, count_ranks_here
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.runtime.machine import available_memory, count_local_ranks
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 GroupingOf = Callable[[Any, str], Grouping]
 """Returns the parts of a record that are computed together, given the options and device type."""
@@ -60,7 +60,7 @@ def _load_or_choose(job: Job[Any], grouping: GroupingOf) -> tuple[dict[str, int]
     """Return the stored values, or choose and store them; also return a reason for the event."""
     path = job.out / CHOSEN_FILE
     if path.is_file():
-        return read_object(path), "chosen when the run started"
+        return read_json_object(path), "chosen when the run started"
     request = build_request(job)
     free = request.process_memory
     chosen = choose_batch(job.config, request, free, grouping(job.config, request.device))
@@ -104,7 +104,7 @@ def choose_batch(
 
 def build_request(job: Job[Any]) -> EstimateRequest:
     """Return the request for a memory estimate of this training, with the memory free now."""
-    config = read_object(Path(job.model) / "config.json")
+    config = read_json_object(Path(job.model) / "config.json")
     device = pick_device(job.device)
     return EstimateRequest(
         config=config,
@@ -125,4 +125,4 @@ def _free_bytes(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     free = available_memory()
     # The ranks on one machine divide its memory equally.
-    return None if free is None else free // count_ranks_here(distributed.world_size())
+    return None if free is None else free // count_local_ranks(distributed.world_size())

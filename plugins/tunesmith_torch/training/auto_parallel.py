@@ -20,7 +20,7 @@ from tunesmith_torch.memory_estimate.parallel_choice import ParallelChoice, choo
 from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.auto_batch import GroupingOf, build_request
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 PARALLEL_FILE = "parallel.json"
 """File in the job's folder with the choice for each number of processes."""
@@ -52,7 +52,7 @@ def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
 def _load_or_choose(job: Job[Any], grouping: GroupingOf) -> ParallelChoice:
     """Return the stored choice for this number of processes, or choose and store it."""
     path, processes = job.out / PARALLEL_FILE, str(distributed.world_size())
-    stored: JSON = read_object(path) if path.is_file() else {}
+    stored: JSON = read_json_object(path) if path.is_file() else {}
     if processes in stored:
         return ParallelChoice(**stored[processes])
     request = build_request(job)

@@ -21,7 +21,7 @@ TRAINING_FILE = "training.json"
 """File in a job's folder with the id of its training."""
 
 
-def owner_meta(job: Job[Any]) -> JSON:
+def build_owner_meta(job: Job[Any]) -> JSON:
     """Return the facts that tie a checkpoint to the job; the first call creates the id."""
     found = _read_id(job.out)
     if not found:
@@ -30,7 +30,7 @@ def owner_meta(job: Job[Any]) -> JSON:
     return {"training": found, "stage": job.stage}
 
 
-def require_own(job: Job[Any], checkpoint: Checkpoint, last_step: int | None) -> None:
+def require_own_checkpoint(job: Job[Any], checkpoint: Checkpoint, last_step: int | None) -> None:
     """Check that this job saved the checkpoint, and that the plan reaches its step.
 
     ``last_step`` is the last step of the plan, or None if unknown. Checkpoints of earlier versions

@@ -22,7 +22,7 @@ from tunesmith.errors import IntegrityError, RunStopped
 from tunesmith.events import CheckpointSaved, StepFinished
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.runtime import distributed
-from tunesmith_torch.runtime.disk_space import require_space
+from tunesmith_torch.runtime.disk_space import require_free_space
 from tunesmith_torch.training import checkpoint_owner, training_state
 from tunesmith_torch.training.additions import NO_ADDITIONS, Additions
 from tunesmith_torch.training.monitor import NO_MONITOR, MonitorDecision, TrainingMonitor
@@ -61,8 +61,8 @@ class CheckpointWriter:
         checkpoint = distributed.rank_0_first(self.job.checkpoints.newest)
         if checkpoint is None:
             return 0
-        checkpoint_owner.require_own(self.job, checkpoint, last_step)
-        training_state.restore(checkpoint.path, self.masters, self.additions)
+        checkpoint_owner.require_own_checkpoint(self.job, checkpoint, last_step)
+        training_state.restore_training_state(checkpoint.path, self.masters, self.additions)
         self.monitor.load_state_dict(checkpoint.meta.get("monitor", {}))
         self.last_step = checkpoint.step
         return checkpoint.step
@@ -116,8 +116,8 @@ class CheckpointWriter:
         best = self.job.checkpoints.best()
         if best is None:
             raise IntegrityError(f"{self.job.checkpoints.folder}: the best checkpoint is gone")
-        checkpoint_owner.require_own(self.job, best, step)
-        training_state.restore(best.path, self.masters, self.additions)
+        checkpoint_owner.require_own_checkpoint(self.job, best, step)
+        training_state.restore_training_state(best.path, self.masters, self.additions)
         return True
 
     def _require_space(self) -> None:
@@ -131,7 +131,7 @@ class CheckpointWriter:
         best = self.monitor is not NO_MONITOR  # kept in addition to the newest ones
         new = max(1, self.job.checkpoints.keep + 1 + best - existing)
         # A checkpoint holds the fp32 masters and AdamW's two moments: three times the weights.
-        require_space(self.job.out, 3 * weights_bytes * new + weights_bytes)
+        require_free_space(self.job.out, 3 * weights_bytes * new + weights_bytes)
 
     def is_due(self, step: int) -> bool:
         """Return True if a checkpoint should be saved after this step."""
@@ -148,7 +148,10 @@ class CheckpointWriter:
             return
         started = time.perf_counter()
         if distributed.is_rank_0():
-            meta = {**checkpoint_owner.owner_meta(self.job), "monitor": self.monitor.state_dict()}
+            meta = {
+                **checkpoint_owner.build_owner_meta(self.job),
+                "monitor": self.monitor.state_dict(),
+            }
             path = self.job.checkpoints.save(step, self._write, meta=meta, best=best)
         elif self.masters.is_sharded:
             self._write(None)
@@ -170,6 +173,6 @@ class CheckpointWriter:
                 distributed.broadcast_from_rank_0(lambda: str(folder and folder.absolute()))
             )
         assert folder is not None
-        training_state.save(folder, self.masters, self.additions)
+        training_state.save_training_state(folder, self.masters, self.additions)
         if self.masters.is_sharded:
             distributed.all_gather_object(None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tunesmith_torch.optim.schedule import BatchOrder
 
-EVALUATIONS = 10
+NUM_EVALUATIONS = 10
 """Evaluations in a run, in addition to those at the end of each epoch."""
 MAX_SHARE = 0.1
 """Maximum cost of evaluations and of saving the best checkpoint, as a share of the training."""
@@ -84,7 +84,7 @@ class EvaluationSteps:
         last = order.steps
         if every is not None:
             return cls(frozenset({0, *range(every, last, every), last}), with_sample=True)
-        interval = math.ceil(last / EVALUATIONS)
+        interval = math.ceil(last / NUM_EVALUATIONS)
         epochs = range(order.steps_per_epoch, last, order.steps_per_epoch)
         steps = frozenset({0, *range(interval, last, interval), *epochs, last})
         budget = MAX_SHARE * costs.training

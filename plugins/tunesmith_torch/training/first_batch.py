@@ -36,7 +36,7 @@ MAX_ROW_TOKENS = 160
 """Tokens shown of a longer row: half from its start, half from its end."""
 MAX_TOKENS = 400
 """Tokens shown in all, to keep the event at a few kB."""
-LONGEST_CHARACTER = 4
+MAX_CHARACTER_TOKENS = 4
 """Maximum number of single-byte tokens in one character."""
 
 
@@ -54,7 +54,7 @@ class TokenLayout(NamedTuple):
 
 
 @runtime_checkable
-class ShowsTokens(Protocol):
+class HasTokenLayout(Protocol):
     """An objective whose micro-batches can be described."""
 
     def micro_batches(self, prepared: Any, budget: int) -> Sequence[Any]:
@@ -70,7 +70,7 @@ def emit_first_batch(
     job: Job[Any], adapted: AdaptedModel, objective: object, prepared: Any, budget: int
 ) -> None:
     """Emit the first tokens of a prepared batch, if the objective can show them."""
-    if not isinstance(objective, ShowsTokens):
+    if not isinstance(objective, HasTokenLayout):
         return
     micro_batches = objective.micro_batches(prepared, budget)
     if micro_batches:
@@ -79,7 +79,7 @@ def emit_first_batch(
 
 
 def describe_first_batch(
-    objective: ShowsTokens,
+    objective: HasTokenLayout,
     micro_batches: Sequence[Any],
     tokenizer: PreTrainedTokenizerBase,
     stage: str,
@@ -215,7 +215,7 @@ def _split_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> lis
         pending.append(number)
         # Decoded with the preceding token, because some tokenizers drop a leading space.
         text = _decode(tokenizer, [*before, *pending])[len(_decode(tokenizer, before)) :]
-        if text.endswith("\ufffd") and len(pending) < LONGEST_CHARACTER:
+        if text.endswith("\ufffd") and len(pending) < MAX_CHARACTER_TOKENS:
             pieces.append("")
             continue
         pieces.append(text)

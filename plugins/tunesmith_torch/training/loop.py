@@ -76,8 +76,8 @@ from tunesmith_torch.runtime.memory import peak_bytes
 from tunesmith_torch.runtime.seed import seed_all
 from tunesmith_torch.training.additions import (
     NO_ADDITIONS,
-    Added,
     Additions,
+    BuiltAddition,
     Item,
     micro_batches,
 )
@@ -251,7 +251,7 @@ class _Batch:
     step: int
     rows: Sequence[int]
     prepared: Any
-    drawn: Sequence[tuple[Added, Sequence[Item]]]
+    drawn: Sequence[tuple[BuiltAddition, Sequence[Item]]]
     """This rank's items for each loss term that an addition contributes."""
 
 
@@ -297,7 +297,7 @@ class _GradientAccumulator:
         own = rows
         if distributed.world_size() > 1:
             sizes = [self.objective.counts([row]).tokens for row in rows]
-            own = [rows[i] for i in distributed.my_share(sizes)]
+            own = [rows[i] for i in distributed.list_rank_items(sizes)]
         prepared = self.objective.prepare(own, self.budget.run)
         return _Batch(step, rows, prepared, self.additions.draw(step))
 

@@ -22,7 +22,7 @@ from tunesmith.errors import TrainingError, UsageError
 from tunesmith_torch.kernels.rotary_lengths import length_classes
 from tunesmith_torch.losses.selected_positions import get_decoder
 from tunesmith_torch.models.adapters import AdaptedModel
-from tunesmith_torch.models.fingerprint import fingerprint
+from tunesmith_torch.models.fingerprint import compute_fingerprint
 from tunesmith_torch.options.training import Parallel
 from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.runtime.malloc import trim_heap
@@ -78,7 +78,9 @@ def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterat
         TrainingError: a rank has loaded different weights than rank 0.
         UsageError: the model cannot be sharded.
     """
-    distributed.check_same_on_all_ranks("the weights", lambda: fingerprint(adapted.model, ()))
+    distributed.check_same_on_all_ranks(
+        "the weights", lambda: compute_fingerprint(adapted.model, ())
+    )
     if parallel != "sharded" or distributed.world_size() == 1:
         yield Parallelism(loss)
         return
@@ -88,13 +90,13 @@ def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterat
         return _pass_over_nothing(adapted) if micro_batch is None else loss(micro_batch)
 
     mesh = distributed.device_mesh(adapted.base.model.device)
-    sharded = sharding.shard(adapted.model, blocks, compute, mesh, adapted.precision.dtype)
+    sharded = sharding.shard_model(adapted.model, blocks, compute, mesh, adapted.precision.dtype)
     if mesh.device_type == "cpu":
         trim_heap()  # keep_freed_memory would otherwise hold on to the memory of the whole model
     with distributed.collectives(), torch.no_grad():
         sharded(None)  # FSDP finds its root in the first pass
     yield ShardedParallelism(sharded)
-    sharding.gather(adapted.model)
+    sharding.gather_full_weights(adapted.model)
 
 
 def _find_blocks(adapted: AdaptedModel) -> list[nn.Module]:

@@ -1,8 +1,8 @@
 """The data that preference training (DPO and others) and reward models have in common.
 
 A row is a prompt with labeled completions, a
-:class:`~tunesmith_torch.prefix.completion_groups.LabeledGroup`. A pair has a chosen and a rejected
-completion; a labeled answer has only one. A micro-batch lays its rows out in order. With
+:class:`~tunesmith_torch.prefix.completion_groups.LabeledCompletionGroup`. A pair has a chosen and a
+rejected completion; a labeled answer has only one. A micro-batch lays its rows out in order. With
 ``share_prompts`` each prompt is computed once for both completions of a pair; otherwise it is
 repeated::
 
@@ -32,28 +32,37 @@ from tunesmith_torch.options.preference import PairOptions
 from tunesmith_torch.prefix.completion_groups import (
     CompletionGroup,
     GroupLayout,
-    LabeledGroup,
+    LabeledCompletionGroup,
     require_pairs,
 )
-from tunesmith_torch.prefix.group_store import GroupStore, store_groups
+from tunesmith_torch.prefix.group_store import GroupStore, build_group_store
 from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
 from tunesmith_torch.training.loop import BatchCounts
-from tunesmith_torch.training.skipped_rows import check_share, describe_remedy, report_skipped
+from tunesmith_torch.training.skipped_rows import (
+    check_skipped_share,
+    describe_remedy,
+    report_skipped,
+)
 
-__all__ = ["PreferenceData", "fitting_groups", "fitting_pairs", "group_rows"]
+__all__ = [
+    "PreferenceData",
+    "list_group_tokens",
+    "tokenize_fitting_groups",
+    "tokenize_fitting_pairs",
+]
 
 
 @dataclass(frozen=True)
 class PreferenceData:
     """Tokenized pairs and labeled answers, with the layout of their micro-batches."""
 
-    groups: Sequence[LabeledGroup]
+    groups: Sequence[LabeledCompletionGroup]
     layout: GroupLayout
 
     @classmethod
     def for_model(
         cls,
-        groups: Sequence[LabeledGroup],
+        groups: Sequence[LabeledCompletionGroup],
         adapted: AdaptedModel,
         options: PairOptions,
         report: Report = lambda text: None,
@@ -103,21 +112,21 @@ class PreferenceData:
         return {"shared_prompts": self.layout.share_prompts}
 
 
-def group_rows(groups: Sequence[CompletionGroup]) -> Iterator[Sequence[int]]:
+def list_group_tokens(groups: Sequence[CompletionGroup]) -> Iterator[Sequence[int]]:
     """Yield the token ids of groups: the prompt, then each completion."""
     for group in groups:
         yield group.prompt
         yield from group.completions
 
 
-def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
+def tokenize_fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
     """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
 
     Raises:
         DataError: a record is neither a pair nor a labeled answer, no record fits, or the share of
             records that are too long exceeds ``max_skipped``.
     """
-    fitting = store_groups(job.train, template, limit)
+    fitting = build_group_store(job.train, template, limit)
     total, remedy = len(job.train), describe_remedy(limit, job.config.max_length)
     report_skipped(job, fitting.skipped)
     if not fitting:
@@ -126,15 +135,15 @@ def fitting_groups(job: Job[Any], template: Template, limit: int) -> GroupStore:
             f"no usable row: all {total} rows have more than {limit} tokens",
             hint=remedy,
         )
-    check_share(fitting.skipped, total, job.config.max_skipped, remedy)
+    check_skipped_share(fitting.skipped, total, job.config.max_skipped, remedy)
     return fitting
 
 
-def fitting_pairs(job: Job[Any], template: Template, limit: int) -> GroupStore:
-    """Return the preference pairs of at most ``limit`` tokens, like :func:`fitting_groups`.
+def tokenize_fitting_pairs(job: Job[Any], template: Template, limit: int) -> GroupStore:
+    """Return the pairs of at most ``limit`` tokens, like :func:`tokenize_fitting_groups`.
 
     Raises:
         DataError: a record is not a pair, or no pair fits.
     """
     require_pairs(job.train)
-    return fitting_groups(job, template, limit)
+    return tokenize_fitting_groups(job, template, limit)

@@ -96,7 +96,7 @@ def measure_row_losses(
 
     objective.start_update()
     with (
-        sharding.unsharded(adapted.model),
+        sharding.summon_full_params(adapted.model),
         torch.no_grad(),
         eval_mode(adapted.model),
         adapted.autocast(),

@@ -21,7 +21,7 @@ from tunesmith_torch.data.streamed_examples import StreamedExamples
 from tunesmith_torch.data.tokenized_records import TOO_LONG, TokenizedRecords
 from tunesmith_torch.runtime import distributed
 
-__all__ = ["count_causes", "describe_remedy"]
+__all__ = ["count_skip_reasons", "describe_remedy"]
 
 SKIPPED_FILE = "skipped-in-training.jsonl"
 """File in a job's folder with rows skipped in training; the loader writes ``skipped.jsonl``."""
@@ -38,10 +38,10 @@ def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, 
             "prompt was shortened": len(tokenized.truncated),
             "text became several rows": len(tokenized.split_texts),
         }
-    return count_causes(skipped) | {cause: count for cause, count in changed.items() if count}
+    return count_skip_reasons(skipped) | {cause: count for cause, count in changed.items() if count}
 
 
-def count_causes(skipped: Sequence[SkippedRow]) -> dict[str, int]:
+def count_skip_reasons(skipped: Sequence[SkippedRow]) -> dict[str, int]:
     """Return the number of skipped rows by cause."""
     return dict(Counter(row.cause for row in skipped))
 
@@ -73,7 +73,7 @@ def describe_remedy(limit: int, max_length: int) -> str:
     return "raise technique.max_length, or shorten these rows"
 
 
-def check_share(
+def check_skipped_share(
     skipped: Sequence[SkippedRow], rows: int, allowed: float, remedy: str = "shorten these rows"
 ) -> None:
     """Check that the share of skipped rows is at most the allowed share.
@@ -162,12 +162,12 @@ class StreamAccount:
 
     def _check(self, skipped: Sequence[SkippedRow]) -> None:
         """Check the share among all rows, and among the rows loaded so far."""
-        check_share(skipped, self._rows, self._allowed, self._remedy)
+        check_skipped_share(skipped, self._rows, self._allowed, self._remedy)
         # Batches are a random sample of the rows. More than four standard deviations above the
         # allowed share are not chance, so the run fails early instead of after an epoch.
         found, expected = len(skipped) - self._known_before, self._allowed * self._examples.seen
         if found > expected + 4 * math.sqrt(expected) + 1:
-            check_share(skipped[-found:], self._examples.seen, self._allowed, self._remedy)
+            check_skipped_share(skipped[-found:], self._examples.seen, self._allowed, self._remedy)
 
 
 def _to_line(row: SkippedRow) -> str:

@@ -29,14 +29,14 @@ class _Part(NamedTuple):
     """Number of rows of the complete tensor."""
 
 
-def save_parts(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_local_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors into a file; of sharded tensors, the rows that this rank holds."""
     rows = {
-        name: [sharding.first_row(tensor), len(tensor)]
+        name: [sharding.find_first_local_row(tensor), len(tensor)]
         for name, tensor in tensors.items()
-        if sharding.local_part(tensor) is not tensor
+        if sharding.get_local_part(tensor) is not tensor
     }
-    parts = {name: sharding.local_part(tensor).contiguous() for name, tensor in tensors.items()}
+    parts = {name: sharding.get_local_part(tensor).contiguous() for name, tensor in tensors.items()}
     save_file(parts, path, {_ROWS: json.dumps(rows)} if rows else None)
 
 
@@ -84,9 +84,9 @@ class StoredTensors(Mapping[str, Tensor]):
         rest = parts[0].file.get_slice(name).get_shape()[1:]
         if like is None or not like.ndim or [parts[0].total, *rest] != list(like.shape):
             return self._read_rows(name, 0, parts[0].total)
-        start = sharding.first_row(like)
-        stop = start + len(sharding.local_part(like))
-        return sharding.like_sharded(self._read_rows(name, start, stop), like)
+        start = sharding.find_first_local_row(like)
+        stop = start + len(sharding.get_local_part(like))
+        return sharding.shard_like(self._read_rows(name, start, stop), like)
 
     def _add_file(self, file: Any) -> None:
         rows = json.loads((file.metadata() or {}).get(_ROWS, "{}"))

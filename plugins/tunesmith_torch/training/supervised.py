@@ -39,7 +39,7 @@ from tunesmith_torch.data.packing import (
     pad_to_multiple,
     padded_batches,
 )
-from tunesmith_torch.data.streamed_examples import StreamedExamples, Tokenization
+from tunesmith_torch.data.streamed_examples import StreamedExamples, TokenizationSettings
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenization_cache import tokenize_cached
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
@@ -60,13 +60,13 @@ from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 from tunesmith_torch.training.row_losses import list_row_groups
 from tunesmith_torch.training.skipped_rows import (
     StreamAccount,
-    check_share,
+    check_skipped_share,
     count_affected,
     describe_remedy,
     report_skipped,
 )
 from tunesmith_torch.training.token_digest import Row
-from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, TrainingTask
 
 __all__ = ["NextTokenObjective", "SupervisedData", "SupervisedTask"]
 
@@ -251,7 +251,7 @@ class SupervisedTask(TrainingTask[SupervisedData]):
                 template, job.train, limit, truncate_prompts=options.truncate_prompts
             )
             return _check(job, examples, limit)
-        tokenization = Tokenization(template.copy(), limit, options.truncate_prompts)
+        tokenization = TokenizationSettings(template.copy(), limit, options.truncate_prompts)
         streamed = StreamedExamples.from_records(tokenization, job.train)
         if streamed is not None:
             return _check_streamed(job, streamed)
@@ -275,13 +275,13 @@ class SupervisedTask(TrainingTask[SupervisedData]):
             yield example.ids
             yield example.trained
 
-    def prepare(self, session: Session, data: SupervisedData) -> Prepared:
+    def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
         if isinstance(data, StreamedExamples):
             return _prepare_streamed(session, data)
         objective = _objective(session, data.examples)
         totals = BatchCounts(data.tokens, data.trained_tokens, data.trained_tokens)
         details = {"prefix_tokens": objective.prefix_length}
-        return Prepared(
+        return PreparedTraining(
             objective,
             session.adapted,
             totals,
@@ -290,7 +290,11 @@ class SupervisedTask(TrainingTask[SupervisedData]):
         )
 
     def objective_over(
-        self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
+        self,
+        session: TrainingSession,
+        prepared: PreparedTraining,
+        records: Sequence[Record],
+        name: str,
     ) -> NextTokenObjective | None:
         """Return the objective over the examples of these records, or None if there are none."""
         options: SupervisedOptions = session.options
@@ -305,7 +309,7 @@ class SupervisedTask(TrainingTask[SupervisedData]):
 
 
 def _objective(
-    session: Session,
+    session: TrainingSession,
     examples: Sequence[Example],
     load: Callable[[Sequence[int]], None] = lambda rows: None,
 ) -> NextTokenObjective:
@@ -319,7 +323,7 @@ def _objective(
     )
 
 
-def _prepare_streamed(session: Session, examples: StreamedExamples) -> Prepared:
+def _prepare_streamed(session: TrainingSession, examples: StreamedExamples) -> PreparedTraining:
     """Return the objective over streamed examples, and tokenize the first batches."""
     job, options = session.job, session.options
     account = StreamAccount(job, examples, options.max_skipped, _remedy(job, session.limit))
@@ -335,7 +339,7 @@ def _prepare_streamed(session: Session, examples: StreamedExamples) -> Prepared:
         counts = [objective.counts(rows) for rows in batches]
         return sum(c.tokens for c in counts), sum(c.trained_tokens for c in counts)
 
-    return Prepared(
+    return PreparedTraining(
         objective,
         session.adapted,
         None,
@@ -361,7 +365,9 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
             f"no usable row: {first.cause}, {first.detail}" if first else "no rows",
             hint=_remedy(job, limit),
         )
-    check_share(examples.skipped, len(job.train), job.config.max_skipped, _remedy(job, limit))
+    check_skipped_share(
+        examples.skipped, len(job.train), job.config.max_skipped, _remedy(job, limit)
+    )
     return examples
 
 
@@ -372,7 +378,7 @@ def _check_streamed(job: Job[Any], examples: StreamedExamples) -> StreamedExampl
     if job.checkpoints.newest() is None:
         report_skipped(job, skipped)
     remedy = _remedy(job, examples.tokenization.max_length)
-    check_share(skipped, len(job.train), job.config.max_skipped, remedy)
+    check_skipped_share(skipped, len(job.train), job.config.max_skipped, remedy)
     text = f"{len(examples):,} rows: tokenizing during training, because the dataset is large"
     job.emit(FindingReported(level="info", source="data", message=text))
     return examples

@@ -73,15 +73,15 @@ from tunesmith_torch.training.validation import (
     ValidationMonitor,
     sample_validation_and_train,
 )
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
-__all__ = ["Prepared", "Session", "TrainingTask", "train"]
+__all__ = ["PreparedTraining", "TrainingSession", "TrainingTask", "train"]
 
 DataT = TypeVar("DataT")
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainingSession:
     """A loaded and adapted model, and the job that trains it."""
 
     job: Job[Any]
@@ -109,7 +109,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTraining:
     """The objective of a task, and how it is trained and saved."""
 
     objective: Objective
@@ -186,11 +186,15 @@ class TrainingTask(ABC, Generic[DataT]):
         )
 
     @abstractmethod
-    def prepare(self, session: Session, data: DataT) -> Prepared:
+    def prepare(self, session: TrainingSession, data: DataT) -> PreparedTraining:
         """Return the objective over the data, with any other models that it needs."""
 
     def objective_over(
-        self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
+        self,
+        session: TrainingSession,
+        prepared: PreparedTraining,
+        records: Sequence[Record],
+        name: str,
     ) -> RowObjective | None:
         """Return the objective over other records, for evaluation; None if no record is usable.
 
@@ -199,7 +203,7 @@ class TrainingTask(ABC, Generic[DataT]):
         """
         return None
 
-    def finalize(self, session: Session) -> AdaptedModel:
+    def finalize(self, session: TrainingSession) -> AdaptedModel:
         """Return the trained model as it is saved: one adapter, or all weights."""
         return combine_adapters(session.adapted)
 
@@ -213,7 +217,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         UsageError: the options cannot be used with this model.
         TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
-    with distributed.all_ranks(job):
+    with distributed.run_on_all_ranks(job):
         # First of all "auto" becomes numbers: everything below reads plain options.
         job = resolve_auto(resolve_parallel(job, task.grouping), task.grouping)
         session, data = _open_session(job, task)
@@ -245,7 +249,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         return artifact
 
 
-def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, DataT]:
+def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[TrainingSession, DataT]:
     """Read the weights and tokenize the rows at the same time, and adapt the model."""
     options: TrainingOptions = job.config
     device = pick_device(job.device)
@@ -298,11 +302,11 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[Session, Da
     job = _apply_layout(job, layout)
     if options.gradient_checkpointing:
         enable_gradient_checkpointing(base.model)
-    return Session(job, template, adapted, initial, lineage, folder, layout, limit), data
+    return TrainingSession(job, template, adapted, initial, lineage, folder, layout, limit), data
 
 
 @contextmanager
-def _dropout_of(session: Session) -> Iterator[None]:
+def _dropout_of(session: TrainingSession) -> Iterator[None]:
     """Switch dropout off inside the block if the loss must not use it, and report the change."""
     if session.options.USES_DROPOUT:
         yield
@@ -317,8 +321,8 @@ def _dropout_of(session: Session) -> Iterator[None]:
 
 
 def _add_validation(
-    task: TrainingTask[Any], session: Session, prepared: Prepared, order: BatchOrder
-) -> Prepared:
+    task: TrainingTask[Any], session: TrainingSession, prepared: PreparedTraining, order: BatchOrder
+) -> PreparedTraining:
     """Add a monitor of the validation loss, if there are validation rows."""
     job = session.job
     if not task.has_row_losses or job.config.validation.every == 0:
@@ -344,7 +348,7 @@ def _add_validation(
     return replace(prepared, monitor=monitor, details={**prepared.details, **details})
 
 
-def _add_additions(session: Session, prepared: Prepared) -> Prepared:
+def _add_additions(session: TrainingSession, prepared: PreparedTraining) -> PreparedTraining:
     """Build the additions that tables of the run file make to the training."""
     additions = Additions.build(
         session.job,
@@ -379,7 +383,7 @@ def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
     path = job.out / LINEAGE_FILE
     if initial is not None and not path.is_file():
         write_atomic(path, json.dumps(lineage, indent=2) + "\n")
-    stored: JSON = read_object(path) if path.is_file() else {}
+    stored: JSON = read_json_object(path) if path.is_file() else {}
     if stored.get("from_sha256") != lineage.get("from_sha256"):
         raise UsageError(
             f"technique.from: {lineage.get('from')} is not the model that training started from, "
@@ -389,7 +393,7 @@ def _check_lineage(job: Job[Any], initial: InitialModel | None) -> JSON:
     return lineage
 
 
-def _card_job(session: Session) -> Job[Any]:
+def _card_job(session: TrainingSession) -> Job[Any]:
     """Return the job for the artifact's model card.
 
     The base's name is dropped if training started from a full model instead of the run's base.
@@ -399,7 +403,7 @@ def _card_job(session: Session) -> Job[Any]:
 
 
 def _training_started_event(
-    session: Session, prepared: Prepared, order: BatchOrder
+    session: TrainingSession, prepared: PreparedTraining, order: BatchOrder
 ) -> TrainingStarted:
     job, adapted, options = session.job, prepared.adapted, session.options
     newest = job.checkpoints.newest()
@@ -435,7 +439,11 @@ def _describe_processes(options: Any) -> JSON:
 
 
 def _training_finished_event(
-    session: Session, prepared: Prepared, order: BatchOrder, artifact: Artifact, seconds: float
+    session: TrainingSession,
+    prepared: PreparedTraining,
+    order: BatchOrder,
+    artifact: Artifact,
+    seconds: float,
 ) -> TrainingFinished:
     steps = prepared.additions.count_steps(prepared.monitor.count_steps(order.steps))
     tokens, trained_tokens = _count_tokens(prepared, order, steps)
@@ -455,7 +463,7 @@ def _training_finished_event(
 
 
 def _count_tokens(
-    prepared: Prepared, order: BatchOrder, steps: int
+    prepared: PreparedTraining, order: BatchOrder, steps: int
 ) -> tuple[int | None, int | None]:
     """Return the tokens of all steps, and how many of them have a loss; None if unknown."""
     if prepared.count_tokens is not None:

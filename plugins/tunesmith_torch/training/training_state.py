@@ -47,24 +47,26 @@ from tunesmith.storage import Disk
 from tunesmith_torch.optim.master_weights import MasterWeights
 from tunesmith_torch.runtime import distributed, sharding
 from tunesmith_torch.training.additions import NO_ADDITIONS, Additions
-from tunesmith_torch.training.stored_tensors import StoredTensors, save_parts
+from tunesmith_torch.training.stored_tensors import StoredTensors, save_local_tensors
 
-GENERATORS = "generators.json"
+GENERATORS_FILE = "generators.json"
 _LOAD_ERRORS = (KeyError, IndexError, TypeError, OSError, SafetensorError, ValueError, RuntimeError)
 
 
-def save(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIONS) -> None:
+def save_training_state(
+    folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIONS
+) -> None:
     """Write the training state into ``folder``; if weights are sharded, this rank's part of it."""
     tensors, name = masters.state_dict(), "training.safetensors"
     if masters.is_sharded:
         rank = distributed.rank()
         name = f"training-{rank + 1:05d}-of-{distributed.world_size():05d}.safetensors"
         if rank > 0:  # rank 0 writes the tensors that are not sharded: all ranks have the same
-            tensors = {n: t for n, t in tensors.items() if sharding.local_part(t) is not t}
+            tensors = {n: t for n, t in tensors.items() if sharding.get_local_part(t) is not t}
     if distributed.is_rank_0():
         tensors |= _generator_tensors() | additions.state_dict()
         _save_generators(folder)
-    save_parts(folder / name, tensors)
+    save_local_tensors(folder / name, tensors)
     if not distributed.is_rank_0():
         _flush(folder / name)
 
@@ -94,17 +96,19 @@ def _save_generators(folder: Path) -> None:
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), position, gauss, cached],
     }
-    (folder / GENERATORS).write_text(json.dumps(generators), encoding="utf-8")
+    (folder / GENERATORS_FILE).write_text(json.dumps(generators), encoding="utf-8")
 
 
-def restore(folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIONS) -> None:
-    """Restore a state that :func:`save` wrote, with any number of ranks.
+def restore_training_state(
+    folder: Path, masters: MasterWeights, additions: Additions = NO_ADDITIONS
+) -> None:
+    """Restore a state that :func:`save_training_state` wrote, with any number of ranks.
 
     Raises:
         IntegrityError: part of the state is missing or does not fit the model.
     """
     try:
-        generators = json.loads((folder / GENERATORS).read_text(encoding="utf-8"))
+        generators = json.loads((folder / GENERATORS_FILE).read_text(encoding="utf-8"))
         like = dict(zip(masters.names, masters.masters, strict=True))
         with StoredTensors(sorted(folder.glob("training*.safetensors")), like) as tensors:
             masters.load_state_dict(tensors)

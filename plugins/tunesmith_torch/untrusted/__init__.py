@@ -1,1 +1,1 @@
-"""Files of strangers: check configurations, and run templates and tokenizers in processes."""
+"""Handle untrusted files: check configs, and run templates and tokenizers in limited processes."""

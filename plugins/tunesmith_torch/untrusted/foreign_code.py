@@ -2,8 +2,8 @@
 
 The JSON files of a model can name Python code, a kernel on a hub, or another model. transformers
 and PEFT follow several of these keys even with ``trust_remote_code=False``. The functions here read
-the files before either library does, without importing torch. Everything that gives a model folder
-to a library calls them first.
+the files before either library does, without importing torch. All code that passes a model folder
+to a library must call them first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 
-__all__ = ["read_object", "refuse_foreign_code"]
+__all__ = ["read_json_object", "refuse_foreign_code"]
 
 CONFIG_FILES = (
     "config.json",
@@ -29,12 +29,12 @@ CONFIG_FILES = (
     "added_tokens.json",
     "adapter_config.json",
 )
-"""The JSON files of a folder that transformers and PEFT follow."""
+"""The JSON files in a folder whose keys transformers and PEFT follow."""
 
 MAX_CONFIG_BYTES = 64 << 20
-"""Size beyond which a config file is refused; the largest published ones have a few MB."""
+"""Maximum size of a config file; the largest published ones have a few MB."""
 MAX_CONFIG_DEPTH = 32
-"""Depth of nesting beyond which a config file is refused: the libraries walk it recursively."""
+"""Maximum nesting depth of a config file, which the libraries walk recursively."""
 
 _OWN_CODE = "the model needs its own Python code, which is never run"
 _OTHER_MODEL = "another model or file would be read or downloaded"
@@ -45,19 +45,19 @@ _REFUSED_KEYS = {
     "trust_remote_code": _OWN_CODE,
     "custom_generate": _OWN_CODE,
     "custom_pipelines": _OWN_CODE,
-    # PEFT imports the module that `megatron_core` names if there is such a config.
+    # With this key, PEFT imports the module named by `megatron_core`.
     "megatron_config": _OWN_CODE,
     "transformers_weights": _OTHER_MODEL,
     "use_pretrained_backbone": _OTHER_MODEL,
     "tokenizer_name_or_path": _OTHER_MODEL,
     "prompt_tuning_init_state_dict_path": _OTHER_MODEL,
 }
-"""Keys that are refused at any depth unless their value is empty or false, and the reason."""
+"""Keys that are refused at any depth, with the reason, unless their value is empty or false."""
 
 ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ATTENTION = frozenset({"eager", "sdpa", "flex_attention"})
 FLASH_ATTENTION = frozenset({"flash_attention_2", "flash_attention_3", "flash_attention_4"})
-"""Names that transformers replaces by a hub kernel if the package is missing.
+"""Names that transformers replaces with a hub kernel if the package is missing.
 
 They are allowed because :func:`tunesmith_torch.models.loading.load_base` never follows them.
 """
@@ -68,30 +68,30 @@ _ALLOWED_NAMES = {
     "_experts_implementation": _EXPERTS,
     "_experts_implementation_internal": _EXPERTS,
 }
-"""Names that these keys may have; any other is, or may become, the name of a hub kernel."""
+"""Values that these keys may have; any other name is, or may become, that of a hub kernel."""
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 _CLASS_KEYS = ("tokenizer_class", "processor_class")
 _FREE_KEYS = ("id2label", "label2id", "added_tokens_decoder")
-"""Tables whose keys are words of the model's authors."""
+"""Tables whose keys are chosen freely by the model's authors."""
 
 
 def refuse_foreign_code(folder: Path) -> None:
-    """Check every config file in a folder of a model, a tokenizer or an adapter.
+    """Check every config file in the folder of a model, a tokenizer or an adapter.
 
     Raises:
         EnvironmentProblem: a key brings code, or makes a library download something.
-        IntegrityError: a file is not a JSON object, or a name is that of a pipe, a device, or a
-            link to another file.
+        IntegrityError: a file is not a JSON object, or the folder contains a pipe, a device, or a
+            link to a file of another name.
     """
     _refuse_special_files(folder)
     for name in CONFIG_FILES:
         path = folder / name
         if path.is_file():
-            refuse_foreign_keys(read_object(path), path)
+            refuse_foreign_keys(read_json_object(path), path)
 
 
 def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
-    """Check the content of one config file; ``path`` is named in errors.
+    """Check the content of one config file; ``path`` is used in error messages.
 
     Raises:
         EnvironmentProblem: a key brings code, or makes a library download something.
@@ -103,13 +103,13 @@ def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
         if reason:
             raise EnvironmentProblem(
                 f"{path}: {where}: {reason}, got {value!r:.60}",
-                hint="use a model whose architecture and weight format are part of transformers; "
-                "if the model works without the key, remove the key from the file",
+                hint="use a model whose architecture and weight format transformers supports "
+                "itself; if the model works without this key, remove the key from the file",
             )
 
 
 def named_attention(config: Mapping[str, Any]) -> set[str]:
-    """Return the attention implementations that a config asks for, those of its parts included."""
+    """Return the attention implementations that a config or its parts ask for."""
     found: set[str] = set()
     for _, key, value in _walk(config):
         if key in ATTENTION_KEYS:
@@ -117,14 +117,14 @@ def named_attention(config: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        IntegrityError: the file is something else, too large, or nested too deeply.
+        IntegrityError: the file is missing, not a JSON object, too large, or nested too deeply.
     """
     if not path.is_file():
-        raise IntegrityError(f"{path}: is missing, or is not a regular file")
+        raise IntegrityError(f"{path}: missing, or not a regular file")
     try:
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
@@ -142,7 +142,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _is_deeper_than(levels: int, value: Any) -> bool:
-    """Return True if objects and lists are nested in each other deeper than this."""
+    """Return True if objects and lists are nested deeper than this."""
     layer = [value]
     for _ in range(levels + 1):
         inner = [item.values() if isinstance(item, Mapping) else item for item in layer]
@@ -151,11 +151,11 @@ def _is_deeper_than(levels: int, value: Any) -> bool:
 
 
 def _refuse_special_files(folder: Path) -> None:
-    """Check that every name in a folder is that of a regular file or a folder.
+    """Check that a folder contains only regular files, folders and harmless links.
 
-    Reading a pipe or a device would not end. A link may lead to a file of the same name, to other
-    weights, or to the files of a hub cache: a chat template that is a link to a private file would
-    become part of everything that is trained.
+    Reading a pipe or a device might never end. A link may only lead to a file of the same name, to
+    other weights, or to a file of the hub cache. Otherwise a chat template could be a link to a
+    private file, which would become part of all training data.
     """
     blobs = folder.resolve().parent.parent / "blobs"
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -167,12 +167,12 @@ def _refuse_special_files(folder: Path) -> None:
         if path.is_symlink() and not allowed and not target.is_relative_to(folder.resolve()):
             raise IntegrityError(
                 f"{path}: is a symbolic link to a file of another name, {target}",
-                hint="replace the link by the file itself",
+                hint="replace the link with the file itself",
             )
 
 
 def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield every key at any depth: its dotted name, itself, and its value."""
+    """Yield every key at any depth as its dotted name, the key itself, and its value."""
     pending: list[tuple[str, Any]] = [("", config)]
     while pending:
         prefix, value = pending.pop()
@@ -186,7 +186,7 @@ def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _refusal(key: str, value: Any) -> str:
-    """Return the reason to refuse a key with this value; empty if it is harmless."""
+    """Return the reason for refusing a key with this value; empty if it is harmless."""
     if key in _REFUSED_KEYS:
         return _REFUSED_KEYS[key] if value else ""
     if key in _ALLOWED_NAMES:
@@ -196,11 +196,11 @@ def _refusal(key: str, value: Any) -> str:
         return "" if plain else _OWN_CODE
     if key in _QUANTIZATION_KEYS and value:
         method = value.get("quant_method", "bitsandbytes") if isinstance(value, Mapping) else value
-        return "" if method == "bitsandbytes" else "the weights need a kernel or package of others"
+        return "" if method == "bitsandbytes" else "the weights need another kernel or package"
     return ""
 
 
 def _names(value: Any) -> set[str]:
-    """Return the names in the value of a key: one for the model, or one for each of its parts."""
+    """Return the names in a key's value: one for the model, or one for each of its parts."""
     names = value.values() if isinstance(value, Mapping) else [value]
     return {name if isinstance(name, str) else repr(name) for name in names if name is not None}

@@ -1,8 +1,8 @@
-"""Run a script of this package in a process of its own, with limits of time and memory.
+"""Run a script of this package in a separate process, with time and memory limits.
 
-Files of strangers hold small programs: chat templates, regular expressions, the rules of a
-tokenizer. Such a program can run without end, fill the memory, or crash the interpreter, and no
-exception handler helps. In a process of its own it can do no harm.
+Untrusted files contain small programs: chat templates, regular expressions, tokenizer rules. Such a
+program can loop forever, fill the memory, or crash the interpreter, and no exception handler helps.
+In a separate process it does no harm.
 
 This file is also the program of that process: it sets the limits, then runs the script.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 CPU_SECONDS = 2
 WALL_SECONDS = 20.0
-"""The CPU time limits the work; the wall time limits a process that waits."""
+"""Limit of the elapsed time, for a process that waits; the CPU time limits the work."""
 MEMORY_BYTES = 1 << 30
 NO_MEMORY = 4
 """Exit code of a process that ran out of memory."""
@@ -28,13 +28,13 @@ NO_MEMORY = 4
 
 @dataclass(frozen=True)
 class LimitedResult:
-    """The exit code of the script, what it wrote, and the limit that it reached, if any."""
+    """A script's exit code and output, and the limit that it reached, if any."""
 
     code: int
-    """Exit code of the process; negative: the number of the signal that ended it."""
+    """Exit code of the process; if negative, the signal that ended it."""
     output: str
     reason: str
-    """For messages, as in "it needs too much memory"; empty if no limit was reached."""
+    """The limit that was reached, such as "it needs too much memory"; empty if none was."""
 
 
 def run_limited(
@@ -45,8 +45,8 @@ def run_limited(
     memory_bytes: int = MEMORY_BYTES,
     wall_seconds: float = WALL_SECONDS,
 ) -> LimitedResult:
-    """Run a script, which reads ``data`` from stdin, to its end or to the first limit."""
-    # -I: no variable and no file of the working directory changes what is imported.
+    """Run a script with ``data`` as its stdin, until it ends or reaches a limit."""
+    # -I: neither environment variables nor files in the working directory change imports.
     command = [sys.executable, "-I", __file__, str(script), str(cpu_seconds), str(memory_bytes)]
     try:
         done = subprocess.run(
@@ -55,7 +55,7 @@ def run_limited(
             capture_output=True,
             timeout=wall_seconds,
             check=False,
-            # One thread: each has a stack, which counts as memory.
+            # One thread only, because each thread's stack counts as memory.
             env={**os.environ, "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
     except subprocess.TimeoutExpired:
@@ -69,12 +69,12 @@ def _describe_limit(code: int, cpu_seconds: int) -> str:
         return f"it computes longer than {cpu_seconds} seconds"
     if code == NO_MEMORY:
         return "it needs too much memory"
-    # Rust ends the process when it gets no memory.
+    # Rust ends the process if it cannot allocate memory.
     return "it needs too much memory, or crashes" if code < 0 else ""
 
 
 def set_limits(cpu_seconds: int, memory_bytes: int) -> None:
-    """Limit this process, as far as the system allows."""
+    """Limit this process's CPU time and memory, as far as the system allows."""
     for kind, limit in (
         (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_AS, memory_bytes),
@@ -82,7 +82,7 @@ def set_limits(cpu_seconds: int, memory_bytes: int) -> None:
     ):
         try:
             resource.setrlimit(kind, (limit, limit))
-        except (ValueError, OSError):  # macOS has no limit of addresses; the wall time remains
+        except (ValueError, OSError):  # macOS cannot limit memory; the time limits remain
             continue
 
 

@@ -1,7 +1,7 @@
 """Match regular expressions with names, as PEFT does. A script for a limited process.
 
-It reads JSON from stdin: ``{"patterns": [...], "names": [...]}``. What matches is not used: that it
-ends within the limits is what counts. An expression that is none is left to PEFT.
+It reads JSON from stdin: ``{"patterns": [...], "names": [...]}``. The matches do not matter, only
+that the script ends within its limits. Invalid expressions are left for PEFT to report.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 import sys
 from collections.abc import Iterable
 
-FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
-"""The forms in which PEFT uses an expression of a config."""
+PATTERN_FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
+"""How PEFT embeds an expression from a config in its own expressions."""
 
 
 def main(patterns: Iterable[str], names: Iterable[str]) -> None:
-    """Match each pattern, in each form, with each name."""
+    """Match every pattern, in every form, with every name."""
     for pattern in patterns:
-        for form in FORMS:
+        for form in PATTERN_FORMS:
             try:
                 compiled = re.compile(form.format(pattern))
             except (re.error, RecursionError, OverflowError):

@@ -1,14 +1,15 @@
-"""Render chat templates within limits of time and memory. A script: one JSON request per line.
+"""Render chat templates within time and memory limits. A script that reads JSON requests.
 
-It imports jinja2 only, to start quickly. A request holds a template and conversations; the answer
-is one line per conversation, in order, so that the reader knows which one the process died on::
+It only imports jinja2, to start quickly. Each line of input is a request with a template and
+conversations. The output is one line per conversation, in order, so if the process dies, the reader
+knows on which conversation::
 
     {"source": ..., "date": "2024-07-26", "variables": {"bos_token": ...}, "seconds": 5,
      "conversations": [{"messages": [...], "prefixes": [[1, true], [2, false]]}]}
     {"texts": [...]} | {"error": "...", "limit": false}
 
-A prefix is a number of messages, and true if the generation prompt follows them. The environment is
-the one of transformers' ``apply_chat_template``, except that ``strftime_now`` prints a given date.
+A prefix is a number of messages, and whether the generation prompt follows. The jinja environment
+is the same as in transformers' ``apply_chat_template``, but ``strftime_now`` prints a given date.
 """
 
 from __future__ import annotations
@@ -30,38 +31,38 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 MAX_CHARACTERS = 4_000_000
-"""Characters of one rendering."""
+"""Maximum number of characters of one rendering."""
 MAX_TOTAL_CHARACTERS = 32_000_000
-"""Characters of all renderings of a conversation."""
+"""Maximum number of characters of all renderings of a conversation."""
 MEMORY_BYTES = 1 << 30
 GRACE_SECONDS = 1
-"""CPU time after which a rendering is killed if no exception could stop it."""
+"""Additional CPU seconds after which a rendering that no exception could stop is killed."""
 
 
 class OutOfTimeError(BaseException):
-    """A conversation took too long; no template can catch it."""
+    """Raised if a conversation takes too long; templates cannot catch it."""
 
 
 class TooLongError(BaseException):
-    """A rendering has too many characters."""
+    """Raised if a rendering has too many characters."""
 
 
 class _GenerationTag(Extension):
-    """The tag ``generation`` of transformers, which leaves its content as it is."""
+    """transformers' tag ``generation``, which leaves its content unchanged."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Return the content in a scope of its own."""
+        """Return the content in its own scope."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
 
 
 class _Namespace(Namespace):
-    """A namespace without names that begin with an underscore, as in transformers."""
+    """A namespace that refuses names with a leading underscore, as in transformers."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -70,10 +71,10 @@ class _Namespace(Namespace):
 
 
 def render_all(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the answer for each conversation of a request."""
+    """Yield an answer for each conversation of a request."""
     for conversation in request["conversations"]:
         try:
-            with_limit_of_time(request["seconds"])
+            start_time_limit(request["seconds"])
             yield {"texts": render(request, conversation)}
         except OutOfTimeError:
             yield _limit(f"it computes longer than {request['seconds']:g} seconds")
@@ -91,7 +92,7 @@ def render(request: Mapping[str, Any], conversation: Mapping[str, Any]) -> list[
     """Return the text of each prefix of a conversation.
 
     Raises:
-        Exception: whatever the template raises.
+        Exception: any exception that the template raises.
     """
     template = compile_template(request["source"])
     date = datetime.fromisoformat(request["date"])
@@ -122,7 +123,7 @@ def _join(pieces: Iterator[str], earlier: int) -> str:
 
 @lru_cache(maxsize=16)
 def compile_template(source: str) -> Template:
-    """Return the template, ready to be rendered."""
+    """Return the compiled template."""
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -136,8 +137,8 @@ def compile_template(source: str) -> Template:
     return environment.from_string(source)
 
 
-def with_limit_of_time(seconds: float) -> None:
-    """Start the clock: an exception after ``seconds`` of CPU time, the end a little later."""
+def start_time_limit(seconds: float) -> None:
+    """Limit the CPU time: raise an exception after ``seconds``, end the process shortly after."""
 
     def stop(number: int, frame: object) -> None:
         raise OutOfTimeError
@@ -156,13 +157,13 @@ def _limit(error: str) -> dict[str, Any]:
 def _set_limit(kind: int, soft: int) -> None:
     try:
         resource.setrlimit(kind, (soft, resource.getrlimit(kind)[1]))
-    except (ValueError, OSError):  # macOS has no limit of addresses
+    except (ValueError, OSError):  # macOS cannot limit memory
         return
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it here too
+    """Answer requests until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _set_limit(resource.RLIMIT_AS, MEMORY_BYTES)
     _set_limit(resource.RLIMIT_CORE, 0)
     for line in sys.stdin.buffer:

@@ -1,9 +1,9 @@
-"""Render chat templates in a process of its own, which has limits of time and memory.
+"""Render chat templates in a separate process, with time and memory limits.
 
-A chat template is a program from the authors of a model. Jinja's sandbox keeps it from objects and
-files, but not from loops without end or gigabytes of text, and a template may do so for one row
-among millions. So every row is rendered within limits. One process serves all templates; it starts
-in a tenth of a second, and renders as fast as this one would.
+A chat template is a program written by a model's authors. Jinja's sandbox keeps it away from
+objects and files, but does not stop endless loops or gigabytes of text, which may happen for one
+row in a million. So every row is rendered within limits. One process serves all templates. It
+starts in a tenth of a second and renders as fast as this process would.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tunesmith_torch.untrusted import template_process
 
 MAX_SOURCE_CHARACTERS = 1_000_000
 SECONDS = 5.0
-"""CPU time for all renderings of one conversation."""
+"""Maximum CPU seconds for all renderings of one conversation."""
 _CONVERSATIONS_PER_REQUEST = 256
 _CHARACTERS_PER_REQUEST = 1_000_000
 
 
 @dataclass(frozen=True)
 class TemplateSource:
-    """A chat template, and the values that it gets besides the messages."""
+    """A chat template, and the values that it gets in addition to the messages."""
 
     text: str
     variables: Mapping[str, Any] = field(default_factory=dict)
@@ -40,8 +40,8 @@ class TemplateSource:
     date: date = TEMPLATE_DATE
 
     def with_generation_prompt(self, prompt: str) -> TemplateSource:
-        """Return a template that ends with this text where it is asked for a generation prompt."""
-        text = self.text.removesuffix("\n")  # jinja ignores one at the end, and none before it
+        """Return a template that adds this text as its generation prompt, when asked for one."""
+        text = self.text.removesuffix("\n")  # jinja ignores a newline only at the very end
         literal = json.dumps(prompt, ensure_ascii=False)
         suffix = f"{{% if add_generation_prompt %}}{{{{ {literal} }}}}{{% endif %}}"
         return replace(self, text=text + suffix)
@@ -49,31 +49,31 @@ class TemplateSource:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages as a template gets them, and the prefixes to render."""
+    """Messages in the form that templates get, and the prefixes to render."""
 
     messages: Sequence[Mapping[str, Any]]
     prefixes: Sequence[tuple[int, bool]]
-    """Numbers of messages, and True if the generation prompt follows them."""
+    """For each prefix, the number of messages and whether the generation prompt follows."""
     tools: Sequence[Mapping[str, Any]] | None = None
     """Definitions of the tools that the model may call."""
 
     @property
     def characters(self) -> int:
-        """Length of all contents."""
+        """Number of characters of all message contents."""
         return sum(len(message["content"]) for message in self.messages)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The reason why a conversation has no text."""
+    """Why a conversation could not be rendered."""
 
     reason: str
     over_limit: bool
-    """True if the template was stopped; False if it refused the conversation."""
+    """True if the template was stopped; False if it rejected the conversation."""
 
 
 class TemplateRenderer:
-    """Renders conversations in a process that starts with the first one."""
+    """Renders conversations in a separate process, which starts with the first conversation."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
@@ -85,7 +85,7 @@ class TemplateRenderer:
     def render(
         self, template: TemplateSource, conversations: Sequence[Conversation]
     ) -> list[list[str] | Failure]:
-        """Return the texts of each conversation's prefixes, or the reason why it has none."""
+        """Return the texts of each conversation's prefixes, or why it could not be rendered."""
         if len(template.text) > MAX_SOURCE_CHARACTERS:
             reason = f"it has more than {MAX_SOURCE_CHARACTERS:,} characters"
             return [Failure(reason, True)] * len(conversations)
@@ -96,7 +96,7 @@ class TemplateRenderer:
         return results
 
     def close(self) -> None:
-        """End the process; the next conversation starts another one."""
+        """End the process; the next conversation starts a new one."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return
@@ -106,7 +106,7 @@ class TemplateRenderer:
     def _render_some(
         self, template: TemplateSource, conversations: Sequence[Conversation]
     ) -> list[list[str] | Failure]:
-        """Return the results of the first conversations: a request's, up to one that is fatal."""
+        """Return the results of one request, up to a conversation that ends the process."""
         chunk = list(_first(conversations))
         request = {
             "source": template.text,
@@ -128,7 +128,7 @@ class TemplateRenderer:
                     if "texts" in answer
                     else Failure(answer["error"], answer["limit"])
                 )
-        except BaseException:  # the next answer would belong to this request
+        except BaseException:  # otherwise the next request would read this request's answers
             self.close()
             raise
         if len(results) < len(chunk):
@@ -138,12 +138,12 @@ class TemplateRenderer:
         return results
 
     def _start(self) -> subprocess.Popen[bytes]:
-        if self._owner != os.getpid():  # after a fork the process is the parent's
+        if self._owner != os.getpid():  # after a fork, the process belongs to the parent
             self._process = None
         if self._process is None or self._process.poll() is not None:
             self._owner = os.getpid()
             self._process = subprocess.Popen(
-                # -P: it imports what this process does, and nothing that lies beside the script.
+                # -P: import the same modules as this process, and none from the script's folder.
                 [sys.executable, "-P", str(Path(template_process.__file__))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -153,7 +153,7 @@ class TemplateRenderer:
 
 
 def _first(conversations: Sequence[Conversation]) -> Iterator[Conversation]:
-    """Yield the first conversations, as many as belong into one request."""
+    """Yield the first conversations, as many as fit in one request."""
     characters = 0
     for conversation in conversations[:_CONVERSATIONS_PER_REQUEST]:
         characters += conversation.characters
@@ -163,4 +163,4 @@ def _first(conversations: Sequence[Conversation]) -> Iterator[Conversation]:
 
 
 RENDERER = TemplateRenderer()
-"""The renderer of this process."""
+"""The default renderer, shared by all code of this process."""

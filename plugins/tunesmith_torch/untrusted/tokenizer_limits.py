@@ -1,9 +1,9 @@
-"""Refuse tokenizers whose rules run without end, need gigabytes, or crash the library.
+"""Refuse tokenizers whose rules loop forever, need gigabytes, or crash the library.
 
-The rules of a ``tokenizer.json`` are a small program: a regular expression can backtrack for
-minutes, sixty replacements that double a text need more memory than there is, and some tables make
-the library end the process. A tokenizer with rules of that kind is used once in a limited process
-before this process loads it. Most tokenizers have simple rules only, which need no such check.
+The rules of a ``tokenizer.json`` are a small program. A regular expression can backtrack for
+minutes, sixty replacements that each double a text exceed any memory, and some tables make the
+library end the process. A tokenizer with such rules is first tried in a limited process. Most
+tokenizers have only simple rules and need no such test.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tunesmith_torch.untrusted.limited_process import run_limited
 
 TOKENIZER_FILE = "tokenizer.json"
 MAX_BYTES = 256 << 20
-"""Size beyond which a tokenizer is refused; that of 260,000 tokens has 33 MB."""
+"""Maximum size of a tokenizer file; one with 260,000 tokens has 33 MB."""
 _CPU_SECONDS, _MEMORY_BYTES = 3, 4 << 30
 _MAX_ITEMS = 1_000
-"""Items of simple rules; more are checked like other rules."""
+"""Maximum number of items in simple rules; tokenizers with more are tried too."""
 _RULES = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _SIMPLE = frozenset(
     {
@@ -33,15 +33,15 @@ _SIMPLE = frozenset(
         *("BertProcessing", "RobertaProcessing", "TemplateProcessing", "Sequence"),
     }
 )
-"""Types of rules without a pattern and without a table."""
+"""Types of rules without patterns or tables."""
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Check the ``tokenizer.json`` of a folder, if there is one.
+    """Check the ``tokenizer.json`` of a folder, if it has one.
 
     Raises:
-        EnvironmentProblem: its rules run too long, need too much memory, or the library refuses it.
-        IntegrityError: the file is not JSON, or too large.
+        EnvironmentProblem: the rules run too long, need too much memory, or make the library fail.
+        IntegrityError: the file is not a JSON object, or too large.
     """
     path = folder / TOKENIZER_FILE
     if path.is_file():
@@ -51,7 +51,7 @@ def check_tokenizer(folder: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _check(path: Path, size: int, changed: int) -> None:
-    """Check a file; ``changed`` is the time of its last change, for the cache."""
+    """Check a file; its size and its modification time ``changed`` are keys of the cache."""
     if size > MAX_BYTES:
         raise IntegrityError(f"{path}: must have at most {MAX_BYTES} bytes, got {size} bytes")
     try:
@@ -70,18 +70,20 @@ def _check(path: Path, size: int, changed: int) -> None:
     if done.code == tokenizer_process.FAILED:
         reason = done.output
     elif done.code == tokenizer_process.TOO_LONG:
-        reason = f"it makes over {tokenizer_process.MAX_TOKENS_PER_CHARACTER} tokens per character"
+        reason = (
+            f"it makes more than {tokenizer_process.MAX_TOKENS_PER_CHARACTER} tokens per character"
+        )
     if reason:
         raise EnvironmentProblem(
             f"{path}: the tokenizer is not used, {reason:.200}",
-            hint="use the tokenizer.json of the model's original publisher, or another model",
+            hint="use the original publisher's tokenizer.json, or another model",
         )
 
 
 def _has_simple_rules(content: Mapping[str, Any]) -> bool:
-    """Return True if the rules are few, and none has a pattern or a table.
+    """Return True if there are few rules, without patterns or tables.
 
-    They take time and memory in proportion to the text.
+    Such rules take time and memory in proportion to the text.
     """
     pending = [content.get(name) for name in _RULES]
     items = 0

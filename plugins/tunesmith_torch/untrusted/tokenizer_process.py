@@ -1,7 +1,7 @@
-"""Load and use a tokenizer. A script for a limited process: it reads the file's path from stdin.
+"""Load and try a tokenizer. A script for a limited process, which reads a path from stdin.
 
-It imports tokenizers only, to be quick. The exit code tells the parent what happened, and for
-errors of the library stderr has its message.
+It only imports tokenizers, to be quick. The exit code shows what happened; stderr contains the
+library's error message, if it raised an error.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import sys
 
 FAILED, TOO_LONG = 3, 5
-"""Exit codes: the library raised an error; the tokenizer makes far more tokens than text."""
+"""Exit codes: the library raised an error; the tokenizer made too many tokens."""
 
 PROBES = (
     *(character * 1_000 + "!" for character in "a \n1.-="),
     "aA1 -_.\n" * 100,
     "It's 12:30 o'clock, isn't it? Ünïcödé 漢字 かな 한국어 😀\t\n" * 10,
 )
-"""Texts that make slow regular expressions slow, and ordinary ones."""
+"""Texts that trigger slow regular expressions, and ordinary texts."""
 MAX_TOKENS_PER_CHARACTER = 16
 
 
 def main(path: str) -> int:
-    """Load the tokenizer in ``path``, encode the probes and decode them again."""
+    """Load the tokenizer in ``path``, encode and decode the test texts; return an exit code."""
     from tokenizers import Tokenizer
 
     try:
@@ -35,7 +35,7 @@ def main(path: str) -> int:
             tokenizer.decode(encoding.ids)
     except MemoryError:
         raise
-    except BaseException as error:  # a panic of Rust is no Exception
+    except BaseException as error:  # a Rust panic does not derive from Exception
         sys.stderr.write(f"{error!s:.300}")
         return FAILED
     return 0

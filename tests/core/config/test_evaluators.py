@@ -50,7 +50,7 @@ def test_an_id_is_stored_only_where_it_differs_from_the_name(bench: Bench) -> No
 def test_an_id_that_two_evaluators_have_is_refused(bench: Bench) -> None:
     same = [{"use": "right", "id": "a"}, {"use": "right"}, {"use": "right", "id": "a"}]
     assert problems(bench, evaluators=same) == {
-        "evaluators.2.id": '"a" is the id of evaluators.0 too give each evaluator an id of its own'
+        "evaluators.2.id": '"a" is already the id of evaluators.0 give each evaluator its own id'
     }
 
 

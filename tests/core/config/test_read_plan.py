@@ -18,7 +18,7 @@ from pydantic import Field
 from tunesmith.additions import Addition
 from tunesmith.catalog import Catalog
 from tunesmith.config import run_file
-from tunesmith.config.read_plan import CORE_TABLES, list_needs, make_plan
+from tunesmith.config.read_plan import CORE_TABLES, list_requirements, make_plan
 from tunesmith.errors import (
     ConfigError,
     EnvironmentProblem,
@@ -366,8 +366,8 @@ def test_a_reporter_writes_to_a_file_of_its_own(bench: Bench) -> None:
     tables = [{"use": "page", **({"path": path} if path else {})} for path in paths]
     of_the_run = "a reporter must not write to a file or folder of the run, got"
     assert problems(bench, reporters=tables) == {
-        "reporters.1.path": "reporters.0 writes to this file too, got 'page'",
-        "reporters.2.path": "reporters.0 writes to this file too, got 'x/../page'",
+        "reporters.1.path": "reporters.0 already writes to this file, got 'page'",
+        "reporters.2.path": "reporters.0 already writes to this file, got 'x/../page'",
         "reporters.6.path": f"{of_the_run} 'events.jsonl'",
         "reporters.7.path": f"{of_the_run} './Artifact/page'",
         "reporters.8.path": f"must be a file, not a folder, got {paths[8]!r}",
@@ -409,7 +409,7 @@ def test_a_plan_that_is_only_checked_needs_the_libraries_of_its_data_loader(benc
     bench.catalog = catalog_of(shapes=technique)
     read = bench.read(technique={"use": "shapes"})
     plan = make_plan(read, bench.catalog, runnable=False)
-    assert list_needs(plan, bench.catalog)["technique shapes"] == ("no-such-package",)
+    assert list_requirements(plan, bench.catalog)["technique shapes"] == ("no-such-package",)
     rows = offering("data_loaders", replace(ROWS, name="other", needs=("nothing-like-it",)))
     bench.catalog = catalog_of(shapes=technique, rows=rows)
     read = bench.read(data={"use": "other", "file": "rows.jsonl"}, technique={"use": "shapes"})
@@ -632,8 +632,8 @@ def test_with_another_technique_the_run_file_is_refused(bench: Bench) -> None:
     found = problems(bench_with(bench, house()), house={"weight": 0.5})
     assert found == {
         "house": (
-            "changes the training, and technique echo does not support that remove the table, or "
-            "use another technique: other"
+            "changes the training, but technique echo does not support that remove the table, or "
+            "use a technique that supports it: other"
         )
     }
 

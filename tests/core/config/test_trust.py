@@ -16,9 +16,9 @@ from tunesmith import api, resume
 from tunesmith.config import trust
 from tunesmith.config.run_file import read_run_file
 from tunesmith.config.trust import (
+    add_trusted_code,
     ask_on_terminal,
     find_code,
-    remember,
     require_trusted,
     trust_code,
     trust_file,
@@ -213,7 +213,7 @@ def test_what_the_user_runs_is_remembered_once(tmp_path: Path) -> None:
 
 
 def test_a_damaged_list_trusts_nothing(tmp_path: Path) -> None:
-    remember(["file /x/p.py"])
+    add_trusted_code(["file /x/p.py"])
     trust_file().write_bytes(b"\xff\n{}\n3\nfile /x/p.py\n")
     with pytest.raises(UsageError, match=r"p\.py"):
         require_trusted({"plugins": {"files": ["/x/p.py"]}}, tmp_path)

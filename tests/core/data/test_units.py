@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunesmith.data.units import RecordsByUnit, as_loaded, number_records
+from tunesmith.data.units import RecordsByUnit, cluster_each_record, restore_loaded_groups
 from tunesmith.records import Completion, Record
 
 
@@ -26,7 +26,7 @@ def test_a_row_alone_has_no_unit_and_a_group_keeps_its_name() -> None:
     assert units(rows(None, None)) == [None, None]
     assert units(rows("a", None, "a", "b")) == ["a", None, "a", "b"]
     records = rows("a", "b")
-    assert list(RecordsByUnit(records, number_records)) == records
+    assert list(RecordsByUnit(records, cluster_each_record)) == records
 
 
 def test_a_cluster_is_a_unit_and_joins_groups() -> None:
@@ -39,10 +39,10 @@ def test_a_cluster_is_a_unit_and_joins_groups() -> None:
 def test_clusters_of_a_splitter_are_joined_with_those_that_are_found() -> None:
     found = RecordsByUnit(rows(*[None] * 4), lambda records: [1, 2, 2, 3], [4, 4, 5, 6])
     assert list(found.units) == [*["like f:0"] * 3, None]
-    assert list(RecordsByUnit([], number_records)) == []
+    assert list(RecordsByUnit([], cluster_each_record)) == []
 
 
 def test_records_are_given_back_as_they_were_loaded() -> None:
     records = rows("a", "b")
-    assert as_loaded(RecordsByUnit(records, lambda records: [1, 1])) == records
-    assert as_loaded(records) is records
+    assert restore_loaded_groups(RecordsByUnit(records, lambda records: [1, 1])) == records
+    assert restore_loaded_groups(records) is records

@@ -25,7 +25,7 @@ from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import ConfigError, PluginError, PromptTooLongError, UsageError
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.execute import load_report
-from tunesmith.execution.suitable_baselines import SAMPLE, choose_baselines
+from tunesmith.execution.suitable_baselines import SAMPLE_ROWS, choose_baselines
 from tunesmith.options import Options
 from tunesmith.testing.fakes import FakeTextModel
 
@@ -142,7 +142,7 @@ def test_many_rows_without_validation_rows_have_no_folds(table_bench: Bench) -> 
     assert report.data is not None and report.data.train > 1_000
     chosen = report.baselines["table"]
     assert (chosen.variant, chosen.validation_score, chosen.folds) == ("size=2", None, 0)
-    reason = "there are no validation rows to compare it by"
+    reason = "there are no validation rows to compare it on"
     assert [(v["name"], v["reason"]) for v in chosen.not_tried] == [("size=6", reason)]
 
 
@@ -217,7 +217,7 @@ def test_default_baselines_suit_the_rows_and_can_be_measured(table_bench: Bench)
     assert names([*range(9)], evaluator) == ["table", "zero-shot", "random-shots"]
     assert names([*range(3)], evaluator) == ["zero-shot", "random-shots"]
     assert names([*range(9)], scoring) == ["zero-shot", "random-shots"]
-    assert names([*range(3 * SAMPLE)], evaluator)[0] == "table"
+    assert names([*range(3 * SAMPLE_ROWS)], evaluator)[0] == "table"
     plan = table_bench.plan(baselines={"table": {"sizes": [3]}})
     assert names([*range(3)], evaluator) == ["table", "zero-shot", "random-shots"], "configured"
     named = table_bench.plan(baselines={"use": ["table"]})

@@ -72,8 +72,8 @@ def test_what_a_technique_would_ignore_is_refused(
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (replace(RECORD, completion=["c"]), "made a record that can be changed: f:1"),  # type: ignore[arg-type]
-        ({"prompt": "p"}, "returned dict in place of a Record"),
+        (replace(RECORD, completion=["c"]), "created a mutable record: f:1"),  # type: ignore[arg-type]
+        ({"prompt": "p"}, "returned dict instead of a Record"),
     ],
 )
 def test_records_that_are_a_fault_of_the_loader(bench: Bench, record: Any, message: str) -> None:

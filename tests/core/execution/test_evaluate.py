@@ -228,7 +228,7 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
         (measurement((1.0,) * 4, weights=(1.0, -1.0, 1.0, 1.0)), "weights .* negative"),
         (measurement((1.0,) * 4, weights=(0.0,) * 4), "weights .* all zero"),
         (measurement((1.0,) * 4, outputs=("a", 1, "a", "a")), "int in outputs .* a text"),
-        (None, "NoneType in place of a Measurement"),
+        (None, "NoneType instead of a Measurement"),
         (measurement((1.0,) * 3, records=RECORDS[:2]), '3 values of "right" for 2 records'),
         (measurement((), records=[]), '"right" of no records'),
     ],
@@ -247,7 +247,7 @@ def test_an_evaluator_can_measure_records_of_its_own(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / event.records, "right")
     assert [row["source"] for row in rows] == [f"own:{n}" for n in range(6)]
     loss = Measurement(metric="loss", values=(1.0,) * 4)
-    with pytest.raises(PluginError, match='"loss" of no records, or of others'):
+    with pytest.raises(PluginError, match='"loss" of no records, or of other'):
         run(tmp_path, measurement((1.0,) * 6, records=texts), loss)
     with pytest.raises(PluginError, match="right of own:5 is nan"):
         run(tmp_path, measurement((1.0,) * 5 + (math.nan,), records=texts))
@@ -297,7 +297,7 @@ def test_errors_of_the_model_are_those_of_the_technique(tmp_path: Path) -> None:
 
     with pytest.raises(PluginError, match=r':technique" .*RecursionError: too deep'):
         run(tmp_path, asks=True, model=Failing())
-    message = '"tunesmith-odd:technique": its model gave 3 results for 4 prompts'
+    message = '"tunesmith-odd:technique": its model returned 3 results for 4 prompts'
     with pytest.raises(PluginError, match=message):
         run(tmp_path, asks=True, model=Short())
 

@@ -320,7 +320,7 @@ def test_a_run_whose_log_is_lost_is_not_resumed_silently(
     assert bench.report() == report and events.exists() == (lines is not None)
     resumed = bench.run(resume=True, accept_changes=True)
     assert resumed.status == "ok"
-    assert resumed.findings[0].message.startswith("accepted: events.jsonl has lost")
+    assert resumed.findings[0].message.startswith("accepted: events.jsonl no longer records")
     steps = [event["step"] for event in bench.events() if event["event"] == "step-finished"]
     assert steps[0] == 6
 
@@ -476,7 +476,7 @@ def test_a_loader_whose_records_can_be_changed_is_named(bench: Bench) -> None:
             return replace(rows, train=[replace(r, completion=["a"]) for r in rows.train])  # type: ignore[call-arg]
 
     bench.catalog = catalog_of(bench=bench_plugin(loader=replace(ROWS, build=Parts)))
-    with pytest.raises(PluginError, match=r'"file:bench" made a record that can be changed: .*:1 '):
+    with pytest.raises(PluginError, match=r'"file:bench" created a mutable record: .*:1 '):
         bench.run()
 
 
@@ -651,11 +651,11 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "returned NoneType in place of a Dataset"),
-        (Dataset(train=[{"prompt": "p"}]), "returned dict in place of a Record"),  # type: ignore[list-item]
+        (None, "returned NoneType instead of a Dataset"),
+        (Dataset(train=[{"prompt": "p"}]), "returned dict instead of a Record"),  # type: ignore[list-item]
         (
             Dataset(train=[Completion(source="f:1", prompt="p", completion=None)] * 9),  # type: ignore[arg-type]
-            "made a record of wrong types: f:1 needs texts",
+            "created a record with wrong types: f:1 needs texts",
         ),
     ],
 )

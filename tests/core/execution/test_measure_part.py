@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tunesmith.contracts import Measurement, RunContext, TextModel
-from tunesmith.execution.measure_part import SilentModel, measure_part, prepare
+from tunesmith.execution.measure_part import EmptyAnswerModel, measure_part, prepare
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.prepared import PreparedEvaluator, RowWise
@@ -115,7 +115,7 @@ def test_rows_of_its_own_are_left_as_they_are() -> None:
 
 def test_a_silent_model_keeps_the_order_and_passes_errors_on() -> None:
     turns = (Message("user", "q1"),)
-    model = SilentModel(WORDY, frozenset({"q0", turns}))
+    model = EmptyAnswerModel(WORDY, frozenset({"q0", turns}))
     texts = [answer.text for answer in model.generate(["q0", "q1", turns], 2)]
     assert texts == ["", "a b", ""]
     assert [s.logprobs for s in model.score(["q0", "q1"], ["x", "x"])] == [(0.0,), (-1,)]

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from tunesmith.errors import DataError, RunStopped, TrainingError
-from tunesmith.execution.run_events import as_reported, build_run_finished
+from tunesmith.execution.run_events import build_run_finished, to_reported_error
 
 
 @pytest.mark.parametrize(
@@ -46,5 +46,5 @@ def test_the_end_of_a_run(
 def test_the_last_event_has_the_code_of_the_error(
     error: BaseException | None, status: str, code: int
 ) -> None:
-    event = build_run_finished(error and as_reported(error), {}, 1.0)
+    event = build_run_finished(error and to_reported_error(error), {}, 1.0)
     assert (event.status, event.exit_code) == (status, code)

@@ -28,7 +28,7 @@ def test_values_within_the_bounds_up_to_rounding(value: float) -> None:
 
 @pytest.mark.parametrize("value", [7.0, 1.001, -0.001])
 def test_a_value_out_of_bounds(value: float) -> None:
-    with pytest.raises(ValueError, match='for "share", which its offer bounds by 0 and 1'):
+    with pytest.raises(ValueError, match='for "share", outside the bounds 0 to 1'):
         returned.check_measured(measured(0.5, value), SHARE)
 
 
@@ -50,12 +50,12 @@ def test_details_that_are_not_json(details: Any) -> None:
 @pytest.mark.parametrize(
     ("split", "text"),
     [
-        (Split(train=[0, 1]), "each record once"),
-        (Split(train=[0, 1, 2], test=[2]), "each record once"),
+        (Split(train=[0, 1]), "each record exactly once"),
+        (Split(train=[0, 1, 2], test=[2]), "each record exactly once"),
         (Split(train=[0, 1, 3]), "the row 3, of 3 rows"),
         (Split(train=[0, 1, -1]), "the row -1"),
         (Split(train=[0, 1, 2.0]), "the row 2.0"),  # type: ignore[list-item]
-        ([0, 1, 2], "list in place of a Split"),
+        ([0, 1, 2], "list instead of a Split"),
     ],
 )
 def test_a_split_has_each_record_once(split: Any, text: str) -> None:
@@ -66,11 +66,11 @@ def test_a_split_has_each_record_once(split: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("dataset", "text"),
     [
-        ([], "list in place of a Dataset"),
+        ([], "list instead of a Dataset"),
         (Dataset(train=(), description=7), "int as a description"),  # type: ignore[arg-type]
         (Dataset(train=(), warnings="all"), "str as warnings"),
         (Dataset(train=(), warnings=[None]), "NoneType as a warning"),  # type: ignore[list-item]
-        (Dataset(train=(), skipped=[7]), "int in place of a SkippedRow"),  # type: ignore[list-item]
+        (Dataset(train=(), skipped=[7]), "int instead of a SkippedRow"),  # type: ignore[list-item]
         (Dataset(train=(), skipped=[SkippedRow(where=1, cause="")]), "int as a text"),  # type: ignore[arg-type]
     ],
 )
@@ -82,5 +82,5 @@ def test_the_account_of_a_loader_is_checked(dataset: Any, text: str) -> None:
 def test_the_blame_names_plugin_and_function() -> None:
     odd = Plugin(name="odd", distribution="tunesmith-odd", version="1", module="m")
     message = 'plugin "tunesmith-odd:odd" returned a fish from load'
-    with pytest.raises(PluginError, match=message), returned.blame(odd, "load"):
+    with pytest.raises(PluginError, match=message), returned.blame_plugin(odd, "load"):
         raise ValueError("a fish")

@@ -173,7 +173,7 @@ def signs_of_life(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.4)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_TIMEOUT_SECONDS", 0.4)
 
 
 def set_flock(monkeypatch: pytest.MonkeyPatch, error: int | None) -> None:
@@ -315,7 +315,7 @@ def test_of_two_machines_that_take_over_at_once_one_has_the_run(
 
 
 def test_the_holder_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.02)
     with lock(tmp_path):
         before = (tmp_path / "lease").stat().st_mtime_ns
         deadline = time.monotonic() + 10

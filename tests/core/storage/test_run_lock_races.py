@@ -65,7 +65,7 @@ class Machine:
         run_lock.datetime = Clock  # type: ignore[attr-defined]
         run_lock.start_time = lambda pid: f"machine-{number} {_start(pid)}"  # type: ignore
         # Beats are twenty times as fast as in earnest; the wait is long for a machine that is busy.
-        run_lock.BEAT_SECONDS, run_lock.SILENT_SECONDS = 0.05, 2.0  # type: ignore[misc]
+        run_lock.HEARTBEAT_SECONDS, run_lock.HEARTBEAT_TIMEOUT_SECONDS = 0.05, 2.0  # type: ignore[misc]
         run_lock.SETTLE_SECONDS = 0.02  # type: ignore[misc]
 
 

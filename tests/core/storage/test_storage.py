@@ -210,8 +210,8 @@ def test_other_paths_are_for_reporters(tmp_path: Path) -> None:
     [
         ("export.json", "it is an export; its README.md"),
         ("evaluation.json", "its results are in evaluation.json"),
-        ("adapter_config.json", "`tunesmith evaluate` takes it"),
-        ("run.toml", "`tunesmith run` makes a run of it"),
+        ("adapter_config.json", "`tunesmith evaluate` accepts it"),
+        ("run.toml", "start it with `tunesmith run`"),
         ("2026_x/lock", "such as {folder}/2026_x; `tunesmith runs {folder}` lists them"),
         ("notes.txt", "`tunesmith run` prints the run folder"),
     ],
@@ -229,7 +229,7 @@ def test_a_folder_within_a_run_names_the_run(tmp_path: Path) -> None:
     (run / "artifact").mkdir()
     with pytest.raises(UsageError) as refused:
         RunFolder.open(run / "artifact")
-    assert refused.value.hint == f"it is in a run: {run}"
+    assert refused.value.hint == f"it is inside a run: {run}"
 
 
 def test_only_run_folders_are_opened(tmp_path: Path) -> None:

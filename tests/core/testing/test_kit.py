@@ -98,7 +98,7 @@ def test_every_check_has_a_docstring_and_a_unique_name() -> None:
 def test_a_check_that_is_not_applicable_names_the_reason() -> None:
     results = {r.check: r for r in run_checks(tunesmith_echo)}
     assert results["learns_eight_examples"].state == "skipped"
-    assert "model folder" in results["learns_eight_examples"].detail
+    assert "small model" in results["learns_eight_examples"].detail
     loader = {r.check: r for r in run_checks(plugin_module(data_loaders=ROWS))}
     detail = loader["same_order_twice"].detail
     assert detail.startswith("needs sample options for rows: file ")
@@ -106,7 +106,7 @@ def test_a_check_that_is_not_applicable_names_the_reason() -> None:
 
 
 def test_a_plugin_that_cannot_be_loaded_is_an_error() -> None:
-    with pytest.raises(PluginError, match="implements no hook"):
+    with pytest.raises(PluginError, match="does not implement any"):
         run_checks(ModuleType("empty"))
 
 
@@ -844,7 +844,7 @@ def test_each_promise_is_a_pytest_case() -> None:
     assert "import_is_light" in found
     assert "same_seed_same_losses[echo]" in found
     found["import_is_light"].values[0]()
-    with pytest.raises(pytest.skip.Exception, match="model folder"):
+    with pytest.raises(pytest.skip.Exception, match="small model"):
         found["steps_count_up[echo]"].values[0]()
 
 

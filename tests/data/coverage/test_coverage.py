@@ -17,7 +17,12 @@ from tunesmith_data.coverage import (
     measure_coverage,
     read_prompts,
 )
-from tunesmith_data.coverage.share import Reference, estimate_share, p_values, threshold
+from tunesmith_data.coverage.share import (
+    Reference,
+    compute_p_values,
+    estimate_share,
+    find_distance_threshold,
+)
 from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer
 from tunesmith_data.near_duplicates.features import Floats
 from tunesmith_data.splits import PromptTexts, prompt_text
@@ -142,7 +147,7 @@ def test_too_few_rows_are_refused() -> None:
     rows = write(rng, 30, INSIDE)
     with pytest.raises(DataError, match="only 10 differ"):
         measure_coverage(rows[:10] * 9, rows)
-    with pytest.raises(DataError, match="none to compare"):
+    with pytest.raises(DataError, match="no rows to compare"):
         measure_coverage(rows, [])
 
 
@@ -162,9 +167,9 @@ def reference_of(distances: Floats) -> Reference:
 
 def test_p_values_are_ranks() -> None:
     reference = np.arange(1, 100) / 100
-    assert p_values(np.array([0.0, 0.5, 0.995]), reference).tolist() == [1.0, 0.51, 0.01]
-    limit = threshold(reference, 0.05)
-    assert p_values(np.array([limit, limit + 1e-9]), reference).tolist() == [0.06, 0.05]
+    assert compute_p_values(np.array([0.0, 0.5, 0.995]), reference).tolist() == [1.0, 0.51, 0.01]
+    limit = find_distance_threshold(reference, 0.05)
+    assert compute_p_values(np.array([limit, limit + 1e-9]), reference).tolist() == [0.06, 0.05]
 
 
 def test_the_estimate_is_unbiased_for_rows_that_are_far() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
-from tunesmith_data.near_duplicates.features import Sets, read_grams
+from tunesmith_data.near_duplicates.features import NumberSets, read_grams
 
 TEXTS = ["Ab, cd", "abcdabcd", "ab", "", "xabc"]
 
 
-def rows(sets: Sets) -> list[Counter[int]]:
+def rows(sets: NumberSets) -> list[Counter[int]]:
     values, offsets = sets.values.tolist(), sets.offsets.tolist()
     return [Counter(values[a:b]) for a, b in pairwise(offsets)]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith_data.near_duplicates import find_nearest, read_keys
-from tunesmith_data.near_duplicates.features import fold_texts
+from tunesmith_data.near_duplicates import compute_text_keys, find_nearest
+from tunesmith_data.near_duplicates.features import fold_case_and_spelling
 from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 
 EQUAL = [
@@ -52,7 +52,7 @@ DIFFERENT = [
 
 
 def key(text: str) -> int:
-    return int(read_keys([text])[0])
+    return int(compute_text_keys([text])[0])
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
@@ -67,7 +67,7 @@ def test_symbols_count(one: str, other: str) -> None:
 
 @given(st.text(alphabet="aB1 .,;:?!'\"-—+=()\n", max_size=30))
 def test_blanks_keep_the_length_and_the_key(text: str) -> None:
-    (folded,) = fold_texts([text])
+    (folded,) = fold_case_and_spelling([text])
     blank = blank_punctuation(folded)
     assert len(blank) == len(folded)
     assert all(new in (old, " ") for old, new in zip(folded, blank, strict=True))

@@ -107,7 +107,7 @@ def random_texts(rng: Random, count: int) -> list[str]:
 @pytest.fixture
 def by_minhash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let MinHash propose the pairs, however few texts there are."""
-    monkeypatch.setattr(search, "EXACT_TEXTS", 0)
+    monkeypatch.setattr(search, "MAX_EXACT_TEXTS", 0)
 
 
 @pytest.mark.parametrize("seed", range(6))

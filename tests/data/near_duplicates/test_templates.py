@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tunesmith_data.near_duplicates import compare_words, find_template_duplicates
+from tunesmith_data.near_duplicates import find_template_duplicates, find_word_difference
 from tunesmith_data.near_duplicates.templates import MAX_CANDIDATES
 
 WORDS = [f"{a}{b}" for a in ("ba", "co", "di", "fu", "ga", "he") for b in ("ler", "mont", "stic")]
@@ -89,7 +89,7 @@ def test_there_are_at_most_so_many_duplicates() -> None:
 def test_words_are_compared(
     one: str, other: str, words: int, common: int, other_words: int
 ) -> None:
-    found = compare_words(one, other)
+    found = find_word_difference(one, other)
     assert (found.words, found.common, found.other_words) == (words, common, other_words)
     assert found.share == pytest.approx(common / max(1, words))
 
@@ -105,4 +105,4 @@ def test_words_are_compared(
     ],
 )
 def test_a_difference_at_the_end_is_told(one: str, other: str, at_end: bool) -> None:
-    assert compare_words(one, other).only_at_end is at_end
+    assert find_word_difference(one, other).only_at_end is at_end

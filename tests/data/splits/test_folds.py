@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tunesmith.contracts import SplitRequest
 from tunesmith.records import Completion
 from tunesmith_data.splits import split_records
-from tunesmith_data.splits.folds import FOLDS, MAX_FOLDED, make_folds
+from tunesmith_data.splits.folds import FOLDS, MAX_FOLD_ROWS, make_folds
 
 
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(0, 5))
@@ -51,7 +51,7 @@ def test_folds_of_single_rows_have_similar_sizes_and_depend_on_the_seed() -> Non
     folds = make_folds(range(23), range(23), 1)
     assert sorted(map(len, folds)) == [4, 4, 5, 5, 5]
     assert folds != make_folds(range(23), range(23), 2)
-    assert make_folds(range(MAX_FOLDED + 1), range(MAX_FOLDED + 1), 1) == []
+    assert make_folds(range(MAX_FOLD_ROWS + 1), range(MAX_FOLD_ROWS + 1), 1) == []
 
 
 def split(records: Sequence[Completion], **request: bool) -> Sequence[Sequence[int]]:

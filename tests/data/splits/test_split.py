@@ -25,7 +25,7 @@ from tunesmith_data.splits import normalize_text, prompt_text, split_records
 from tunesmith_data.splits.assignments import PARTS, Assignments
 from tunesmith_data.splits.choose import choose_clusters
 from tunesmith_data.splits.clusters import find_clusters
-from tunesmith_data.splits.folds import MAX_FOLDED
+from tunesmith_data.splits.folds import MAX_FOLD_ROWS
 from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.splits.sizes import count_validation_rows
 
@@ -106,12 +106,12 @@ def spelled(rng: Random, text: str) -> str:
     return " ".join(words)
 
 
-@pytest.mark.parametrize("exact_texts", [search.EXACT_TEXTS, 0])
+@pytest.mark.parametrize("exact_texts", [search.MAX_EXACT_TEXTS, 0])
 def test_the_order_of_similar_rows_does_not_matter(
     exact_texts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of rows that are equal but for their form, any may be the first."""
-    monkeypatch.setattr(search, "EXACT_TEXTS", exact_texts)
+    monkeypatch.setattr(search, "MAX_EXACT_TEXTS", exact_texts)
     rng = Random(2)
     letters = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("rn", "lt", "st")]
     texts = [" ".join(rng.choices(letters, k=rng.randint(3, 7))) for _ in range(250)]
@@ -235,14 +235,14 @@ def test_a_size_that_cannot_be_met_is_reported() -> None:
         "split.validation_size",
     )
     assert test.message == (
-        "50 test rows, where 20 were asked for: rows with similar prompts, of one conversation "
+        "50 test rows instead of the requested 20: rows with similar prompts, of one conversation "
         "or of one group stay together, in 4 clusters of up to 50 rows"
     )
     (near,) = split_records(
         iter(records), request_for(records, test_size=75, validation=False)
     ).findings
     assert near.level == "info"
-    assert near.message.startswith("50 test rows, where 75 were asked for")
+    assert near.message.startswith("50 test rows instead of the requested 75")
     assert not split_records(
         iter(records), request_for(records, test_size=60, validation=False)
     ).findings
@@ -255,7 +255,7 @@ def test_validation_rows_that_are_skipped_by_default_are_reported() -> None:
     assert (len(split.test), len(split.validation), len(split.folds)) == (64, 0, 5)
     (finding,) = split.findings
     assert finding.message.startswith(
-        "no validation rows: 96 rows are not test rows, and below 100 none"
+        "no validation rows: 96 rows are left besides the test rows, and with fewer than 100 none"
     )
 
 
@@ -433,7 +433,7 @@ def test_rows_are_not_compared_if_no_part_is_split_off() -> None:
         def __iter__(self) -> Iterator[Completion]:
             raise AssertionError("the rows are read again")
 
-    for count, validation, has_validation in ((MAX_FOLDED + 1, 0, True), (120, None, False)):
+    for count, validation, has_validation in ((MAX_FOLD_ROWS + 1, 0, True), (120, None, False)):
         records = completions([f"question {i} about thing {i * 7}" for i in range(count)])
         request = request_for(ReadOnce(records), test=False, validation=has_validation)
         split = split_records(iter(records), request, validation=validation)
@@ -515,7 +515,7 @@ def test_a_file_of_a_split_holds_hashes_only_and_is_refused_when_damaged(tmp_pat
         json.dumps({**content, "rows": ["no hash"]}).encode(),
     ):  # fmt: skip
         file.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"split\.json: is no file of a split"):
+        with pytest.raises(DataError, match=r"split\.json: is not a valid split file"):
             split_records(records, request_for(records), near_duplicates=False, file=file)
 
 
@@ -529,8 +529,8 @@ def test_other_sizes_than_those_of_the_file_are_reported(tmp_path: Path) -> None
     (finding,) = again.findings
     assert finding.level == "warning" and len(again.test) == 24
     assert finding.message.startswith(
-        "split.json was made with test_size = default, validation_size = default: "
-        "test_size = 0.5, validation_size = 7 decides"
+        "split.json was made with test_size = default, validation_size = default; "
+        "test_size = 0.5, validation_size = 7 only applies"
     )
 
 

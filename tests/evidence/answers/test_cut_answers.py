@@ -7,7 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunesmith.events import Measured
-from tunesmith_evidence.answers.cut_answers import CutAnswers, count_cut, describe_cut, list_cut
+from tunesmith_evidence.answers.cut_answers import (
+    CutAnswers,
+    count_cut_answers,
+    describe_cut_answers,
+    list_cut_answers,
+)
 
 EVENT = Measured(
     model="tuned", evaluator="exact-match", metric="m", value=0.0, low=0.0, high=0.1, n=100,
@@ -27,17 +32,17 @@ def write(folder: Path, *rows: tuple[str, bool]) -> None:
 def test_answers_that_are_cut_before_the_reference_ends_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path, *[("a right", True)] * 3, *[("on and on and on", True)] * 57,
           *[("no", False)] * 40)  # fmt: skip
-    assert count_cut(tmp_path, EVENT) == CutAnswers(rows=100, cut=60, short=3)
-    assert describe_cut(tmp_path, EVENT) == (
-        "3 answers of 100 of tuned were cut at the limit of tokens before they were as long as the "
-        "reference: raise max_new_tokens of exact-match"
+    assert count_cut_answers(tmp_path, EVENT) == CutAnswers(rows=100, cut=60, short=3)
+    assert describe_cut_answers(tmp_path, EVENT) == (
+        "tuned: 3 of 100 answers cut off before reaching the length of the expected answer: raise "
+        "max_new_tokens of exact-match"
     )
     write(tmp_path, *[("a right", True)] * 2, *[("on and on and on", True)] * 98)
-    assert describe_cut(tmp_path, EVENT) == "", "a model that rambles is cut, too"
+    assert describe_cut_answers(tmp_path, EVENT) == "", "a model that rambles is cut, too"
 
 
 def test_without_a_cut_answer_no_file_is_read(tmp_path: Path) -> None:
     whole = replace(EVENT, cut=0)
-    assert count_cut(tmp_path, whole) == CutAnswers(100, 0, 0)
-    assert describe_cut(tmp_path, whole) == "" == list_cut([whole])
-    assert list_cut([EVENT, whole]) == "cut at the limit of tokens: tuned 60 of 100"
+    assert count_cut_answers(tmp_path, whole) == CutAnswers(100, 0, 0)
+    assert describe_cut_answers(tmp_path, whole) == "" == list_cut_answers([whole])
+    assert list_cut_answers([EVENT, whole]) == "cut off by max_new_tokens: tuned 60 of 100"

@@ -10,10 +10,10 @@ from tunesmith.records import Completion, Message
 from tunesmith.testing.examples import TOOL_CALLS
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.answers.generate import (
-    choose_limit,
+    format_reasoning_and_answer,
     generate_answers,
     read_references,
-    with_reasoning,
+    resolve_max_new_tokens,
 )
 
 RECORDS = [Completion(source=f"a:{n}", prompt=f"q{n}", completion="ab") for n in range(3)]
@@ -31,7 +31,9 @@ def test_limits() -> None:
     model = FakeTextModel()
     generate_answers(model, RECORDS, 5)
     for extra_tokens in (30, 3000):
-        generate_answers(model, RECORDS, choose_limit("auto", RECORDS, extra_tokens=extra_tokens))
+        generate_answers(
+            model, RECORDS, resolve_max_new_tokens("auto", RECORDS, extra_tokens=extra_tokens)
+        )
     assert model.calls == [("generate", 5), ("generate", 40), ("generate", 512)]
 
 
@@ -42,5 +44,8 @@ def test_references_that_call_tools_are_refused() -> None:
 
 
 def test_reasoning_is_generated_before_the_answer() -> None:
-    assert with_reasoning(Message("assistant", "b")) == "b"
-    assert with_reasoning(Message("assistant", "b", reasoning="a")) == "<think>\na\n</think>\n\nb"
+    assert format_reasoning_and_answer(Message("assistant", "b")) == "b"
+    assert (
+        format_reasoning_and_answer(Message("assistant", "b", reasoning="a"))
+        == "<think>\na\n</think>\n\nb"
+    )

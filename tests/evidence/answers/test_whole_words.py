@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tunesmith_evidence.answers.whole_words import WholeFinder, write_whole_pattern
+from tunesmith_evidence.answers.whole_words import WholeWordFinder, build_whole_word_pattern
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ from tunesmith_evidence.answers.whole_words import WholeFinder, write_whole_patt
     ],
 )  # fmt: skip
 def test_a_part_is_no_whole(text: str, part: str) -> None:
-    assert [*WholeFinder([part]).find(f"it is {text} I think")] == []
-    assert [*WholeFinder([part]).find(text)] == []
+    assert [*WholeWordFinder([part]).find(f"it is {text} I think")] == []
+    assert [*WholeWordFinder([part]).find(text)] == []
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_a_part_is_no_whole(text: str, part: str) -> None:
 )  # fmt: skip
 def test_a_whole(text: str, part: str) -> None:
     at = text.index(part)
-    assert [*WholeFinder([part]).find(text)] == [(at, part)]
-    assert [*WholeFinder([part]).find(f"it is {text} I think")] == [(at + 6, part)]
-    match = re.search(write_whole_pattern(part), text)
+    assert [*WholeWordFinder([part]).find(text)] == [(at, part)]
+    assert [*WholeWordFinder([part]).find(f"it is {text} I think")] == [(at + 6, part)]
+    match = re.search(build_whole_word_pattern(part), text)
     assert match is not None and match.start() == at
 
 
 def test_the_longest_part_at_a_place() -> None:
-    found = WholeFinder(["card", "lost card", "C", "C++", ""]).find("lost card, card, C, C++")
+    found = WholeWordFinder(["card", "lost card", "C", "C++", ""]).find("lost card, card, C, C++")
     assert [*found] == [(0, "lost card"), (11, "card"), (17, "C"), (20, "C++")]
-    assert [*WholeFinder([]).find("any")] == []
+    assert [*WholeWordFinder([]).find("any")] == []

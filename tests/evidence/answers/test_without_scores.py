@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from tunesmith.errors import UsageError
-from tunesmith_evidence.answers.without_scores import WithoutScores
+from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.endpoint.client import Endpoint
 from tunesmith_plugins.baselines.best_of_n import BestOfNModel
@@ -20,11 +20,14 @@ NOTHING = cast("Any", None)
     ("model", "reason"),
     [
         (FunctionModel(lambda texts: texts), "a classifier has no log-probabilities"),
-        (EndpointModel(Endpoint("https://host/v1", "m")), "https://host/v1: an endpoint gives no"),
+        (
+            EndpointModel(Endpoint("https://host/v1", "m")),
+            "https://host/v1: an endpoint returns no",
+        ),
         (BestOfNModel(NOTHING, NOTHING, 2, 1.0, 0), "the best of several samples has no"),
     ],
 )
-def test_scores_are_refused_with_the_reason(model: WithoutScores, reason: str) -> None:
+def test_scores_are_refused_with_the_reason(model: GenerationOnlyModel, reason: str) -> None:
     with pytest.raises(UsageError, match=reason) as refused:
         model.score(["p"], ["a"])
     assert refused.value.hint

@@ -14,9 +14,9 @@ from tunesmith.errors import UsageError
 from tunesmith.records import Message
 from tunesmith_evidence.classify.classifiers import (
     Classifier,
-    Linear,
+    LinearClassifier,
     NearestCentroid,
-    NearestRows,
+    NearestRowsClassifier,
     encode_labels,
     predict,
 )
@@ -47,9 +47,9 @@ NEW_ROWS = VECTORIZER.transform(NEW_TEXTS)
 
 def classifiers() -> dict[str, Classifier]:
     return {
-        "nearest": NearestRows(ROWS, LABELS, 3),
+        "nearest": NearestRowsClassifier(ROWS, LABELS, 3),
         "centroid": NearestCentroid(ROWS, LABELS),
-        "linear": Linear(ROWS, LABELS, 10.0),
+        "linear": LinearClassifier(ROWS, LABELS, 10.0),
     }
 
 
@@ -84,8 +84,8 @@ def test_a_classifier_learns_and_does_not_look_at_other_rows(name: str) -> None:
 
 def test_nearest_rows_are_those_of_a_plain_loop() -> None:
     similarities = (NEW_ROWS @ ROWS.T).toarray()
-    scores = NearestRows(ROWS, LABELS, 5).scores(NEW_ROWS)
-    labels = NearestRows(ROWS, LABELS, 5).labels
+    scores = NearestRowsClassifier(ROWS, LABELS, 5).scores(NEW_ROWS)
+    labels = NearestRowsClassifier(ROWS, LABELS, 5).labels
     for row, values in enumerate(similarities):
         best = sorted(range(len(LABELS)), key=lambda i: (-values[i], i))[:5]
         for column, label in enumerate(labels):
@@ -96,7 +96,7 @@ def test_nearest_rows_are_those_of_a_plain_loop() -> None:
 def test_the_linear_classifier_is_that_of_scikit_learn() -> None:
     for labels in (LABELS, ["yes" if label == "card" else "no" for label in LABELS]):
         model = LogisticRegression(C=10.0, max_iter=300, tol=1e-3).fit(ROWS, labels)
-        mine = Linear(ROWS, labels, 10.0)
+        mine = LinearClassifier(ROWS, labels, 10.0)
         probabilities = np.exp(mine.scores(NEW_ROWS))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         order = encode_labels(list(model.classes_), mine.labels)
@@ -106,7 +106,7 @@ def test_the_linear_classifier_is_that_of_scikit_learn() -> None:
 
 
 def test_one_label_is_the_answer_to_everything() -> None:
-    assert predict(Linear(ROWS, ["same"] * 60, 1.0), NEW_ROWS[:2]) == ["same", "same"]
+    assert predict(LinearClassifier(ROWS, ["same"] * 60, 1.0), NEW_ROWS[:2]) == ["same", "same"]
 
 
 def test_a_classifier_as_a_text_model() -> None:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from tunesmith_evidence.classify.classifiers import Linear, predict
+from tunesmith_evidence.classify.classifiers import LinearClassifier, predict
 from tunesmith_evidence.classify.coordinates import find_basis
 from tunesmith_evidence.classify.vectors import Vectorizer, WordVectorizer
 
@@ -37,8 +37,8 @@ def test_a_classifier_of_coordinates_is_that_of_the_terms(
     dense = basis.convert(rows)
     values = [str(WORDS.index(text.split()[0]) % labels) for text in TEXTS]
     inside, outside = [*range(60)], [*range(60, len(TEXTS))]
-    of_terms = Linear(rows[inside], values[:60], c)
-    of_coordinates = Linear(dense[inside], values[:60], c)
+    of_terms = LinearClassifier(rows[inside], values[:60], c)
+    of_coordinates = LinearClassifier(dense[inside], values[:60], c)
     # Both stop before the optimum, at the same step: it is the path that is equal.
     scores = of_terms.scores(rows[outside])
     assert np.allclose(of_coordinates.scores(dense[outside]), scores, rtol=1e-5, atol=1e-6)
@@ -54,4 +54,6 @@ def test_rows_without_terms() -> None:
     ]
     empty = find_basis(Vectorizer(["", ""]).transform(["", ""]))
     assert empty.convert(Vectorizer(["", ""]).transform(["x"])).shape == (1, 0)
-    assert predict(Linear(empty.convert(empty.rows), ["a", "b"], 1.0), empty.convert(empty.rows))
+    assert predict(
+        LinearClassifier(empty.convert(empty.rows), ["a", "b"], 1.0), empty.convert(empty.rows)
+    )

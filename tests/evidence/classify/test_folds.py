@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from tunesmith_evidence.classify.classifiers import NearestRows, Rows
+from tunesmith_evidence.classify.classifiers import NearestRowsClassifier, Rows
 from tunesmith_evidence.classify.folds import FOLDS, assign_folds, choose_out_of_fold
 from tunesmith_evidence.classify.vectors import Vectorizer
 
@@ -25,20 +25,26 @@ def test_equal_texts_share_a_fold() -> None:
 def test_the_way_that_is_right_on_rows_it_has_not_seen_is_chosen() -> None:
     """One nearest row remembers wrong labels, and is perfect on the rows it has learned from."""
     noisy = [LABELS[i - 1] if i % 7 == 0 else label for i, label in enumerate(LABELS)]
-    ways = {"k=1": partial(NearestRows, k=1), "k=15": partial(NearestRows, k=15)}
+    ways = {
+        "k=1": partial(NearestRowsClassifier, k=1),
+        "k=15": partial(NearestRowsClassifier, k=15),
+    }
     assert choose_out_of_fold(ways, ROWS, noisy, assign_folds(TEXTS)) == "k=15"
 
 
 def test_of_equal_ways_the_first_is_chosen_and_a_single_one_is_not_measured() -> None:
-    ways = {name: partial(NearestRows, k=3) for name in ("b", "a")}
+    ways = {name: partial(NearestRowsClassifier, k=3) for name in ("b", "a")}
     assert choose_out_of_fold(ways, ROWS, LABELS, assign_folds(TEXTS)) == "b"
 
-    def never(rows: Rows, labels: Sequence[str]) -> NearestRows:
+    def never(rows: Rows, labels: Sequence[str]) -> NearestRowsClassifier:
         raise AssertionError("it needs no measuring")
 
     assert choose_out_of_fold({"only": never}, ROWS, LABELS, assign_folds(TEXTS)) == "only"
 
 
 def test_rows_of_one_fold_only() -> None:
-    ways = {"first": partial(NearestRows, k=1), "second": partial(NearestRows, k=2)}
+    ways = {
+        "first": partial(NearestRowsClassifier, k=1),
+        "second": partial(NearestRowsClassifier, k=2),
+    }
     assert choose_out_of_fold(ways, ROWS[:2], ["a", "b"], np.zeros(2, dtype=np.int64)) == "first"

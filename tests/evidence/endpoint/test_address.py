@@ -14,13 +14,13 @@ from tunesmith_evidence.endpoint.address import check_endpoint, read_token
         ("https://host/v1", "KEY", None),
         ("http://localhost:8000/v1", "KEY", None),
         ("http://host/v1", None, None),
-        ("http://host/v1", "KEY", "https only"),
-        ("http://localhost.example.org/v1", "KEY", "https only"),
+        ("http://host/v1", "KEY", "https address"),
+        ("http://localhost.example.org/v1", "KEY", "https address"),
         ("https://user:word@host/v1", None, "without user"),
         ("https://host/v1?key=word", None, "without user"),
         ("https://host/v1\n", None, "without user"),
         ("ftp://host/v1", None, "without user"),
-        ("https://host/v1", "sk-abc", "no token"),
+        ("https://host/v1", "sk-abc", "not the token"),
     ],
 )
 def test_addresses(url: str, variable: str | None, message: str | None) -> None:
@@ -37,8 +37,8 @@ def test_a_token_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> N
     assert read_token(None) == ""
     for value, message in (
         (" ", "KEY is not set"),
-        ("a\nb", "no token"),
-        ("schlüssel", "no token"),
+        ("a\nb", "valid token"),
+        ("schlüssel", "valid token"),
     ):
         monkeypatch.setenv("KEY", value)
         with pytest.raises(EnvironmentProblem, match=message):

@@ -60,12 +60,12 @@ def test_a_busy_endpoint_is_asked_again() -> None:
         (401, "HTTP 401", 1),
         (302, "HTTP 302", 1),
         (500, "HTTP 500", 3),
-        (b"<html>", "no chat completion", 1),
-        (b"{}", "no chat completion", 1),
-        (b"[]", "no chat completion", 1),
-        (b"", "no chat completion", 1),
-        (b'{"error": {"message": "no credit"}}', "no chat completion: no credit", 1),
-        (b'{"choices": [{"message": null}]}', "no chat completion", 1),
+        (b"<html>", "not a chat completion", 1),
+        (b"{}", "not a chat completion", 1),
+        (b"[]", "not a chat completion", 1),
+        (b"", "not a chat completion", 1),
+        (b'{"error": {"message": "no credit"}}', "not a chat completion: no credit", 1),
+        (b'{"choices": [{"message": null}]}', "not a chat completion", 1),
     ],
 )
 def test_failures_name_the_endpoint_and_never_the_token(
@@ -84,7 +84,7 @@ def test_failures_name_the_endpoint_and_never_the_token(
 def test_an_endpoint_that_is_not_there() -> None:
     with serve_judge(lambda prompt: "A") as fake:
         pass
-    with pytest.raises(EnvironmentProblem, match="cannot be asked"):
+    with pytest.raises(EnvironmentProblem, match="request to the endpoint"):
         ask(Endpoint(fake.url, "m", pause=0.0), "p")
 
 
@@ -125,7 +125,7 @@ def test_the_reason_of_an_endpoint_is_shown_safe_short_and_without_the_token(
     reply = Failure(400, json.dumps({"error": {"message": text}}).encode())
     with serve_judge(lambda prompt: reply) as fake, pytest.raises(EnvironmentProblem) as caught:
         ask(Endpoint(fake.url, "m", "JUDGE_TOKEN"), "p")
-    _, _, shown = str(caught.value).partition("cannot be asked: ")
+    _, _, shown = str(caught.value).partition(" failed: ")
     assert shown.startswith("HTTP 400: \\x1b[31mkey [token] xx") and len(shown) == 200
     assert "plain" not in shown
 

@@ -12,7 +12,7 @@ from tunesmith.events import Monitored, StepFinished
 from tunesmith.execution.report import build_report
 from tunesmith.testing import sample_event
 from tunesmith_evidence.fit import course
-from tunesmith_evidence.fit.course import Course, Fall, find_rise, read_course
+from tunesmith_evidence.fit.course import LossFall, LossHistory, find_rise, read_loss_history
 
 RNG = random.Random(5)
 LEVEL = [3.0, 2.0, *(1.0 + RNG.gauss(0, 0.01) for _ in range(58))]
@@ -23,7 +23,7 @@ def make(
     rates: Sequence[float] | None = None,
     validation: dict[int, float] | None = None,
     **metrics: float,
-) -> Course:
+) -> LossHistory:
     """Return the course of a training; by default at a constant rate."""
     rates = rates or [1e-3] * len(losses)
     steps = [
@@ -34,14 +34,14 @@ def make(
         sample_event(Monitored, stage="", step=step, metrics={"validation_loss": loss})
         for step, loss in (validation or {}).items()
     ]
-    return read_course(build_report([*steps, *monitored]), "")
+    return read_loss_history(build_report([*steps, *monitored]), "")
 
 
 def cosine(steps: int) -> list[float]:
     return [1e-3 * (1 + math.cos(math.pi * n / steps)) / 2 for n in range(steps)]
 
 
-def fall_of(losses: Sequence[float], rates: Sequence[float] | None = None) -> Fall | None:
+def fall_of(losses: Sequence[float], rates: Sequence[float] | None = None) -> LossFall | None:
     return make(losses, rates).find_fall()
 
 
@@ -111,7 +111,7 @@ def test_progress_that_goes_on() -> None:
     """A tiny rate: the loss hardly falls in the end, as in all of the training."""
     steady = {0: 3.0, 20: 2.95, 40: 2.9, 60: 2.85}
     fall = make(LEVEL, validation=steady).find_fall()
-    assert fall is not None and fall.share < course.FALL and fall.is_clear
+    assert fall is not None and fall.share < course.MIN_FALL_SHARE and fall.is_clear
     before = make(LEVEL, validation={**steady, 0: 4.0}).find_fall()
     assert before is not None and before.has_levelled_off and not before.is_clear
     without_first = {step: loss for step, loss in steady.items() if step}

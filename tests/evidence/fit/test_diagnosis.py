@@ -15,7 +15,7 @@ from tunesmith.events import Measured, StepFinished, TrainingFinished, TrainingS
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.testing import sample_event
 from tunesmith_evidence import fit
-from tunesmith_evidence.fit import Fit, diagnose_fit, rate_fit
+from tunesmith_evidence.fit import FitDiagnosis, diagnose_fit, rate_fit
 
 RNG = random.Random(5)
 LEVEL = [1.0 + RNG.gauss(0, 0.05) for _ in range(60)]
@@ -75,7 +75,7 @@ def report(
         measure(folder, TRAINING_ROWS, train),
     ]
     if base is not None:
-        events.append(measure(folder, fit.BASE, base))
+        events.append(measure(folder, fit.ZERO_SHOT, base))
     return build_report(events)
 
 
@@ -89,13 +89,13 @@ def test_the_rating(tmp_path: Path) -> None:
     """A fit is good news only if the model gets rows right."""
     found = report(tmp_path)
     ratings = {
-        name: rate_fit(Fit(name, ""), found)
+        name: rate_fit(FitDiagnosis(name, ""), found)
         for name in ("memorized", "overfitted", "underfitted", "fitted", "unclear")
     }
     assert ratings == dict.fromkeys(ratings, "warning") | {"fitted": "good", "unclear": ""}
     for value in (0.0, 0.1):
         found.add_event(sample_event(Measured, model="tuned", metric="same", value=value))
-        assert rate_fit(Fit("fitted", ""), found) == ("good" if value else "")
+        assert rate_fit(FitDiagnosis("fitted", ""), found) == ("good" if value else "")
 
 
 def test_a_fitted_model(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_fitted_model(tmp_path: Path) -> None:
     assert diagnosis is not None and diagnosis.state == "fitted"
     assert diagnosis.values["auc"] == pytest.approx(0.5)
     assert diagnosis.values["gain"] == pytest.approx(1.0)
-    assert "in 50 % of all pairs" in diagnosis.sentence
+    assert "in 50 % of train/test pairs" in diagnosis.sentence
     assert diagnosis.sentence.endswith("the training loss has leveled off")
     assert diagnosis.to_json()["state"] == "fitted"
 
@@ -114,21 +114,19 @@ def test_training_rows_with_lower_losses_are_memorized(tmp_path: Path) -> None:
     write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "memorized"
-    assert "in 100 % of all pairs" in diagnosis.sentence
-    assert "it has learned the task too" not in diagnosis.sentence
+    assert "in 100 % of train/test pairs" in diagnosis.sentence
+    assert "has also learned the task" not in diagnosis.sentence
 
 
 def test_a_model_may_memorize_rows_and_learn_the_task(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW))
     assert diagnosis is not None and diagnosis.state == "memorized"
-    assert diagnosis.sentence.endswith(
-        "the loss on test rows is 1.000 below that of the base model"
-    )
+    assert diagnosis.sentence.endswith("the test loss is 1.000 below the base model's")
 
 
 def test_the_threshold(tmp_path: Path) -> None:
     test = [float(n) for n in range(100)]
-    for share, expected in ((fit.MEMORISED_AUC, "memorized"), (0.7, "fitted")):
+    for share, expected in ((fit.MEMORIZED_AUC, "memorized"), (0.7, "fitted")):
         train = [100 * (1 - share) - 0.5] * 20  # below this share of the test losses
         found = report(tmp_path, train=train, tuned=test, base=[x + 9 for x in test])
         assert state(tmp_path, found) == expected
@@ -185,7 +183,7 @@ def test_the_base_model_may_have_been_asked_for_some_rows_only(tmp_path: Path) -
     """Row by row: the losses grow with the row's number, and the base has the last rows."""
     tuned = [float(n) for n in range(60)]
     found = report(tmp_path, train=tuned, tuned=tuned, base=None)
-    found.add_event(measure(tmp_path, fit.BASE, [n + 0.5 for n in range(40, 60)], first=40))
+    found.add_event(measure(tmp_path, fit.ZERO_SHOT, [n + 0.5 for n in range(40, 60)], first=40))
     diagnosis = diagnose_fit(tmp_path, found)
     assert diagnosis is not None and diagnosis.state == "fitted"
     assert diagnosis.values["gain"] == pytest.approx(0.5)
@@ -229,16 +227,14 @@ def test_a_loss_that_is_far_from_memorized_is_only_a_gap(tmp_path: Path) -> None
     found = report(tmp_path, train=train, tuned=test, base=[loss + 1 for loss in test])
     diagnosis = diagnose_fit(tmp_path, found)
     assert diagnosis is not None and diagnosis.state == "fitted"
-    assert "(a model that generalizes: about 50 %): 0.699 on training rows, 0.849" in (
-        diagnosis.sentence
-    )
+    assert "the loss is 0.699 on training rows and 0.849 on test rows" in diagnosis.sentence
     assert "fewer" not in diagnosis.sentence
 
 
 @pytest.mark.parametrize(
     ("last", "advice"),
     [
-        (None, "more rows would help; it has"),
+        (None, "more training rows would help; the model has"),
         (LEVEL, "fewer epochs would not: the validation loss was lowest at the end"),
         (
             [value + 1 for value in LEVEL],
@@ -260,14 +256,16 @@ def test_the_validation_loss_decides_about_epochs(
 def test_few_steps_are_unclear(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=[2.0, 1.9, 1.7, 1.8]))
     assert diagnosis is not None and diagnosis.state == "unclear"
-    assert diagnosis.sentence.endswith("4 steps are too few to show if more training would help")
+    assert diagnosis.sentence.endswith(
+        "4 steps are too few to show whether more training would help"
+    )
 
 
 def test_noise_is_unclear(tmp_path: Path) -> None:
     noise = [2 + RNG.gauss(0, 1) for _ in range(30)]
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=noise))
     assert diagnosis is not None and diagnosis.state == "unclear"
-    assert "differ too much to show if more training would help" in diagnosis.sentence
+    assert "vary too much to show whether more training would help" in diagnosis.sentence
 
 
 def test_nothing_left_to_learn(tmp_path: Path) -> None:
@@ -283,8 +281,8 @@ def test_no_gain_over_the_base_has_another_cause_if_training_rows_are_known(
     train = [value - 0.03 for value in LEVEL]
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=train, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "fitted"
-    assert fit.MEMORISED_AUC > diagnosis.values["auc"] > 0.6
-    assert "is not clearly below that of the base model" in diagnosis.sentence
+    assert fit.MEMORIZED_AUC > diagnosis.values["auc"] > 0.6
+    assert "is not clearly below the base model's" in diagnosis.sentence
 
 
 @pytest.mark.parametrize(
@@ -297,7 +295,7 @@ def test_a_loss_of_preferences_that_hardly_moved(
     pairs = report(tmp_path, base=None, steps=steps, metrics={"reward_margin": 0.0})
     diagnosis = diagnose_fit(tmp_path, pairs)
     assert diagnosis is not None and diagnosis.state == expected
-    assert ("from that of the untrained model, 0.693 to 0.692" in diagnosis.sentence) == (
+    assert ("from that of the untrained model: from 0.693 to 0.692" in diagnosis.sentence) == (
         expected == "underfitted"
     )
 

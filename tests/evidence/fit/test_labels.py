@@ -13,7 +13,7 @@ from tunesmith.events import BaselineChosen, Measured, StepFinished, TrainingFin
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.testing import sample_event
 from tunesmith_evidence.fit import diagnose_fit
-from tunesmith_evidence.fit.course import read_course
+from tunesmith_evidence.fit.course import read_loss_history
 from tunesmith_evidence.fit.labels import fano_bound, find_label_cost
 
 NAMES = ("card", "refund", "order", "invoice")
@@ -77,7 +77,7 @@ def report(
 def test_the_cost_of_several_answers_is_not_that_of_a_label(tmp_path: Path) -> None:
     """The loss of a conversation is over all of its answers, and the classifier gives the last."""
     found = report(tmp_path, nats=0.6)
-    course = read_course(found, "")
+    course = read_loss_history(found, "")
     assert find_label_cost(tmp_path, found, course) is not None
     path = tmp_path / "linear.jsonl"
     turns = [["user", "q"], ["assistant", "card"], ["user", "and this?"]]
@@ -93,17 +93,15 @@ def test_the_cost_of_a_label(
 ) -> None:
     """The classifier is right in 90 % at least, so 0.44 nats are enough for four labels."""
     found = report(tmp_path, nats=nats, measured_loss=measured_loss)
-    cost = find_label_cost(tmp_path, found, read_course(found, ""))
+    cost = find_label_cost(tmp_path, found, read_loss_history(found, ""))
     assert cost is not None and cost.classifier == "linear"
     assert cost.nats == pytest.approx(nats)
     assert cost.bound == pytest.approx(0.325 + 0.1 * math.log(3), abs=1e-3)
     fit = diagnose_fit(tmp_path, found)
     assert fit is not None and (fit.state == "underfitted") == is_above
     if is_above:
-        assert "costs the tuned model 0.600 nats, where one that knows them as well as linear" in (
-            fit.sentence
-        )
-        assert "3 of 80 answers are none of the labels; train for more epochs" in fit.sentence
+        assert "costs the tuned model 0.600 nats; a model as good as linear" in fit.sentence
+        assert "3 of 80 answers are not one of the labels; train for more epochs" in fit.sentence
 
 
 def test_what_shows_nothing(tmp_path: Path) -> None:
@@ -114,7 +112,7 @@ def test_what_shows_nothing(tmp_path: Path) -> None:
         report(tmp_path, nats=9, labels=objects),
         build_report([]),
     ):
-        assert find_label_cost(tmp_path, found, read_course(found, "")) is None
+        assert find_label_cost(tmp_path, found, read_loss_history(found, "")) is None
 
 
 def test_the_bound() -> None:

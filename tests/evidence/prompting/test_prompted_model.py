@@ -16,7 +16,7 @@ from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.prompted_model import (
     PromptedModel,
     count_prompt_tokens,
-    find_limit,
+    make_fit_check,
 )
 from tunesmith_evidence.prompting.task_prompt import read_task
 from tunesmith_evidence.tasks.examples import Example
@@ -89,7 +89,7 @@ def test_a_description_that_leaves_no_room_is_skipped() -> None:
 
 
 def test_a_model_without_a_limit_is_limited_by_length() -> None:
-    fits = find_limit(WrappedModel(FakeTextModel()))
+    fits = make_fit_check(WrappedModel(FakeTextModel()))
     assert fits((Message("user", "x" * 3000),), 1000)
     assert not fits((Message("user", "x" * 3000),), 1100)
 

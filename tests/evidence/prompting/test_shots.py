@@ -14,7 +14,7 @@ from tunesmith_evidence.prompting.shots import (
     MAX_PER_LABEL,
     Retriever,
     choose_shots,
-    count_fitting,
+    count_fitting_examples,
 )
 from tunesmith_evidence.tasks.examples import Example
 
@@ -69,9 +69,9 @@ def test_a_row_is_not_shown_for_itself(text: str) -> None:
 def test_as_many_examples_as_the_context_has_room_for() -> None:
     examples = [example("word " * 100, "yes")] * 3 + [example("word " * 99, "no")]
     model = PromptedModel(FakeTextModel())  # room for 2,048 tokens of three characters
-    assert count_fitting(model, examples, 5) == 5
-    assert count_fitting(model, examples, 40) == 11
-    assert count_fitting(replace(model, system="long " * 2000), examples, 40) == 1
+    assert count_fitting_examples(model, examples, 5) == 5
+    assert count_fitting_examples(model, examples, 40) == 11
+    assert count_fitting_examples(replace(model, system="long " * 2000), examples, 40) == 1
 
 
 def test_a_prompt_with_another_symbol_is_an_example() -> None:

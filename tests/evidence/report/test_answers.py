@@ -92,7 +92,7 @@ def test_a_loss_is_neither_right_nor_wrong_but_can_be_worse(tmp_path: Path) -> N
     assert found is not None
     assert [row.is_regressed for row in found.rows] == [True, False]
     assert all(answer.is_right is None for row in found.rows for answer in row.answers)
-    assert found.summary == "the worst 1 of 2 rows, 1 on which another model did better"
+    assert found.summary == "the worst 1 of 2 rows; another model did better on 1"
 
 
 def test_of_a_quantity_the_worse_half_is_shown_and_not_called_wrong(tmp_path: Path) -> None:

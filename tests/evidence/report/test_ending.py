@@ -23,20 +23,20 @@ from tunesmith.events import (
 from tunesmith.execution.report import build_report
 from tunesmith.storage import EventLog, lock
 from tunesmith.testing import sample_event, sample_run
-from tunesmith_evidence.report.ending import KILLED, Ending, describe_ending
-from tunesmith_torch.runtime.rank_errors import RankLost
+from tunesmith_evidence.report.ending import KILLED_MESSAGE, RunEnding, describe_ending
+from tunesmith_torch.runtime.rank_errors import RankLostError
 
 PARTS = [
-    (RunStarted, "while the data was read"),
-    (DataLoaded, "in the checks before the training"),
-    (ModelResolved, "while the baselines were measured"),
-    (TrainingStarted, "in the training, in the first step"),
-    (StepFinished, "in the training, after step 1 of 2"),
-    (TrainingFinished, "in the evaluation of the tuned model, after the training"),
+    (RunStarted, "while reading the data"),
+    (DataLoaded, "during the checks before training"),
+    (ModelResolved, "while measuring the baselines"),
+    (TrainingStarted, "during training, in the first step"),
+    (StepFinished, "during training, after step 1 of 2"),
+    (TrainingFinished, "while evaluating the tuned model, after training"),
 ]
 
 
-def describe(folder: Path, events: Sequence[Event], **ended: Any) -> Ending | None:
+def describe(folder: Path, events: Sequence[Event], **ended: Any) -> RunEnding | None:
     """Return the ending of a run with these events, and one that it ended with if there is one."""
     if ended:
         fields = {"status": "failed", "verdict": {}, "seconds": 11.0, "error": "broken", **ended}
@@ -52,7 +52,7 @@ def test_the_part_is_that_of_the_last_event(tmp_path: Path, last: type[Event], w
     events = [*sample_run()]
     position = next(n for n, event in enumerate(events) if isinstance(event, last))
     found = describe(tmp_path, events[: position + 1], exit_code=3, hint="look")
-    assert found == Ending("broken", f"{where}, 11 s after the start", "look", found.command)
+    assert found == RunEnding("broken", f"{where}, 11 s after the start", "look", found.command)
     assert found.format_command("'my run'") == "tunesmith resume 'my run'"
 
 
@@ -60,7 +60,7 @@ def test_the_part_of_a_resumed_run_is_that_of_its_last_process(tmp_path: Path) -
     again = sample_event(RunStarted, resumed=True)
     found = describe(tmp_path, [*[*sample_run()][:-1], again], exit_code=3)
     assert found is not None
-    assert found.where == "while the data was read, 11 s after it was resumed"
+    assert found.where == "while reading the data, 11 s after it was resumed"
 
 
 @pytest.mark.parametrize(
@@ -84,15 +84,18 @@ def test_a_run_that_lost_a_process_is_resumed(tmp_path: Path) -> None:
     """With the exit code of a failed training, but it need not fail again."""
     found = describe(tmp_path, [*sample_run()][:-1], exit_code=5, will_repeat=False)
     assert found is not None and found.command == "tunesmith resume RUN"
-    assert RankLost("a process has ended").exit_code == 5
-    assert TrainingError.will_repeat and not RankLost.will_repeat
+    assert RankLostError("a process has ended").exit_code == 5
+    assert TrainingError.will_repeat and not RankLostError.will_repeat
 
 
 def test_a_killed_run(tmp_path: Path) -> None:
     events = [sample_event(RunStarted)]
     found = describe(tmp_path, events)
-    assert found is not None and (found.what, found.command) == (KILLED, "tunesmith resume RUN")
-    assert found.where.startswith("while the data was read, last event ")
+    assert found is not None and (found.what, found.command) == (
+        KILLED_MESSAGE,
+        "tunesmith resume RUN",
+    )
+    assert found.where.startswith("while reading the data, last event ")
     with lock(tmp_path):
         assert describe_ending(tmp_path, build_report(events)) is None
 

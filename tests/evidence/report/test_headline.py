@@ -33,7 +33,7 @@ def test_the_figure_is_the_difference_from_the_baseline() -> None:
     )  # fmt: skip
     assert (found.word, found.tone, found.figure) == ("FINE-TUNE", "good", "+0.123")
     assert found.interval == "difference, 95 % interval [+0.045, +0.201]"
-    assert found.caption == "m: from linear to tuned, 0.781 to 0.904, on 104 test rows"
+    assert found.caption == "m: 0.781 without fine-tuning (linear), 0.904 with it, on 104 test rows"
 
 
 def test_dependent_rows_are_named_beside_the_groups_that_the_interval_counts() -> None:

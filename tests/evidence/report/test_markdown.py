@@ -12,7 +12,7 @@ from tunesmith.events import Measured
 from tunesmith.execution.report import build_report
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
-from tunesmith_evidence.report.markdown import code, escape, render_markdown
+from tunesmith_evidence.report.markdown import escape_markdown, format_code_span, render_markdown
 from tunesmith_evidence.report.view import ReportView
 
 EVIL = "@everyone [x](http://e.vil) <img src=x> | `a` ``b`` **c**"
@@ -30,7 +30,7 @@ def test_a_report_has_all_its_parts(tmp_path: Path) -> None:
     parts = (
         "# PROMPT: sample", "**0.750** (95 % interval", "> not worth it", "| **tuned** | 0.750 |",
         "## Training", "```text\nloss", "2.000 │•", "| peak memory | 2.0 GiB |", "## Predicted",
-        "1 row of 1 not right", "- prompt: `ask me`", "- `tuned`: `no`", "$ tunesmith run",
+        "1 of 1 row wrong", "- prompt: `ask me`", "- `tuned`: `no`", "$ tunesmith run",
     )  # fmt: skip
     assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
     assert "ask me" not in render_markdown(ReportView(report, tmp_path), 0)
@@ -53,11 +53,19 @@ def test_a_run_that_was_killed_at_any_event(tmp_path: Path, count: int) -> None:
 
 def test_text_of_users_is_no_markup() -> None:
     """Outside of code spans there is no mention, link or tag, and no bar that ends a cell."""
-    for text in (code(EVIL), escape(EVIL, 200), escape("a <b> | *c* [d](e)")):
+    for text in (
+        format_code_span(EVIL),
+        escape_markdown(EVIL, 200),
+        escape_markdown("a <b> | *c* [d](e)"),
+    ):
         assert "@everyone" not in re.sub(r"(`+) ?.+? ?\1(?!`)", "", text)
         assert not re.search(r"(?<!\\)\|", text)
-    assert escape("a <b> | *c*") == r"a \<b\> \| \*c\*"
-    assert code("a`b") == "``a`b``" and code("`") == "`` ` ``" and code("") == ""
+    assert escape_markdown("a <b> | *c*") == r"a \<b\> \| \*c\*"
+    assert (
+        format_code_span("a`b") == "``a`b``"
+        and format_code_span("`") == "`` ` ``"
+        and format_code_span("") == ""
+    )
 
 
 def test_no_secret_is_in_the_text(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tunesmith_evidence.report.curves import Curve, Points
-from tunesmith_evidence.report.text_plot import ASCII, plot_curve
+from tunesmith_evidence.report.text_plot import ASCII_MARKS, plot_curve
 
 
 def plot(points: Points, validation: Points = (), **options: int) -> list[str]:
-    return plot_curve(Curve("loss", "nats", points, validation), marks=ASCII, **options)
+    return plot_curve(Curve("loss", "nats", points, validation), marks=ASCII_MARKS, **options)
 
 
 def test_a_curve_with_its_axes() -> None:
@@ -24,7 +24,7 @@ def test_a_curve_with_its_axes() -> None:
 def test_validation_values_are_in_the_same_curve() -> None:
     lines = plot([(1, 3.0), (2, 2.0), (3, 2.0)], [(0, 9.0), (2, 1.0), (3, 3.0)], height=3)
     assert lines[:4] == [
-        "loss (nats); o on validation rows",
+        "loss (nats); o = validation rows",
         "3.000 |* o",
         "      | **",
         "1.000 | o",

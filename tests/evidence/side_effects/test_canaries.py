@@ -40,12 +40,12 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"controls": [{"prompt": "p", "answer": "a"}] * 99}, "99 controls; fewer than 100"),
-        ({"canaries": []}, "has no canaries"),
-        ({"repetitions": [1]}, "other numbers of repetitions"),
-        ({"kind": "poem"}, "is no file of canaries"),
-        ({"schema": "x"}, "is no file of canaries"),
-        ({"controls": 3}, "is no file of canaries"),
+        ({"controls": [{"prompt": "p", "answer": "a"}] * 99}, "99 controls, but at least 100"),
+        ({"canaries": []}, "contains no canaries"),
+        ({"repetitions": [1]}, "not as many repetition counts"),
+        ({"kind": "poem"}, "is not a file of canaries"),
+        ({"schema": "x"}, "is not a file of canaries"),
+        ({"controls": 3}, "is not a file of canaries"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(

@@ -25,10 +25,10 @@ def test_the_first_column_that_a_row_has_is_read(tmp_path: Path) -> None:
         (b'{"text": "a"}\n{"body": "b"}', r":2: has no text in \"text\""),
         (b'{"text": 3}', ":1: has no text"),
         (b'{"text": " "}', ":1: has no text"),
-        (b'{"text": "a"', ":1: not JSON"),
-        (b"[" * 100_000, ":1: not JSON"),
+        (b'{"text": "a"', ":1: is not JSON"),
+        (b"[" * 100_000, ":1: is not JSON"),
         (b"3", ":1: has no text"),
-        (b'{"text": "\xff"}', "not UTF-8"),
+        (b'{"text": "\xff"}', "is not UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, message: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tunesmith.statistics import Interval, mean_interval
 from tunesmith_evidence.statistics import (
     compare,
-    minimum_detectable,
+    minimum_detectable_difference,
     paired_difference,
     paired_p_value,
     rows_needed,
@@ -42,10 +42,10 @@ def test_values_that_are_not_finite_are_refused_with_their_index(bad: float) -> 
 def test_arguments_out_of_range_are_refused() -> None:
     cases: list[tuple[str, Callable[[], object]]] = [
         ("tuned: must have one entry", lambda: paired_difference([1.0], [1.0, 2.0])),
-        ("n: must be", lambda: minimum_detectable(0)),
-        ("power", lambda: minimum_detectable(9, power=1.0)),
-        ("out of range", lambda: minimum_detectable(9, spread=-1.0)),
-        ("out of range", lambda: minimum_detectable(9, discordant=1.5)),
+        ("n: must be", lambda: minimum_detectable_difference(0)),
+        ("power", lambda: minimum_detectable_difference(9, power=1.0)),
+        ("out of range", lambda: minimum_detectable_difference(9, spread=-1.0)),
+        ("out of range", lambda: minimum_detectable_difference(9, discordant=1.5)),
         ("out of range", lambda: rows_needed(0, 1.0, 1.0)),
         ("out of range", lambda: rows_needed(9, math.inf, 1.0)),
         ("out of range", lambda: rows_needed(9, 1.0, 0.0)),
@@ -201,21 +201,27 @@ def test_same_seed_same_numbers_other_seed_others() -> None:
 
 def test_minimum_detectable_for_means() -> None:
     # the textbook 2.8 standard errors, from (1.96 + 0.84) in the limit
-    assert minimum_detectable(10_000, spread=2.0) == pytest.approx(2.8016 * 2 / 100, rel=1e-3)
-    assert minimum_detectable(1, spread=2.0) == math.inf
-    sizes = [minimum_detectable(n, spread=1.0) for n in range(2, 60)]
+    assert minimum_detectable_difference(10_000, spread=2.0) == pytest.approx(
+        2.8016 * 2 / 100, rel=1e-3
+    )
+    assert minimum_detectable_difference(1, spread=2.0) == math.inf
+    sizes = [minimum_detectable_difference(n, spread=1.0) for n in range(2, 60)]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_minimum_detectable_for_shares() -> None:
-    assert minimum_detectable(5) == math.inf  # six changes in one direction are the least
-    assert minimum_detectable(6) == pytest.approx(0.8 ** (1 / 6))
-    assert minimum_detectable(200, discordant=0.3) > minimum_detectable(200, discordant=0.1)
+    assert (
+        minimum_detectable_difference(5) == math.inf
+    )  # six changes in one direction are the least
+    assert minimum_detectable_difference(6) == pytest.approx(0.8 ** (1 / 6))
+    assert minimum_detectable_difference(200, discordant=0.3) > minimum_detectable_difference(
+        200, discordant=0.1
+    )
 
 
 @pytest.mark.parametrize(("n", "discordant"), [(60, 0.4), (200, 0.2), (500, 0.1)])
 def test_the_detectable_share_is_detected_in_four_of_five(n: int, discordant: float) -> None:
-    delta = minimum_detectable(n, discordant=discordant)
+    delta = minimum_detectable_difference(n, discordant=discordant)
     up, rng, hits = (discordant + delta) / 2, Random(n), 0
     for _ in range(400):
         draws = [rng.random() for _ in range(n)]
@@ -226,7 +232,7 @@ def test_the_detectable_share_is_detected_in_four_of_five(n: int, discordant: fl
 
 
 def test_the_detectable_mean_is_detected_in_four_of_five() -> None:
-    delta, rng, hits = minimum_detectable(40, spread=1.0), Random(40), 0
+    delta, rng, hits = minimum_detectable_difference(40, spread=1.0), Random(40), 0
     for _ in range(300):
         tuned = [rng.gauss(delta, 1.0) for _ in range(40)]
         hits += paired_p_value([0.0] * 40, tuned, resamples=399) < 0.05

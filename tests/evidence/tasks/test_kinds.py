@@ -9,11 +9,11 @@ import pytest
 from tunesmith.records import Completion
 from tunesmith_evidence.tasks.kinds import (
     TaskKind,
+    detect_record_task,
+    detect_task_kind,
     has_fixed_answers,
     has_recurring_answers,
     list_labels,
-    task_kind,
-    task_of,
 )
 
 OBJECTS = [json.dumps({"id": n, "kind": "ab"[n % 2]}) for n in range(20)]
@@ -39,12 +39,12 @@ OBJECTS = [json.dumps({"id": n, "kind": "ab"[n % 2]}) for n in range(20)]
     ],
 )
 def test_kind(kind: TaskKind, answers: list[str]) -> None:
-    assert task_kind(answers) == kind
+    assert detect_task_kind(answers) == kind
     rows = [
         Completion(source=str(n), prompt=str(n), completion=answer)
         for n, answer in enumerate(answers)
     ]
-    assert task_of(rows) == kind
+    assert detect_record_task(rows) == kind
     assert has_fixed_answers(rows) == (kind != "text")
 
 

@@ -15,7 +15,7 @@ from tunesmith.plan import Plan
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Chat, Completion, Message, Preference, Record, Text, ToolCall
 from tunesmith_plugins.checks.chat_template import has_chat_template, review
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 
 USER = Message("user", "Who?")
 SYSTEM = Message("system", "Be brief.")
@@ -138,7 +138,7 @@ def test_the_places_of_a_template(tmp_path: Path) -> None:
 
 
 def chat_model(folder: Path, template: str) -> Path:
-    tiny_tokenizer(template=template).save_pretrained(model_folder(folder))
+    build_tiny_tokenizer(template=template).save_pretrained(model_folder(folder))
     return folder
 
 
@@ -191,7 +191,7 @@ def test_the_row_on_which_a_template_runs_away_is_named(tmp_path: Path) -> None:
     model = chat_model(tmp_path, NO_SYSTEM.replace("BODY", "{% set x = 'x' * 10 ** 11 %}"))
     (finding,) = review(plan(model), [*PAIR, *WITH_SYSTEM], PAIR)
     assert (finding.level, finding.where) == ("error", "rows:7")
-    assert "the chat template is stopped, it needs too much memory" in finding.message
+    assert "the chat template was stopped, it needs too much memory" in finding.message
 
 
 def test_a_template_that_cannot_be_used_at_all_is_refused(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_template_by_name_is_enough_and_is_shown(tmp_path: Path, rows: list[Re
 def test_tools_are_refused_if_the_template_does_not_write_them(tmp_path: Path) -> None:
     call = Message("assistant", "", tool_calls=(ToolCall("weather"),))
     rows: list[Record] = [Chat(source="rows:1", messages=(USER, call))]
-    tiny_tokenizer(template=CHATML).save_pretrained(tmp_path)
+    build_tiny_tokenizer(template=CHATML).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (finding,) = review(plan(tmp_path), rows, [])
     assert finding.level == "error"

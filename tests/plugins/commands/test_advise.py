@@ -18,10 +18,10 @@ from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.pilots import RowValue
 from tunesmith_plugins.commands.advise.advice import (
     Costs,
-    Difference,
+    ExpectedDifference,
     Pilot,
-    compare,
-    decide,
+    compare_with_baseline,
+    decide_advice,
     extrapolate_pilots,
     list_arguments,
     list_missing,
@@ -56,7 +56,7 @@ def test_advise_measures_baselines_and_pilots(
     assert found["prompt_tokens"] == {"baseline": 2.0, "tuned": 2.0}
     shown = tunesmith("advise", "run.toml", "--out", "again", "-q")
     assert "2,000 with the baseline, 2,000 tuned" in shown.stdout
-    assert "FINE-TUNE" in shown.stdout and "cannot be extrapolated" in shown.stdout
+    assert "FINE-TUNE" in shown.stdout and "cannot extrapolate" in shown.stdout
 
 
 def test_the_margin_is_that_of_the_verdict() -> None:
@@ -88,9 +88,9 @@ def test_nothing_is_extrapolated_from_probes_that_have_not_begun_to_learn() -> N
     majority = sample_event(Measured, model="majority", value=12 / 96)
     late = [pilot(10, 0), pilot(20, 12), pilot(40, 20)]
     found = extrapolate_pilots(late, 100, majority)
-    assert found.reason == "after 10 and 20 rows it is no better than majority"
+    assert found.reason == "after 10 and 20 rows, the model is no better than majority"
     assert extrapolate_pilots(late, 100).reason == (
-        "after 10 rows it is no better than a model that gets nothing right"
+        "after 10 rows, the model is no better than a model that gets nothing right"
     )
     early = [pilot(10, 20), pilot(20, 40), pilot(40, 60)]
     assert not extrapolate_pilots(early, 100, majority).reason
@@ -110,15 +110,15 @@ def test_rows_weigh_as_in_the_scores() -> None:
     measured = sample_event(Measured, metric="loss", unit="nats/token", higher_is_better=False)
     pilots = [Pilot(n, measured, losses(1.0, 40 / n), 1.0) for n in (10, 20, 40)]
     baseline = losses(9.0, 0.5)
-    found = compare(BASELINE, baseline, NO_FORECAST, pilots[-1])
+    found = compare_with_baseline(BASELINE, baseline, NO_FORECAST, pilots[-1])
     assert found is not None and found.value == pytest.approx(0.01 * 8 - 0.99 * 0.5)
     expected = extrapolate_pilots(pilots, 80)
     assert expected.error == pytest.approx(0.5, rel=0.02)
-    forecast = compare(BASELINE, baseline, expected, pilots[-1])
+    forecast = compare_with_baseline(BASELINE, baseline, expected, pilots[-1])
     assert forecast is not None
     assert forecast.value == pytest.approx(0.01 * 9 + 0.99 * 0.5 - expected.error)
     assert forecast.low < forecast.value < forecast.high
-    assert compare(BASELINE, {0: RowValue(1.0)}, expected, pilots[-1]) is None
+    assert compare_with_baseline(BASELINE, {0: RowValue(1.0)}, expected, pilots[-1]) is None
 
 
 @pytest.mark.parametrize(("rows", "word"), [(10, "NOT ENOUGH EVIDENCE"), (200, "SMALL CLASSIFIER")])
@@ -127,9 +127,11 @@ def test_a_baseline_that_is_always_right_is_enough_on_enough_rows(rows: int, wor
     pilots = [pilot(n, round(rows * share), rows) for n, share in shares.items()]
     expected = extrapolate_pilots(pilots, 100)
     assert not expected.reason
-    found = compare(BASELINE, {row: RowValue(1.0) for row in range(rows)}, expected, pilots[-1])
+    found = compare_with_baseline(
+        BASELINE, {row: RowValue(1.0) for row in range(rows)}, expected, pilots[-1]
+    )
     assert found is not None
-    assert decide([found], 0.02, True)[0] == word
+    assert decide_advice([found], 0.02, True)[0] == word
 
 
 def test_equal_values_between_the_bounds_are_not_enough_on_few_rows() -> None:
@@ -137,9 +139,9 @@ def test_equal_values_between_the_bounds_are_not_enough_on_few_rows() -> None:
     measured = sample_event(Measured, metric="m", value=0.75, lowest=0.0, highest=1.0)
     values = {row: RowValue(0.75) for row in range(10)}
     expected = Extrapolation(100, 0.25, (0.25,) * 2000)
-    found = compare(BASELINE, values, expected, Pilot(40, measured, values, 1.0))
+    found = compare_with_baseline(BASELINE, values, expected, Pilot(40, measured, values, 1.0))
     assert found is not None and found.value == 0
-    assert decide([found], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
+    assert decide_advice([found], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
 
 
 @pytest.mark.parametrize(("rows", "baseline"), [(10, 0.9), (60, 0.97)])
@@ -152,34 +154,34 @@ def test_few_baselines_are_called_enough_that_are_not(rows: int, baseline: float
         pilots = [probe_of(n, hardness >= final * (100 / n) ** 0.5) for n in (10, 20, 40)]
         expected = extrapolate_pilots(pilots, 100)
         values = {n: RowValue(float(draws.random() < baseline)) for n in range(rows)}
-        found = compare(BASELINE, values, expected, pilots[-1])
+        found = compare_with_baseline(BASELINE, values, expected, pilots[-1])
         assert found is not None
-        wrong += decide([found], 0.02, not expected.reason)[0] == "SMALL CLASSIFIER"
+        wrong += decide_advice([found], 0.02, not expected.reason)[0] == "SMALL CLASSIFIER"
     assert wrong <= 0.05 * cases
 
 
-def difference(name: str, cost: int, value: float, low: float, high: float) -> Difference:
+def difference(name: str, cost: int, value: float, low: float, high: float) -> ExpectedDifference:
     solution: Any = "prompt" if cost >= 100 else "classifier" if cost else "constant"
     chosen = BaselineChosen(baseline=name, solution=solution, cost=cost)
-    return Difference(MeasuredBaseline(chosen, None), value, low, high)
+    return ExpectedDifference(MeasuredBaseline(chosen, None), value, low, high)
 
 
 def test_words() -> None:
     cheap = difference("linear", 20, -0.01, -0.02, 0.01)
     prompt = difference("zero-shot", 100, 0.2, 0.1, 0.3)
-    assert decide([prompt, cheap], 0.02, True)[0] == "SMALL CLASSIFIER"
-    assert decide([prompt], 0.02, True)[0] == "FINE-TUNE"
-    assert decide([difference("zero-shot", 100, 0.0, -0.1, 0.01)], 0.02, True)[0] == "PROMPT"
-    assert decide([cheap], 0.02, False)[0] == "NOT ENOUGH EVIDENCE"
-    assert decide([difference("linear", 20, 0.1, -0.1, 0.3)], 0.02, True)[0] == (
+    assert decide_advice([prompt, cheap], 0.02, True)[0] == "SMALL CLASSIFIER"
+    assert decide_advice([prompt], 0.02, True)[0] == "FINE-TUNE"
+    assert decide_advice([difference("zero-shot", 100, 0.0, -0.1, 0.01)], 0.02, True)[0] == "PROMPT"
+    assert decide_advice([cheap], 0.02, False)[0] == "NOT ENOUGH EVIDENCE"
+    assert decide_advice([difference("linear", 20, 0.1, -0.1, 0.3)], 0.02, True)[0] == (
         "NOT ENOUGH EVIDENCE"
     )
-    assert decide([], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
+    assert decide_advice([], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
 
 
 def test_what_was_not_measured_may_be_as_good() -> None:
     prompt = difference("zero-shot", 100, 0.2, 0.1, 0.3)
-    word, sentence = decide([prompt], 0.02, True, ["linear: it needs scikit-learn"])
+    word, sentence = decide_advice([prompt], 0.02, True, ["linear: it needs scikit-learn"])
     assert word == "NOT ENOUGH EVIDENCE" and "not measured: linear: it needs" in sentence
 
 
@@ -187,10 +189,10 @@ def test_what_was_not_measured_may_be_as_good() -> None:
 def test_one_answer_to_everything_must_be_beaten_too(extrapolated: bool) -> None:
     prompt = difference("zero-shot", 100, 0.2, 0.1, 0.3)
     constant = difference("majority", 0, -0.3, -0.4, -0.2)
-    word, sentence = decide([prompt, constant], 0.02, extrapolated)
+    word, sentence = decide_advice([prompt, constant], 0.02, extrapolated)
     assert word == "NOT ENOUGH EVIDENCE" and "majority" in sentence
     beaten = difference("majority", 0, 0.3, 0.2, 0.4)
-    assert decide([prompt, beaten], 0.02, extrapolated)[0] == "FINE-TUNE"
+    assert decide_advice([prompt, beaten], 0.02, extrapolated)[0] == "FINE-TUNE"
 
 
 def test_what_is_no_better_than_one_answer_to_everything_is_not_enough() -> None:
@@ -198,8 +200,8 @@ def test_what_is_no_better_than_one_answer_to_everything_is_not_enough() -> None
     linear = difference("linear", 20, 0.0, -0.01, 0.01)
     for value, word in ((0.0, "NOT ENOUGH EVIDENCE"), (0.1, "SMALL CLASSIFIER")):
         constant = difference("majority", 0, value, value - 0.01, value + 0.01)
-        assert decide([linear, constant], 0.02, True)[0] == word
-        assert decide([constant], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
+        assert decide_advice([linear, constant], 0.02, True)[0] == word
+        assert decide_advice([constant], 0.02, True)[0] == "NOT ENOUGH EVIDENCE"
 
 
 def test_missing_baselines_are_named_with_their_reasons() -> None:
@@ -219,15 +221,15 @@ def test_missing_baselines_are_named_with_their_reasons() -> None:
         "zero-shot: no room",
         "weighed: not measured on the same test rows",
     ]
-    assert "zero-shot: no room" in decide([], 0.02, True, ["zero-shot: no room"])[1]
+    assert "zero-shot: no room" in decide_advice([], 0.02, True, ["zero-shot: no room"])[1]
 
 
 def test_a_cheap_one_that_is_much_worse_than_the_best_is_not_enough() -> None:
     cheap = difference("nearest", 10, -0.1, -0.2, 0.0)
     best = difference("linear", 20, -0.3, -0.4, -0.2)
-    assert decide([cheap, best], 0.02, True)[1].startswith("linear is enough")
+    assert decide_advice([cheap, best], 0.02, True)[1].startswith("linear is enough")
     near = difference("nearest", 10, -0.29, -0.4, -0.2)
-    assert decide([near, best], 0.02, True)[1].startswith("nearest is enough")
+    assert decide_advice([near, best], 0.02, True)[1].startswith("nearest is enough")
 
 
 def test_arguments() -> None:

@@ -174,13 +174,13 @@ def write_systems(folder: Path, systems: list[str]) -> None:
 def test_the_system_prompt_of_the_data_is_kept(tunesmith: Tunesmith, finished: Path) -> None:
     write_systems(finished, ["be brief"] * 10)
     done = tunesmith("chat", finished, "--prompt", "say alpha")
-    assert "system prompt, as in the training data: be brief" in done.stderr
+    assert "system prompt (from the training data): be brief" in done.stderr
     assert done.stdout == "SAY ALPHA\n"
     own = tunesmith("chat", finished, "--prompt", "x", "--system", "mine")
-    assert "as in the training data" not in own.stderr
+    assert "from the training data" not in own.stderr
     write_systems(finished, ["be brief", "be long"] * 5)
     done = tunesmith("chat", finished, "--prompt", "say alpha")
-    assert "2 system prompts, so none is used" in done.stderr
+    assert "do not share one (2 found)" in done.stderr
     write_systems(finished, [""] * 9)
     assert "system" not in tunesmith("chat", finished, "--prompt", "x").stderr
 

@@ -19,7 +19,7 @@ def test_check_shows_the_data_and_an_example_row(tunesmith: Tunesmith, tmp_path:
         file.write("no tab\nanother\n")
     done = tunesmith("check", "run.toml")
     assert done.exit_code == 0, done.output
-    assert "6 training rows, 4 held out" in done.stdout
+    assert "6 training rows, 4 test rows" in done.stdout
     assert "skipped: 2 rows, no answer, first data.tsv:11" in done.stdout
     learned = [line for line in done.stdout.splitlines() if "▌ " in line]
     assert learned[-1].split()[1:3] == ["assistant", "SAY"]
@@ -73,8 +73,8 @@ def test_libraries_that_only_a_run_needs_are_warnings(
     assert done.exit_code == 0, done.output
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == len({line.split(": ")[1] for line in warnings}), "one for each"
-    assert "warning: data: the rows are not split here: the splitter is not available" in warnings
-    missing = "not available, and a run needs it: jinja2>=3.1 is not installed"
+    assert "warning: data: the rows are not split: the splitter's libraries are missing" in warnings
+    missing = "needed for the run but not available: jinja2>=3.1 is not installed"
     assert f"warning: reporter html: {missing}" in warnings
     assert "pip install 'numpy>=1.26' 'jinja2>=3.1'" in done.stderr
     found = json.loads(tunesmith("check", "run.toml", "--json").stdout)
@@ -123,7 +123,7 @@ def test_the_contents_of_the_data_and_several_rows_are_shown(
 
     done = tunesmith("check", "run.toml")
     assert re.search(r"^train: \d+ rows of ", done.stdout, re.MULTILINE)
-    shown = [line.split()[0] for line in done.stdout.splitlines() if "the text to train on" in line]
+    shown = [line.split()[0] for line in done.stdout.splitlines() if "marks trained text" in line]
     assert shown[0] == "first"
     assert {"longest", "random"} & {*shown}
     assert max(map(len, done.stdout.splitlines())) < EXCERPT + 100

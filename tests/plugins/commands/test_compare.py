@@ -87,7 +87,7 @@ def test_another_scorer_is_refused(two: Tunesmith, tmp_path: Path) -> None:
     assert two("run", "strict.toml", "--out", "strict").exit_code == 0
     refused = two("compare", "good", "strict", "--shared-rows")
     assert refused.exit_code == 2
-    assert "the scorer same has other options: other_models" in refused.stderr
+    assert "the options of evaluator same differ: other_models" in refused.stderr
 
 
 def test_what_cannot_be_compared(two: Tunesmith) -> None:
@@ -127,8 +127,8 @@ def test_of_equal_differences_without_bounds_the_power_is_not_known() -> None:
         evaluator="e", metric="m", unit="nats", higher_is_better=False, first=1, second=1,
         difference=0, low=0, high=0, n=500, p_value=1, outcome="unclear",
     )  # fmt: skip
-    assert describe_power(found, is_joint=False).endswith("they could show is not known")
-    assert describe_power(replace(found, high=1), is_joint=False).endswith("no difference")
+    assert describe_power(found, is_joint=False).endswith("detectable difference is unknown")
+    assert describe_power(replace(found, high=1), is_joint=False).endswith("any difference")
 
 
 def test_folders_of_one_name_are_distinguished() -> None:
@@ -170,8 +170,8 @@ def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:
     assert lines[0] == "same, higher is better"
     assert lines[3].split()[:3] == ["good", "1.000", "+1.000"]
     assert [line.split()[0] for line in lines[3:6]] == ["good", "bad", "c"]
-    assert "place 2 of 7" in lines[4] and lines[6] == "and 4 more runs: --top 0"
-    settings = lines.index("what differs in the run files")
+    assert "place 2 of 7" in lines[4] and lines[6] == "and 4 more runs, shown with --top 0"
+    settings = lines.index("differences between the run files")
     assert lines[settings + 1].split() == ["run", "technique.generalizes"]
     assert [line.split() for line in lines[settings + 3 : settings + 6]] == [
         ["bad", "False"], ["good", "True"], ["c", "False"],

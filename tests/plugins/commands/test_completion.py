@@ -21,7 +21,7 @@ def complete(*words: str) -> dict[str, str]:
 def test_keys_are_completed_after_set(command: list[str]) -> None:
     found = complete(*command, "--set", "technique.sched")
     assert [*found] == ["technique.schedule.type=", "technique.schedule.warmup_ratio="]
-    assert found["technique.schedule.type="].startswith("Shape of the decrease")
+    assert found["technique.schedule.type="].startswith("How the learning rate")
 
 
 def test_keys_of_the_core_of_components_and_of_tables_are_completed() -> None:

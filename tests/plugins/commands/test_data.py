@@ -127,7 +127,7 @@ def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, row
     refused = tunesmith("data", "show", "rows.jsonl", "--tokens")
     assert refused.exit_code == 2 and "needs a run file" in refused.stderr
     (rows.parent / "x.bin").write_bytes(b"\0")
-    assert "no data loader knows" in tunesmith("data", "show", "x.bin").stderr
+    assert "no data loader recognizes" in tunesmith("data", "show", "x.bin").stderr
 
 
 # ------------------------------------------------------------------------ stats
@@ -171,7 +171,7 @@ def test_stats_count_good_and_bad_answers(tunesmith: Tunesmith, tmp_path: Path) 
     part = json.loads(done.stdout)["parts"]["train"]
     assert part["labeled_answers"] == {"good": 6, "bad": 3}
     text = tunesmith("data", "stats", "rows.jsonl").stdout
-    assert "answers with a label: 6 good, 3 bad" in text
+    assert "labeled answers: 6 good, 3 bad" in text
 
 
 def test_tokens_of_an_answer_with_a_label(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Pat
     done = tunesmith("data", "stats", "both.toml", *options)
     assert done.exit_code == 0, done.output
     assert "2 rows are skipped: answer is empty" in done.stdout
-    assert "rows that an earlier part has too: 3" in done.stdout
+    assert "rows that are also in an earlier part: 3" in done.stdout
 
 
 # -------------------------------------------------------------------------- fix
@@ -317,8 +317,8 @@ def test_fix_leaves_a_clean_file_as_it_is(tunesmith: Tunesmith, tmp_path: Path) 
     assert (done.exit_code, done.stdout) == (0, "nothing to fix\n")
     assert (tmp_path / "new.jsonl").read_bytes() == data
     (tmp_path / "rows.gz").write_bytes(gzip.compress(data))
-    assert "unpack it first" in tunesmith("data", "fix", "rows.gz").stderr
-    assert "cannot be read" in tunesmith("data", "fix", "missing").stderr
+    assert "decompress or convert it first" in tunesmith("data", "fix", "rows.gz").stderr
+    assert "cannot read it" in tunesmith("data", "fix", "missing").stderr
 
 
 VALUES = st.recursive(

@@ -71,7 +71,7 @@ def test_test_rows_are_compared(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert found["data leaks"]["count"] == 2
     assert len(found["data leaks"]["examples"]) == 2
     done = tunesmith("data", "check", "run.toml", "--test", "test.jsonl")
-    assert done.exit_code == 2 and "the run file names its own" in done.stderr
+    assert done.exit_code == 2 and "only works with a data file" in done.stderr
 
 
 def test_a_run_file_is_reviewed_with_its_plan(
@@ -133,10 +133,12 @@ def test_label_errors_are_looked_for_on_request(tunesmith: Tunesmith, tmp_path: 
     first = {row["source"] for row in suspects[:32]}
     assert len(first & {f"rows.jsonl:{number + 1}" for number in injected}) >= 30
     shares = r"\d+(\.\d)? % to \d+(\.\d)? %"
-    assert re.match(f"{shares} of the labels look wrong, by a classifier", finding["message"])
+    assert re.match(
+        f"{shares} of the labels look wrong, according to a classifier", finding["message"]
+    )
     write(tmp_path / "text.jsonl", clean_rows()[:50])
     done = tunesmith("data", "check", "text.jsonl", "--label-errors")
-    assert done.exit_code == 3 and "the answers are no labels" in done.stderr
+    assert done.exit_code == 3 and "the answers are not labels" in done.stderr
 
 
 def test_sums_that_differ_in_a_sign_are_no_leaks(tunesmith: Tunesmith, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_data_check_measures_the_coverage_as_well(tunesmith: Tunesmith, files: P
     assert {"schema": alone["schema"], **found["coverage"]} == alone and found["findings"]
     shown = tunesmith("data", "check", *arguments).stdout
     assert "findings in 200 train rows" in shown
-    assert "] of traffic lies outside what you train on; label these" in shown
+    assert "] of traffic is outside the training data; label these" in shown
 
 
 def test_personal_data_of_the_rows_to_label_is_masked(tunesmith: Tunesmith, files: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_result_is_in_words(tunesmith: Tunesmith, files: Path) -> None:
         file.write(b"\n\xff\n")
     done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.txt")
     assert done.exit_code == 0, done.output
-    assert "] of traffic lies outside what you train on; label these" in done.stdout
+    assert "] of traffic is outside the training data; label these" in done.stdout
     assert "100 production rows were compared with 200 training rows" in done.stdout
     assert "1 production rows cannot be read" in done.stdout
     assert "asked.txt:" in done.stdout and "\x1b" not in done.stdout
@@ -121,7 +121,7 @@ def test_other_files_are_read_by_their_data_loader(tunesmith: Tunesmith, files: 
 def test_a_file_that_no_loader_knows_is_refused(tunesmith: Tunesmith, files: Path) -> None:
     (files / "data.bin").write_bytes(b"\0\1")
     done = tunesmith("data", "coverage", "data.bin", "--against", "asked.jsonl")
-    assert done.exit_code == 2 and "no data loader knows this file" in done.output
+    assert done.exit_code == 2 and "no data loader recognizes this file" in done.output
 
 
 def test_the_help_names_its_option() -> None:

@@ -32,22 +32,22 @@ def test_rows_are_chosen_and_written_as_they_are(tunesmith: Tunesmith, tmp_path:
     done = tunesmith(*args, "--out", "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "few.jsonl").read_bytes()
     assert "again.jsonl: 30 of 220 rows" in done.stdout
-    assert "20 rows are skipped because they equal an earlier one" in done.stdout
+    assert "skipped 20 duplicates of earlier rows" in done.stdout
 
 
 def test_a_file_that_exists_is_kept(tunesmith: Tunesmith, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", 30)
     before = (tmp_path / "rows.jsonl").read_bytes()
     done = tunesmith("data", "select", "rows.jsonl", "--rows", "3", "--out", "rows.jsonl")
-    assert done.exit_code == 2 and "rows.jsonl: exists already" in done.stderr
+    assert done.exit_code == 2 and "rows.jsonl: already exists" in done.stderr
     assert (tmp_path / "rows.jsonl").read_bytes() == before
     done = tunesmith("data", "select", "run.toml", "--rows", "3", "--out", "few.jsonl")
-    assert done.exit_code == 2 and "name a file of rows" in done.stderr
+    assert done.exit_code == 2 and "name its data file" in done.stderr
 
 
 def test_too_few_different_rows_are_all_written(tunesmith: Tunesmith, tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", 1, copies=1)
     done = tunesmith("data", "select", "rows.jsonl", "--rows", "3", "--out", "few.jsonl")
     assert done.exit_code == 0, done.output
-    assert "there are no 3 different rows" in done.stdout
+    assert "fewer than 3 different rows" in done.stdout
     assert len((tmp_path / "few.jsonl").read_text().splitlines()) == 1

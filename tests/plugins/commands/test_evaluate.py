@@ -13,7 +13,11 @@ from click.testing import Result
 
 from tunesmith.errors import UsageError
 from tunesmith.storage import RunFolder
-from tunesmith_plugins.commands.evaluate.target import Choice, open_target, suit_winner
+from tunesmith_plugins.commands.evaluate.target import (
+    TargetChoice,
+    open_evaluation_target,
+    select_winner_evaluators,
+)
 
 Tunesmith = Callable[..., Result]
 FAKE = str(Path(__file__).parents[2] / "core" / "fake_plugin.py")
@@ -66,15 +70,17 @@ def test_the_base_model_keeps_its_system_prompt(ready: Tunesmith, tmp_path: Path
     (tmp_path / "run.toml").write_text(text + '[baselines]\nsystem_prompt = "be loud"\nuse = []\n')
     assert ready("run", "run.toml", "--out", "loud").exit_code == 0
     for evaluators in ((), ("same",)):
-        choice = Choice("loud", None, "base", None, evaluators, (), (FAKE,), ())
-        plan = open_target(choice).plan
+        choice = TargetChoice("loud", None, "base", None, evaluators, (), (FAKE,), ())
+        plan = open_evaluation_target(choice).plan
         assert plan.baseline_options.system_prompt == "be loud"
 
 
 def test_a_model_on_the_rows_of_a_run(ready: Tunesmith, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin,evaluate,runs,full")
-    choice = Choice("fake:one", None, "tuned", None, (), (), (FAKE,), (), rows_of=Path("done"))
-    target = open_target(choice)
+    choice = TargetChoice(
+        "fake:one", None, "tuned", None, (), (), (FAKE,), (), rows_of=Path("done")
+    )
+    target = open_evaluation_target(choice)
     assert (target.label, len(target.records)) == ("model", 4)
     assert [evaluator.id for evaluator in target.evaluators] == ["same"]
 
@@ -100,9 +106,9 @@ def test_a_classifier_is_measured_by_its_answers(
         for name, generates in offers.items()
     )
     target: Any = SimpleNamespace(evaluators=evaluators)
-    assert [e.id for e in suit_winner(target, RunFolder(tmp_path))] == suit
+    assert [e.id for e in select_winner_evaluators(target, RunFolder(tmp_path))] == suit
     target.evaluators = evaluators[:1]
-    assert [e.id for e in suit_winner(target, RunFolder(tmp_path))] == ["loss"]
+    assert [e.id for e in select_winner_evaluators(target, RunFolder(tmp_path))] == ["loss"]
 
 
 def test_mistakes(ready: Tunesmith, tmp_path: Path) -> None:
@@ -111,9 +117,9 @@ def test_mistakes(ready: Tunesmith, tmp_path: Path) -> None:
     for arguments, message in (
         (["done", "--data", "nothing.tsv"], "does not exist"),
         (["done", "--out", "full"], "is not empty"),
-        (["done", "--winner", "--base-only"], "only one"),
+        (["done", "--winner", "--base-only"], "not both"),
         (["done", "--winner"], "winner"),
-        (["fake:one", "--winner"], "not the folder of a run"),
+        (["fake:one", "--winner"], "not a run folder"),
         (["fake:one"], "--data"),
         (["done", "--evaluator", "nothing"], "nothing"),
     ):
@@ -124,6 +130,6 @@ def test_mistakes(ready: Tunesmith, tmp_path: Path) -> None:
 def test_an_adapter_needs_a_base_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text("{}")
-    choice = Choice(str(tmp_path), tmp_path / "rows.jsonl", "tuned", None, (), (), (), ())
-    with pytest.raises(UsageError, match="names no base model"):
-        open_target(choice)
+    choice = TargetChoice(str(tmp_path), tmp_path / "rows.jsonl", "tuned", None, (), (), (), ())
+    with pytest.raises(UsageError, match="no base model in this file"):
+        open_evaluation_target(choice)

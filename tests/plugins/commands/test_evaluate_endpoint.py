@@ -44,7 +44,7 @@ def test_answers_are_measured_and_the_token_is_nowhere(
     # `loss` suits the rows too, but an endpoint cannot be measured by it.
     (measured,) = report["measured"]
     assert (measured["metric"], measured["value"], measured["n"]) == ("exact-match", 2 / 3, 3)
-    assert f"prompts of 3 rows are sent to {fake.url}" in done.stderr.splitlines()
+    assert f"sending the prompts of 3 rows to {fake.url}" in done.stderr.splitlines()
     assert {body["model"] for _, body in fake.requests} == {"large"}
     assert [headers["Authorization"] for headers, _ in fake.requests] == [f"Bearer {TOKEN}"] * 3
     assert [headers["Authorization"] for headers in fake.listed] == [f"Bearer {TOKEN}"]
@@ -76,15 +76,15 @@ def test_the_rows_evaluators_and_prompt_of_a_run(ready: Tunesmith, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "--rows-of RUN measures on"),
+        ((), "test rows of a run: --rows-of RUN"),
         (
             ("--data", "rows.jsonl", "--evaluator", "loss", "--evaluator", "exact-match"),
-            "evaluator loss: needs more than",
+            "evaluator loss: needs log-probabilities",
         ),
-        (("--data", "rows.jsonl", "--rows-of", "."), "only one of them"),
-        (("--data", "rows.jsonl", "--base", "fake:one"), "--base: an endpoint"),
-        (("--data", "rows.jsonl", "--winner"), "not the folder of a run"),
-        (("--data", "rows.jsonl", "--token-variable", "sk-abc"), "a name, no token"),
+        (("--data", "rows.jsonl", "--rows-of", "."), "cannot be combined"),
+        (("--data", "rows.jsonl", "--base", "fake:one"), "--base: only applies to adapters"),
+        (("--data", "rows.jsonl", "--winner"), "not a run folder"),
+        (("--data", "rows.jsonl", "--token-variable", "sk-abc"), "not the token"),
         (
             ("--data", "rows.jsonl", "--token-variable", "NO_SUCH", "--model", "one"),
             "NO_SUCH is not set",
@@ -102,13 +102,13 @@ def test_refusals_send_nothing(ready: Tunesmith, options: tuple[str, ...], messa
 def test_the_model_is_named_or_the_only_one(ready: Tunesmith) -> None:
     with serve_judge(shout, models=["one", "t\x1bwo"]) as fake:
         done = ready("evaluate", fake.url, "--data", "rows.jsonl")
-        assert done.exit_code == 2 and "has 2 models" in done.stderr
-        assert "--model NAME chooses one: one, t\\x1bwo" in done.stderr and not fake.requests
+        assert done.exit_code == 2 and "lists 2 models" in done.stderr
+        assert "choose one with --model NAME: one, t\\x1bwo" in done.stderr and not fake.requests
         done = ready("evaluate", fake.url, "--data", "rows.jsonl", "--model", "two", "--json")
         assert json.loads(done.stdout)["model"] == "two" and len(fake.listed) == 1
     with serve_judge(shout) as fake:
         done = ready("evaluate", fake.url, "--data", "rows.jsonl")
-        assert done.exit_code == 2 and "it lists none" in done.stderr
+        assert done.exit_code == 2 and "none is listed" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_the_model_is_named_or_the_only_one(ready: Tunesmith) -> None:
     [
         (Failure(400, b'{"error": {"message": "max_tokens\\u001b: too many"}}'), "max_tokens\\x1b"),
         (Failure(404, b'{"error": "model m: not found"}'), "HTTP 404: model m: not found"),
-        (b"", "no chat completion"),
+        (b"", "not a chat completion"),
     ],
 )
 def test_failures_of_the_endpoint(ready: Tunesmith, reply: Any, message: str) -> None:
     with serve_judge(lambda prompt: reply) as fake:
         done = ready("evaluate", fake.url, "--data", "rows.jsonl", "--model", "m")
     assert done.exit_code == 4, done.output
-    assert f"error: the endpoint at {fake.url} cannot be asked: " in done.stderr
+    assert f"error: request to the endpoint at {fake.url} failed: " in done.stderr
     assert message in done.stderr and "hint: check the address" in done.stderr
     assert "judge" not in done.stderr and "resume" not in done.stderr
 
@@ -131,7 +131,7 @@ def test_failures_of_the_endpoint(ready: Tunesmith, reply: Any, message: str) ->
 def test_only_endpoints_have_models_and_tokens(ready: Tunesmith) -> None:
     for option in ("--model", "--token-variable"):
         done = ready("evaluate", "fake:one", "--data", "rows.jsonl", option, "NAME")
-        assert done.exit_code == 2 and f"{option}: fake:one is no endpoint" in done.stderr
+        assert done.exit_code == 2 and f"{option}: fake:one is not an endpoint" in done.stderr
     done = ready("evaluate", "https://user:word@host/v1", "--data", "rows.jsonl")
     assert done.exit_code == 2 and "without user" in done.stderr and "word@" not in done.output
 

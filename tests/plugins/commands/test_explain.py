@@ -29,7 +29,7 @@ PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main
 def test_a_key_is_explained_with_owner_and_example(tunesmith: Tunesmith) -> None:
     shown = tunesmith("explain", "technique.steps").stdout
     assert "technique.steps = 6 (int, >= 1, <= 100000)\n  Steps to take.\n" in shown
-    assert "of: technique file:fake_plugin:by-heart" in shown
+    assert "owner: technique file:fake_plugin:by-heart" in shown
     assert "example: technique.steps = 6" in shown
     assert tunesmith("explain", "steps").stdout.startswith("technique.steps = 6")
 
@@ -46,10 +46,10 @@ def test_forms_of_several_owners_are_listed(tunesmith: Tunesmith) -> None:
 @pytest.mark.parametrize(
     ("word", "text"),
     [
-        ("0", "did what it was asked"),
+        ("0", "Success"),
         ("3", "DataError: A data file cannot be used"),
-        ("75", "stopped by a limit"),
-        ("130", "stopped by the signal SIGINT"),
+        ("75", "stopped at a limit"),
+        ("130", "stopped by signal SIGINT"),
         ("gateerror", "GateError: A quality gate of the run file did not pass. Exit code 6."),
         ("RunStopped", "A signal or a limit ended the run"),
     ],

@@ -129,7 +129,7 @@ def test_the_command_that_serves_an_export_is_printed(finished: Path, tmp_path: 
     arguments = ["export", finished, "--to", "served", "--out", tmp_path / "out"]
     done = tunesmith(*arguments, "--plugin", tmp_path / "served.py")
     assert done.exit_code == 0, done.output
-    assert f"serve it: serve {tmp_path / 'out'}" in done.stdout.splitlines()
+    assert f"serve it with: serve {tmp_path / 'out'}" in done.stdout.splitlines()
     certificate = json.loads((tmp_path / "out" / "export.json").read_text())
     assert (certificate["checks"]["shape"], certificate["serve"]) == ("round", "serve .")
     assert "$ serve .\n" in (tmp_path / "out" / "README.md").read_text()
@@ -211,4 +211,4 @@ def test_a_place_where_nothing_can_be_written_is_named(finished: Path, tmp_path:
     (tmp_path / "file").write_text("")
     done = tunesmith("export", finished, "--to", "safetensors", "--out", tmp_path / "file" / "out")
     assert done.exit_code == 2
-    assert f"{tmp_path / 'file'}: no export can be written there" in done.output
+    assert f"{tmp_path / 'file'}: cannot write here" in done.output

@@ -55,7 +55,7 @@ def test_the_weak_slice_is_found(failing: Tunesmith) -> None:
 def test_text(failing: Tunesmith) -> None:
     done = failing("failures", "done", "--items", "2")
     assert done.exit_code == 0, done.output
-    for text in ("channel = mail", "weak", "the worst rows", "near-misses", "only case"):
+    for text in ("channel = mail", "weak", "the worst rows", "near-misses", "only in case"):
         assert text in done.stdout
     base = done.stdout.partition("the base model was better")[2].partition("near-misses")[0]
     columns = {
@@ -112,7 +112,7 @@ def test_a_run_without_weak_slices(tunesmith: Tunesmith, finished: Path) -> None
     found = find_failures(finished, report, None)
     assert found.confirmed == [] and found.wrong == [] and len(found.rows) == 4
     shown = tunesmith("failures", finished).stdout
-    assert "weak slices were not looked for: a slice needs 20 rows, and 20 outside of it" in shown
+    assert "weak slices were not searched: this needs 40 rows or more" in shown
 
 
 def add_joint_metric(folder: Path, metrics: dict[str, bool]) -> None:
@@ -138,7 +138,7 @@ def add_joint_metric(folder: Path, metrics: dict[str, bool]) -> None:
 def test_a_metric_of_all_rows_together_judges_none(failing: Tunesmith, tmp_path: Path) -> None:
     add_joint_metric(tmp_path / "done", {"bleu": True})
     done = failing("failures", "done", "--metric", "bleu")
-    assert done.exit_code == 2 and "by which no row is wrong" in done.output
+    assert done.exit_code == 2 and "has no score per row" in done.output
 
 
 def test_another_metric_judges_rows_in_its_place(failing: Tunesmith, tmp_path: Path) -> None:
@@ -146,4 +146,4 @@ def test_another_metric_judges_rows_in_its_place(failing: Tunesmith, tmp_path: P
     done = failing("failures", "done", "--metric", "bleu")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("rouge ")
-    assert "bleu is of all rows together and judges none" in done.stdout
+    assert "bleu has no score per row, so another metric judges the rows" in done.stdout

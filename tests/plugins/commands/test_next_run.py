@@ -11,7 +11,7 @@ import pytest
 from tests.plugins.commands.conftest import RUN_FILE, Tunesmith
 
 from tunesmith_evidence.slices.discover import split_in_halves
-from tunesmith_evidence.slices.rows import to_rows
+from tunesmith_evidence.slices.rows import to_scored_rows
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     (tmp_path / "more.jsonl").write_text('{"prompt": "say more", "completion": "SAY MORE"}\n' * 3)
     done = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
     assert done.exit_code == 0, done.output
-    assert "3 more, 120 held out, 0 moved" in done.output
+    assert "3 added; 120 test rows remain, 0 moved" in done.output
     tables = tomllib.loads((tmp_path / "next" / "run.toml").read_text())
     assert tables["lineage"] == {"parent": str(parent)}
     assert tables["technique"]["use"] == "by-heart"
@@ -42,12 +42,14 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     kept = read_lines(tmp_path / "next" / "test.jsonl")
     assert [row["expected"] for row in first] == [row["completion"] for row in kept]
     again = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
-    assert again.exit_code == 2 and "exists already" in again.output
+    assert again.exit_code == 2 and "already exists" in again.output
     run = tunesmith("run", "next/run.toml", "--out", "child")
     assert run.exit_code == 0, run.output
     compared = tunesmith("compare", "parent", "child")
     assert compared.exit_code == 0, compared.output
-    assert "slices, on the half of the rows that was not collected" in compared.output
+    assert (
+        "slices, on the half of the test rows that was not used to collect rows" in compared.output
+    )
     assert "rows that parent held out" not in compared.stdout
     shown = json.loads(tunesmith("compare", "parent", "child", "--json").stdout)
     [rest] = [s for s in shown["comparisons"][0]["slices"] if s["name"] == "all other rows"]
@@ -67,7 +69,7 @@ def test_corrected_rows_of_the_export_move_to_training(
     done = tunesmith("failures", "parent", "--export", "failed.jsonl", "--for-next")
     assert done.exit_code == 0 and "tunesmith next parent --add" in done.output, done.output
     failed = read_lines(tmp_path / "failed.jsonl")
-    first, second = split_in_halves(to_rows(rows, "same"))
+    first, second = split_in_halves(to_scored_rows(rows, "same"))
     assert {row["source"] for row in failed} == {rows[i]["source"] for i in first if i < 40}
     failed[0]["expected"] = "SAY CORRECTED"
     (tmp_path / "fixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in failed))
@@ -81,8 +83,8 @@ def test_corrected_rows_of_the_export_move_to_training(
     assert tunesmith("run", "next/run.toml", "--out", "child").exit_code == 0
     compared = tunesmith("compare", "parent", "child")
     assert compared.exit_code == 0, compared.output
-    assert f"{len(failed)} rows that parent held out are not held out in child" in compared.stdout
-    assert "the differences above favor it" in " ".join(compared.stdout.split())
+    assert f"{len(failed)} test rows of parent moved to training in child" in compared.stdout
+    assert "the differences above favor parent" in " ".join(compared.stdout.split())
     found = json.loads(tunesmith("compare", "parent", "child", "--json").stdout)
     assert found["comparisons"][0]["moved"] == len(failed)
 
@@ -91,7 +93,7 @@ def test_corrected_rows_of_the_export_move_to_training(
     row = {"messages": turns, "expected": late["expected"], "reasons": []}
     (tmp_path / "late.jsonl").write_text(json.dumps(row) + "\n")
     refused = tunesmith("next", "parent", "--add", "late.jsonl", "--out", "other")
-    assert refused.exit_code == 2 and "is to show the improvement" in refused.output
+    assert refused.exit_code == 2 and "must show the improvement" in refused.output
     assert not (tmp_path / "other").exists()
 
 

@@ -26,7 +26,7 @@ from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     read_inspection,
     write_inspection,
 )
-from tunesmith_plugins.commands.plugin_list.tiers import tier_of
+from tunesmith_plugins.commands.plugin_list.tiers import find_tier
 
 pytestmark = pytest.mark.processes
 
@@ -84,14 +84,14 @@ def test_a_new_distribution_is_imported_once_elsewhere(site: Site) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import os; os._exit(3)", "its process ended with code 3"),
+        ("import os; os._exit(3)", "importing it ended the process with code 3"),
         ("raise SystemExit(4)", "SystemExit: 4"),
-        ("raise KeyboardInterrupt", "its process ended with code 1"),
-        ("import os; os.kill(os.getpid(), 9)", "its process ended with code -9"),
+        ("raise KeyboardInterrupt", "importing it ended the process with code 1"),
+        ("import os; os.kill(os.getpid(), 9)", "importing it ended the process with code -9"),
         ("import a_library_that_does_not_exist", "ModuleNotFoundError"),
         ("print('\\x1b[2J' * 100)\n1 / 0", "ZeroDivisionError"),
         ("input()", "EOFError"),
-        ("x = 1", "implements no hook"),
+        ("x = 1", "does not implement any"),
         (
             "from tunesmith.hookspecs import hookimpl\n"
             "@hookimpl\n"
@@ -276,8 +276,8 @@ def test_the_tier_follows_from_what_is_known(
         kit_file(path).write_text(json.dumps({"greet": kit}))
     if results is not None:
         module.with_name("tunesmith-results.json").write_text(json.dumps(results))
-    assert tier_of(pair[0], path) == tier
-    assert tier_of(replace(pair[0], state="broken"), path) == ""
+    assert find_tier(pair[0], path) == tier
+    assert find_tier(replace(pair[0], state="broken"), path) == ""
 
 
 def test_results_of_the_kit_are_void_after_a_change(site: Site) -> None:
@@ -286,10 +286,10 @@ def test_results_of_the_kit_are_void_after_a_change(site: Site) -> None:
     passed = Result(check="one", offer="", state="passed")
     remember_results(pair[0], [passed])
     files = inspection_files([pair])
-    assert tier_of(pair[0], files["tunesmith-greet"]) == "conforms"
+    assert find_tier(pair[0], files["tunesmith-greet"]) == "conforms"
     remember_results(pair[0], [passed, replace(passed, state="failed")])
-    assert tier_of(pair[0], files["tunesmith-greet"]) == "loads"
+    assert find_tier(pair[0], files["tunesmith-greet"]) == "loads"
     remember_results(pair[0], [passed])
     site.add("greet", "x = 1")
     (pair,) = (pair for pair in find_installed() if pair[0].name == "greet")
-    assert tier_of(pair[0], inspection_files([pair])["tunesmith-greet"]) == "loads"
+    assert find_tier(pair[0], inspection_files([pair])["tunesmith-greet"]) == "loads"

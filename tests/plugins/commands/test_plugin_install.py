@@ -16,14 +16,14 @@ from wheels import COMMAND, write_wheel
 
 from tunesmith.errors import UsageError
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.plugin_install.directory import read_directory, search
+from tunesmith_plugins.commands.plugin_install.directory import read_directory, search_directory
 from tunesmith_plugins.commands.plugin_install.install_command import refuse_unpinned
 from tunesmith_plugins.commands.plugin_install.pip import (
     Change,
     describe_publisher,
+    find_installed_version,
+    find_protected_changes,
     is_pinned,
-    moved,
-    version_of,
 )
 
 Tunesmith = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,22 +31,22 @@ Tunesmith = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_only_some_distributions_are_protected() -> None:
     same, new, other = Change("peft", "1", "1"), Change("torch", None, "3"), Change("x", "1", "2")
-    assert moved([same, new, other, Change("transformers", "5.0", "5.1")]) == [
+    assert find_protected_changes([same, new, other, Change("transformers", "5.0", "5.1")]) == [
         new,
         Change("transformers", "5.0", "5.1"),
     ]
 
 
 def test_installed_versions_are_known() -> None:
-    assert version_of("pluggy") == metadata.version("pluggy")
-    assert version_of("a-distribution-that-does-not-exist") is None
+    assert find_installed_version("pluggy") == metadata.version("pluggy")
+    assert find_installed_version("a-distribution-that-does-not-exist") is None
 
 
 def test_the_directory_is_searched_without_network() -> None:
     assert {listed.name for listed in read_directory()} >= {"tunesmith-trl"}
-    (found,) = search(["TRL", "rloo"])
+    (found,) = search_directory(["TRL", "rloo"])
     assert (found.name, found.api) == ("tunesmith-trl", "1")
-    assert search(["trl", "quokka"]) == []
+    assert search_directory(["trl", "quokka"]) == []
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_publisher_of_an_unpinned_name_is_named() -> None:
 def test_search_recommends_no_name_of_an_index() -> None:
     found = CliRunner().invoke(app, ["plugins", "search", "trl"])
     assert "tunesmith plugins install ./contrib/NAME" in found.stderr
-    assert "may belong to anybody" in found.stderr
+    assert "not on a package index" in found.stderr
 
 
 # --------------------------------------------------------------------------- with pip
@@ -161,7 +161,7 @@ def test_a_plugin_that_fails_is_uninstalled(
     assert done.returncode == 8
     assert "a_library_that_does_not_exist" in done.stderr
     assert "uninstalled: tunesmith-greet" in done.stderr
-    assert "the former version: pip install tunesmith-greet==1.0" in done.stderr
+    assert "restore the previous version with: pip install tunesmith-greet==1.0" in done.stderr
     assert contents(environment) == before
 
 
@@ -173,7 +173,7 @@ def test_what_is_no_plugin_is_uninstalled(
     write_wheel(wheels, "no-plugin", files={"no_plugin.py": "x = 1\n"})
     done = tunesmith("plugins", "install", "no-plugin==1.0")
     assert done.returncode == 8
-    assert "no plugin of tunesmith is in no-plugin" in done.stderr
+    assert "no tunesmith plugin found in no-plugin" in done.stderr
     assert contents(environment) == before
     environment.run(
         ["-m", "pip", "install", "no-plugin==1.0"],
@@ -182,7 +182,7 @@ def test_what_is_no_plugin_is_uninstalled(
     write_wheel(wheels, "no-plugin", "2.0", files={"no_plugin.py": "x = 2\n"})
     done = tunesmith("plugins", "install", "no-plugin==2.0")
     assert done.returncode == 8 and "uninstalled" not in done.stderr
-    assert "the former version: pip install no-plugin==1.0" in done.stderr
+    assert "restore the previous version with: pip install no-plugin==1.0" in done.stderr
     environment.run(["-m", "pip", "uninstall", "--yes", "no-plugin"], cwd=wheels)
     assert contents(environment) == before
     missing = tunesmith("plugins", "install", "a-distribution-that-does-not-exist")

@@ -120,8 +120,8 @@ def test_the_summary_counts_what_rows_hold() -> None:
         for label in (True, False, False)
     ]
     assert summarize([CHAT, CHAT, PAIR, *labels], NOTHING) == [
-        "2 rows of conversations: 2 definitions of tools, 4 trained answers, "
-        "2 answers with reasoning, 2 tool calls, 2 answers without weight",
+        "2 rows of conversations: 2 tool definitions, 4 trained answers, "
+        "2 answers with reasoning, 2 tool calls, 2 answers with weight 0",
         "1 row of preference pairs; only the chosen answers are trained",
         "3 rows of labeled answers: 1 good, 2 bad",
     ]

@@ -22,7 +22,7 @@ def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
     after.write_text("".join(json.dumps(row) + "\n" for row in worse))
     done = tunesmith("report", finished)
     assert done.exit_code == 0, done.output
-    assert "on which another model did better" in done.stdout
+    assert "another model did better on" in done.stdout
     found = done.stdout[done.stdout.index(f"{rows[2]['source']}, got worse") :].splitlines()[:5]
     assert "prompt" in found[1] and found[1].split(maxsplit=1)[1] == rows[2]["prompt"][0][1]
     assert found[2].split()[0] == "expected"

@@ -15,7 +15,7 @@ from click.testing import Result
 
 from tunesmith.storage import LockHolder, lock
 from tunesmith_plugins.commands.run_list import read_runs
-from tunesmith_plugins.commands.run_list.command import matches
+from tunesmith_plugins.commands.run_list.command import matches_text
 
 Tunesmith = Callable[..., Result]
 
@@ -65,7 +65,7 @@ def test_filters(tunesmith: Tunesmith, runs: Path) -> None:
     assert tunesmith("runs", "--status", "damaged").stdout == "no runs\n"
     assert tunesmith("runs", "nowhere").exit_code == 2
     (summary,) = [run for run in read_runs.read_runs(runs) if run.status == "ok"]
-    assert matches(summary, "FAKE") and not matches(summary, "other")
+    assert matches_text(summary, "FAKE") and not matches_text(summary, "other")
 
 
 def test_status_of_runs_that_did_not_end(runs: Path) -> None:

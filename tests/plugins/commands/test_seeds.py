@@ -42,7 +42,7 @@ def test_finished_seeds_are_not_repeated(trained: Tunesmith, tmp_path: Path) -> 
     assert trained("seeds", "one", "--count", "2", "-q").exit_code == 0
     events = (tmp_path / "one-seed-43" / "events.jsonl").read_text()
     done = trained("seeds", "one", "--count", "2", "-q")
-    assert "the mean of 2 seeds" in " ".join(done.stdout.split())
+    assert "mean of 2 seeds" in " ".join(done.stdout.split())
     assert (tmp_path / "one-seed-43" / "events.jsonl").read_text() == events
 
 
@@ -66,7 +66,7 @@ def test_a_seed_of_another_run_is_not_pooled(
     count = "3" if "run.seed=41" in sets else "2"  # of 41, 43 is the third
     done = trained("seeds", "one", "--count", count, "-q")
     shown = " ".join(done.output.split())
-    assert done.exit_code == 2 and "one-seed-43: is no seed of this run" in shown
+    assert done.exit_code == 2 and "one-seed-43: does not repeat this run" in shown
     assert reason in shown
     shutil.rmtree(tmp_path / "one-seed-43")
     assert trained("seeds", "one", "--count", count, "-q").exit_code == 0
@@ -82,4 +82,4 @@ def test_what_cannot_be_pooled(trained: Tunesmith, tmp_path: Path) -> None:
     )
     assert trained("run", "none.toml", "--out", "none").exit_code == 0
     done = trained("seeds", "none")
-    assert done.exit_code == 2 and "no verdict about a baseline" in done.output
+    assert done.exit_code == 2 and "no verdict that compares with a baseline" in done.output

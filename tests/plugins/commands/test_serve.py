@@ -10,7 +10,7 @@ from click.testing import Result
 
 from tunesmith import api
 from tunesmith.errors import EnvironmentProblem, UsageError
-from tunesmith_evidence.winner import FOLDER
+from tunesmith_evidence.winner import WINNER_FOLDER
 from tunesmith_plugins.commands.serve import command
 from tunesmith_plugins.commands.serve.engine import CallingEngine
 from tunesmith_plugins.commands.serve.run_models import list_models, open_engines
@@ -22,7 +22,7 @@ def test_all_models_of_a_run_are_served(finished: Path) -> None:
     folder, plan, _ = api.load_run(finished)
     assert list_models(folder, []) == ["tuned", "base"]
     assert list_models(folder, ["base"]) == ["base"]
-    (finished / FOLDER).mkdir()
+    (finished / WINNER_FOLDER).mkdir()
     assert list_models(folder, []) == ["tuned", "base", "winner"]
     engines = open_engines(folder, plan, ["tuned"], slots=2)
     assert isinstance(engines["tuned"], CallingEngine), "it needs no tensors"
@@ -33,7 +33,7 @@ def test_a_model_that_the_run_lacks_is_named(
 ) -> None:
     done = tunesmith("serve", finished, "--model", "winner")
     assert done.exit_code == 2
-    assert "has no winner besides the tuned one" in done.stderr and "tuned, base" in done.stderr
+    assert "has no saved winner" in done.stderr and "tuned, base" in done.stderr
     assert tunesmith("run", "run.toml", "--set", "technique.mode=raise").exit_code == 8
     (run,) = (tmp_path / "runs").iterdir()
     done = tunesmith("serve", run, "--model", "tuned")
@@ -42,7 +42,9 @@ def test_a_model_that_the_run_lacks_is_named(
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "LIBRARIES", ("starlette", "not_a_library"))
-    with pytest.raises(EnvironmentProblem, match="serve needs not_a_library, which") as refused:
+    with pytest.raises(
+        EnvironmentProblem, match="serve needs missing packages: not_a_library"
+    ) as refused:
         command.require_libraries()
     assert refused.value.hint == 'pip install "tunesmith[serve]"'
 

@@ -36,10 +36,10 @@ from tunesmith_plugins.commands.serve.job import Channel, Piece, TokenScore
 from tunesmith_plugins.commands.serve.limits import Limits
 from tunesmith_plugins.commands.serve.responses import Responses
 from tunesmith_plugins.commands.serve.run_models import open_engines
-from tunesmith_plugins.commands.serve.service import Ticket
+from tunesmith_plugins.commands.serve.service import OpenRequest
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 ASKED = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
 
@@ -100,7 +100,7 @@ def other_model() -> TorchTextModel:
     with torch.no_grad():
         for weights in model.parameters():
             weights.mul_(-1.5)
-    template = Template.from_tokenizer(tiny_tokenizer(template=TOOLS_TEMPLATE))
+    template = Template.from_tokenizer(build_tiny_tokenizer(template=TOOLS_TEMPLATE))
     return TorchTextModel(model, template, torch.device("cpu"))
 
 
@@ -246,7 +246,7 @@ def test_scores_that_nobody_asked_for_add_no_event_to_a_stream() -> None:
     score = TokenScore(("<tool_call>", -1.0), ())
     for asked, count in (({}, 0), ({"logprobs": True}, 1)):
         request = read_request(ChatRequest, {"model": "tuned", **ASKED, "tools": tools, **asked})
-        responses = Responses(request, Ticket("id", "tuned", [], Channel(), 1, 1.0))
+        responses = Responses(request, OpenRequest("id", "tuned", [], Channel(), 1, 1.0))
         piece = Piece(0, "<tool_call>", (score,))  # held back: it may become a call
         assert len([*responses.write_piece(piece)]) == count
 
@@ -271,7 +271,7 @@ def test_a_slow_observer_delays_no_answer(monkeypatch: pytest.MonkeyPatch) -> No
             assert may_go_on.wait(20)
             super().observe(request, answer)
 
-    monkeypatch.setattr(extensions, "PENDING", 3)
+    monkeypatch.setattr(extensions, "MAX_PENDING", 3)
     extension, users = extension_of(Slow)
     with run_server({"tuned": CallingEngine(FakeTextModel())}, extensions=[extension]) as running:
         for _ in range(10):
@@ -322,7 +322,7 @@ def test_an_observer_that_raises_is_named_and_muted(
         wait_for(lambda: (count("failed"), count("muted")) == (3.0, 2.0))
     printed = capfd.readouterr().err
     assert printed.count("extension broken of file:users: failed: ") == 3
-    assert printed.count("it observes nothing more") == 1
+    assert printed.count("the extension observes no further answers") == 1
 
 
 # ----------------------------------------------------------------- what the user names
@@ -357,5 +357,5 @@ def test_models_of_an_extension_are_served_beside_those_of_the_run(finished: Pat
     engines = open_engines(folder, plan, ["base"], slots=2, extensions=[extension])
     assert [*engines] == ["base", "more"]
     more.others = {"base": FakeTextModel()}
-    with pytest.raises(UsageError, match="extension users: base is served already"):
+    with pytest.raises(UsageError, match="extension users: a model named base is already served"):
         open_engines(folder, plan, ["base"], slots=2, extensions=[extension])

@@ -148,5 +148,5 @@ def test_addresses_that_cannot_be_used() -> None:
         taken.listen()
         with pytest.raises(UsageError, match="address already in use"):
             listen("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(UsageError, match="cannot listen at"):
+    with pytest.raises(UsageError, match="cannot listen on"):
         listen("no such name", 80)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tunesmith.records import Message, Prompt
 from tunesmith_plugins.commands.serve.api_error import ApiError
-from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, error_of
-from tunesmith_plugins.commands.serve.job import Channel, Choice, Job
+from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, to_api_error
+from tunesmith_plugins.commands.serve.job import Channel, ChoiceInput, Job
 from tunesmith_plugins.commands.serve.limits import Limits
 from tunesmith_plugins.commands.serve.model_thread import ModelThread
 from tunesmith_torch.generation.continuous import RunningSequence
@@ -255,7 +255,7 @@ def test_the_thread_ends_with_jobs_in_it() -> None:
     thread = ModelThread({"tuned": BatchedEngine(text_model(), slots=1)})
     loop = asyncio.new_event_loop()
     thread.start(loop)
-    choice = Choice(
+    choice = ChoiceInput(
         index=0, prompt="", ids=(5,), max_tokens=400, temperature=0, top_p=1, seed=0, stream=0
     )
     thread.submit("tuned", [Job(choice, Channel())])
@@ -267,7 +267,7 @@ def test_the_thread_ends_with_jobs_in_it() -> None:
 def test_errors_that_are_the_client_s_are_shown() -> None:
     from tunesmith.errors import UsageError
 
-    assert error_of(UsageError("cannot sample")).status == 400
-    assert error_of(ValueError("secret")).message.startswith("the model failed")
+    assert to_api_error(UsageError("cannot sample")).status == 400
+    assert to_api_error(ValueError("secret")).message.startswith("the model failed")
     assert ApiError(503, "x").kind == "overloaded_error"
     assert RunningSequence([1], max_new_tokens=1).most_tokens == 2

@@ -14,13 +14,14 @@ from openai import BadRequestError, OpenAI
 from serving import Running, run_server
 
 from tunesmith_plugins.commands.serve.api_error import ApiError
-from tunesmith_plugins.commands.serve.job import Channel, Choice, Job, Piece, StreamedText
-from tunesmith_plugins.commands.serve.service import Ticket
+from tunesmith_plugins.commands.serve.job import Channel, ChoiceInput, Job, Piece, StreamedText
+from tunesmith_plugins.commands.serve.service import OpenRequest
 from tunesmith_torch.generation.continuous import RunningSequence
 from tunesmith_torch.generation.kv_cache import DecodingCache
 
 KINDS = (
-    ApiError, Channel, Choice, DecodingCache, Job, Piece, RunningSequence, StreamedText, Ticket,
+    ApiError, Channel, ChoiceInput, DecodingCache, Job, OpenRequest, Piece, RunningSequence,
+    StreamedText,
 )  # fmt: skip
 """The parts of a request on its way."""
 REQUESTS = 12

@@ -114,7 +114,7 @@ def test_a_signal_finishes_what_runs(run: Path) -> None:
         served.process.send_signal(signal.SIGTERM)
         assert served.end() == 0
         assert all(answer.result() in ("450 length", "450 stop") for answer in answers)
-        assert any(note.startswith("SIGTERM: finishing what runs") for note in served.notes)
+        assert any(note.startswith("SIGTERM: finishing open requests") for note in served.notes)
 
 
 def wait_for_running(served: Served, count: int) -> None:

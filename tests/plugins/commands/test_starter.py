@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import Result
 
-from tunesmith_plugins.commands.starter.choose import Choice
+from tunesmith_plugins.commands.starter.choose import StarterChoice
 from tunesmith_plugins.commands.starter.examples import find_examples
 from tunesmith_plugins.commands.starter.init_command import fill_template
 
@@ -52,7 +52,7 @@ def test_init_prints_the_next_commands(tunesmith: Tunesmith, tmp_path: Path) -> 
 
 
 def test_a_template_keeps_every_value() -> None:
-    choice = Choice(
+    choice = StarterChoice(
         "table",
         {"columns.prompt": 'a "question"'},
         "preference",

@@ -21,7 +21,7 @@ from tunesmith.options import from_table
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith_plugins.commands.starter.translate import axolotl, llamafactory, shared
 from tunesmith_plugins.commands.starter.translate.run_file import (
-    nest,
+    nest_keys,
     read_yaml,
     to_toml,
     translate_file,
@@ -29,7 +29,7 @@ from tunesmith_plugins.commands.starter.translate.run_file import (
 from tunesmith_plugins.commands.starter.translate.translation import (
     Outcome,
     Translation,
-    is_off,
+    is_disabled,
 )
 
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -138,8 +138,8 @@ def test_values_are_shown_without_secrets_and_control_characters() -> None:
 
 
 def test_off_is_off_in_every_spelling() -> None:
-    assert all(map(is_off, (None, False, 0, 0.0, "", "none", "False", [], {})))
-    assert not any(map(is_off, (True, 1, "true", 0.1, [0], "adamw")))
+    assert all(map(is_disabled, (None, False, 0, 0.0, "", "none", "False", [], {})))
+    assert not any(map(is_disabled, (True, 1, "true", 0.1, [0], "adamw")))
     assert set(shared.SCHEDULES.values()) == {"cosine", "linear", "constant"}
 
 
@@ -168,7 +168,7 @@ def test_bad_files_are_refused_or_translated_but_never_crash(
 
 
 def test_dotted_keys_become_tables_in_order() -> None:
-    nested = nest({"technique.learning_rate": 1, "technique.use": "x", "data.use": "y"})
+    nested = nest_keys({"technique.learning_rate": 1, "technique.use": "x", "data.use": "y"})
     assert nested == {"data": {"use": "y"}, "technique": {"use": "x", "learning_rate": 1}}
     assert list(nested["technique"]) == ["use", "learning_rate"]
 
@@ -204,7 +204,7 @@ def test_odd_values_have_an_outcome_and_make_valid_toml(case: Case, folder: Path
         for value in ODD:
             keys, outcomes = tool.translate({**source, key: value}, folder, recognize)
             assert set(source) <= {outcome.key for outcome in outcomes}
-            tomllib.loads(to_toml("x", "x", nest(keys), outcomes))
+            tomllib.loads(to_toml("x", "x", nest_keys(keys), outcomes))
 
 
 def translate_sets(text: str, folder: Path) -> tuple[dict[str, Any], str]:

@@ -16,18 +16,18 @@ from tunesmith.storage import LockHolder, RunFolder, lock, run_lock
 def test_the_lock_of_a_silent_machine_is_removed(
     tunesmith: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_TIMEOUT_SECONDS", 0.3)
     run = RunFolder.create(tmp_path, "x").path
     assert tunesmith("unlock", run).stdout == f"{run}: the run was not locked\n"
     holder = replace(LockHolder.current(), host="node1", process="another boot 1")
     (run / "lease").write_text(json.dumps(asdict(holder)))
     done = tunesmith("unlock", run)
     assert done.exit_code == 0
-    assert done.stdout == f"{run}: the run was locked by {holder}; it is free now\n"
+    assert done.stdout == f"{run}: unlocked; the run was locked by {holder}\n"
     assert "waiting 0.3 s for a sign of life" in done.stderr
     assert not (run / "lease").exists()
     (run / "lease").touch()
-    assert "locked by a process whose name" in tunesmith("unlock", run).stdout
+    assert "locked by an unknown process" in tunesmith("unlock", run).stdout
 
 
 def test_a_living_process_keeps_its_run(tunesmith: Callable[..., Any], tmp_path: Path) -> None:

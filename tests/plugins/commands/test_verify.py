@@ -52,7 +52,7 @@ def test_a_run_without_checkpoints_has_nothing_to_verify(
     (run,) = (tmp_path / "runs").iterdir()
     done = tunesmith("verify", run)
     assert done.exit_code == 0
-    assert "no checkpoints and no artifact yet" in done.stderr
+    assert "no checkpoints and no trained model yet" in done.stderr
 
 
 def test_temporary_folders_are_not_listed(finished: Path) -> None:

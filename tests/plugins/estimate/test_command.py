@@ -321,7 +321,7 @@ def test_a_model_without_weights_is_planned_but_not_run(plan: Plan, here: Path) 
     run = ["run", "run.toml", "--set", "model.base=paper:empty"]
     result = CliRunner().invoke(app, [*arguments, *run])
     assert result.exit_code == 4
-    assert "there are no weights" in result.stderr and "planned" in result.stderr
+    assert "there are no weights" in result.stderr and "tunesmith plan" in result.stderr
     assert not (here / "runs").exists()
 
 

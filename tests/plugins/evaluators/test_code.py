@@ -16,7 +16,7 @@ from tunesmith.testing.examples import COMPLETIONS
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_plugins.evaluators.code.extract_code import Names, extract_code, read_names
 from tunesmith_plugins.evaluators.code.offer import CODE, CodeOptions
-from tunesmith_plugins.evaluators.code.run_program import Limits, passes
+from tunesmith_plugins.evaluators.code.run_program import Limits, passes_tests
 
 RIGHT = "def double(x):\n    return 2 * x"
 TESTS = "assert double(4) == 8"
@@ -66,9 +66,9 @@ def test_right_and_wrong_programs() -> None:
 def test_accidents_do_not_pass(program: str) -> None:
     limits = Limits(seconds=1, memory_bytes=400_000_000)
     started = time.monotonic()
-    assert not passes(f"{RIGHT}\n{program}", TESTS, limits)
+    assert not passes_tests(f"{RIGHT}\n{program}", TESTS, limits)
     assert time.monotonic() - started < 20
-    assert passes(RIGHT, TESTS, LIMITS)
+    assert passes_tests(RIGHT, TESTS, LIMITS)
 
 
 def test_files_outside_of_the_folder_stay(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_files_outside_of_the_folder_stay(tmp_path: Path) -> None:
         f"import shutil; shutil.rmtree({str(tmp_path)!r})",
         f"from pathlib import Path; Path({str(tmp_path)!r}, 'new').write_text('x')",
     ):
-        assert not passes(f"{RIGHT}\n{program}", TESTS, LIMITS), program
+        assert not passes_tests(f"{RIGHT}\n{program}", TESTS, LIMITS), program
     assert kept.read_text(encoding="utf-8") == "all of it"
     assert os.listdir(tmp_path) == ["kept.txt"]
-    assert passes(f"{RIGHT}\nopen('own', 'w').write('x')", TESTS, LIMITS)
+    assert passes_tests(f"{RIGHT}\nopen('own', 'w').write('x')", TESTS, LIMITS)
 
 
 FENCED = {
@@ -118,16 +118,16 @@ FENCED = {
 @pytest.mark.parametrize("form", FENCED)
 def test_a_right_program_passes_in_every_form(form: str) -> None:
     answer = FENCED[form].format(RIGHT, RIGHT.replace("\n", "\n   "))
-    assert passes(extract_code(answer, TESTS), TESTS, LIMITS)
+    assert passes_tests(extract_code(answer, TESTS), TESTS, LIMITS)
 
 
 def test_a_wrong_program_passes_in_no_form() -> None:
     wrong = RIGHT.replace("2", "3")
     for form in ("Python", "tildes", "a bare use", "a use before it", "other languages"):
         answer = FENCED[form].format(wrong, "")
-        assert not passes(extract_code(answer, TESTS), TESTS, LIMITS), form
+        assert not passes_tests(extract_code(answer, TESTS), TESTS, LIMITS), form
     worse = f"```\n{RIGHT}\n```\nBetter:\n```\n{wrong}\n```"
-    assert not passes(extract_code(worse, TESTS), TESTS, LIMITS), "the last definition holds"
+    assert not passes_tests(extract_code(worse, TESTS), TESTS, LIMITS), "the last definition holds"
 
 
 def test_code_in_an_answer() -> None:

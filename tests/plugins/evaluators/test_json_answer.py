@@ -15,9 +15,9 @@ from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_plugins.evaluators.json_answer import (
     JSON_ANSWER,
     JsonOptions,
-    are_equal,
-    flatten,
-    shape,
+    are_json_values_equal,
+    describe_shape,
+    flatten_fields,
 )
 
 REFERENCE = '{"name": "Ann", "order": {"id": 7, "items": ["a", "b"]}, "paid": true}'
@@ -86,13 +86,15 @@ def test_a_reference_that_is_not_json_is_an_error() -> None:
 
 
 def test_values_and_fields() -> None:
-    assert are_equal([1, {"a": "b  c"}], [1.0, {"a": "b c"}])
-    assert not are_equal(1, True)
-    assert are_equal("Cafe\N{COMBINING ACUTE ACCENT}", "Caf\N{LATIN SMALL LETTER E WITH ACUTE}")
-    assert not are_equal([1], [1, 2])
-    assert flatten({"a.b": 1, "a": {"b": 2}}) == {"a\\.b": 1, "a.b": 2}
-    assert flatten({"": {"a": 1}}) == {".a": 1} and flatten({"": 1}) == {"": 1}
-    assert shape([1, "a"]) == ["number"]
+    assert are_json_values_equal([1, {"a": "b  c"}], [1.0, {"a": "b c"}])
+    assert not are_json_values_equal(1, True)
+    assert are_json_values_equal(
+        "Cafe\N{COMBINING ACUTE ACCENT}", "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    )
+    assert not are_json_values_equal([1], [1, 2])
+    assert flatten_fields({"a.b": 1, "a": {"b": 2}}) == {"a\\.b": 1, "a.b": 2}
+    assert flatten_fields({"": {"a": 1}}) == {".a": 1} and flatten_fields({"": 1}) == {"": 1}
+    assert describe_shape([1, "a"]) == ["number"]
 
 
 def test_is_default_for_objects() -> None:

@@ -10,7 +10,7 @@ from tunesmith.contracts import Generation
 from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
 from tunesmith.records import Completion, Prompt
 from tunesmith.testing.fakes import FakeTextModel, prompt_key
-from tunesmith_plugins.evaluators.repeatability import REPEATABILITY, without_cache
+from tunesmith_plugins.evaluators.repeatability import REPEATABILITY, disable_cache
 
 ROWS = [Completion(source=f"r:{n}", prompt=f"q{n}", completion="x") for n in range(7)]
 
@@ -54,6 +54,6 @@ def test_of_many_rows_some_are_answered() -> None:
 
 def test_the_cache_is_skipped_wherever_it_is() -> None:
     model = FakeTextModel()
-    assert without_cache(WrappedModel(CachedModel(WrappedModel(model)))) == WrappedModel(
+    assert disable_cache(WrappedModel(CachedModel(WrappedModel(model)))) == WrappedModel(
         WrappedModel(model)
     )

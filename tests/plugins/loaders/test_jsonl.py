@@ -62,15 +62,15 @@ UNUSABLE_ROWS = {
     "number field": (row(completion=3), "`completion` is a number, not text"),
     "bool field": (row(completion=True), "`completion` is true or false, not text"),
     "object field": (row(completion={"a": 1}), "`completion` is an object, not text"),
-    "raw NUL": (b'{"prompt": "a\0b", "completion": "c"}', "`prompt` holds a NUL character"),
-    "escaped NUL": (row(prompt="a\0b"), "`prompt` holds a NUL character"),
+    "raw NUL": (b'{"prompt": "a\0b", "completion": "c"}', "`prompt` contains a NUL character"),
+    "escaped NUL": (row(prompt="a\0b"), "`prompt` contains a NUL character"),
     "high surrogate": (
         b'{"prompt": "\\ud83d", "completion": "c"}',
-        "`prompt` holds half a surrogate pair",
+        "`prompt` contains half of a surrogate pair",
     ),
     "low surrogate": (
         b'{"prompt": "p", "completion": "\\ude00!"}',
-        "`completion` holds half a surrogate pair",
+        "`completion` contains half of a surrogate pair",
     ),
     "encoded surrogate": (b'{"prompt": "\xed\xa0\xbd", "completion": "c"}', "not UTF-8"),
     "depth 33": (row(x=json.loads("[" * 32 + "]" * 32)), "nested deeper than 32 levels"),
@@ -94,7 +94,7 @@ UNUSABLE_ROWS = {
     "empty answer": (row(completion=""), "answer is empty"),
     "blank answer": (row(completion=" \n\t"), "answer is empty"),
     "empty prompt": (row(prompt=""), "prompt is empty"),
-    "label that is neither": (row(label=2), "`label` is not a label true or false"),
+    "label that is neither": (row(label=2), "`label` is neither true nor false"),
 }
 
 
@@ -148,11 +148,11 @@ UNUSABLE_CHATS = {
     "unknown role": (chat(("wizard", "q"), ("assistant", "a")), "a message has an unknown role"),
     "empty answer": (chat(("user", "q"), ("assistant", "")), "answer is empty"),
     "empty question": (chat(("user", ""), ("assistant", "a")), "prompt is empty"),
-    "NUL": (chat(("user", "\0"), ("assistant", "a")), "content holds a NUL character"),
+    "NUL": (chat(("user", "\0"), ("assistant", "a")), "content contains a NUL character"),
     "tool call": (
         b'{"messages": [{"role": "user", "content": "q"},'
         b' {"role": "assistant", "content": "a", "tool_calls": [{"id": 1}]}]}',
-        "`tool_calls` holds a call without the name of the tool",
+        "`tool_calls` has a call without the tool's name",
     ),
     "weight": (
         b'{"messages": [{"role": "user", "content": "q"},'
@@ -193,9 +193,9 @@ def test_an_unusable_pair_is_skipped(tmp_path: Path, bad: bytes, cause: str) -> 
 
 UNUSABLE_FILES = {
     "empty": (b"", "is empty"),
-    "newlines": (b"\n\r\n\n", "holds no rows"),
-    "byte-order mark alone": (b"\xef\xbb\xbf", "holds no rows"),
-    "empty array": (b"[]", "holds no rows"),
+    "newlines": (b"\n\r\n\n", "has no rows"),
+    "byte-order mark alone": (b"\xef\xbb\xbf", "has no rows"),
+    "empty array": (b"[]", "has no rows"),
     "UTF-16": (GOOD.decode().encode("utf-16"), "looks like UTF-16"),
     "UTF-16 without a mark": (GOOD.decode().encode("utf-16-be"), "looks like UTF-16"),
     "zeros": (bytes(1_000), "looks like UTF-16"),

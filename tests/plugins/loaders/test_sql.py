@@ -53,7 +53,7 @@ def test_the_rows_of_a_query_are_read_in_its_order(database: Path) -> None:
         ("SELECT missing FROM tickets", "no such column: missing"),
         ("SELEC", 'near "SELEC": syntax error'),
         ("SELECT 1; DROP TABLE tickets", "one statement at a time"),
-        ("SELECT id AS prompt FROM tickets WHERE id < 0", "holds no rows"),
+        ("SELECT id AS prompt FROM tickets WHERE id < 0", "has no rows"),
     ],
 )
 def test_what_is_not_a_query_is_refused(database: Path, query: str, message: str) -> None:

@@ -79,7 +79,7 @@ def test_quotes_newlines_and_line_numbers(tmp_path: Path) -> None:
         (b'"a"b,c', "not CSV", [3]),
         (b'"a\nb\nc"d,c', "not CSV", [3, 4, 5]),
         (b"caf\xe9,c", "not UTF-8", [3]),
-        (b"a\0b,c", "`prompt` holds a NUL character", [3]),
+        (b"a\0b,c", "`prompt` contains a NUL character", [3]),
         (b"a,", "answer is empty", [3]),
         (b",c", "prompt is empty", [3]),
     ],
@@ -97,7 +97,7 @@ def test_an_unusable_row_is_skipped(
     "data, message",
     [
         (b"", "is empty"),
-        (HEADER, "holds no rows"),
+        (HEADER, "has no rows"),
         (b"\n\n", "no header line"),
         (b"a,a\nb,c\n", ":1: two columns are named `a`"),
         (b"sep=;\na;a\nb;c\n", ":2: two columns are named `a`"),

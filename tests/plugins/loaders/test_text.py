@@ -23,7 +23,7 @@ from tunesmith_plugins.loaders.text import pieces
 from tunesmith_plugins.loaders.text.loader import TextLoader
 from tunesmith_plugins.loaders.text.offer import TEXT, recognizes
 from tunesmith_plugins.loaders.text.options import TextOptions
-from tunesmith_plugins.loaders.text.pieces import cut, measure_tokens
+from tunesmith_plugins.loaders.text.pieces import cut_into_pieces, measure_tokens
 
 
 def load(train: Any, **options: Any) -> Dataset:
@@ -46,7 +46,7 @@ def fits(limit: int) -> Callable[[str], int]:
 @settings(max_examples=200, deadline=None)
 def test_pieces_are_the_text(text: str, limit: int) -> None:
     data = text.encode()
-    found = list(cut(BytesIO(data), fits(limit), 0.0))
+    found = list(cut_into_pieces(BytesIO(data), fits(limit), 0.0))
     assert [data[p.offset : p.offset + p.size].decode() for p in found] == [p.text for p in found]
     assert "".join("".join(p.text for p in found).split()) == "".join(text.split())
     assert all(0 < len(p.text) <= limit for p in found)
@@ -56,7 +56,7 @@ def test_pieces_are_the_text(text: str, limit: int) -> None:
 @given(st.text("ab c\né", min_size=1), st.integers(4, 30), st.floats(0.01, 0.5))
 @settings(max_examples=200, deadline=None)
 def test_pieces_overlap(text: str, limit: int, overlap: float) -> None:
-    found = list(cut(BytesIO(text.encode()), fits(limit), overlap))
+    found = list(cut_into_pieces(BytesIO(text.encode()), fits(limit), overlap))
     for one, other in pairwise(found):
         assert one.offset < other.offset <= one.offset + one.size + limit * 2
     assert "".join(text.split()) == "" or found
@@ -64,15 +64,15 @@ def test_pieces_overlap(text: str, limit: int, overlap: float) -> None:
 
 def test_texts_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"Line {n} is é long.\n\n" for n in range(3_000))
-    whole = list(cut(BytesIO(text.encode()), fits(100), 0.2))
+    whole = list(cut_into_pieces(BytesIO(text.encode()), fits(100), 0.2))
     monkeypatch.setattr(pieces, "BLOCK_BYTES", 1 << 10)
     monkeypatch.setattr(pieces, "MAX_WINDOW", 1 << 9)
-    assert list(cut(BytesIO(text.encode()), fits(100), 0.2)) == whole
+    assert list(cut_into_pieces(BytesIO(text.encode()), fits(100), 0.2)) == whole
 
 
 def test_pieces_end_at_paragraphs_lines_and_words() -> None:
     text = "One two.\n\nThree four five six seven eight nine ten"
-    assert [p.text for p in cut(BytesIO(text.encode()), fits(16), 0.0)] == [
+    assert [p.text for p in cut_into_pieces(BytesIO(text.encode()), fits(16), 0.0)] == [
         "One two.\n\n",
         "Three four five ",
         "six seven eight ",
@@ -138,7 +138,7 @@ def test_unusable_documents_are_skipped(tmp_path: Path) -> None:
     assert [(x.where[-7:], x.cause) for x in dataset.skipped] == [
         ("b.txt:1", "not UTF-8"),
         ("c.txt:1", "document cannot be read"),
-        ("d.txt:1", "`text` holds a NUL character"),
+        ("d.txt:1", "`text` contains a NUL character"),
     ]
     with pytest.raises(DataError, match="3 of 4 rows cannot be used"):
         load(str(tmp_path))

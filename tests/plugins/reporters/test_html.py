@@ -136,7 +136,7 @@ def test_page_shows_all_measurements(tmp_path: Path) -> None:
         "3 of 3",
         "2,000 tokens/s",
         "2.0 GiB",
-        "120 held out for evaluation",
+        "240 training rows, 120 test rows",
         "1 Jan 2026, 00:01 UTC",
     ):
         assert words in text, words

@@ -141,7 +141,7 @@ def test_a_stop_signal_is_answered_above_the_display(screen: Screen, tmp_path: P
     screen("stopping after this step")
     time.sleep(1)  # the display is redrawn four times
     lines = screen("stopping after this step")
-    answer = next(n for n, line in enumerate(lines) if "press again to stop at once" in line)
+    answer = next(n for n, line in enumerate(lines) if "press Ctrl-C again to stop now" in line)
     assert "● policy" in lines[-1] and answer < len(lines) - 5
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
     assert screen("ended")[-1] == "ended"

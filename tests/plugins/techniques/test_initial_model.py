@@ -32,7 +32,7 @@ from tunesmith_torch.prefix.completion_groups import CompletionGroup, GroupLayou
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
-from tunesmith_torch.training.trainer import Session
+from tunesmith_torch.training.trainer import TrainingSession
 
 OFFERS: dict[str, TechniqueOffer] = {"full": FULL, "lora": LORA, "qlora": QLORA}
 EARLIER = tuple(
@@ -123,7 +123,7 @@ class ScoredTask(SupervisedTask):
 
     scores: Tensor
 
-    def finalize(self, session: Session) -> AdaptedModel:
+    def finalize(self, session: TrainingSession) -> AdaptedModel:
         exchanges = session.template.encode_exchanges(
             *zip(*map(last_exchange, RECORDS), strict=True)
         )

@@ -54,7 +54,7 @@ from tunesmith_torch.rlhf.rollout import Reward
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.runtime.eval_mode import eval_mode
 from tunesmith_torch.training import trainer
-from tunesmith_torch.training.trainer import Prepared, Session
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -303,10 +303,10 @@ class OpenedError(Exception):
 class OpenedPolicy(PolicyTask):
     """A policy ready for its first step, with its reference and its rewards."""
 
-    session: Session
-    prepared: Prepared
+    session: TrainingSession
+    prepared: PreparedTraining
 
-    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
+    def prepare(self, session: TrainingSession, data: list[Prompt]) -> PreparedTraining:
         self.session, self.prepared = session, super().prepare(session, data)
         raise OpenedError
 
@@ -368,9 +368,12 @@ def test_demonstrations_are_used_if_there_are_any(
 @pytest.mark.parametrize(
     ("records", "match"),
     [
-        ((), "no rows to learn from"),
-        ((Text(source="x:1", text="t"),), "a conversation or a pair is needed, got a Text"),
-        ((Completion(source="x:2", prompt="a", completion="b"),), "there are none"),
+        ((), "no rows to train on"),
+        (
+            (Text(source="x:1", text="t"),),
+            "rlhf needs conversations or .* got a Text",
+        ),
+        ((Completion(source="x:2", prompt="a", completion="b"),), "the data has none"),
     ],
 )
 def test_records_that_no_stage_can_use_are_refused(
@@ -581,7 +584,7 @@ def test_a_policy_beyond_max_kl_returns_to_its_best_checkpoint(
     run = RlhfRun(tmp_path / "run", model_with_preferences, config)
     run.train()
     (gate,) = run.events_of(GateChecked)
-    assert not gate.passed and "nats from the reference" in gate.message
+    assert not gate.passed and "nats per completion" in gate.message
     assert run.events_of(StepFinished, "policy")[-1].metrics["kl"] > 0.25
 
 
@@ -599,7 +602,7 @@ def test_a_missing_gold_reward_is_reported(tmp_path: Path, model_with_preference
     )
     run.train()
     messages = [event.message for event in run.events_of(FindingReported)]
-    assert any("monitored by its reward alone" in text for text in messages)
+    assert any("no gold reward and no validation pairs" in text for text in messages)
 
 
 # --------------------------------------------------------------------------- resuming
@@ -710,11 +713,11 @@ def test_full_training_keeps_a_copy_as_reference(
 @pytest.mark.parametrize(
     ("table", "match"),
     [
-        ({"supervised": {"skip": True}, "reward": {"skip": True}}, "use its model"),
+        ({"supervised": {"skip": True}, "reward": {"skip": True}}, "set `reward.from`"),
         ({name: {"skip": True} for name in STAGES}, "nothing to train"),
         ({"policy": {"rewards": []}}, "at least 1"),
-        ({"policy": {"rewards": [{"function": "a.py:b", "plugin": "c:d"}]}}, "cannot both"),
-        ({"supervised": tables(quantization__bits=8)}, "is read with"),
+        ({"policy": {"rewards": [{"function": "a.py:b", "plugin": "c:d"}]}}, "are both set"),
+        ({"supervised": tables(quantization__bits=8)}, "only has an effect with"),
         ({"policy": tables(loss__kl_target=3.0)}, "ppo"),
     ],
 )
@@ -737,7 +740,7 @@ def test_a_function_of_an_installed_package_is_a_reward() -> None:
 
     reward = FunctionReward.from_package("operator:countOf")
     assert reward.rewards(["banana"], ["a"]) == [3.0]
-    with pytest.raises(UsageError, match="no module"):
+    with pytest.raises(UsageError, match="cannot import the module"):
         FunctionReward.from_package("no_such_module_at_all:f")
 
 
@@ -747,8 +750,8 @@ def test_a_function_of_an_installed_package_is_a_reward() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"artifact": "../elsewhere"}', "outside of the run folder"),
-        ('{"artifact": "/etc"}', "outside of the run folder"),
+        ('{"artifact": "../elsewhere"}', "outside the run folder"),
+        ('{"artifact": "/etc"}', "outside the run folder"),
         ('{"artifact": "adapter", "unknown": 1}', "not written by this stage"),
         ("[1]", "JSON object"),
         ("[" * 100_000, "JSON"),

@@ -28,7 +28,7 @@ from tunesmith_plugins.techniques.preference.offer import PREFERENCE
 from tunesmith_plugins.techniques.qlora.offer import QLORA
 from tunesmith_plugins.techniques.rlhf.offer import RLHF
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 from tunesmith_torch.training.token_digest import digest_rows
 
 TURNS = (
@@ -185,7 +185,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     tokenizer = byte_tokenizer(marks=False)
     sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
-    tiny_model(vocabulary=len(tokenizer), changes=sizes).save_pretrained(folder)
+    build_tiny_model(vocabulary=len(tokenizer), changes=sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

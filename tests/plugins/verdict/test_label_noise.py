@@ -35,7 +35,7 @@ def test_a_fifth_of_wrong_labels_is_a_finding(seed: int) -> None:
     (finding,) = estimate_label_noise(rows(240, 0.2, seed), 0.1, 42)
     assert finding.where == WHERE and finding.level == "warning"
     assert 24 < finding.count < 72
-    assert "% of the labels of the training rows are wrong" in finding.message
+    assert "% of the training labels are wrong" in finding.message
 
 
 @pytest.mark.parametrize("seed", range(3))

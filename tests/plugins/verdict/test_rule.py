@@ -32,7 +32,7 @@ def test_fine_tune(case: Case) -> None:
     )
     assert verdict["difference"] == pytest.approx(0.3) and verdict["low"] > 0
     assert verdict["sentence"].startswith(
-        "fine-tuning was worth it: better than linear, the strongest baseline, right 0.600 -> 0.900"
+        "fine-tuning was worth it: better than the strongest baseline, linear: right 0.600 -> 0.900"
     )
     assert set(verdict["comparisons"]) == {"majority", "linear", "zero-shot"}
     assert json.dumps(verdict)
@@ -51,7 +51,7 @@ def test_what_would_change_it_is_true(case: Case) -> None:
     case.baseline("linear", linear)
     case.model("tuned", tuned)
     verdict = case.judge()
-    assert verdict["word"] == "FINE-TUNE" and "(3 of the 100 rows" in verdict["would_change"]
+    assert verdict["word"] == "FINE-TUNE" and "(if 3 of the 100 rows" in verdict["would_change"]
     assert (word(2), word(3)) == ("FINE-TUNE", "NOT ENOUGH EVIDENCE")
 
 
@@ -78,7 +78,7 @@ def test_no_margin_is_named_that_would_not_change_the_word(case: Case) -> None:
     """No margin helps if the tuned model is worse; else the one that is named does."""
     case.baseline("linear", right(0.95, 400))
     case.model("tuned", right(0.85, 400))
-    assert case.judge()["would_change"] == "a better tuned model; no margin would change it"
+    assert case.judge()["would_change"] == "only a better tuned model"
     case.baseline("linear", right(0.99, 10_000))
     case.model("tuned", right(0.991, 10_000))
     verdict = case.judge()
@@ -118,7 +118,7 @@ def test_nothing_works_if_one_answer_to_everything_is_as_good(case: Case) -> Non
     case.model("tuned", right(0.54, first=20))
     verdict = case.judge()
     assert verdict["word"] == "NOTHING WORKS YET"
-    assert "no model is clearly better than one answer to everything" in verdict["sentence"]
+    assert "no model is clearly better than the majority-class baseline" in verdict["sentence"]
     case.baseline("nearest", right(0.8), 0.8)
     assert case.judge()["word"] != "NOTHING WORKS YET"
 
@@ -126,7 +126,7 @@ def test_nothing_works_if_one_answer_to_everything_is_as_good(case: Case) -> Non
 def test_nothing_works_if_no_row_is_right(case: Case) -> None:
     case.baseline("zero-shot", right(0.0))
     case.model("tuned", right(0.0))
-    assert "no model gets a single test row right" in case.judge()["sentence"]
+    assert "no model answered a single test row correctly" in case.judge()["sentence"]
 
 
 def test_one_answer_to_everything_that_gets_rows_right_is_named(case: Case) -> None:
@@ -136,7 +136,7 @@ def test_one_answer_to_everything_that_gets_rows_right_is_named(case: Case) -> N
     verdict = case.judge()
     assert verdict["word"] == "NOTHING WORKS YET"
     assert verdict["sentence"] == (
-        "nothing works yet: no model is clearly better than one answer to everything (majority, "
+        "nothing works yet: no model is clearly better than the majority-class baseline (majority, "
         "right 0.200); the best is the tuned model with 0.000"
     )
 
@@ -151,8 +151,8 @@ def test_few_rows_cannot_show_that_nothing_works(case: Case, rows: int, word: st
     assert verdict["word"] == word
     if rows == 2:
         assert verdict["sentence"] == (
-            "not enough evidence: on 2 test rows not even a model without errors would be "
-            "clearly better than one answer to everything (majority, right 0.500)"
+            "not enough evidence: on 2 test rows, not even a perfect model would be clearly better "
+            "than the majority-class baseline (majority, right 0.500)"
         )
         assert verdict["would_change"] == "more test rows"
 
@@ -172,7 +172,7 @@ def test_data_come_first_if_an_error_touches_enough_test_rows(case: Case) -> Non
     case.findings = [finding(2), finding(3)]
     verdict = case.judge()
     assert verdict["word"] == "FIX DATA FIRST"
-    assert "3 of 100 test rows (3.0 %) show nothing: copies" in verdict["sentence"]
+    assert "3 of 100 test rows (3.0 %) are unreliable: copies" in verdict["sentence"]
     assert verdict["outcome"] == "better", "the comparison is shown all the same"
 
 
@@ -205,7 +205,7 @@ def test_rows_to_show_that_it_is_not_worth_it(case: Case) -> None:
     case.model("tuned", right(0.8, 60))
     verdict = case.judge()
     assert (verdict["word"], verdict["rows_needed"]) == ("NOT ENOUGH EVIDENCE", 190)
-    assert "would show that tuning is less than 0.02 better" in verdict["sentence"]
+    assert "would show that tuning gains less than 0.02" in verdict["sentence"]
     enough = Case(case.folder)
     enough.baseline("zero-shot", right(0.8, 190))
     enough.model("tuned", right(0.8, 190))
@@ -261,7 +261,7 @@ def test_every_baseline_must_be_beaten(case: Case) -> None:
     verdict = case.judge()
     assert (verdict["word"], verdict["baseline"]) == ("NOT ENOUGH EVIDENCE", "nearest")
     assert verdict["strongest"] == "linear"
-    assert "no clear difference from nearest, right 0.850 -> 0.860" in verdict["sentence"]
+    assert "no clear difference from nearest: right 0.850 -> 0.860" in verdict["sentence"]
 
 
 def test_the_strongest_may_be_chosen_out_of_fold(case: Case) -> None:
@@ -282,7 +282,7 @@ def test_without_scores_on_validation_rows_the_interval_is_wider(case: Case) -> 
     assert (verdict["baseline"], verdict["chosen_on"]) == ("linear", "test")
     assert verdict["confidence"] == pytest.approx(1 - 0.05 / 3)
     assert verdict["high"] - verdict["low"] > 1.1 * (alone["high"] - alone["low"])
-    assert "98.3 % [" in verdict["sentence"]
+    assert "98.3 % CI [" in verdict["sentence"]
 
 
 def test_a_costly_baseline_is_compared_on_its_rows(case: Case) -> None:
@@ -418,7 +418,7 @@ def test_a_model_without_errors_is_no_failure_on_a_few_rows(case: Case) -> None:
     case.model("tuned", right(1.0, 10))
     verdict = case.judge()
     assert verdict["word"] == "NOT ENOUGH EVIDENCE"
-    assert "not even a model without errors" in verdict["sentence"]
+    assert "not even a perfect model" in verdict["sentence"]
 
 
 def test_nor_where_the_best_value_is_a_bound(tmp_path: Path) -> None:
@@ -433,14 +433,14 @@ def test_a_clear_advantage_near_the_margin_is_called_one(case: Case) -> None:
     case.model("tuned", right(0.515, 2000))
     verdict = case.judge()
     assert verdict["outcome"] == "better" and verdict["word"] == "NOT ENOUGH EVIDENCE"
-    assert "better than linear, but not clearly by less than the margin or" in verdict["sentence"]
+    assert "linear, but maybe by less than the margin: right" in verdict["sentence"]
 
 
 def test_a_model_below_one_answer_to_everything_is_called_worse(case: Case) -> None:
     case.baseline("majority", right(0.8, 200))
     case.model("tuned", right(0.55, 200))
     verdict = case.judge({"right": 0.5})
-    assert "worse than one answer to everything, majority" in verdict["sentence"]
+    assert "worse than the majority-class baseline, majority" in verdict["sentence"]
     assert verdict["would_change"] == "a better tuned model"
 
 
@@ -448,7 +448,7 @@ def test_one_answer_to_everything_may_reach_the_minimum(case: Case) -> None:
     case.baseline("majority", right(0.6))
     case.model("tuned", right(0.45))
     sentence = case.judge({"right": 0.5})["sentence"]
-    assert "apart from one answer to everything (majority, 0.600)" in sentence
+    assert "except the majority-class baseline (majority, 0.600)" in sentence
 
 
 def test_without_the_tuned_model_there_is_no_verdict(case: Case) -> None:
@@ -475,7 +475,7 @@ def test_a_metric_that_is_the_same_everywhere_is_named(
     case.model("tuned", [value] * 60)
     verdict = case.judge(gate={"right": 0.0})
     assert verdict["word"] == "NOT ENOUGH EVIDENCE"
-    assert ("does not tell them apart" in verdict["sentence"]) == (needed is None)
+    assert ("cannot tell them apart" in verdict["sentence"]) == (needed is None)
     assert (f"about {needed} test rows" in verdict["sentence"]) == (needed is not None)
 
 
@@ -518,8 +518,8 @@ class TestWinner:
         verdict = case.judge()
         assert verdict["word"] == "SMALL CLASSIFIER"
         assert verdict["sentence"].startswith(
-            "fine-tuning was not worth it: a small classifier is better than the tuned model "
-            "(linear), and still not good: 58 % wrong"
+            "fine-tuning was not worth it: a small classifier (linear) is better than the tuned "
+            "model, but still wrong on 58 % of rows: right 0.420 -> 0.200"
         )
 
 
@@ -544,10 +544,10 @@ class TestGaps:
         verdict = case.judge()
         assert (verdict["word"], verdict["baseline"]) == ("NOT ENOUGH EVIDENCE", "linear")
         assert verdict["sentence"].endswith(
-            "it is not known what a prompt with retrieved examples can do: "
+            "; but a prompt with retrieved examples was not fully measured: "
             "retrieved-shots: [baselines] budget was used up"
         )
-        assert verdict["would_change"] == "a larger [baselines] budget than 5m"
+        assert verdict["would_change"] == "a [baselines] budget above 5m"
         assert verdict["not_measured"] == [
             {
                 "baseline": "retrieved-shots",
@@ -566,7 +566,7 @@ class TestGaps:
         self.skip(case, "zero-shot", "[baselines] use does not name it", excluded=True)
         verdict = case.judge()
         assert verdict["word"] == "NOT ENOUGH EVIDENCE"
-        assert verdict["would_change"] == "name them in [baselines] use"
+        assert verdict["would_change"] == "these baselines in [baselines] use"
 
     def test_a_variant_that_was_not_tried(self, case: Case) -> None:
         self.finetuned(case)
@@ -616,7 +616,7 @@ def test_the_strongest_of_several_constant_answers_is_the_one_to_beat(
     verdict = case.judge()
     assert verdict["word"] == "NOTHING WORKS YET"
     name = "majority" if first > second else "other-constant"
-    assert f"one answer to everything ({name}, right 0.900)" in verdict["sentence"]
+    assert f"the majority-class baseline ({name}, right 0.900)" in verdict["sentence"]
 
 
 def test_a_baseline_below_the_minimum_of_the_gate_is_not_the_one_that_is_enough(case: Case) -> None:
@@ -635,5 +635,5 @@ def test_more_rows_are_no_remedy_where_one_answer_is_right_everywhere(case: Case
     case.model("tuned", [1.0] * 200)
     verdict = case.judge()
     assert verdict["word"] == "NOT ENOUGH EVIDENCE"
-    assert verdict["would_change"] == "test rows with other answers"
+    assert verdict["would_change"] == "test rows with different answers"
     assert "so few rows" not in verdict["rule"]

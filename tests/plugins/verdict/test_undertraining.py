@@ -50,8 +50,8 @@ def test_a_baseline_is_not_enough_beside_an_underfitted_model(case: Case, baseli
     assert verdict["sentence"].startswith(
         "not enough evidence: the tuned model is underfitted: the training loss still fell by "
     )
-    assert "higher learning rate (6e-4 instead of 2e-4); as it is: " in verdict["sentence"]
-    assert f"compared with {baseline}, right 0.900 -> 0.600 on 400" in verdict["sentence"]
+    assert "higher learning rate (6e-4 instead of 2e-4); so far, " in verdict["sentence"]
+    assert f"compared with {baseline}: right 0.900 -> 0.600 on 400" in verdict["sentence"]
     assert verdict["would_change"] == "a tuned model that is not underfitted"
 
 
@@ -63,7 +63,7 @@ def test_a_baseline_may_be_enough_for_any_model(case: Case) -> None:
     verdict = case.judge()
     assert verdict["word"] == "SMALL CLASSIFIER"
     assert verdict["sentence"].endswith(
-        "; the tuned model is underfitted, but even one without errors would not be better by the "
+        "; the tuned model is underfitted, but even a perfect model would not be better by the "
         "margin"
     )
 

@@ -48,5 +48,5 @@ def test_open_a_run_its_artifact_and_its_base_model(project: Path) -> None:
 
 
 def test_an_unknown_model_name_is_an_error(project: Path) -> None:
-    with pytest.raises(UsageError, match=r"evaluators\.run: no run and no model"):
+    with pytest.raises(UsageError, match=r"evaluators\.run: no run or model"):
         open_by_name("nowhere://nothing", option="evaluators.run")

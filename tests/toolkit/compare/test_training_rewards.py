@@ -10,7 +10,7 @@ from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
-from tunesmith_torch.compare.other_model import RewardOptions, load_scorer
+from tunesmith_torch.compare.other_model import RewardOptions, load_reward_scorer
 from tunesmith_torch.compare.training_rewards import find_training_rewards
 
 
@@ -34,13 +34,13 @@ def test_rewards_are_found_in_the_options() -> None:
 def test_a_scorer_by_each_kind_of_name(tmp_path: Path) -> None:
     path = tmp_path / "rules.py"
     path.write_text("def f(prompt, answer):\n    return len(answer)\n")
-    scorer = load_scorer(RewardOptions(reward=f"{path}:f"), None)
+    scorer = load_reward_scorer(RewardOptions(reward=f"{path}:f"), None)
     assert scorer is not None and scorer.rewards(["q"], ["abc"]) == [3.0]
-    ratio = load_scorer(RewardOptions(plugin="operator:eq"), None)
+    ratio = load_reward_scorer(RewardOptions(plugin="operator:eq"), None)
     assert ratio is not None and ratio.rewards(["q", "q"], ["q", "p"]) == [1.0, 0.0]
-    with pytest.raises(UsageError, match=r"table\.plugin: no module"):
-        load_scorer(RewardOptions(plugin="nowhere.at_all:f"), None, "table")
+    with pytest.raises(UsageError, match=r"table\.plugin: cannot import the module"):
+        load_reward_scorer(RewardOptions(plugin="nowhere.at_all:f"), None, "table")
     with pytest.raises(UsageError, match=r"table\.reward: no reward model found"):
-        load_scorer(RewardOptions(reward=str(tmp_path)), None, "table")
-    with pytest.raises(ValueError, match="cannot both"):
+        load_reward_scorer(RewardOptions(reward=str(tmp_path)), None, "table")
+    with pytest.raises(ValueError, match="are both set"):
         RewardOptions(reward="a.py:f", plugin="p:f")

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from tunesmith_torch.testing.tiny_model import SENTENCES, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import SENTENCES, build_tiny_tokenizer
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ TEXTS = [*SENTENCES, "Yes.\n\nNo.\n\n\nUser: a\n\nAssistant: b.\n", "### one\nTw
 
 def byte_tokenizer(*, marks: bool) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer; without ``marks`` it has no control tokens but BOS and EOS."""
-    tokenizer = tiny_tokenizer(template=None, extra=CONTROL_TOKENS if marks else ("<s>", "</s>"))
+    tokenizer = build_tiny_tokenizer(
+        template=None, extra=CONTROL_TOKENS if marks else ("<s>", "</s>")
+    )
     return _with_ends(tokenizer)
 
 

@@ -8,10 +8,10 @@ from tunesmith.errors import DataError
 from tunesmith.records import Completion
 from tunesmith_torch.data.chat_format import ChatFormat
 from tunesmith_torch.data.example_store import ExampleStoreBuilder
-from tunesmith_torch.data.refusals import DROPS_MESSAGE, HAS_REASONING, REFUSED
+from tunesmith_torch.data.refusals import HAS_REASONING, REFUSED_BY_TEMPLATE, TEMPLATE_DROPS_MESSAGE
 from tunesmith_torch.data.tokenization import SpanEncoder
-from tunesmith_torch.data.tokenized_records import TokenizedRecords, skipped
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.data.tokenized_records import TokenizedRecords, build_skipped_row
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 from tunesmith_torch.untrusted.template_renderer import TemplateSource
 
 OPENED = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
@@ -37,16 +37,16 @@ KEYED = (
     ],
 )
 def test_generated_text_is_read_as_rows_have_it(source: str, generated: str, content: str) -> None:
-    encoder = SpanEncoder.from_tokenizer(tiny_tokenizer())
+    encoder = SpanEncoder.from_tokenizer(build_tiny_tokenizer())
     chat = ChatFormat.from_template(encoder, TemplateSource(source))
     assert chat.content_of(generated) == content
     assert chat.reads_reasoning_key == (source == KEYED)
 
 
-@pytest.mark.parametrize("cause", [REFUSED, HAS_REASONING, DROPS_MESSAGE])
+@pytest.mark.parametrize("cause", [REFUSED_BY_TEMPLATE, HAS_REASONING, TEMPLATE_DROPS_MESSAGE])
 def test_a_reason_is_split_into_cause_and_detail(cause: str) -> None:
     record = Completion(source="f:1", prompt="q", completion="a")
-    account = skipped(record, DataError("conversation", f"{cause}, because, so"))
+    account = build_skipped_row(record, DataError("conversation", f"{cause}, because, so"))
     assert (account.where, account.cause, account.detail) == ("f:1", cause, "because, so")
     empty = TokenizedRecords(examples=ExampleStoreBuilder().build(), skipped=[account])
     assert (empty.tokens, empty.trained_tokens) == (0, 0)

@@ -16,7 +16,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Chat, Message, TextPart, ToolCall, exchanges
 from tunesmith_torch.data.message_fields import find_missing_calls, find_missing_tool
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 
 SPECIAL = (
     "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
@@ -97,7 +97,7 @@ TRAINED = {
 
 
 def template_of(source: str, eos: str = "</s>") -> Template:
-    tokenizer: Any = tiny_tokenizer(template=source, extra=SPECIAL)
+    tokenizer: Any = build_tiny_tokenizer(template=source, extra=SPECIAL)
     tokenizer.bos_token, tokenizer.eos_token = "<s>", eos
     return Template.from_tokenizer(tokenizer)
 
@@ -128,7 +128,7 @@ def test_prompts_and_answers_are_those_of_inference(source: str) -> None:
 
 def test_a_template_may_refuse_two_calls_at_once() -> None:
     twice = Message("assistant", "", tool_calls=(CALL, CALL))
-    with pytest.raises(DataError, match=r"the chat template refuses it, .* single tool-calls"):
+    with pytest.raises(DataError, match=r"rejected by the chat template, .* single tool-calls"):
         TEMPLATES[LLAMA31].tokenize_record(chat(TURNS[0], twice), 10_000)
 
 
@@ -173,7 +173,7 @@ def test_control_tokens_in_tools_stay_plain_text() -> None:
 
 
 def test_a_model_without_template_takes_no_tools() -> None:
-    tokenizer: Any = tiny_tokenizer(template=None)
+    tokenizer: Any = build_tiny_tokenizer(template=None)
     template = Template.from_tokenizer(tokenizer)
     for message in (
         Message("user", "q", tools=(TOOL,)),
@@ -181,7 +181,7 @@ def test_a_model_without_template_takes_no_tools() -> None:
         Message("assistant", (TextPart("a"), TextPart("b", 0.5))),
     ):
         turns = (message, TURNS[3]) if message.role == "user" else (Message("user", "q"), message)
-        with pytest.raises(DataError, match="takes text without tools and weighted parts"):
+        with pytest.raises(DataError, match="a row cannot have tools or weighted parts"):
             template.tokenize_record(chat(*turns), 10_000)
     assert mark_trained(template, chat(Message("user", "q"), Message("assistant", "a"))) == (
         "q⟦a<|im_end|>⟧"
@@ -279,11 +279,13 @@ def test_every_exchange_of_any_conversation_is_that_of_inference(
     turns: list[tuple[str, Message]],
 ) -> None:
     """Prompt and answer have the ids of inference, and every token of an answer its weight."""
-    template = Template.from_tokenizer(tiny_tokenizer(template=None, extra=SPECIAL), CHATML_TOOLS)
+    template = Template.from_tokenizer(
+        build_tiny_tokenizer(template=None, extra=SPECIAL), CHATML_TOOLS
+    )
     record = chat(*(m for text, answer in turns for m in (Message("user", text), answer)))
     pairs = list(exchanges(record))
     if not pairs:
-        with pytest.raises(DataError, match="no assistant turn to learn"):
+        with pytest.raises(DataError, match="no assistant turn to train on"):
             template.tokenize_record(record, 100_000)
         return
     (example,) = template.tokenize_record(record, 100_000)

@@ -13,7 +13,7 @@ from tunesmith.records import Chat, Message, ToolCall
 from tunesmith_torch.data.named_templates import NAMED_TEMPLATES
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.options.training import CHAT_TEMPLATE_NAMES, SupervisedOptions
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 SPECIAL = (
     *("<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
@@ -66,7 +66,7 @@ WITH_TOOLS = (
 
 
 def template_of(name: str, special: tuple[str, ...] = SPECIAL) -> Template:
-    tokenizer: Any = tiny_tokenizer(template=None, extra=special)
+    tokenizer: Any = build_tiny_tokenizer(template=None, extra=special)
     tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
     options = build(SupervisedOptions, chat_template__source=name)
     return Template.from_options(tokenizer, options)

@@ -68,7 +68,7 @@ def test_packing_a_hundred_thousand_rows_takes_less_than_a_second() -> None:
 @pytest.mark.parametrize("length", [0, 101])
 def test_a_row_that_does_not_fit_is_an_error_with_its_index(distribute, length: int) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(
-        DataError, match=f"row 2: has {length} tokens, a micro-batch holds 1 to 100"
+        DataError, match=f"row 2: has {length} tokens, but a micro-batch holds 1 to 100"
     ):
         distribute([100, 1, length], 100)
 

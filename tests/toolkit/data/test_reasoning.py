@@ -12,7 +12,7 @@ from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Record
 from tunesmith_torch.data.reasoning import Answer, PromptEnd, join_answer, split_answer
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 
 texts = st.lists(
     st.sampled_from(["a", " ", "\n", "<", "/", "<think>", "</think>", "<think>\n"]), max_size=9
@@ -66,7 +66,7 @@ OPENED = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
 
 
 def answer_text(source: str, answer: str, **options: Any) -> str:
-    template = Template.from_tokenizer(tiny_tokenizer(template=source), **options)
+    template = Template.from_tokenizer(build_tiny_tokenizer(template=source), **options)
     prompt = (Message("user", "q"),)
     return str(template.tokenizer.decode(template.encode_answer(prompt, answer)))
 
@@ -85,7 +85,7 @@ def test_an_opened_tag_is_closed_once(answer: str, text: str) -> None:
 
 
 def test_tags_that_are_control_tokens_stay_tags() -> None:
-    tokenizer = tiny_tokenizer(template=CHATML, extra=("<think>", "</think>"))
+    tokenizer = build_tiny_tokenizer(template=CHATML, extra=("<think>", "</think>"))
     template = Template.from_tokenizer(tokenizer)
     ids = template.encode_answer((Message("user", "q"),), "<think>\nhm\n</think>\n\nParis.")
     tags = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
@@ -99,7 +99,7 @@ def test_tags_that_are_control_tokens_stay_tags() -> None:
 def test_a_value_of_a_variable_is_the_default_of_the_saved_template() -> None:
     source = "\nA{{ mode | default('none') }}{{ other | default('') }}" + CHATML
     template = Template.from_tokenizer(
-        tiny_tokenizer(template=source), kwargs={"mode": 'a"b\n%}é', "other": False}
+        build_tiny_tokenizer(template=source), kwargs={"mode": 'a"b\n%}é', "other": False}
     )
     saved = template.tokenizer
     prompt = (Message("user", "q"),)
@@ -109,7 +109,7 @@ def test_a_value_of_a_variable_is_the_default_of_the_saved_template() -> None:
     assert render(messages, tokenize=False, add_generation_prompt=True) == text
     assert text.startswith('\nAa"b\n%}éFalse<|im')
     assert render(messages, tokenize=False, mode="mine").startswith("\nAmineFalse")
-    bare = tiny_tokenizer(template=source)
+    bare = build_tiny_tokenizer(template=source)
     assert bare.chat_template == source
     assert saved.decode(Template.from_tokenizer(bare).encode_prompt(prompt)).startswith(
         "\nAnone<|im"
@@ -126,7 +126,7 @@ def test_reasoning_in_a_prompt_that_closed_it_is_refused() -> None:
 
 def test_a_dropped_message_is_refused() -> None:
     silent = CHATML.replace("{% for message in messages %}", "{% for message in messages[-2:] %}")
-    template = Template.from_tokenizer(tiny_tokenizer(template=silent))
+    template = Template.from_tokenizer(build_tiny_tokenizer(template=silent))
     messages = (
         Message("system", "Be brief."), Message("user", "q"), Message("assistant", "a"),
         Message("user", "r"), Message("assistant", "b"),
@@ -165,4 +165,6 @@ def test_ids_of_a_row_do_not_depend_on_other_rows(rows: list[tuple[str, str]], r
     assert ids([records[i] for i in order]) == [alone[i] for i in order]
 
 
-COMPANY = Template.from_tokenizer(tiny_tokenizer(template="{{ strftime_now('%f') }}" + OPENED))
+COMPANY = Template.from_tokenizer(
+    build_tiny_tokenizer(template="{{ strftime_now('%f') }}" + OPENED)
+)

@@ -11,10 +11,14 @@ import pytest
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Record, Text
 from tunesmith_torch.data import streamed_examples
-from tunesmith_torch.data.streamed_examples import NO_EXAMPLE, StreamedExamples, Tokenization
+from tunesmith_torch.data.streamed_examples import (
+    NO_EXAMPLE,
+    StreamedExamples,
+    TokenizationSettings,
+)
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import TokenizedRecords
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 
 WORDS = ["the", "door", "opens", "slowly", "öl", "runs", "<|im_end|>", "down", "冰", "wall"]
 REFUSES = CHATML + "{% if 'door' in messages[0]['content'] %}{{ raise_exception('no') }}{% endif %}"
@@ -27,7 +31,7 @@ TWO_TURNS = (Message("user", "hi"), Message("assistant", "ho")) * 2
 
 
 def template(source: str = CHATML) -> Template:
-    return Template.from_tokenizer(tiny_tokenizer(), source)
+    return Template.from_tokenizer(build_tiny_tokenizer(), source)
 
 
 def records(count: int = 60, longest: int = 60) -> list[Record]:
@@ -46,7 +50,7 @@ def records(count: int = 60, longest: int = 60) -> list[Record]:
 
 
 def stream(rows: Sequence[Record], limit: int, source: str = CHATML) -> StreamedExamples:
-    streamed = StreamedExamples.from_records(Tokenization(template(source), limit), rows)
+    streamed = StreamedExamples.from_records(TokenizationSettings(template(source), limit), rows)
     assert streamed is not None
     return streamed
 
@@ -65,7 +69,9 @@ def test_streamed_examples_are_those_tokenized_in_advance(
     monkeypatch.setattr(streamed_examples, "ROWS_PER_BLOCK", 20)
     rows = records()
     expected = template().tokenize_records(rows, limit, truncate_prompts=truncate)
-    streamed = StreamedExamples.from_records(Tokenization(template(), limit, truncate), rows)
+    streamed = StreamedExamples.from_records(
+        TokenizationSettings(template(), limit, truncate), rows
+    )
     assert streamed is not None
     assert bool(streamed.skipped) == (limit < 100_000 and not truncate)
     assert list(streamed.skipped.values()) == list(expected.skipped)
@@ -92,13 +98,13 @@ def test_streamed_examples_are_those_tokenized_in_advance(
 def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the numbers of rows that are tokenized together, for each call."""
     sizes: list[int] = []
-    tokenize = Tokenization.tokenize
+    tokenize = TokenizationSettings.tokenize
 
-    def count(self: Tokenization, rows: Sequence[Record]) -> TokenizedRecords:
+    def count(self: TokenizationSettings, rows: Sequence[Record]) -> TokenizedRecords:
         sizes.append(len(rows))
         return tokenize(self, rows)
 
-    monkeypatch.setattr(Tokenization, "tokenize", count)
+    monkeypatch.setattr(TokenizationSettings, "tokenize", count)
     return sizes
 
 
@@ -144,16 +150,16 @@ def test_data_with_another_number_of_examples_is_not_streamed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     several = [Chat(source="a:1", messages=TWO_TURNS)]
-    tokenization = Tokenization(template(CHANGES_EARLIER), 1000)
+    tokenization = TokenizationSettings(template(CHANGES_EARLIER), 1000)
     assert len(tokenization.tokenize(several).examples) == 2
     assert StreamedExamples.from_records(tokenization, several) is None
     texts = [*records(), Text(source="a:1", text="a long text")]
-    assert StreamedExamples.from_records(Tokenization(template(), 9), texts) is None
-    assert StreamedExamples.from_records(Tokenization(template(), 300), texts) is not None
+    assert StreamedExamples.from_records(TokenizationSettings(template(), 9), texts) is None
+    assert StreamedExamples.from_records(TokenizationSettings(template(), 300), texts) is not None
     monkeypatch.setattr(streamed_examples, "LARGE_CHARACTERS", 10)
-    assert StreamedExamples.from_records(Tokenization(template(), 9), texts) is None
+    assert StreamedExamples.from_records(TokenizationSettings(template(), 9), texts) is None
     monkeypatch.setattr(streamed_examples, "MAX_KINDS", 3)
-    assert StreamedExamples.from_records(Tokenization(template(), 300), texts) is None
+    assert StreamedExamples.from_records(TokenizationSettings(template(), 300), texts) is None
 
 
 def test_a_row_that_becomes_several_examples_is_skipped() -> None:

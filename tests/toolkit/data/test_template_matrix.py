@@ -11,9 +11,9 @@ from tests.toolkit.data import reasoning_families, template_families
 from tests.toolkit.data.template_families import Family
 
 from tunesmith.records import Chat, Message, Prompt, exchanges
-from tunesmith_torch.data.message_fields import answer_of
+from tunesmith_torch.data.message_fields import parse_answer
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 SPECIAL = (
     "<s>", "</s>", "[INST]", "[/INST]", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
@@ -63,7 +63,7 @@ CONVERSATIONS = {
 
 @cache
 def base_tokenizer() -> Any:
-    tokenizer = tiny_tokenizer(template=None, extra=SPECIAL)
+    tokenizer = build_tiny_tokenizer(template=None, extra=SPECIAL)
     tokenizer.add_tokens(["<think>", "</think>"])
     return tokenizer
 
@@ -144,7 +144,7 @@ def test_a_conversation_is_exact_or_refused(name: str, kind: str) -> None:
         stop = len(prompt_ids) + len(answer_ids)
         assert ids[len(prompt_ids) : stop] == answer_ids
         assert all(trained[len(prompt_ids) : stop])
-        text = answer_of(answer).text
+        text = parse_answer(answer).text
         assert template.tokenizer.decode(answer_ids) == expected_text(family, text)
         assert answer_ids[-1] in template.end_ids
         assert not set(answer_ids[:-1]) & {answer_ids[-1]}

@@ -24,7 +24,7 @@ from tunesmith.records import (
 )
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.data.tokenized_records import NOTHING_TO_LEARN
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}"
@@ -104,7 +104,7 @@ END_TOKENS = {"llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "phi3": "<|end|>
 
 
 def tokenizer_for(template: str | None, *, adds_bos: bool = False) -> Any:
-    tokenizer = tiny_tokenizer(template=template, extra=SPECIAL)
+    tokenizer = build_tiny_tokenizer(template=template, extra=SPECIAL)
     tokenizer.bos_token = "<s>"
     if template not in (CHATML, QWEN3, NO_GENERATION_PROMPT):
         tokenizer.eos_token = tokenizer.pad_token = "</s>"
@@ -232,7 +232,7 @@ def test_the_end_token_is_trained_even_if_it_is_the_padding_token() -> None:
 def test_a_template_without_end_token_needs_an_eos_token() -> None:
     tokenizer = tokenizer_for(NO_END)
     tokenizer.eos_token = None
-    with pytest.raises(UsageError, match="nothing ends an answer"):
+    with pytest.raises(UsageError, match="no token ends an answer"):
         Template.from_tokenizer(tokenizer)
 
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tunesmith_torch.data.tokenization import SpanEncoder, TextSpan
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 TEXTS = ["the door", "", "a <|im_end|> b", "öl 冰\n\n <|im_start|>user", " " * 9 + "x"]
 
@@ -20,7 +20,7 @@ def encode(encoder: SpanEncoder, literal: bool) -> list[list[int]]:
 
 @pytest.mark.parametrize("literal", [False, True])
 def test_ids_are_those_of_transformers(literal: bool) -> None:
-    tokenizer = tiny_tokenizer()
+    tokenizer = build_tiny_tokenizer()
     encoder = SpanEncoder.from_tokenizer(tokenizer)
     tokenizer.backend_tokenizer.enable_truncation(max_length=2)
     tokenizer.backend_tokenizer.enable_padding(length=50)
@@ -36,7 +36,7 @@ def test_a_tokenizer_with_code_of_its_own_is_called() -> None:
             reverse = [one[::-1] for one in text] if isinstance(text, list) else text[::-1]
             return super()._encode_plus(reverse, *args, **options)
 
-    plain = tiny_tokenizer()
+    plain = build_tiny_tokenizer()
     reversing = Reversing(tokenizer_object=plain.backend_tokenizer)
     expected = plain([text[::-1] for text in TEXTS], add_special_tokens=False)["input_ids"]
     assert encode(SpanEncoder.from_tokenizer(reversing), False) == expected

@@ -24,7 +24,7 @@ from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.memory_estimate import token_lengths
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.options.training import SupervisedOptions
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_config, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_config, build_tiny_tokenizer
 from tunesmith_torch.training.supervised import SupervisedTask
 
 ROWS: list[Record] = [
@@ -58,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def template(source: str = CHATML, **options: Any) -> Template:
-    return Template.from_tokenizer(tiny_tokenizer(**options), source)
+    return Template.from_tokenizer(build_tiny_tokenizer(**options), source)
 
 
 def assert_equal(one: TokenizedRecords, other: TokenizedRecords) -> None:
@@ -169,7 +169,7 @@ def test_entries_that_were_not_used_for_longest_are_deleted(tmp_path: Path) -> N
 def test_a_plan_and_a_training_share_an_entry(calls: list[int], tiny_folder: Path) -> None:
     options = SupervisedOptions(max_length=300, max_skipped=1)
     request = EstimateRequest(
-        config=tiny_config().to_dict(),
+        config=build_tiny_config().to_dict(),
         tokenizer=tiny_folder,
         train=ROWS,
         test=ROWS[:1],

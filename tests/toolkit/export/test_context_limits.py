@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tunesmith_torch.export.context_limits import ContextLimit, find_context_limits
-from tunesmith_torch.testing.tiny_model import tiny_config
+from tunesmith_torch.testing.tiny_model import build_tiny_config
 
 ROPE = {"rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
@@ -21,12 +21,12 @@ FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
         (
             "llama",
             {"rope_parameters": {**ROPE, "rope_type": "dynamic"}},
-            [ContextLimit("another rope (dynamic) after 512 tokens", 512, 512)],
+            [ContextLimit("a different rope (dynamic) after 512 tokens", 512, 512)],
         ),
         (
             "phi3",
             {"rope_parameters": {**ROPE, **FACTORS, "rope_type": "longrope"}},
-            [ContextLimit("another rope (longrope) after 64 tokens", 64, 512)],
+            [ContextLimit("a different rope (longrope) after 64 tokens", 64, 512)],
         ),
         ("mistral", {"sliding_window": 96}, [ContextLimit("a window of 96 tokens", 96, 512)]),
         ("mistral", {"sliding_window": 512}, []),
@@ -39,7 +39,7 @@ FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 def test_limits_inside_the_context(
     family: str, changes: dict[str, Any], expected: list[ContextLimit]
 ) -> None:
-    assert find_context_limits(tiny_config(family, changes=changes)) == expected
+    assert find_context_limits(build_tiny_config(family, changes=changes)) == expected
 
 
 def test_a_model_without_a_config_has_none() -> None:

@@ -26,13 +26,13 @@ from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
 from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.export import checks, engine_model
 from tunesmith_torch.export.contract import NotVerifiedError
-from tunesmith_torch.export.export_run import CERTIFICATE, TrainedModel, export_run
+from tunesmith_torch.export.export_run import CERTIFICATE_FILE, TrainedModel, export_run
 from tunesmith_torch.export.folder_facts import read_added_tokens
-from tunesmith_torch.export.plain_folder import PlainTransformers
-from tunesmith_torch.export.reference import is_plain
+from tunesmith_torch.export.plain_folder import TransformersEngine
+from tunesmith_torch.export.reference import is_text_only
 from tunesmith_torch.models.artifacts import attach_adapter
 from tunesmith_torch.models.loading import load_base, load_tokenizer
-from tunesmith_torch.testing.exports import damage_exporter, edit_template
+from tunesmith_torch.testing.exports import damage_exporter, make_template_damage
 from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
 
 PROMPT = (Message("user", "Who is 3?"),)
@@ -65,7 +65,7 @@ def test_a_correct_export_passes_every_check(
     assert certificate["max_logprob_difference_nats"] < 1e-5
     if kind == "full":  # it has learned to end its answers
         assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
-    assert json.loads((tmp_path / "out" / CERTIFICATE).read_text()) == certificate
+    assert json.loads((tmp_path / "out" / CERTIFICATE_FILE).read_text()) == certificate
     card = (tmp_path / "out" / "README.md").read_text()
     assert "log-probabilities" in card and str(tmp_path) not in card
     assert verify_folder(tmp_path / "out") == []
@@ -100,11 +100,11 @@ def change_weight(out: Path, factor: float = 1.02) -> None:
 SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ 'Be brief. ' }}{% endif %}"
 FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "rope": ("rope", lambda out: edit(out / "config.json", rope_theta=5000.0)),
-    "template": ("rendered prompt", edit_template("'<|im_end|>' + '\n'", "'<|im_end|>'")),
-    "text": ("rendered prompt", edit_template("assistant\n'", "assistant\nGo'")),
+    "template": ("rendered prompt", make_template_damage("'<|im_end|>' + '\n'", "'<|im_end|>'")),
+    "text": ("rendered prompt", make_template_damage("assistant\n'", "assistant\nGo'")),
     "system prompt": (
         "rendered system prompt",
-        edit_template("{% for message", SYSTEM + "{% for message"),
+        make_template_damage("{% for message", SYSTEM + "{% for message"),
     ),
     "end": ("end tokens", lambda out: edit(out / "generation_config.json", eos_token_id=0)),
     "tie": ("tied weights", lambda out: edit(out / "config.json", tie_word_embeddings=False)),
@@ -116,8 +116,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 MESSAGES = {
-    "tie": "embeddings and head are not tied, in the trained model they are tied",
-    "text": "the engine renders 'Go', not '', from character",
+    "tie": "embeddings and output head are not tied, but tied in the trained model",
+    "text": "the engine renders 'Go', expected '', at character",
     "pre-tokenizer": r"token \d+ of a prompt is \[",
 }
 
@@ -139,7 +139,7 @@ def test_an_adapter_that_is_merged_wrongly_is_found(
     fault: str, trained: TrainedModel, dora: TrainedModel, tmp_path: Path
 ) -> None:
     model = dora if fault == "DoRA as LoRA" else trained
-    with pytest.raises(GateError, match="export, merge: log-probabilities of the merged weights"):
+    with pytest.raises(GateError, match="export, merge: log-probabilities of the merged model"):
         export_run(model, as_export(EXPORTER), tmp_path / "out", MERGE_FAULTS[fault])
     assert list(tmp_path.iterdir()) == []
 
@@ -152,7 +152,7 @@ class WrongStop(SafetensorsExporter):
         self.stop = stop
 
     @contextmanager
-    def open(self, out: Path) -> Iterator[PlainTransformers]:
+    def open(self, out: Path) -> Iterator[TransformersEngine]:
         with super().open(out) as engine:
             engine.model.generation_config.eos_token_id = self.stop
             yield engine
@@ -178,9 +178,9 @@ class AdapterAlone:
         return {"end_ids": {2}, "rope_theta": 10_000.0, "tied": True, "tokens": tokens}
 
     @contextmanager
-    def open(self, out: Path) -> Iterator[PlainTransformers]:
+    def open(self, out: Path) -> Iterator[TransformersEngine]:
         base = load_base(self.base, device=torch.device("cpu"), dtype=torch.float32)
-        yield PlainTransformers(attach_adapter(base, out), load_tokenizer(out))
+        yield TransformersEngine(attach_adapter(base, out), load_tokenizer(out))
 
 
 def refuse_to_merge(*_: object) -> None:
@@ -214,7 +214,7 @@ def test_an_adapter_that_the_engine_lacks_is_refused_first(
 
 
 def test_all_weights_are_no_adapter(ending: TrainedModel, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="test: the run has trained all weights"):
+    with pytest.raises(UsageError, match="test: the run trained all weights"):
         export_run(ending, as_export(AdapterAlone()), tmp_path / "out")
 
 
@@ -249,7 +249,7 @@ def test_a_library_that_fails_is_named(
         raise error
 
     export = as_export(damage_exporter(EXPORTER, fail), name="engine")
-    with pytest.raises(EnvironmentProblem, match=r"engine: its program failed with \w+, (list|1)"):
+    with pytest.raises(EnvironmentProblem, match=r"engine: the exporter failed with \w+, (list|1)"):
         export_run(trained, export, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -279,9 +279,7 @@ def test_long_answers_must_end_alike(ending: TrainedModel, tmp_path: Path) -> No
 
 
 def test_an_engine_that_goes_on_is_found(ending: TrainedModel, tmp_path: Path) -> None:
-    with pytest.raises(
-        GateError, match=r"export, stop: the engine goes on after an answer of \d\d"
-    ):
+    with pytest.raises(GateError, match=r"export, stop: the engine continues after \d\d"):
         export_run(ending, as_export(WrongStop(0)), tmp_path / "out")
 
 
@@ -295,7 +293,9 @@ def test_an_engine_that_stops_within_answers_is_found(ending: TrainedModel, tmp_
 def test_a_rounded_engine_must_end_one_answer(ending: TrainedModel, tmp_path: Path) -> None:
     """Its answers have other words, so that where they should end is not known."""
     exporter = damage_exporter(WrongStop(0), lambda out: change_weight(out, -8.0))
-    with pytest.raises(GateError, match=r"no answer of the engine ends .* 4 of the trained model"):
+    with pytest.raises(
+        GateError, match=r"none of the engine's answers ends .* 4 of the trained model"
+    ):
         export_run(ending, as_export(exporter, tolerance=None), tmp_path / "out")
 
 
@@ -311,7 +311,7 @@ class DoublesBos(SafetensorsExporter):
     """An exporter whose engine puts a BOS in front of the template's own."""
 
     @contextmanager
-    def open(self, out: Path) -> Iterator[PlainTransformers]:
+    def open(self, out: Path) -> Iterator[TransformersEngine]:
         with super().open(out) as engine:
             plain = engine.tokenize
             bos_id = engine.tokenizer.bos_token_id
@@ -320,8 +320,8 @@ class DoublesBos(SafetensorsExporter):
 
 
 def test_prompts_with_tools_are_skipped() -> None:
-    assert is_plain(PROMPT) and is_plain("text")
-    assert not is_plain((*PROMPT, Message("tool", "42")))
+    assert is_text_only(PROMPT) and is_text_only("text")
+    assert not is_text_only((*PROMPT, Message("tool", "42")))
 
 
 TOOL_TURNS = (
@@ -362,7 +362,7 @@ def test_there_is_exactly_one_bos(tmp_path: Path) -> None:
     trained = train_tiny(tmp_path / "run", model, epochs=1.0)
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
     assert certificate["checks"]["BOS"] == "1 at the start"
-    with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, not 1"):
+    with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, expected 1"):
         export_run(
             trained, as_export(DoublesBos(SafetensorsOptions(dtype="float32"))), tmp_path / "wrong"
         )

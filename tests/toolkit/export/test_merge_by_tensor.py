@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import UsageError
-from tunesmith_torch.export.merge_by_tensor import INDEX, attach_without_weights, write_merged
+from tunesmith_torch.export.merge_by_tensor import INDEX, attach_adapters_on_meta, write_merged
 from tunesmith_torch.models.adapters import adapt_lora
 from tunesmith_torch.models.loading import load_base
 from tunesmith_torch.models.merging import MergeOptions, save_merged
@@ -131,7 +131,7 @@ def test_weights_are_not_in_memory_when_adapters_are_read(tmp_path: Path) -> Non
     model = save_tiny_model(tmp_path / "model")
     adapter = save_adapter(model, tmp_path / "adapter")
     config = PeftConfig.from_pretrained(str(adapter))
-    attached = attach_without_weights(model, adapter, config, MergeOptions(CPU, torch.float32))
+    attached = attach_adapters_on_meta(model, adapter, config, MergeOptions(CPU, torch.float32))
     assert attached is not None
     sizes = {
         parameter.untyped_storage().nbytes()
@@ -146,5 +146,5 @@ def test_weights_are_not_in_memory_when_adapters_are_read(tmp_path: Path) -> Non
 def test_prompt_tuning_is_refused_with_the_reason(tmp_path: Path) -> None:
     config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="changes no weights, so it cannot be merged"):
+    with pytest.raises(UsageError, match="instead of changing weights, so it cannot be merged"):
         write_merged(tmp_path, tmp_path, tmp_path, MergeOptions(CPU, torch.float32), torch.float32)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tunesmith_torch.export.plain_folder import INDEX, copy_model, open_plain
+from tunesmith_torch.export.plain_folder import INDEX, copy_model, open_transformers_engine
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 
@@ -32,7 +32,7 @@ def test_files_of_weights_stay_apart_and_their_index_counts_bytes(tmp_path: Path
 
 def test_a_folder_is_opened_in_float32(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model")
-    engine = open_plain(folder)
+    engine = open_transformers_engine(folder)
     ids = list(engine.tokenize(engine.render("Who is 3?")))
     expected = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([ids])).logits[0, 1:]
     found = torch.from_numpy(engine.logprobs(ids, 1))

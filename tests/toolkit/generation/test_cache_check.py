@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedMod
 
 from tunesmith_torch.generation import prefix_attention
 from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_attention
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 SIZES = Sizes(layers=2)
 
@@ -26,7 +26,7 @@ def load(folder: Path, name: str) -> PreTrainedModel:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
 def test_usual_models_use_the_cache(family: str) -> None:
-    model = tiny_model(family)
+    model = build_tiny_model(family)
     assert can_use_cached_attention(model, 20)
     assert can_pad(model, 20)
 
@@ -49,7 +49,7 @@ def test_a_wrong_result_is_found_and_the_model_is_tried_once(
         out, weights = right(*args, **kwargs)
         return out * 1.5, weights
 
-    model = tiny_model()
+    model = build_tiny_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8 if parameter.ndim > 1 else 1)

@@ -15,7 +15,7 @@ from tunesmith_torch.generation import prefix_cache
 from tunesmith_torch.generation.generate import generate, group_by_length
 from tunesmith_torch.generation.sampling import VOCABULARY_BLOCK, Sampler, _invert_cdf
 from tunesmith_torch.generation.sequences import GeneratedSequence, PartialSequence
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def test_invalid_arguments_are_refused(model: PreTrainedModel) -> None:
 
 def test_bfloat16_stays_close_to_float32() -> None:
     """The cache has the model's dtype; this bounds the effect on log-probabilities."""
-    fp32, bf16 = tiny_model(), tiny_model().to(torch.bfloat16)
+    fp32, bf16 = build_tiny_model(), build_tiny_model().to(torch.bfloat16)
     prompts = make_prompts(8, shared=20)
     for a, b in zip(
         generate(fp32, prompts, max_new_tokens=1, end_ids=END, sampler=Sampler()),

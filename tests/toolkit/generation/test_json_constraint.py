@@ -18,7 +18,7 @@ from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.prompting import json_model
 from tunesmith_evidence.prompting.json_model import can_constrain, constrain_to_schema
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.tasks.json_answers import Style
+from tunesmith_evidence.tasks.json_answers import JsonStyle
 from tunesmith_evidence.tasks.json_schema import derive_schema
 from tunesmith_plugins.baselines.zero_shot import ZERO_SHOT
 from tunesmith_plugins.evaluators.constrained_json import CONSTRAINED_JSON
@@ -26,7 +26,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.constraints import mask_logits
 from tunesmith_torch.generation.json_constraint import compile_schema
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.testing.tiny_model import tiny_model, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_model, build_tiny_tokenizer
 
 pytest.importorskip("llguidance")
 
@@ -44,8 +44,8 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def model() -> TorchTextModel:
-    template = Template.from_tokenizer(tiny_tokenizer())
-    return TorchTextModel(tiny_model(), template, torch.device("cpu"))
+    template = Template.from_tokenizer(build_tiny_tokenizer())
+    return TorchTextModel(build_tiny_model(), template, torch.device("cpu"))
 
 
 def is_valid(text: str) -> bool:
@@ -80,11 +80,11 @@ def test_samples_are_json_too_and_differ(model: TorchTextModel) -> None:
 
 
 def test_it_is_written_in_the_style_of_the_answers(model: TorchTextModel) -> None:
-    style = Style(",", ":", opening="```json\n", closing="\n```")
+    style = JsonStyle(",", ":", opening="```json\n", closing="\n```")
     fenced = constrain_to_schema(CachedModel(PromptedModel(model, "Answer.")), SCHEMA, style)
     [answer] = fenced.generate(PROMPTS[:1], 80)
     assert answer.text.startswith('```json\n{"queue":"') and answer.text.endswith("}\n```")
-    indented = constrain_to_schema(model, SCHEMA, Style(",", ": ", indent=2))
+    indented = constrain_to_schema(model, SCHEMA, JsonStyle(",", ": ", indent=2))
     [answer] = indented.generate(PROMPTS[:1], 120)
     assert answer.finish_reason == "length" or is_valid(answer.text)
 
@@ -106,16 +106,16 @@ def test_a_mask_leaves_the_tokens_that_are_allowed() -> None:
 def test_what_cannot_be_constrained(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
     assert can_constrain(CachedModel(model)) and not can_constrain(FakeTextModel())
     with pytest.raises(UsageError, match="FakeTextModel: the answers"):
-        constrain_to_schema(FakeTextModel(), SCHEMA, Style())
+        constrain_to_schema(FakeTextModel(), SCHEMA, JsonStyle())
     with pytest.raises(UsageError, match="constrained"):
         compile_schema(
-            tiny_tokenizer(), frozenset({2}), {"type": "nonsense"},
+            build_tiny_tokenizer(), frozenset({2}), {"type": "nonsense"},
             item_separator=",", key_separator=":", is_indented=False,
         )  # fmt: skip
     monkeypatch.setattr(json_model, "find_spec", lambda name: None)
     assert not can_constrain(model)
     with pytest.raises(UsageError, match="not installed") as caught:
-        constrain_to_schema(model, SCHEMA, Style())
+        constrain_to_schema(model, SCHEMA, JsonStyle())
     assert caught.value.hint == 'pip install "tunesmith[json]"'
 
 

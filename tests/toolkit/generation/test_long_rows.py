@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 
 LIMIT = 12
 
@@ -66,7 +66,7 @@ def test_dynamic_factors_of_a_long_row_are_not_left_behind() -> None:
 def test_scores_do_not_depend_on_longer_rows(system: str) -> None:
     """With and without tokens that all rows begin with."""
     model = phi3_longrope()
-    template = Template.from_tokenizer(tiny_tokenizer(template=None))
+    template = Template.from_tokenizer(build_tiny_tokenizer(template=None))
     text = TorchTextModel(model, template, torch.device("cpu"))
     rows = [(f"{system} one two", "a b c d"), (f"{system} " + "one two three " * 9, "a b")]
     ids = template.encode_exchanges([p for p, _ in rows], [c for _, c in rows])  # type: ignore[misc]

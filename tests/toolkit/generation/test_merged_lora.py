@@ -10,7 +10,7 @@ from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.merged_lora import MIN_TOKENS_TO_MERGE, merged_adapters
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.kernels import fused_lora
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 MANY = MIN_TOKENS_TO_MERGE
 
@@ -19,7 +19,7 @@ def adapted(dtype: torch.dtype = torch.float32, adapters: int = 1) -> PeftModel:
     """Return a tiny model whose adapters change its logits."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        base = tiny_model().to(dtype).eval()
+        base = build_tiny_model().to(dtype).eval()
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
         fused_lora.register_fused_lora(config, base)
         model: PeftModel = get_peft_model(base, config)

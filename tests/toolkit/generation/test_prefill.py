@@ -7,13 +7,13 @@ import torch
 from tunesmith_torch.generation.kv_cache import DecodingCache
 from tunesmith_torch.generation.prefill import decode_next, prefill
 from tunesmith_torch.generation.prefix_attention import use_cached_attention
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 
 @torch.inference_mode()
 def test_logits_are_those_of_each_row_alone() -> None:
     """A prompt that occurs twice gets a row each time."""
-    model, cache = tiny_model(), DecodingCache(None)
+    model, cache = build_tiny_model(), DecodingCache(None)
     prompts, nexts = [[5, 6, 7, 8], [9, 10], [5, 6, 7, 8]], [11, 12, 13]
 
     def alone(ids: list[int]) -> torch.Tensor:

@@ -18,7 +18,12 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_cache, text_model
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.generation.text_model import TorchTextModel
-from tunesmith_torch.testing.tiny_model import SENTENCES, tiny_config, tiny_model, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import (
+    SENTENCES,
+    build_tiny_config,
+    build_tiny_model,
+    build_tiny_tokenizer,
+)
 
 CPU = torch.device("cpu")
 WORDS = " ".join(SENTENCES).split()
@@ -26,7 +31,7 @@ WORDS = " ".join(SENTENCES).split()
 
 @pytest.fixture(scope="module")
 def template() -> Template:
-    return Template.from_tokenizer(tiny_tokenizer())
+    return Template.from_tokenizer(build_tiny_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def model(template: Template) -> PreTrainedModel:
 
 
 def varied_model(family: str, template: Template, **changes: object) -> PreTrainedModel:
-    config = tiny_config(family, vocabulary=len(template.tokenizer))
+    config = build_tiny_config(family, vocabulary=len(template.tokenizer))
     config.initializer_range = 0.1
     for name, value in changes.items():
         setattr(config, name, value)
@@ -281,7 +286,7 @@ def test_the_end_token_is_not_part_of_the_text(
 
 
 def test_rows_longer_than_the_context_are_refused_with_their_index(template: Template) -> None:
-    model = tiny_model(vocabulary=len(template.tokenizer))
+    model = build_tiny_model(vocabulary=len(template.tokenizer))
     text = TorchTextModel(model, template, CPU)
     short, long = (Message("user", "yes"),), (Message("user", "yes no " * 400),)
     assert text.context == 512

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tunesmith_torch.kernels import fused_lora, lora_autograd
 from tunesmith_torch.kernels.fused_lora import FusedLoraLinear
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 
 class TwoLayers(nn.Module):
@@ -325,7 +325,7 @@ def test_an_output_that_is_not_used_gets_no_gradient() -> None:
 def test_gradients_of_a_full_model_equal_those_with_pefts_layers(
     gradient_checkpointing: bool,
 ) -> None:
-    base, ids = tiny_model(), torch.arange(3, 40)[None]
+    base, ids = build_tiny_model(), torch.arange(3, 40)[None]
     target_modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     grads = []
     for model in peft_and_fused(base, target_modules):
@@ -356,7 +356,7 @@ def test_a_model_with_other_linear_layers_keeps_pefts_layers() -> None:
 
 def test_saved_files_equal_pefts(tmp_path: Path) -> None:
     """Same names, same values, same config; loaded by plain PEFT with the same result."""
-    base = tiny_model()
+    base = build_tiny_model()
     models = [
         with_adapters(base, fused, target_modules=["q_proj", "down_proj"])
         for fused in (False, True)
@@ -370,7 +370,7 @@ def test_saved_files_equal_pefts(tmp_path: Path) -> None:
         json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("peft", "fused")
     ]
     assert configs[0] == configs[1]
-    reloaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "fused")
+    reloaded = PeftModel.from_pretrained(build_tiny_model(), tmp_path / "fused")
     ids = torch.arange(3, 20)[None]
     torch.testing.assert_close(
         reloaded(ids).logits, models[1].eval()(ids).logits, rtol=1e-4, atol=1e-5

@@ -10,12 +10,12 @@ from tunesmith_torch.data.packing import Example, collate
 from tunesmith_torch.kernels.last_layer import is_recomputed
 from tunesmith_torch.losses.selected_positions import hidden_at_targets
 from tunesmith_torch.models.loading import enable_gradient_checkpointing
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "mixtral"])
 def test_checkpointing_is_seen_when_it_is_switched_on_and_off(family: str) -> None:
-    model = tiny_model(family).train()
+    model = build_tiny_model(family).train()
     for switched_on in (False, True, False, True):
         if switched_on:
             enable_gradient_checkpointing(model)
@@ -26,7 +26,7 @@ def test_checkpointing_is_seen_when_it_is_switched_on_and_off(family: str) -> No
 
 
 def test_a_part_of_the_last_layer_may_be_checkpointed_alone() -> None:
-    decoder = tiny_model().get_decoder()
+    decoder = build_tiny_model().get_decoder()
     decoder.layers[0].mlp.gradient_checkpointing = True
     assert not is_recomputed(decoder)
     decoder.layers[-1].mlp.gradient_checkpointing = True
@@ -34,7 +34,7 @@ def test_a_part_of_the_last_layer_may_be_checkpointed_alone() -> None:
 
 
 def test_a_forward_pass_does_not_visit_all_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model().train()
+    model = build_tiny_model().train()
     example = Example(list(range(1, 9)), [False] * 5 + [True] * 3)
     batch = collate([example], [0], packed=False)
     visited: list[nn.Module] = []

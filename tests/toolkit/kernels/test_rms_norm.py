@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tunesmith_torch.kernels import rms_norm
 from tunesmith_torch.kernels.rms_norm import FusedRMSNorm
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 
 def llama_norm(width: int, dtype: torch.dtype) -> LlamaRMSNorm:
@@ -73,7 +73,7 @@ def test_bf16_errors_are_not_larger_than_those_of_the_models_norm(size: float) -
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
 def test_a_model_keeps_its_parameter_names_and_logits(family: str) -> None:
-    model = tiny_model(family)
+    model = build_tiny_model(family)
     for name, parameter in model.named_parameters():
         if "norm" in name:
             nn.init.uniform_(parameter, 0.5, 1.5)

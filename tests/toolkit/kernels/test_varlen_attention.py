@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.kernels import block_attention, varlen_attention
-from tunesmith_torch.kernels.varlen_attention import register
+from tunesmith_torch.kernels.varlen_attention import register_varlen_attention
 
 LENGTHS = (5, 1, 70, 131, 12)
 V = 61
@@ -86,7 +86,7 @@ def test_packed_equals_separate(kind: str, kernel: str) -> None:
     grad_output = torch.randn_like(separate)
     parameters = list(model.parameters())
     expected = torch.autograd.grad(separate, parameters, grad_output)
-    model.set_attn_implementation(register())
+    model.set_attn_implementation(register_varlen_attention())
     packed_logits = model(**packed(rows())).logits
     torch.testing.assert_close(packed_logits, separate, rtol=1e-4, atol=1e-4)
     for a, b in zip(
@@ -99,7 +99,7 @@ def test_packed_equals_separate(kind: str, kernel: str) -> None:
 def test_rows_do_not_attend_to_other_rows(kind: str, kernel: str) -> None:
     """Another first row changes no logit of the others; without boundaries it does."""
     model = build(kind)
-    model.set_attn_implementation(register())
+    model.set_attn_implementation(register_varlen_attention())
     batch = packed(rows())
     with torch.no_grad():
         before = model(**batch).logits
@@ -128,7 +128,7 @@ def test_boundaries_arrive_in_every_layer(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(varlen_attention, "_attend_row_by_row", spy)
     for kind in MODELS:
         model = build(kind)
-        model.set_attn_implementation(register())
+        model.set_attn_implementation(register_varlen_attention())
         model(**packed(rows()))
         assert received == [(0, *accumulate(LENGTHS))] * SMALL["num_hidden_layers"]
         received.clear()
@@ -136,7 +136,7 @@ def test_boundaries_arrive_in_every_layer(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_positions_must_restart() -> None:
     model = build("Llama")
-    model.set_attn_implementation(register())
+    model.set_attn_implementation(register_varlen_attention())
     batch = packed(rows())
     batch["position_ids"] = torch.arange(sum(LENGTHS))[None]
     with pytest.raises(EnvironmentProblem, match="not causal within these rows"):
@@ -159,7 +159,7 @@ def test_without_boundaries_results_equal_sdpa(kind: str) -> None:
         },
     ]
     results = []
-    for name in ("eager" if kind == "Gemma2" else "sdpa", register()):
+    for name in ("eager" if kind == "Gemma2" else "sdpa", register_varlen_attention()):
         model.set_attn_implementation(name)
         with torch.no_grad():
             out = [model(**call).logits for call in calls]
@@ -177,7 +177,7 @@ def test_without_boundaries_results_equal_sdpa(kind: str) -> None:
 
 def test_unsupported_inputs_are_refused() -> None:
     model = build("Llama")
-    model.set_attn_implementation(register())
+    model.set_attn_implementation(register_varlen_attention())
     batch = packed(rows())
     T = sum(LENGTHS)
     for change, message in (

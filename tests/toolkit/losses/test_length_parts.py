@@ -28,7 +28,7 @@ LENGTHS = (7, 30, 24, 25, 12)
 def longrope() -> PreTrainedModel:
     """A tiny Phi 3 with an original context of 24 tokens, with attention for trees."""
     model = phi3_longrope()
-    model.set_attn_implementation(tree_attention.register())
+    model.set_attn_implementation(tree_attention.register_tree_attention())
     return model
 
 

@@ -7,7 +7,7 @@ import torch
 from tunesmith_torch.data.packing import Example, collate
 from tunesmith_torch.losses.rows_alone import logprobs_of_rows, loss_of_rows
 from tunesmith_torch.losses.selected_positions import get_lm_head, hidden_at_targets
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 EXAMPLES = (
     Example([5, 6, 7, 8, 9], [False, False, True, True, True]),
@@ -19,7 +19,7 @@ EXAMPLES = (
 
 def test_rows_alone_have_the_loss_of_padded_rows() -> None:
     """Also with weights, and with a row that has nothing to train."""
-    model = tiny_model()
+    model = build_tiny_model()
     batch = collate(EXAMPLES, range(4), packed=False)
     expected = get_lm_head(model).loss(hidden_at_targets(model, batch), batch)
     found = loss_of_rows(model, batch)
@@ -34,14 +34,14 @@ def test_rows_alone_have_the_loss_of_padded_rows() -> None:
 
 
 def test_log_probabilities_are_in_the_order_of_the_trained_positions() -> None:
-    model = tiny_model()
+    model = build_tiny_model()
     batch = collate(EXAMPLES, [1, 0], packed=False)
     expected = get_lm_head(model).logprobs(hidden_at_targets(model, batch), batch)
     torch.testing.assert_close(logprobs_of_rows(model, batch), expected)
 
 
 def test_each_row_runs_alone_and_without_padding() -> None:
-    model, shapes = tiny_model(), []
+    model, shapes = build_tiny_model(), []
     model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)),
         with_kwargs=True,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.data.packing import Example, MicroBatch, collate
 from tunesmith_torch.kernels import last_layer
-from tunesmith_torch.kernels.varlen_attention import register
+from tunesmith_torch.kernels.varlen_attention import register_varlen_attention
 from tunesmith_torch.losses import selected_positions
 from tunesmith_torch.losses.selected_positions import (
     get_lm_head,
@@ -64,7 +64,7 @@ def build(name: str) -> Any:
             nn.init.normal_(parameter, std=0.2)
         else:
             nn.init.normal_(parameter, mean=0.5, std=0.1)
-    model.set_attn_implementation(register())
+    model.set_attn_implementation(register_varlen_attention())
     return model.train()
 
 
@@ -89,7 +89,7 @@ def reference_loss(model: Any, examples: list[Example]) -> Tensor:
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         nll = F.cross_entropy(logits, ids[0, 1:], reduction="none")
         total = total + (nll * torch.tensor(example.weights)[1:])[trained[1:]].sum()
-    selected_positions.unwrap_peft(model).set_attn_implementation(register())
+    selected_positions.unwrap_peft(model).set_attn_implementation(register_varlen_attention())
     return total
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder
+from tunesmith_torch.memory_estimate.allocation_recorder import AllocationRecorder
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def thawed() -> Iterator[None]:
 
 
 def test_nothing_stays_frozen(thawed: None) -> None:
-    with Recorder({}).recording():
+    with AllocationRecorder({}).recording():
         assert gc.get_freeze_count() > 0
         assert not gc.isenabled()
     assert gc.get_freeze_count() == 0
@@ -29,6 +29,6 @@ def test_nothing_stays_frozen(thawed: None) -> None:
 def test_objects_that_the_process_has_frozen_stay_frozen() -> None:
     gc.freeze()
     frozen = gc.get_freeze_count()
-    with Recorder({}).recording():
+    with AllocationRecorder({}).recording():
         pass
     assert gc.get_freeze_count() > frozen // 2 > 0  # a few of them may have ended

@@ -12,7 +12,7 @@ from tunesmith_torch.memory_estimate.allocator_replay import (
     MALLOC_HEADER,
     CudaAllocator,
     GlibcHeap,
-    replay,
+    replay_allocations,
 )
 from tunesmith_torch.memory_estimate.timeline import AllocationEvent
 
@@ -138,4 +138,4 @@ def test_replay_returns_the_peaks_of_allocated_and_reserved() -> None:
         AllocationEvent(1, -1),
         AllocationEvent(2, 5 * MIB),
     ]
-    assert replay(events, CudaAllocator()) == (30 * MIB + 512, 32 * MIB)
+    assert replay_allocations(events, CudaAllocator()) == (30 * MIB + 512, 32 * MIB)

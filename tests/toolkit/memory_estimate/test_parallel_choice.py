@@ -46,16 +46,16 @@ def test_copies_where_they_fit_and_parts_where_only_those_do() -> None:
 def test_the_reason_has_the_numbers_of_both_ways_and_the_memory() -> None:
     reason = str(choose(16))
     assert reason.startswith('parallel = "auto" is "sharded": each of 4 processes needs ')
-    assert "with copies of the model" in reason and "with a sharded one" in reason
-    assert reason.endswith("and may take 16.0 GiB, of which a tenth stays free")
+    assert "with a copy of the model" in reason and "with a shard" in reason
+    assert reason.endswith("16.0 GiB are available, 10 % of them kept free")
     assert str(choose(2)).endswith("neither fits")
-    assert "memory of the device is not known" in str(choose(None))
+    assert "the device's memory is unknown" in str(choose(None))
 
 
 @pytest.mark.parametrize(
     ("changes", "processes", "why"),
     [
-        ({}, 1, "a single process trains"),
+        ({}, 1, "only one process trains"),
         ({"optimizer__name": "adamw-8bit"}, 4, "cannot be sharded"),
     ],
 )

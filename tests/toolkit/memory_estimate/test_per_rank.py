@@ -16,7 +16,7 @@ from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.memory_estimate import analytic, techniques
-from tunesmith_torch.memory_estimate.per_rank import BUCKET_BYTES, Shards, sum_buffer_bytes
+from tunesmith_torch.memory_estimate.per_rank import BUCKET_BYTES, ShardSizes, sum_buffer_bytes
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import StepPosition
 
@@ -76,18 +76,18 @@ def test_most_is_gathered_in_a_layer_or_with_the_gradients_of_the_embeddings(tie
         in_a_layer, at_the_end = outside + embeddings + 4 * layer, outside + 2 * embeddings + layer
         assert (in_a_layer > at_the_end) == (vocabulary == 512)
         for processes in (2, 4):
-            found = Shards(make_setting(processes, **config)).gathered
+            found = ShardSizes(make_setting(processes, **config)).gathered
             assert found == max(in_a_layer, at_the_end) * 4
 
 
 def test_layers_that_compute_in_bf16_arrive_in_it_and_their_gradients_are_summed_in_fp32() -> None:
     layer, outside = count_weights()
-    shards = Shards(make_setting(2, build(FullOptions, parallel="sharded", precision="bf16")))
+    shards = ShardSizes(make_setting(2, build(FullOptions, parallel="sharded", precision="bf16")))
     assert shards.gathered_at(StepPosition("0.0.backward", 3)) == outside * 2 + layer * (4 + 8)
     assert shards.gathered_at(StepPosition("0.0.forward", 3)) == (outside + 3 * layer) * 2
     assert shards.gathered_at(StepPosition("0.clip")) == outside * 8
     assert shards.gathered_at(StepPosition("weights")) == 0
-    adapters = Shards(make_setting(2, build(LoraOptions, **SHARDED)))
+    adapters = ShardSizes(make_setting(2, build(LoraOptions, **SHARDED)))
     at = [adapters.gathered_at(StepPosition(f"0.0.{part}", 3)) for part in ("forward", "backward")]
     assert at == [adapters.gathered] * 2
 

@@ -13,9 +13,9 @@ from tunesmith.records import Message, Preference, Record, UnpairedPreference
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.memory_estimate.policies import (
     Stage,
+    build_pair_grouping,
+    build_policy_grouping,
     estimate_preferences,
-    pair_grouping,
-    policy_grouping,
 )
 from tunesmith_torch.memory_estimate.techniques import estimate_supervised
 from tunesmith_torch.memory_estimate.workload import Grouping
@@ -51,8 +51,8 @@ def test_both_completions_of_a_pair_are_computed(
 ) -> None:
     options = build(PreferenceOptions, **changes)
     expected = Grouping(both_completions=True, shares_prompt=shares_prompt)
-    assert pair_grouping(options, device) == expected
-    reward = pair_grouping(options, device, scores_last_token=True)
+    assert build_pair_grouping(options, device) == expected
+    reward = build_pair_grouping(options, device, scores_last_token=True)
     assert reward == Grouping(
         both_completions=True, shares_prompt=shares_prompt, scores_last_token=True
     )
@@ -70,7 +70,7 @@ def test_a_policy_samples_its_completions(packing: bool, device: str, shares_pro
         generation__max_new_tokens=40,
     )
     expected = Grouping(sampled_completions=(5, 40), shares_prompt=shares_prompt)
-    assert policy_grouping(options, device) == expected
+    assert build_policy_grouping(options, device) == expected
 
 
 PAIR, LABELLED = (
@@ -101,7 +101,7 @@ def test_the_reference_and_the_kl_cost_forward_passes(
     options = build(PreferenceOptions, **changes)
     request = replace(REQUEST, train=train, assumed=None) if train else REQUEST
     estimated = next(estimate_preferences(options, options.loss, request))
-    plain = next(estimate_supervised(options, request, pair_grouping(options, "cuda")))
+    plain = next(estimate_supervised(options, request, build_pair_grouping(options, "cuda")))
     assert estimated.flops == pytest.approx(plain.flops * (3 + passes) / 3)
     assert estimated.memory == plain.memory
 

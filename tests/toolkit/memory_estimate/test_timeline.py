@@ -6,7 +6,7 @@ import pytest
 
 from tunesmith_torch.memory_estimate.timeline import (
     AllocationEvent,
-    NotUniform,
+    NonUniformLayersError,
     StepPosition,
     Timeline,
 )
@@ -58,7 +58,7 @@ def test_the_stretched_timeline_is_that_of_the_deeper_model(layers: int) -> None
 
 
 def test_layers_that_differ_are_refused() -> None:
-    with pytest.raises(NotUniform):
+    with pytest.raises(NonUniformLayersError):
         _model(5, odd=3).stretch_to_layers(9)
     assert (
         _model(5, odd=0).stretch_to_layers(9).peak_bytes()
@@ -67,7 +67,7 @@ def test_layers_that_differ_are_refused() -> None:
 
 
 def test_too_few_layers_are_refused() -> None:
-    with pytest.raises(NotUniform):
+    with pytest.raises(NonUniformLayersError):
         _model(5).stretch_to_layers(4)
 
 

@@ -31,7 +31,7 @@ from tunesmith_torch.prefix.completion_groups import (
     tokenize_preferences,
 )
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.testing.tiny_model import tiny_config
+from tunesmith_torch.testing.tiny_model import build_tiny_config
 from tunesmith_torch.training.supervised import NextTokenObjective
 
 ROWS = [
@@ -42,7 +42,7 @@ ROWS = [
 
 def _request(tokenizer: Path | None, assumed: Assumptions | None = None) -> EstimateRequest:
     return EstimateRequest(
-        config=tiny_config().to_dict(),
+        config=build_tiny_config().to_dict(),
         tokenizer=tokenizer,
         train=ROWS if assumed is None else (),
         test=(),
@@ -80,7 +80,7 @@ def test_the_sample_of_large_data_stands_for_all_rows(
     exact = token_lengths.exact_workload(options, request, 512)
     assert exact is not None and exact.steps == 124
     assert exact.tokens == 1234 * exact.row_tokens[0]
-    assert exact.notes == ("lengths are those of 1,000 rows of 1,234",)
+    assert exact.notes == ("row lengths come from a sample: 1,000 of 1,234 rows",)
     guessed = workload.guess_workload(options, request, 512)
     assert guessed.steps == 124 and guessed.tokens == 1234 * guessed.row_tokens[0]
 
@@ -122,7 +122,7 @@ def test_the_interval_of_a_guess_contains_the_exact_number_of_tokens(tiny_folder
     assert exact is not None
     low, high = guessed.length_factors
     assert low * sum(guessed.row_tokens) < sum(exact.row_tokens) < high * sum(guessed.row_tokens)
-    assert "guessed" in guessed.notes[0]
+    assert "estimated at 3.8 characters per token" in guessed.notes[0]
 
 
 def test_the_interval_of_a_guess_has_room_for_a_default_system_prompt() -> None:

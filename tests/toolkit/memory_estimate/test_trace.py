@@ -32,8 +32,8 @@ from tunesmith_torch.memory_estimate import (
     trace,
     traced,
 )
-from tunesmith_torch.memory_estimate.allocation_recorder import Recorder
-from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, replay
+from tunesmith_torch.memory_estimate.allocation_recorder import AllocationRecorder
+from tunesmith_torch.memory_estimate.allocator_replay import CudaAllocator, replay_allocations
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.timeline import TRACED_LAYERS, Timeline
@@ -152,7 +152,7 @@ def test_a_step_on_real_tensors_allocates_the_same(
     if kind not in GROUPINGS:
         setting = replace(setting, workload=replace(setting.workload, common_prefix_tokens=30))
         assert trace._largest_micro_batch(setting).batch.ids_BT.numel() == 3 * 96 - 2 * 30
-    adapted, recorder = _real_model(setting), Recorder(gpu_substitutes.CPU_WORKSPACES)
+    adapted, recorder = _real_model(setting), AllocationRecorder(gpu_substitutes.CPU_WORKSPACES)
     block_attention.clear_mask_cache()
     with recorder.recording():
         trace.record_model_tensors(
@@ -222,7 +222,7 @@ def test_a_trace_of_five_layers_stretches_to_six(method: Method, device: str) ->
         == setting.trainable_parameters
     )
     reserved = [
-        replay((event for _, event in each.timeline), CudaAllocator())[1]
+        replay_allocations((event for _, event in each.timeline), CudaAllocator())[1]
         for each in (stretched, complete)
     ]
     assert reserved[0] == pytest.approx(reserved[1], rel=0.02)

@@ -14,24 +14,28 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.errors import IntegrityError, UsageError
-from tunesmith_torch.models.adapter_targets import matching_names, text_modules
+from tunesmith_torch.models.adapter_targets import find_matching_names, find_text_modules
 from tunesmith_torch.models.adapters import (
     AdaptedModel,
     adapt_full,
     adapt_lora,
     build_lora_config,
 )
-from tunesmith_torch.models.artifacts import check_adapter
+from tunesmith_torch.models.artifacts import check_loaded_adapter
 from tunesmith_torch.models.loading import LoadedBase
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.testing.tiny_model import tiny_config, tiny_model, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import (
+    build_tiny_config,
+    build_tiny_model,
+    build_tiny_tokenizer,
+)
 
 FP32 = pick_precision(torch.device("cpu"), "fp32")
 
 
 def base_of(model: Any) -> LoadedBase:
-    return LoadedBase(model, tiny_tokenizer(), model.config, Path())
+    return LoadedBase(model, build_tiny_tokenizer(), model.config, Path())
 
 
 def adapt(model: Any, *, fused_kernels: bool = True, **options: Any) -> AdaptedModel:
@@ -47,7 +51,7 @@ def fully_trained(adapted: AdaptedModel) -> set[str]:
 
 def test_a_module_to_save_that_does_not_exist_is_refused_with_the_names_of_modules() -> None:
     with pytest.raises(UsageError, match='modules_to_save: no module is named "lm_haed"') as caught:
-        adapt(tiny_model(), modules_to_save=["lm_haed"])
+        adapt(build_tiny_model(), modules_to_save=["lm_haed"])
     hint = str(caught.value.hint)
     assert "lm_head" in hint and "embed_tokens" in hint and "input_layernorm" in hint
     assert "rotary_emb" not in hint, "it has no weights"
@@ -58,28 +62,30 @@ def test_a_module_to_save_that_does_not_exist_is_refused_with_the_names_of_modul
 )
 def test_a_module_that_cannot_be_trained_fully_is_refused(name: str, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
-        adapt(tiny_model(), modules_to_save=[name])
+        adapt(build_tiny_model(), modules_to_save=[name])
 
 
 def test_a_name_means_modules_of_this_name_and_not_of_another_that_ends_with_it() -> None:
-    assert fully_trained(adapt(tiny_model(), modules_to_save=["norm"])) == {"model.norm"}
-    adapted = adapt(tiny_model(), modules_to_save=["input_layernorm"])
+    assert fully_trained(adapt(build_tiny_model(), modules_to_save=["norm"])) == {"model.norm"}
+    adapted = adapt(build_tiny_model(), modules_to_save=["input_layernorm"])
     assert fully_trained(adapted) == {f"model.layers.{n}.input_layernorm" for n in range(2)}
 
 
 def test_weights_are_tied_only_where_a_tied_module_is_trained() -> None:
     for name, tied in (("norm", False), ("lm_head", True), ("embed_tokens", True)):
         options = build(AdapterOptions, modules_to_save=[name])
-        assert build_lora_config(tiny_model(), options).ensure_weight_tying is tied, name
+        assert build_lora_config(build_tiny_model(), options).ensure_weight_tying is tied, name
 
 
 def test_names_that_are_exact_are_stored_as_they_are_written() -> None:
-    config = build_lora_config(tiny_model(), build(AdapterOptions, modules_to_save=["lm_head"]))
+    config = build_lora_config(
+        build_tiny_model(), build(AdapterOptions, modules_to_save=["lm_head"])
+    )
     assert config.modules_to_save == ["lm_head"]
 
 
 def test_names_match_between_dots() -> None:
-    assert matching_names(["a.b", "b", "ab", "a.ab"], "b") == ["a.b", "b"]
+    assert find_matching_names(["a.b", "b", "ab", "a.ab"], "b") == ["a.b", "b"]
 
 
 # --------------------------------------------------------------------------- what gets an adapter
@@ -166,7 +172,7 @@ def test_the_adapter_of_a_mixture_is_read_by_plain_peft(
     trained = logits(adapted.model)
     assert (trained - untouched).abs().max() > 1e-3
     adapted.model.save_pretrained(tmp_path)
-    check_adapter(adapted.model, tmp_path, "default")  # type: ignore[arg-type]
+    check_loaded_adapter(adapted.model, tmp_path, "default")  # type: ignore[arg-type]
     plain = PeftModel.from_pretrained(mixture(family), tmp_path)
     assert torch.allclose(logits(plain), trained, atol=1e-5)
     merged = plain.merge_and_unload()
@@ -207,7 +213,7 @@ def test_a_parameter_that_cannot_have_an_adapter_is_refused(name: str) -> None:
 
 def test_a_target_that_is_no_layer_is_refused() -> None:
     with pytest.raises(UsageError, match='"mlp" is a LlamaMLP, which cannot have') as error:
-        adapt(tiny_model(), target_modules=["mlp"])
+        adapt(build_tiny_model(), target_modules=["mlp"])
     assert "up_proj" in str(error.value.hint)
 
 
@@ -220,7 +226,7 @@ def multimodal() -> PreTrainedModel:
         "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
     }  # fmt: skip
     config = CONFIG_MAPPING["gemma3"](
-        text_config=tiny_config("gemma3_text").to_dict(), vision_config=vision,
+        text_config=build_tiny_config("gemma3_text").to_dict(), vision_config=vision,
         mm_tokens_per_image=1,
     )  # fmt: skip
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -260,22 +266,22 @@ def test_a_layer_whose_adapter_peft_does_not_read_again_gets_none(tmp_path: Path
         {k: v for k, v in adapted.model.base_model.model.state_dict().items() if "lora" not in k},
         strict=False,
     )
-    check_adapter(read, tmp_path, "default")
+    check_loaded_adapter(read, tmp_path, "default")
     torch.testing.assert_close(logits(read), expected)
     with pytest.raises(UsageError, match="PEFT could not read"):
         adapt(laguna(), target_modules=["shared_experts.up_proj"])
 
 
 def test_a_tensor_that_peft_has_not_read_is_found(tmp_path: Path) -> None:
-    adapted = adapt(tiny_model())
+    adapted = adapt(build_tiny_model())
     train_a_little(adapted)
     adapted.model.save_pretrained(tmp_path)
-    read = PeftModel.from_pretrained(tiny_model(), tmp_path)
-    check_adapter(read, tmp_path, "default")
+    read = PeftModel.from_pretrained(build_tiny_model(), tmp_path)
+    check_loaded_adapter(read, tmp_path, "default")
     parameter = next(p for n, p in read.named_parameters() if "lora_B" in n)
     parameter.data.zero_()
     with pytest.raises(IntegrityError, match="PEFT has not read"):
-        check_adapter(read, tmp_path, "default")
+        check_loaded_adapter(read, tmp_path, "default")
 
 
 class GroupedLinear(nn.Linear):
@@ -289,7 +295,7 @@ class GroupedLinear(nn.Linear):
 
 
 def test_a_layer_that_is_more_than_a_product_gets_no_adapter() -> None:
-    model = tiny_model()
+    model = build_tiny_model()
     layer = model.model.layers[0].self_attn
     layer.o_proj = GroupedLinear(layer.o_proj.in_features, layer.o_proj.out_features, bias=False)
     names = adapted_modules(adapt(model))
@@ -316,5 +322,5 @@ def test_a_module_of_the_vision_tower_is_refused() -> None:
 
 
 def test_all_modules_of_a_text_model_are_text_modules() -> None:
-    model = tiny_model()
-    assert {*text_modules(model)} == {name for name, _ in model.named_modules() if name}
+    model = build_tiny_model()
+    assert {*find_text_modules(model)} == {name for name, _ in model.named_modules() if name}

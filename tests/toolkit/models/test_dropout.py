@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from tunesmith_torch.models.dropout import no_dropout
 from tunesmith_torch.runtime.eval_mode import eval_mode
-from tunesmith_torch.testing.tiny_model import tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model
 
 SIZES = Sizes(layers=2)
 QUICK = {*FAST, "opt", "persimmon", "mpt", "bloom", "gptj"}
@@ -73,7 +73,7 @@ def test_train_mode_without_dropout_has_no_noise(case: Case) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_model_without_dropout_stays_as_it_is(family: str) -> None:
     names: dict[str, Any] = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    model = tiny_model(family, changes=names).train()
+    model = build_tiny_model(family, changes=names).train()
     with no_dropout(model) as probability:
         assert not has_noise(model)
     assert probability <= 0.1  # of a head that is not used

@@ -12,8 +12,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.errors import TunesmithWarning
-from tunesmith_torch.models import earlier_config_keys
-from tunesmith_torch.models.earlier_config_keys import earlier_keys, write_earlier_keys
+from tunesmith_torch.models import legacy_config_keys
+from tunesmith_torch.models.legacy_config_keys import build_legacy_keys, write_legacy_config_keys
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -136,7 +136,7 @@ def test_both_forms_are_there_and_transformers_reads_the_same_model(
 ) -> None:
     expected = logprobs(save(tmp_path, case))
     before = config_of(tmp_path)
-    write_earlier_keys(tmp_path)
+    write_legacy_config_keys(tmp_path)
     config = config_of(tmp_path)
     assert config["rope_parameters"] == before["rope_parameters"]
     assert {key: config.get(key) for key in CASES[case][2]} == CASES[case][2]
@@ -148,7 +148,7 @@ def test_both_forms_are_there_and_transformers_reads_the_same_model(
 def test_the_earlier_form_alone_is_the_same_model(tmp_path: Path, case: str) -> None:
     """transformers still reads it, in the place of an engine that knows no other."""
     expected = logprobs(save(tmp_path, case))
-    write_earlier_keys(tmp_path)
+    write_legacy_config_keys(tmp_path)
     config = config_of(tmp_path)
     del config["rope_parameters"]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -162,23 +162,23 @@ def test_the_earlier_form_alone_is_the_same_model(tmp_path: Path, case: str) -> 
 def test_the_text_part_of_a_multimodal_config_gets_the_keys(tmp_path: Path) -> None:
     text = {**SIZES, "rope_parameters": deepcopy(GEMMA3), "layer_types": [*GEMMA3]}
     CONFIG_MAPPING["gemma3"](text_config=text).save_pretrained(tmp_path)
-    write_earlier_keys(tmp_path)
+    write_legacy_config_keys(tmp_path)
     keys = config_of(tmp_path)["text_config"]
     assert (keys["rope_theta"], keys["rope_local_base_freq"]) == (777_000.0, 555.0)
 
 
 def test_several_thetas_without_an_earlier_form_are_skipped() -> None:
     config = {"model_type": "other", "rope_parameters": GEMMA3}
-    assert earlier_keys(config) == {}
+    assert build_legacy_keys(config) == {}
     same = {name: {**p, "rope_theta": 7.0} for name, p in GEMMA3.items()}
-    assert earlier_keys({**config, "rope_parameters": same}) == {"rope_theta": 7.0}
-    assert earlier_keys({"model_type": "gpt2"}) == {}
+    assert build_legacy_keys({**config, "rope_parameters": same}) == {"rope_theta": 7.0}
+    assert build_legacy_keys({"model_type": "gpt2"}) == {}
 
 
 def test_the_experts_of_qwen3_have_both_names(tmp_path: Path) -> None:
     """mlx-lm knows the earlier one alone, which published configs have."""
     CONFIG_MAPPING["qwen3_moe"](num_experts=6).save_pretrained(tmp_path)
-    write_earlier_keys(tmp_path)
+    write_legacy_config_keys(tmp_path)
     config = config_of(tmp_path)
     assert config["num_experts"] == config["num_local_experts"] == 6
     assert CONFIG_MAPPING["qwen3_moe"].from_pretrained(tmp_path).num_experts == 6
@@ -190,7 +190,7 @@ def test_keys_that_would_mean_something_else_are_not_written(
     save(tmp_path, "Llama 3")
     before = (tmp_path / "config.json").read_text()
     wrong = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
-    monkeypatch.setattr(earlier_config_keys, "earlier_keys", lambda config: wrong)
+    monkeypatch.setattr(legacy_config_keys, "build_legacy_keys", lambda config: wrong)
     with pytest.warns(TunesmithWarning, match="would have a different meaning"):
-        write_earlier_keys(tmp_path)
+        write_legacy_config_keys(tmp_path)
     assert (tmp_path / "config.json").read_text() == before

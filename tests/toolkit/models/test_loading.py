@@ -23,9 +23,9 @@ from tunesmith_torch.models.loading import (
     load_base,
     load_config,
 )
-from tunesmith_torch.models.model_folder import check_folder
+from tunesmith_torch.models.model_folder import check_model_folder
 from tunesmith_torch.runtime import device
-from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_model
+from tunesmith_torch.testing.tiny_model import build_tiny_model, save_tiny_model
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2"])
 def test_a_saved_model_loads_unchanged(family: str, tmp_path: Path) -> None:
     base = load(save_tiny_model(tmp_path / family, family))
-    saved = tiny_model(family, vocabulary=len(base.tokenizer)).state_dict()
+    saved = build_tiny_model(family, vocabulary=len(base.tokenizer)).state_dict()
     assert not base.model.training
     assert base.config.model_type == family
     for name, tensor in base.model.state_dict().items():
@@ -80,7 +80,7 @@ def test_a_config_that_asks_for_more_outputs_is_loaded_without_them(
     """Scores and answers need hidden states and logits, and nothing else."""
     folder = save_tiny_model(tmp_path / family, family)
     edit_config(folder, **flags)
-    for attention in ("sdpa", tree_attention.register()):
+    for attention in ("sdpa", tree_attention.register_tree_attention()):
         base = load(folder, attention=attention)
         text = TorchTextModel(base.model, Template.from_tokenizer(base.tokenizer), CPU)
         prompts = ["one two", "three", "four five six seven"]
@@ -293,7 +293,7 @@ def test_a_sharded_model_is_loaded(folder: Path) -> None:
     mapping = {name: file for file, part in parts.items() for name in part}
     index = {"metadata": {}, "weight_map": mapping}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    check_folder(folder)
+    check_model_folder(folder)
     load(folder)
 
 

@@ -114,8 +114,8 @@ def test_evaluation_does_not_change_training(folder: Path) -> None:
 
 
 def test_the_packed_fused_loss_has_the_gradients_of_the_plain_computation(folder: Path) -> None:
-    varlen_attention.register()
-    base = load(folder, attention=varlen_attention.NAME)
+    varlen_attention.register_varlen_attention()
+    base = load(folder, attention=varlen_attention.ATTENTION_NAME)
     adapted = adapt_lora(base, pick_precision(CPU, "fp32"), AdapterOptions(rank=4), 0)
     for _, parameter in adapted.named_trainable_parameters:
         nn.init.normal_(parameter, std=0.05)

@@ -18,10 +18,10 @@ from tunesmith_torch.kernels.fused_lora import FusedLoraLinear
 from tunesmith_torch.losses import selected_positions
 from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
 from tunesmith_torch.models.open_base import load_model
-from tunesmith_torch.models.self_check import check_lengths, choose_row_layout
+from tunesmith_torch.models.self_check import choose_check_lengths, choose_row_layout
 from tunesmith_torch.options.adaptation import AdapterOptions
 from tunesmith_torch.runtime.device import pick_precision
-from tunesmith_torch.testing.tiny_model import save_tiny_model, tiny_config
+from tunesmith_torch.testing.tiny_model import build_tiny_config, save_tiny_model
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -116,9 +116,9 @@ def test_predictions_by_chance_are_refused(tiny_folder: Path) -> None:
 
 
 def test_rows_of_the_check_are_longer_than_a_window_that_rows_in_training_exceed() -> None:
-    config = tiny_config("mistral")
+    config = build_tiny_config("mistral")
     config.sliding_window = 32
-    assert check_lengths(config, 20) == (9, 14)
-    assert check_lengths(config, 200) == (9, 14, 35)
+    assert choose_check_lengths(config, 20) == (9, 14)
+    assert choose_check_lengths(config, 200) == (9, 14, 35)
     config.sliding_window = 4096
-    assert check_lengths(config, 8192) == (9, 14), "so long a row costs too much"
+    assert choose_check_lengths(config, 8192) == (9, 14), "so long a row costs too much"

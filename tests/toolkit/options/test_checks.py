@@ -13,7 +13,7 @@ from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_plugins.techniques.qlora.options import QloraOptions
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
-from tunesmith_torch.options.checks import find_inert_options, find_sharded
+from tunesmith_torch.options.checks import find_inert_options, find_sharding_errors
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,10 @@ def test_a_value_without_effect_is_found(
 def test_sharded_weights_are_found_in_every_stage() -> None:
     sharded = {"parallel": "sharded"}
     table = {"supervised": sharded, "policy": sharded}
-    found = list(find_sharded(from_table(RlhfOptions, table)))
+    found = list(find_sharding_errors(from_table(RlhfOptions, table)))
     assert [f.where for f in found] == [
         "technique.supervised.parallel",
         "technique.policy.parallel",
     ]
     assert {f.level for f in found} == {"error"}
-    assert not list(find_sharded(from_table(LoraOptions, {})))
+    assert not list(find_sharding_errors(from_table(LoraOptions, {})))

@@ -35,9 +35,9 @@ def test_the_weights_that_are_trained(table: dict[str, Any], expected: Adaptatio
 @pytest.mark.parametrize(
     ("table", "match"),
     [
-        ({"adapt": "full", "adapter": {"rank": 4}}, "`adapter` is read with"),
-        ({"adapt": "full", "quantization": {"bits": 8}}, "`quantization` is read with"),
-        ({"adapt": "lora", "quantization": {"bits": 8}}, "`quantization` is read with"),
+        ({"adapt": "full", "adapter": {"rank": 4}}, "`adapter` only has an effect with"),
+        ({"adapt": "full", "quantization": {"bits": 8}}, "`quantization` only has an effect with"),
+        ({"adapt": "lora", "quantization": {"bits": 8}}, "`quantization` only has an effect with"),
         ({"adapt": "all"}, "'full', 'lora' or 'qlora'"),
     ],
 )

@@ -34,8 +34,8 @@ def test_a_text_model_uses_the_token_budget() -> None:
 
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.generation.text_model import TorchTextModel
-    from tunesmith_torch.testing.tiny_model import tiny_model, tiny_tokenizer
+    from tunesmith_torch.testing.tiny_model import build_tiny_model, build_tiny_tokenizer
 
-    model, template = tiny_model(), Template.from_tokenizer(tiny_tokenizer())
+    model, template = build_tiny_model(), Template.from_tokenizer(build_tiny_tokenizer())
     assert TorchTextModel(model, template, torch.device("cpu")).token_budget == TOKEN_BUDGET
     assert TorchTextModel(model, template, torch.device("cpu"), 7).token_budget == 7

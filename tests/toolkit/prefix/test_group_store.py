@@ -15,7 +15,7 @@ from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.loading import load_tokenizer
 from tunesmith_torch.prefix import group_store
 from tunesmith_torch.prefix.completion_groups import GroupLayout, tokenize_preferences
-from tunesmith_torch.prefix.group_store import store_groups
+from tunesmith_torch.prefix.group_store import build_group_store
 
 PROMPTS = [(Message("user", f"What is {n}?" * (1 + n % 3)),) for n in range(9)]
 RECORDS: list[Record] = [
@@ -38,7 +38,7 @@ def test_groups_are_the_same_as_in_a_list(
     monkeypatch.setattr(large_data, "LARGE_CHARACTERS", 10 if large else 10_000)
     monkeypatch.setattr(group_store, "RECORDS_PER_CALL", 4)
     groups = tokenize_preferences(RECORDS, template)
-    store = store_groups(RECORDS, template, limit=10_000)
+    store = build_group_store(RECORDS, template, limit=10_000)
     assert isinstance(store.parts.ids, np.memmap) == large
     assert list(store) == groups
     assert (store[-1], store[2:5]) == (groups[-1], groups[2:5])
@@ -61,11 +61,15 @@ def test_groups_above_the_limit_are_skipped(template: Template) -> None:
     limit = sorted(group.longest_sequence for group in groups)[4]
     fitting = [group for group in groups if group.longest_sequence <= limit]
     assert 0 < len(fitting) < len(groups)
-    assert list(store_groups(RECORDS, template, limit)) == fitting
-    assert len(store_groups(RECORDS, template, limit=1)) == len(store_groups([], template, 9)) == 0
+    assert list(build_group_store(RECORDS, template, limit)) == fitting
+    assert (
+        len(build_group_store(RECORDS, template, limit=1))
+        == len(build_group_store([], template, 9))
+        == 0
+    )
 
 
 def test_other_records_are_refused(template: Template) -> None:
     record = Completion(source="r:1", prompt="p", completion="c")
     with pytest.raises(DataError, match="r:1: needs a pair of answers or a labeled answer"):
-        store_groups([*RECORDS, record], template, 100)
+        build_group_store([*RECORDS, record], template, 100)

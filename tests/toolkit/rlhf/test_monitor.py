@@ -168,7 +168,7 @@ def test_the_last_step_is_evaluated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("gold_reward", [flat, rising], ids=["flat", "rising"])
 def test_a_gold_reward_that_does_not_fall_passes(tmp_path: Path, gold_reward: Curve) -> None:
     gate, evaluations = run_monitor(tmp_path, rising, gold_reward, steps=200)
-    assert gate.passed and gate.message == "none seen"
+    assert gate.passed and gate.message == "not detected"
     assert [evaluation.step for evaluation in evaluations] == list(range(0, 201, 10))
 
 

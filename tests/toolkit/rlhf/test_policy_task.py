@@ -149,7 +149,7 @@ def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
         PolicyTask(None).tokenize(strict.job, template, 60)
     (length, *_) = map(len, template.encode_prompts([prompts[0]]))
     assert PolicyTask(None).tokenize(run.job, template, length + 6)
-    with pytest.raises(DataError, match="none of 7 prompts leaves room for a completion"):
+    with pytest.raises(DataError, match="none of the 7 prompts leaves room for a completion"):
         PolicyTask(None).tokenize(run.job, template, 7)
 
 
@@ -197,4 +197,4 @@ def test_the_gold_reward_is_a_function_or_test_pairs(tmp_path: Path, template: T
     run = make_run(tmp_path, tmp_path, test=ROWS)
     assert gold_reward(run.job, template).function is None
     (finding,) = run.of(FindingReported)
-    assert "monitored by its reward alone" in finding.message
+    assert "no gold reward and no validation pairs" in finding.message

@@ -49,7 +49,7 @@ def test_every_kind_of_number_is_accepted(tmp_path: Path, body: str, value: floa
 )
 def test_anything_but_a_finite_number_stops_the_run(tmp_path: Path, value: str, shown: str) -> None:
     reward = write_reward(tmp_path, f"return {value}")
-    with pytest.raises(TrainingError, match="reward score: must give a finite number") as caught:
+    with pytest.raises(TrainingError, match="reward score: must return a finite number") as caught:
         reward.rewards(*PROMPT_AND_COMPLETION)
     assert f"got {shown}" in caught.value.message
     assert caught.value.exit_code == 5
@@ -59,7 +59,7 @@ def test_an_exception_is_reported_with_function_and_line(tmp_path: Path) -> None
     with pytest.raises(TrainingError) as caught:
         write_reward(tmp_path, "return 1 / len(prompt[9:])").rewards(*PROMPT_AND_COMPLETION)
     assert caught.value.message == (
-        "reward score: raised for an answer of 3 characters, "
+        "reward score: raised an exception for an answer of 3 characters, "
         "ZeroDivisionError: division by zero (mine.py:4)"
     )
     assert "ten" not in caught.value.message  # completions may contain anything
@@ -71,8 +71,8 @@ def test_an_exception_is_reported_with_function_and_line(tmp_path: Path) -> None
         ("def score(prompt: str", "cannot be run, SyntaxError"),
         ("import no_such_module_at_all", "cannot be run, ModuleNotFoundError"),
         ("score = 3", 'has no function "score"'),
-        ("def score(prompt): return 1", "must take a prompt and an answer"),
-        ("def score(prompt, answer, mood): return 1", "must take a prompt and an answer"),
+        ("def score(prompt): return 1", "must take two arguments"),
+        ("def score(prompt, answer, mood): return 1", "must take two arguments"),
     ],
 )
 def test_an_unusable_file_is_refused(tmp_path: Path, text: str, match: str) -> None:
@@ -94,5 +94,5 @@ def test_a_compiled_function_without_signature_is_accepted(tmp_path: Path) -> No
     (tmp_path / "mine.py").write_text("score = max\n", encoding="utf-8")
     reward = FunctionReward.from_file(f"{tmp_path / 'mine.py'}:score")
     assert reward.function is max
-    with pytest.raises(TrainingError, match="must give a finite number, got 'ten'"):
+    with pytest.raises(TrainingError, match="must return a finite number, got 'ten'"):
         reward.rewards(*PROMPT_AND_COMPLETION)

@@ -18,7 +18,7 @@ from tunesmith.events import Event, StepFinished
 from tunesmith.records import Message, Preference
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.rlhf.options import RewardStage
-from tunesmith_plugins.techniques.rlhf.reward_metrics import reward_report
+from tunesmith_plugins.techniques.rlhf.reward_metrics import build_reward_report
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.open_base import load_model
@@ -152,7 +152,7 @@ def test_it_learns_to_rank_and_loads_from_disk(
         model.rewards([p.prompt for p in new], [getattr(p, which) for p in new])
         for which in ("chosen", "rejected")
     )
-    report = reward_report(good, bad, [(3, 3)] * len(new))
+    report = build_reward_report(good, bad, [(3, 3)] * len(new))
     assert report.accuracy.value > 0.85
     assert report.is_above_chance
     last = steps[-1].metrics["reward_margin"]

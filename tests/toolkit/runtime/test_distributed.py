@@ -113,7 +113,7 @@ def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path
         ("not a number", "TrainingError: step 2: the loss is not finite"),
         ("a bug", "TrainingError: rank 1: KeyError: 'where'"),
         ("no room", "TrainingError: rank 1: OutOfMemoryError"),
-        ("other weights", "TrainingError: rank 1: the weights differ from those of rank 0"),
+        ("other weights", "TrainingError: rank 1: the weights differ from rank 0"),
     ],
 )
 def test_an_error_on_one_rank_ends_all_ranks_with_that_error(
@@ -210,11 +210,11 @@ def test_a_signal_ends_the_wait_for_other_ranks(start_rank: Callable[[int, int],
     start_rank(0, 3)
     store.set("arrived-2", "")
     with pytest.raises(RunStopped):
-        form_group.wait_for_all(store, emit, poll_seconds=0.0)
+        form_group.wait_for_all_ranks(store, emit, poll_seconds=0.0)
     start_rank(1, 3)
-    form_group.wait_for_all(store, emit)
+    form_group.wait_for_all_ranks(store, emit)
     start_rank(0, 3)
-    form_group.wait_for_all(store, emit)
+    form_group.wait_for_all_ranks(store, emit)
     assert len(events) == 3
 
 
@@ -229,7 +229,7 @@ def test_more_ranks_than_gpus_are_refused_on_rank_0(
 ) -> None:
     start_rank(0, 2)
     simulate_accelerators(monkeypatch, gpus=1, mps=False)
-    with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, and there are 1"):
+    with pytest.raises(EnvironmentProblem, match="2 ranks need a GPU each, but this machine has 1"):
         device.pick_device("auto")
     simulate_accelerators(monkeypatch, gpus=2, mps=False)
     assert device.pick_device("auto") == torch.device("cuda:0")
@@ -283,7 +283,7 @@ def test_shares_are_even_and_complete() -> None:
         found = []
         for number in range(count):
             with distributed.join_group(ProcessGroup(number, count)):
-                found.append(distributed.my_share(sizes))
+                found.append(distributed.list_rank_items(sizes))
         return found
 
     assert shares_of([5, 5, 5, 5, 5], 2) == [[0, 2, 4], [1, 3]]
@@ -294,4 +294,4 @@ def test_shares_are_even_and_complete() -> None:
         assert sorted(index for share in shares for index in share) == list(range(20))
         loads = [sum(sizes[index] for index in share) for share in shares]
         assert max(loads) - min(loads) <= max(sizes)
-    assert distributed.my_share([3, 1, 2]) == [0, 1, 2]
+    assert distributed.list_rank_items([3, 1, 2]) == [0, 1, 2]

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from tunesmith_torch.runtime import form_group
-from tunesmith_torch.runtime.rank_errors import RankLost
+from tunesmith_torch.runtime.rank_errors import RankLostError
 
 
 class Store:
@@ -37,8 +37,8 @@ def several_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     for name, value in {**variables, "TORCHELASTIC_RUN_ID": "x"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(form_group, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(form_group, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(form_group, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(form_group, "HEARTBEAT_TIMEOUT_SECONDS", 0.5)
 
 
 def wait_for_end(store: Store, beating: list[int], seconds: float) -> list[int]:
@@ -58,7 +58,7 @@ def test_a_silent_rank_ends_this_one(capsys: pytest.CaptureFixture[str]) -> None
     store = Store(dist.HashStore())
     assert wait_for_end(store, beating=[1, 2], seconds=1.5) == []
     assert wait_for_end(store, beating=[1], seconds=20) == [1]
-    assert "rank 0: no sign of life of rank 2 for 0.5 seconds" in capsys.readouterr().err
+    assert "rank 0: no heartbeat from rank 2 for 0.5 seconds" in capsys.readouterr().err
     assert store.store.add("beats-0", 0) > 5
 
 
@@ -67,7 +67,7 @@ def test_a_rank_without_a_network_ends_itself(capsys: pytest.CaptureFixture[str]
     store = Store(dist.HashStore())
     store.cut.set()
     assert wait_for_end(store, beating=[1, 2], seconds=20) == [1]
-    assert "no sign of life of rank" in capsys.readouterr().err
+    assert "no heartbeat from rank" in capsys.readouterr().err
     store.end.set()
 
 
@@ -87,7 +87,7 @@ def test_a_torchrun_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyP
     for name, value in {**variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
     started = time.monotonic()
-    with pytest.raises(RankLost, match="torchrun has ended") as caught:
+    with pytest.raises(RankLostError, match="torchrun has ended") as caught:
         form_group.form_group(torch.device("cpu"), lambda event: None)
     assert time.monotonic() - started < 30
     assert caught.value.hint == "tunesmith resume continues from the last checkpoint"

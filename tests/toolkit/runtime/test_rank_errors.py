@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from tunesmith.errors import DataError, EnvironmentProblem, RunStopped, TrainingError
 from tunesmith_torch.runtime.distributed import ProcessGroup
-from tunesmith_torch.runtime.rank_errors import RankLost, decode_error, encode_error
+from tunesmith_torch.runtime.rank_errors import RankLostError, decode_error, encode_error
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
 
@@ -41,5 +41,5 @@ def test_the_first_error_is_the_one_that_all_ranks_raise() -> None:
 
 def test_a_rank_that_was_killed_leaves_no_error() -> None:
     found = ProcessGroup(0, 2, store=dist.HashStore()).fail(LOST)
-    assert isinstance(found, RankLost)
+    assert isinstance(found, RankLostError)
     assert "a process of this training has ended" in str(found)

@@ -48,7 +48,7 @@ IDS_N = torch.arange(5)
 
 
 def shard(net: Net, mesh: DeviceMesh, dtype: torch.dtype = torch.float32) -> Any:
-    return sharding.shard(
+    return sharding.shard_model(
         net, list(net.blocks), lambda ids_N: net(ids_N).float().sum(), mesh, dtype
     )
 
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_the_whole_model(mesh: DeviceMesh) -> None:
     for (name, one), other in zip(net.named_parameters(), plain.parameters(), strict=True):
         assert isinstance(one, DTensor), name
         assert one.grad is not None and other.grad is not None
-        torch.testing.assert_close(sharding.complete_value(one.grad), 2 * other.grad)
+        torch.testing.assert_close(sharding.get_full_tensor(one.grad), 2 * other.grad)
 
 
 def test_all_weights_are_there_inside_unsharded(mesh: DeviceMesh) -> None:
@@ -72,7 +72,7 @@ def test_all_weights_are_there_inside_unsharded(mesh: DeviceMesh) -> None:
     with torch.no_grad():
         compute(IDS_N)
     for _ in range(2):
-        with torch.no_grad(), sharding.unsharded(net), sharding.unsharded(net):
+        with torch.no_grad(), sharding.summon_full_params(net), sharding.summon_full_params(net):
             assert not sharding.is_sharded(net)
             assert torch.equal(net(IDS_N), plain(IDS_N))
             assert net.head.weight is net.embedding.weight
@@ -85,7 +85,7 @@ def test_passes_of_one_rank_cause_no_gather_in_the_next_backward(mesh: DeviceMes
         net = Net()
         compute = shard(net, mesh)
         compute(IDS_N).backward()
-        with torch.no_grad(), sharding.unsharded(net):
+        with torch.no_grad(), sharding.summon_full_params(net):
             for _ in range(own_passes):
                 net(IDS_N)
         with torch.profiler.profile() as profile:  # every rank must gather equally often
@@ -97,7 +97,7 @@ def test_passes_of_one_rank_cause_no_gather_in_the_next_backward(mesh: DeviceMes
 def test_the_gathered_model_is_an_ordinary_one(mesh: DeviceMesh) -> None:
     plain, net = Net(), Net()
     shard(net, mesh)(IDS_N).backward()
-    sharding.gather(net)
+    sharding.gather_full_weights(net)
     state = net.state_dict()
     assert net.head.weight is net.embedding.weight
     for name, tensor in plain.state_dict().items():
@@ -112,21 +112,21 @@ def test_trained_weights_are_sharded_in_fp32_and_compute_in_bf16(mesh: DeviceMes
     for parameter in net.parameters():
         assert parameter.grad is not None
         assert parameter.dtype == parameter.grad.dtype == torch.float32
-    with sharding.unsharded(net):
+    with sharding.summon_full_params(net):
         assert {parameter.dtype for parameter in net.parameters()} == {torch.bfloat16}
-    sharding.gather(net)
+    sharding.gather_full_weights(net)
     assert {parameter.dtype for parameter in net.parameters()} == {torch.bfloat16}
 
 
 def test_a_model_that_is_not_sharded_is_left_alone() -> None:
     net = Net()
     before = dict(net.named_parameters())
-    with sharding.unsharded(net):
+    with sharding.summon_full_params(net):
         assert all(before[name] is parameter for name, parameter in net.named_parameters())
     weight = net.head.weight
-    assert sharding.local_part(weight) is weight is sharding.complete_value(weight)
-    assert sharding.first_row(weight) == 0
-    assert sharding.like_sharded(weight, weight) is weight
+    assert sharding.get_local_part(weight) is weight is sharding.get_full_tensor(weight)
+    assert sharding.find_first_local_row(weight) == 0
+    assert sharding.shard_like(weight, weight) is weight
 
 
 def test_layers_that_share_weights_are_refused(mesh: DeviceMesh) -> None:

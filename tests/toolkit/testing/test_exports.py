@@ -12,18 +12,18 @@ from tunesmith.errors import GateError
 from tunesmith_plugins.exporters.safetensors.exporter import SafetensorsExporter
 from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.testing.exports import (
-    check_answers,
+    check_answers_end,
+    check_damage_is_found,
     check_export,
-    check_fault,
     damage_export,
-    edit_json,
+    make_json_damage,
     run_readme,
     train_tiny,
 )
 
 EXPORT = as_export(SafetensorsExporter(SafetensorsOptions(dtype="float32")))
 ROUNDED = as_export(SafetensorsExporter(SafetensorsOptions(dtype="bfloat16")), tolerance=None)
-DAMAGE = edit_json("config.json", lambda config: config.update(rope_theta=5000.0))
+DAMAGE = make_json_damage("config.json", lambda config: config.update(rope_theta=5000.0))
 
 
 def test_an_export_is_checked(tiny_folder: Path, tmp_path: Path) -> None:
@@ -34,15 +34,15 @@ def test_an_export_is_checked(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(GateError, match="log-probabilities"):
         check_export(trained, replace(ROUNDED, tolerance=0.0), tmp_path / "not exact")
     (tmp_path / "empty").mkdir()
-    check_fault(trained, damage_export(EXPORT, DAMAGE), tmp_path / "empty", "rope")
+    check_damage_is_found(trained, damage_export(EXPORT, DAMAGE), tmp_path / "empty", "rope")
     with pytest.raises(AssertionError):
-        check_fault(trained, damage_export(EXPORT, DAMAGE), tmp_path / "empty", "files")
+        check_damage_is_found(trained, damage_export(EXPORT, DAMAGE), tmp_path / "empty", "files")
     with pytest.raises(GateError, match="rope"):
         check_export(trained, damage_export(EXPORT, DAMAGE), tmp_path / "damaged")
 
 
 def test_answers_that_end_are_checked(tiny_folder: Path, tmp_path: Path) -> None:
-    check_answers(tiny_folder, EXPORT, tmp_path, "some/place")
+    check_answers_end(tiny_folder, EXPORT, tmp_path, "some/place")
     assert (tmp_path / "some" / "place" / "model.safetensors").is_file()
 
 

@@ -30,9 +30,9 @@ from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.training import auto_parallel, trainer
 from tunesmith_torch.training.additions import (
-    Added,
     AdditionContext,
     Additions,
+    BuiltAddition,
     TrainingAddition,
     Update,
     micro_batches,
@@ -427,14 +427,14 @@ def test_a_term_that_is_not_finite_stops_before_the_update(
 
 
 def test_items_are_put_together_as_they_fit() -> None:
-    item = Added(Addition(build=object), object())
+    item = BuiltAddition(Addition(build=object), object())
     drawn = [(item, [(0, "a"), (3, "b"), (9, "c"), (2, "d"), (2, "e")]), (item, [])]
     groups = [items for _, items in micro_batches(drawn, 6)]
     assert groups == [["a", "b"], ["c"], ["d", "e"]]
 
 
 def test_only_methods_that_are_overridden_are_used() -> None:
-    none = Additions([Added(Addition(build=object), TrainingAddition())])
+    none = Additions([BuiltAddition(Addition(build=object), TrainingAddition())])
     assert none.draw(0) == [] and none.transform(0, 1.0) is None and not none.is_finished(0)
     assert none.state_dict() == {} and none.count_steps(7) == 7
 
@@ -442,7 +442,7 @@ def test_only_methods_that_are_overridden_are_used() -> None:
         def term(self, items: Sequence[Any]) -> torch.Tensor:
             return torch.ones((), requires_grad=True)
 
-    plain = Additions([Added(Addition(build=object, table="t"), Plain())])
+    plain = Additions([BuiltAddition(Addition(build=object, table="t"), Plain())])
     ((item, items),) = plain.draw(0)
     assert items == [(0, None)] and item.term_name == "t.term" and item.term(items).item() == 1.0
 

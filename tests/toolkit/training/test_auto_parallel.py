@@ -84,7 +84,7 @@ def test_the_choice_is_reported_with_its_numbers(start: Start, events: list[Even
     (finding,) = events
     assert isinstance(finding, FindingReported) and finding.source == "technique.parallel"
     assert finding.message.startswith('parallel = "auto" is "sharded": each of 2 processes needs')
-    assert finding.message.endswith("and may take 5.0 GiB, of which a tenth stays free")
+    assert finding.message.endswith("5.0 GiB are available, 10 % of them kept free")
 
 
 def test_a_resumed_training_keeps_the_choice_of_as_many_processes(start: Start) -> None:

@@ -18,7 +18,7 @@ from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.training import checkpoint_owner, trainer
-from tunesmith_torch.training.checkpoint_owner import TRAINING_FILE, owner_meta
+from tunesmith_torch.training.checkpoint_owner import TRAINING_FILE, build_owner_meta
 from tunesmith_torch.training.checkpoint_writer import CheckpointWriter
 from tunesmith_torch.training.monitor import NoMonitor
 from tunesmith_torch.training.supervised import SupervisedTask
@@ -107,12 +107,12 @@ def test_a_checkpoint_of_an_earlier_version_has_no_id_and_is_used(
     path = run.checkpoints.save(2, lambda folder: (folder / "x").write_text("") and None)
     (checkpoint,) = [c for c in [run.checkpoints.newest()] if c is not None]
     assert checkpoint.path == path
-    checkpoint_owner.require_own(run, checkpoint, last_step=8)
+    checkpoint_owner.require_own_checkpoint(run, checkpoint, last_step=8)
 
 
 def test_the_best_checkpoint_must_be_of_this_run_too(tmp_path: Path, tiny_folder: Path) -> None:
     run = job(tmp_path / "run", tiny_folder)
-    meta = {**owner_meta(run), "training": "another"}
+    meta = {**build_owner_meta(run), "training": "another"}
     run.checkpoints.save(
         1, lambda folder: (folder / "x").write_text("") and None, meta=meta, best=True
     )
@@ -124,6 +124,8 @@ def test_the_best_checkpoint_must_be_of_this_run_too(tmp_path: Path, tiny_folder
 
 def test_the_id_stays_the_same(tmp_path: Path, tiny_folder: Path) -> None:
     run = job(tmp_path / "run", tiny_folder)
-    assert owner_meta(run) == owner_meta(run)
-    assert json.loads((run.out / TRAINING_FILE).read_text()) == {"id": owner_meta(run)["training"]}
-    assert owner_meta(run) != owner_meta(job(tmp_path / "other", tiny_folder))
+    assert build_owner_meta(run) == build_owner_meta(run)
+    assert json.loads((run.out / TRAINING_FILE).read_text()) == {
+        "id": build_owner_meta(run)["training"]
+    }
+    assert build_owner_meta(run) != build_owner_meta(job(tmp_path / "other", tiny_folder))

@@ -32,7 +32,7 @@ from tunesmith_torch.prefix.completion_groups import (
     collate_final_tokens,
     tokenize_preferences,
 )
-from tunesmith_torch.testing.tiny_model import tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import build_tiny_tokenizer
 from tunesmith_torch.training.first_batch import (
     MAX_ROW_TOKENS,
     MAX_TOKENS,
@@ -43,7 +43,7 @@ from tunesmith_torch.training.preference_data import PreferenceData
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import train
 
-TOKENIZER = tiny_tokenizer()
+TOKENIZER = build_tiny_tokenizer()
 TEMPLATE = Template.from_tokenizer(TOKENIZER)
 KEY = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
 

@@ -29,7 +29,7 @@ from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.runtime.memory import is_out_of_memory
 from tunesmith_torch.training import supervised, trainer
 from tunesmith_torch.training.supervised import NextTokenObjective, SupervisedData, SupervisedTask
-from tunesmith_torch.training.trainer import Prepared, Session
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession
 
 CPU = torch.device("cpu")
 RECORDS = tuple(
@@ -286,7 +286,7 @@ def test_the_learning_rate_follows_the_schedule(tmp_path: Path, tiny_folder: Pat
 class UntrainedRow(SupervisedTask):
     """A task in which one row has no trained token, as a row that turns out to be unusable."""
 
-    def prepare(self, session: Session, data: SupervisedData) -> Prepared:
+    def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
         prepared = super().prepare(session, data)
         assert isinstance(data, TokenizedRecords)
         examples = list(data.examples)
@@ -304,7 +304,7 @@ def test_a_batch_without_a_trained_token_changes_nothing(
     snapshots: list[torch.Tensor] = []
 
     class Watched(UntrainedRow):
-        def prepare(self, session: Session, data: SupervisedData) -> Prepared:
+        def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
             prepared = super().prepare(session, data)
             names = prepared.adapted.named_trainable_parameters
             watched.extend(parameter for _, parameter in names)

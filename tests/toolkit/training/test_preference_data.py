@@ -21,7 +21,7 @@ from tunesmith_torch.options.preference import PairOptions
 from tunesmith_torch.prefix.completion_groups import GroupLayout, tokenize_pairs
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
-from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs
+from tunesmith_torch.training.preference_data import PreferenceData, tokenize_fitting_pairs
 from tunesmith_torch.training.skipped_rows import SKIPPED_FILE
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def test_pairs_that_do_not_fit_are_reported(tmp_path: Path, template: Template) 
     lengths = [len(g.prompt) + max(map(len, g.completions)) for g in groups]
     limit = sorted(lengths)[5]
     events: list[Event] = []
-    fitting = fitting_pairs(make_job(PAIRS, events, tmp_path), template, limit)
+    fitting = tokenize_fitting_pairs(make_job(PAIRS, events, tmp_path), template, limit)
     expected = [g for g, length in zip(groups, lengths, strict=True) if length <= limit]
     assert list(fitting) == expected and 0 < len(fitting) < len(PAIRS)
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
@@ -63,7 +63,7 @@ def test_pairs_that_do_not_fit_are_reported(tmp_path: Path, template: Template) 
     lines = (tmp_path / SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["where"] for line in lines] == [r.where for r in fitting.skipped]
     events.clear()
-    complete = fitting_pairs(make_job(PAIRS, events, tmp_path), template, max(lengths))
+    complete = tokenize_fitting_pairs(make_job(PAIRS, events, tmp_path), template, max(lengths))
     assert list(complete) == groups
     assert not events
 
@@ -74,21 +74,21 @@ def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: 
     assert lengths[-2] < lengths[-1]
     job = make_job(PAIRS, [], tmp_path, max_skipped=0.01)
     with pytest.raises(DataError, match="1 of 12 rows are unusable") as caught:
-        fitting_pairs(job, template, lengths[-2])
+        tokenize_fitting_pairs(job, template, lengths[-2])
     assert [row.where for row in caught.value.skipped] == ["rows:11"]
     job = make_job(PAIRS, [], tmp_path, max_skipped=0.1)
-    assert len(fitting_pairs(job, template, lengths[-2])) == 11
+    assert len(tokenize_fitting_pairs(job, template, lengths[-2])) == 11
 
 
 def test_data_of_which_no_pair_fits_is_refused(tmp_path: Path, template: Template) -> None:
     with pytest.raises(DataError, match="rows:0: no usable row: all 12"):
-        fitting_pairs(make_job(PAIRS, [], tmp_path), template, 4)
+        tokenize_fitting_pairs(make_job(PAIRS, [], tmp_path), template, 4)
 
 
 def test_a_record_that_is_not_a_pair_is_refused(tmp_path: Path, template: Template) -> None:
     record = Completion(source="rows:0", prompt="a", completion="b")
     with pytest.raises(DataError, match="rows:0: needs a pair of answers"):
-        fitting_pairs(make_job((record,), [], tmp_path), template, 512)
+        tokenize_fitting_pairs(make_job((record,), [], tmp_path), template, 512)
 
 
 def test_a_shared_prompt_is_counted_once(template: Template) -> None:

@@ -19,7 +19,7 @@ from tunesmith_torch.data.tokenized_records import TokenizedRecords
 from tunesmith_torch.training.skipped_rows import (
     SKIPPED_FILE,
     StreamAccount,
-    check_share,
+    check_skipped_share,
     count_affected,
     describe_remedy,
     report_skipped,
@@ -73,10 +73,10 @@ def test_rows_are_reported_by_cause_and_written_to_a_file(tmp_path: Path) -> Non
 
 
 def test_the_share_is_limited() -> None:
-    check_share(LONG, 300, 0.01)
-    check_share([], 1, 0)
+    check_skipped_share(LONG, 300, 0.01)
+    check_skipped_share([], 1, 0)
     with pytest.raises(DataError) as caught:
-        check_share([*LONG, REFUSED], 399, 0.01)
+        check_skipped_share([*LONG, REFUSED], 399, 0.01)
     assert caught.value.exit_code == 3
     assert "4 of 399 rows are unusable" in caught.value.message
     assert "3 × row is too long, first at r:0 (99 tokens)" in caught.value.message
@@ -89,10 +89,10 @@ def test_the_hint_names_what_changes_the_limit() -> None:
     assert "context is longer than 512" in describe_remedy(512, 4096)
     assert "raise technique.max_length" in describe_remedy(512, 512)
     with pytest.raises(DataError) as caught:
-        check_share(LONG, 3, 0, "the remedy")
+        check_skipped_share(LONG, 3, 0, "the remedy")
     assert str(caught.value.hint).startswith("the remedy, or raise the technique's max_skipped")
     with pytest.raises(DataError) as caught:
-        check_share([REFUSED], 3, 0, "the remedy")
+        check_skipped_share([REFUSED], 3, 0, "the remedy")
     assert str(caught.value.hint).startswith("correct these rows, or")
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tunesmith_torch.training.stored_tensors import StoredTensors, save_parts
+from tunesmith_torch.training.stored_tensors import StoredTensors, save_local_tensors
 
 
 def save_cut(folder: Path, name: str, tensor: Tensor, cuts: list[int]) -> list[Path]:
@@ -48,7 +48,7 @@ def test_the_complete_tensor_does_not_depend_on_the_cuts(
 
 def test_tensors_that_no_rank_has_cut_are_stored_as_they_are(tmp_path: Path) -> None:
     tensors = {"step.w": torch.tensor(3.0), "master.w": torch.randn(4, 2)}
-    save_parts(tmp_path / "all.safetensors", tensors)
+    save_local_tensors(tmp_path / "all.safetensors", tensors)
     with StoredTensors([tmp_path / "all.safetensors"], {}) as stored:
         assert stored["step.w"].shape == () and stored["step.w"] == 3
         assert torch.equal(stored["master.w"], tensors["master.w"])

@@ -24,7 +24,7 @@ from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.options.policy import PolicyOptions
 from tunesmith_torch.rlhf.policy_task import PolicyTask
-from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer, save_tiny_model
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.token_digest import TOKENS_FILE, check_tokens, digest_rows
@@ -57,7 +57,7 @@ def job(folder: Path, model: Path = Path(), **options: Any) -> Job[Any]:
 
 
 def template(source: str = CHATML, **options: Any) -> Template:
-    return Template.from_tokenizer(tiny_tokenizer(template=source), **options)
+    return Template.from_tokenizer(build_tiny_tokenizer(template=source), **options)
 
 
 def stop(event: Event) -> None:

@@ -33,5 +33,5 @@ def test_a_rank_that_does_not_commit_flushes_its_part(
         [("w", torch.nn.Parameter(torch.ones(3)))], build(TrainingOptions, learning_rate=1e-3)
     )
     with join_group(ProcessGroup(rank, 2)):
-        training_state.save(tmp_path, masters)
+        training_state.save_training_state(tmp_path, masters)
     assert flushed == ["training.safetensors"] * rank

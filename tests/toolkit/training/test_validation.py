@@ -268,7 +268,7 @@ def test_the_disk_has_room_for_the_best_checkpoint_besides(
 ) -> None:
     required: list[int] = []
     monkeypatch.setattr(
-        checkpoint_writer, "require_space", lambda folder, size: required.append(size)
+        checkpoint_writer, "require_free_space", lambda folder, size: required.append(size)
     )
     for every in (0, 3):
         train(tmp_path / str(every), tiny_folder, options(max_steps=1, validation__every=every))

@@ -18,11 +18,11 @@ from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith_torch.kernels import tree_attention
 from tunesmith_torch.models import artifacts
 from tunesmith_torch.models.loading import load_base, load_config, load_tokenizer
-from tunesmith_torch.models.model_folder import check_folder
+from tunesmith_torch.models.model_folder import check_model_folder
 from tunesmith_torch.untrusted.foreign_code import (
     MAX_CONFIG_BYTES,
     named_attention,
-    read_object,
+    read_json_object,
     refuse_foreign_code,
     refuse_foreign_keys,
 )
@@ -88,7 +88,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_config_that_brings_code_is_refused_with_file_and_key(case: str, folder: Path) -> None:
     changes, key = CONFIGS[case]
     path = edit(folder / "config.json", **changes)
-    for reader in (check_folder, load_config, load, load_tokenizer):
+    for reader in (check_model_folder, load_config, load, load_tokenizer):
         with pytest.raises(EnvironmentProblem) as caught:
             reader(folder)
         assert caught.value.message.startswith(f"{path}: {key}: ")
@@ -142,9 +142,9 @@ def test_the_attention_for_packed_rows_replaces_the_one_of_a_config(folder: Path
     edit(folder / "config.json", _attn_implementation="eager")
     assert load(folder).model.config._attn_implementation == "eager"
     packed = load_base(
-        folder, device=CPU, dtype=torch.float32, attention=tree_attention.register()
+        folder, device=CPU, dtype=torch.float32, attention=tree_attention.register_tree_attention()
     ).model
-    assert packed.config._attn_implementation == tree_attention.register()
+    assert packed.config._attn_implementation == tree_attention.register_tree_attention()
 
 
 def test_a_model_folder_with_an_adapter_is_refused(folder: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(MAX_CONFIG_BYTES + 1)
     with pytest.raises(IntegrityError, match="must have at most"):
-        read_object(path)
+        read_json_object(path)
 
 
 # ------------------------------------------------------------ adapters

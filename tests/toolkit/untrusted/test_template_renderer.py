@@ -21,7 +21,7 @@ from tunesmith.records import Chat, Completion, Message, Preference, Record, Unp
 from tunesmith_torch.data.conversation import TemplateLimitError
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
-from tunesmith_torch.testing.tiny_model import CHATML, tiny_tokenizer
+from tunesmith_torch.testing.tiny_model import CHATML, build_tiny_tokenizer
 from tunesmith_torch.untrusted import template_process
 from tunesmith_torch.untrusted.template_renderer import (
     MAX_SOURCE_CHARACTERS,
@@ -120,7 +120,7 @@ def test_texts_are_those_of_transformers(
     (result,) = renderer.render(TemplateSource(source, {"bos_token": "<s>"}), [HELLO])
     assert result == [text]
     if source and "strftime" not in source:
-        tokenizer = tiny_tokenizer(template=source)
+        tokenizer = build_tiny_tokenizer(template=source)
         tokenizer.bos_token = "<s>"
         assert text == tokenizer.apply_chat_template(
             [{"role": "user", "content": "hello"}], tokenize=False, add_generation_prompt=True
@@ -212,7 +212,7 @@ def test_a_forked_process_uses_a_process_of_its_own(renderer: TemplateRenderer) 
 
 
 def template(source: str, renderer: TemplateRenderer, **options: Any) -> Template:
-    return Template.from_tokenizer(tiny_tokenizer(), source, renderer=renderer, **options)
+    return Template.from_tokenizer(build_tiny_tokenizer(), source, renderer=renderer, **options)
 
 
 def test_the_template_of_a_tokenizer_is_checked(renderer: TemplateRenderer) -> None:
@@ -254,7 +254,7 @@ def test_the_row_on_which_a_template_runs_away_is_named(
     rows = [GOOD[type(bad)], bad]  # type: ignore[index]
     chat = template(ON_SOME_ROWS.replace("BODY", body), renderer)
     started = time.process_time()
-    with pytest.raises(TemplateLimitError, match=f"rows:2: the chat template is stopped.*{reason}"):
+    with pytest.raises(TemplateLimitError, match=f"the chat template was stopped.*{reason}"):
         if isinstance(bad, Preference):
             tokenize_pairs(rows, chat)
         else:
@@ -280,7 +280,7 @@ def test_a_row_that_a_template_refuses_is_skipped(renderer: TemplateRenderer) ->
     (problem,) = chat.find_problems([rows[0], labeled])
     assert (problem.where, problem.detail) == ("f:3", "not now")
     pairs = [GOOD[Preference], pair]
-    with pytest.raises(DataError, match="rows:2: the chat template refuses it, not now"):
+    with pytest.raises(DataError, match="rows:2: rejected by the chat template, not now"):
         tokenize_pairs(pairs, chat)
 
 

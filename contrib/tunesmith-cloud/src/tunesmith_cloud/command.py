@@ -19,27 +19,27 @@ from tunesmith_cloud.launchers import LAUNCHERS, Work, name_job
 from tunesmith_cloud.options import CloudOptions
 
 SUBMITTERS = ("slurm", "ray")
-"""Clusters to which a plugin of their own submits, by its command ``tunesmith NAME submit``."""
+"""Clusters with their own plugin and its command ``tunesmith NAME submit``."""
 
 
 @click.command("submit")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @click.option(
     "--on", "launcher", required=True, type=click.Choice([*LAUNCHERS, *SUBMITTERS]),
-    help="What executes the job.",
+    help="Launcher that runs the job.",
 )  # fmt: skip
 @set_option
-@click.option("--image", help="Overrides cloud.image.")
-@click.option("--gpus", help="Overrides cloud.gpus: 2, A100:2.")
-@click.option("--cpus", type=int, help="Overrides cloud.cpus.")
-@click.option("--memory", type=int, help="Overrides cloud.memory, in GiB.")
-@click.option("--volume", help="Overrides cloud.volume.")
-@click.option("--name", help="Name of the job and its run folder; default: that of the run file.")
+@click.option("--image", help="Override cloud.image.")
+@click.option("--gpus", help="Override cloud.gpus, for example 2 or A100:2.")
+@click.option("--cpus", type=int, help="Override cloud.cpus.")
+@click.option("--memory", type=int, help="Override cloud.memory, in GiB.")
+@click.option("--volume", help="Override cloud.volume.")
+@click.option("--name", help="Name of the job and its run folder. Default: the run's name.")
 @click.option(
     "--output", type=click.Path(path_type=Path),
-    help="Job file to write; default: NAME.LAUNCHER.yaml beside the run file.",
+    help="Job file to write. Default: NAME.LAUNCHER.yaml next to the run file.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the job file, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the job file without writing it.")
 @common_options
 @pass_state
 def command(  # noqa: PLR0913 - click passes each option by name
@@ -56,11 +56,11 @@ def command(  # noqa: PLR0913 - click passes each option by name
     memory: int | None,
     volume: str | None,
 ) -> object:
-    """Write the job file of a run, and print the command that submits it.
+    """Write the job file of a run, and print the command to submit it.
 
-    The job creates the run folder on its volume, or continues it after an interruption. Nothing is
-    submitted from here, and no account is needed. Only --on slurm and --on ray submit the run: they
-    are `tunesmith slurm submit` and `tunesmith ray submit`.
+    The job creates the run folder on its volume, or continues the run after an interruption. This
+    command does not submit anything and needs no account. Only --on slurm and --on ray submit the
+    run: they call `tunesmith slurm submit` and `tunesmith ray submit`.
     """
     flags = {"image": image, "gpus": gpus, "cpus": cpus, "memory": memory, "volume": volume}
     if launcher in SUBMITTERS:
@@ -81,41 +81,41 @@ def command(  # noqa: PLR0913 - click passes each option by name
     render.print_text(f"run folder: {work.folder}")
     if not options.volume:
         render.print_note(
-            "warning: without cloud.volume the run folder is lost with its machine",
+            "warning: without cloud.volume, the run folder is lost with the machine",
             style="warning",
         )
     render.print_note(
-        f"\nsubmit it, in {run_file.parent}:\n  {LAUNCHERS[launcher].start} "
+        f"\nSubmit it in {run_file.parent}:\n  {LAUNCHERS[launcher].start} "
         f"{render.shell_path(path)}"
     )
     return None
 
 
 def refuse_flags(launcher: str, flags: Mapping[str, object]) -> None:
-    """Refuse flags that a cluster with a plugin of its own does not have here.
+    """Refuse flags that do not apply to a cluster with its own plugin.
 
     Raises:
-        UsageError: one was given.
+        UsageError: such a flag was given.
     """
     given = [name for name, value in flags.items() if value is not None]
     if given:
         raise UsageError(
-            f"--{given[0]}: goes with {', '.join(LAUNCHERS)}, not with --on {launcher}",
-            hint=f"tunesmith {launcher} submit --help lists its flags",
+            f"--{given[0]}: only works with --on {', '.join(LAUNCHERS)}, not with --on {launcher}",
+            hint=f"see the options of: tunesmith {launcher} submit --help",
         )
 
 
 def submit_words(
     run_file: Path, sets: Sequence[str], gpus: str | None, *, dry_run: bool
 ) -> list[str]:
-    """Return the arguments of the command that submits to a cluster."""
+    """Return the arguments for the command that submits to a cluster."""
     words = [str(run_file), *(word for value in sets for word in ("--set", value))]
     words += ["--gpus", gpus] if gpus else []
     return [*words, *(["--dry-run"] if dry_run else [])]
 
 
 def submit_to(launcher: str, words: list[str]) -> object:
-    """Call ``tunesmith NAME submit`` of the cluster's plugin; return what it returns.
+    """Call ``tunesmith NAME submit`` of the cluster's plugin; return its result.
 
     Raises:
         UsageError: the plugin is not installed.
@@ -124,7 +124,7 @@ def submit_to(launcher: str, words: list[str]) -> object:
     group = root.command.get_command(root, launcher) if isinstance(root.command, Group) else None
     if not isinstance(group, Group):
         raise UsageError(
-            f"--on {launcher}: the plugin that submits there is not installed",
+            f"--on {launcher}: the plugin for this cluster is not installed",
             hint=f"pip install tunesmith-{launcher}",
         )
     with group.make_context(launcher, ["submit", *words], parent=root) as context:

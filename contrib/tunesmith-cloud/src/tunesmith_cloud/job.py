@@ -1,9 +1,9 @@
-"""The process of a job: begin the run, or continue it, wherever an earlier start has got to.
+"""The process of a job: start the run, or continue it from wherever an earlier start got to.
 
-``python -m tunesmith_cloud.job RUN.toml RUN`` creates the run folder if it is not there, and
-becomes ``tunesmith resume RUN``, of several processes with torchrun. So each start of a job is
-alike: the first, and those after a preemption. The process is replaced, not watched: a signal to
-the container reaches the run itself, which finishes its step and saves a checkpoint.
+``python -m tunesmith_cloud.job RUN.toml RUN`` creates the run folder if necessary. Then it replaces
+itself with ``tunesmith resume RUN`` (under torchrun for several processes). The first start and
+every restart are therefore the same command. The process is replaced, not supervised, so a signal
+to the container reaches the run itself, which finishes its step and saves a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tunesmith_cli.launch import create_run_once, print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Create the run if need be, and continue it; return an exit code only if that fails."""
+    """Create the run if necessary and continue it; return an exit code only on failure."""
     parser = argparse.ArgumentParser("tunesmith_cloud.job")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="sets")
@@ -34,17 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TunesmithError as error:
         return print_error(error, partial(print, file=sys.stderr))
     command = build_command(parsed.folder, parsed.processes)
-    # The folder in which the job starts is no place for modules: it may have a json.py.
+    # Do not import modules from the job's working directory: it may contain a json.py.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     return os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
 
 
 def create_run(run_file: Path, folder: Path, sets: Sequence[str] = ()) -> None:
-    """Create the run folder, unless an earlier start has done so."""
+    """Create the run folder, unless an earlier start created it."""
 
     def make_plan() -> Plan:
         plan, _ = api.load_plan(run_file, sets=tuple(sets))
-        api.refuse_unrunnable(plan)
+        api.require_runnable(plan)
         return plan
 
     create_run_once(folder, make_plan)

@@ -1,4 +1,4 @@
-"""The job file of each launcher, as a value that is written as YAML."""
+"""Build the job file of each launcher as a dict, to be written as YAML."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tunesmith_cloud.options import CloudOptions
 
 @dataclass(frozen=True)
 class Work:
-    """What the job executes."""
+    """What the job runs."""
 
     name: str
-    """Name of the run, as a name of a host."""
+    """Name of the run, valid as a host name."""
     run_file: str
-    """Run file, as the job finds it."""
+    """Path of the run file inside the job."""
     folder: str
-    """Run folder on the volume."""
+    """Path of the run folder on the volume."""
     sets: Sequence[str] = ()
 
     def command(self, options: CloudOptions) -> list[str]:
-        """Return the words of the command."""
+        """Return the words of the job's command line."""
         words = ["python", "-P", "-m", "tunesmith_cloud.job"]
         words += ["--processes", str(max(1, options.gpu_count))]
         for value in self.sets:
@@ -35,34 +35,34 @@ class Work:
 
 @dataclass(frozen=True)
 class Launcher:
-    """A kind of job file."""
+    """Builder and submit command of a launcher's job file."""
 
     build: Callable[[Work, CloudOptions], dict[str, Any]]
     start: str
-    """The command that submits a file, which follows it."""
+    """Command that submits the file given as its last argument."""
 
 
 def name_job(text: str) -> str:
-    """Return a name that every launcher allows: lower case, digits and hyphens, 40 characters."""
+    """Return a job name valid for every launcher: a-z, digits and hyphens, at most 40."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
     return plain if plain[:1].isalpha() else f"run-{plain}".strip("-")
 
 
 def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
-    """Return a PyTorchJob of the Kubeflow training operator, of one machine.
+    """Return a PyTorchJob for the Kubeflow training operator, on one machine.
 
-    Its ``restartPolicy`` ``ExitCode`` starts a container again that a signal has ended (128 and
-    more), and takes an error of the run (1 to 127) as final.
+    ``restartPolicy: ExitCode`` restarts a container that was killed by a signal (exit code 128 or
+    higher), and treats an error of the run (1 to 127) as final.
 
     Raises:
-        UsageError: an image or a volume is missing.
+        UsageError: no image or no volume is set.
     """
     if options.image is None:
         raise UsageError("cloud.image: Kubernetes needs an image", hint="--image REGISTRY/NAME:TAG")
     if options.volume is None:
         raise UsageError(
-            "cloud.volume: a container that is restarted loses its files",
-            hint="--volume CLAIM, a persistent volume claim",
+            "cloud.volume: required, because a restarted container loses its files",
+            hint="--volume NAME, a persistent volume claim",
         )
     resources: dict[str, Any] = {"cpu": str(options.cpus), "memory": f"{options.memory}Gi"}
     if options.gpu_count:
@@ -74,7 +74,7 @@ def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
         "resources": {"requests": resources, "limits": resources},
         "volumeMounts": [
             {"name": "runs", "mountPath": options.mount},
-            {"name": "memory", "mountPath": "/dev/shm"},  # noqa: S108 - of the container
+            {"name": "memory", "mountPath": "/dev/shm"},  # noqa: S108 - inside the container
         ],
     }
     pod: dict[str, Any] = {
@@ -107,13 +107,13 @@ def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
 
 
 def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
-    """Return a task of SkyPilot, for ``sky jobs launch``; the folder of the run file is synced."""
+    """Return a SkyPilot task for ``sky jobs launch``; SkyPilot syncs the run file's folder."""
     resources: dict[str, Any] = {
         "cpus": f"{options.cpus}+",
         "memory": f"{options.memory}+",
         "disk_size": options.disk,
         "use_spot": options.spot,
-        # 143 and 137: TERM and KILL, of a machine that is taken away.
+        # Exit codes after SIGTERM (143) and SIGKILL (137), when the machine is preempted.
         "job_recovery": {
             "max_restarts_on_errors": 0,
             **({"recover_on_exit_codes": [137, 143]} if options.max_restarts else {}),
@@ -122,7 +122,7 @@ def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
     if options.gpu_count:
         if not options.gpu_type:
             raise UsageError(
-                f"cloud.gpus: SkyPilot needs a type, got {options.gpus}", hint="--gpus A100:2"
+                f"cloud.gpus: SkyPilot needs a GPU type, got {options.gpus}", hint="--gpus A100:2"
             )
         resources["accelerators"] = f"{options.gpu_type}:{options.gpu_count}"
     if options.image:
@@ -141,7 +141,7 @@ def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
 
 
 def build_dstack(work: Work, options: CloudOptions) -> dict[str, Any]:
-    """Return a task of dstack; the files of the run file's folder are copied."""
+    """Return a dstack task; dstack copies the files in the run file's folder."""
     resources: dict[str, Any] = {
         "cpu": f"{options.cpus}..",
         "memory": f"{options.memory}GB..",

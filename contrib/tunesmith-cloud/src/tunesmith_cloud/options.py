@@ -1,4 +1,4 @@
-"""Options of a job: the table ``[cloud]``, in words that all three launchers have."""
+"""Options of the table ``[cloud]``, which are the same for all three launchers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Text = Annotated[
 
 
 class CloudOptions(Options):
-    """Table ``[cloud]``: what a job asks of a cloud or cluster. It does not change the run."""
+    """Table ``[cloud]``: resources of a job on a cloud or cluster. They do not change the run."""
 
     image: Text | None = Field(
         None,
         description=(
-            "Container image with Python and, for Kubernetes, tunesmith. Kubernetes needs one; "
-            "unset, SkyPilot and dstack take their own."
+            "Container image with Python and, for Kubernetes, tunesmith. Required for Kubernetes; "
+            "SkyPilot and dstack have default images."
         ),
     )
     gpus: Gpus = Field(
-        0, description="GPUs, as a number or with their type: 2, A100:2. 0: train on the CPU."
+        0, description="Number of GPUs, optionally with their type: 2, A100:2. 0 trains on the CPU."
     )
     cpus: int = Field(4, ge=1, description="Processor cores.")
     memory: int = Field(16, ge=1, description="Main memory in GiB.")
@@ -34,40 +34,45 @@ class CloudOptions(Options):
     volume: Text | None = Field(
         None,
         description=(
-            "Name of the volume that keeps the run folder when a machine is lost: a claim of "
-            "Kubernetes, a volume of SkyPilot or dstack. It must be a file system with locks, "
+            "Name of the volume for the run folder, which survives the machine: a Kubernetes "
+            "volume claim, or a volume of SkyPilot or dstack. It must be a file system with locks, "
             "not a bucket."
         ),
     )
     mount: str = Field(
-        "/runs", pattern=r"^/[\w./-]+$", description="Folder at which the volume is mounted."
+        "/runs", pattern=r"^/[\w./-]+$", description="Path where the volume is mounted."
     )
-    spot: bool = Field(False, description="Machines that may be taken away (SkyPilot, dstack).")
+    spot: bool = Field(False, description="Use preemptible (spot) machines (SkyPilot, dstack).")
     max_restarts: int = Field(
-        20, ge=0, description="Times that an interrupted run is started again. 0: never."
+        20, ge=0, description="How often to restart an interrupted run. 0: never."
     )
     grace_seconds: int = Field(
-        120, ge=1, description="Seconds in which the run may save a checkpoint (Kubernetes)."
+        120, ge=1, description="Seconds to save a checkpoint after a stop signal (Kubernetes)."
     )
-    namespace: Text | None = Field(None, description="Namespace of Kubernetes. Unset: yours.")
+    namespace: Text | None = Field(
+        None, description="Kubernetes namespace. Default: the current one."
+    )
     setup: tuple[Text, ...] = Field(
         ("pip install tunesmith tunesmith-cloud",),
-        description="Lines of shell before the run (SkyPilot, dstack). An image has it already.",
+        description=(
+            "Shell commands before the run (SkyPilot, dstack). Not needed if the image has "
+            "tunesmith."
+        ),
     )
 
     @property
     def gpu_type(self) -> str:
-        """The type of GPU that is asked for; "" for any."""
+        """Requested GPU type; empty for any type."""
         return parse_gpus(self.gpus).type
 
     @property
     def gpu_count(self) -> int:
-        """The number of GPUs, and of processes that train together."""
+        """Number of GPUs, and of training processes."""
         return parse_gpus(self.gpus).count
 
 
 CLOUD: TableOffer[Any] = TableOffer(
     name="cloud",
-    summary="what a job asks of a cloud or cluster, for `tunesmith submit`",
+    summary="resources of a job on a cloud or cluster, for `tunesmith submit`",
     config=CloudOptions,
 )

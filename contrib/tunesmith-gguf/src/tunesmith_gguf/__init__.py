@@ -1,4 +1,4 @@
-"""Exporters ``gguf`` and ``ollama``: a trained model for llama.cpp or Ollama, checked before."""
+"""Exporters ``gguf`` and ``ollama``: write a model for llama.cpp or Ollama, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

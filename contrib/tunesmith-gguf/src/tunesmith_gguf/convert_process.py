@@ -1,9 +1,12 @@
-"""Convert a model folder with llama.cpp's converter: ``python -m`` in a process of its own.
+"""Convert a model folder with llama.cpp's converter, as ``python -m`` in its own process.
 
-The arguments are the folder, the file to write, its format, and the name of the pre-tokenizer, or
-an empty one. The converter chooses a class by the architecture; it is extended: the
-name of the pre-tokenizer can be given, every token that ends an answer is written, a tokenizer
-without a SentencePiece file is taken, and keys that transformers 5 leaves out are kept.
+The arguments are the folder, the file to write, its format, and the name of the pre-tokenizer (or
+an empty string). The converter chooses a class by the architecture. This module extends that class:
+
+- the pre-tokenizer can be given by name,
+- all end tokens are written,
+- SentencePiece files are optional,
+- config keys that transformers 5 drops are kept.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 _EARLIER = ("rotary_pct", "rotary_emb_base")
-"""Keys of GPT-NeoX that the converter needs, and that transformers 5 leaves out."""
+"""Config keys of GPT-NeoX that the converter needs, and that transformers 5 drops."""
 
 
 def main() -> None:
-    """Convert; the exit code is 0 if the file is complete."""
+    """Convert the folder; the exit code is 0 if the file is complete."""
     import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
@@ -41,7 +44,7 @@ def main() -> None:
             try:
                 super().set_vocab()
             except ValueError as error:
-                # Phi-4 and others of an architecture whose first models had SentencePiece.
+                # Phi-4 and other models whose architecture first used SentencePiece.
                 if "tokenizer.model" not in str(error):
                     raise
                 self._set_vocab_gpt2()
@@ -54,7 +57,7 @@ def main() -> None:
 
 
 def list_extra_ends(folder: Path) -> list[int]:
-    """Return the ids of the tokens that end an answer, without the tokenizer's EOS token."""
+    """Return the ids of the tokens that end an answer, except the tokenizer's EOS token."""
     from transformers import AutoTokenizer
 
     generation = folder / "generation_config.json"

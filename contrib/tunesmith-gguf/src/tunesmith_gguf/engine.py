@@ -15,7 +15,7 @@ from tunesmith_gguf import libllama
 from tunesmith_gguf.turns import Turns
 
 CONTEXT = 4096
-"""Tokens of a prompt and its answer, at most."""
+"""Maximum tokens of a prompt and its answer."""
 _SECONDS = 600
 
 
@@ -30,7 +30,7 @@ class LlamaCpp:
         self.has_template = libllama.has_chat_template(model)
 
     def render(self, prompt: Prompt) -> str:
-        """Return the prompt as the server renders it, with the template in the file or its own."""
+        """Return the prompt as the server renders it, from the file's template or ``turns``."""
         if isinstance(prompt, str) or not self.has_template:
             return prompt if isinstance(prompt, str) else prompt[0].text
         if self.turns is not None:
@@ -39,12 +39,12 @@ class LlamaCpp:
         return str(self._post("/apply-template", {"messages": turns})["prompt"])
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the ids of a rendered prompt, with what the server adds in front of it."""
+        """Return the token ids of a rendered prompt, with any tokens the server adds in front."""
         body = {"content": text, "add_special": True, "parse_special": True}
         return [int(i) for i in self._post("/tokenize", body)["tokens"]]
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
-        """Generate greedy answers, one after the other."""
+        """Generate greedy answers, one at a time."""
         return [self._generate(self.render(prompt), max_new_tokens) for prompt in prompts]
 
     def logprobs(self, ids: Sequence[int], first: int) -> Any:
@@ -59,7 +59,7 @@ class LlamaCpp:
         return Generation(str(answer["content"]), len(ids), reason, ids)  # type: ignore[arg-type]
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        address = f"{self.server.listening_address}{path}"  # of this process, on localhost
+        address = f"{self.server.listening_address}{path}"  # this process's server, on localhost
         headers = {"Content-Type": "application/json"}
         request = Request(address, json.dumps(body).encode(), headers)  # noqa: S310
         with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
@@ -69,9 +69,9 @@ class LlamaCpp:
 
 @contextmanager
 def open_engine(file: Path, *, exact: bool, turns: Turns | None = None) -> Iterator[LlamaCpp]:
-    """Load a file; ``exact`` keeps keys and values in f32.
+    """Load a GGUF file; ``exact`` keeps cached keys and values in f32.
 
-    ``turns`` render prompts in place of the template in the file, as Ollama does.
+    ``turns`` render prompts instead of the template in the file, as Ollama does.
     """
     import xllamacpp
 

@@ -1,4 +1,4 @@
-"""Convert model folders to GGUF, quantize, and read back what the file says."""
+"""Convert model folders to GGUF, quantize them, and read back facts from the file."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from tunesmith_gguf.options import GgufOptions
 from tunesmith_torch.export.contract import Engine
 
 CONTROL, USER_DEFINED = 3, 4
-"""Types of tokens in a GGUF file that are read as a whole."""
+"""GGUF token types that are always tokenized as a whole."""
 _UNKNOWN_TOKENIZER = "pre-tokenizer was not recognized"
 
 
 class GgufExporter:
-    """Writes GGUF files with the converter of llama.cpp and opens them in llama.cpp."""
+    """Writes GGUF files with llama.cpp's converter, and opens them in llama.cpp."""
 
     def __init__(self, options: GgufOptions) -> None:
         self.options = options
 
     def export(self, model: Path, out: Path) -> None:
-        """Write the model to a file below ``out``.
+        """Write the model to a file in ``out``.
 
         Raises:
-            EnvironmentProblem: the converter does not know the architecture or the tokenizer.
+            EnvironmentProblem: the converter does not support the architecture or the tokenizer.
         """
         target = out / f"model-{self.options.quantize}.gguf"
         if self.options.quantize in ("f32", "f16"):
-            convert(model, target, self.options.quantize, self.options.pre_tokenizer)
+            convert_to_gguf(model, target, self.options.quantize, self.options.pre_tokenizer)
             return
         full = out / "model-f32.gguf"
-        convert(model, full, "f32", self.options.pre_tokenizer)
+        convert_to_gguf(model, full, "f32", self.options.pre_tokenizer)
         libllama.quantize(full, target, self.options.quantize)
         full.unlink()
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the file says.
+        """Return facts from the file, to compare with the model.
 
         Raises:
-            IntegrityError: it is missing or incomplete.
+            IntegrityError: the file is missing or incomplete.
         """
         return read_facts(find_file(out))
 
@@ -54,11 +54,13 @@ class GgufExporter:
         return open_engine(find_file(out), exact=self.options.quantize == "f32")
 
 
-def convert(folder: Path, target: Path, format_name: str, pre_tokenizer: str | None) -> None:
-    """Run the converter in a process of its own: it changes global state of its libraries.
+def convert_to_gguf(
+    folder: Path, target: Path, format_name: str, pre_tokenizer: str | None
+) -> None:
+    """Run the converter in its own process, because it changes global state of its libraries.
 
     Raises:
-        EnvironmentProblem: it fails.
+        EnvironmentProblem: the converter failed.
     """
     command = [sys.executable, "-m", "tunesmith_gguf.convert_process", str(folder), str(target)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -72,37 +74,37 @@ def convert(folder: Path, target: Path, format_name: str, pre_tokenizer: str | N
     if done.returncode == 0:
         return
     reason = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
-    hint = "llama.cpp may not know this architecture: export to safetensors instead"
+    hint = "llama.cpp may not support this architecture: export to safetensors instead"
     if _UNKNOWN_TOKENIZER in done.stderr:
         reason = "it does not recognize how the tokenizer splits text"
-        hint = "name it as llama.cpp does, such as --set pre_tokenizer=qwen2; a wrong name is found"
-    raise EnvironmentProblem(f"gguf: the converter of llama.cpp failed, {reason:.300}", hint=hint)
+        hint = "pass llama.cpp's name for it, such as --set pre_tokenizer=qwen2"
+    raise EnvironmentProblem(f"gguf: llama.cpp's converter failed: {reason:.300}", hint=hint)
 
 
 def find_file(out: Path) -> Path:
     """Return the GGUF file of an export.
 
     Raises:
-        IntegrityError: there is none.
+        IntegrityError: the export contains no GGUF file.
     """
     files = sorted(out.glob("*.gguf"))
     if not files:
-        raise IntegrityError(f"{out}: holds no GGUF file")
+        raise IntegrityError(f"{out}: contains no GGUF file")
     return files[0]
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """Return what a GGUF file says of the model.
+    """Return facts about the model from a GGUF file.
 
     Raises:
-        IntegrityError: it is incomplete.
+        IntegrityError: the file is incomplete.
     """
     from gguf import GGUFReader
 
     try:
         reader = GGUFReader(file)
     except (ValueError, IndexError, KeyError, OSError) as error:
-        raise IntegrityError(f"{file}: cannot be read, {error!s:.120}") from error
+        raise IntegrityError(f"{file}: cannot be read: {error!s:.120}") from error
     end = max(int(t.data_offset) + int(t.n_bytes) for t in reader.tensors)
     if end > file.stat().st_size:
         raise IntegrityError(f"{file}: ends within a tensor")

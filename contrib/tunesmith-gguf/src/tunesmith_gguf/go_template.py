@@ -1,4 +1,4 @@
-"""Turns in Ollama's template language, Go's ``text/template``."""
+"""Write turns in Ollama's template language, which is Go's ``text/template``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tunesmith_gguf.turns import ANSWER, ASSISTANT, CALL, START, TOOL, Pair, Too
 
 
 def write_go(turns: Turns) -> str:
-    """Return the template of Ollama that renders the same.
+    """Return an Ollama template that renders the same text.
 
-    Only the JSON of definitions and arguments is Ollama's own: without spaces.
+    Only the JSON of tool definitions and arguments differs: Ollama writes it without spaces.
     """
     tools = turns.tools
     asked = [pair for pair in turns.between if pair[1] == ANSWER]
@@ -29,7 +29,7 @@ def write_go(turns: Turns) -> str:
 
 
 def _write_piece(turns: Turns, pair: Pair, and_role: str = "") -> str:
-    """Return the action that writes the text of a pair; white space around it is dropped."""
+    """Return the action that writes the text of a pair, trimming white space around the action."""
     text = _quote(turns.between[pair])
     tools = turns.tools
     if tools and pair in tools.opening:
@@ -61,11 +61,11 @@ def _write_content(tools: ToolTurns | None) -> str:
 
 
 def _write_calls(turns: Turns, tools: ToolTurns) -> list[str]:
-    """Return the actions that write the calls of a message.
+    """Return the actions that write the tool calls of a message.
 
-    Ollama finds the mark with which a call begins as the first plain text after the test of
-    ``.ToolCalls``: it is neither quoted nor behind another action there, and the first test does
-    not name the field alone.
+    Ollama takes the first plain text after the test of ``.ToolCalls`` as the mark that starts a
+    call. The mark must therefore be unquoted and directly follow that test, and an earlier test
+    must not use the field alone.
     """
     mark = tools.mark
     first = [pair for pair in turns.between if pair[1] == CALL and pair[0] != CALL]
@@ -87,4 +87,4 @@ def _write_calls(turns: Turns, tools: ToolTurns) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # escaped as Go does it
+    return json.dumps(text, ensure_ascii=False)  # escaped as in Go

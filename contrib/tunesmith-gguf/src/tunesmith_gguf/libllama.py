@@ -1,4 +1,4 @@
-"""The library of llama.cpp: quantize files, read vocabularies, compute all log-probabilities.
+"""llama.cpp's library: quantize files, read vocabularies, compute all log-probabilities.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -18,28 +18,28 @@ from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith_torch.export.logits import normalize_logits
 
 F32, F16 = 0, 1
-"""Formats of cached keys and values."""
+"""Data types of cached keys and values."""
 
 
 _ERROR = 4
-"""Level of an error in the log of llama.cpp."""
+"""Level of errors in llama.cpp's log."""
 _ERRORS = 3
-"""Lines of errors that are kept."""
+"""Number of error lines to keep."""
 
 
 class Library(NamedTuple):
-    """The functions of llama.cpp, the interface to them, and its log function, which is silent."""
+    """Functions of llama.cpp, the interface to them, and a log callback that prints nothing."""
 
     functions: Any
     ffi: Any
     log: Any
     errors: list[str]
-    """The last lines that were logged as errors."""
+    """Last lines that were logged as errors."""
 
 
 @cache
 def load_library() -> Library:
-    """Return the library; it prints nothing."""
+    """Load the library, and silence its output."""
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
     functions, ffi = get_lib(), get_ffi()
@@ -60,7 +60,7 @@ def quantize(source: Path, target: Path, format_name: str) -> None:
     """Write a GGUF file with quantized weights.
 
     Raises:
-        EnvironmentProblem: llama.cpp refuses.
+        EnvironmentProblem: llama.cpp cannot quantize the file.
     """
     lib, *_ = load_library()
     parameters = lib.llama_model_quantize_default_params()
@@ -72,13 +72,13 @@ def quantize(source: Path, target: Path, format_name: str) -> None:
 
 
 def count_threads() -> int:
-    """Return the number of threads to use: ``OMP_NUM_THREADS``, else all cores."""
+    """Return the number of threads to use: ``OMP_NUM_THREADS``, or all cores."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdecimal() and int(named) > 0 else os.cpu_count() or 1
 
 
 def list_end_ids(file: Path) -> frozenset[int]:
-    """Return the ids of all tokens at which llama.cpp ends an answer."""
+    """Return the ids of all tokens that end an answer in llama.cpp."""
     lib, *_ = load_library()
     with load_model(file, vocab_only=True) as model:
         vocabulary = lib.llama_model_get_vocab(model)
@@ -87,7 +87,7 @@ def list_end_ids(file: Path) -> frozenset[int]:
 
 
 def adds_bos(file: Path) -> bool:
-    """Return True if the tokenizer of a file adds a BOS token in front of a prompt."""
+    """Return True if the file's tokenizer adds a BOS token in front of a prompt."""
     lib, *_ = load_library()
     with load_model(file, vocab_only=True) as model:
         return bool(lib.llama_vocab_get_add_bos(lib.llama_model_get_vocab(model)))
@@ -101,7 +101,7 @@ def has_chat_template(model: Any) -> bool:
 
 @contextmanager
 def load_model(file: Path, *, vocab_only: bool = False) -> Iterator[Any]:
-    """Load a model inside the block.
+    """Load a model for the duration of the block.
 
     Raises:
         IntegrityError: llama.cpp cannot read the file.
@@ -110,10 +110,10 @@ def load_model(file: Path, *, vocab_only: bool = False) -> Iterator[Any]:
     errors.clear()
     parameters = lib.llama_model_default_params()
     parameters.vocab_only, parameters.n_gpu_layers = vocab_only, 0
-    parameters.use_extra_bufts = False  # repacked weights are computed with in a lower precision
+    parameters.use_extra_bufts = False  # repacked weights would compute in lower precision
     model = lib.llama_model_load_from_file(bytes(file), parameters)
     if model == ffi.NULL:
-        reason = f", {errors[0]:.300}" if errors else ""
+        reason = f": {errors[0]:.300}" if errors else ""
         raise IntegrityError(f"{file.name}: llama.cpp cannot load it{reason}")
     try:
         yield model
@@ -124,7 +124,7 @@ def load_model(file: Path, *, vocab_only: bool = False) -> Iterator[Any]:
 def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool) -> Any:
     """Return the log-probabilities after each of ``ids[first:]``, [N, V], in float64.
 
-    ``exact``: keep keys and values in f32, and not in f16.
+    ``exact`` keeps keys and values in f32 instead of f16.
     """
     lib, ffi, *_ = load_library()
     size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
@@ -136,7 +136,7 @@ def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool)
         parameters.flash_attn_type = 0
     context = lib.llama_init_from_model(model, parameters)
     if context == ffi.NULL:
-        raise EnvironmentProblem("gguf: llama.cpp has no memory for a context")
+        raise EnvironmentProblem("gguf: llama.cpp has not enough memory for a context")
     batch = lib.llama_batch_init(len(ids), 0, 1)
     try:
         batch.n_tokens = len(ids)
@@ -145,7 +145,7 @@ def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool)
             batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
             batch.logits[position] = position >= first
         if lib.llama_decode(context, batch) != 0:
-            raise EnvironmentProblem("gguf: llama.cpp cannot compute the row")
+            raise EnvironmentProblem("gguf: llama.cpp failed to compute the row")
         rows = [
             np.frombuffer(ffi.buffer(lib.llama_get_logits_ith(context, i), size * 4), np.float32)
             for i in range(first, len(ids))

@@ -1,4 +1,4 @@
-"""The offers of the exporters ``gguf`` and ``ollama``."""
+"""Offers of the exporters ``gguf`` and ``ollama``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from tunesmith_gguf.options import TOLERANCES, GgufOptions, OllamaOptions
 
 
 def find_tolerance(options: GgufOptions) -> float | None:
-    """Return the largest difference of a log-probability, in nats; None if weights are rounded."""
+    """Return the allowed difference of a log-probability in nats; None if weights are rounded."""
     return TOLERANCES.get(options.quantize)
 
 
 GGUF = ExporterOffer(
     name="gguf",
-    summary="A GGUF file for llama.cpp and the programs that use it",
+    summary="A GGUF file for llama.cpp and programs based on it",
     config=GgufOptions,
     build="tunesmith_gguf.exporter:GgufExporter",
     tolerance=find_tolerance,

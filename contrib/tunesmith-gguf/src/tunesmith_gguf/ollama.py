@@ -1,4 +1,4 @@
-"""A GGUF file with a Modelfile, from which Ollama creates a model."""
+"""Export a GGUF file with a Modelfile for ``ollama create``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunesmith_gguf.go_template import write_go
 from tunesmith_gguf.options import OllamaOptions
 from tunesmith_gguf.tool_turns import ToolsSkippedError, add_tools
 from tunesmith_gguf.turns import Turns, find_turns
-from tunesmith_torch.data.message_fields import message_fields, tool_fields
+from tunesmith_torch.data.message_fields import build_message_fields, build_tool_fields
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.export.contract import Engine
 from tunesmith_torch.models.loading import load_tokenizer
@@ -28,7 +28,7 @@ MODELFILE = "Modelfile"
 
 
 class OllamaExporter:
-    """Writes a GGUF file and a Modelfile; opens both as Ollama does, in llama.cpp."""
+    """Writes a GGUF file and a Modelfile; opens both in llama.cpp, rendering as Ollama does."""
 
     def __init__(self, options: OllamaOptions) -> None:
         self.options = options
@@ -40,7 +40,7 @@ class OllamaExporter:
 
         Raises:
             UsageError: Ollama's templates cannot express the chat template.
-            EnvironmentProblem: the converter does not know the architecture or the tokenizer.
+            EnvironmentProblem: the converter does not support the architecture or the tokenizer.
         """
         tokenizer = load_tokenizer(model)
         self.turns, skipped = read_turns(tokenizer)
@@ -56,7 +56,7 @@ class OllamaExporter:
         (out / MODELFILE).write_text(text, encoding="utf-8")
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the GGUF file says."""
+        """Return facts from the GGUF file, to compare with the model."""
         return self.gguf.facts(out)
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
@@ -66,12 +66,12 @@ class OllamaExporter:
 
 
 def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
-    """Return the chat template of a tokenizer as turns, and why tools are skipped, if they are.
+    """Return a tokenizer's chat template as turns, and why tools were skipped (or "").
 
-    A tokenizer without a chat template has no turns.
+    The turns are None for a tokenizer without a chat template.
 
     Raises:
-        UsageError: Ollama's templates cannot express it.
+        UsageError: Ollama's templates cannot express the chat template.
     """
     template = Template.from_tokenizer(tokenizer)
     if template.chat is None:
@@ -79,8 +79,8 @@ def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
 
     def render(messages: Sequence[Message]) -> str:
         text: str = tokenizer.apply_chat_template(
-            [message_fields(message, None, False) for message in messages],
-            tools=tool_fields(messages),
+            [build_message_fields(message, None, False) for message in messages],
+            tools=build_tool_fields(messages),
             tokenize=False,
             add_generation_prompt=True,
         )
@@ -98,14 +98,14 @@ def build_modelfile(
 ) -> str:
     """Return the text of a Modelfile.
 
-    Answers are as they were measured: greedy, without a penalty on words of the prompt. Ollama's
-    own defaults are a temperature of 0.8 and a penalty of 1.1.
+    Answers are generated as in the evaluation: greedy, without a repeat penalty. Ollama's defaults
+    are a temperature of 0.8 and a penalty of 1.1.
     """
     template = "{{ .Prompt }}" if turns is None else write_go(turns)
     lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""']
     if options.system is not None:
         lines.append(f'SYSTEM """{options.system}"""')
-    # A Modelfile knows no escapes: what is between the first and the last mark of a line counts.
+    # A Modelfile has no escapes: the value is everything between the first and last quote.
     lines += [f'PARAMETER stop "{stop}"' for stop in stops if stop.strip()]
     lines.append(f"PARAMETER temperature {options.temperature:g}")
     lines.append("PARAMETER repeat_penalty 1")

@@ -1,4 +1,4 @@
-"""Options of the exporter ``gguf``."""
+"""Options of the exporters ``gguf`` and ``ollama``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import Field, field_validator
 from tunesmith.options import Options
 
 TOLERANCES = {"f32": 1e-4, "f16": 0.05}
-"""Largest difference of a log-probability, in nats, of formats that hardly round.
+"""Allowed difference of a log-probability in nats, for formats that barely round.
 
-With f32, keys and values are kept in f32 too; with f16, as llama.cpp does by default.
+Keys and values are cached in f32 for f32, and in llama.cpp's default f16 for f16.
 """
 
 
@@ -21,8 +21,8 @@ class GgufOptions(Options):
     quantize: Literal["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"] = Field(
         "f16",
         description=(
-            "Format of the weights: f32 and f16 change answers hardly or not at all, q8_0 halves "
-            "the file, q4_k_m is a good choice for little memory."
+            "Format of the weights. f32 and f16 barely change answers, q8_0 halves the file, and "
+            "q4_k_m is a good choice for little memory."
         ),
     )
     pre_tokenizer: str | None = Field(
@@ -30,8 +30,8 @@ class GgufOptions(Options):
         min_length=1,
         max_length=40,
         description=(
-            "Name in llama.cpp of the way in which the tokenizer splits text, such as smollm, if "
-            "the converter does not recognize it. A wrong name is found by the checks."
+            "llama.cpp's name of the tokenizer's pre-tokenizer, such as smollm. Only needed if the "
+            "converter does not recognize the tokenizer. The checks reject a wrong name."
         ),
     )
 
@@ -43,19 +43,24 @@ class OllamaOptions(GgufOptions):
         None,
         min_length=1,
         max_length=20_000,
-        description="System prompt of the Modelfile: that of the training rows, if they have one.",
+        description="System prompt in the Modelfile, usually the one of the training rows.",
     )
 
     @field_validator("system")
     @classmethod
     def _refuse_three_quotes(cls, text: str | None) -> str | None:
         if text is not None and '"""' in text:
-            raise ValueError("three quotation marks in a row end the text in a Modelfile")
+            raise ValueError(
+                "must not contain three quotation marks in a row, which end a text in a Modelfile"
+            )
         return text
 
     temperature: float = Field(
-        0.0, ge=0, le=2, description="Temperature of the Modelfile. 0 answers as it was measured."
+        0.0,
+        ge=0,
+        le=2,
+        description="Temperature in the Modelfile. 0 is greedy, as in the evaluation.",
     )
     num_ctx: int = Field(
-        4096, ge=256, le=10_000_000, description="Tokens of a prompt and its answer, at most."
+        4096, ge=256, le=10_000_000, description="Maximum tokens of a prompt and its answer."
     )

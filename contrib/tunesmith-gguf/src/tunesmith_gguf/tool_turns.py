@@ -1,4 +1,4 @@
-"""The parts of a chat template that write tools: found by rendering, and tried on others."""
+"""Find how a chat template writes tools: render marked tools, then verify on other ones."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tunesmith_gguf.turns import (
 
 
 class ToolsSkippedError(Exception):
-    """Ollama's templates cannot express what the chat template writes for tools."""
+    """Ollama's templates cannot express how the chat template writes tools."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"tools are left out of the template, because of the chat template: {what}"
+            f"the Modelfile's template has no tools, because of the chat template: {what}"
         )
 
 
@@ -48,10 +48,10 @@ DEFINITIONS = (_define("qzxfirstxzq"), _define("qzxsecondxzq"))
 
 
 def add_tools(turns: Turns, render: Render) -> Turns:
-    """Return the turns with what the chat template writes for tools, if it writes anything.
+    """Return the turns including the text that the chat template writes for tools, if any.
 
     Raises:
-        ToolsSkippedError: it writes tools in a way that Ollama's templates cannot express.
+        ToolsSkippedError: Ollama's templates cannot express how tools are written.
     """
     question = Message(USER, "qzx0xzq")
     with_tools = [replace(question, tools=DEFINITIONS)]
@@ -65,7 +65,7 @@ def add_tools(turns: Turns, render: Render) -> Turns:
         candidate = _strip_quotes(Turns(between, replace(tools, results_as_json=as_json)))
         if all(_renders_alike(candidate, render, messages) for messages in _probes(between)):
             return candidate
-    raise ToolsSkippedError("it writes calls or results of tools in a way of its own")
+    raise ToolsSkippedError("it writes tool calls or results in an unsupported format")
 
 
 def _renders_alike(turns: Turns, render: Render, messages: Sequence[Message]) -> bool:
@@ -73,7 +73,7 @@ def _renders_alike(turns: Turns, render: Render, messages: Sequence[Message]) ->
 
 
 def _find_openings(turns: Turns, render: Render) -> tuple[dict[Pair, Opening], bool, int | None]:
-    """Return the texts with tools at the beginning, and how a definition is written."""
+    """Return the opening texts with tools, and the format of a definition."""
     texts: dict[Pair, str] = {}
     for kinds in ((USER,), (SYSTEM, USER)):
         if (START, kinds[0]) not in turns.between:
@@ -83,7 +83,7 @@ def _find_openings(turns: Turns, render: Render) -> tuple[dict[Pair, Opening], b
         for before, message in zip([START, *kinds], marked, strict=False):
             texts[before, message.role], found, text = text.partition(message.text)
             if not found:
-                raise ToolsSkippedError("it leaves a message out if there are tools")
+                raise ToolsSkippedError("it skips a message if there are tools")
         texts[kinds[-1], ANSWER] = text
     changed = {pair: text for pair, text in texts.items() if text != turns.between.get(pair)}
     for with_type in (True, False):
@@ -93,11 +93,11 @@ def _find_openings(turns: Turns, render: Render) -> tuple[dict[Pair, Opening], b
             }
             if _has_all(opening):
                 return opening, with_type, indent
-    raise ToolsSkippedError("it writes definitions of tools in a way of its own")
+    raise ToolsSkippedError("it writes tool definitions in an unsupported format")
 
 
 def _has_all(opening: dict[Pair, Opening]) -> bool:
-    """Return True if the definitions are written, whether or not there is a system message."""
+    """Return True if definitions are written both with and without a system message."""
     for start in {pair[1] for pair in opening if pair[0] == START}:
         path = [(START, start)] if start == USER else [(START, start), (start, USER)]
         if not any(pair in opening and opening[pair].has_definitions for pair in path):
@@ -116,7 +116,7 @@ def _split_definitions(text: str, with_type: bool, indent: int | None) -> Openin
 
 
 def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, bool]:
-    """Return all texts between two turns, and how a call is written."""
+    """Return all texts between two turns, and the format of a call."""
     between = dict(turns.between)
     calls = [ToolCall(f"qzxname{n}xzq", dump_json(_ARGUMENTS)) for n in range(2)]
     one, two = (Message(ASSISTANT, "", tool_calls=tuple(calls[: n + 1])) for n in range(2))
@@ -133,7 +133,7 @@ def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, boo
         [question, two, *results],
     ]
     both = [question, replace(one, content=said.text), results[0]]
-    if render(both) != render(called):  # else it leaves text beside a call out
+    if render(both) != render(called):  # otherwise it drops text next to a call
         chats.append(both)
     for chat in chats:
         text = _render_if_taken(render, chat)
@@ -141,23 +141,23 @@ def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, boo
             literals = list(_list_literals(chat, middle, name_first))
             between.update(_cut(text, literals, between))
     if (TOOL, ANSWER) not in between:
-        raise ToolsSkippedError("it takes no results of tools")
+        raise ToolsSkippedError("it does not accept tool results")
     return between, middle, name_first
 
 
 def _render_if_taken(render: Render, chat: Sequence[Message]) -> str | None:
     try:
         return render(chat)
-    except Exception:  # jinja raises what the template asks for
+    except Exception:  # templates can raise any error
         return None
 
 
 def _find_middle(text: str) -> tuple[str, bool]:
-    """Return the text between name and arguments of a call, and True if the name is first."""
+    """Return the text between name and arguments of a call, and whether the name comes first."""
     parts = ["qzxname0xzq", dump_json(_ARGUMENTS)]
     at = [text.find(part) for part in parts]
     if min(at) < 0:
-        raise ToolsSkippedError("it writes calls of tools in a way of its own")
+        raise ToolsSkippedError("it writes tool calls in an unsupported format")
     first, second = (0, 1) if at[0] < at[1] else (1, 0)
     return text[at[first] + len(parts[first]) : at[second]], first == 0
 
@@ -174,7 +174,7 @@ def _list_literals(
 
 
 def _cut(text: str, literals: list[tuple[str, str]], known: dict[Pair, str]) -> dict[Pair, str]:
-    """Return the texts between parts of a conversation.
+    """Return the texts between the parts of a conversation.
 
     Raises:
         ToolsSkippedError: a part is missing, or a text depends on more than its neighbors.
@@ -184,9 +184,7 @@ def _cut(text: str, literals: list[tuple[str, str]], known: dict[Pair, str]) -> 
     for next_kind, literal in literals:
         piece, found, text = text.partition(literal)
         if not found:
-            raise ToolsSkippedError(
-                f"it leaves a part of a conversation with tools out, a {next_kind}"
-            )
+            raise ToolsSkippedError(f"it skips a part of a conversation with tools: {next_kind}")
         _add(pieces, (kind, next_kind), piece, known)
         kind = next_kind
     _add(pieces, (kind, ANSWER), text, known)
@@ -196,27 +194,27 @@ def _cut(text: str, literals: list[tuple[str, str]], known: dict[Pair, str]) -> 
 def _add(pieces: dict[Pair, str], pair: Pair, text: str, known: dict[Pair, str]) -> None:
     if pieces.get(pair, known.get(pair, text)) != text:
         raise ToolsSkippedError(
-            f"what it writes between {pair[0]} and {pair[1]} depends on more than these"
+            f"the text between {pair[0]} and {pair[1]} depends on more than these two"
         )
     pieces[pair] = text
 
 
 def _find_mark(turns: Turns, between: dict[Pair, str]) -> str:
-    """Return the text with which an answer begins that calls a tool."""
+    """Return the text that starts an answer with a tool call."""
     asked = turns.between[USER, ANSWER]
     if not between[USER, CALL].startswith(asked):
-        raise ToolsSkippedError("a call of a tool does not begin where an answer does")
+        raise ToolsSkippedError("a tool call does not start where an answer starts")
     mark = between[USER, CALL].removeprefix(asked)
     to_calls = [text for pair, text in between.items() if pair[1] == CALL and pair[0] != CALL]
     while "{{" in mark:
         mark = mark[mark.index("{{") + 1 :]
     if not all(text.endswith(mark) for text in to_calls):
-        raise ToolsSkippedError("a call of a tool begins in several ways")
+        raise ToolsSkippedError("tool calls start with different texts")
     return mark
 
 
 def _strip_quotes(turns: Turns) -> Turns:
-    """Return the turns without the quotation marks that results in JSON bring themselves."""
+    """Return the turns without the quotation marks that JSON results already include."""
     if turns.tools is None or not turns.tools.results_as_json:
         return turns
     return replace(
@@ -232,7 +230,7 @@ def _strip_quotes(turns: Turns) -> Turns:
 
 
 def _probes(between: dict[Pair, str]) -> Iterator[list[Message]]:
-    """Yield conversations with tools, of the kinds that the template takes."""
+    """Yield conversations with tools, of the kinds that the template accepts."""
     texts = ("Is it < 3 & dry?", 'Say "{{ it }}"\\n.', '{"rain": false, "in": "Gräz"}', "a\n\nb")
     calls = [
         ToolCall(f"tool_{n}", dump_json({"city": text, "n": n})) for n, text in enumerate(texts)

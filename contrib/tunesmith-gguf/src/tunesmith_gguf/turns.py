@@ -1,9 +1,9 @@
-"""A chat template as the texts between messages, and the same in Ollama's template language.
+"""A chat template as texts between messages, which Ollama's template language can express.
 
-A chat template is a program in Jinja; Ollama has templates of its own, in Go. Most chat templates
-do no more than write a fixed text between two messages, which depends on their roles. These texts
-are found by rendering conversations, and tried on others: a template that does more is refused.
-White space around a message, which many templates remove, stays.
+Chat templates are Jinja programs; Ollama uses Go templates. Most chat templates only write a fixed
+text between two messages, depending on their roles. These texts are found by rendering marked
+conversations, and verified on others. A template that does more is refused. White space around a
+message is kept, although many templates remove it.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ USER: Role = "user"
 ASSISTANT: Role = "assistant"
 TOOL: Role = "tool"
 START, CALL, ANSWER = "start", "call", "answer"
-"""Stand for what is before the first message, a call of a tool, and the answer asked for."""
+"""Stand for the start of the conversation, a tool call, and the requested answer."""
 _MARK = "qzx{}xzq"
-"""A message that is in no template."""
+"""Message text that occurs in no template."""
 
 _MAY_BE_REFUSED: tuple[tuple[Role, ...], ...] = (
     (SYSTEM, USER, ASSISTANT, USER),
     (USER, USER, USER),
     (USER, ASSISTANT),
 )
-"""Conversations that some templates do not take."""
+"""Conversations that some templates do not accept."""
 
 Render = Callable[[Sequence[Message]], str]
-"""Return a conversation as text, up to where an answer begins."""
+"""Renders a conversation to text, up to where an answer starts."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """The text of a pair if there are tools: around their definitions, and between two."""
+    """Text of a pair if there are tools: before, between and after their definitions."""
 
     before: str
     between: str = ""
@@ -51,33 +51,33 @@ class Opening:
 
 @dataclass(frozen=True)
 class ToolTurns:
-    """What a chat template writes for tools, beside the texts between two turns."""
+    """How a chat template writes tools, in addition to the texts between turns."""
 
     opening: Mapping[Pair, Opening]
-    """For the pairs at the beginning that have another text if there are tools."""
+    """Pairs at the start of a conversation whose text changes if there are tools."""
     with_type: bool
-    """A definition is the whole object, and not that of its function alone."""
+    """True if a definition is the whole tool object, False if only its function."""
     indent: int | None
-    """Spaces by which definitions are indented; Ollama writes them without."""
+    """Indentation of definitions in spaces; Ollama writes them without."""
     mark: str
-    """With this text, a call begins."""
+    """Text that starts a call."""
     middle: str
-    """The text between name and arguments of a call."""
+    """Text between name and arguments of a call."""
     name_first: bool
-    """The name of a call is before its arguments."""
+    """True if the name of a call comes before its arguments."""
     results_as_json: bool
-    """The result of a call is written as a JSON string."""
+    """True if the result of a call is written as a JSON string."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """The text between two messages, by the roles of both."""
+    """Text between two messages, by the roles of both."""
 
     between: Mapping[Pair, str]
     tools: ToolTurns | None = None
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return a conversation as text, up to where the answer begins."""
+        """Return a conversation as text, up to where the answer starts."""
         definitions = list(messages[0].tools) if self.tools and messages else []
         kind, text = START, ""
         for message in messages:
@@ -87,7 +87,7 @@ class Turns:
         return text + self._write_between((kind, ANSWER), definitions)
 
     def without_bos(self, bos: str) -> Turns:
-        """Return the turns without a BOS token at the start, for engines that add it."""
+        """Return the turns without a BOS token at the start, for engines that add one."""
         between = {
             pair: text.removeprefix(bos) if pair[0] == START else text
             for pair, text in self.between.items()
@@ -103,7 +103,7 @@ class Turns:
         return Turns(between, replace(self.tools, opening=opening))
 
     def _list_parts(self, message: Message) -> Iterator[Pair]:
-        """Yield the kinds and texts of what a message consists of."""
+        """Yield kind and text of each part of a message."""
         tools = self.tools
         if tools is None or not message.tool_calls:
             is_json = tools is not None and tools.results_as_json and message.role == TOOL
@@ -131,7 +131,7 @@ class Turns:
 
 
 def dump_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON as chat templates write it."""
+    """Return JSON formatted as in chat templates."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
@@ -139,7 +139,7 @@ def find_turns(render: Render) -> Turns:
     """Return the texts that a chat template writes between messages.
 
     Raises:
-        UsageError: it does more than that.
+        UsageError: the template does more than write such texts.
     """
     between = dict(_find_pieces(render, [USER, ASSISTANT, USER]))
     for roles in _MAY_BE_REFUSED:
@@ -147,19 +147,21 @@ def find_turns(render: Render) -> Turns:
         if all(between.get(pair, text) == text for pair, text in pieces):
             between.update(pieces)
         elif SYSTEM in roles:
-            raise _refusal("what it writes between two messages depends on the system message")
+            raise _refusal("the text between two messages depends on the system message")
     turns = Turns(between)
     for messages in _probes(with_system=(START, SYSTEM) in between):
         if turns.render(messages) != render(messages):
-            raise _refusal("it changes messages, or writes more than what follows from their roles")
+            raise _refusal(
+                "it changes messages, or writes text that depends on more than their roles"
+            )
     return turns
 
 
 def _find_pieces_if_taken(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]]:
-    """Return the text between each two of these roles; nothing if the template refuses them."""
+    """Return the text between each two of these roles; empty if the template refuses them."""
     try:
         return _find_pieces(render, roles)
-    except Exception:  # jinja raises what the template asks for
+    except Exception:  # templates can raise any error
         return []
 
 
@@ -171,7 +173,7 @@ def _find_pieces(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]
     for before, message in zip([START, *roles], marked, strict=False):
         piece, found, text = text.partition(message.text)
         if not found or message.text in text:
-            raise _refusal("it leaves a message out, or writes it twice, or in another order")
+            raise _refusal("it skips, repeats or reorders messages")
         pieces.append(((before, message.role), piece))
     return [*pieces, ((roles[-1], ANSWER), text)]
 
@@ -188,6 +190,6 @@ def _probes(*, with_system: bool) -> Iterator[list[Message]]:
 
 def _refusal(what: str) -> UsageError:
     return UsageError(
-        f"ollama: the chat template cannot be written in Ollama's language, {what}",
-        hint="export with --to gguf: llama-server --jinja runs the chat template itself",
+        f"ollama: the chat template cannot be written in Ollama's language: {what}",
+        hint="export with --to gguf instead: llama-server --jinja runs the chat template itself",
     )

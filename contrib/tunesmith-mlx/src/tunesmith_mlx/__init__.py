@@ -1,4 +1,4 @@
-"""Exporter ``mlx``: a trained model for mlx-lm, checked before."""
+"""Exporter ``mlx``: write a trained model for mlx-lm, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -23,14 +23,14 @@ TOKENIZER_OPTIONS = {"trust_remote_code": False, "local_files_only": True}
 
 
 class MlxModel(FolderTokenizer):
-    """A model folder in mlx-lm, whose tokenizer renders in the way of mlx-lm."""
+    """A model folder in mlx-lm, which renders prompts with mlx-lm's tokenizer."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self.model = model
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
-        """Generate greedy answers, one after the other."""
+        """Generate greedy answers, one at a time."""
         return [self._generate(prompt, max_new_tokens) for prompt in prompts]
 
     def logprobs(self, ids: Sequence[int], first: int) -> Any:
@@ -53,10 +53,10 @@ class MlxModel(FolderTokenizer):
 
 @contextmanager
 def open_engine(folder: Path) -> Iterator[MlxModel]:
-    """Load a folder as ``mlx_lm.load`` does.
+    """Load a folder like ``mlx_lm.load``.
 
     Raises:
-        IntegrityError: mlx-lm cannot load it.
+        IntegrityError: mlx-lm cannot load the folder.
     """
     refuse_foreign_code(folder)
     from mlx_lm import load
@@ -64,5 +64,5 @@ def open_engine(folder: Path) -> Iterator[MlxModel]:
     try:
         model, tokenizer = load(str(folder), tokenizer_config=TOKENIZER_OPTIONS)
     except (OSError, ValueError, RuntimeError) as error:
-        raise IntegrityError(f"{folder}: mlx-lm cannot load it, {error!s:.200}") from error
+        raise IntegrityError(f"{folder}: mlx-lm cannot load this folder: {error!s:.200}") from error
     yield MlxModel(model, tokenizer)

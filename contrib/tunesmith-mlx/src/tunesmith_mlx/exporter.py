@@ -1,4 +1,4 @@
-"""Write model folders for mlx-lm, with weights in fewer bits if that is asked for."""
+"""Write model folders for mlx-lm, optionally with quantized weights."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from tunesmith_torch.export.folder_facts import read_folder_facts
 from tunesmith_torch.export.plain_folder import copy_files
 
 DTYPES = {"f32": "float32", "f16": "float16"}
-"""Formats of what is not quantized; bfloat16 for all others, whose range is that of float32."""
+"""Formats of weights that are not quantized; the default bfloat16 has the range of float32."""
 _NOT_COPIED = (".safetensors", ".py", ".index.json")
 
 
 class MlxExporter:
-    """Writes folders with the converter of mlx-lm and opens them in mlx-lm."""
+    """Writes folders with mlx-lm's converter, and opens them in mlx-lm."""
 
     def __init__(self, options: MlxOptions) -> None:
         self.options = options
 
     def export(self, model: Path, out: Path) -> None:
-        """Write the model below ``out``, one file of weights at a time in memory.
+        """Write the model to ``out``, with one weight file at a time in memory.
 
         Raises:
-            EnvironmentProblem: mlx-lm does not know the architecture, or has no place for some of
-                its weights.
+            EnvironmentProblem: mlx-lm does not support the architecture, or some of its weights.
         """
         from mlx_lm.utils import save_config, save_model
 
@@ -40,7 +39,7 @@ class MlxExporter:
         save_config(config, out / "config.json")
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the folder says.
+        """Return facts from the folder, to compare with the model.
 
         Raises:
             IntegrityError: a file is missing or incomplete.
@@ -52,32 +51,32 @@ class MlxExporter:
         return open_engine(out)
 
     def _load(self, model: Path) -> tuple[Any, dict[str, Any]]:
-        """Return a model whose weights are computed when they are written, and its config."""
+        """Return a model whose weights are loaded lazily when they are written, and its config."""
         import mlx.core as mx
         from mlx_lm.utils import load_model, quantize_model
 
         try:
-            with redirect_stdout(StringIO()) as printed:  # what it lacks, before it exits
+            with redirect_stdout(StringIO()) as printed:  # prints what is missing, then exits
                 weights, config = load_model(model, lazy=True)
         except (ValueError, TypeError, KeyError, IndexError, SystemExit) as error:
             text = printed.getvalue() if isinstance(error, SystemExit) else str(error)
             reason = (text.strip().splitlines() or ["without a message"])[0]
             raise EnvironmentProblem(
-                f"mlx: mlx-lm cannot load this model, {reason:.200}",
-                hint="it may not know this architecture: export to safetensors instead",
+                f"mlx: mlx-lm cannot load this model: {reason:.200}",
+                hint="it may not support this architecture: export to safetensors instead",
             ) from error
         name = DTYPES.get(self.options.quantize, "bfloat16")
         _convert(weights, getattr(mx, name))
         config.update(dtype=name, torch_dtype=name)
         if self.options.quantize.startswith("int"):
             bits = int(self.options.quantize[3:])
-            with redirect_stdout(StringIO()):  # it prints the bits of a weight
+            with redirect_stdout(StringIO()):  # prints the bits per weight
                 weights, config = quantize_model(weights, config, self.options.group_size, bits)
         return weights, config
 
 
 def _convert(model: Any, dtype: Any) -> None:
-    """Convert the weights of a model, except those that its architecture keeps as they are."""
+    """Convert the weights of a model, except those that its architecture keeps unchanged."""
     import mlx.core as mx
     from mlx.utils import tree_map_with_path
 

@@ -1,4 +1,4 @@
-"""The offer of the exporter ``mlx``."""
+"""Offer of the exporter ``mlx``."""
 
 from __future__ import annotations
 

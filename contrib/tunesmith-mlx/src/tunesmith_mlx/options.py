@@ -9,7 +9,7 @@ from pydantic import Field
 from tunesmith.options import Options
 
 TOLERANCES = {"f32": 1e-4, "f16": 0.05}
-"""Largest difference of a log-probability, in nats, of formats that hardly round."""
+"""Allowed difference of a log-probability in nats, for formats that barely round."""
 
 
 class MlxOptions(Options):
@@ -18,14 +18,14 @@ class MlxOptions(Options):
     quantize: Literal["f32", "f16", "bf16", "int8", "int4"] = Field(
         "f16",
         description=(
-            "Format of the weights: f32 changes nothing, f16 and bf16 halve the folder, int8 and "
-            "int4 have a scale and an offset for each group_size of them, and the rest in bf16."
+            "Format of the weights. f32 changes nothing, and f16 and bf16 halve the folder. int8 "
+            "and int4 use a scale and an offset per group_size weights; the rest is in bf16."
         ),
     )
     group_size: Literal[32, 64, 128] = Field(
         64,
         description=(
-            "Weights that share a scale and an offset in int8 and int4: fewer are more exact and "
-            "larger. Matrices whose rows are no multiple of it stay in bf16."
+            "Number of weights that share a scale and an offset in int8 and int4. Smaller groups "
+            "are more accurate and larger. Matrices whose rows it does not divide stay in bf16."
         ),
     )

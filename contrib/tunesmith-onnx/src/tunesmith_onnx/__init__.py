@@ -1,4 +1,4 @@
-"""Exporter ``onnx``: a trained model for ONNX Runtime, checked before."""
+"""Exporter ``onnx``: write a trained model for ONNX Runtime, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: the graph generates and scores, its folder's tokenizer reads.
+"""ONNX Runtime as an engine: the graph generates and scores, the folder's tokenizer tokenizes.
 
 Shapes: T tokens, N scored positions, V vocabulary.
 """
@@ -22,14 +22,14 @@ from tunesmith_torch.export.threads import count_threads
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
 PAST, PRESENT = "past_key_values.", "present."
-"""Names of cached keys and values begin so, as inputs and as outputs."""
+"""Prefixes of the names of cached keys and values, as inputs and as outputs."""
 
 
 class OnnxRuntime(FolderTokenizer):
     """A graph in ONNX Runtime."""
 
     def __init__(self, session: Any, tokenizer: Any, config: dict[str, Any]) -> None:
-        """``config`` is the part ``model`` of the folder's genai_config.json."""
+        """Wrap a session; ``config`` is the ``model`` part of the folder's genai_config.json."""
         super().__init__(tokenizer)
         self.session = session
         ids = config["eos_token_id"]
@@ -37,14 +37,14 @@ class OnnxRuntime(FolderTokenizer):
         names = {i.name for i in session.get_inputs()}
         cached = {name for name in names if name.startswith(PAST)}
         if unknown := names - cached - {"input_ids", "attention_mask", "position_ids"}:
-            raise EnvironmentProblem(f"onnx: the graph has inputs that are not known, {unknown}")
+            raise EnvironmentProblem(f"onnx: the graph has unknown inputs: {unknown}")
         self.takes_positions = "position_ids" in names
         decoder = config["decoder"]
         shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
         self.empty_cache = {name: np.zeros(shape, np.float32) for name in cached}
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
-        """Generate greedy answers, one after the other."""
+        """Generate greedy answers, one at a time."""
         return [self._generate(prompt, max_new_tokens) for prompt in prompts]
 
     def logprobs(self, ids: Sequence[int], first: int) -> Any:
@@ -65,7 +65,7 @@ class OnnxRuntime(FolderTokenizer):
     def _run(
         self, ids: Sequence[int], cache: dict[str, Any], length: int
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the logits after each of ``ids``, which follow ``length`` others in the cache."""
+        """Return the logits after each of ``ids``, which follow ``length`` cached tokens."""
         feed = {
             "input_ids": np.array([list(ids)], np.int64),
             "attention_mask": np.ones((1, length + len(ids)), np.int64),
@@ -81,11 +81,11 @@ class OnnxRuntime(FolderTokenizer):
 
 @contextmanager
 def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
-    """Load a graph with its tokenizer.
+    """Load a graph and its tokenizer.
 
     Raises:
-        IntegrityError: ONNX Runtime cannot load it.
-        EnvironmentProblem: its state is more than cached keys and values.
+        IntegrityError: ONNX Runtime cannot load the graph.
+        EnvironmentProblem: the model's state is more than cached keys and values.
     """
     import onnxruntime
 
@@ -99,6 +99,6 @@ def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
         session = onnxruntime.InferenceSession(
             folder / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # its exceptions have no class of their own
-        raise IntegrityError(f"{folder}: ONNX Runtime cannot load it, {error!s:.200}") from error
+    except Exception as error:  # its exceptions have no common class
+        raise IntegrityError(f"{folder}: ONNX Runtime cannot load it: {error!s:.200}") from error
     yield OnnxRuntime(session, open_tokenizer(folder), config)

@@ -1,4 +1,4 @@
-"""Write model folders as ONNX graphs, quantize them, and read back what the files say."""
+"""Write model folders as ONNX graphs, quantize them, and read back facts from the files."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from tunesmith_torch.export.folder_facts import read_added_tokens
 
 GRAPH, CONFIG = "model.onnx", "genai_config.json"
 HEAD_SIZES = 16
-"""The operator of attention takes heads of multiples of this size."""
+"""The attention operator only supports head sizes that are multiples of this."""
 BLOCK = 32
-"""Weights that share a scale."""
+"""Number of weights that share a scale."""
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-"""Files of the model that programs read beside the graph."""
+"""Files of the model that programs need next to the graph."""
 
 
 class OnnxExporter:
-    """Writes ONNX graphs with the builder of ONNX Runtime GenAI; opens them in ONNX Runtime."""
+    """Writes ONNX graphs with ONNX Runtime GenAI's builder; opens them in ONNX Runtime."""
 
     def __init__(self, options: OnnxOptions) -> None:
         self.quantize = options.quantize
 
     def export(self, model: Path, out: Path) -> None:
-        """Write the model below ``out``.
+        """Write the model to ``out``.
 
         Raises:
-            EnvironmentProblem: the builder or ONNX Runtime does not take the architecture.
+            EnvironmentProblem: the builder or ONNX Runtime does not support the architecture.
         """
         if self.quantize == "f32":
             build_graph(model, out)
@@ -53,7 +53,7 @@ class OnnxExporter:
                 shutil.copyfile(model / name, out / name)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the files say.
+        """Return facts from the files, to compare with the model.
 
         Raises:
             IntegrityError: a file is missing or incomplete.
@@ -71,10 +71,10 @@ class OnnxExporter:
 
 
 def build_graph(model: Path, out: Path) -> None:
-    """Run the builder in a process of its own: it changes the import path.
+    """Run the builder in its own process, because it changes the import path.
 
     Raises:
-        EnvironmentProblem: it fails, or ONNX Runtime cannot run the graph.
+        EnvironmentProblem: the builder failed, or ONNX Runtime cannot run the graph.
     """
     with TemporaryDirectory(prefix="tunesmith-onnx-") as cache:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32"]
@@ -86,23 +86,23 @@ def build_graph(model: Path, out: Path) -> None:
             check=False,
         )
     if done.returncode != 0 or not (out / GRAPH).is_file():
-        reason = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
         raise EnvironmentProblem(
-            f"onnx: the builder of ONNX Runtime GenAI failed, {reason:.300}",
-            hint="it may not know this architecture: export to safetensors instead",
+            f"onnx: ONNX Runtime GenAI's builder failed: {reason:.300}",
+            hint="it may not support this architecture: export to safetensors instead",
         )
     config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
     size = config["model"]["decoder"]["head_size"]
     if size % HEAD_SIZES:
         raise EnvironmentProblem(
-            f"onnx: the model has heads of a size of {size}, not a multiple of {HEAD_SIZES} as "
-            "ONNX Runtime needs them",
+            f"onnx: the model's head size is {size}, but ONNX Runtime needs a multiple of "
+            f"{HEAD_SIZES}",
             hint="export to safetensors instead",
         )
 
 
 def quantize_graph(source: Path, target: Path, bits: int) -> None:
-    """Write a graph whose constant matrices have 4 or 8 bits; it is computed with in float32."""
+    """Write a graph with constant matrices in 4 or 8 bits; it still computes in float32."""
     import onnx
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
@@ -113,10 +113,10 @@ def quantize_graph(source: Path, target: Path, bits: int) -> None:
 
 
 def check_graph(file: Path) -> None:
-    """Check that a graph can be read, and that the file of its weights is complete.
+    """Check that a graph is readable, and that its weight file is complete.
 
     Raises:
-        IntegrityError: it cannot, or is not.
+        IntegrityError: the graph is unreadable, or its weights are incomplete.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -124,7 +124,7 @@ def check_graph(file: Path) -> None:
     try:
         graph = onnx.load(file, load_external_data=False).graph
     except (DecodeError, OSError) as error:
-        raise IntegrityError(f"{file}: cannot be read, {error!s:.120}") from error
+        raise IntegrityError(f"{file}: cannot be read: {error!s:.120}") from error
     for tensor in graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}
         if not place:

@@ -1,4 +1,4 @@
-"""The offer of the exporter ``onnx``, and its options."""
+"""Offer and options of the exporter ``onnx``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class OnnxOptions(Options):
     quantize: Literal["f32", "int8", "int4"] = Field(
         "f32",
         description=(
-            "Format of the weights of matrices: f32 changes nothing, int8 and int4 have a scale "
-            "for each 32 of them. Embeddings stay in f32."
+            "Format of the weights of matrices. f32 changes nothing; int8 and int4 use a scale per "
+            "32 weights. Embeddings stay in f32."
         ),
     )
 

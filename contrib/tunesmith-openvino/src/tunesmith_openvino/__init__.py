@@ -1,4 +1,4 @@
-"""Exporter ``openvino``: a trained model for OpenVINO GenAI, checked before."""
+"""Exporter ``openvino``: write a trained model for OpenVINO GenAI, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

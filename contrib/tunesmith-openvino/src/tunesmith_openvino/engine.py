@@ -19,11 +19,11 @@ from tunesmith_torch.export.logits import normalize_logits
 from tunesmith_torch.export.threads import count_threads
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-"""OpenVINO rounds what it computes, and cached keys and values, if it is not asked to keep them."""
+"""Without these options OpenVINO may round computations, and cached keys and values."""
 
 
 class OpenvinoModel:
-    """A folder in OpenVINO GenAI."""
+    """A model folder in OpenVINO GenAI."""
 
     def __init__(self, pipeline: Any, graph: Any) -> None:
         self.pipeline = pipeline
@@ -31,20 +31,20 @@ class OpenvinoModel:
         self.tokenizer = pipeline.get_tokenizer()
 
     def render(self, prompt: Prompt) -> str:
-        """Return the prompt as OpenVINO GenAI renders the chat template in the folder."""
+        """Return the prompt, rendered by OpenVINO GenAI with the folder's chat template."""
         if isinstance(prompt, str) or not self.tokenizer.chat_template:
             return prompt if isinstance(prompt, str) else prompt[0].text
         turns = [{"role": message.role, "content": message.text} for message in prompt]
         return str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True))
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the ids of a rendered prompt; a chat template writes its own BOS."""
+        """Return the token ids of a rendered prompt; a chat template adds its own BOS."""
         special = not self.tokenizer.chat_template
         ids_1T = self.tokenizer.encode(text, add_special_tokens=special).input_ids.data
         return [int(i) for i in ids_1T[0]]
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
-        """Generate greedy answers, one after the other."""
+        """Generate greedy answers, one at a time."""
         return [self._generate(prompt, max_new_tokens) for prompt in prompts]
 
     def logprobs(self, ids: Sequence[int], first: int) -> Any:
@@ -76,10 +76,10 @@ class OpenvinoModel:
 
 @contextmanager
 def open_engine(folder: Path) -> Iterator[OpenvinoModel]:
-    """Load a folder on the CPU; it computes in float32.
+    """Load a folder on the CPU, computing in float32.
 
     Raises:
-        IntegrityError: OpenVINO cannot load it.
+        IntegrityError: OpenVINO cannot load the folder.
     """
     from openvino import Core
     from openvino_genai import LLMPipeline
@@ -90,5 +90,5 @@ def open_engine(folder: Path) -> Iterator[OpenvinoModel]:
         graph = Core().compile_model(folder / "openvino_model.xml", "CPU", options)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise IntegrityError(f"{folder}: OpenVINO cannot load it, {reason:.200}") from error
+        raise IntegrityError(f"{folder}: OpenVINO cannot load it: {reason:.200}") from error
     yield OpenvinoModel(pipeline, graph.create_infer_request())

@@ -1,4 +1,4 @@
-"""Write model folders as graphs of OpenVINO, and read back what the files say."""
+"""Write model folders as OpenVINO graphs, and read back facts from the files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OpenvinoExporter:
         self.quantize = options.quantize
 
     def export(self, model: Path, out: Path) -> None:
-        """Write the model below ``out``.
+        """Write the model to ``out``.
 
         Raises:
             EnvironmentProblem: OpenVINO cannot convert the model.
@@ -43,7 +43,7 @@ class OpenvinoExporter:
         copy_files(model, out, _NOT_COPIED)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what OpenVINO GenAI reads in the files.
+        """Return facts that OpenVINO GenAI reads from the files.
 
         Raises:
             IntegrityError: a file is missing or incomplete.
@@ -59,7 +59,7 @@ class OpenvinoExporter:
             vocabulary = Tokenizer(str(out)).get_vocab()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise IntegrityError(f"{out}: OpenVINO cannot read it, {reason:.200}") from error
+            raise IntegrityError(f"{out}: OpenVINO cannot read it: {reason:.200}") from error
         ids = frozenset({generation.eos_token_id, *generation.stop_token_ids})
         return {
             "end_ids": ids,

@@ -1,10 +1,10 @@
-"""A causal model of transformers as a graph of OpenVINO that keeps its keys and values itself.
+"""Convert a causal transformers model to an OpenVINO graph that keeps keys and values as state.
 
-Shapes: B rows, T new tokens, P tokens in the cache, H heads, D size of a head.
+Shapes: B rows, T new tokens, P tokens in the cache, S = P + T, H heads, D head size.
 
-The graph has the inputs that OpenVINO GenAI gives it: ``input_ids``, ``attention_mask``,
-``position_ids`` and ``beam_idx``, the rows of the cache to go on with. The frontend is called
-itself, and not ``openvino.convert_model``, which reports its use to its authors.
+The graph has the inputs that OpenVINO GenAI expects: ``input_ids``, ``attention_mask``,
+``position_ids`` and ``beam_idx`` (the cache rows to continue). The frontend is called directly
+instead of ``openvino.convert_model``, which reports its use to Intel.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tunesmith.errors import EnvironmentProblem
 INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
 _HINT = "export to safetensors instead"
 _TRACED_ROWS, _TRACED_TOKENS, _TRACED_CACHE = 2, 3, 2
-"""Sizes of the traced pass; all are dimensions of any size in the graph."""
+"""Sizes of the traced pass; in the graph these dimensions are dynamic."""
 
 
 class CachedStep(nn.Module):
-    """A pass over new tokens, whose cache is an input and an output."""
+    """A forward pass over new tokens, with the cache as input and output."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -62,31 +62,31 @@ def build_graph(folder: Path) -> Any:
     """Return the graph of a model folder, with weights in float32.
 
     Raises:
-        EnvironmentProblem: the model has more state than keys and values of all tokens, or
+        EnvironmentProblem: the model has state other than keys and values of all tokens, or
             OpenVINO cannot convert it.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     refuse_other_state(config)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of tracing; the checks of the export compare results
+            warnings.simplefilter("ignore")  # tracing warns; the export's checks compare results
             model = _load(folder)
             first = model(torch.zeros(1, 1, dtype=torch.long), use_cache=True)
             shapes = [(t.shape[1], t.shape[3]) for t in _list_tensors(first.past_key_values)]
             graph = _convert(CachedStep(model).eval(), shapes)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise EnvironmentProblem(
-            f"openvino: OpenVINO cannot convert this model, {_last_line(error):.200}", hint=_HINT
+            f"openvino: OpenVINO cannot convert this model: {_last_line(error):.200}", hint=_HINT
         ) from error
     _keep_state(graph, shapes)
     return graph
 
 
 def refuse_other_state(config: Any) -> None:
-    """Refuse models whose layers do not all see all tokens: the mask of the graph is causal.
+    """Refuse models with a layer that does not see all tokens: the graph's mask is causal.
 
     Raises:
-        EnvironmentProblem: a layer has a window, or is no attention.
+        EnvironmentProblem: a layer has a sliding window, or is not an attention layer.
     """
     kinds = {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}
     if not kinds and getattr(config, "sliding_window", None) is not None:
@@ -94,13 +94,13 @@ def refuse_other_state(config: Any) -> None:
     if kinds or getattr(config, "num_attention_heads", None) is None:
         found = ", ".join(sorted(kinds)) or "no attention"
         raise EnvironmentProblem(
-            f"openvino: the model has layers of {found}, and only full attention is exported",
+            f"openvino: the model has layers of {found}; only full attention is supported",
             hint=_HINT,
         )
 
 
 def _load(folder: Path) -> Any:
-    """Load a model as transformers does, with the attention that OpenVINO fuses."""
+    """Load a model with transformers, using the attention that OpenVINO fuses."""
     return AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -112,7 +112,7 @@ def _load(folder: Path) -> Any:
 
 
 def _convert(step: CachedStep, shapes: list[tuple[int, int]]) -> Any:
-    """Trace a pass and convert it, with names and dimensions of any size."""
+    """Trace a forward pass and convert it, with named ports and dynamic dimensions."""
     from openvino import PartialShape
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -134,7 +134,7 @@ def _convert(step: CachedStep, shapes: list[tuple[int, int]]) -> Any:
     dimensions = [[-1, -1]] * 3 + [[-1]] + [[-1, heads, -1, size] for _, (heads, size) in cached]
     for port, name, sizes in zip(graph.inputs, names, dimensions, strict=True):
         port.get_tensor().set_names({name})
-        port.get_node().set_friendly_name(name)  # by which OpenVINO GenAI finds it for paging
+        port.get_node().set_friendly_name(name)  # OpenVINO GenAI's paging looks for it
         port.get_node().set_partial_shape(PartialShape(sizes))
     results = ["logits", *(f"present.{n}" for n, _ in cached)]
     for port, name in zip(graph.outputs, results, strict=True):
@@ -144,7 +144,7 @@ def _convert(step: CachedStep, shapes: list[tuple[int, int]]) -> Any:
 
 
 def _keep_state(graph: Any, shapes: list[tuple[int, int]]) -> None:
-    """Turn the cache into state of the graph, which is empty for as many rows as there are."""
+    """Turn the cache into internal state of the graph, initially empty for each row."""
     from openvino import opset13 as ops
     from openvino.passes import MakeStateful, Manager
 
@@ -163,7 +163,7 @@ def _keep_state(graph: Any, shapes: list[tuple[int, int]]) -> None:
 
 
 def _as_cache(tensors: list[Tensor]) -> DynamicCache:
-    """Return keys and values of each layer as a cache; its own update would begin with none."""
+    """Wrap keys and values as a cache; its own ``update`` would start with an empty one."""
     cache = DynamicCache()
     for keys, values in zip(tensors[::2], tensors[1::2], strict=True):
         layer = DynamicLayer()

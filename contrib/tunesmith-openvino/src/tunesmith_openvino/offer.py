@@ -1,4 +1,4 @@
-"""The offer of the exporter ``openvino``, and its options."""
+"""Offer and options of the exporter ``openvino``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith.offers import ExporterOffer
 from tunesmith.options import Options
 
 TOLERANCES = {"f32": 1e-4, "f16": 0.05}
-"""Largest difference of a log-probability, in nats."""
+"""Allowed difference of a log-probability, in nats."""
 
 
 class OpenvinoOptions(Options):

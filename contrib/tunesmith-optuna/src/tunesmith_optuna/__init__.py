@@ -1,4 +1,4 @@
-"""Command ``tune`` and the table ``[tune]``: search for the options of a run with Optuna."""
+"""Command ``tune`` and the table ``[tune]``: search for the best options of a run with Optuna."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
@@ -7,7 +7,7 @@ PLUGIN = lazy_plugin(
     __name__,
     tunesmith_commands=CommandOffer(
         name="tune",
-        summary="Search for the options of a run, on its validation rows.",
+        summary="Search for the best options of a run, on its validation rows.",
         load="tunesmith_optuna.command:command",
     ),
     tunesmith_tables=".options:TUNE",

@@ -1,4 +1,4 @@
-"""``tunesmith tune``: search for the options of a run."""
+"""``tunesmith tune``: search for the best options of a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tunesmith_cli.common import CliState
 from tunesmith_cli.launch import given_flags
 from tunesmith_cli.launch_commands import submit_options
 from tunesmith_optuna.findings import (
-    Findings,
+    SearchResult,
     describe_values,
     shorten_keys,
-    show_findings,
+    show_search_result,
 )
 from tunesmith_optuna.launchers import ClusterLauncher, Launcher, LocalLauncher
 from tunesmith_optuna.options import CHANGEABLE, FLAGS, TuneOptions
@@ -35,15 +35,15 @@ from tunesmith_optuna.view import SearchView
     "searches",
     multiple=True,
     metavar="KEY=VALUES",
-    help="An option with its values, such as technique.learning_rate=1e-5:1e-3:log or "
+    help="An option and its values, such as technique.learning_rate=1e-5:1e-3:log or "
     "technique.adapter.rank=4,8,16. Repeatable; adds to tune.search.",
 )
 @submit_options(
     TuneOptions,
     FLAGS,
     "tune",
-    dry_run="Check and print the search space, train nothing.",
-    out="Folder of the search to create; default: a new folder below [run] folder.",
+    dry_run="Check and print the search space without training.",
+    out="Folder to create for the search. Default: a new folder in [run] folder.",
 )
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
@@ -54,21 +54,21 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Search for the options of a run, or continue the folder of a search.
+    """Search for the best options of a run, or continue a search.
 
-    Each trial is a run with other options, which is scored on the validation rows; no test row is
-    used. The best options are written as a run file, which `tunesmith run` trains again and scores
-    on the test rows. Ctrl-C stops the trials after their step; `tunesmith tune SEARCH`
-    continues them.
+    Each trial is a run with other options, scored on the validation rows. No test row is used. The
+    best options are written as a run file: `tunesmith run` trains with them again and scores the
+    model on the test rows. Ctrl-C stops the trials after their current step; continue with
+    `tunesmith tune SEARCH`.
     """
     if distributed.world_size() > 1:
-        raise UsageError("tune: starts its own processes", hint="start it without torchrun")
+        raise UsageError("tune: starts its processes itself", hint="start it without torchrun")
     flags = given_flags(click.get_current_context())
     if run.is_dir():
         if sets or searches or out or flags.keys() - CHANGEABLE:
             raise UsageError(
-                f"{run}: is the folder of a search, whose space and run file stay as they are",
-                hint=f"only {', '.join(sorted(CHANGEABLE))} can change",
+                f"{run}: the search space and run file of an existing search cannot change",
+                hint=f"only these can change: {', '.join(sorted(CHANGEABLE))}",
             )
         request = open_study(run, flags)
     else:
@@ -85,14 +85,14 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if as_json:
         render.print_json(found.to_json())
     else:
-        show_findings(found)
+        show_search_result(found)
 
 
 def find_launcher(options: TuneOptions, catalog: Catalog) -> Launcher:
-    """Return what executes the trials.
+    """Return the launcher that runs the trials.
 
     Raises:
-        UsageError: no plugin offers the cluster.
+        UsageError: no plugin supports the cluster.
     """
     if options.on:
         return ClusterLauncher.find(options.on, catalog)
@@ -100,7 +100,7 @@ def find_launcher(options: TuneOptions, catalog: Catalog) -> Launcher:
 
 
 def show_plan(request: Request, *, as_json: bool) -> None:
-    """Print the search space."""
+    """Print the search space, and how it will be searched."""
     options, space = request.options, request.options.space
     if as_json:
         content = {"options": options.model_dump(mode="json"), "combinations": space.size}
@@ -109,23 +109,24 @@ def show_plan(request: Request, *, as_json: bool) -> None:
     rows = [[dimension.key, describe_values(dimension)] for dimension in space.dimensions]
     render.print_table(["option", "values"], rows)
     metric = request.objective.metric
-    direction = "higher" if metric.higher_is_better else "lower"
+    direction = "highest" if metric.higher_is_better else "lowest"
     count = "infinitely many" if space.size is None else f"{space.size:,}"
     render.print_text()
     render.print_paragraph(
         f"{format_count(options.trials, 'trial')} of {count} combinations, {options.parallel} at a "
-        f"time, {f'on {options.on}' if options.on else 'on this machine'}; {metric.name} on the "
-        f"validation rows decides, {direction} is better; pruner: {options.pruner}"
+        f"time, {f'on {options.on}' if options.on else 'on this machine'}; the best trial has the "
+        f"{direction} {metric.name} on the validation "
+        f"rows; pruner: {options.pruner}"
     )
 
 
-def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) -> Findings:
-    """Execute the trials of a search; return what was found.
+def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) -> SearchResult:
+    """Run the trials of a search; return the findings.
 
     Raises:
-        RunStopped: a signal has stopped the search.
+        RunStopped: a signal stopped the search.
     """
-    # Optuna takes a while to import, which a dry run does not need.
+    # Imported here: Optuna is slow to import, and a dry run does not need it.
     from tunesmith_optuna.search import Search
     from tunesmith_optuna.study import FOLDER, Study
 
@@ -136,14 +137,16 @@ def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) 
     with lock(folder / FOLDER):
         seed = plan.run.seed if options.seed is None else options.seed
         study = Study(folder, space, objective.direction, options.pruner, seed)
-        render.print_note(f"folder of the search: {folder}")
+        render.print_note(f"search folder: {folder}")
         try:
             with SearchView(objective, names, quiet=quiet) as view:
                 Search(study, request.runs(folder), launcher, options, view, first).run()
         except RunStopped as error:
-            error.message += "; its jobs go on" if launcher.leaves_runs else ""
+            error.message += "; its jobs continue to run" if launcher.leaves_runs else ""
             error.hint = f"continue with: tunesmith tune {render.shell_path(folder)}"
             raise
         rows = study.rows()
         own = space.decode(first) if first else None
-        return Findings(folder, objective, names, rows, study.sort(rows), study.importances(), own)
+        return SearchResult(
+            folder, objective, names, rows, study.sort(rows), study.importances(), own
+        )

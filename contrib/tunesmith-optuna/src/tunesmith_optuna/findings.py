@@ -1,4 +1,4 @@
-"""The findings of a search: its trials, the best one, and how sure that is."""
+"""Findings of a search: its trials, the best one, and how certain that is."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tunesmith_evidence.number_text import format_interval, format_number, forma
 from tunesmith_optuna.space import Choices, Dimension, Space
 from tunesmith_optuna.trial_run import Objective
 
-BEST = "best.toml"
-"""Run file with the best options, in the folder of a search."""
+BEST_FILE = "best.toml"
+"""Run file with the best options, in the folder of the search."""
 REASON_LENGTH = 400
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a trial that has finished."""
+    """Score of a finished trial, with its 95 % interval and number of validation rows."""
 
     value: float
     low: float
@@ -31,11 +31,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as it is shown."""
+    """A trial as a row in the table."""
 
     number: int
     state: str
-    """complete, pruned, failed or running."""
+    """``complete``, ``pruned``, ``failed`` or ``running``."""
     options: Mapping[str, Any]
     result: Result | None = None
     seconds: float = 0.0
@@ -58,26 +58,26 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """The result of a search."""
+class SearchResult:
+    """Results of a search."""
 
     folder: Path
     objective: Objective
     names: Mapping[str, str]
-    """Short name of each option, by its key."""
+    """Short name of each option, by key."""
     rows: Sequence[Row]
-    """All trials, in the order of their beginning."""
+    """All trials, in the order they started."""
     ranking: Sequence[Row]
-    """The trials with a value, the best first."""
+    """Trials with a score, best first."""
     importances: Mapping[str, float]
-    """Share of the differences by option; empty for few trials."""
+    """Share of the score differences explained by each option; empty for few trials."""
     own: Mapping[str, Any] | None = None
-    """The run file's own options, if they are in the search space."""
+    """The run file's own options, if the search space contains them."""
 
     @property
     def run_file(self) -> Path:
         """Path of the run file with the best options."""
-        return self.folder / BEST
+        return self.folder / BEST_FILE
 
     @property
     def metric(self) -> str:
@@ -85,7 +85,7 @@ class Findings:
         return one_line(self.objective.metric.name, 40)
 
     def describe_best(self) -> str:
-        """Return which trial is the best, and why its value is too good."""
+        """Return which trial is best, and why its score is optimistic."""
         best = self.ranking[0]
         assert best.result is not None
         value, rows = (
@@ -94,17 +94,19 @@ class Findings:
         )
         text = f"Best: trial {best.number}, {self.metric} {value} on {rows}{self._compare_own()}"
         if len(self.ranking) == 1:
-            return f"{text}. No other trial has a value, so nothing was compared."
+            return f"{text}. No other trial has a score to compare with."
         count = len(self.ranking)
-        text += f". The best of {count} is partly luck: expect a worse value on other rows"
+        text += f". Being the best of {count} is partly luck: expect a worse score on other rows"
         if within := self.count_within():
             verb = "lies" if within == 1 else "lie"
             which = "all others lie" if within == count - 1 else ""
-            text += f"; {which or f'{within} of the {count - 1} others {verb}'} within its interval"
+            text += (
+                f"; {which or f'{within} of the {count - 1} others {verb}'} in its 95 % interval"
+            )
         return f"{text}. No test row was used."
 
     def count_within(self) -> int:
-        """Return the number of other trials whose value is in the interval of the best one."""
+        """Return how many other trials have a score within the interval of the best one."""
         best = self.ranking[0].result
         assert best is not None
         values = [row.result.value for row in self.ranking[1:] if row.result]
@@ -135,28 +137,28 @@ class Findings:
         }
 
 
-def show_findings(found: Findings) -> None:
-    """Print the trials, the best first, and the command that is useful next."""
+def show_search_result(found: SearchResult) -> None:
+    """Print the trials, best first, then how to train with the best options."""
     render.print_text()
     show_trials(found)
     if found.importances:
         shares = sorted(found.importances.items(), key=lambda item: -item[1])
         texts = [f"{found.names[key]} {format_share(share)}" for key, share in shares]
         render.print_text()
-        render.print_paragraph(f"Share of the differences, estimated: {', '.join(texts)}.")
+        render.print_paragraph(f"Estimated share of the score differences: {', '.join(texts)}.")
     if found.ranking:
         render.print_text()
         render.print_paragraph(found.describe_best())
         render.print_text()
         render.print_text(f"run file: {found.run_file}")
         render.print_note(
-            "\ntrain it again and score it on the test rows:\n"
+            "\nTrain with these options and score on the test rows:\n"
             f"  tunesmith run {render.shell_path(found.run_file)}"
         )
 
 
-def show_trials(found: Findings) -> None:
-    """Print a table of the trials, and the reasons of those without a value."""
+def show_trials(found: SearchResult) -> None:
+    """Print a table of the trials, then the reasons of those without a score."""
     rest = [row for row in found.rows if row.result is None]
     cells: list[list[str]] = []
     for row in [*found.ranking, *rest]:
@@ -174,13 +176,13 @@ def show_trials(found: Findings) -> None:
 
 
 def describe_state(row: Row) -> str:
-    """Return in a phrase what has become of a trial."""
+    """Describe the state of a trial in a phrase, with its reason."""
     reason = one_line(redact(row.reason), REASON_LENGTH)
     return f"{row.state}: {reason}" if reason else row.state
 
 
 def shorten_keys(space: Space) -> dict[str, str]:
-    """Return a short name of each option: its last words, as many as tell them apart."""
+    """Return a short name for each option: its last words, as many as make it unique."""
     keys = [dimension.key for dimension in space.dimensions]
     names = {}
     for key in keys:
@@ -195,7 +197,7 @@ def shorten_keys(space: Space) -> dict[str, str]:
 
 
 def describe_values(dimension: Dimension) -> str:
-    """Return the values of an option in words."""
+    """Describe the values of an option in words."""
     if isinstance(dimension, Choices):
         return ", ".join(format_option(value) for value in dimension.values)
     text = f"{format_option(dimension.low)} to {format_option(dimension.last)}"
@@ -205,7 +207,7 @@ def describe_values(dimension: Dimension) -> str:
 
 
 def format_option(value: Any) -> str:
-    """Format the value of an option for a line or a cell."""
+    """Format an option's value for a line or a table cell."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return one_line(format_rate(value) if isinstance(value, float) else str(value), 40)

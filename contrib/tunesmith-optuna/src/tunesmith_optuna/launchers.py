@@ -1,7 +1,7 @@
-"""Launchers: they execute the runs of trials, on this machine or as jobs of a cluster.
+"""Launchers run the trials, on this machine or as cluster jobs.
 
-A cluster is used through the commands that its plugin offers: ``NAME submit``, ``NAME status`` and
-``NAME cancel``, with ``--json``. Whether a run has succeeded is read from its events alone.
+A cluster is used through its plugin's commands ``NAME submit``, ``NAME status`` and
+``NAME cancel``, with ``--json``. Only a run's events decide whether it succeeded.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from tunesmith.offers import CommandOffer
 from tunesmith.text import one_line
 from tunesmith_cli.launch import signal_at_end_of_parent
 
-LOG = "trial.log"
-"""File in a run folder with what the process of a trial on this machine has printed."""
+LOG_FILE = "trial.log"
+"""File in a run folder with the output of a local trial's process."""
 STATUS_SECONDS = 10.0
-"""Seconds between two questions about the state of a job."""
-MOST_FAILURES = 20
-"""Questions in a row that a busy cluster may leave without an answer."""
+"""Seconds between two queries of a job's state."""
+MAX_FAILURES = 20
+"""Failed queries in a row before the search gives up; a busy cluster may not answer."""
 
 
 class Launcher(Protocol):
     """Executes runs."""
 
     poll_seconds: float
-    """Seconds between two looks at the events of the runs."""
+    """Seconds between two reads of the runs' events."""
     leaves_runs: bool
-    """True if the runs go on when the search is stopped."""
+    """True if the runs continue when the search stops."""
 
     def start(self, folder: Path) -> None:
-        """Begin or continue the run in a folder, unless it is executed already."""
+        """Start or continue the run in a folder, unless it is already running."""
         ...
 
     def is_active(self, folder: Path) -> bool:
-        """Return True while the run waits or is executed."""
+        """Return True while the run is waiting or running."""
         ...
 
     def stop(self, folder: Path) -> None:
-        """Stop the run by a signal, after which it can be continued."""
+        """Stop the run with a signal; it can be continued."""
         ...
 
     def describe_end(self, folder: Path) -> str:
-        """Return how the run ended if its events do not show it."""
+        """Return how the run ended, if its events do not show it."""
         ...
 
 
 @dataclass
 class LocalLauncher:
-    """Executes each run in a process of its own on this machine."""
+    """Executes each run in its own process on this machine."""
 
     parallel: int = 1
     poll_seconds: float = 0.25
@@ -70,19 +70,19 @@ class LocalLauncher:
     _slots: dict[Path, int] = field(default_factory=dict)
 
     def start(self, folder: Path) -> None:
-        """Start ``tunesmith resume``; if an earlier process has the run, after its end."""
+        """Start ``tunesmith resume``; it waits if an earlier process still has the run."""
         slot = next(n for n in range(self.parallel + 1) if n not in self._slots.values())
-        with (folder / LOG).open("ab") as log:
+        with (folder / LOG_FILE).open("ab") as log:
             self._processes[folder] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tunesmith_optuna.work", str(folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=self._environment(slot), preexec_fn=_follow_parent,
-                start_new_session=True,  # Ctrl-C is for the search, which stops its trials
+                start_new_session=True,  # Ctrl-C goes to the search, which stops its trials
             )  # fmt: skip
         self._slots[folder] = slot
 
     def is_active(self, folder: Path) -> bool:
-        """Return True while its process lives."""
+        """Return True while the run's process is alive."""
         process = self._processes.get(folder)
         if process is not None and process.poll() is None:
             return True
@@ -90,28 +90,28 @@ class LocalLauncher:
         return False
 
     def stop(self, folder: Path) -> None:
-        """Send SIGTERM: the run saves a checkpoint after its step."""
+        """Send SIGTERM: the run saves a checkpoint after its current step."""
         process = self._processes.get(folder)
         if process is not None and process.poll() is None:
             process.terminate()
 
     def describe_end(self, folder: Path) -> str:
-        """Return the signal or the last line of its process."""
+        """Return the signal, the error or the exit code of the run's process."""
         process = self._processes.get(folder)
         code = process.returncode if process is not None else None
         if code == -signal.SIGKILL:
-            return "its process was killed, perhaps because memory was exhausted"
+            return "its process was killed, perhaps because it ran out of memory"
         if code is not None and code < 0:
-            return f"its process was ended by {signal.Signals(-code).name}"
+            return f"its process was stopped by {signal.Signals(-code).name}"
         with suppress(OSError):
-            text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+            text = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
             _, found, error = f"\n{text}".rpartition("\nerror: ")
             if found:
                 return one_line(error, 400)
-        return f"its process ended with exit code {code}, see {LOG} in its folder"
+        return f"its process exited with code {code}; see {LOG_FILE} in its folder"
 
     def _environment(self, slot: int) -> dict[str, str]:
-        """Return the environment of a process: its share of the cores, and a GPU of its own."""
+        """Return the environment of a process: a share of the cores, and its own GPU."""
         found = dict(os.environ)
         if self.parallel > 1:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -123,7 +123,7 @@ class LocalLauncher:
 
 
 def list_gpus() -> Sequence[str]:
-    """Return the names by which CUDA finds the GPUs of this machine."""
+    """Return the names of this machine's GPUs for CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
@@ -133,20 +133,21 @@ def list_gpus() -> Sequence[str]:
 
 
 def _follow_parent() -> None:
-    """Stop the run in order if the search is killed; on Linux, elsewhere it goes on.
+    """Stop the run cleanly if the search is killed (on Linux only).
 
-    A run takes a second SIGTERM as an order to exit at once; a second SIGUSR1 has no effect.
+    Uses SIGUSR1, which has no effect the second time. A second SIGTERM would make the run exit
+    immediately.
     """
     signal_at_end_of_parent(signal.SIGUSR1)
 
 
 @dataclass
 class ClusterLauncher:
-    """Submits each run as a job, with the commands of a plugin."""
+    """Submits each run as a job, with a plugin's commands."""
 
     name: str
     options: Sequence[str] = ()
-    """Options of ``submit``."""
+    """Options for ``submit``."""
     poll_seconds: float = 1.0
     status_seconds: float = STATUS_SECONDS
     leaves_runs: bool = True
@@ -156,10 +157,10 @@ class ClusterLauncher:
 
     @classmethod
     def find(cls, name: str, catalog: Catalog) -> ClusterLauncher:
-        """Return the launcher whose commands an installed plugin offers.
+        """Return the launcher for a cluster whose commands a plugin offers.
 
         Raises:
-            UsageError: no plugin offers them.
+            UsageError: no plugin offers these commands.
         """
         offers = {o.offer.name: o.offer for o in catalog.offers(CommandOffer)}
         groups = [n.removesuffix(" submit") for n in offers if n.endswith(" submit")]
@@ -172,10 +173,10 @@ class ClusterLauncher:
         return cls(name, ["--detach"] if "--detach" in flags else [])
 
     def start(self, folder: Path) -> None:
-        """Submit the run, unless it has a job that waits or runs.
+        """Submit the run, unless it already has a waiting or running job.
 
         Raises:
-            EnvironmentProblem: the cluster refuses the job.
+            EnvironmentProblem: the cluster rejected the job.
         """
         if self._ask(folder) is True:
             return
@@ -183,15 +184,15 @@ class ClusterLauncher:
         if done.returncode:
             raise EnvironmentProblem(
                 f"tunesmith {self.name} submit: {_error_of(done)}",
-                hint="once it works, continue the search with `tunesmith tune FOLDER`",
+                hint="fix this, then continue the search with `tunesmith tune FOLDER`",
             )
         self._asked[folder] = time.monotonic()
 
     def is_active(self, folder: Path) -> bool:
-        """Return True while its job waits or runs.
+        """Return True while the run's job is waiting or running.
 
         Raises:
-            EnvironmentProblem: the cluster has not answered many times.
+            EnvironmentProblem: the cluster failed to answer too many times.
         """
         now = time.monotonic()
         if now - self._asked.get(folder, -self.status_seconds) < self.status_seconds:
@@ -199,24 +200,24 @@ class ClusterLauncher:
         self._asked[folder] = now
         active = self._ask(folder)
         self._failures = self._failures + 1 if active is None else 0
-        if self._failures >= MOST_FAILURES:
+        if self._failures >= MAX_FAILURES:
             raise EnvironmentProblem(
-                f"tunesmith {self.name} status: no answer {MOST_FAILURES} times",
-                hint="the jobs go on; continue the search with `tunesmith tune FOLDER`",
+                f"tunesmith {self.name} status: failed {MAX_FAILURES} times in a row",
+                hint="the jobs continue to run; continue the search with `tunesmith tune FOLDER`",
             )
         return active is not False
 
     def stop(self, folder: Path) -> None:
-        """Cancel its job: the run stops after its step."""
+        """Cancel the run's job; the run stops after its current step."""
         self._call("cancel", folder)
 
     def describe_end(self, folder: Path) -> str:
-        """Return the state of its job."""
+        """Return the final state of the run's job."""
         state = self._state.get(folder, "") or "ended"
         return f"its job ended: {state.lower()}; see `tunesmith {self.name} logs`"
 
     def _ask(self, folder: Path) -> bool | None:
-        """Return True if the run has a job that waits or runs; None without an answer."""
+        """Return True if the run has a waiting or running job; None if the query failed."""
         done = self._call("status", folder)
         if done.returncode:
             return None
@@ -237,7 +238,7 @@ class ClusterLauncher:
 
 
 def _error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the error that a command has printed."""
+    """Return the error message that a command printed."""
     lines = [click.unstyle(line) for line in done.stderr.splitlines() if line.strip()]
     found = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")
     return one_line(found.removeprefix("error:").strip() or f"exit code {done.returncode}", 400)

@@ -15,42 +15,44 @@ FLAGS: Mapping[str, type] = {
     "metric": str, "trials": int, "parallel": int, "minutes": float, "seed": int, "pruner": str,
     "on": str,
 }  # fmt: skip
-"""The options that have a flag, by key, with the type of its value."""
+"""Options with a command-line flag, and the types of their values."""
 CHANGEABLE = frozenset({"trials", "parallel", "minutes", "pruner", "on"})
-"""The options that may change when a study is continued: its results stay comparable."""
+"""Options that can change when a search continues, because its results stay comparable."""
 
 
 class TuneOptions(Options):
-    """Table ``[tune]``: a search for the options of the technique. It does not change the run."""
+    """Table ``[tune]``: search for the technique's best options. It does not change the run."""
 
     search: dict[str, JsonValue] = Field(
         {},
         description=(
-            "The values of each option of the technique, by its key: a list of choices, or a range "
-            "such as `{ low = 1e-5, high = 1e-3, log = true }`."
+            "Values to search for each option, by its key: a list of choices, or a range such as "
+            "`{ low = 1e-5, high = 1e-3, log = true }`."
         ),
     )
     metric: str = Field(
         "loss",
         min_length=1,
-        description="Metric of an evaluator that decides, measured on the validation rows alone.",
+        description="Evaluator metric to optimize, measured on the validation rows.",
     )
-    trials: int = Field(20, ge=1, le=10_000, description="Trials of the study, failed ones too.")
-    parallel: int = Field(1, ge=1, le=1_000, description="Trials at the same time.")
+    trials: int = Field(20, ge=1, le=10_000, description="Number of trials, including failed ones.")
+    parallel: int = Field(
+        1, ge=1, le=1_000, description="Number of trials to run at the same time."
+    )
     minutes: float | None = Field(
-        None, gt=0, description="No trial begins after this many minutes. Unset: no limit."
+        None, gt=0, description="Start no new trial after this many minutes. Unset: no limit."
     )
     seed: int | None = Field(
         None, ge=0, lt=2**31, description="Seed of the search. Unset: the seed of the run."
     )
     pruner: Literal["median", "hyperband", "none"] = Field(
         "median",
-        description="Stops a trial early, by its validation loss: median, hyperband or none.",
+        description="Rule to stop bad trials early by their validation loss, or none.",
     )
     on: str = Field(
         "",
         pattern=r"^[a-z0-9-]*$",
-        description="Cluster that executes the trials, such as slurm. Empty: this machine.",
+        description="Cluster to run the trials on, such as slurm. Empty: this machine.",
     )
 
     @field_validator("search")
@@ -61,12 +63,12 @@ class TuneOptions(Options):
 
     @property
     def space(self) -> Space:
-        """The search space."""
+        """Return the search space."""
         return read_space(self.search)
 
 
 TUNE: TableOffer[Any] = TableOffer(
     name="tune",
-    summary="a search for the options of the technique, for `tunesmith tune`",
+    summary="a search for the technique's best options, for `tunesmith tune`",
     config=TuneOptions,
 )

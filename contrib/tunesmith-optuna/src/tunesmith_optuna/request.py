@@ -1,4 +1,4 @@
-"""A search as it was asked for: a run file with a search space, or the folder of a search."""
+"""A requested search: from a run file with a search space, or from the folder of a search."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ from tunesmith_cli.common import CliState
 from tunesmith_cli.launch import override_options
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import read_argument
-from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, name_keys
+from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, select_named_keys
 from tunesmith_optuna.validation_part import NO_VALIDATION_ROWS, VALIDATION_HINT
 
 PLAN = "plan.toml"
-"""The run file that is tuned, in the folder of a search: its keys, and those that were given."""
+"""File in a search's folder: the run file to tune, with all keys given by the user."""
 VALIDATION_SHARE = 0.2
-"""Share of the rows that are not test rows, as validation rows where the run file leaves none."""
+"""Share of the rows used for validation if the run file does not set a validation part."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A search as it was asked for."""
+    """A requested search."""
 
     plan: Plan
-    """The run that is tuned; its table ``[tune]`` has the options of the command line, too."""
+    """The run to tune; its table ``[tune]`` includes the command-line options."""
     catalog: Catalog
     objective: Objective
     folder: Path | None = None
-    """The folder of the search, if it exists."""
+    """Folder of the search, if it already exists."""
 
     @property
     def options(self) -> TuneOptions:
-        """The options of the search."""
+        """Options of the search."""
         return self.plan.table(TuneOptions)
 
     def runs(self, folder: Path) -> TrialRuns:
-        """Return what makes the runs of the trials, in the folder of the search."""
+        """Return the object that creates the trials' runs in the folder of the search."""
         return TrialRuns(folder / PLAN, self.plan, self.objective)
 
     def check_space(self, out: Path | None) -> None:
         """Check the values of the search space before anything is written or trained.
 
         Raises:
-            ConfigError: the technique cannot have one of them.
+            ConfigError: the technique does not accept one of them.
         """
         planned = self.folder or out or Path(self.plan.run.folder) / "STUDY"
         self.runs(planned.absolute()).check_space(self.options.space)
 
     def create_folder(self, out: Path | None) -> Path:
-        """Return the folder of the search; create it, with the run file, if there is none."""
+        """Return the folder of the search; create it with its run file if it does not exist."""
         if self.folder is not None:
             return self.folder
         import tomli_w
@@ -69,8 +69,8 @@ class Request:
         plan = self.plan
         named = None if out is None else api.create_run_folder(plan, out)
         folder = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-tune")
-        tables = {**name_keys(plan), "tune": self.options.model_dump(exclude_none=True)}
-        trust_code(tables, folder.path)  # first: a search that has a file can be resumed
+        tables = {**select_named_keys(plan), "tune": self.options.model_dump(exclude_none=True)}
+        trust_code(tables, folder.path)  # first: a search with a plan file can be resumed
         write_atomic(folder.path / PLAN, tomli_w.dumps(tables))
         return folder.path.absolute()
 
@@ -82,21 +82,21 @@ def read_request(
     searches: Sequence[str],
     flags: Mapping[str, str | int],
 ) -> Request:
-    """Read a run file and the options of the search; check both, and the data.
+    """Read a run file and the options of a search; check them, and the data.
 
     Raises:
-        ConfigError: the run file, the search space or a value in it is wrong.
+        ConfigError: the run file, the search space or one of its values is not valid.
         DataError: the data is unusable, or has no validation rows.
     """
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     options = change_options(plan.table(TuneOptions), flags, searches)
     if not options.search:
         raise ConfigError(
-            [Problem("tune.search", "names no option to search")],
-            hint="--search technique.learning_rate=1e-5:1e-3:log, or a table [tune.search]",
+            [Problem("tune.search", "no option to search")],
+            hint="add --search technique.learning_rate=1e-5:1e-3:log or a table [tune.search]",
         )
     objective = find_objective(plan, catalog, options.metric)
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
 
     def load(more: Sequence[str]) -> Plan:
         given = [*sets, *more]
@@ -110,13 +110,14 @@ def open_study(folder: Path, flags: Mapping[str, str | int]) -> Request:
     """Open the folder of a search.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: the folder is not that of a search.
     """
     path = folder / PLAN
     if not path.is_file():
         raise UsageError(
-            f"{folder}: is not the folder of a search",
-            hint="`tunesmith tune RUN.toml` prints it; a run is continued by `tunesmith resume`",
+            f"{folder}: not a search folder",
+            hint="use the folder that `tunesmith tune RUN.toml` printed; to continue a single run, "
+            "use `tunesmith resume`",
         )
     tables = read_run_file(path, environment={}).tables
     require_trusted(tables, folder)
@@ -129,11 +130,11 @@ def open_study(folder: Path, flags: Mapping[str, str | int]) -> Request:
 def change_options(
     options: TuneOptions, flags: Mapping[str, str | int], searches: Sequence[str]
 ) -> TuneOptions:
-    """Return the options with those of the command line.
+    """Return the options, updated from the command line.
 
     Raises:
-        ConfigError: an option has a value that it cannot have.
-        UsageError: ``--search`` cannot be read.
+        ConfigError: an option has a value that is not allowed.
+        UsageError: ``--search`` is malformed.
     """
     search: dict[str, Any] = dict(options.search)
     try:
@@ -144,7 +145,7 @@ def change_options(
 
 
 def change_table(plan: Plan, options: TuneOptions) -> Plan:
-    """Return the plan with other options of the search."""
+    """Return the plan with other search options."""
     tables = tuple(
         replace(table, config=options) if isinstance(table.config, TuneOptions) else table
         for table in plan.tables
@@ -153,13 +154,13 @@ def change_table(plan: Plan, options: TuneOptions) -> Plan:
 
 
 def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Plan]) -> Plan:
-    """Load, split and review the data once for all trials; return the plan with validation rows.
+    """Load, split and review the data once for all trials; return a plan with validation rows.
 
-    ``load`` reads the run file with more values for its keys.
+    ``load`` reads the run file again with additional values.
 
     Raises:
         ConfigError: a review found errors.
-        DataError: there are no validation rows.
+        DataError: the data has no validation rows.
     """
     dataset, parts = load_data(plan)
     if not parts.validation and plan.split.config.model_dump().get("validation_size", 0) is None:
@@ -167,9 +168,8 @@ def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Pl
         dataset, parts = load_data(plan)
         render.print_note(
             f"{format_count(len(parts.validation), 'row')} of "
-            f"{len(parts.train) + len(parts.validation):,} are "
-            "validation rows, which choose between trials "
-            f"(split.validation_size = {VALIDATION_SHARE})"
+            f"{len(parts.train) + len(parts.validation):,} are used as validation rows, to choose "
+            f"between trials (split.validation_size = {VALIDATION_SHARE})"
         )
     if not parts.validation:
         raise DataError("data", NO_VALIDATION_ROWS, hint=VALIDATION_HINT)
@@ -179,6 +179,6 @@ def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Pl
         raise ConfigError(errors)
     for finding in findings:
         if finding.level == "warning":
-            # Without examples, which `tunesmith check` shows: nothing can be done about them here.
+            # No examples here: the user cannot act on them, and `tunesmith check` shows them.
             render.print_note(f"warning: {finding.message}", style="warning")
     return plan

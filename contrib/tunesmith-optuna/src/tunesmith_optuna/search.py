@@ -1,4 +1,4 @@
-"""The search: propose trials, execute them, and record what becomes of them."""
+"""The search: propose trials, run them, and record their results."""
 
 from __future__ import annotations
 
@@ -19,71 +19,71 @@ from tunesmith_optuna.launchers import Launcher
 from tunesmith_optuna.options import TuneOptions
 from tunesmith_optuna.space import Value
 from tunesmith_optuna.study import Study
-from tunesmith_optuna.trial_log import Evaluation, TrialLog
+from tunesmith_optuna.trial_log import TrialLog, ValidationPoint
 from tunesmith_optuna.trial_run import TrialRuns
 
 FIRST_FAILURES = 3
-"""If the first trials fail, so many and no other one ends well, the search ends."""
+"""End the search if this many trials have ended and all of them failed."""
 STOP_SECONDS = 60.0
-"""Seconds that the trials have to save a checkpoint when the search is stopped."""
+"""Seconds for the trials to save a checkpoint when the search stops."""
 
 
-class View(Protocol):
-    """Shows how the search goes."""
+class ProgressView(Protocol):
+    """Shows the progress of a search."""
 
     def begin(self, number: int, options: Mapping[str, object], resumed: bool) -> None:
-        """Show that a trial begins or continues."""
+        """Show that a trial starts or continues."""
         ...
 
     def update(self, running: Sequence[TrialLog]) -> None:
-        """Show how the trials that run are getting on."""
+        """Show the progress of the running trials."""
         ...
 
     def end(self, row: Row) -> None:
-        """Show what has become of a trial."""
+        """Show the outcome of a trial."""
         ...
 
 
 @dataclass
 class RunningTrial:
-    """A trial that is executed."""
+    """A trial that is running."""
 
     trial: Trial
     log: TrialLog
     pruned: str = ""
-    """Why it was stopped early; empty if it was not."""
+    """Why the trial was stopped early; empty if it was not."""
     compared: int = 0
-    """Number of its evaluations that were compared with other trials."""
+    """Number of its evaluations already compared with other trials."""
     began: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
-        """The time of its run, or since the search follows it."""
+        """Run time of the trial, or the time since this search started to follow it."""
         return self.log.seconds or time.monotonic() - self.began
 
 
 @dataclass
 class Search:
-    """Executes the trials of a study until there are enough of them."""
+    """Runs the trials of a study until there are enough."""
 
     study: Study
     runs: TrialRuns
     launcher: Launcher
     options: TuneOptions
-    view: View
+    view: ProgressView
     first: Mapping[str, Value] | None = None
-    """Parameters of the first trial: the run file's own."""
+    """Parameters of the first trial: the run file's own options."""
     running: dict[int, RunningTrial] = field(default_factory=dict)
     _unfinished: deque[Trial] = field(default_factory=deque)
-    """Trials of an earlier search that do not run yet."""
+    """Trials of an interrupted search that are not running again yet."""
     _is_exhausted: bool = False
 
     def run(self) -> None:
-        """Execute trials until the study has enough of them, or the time is over.
+        """Run trials until the study has enough, or the time limit has passed.
 
         Raises:
-            TrainingError: the first trials have all failed.
-            RunStopped: a signal has stopped the search, which can be continued.
+            TrainingError: the first trials all failed.
+            RunStopped: a signal stopped the search, which can be continued.
         """
         began = time.monotonic()
         with StopSignalHandler() as interrupts:
@@ -104,7 +104,7 @@ class Search:
     def _may_begin(self, seconds: float) -> bool:
         if len(self.running) >= self.options.parallel:
             return False
-        if self._unfinished:  # they are counted already, and have begun in time
+        if self._unfinished:  # already counted, and started within the time limit
             return True
         limit = self.options.minutes
         return (
@@ -124,7 +124,7 @@ class Search:
             self._start(trial, resumed=False)
 
     def _start(self, trial: Trial, *, resumed: bool) -> None:
-        """Execute the run of a trial; one whose options exclude each other has failed."""
+        """Start the run of a trial; if its options conflict, the trial has failed."""
         options = self.study.space.decode(trial.params)
         self.view.begin(trial.number, options, resumed)
         try:
@@ -135,7 +135,7 @@ class Search:
             return
         running = RunningTrial(trial, TrialLog(folder))
         running.log.read()
-        if running.log.status in ("ok", "failed"):  # it has ended while no search looked
+        if running.log.status in ("ok", "failed"):  # ended while no search was running
             self._compare(running)
             self._finish(running)
             return
@@ -143,9 +143,9 @@ class Search:
         self.running[trial.number] = running
 
     def _look(self) -> None:
-        """Look at every trial that is executed, in the order of their numbers."""
+        """Update every running trial, in the order of their numbers."""
         for number, running in sorted(self.running.items()):
-            # Before the events, so that those of a run that has just ended are complete.
+            # Checked before reading events, so a run that just ended has all its events read.
             is_active = self.launcher.is_active(running.log.folder)
             running.log.read()
             self._compare(running)
@@ -167,10 +167,10 @@ class Search:
             self.launcher.stop(running.log.folder)
 
     def _finish(self, running: RunningTrial) -> None:
-        """Record what has become of a trial."""
+        """Record the outcome of a trial."""
         trial, log = running.trial, running.log
         if running.pruned:
-            # Also if it was quicker than the signal: the next proposals must not depend on that.
+            # Even if the run ended before the signal: proposals must not depend on timing.
             self.study.prune(trial, running.seconds, running.pruned)
         elif log.status == "ok" and (result := self._find_result(log)):
             self.study.finish(trial, result, running.seconds)
@@ -185,7 +185,7 @@ class Search:
         if len(ended) >= FIRST_FAILURES and all(row.state == "failed" for row in ended):
             raise TrainingError(
                 f"the first {len(ended)} trials failed: {one_line(ended[-1].reason, 400)}",
-                hint="try the run file itself: tunesmith run",
+                hint="first make the run file itself work: tunesmith run",
             )
 
     def _find_result(self, log: TrialLog) -> Result | None:
@@ -198,12 +198,12 @@ class Search:
     def _find_reason(self, log: TrialLog) -> str:
         if log.status == "ok":
             objective = self.runs.objective
-            return f"{objective.id} did not measure {objective.metric.name} of its model"
+            return f"{objective.id} did not measure {objective.metric.name} for its model"
         reason = str(log.finished["error"]) if log.finished else ""
         return reason or self.launcher.describe_end(log.folder)
 
     def _leave(self) -> None:
-        """Stop the trials, which are continued with the search; jobs of a cluster go on."""
+        """Stop local trials, to continue them with the search; cluster jobs continue."""
         if self.launcher.leaves_runs:
             return
         for running in self.running.values():
@@ -215,8 +215,8 @@ class Search:
             time.sleep(self.launcher.poll_seconds)
 
 
-def describe_pruning(evaluation: Evaluation, pruner: str) -> str:
-    """Return why a trial was stopped."""
+def describe_pruning(evaluation: ValidationPoint, pruner: str) -> str:
+    """Return why a trial was stopped early."""
     than = "is above the median of other trials" if pruner == "median" else "is not among the best"
     return (
         f"stopped at step {evaluation.step} of {evaluation.steps}: "

@@ -1,7 +1,7 @@
-"""The search space: the values that each option may have, read from a run file or a command line.
+"""The search space: possible values of each option, from a run file or the command line.
 
-In a run file, ``[tune.search]`` has an option by its dotted key. A list holds choices; a table with
-``low`` and ``high`` is a range, with ``log = true`` or a ``step``. On the command line the same is
+In a run file, ``[tune.search]`` maps dotted keys to values: a list of choices, or a range with
+``low``, ``high``, and ``log = true`` or a ``step``. On the command line the same is written as
 ``4,8,16``, ``1e-5:1e-3``, ``1e-5:1e-3:log`` and ``0:0.2:0.05``.
 """
 
@@ -15,18 +15,18 @@ from typing import Any
 
 from tunesmith.config.run_file import parse_value
 
-SEARCHED = "technique."
-"""Beginning of the keys that can be searched: others would change the data or the seed."""
-MOST_STEPS = 100_000
-"""Values of a range above which it counts as continuous."""
+SEARCHED_PREFIX = "technique."
+"""Prefix of the searchable keys; others would change the data or the seed."""
+MAX_STEPS = 100_000
+"""Treat a range with more values as continuous."""
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 Value = str | int | float | bool
-"""A value as Optuna stores it."""
+"""A value in Optuna's storage."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends, which belong to it; integers if both ends are."""
+    """Numbers from ``low`` to ``high``, both inclusive; integers if both are."""
 
     key: str
     low: int | float
@@ -37,24 +37,26 @@ class Range:
     def __post_init__(self) -> None:
         numbers = [self.low, self.high, *([] if self.step is None else [self.step])]
         if not all(_is_number(number) for number in numbers) or not isinstance(self.log, bool):
-            raise ValueError(f"{self.key}: low, high and step are numbers, log is true or false")
+            raise ValueError(
+                f"{self.key}: low, high and step must be numbers, and log true or false"
+            )
         if not self.low < self.high:
             raise ValueError(f"{self.key}: low must be below high, got {self.low} and {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"{self.key}: low must be above 0 for log, got {self.low}")
         if self.log and self.step is not None:
-            raise ValueError(f"{self.key}: has log or a step, not both")
+            raise ValueError(f"{self.key}: log and step cannot be combined")
         if self.step is not None and not 0 < self.step <= self.high - self.low:
             raise ValueError(f"{self.key}: step must be above 0 and fit into the range")
 
     @property
     def is_integer(self) -> bool:
-        """True if its values are integers."""
+        """True if all values are integers."""
         return all(isinstance(x, int) for x in (self.low, self.high, self.step or 0))
 
     @property
     def last(self) -> int | float:
-        """The highest value that steps reach."""
+        """Highest value that the steps reach."""
         if self.step is None:
             return self.high
         count = math.floor((self.high - self.low) / self.step + 1e-9)
@@ -65,40 +67,40 @@ class Range:
         )
 
     def ends(self) -> list[Value]:
-        """Return the values to check before any training: the lowest and the highest."""
+        """Return the values to check before training: the lowest and the highest."""
         return [self.low, self.last]
 
     def grid(self) -> list[Value] | None:
-        """Return all values; None if there are infinitely, or very many."""
+        """Return all values; None if there are infinitely or very many."""
         step = self.step or (1 if self.is_integer else None)
-        if step is None or (count := round((self.last - self.low) / step) + 1) > MOST_STEPS:
+        if step is None or (count := round((self.last - self.low) / step) + 1) > MAX_STEPS:
             return None
         return [self.low + n * step for n in range(count)]
 
     def contains(self, value: object) -> bool:
-        """Return True if it has this value."""
+        """Return True if the range contains a value."""
         if not isinstance(value, int | float) or not _is_number(value):
             return False
         steps = (value - self.low) / (self.step or (1 if self.is_integer else math.inf))
         return self.low <= value <= self.last and _is_close(steps, round(steps))
 
     def decode(self, value: Value) -> Any:
-        """Return the value of the option."""
+        """Return the option's value for a stored value."""
         return value
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values, in no order."""
+    """A set of unordered values."""
 
     key: str
     values: tuple[Value, ...]
-    """Lists and tables as JSON, because Optuna stores only single values."""
+    """The values; lists and tables as JSON, because Optuna only stores scalars."""
     encoded: frozenset[str] = frozenset()
-    """Those of the values that are JSON."""
+    """Which of the values are JSON."""
 
     def ends(self) -> list[Value]:
-        """Return the values to check before any training: all."""
+        """Return the values to check before training: all of them."""
         return [*self.values]
 
     def grid(self) -> list[Value] | None:
@@ -106,11 +108,11 @@ class Choices:
         return [*self.values]
 
     def contains(self, value: object) -> bool:
-        """Return True if it has this value."""
+        """Return True if a value is one of the choices."""
         return any(_is_same(value, choice) for choice in self.values)
 
     def decode(self, value: Value) -> Any:
-        """Return the value of the option."""
+        """Return the option's value for a stored value."""
         return json.loads(value) if isinstance(value, str) and value in self.encoded else value
 
 
@@ -119,24 +121,24 @@ Dimension = Range | Choices
 
 @dataclass(frozen=True)
 class Space:
-    """The options to search, in the order of their keys: a stored run file may have another one."""
+    """The options to search, sorted by key: a stored run file may have another order."""
 
     dimensions: tuple[Dimension, ...]
 
     @property
     def size(self) -> int | None:
-        """Number of combinations; None if there are infinitely, or very many."""
+        """Number of combinations; None if there are infinitely or very many."""
         counts = [len(grid) for d in self.dimensions if (grid := d.grid()) is not None]
         total = math.prod(counts)
-        is_finite = len(counts) == len(self.dimensions) and total <= MOST_STEPS
+        is_finite = len(counts) == len(self.dimensions) and total <= MAX_STEPS
         return total if is_finite else None
 
     def decode(self, params: Mapping[str, Value]) -> dict[str, Any]:
-        """Return the options by dotted key, from the parameters of Optuna."""
+        """Convert Optuna's parameters to options by dotted key."""
         return {d.key: d.decode(params[d.key]) for d in self.dimensions}
 
     def encode(self, options: Mapping[str, Any]) -> dict[str, Value] | None:
-        """Return the parameters of Optuna from options by key; None if one is not in the space."""
+        """Convert options to Optuna's parameters; None if a value is not in the space."""
         found: dict[str, Value] = {}
         for dimension in self.dimensions:
             value = options.get(dimension.key)
@@ -150,16 +152,16 @@ class Space:
 
 
 def read_space(table: Mapping[str, Any]) -> Space:
-    """Read a search space from the table of a run file, whose keys may be nested or dotted.
+    """Read a search space from the table of a run file, with nested or dotted keys.
 
     Raises:
-        ValueError: naming the key that is not an option of the technique, or has no such values.
+        ValueError: a key is not an option of the technique, or its values are not valid.
     """
     return Space(tuple(_read_dimension(key, item) for key, item in sorted(flatten(table).items())))
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the lists and ranges of a search space by their dotted keys."""
+    """Return the lists and ranges of a search space by dotted key."""
     found: dict[str, Any] = {}
     for name, item in table.items():
         if isinstance(item, Mapping) and not ({"low", "high"} & item.keys()):
@@ -170,10 +172,10 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_argument(text: str) -> tuple[str, Any]:
-    """Read ``KEY=VALUES`` of a command line; return the key, and what a run file would have.
+    """Parse ``KEY=VALUES`` from the command line; return the key and its run file value.
 
     Raises:
-        ValueError: it has no values.
+        ValueError: the argument has no values.
     """
     key, _, values = text.partition("=")
     if not key.strip() or not values.strip():
@@ -186,10 +188,10 @@ def read_argument(text: str) -> tuple[str, Any]:
 
 
 def _read_dimension(key: str, item: Any) -> Dimension:
-    if not key.startswith(SEARCHED):
+    if not key.startswith(SEARCHED_PREFIX):
         raise ValueError(
             f"{key}: only options of the technique can be searched, such as "
-            "technique.learning_rate: the parts of the data and the seed stay the same"
+            "technique.learning_rate; the data split and the seed must stay the same"
         )
     if isinstance(item, Mapping):
         if unknown := sorted(item.keys() - RANGE_KEYS):
@@ -203,7 +205,7 @@ def _read_dimension(key: str, item: Any) -> Dimension:
     if len(item) < 2 or len(texts) < len(item):
         raise ValueError(f"{key}: needs two or more different values, got {item!r:.80}")
     if None in item:
-        raise ValueError(f"{key}: has an empty value")
+        raise ValueError(f"{key}: contains an empty value")
     lists = {text: value for text, value in texts.items() if isinstance(value, list | dict)}
     values = (text if text in lists else value for text, value in texts.items())
     return Choices(key, tuple(values), frozenset(lists))

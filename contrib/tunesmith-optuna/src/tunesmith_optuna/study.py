@@ -1,7 +1,7 @@
-"""The study: Optuna's record of the trials, in a journal that a killed search leaves intact.
+"""The study: Optuna's record of the trials, in a journal that survives a killed search.
 
-The sampler gets a seed for each trial from the seed of the study and the number of the trial, so
-that a search which was interrupted proposes what an uninterrupted one would have proposed.
+Each trial's sampler seed derives from the study's seed and the trial's number. An interrupted
+search therefore proposes the same trials as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tunesmith_optuna.findings import Result, Row
 from tunesmith_optuna.space import Choices, Dimension, Space, Value, list_combinations
-from tunesmith_optuna.trial_log import TENTHS, Evaluation
+from tunesmith_optuna.trial_log import TENTHS, ValidationPoint
 
 FOLDER = "optuna"
-"""Folder of the journal, below that of the study."""
+"""Folder of the journal, inside the study's folder."""
 JOURNAL = "journal.log"
 DUPLICATE = "duplicate_of"
-FEWEST_FOR_IMPORTANCE = 10
-"""Finished trials below which the importance of an option is not estimated, and five per option."""
-MOST_PROPOSALS = 100
-"""Proposals in a row that were tried before, after which the search ends."""
+MIN_TRIALS_FOR_IMPORTANCE = 10
+"""Finished trials needed to estimate importances (and at least five per option)."""
+MAX_PROPOSALS = 100
+"""End the search after this many repeated proposals in a row."""
 
 
 class Study:
@@ -56,13 +56,13 @@ class Study:
     # ------------------------------------------------------------------ proposals
 
     def propose(self, first: Mapping[str, Value] | None) -> Trial | None:
-        """Return the next trial; None if all combinations, or far too many, were tried.
+        """Return the next trial; None if all combinations were tried, or too many repeated.
 
-        ``first`` are the parameters of the first trial, if it is to have given ones.
+        ``first``: parameters of the first trial, if they are given.
         """
         if not self._study.get_trials(deepcopy=False) and first is not None:
             self._study.enqueue_trial(dict(first))
-        for _ in range(MOST_PROPOSALS):
+        for _ in range(MAX_PROPOSALS):
             tried = self._tried()
             if self.space.size is not None and len(tried) >= self.space.size:
                 return None
@@ -90,7 +90,7 @@ class Study:
 
     # ------------------------------------------------------------------ results
 
-    def should_prune(self, trial: Trial, evaluation: Evaluation) -> bool:
+    def should_prune(self, trial: Trial, evaluation: ValidationPoint) -> bool:
         """Report a validation loss; return True if the trial is worse than others at this point."""
         if evaluation.tenth not in self._reported(trial):
             loss = -evaluation.loss if self.maximizes else evaluation.loss
@@ -111,7 +111,7 @@ class Study:
         self._end(trial, TrialState.PRUNED, seconds, reason)
 
     def fail(self, trial: Trial, seconds: float, reason: str) -> None:
-        """Record that a trial has failed."""
+        """Record that a trial failed."""
         self._end(trial, TrialState.FAIL, seconds, reason)
 
     def _end(
@@ -120,12 +120,12 @@ class Study:
     ) -> None:  # fmt: skip
         trial.set_user_attr("seconds", seconds)
         trial.set_user_attr("reason", reason)
-        with warnings.catch_warnings():  # of a pruned trial Optuna takes the last validation loss
+        with warnings.catch_warnings():  # for pruned trials, Optuna uses the last reported loss
             warnings.simplefilter("ignore")
             self._study.tell(trial, value, state=state)
 
     def unfinished(self) -> list[Trial]:
-        """Return the trials that an earlier search has begun and not finished."""
+        """Return the trials that an earlier search started but did not finish."""
         return [
             Trial(self._study, frozen._trial_id)
             for frozen in self._trials()
@@ -133,7 +133,7 @@ class Study:
         ]
 
     def rows(self) -> list[Row]:
-        """Return all trials in the order of their beginning, without repetitions."""
+        """Return all trials in the order they started, without duplicates."""
         return [self._to_row(frozen) for frozen in self._trials()]
 
     def _to_row(self, frozen: FrozenTrial) -> Row:
@@ -149,34 +149,34 @@ class Study:
         )  # fmt: skip
 
     def sort(self, rows: Sequence[Row]) -> list[Row]:
-        """Return the trials that have a result, the best first; of equal ones the earlier."""
+        """Return the trials with a result, best first; ties keep their order."""
         finished = [(row.result.value, row) for row in rows if row.result]
         finished.sort(key=lambda pair: -pair[0] if self.maximizes else pair[0])
         return [row for _, row in finished]
 
     def importances(self) -> dict[str, float]:
-        """Return the share of the differences that is due to each option; empty for few trials.
+        """Return the share of the score differences due to each option; empty for few trials.
 
-        It is that of a random forest over the options (fANOVA, Hutter et al., ICML 2014).
+        Estimated with a random forest over the options (fANOVA, Hutter et al., ICML 2014).
         """
         values = {frozen.value for frozen in self._trials() if frozen.state == TrialState.COMPLETE}
         count = sum(frozen.state == TrialState.COMPLETE for frozen in self._trials())
         options = len(self.space.dimensions)
-        if options < 2 or count < max(FEWEST_FOR_IMPORTANCE, 5 * options) or len(values) < 2:
+        if options < 2 or count < max(MIN_TRIALS_FOR_IMPORTANCE, 5 * options) or len(values) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.seed)
         found = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
         return {key: float(share) for key, share in found.items()}
 
     def _trials(self) -> Iterator[FrozenTrial]:
-        """Yield the trials that were begun, without repetitions and those in the queue."""
+        """Yield the started trials, without duplicates and queued ones."""
         for frozen in self._study.get_trials(deepcopy=False):
             if DUPLICATE not in frozen.user_attrs and frozen.state != TrialState.WAITING:
                 yield frozen
 
 
 def to_distribution(dimension: Dimension) -> BaseDistribution:
-    """Return a dimension of the search space as Optuna's distribution."""
+    """Convert a dimension of the search space to Optuna's distribution."""
     if isinstance(dimension, Choices):
         return CategoricalDistribution(dimension.values)
     low, high, log, step = dimension.low, dimension.last, dimension.log, dimension.step
@@ -186,7 +186,7 @@ def to_distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def create_pruner(name: str) -> BasePruner:
-    """Return the pruner: by the median of other trials, by Hyperband, or none."""
+    """Return Optuna's pruner by name: ``median``, ``hyperband`` or ``none``."""
     if name == "median":
         return MedianPruner(n_startup_trials=3, n_warmup_steps=2)
     if name == "hyperband":
@@ -195,7 +195,7 @@ def create_pruner(name: str) -> BasePruner:
 
 
 def derive_seed(seed: int, number: int) -> int:
-    """Return the seed of a trial's proposal."""
+    """Return the seed for the proposal of a trial."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
 
 

@@ -1,4 +1,4 @@
-"""The events of a trial, read while it runs."""
+"""Read the events of a trial while it runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tunesmith.storage.atomic import decode_json
 
 VALIDATION_LOSS = "validation_loss"
 TENTHS = 10
-"""A trial is compared with others at the same tenth of its training: steps may differ."""
+"""Trials are compared at the same tenth of their training, because step counts may differ."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The validation loss of a model in training."""
+class ValidationPoint:
+    """Validation loss at a step of the training."""
 
     step: int
     steps: int
@@ -23,46 +23,46 @@ class Evaluation:
 
     @property
     def tenth(self) -> int:
-        """The tenth of the training at whose end it is, from 1."""
+        """Tenth of the training that has been reached, from 1 to 10."""
         return max(1, -(-TENTHS * self.step // self.steps))
 
 
 @dataclass
 class TrialLog:
-    """The state of a trial as its events show it, read further with each look."""
+    """State of a trial according to its events, updated with each read."""
 
     folder: Path
     step: int = 0
     steps: int = 0
     loss: float | None = None
     """Training loss of the newest step."""
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)
-    """By step, those before the first step skipped."""
+    evaluations: dict[int, ValidationPoint] = field(default_factory=dict)
+    """Evaluations by step, without those before the first step."""
     measured: dict[tuple[str, str], JSON] = field(default_factory=dict)
-    """Metrics of the trained model, by evaluator and metric."""
+    """Events of the trained model's metrics, by evaluator and metric."""
     finished: JSON | None = None
-    """The end of the run; None while it runs, also again."""
+    """Event of the end of the run; None while the run is active (even after a resume)."""
     seconds: float = 0.0
-    """Time of all processes of the run that have ended in order."""
+    """Total time of the run's processes that ended properly."""
     _offset: int = 0
 
     @property
     def validation_loss(self) -> float | None:
-        """The newest validation loss."""
+        """Newest validation loss."""
         return list(self.evaluations.values())[-1].loss if self.evaluations else None
 
     @property
     def status(self) -> str:
-        """The status of the run: ok, failed, stopped, or unfinished."""
+        """Status of the run: ok, failed, stopped, or unfinished."""
         return str(self.finished["status"]) if self.finished else "unfinished"
 
     def read(self) -> None:
-        """Read the events that are new since the last look; a line in the making is left."""
+        """Read the new events since the last call; leave an incomplete line for the next one."""
         path = self.folder / "events.jsonl"
         if not path.is_file():
             return
         with path.open("rb") as file:
-            if path.stat().st_size < self._offset:  # a resumed run has cut an incomplete line
+            if path.stat().st_size < self._offset:  # a resumed run removed an incomplete line
                 self._offset = 0
             file.seek(self._offset)
             new = file.read()
@@ -81,7 +81,7 @@ class TrialLog:
                 self.step, self.steps, self.loss = event["step"], event["steps"], event["loss"]
             case "monitored" if event["step"] and VALIDATION_LOSS in event["metrics"]:
                 loss = float(event["metrics"][VALIDATION_LOSS])
-                self.evaluations[event["step"]] = Evaluation(event["step"], self.steps, loss)
+                self.evaluations[event["step"]] = ValidationPoint(event["step"], self.steps, loss)
             case "measured" if event["model"] == TUNED:
                 self.measured[event["evaluator"], event["metric"]] = event
             case "run-finished":

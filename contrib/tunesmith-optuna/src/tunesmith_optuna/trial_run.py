@@ -1,4 +1,4 @@
-"""The run of a trial: the tuned run with other options, on its training and validation rows."""
+"""The run of a trial: the tuned run with other options, scored on its validation rows."""
 
 from __future__ import annotations
 
@@ -22,34 +22,37 @@ from tunesmith_optuna.space import Space
 from tunesmith_optuna.validation_part import NAME
 
 SKIPPED = ("tune", "split", "gate")
-"""Tables that a trial does not have: its parts are given, and nothing is judged."""
+"""Tables that a trial does not have: its data parts are given, and it has no verdict or gate."""
 LEAKS = "leaks"
-"""Plugin that compares the parts of the data. Those of all trials are the same, and are reviewed
-before the first one; in a trial it would find each validation row in the part that is evaluated."""
+"""Plugin that compares the parts of the data, disabled in trials.
+
+The data is reviewed once before the first trial. In a trial, the evaluated part is the validation
+part, so the plugin would report every row as a leak.
+"""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The metric that decides, and the evaluator that measures it."""
+    """The metric to optimize, and the evaluator that measures it."""
 
     metric: Metric
     evaluator: Mapping[str, Any]
-    """Its table in the run file of a trial."""
+    """The evaluator's table in the run file of a trial."""
     id: str
 
     @property
     def direction(self) -> str:
-        """Direction of the study, in Optuna's words."""
+        """Direction of the study, in Optuna's terms."""
         return "maximize" if self.metric.higher_is_better else "minimize"
 
 
 def find_objective(plan: Plan, catalog: Catalog, name: str) -> Objective:
-    """Return the metric of this name; ``ID.METRIC`` if several evaluators measure it.
+    """Return the objective for a metric's name, or ``ID.METRIC`` if several evaluators measure it.
 
-    An evaluator of the run file has its options there, another one its defaults.
+    An evaluator in the run file keeps its options; any other evaluator gets its defaults.
 
     Raises:
-        UsageError: no installed evaluator measures it, or several do and none is named.
+        UsageError: no installed evaluator measures the metric, or several do.
     """
     own_id, _, short = name.rpartition(".")
     offers = [offered.offer for offered in catalog.offers(EvaluatorOffer)]
@@ -64,7 +67,8 @@ def find_objective(plan: Plan, catalog: Catalog, name: str) -> Objective:
         if len(found) > 1:
             names = ", ".join(f"{objective.id}.{name}" for objective in found)
             raise UsageError(
-                f"tune.metric: {len(found)} evaluators measure `{name}`", hint=f"name one: {names}"
+                f"tune.metric: {len(found)} evaluators measure `{name}`",
+                hint=f"choose one of: {names}",
             )
         if found:
             return found[0]
@@ -78,18 +82,18 @@ def find_objective(plan: Plan, catalog: Catalog, name: str) -> Objective:
 
 @dataclass(frozen=True)
 class TrialRuns:
-    """Makes the runs of the trials of a study."""
+    """Creates the runs of a study's trials."""
 
     plan_file: Path
-    """The resolved run file that is tuned, in the folder of the study."""
+    """The resolved run file to tune, in the study's folder."""
     plan: Plan
     objective: Objective
 
     def make_plan(self, number: int, options: Mapping[str, Any]) -> Plan:
-        """Return the plan of a trial, checked by the technique's own options.
+        """Return the plan of a trial, validated by the technique.
 
         Raises:
-            ConfigError: the technique cannot have these options.
+            ConfigError: the technique does not accept these options.
         """
         tables = tomllib.loads(self.plan.to_toml())
         for name in SKIPPED:
@@ -103,10 +107,10 @@ class TrialRuns:
         return api.load_plan(tables, sets=options)[0]
 
     def check_space(self, space: Space) -> None:
-        """Check the ends of each range, and each choice, before anything is trained.
+        """Check both ends of each range, and each choice, before anything is trained.
 
         Raises:
-            ConfigError: with every value that the technique cannot have.
+            ConfigError: the technique does not accept some values; the error lists all of them.
         """
         problems: dict[str, Problem] = {}
         for dimension in space.dimensions:
@@ -121,10 +125,10 @@ class TrialRuns:
             raise ConfigError([*problems.values()])
 
     def prepare(self, number: int, options: Mapping[str, Any]) -> Path:
-        """Create the run folder of a trial, unless it exists; return it.
+        """Create the run folder of a trial unless it exists, and return it.
 
         Raises:
-            ConfigError: the technique cannot have these options together.
+            ConfigError: the technique does not accept this combination of options.
         """
         folder = self.plan_file.parent / name_trial(number)
         create_run_once(folder, lambda: self.make_plan(number, options))
@@ -137,7 +141,7 @@ def name_trial(number: int) -> str:
 
 
 def find_options(plan: Plan, keys: Iterable[str]) -> dict[str, Any]:
-    """Return the values that a plan has for some dotted keys."""
+    """Return the values of some dotted keys in a plan."""
     tables = plan.to_json()
     found = {}
     for key in keys:
@@ -148,22 +152,22 @@ def find_options(plan: Plan, keys: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def name_keys(plan: Plan) -> dict[str, Any]:
-    """Return the tables of a plan with the keys that its run file or the command line names.
+def select_named_keys(plan: Plan) -> dict[str, Any]:
+    """Return the tables of a plan, with only the keys set in the run file or on the command line.
 
-    Values are resolved, so that the tables mean the same in another folder.
+    All values are resolved, so the tables mean the same in another folder.
     """
     tables: dict[str, Any] = _select(plan.to_json(), "", plan.origins.keys())
-    # By default, both would be those of the other file.
+    # Set explicitly: the defaults would depend on the new file.
     tables["run"] = {**tables.get("run", {}), "name": plan.name, "folder": plan.run.folder}
     return tables
 
 
 def write_best(plan: Plan, options: Mapping[str, Any], path: Path, sentence: str) -> None:
-    """Write a run file with the best options: the keys of the user's own one, and those."""
+    """Write a run file with the user's own keys and the best options."""
     import tomli_w
 
-    tables = name_keys(plan)
+    tables = select_named_keys(plan)
     tables.pop("tune", None)
     for key, value in options.items():
         set_value(tables, key, value, where="tune.search")
@@ -173,7 +177,7 @@ def write_best(plan: Plan, options: Mapping[str, Any], path: Path, sentence: str
 
 
 def _select(value: Any, key: str, named: Collection[str]) -> Any:
-    """Return the part of a table or a list of tables that is named; None for none."""
+    """Return the parts of a table or list of tables that are named; None if there are none."""
     if any(key == name or key.startswith(f"{name}.") for name in named):
         return value
     if not isinstance(value, dict | list):

@@ -1,8 +1,8 @@
-"""The data of a trial: its training and validation rows, and no test row.
+"""The data of a trial: the training and validation rows of the tuned run, without its test rows.
 
-A trial is an ordinary run, which scores its model on the test part of its data. In a trial that
-part is the validation rows of the run that is tuned: they choose, and its test rows are not read by
-any model until the search is over.
+A trial is an ordinary run, so it scores its model on its test part. In a trial, that part holds the
+validation rows of the tuned run, which choose between trials. No model reads the tuned run's test
+rows until the search is over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import DataPath, Options
 
 NAME = "validation-part"
-NO_VALIDATION_ROWS = "no row is a validation row, and validation rows choose between the trials"
+NO_VALIDATION_ROWS = "the data has no validation rows, which choose between trials"
 VALIDATION_HINT = "raise split.validation_size, for example to 0.2"
 
 
@@ -32,34 +32,32 @@ class ValidationPartOptions(Options):
 
     plan: DataPath = Field(
         min_length=1,
-        description="Run file whose data, without its test rows, is that of this run.",
+        description="Run file whose data to use, without its test rows.",
     )
 
 
 @dataclass(frozen=True)
 class ValidationPart:
-    """Loads and splits the data of another run file, and skips its test rows."""
+    """Loads and splits the data of another run file, and leaves out its test rows."""
 
     options: ValidationPartOptions
 
     def load(self) -> Dataset:
-        """Return the training and the validation rows, the latter also for the evaluation.
+        """Return the training and validation rows; the validation rows are also the test part.
 
         Raises:
-            DataError: there are no validation rows.
+            DataError: the data has no validation rows.
         """
         path = Path(self.options.plan)
         if not path.is_file():
-            raise DataError(f"{path}:1", "no such run file", hint="restore the folder of the study")
+            raise DataError(f"{path}:1", "no such run file", hint="restore the search folder")
         tables = read_run_file(path, environment={}).tables
         require_trusted(tables, path.parent)
         plan, _ = api.load_plan(path)
         dataset, parts = load_data(plan)
         if not parts.validation:
             raise DataError(f"{path}:1", NO_VALIDATION_ROWS, hint=VALIDATION_HINT)
-        description = (
-            f"{dataset.description}; test rows are left out, scores are of validation rows"
-        )
+        description = f"{dataset.description}; without test rows, scored on validation rows"
         return replace(
             dataset,
             train=parts.train,

@@ -1,4 +1,4 @@
-"""Show a search: lines and a live display on stderr."""
+"""Show the progress of a search as lines and as a live display on stderr."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAR_WIDTH = 24
 
 
 class SearchView:
-    """Prints a line for each trial that begins or ends; in a terminal, those that run, too."""
+    """Prints a line when a trial starts or ends; in a terminal, also shows running trials."""
 
     def __init__(self, objective: Objective, names: Mapping[str, str], *, quiet: bool) -> None:
         self._objective, self._names = objective, names
@@ -50,18 +50,18 @@ class SearchView:
             self._live.stop()
 
     def begin(self, number: int, options: Mapping[str, object], resumed: bool) -> None:
-        """Print the options of a trial."""
+        """Print the number and options of a starting trial."""
         texts = [f"{self._names[key]} {format_option(value)}" for key, value in options.items()]
-        self._print(f"trial {number} {'continues' if resumed else 'begins'}: {', '.join(texts)}")
+        self._print(f"trial {number} {'continues' if resumed else 'starts'}: {', '.join(texts)}")
 
     def update(self, running: Sequence[TrialLog]) -> None:
-        """Show the steps of the trials that run."""
+        """Show the progress of the running trials."""
         self._running = [*running]
         if self._live:
             self._live.refresh()
 
     def end(self, row: Row) -> None:
-        """Print the value of a trial, or the reason why it has none."""
+        """Print the score of a trial, or why it has none."""
         if row.result is None:
             self._print(f"trial {row.number} {describe_state(row)}", style="warning")
             return
@@ -83,7 +83,7 @@ class SearchView:
         for log in self._running:
             number = int(log.folder.name.rpartition("-")[2])
             share = log.step / log.steps if log.steps else 0.0
-            facts = [f"{log.step}/{log.steps}" if log.steps else "waits or prepares"]
+            facts = [f"{log.step}/{log.steps}" if log.steps else "waiting or preparing"]
             losses = {"loss": log.loss, "validation loss": log.validation_loss}
             facts += [f"{name} {format_number(x)}" for name, x in losses.items() if x is not None]
             bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH)

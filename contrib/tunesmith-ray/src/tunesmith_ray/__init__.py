@@ -1,4 +1,4 @@
-"""Commands ``ray ...`` and the table ``[ray]``: runs on the machines of a Ray cluster."""
+"""Commands ``ray ...`` and the table ``[ray]``: runs on a Ray cluster."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
@@ -8,17 +8,17 @@ PLUGIN = lazy_plugin(
     tunesmith_commands=[
         CommandOffer(
             name="ray submit",
-            summary="Execute a run on a Ray cluster.",
+            summary="Run a run file on a Ray cluster.",
             load="tunesmith_ray.submit:command",
         ),
         CommandOffer(
             name="ray status",
-            summary="Show how a run on a Ray cluster goes.",
+            summary="Show the status of a run on a Ray cluster.",
             load="tunesmith_ray.launcher:STATUS",
         ),
         CommandOffer(
             name="ray logs",
-            summary="Print what a process of a run has printed.",
+            summary="Print the output of a run's process.",
             load="tunesmith_ray.launcher:LOGS",
         ),
         CommandOffer(

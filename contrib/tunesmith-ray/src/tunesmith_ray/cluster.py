@@ -1,4 +1,4 @@
-"""The only module that calls Ray: connections, the supervisor's actor, and its workers."""
+"""The only module that calls Ray: connections, the supervisor actor, and its workers."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line
-from tunesmith_ray.job_file import BEAT_SECONDS, find_job, is_cancel_requested, show_life
+from tunesmith_ray.job_file import HEARTBEAT_SECONDS, find_job, is_cancel_requested, send_heartbeat
 from tunesmith_ray.options import LOCAL
-from tunesmith_ray.supervisor import Codes, supervise
-from tunesmith_ray.work import Meeting, Work
+from tunesmith_ray.supervisor import ExitCodes, supervise
+from tunesmith_ray.work import Rendezvous, Work
 from tunesmith_ray.worker import PATIENCE_SECONDS, Worker
 
 NAMESPACE = "tunesmith"
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 60.0
-"""Seconds in which an actor must answer."""
+"""Seconds to wait for an actor's answer."""
 CONNECT_SECONDS = 10.0
 START_HINT = "start a cluster with `ray start --head`, or use --address local"
 HEAD = {"node:__internal_head__": 0.001}
-"""A share of what only the head has: if that is lost, so is the cluster."""
+"""A fraction of a resource that only the head node has, so actors live and die with the cluster."""
 
 
 @contextmanager
 def connect(address: str | None) -> Iterator[None]:
-    """Connect to a cluster inside the block, or start a Ray on this machine.
+    """Connect to a cluster for the duration of the block, or start Ray on this machine.
 
     Raises:
-        EnvironmentProblem: there is no cluster, or it has other versions.
+        EnvironmentProblem: the cluster cannot be reached, or has other versions.
     """
-    # No statistics leave this machine: a Ray that is started here would send some.
+    # Send no usage statistics: Ray would send some if it is started here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     found = address or os.environ.get("RAY_ADDRESS") or "auto"
     refuse_silent_head(found)
@@ -65,10 +65,10 @@ def connect(address: str | None) -> Iterator[None]:
 
 
 def refuse_silent_head(address: str) -> None:
-    """Refuse an address HOST:PORT at which nobody listens: Ray itself tries for five minutes.
+    """Refuse an address HOST:PORT where nothing listens: Ray itself would retry for five minutes.
 
     Raises:
-        EnvironmentProblem: no connection is possible.
+        EnvironmentProblem: the address does not accept connections.
     """
     host, _, port = address.rpartition(":")
     if "//" in address or not host or not port.isdecimal():
@@ -82,21 +82,21 @@ def refuse_silent_head(address: str) -> None:
 
 
 def find_shortage(work: Work) -> str:
-    """Return what all machines together have less of than the workers ask for; "" if nothing."""
+    """Return which resource the cluster has too little of for the workers; empty if none."""
     there = ray.cluster_resources()
     for name, count in work.resources().items():
         if count * work.workers > there.get(name, 0):
             return (
-                f"the workers ask for {count * work.workers:g} {name}, and all machines of the "
-                f"cluster have {there.get(name, 0):g}: the run waits for further ones"
+                f"the workers need {count * work.workers:g} {name}, but the cluster has "
+                f"{there.get(name, 0):g}: the run waits for more machines"
             )
     return ""
 
 
 class Supervisor:
-    """The actor that supervises a run. It outlives the command that has created it.
+    """The actor that supervises a run; it outlives the command that created it.
 
-    Ray creates it again if its process is lost; it then goes on with the job that it finds.
+    If its process is lost, Ray creates it again, and it continues with the job in the run folder.
     """
 
     def __init__(self, name: str, work: Work) -> None:
@@ -107,17 +107,17 @@ class Supervisor:
         threading.Thread(target=self._show_life, daemon=True).start()
 
     def is_alive(self) -> bool:
-        """Return True if it has not ended yet."""
+        """Return True while the supervisor's work is not finished."""
         return self.thread.is_alive()
 
     def must_stop(self) -> bool:
-        """Return True if the run was cancelled, or has another job: on another cluster, say."""
+        """Return True if the run was canceled, or has a newer job (on another cluster, say)."""
         job = find_job(self.folder)
         return job is None or job.name != self.name or is_cancel_requested(self.folder, self.name)
 
     def _show_life(self) -> None:
-        while not self.ended.wait(BEAT_SECONDS):
-            show_life(self.folder)
+        while not self.ended.wait(HEARTBEAT_SECONDS):
+            send_heartbeat(self.folder)
 
     def _supervise(self) -> None:
         try:
@@ -128,7 +128,7 @@ class Supervisor:
 
 
 def create_supervisor(name: str, work: Work) -> Any:
-    """Start the supervisor of a run; return its handle."""
+    """Start the supervisor of a run, and return its handle."""
     actor = ray.remote(Supervisor).options(
         name=name, namespace=NAMESPACE, lifetime="detached", num_cpus=0, resources=HEAD,
         max_restarts=-1, max_concurrency=2,
@@ -145,7 +145,7 @@ def find_supervisor(name: str) -> Any | None:
 
 
 def is_alive(supervisor: Any) -> bool:
-    """Return False if the supervisor has ended; one that is being created again is alive."""
+    """Return False if the supervisor has ended; True while Ray is recreating it."""
     try:
         return bool(ray.get(supervisor.is_alive.remote(), timeout=ANSWER_SECONDS))
     except GetTimeoutError:
@@ -155,13 +155,13 @@ def is_alive(supervisor: Any) -> bool:
 
 
 class WorkersOnRay:
-    """Starts the workers of a run as actors of Ray, in a placement group."""
+    """Starts the workers of a run as Ray actors in a placement group."""
 
     def __init__(self, is_cancelled: Callable[[], bool]) -> None:
         self.is_cancelled = is_cancelled
 
-    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
-        """Start all processes once, and wait for them; see ``supervisor.StartWorkers``."""
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
+        """Start all processes once and wait for them; see ``supervisor.StartWorkers``."""
         bundles = [work.resources() for _ in range(work.workers)]
         group = placement_group(bundles, strategy=work.placement.upper())
         try:
@@ -169,29 +169,29 @@ class WorkersOnRay:
                 return []
             return self._run(work, group, has_begun)
         finally:
-            remove_placement_group(group)  # it ends what is left of its workers
+            remove_placement_group(group)  # kills remaining workers
 
     def _wait_for_machines(self, group: Any) -> bool:
-        """Return False if the run was cancelled before there were any."""
+        """Wait for the placement group; return False if the run was canceled before it is ready."""
         ready = group.ready()
         while not ray.wait([ready], timeout=POLL_SECONDS)[0]:
             if self.is_cancelled():
                 return False
         return True
 
-    def _run(self, work: Work, group: Any, has_begun: Callable[[Sequence[str]], None]) -> Codes:
+    def _run(self, work: Work, group: Any, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
         workers = [create_worker(work, number, group) for number in range(work.workers)]
         try:
             places = ray.get([worker.find_place.remote() for worker in workers])
         except RayActorError:
-            return [None] * work.process_count  # a machine was lost meanwhile
+            return [None] * work.process_count  # a machine was lost in the meantime
         has_begun([place.host for place in places])
-        meeting = Meeting(places, uuid.uuid4().hex)
+        meeting = Rendezvous(places, uuid.uuid4().hex)
         running = {worker.run.remote(meeting): n for n, worker in enumerate(workers)}
         return self._collect(work, workers, running)
 
-    def _collect(self, work: Work, workers: Sequence[Any], running: dict[Any, int]) -> Codes:
-        """Wait for all workers, and stop the others when one has failed or the run is cancelled."""
+    def _collect(self, work: Work, workers: Sequence[Any], running: dict[Any, int]) -> ExitCodes:
+        """Wait for all workers; stop the rest if one failed or the run was canceled."""
         codes: dict[int, Sequence[int | None]] = {}
         was_cancelled = False
         while pending := [ref for ref, number in running.items() if number not in codes]:
@@ -206,7 +206,7 @@ class WorkersOnRay:
 
 
 def create_worker(work: Work, number: int, group: Any) -> Any:
-    """Create the actor of a worker in its part of the placement group."""
+    """Create the actor of a worker in its bundle of the placement group."""
     strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
     typed = {k: v for k, v in work.resources().items() if k not in ("CPU", "GPU")}
     actor = ray.remote(RayWorker).options(
@@ -217,14 +217,14 @@ def create_worker(work: Work, number: int, group: Any) -> Any:
 
 
 class RayWorker(Worker):
-    """A worker as an actor of Ray."""
+    """A worker that is a Ray actor."""
 
     def __init__(self, work: Work, number: int) -> None:
         super().__init__(work, number, ray.util.get_node_ip_address())
 
 
 def get_codes(ref: Any, work: Work) -> Sequence[int | None]:
-    """Return the exit codes of a worker that has ended; None for each process if it was lost."""
+    """Return the exit codes of an ended worker; None for each process if the worker was lost."""
     try:
         found: Sequence[int | None] = ray.get(ref)
     except RayActorError:
@@ -233,11 +233,11 @@ def get_codes(ref: Any, work: Work) -> Sequence[int | None]:
 
 
 def ask_to_stop(workers: Sequence[Any], seconds: float) -> None:
-    """Ask workers to stop their processes after so many seconds; those that are lost do not."""
+    """Ask workers to stop their processes after this many seconds; lost workers are ignored."""
     for worker in workers:
         worker.stop.remote(seconds)
 
 
 def name_supervisor(folder: Path) -> str:
-    """Return a new name for the supervisor of a run."""
+    """Return a unique name for the supervisor of a run."""
     return f"{folder.name}-{uuid.uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""Follow a run on the cluster from the terminal: its state, and what rank 0 prints."""
+"""Follow a run on the cluster in the terminal: its state, and the output of rank 0."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tunesmith_ray.worker import log_path
 
 POLL_SECONDS = 0.3
 ALIVE_SECONDS = 10.0
-"""Seconds between two questions to the cluster whether the supervisor is alive."""
+"""Seconds between two checks that the supervisor is alive."""
 
 
 @dataclass
 class Follower:
-    """Prints the lines that a log gets."""
+    """Prints new lines of a log file."""
 
     path: Path
     position: int = 0
@@ -27,11 +27,11 @@ class Follower:
 
     @classmethod
     def from_end(cls, path: Path) -> Follower:
-        """Return a follower of what comes after what the file has now."""
+        """Return a follower that starts at the current end of the file."""
         return cls(path, path.stat().st_size if path.is_file() else 0)
 
     def print_new(self) -> None:
-        """Print the lines that were completed since the last call."""
+        """Print the lines completed since the last call."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as stream:
@@ -49,11 +49,11 @@ def wait_for_job(
     is_alive: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Job:
-    """Show how the job of a run goes until it has ended; return it. Ctrl-C cancels it.
+    """Show the progress of a run's job until it has ended; return it. Ctrl-C cancels it.
 
-    A second Ctrl-C ends the wait alone: the request to stop is in the run folder already.
-    ``is_alive`` asks for the supervisor, which alone ends a job: one whose supervisor was lost, say
-    with the cluster, is returned as failed.
+    A second Ctrl-C only ends the wait: the request to stop is already in the run folder.
+    ``is_alive`` checks the supervisor, the only one that can end a job. A job whose supervisor was
+    lost (with the cluster, say) is returned as failed.
     """
     follower = Follower.from_end(log_path(folder, 0))
     shown: tuple[object, ...] = ()
@@ -71,29 +71,29 @@ def wait_for_job(
             if time.monotonic() - checked > ALIVE_SECONDS:
                 checked = time.monotonic()
                 if not is_alive() and (job := find_job(folder) or job).is_active:
-                    return lose(folder, job)
+                    return mark_as_lost(folder, job)
             sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             if was_cancelled:
                 raise
             was_cancelled = True
             render.print_note(
-                "\nstopping after this step; press again to return at once: the run stops all the "
-                "same\n"
+                "\nStopping after the current step. Press Ctrl-C again to return now; the run "
+                "still stops.\n"
             )
             if job := find_job(folder):
                 request_cancel(folder, job.name)
 
 
-def lose(folder: Path, job: Job) -> Job:
-    """Return the job as one whose supervisor is gone; its run may have finished before."""
+def mark_as_lost(folder: Path, job: Job) -> Job:
+    """Return the job as failed because its supervisor is gone, unless the run has finished."""
     if has_finished(folder):
         return replace(job, state="finished", exit_code=0, reason="")
     return replace(job, state="failed", exit_code=1, reason="the supervisor was lost")
 
 
 def show_state(job: Job) -> None:
-    """Print a state that a job has reached."""
+    """Print the state that a job has reached."""
     if job.state == "waiting" and job.reason:
         render.print_note(f"{job.reason}: start {job.starts}", style="warning")
     elif job.state == "waiting":

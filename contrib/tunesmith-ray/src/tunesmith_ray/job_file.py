@@ -1,6 +1,7 @@
-"""``ray/job.json`` in a run folder: the state of the run's newest job, as its supervisor has it.
+"""``ray/job.json`` in a run folder: the state of the run's newest job, written by its supervisor.
 
-The supervisor of an active job touches the file every few seconds: another cluster cannot ask it.
+The supervisor of an active job touches the file every few seconds as a heartbeat, because other
+clusters cannot query it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from tunesmith.storage import write_atomic
 from tunesmith_cli.launch import read_job, write_job
 
 State = Literal["submitted", "waiting", "running", "finished", "failed", "stopped"]
-"""waiting: for machines with what the workers ask for."""
-ACTIVE: Sequence[State] = ("submitted", "waiting", "running")
-BEAT_SECONDS = 2.0
-"""Seconds between two signs of life of a supervisor."""
-SILENT_SECONDS = 20.0
-"""Seconds without one after which a supervisor that cannot be asked counts as lost."""
+"""``waiting``: for machines with the resources that the workers need."""
+ACTIVE_STATES: Sequence[State] = ("submitted", "waiting", "running")
+HEARTBEAT_SECONDS = 2.0
+"""Seconds between two heartbeats of a supervisor."""
+HEARTBEAT_TIMEOUT_SECONDS = 20.0
+"""Seconds without a heartbeat after which an unreachable supervisor counts as lost."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,21 @@ class Job:
     """The newest job of a run."""
 
     name: str
-    """Name of its supervisor among Ray's actors."""
+    """Name of the job's supervisor among Ray's actors."""
     address: str | None
-    """The cluster as it was given; None: Ray's default."""
+    """Address of the cluster as the user gave it; None for Ray's default."""
     submitted: str
-    """Time, ISO 8601."""
+    """Time of submission, ISO 8601."""
     state: State = "submitted"
     starts: int = 0
     hosts: Sequence[str] = ()
-    """Machine of each worker of the newest start."""
+    """Machine of each worker in the newest start."""
     exit_code: int | None = None
-    """Exit code of the run; None while it is active."""
+    """Exit code of the run; None while the job is active."""
     failed_rank: int | None = None
-    """The process that has failed, whose log says why."""
+    """Rank of the failed process; its log shows the reason."""
     reason: str = ""
-    """Why it has ended, or was started again."""
+    """Why the job ended or was restarted."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.state not in get_args(State):
@@ -52,35 +53,35 @@ class Job:
 
     @property
     def is_active(self) -> bool:
-        return self.state in ACTIVE
+        return self.state in ACTIVE_STATES
 
     def write(self, folder: Path) -> None:
-        """Write it below a run folder."""
+        """Write the job file into a run folder."""
         write_job(folder, "ray", self)
 
 
-def show_life(folder: Path) -> None:
-    """Touch the file of the job."""
+def send_heartbeat(folder: Path) -> None:
+    """Touch the job file, as a heartbeat."""
     with suppress(OSError):
         os.utime(job_folder(folder) / "job.json")
 
 
-def is_silent(folder: Path, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Wait for a sign of life of the supervisor; return False if there is one.
+def is_heartbeat_missing(folder: Path, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Wait for a heartbeat of the supervisor; return False if there is one.
 
-    The file's time is compared with itself alone, because clocks of machines differ.
+    The file's time is only compared with itself, so clock skew does not matter.
     """
     path = job_folder(folder) / "job.json"
-    deadline, seen = time.monotonic() + SILENT_SECONDS, path.stat().st_mtime_ns
+    deadline, seen = time.monotonic() + HEARTBEAT_TIMEOUT_SECONDS, path.stat().st_mtime_ns
     while path.stat().st_mtime_ns == seen:
         if time.monotonic() > deadline:
             return True
-        sleep(BEAT_SECONDS / 4)
+        sleep(HEARTBEAT_SECONDS / 4)
     return False
 
 
 def request_cancel(folder: Path, name: str) -> None:
-    """Ask the supervisor with this name to stop its run, also if Ray creates it again."""
+    """Ask a supervisor to stop its run, even if Ray recreates the supervisor."""
     job_folder(folder).mkdir(exist_ok=True)
     write_atomic(job_folder(folder) / "cancelled", name)
 
@@ -94,7 +95,7 @@ def is_cancel_requested(folder: Path, name: str) -> bool:
 
 
 def job_folder(folder: Path) -> Path:
-    """Return the folder with the job and the logs of a run."""
+    """Return the folder for the job file and the logs of a run."""
     return folder / "ray"
 
 
@@ -102,6 +103,6 @@ def find_job(folder: Path) -> Job | None:
     """Return the newest job of a run; None if none was submitted.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the job file is damaged.
     """
     return read_job(folder, "ray", Job)

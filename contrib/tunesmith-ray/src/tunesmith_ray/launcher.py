@@ -1,17 +1,17 @@
-"""The jobs on a Ray cluster for the commands that all launchers have."""
+"""Jobs on a Ray cluster, for the commands that all launchers share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tunesmith_cli.launch_commands import JobCommands, JobStatus
-from tunesmith_ray.follow import lose
-from tunesmith_ray.job_file import Job, find_job, is_silent, request_cancel
+from tunesmith_ray.follow import mark_as_lost
+from tunesmith_ray.job_file import Job, find_job, is_heartbeat_missing, request_cancel
 from tunesmith_ray.worker import log_path
 
 
 def query(folder: Path, job: Job) -> JobStatus:
-    """Return the job as its file has it, and as lost if its supervisor is."""
+    """Return the status of a job from its file, or as lost if its supervisor is gone."""
     job = check_supervisor(folder, job) if job.is_active else job
     facts = {
         "submitted": job.submitted,
@@ -34,29 +34,29 @@ def query(folder: Path, job: Job) -> JobStatus:
 
 
 def check_supervisor(folder: Path, job: Job) -> Job:
-    """Return the job; as one that is lost if its supervisor is gone, and on no other cluster."""
+    """Return the job, marked as failed if its supervisor is gone and silent."""
     from tunesmith_ray import cluster
 
     with cluster.connect(job.address):
         is_here = cluster.find_supervisor(job.name) is not None
-    return read_again(folder, job, is_lost=not is_here and is_silent(folder))
+    return reread_job(folder, job, is_lost=not is_here and is_heartbeat_missing(folder))
 
 
-def read_again(folder: Path, job: Job, *, is_lost: bool) -> Job:
-    """Return the job as its file has it now: its supervisor may have ended it in the meantime."""
+def reread_job(folder: Path, job: Job, *, is_lost: bool) -> Job:
+    """Read the job again, as its supervisor may have ended it; mark it as lost if asked."""
     job = find_job(folder) or job
-    return lose(folder, job) if is_lost and job.is_active else job
+    return mark_as_lost(folder, job) if is_lost and job.is_active else job
 
 
 def cancel(folder: Path, job: Job) -> str:
-    """Ask the supervisor to stop the run; the processes have ray.grace_seconds for it."""
+    """Ask the supervisor to stop the run; processes have ray.grace_seconds to save."""
     if not job.is_active:
         return f"the run has ended: {job.state}"
-    # The supervisor reads it, also one that Ray creates again, and on a cluster not seen from here.
+    # The supervisor reads this file, even if Ray recreates it or it runs on another cluster.
     request_cancel(folder, job.name)
-    if is_silent(folder):
+    if is_heartbeat_missing(folder):
         return "the run has ended: its supervisor was lost"
-    return "the run stops after this step"
+    return "the run stops after its current step"
 
 
 LAUNCHER = JobCommands(

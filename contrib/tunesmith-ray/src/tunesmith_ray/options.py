@@ -12,7 +12,7 @@ from tunesmith.options import Options
 from tunesmith_cli.launch import Gpus, parse_gpus
 
 LOCAL = "local"
-"""The address of a Ray that is started on this machine, for one run."""
+"""Address that starts Ray on this machine for a single run."""
 FLAGS: Mapping[str, type] = {
     "address": str,
     "workers": int,
@@ -21,55 +21,56 @@ FLAGS: Mapping[str, type] = {
     "cpus": int,
     "max_failures": int,
 }
-"""The options that have a flag, by key, with the type of its value: those that often differ."""
+"""Options with a command-line flag, and the types of their values."""
 
 
 class RayOptions(Options):
-    """Table ``[ray]``: what a run asks of the cluster. It does not change the run."""
+    """Table ``[ray]``: resources of a run on the cluster. They do not change the run."""
 
     address: str | None = Field(
         None,
         min_length=1,
         description=(
-            "Ray cluster: HOST:PORT of its head, ray://HOST:PORT from outside of it, or local to "
-            "start a Ray on this machine for this run. Unset: RAY_ADDRESS, or the cluster that "
-            "this machine belongs to."
+            "Ray cluster: HOST:PORT of its head node, ray://HOST:PORT from outside the cluster, or "
+            "local to start Ray on this machine for this run. Unset: RAY_ADDRESS, or the cluster "
+            "that this machine belongs to."
         ),
     )
     workers: int = Field(
-        1, ge=1, le=1024, description="Workers. Each is on one machine, several may share one."
+        1, ge=1, le=1024, description="Number of workers. Several workers may share a machine."
     )
     gpus: Gpus = Field(
         0,
         description=(
-            "GPUs of each worker, as a number or with Ray's type of accelerator: 2, A100:2. "
-            "0: train on the CPU."
+            "GPUs per worker, optionally with Ray's accelerator type: 2, A100:2. "
+            "0 trains on the CPU."
         ),
     )
     processes: int | None = Field(
-        None, ge=1, le=256, description="Processes of each worker. Unset: one for each GPU."
+        None, ge=1, le=256, description="Processes per worker. Unset: one per GPU."
     )
-    cpus: int = Field(4, ge=1, description="Processor cores of each worker.")
+    cpus: int = Field(4, ge=1, description="Processor cores per worker.")
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
         "pack",
         description=(
-            "Workers on few machines, or on different ones if possible (strict: or not at all)."
+            "Put workers on few machines (pack) or on different ones (spread) if possible; "
+            "strict_ enforces it."
         ),
     )
     max_failures: int = Field(
         3,
         ge=0,
-        description="Times that the run is started again after a process or machine was lost.",
+        description="How often to restart the run after a process or machine was lost.",
     )
     grace_seconds: int = Field(
         120,
         ge=1,
-        description="Seconds for the step and the checkpoint of a run that is to stop.",
+        description="Seconds to finish the step and save a checkpoint when the run must stop.",
     )
 
     @property
     def gpu_count(self) -> int:
-        """The number of GPUs of each worker."""
+        """Number of GPUs per worker."""
         return parse_gpus(self.gpus).count
 
     @property
@@ -78,12 +79,12 @@ class RayOptions(Options):
 
     @property
     def process_count(self) -> int:
-        """Processes that train together, on all workers."""
+        """Number of training processes on all workers together."""
         return self.workers * self.processes_per_worker
 
 
 RAY: TableOffer[Any] = TableOffer(
     name="ray",
-    summary="what a run asks of the cluster, for `tunesmith ray submit`",
+    summary="resources of a run on the cluster, for `tunesmith ray submit`",
     config=RayOptions,
 )

@@ -1,8 +1,8 @@
-"""The begin of a process of a run: it becomes ``tunesmith resume``, as under torchrun.
+"""Start a process of a run: it becomes ``tunesmith resume``, as under torchrun.
 
-``python -m tunesmith_ray.rank --parent PID RUN`` binds its life to that of the worker that has
-started it, and replaces itself. A worker that is lost leaves no process behind that trains, or
-keeps the run locked.
+``python -m tunesmith_ray.rank --parent PID RUN`` ties its life to the worker that started it, and
+then replaces itself. A lost worker therefore leaves no process behind that trains or keeps the run
+locked.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from tunesmith_cli.launch import (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Become the process of the run; return an exit code only if that fails."""
+    """Become a process of the run; return an exit code only on failure."""
     parser = argparse.ArgumentParser("tunesmith_ray.rank")
-    parser.add_argument("--parent", type=int, required=True, help="process of the worker")
-    parser.add_argument("--wait", action="store_true", help="wait until nobody works on the run")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the worker")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait until no other process uses the run"
+    )
     parser.add_argument("folder", type=Path)
     parsed = parser.parse_args(arguments)
     end_with_parent(parsed.parent)
@@ -40,28 +42,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_command(folder: Path, rank: int) -> list[str]:
-    """Return the command with which this process, a worker, starts a process of the run."""
+    """Return the command for this worker to start a process of the run."""
     command = [sys.executable, "-P", "-m", "tunesmith_ray.rank", "--parent", str(os.getpid())]
-    # A rank 0 on a machine that Ray has lost may still be alive, and have the run locked.
+    # Rank 0 on a machine that Ray has lost may still be alive and hold the run's lock.
     return [*command, *(["--wait"] if rank == 0 else []), str(folder)]
 
 
 def resume_arguments(folder: Path) -> list[str]:
-    """Return the arguments of python that begin the run or continue it."""
+    """Return the Python arguments that start or continue the run."""
     return ["-P", "-m", "tunesmith", "resume", str(folder)]
 
 
 def end_with_parent(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends; elsewhere than on Linux do nothing."""
+    """Make the kernel kill this process when its parent ends (on Linux only)."""
     if sys.platform != "linux":
         return
     signal_at_end_of_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended before
+    if os.getppid() != parent:  # the parent has already ended
         os._exit(128 + signal.SIGKILL)
 
 
 def report(text: str) -> None:
-    """Print a line into the log of the process."""
+    """Print a line to the log of the process."""
     print(f"tunesmith-ray: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""``tunesmith ray submit``: execute a run on a Ray cluster."""
+"""``tunesmith ray submit``: run a run file on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ from tunesmith_cli.launch import (
     open_run,
     override_options,
     planned_folder,
-    read_end,
+    read_last_lines,
     refuse_unsuitable_job,
 )
 from tunesmith_cli.launch_commands import submit_options
 from tunesmith_ray.follow import wait_for_job
-from tunesmith_ray.job_file import SILENT_SECONDS, Job, find_job, is_silent
+from tunesmith_ray.job_file import HEARTBEAT_TIMEOUT_SECONDS, Job, find_job, is_heartbeat_missing
 from tunesmith_ray.options import FLAGS, LOCAL, RayOptions
 from tunesmith_ray.work import Work
 from tunesmith_ray.worker import log_path
 
 SHOWN_LINES = 30
-"""Lines of the log of a process that has failed."""
+"""Lines to show from the log of a failed process."""
 
 
 @click.command("submit")
 @click.argument("run", metavar="RUN.toml|RUN", type=click.Path(path_type=Path))
-@submit_options(RayOptions, FLAGS, "ray", dry_run="Print what would be started, and do nothing.")
-@click.option("--detach", is_flag=True, help="Return at once; see `tunesmith ray status`.")
+@submit_options(
+    RayOptions, FLAGS, "ray", dry_run="Print what would be started without starting it."
+)
+@click.option("--detach", is_flag=True, help="Return immediately; see `tunesmith ray status`.")
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run: Path,
@@ -49,31 +51,32 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     detach: bool,
     as_json: bool,
 ) -> int:
-    """Execute a run on a Ray cluster, or continue the folder of a run that was interrupted.
+    """Run a run file on a Ray cluster, or continue an interrupted run folder.
 
-    The run folder is created here, on a file system that all machines see. Without --detach, the
-    command shows progress, and ends with the report and the exit code of the run; Ctrl-C stops the
-    run after its step. If a process or a machine is lost, the run continues at its last checkpoint.
+    The run folder is created here, on a file system that all machines share. Without --detach, the
+    command shows the progress and ends with the run's report and exit code; Ctrl-C stops the run
+    after its current step. If a process or a machine is lost, the run continues from its last
+    checkpoint.
     """
     folder, plan = open_run(run, sets=sets, out=out, files=state.files, disabled=state.disabled)
     flags = given_flags(click.get_current_context())
     options = override_options(plan.table(RayOptions), flags, "ray")
     check_run(plan, options, detach=detach)
     path = folder.path if folder else planned_folder(plan, out)
-    # All of it is trusted by now: the user starts this run file, or was asked about the folder's.
+    # The code is trusted: the user starts this run file, or was asked about the run folder's.
     trusts_code = bool(find_code(plan.to_json(), path))
     work = Work.from_options(path, options, trusts_code=trusts_code)
     if dry_run:
         show_work(work, options)
         return 0
-    from tunesmith_ray import cluster  # Ray itself is imported only here
+    from tunesmith_ray import cluster  # imports Ray
 
     with cluster.connect(options.address):
         if folder:
             refuse_second_job(folder.path)
         check_resources(cluster.find_shortage(work), options)
         folder = folder or create_run(plan, out)
-        work = replace(work, folder=str(folder.path.absolute()))  # of a new one, only now known
+        work = replace(work, folder=str(folder.path.absolute()))  # a new folder is only known now
         supervisor = begin(work, options.address)
         if detach:
             show_begin(folder, as_json)
@@ -85,65 +88,66 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def check_run(plan: Plan, options: RayOptions, *, detach: bool) -> None:
-    """Refuse a run that the workers could not execute.
+    """Refuse a run that the workers cannot execute.
 
     Raises:
-        UsageError: its technique trains with one process, and there are several; it trains on
-            another device than the workers have; or Ray would end with this command.
+        UsageError: the technique supports a single process but there are several, it trains on
+            another device than the workers have, or Ray would end with this command.
         EnvironmentProblem: the weights of the model are missing.
     """
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     refuse_unsuitable_job(
         plan, options.gpus, options.process_count, table="ray", hint="--workers 1 --processes 1"
     )
     if detach and options.address == LOCAL:
         raise UsageError(
-            "--detach: a Ray that is started for one run ends with this command",
-            hint="start one with `ray start --head`, and leave --address out",
+            "--detach: a Ray started for one run ends with this command",
+            hint="start Ray with `ray start --head`, and leave out --address",
         )
 
 
 def check_resources(shortage: str, options: RayOptions) -> None:
-    """Warn if the cluster lacks something, or refuse it where no machine can join.
+    """Warn if the cluster lacks resources; refuse the run if no machine can join.
 
     Raises:
-        UsageError: this machine, as a cluster for one run, has too little.
+        UsageError: Ray was started on this machine for one run, and it has too few resources.
     """
     if not shortage:
         return
     if options.address == LOCAL:
-        raise UsageError(shortage.partition(":")[0], hint="ask for less, such as --cpus 1")
+        raise UsageError(shortage.partition(":")[0], hint="request less, for example --cpus 1")
     render.print_note(f"warning: {shortage}", style="warning")
 
 
 def refuse_second_job(run: Path) -> None:
-    """Refuse a run that is on this cluster already, or on another one.
+    """Refuse a run that is already on this cluster, or on another one.
 
     Raises:
-        UsageError: its supervisor is alive.
+        UsageError: the run's supervisor is alive.
     """
     from tunesmith_ray import cluster
 
     job = find_job(run)
     if not job or not job.is_active:
         return
-    hint = f"tunesmith ray cancel {render.shell_path(run)} stops it"
+    hint = f"to stop it: tunesmith ray cancel {render.shell_path(run)}"
     if cluster.find_supervisor(job.name):
-        raise UsageError(f"{run}: the run is on the cluster already, it is {job.state}", hint=hint)
+        raise UsageError(f"{run}: the run is already on this cluster ({job.state})", hint=hint)
     render.print_note(
-        f"the run was {job.state} on another cluster: waiting for a sign of life, at most "
-        f"{SILENT_SECONDS:g} s"
+        f"the run was {job.state} on another cluster; waiting up to "
+        f"{HEARTBEAT_TIMEOUT_SECONDS:g} s for a "
+        "heartbeat"
     )
-    if not is_silent(run):
+    if not is_heartbeat_missing(run):
         raise UsageError(
-            f"{run}: the run is on another cluster, {job.address or 'that of its machine'}, and "
+            f"{run}: the run is on another cluster ({job.address or 'default address'}) and "
             f"{job.state} there",
             hint=hint,
         )
 
 
 def begin(work: Work, address: str | None) -> Any:
-    """Write the job into the run folder and start its supervisor; return that."""
+    """Write the job into the run folder, start its supervisor, and return the supervisor."""
     from tunesmith_ray import cluster
 
     folder = Path(work.folder)
@@ -160,19 +164,19 @@ def show_work(work: Work, options: RayOptions) -> None:
 
 
 def show_begin(folder: RunFolder, as_json: bool) -> None:
-    """Print the run folder and the command that is useful next."""
+    """Print the run folder and the next command."""
     if as_json:
         content = {"schema": "tunesmith.ray-submit/1", "folder": str(folder.path)}
         render.print_json(content)
         return
     render.print_text(f"run folder: {folder.path}")
     render.print_note(
-        f"\nsee how it goes:\n  tunesmith ray status {render.shell_path(folder.path)}"
+        f"\nShow its status:\n  tunesmith ray status {render.shell_path(folder.path)}"
     )
 
 
 def show_report(folder: RunFolder, as_json: bool) -> None:
-    """Print what `tunesmith report` prints, where that command is installed."""
+    """Print the report like `tunesmith report`, if that command is installed."""
     root = click.get_current_context().find_root()
     report = (
         root.command.get_command(root, "report") if isinstance(root.command, click.Group) else None
@@ -184,15 +188,15 @@ def show_report(folder: RunFolder, as_json: bool) -> None:
 
 
 def show_end(folder: RunFolder, job: Job) -> int:
-    """Print why a run has not finished, with the log of the process; return its exit code."""
+    """Print why a run did not finish, with the log of the failed process; return its exit code."""
     if job.state == "finished":
         return 0
     render.print_note(f"\nrun {job.state}: {job.reason}", style="bad")
     if job.failed_rank is not None:
         path = log_path(folder.path, job.failed_rank)
-        render.print_note(f"\nthe end of {path}:\n")
-        for line in read_end(path, SHOWN_LINES):
+        render.print_note(f"\nLast lines of {path}:\n")
+        for line in read_last_lines(path, SHOWN_LINES):
             render.print_note(f"  {line}")
     run = render.shell_path(folder.path)
-    render.print_note(f"\ncontinue the run:\n  tunesmith ray submit {run}")
+    render.print_note(f"\nContinue the run:\n  tunesmith ray submit {run}")
     return job.exit_code or 1

@@ -1,8 +1,8 @@
-"""The supervisor of a run: it starts the workers, and starts them again when one is lost.
+"""The supervisor of a run: it starts the workers, and restarts them when one is lost.
 
-Ray loses what a lost process had not reported yet, so nothing is reported to it: the run folder
-owns checkpoints and events. A start is ``tunesmith resume`` in every process, whether the run has
-begun or not, and the supervisor decides by exit codes alone.
+Ray loses what a lost process had not reported yet, so nothing is reported to Ray: checkpoints and
+events are in the run folder. A start is ``tunesmith resume`` in every process, even the first time.
+The supervisor decides by exit codes alone.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tunesmith.signals import STOP_SIGNALS
 from tunesmith_ray.job_file import Job, State, find_job
 from tunesmith_ray.work import Work
 
-Codes = Sequence[int | None]
-"""The exit code of each process by rank; None: its worker was lost."""
+ExitCodes = Sequence[int | None]
+"""Exit code of each process by rank; None if its worker was lost."""
 TIME_LIMIT = 75
-"""The exit code of a run that has reached ``max_minutes``."""
+"""Exit code of a run that reached ``max_minutes``."""
 Verdict = Literal["finished", "failed", "stopped", "lost"]
 
 
 class StartWorkers(Protocol):
     """Start all processes of a run once, wait for them, and return their exit codes."""
 
-    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> Codes:
-        """``has_begun`` gets the machines of the workers; no code at all: it was cancelled."""
+    def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
+        """Call ``has_begun`` with the workers' machines; return no codes if canceled before."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one start."""
+    """How a start ended."""
 
     verdict: Verdict
     exit_code: int
@@ -45,20 +45,20 @@ class Outcome:
     reason: str = ""
 
 
-class Superseded(Exception):
-    """The run has another job now: what this supervisor has to say of its own no longer counts."""
+class SupersededError(Exception):
+    """The run has a newer job, so this supervisor must not change the job file any more."""
 
 
 def supervise(
     work: Work, name: str, start: StartWorkers, is_cancelled: Callable[[], bool]
 ) -> Job | None:
-    """Start the run until it has ended, or has lost processes too often; return the job at its end.
+    """Start the run until it ends or has lost processes too often; return the final job.
 
-    Each change of the job is in the run folder. A supervisor that is started again itself counts
-    the start that it finds there, and stops the run if it was asked to before. ``name`` is that of
-    its job; if the run has another one meanwhile, nothing is written, and there is no job.
+    Every change of the job is written to the run folder. A supervisor that is itself restarted
+    counts the start it finds there, and stops the run if it was already asked to. ``name`` is the
+    name of its job. If the run has a newer job, nothing is written, and None is returned.
     """
-    with suppress(Superseded):
+    with suppress(SupersededError):
         return _supervise(work, name, start, is_cancelled)
     return None
 
@@ -68,7 +68,7 @@ def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callabl
     job = find_own_job(folder, name)
     while job.is_active:
         if is_cancelled():
-            job = settle(job, judge([], is_cancelled=True), work)
+            job = update_job(job, judge_exit_codes([], is_cancelled=True), work)
             job.write(folder)
             break
         job = replace(job, state="waiting", starts=job.starts + 1, hosts=())
@@ -79,14 +79,14 @@ def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callabl
             replace(job, state="running", hosts=tuple(hosts)).write(folder)
 
         try:
-            outcome = judge(start(work, has_begun), is_cancelled())
-        except Superseded:
+            outcome = judge_exit_codes(start(work, has_begun), is_cancelled())
+        except SupersededError:
             raise
-        except Exception as error:  # of Ray, or a bug: whoever waits must not wait forever
+        except Exception as error:  # from Ray, or a bug: nobody may wait forever
             outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
-        if has_finished(folder):  # also if it was lost or stopped just then
+        if has_finished(folder):  # even if it was lost or stopped at that moment
             outcome = Outcome("finished", 0)
-        job = settle(find_own_job(folder, name), outcome, work)
+        job = update_job(find_own_job(folder, name), outcome, work)
         job.write(folder)
     return job
 
@@ -96,64 +96,64 @@ def find_own_job(folder: Path, name: str) -> Job:
 
     Raises:
         RuntimeError: the run has no job.
-        Superseded: it has another one.
+        Superseded: the run has a newer job.
     """
     job = find_job(folder)
     if job is None:
         raise RuntimeError(f"{folder}: the job is gone")
     if job.name != name:
-        raise Superseded
+        raise SupersededError
     return job
 
 
-def judge(codes: Codes, is_cancelled: bool) -> Outcome:
-    """Return how a start has ended, from the exit codes of its processes.
+def judge_exit_codes(codes: ExitCodes, is_cancelled: bool) -> Outcome:
+    """Return how a start ended, from the exit codes of its processes.
 
-    Rank 0 reports for all, unless it was only asked to stop because another one has failed. A
-    process that a signal has ended was lost, say with its machine, or because memory ran out.
+    Rank 0 reports for all ranks, unless it was only asked to stop because another rank failed. A
+    process killed by a signal was lost, for example with its machine or because memory ran out.
     """
     if not codes:
-        return Outcome("stopped", 128 + signal.SIGTERM, reason="cancelled before it began")
+        return Outcome("stopped", 128 + signal.SIGTERM, reason="canceled before it started")
     if codes[0] == 0:
         return Outcome("finished", 0)
     stop_codes = {128 + number for number in STOP_SIGNALS}
     lost = [rank for rank, code in enumerate(codes) if code is None or code > 128]
     lost = [rank for rank in lost if codes[rank] not in stop_codes]
     if is_cancelled:
-        return Outcome("stopped", codes[0] or 128 + signal.SIGKILL, reason="cancelled")
+        return Outcome("stopped", codes[0] or 128 + signal.SIGKILL, reason="canceled")
     if lost:
         code = codes[lost[0]]
-        how = "its worker was lost" if code is None else f"ended by {name_signal(code - 128)}"
+        how = "its worker was lost" if code is None else f"killed by {name_signal(code - 128)}"
         return Outcome("lost", code or 128 + signal.SIGKILL, lost[0], f"rank {lost[0]}: {how}")
     failed = [rank for rank, code in enumerate(codes) if code and code not in stop_codes]
     rank = failed[0] if failed else 0
     if rank == 0 and codes[0] in {TIME_LIMIT, *stop_codes}:
-        return Outcome("stopped", codes[0] or 1, reason="the run has stopped before its end")
+        return Outcome("stopped", codes[0] or 1, reason="the run stopped before its end")
     return Outcome("failed", codes[rank] or 1, rank, f"rank {rank}: exit code {codes[rank]}")
 
 
 def name_signal(number: int) -> str:
-    """Return the name of a signal, or its number where it has none."""
+    """Return the name of a signal, or its number if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 
 
-def settle(job: Job, outcome: Outcome, work: Work) -> Job:
-    """Return the job after a start: active if the run is to be started again."""
+def update_job(job: Job, outcome: Outcome, work: Work) -> Job:
+    """Return the job after a start: still active if the run must be restarted."""
     ended = replace(job, failed_rank=outcome.failed_rank, reason=outcome.reason)
     if outcome.verdict == "lost":
         if job.starts <= work.max_failures:
             return replace(ended, state="waiting")
-        reason = f"{outcome.reason}; it was started {job.starts} times"
+        reason = f"{outcome.reason}; started {job.starts} times"
         return replace(ended, state="failed", exit_code=outcome.exit_code, reason=reason)
     state: State = outcome.verdict
     return replace(ended, state=state, exit_code=outcome.exit_code)
 
 
 def has_finished(folder: Path) -> bool:
-    """Return True if the run folder holds a finished run, however its processes have ended."""
+    """Return True if the run folder contains a finished run, however its processes ended."""
     try:
         return api.read_report(folder).status == "ok"
     except TunesmithError:

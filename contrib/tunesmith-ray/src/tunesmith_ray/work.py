@@ -1,4 +1,4 @@
-"""The work of a cluster: the processes of a run, and what each worker needs, as plain values."""
+"""The processes of a run and the resources of its workers, as plain values."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from tunesmith_ray.rank import resume_arguments
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerPlace:
     """The machine of a worker."""
 
     host: str
     address: str
     port: int = 0
-    """A port that was free just now."""
+    """A port that is currently free."""
     gpus: str = ""
-    """The GPUs that the worker sees, as CUDA_VISIBLE_DEVICES has them."""
+    """GPUs visible to the worker, in the format of CUDA_VISIBLE_DEVICES."""
 
     @property
     def machine(self) -> tuple[str, str]:
-        """Whose memory it shares: that of workers with the same name and address."""
+        """Host name and address; workers with the same pair share memory."""
         return self.host, self.address
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """The places of all workers of one start. The processes find each other at the first one."""
+class Rendezvous:
+    """Places of all workers in a start; the processes rendezvous at the first one."""
 
-    places: Sequence[Place]
+    places: Sequence[WorkerPlace]
     id: str
-    """Different for each start: a process of an earlier one must not be taken for one of this."""
+    """Unique id of the start, so processes of an earlier start cannot join."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run and the workers that it asks for."""
+    """A run and the workers it needs."""
 
     folder: str
-    """The run folder, absolute; every machine sees it there."""
+    """Absolute path of the run folder, the same on every machine."""
     workers: int = 1
     processes: int = 1
-    """Processes of each worker."""
+    """Processes per worker."""
     cpus: int = 1
     gpus: int = 0
     gpu_type: str = ""
-    """Ray's type of accelerator; "" for any."""
+    """Ray's accelerator type; empty for any."""
     placement: str = "pack"
     max_failures: int = 3
     grace_seconds: int = 120
     trusts_code: bool = False
-    """True if the run names code that the user trusts: a node may have another state folder."""
+    """True if the user trusts the code that the run names; nodes may lack the record of trust."""
 
     @classmethod
     def from_options(cls, folder: Path, options: RayOptions, *, trusts_code: bool = False) -> Work:
@@ -81,21 +81,21 @@ class Work:
         return self.workers * self.processes
 
     def resources(self) -> dict[str, float]:
-        """Return what each worker reserves, by Ray's names."""
+        """Return the resources of each worker, by Ray's names."""
         found: dict[str, float] = {"CPU": self.cpus}
         if self.gpus:
             found["GPU"] = self.gpus
-            if self.gpu_type:  # a share of it, as Ray itself asks for a type
+            if self.gpu_type:  # a small share, as Ray does to request a type
                 found[f"accelerator_type:{self.gpu_type}"] = 0.001
         return found
 
-    def environment(self, worker: int, index: int, meeting: Meeting) -> Mapping[str, str]:
-        """Return the variables of the process with this index among those of its worker.
+    def environment(self, worker: int, index: int, meeting: Rendezvous) -> Mapping[str, str]:
+        """Return the environment variables of a process of a worker.
 
-        They are those that torchrun would set, which has one agent on each machine. So workers on
-        the same machine are counted together, and each process sees the GPUs of all of them.
+        They match those of torchrun, which has one agent per machine. Workers on the same machine
+        are therefore counted together, and each process sees the GPUs of all of them.
         """
-        # The folder in which Ray was started is no place for modules: it may have a json.py.
+        # Do not import modules from the folder where Ray was started: it may contain a json.py.
         variables = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(self.threads)}
         if self.trusts_code:
             variables[TRUST_VARIABLE] = "1"
@@ -121,23 +121,23 @@ class Work:
 
     @property
     def threads(self) -> int:
-        """Threads of each process: its share of the worker's cores."""
+        """Threads per process: its share of the worker's cores."""
         return max(1, self.cpus // self.processes)
 
     def describe(self, address: str | None) -> list[tuple[str, str]]:
-        """Return what a dry run shows, each with its name."""
+        """Return what a dry run shows, as pairs of name and text."""
         each = ", ".join(f"{name} {count:g}" for name, count in self.resources().items())
-        shown_places = [Place(f"host-{number}", "ADDRESS") for number in range(self.workers)]
-        variables = dict(self.environment(0, 0, Meeting(shown_places, "START")))
+        shown_places = [WorkerPlace(f"host-{number}", "ADDRESS") for number in range(self.workers)]
+        variables = dict(self.environment(0, 0, Rendezvous(shown_places, "START")))
         if self.process_count > 1:
             variables["MASTER_PORT"] = "PORT"
         shown = " ".join(f"{name}={value}" for name, value in variables.items())
         return [
-            ("cluster", address or "RAY_ADDRESS, or that of this machine"),
-            ("workers", f"{self.workers} with {each} each, placement {self.placement}"),
-            ("processes", f"{self.process_count}, {self.processes} on each worker"),
+            ("cluster", address or "RAY_ADDRESS, or this machine's cluster"),
+            ("workers", f"{self.workers}, each with {each}; placement {self.placement}"),
+            ("processes", f"{self.process_count} ({self.processes} per worker)"),
             ("run folder", self.folder),
             ("command", shlex.join(["python", *resume_arguments(Path(self.folder))])),
             ("variables of rank 0", shown),
-            ("started again", f"at most {self.max_failures} times, if a process or node is lost"),
+            ("restarts", f"at most {self.max_failures}, if a process or node is lost"),
         ]

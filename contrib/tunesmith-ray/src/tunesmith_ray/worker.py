@@ -1,4 +1,4 @@
-"""A worker: the processes of a run on one machine, started, watched and stopped there."""
+"""A worker starts, watches and stops the processes of a run on one machine."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from contextlib import suppress
 from pathlib import Path
 
 from tunesmith_ray.rank import build_command
-from tunesmith_ray.work import Meeting, Place, Work
+from tunesmith_ray.work import Rendezvous, Work, WorkerPlace
 
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
-"""Seconds for processes to end by themselves after another one has failed."""
+"""Seconds for processes to end by themselves after another one failed."""
 
 
 class Worker:
-    """The processes of one worker. It is an actor of Ray: two of its methods run at a time."""
+    """The processes of a worker. It is a Ray actor whose methods run two at a time."""
 
     def __init__(self, work: Work, number: int, address: str = "127.0.0.1") -> None:
         self.work, self.number, self.address = work, number, address
         self._term_at: float | None = None
-        """Time, by the monotonic clock, at which the processes are asked to stop; None: never."""
+        """Monotonic time to ask the processes to stop; None for never."""
         self._lock = threading.Lock()
 
-    def find_place(self) -> Place:
+    def find_place(self) -> WorkerPlace:
         """Return this machine with a free port."""
         with socket.socket() as one:
             one.bind(("", 0))
             gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            return Place(socket.gethostname(), self.address, one.getsockname()[1], gpus)
+            return WorkerPlace(socket.gethostname(), self.address, one.getsockname()[1], gpus)
 
-    def run(self, meeting: Meeting) -> list[int]:
-        """Start the processes, wait for all, and return their exit codes as shells do."""
+    def run(self, meeting: Rendezvous) -> list[int]:
+        """Start the processes, wait for all, and return their exit codes as a shell would."""
         ranks = range(self.work.processes)
         children = [self._start(index, meeting) for index in ranks]
         try:
             while not all(child.poll() is not None for child in children):
-                if any(child.poll() for child in children):  # one has failed
+                if any(child.poll() for child in children):  # a process failed
                     self.stop(PATIENCE_SECONDS)
                 self._signal(children)
                 time.sleep(POLL_SECONDS)
@@ -53,12 +53,12 @@ class Worker:
         return [exit_code(child.wait()) for child in children]
 
     def stop(self, seconds: float = 0.0) -> None:
-        """Ask the processes to stop, after so many seconds; an earlier time counts."""
+        """Ask the processes to stop after this many seconds; an earlier deadline is kept."""
         moment = time.monotonic() + seconds
         with self._lock:
             self._term_at = moment if self._term_at is None else min(self._term_at, moment)
 
-    def _start(self, index: int, meeting: Meeting) -> subprocess.Popen[bytes]:
+    def _start(self, index: int, meeting: Rendezvous) -> subprocess.Popen[bytes]:
         rank = self.number * self.work.processes + index
         folder = Path(self.work.folder)
         command = build_command(folder, rank)
@@ -72,7 +72,7 @@ class Worker:
         return child
 
     def _signal(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
-        """Send the signals that are due: TERM once, and KILL when the grace is over."""
+        """Send due signals: SIGTERM once, then SIGKILL when the grace period is over."""
         if self._term_at is None:
             return
         late = time.monotonic() - self._term_at
@@ -87,10 +87,10 @@ class Worker:
 
 
 def exit_code(code: int) -> int:
-    """Return the exit code of a process as shells do: 128 and the number of a signal."""
+    """Return the exit code of a process as a shell does: 128 plus the signal number."""
     return 128 - code if code < 0 else code
 
 
 def log_path(folder: Path, rank: int) -> Path:
-    """Return the file with what a process prints on stderr, over all starts."""
+    """Return the file with a process's stderr output of all starts."""
     return folder / "ray" / f"rank-{rank}.log"

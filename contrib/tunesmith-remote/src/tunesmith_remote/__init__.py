@@ -1,4 +1,4 @@
-"""Table ``[remote]`` and commands ``remote ...``: a run's mirror in a bucket."""
+"""Table ``[remote]`` and commands ``remote ...``: mirror runs to a bucket."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
@@ -8,12 +8,12 @@ PLUGIN = lazy_plugin(
     tunesmith_commands=[
         CommandOffer(
             name="remote push",
-            summary="Copy what is new in a run to a bucket.",
+            summary="Copy new files of a run to a bucket.",
             load="tunesmith_remote.commands.push:command",
         ),
         CommandOffer(
             name="remote pull",
-            summary="Fetch a run from a bucket, to continue it.",
+            summary="Download a run from a bucket to continue it.",
             load="tunesmith_remote.commands.pull:command",
         ),
     ],

@@ -1,4 +1,4 @@
-"""A folder of an object store, through fsspec, with errors that say where they happened."""
+"""Access a folder of an object store through fsspec, with errors that name the object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_remote.options import check_url
 
 
 class Bucket:
-    """The folder at ``url``. Names are relative to it; credentials come from the environment."""
+    """The folder at ``url``; names are relative to it, credentials come from the environment."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -23,7 +23,7 @@ class Bucket:
         self._files, self._root = _open(self.url)
 
     def list_sizes(self, folder: str) -> dict[str, int]:
-        """Return the objects of a folder with their sizes in bytes; none if there is no folder."""
+        """Return the objects of a folder with their sizes in bytes; empty if it does not exist."""
         with self._explained(folder):
             try:
                 found = self._files.ls(self._path(folder), detail=True)
@@ -33,7 +33,7 @@ class Bucket:
         return {entry["name"].rpartition("/")[2]: int(entry["size"]) for entry in objects}
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of an object; None if there is none."""
+        """Return the content of an object; None if it does not exist."""
         with self._explained(name):
             try:
                 return bytes(self._files.cat_file(self._path(name)))
@@ -41,25 +41,25 @@ class Bucket:
                 return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write an object, in place of an earlier one."""
+        """Write an object, replacing an existing one."""
         with self._explained(name):
             self._files.pipe_file(self._path(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write an object that does not exist yet; return False if there is one already."""
+        """Write a new object; return False if it already exists."""
         try:
             with self._explained(name, passed=FileExistsError):
                 self._files.pipe_file(self._path(name), content, mode="create")
         except FileExistsError:
-            # A request whose answer was lost is repeated, and then finds its own object.
+            # If the response was lost, the request was repeated and found its own object.
             return self.read(name) == content
         return True
 
     def upload(self, source: Path, name: str) -> None:
-        """Write an object with the content of a file.
+        """Upload a file as an object.
 
         Raises:
-            FileNotFoundError: the file is gone.
+            FileNotFoundError: the file was deleted.
         """
         try:
             with self._explained(name):
@@ -70,7 +70,7 @@ class Bucket:
             raise
 
     def download(self, name: str, target: Path) -> bool:
-        """Write an object's content to a file; return False if there is no such object."""
+        """Download an object to a file; return False if the object does not exist."""
         with self._explained(name):
             try:
                 self._files.get_file(self._path(name), str(target))
@@ -79,7 +79,7 @@ class Bucket:
         return True
 
     def delete(self, name: str) -> None:
-        """Delete an object; one that is gone already is fine."""
+        """Delete an object; ignore it if it does not exist."""
         with self._explained(name):
             try:
                 self._files.rm_file(self._path(name))
@@ -91,9 +91,9 @@ class Bucket:
 
     @contextmanager
     def _explained(self, name: str, passed: type[Exception] = UsageError) -> Iterator[None]:
-        """Turn every error of the store into one of the machine: each library has its own."""
+        """Convert every error of the store to an EnvironmentProblem: each library has its own."""
         try:
-            self._files.invalidate_cache()  # of listings: another machine may have written
+            self._files.invalidate_cache()  # listings: another machine may have written
             yield
         except passed:
             raise
@@ -102,7 +102,7 @@ class Bucket:
 
 
 def describe(error: Exception) -> str:
-    """Return an error of a library as one line without secrets."""
+    """Return an error of a library as a single line without secrets."""
     return one_line(redact(f"{type(error).__name__}: {error}".removesuffix(": ")), 300)
 
 
@@ -110,8 +110,8 @@ def _open(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it.
 
     Raises:
-        UsageError: no library knows the scheme.
-        EnvironmentProblem: the library is not installed, or refuses.
+        UsageError: no library supports the scheme.
+        EnvironmentProblem: the library is not installed, or failed.
     """
     import fsspec
 
@@ -120,11 +120,12 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url, **options)
     except ValueError as error:
-        known = "such as s3://bucket/path, or one of another library of fsspec"
+        known = "such as s3://bucket/path, or one that another fsspec library supports"
         raise UsageError(f"{url}: {describe(error)}", hint=f"use a URL {known}") from None
     except ImportError as error:
         raise EnvironmentProblem(
-            f"{url}: {describe(error)}", hint="install the library of fsspec for it, such as gcsfs"
+            f"{url}: {describe(error)}",
+            hint="install the fsspec library for this store, such as gcsfs",
         ) from None
     except Exception as error:
         raise EnvironmentProblem(f"{url}: {describe(error)}") from None

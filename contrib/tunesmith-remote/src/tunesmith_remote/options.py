@@ -12,14 +12,14 @@ from tunesmith.text import redact
 
 
 class RemoteOptions(Options):
-    """Table ``[remote]``: where runs are mirrored while they train. It does not change a run."""
+    """Table ``[remote]``: where to mirror runs while they train. It does not change the run."""
 
     url: str | None = Field(
         None,
         description=(
-            "Place for runs, such as s3://bucket/runs; each has a folder there with the name of "
-            "its run folder. Unset: a run is not mirrored. Credentials and endpoint come from the "
-            "environment."
+            "Where to mirror runs, such as s3://bucket/runs. Each run gets a folder there, with "
+            "the name of its run folder. Unset: runs are not mirrored. Credentials and endpoint "
+            "come from the environment."
         ),
     )
 
@@ -30,21 +30,21 @@ class RemoteOptions(Options):
 
 
 def check_url(url: str) -> str:
-    """Return the URL without slashes at its end.
+    """Return the URL without trailing slashes.
 
     Raises:
-        ValueError: it is not the URL of one place, or holds a secret.
+        ValueError: the URL is malformed, or contains a secret.
     """
     scheme, separator, place = url.partition("://")
     if not separator or not scheme or not place.strip("/") or "::" in url:
         raise ValueError("must be like s3://bucket/path")
     if redact(url) != url:
-        raise ValueError("holds a secret, which belongs into the environment")
+        raise ValueError("must not contain a secret; use environment variables instead")
     return url.rstrip("/")
 
 
 REMOTE: TableOffer[Any] = TableOffer(
     name="remote",
-    summary="the place where runs are mirrored while they train",
+    summary="where runs are mirrored while they train",
     config=RemoteOptions,
 )

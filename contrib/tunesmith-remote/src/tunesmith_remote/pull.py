@@ -1,4 +1,4 @@
-"""Pull a run from a bucket into a new folder, and check every byte of it."""
+"""Pull a run from a bucket into a new folder, and verify every file."""
 
 from __future__ import annotations
 
@@ -25,35 +25,36 @@ from tunesmith_remote.snapshot import (
 
 @dataclass
 class Pulled:
-    """A pulled snapshot. ``problems``: what is damaged in the bucket and was skipped."""
+    """A pulled snapshot; ``problems`` lists damaged items in the bucket that were skipped."""
 
     snapshot: Snapshot
     problems: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """Bytes of the files of the snapshot."""
+        """Total size of the snapshot's files in bytes."""
         return sum(file.size for file in self.snapshot.files.values())
 
 
 def pull_run(bucket: Bucket, run: Path) -> Pulled:
-    """Fetch the newest intact snapshot into a new folder, which appears when it is complete.
+    """Download the newest intact snapshot into a new folder, which appears once it is complete.
 
-    A checkpoint with a damaged file is skipped, so that the run continues from an older one. If
-    there is no older one, or another file is damaged, the snapshot before is used.
+    A checkpoint with a damaged file is skipped, so the run continues from an older one. If there is
+    no older checkpoint, or another file is damaged, the previous snapshot is used.
 
     Raises:
-        UsageError: nothing was pushed to the URL, or the folder exists and is not empty.
+        UsageError: no run was pushed to the URL, or the folder exists and is not empty.
         IntegrityError: no snapshot is intact.
-        EnvironmentProblem: the bucket cannot be used.
+        EnvironmentProblem: the bucket is not accessible.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UsageError(
-            f"{run}: exists already", hint="choose a new folder; it is never mixed with another"
+            f"{run}: already exists",
+            hint="choose a new folder; a pull never merges with an existing run",
         )
     numbers = list_numbers(bucket)
     if not numbers:
-        raise UsageError(f"{bucket.url}: no run was pushed to it")
+        raise UsageError(f"{bucket.url}: no run was pushed to this URL")
     problems: list[str] = []
     follows = ""
     for number, snapshot in read_snapshots(bucket, numbers):
@@ -68,7 +69,7 @@ def pull_run(bucket: Bucket, run: Path) -> Pulled:
 
 
 def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
-    """Fetch a snapshot into a copy that continues ``follows``; return False if it is no use."""
+    """Download a snapshot to a copy that continues ``follows``; return False if it is unusable."""
     parent = run.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".pull-") as temporary:
@@ -92,7 +93,7 @@ def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
 
 
 def group_by_commit(files: Mapping[str, StoredFile]) -> dict[str, dict[str, StoredFile]]:
-    """Return the files of each committed folder by its path; "" has all files outside of them."""
+    """Group files by the committed folder that contains them; "" for all others."""
     committed = {
         path.rpartition("/")[0] for path in files if PurePosixPath(path).name == MANIFEST
     } - {""}
@@ -105,12 +106,12 @@ def group_by_commit(files: Mapping[str, StoredFile]) -> dict[str, dict[str, Stor
 
 
 def _fetch_files(bucket: Bucket, files: Mapping[str, StoredFile], folder: Path) -> str:
-    """Fetch files; return the first problem, "" if they are intact."""
+    """Download files; return the first problem, or "" if all are intact."""
     for path, file in files.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if not bucket.download(file.name, target):
-            return f"{path} is missing in the bucket"
+            return f"{path} is missing from the bucket"
         with target.open("rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
                 return f"{path} was changed in the bucket"

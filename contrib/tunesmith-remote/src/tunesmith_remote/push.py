@@ -1,9 +1,9 @@
-"""Push a run folder: upload what a bucket lacks, then create a snapshot, then delete what is old.
+"""Push a run folder: upload missing objects, create a snapshot, then delete old objects.
 
-The folder may be in use. Committed folders (checkpoints, artifacts) are taken as their manifests
-describe them, every other file is read once, as it is at that moment. The event log is read at a
-moment between two commits: it names no artifact that the snapshot lacks, and lacks no step that a
-checkpoint in the snapshot has.
+The folder may be in use. Committed folders (checkpoints, models) are taken as their manifests
+describe them; every other file is read once, in its current state. The event log is read between
+two commits. It therefore names no model that the snapshot lacks, and contains every step of the
+snapshot's checkpoints.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from tunesmith_remote.snapshot import (
     is_checkpoint,
     is_skipped,
     list_numbers,
-    name_of,
+    name_snapshot,
     read_snapshots,
 )
 
-KEPT = 2
-"""Snapshots that are kept: who pulls the one before the newest can finish."""
-ATTEMPTS = 5
-"""Times to begin again when the run deletes an old checkpoint that is being uploaded."""
+KEPT_SNAPSHOTS = 2
+"""Number of snapshots to keep, so a pull of the previous one can finish."""
+MAX_ATTEMPTS = 5
+"""How often to retry if the run deletes an old checkpoint during its upload."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """The result of a push. ``damaged``: checkpoints that were skipped, with the reason."""
+    """Result of a push; ``damaged`` lists skipped checkpoints with their reasons."""
 
     snapshot: Snapshot
     uploaded: int
-    """Bytes."""
+    """Uploaded bytes."""
     damaged: Mapping[str, str]
 
 
@@ -53,37 +53,37 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
     """Push a run folder to its mirror.
 
     Raises:
-        UsageError: it is no run folder, or the mirror is that of another one.
-        IntegrityError: an artifact is damaged.
-        EnvironmentProblem: the bucket cannot be used; its newest snapshot is intact.
+        UsageError: the folder is not a run, or the mirror belongs to another run.
+        IntegrityError: a committed folder other than a checkpoint is damaged.
+        EnvironmentProblem: the bucket is not accessible; its newest snapshot stays intact.
     """
     folder = RunFolder.open(run)
     mirror = find_mirror(run)
     if mirror is None or mirror.url != bucket.url:
         known = mirror or Mirror(url=bucket.url, writer=secrets.token_hex(8))
         mirror = known.model_copy(update={"url": bucket.url})
-        require_own(bucket, mirror)  # before the folder names it
+        require_own_bucket(bucket, mirror)  # checked before the folder records it
         mirror.write(run)
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
             return _Push(folder, bucket, mirror).run()
         except FileNotFoundError as error:
-            if attempt == ATTEMPTS:
-                raise UsageError(f"{error}: was deleted while it was uploaded") from None
+            if attempt == MAX_ATTEMPTS:
+                raise UsageError(f"{error}: deleted during its upload") from None
     raise AssertionError
 
 
-def require_own(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snapshot | None]:
-    """Return the numbers of all snapshots and the newest intact one, if this copy continues it.
+def require_own_bucket(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snapshot | None]:
+    """Return the numbers of all snapshots and the newest intact one, if this copy may continue it.
 
     Raises:
-        UsageError: another run, or another copy of this one, has pushed to the URL.
+        UsageError: another run, or another copy of this run, was pushed to the URL.
     """
     numbers = list_numbers(bucket)
     newest = next((found for _, found in read_snapshots(bucket, numbers) if found), None)
     if newest and newest.writer != mirror.writer and newest.seal != mirror.follows:
         raise UsageError(
-            f"{bucket.url}: the run {newest.run} was pushed there by {newest.host} at "
+            f"{bucket.url}: {newest.host} pushed the run {newest.run} there at "
             f"{newest.created}, and this folder does not continue it",
             hint="pull it into a new folder and continue there, or push to another URL",
         )
@@ -92,24 +92,24 @@ def require_own(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snapshot | N
 
 @dataclass
 class _Push:
-    """One attempt to push."""
+    """A single attempt to push."""
 
     folder: RunFolder
     bucket: Bucket
     mirror: Mirror
     before: Mapping[str, StoredFile] = field(default_factory=dict)
-    """The files of the newest snapshot."""
+    """Files of the newest snapshot."""
     files: dict[str, StoredFile] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     uploaded: int = 0
 
     def run(self) -> Pushed:
-        """Upload, create the snapshot, delete.
+        """Upload, create the snapshot, then delete old objects.
 
         Raises:
-            FileNotFoundError: a file was deleted meanwhile.
+            FileNotFoundError: a file was deleted in the meantime.
         """
-        numbers, newest = require_own(self.bucket, self.mirror)
+        numbers, newest = require_own_bucket(self.bucket, self.mirror)
         self.before = newest.files if newest else {}
         stored = self.bucket.list_sizes(OBJECTS)
         state = read_state(self.folder)
@@ -128,21 +128,21 @@ class _Push:
         )
         if not self.bucket.create(snapshot.name, snapshot.encode()):
             raise UsageError(
-                f"{self.bucket.url}: another machine pushes to it at this moment",
+                f"{self.bucket.url}: another machine is pushing to this URL",
                 hint="only one copy of a run can be continued and pushed",
             )
         self._delete_old([*numbers, snapshot.number], stored)
         return Pushed(snapshot, self.uploaded, self.damaged)
 
     def _add_committed(self, path: Path, content: bytes, stored: Mapping[str, int]) -> None:
-        """Upload the files of a committed folder, verified unless the bucket has all of them."""
+        """Upload the files of a committed folder; verify them first if any are missing."""
         name = path.relative_to(self.folder.path).as_posix()
         try:
             manifest = read_manifest(path)
         except IntegrityError as error:
             self._keep_pushed(path, error.message, stored)
             return
-        if (path / MANIFEST).read_bytes() != content:  # it was replaced
+        if (path / MANIFEST).read_bytes() != content:  # the folder was replaced
             raise FileNotFoundError(path)
         files = {MANIFEST: _describe(content)}
         files |= {n: StoredFile(size=f.size, sha256=f.sha256) for n, f in manifest.files.items()}
@@ -156,11 +156,11 @@ class _Push:
         self.files |= {f"{name}/{file}": entry for file, entry in files.items()}
 
     def _keep_pushed(self, path: Path, reason: str, stored: Mapping[str, int]) -> None:
-        """Take a damaged checkpoint as it was pushed before; leave it out if it never was."""
+        """Use the earlier push of a damaged checkpoint, or leave the checkpoint out."""
         if not path.exists():
             raise FileNotFoundError(path)
         name = path.relative_to(self.folder.path).as_posix()
-        if not is_checkpoint(name):  # the log relies on it
+        if not is_checkpoint(name):  # the event log refers to it
             raise IntegrityError(f"{path}: {reason}")
         pushed = {n: file for n, file in self.before.items() if n.startswith(f"{name}/")}
         if pushed and all(stored.get(file.sha256) == file.size for file in pushed.values()):
@@ -176,11 +176,11 @@ class _Push:
         self.files[path.relative_to(self.folder.path).as_posix()] = entry
 
     def _delete_old(self, numbers: list[int], stored: Mapping[str, int]) -> None:
-        """Delete old snapshots, and of the objects from before this push those that none needs."""
-        kept = [s for _, s in read_snapshots(self.bucket, numbers[-KEPT:]) if s]
+        """Delete old snapshots, and older objects that no remaining snapshot needs."""
+        kept = [s for _, s in read_snapshots(self.bucket, numbers[-KEPT_SNAPSHOTS:]) if s]
         needed = {sha256 for snapshot in kept for sha256 in snapshot.object_sizes()}
-        for number in numbers[:-KEPT]:
-            self.bucket.delete(name_of(number))
+        for number in numbers[:-KEPT_SNAPSHOTS]:
+            self.bucket.delete(name_snapshot(number))
         for sha256 in stored.keys() - needed:
             self.bucket.delete(f"{OBJECTS}/{sha256}")
 
@@ -199,12 +199,12 @@ class FolderState:
 
 
 def read_state(folder: RunFolder) -> FolderState:
-    """List a run folder, and read its event log while nothing is committed.
+    """List a run folder, and read its event log at a moment when nothing is being committed.
 
     Raises:
-        FileNotFoundError: a folder was deleted meanwhile, or something is always committed.
+        FileNotFoundError: a folder was deleted in the meantime, or commits never paused.
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         loose, committed = list_files(folder.path)
         log = folder.events.read_bytes() if folder.events.is_file() else b""
         loose, again = list_files(folder.path)
@@ -216,7 +216,7 @@ def read_state(folder: RunFolder) -> FolderState:
 def list_files(run: Path) -> tuple[list[Path], dict[Path, bytes]]:
     """Return the single files of a run folder, and its committed folders with their manifests.
 
-    A checkpoint without a manifest is damaged, and no collection of single files.
+    A checkpoint without a manifest counts as a damaged committed folder.
     """
     loose: list[Path] = []
     committed: dict[Path, bytes] = {}

@@ -1,4 +1,4 @@
-"""The reporter that mirrors a run while it trains: it pushes in a thread of its own."""
+"""The reporter that mirrors a run while it trains; it pushes in its own thread."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import redact
 from tunesmith_remote.snapshot import find_mirror
 
-MOST_FINDINGS = 2
-"""Failures that are reported while the run trains: after a third, a reporter gets no events."""
+MAX_FINDINGS = 2
+"""Failures to report while the run trains: after three, a reporter gets no more events."""
 
 
 class NoOptions(Options):
-    """No options: the place is that of the table ``[remote]``."""
+    """No options: the URL is in the table ``[remote]``."""
 
 
 class RemoteReporter:
-    """Pushes after each checkpoint, when training has finished, and when the run ends.
+    """Pushes after each checkpoint, after training, and at the end of the run.
 
-    Pushes never wait for one another: checkpoints that come during a push go with the next one.
-    A push that fails becomes a finding at the next event, and is repeated with the next checkpoint.
-    One that fails at the end becomes a warning. Neither stops or fails the run. A checkpoint that
-    is skipped because it is damaged is reported once, in the same way.
+    Pushes are not queued: checkpoints saved during a push are uploaded with the next push. A failed
+    push becomes a finding at the next event and is repeated at the next checkpoint; at the end of
+    the run, it becomes a warning. It never stops or fails the run. A checkpoint that is skipped
+    because it is damaged is reported once, in the same way.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -57,7 +57,7 @@ class RemoteReporter:
         except Exception as problem:
             command = f"tunesmith remote push {self._folder.path} {self._url}"
             problems.append(
-                f"the end of the run is not in the bucket: {describe(problem)}; repeat it with "
+                f"the end of the run was not pushed: {describe(problem)}; to repeat the push, run "
                 f"`{command}`"
             )
         problems += self._take_damaged()
@@ -65,11 +65,11 @@ class RemoteReporter:
             raise EnvironmentProblem("; ".join(problems))
 
     def report(self, event: Event) -> None:
-        """Start to push, or push soon.
+        """Start the push thread, or request a push.
 
         Raises:
-            EnvironmentProblem: the last push has failed, or a damaged checkpoint was skipped, and
-                that was not reported yet.
+            EnvironmentProblem: the last push failed, or a damaged checkpoint was skipped, and this
+                was not reported yet.
         """
         if isinstance(event, RunStarted) and self._thread is None:
             base = event.plan.get("remote", {}).get("url")
@@ -81,17 +81,19 @@ class RemoteReporter:
                 self._thread.start()
         if isinstance(event, (CheckpointSaved, TrainingFinished)):
             self._due.set()
-        if self._findings == MOST_FINDINGS:
+        if self._findings == MAX_FINDINGS:
             return
         problem, self._problem = self._problem, None
         problems = [*([describe(problem)] if problem else []), *self._take_damaged()]
         if problems:
             self._findings += 1
             text = "; ".join(problems)
-            raise EnvironmentProblem(f"{text}; training goes on, and the next checkpoint is pushed")
+            raise EnvironmentProblem(
+                f"{text}; training continues, and the next checkpoint triggers a new push"
+            )
 
     def _take_damaged(self) -> list[str]:
-        """Return the damaged checkpoints that were skipped, each once."""
+        """Return the skipped damaged checkpoints that were not reported yet."""
         damaged = {n: why for n, why in self._damaged.items() if n not in self._reported}
         self._reported |= damaged.keys()
         return [redact(f"{name} is damaged, not pushed: {why}") for name, why in damaged.items()]
@@ -111,16 +113,16 @@ class RemoteReporter:
                 self._is_failing = True
 
     def _push(self) -> None:
-        # Imported here, because libraries of object stores are large.
+        # Imported here, because object store libraries are large.
         from tunesmith_remote.bucket import Bucket
         from tunesmith_remote.push import push_run
 
         damaged = push_run(self._folder.path, Bucket(self._url)).damaged
-        self._damaged = {**self._damaged, **damaged}  # a new one: another thread reads it
+        self._damaged = {**self._damaged, **damaged}  # a new dict, because another thread reads it
 
 
 def choose_url(folder: Path, base: str, name: str) -> str:
-    """Return the URL for a run below ``base``: that of its mirror, or one with its name."""
+    """Return the URL for a run below ``base``: its existing mirror's, or one with its name."""
     mirror = find_mirror(folder)
     if mirror and mirror.url.rpartition("/")[0] == base:
         return mirror.url
@@ -135,7 +137,7 @@ def describe(problem: Exception) -> str:
 
 REMOTE_REPORTER = ReporterOffer(
     name="remote",
-    summary="the run itself, to object storage, if [remote] url is set",
+    summary="mirrors the run to object storage if [remote] url is set",
     config=NoOptions,
     build=lambda options, folder: RemoteReporter(folder),
     always=True,

@@ -1,4 +1,4 @@
-"""Snapshots: which files a run had at one moment, and how they are stored in a bucket.
+"""Snapshots: the files of a run at one moment, and how a bucket stores them.
 
 ::
 
@@ -6,8 +6,9 @@
       objects/SHA256            the content of a file, under its hash; never changed
       snapshots/00000012.json   path, size and hash of every file of the run, and a seal
 
-A snapshot is created after all its objects, by one request that fails if its number is taken. So an
-upload that stops anywhere leaves the snapshot before, and of two machines that push, one fails.
+A snapshot is created after all its objects, by a single request that fails if the number is taken.
+An upload that stops anywhere therefore leaves the previous snapshot intact. If two machines push
+at the same time, one fails.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ from tunesmith.storage import is_inside, write_atomic
 from tunesmith_remote.bucket import Bucket
 
 OBJECTS, SNAPSHOTS = "objects", "snapshots"
-REMEMBERED = "remote.json"
-"""File of a run folder that names its mirror; it is not mirrored."""
-SKIPPED = frozenset({"lock", "lease", REMEMBERED})
-"""Files of a run folder that belong to one machine."""
+MIRROR_FILE = "remote.json"
+"""File in a run folder that names its mirror; it is not mirrored itself."""
+SKIPPED = frozenset({"lock", "lease", MIRROR_FILE})
+"""Files in a run folder that only concern one machine."""
 _NAME = re.compile(r"(\d{8,})\.json")
 
 
 def _check_path(path: str) -> str:
-    """Return a path below the run folder, of a file that is mirrored."""
+    """Validate the path of a mirrored file, relative to the run folder."""
     if not is_inside(path) or is_skipped(path):
         raise ValueError("is not a file of a run")
     return path
 
 
 def is_skipped(path: str) -> bool:
-    """Return True for what belongs to one machine, is being written, or failed verification."""
+    """Return True for files of one machine, and for files being written or failing verification."""
     return path in SKIPPED or any(part.startswith(".") for part in path.split("/"))
 
 
 def is_checkpoint(name: str) -> bool:
-    """Return True for a checkpoint: a run can do without it if it has an older one."""
+    """Return True for a checkpoint: a run with an older one can do without it."""
     return PurePosixPath(name).parent.name == "checkpoints"
 
 
@@ -54,19 +55,19 @@ class _Strict(BaseModel):
 
 
 class StoredFile(_Strict):
-    """Size in bytes and SHA-256 of a file; the object with its content is named by the hash."""
+    """Size in bytes and SHA-256 of a file; the hash is also the name of its object."""
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @property
     def name(self) -> str:
-        """The name of the object."""
+        """Name of the object with the content."""
         return f"{OBJECTS}/{self.sha256}"
 
 
 class Snapshot(_Strict):
-    """The files of a run by their path, and who has stored them. ``created``: UTC, ISO 8601."""
+    """The files of a run by path, and who pushed them. ``created``: UTC, ISO 8601."""
 
     format: Literal[1] = 1
     number: int = Field(ge=1)
@@ -79,20 +80,20 @@ class Snapshot(_Strict):
 
     @property
     def name(self) -> str:
-        """The name of its object."""
-        return name_of(self.number)
+        """Name of the snapshot's object."""
+        return name_snapshot(self.number)
 
     @property
     def seal(self) -> str:
-        """SHA-256 over everything else."""
+        """SHA-256 of everything else in the snapshot."""
         return hashlib.sha256(_encode(self.model_dump())).hexdigest()
 
     def encode(self) -> bytes:
-        """Return the content of its object."""
+        """Return the content of the snapshot's object."""
         return _encode({**self.model_dump(), "seal": self.seal}) + b"\n"
 
     def object_sizes(self) -> dict[str, int]:
-        """Return the size of each object by its hash."""
+        """Return the size of each object, by hash."""
         return {file.sha256: file.size for file in self.files.values()}
 
 
@@ -100,8 +101,8 @@ def _encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, indent=1).encode()
 
 
-def decode(content: bytes, number: int) -> Snapshot | None:
-    """Return a snapshot; None if it is not exactly what was stored under this number."""
+def decode_snapshot(content: bytes, number: int) -> Snapshot | None:
+    """Return a snapshot; None if the content is not exactly what was stored under this number."""
     try:
         document = json.loads(content)
         document.pop("seal")
@@ -112,42 +113,44 @@ def decode(content: bytes, number: int) -> Snapshot | None:
 
 
 def list_numbers(bucket: Bucket) -> list[int]:
-    """Return the numbers of all snapshots, oldest first, whether they are intact or not."""
+    """Return the numbers of all snapshots, oldest first, including damaged ones."""
     found = (_NAME.fullmatch(name) for name in bucket.list_sizes(SNAPSHOTS))
     return sorted(int(name[1]) for name in found if name)
 
 
-def name_of(number: int) -> str:
-    """Return the name of the object of a snapshot."""
+def name_snapshot(number: int) -> str:
+    """Return the name of a snapshot's object."""
     return f"{SNAPSHOTS}/{number:08d}.json"
 
 
 def read_snapshots(bucket: Bucket, numbers: list[int]) -> Iterator[tuple[int, Snapshot | None]]:
-    """Yield the snapshots, newest first; None for one that is damaged."""
+    """Yield the snapshots, newest first; None for a damaged one."""
     for number in reversed(numbers):
-        content = bucket.read(name_of(number))
-        if content is not None:  # else it was deleted meanwhile
-            yield number, decode(content, number)
+        content = bucket.read(name_snapshot(number))
+        if content is not None:  # otherwise deleted in the meantime
+            yield number, decode_snapshot(content, number)
 
 
 class Mirror(_Strict):
-    """The content of ``remote.json``: the mirror of this copy of a run folder."""
+    """Content of ``remote.json``: the mirror of this copy of a run folder."""
 
     url: str
     writer: str
     """Random name of this copy of the folder."""
     follows: str = ""
-    """Seal of the newest snapshot when this copy was pulled, also if its files were damaged and an
-    older one was taken; empty if the copy was not pulled."""
+    """Seal of the newest snapshot when this copy was pulled; empty if it was not pulled.
+
+    This holds even if that snapshot was damaged and an older one was used.
+    """
 
     def write(self, folder: Path) -> None:
-        """Write it into a run folder."""
-        write_atomic(folder / REMEMBERED, json.dumps(self.model_dump(), indent=1) + "\n")
+        """Write the mirror to a run folder."""
+        write_atomic(folder / MIRROR_FILE, json.dumps(self.model_dump(), indent=1) + "\n")
 
 
 def find_mirror(folder: Path) -> Mirror | None:
-    """Return the mirror that a run folder names; None if there is none."""
+    """Return the mirror recorded in a run folder; None if there is none."""
     try:
-        return Mirror.model_validate_json((folder / REMEMBERED).read_bytes())
+        return Mirror.model_validate_json((folder / MIRROR_FILE).read_bytes())
     except (OSError, ValidationError):
         return None

@@ -1,4 +1,4 @@
-"""Commands ``slurm ...`` and the table ``[slurm]``: runs as jobs of a Slurm cluster."""
+"""Commands ``slurm ...`` and the table ``[slurm]``: runs as Slurm jobs."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
@@ -8,7 +8,7 @@ PLUGIN = lazy_plugin(
     tunesmith_commands=[
         CommandOffer(
             name="slurm submit",
-            summary="Submit a run to Slurm as a job.",
+            summary="Submit a run as a Slurm job.",
             load="tunesmith_slurm.submit:command",
         ),
         CommandOffer(
@@ -18,12 +18,12 @@ PLUGIN = lazy_plugin(
         ),
         CommandOffer(
             name="slurm logs",
-            summary="Print what the job of a run has printed.",
+            summary="Print the output of a run's job.",
             load="tunesmith_slurm.launcher:LOGS",
         ),
         CommandOffer(
             name="slurm cancel",
-            summary="Cancel the job of a run.",
+            summary="Cancel a run's job.",
             load="tunesmith_slurm.launcher:CANCEL",
         ),
     ],

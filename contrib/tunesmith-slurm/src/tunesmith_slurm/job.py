@@ -1,14 +1,14 @@
-"""The process of a job: continue the run, and put the job back into the queue if it is interrupted.
+"""The process of a job: continue the run, and requeue the job if it is interrupted.
 
 ``python -m tunesmith_slurm.job RUN`` is the last line of the script. It runs ``tunesmith resume``,
-which begins a run that has not begun; several processes are started by torchrun.
+which also starts a new run. For several processes it uses torchrun.
 
-- Before the time limit Slurm sends USR1 to this process, which passes it on. The run finishes its
-  step, saves a checkpoint and ends, and this process requeues the job.
+- Before the time limit, Slurm sends USR1 to this process, which passes it on. The run finishes its
+  step, saves a checkpoint and exits. Then this process requeues the job.
 - When Slurm itself ends a job (preemption, ``scontrol requeue``, ``scancel``), it sends TERM to
-  every process of it. Nothing is passed on then, and Slurm alone decides on the queue.
-- If a node fails, Slurm requeues the job. An earlier process that is still alive keeps the run
-  locked, so this one waits for the lock.
+  every process of the job. This process then passes nothing on, and Slurm decides about the queue.
+- If a node fails, Slurm requeues the job. A process of the earlier start may still be alive and
+  hold the run's lock, so this process waits for the lock.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from tunesmith_slurm import programs
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a job."""
+    """The work of a job: the run, and how to execute it."""
 
     folder: Path
     """The run folder."""
     processes: int = 1
     max_requeues: int = 0
     shutdown_seconds: int = 120
-    """Seconds that torchrun waits for the ranks to stop."""
+    """Seconds for torchrun to wait until all ranks have stopped."""
 
     def command(self) -> list[str]:
         """Return the command that continues the run."""
@@ -49,25 +49,25 @@ class Work:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         torchrun += ["--nproc-per-node", str(self.processes)]
         torchrun += ["--shutdown-timeout", str(self.shutdown_seconds)]
-        # TERM reaches every rank from Slurm. From torchrun it would be the second one, which ends
-        # a rank at once; a second USR1 has no effect.
+        # Slurm already sends TERM to every rank. From torchrun it would be the second TERM, which
+        # ends a rank immediately; a second USR1 has no effect.
         return [*torchrun, "--signals-to-handle", "SIGUSR1", *resume]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run's process."""
+    """How a run's process ended."""
 
     exit_code: int
-    """128 and the number of the signal, if one ended it."""
+    """Exit code; 128 plus the signal number if a signal ended it."""
     was_asked: bool
-    """True if this job has received a stop signal."""
+    """True if this job received a stop signal."""
 
     @property
     def is_interrupted(self) -> bool:
-        """True if the run has stopped by a stop signal of the job: it is to be continued.
+        """True if the job's stop signal stopped the run, so the job must be requeued.
 
-        A run that has reached ``max_minutes`` (exit code 75), failed or lost a rank does not.
+        False if the run reached ``max_minutes`` (exit code 75), failed or lost a rank.
         """
         return self.was_asked and self.exit_code - 128 in STOP_SIGNALS
 
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> Work:
-    """Parse the command line that the script of a job has."""
+    """Parse the command line in a job's script."""
     parser = argparse.ArgumentParser("tunesmith_slurm.job")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--max-requeues", type=int, default=0)
@@ -101,7 +101,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> Work:
 
 
 def run_child(command: Sequence[str]) -> Outcome:
-    """Run a process that passes a stop signal on to the run, and return how it ended."""
+    """Run a process, pass stop signals on to it, and return how it ended."""
     asked = False
     child: subprocess.Popen[bytes] | None = None
 
@@ -109,13 +109,13 @@ def run_child(command: Sequence[str]) -> Outcome:
         nonlocal asked
         asked = True
         if number == signal.SIGUSR1 and child is not None:
-            report("the time limit is near: the run stops after this step")
+            report("the time limit is near: the run stops after its current step")
             child.send_signal(number)
 
     numbers = int(signal.SIGUSR1), int(signal.SIGTERM)
     earlier = {number: signal.signal(number, stop) for number in numbers}
     try:
-        # The folder in which the job was submitted is no place for modules: it may have a json.py.
+        # Do not import modules from the folder the job was submitted in: it may contain a json.py.
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         child = subprocess.Popen(command, env=environment, preexec_fn=_ignore_term)
         code = child.wait()
@@ -125,24 +125,24 @@ def run_child(command: Sequence[str]) -> Outcome:
 
 
 def _ignore_term() -> None:
-    """Let torchrun outlive the TERM that reaches every process; tunesmith sets its own handler."""
+    """Let torchrun survive the TERM sent to every process; tunesmith sets its own handler."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def exit_code_of_run(folder: Path, code: int) -> int:
-    """Return the exit code with which the run ended, which torchrun hides; ``code`` without an end.
+    """Return the run's exit code, which torchrun hides; ``code`` if the run has not ended.
 
-    A run that ends just when torchrun gets a signal is a finished run.
+    If the run ends at the moment torchrun receives a signal, it still counts as finished.
     """
     finished = api.read_report(folder).finished
     return finished.exit_code if finished else code
 
 
 def requeue(work: Work, restarts: int) -> None:
-    """Put the job back into the queue, unless Slurm has ended it or it was requeued too often.
+    """Requeue the job, unless Slurm ended it or it was requeued too often.
 
     Raises:
-        EnvironmentProblem: Slurm refuses, or does not answer.
+        EnvironmentProblem: Slurm rejected the request, or did not answer.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
     if not job:
@@ -150,10 +150,10 @@ def requeue(work: Work, restarts: int) -> None:
     if restarts >= work.max_requeues:
         report(
             f"not requeued: this was start {restarts + 1}, and max_requeues is "
-            f"{work.max_requeues}; `tunesmith slurm submit RUN` continues"
+            f"{work.max_requeues}; continue with `tunesmith slurm submit RUN`"
         )
         return
-    # A job that was cancelled must not come back, and one that was preempted comes back by itself.
+    # A canceled job must not come back, and a preempted job comes back by itself.
     if programs.query_job(job).state != "RUNNING":
         return
     try:
@@ -161,11 +161,11 @@ def requeue(work: Work, restarts: int) -> None:
     except EnvironmentProblem as error:
         error.hint = "continue with: tunesmith slurm submit RUN"
         raise
-    report(f"job {job} is requeued")
+    report(f"requeued job {job}")
 
 
 def report(text: str) -> None:
-    """Print a line into the log of the job."""
+    """Print a line to the log of the job."""
     print(f"tunesmith-slurm: {text}", file=sys.stderr, flush=True)
 
 

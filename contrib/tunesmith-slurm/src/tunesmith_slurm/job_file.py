@@ -1,4 +1,4 @@
-"""``slurm/job.json`` in a run folder: which job works on the run."""
+"""``slurm/job.json`` in a run folder records the run's newest job."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class SubmittedJob:
     """The newest job of a run."""
 
     job: str
-    """Its number in Slurm."""
+    """Slurm's job number."""
     submitted: str
-    """Time, ISO 8601."""
+    """Time of submission, ISO 8601."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.job, str) and self.job.isascii() and self.job.isdigit()):
             raise ValueError("job")
 
     def log(self, folder: Path) -> Path:
-        """Return the path of what the job prints; it exists once the job has begun."""
+        """Return the path of the job's output; it exists once the job has started."""
         return folder / "slurm" / f"{self.job}.log"
 
 
@@ -30,6 +30,6 @@ def find_job(folder: Path) -> SubmittedJob | None:
     """Return the newest job of a run; None if none was submitted.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the job file is damaged.
     """
     return read_job(folder, "slurm", SubmittedJob)

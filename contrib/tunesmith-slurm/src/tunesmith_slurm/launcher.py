@@ -1,4 +1,4 @@
-"""The jobs of Slurm for the commands that all launchers have."""
+"""Slurm jobs, for the commands that all launchers share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith_slurm.programs import JobState
 
 
 def query(folder: Path, job: SubmittedJob) -> JobStatus:
-    """Return the job as Slurm sees it."""
+    """Return the status of a job according to Slurm."""
     state = programs.query_job(job.job)
     facts = {
         "job": f"{job.job}, submitted {job.submitted}",
@@ -32,18 +32,18 @@ def query(folder: Path, job: SubmittedJob) -> JobStatus:
 
 
 def describe_time(state: JobState) -> str:
-    """Return how long the job runs, and how long it may."""
+    """Return the job's elapsed time, and the time left before its limit."""
     is_limited = state.is_active and state.time_left not in ("", "UNLIMITED", "NOT_SET", "INVALID")
     return f"{state.elapsed}, {state.time_left} left" if is_limited else state.elapsed
 
 
 def cancel(folder: Path, job: SubmittedJob) -> str:
-    """Cancel the job; Slurm waits for it for the cluster's KillWait, by default 30 seconds."""
+    """Cancel the job; Slurm gives it KillWait seconds to stop (by default 30)."""
     state = programs.query_job(job.job)
     if not state.is_active:
         return f"job {job.job} has ended: {state.state.lower()}"
     programs.cancel_job(job.job)
-    return f"job {job.job} is cancelled"
+    return f"canceled job {job.job}"
 
 
 LAUNCHER = JobCommands("slurm", find_job, query, cancel, lambda folder, job, rank: job.log(folder))

@@ -1,6 +1,6 @@
 """Options of a job: the table ``[slurm]``, and the flags of ``tunesmith slurm submit``.
 
-The keys are Slurm's own words for the options of sbatch.
+The keys are Slurm's own names for the options of sbatch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tunesmith.offers import TableOffer
 from tunesmith.options import Options
 from tunesmith_cli.launch import Gpus, parse_gpus
 
-# Nothing that could end the line of an option in the script.
+# No control characters, which could end the line of an option in the script.
 Text = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
@@ -37,22 +37,22 @@ FLAGS: Mapping[str, type] = {
     "mem": str,
     "time": str,
 }
-"""The options that have a flag, by key, with the type of its value: those that often differ."""
+"""Options with a command-line flag, and the types of their values."""
 
 
 class SlurmOptions(Options):
-    """Table ``[slurm]``: what a job asks of the cluster. It does not change the run."""
+    """Table ``[slurm]``: resources of a job on the cluster. They do not change the run."""
 
     partition: Text | None = Field(None, description="Partition. Unset: the cluster's default.")
-    account: Text | None = Field(None, description="Account that pays for the job.")
+    account: Text | None = Field(None, description="Account to charge the job to.")
     qos: Text | None = Field(None, description="Quality of service.")
     constraint: Text | None = Field(None, description="Features of the node, such as a100|h100.")
-    nodes: int = Field(1, ge=1, description="Machines: 1; several need torchrun on each.")
+    nodes: int = Field(1, ge=1, description="Number of machines; must be 1.")
     gpus: Gpus = Field(
-        0, description="GPUs, as a number or with their type: 2, a100:2. 0: train on the CPU."
+        0, description="Number of GPUs, optionally with their type: 2, a100:2. 0 trains on the CPU."
     )
     processes: int | None = Field(
-        None, ge=1, le=256, description="Processes that train together. Unset: one for each GPU."
+        None, ge=1, le=256, description="Number of training processes. Unset: one per GPU."
     )
     cpus_per_task: int = Field(4, ge=1, description="Processor cores of the job.")
     mem: str | None = Field(
@@ -61,8 +61,8 @@ class SlurmOptions(Options):
     time: int | str | None = Field(
         None,
         description=(
-            "Time limit: minutes, or a text as 12:00:00 or 1-06:00:00. A run that needs more is "
-            "requeued and continued. Unset: the cluster's default."
+            "Time limit: minutes, or text such as 12:00:00 or 1-06:00:00. A run that needs more "
+            "time is requeued and continues. Unset: the cluster's default."
         ),
     )
     grace_seconds: int = Field(
@@ -70,16 +70,16 @@ class SlurmOptions(Options):
         ge=1,
         le=65_535,
         validate_default=True,
-        description="Seconds before the time limit at which the run stops and saves a checkpoint.",
+        description="How many seconds before the time limit the run stops and saves a checkpoint.",
     )
     max_requeues: int = Field(
-        100, ge=0, description="Times that an interrupted run is requeued. 0: never."
+        100, ge=0, description="How often to requeue an interrupted run. 0: never."
     )
     setup: tuple[Text, ...] = Field(
-        (), description="Lines of shell before the run, such as module load cuda."
+        (), description="Shell commands before the run, such as module load cuda."
     )
     sbatch: tuple[Text, ...] = Field(
-        (), description="Further options of sbatch, such as --mail-type=END."
+        (), description="Additional sbatch options, such as --mail-type=END."
     )
 
     @field_validator("nodes")
@@ -87,8 +87,8 @@ class SlurmOptions(Options):
     def _refuse_several_nodes(cls, nodes: int) -> int:
         if nodes > 1:
             raise ValueError(
-                "must be 1: a job of `tunesmith slurm submit` has one machine; for several, write "
-                "a script of your own that calls torchrun on each (docs/how-to/machines.md)"
+                "must be 1: a job of `tunesmith slurm submit` uses one machine; for several, write "
+                "a script that calls torchrun on each machine (docs/how-to/machines.md)"
             )
         return nodes
 
@@ -103,7 +103,7 @@ class SlurmOptions(Options):
     @classmethod
     def _check_time(cls, time: int | str | None) -> int | str | None:
         if time is not None and not parse_seconds(str(time)):
-            raise ValueError("must be minutes, or a text such as 12:00:00 or 1-06:00:00")
+            raise ValueError("must be minutes, or text such as 12:00:00 or 1-06:00:00")
         return time
 
     @field_validator("sbatch")
@@ -117,7 +117,7 @@ class SlurmOptions(Options):
     @field_validator("grace_seconds")
     @classmethod
     def _check_grace(cls, grace: int, info: ValidationInfo) -> int:
-        time = info.data.get("time")  # absent if it has a problem of its own
+        time = info.data.get("time")  # absent if it is not valid itself
         seconds = None if time is None else parse_seconds(str(time))
         if seconds is not None and seconds <= grace:
             raise ValueError(f"must be shorter than time, which is {seconds} seconds")
@@ -125,7 +125,7 @@ class SlurmOptions(Options):
 
     @property
     def gpu_type(self) -> str:
-        """The type of GPU that is asked for; "" for any."""
+        """Requested GPU type; empty for any type."""
         return parse_gpus(self.gpus).type
 
     @property
@@ -134,25 +134,25 @@ class SlurmOptions(Options):
 
     @property
     def process_count(self) -> int:
-        """Processes that train together."""
+        """Number of training processes."""
         return self.processes or max(1, self.gpu_count)
 
     @property
     def bytes(self) -> int | None:
-        """The main memory in bytes; None if the cluster decides. Slurm's units are binary."""
+        """Main memory in bytes (Slurm's units are binary); None if the cluster decides."""
         found = _MEMORY.fullmatch(self.mem or "")
         return int(found[1]) * _UNITS[found[2]] if found else None
 
     @property
     def seconds(self) -> int | None:
-        """The time limit in seconds; None if the cluster decides."""
+        """Time limit in seconds; None if the cluster decides."""
         return None if self.time is None else parse_seconds(str(self.time))
 
 
 def parse_seconds(text: str) -> int | None:
-    """Return the seconds of a time limit in Slurm's form; None if it has none of its forms.
+    """Return the seconds of a time limit in Slurm's format; None if the format is wrong.
 
-    The forms are M, M:S, H:M:S, D-H, D-H:M and D-H:M:S.
+    The formats are M, M:S, H:M:S, D-H, D-H:M and D-H:M:S.
     """
     found = _DURATION.fullmatch(text)
     if found is None:
@@ -167,6 +167,6 @@ def parse_seconds(text: str) -> int | None:
 
 SLURM: TableOffer[Any] = TableOffer(
     name="slurm",
-    summary="what a job asks of the cluster, for `tunesmith slurm submit`",
+    summary="resources of a job on the cluster, for `tunesmith slurm submit`",
     config=SlurmOptions,
 )

@@ -1,4 +1,4 @@
-"""Compare what a job asks for with what the planner predicts for its run."""
+"""Compare the resources a job requests with the planner's prediction."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tunesmith.text import format_bytes, format_count, format_duration
 from tunesmith_slurm.options import SlurmOptions
 
 THIS_MACHINE = "this machine"
-"""Name of this machine among the times of a prediction."""
+"""This machine's name in the times of a prediction."""
 
 
 def list_warnings(plan: Plan, options: SlurmOptions) -> Sequence[str]:
-    """Return where a request is below the prediction; the data is read for it, and no weights.
+    """Return warnings where a request is below the prediction; reads the data, but no weights.
 
     Raises:
-        DataError: the data is unusable, so that the job would end at once.
+        DataError: the data is unusable, so the job would fail immediately.
     """
     tables = tomllib.loads(plan.to_toml())
     device = "cuda" if options.gpu_count else "cpu"
@@ -31,12 +31,12 @@ def list_warnings(plan: Plan, options: SlurmOptions) -> Sequence[str]:
             tables, set={"run.device": device}, quick=True, processes=options.process_count
         )
     except EnvironmentProblem as error:
-        return [f"memory and time are not predicted: {error.message}"]
+        return [f"cannot predict memory and time: {error.message}"]
     return [*check_memory(options, estimate), *check_time(options, estimate)]
 
 
 def check_memory(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning if main memory or the GPU is smaller than the predicted peak."""
+    """Yield a warning if the main memory or the GPU is smaller than the predicted peak."""
     peak = estimate["peak"].get(estimate["technique"])
     if peak is None:
         return
@@ -45,20 +45,20 @@ def check_memory(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator
         usable = [gpu["usable"] for gpu in find_gpus(options, estimate)]
         if options.gpu_type and usable and expected > max(usable):
             yield (
-                f"gpus = {options.gpus}: the run needs about {_gib(expected)} on each GPU, and at "
-                f"most {_gib(max(usable))} can be used of one"
+                f"gpus = {options.gpus}: the run needs about {_gib(expected)} per GPU, but only "
+                f"{_gib(max(usable))} are usable"
             )
     elif options.bytes is not None and expected * options.process_count > options.bytes:
         count = options.process_count
         what = f"{format_count(count, 'process')} need" if count > 1 else "the run needs"
         yield (
-            f"mem = {options.mem} is below the prediction: {what} about {_gib(expected * count)}, "
-            f"at most {_gib(peak['high'] * count)}"
+            f"mem = {options.mem} is below the prediction: {what} about {_gib(expected * count)} "
+            f"(at most {_gib(peak['high'] * count)})"
         )
 
 
 def check_time(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning if training takes longer than the time limit, on each GPU it may get."""
+    """Yield a warning if training exceeds the time limit on every GPU the job may get."""
     times = estimate["time"].get(estimate["technique"], {})
     names = [gpu["name"] for gpu in find_gpus(options, estimate)]
     known = [
@@ -71,9 +71,9 @@ def check_time(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[s
     work = options.seconds - options.grace_seconds
     if low > work:
         outcome = (
-            f"it will be requeued {math.ceil(low / work) - 1} times or more"
+            f"so the job will be requeued at least {math.ceil(low / work) - 1} times"
             if options.max_requeues
-            else "and max_requeues is 0"
+            else "but max_requeues is 0"
         )
         yield (
             f"time = {options.time} is below the prediction: training alone takes "
@@ -82,9 +82,9 @@ def check_time(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[s
 
 
 def find_gpus(options: SlurmOptions, estimate: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the known GPUs of the type that is asked for, by name; all without a type.
+    """Return the known GPUs that match the requested type by name; all if no type is requested.
 
-    The type ``a100`` is every A100, and ``nvidia_a100_80gb_pcie`` too: clusters name types freely.
+    Clusters name types freely: ``a100`` and ``nvidia_a100_80gb_pcie`` match every A100.
     """
     gpus: Sequence[Mapping[str, Any]] = estimate["gpus"]
     if not options.gpu_type:

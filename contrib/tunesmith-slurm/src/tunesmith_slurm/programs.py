@@ -1,4 +1,4 @@
-"""Slurm's own programs, called by name: sbatch, squeue, sacct, scancel and scontrol."""
+"""Call Slurm's own programs: sbatch, squeue, sacct, scancel and scontrol."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line
 
 TIMEOUT = 120.0
-"""Seconds in which a program must answer: a busy controller takes its time."""
+"""Seconds to wait for a program: a busy controller may be slow."""
 WAITING_STATES = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
 RUNNING_STATES = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED"})
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as Slurm sees it."""
+    """A job according to Slurm."""
 
     state: str
-    """Slurm's word, such as PENDING, RUNNING, COMPLETED, FAILED, TIMEOUT; ``unknown`` if Slurm has
-    forgotten the job."""
+    """Slurm's state, such as PENDING, RUNNING, COMPLETED, FAILED or TIMEOUT.
+
+    ``unknown`` if Slurm has forgotten the job.
+    """
     reason: str = ""
-    """Why it waits, or is unknown."""
+    """Why the job is waiting, or its state is unknown."""
     elapsed: str = ""
     time_left: str = ""
     nodes: str = ""
 
     @property
     def is_active(self) -> bool:
-        """True while the job waits or runs."""
+        """True while the job is waiting or running."""
         return self.state in WAITING_STATES | RUNNING_STATES
 
 
@@ -39,17 +41,17 @@ UNKNOWN = "unknown"
 
 
 def submit_script(script: Path) -> str:
-    """Submit a script; return the number of the job.
+    """Submit a script; return the job's number.
 
     Raises:
-        EnvironmentProblem: Slurm is not installed, or refuses the job.
+        EnvironmentProblem: Slurm is not installed, or rejected the job.
     """
-    # On several clusters the answer is NUMBER;CLUSTER.
+    # With several clusters, the answer is NUMBER;CLUSTER.
     return _call(["sbatch", "--parsable", str(script)]).strip().partition(";")[0]
 
 
 def query_job(job: str) -> JobState:
-    """Return the state of a job: from the queue, or from the accounting after some minutes."""
+    """Return the state of a job from the queue; some minutes after its end, from accounting."""
     columns = ["%T", "%r", "%M", "%L", "%N"]
     command = [
         "squeue",
@@ -61,7 +63,7 @@ def query_job(job: str) -> JobState:
     try:
         lines = _call(command).splitlines()
     except EnvironmentProblem as error:
-        if "Invalid job id" not in error.message:  # what squeue says about a job of yesterday
+        if "Invalid job id" not in error.message:  # squeue's error for old jobs
             raise
         lines = []
     if not lines:
@@ -71,34 +73,34 @@ def query_job(job: str) -> JobState:
 
 
 def _query_accounting(job: str) -> JobState:
-    """Return the state of a finished job; unknown without an accounting."""
+    """Return the state of a finished job from accounting; unknown without accounting."""
     command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}"]
     gone = f"squeue no longer lists job {job}"
     try:
         lines = _call([*command, "--format=State,Elapsed,NodeList"]).splitlines()
-    except EnvironmentProblem as error:  # there is none, or it is not installed here
-        return JobState(UNKNOWN, f"{gone}, and there is no accounting to ask: {error.message}")
+    except EnvironmentProblem as error:  # no accounting, or sacct is not installed here
+        return JobState(UNKNOWN, f"{gone}, and accounting is not available: {error.message}")
     if not lines:
-        return JobState(UNKNOWN, f"{gone}, and the accounting (sacct) does not have it")
+        return JobState(UNKNOWN, f"{gone}, and neither does accounting (sacct)")
     state, elapsed, nodes = (*lines[-1].split("|"), "", "")[:3]
     return JobState(state.split()[0], elapsed=elapsed, nodes=nodes)  # CANCELLED by 1000
 
 
 def cancel_job(job: str) -> None:
-    """Cancel a job, whether it waits or runs."""
+    """Cancel a waiting or running job."""
     _call(["scancel", job])
 
 
 def requeue_job(job: str) -> None:
-    """Put a running job back into the queue."""
+    """Requeue a running job."""
     _call(["scontrol", "requeue", job])
 
 
 def _call(command: Sequence[str]) -> str:
-    """Call a program; return what it prints on stdout.
+    """Call a program, and return its standard output.
 
     Raises:
-        EnvironmentProblem: it is not installed, fails, or does not answer.
+        EnvironmentProblem: the program is not installed, failed, or did not answer.
     """
     name = command[0]
     try:
@@ -107,7 +109,7 @@ def _call(command: Sequence[str]) -> str:
         )
     except FileNotFoundError:
         raise EnvironmentProblem(
-            f"{name}: no such program", hint="run this on a machine of the cluster, with Slurm"
+            f"{name}: command not found", hint="run this on a cluster machine that has Slurm"
         ) from None
     except subprocess.TimeoutExpired:
         raise EnvironmentProblem(f"{name}: no answer within {TIMEOUT:g} seconds") from None

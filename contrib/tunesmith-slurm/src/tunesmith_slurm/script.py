@@ -1,4 +1,4 @@
-"""The script of a job: its options for sbatch, and the command that works on the run."""
+"""Write the script of a job: sbatch options, and the command that works on the run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tunesmith_slurm.options import SlurmOptions
 STOP_SIGNAL = "USR1"
 """Signal that Slurm sends to the script before the time limit.
 
-Not TERM: Slurm sends that to every process of a job that it ends, and a run that is stopping takes
-a second TERM as an order to exit at once. A second USR1 has no effect.
+Not TERM: Slurm sends TERM to every process of a job that it ends, and a stopping run exits
+immediately on a second TERM. A second USR1 has no effect.
 """
 
 
@@ -28,15 +28,16 @@ def build_script(
 ) -> str:
     """Return the sbatch script that works on a run.
 
-    It holds no environment variable: sbatch passes on those of the shell that submits it.
+    It sets no environment variables: sbatch passes on those of the submitting shell.
 
     Args:
-        folder: the run folder, absolute.
+        options: resources of the job.
+        folder: absolute path of the run folder.
         name: name of the job.
-        python: the interpreter of the environment that has tunesmith.
+        python: Python interpreter of tunesmith's environment.
 
     Raises:
-        UsageError: Slurm cannot use the path of the folder.
+        UsageError: Slurm cannot handle the folder's path.
     """
     _refuse_unusable(folder)
     command = [python, "-P", "-m", "tunesmith_slurm.job", "--processes", str(options.process_count)]
@@ -44,20 +45,20 @@ def build_script(
     command += ["--shutdown-seconds", str(options.grace_seconds), str(folder)]
     lines = [
         "#!/bin/bash",
-        "# Written by `tunesmith slurm submit`. It continues the run wherever that has got to, so",
-        "# each start of the job is alike, the first and those after a requeue.",
+        "# Written by `tunesmith slurm submit`. Every start of the job continues the run, both",
+        "# the first start and those after a requeue.",
         *(f"#SBATCH {line}" for line in _list_options(options, folder, name)),
         "",
         *options.setup,
-        # exec: Slurm signals the script's own process, which is then the one that handles signals.
+        # exec: Slurm signals the script's own process, which must be the one that handles signals.
         f"exec {shlex.join(command)}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _list_options(options: SlurmOptions, folder: Path, name: str) -> Iterator[str]:
-    """Yield the options of sbatch; it reads quotes as a shell does."""
-    # In the name of the log %j is the number of the job, so a % of the path is doubled.
+    """Yield the options of sbatch, which parses quotes like a shell."""
+    # %j in the log's name is the job number, so a % in the path must be doubled.
     log = f"{str(folder).replace('%', '%%')}/slurm/%j.log"
     values = {
         "job-name": name,
@@ -85,7 +86,7 @@ def _list_options(options: SlurmOptions, folder: Path, name: str) -> Iterator[st
 
 
 def _refuse_unusable(folder: Path) -> None:
-    """Refuse a path that Slurm changes: it removes backslashes from the names of logs."""
+    """Refuse a path that Slurm would change: it removes backslashes from log names."""
     if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
         raise UsageError(
             f"{folder}: Slurm cannot use a path with a backslash or control character",

@@ -1,4 +1,4 @@
-"""``tunesmith slurm submit``: submit a run to Slurm as a job."""
+"""``tunesmith slurm submit``: submit a run as a Slurm job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tunesmith_slurm.script import build_script
 
 @click.command("submit")
 @click.argument("run", metavar="RUN.toml|RUN", type=click.Path(path_type=Path))
-@submit_options(SlurmOptions, FLAGS, "slurm", dry_run="Print the script, and do nothing.")
+@submit_options(SlurmOptions, FLAGS, "slurm", dry_run="Print the script without submitting it.")
 def command(
     state: CliState,
     run: Path,
@@ -41,11 +41,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Submit a run to Slurm as a job, or the folder of a run that was interrupted.
+    """Submit a run as a Slurm job, or continue an interrupted run folder.
 
-    The run folder is created here, and the job continues it: with `tunesmith report RUN` you see
-    the same as of a run on this machine. A job that is preempted, reaches its time limit or loses
-    its node is requeued, and continues at the last checkpoint.
+    The run folder is created here, and the job works in it, so `tunesmith report RUN` shows the
+    same as for a local run. A job that is preempted, reaches its time limit or loses its node is
+    requeued, and continues from the last checkpoint.
     """
     folder, plan = open_run(run, sets=sets, out=out, files=state.files, disabled=state.disabled)
     if folder:
@@ -61,44 +61,44 @@ def command(
     for text in list_warnings(plan, options):
         render.print_note(f"warning: {text}", style="warning")
     folder = folder or create_run(plan, out)
-    # Only now does a new folder have its name.
+    # A new folder only has its name now.
     script = build_script(options, folder.path.absolute(), name=plan.name)
     show(folder, submit(folder, script), as_json)
 
 
 def refuse_second_job(run: Path) -> None:
-    """Refuse a run that has a job already.
+    """Refuse a run that already has a job.
 
     Raises:
-        UsageError: its newest job waits or runs.
+        UsageError: the run's newest job is waiting or running.
     """
     job = find_job(run)
     if job and (found := programs.query_job(job.job)).is_active:
         raise UsageError(
-            f"{run}: job {job.job} works on this run, it is {found.state.lower()}",
-            hint="tunesmith slurm cancel ends it",
+            f"{run}: job {job.job} is already working on this run ({found.state.lower()})",
+            hint="to end it: tunesmith slurm cancel",
         )
 
 
 def check_run(plan: Plan, options: SlurmOptions) -> None:
-    """Refuse a run that the job could not execute.
+    """Refuse a run that the job cannot execute.
 
     Raises:
-        UsageError: its technique trains with one process, and the job has several; or it trains on
-            another device than the job has.
+        UsageError: the technique supports a single process but the job has several, or it trains
+            on another device than the job has.
         EnvironmentProblem: the weights of the model are missing.
     """
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     refuse_unsuitable_job(
         plan, options.gpus, options.process_count, table="slurm", hint="--processes 1"
     )
 
 
 def submit(folder: RunFolder, script: str) -> SubmittedJob:
-    """Write the script into the run folder and submit it; return the job.
+    """Write the script to the run folder and submit it; return the job.
 
     Raises:
-        EnvironmentProblem: Slurm is not there, or refuses the job.
+        EnvironmentProblem: Slurm is not installed, or rejected the job.
     """
     path = folder.path / "slurm" / "job.sh"
     path.parent.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def submit(folder: RunFolder, script: str) -> SubmittedJob:
         job = SubmittedJob(programs.submit_script(path.absolute()), now)
     except EnvironmentProblem as error:
         again = f"tunesmith slurm submit {render.shell_path(folder.path)}"
-        error.hint = f"{error.hint}; then submit this run: {again}" if error.hint else again
+        error.hint = f"{error.hint}; then submit the run again: {again}" if error.hint else again
         raise
     write_job(folder.path, "slurm", job)
     return job
@@ -123,4 +123,4 @@ def show(folder: RunFolder, job: SubmittedJob, as_json: bool) -> None:
     run = render.shell_path(folder.path)
     render.print_text(f"job: {job.job}")
     render.print_text(f"run folder: {folder.path}")
-    render.print_note(f"\nsee how it goes:\n  tunesmith slurm status {run}")
+    render.print_note(f"\nShow its status:\n  tunesmith slurm status {run}")

@@ -1,4 +1,4 @@
-"""The callback through which TRL's trainers emit events, are evaluated and are saved."""
+"""The callback that connects TRL's trainers to events, the monitor and checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tunesmith_trl.rewards import TrlRewardFunction
 
 @dataclass
 class TrlCallback(TrainerCallback):  # type: ignore[misc]
-    """Emits a step's event, lets the monitor evaluate, saves, and stops TRL's training."""
+    """Emits a step's event, runs the monitor, saves checkpoints, and stops TRL's training."""
 
     job: Job[Any]
     order: BatchOrder
@@ -35,24 +35,24 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
     monitor: PolicyMonitor
     checkpoints: CheckpointWriter
     steps_done: int
-    """Steps of earlier processes; TRL counts its updates from here on."""
+    """Steps done by earlier processes; TRL counts its updates from there."""
     logs: list[dict[str, float]] = field(default_factory=list)
-    """TRL's logs of the updates of the current step."""
+    """TRL's logs of the updates in the current step."""
     started: float = 0.0
     grad_norm: float = 0.0
-    """Norm of the last gradient before clipping."""
+    """Gradient norm of the last update, before clipping."""
     rng_state: Tensor | None = None
-    """State of torch's generator before the first step; None: not stored."""
+    """State of torch's generator before the first step; None if not stored."""
     cuda_rng_states: list[Tensor] = field(default_factory=list)
     """The same for each GPU."""
 
     def store_rng_state(self) -> None:
-        """Store the random states: setting up a trainer and its data loader uses random numbers."""
+        """Store the random states, because creating a trainer and data loader changes them."""
         self.rng_state = torch.get_rng_state()
         self.cuda_rng_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def learning_rate(self, update: int) -> float:
-        """Return the learning rate of an update of this trainer, counted from 0."""
+        """Return the learning rate of this trainer's update, counted from 0."""
         return self.schedule.learning_rate_at(min(self._step(update), self.order.steps - 1))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -64,7 +64,7 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
             self.started = time.perf_counter()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Clip as the toolkit's loop does: TRL would make a gradient of infinite norm a zero."""
+        """Clip gradients as the toolkit does: TRL would turn an infinite gradient into zero."""
         max_grad_norm = self.reward_function.options.optimizer.max_grad_norm
         self.grad_norm = float(self.masters.clip_grad_norm(max_grad_norm))
         if not math.isfinite(self.grad_norm):
@@ -76,7 +76,7 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:  # TRL's last log is a summary of the training
+        if logs is None or "loss" not in logs:  # TRL's last log summarizes the training
             return
         self.logs.append(dict(logs))
         if len(self.logs) < self.reward_function.options.loss.num_iterations:
@@ -112,10 +112,10 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
         )
 
     def _metrics(self) -> dict[str, float]:
-        """Return TRL's metrics under the names of this package.
+        """Return TRL's metrics under tunesmith's names.
 
-        Those of a rollout are in the log of its first update. TRL reports KL per token; here it is
-        per completion.
+        Metrics of a rollout are in the log of its first update. TRL reports KL per token; here it
+        is converted to KL per completion.
         """
         logs, rewards = self.logs[0], self.reward_function
         clip_fractions = [update["clip_ratio/region_mean"] for update in self.logs]

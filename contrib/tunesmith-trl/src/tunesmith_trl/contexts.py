@@ -1,4 +1,4 @@
-"""Changes around TRL's training that are undone after it: folder, end tokens, log, telemetry."""
+"""Temporary changes around TRL's training: folder, end tokens, log, telemetry."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from tunesmith_torch.options.policy import PolicyOptions
 
 RLOO_LOGGER = "trl.trainer.rloo_trainer"
-"""The logger of TRL's RLOO trainer."""
+"""Logger of TRL's RLOO trainer."""
 
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[str]:
-    """Create a folder in the job's folder for TRL, which needs one; delete it at the end."""
+    """Create a folder in the job's folder, which TRL needs; delete it at the end."""
     folder = out / "trl"
     folder.mkdir(exist_ok=True)
     try:
@@ -29,9 +29,9 @@ def output_folder(out: Path) -> Iterator[str]:
 
 @contextmanager
 def end_tokens(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
-    """Let TRL's completions end at the same tokens as the toolkit's, inside the context.
+    """Make TRL's completions end at the toolkit's end tokens, inside the context.
 
-    TRL sets the padding token itself; it is restored too.
+    TRL sets the padding token itself; it is restored as well.
     """
     config = model.generation_config
     before = config.eos_token_id, config.pad_token_id
@@ -44,7 +44,7 @@ def end_tokens(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
 
 @contextmanager
 def no_warnings_about_truncated(options: PolicyOptions) -> Iterator[None]:
-    """Silence RLOO's warning about each completion without a reward: the truncated ones."""
+    """Silence RLOO's warning about each completion without a reward (the truncated ones)."""
     if options.algorithm != "rloo":
         yield
         return
@@ -59,7 +59,7 @@ def no_warnings_about_truncated(options: PolicyOptions) -> Iterator[None]:
 
 @contextmanager
 def no_telemetry() -> Iterator[None]:
-    """Keep TRL from reporting its use, inside the context: it sends nothing if CI is set."""
+    """Disable TRL's usage reports inside the context: it sends none if CI is set."""
     before = os.environ.get("CI")
     os.environ["CI"] = "1"
     try:

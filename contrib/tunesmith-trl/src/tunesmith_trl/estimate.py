@@ -1,6 +1,6 @@
-"""Memory and work of training with TRL; torch is imported only for traced steps.
+"""Estimate memory and time of training with TRL; torch is only imported for traced steps.
 
-A step is estimated like that of the toolkit's own loop over padded rows. In addition TRL keeps the
+A step is estimated like one of the toolkit's own loop over padded rows. In addition, TRL keeps the
 logits of all completion tokens of a micro-batch.
 """
 
@@ -21,21 +21,21 @@ from tunesmith_trl.options import TrlOptions
 OptionsT = TypeVar("OptionsT", bound=TrlOptions)
 
 NUMBERS_PER_LOGIT = 4
-"""Numbers in memory for each logit: raw, divided by the temperature, and a gradient of each."""
-_REWARD_MODEL_NOTE = "the reward model is taken to be as large as the base model"
+"""Values in memory per logit: the raw one, the one divided by temperature, and their gradients."""
+_REWARD_MODEL_NOTE = "the reward model is assumed to be as large as the base model"
 _VLLM_NOTE = "vLLM is not counted: it reserves a share of the GPU (TRL's default is 30 %)"
 
 
-def padded(options: PolicyOptions) -> PolicyOptions:
-    """Return the options of the step as TRL computes it: rows are padded, no prompt is shared."""
+def pad_options(options: PolicyOptions) -> PolicyOptions:
+    """Return the options of a step as TRL computes it: padded rows, and no shared prompts."""
     return options.model_copy(update={"packing": False})
 
 
 def micro_batch_rows(options: PolicyOptions, prompts: int, longest_prompt: int) -> int:
-    """Return TRL's per_device_train_batch_size: the completions of one forward and backward pass.
+    """Return TRL's per_device_train_batch_size: the completions per forward and backward pass.
 
-    It is the largest divisor of a batch's completions with which the longest row fits into
-    ``micro_batch_tokens``, or else 1. ``prompts``: prompts of a batch.
+    This is the largest divisor of a batch's completions for which the longest row fits into
+    ``micro_batch_tokens``, or 1. ``prompts``: number of prompts in a batch.
     """
     generation = options.generation
     completions = prompts * generation.num_generations
@@ -45,8 +45,8 @@ def micro_batch_rows(options: PolicyOptions, prompts: int, longest_prompt: int) 
 
 
 def estimate(options: TrlOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield two estimates: by arithmetic, and with a traced step."""
-    policy = padded(options.policy_options)
+    """Yield two estimates: one by arithmetic, and one with a traced step."""
+    policy = pad_options(options.policy_options)
     size = 0
     if options.reward_model is not None:
         size = EstimateSetting.from_request(policy, request).base_bytes
@@ -58,7 +58,7 @@ def estimate(options: TrlOptions, request: EstimateRequest) -> Iterator[Estimate
 
 
 def memory_savings(options: OptionsT) -> Sequence[MemorySaving[OptionsT]]:
-    """Return changes of the options that save memory; packing is none, as TRL pads its rows."""
+    """Return option changes that save memory, except packing: TRL always pads its rows."""
     savings = training_memory_savings(options)
     return [saving for saving in savings if saving.config.packing == options.packing]
 

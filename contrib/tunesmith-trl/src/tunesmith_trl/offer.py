@@ -22,17 +22,17 @@ _PROMISES = Promises(base_weights_unchanged=True)
 
 
 def build(options: TrlOptions) -> Technique:
-    """Build the technique; torch is imported here, TRL when training begins."""
+    """Build the technique; torch is imported here, TRL when training starts."""
     from tunesmith_torch.runtime import bitsandbytes
     from tunesmith_trl.technique import TrlTechnique
 
-    bitsandbytes.preload()  # TRL's trainers would import it in the middle of the training
+    bitsandbytes.preload_bitsandbytes()  # TRL's trainers would import it during training
     return TrlTechnique(options)
 
 
 GRPO = TechniqueOffer(
     name="trl-grpo",
-    summary="GRPO on the trainer of TRL, against reward functions or a reward model",
+    summary="GRPO with TRL's trainer, on reward functions or a reward model",
     config=GrpoOptions,
     build=build,
     accepts=_RECORDS,
@@ -45,7 +45,7 @@ GRPO = TechniqueOffer(
 )
 RLOO = TechniqueOffer(
     name="trl-rloo",
-    summary="RLOO on the trainer of TRL, against reward functions or a reward model",
+    summary="RLOO with TRL's trainer, on reward functions or a reward model",
     config=RlooOptions,
     build=build,
     accepts=_RECORDS,
@@ -59,9 +59,9 @@ RLOO = TechniqueOffer(
 
 
 def review_plan(plan: Plan, offer: TechniqueOffer[Any]) -> Sequence[Finding]:
-    """Return errors for libraries that are missing and for devices that do not suit them.
+    """Return errors for missing libraries, and for devices that these do not support.
 
-    ``offer``: the technique whose plans are reviewed.
+    ``offer``: technique whose plans are reviewed.
     """
     options = plan.technique.config
     if plan.technique.offer is not offer or not isinstance(options, TrlOptions):
@@ -77,17 +77,17 @@ review_rloo = partial(review_plan, offer=RLOO)
 
 
 def check_vllm(options: TrlOptions, device: str) -> Iterator[Finding]:
-    """Yield errors if vLLM is requested and cannot be used; nothing is imported.
+    """Yield errors if vLLM is requested but cannot be used; nothing is imported.
 
-    ``device``: the device of the run, such as ``cuda``, ``cpu`` or ``auto``.
+    ``device``: the run's device, such as ``cuda``, ``cpu`` or ``auto``.
     """
     if not options.vllm:
         return
     problems = [f"{text}: pip install vllm" for text in missing_requirements([VLLM_REQUIREMENT])]
     if device in ("cpu", "mps"):
         problems.append(
-            f"vLLM generates on the policy's CUDA GPU, and this run is on {device}: set "
-            "vllm = false, or run where there is a CUDA GPU"
+            f"vLLM generates on the policy's CUDA GPU, but this run uses {device}: set "
+            "vllm = false, or run on a machine with a CUDA GPU"
         )
     for text in problems:
         yield Finding(level="error", where="technique.vllm", message=text)

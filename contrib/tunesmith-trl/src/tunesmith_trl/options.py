@@ -1,7 +1,7 @@
 """Options of ``trl-grpo`` and ``trl-rloo``; neither torch nor TRL is imported here.
 
-They are composed of the tables of the toolkit. An option that TRL's trainers would ignore does not
-exist here, or the value that they would ignore is refused with the reason.
+They combine the toolkit's option tables. Options that TRL's trainers would ignore do not exist
+here, or their ignored values are refused with the reason.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tunesmith_torch.options.policy import (
     PolicyOptions,
     RewardTerm,
 )
-from tunesmith_torch.options.training import AutoTokens, TrainingOptions
+from tunesmith_torch.options.training import AutoTokenCount, TrainingOptions
 
 _OWN_KEYS = {"vllm", "reward_model"}
-"""Options that the toolkit's options of a policy do not have."""
+"""Options that the toolkit's policy options lack."""
 
 
 class RlooLossOptions(Options):
@@ -73,31 +73,33 @@ class TrlOptions(TrainingOptions):
         ge=1,
         le=65536,
         description=(
-            "Prompts per rollout; each gets `num_generations` completions. The short last batch of "
+            "Prompts per rollout; each gets `num_generations` completions. A short last batch of "
             "an epoch is filled up with the epoch's first prompts."
         ),
     )
-    micro_batch_tokens: AutoTokens = Field(
+    micro_batch_tokens: AutoTokenCount = Field(
         default=2048,
         description=(
-            "Largest number of tokens in one forward and backward pass, padding included: it sets "
-            "TRL's per_device_train_batch_size and gradient_accumulation_steps, for the longest "
-            'prompt. "auto" uses what fits into memory when the run begins.'
+            "Maximum tokens in a forward and backward pass, including padding. It sets TRL's "
+            "per_device_train_batch_size and gradient_accumulation_steps for the longest "
+            'prompt. "auto" uses what fits into memory when the run starts.'
         ),
     )
     packing: bool = Field(
         default=True,
         description=(
-            "Concatenate rows instead of padding them where a reward model or the gold reward of "
-            "test pairs is computed, with the same result. TRL pads the rows that it trains on."
+            "Concatenate rows instead of padding them when computing a reward model or the gold "
+            "reward of test pairs; the result is the same. TRL pads its training rows."
         ),
     )
-    adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
+    adapter: AdapterOptions = Field(
+        default_factory=AdapterOptions, description="LoRA adapters of the policy."
+    )
     reward_model: str | None = Field(
         default=None,
         description=(
-            "Reward model: the folder of a run that trained one with rlhf, or the folder of its "
-            "artifact. It is a model of its own in memory."
+            "Reward model: the folder of a run that trained one with rlhf, or the folder of the "
+            "model itself. It is a separate model in memory."
         ),
         json_schema_extra={"path": True},
     )
@@ -105,34 +107,33 @@ class TrlOptions(TrainingOptions):
         min_length=1,
         description=(
             'Terms of the reward sum, each with a `weight`: `function = "file.py:name"`, `plugin = '
-            '"package.module:name"`, or a `weight` alone for the model that `reward_model` names.'
+            '"package.module:name"`, or only a `weight` for the model in `reward_model`.'
         ),
     )
     generation: GenerationOptions = Field(
-        default_factory=GenerationOptions, description="The completions that are sampled."
+        default_factory=GenerationOptions, description="Sampling of the completions."
     )
     loss: RlooLossOptions = Field(
-        default_factory=RlooLossOptions, description="The policy gradient and the KL divergence."
+        default_factory=RlooLossOptions, description="Policy gradient and KL divergence."
     )
     monitor: MonitorOptions = Field(
-        default_factory=MonitorOptions, description="The evaluations during training."
+        default_factory=MonitorOptions, description="Evaluations during training."
     )
     vllm: bool = Field(
         default=False,
         description=(
-            "Generate the completions that are trained on with vLLM, in the same process and on "
-            "the same GPU."
+            "Generate the training completions with vLLM, in the same process and on the same GPU."
         ),
     )
 
     @property
     def adaptation(self) -> Adaptation:
-        """Adapters are trained, over a base model that is not quantized."""
+        """Adapters over a base model that is not quantized."""
         return Adaptation("lora", self.adapter)
 
     @property
     def policy_options(self) -> PolicyOptions:
-        """The same as options of the toolkit, for its objective, monitor and estimate."""
+        """The same options in the toolkit's form, for its objective, monitor and estimate."""
         table = self.model_dump(mode="json", by_alias=True, exclude=_OWN_KEYS)
         return from_table(PolicyOptions, {**table, "algorithm": self.ALGORITHM, "adapt": "lora"})
 
@@ -141,27 +142,27 @@ class TrlOptions(TrainingOptions):
         uses_model = any(term.is_reward_model for term in self.rewards)
         if uses_model and self.reward_model is None:
             raise ValueError(
-                "a term of `rewards` has neither `function` nor `plugin`: it is the reward model, "
-                "so set `reward_model`"
+                "a term of `rewards` has neither `function` nor `plugin`, so it stands for the "
+                "reward model: set `reward_model`"
             )
         if self.reward_model is not None and not uses_model:
             raise ValueError(
-                "`reward_model` is not used: every term of `rewards` is a function; add a term "
-                "with a `weight` alone"
+                "`reward_model` is not used, because every term of `rewards` is a function; add a "
+                "term with only a `weight`"
             )
         return self
 
     @model_validator(mode="after")
     def _refuse_what_trl_ignores(self) -> TrlOptions:
         if self.adapter.dropout > 0:
-            raise ValueError("TRL generates with dropout on, so `adapter.dropout` must be 0")
+            raise ValueError("TRL generates with dropout enabled, so `adapter.dropout` must be 0")
         if self.adapter.modules_to_save:
             raise ValueError("TRL uses the untrained head, so `adapter.modules_to_save` must be []")
         if self.generation.num_generations < 2:
             raise ValueError("`generation.num_generations` must be at least 2")
         if self.loss.kl_coef == 0 and self.monitor.max_kl > 0:
             raise ValueError(
-                "TRL measures the KL divergence only if it is weighted: with `loss.kl_coef = 0`, "
+                "TRL only measures the KL divergence if it has a weight: with `loss.kl_coef = 0`, "
                 "`monitor.max_kl` must be 0 too"
             )
         return self
@@ -173,7 +174,7 @@ class GrpoOptions(TrlOptions):
     ALGORITHM = "grpo"
 
     loss: GrpoLossOptions = Field(
-        default_factory=GrpoLossOptions, description="The policy gradient and the KL divergence."
+        default_factory=GrpoLossOptions, description="Policy gradient and KL divergence."
     )
 
 

@@ -1,6 +1,6 @@
-"""The inputs of TRL's trainers: the prompts and the rewards of the toolkit's own loop.
+"""Inputs for TRL's trainers: the prompts and rewards of the toolkit's own loop.
 
-Shapes: C completions, of a batch or of one prompt.
+Shapes: C completions, in a batch or of one prompt.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tunesmith_torch.training.loop import BatchCounts
 
 
 class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
-    """A tokenizer that is given prompts by their index and returns the ids of the toolkit's loop.
+    """A tokenizer that takes prompts by index and returns the token ids of the toolkit's loop.
 
-    Tokenizing the text of a rendered prompt again would give other ids: text by users may look like
-    control tokens, and the rendered prompt has its BOS already.
+    Tokenizing a rendered prompt again could give other ids: user text may look like control tokens,
+    and the rendered prompt already contains its BOS token.
     """
 
     def __init__(self, template: Template, prompts: Sequence[Prompt]) -> None:
@@ -49,7 +49,7 @@ class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
 
 @dataclass
 class TrlRewardFunction:
-    """The rewards of the policy as a reward function for TRL; records metrics of each rollout."""
+    """The policy's rewards as a TRL reward function; records metrics of each rollout."""
 
     objective: PolicyObjective
     prompt_tokenizer: PromptTokenizer
@@ -59,14 +59,14 @@ class TrlRewardFunction:
     mean_reward: float = 0.0
     """Mean reward of the last rollout."""
     reward_spread: float = 0.0
-    """Range of the rewards of one prompt's completions, mean over the last rollout."""
+    """Range of rewards among a prompt's completions, averaged over the last rollout."""
 
     def rewards(
         self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: Any
     ) -> list[float | None]:
-        """Return what TRL shall use as reward of each completion; None to leave it out.
+        """Return the reward of each completion for TRL; None to exclude a completion.
 
-        For grpo these are the finished advantages, see :mod:`tunesmith_trl.trainer`.
+        For GRPO these are the finished advantages, see :mod:`tunesmith_trl.trainer`.
         """
         end_ids = self.prompt_tokenizer.end_ids
         completions = [
@@ -105,7 +105,7 @@ class TrlRewardFunction:
 
 
 def _standardized_rewards(rewards_C: Tensor, trained_C: Tensor) -> Tensor:
-    """Return GRPO's advantages of a prompt's completions; 0, their mean, for untrained ones."""
+    """Return GRPO's advantages of a prompt's completions; 0 (their mean) for untrained ones."""
     advantages_C = torch.zeros_like(rewards_C)
     if trained_C.any():
         advantages_C[trained_C] = policy_gradient.grpo_advantages(rewards_C[trained_C])

@@ -1,4 +1,4 @@
-"""The options of a policy under TRL's names."""
+"""Translate the options of a policy to TRL's names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ GRPO_SETTINGS = {
     "importance_sampling_level": "token",
     "use_bias_correction_kl": False,
 }
-"""Settings that give TRL's GRPO the loss of the toolkit's ``PolicyObjective``."""
+"""Settings that make TRL's GRPO compute the loss of the toolkit's ``PolicyObjective``."""
 
 
 def trainer_settings(folder: str, callback: TrlCallback, *, vllm: bool) -> dict[str, Any]:
-    """Return the options under TRL's names; TRL downloads, reports and saves nothing."""
+    """Return the options under TRL's names; TRL must not download, report or save anything."""
     reward_function, options = callback.reward_function, callback.reward_function.options
     generation, loss = options.generation, options.loss
     prompt_tokenizer = reward_function.prompt_tokenizer

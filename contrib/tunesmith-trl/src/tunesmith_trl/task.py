@@ -1,4 +1,4 @@
-"""Training of a policy with TRL, as a task of the toolkit's trainer."""
+"""Train a policy with TRL as a task of the toolkit's trainer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from tunesmith.contracts import Job
 from tunesmith.records import Prompt
-from tunesmith_torch.memory_estimate.policies import policy_grouping
+from tunesmith_torch.memory_estimate.policies import build_policy_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
 from tunesmith_torch.models.adapter_stack import adapt_over_merged, combine_with_initial
 from tunesmith_torch.models.adapters import AdaptedModel
@@ -23,34 +23,34 @@ from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.training.additions import Additions
 from tunesmith_torch.training.loop import Objective
 from tunesmith_torch.training.monitor import TrainingMonitor
-from tunesmith_torch.training.trainer import Prepared, Session
-from tunesmith_trl.estimate import padded
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession
+from tunesmith_trl.estimate import pad_options
 from tunesmith_trl.rewards import PromptTokenizer
 from tunesmith_trl.trainer import run_trl_training
 
 
 class TrlTask(PolicyTask):
-    """A policy whose completions, loss and updates are those of TRL.
+    """A policy whose completions, loss and updates are computed by TRL.
 
-    TRL trains a single adapter and switches it off for the reference. So an initial adapter is
-    merged into the base in memory, and a reward model is a model of its own.
+    TRL trains a single adapter and disables it to compute the reference. An initial adapter is
+    therefore merged into the base model in memory, and a reward model is a separate model.
     """
 
     SHARES_BASE = False
 
     def __init__(self, reward_source: RewardModelSource | None, *, vllm: bool) -> None:
-        """``reward_source``: the reward model; None if the rewards do without one."""
+        """``reward_source``: the reward model; None if the rewards do not use one."""
         super().__init__(reward_source)
         self.vllm = vllm
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
-        """Return the grouping of sampled completions: each is computed with its prompt."""
-        return policy_grouping(padded(options), device)
+        """Return the grouping of sampled completions: each is computed with its own prompt."""
+        return build_policy_grouping(pad_options(options), device)
 
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
     ) -> AdaptedModel:
-        """Add one adapter to the base model, into which an initial adapter is merged."""
+        """Add an adapter to the base model, after merging an initial adapter into it."""
         if initial is None or initial.format == "model":
             return super().adapt(base, precision, job, initial)
         options: PolicyOptions = job.config
@@ -63,16 +63,16 @@ class TrlTask(PolicyTask):
             fused_kernels=options.fused_kernels,
         )
 
-    def prepare(self, session: Session, data: list[Prompt]) -> Prepared:
-        """Set up rewards, objective and monitor as for the toolkit's own loop, and TRL's loop."""
+    def prepare(self, session: TrainingSession, data: list[Prompt]) -> PreparedTraining:
+        """Set up rewards, objective and monitor as the toolkit does, but with TRL's loop."""
         prepared = super().prepare(session, data)
         tokenizer = PromptTokenizer(session.template, data)
         loop = partial(run_loop, prompt_tokenizer=tokenizer, vllm=self.vllm)
         details = {**prepared.details, "trainer": "trl", "vllm": self.vllm}
         return replace(prepared, run_loop=loop, details=details)
 
-    def finalize(self, session: Session) -> AdaptedModel:
-        """Return the policy as one adapter over the base model that the session began with."""
+    def finalize(self, session: TrainingSession) -> AdaptedModel:
+        """Return the policy as a single adapter over the base model of the session."""
         initial = session.initial_model
         if initial is None or initial.format == "model":
             return super().finalize(session)
@@ -90,9 +90,9 @@ def run_loop(  # noqa: PLR0913 - the toolkit's signature, and two settings
     prompt_tokenizer: PromptTokenizer,
     vllm: bool,
 ) -> None:
-    """Train with TRL; ``objective`` and ``monitor`` are those of a :class:`PolicyTask`.
+    """Train with TRL; ``objective`` and ``monitor`` belong to a :class:`PolicyTask`.
 
-    Its offers accept no additions, so there are none.
+    TRL's offers accept no additions, so ``additions`` is empty.
     """
     assert not additions.added
     run_trl_training(

@@ -1,4 +1,4 @@
-"""A policy trained on rewards by a trainer of TRL."""
+"""Train a policy on rewards with one of TRL's trainers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class TrlTechnique:
 def _check_vllm_device(options: TrlOptions, device: str) -> None:
     if options.vllm and device != "cuda":
         raise UsageError(
-            f"technique.vllm: vLLM generates on the policy's CUDA GPU, and this run is on {device}",
-            hint="set vllm = false, or run where there is a CUDA GPU",
+            f"technique.vllm: vLLM generates on the policy's CUDA GPU, but this run uses {device}",
+            hint="set vllm = false, or run on a machine with a CUDA GPU",
         )
 
 

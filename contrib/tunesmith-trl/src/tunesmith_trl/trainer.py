@@ -1,24 +1,25 @@
-"""Training on TRL's trainers: GRPO and RLOO.
+"""Train with TRL's trainers: GRPO and RLOO.
 
-TRL samples, computes the loss and updates the weights in place of
+TRL samples, computes the loss and updates the weights instead of
 :class:`tunesmith_torch.rlhf.policy_objective.PolicyObjective`. Prompts and their order, rewards,
-optimizer, learning rates, evaluations and checkpoints stay those of this package, so that the same
-options mean the same with the toolkit's own loop:
+optimizer, learning rates, evaluations and checkpoints stay tunesmith's, so the same options mean
+the same as in the toolkit's own loop:
 
 =================  ================================================================================
 grpo               loss "dapo": sum over tokens / tokens of the complete batch. TRL divides
-                   advantages by ``std + 1e-4``, with ``std`` over C - 1. So its rewards are already
-                   the standardized ones of ``policy_gradient.grpo_advantages``, whose mean is 0,
-                   and it is configured not to scale them. The KL term of the loss is not weighted
-                   by the ratio
+                   advantages by ``std + 1e-4``, with ``std`` over C - 1. Therefore TRL gets rewards
+                   that are already standardized by ``policy_gradient.grpo_advantages`` (their mean
+                   is 0), and is configured not to scale them. The KL term of the loss is not
+                   weighted by the ratio
 rloo               TRL's own: each reward, less ``beta`` times the KL of its completion, minus the
-                   mean of the others. The ratio is that of complete sequences, 1 in the only update
-truncated          they count in no group's mean, as in the toolkit's loop; TRL's rloo divides its
-                   loss by all completions, not only by the trained ones
+                   mean of the others. The ratio is over complete sequences; it is 1 in the only
+                   update
+truncated          excluded from their group's mean, as in the toolkit's loop. TRL's rloo divides
+                   its loss by all completions, not only by the trained ones
 =================  ================================================================================
 
-TRL's checkpoints are pickles, so they are off. A training is resumed as a new trainer over the
-remaining batches, with the weights, moments and random states of the newest checkpoint and the
+TRL's checkpoints are pickles, so they are disabled. Training resumes with a new trainer over the
+remaining batches. It uses the weights, moments and random states of the newest checkpoint, and the
 learning rates of the remaining steps.
 """
 
@@ -53,7 +54,7 @@ from tunesmith_trl.rewards import PromptTokenizer, TrlRewardFunction
 from tunesmith_trl.settings import GRPO_SETTINGS, trainer_settings
 
 REFERENCE_ADAPTER = "ref"
-"""TRL's name for its copy of the fresh adapter, which is its reference."""
+"""TRL's name for its copy of the initial adapter, which is its reference."""
 
 
 def run_trl_training(
@@ -66,12 +67,13 @@ def run_trl_training(
 ) -> None:
     """Train from the newest checkpoint, or from the initial weights, to the last step.
 
-    ``objective`` holds the policy and evaluates it for the monitor; TRL does its sampling and loss.
+    ``objective`` holds the policy and evaluates it for the monitor; TRL samples and computes the
+    loss.
 
     Raises:
         EnvironmentProblem: TRL cannot be imported, or would not train on the policy's device.
         TrainingError: a gradient is not finite.
-        RunStopped: raised by ``job.emit``, passed on after a checkpoint was saved.
+        RunStopped: raised by ``job.emit``; a checkpoint was saved before it is passed on.
     """
     options: PolicyOptions = job.config
     keep_freed_memory()
@@ -94,9 +96,9 @@ def run_trl_training(
         trainer = _build_trainer(folder, callback, vllm=vllm)
         try:
             seed_all(job.seed)
-            # Not before: TRL has just copied the fresh adapter, which is its reference.
+            # Only now: TRL has just copied the initial adapter as its reference.
             checkpoints.resume(order.steps)
-            # Also after the last step: a run may have been stopped before that was evaluated.
+            # Even after the last step: the run may have stopped before its evaluation.
             decision = monitor.evaluate(steps_done)
             is_over = checkpoints.apply_decision(steps_done, decision)
             if not is_over and steps_done < order.steps:
@@ -137,13 +139,13 @@ def _build_trainer(folder: str, callback: TrlCallback, *, vllm: bool) -> Any:
 
 
 def _import_trl() -> tuple[Any, Any]:
-    """Return the module ``trl``, and the dataset class that it reads."""
+    """Return the module ``trl``, and the dataset class it uses."""
     try:
         import trl
         from datasets import Dataset  # type: ignore[import-untyped]
     except ImportError as error:
         raise EnvironmentProblem(
-            f"technique: TRL cannot be imported, {error!s:.160}", hint="pip install 'trl>=1.16'"
+            f"technique: TRL cannot be imported: {error!s:.160}", hint="pip install 'trl>=1.16'"
         ) from error
     return trl, Dataset
 
@@ -151,16 +153,16 @@ def _import_trl() -> tuple[Any, Any]:
 def _refuse_other_device(args: Any, device: torch.device) -> None:
     if args.n_gpu > 1 or args.device.type != device.type:
         raise EnvironmentProblem(
-            f"technique: TRL would train on {args.n_gpu} GPUs ({args.device}), the policy is on "
-            f"{device}",
-            hint="set CUDA_VISIBLE_DEVICES to the number of one GPU",
+            f"technique: TRL would train on {args.n_gpu} GPUs ({args.device}), but the policy is "
+            f"on {device}",
+            hint="set CUDA_VISIBLE_DEVICES to a single GPU",
         )
 
 
 def _remaining_rows(callback: TrlCallback) -> Iterator[int]:
     """Yield the prompts of the remaining batches, in the order of the toolkit's loop.
 
-    TRL's batches all have one size: the short last batch of an epoch is filled up with the epoch's
+    All TRL batches have the same size: a short last batch of an epoch is filled up with the epoch's
     first prompts.
     """
     order, steps_done = callback.order, callback.steps_done

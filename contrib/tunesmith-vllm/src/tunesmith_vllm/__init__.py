@@ -1,4 +1,4 @@
-"""Exporter ``vllm``: a folder or an adapter that vLLM serves, checked there before."""
+"""Exporter ``vllm``: write a folder or an adapter for vLLM, and verify it there."""
 
 from tunesmith.hookspecs import lazy_plugin
 

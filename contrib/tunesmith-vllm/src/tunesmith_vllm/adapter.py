@@ -1,4 +1,4 @@
-"""Adapters that vLLM can add to a base model while it serves."""
+"""Check adapters that vLLM adds to a base model while serving."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UsageError
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values of vLLM's ``--max-lora-rank``."""
+"""Allowed values of vLLM's ``--max-lora-rank``."""
 PLAIN_STARTS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
-"""Starting values that leave the base model as it is; others move a part of it into the adapter."""
+"""Initializations that leave the base model unchanged; others move part of it into the adapter."""
 _UNKNOWN = (
     "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication",
     "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config",
     "monteclora_config", "velora_config", "target_parameters",
 )  # fmt: skip
-"""Options of PEFT that change what an adapter computes, and that vLLM lacks or drops."""
+"""PEFT options that change what an adapter computes, and that vLLM lacks or ignores."""
 
 
 def check_adapter(adapter: Path) -> None:
-    """Check that vLLM computes an adapter as PEFT does.
+    """Check that vLLM computes an adapter like PEFT.
 
     Raises:
-        UsageError: it does not; the message names the first reason.
+        UsageError: vLLM would compute it differently; the message names the first reason.
     """
-    for reason in _find_reasons(read_object(adapter / "adapter_config.json")):
+    for reason in _find_reasons(read_json_object(adapter / "adapter_config.json")):
         raise UsageError(
             f"adapter_only: vLLM cannot serve this adapter: {reason}",
-            hint="leave adapter_only out: then it is merged into its base model",
+            hint="leave out adapter_only: the adapter is then merged into its base model",
         )
 
 
 def read_max_rank(adapter: Path) -> int:
-    """Return the value of ``--max-lora-rank`` that an adapter needs."""
-    rank = _largest_rank(read_object(adapter / "adapter_config.json"))
+    """Return the ``--max-lora-rank`` that an adapter needs."""
+    rank = _largest_rank(read_json_object(adapter / "adapter_config.json"))
     return next(number for number in RANKS if number >= rank)
 
 
 def _find_reasons(config: dict[str, Any]) -> Iterator[str]:
     if config.get("peft_type") != "LORA":
-        yield f"its kind is {config.get('peft_type')}, not LORA"
+        yield f"its type is {config.get('peft_type')}, not LORA"
     for name in _UNKNOWN:
         if config.get(name):
-            yield f"it has {name}"
+            yield f"it sets {name}"
     if config.get("bias", "none") != "none":
         yield f"it has bias = {config['bias']}"
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in PLAIN_STARTS:
-        yield f"its start, init_lora_weights = {start}, changes the base model"
+        yield f"its initialization (init_lora_weights = {start}) changes the base model"
     rank = _largest_rank(config)
     if rank > RANKS[-1]:
-        yield f"its rank is {rank}, and {RANKS[-1]} is the largest"
+        yield f"its rank is {rank}, but the maximum is {RANKS[-1]}"
 
 
 def _largest_rank(config: dict[str, Any]) -> int:

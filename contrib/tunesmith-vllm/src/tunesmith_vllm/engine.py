@@ -1,4 +1,4 @@
-"""vLLM as an engine: a process with the Python of its environment renders, generates and scores.
+"""vLLM as an engine: a process in vLLM's Python environment renders, generates and scores.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -26,16 +26,16 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Small functions that vLLM compiles even if it is to compute eagerly.
+    # vLLM compiles small functions even in eager mode.
     "TORCHDYNAMO_DISABLE": "1",
 }
 CPU_CACHE_GIB = "1"
-"""Memory for keys and values on a CPU, unless the variable of vLLM says another."""
+"""Memory in GiB for keys and values on a CPU, unless vLLM's variable is set."""
 _SECONDS_TO_END = 60
 
 
 class VllmModel:
-    """A model in a process of vLLM."""
+    """A model in a vLLM process."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
@@ -52,13 +52,13 @@ class VllmModel:
         return text
 
     def tokenize(self, text: str) -> Sequence[int]:
-        """Return the ids of a rendered prompt, which vLLM has given to the model."""
+        """Return the ids of a rendered prompt, as vLLM passes them to the model."""
         if text not in self._ids:
             self._ids[text] = [int(i) for i in self._ask("render", prompt=text)["ids"]]
         return self._ids[text]
 
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Generation]:
-        """Generate greedy answers, all at once."""
+        """Generate greedy answers to all prompts at once."""
         asked = [self._convert(prompt) for prompt in prompts]
         found = self._ask("generate", prompts=asked, max_new_tokens=max_new_tokens)
         return [Generation(a["text"], len(a["ids"]), a["reason"], tuple(a["ids"])) for a in found]
@@ -90,18 +90,18 @@ class VllmModel:
         line = _pipe(self._process.stdout).readline()
         if not line:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_SECONDS_TO_END)  # it writes the reason after its last answer
-            reason = find_reason(self._log.read_text(encoding="utf-8", errors="replace"))
-            raise IntegrityError(f"vLLM cannot serve the export, {reason:.300}")
+                self._process.wait(_SECONDS_TO_END)  # the reason is logged after the last answer
+            reason = find_failure_reason(self._log.read_text(encoding="utf-8", errors="replace"))
+            raise IntegrityError(f"vLLM cannot serve the export: {reason:.300}")
         return json.loads(line)
 
 
 @contextmanager
 def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> Iterator[VllmModel]:
-    """Load a model into vLLM, whose arguments are ``engine``, with an adapter if there is one.
+    """Load a model into vLLM with the arguments ``engine``, and an adapter if given.
 
     Raises:
-        IntegrityError: vLLM cannot load it.
+        IntegrityError: vLLM cannot load the model.
     """
     settings = {"engine": engine, "adapter": None if adapter is None else str(adapter)}
     environment = {"VLLM_CPU_KVCACHE_SPACE": CPU_CACHE_GIB, **os.environ, **ENVIRONMENT}
@@ -109,7 +109,7 @@ def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> It
         log = Path(folder) / "vllm.log"
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                # -P: beside the worker are modules of this package, which are not for its imports.
+                # -P: the worker must not import this package's modules, which are next to it.
                 [python, "-P", worker.__file__, json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -124,8 +124,8 @@ def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> It
             process.communicate()
 
 
-def find_reason(log: str) -> str:
-    """Return the line of a log that says why vLLM has ended."""
+def find_failure_reason(log: str) -> str:
+    """Return the log line that explains why vLLM ended."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     named = [line for line in lines if "Error: " in line]
     return (named or lines or ["it ended without a message"])[-1].removeprefix("[rank0]:").strip()

@@ -1,4 +1,4 @@
-"""Write what vLLM serves, a merged folder or an adapter alone, and open it in vLLM."""
+"""Write a merged folder or an adapter for vLLM, and open it in vLLM."""
 
 from __future__ import annotations
 
@@ -18,40 +18,44 @@ from tunesmith_torch.export.checks import require
 from tunesmith_torch.export.contract import Engine, NotVerifiedError
 from tunesmith_torch.export.folder_facts import read_added_tokens, read_folder_facts
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
-from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, open_plain
-from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS, attach_adapter
+from tunesmith_torch.export.plain_folder import (
+    TransformersEngine,
+    copy_model,
+    open_transformers_engine,
+)
+from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS_FILE, attach_adapter
 from tunesmith_torch.models.loading import load_base
 from tunesmith_torch.models.model_folder import check_safetensors
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 from tunesmith_vllm.adapter import check_adapter, read_max_rank
 from tunesmith_vllm.engine import VllmModel, open_engine
 from tunesmith_vllm.installed import find_python
 from tunesmith_vllm.options import VllmOptions
 
 CONTEXT = 4096
-"""Tokens of a prompt and its answer in the checks, at most."""
+"""Maximum tokens of a prompt and its answer in the checks."""
 GREEDY = {"temperature": 0}
-"""Defaults of sampling: answers as the run's evaluation has measured them."""
-_ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")
+"""Default sampling: greedy answers, as in the run's evaluation."""
+_ADAPTER_FILES = (ADAPTER_WEIGHTS_FILE, "adapter_config.json")
 _NOT_COPIED = (*_ADAPTER_FILES, "README.md", MANIFEST)
 
 
 class _VllmExporter:
-    """Opens an export in vLLM, or in transformers where there is no vLLM."""
+    """Opens an export in vLLM, or in transformers if vLLM is missing."""
 
     def __init__(self, options: VllmOptions) -> None:
         self.options = options
         self.python = find_python(options.python)
 
     def own_checks(self, out: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-        """Check the two forms of the rope, and say whether vLLM is asked."""
+        """Check both formats of the RoPE config, and report whether vLLM verifies the export."""
         is_asked = self.python is not None
         yield "rope, both forms", lambda: check_rope_forms(self._config(out), is_asked=is_asked)
         yield "vLLM", self._find_vllm
 
     @contextmanager
     def open(self, out: Path) -> Iterator[Engine]:
-        """Load the export into vLLM; without vLLM into transformers."""
+        """Load the export into vLLM, or into transformers if vLLM is missing."""
         if self.python is None:
             yield self._open_plain(out)
             return
@@ -77,10 +81,10 @@ class _VllmExporter:
     def _find_vllm(self) -> str:
         if self.python is None:
             raise NotVerifiedError(
-                "it is not installed here, so what follows was checked in transformers; "
+                "it is not installed here, so the checks below ran in transformers; "
                 "pip install vllm, or --set python=PYTHON of an environment that has it"
             )
-        return f"what follows was checked in vLLM, in {self.options.dtype}"
+        return f"the checks below ran in vLLM, in {self.options.dtype}"
 
     def _serve(self, model: str, *more: str) -> str:
         words = ["vllm", "serve", model, "--dtype", self.options.dtype]
@@ -88,7 +92,7 @@ class _VllmExporter:
         return shlex.join(words)
 
     def _config(self, out: Path) -> dict[str, Any]:
-        return read_object(out / "config.json")
+        return read_json_object(out / "config.json")
 
     def _engine_arguments(self, out: Path) -> dict[str, Any]:
         return {"model": str(out)}
@@ -96,19 +100,19 @@ class _VllmExporter:
     def _adapter(self, out: Path) -> Path | None:
         return None
 
-    def _open_plain(self, out: Path) -> PlainTransformers:
-        return open_plain(out)
+    def _open_plain(self, out: Path) -> TransformersEngine:
+        return open_transformers_engine(out)
 
 
 class VllmExporter(_VllmExporter):
     """Writes a model folder, with adapters merged."""
 
     def export(self, model: Path, out: Path) -> None:
-        """Copy all files of the model; the weights file by file, in the format."""
+        """Copy all files of the model, and convert the weights one file at a time."""
         copy_model(model, out, self.options.dtype)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the folder says."""
+        """Return facts from the folder, to compare with the model."""
         return read_folder_facts(out)
 
     def serve_command(self, out: Path | None) -> str:
@@ -117,18 +121,18 @@ class VllmExporter(_VllmExporter):
 
 
 class VllmAdapterExporter(_VllmExporter):
-    """Writes an adapter, with the tokenizer and the end tokens that it was trained with."""
+    """Writes an adapter, with the tokenizer and end tokens it was trained with."""
 
     base = Path()
-    """The base model of the export that was written last."""
+    """Base model of the last export."""
     _max_rank = 0
 
     def check_adapter(self, adapter: Path) -> None:
-        """Refuse an adapter that vLLM does not compute as PEFT does."""
+        """Refuse an adapter that vLLM does not compute like PEFT."""
         check_adapter(adapter)
 
     def export_adapter(self, base: Path, adapter: Path, out: Path) -> None:
-        """Copy the adapter into a folder of its own, and beside it the files of the tokenizer."""
+        """Copy the adapter to a subfolder, and the tokenizer files next to it."""
         self.base, self._max_rank = base, read_max_rank(adapter)
         (out / "adapter").mkdir()
         for file in sorted(adapter.iterdir()):
@@ -138,16 +142,16 @@ class VllmAdapterExporter(_VllmExporter):
                 shutil.copyfile(file, out / file.name)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the adapter's files and the config of its base model say.
+        """Return facts from the adapter's files and its base model's config.
 
         Raises:
             IntegrityError: a file is missing or incomplete.
         """
-        check_safetensors(out / "adapter" / ADAPTER_WEIGHTS)
+        check_safetensors(out / "adapter" / ADAPTER_WEIGHTS_FILE)
         check_adapter(out / "adapter")
         config = self._config(out)
         text_config = config.get("text_config", config)
-        ends = read_object(out / "generation_config.json").get("eos_token_id")
+        ends = read_json_object(out / "generation_config.json").get("eos_token_id")
         rope = text_config.get("rope_parameters") or {}
         return {
             "end_ids": frozenset(ends if isinstance(ends, list) else [ends]),
@@ -164,7 +168,7 @@ class VllmAdapterExporter(_VllmExporter):
         return self._serve(base, *files, *adapter, "--lora-modules", f"tuned={folder}/adapter")
 
     def _config(self, out: Path) -> dict[str, Any]:
-        return read_object(self.base / "config.json")
+        return read_json_object(self.base / "config.json")
 
     def _engine_arguments(self, out: Path) -> dict[str, Any]:
         return {
@@ -178,38 +182,38 @@ class VllmAdapterExporter(_VllmExporter):
     def _adapter(self, out: Path) -> Path:
         return out / "adapter"
 
-    def _open_plain(self, out: Path) -> PlainTransformers:
+    def _open_plain(self, out: Path) -> TransformersEngine:
         base = load_base(self.base, device=torch.device("cpu"), dtype=torch.float32)
         model = attach_adapter(base, out / "adapter")
         model.generation_config = GenerationConfig.from_pretrained(out)
-        return PlainTransformers(model, open_tokenizer(out))
+        return TransformersEngine(model, open_tokenizer(out))
 
 
 def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:
-    """Check that a config says the same of the rope in the form of transformers 5 and before it.
+    """Check that a config has the same RoPE base in the transformers 5 format and the older one.
 
-    ``is_asked``: vLLM itself computes log-probabilities after this.
+    ``is_asked``: vLLM itself will compute log-probabilities afterwards.
 
     Raises:
-        NotVerifiedError: it has one form only, which some versions of vLLM do not read.
+        NotVerifiedError: the config has only one format, which some vLLM versions ignore.
     """
     text_config = config.get("text_config", config)
     parameters = text_config.get("rope_parameters")
     if not isinstance(parameters, Mapping) or "rope_theta" not in parameters:
-        return "not used" if not parameters else "one for each kind of layer"
+        return "not used" if not parameters else "one per kind of layer"
     if "rope_theta" not in text_config:
-        text = "rope_parameters alone, which vLLM before transformers 5 ignores"
+        text = "only rope_parameters, which vLLM versions before transformers 5 ignore"
         if is_asked:
-            return f"{text}; this version is asked below"
+            return f"{text}; the checks below show if this version reads it"
         raise NotVerifiedError(text)
     found, expected = text_config["rope_theta"], parameters["rope_theta"]
-    require(found == expected, f"rope_theta is {found}, in rope_parameters {expected}")
+    require(found == expected, f"rope_theta is {found}, but {expected} in rope_parameters")
     kind = parameters.get("rope_type", "default")
     if kind == "default":
         return f"theta {expected:g}"
     scaling = text_config.get("rope_scaling") or {}
     require(
         kind in (scaling.get("rope_type"), scaling.get("type")),
-        f"rope_scaling is {scaling.get('rope_type')}, in rope_parameters {kind}",
+        f"rope_scaling is {scaling.get('rope_type')}, but {kind} in rope_parameters",
     )
     return f"theta {expected:g}, {kind}"

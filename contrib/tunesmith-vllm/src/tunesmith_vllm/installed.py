@@ -12,17 +12,17 @@ _QUESTION = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm
 
 
 def find_python(wanted: str | None) -> str | None:
-    """Return the Python that has vLLM; None if none is named and this one has not.
+    """Return the Python that has vLLM; None if none is named and this one lacks vLLM.
 
     Raises:
-        EnvironmentProblem: the named one has no vLLM.
+        EnvironmentProblem: the named Python lacks vLLM, or cannot run.
     """
     if wanted is None:
         return None if find_spec("vllm") is None else sys.executable
     try:
         done = subprocess.run([wanted, "-c", _QUESTION], capture_output=True, check=False)
     except OSError as error:
-        raise EnvironmentProblem(f"python: {wanted} does not run, {error.strerror}") from error
+        raise EnvironmentProblem(f"python: cannot run {wanted}: {error.strerror}") from error
     if done.returncode:
         raise EnvironmentProblem(
             f"python: {wanted} has no vLLM", hint=f"{wanted} -m pip install vllm"

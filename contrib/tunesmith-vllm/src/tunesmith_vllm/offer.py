@@ -1,4 +1,4 @@
-"""The offer of the exporter ``vllm``."""
+"""Offer of the exporter ``vllm``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tunesmith_vllm.options import VllmOptions
 
 
 def build(options: VllmOptions) -> Exporter | AdapterExporter:
-    """Return the exporter."""
+    """Return the exporter for a merged folder, or for an adapter."""
     from tunesmith_vllm.exporter import VllmAdapterExporter, VllmExporter
 
     return VllmAdapterExporter(options) if options.adapter_only else VllmExporter(options)

@@ -15,22 +15,22 @@ class VllmOptions(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16",
         description=(
-            "Format in which vLLM computes, and of the merged weights. bfloat16 is vLLM's own "
-            "choice for most models; float32 changes nothing, takes twice the memory and is "
+            "Format of the computation in vLLM and of merged weights. bfloat16 is vLLM's own "
+            "choice for most models. float32 changes nothing, needs twice the memory and is "
             "compared exactly."
         ),
     )
     adapter_only: bool = Field(
         False,
         description=(
-            "Write the LoRA adapter alone, which vLLM adds to the base model while it serves, so "
-            "that one server has several; false merges it."
+            "Only write the LoRA adapter, which vLLM adds to the base model while serving, so a "
+            "server can have several; false merges the adapter."
         ),
     )
     python: str | None = Field(
         None,
         description=(
-            "Python of the environment that has vLLM, such as /opt/vllm/bin/python; default: this "
-            "one. Without vLLM the folder is written, checked in transformers, and not verified."
+            "Python of the environment that has vLLM, such as /opt/vllm/bin/python. Default: this "
+            "one. Without vLLM, the export is checked in transformers and reported as not verified."
         ),
     )

@@ -1,6 +1,6 @@
-"""vLLM as a process of its own: it answers requests about one model, one JSON object in a line.
+"""Run vLLM in its own process: it answers requests about a model, one JSON object per line.
 
-It runs with the Python of the environment that has vLLM, so it imports nothing of tunesmith.
+It runs in the Python environment that has vLLM, so it imports nothing from tunesmith.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 POSITIONS_AT_ONCE = 4
-"""Positions whose log-probabilities are computed together: each has one number for each token."""
+"""Positions to score together; each needs a number for every token of the vocabulary."""
 
 
 class Worker:
@@ -27,7 +27,7 @@ class Worker:
         from vllm.lora.request import LoRARequest
 
         engine = dict(settings["engine"])
-        if torch.cuda.is_available():  # what the process before this one has left
+        if torch.cuda.is_available():  # use what the previous process left free
             free, total = torch.cuda.mem_get_info()
             engine["gpu_memory_utilization"] = min(0.9, 0.95 * free / total)
         self.llm = LLM(**engine)
@@ -40,14 +40,14 @@ class Worker:
         }
 
     def render(self, prompt: str | list[dict[str, str]]) -> dict[str, Any]:
-        """Return the text of a prompt and its token ids, as vLLM gives them to the model."""
+        """Return the text of a prompt and its token ids, as vLLM passes them to the model."""
         (answer,) = self._run([prompt], max_tokens=1)
         return {"text": answer.prompt, "ids": list(answer.prompt_token_ids)}
 
     def generate(
         self, prompts: list[str | list[dict[str, str]]], max_new_tokens: int
     ) -> list[dict[str, Any]]:
-        """Generate with the settings of a server: those of the generation config."""
+        """Generate with a server's settings: those of the generation config."""
         completions = [answer.outputs[0] for answer in self._run(prompts, max_new_tokens)]
         return [
             {"text": c.text, "ids": list(c.token_ids), "reason": c.finish_reason}
@@ -90,7 +90,7 @@ class Worker:
 
 
 def main() -> None:
-    """Load the model of the settings, and answer requests until there are no more."""
+    """Load the model in the settings, and answer requests until the input ends."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # vLLM prints to standard output too
         worker = Worker(json.loads(sys.argv[1]))

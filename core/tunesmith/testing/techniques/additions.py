@@ -1,7 +1,7 @@
 """Checks of techniques that accept additions to the training: the additions take effect.
 
-The additions here have some methods of the toolkit's ``TrainingAddition``. Their arithmetic is that
-of the tensors that they get, so that the kit imports none.
+The additions here have some methods of the toolkit's ``TrainingAddition``. They only use arithmetic
+on the tensors that they get, so the kit does not import a tensor library.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from tunesmith.additions import Addition
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train_once
 
-PULL = 100.0
+PULL_FACTOR = 100.0
 """Weight of the squared distance from the initial weights: much more than that of the loss."""
-SHORTER = 0.95
-"""Share of the path of the weights that this pull must shorten it to."""
+MAX_DISTANCE_RATIO = 0.95
+"""With the pull, the weights must move less than this share of the distance without it."""
 SCORE_TOLERANCE = 1e-5
-"""Nats by which equal scores may differ."""
+"""Maximum difference of equal scores, in nats."""
 
 
 class Spectator:
-    """An addition that adds nothing and knows where the weights began."""
+    """An addition that adds nothing and remembers the initial weights."""
 
     def __init__(self, context: Any) -> None:
         self.parameters = context.parameters
         self.start = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     def squared_distance(self) -> Any:
-        """Return the squared distance of the weights from where they began."""
+        """Return the squared distance of the weights from their initial values."""
         pairs = ((p.float(), self.start[name]) for name, p in self.parameters.items())
         return sum(((p - start) ** 2).sum() for p, start in pairs)
 
 
 class Pull(Spectator):
-    """Adds a term that pulls the weights to where they began."""
+    """Adds a term that pulls the weights toward their initial values."""
 
     def term(self, items: Any) -> Any:
-        return PULL * self.squared_distance()
+        return PULL_FACTOR * self.squared_distance()
 
 
 class Freeze(Spectator):
@@ -51,7 +51,7 @@ class Freeze(Spectator):
 
 @check("technique")
 def applies_added_terms(subject: Subject) -> None:
-    """A term that a table adds acts on the weights; an addition that does nothing does not."""
+    """A term added by a table acts on the weights; an addition that does nothing does not."""
     _require_accepting(subject)
     _, first, _ = train_once(subject)
     watched, free = _train_with(subject, Spectator)
@@ -61,14 +61,14 @@ def applies_added_terms(subject: Subject) -> None:
     )
     _, pulled = _train_with(subject, Pull)
     require(
-        pulled < SHORTER * free,
+        pulled < MAX_DISTANCE_RATIO * free,
         f"the weights move by {free:.4g}, and by {pulled:.4g} with a term that holds them back",
     )
 
 
 @check("technique")
 def applies_changes_of_updates(subject: Subject) -> None:
-    """With an addition that undoes each update, the trained model is the base model."""
+    """If an addition undoes each update, the trained model equals the base model."""
     _require_accepting(subject)
     training, moved = _train_with(subject, Freeze)
     require(not moved, f"the weights move by {moved:.4g}, although each update is undone")
@@ -77,7 +77,7 @@ def applies_changes_of_updates(subject: Subject) -> None:
     pairs = zip(setup.scores(None), setup.scores(artifact.path), strict=True)
     require(
         all(math.isclose(a, b, abs_tol=SCORE_TOLERANCE) for a, b in pairs),
-        "the saved model has other scores than the base model, although each update is undone",
+        "the saved model scores differently from the base model, although each update is undone",
     )
 
 

@@ -1,7 +1,7 @@
 """Checks of techniques: a small model is trained on eight examples, three times in all.
 
-Most checks share the first training. The second has the same seed; the third is stopped in the
-middle and continued.
+Most checks share the first training. The second training has the same seed. The third is stopped in
+the middle and continued.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train
 from tunesmith.testing.techniques.written_files import folder_hash
 
 MIN_LOSS_DECREASE = 0.1
-"""Nats per token by which the loss must decrease when eight examples are memorized."""
+"""Minimum decrease of the loss, in nats per token, when eight examples are memorized."""
 _TRY_OTHER_OPTIONS = (
-    "if it learns slowly, give options with which it does: more epochs, a higher learning rate "
-    "(`samples` in a test, `--set NAME.epochs=40` of `tunesmith plugins check`)"
+    "if it learns slowly, give options that let it learn faster: more epochs, a higher learning "
+    "rate (`samples` in a test, `--set NAME.epochs=40` of `tunesmith plugins check`)"
 )
 SCORE_TOLERANCE = 1e-5
-"""Nats by which equal scores may differ."""
+"""Maximum difference of equal scores, in nats."""
 KNOWN_FOLDERS = frozenset(
     {
         "first",
@@ -65,11 +65,11 @@ def ends_with_training_finished(subject: Subject) -> None:
         isinstance(last, TrainingFinished), f"the last event is {last!r:.80}, not TrainingFinished"
     )
     final = [e for e in training.events if isinstance(e, TrainingFinished) and not e.stage]
-    require(len(final) == 1, f"{len(final)} events TrainingFinished without a stage, not one")
+    require(len(final) == 1, f"{len(final)} TrainingFinished events without a stage instead of one")
     require(path.is_dir() and any(path.iterdir()), f"no artifact at {path}")
     require(
         training.out / final[0].artifact == path,
-        f"TrainingFinished names {final[0].artifact!r}, the artifact is {path}",
+        f"TrainingFinished names {final[0].artifact!r}, but the artifact is {path}",
     )
 
 
@@ -100,12 +100,12 @@ def losses_are_finite(subject: Subject) -> None:
 def learns_eight_examples(subject: Subject) -> None:
     """The trained model, loaded from disk, has a lower loss on the examples than the base model.
 
-    With pairs, it prefers the chosen completion more than the base model does.
+    With pairs, it prefers the chosen completion more strongly than the base model does.
     """
     setup, _, path = train_once(subject)
     before, after = setup.margin(None), setup.margin(path)
     if before is not None and after is not None:
-        text = f"chosen over rejected {before:.4f} nats before and {after:.4f} after"
+        text = f"chosen over rejected: {before:.4f} nats before training, {after:.4f} after"
         require(
             after >= before + MIN_LOSS_DECREASE,
             f"{text}; expected {MIN_LOSS_DECREASE} more; {_TRY_OTHER_OPTIONS}",
@@ -114,7 +114,7 @@ def learns_eight_examples(subject: Subject) -> None:
     base, tuned = _mean_loss(setup.scores(None)), _mean_loss(setup.scores(path))
     require(
         tuned <= base - MIN_LOSS_DECREASE,
-        f"loss {base:.4f} before and {tuned:.4f} after, in nats per token; "
+        f"loss {base:.4f} before training and {tuned:.4f} after, in nats per token; "
         f"expected {MIN_LOSS_DECREASE} less; {_TRY_OTHER_OPTIONS}",
     )
 
@@ -133,7 +133,7 @@ def writes_only_below_out(subject: Subject) -> None:
 
 @check("technique")
 def artifact_reopens(subject: Subject) -> None:
-    """The artifact is complete: a copy, opened by a new technique, gives the same scores."""
+    """The artifact is complete: a copy of it, opened by a new technique, gives the same scores."""
     setup, _, path = train_once(subject)
     copy = setup.folder / "copy"
     if not copy.exists():
@@ -192,7 +192,7 @@ def resumes_where_it_stopped(subject: Subject) -> None:
         )
         require(
             math.isclose(event.loss, same_step.loss, rel_tol=SCORE_TOLERANCE),
-            f"step {event.step} has loss {event.loss}, without the stop it was {same_step.loss}",
+            f"step {event.step} has loss {event.loss}, but {same_step.loss} without the stop",
         )
     require(
         _close(setup.scores(path), setup.scores(artifact.path)),
@@ -213,7 +213,7 @@ def refuses_wrong_records(subject: Subject) -> None:
         except Exception as error:
             require(
                 bool(records) or isinstance(error, TunesmithError),
-                f"no records raise {type(error).__name__}: {error}",
+                f"training without records raises {type(error).__name__}: {error}",
             )
         else:
             warned = any(

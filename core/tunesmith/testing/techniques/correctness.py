@@ -1,8 +1,12 @@
-"""Checks of what goes wrong in fine-tuning without an error and with a loss that looks fine.
+"""Checks for silent fine-tuning bugs, where no error is raised and the loss looks fine.
 
-They hold for any technique, because they need its contract only: scores do not depend on what else
-is scored, nor on the day; the seed is used; prompts are not trained; what is saved is what was
-trained; the split of a batch into micro-batches changes nothing.
+The checks only need the contract of techniques, so they apply to every technique:
+
+* Scores depend neither on what else is scored nor on the day.
+* The seed is used.
+* Prompts are not trained.
+* What is saved is what was trained.
+* Splitting a batch into micro-batches changes nothing.
 """
 
 from __future__ import annotations
@@ -24,27 +28,27 @@ from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import SEED, TrainingRun, TrainingSetup, train_once
 
 TOLERANCE = 1e-3
-"""Nats between scores of a token, or share between losses, that another order of sums explains."""
+"""Tolerance for another order of sums: nats between token scores, or share between losses."""
 UPDATE_TOLERANCE = 10 * TOLERANCE
-"""The same after an update: Adam divides small gradients by their size."""
+"""The tolerance after an update: Adam divides small gradients by their size."""
 ROUNDING = {"bf16": 2**-8, "bfloat16": 2**-8, "fp16": 2**-11, "float16": 2**-11}
-"""Largest relative error of rounding a number, by the name of a precision; fp32 has 2**-24."""
+"""Largest relative rounding error by the name of a precision; fp32 has 2**-24."""
 ROUNDINGS = 16
-"""Roundings in a row in a small model, about four in each of its layers.
+"""Consecutive roundings in a small model, about four in each layer.
 
-The products of other parts of a batch have other shapes, so that their sums are rounded at other
-places. The errors have random signs: n of them add up to the root of n. A loss is the mean over at
-least as many tokens, which takes the root out again, so that a loss has the error of one rounding.
+Batches of other shapes use products of other shapes, so sums are rounded at other places. The
+errors have random signs, so n errors grow like the square root of n. A loss is a mean over at least
+as many tokens, which divides by that root again. A loss therefore has the error of one rounding.
 """
 ZONES = ("Etc/GMT+12", "Etc/GMT-14")
-"""Two time zones in which it is never the same day."""
+"""Two time zones that never have the same date."""
 MICRO_OPTION = "micro_batch_tokens"
 PACKING_OPTION = "packing"
 
 
 @check("technique")
 def scores_do_not_depend_on_batching(subject: Subject) -> None:
-    """The scores of an answer, and what is generated, do not depend on the other prompts."""
+    """An answer's scores, and what is generated, do not depend on the other prompts."""
     setup, training, path = train_once(subject)
     error = math.sqrt(ROUNDINGS) * _rounding(training)
     model = setup.open(path)
@@ -65,12 +69,12 @@ def scores_do_not_depend_on_batching(subject: Subject) -> None:
     prompts = [prompt for prompt, _ in pairs]
     texts = [generation.text for generation in model.generate(prompts, 8)]
     again = [model.generate([prompt], 8)[0].text for prompt in prompts]
-    require(texts == again, f"it generates {again!r:.80} alone and {texts!r:.80} together")
+    require(texts == again, f"it generates {again!r:.80} alone, but {texts!r:.80} together")
 
 
 @check("technique")
 def scores_do_not_depend_on_the_day(subject: Subject) -> None:
-    """Scores are the same tomorrow, also if the chat template asks for the date."""
+    """Scores are the same tomorrow, even if the chat template uses the date."""
     if not hasattr(time, "tzset"):
         raise NotApplicable("this system cannot change the time zone of a process")
     setup = TrainingSetup.of(subject)
@@ -95,7 +99,7 @@ def uses_the_seed(subject: Subject) -> None:
     backwards = setup.train("backwards", train=setup.examples[::-1])
     if first.losses() == backwards.losses():
         raise NotApplicable("its losses do not depend on the order of rows")
-    require(False, "another seed gives exactly the same losses, and another order of rows does not")
+    require(False, "another seed gives exactly the same losses, but another order of rows does not")
 
 
 @check("technique")
@@ -113,31 +117,31 @@ def does_not_train_prompts(subject: Subject) -> None:
 
     others = [prompts[n - 1][0] for n in range(len(prompts))]
     texts = [text for _, text in prompts]
-    # Training makes any text of letters likelier. The same letters backwards show how much.
+    # Training makes any text of letters more likely. The reversed texts show by how much.
     backwards = gain([(p, text[::-1]) for p, text in zip(others, texts, strict=True)])
     learned = gain(list(zip(others, texts, strict=True))) - backwards
     answers = gain(pairs) - backwards
     require(
         learned <= max(0.015, 0.5 * answers),
-        f"prompts became likelier as answers, by {learned:.2f} nats per token more than other "
+        f"prompts became more likely as answers, by {learned:.2f} nats per token more than other "
         f"texts; the answers themselves by {answers:.2f}",
     )
 
 
 @check("technique")
 def saves_what_it_trained(subject: Subject) -> None:
-    """The saved model is the one of the last steps: its loss is not above those reported there."""
+    """The saved model is that of the last steps: its loss is not above the losses reported then."""
     setup, training, path = train_once(subject)
     losses = training.losses()
     base = -_mean(_scores(setup.open(None), _pairs(setup.examples)))
     has_stages = len(training.stages()) > 1
     if has_stages or not losses or abs(losses[0] - base) > 0.25 * base:
-        raise NotApplicable("the loss that it reports is not that of the answers")
+        raise NotApplicable("the loss that it reports is not the loss of the answers")
     last = losses[-max(1, len(losses) // 3) :]
     saved = -_mean(_scores(setup.open(path), _pairs(setup.examples)))
     require(
         saved <= max(last) * 1.05 + 0.05,
-        f"the saved model has the loss {saved:.4f}, the last steps reported {max(last):.4f}",
+        f"the saved model has the loss {saved:.4f}, but the last steps reported {max(last):.4f}",
     )
 
 
@@ -151,10 +155,10 @@ def micro_batches_change_nothing(subject: Subject) -> None:
 
 @check("technique")
 def packing_changes_nothing(subject: Subject) -> None:
-    """Rows that are packed give the same loss, gradient and update as rows that are padded."""
+    """Packed rows give the same loss, gradient and update as padded rows."""
     packing = subject.offer.config.model_fields.get(PACKING_OPTION)
     if packing is None or packing.annotation is not bool:
-        raise NotApplicable(f"it has no option {PACKING_OPTION} that is true or false")
+        raise NotApplicable(f"it has no boolean option {PACKING_OPTION}")
     _change_nothing(
         subject, "padded", PACKING_OPTION, not getattr(subject.options(), PACKING_OPTION)
     )
@@ -168,7 +172,7 @@ def _change_nothing(subject: Subject, name: str, option: str, value: object) -> 
     rounding = max(_rounding(first), _rounding(changed))
     error = math.sqrt(ROUNDINGS) * rounding
     norms = (one[0].gradient_norm, other[0].gradient_norm)
-    # The second step shows the update. Later ones amplify differences of rounding.
+    # The second step shows the update. Later steps amplify rounding differences.
     for what, pair, tolerance in (
         ("loss", (one[0].loss, other[0].loss), max(TOLERANCE, rounding)),
         ("gradient norm", norms, max(TOLERANCE, error)),
@@ -176,12 +180,12 @@ def _change_nothing(subject: Subject, name: str, option: str, value: object) -> 
     ):
         require(
             math.isclose(*pair, rel_tol=tolerance, abs_tol=tolerance),
-            f"{what}: {pair[1]} with {option} = {str(value).lower()}, and {pair[0]} without",
+            f"{what}: {pair[1]} with {option} = {str(value).lower()}, but {pair[0]} without",
         )
 
 
 def _rounding(training: TrainingRun) -> float:
-    """Return the error of one rounding in the precision that a training says it has; 0 for fp32."""
+    """Return the error of one rounding in the precision that a training reports; 0 for fp32."""
     started = (event for event in training.events if isinstance(event, TrainingStarted))
     names = (re.match(r"\w*", event.precision.lower()) for event in started)
     return max((ROUNDING.get(name[0], 0.0) for name in names if name), default=0.0)
@@ -212,7 +216,7 @@ def _last_text(prompt: Prompt) -> str:
 
 
 def _add_date(folder: Path) -> None:
-    """Let the chat template of a model folder begin with the date, if it has a template."""
+    """Make the chat template of a model folder start with the date, if it has a template."""
     date = "{{ strftime_now('%d %B %Y') }}"
     template = folder / "chat_template.jinja"
     if template.is_file():
@@ -227,7 +231,7 @@ def _add_date(folder: Path) -> None:
 
 @contextmanager
 def _time_zone(name: str) -> Iterator[None]:
-    """Let the process be in a time zone inside the block."""
+    """Switch the process to a time zone inside the block."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = name
     time.tzset()

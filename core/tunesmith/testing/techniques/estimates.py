@@ -30,7 +30,7 @@ def estimates_are_intervals(subject: Subject) -> None:
             parts = sum(memory.components.values())
             require(
                 abs(parts - memory.expected) <= len(memory.components),
-                f"{phase}: the components sum to {parts}, expected is {memory.expected}",
+                f"{phase}: the components sum to {parts}, but expected is {memory.expected}",
             )
         counts = (estimate.flops, estimate.steps, estimate.tokens, estimate.longest_row)
         require(min(*counts, estimate.micro_batch_tokens) > 0, f"the estimated work is {counts}")
@@ -65,7 +65,7 @@ def estimates_follow_the_options(subject: Subject) -> None:
 
 @check("technique")
 def memory_savings_save_memory(subject: Subject) -> None:
-    """A proposed memory saving does not take more memory, and names its cost."""
+    """A proposed memory saving does not increase memory, and names its cost."""
     if subject.offer.memory_savings is None:
         raise NotApplicable("it proposes no memory savings")
     config = subject.options()
@@ -76,11 +76,11 @@ def memory_savings_save_memory(subject: Subject) -> None:
             require(type(saving.config) is type(config), f"{changes}: other options")
             require(bool(changes and saving.cost), f"{changes!r}: changes or cost are empty")
             after = _expected_peak(_first_estimate(subject, saving.config, request))
-            require(after <= before, f"{changes}: {after} bytes, it was {before}")
+            require(after <= before, f"{changes}: {after} bytes, but {before} without it")
 
 
 def _requests(subject: Subject) -> Iterator[EstimateRequest]:
-    """Yield a request for each type of device, with the small model of the caller."""
+    """Yield a request for each type of device, with the caller's small model."""
     if subject.offer.estimate is None:
         raise NotApplicable("it gives no estimates")
     path = subject.samples.model_folder() / "config.json"

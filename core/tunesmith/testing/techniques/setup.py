@@ -42,7 +42,7 @@ class TrainingRun:
         return [event.loss for event in self.steps()]
 
     def stages(self) -> list[str]:
-        """Return the stages that took steps, in order; ``""`` without stages."""
+        """Return the stages that took steps, in order; ``[""]`` without stages."""
         return list(dict.fromkeys(event.stage for event in self.steps()))
 
 
@@ -69,7 +69,7 @@ class TrainingSetup:
         if "setup" not in subject.cache:
             model = subject.samples.model_folder()
             kinds = [kind for kind in EXAMPLES_BY_KIND if kind in subject.offer.accepts]
-            require(bool(kinds), "it accepts no kind of records that the kit has examples of")
+            require(bool(kinds), "the kit has no examples of the kinds of records that it accepts")
             folder = Path(tempfile.mkdtemp(prefix="tunesmith-kit-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             subject.cache["setup"] = cls(subject, model, folder, kinds, folder_hash(model))
@@ -102,7 +102,7 @@ class TrainingSetup:
         )
 
     def train(self, name: str, **differences: Any) -> TrainingRun:
-        """Train without interruption, once for each name; ``differences`` are those of the job."""
+        """Train without interruption, once per name; ``differences`` are changes of the job."""
         if name not in self.subject.cache:
             training = TrainingRun(self.folder / name)
             with record_writes(training.out, training.written):
@@ -111,7 +111,7 @@ class TrainingSetup:
         return cast(TrainingRun, self.subject.cache[name])
 
     def _train(self, training: TrainingRun, differences: Mapping[str, Any]) -> None:
-        """Train; if records of one kind are not enough, with those of the next kind."""
+        """Train; if records of one kind do not suffice, retry with the next kind."""
         try:
             job = self.job(training, training.events.append, **differences)
             training.artifact = self.subject.build().train(job)

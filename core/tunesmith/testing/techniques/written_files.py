@@ -22,7 +22,7 @@ def folder_hash(folder: Path) -> str:
 
 
 _watchers: list[Callable[[str, tuple[Any, ...]], None]] = []
-"""Functions that get audit events now: an audit hook can never be removed."""
+"""Functions that currently receive audit events, because an audit hook cannot be removed."""
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -67,7 +67,7 @@ def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return [os.fsdecode(path)] if writes and isinstance(path, (str, bytes)) else []
     if event in ("os.mkdir", "os.remove", "os.rename", "os.truncate"):
         number = 2 if event == "os.rename" else 1
-        # The folders that relative paths begin in, such as those of shutil.rmtree, come last.
+        # The folders that relative paths start from, as in shutil.rmtree, come last.
         folders = () if event == "os.truncate" else arguments[-number:]
         pairs = zip_longest(arguments[:number], folders, fillvalue=-1)
         return [
@@ -79,7 +79,7 @@ def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
 
 
 def _folder_of(descriptor: int) -> str:
-    """Return the folder of an open descriptor; "" for the current one, or if it is not known."""
+    """Return the folder of an open descriptor; "" for the current folder, or if unknown."""
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}") if descriptor >= 0 else ""
     except OSError:

@@ -1,4 +1,4 @@
-"""Baseline ``fields``: JSON answers field by field, classified or copied."""
+"""Baseline ``fields``: predict JSON answers field by field, by classifying or copying."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith.records import Record
-from tunesmith_evidence.tasks.kinds import task_of
+from tunesmith_evidence.tasks.kinds import detect_record_task
 
 
 class FieldsOptions(Options):
-    """Options of ``fields``: none."""
+    """``fields`` has no options."""
 
 
 class FieldsBaseline:
-    """Predicts each field of JSON answers by a classifier, or by copying from the prompt."""
+    """Predicts each field of a JSON answer with a classifier or by copying from the prompt."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the only one, if answers are JSON objects: it chooses on training rows."""
+        """Yield the only variant; nothing unless answers are JSON objects.
+
+        How each field is predicted is chosen by cross-validation on the training rows.
+        """
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.tasks.examples import read_examples
-        from tunesmith_evidence.tasks.json_answers import parse_object
+        from tunesmith_evidence.tasks.json_answers import parse_json_object
         from tunesmith_plugins.baselines.fields.predict import FieldsModel
 
-        examples = [e for e in read_examples(task.train, task.seed) if parse_object(e.answer)]
+        examples = [e for e in read_examples(task.train, task.seed) if parse_json_object(e.answer)]
         if examples:
             model = FieldsModel([e.text for e in examples], [e.answer for e in examples])
             yield BaselineVariant(name="", model=FunctionModel(model.answer))
@@ -33,7 +36,7 @@ class FieldsBaseline:
 
 def has_objects(records: Sequence[Record]) -> bool:
     """Return True if the answers are JSON objects."""
-    return task_of(records) == "objects"
+    return detect_record_task(records) == "objects"
 
 
 FIELDS = BaselineOffer(

@@ -1,4 +1,4 @@
-"""Conversions of a copied span into the form in which a field's values are written."""
+"""Convert a copied span to the format of a field's values."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ MAX_TEMPLATE = 40
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A named function from the text of a span to a value; None if it does not apply."""
+    """A named function from a span's text to a value; it returns None if it does not apply."""
 
     name: str
     convert: Convert
     kinds: frozenset[str] | None = None
-    """The kinds of spans to which it applies; None: all."""
+    """The kinds of spans that it applies to; None for all."""
     keeps_signs: bool = False
-    """The value has all letters and digits of the span in their order, in either case."""
+    """True if the value keeps all letters and digits of the span in order, ignoring case."""
     gives_digits: bool = False
-    """The value has a digit."""
+    """True if the value always contains a digit."""
 
 
-def key_of(text: str) -> str:
-    """Return the letters and digits of a text without case."""
-    # Two letters may have one capital, as the two small forms of I have.
+def normalize_key(text: str) -> str:
+    """Return the letters and digits of a text, ignoring case."""
+    # Upper case first: two lower-case letters, such as i and dotless ı, may share a capital.
     return "".join(filter(str.isalnum, text.upper().casefold()))
 
 
@@ -40,7 +40,7 @@ def _join_words(separator: str) -> Convert:
 
 
 def _with_initial(form: str) -> Convert:
-    """Return the function that writes a name with ``{last}`` and ``{initial}`` in a form."""
+    """Return a function that formats a name using ``{last}`` and ``{initial}``."""
 
     def convert(text: str) -> str | None:
         first, _, last = text.strip().rpartition(" ")
@@ -84,7 +84,7 @@ _PARTS = {
     "last word": lambda text: text.split()[-1],
     "first word": lambda text: text.split()[0],
 }
-"""Conversions that take a part of the text, or change the order of its words."""
+"""Conversions that extract a part of the text or reorder its words."""
 TEXT: tuple[Conversion, ...] = tuple(
     Conversion(name, convert, keeps_signs=name not in _PARTS)
     for name, convert in {
@@ -137,7 +137,7 @@ def _dates(values: Sequence[str]) -> Iterator[Conversion]:
 
 
 def list_conversions(values: Sequence[str]) -> list[Conversion]:
-    """Return the conversions that could give values like these, the simplest first."""
+    """Return the conversions that could produce values like these, the simplest first."""
     return [*TEXT, *NUMBER, *_dates(values), *find_templates(values)]
 
 
@@ -145,9 +145,9 @@ def list_conversions(values: Sequence[str]) -> list[Conversion]:
 
 
 def find_templates(values: Sequence[str]) -> list[Conversion]:
-    """Return a conversion for each form that several values have, such as ``ORD-99999``.
+    """Return a conversion for each form shared by several values, such as ``ORD-99999``.
 
-    Signs in which all values of a form agree belong to it, if the form has other ones too: the span
+    Characters that are equal in all values of a form are fixed, unless all of them are. The span
     ``48213`` becomes ``ORD-48213``, and ``ab 123`` becomes ``AB-123``.
     """
     by_form: dict[str, list[str]] = {}
@@ -165,13 +165,13 @@ def find_templates(values: Sequence[str]) -> list[Conversion]:
 
 
 def _form(value: str) -> str:
-    """Return a value with ``9`` for digits, ``A`` and ``a`` for letters; other signs stay."""
+    """Replace digits by ``9`` and letters by ``A`` or ``a``; keep all other characters."""
     letters = re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", value)
     return re.sub(r"\d", "9", letters)
 
 
 def _fill(form: str, fixed: str) -> Convert:
-    """Return the function that puts the letters and digits of a span into the places of a form."""
+    """Return a function that puts the letters and digits of a span into the slots of a form."""
     places = [i for i, sign in enumerate(form) if sign in "9Aa"]
     digits = [i for i in places if form[i] == "9"]
     choices = [

@@ -1,8 +1,8 @@
-"""Copy a field's value from the text: the patterns are mined, and a ranker chooses the span.
+"""Copy a field's value from the text, with mined patterns and a ranker.
 
-A candidate is a span of some kind with a conversion. Mined are the pairs of kind and conversion
-that give the values of training rows. A logistic regression over the form, the neighbors and the
-place of a candidate learns which of them is the value.
+A candidate is a span of some kind with a conversion applied. Mining finds the pairs of kind and
+conversion that produce the values of the training rows. A logistic regression over a candidate's
+form, neighbors and position then learns to recognize the value.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from sklearn.linear_model import LogisticRegression
 from tunesmith_plugins.baselines.fields.conversions import (
     TEXT,
     Conversion,
-    key_of,
     list_conversions,
+    normalize_key,
 )
-from tunesmith_plugins.baselines.fields.spans import KINDS, Span, describe_spans, find_spans
+from tunesmith_plugins.baselines.fields.spans import KINDS, TextSpan, describe_spans, find_spans
 
 MIN_GAIN = 0.04
-"""Share of the rows that a pair of kind and conversion must explain beyond those before it."""
+"""Share of rows that a pair of kind and conversion must explain in addition to earlier pairs."""
 MAX_WORDS = 8
 MAX_MINED_ROWS = 600
 MAX_NEGATIVES = 40
-"""Candidates of a training row that are not the value, besides those of rare kinds."""
+"""Maximum number of wrong candidates used per training row."""
 HASHED_FEATURES = 2**16
 
 
-def content_of(value: str) -> str | None:
-    """Return what a value that is JSON text says: a text or a number; None for other values."""
+def parse_json_content(value: str) -> str | None:
+    """Return the string or number in a JSON value as text; None for other values."""
     loaded = json.loads(value)
     if isinstance(loaded, str):
         return loaded
@@ -46,21 +46,21 @@ def content_of(value: str) -> str | None:
 
 
 class Patterns:
-    """Pairs of kinds of spans and conversions that give the values of a field."""
+    """Pairs of a span kind and a conversion that produce the values of a field."""
 
     def __init__(self, spans: SpanTable, contents: Sequence[str | None]) -> None:
-        """Mine the texts of ``spans``; ``contents`` are the values, None: not to be copied."""
+        """Mine the texts of ``spans``; ``contents`` are their values, None if not copyable."""
         rows = [(row, content) for row, content in enumerate(contents) if content]
         rows = rows[:: max(1, len(rows) // MAX_MINED_ROWS)]
         values = [content for _, content in rows]
         self.most_words = min(max((len(v.split()) for v in values), default=1), MAX_WORDS)
         self.pairs: list[tuple[str, Conversion]] = []
         self.explained: set[int] = set()
-        """Rows whose value some pair gives."""
+        """Rows whose value is produced by some pair."""
         conversions = list_conversions(values)
         needed = max(2.0, MIN_GAIN * len(rows))
         for kind in KINDS:
-            applied = [(n, c) for n, c in enumerate(conversions) if applies(c, kind)]
+            applied = [(n, c) for n, c in enumerate(conversions) if is_applicable(c, kind)]
             gains: dict[int, set[int]] = {}
             for number, (row, content) in enumerate(rows):
                 if number not in self.explained:
@@ -75,7 +75,7 @@ class Patterns:
                 self.pairs.append((kind, conversions[best]))
 
     def group(self) -> dict[str, list[Conversion]]:
-        """Return the conversions of each kind."""
+        """Return the conversions grouped by span kind."""
         groups: dict[str, list[Conversion]] = {}
         for kind, conversion in self.pairs:
             groups.setdefault(kind, []).append(conversion)
@@ -85,11 +85,11 @@ class Patterns:
 def _find_conversions(
     conversions: Sequence[tuple[int, Conversion]], texts: Collection[str], content: str
 ) -> Iterator[int]:
-    """Yield the numbers of the conversions that give a content from one of the texts."""
+    """Yield the numbers of the conversions that produce ``content`` from one of the texts."""
     has_digit = any(map(str.isdigit, content))
-    key = key_of(content)
-    # Most conversions keep letters and digits: only texts with the same ones can give the content.
-    alike = [text for text in texts if key_of(text) == key]
+    key = normalize_key(content)
+    # Most conversions keep letters and digits, so only texts with the same ones need a try.
+    alike = [text for text in texts if normalize_key(text) == key]
     for number, conversion in conversions:
         if conversion.keeps_signs:
             possible: Collection[str] = alike
@@ -99,22 +99,22 @@ def _find_conversions(
             yield number
 
 
-def applies(conversion: Conversion, kind: str) -> bool:
-    """Return True if a conversion can be used on spans of a kind."""
+def is_applicable(conversion: Conversion, kind: str) -> bool:
+    """Return True if a conversion applies to spans of this kind."""
     if kind == "words":
         return conversion in TEXT
     return conversion.kinds is None or kind in conversion.kinds
 
 
 class SpanTable:
-    """The spans of many texts, with their features: found once for all fields."""
+    """The spans of many texts with their features, computed once for all fields."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
-        self._found: dict[tuple[str, int], list[list[Span]]] = {}
+        self._found: dict[tuple[str, int], list[list[TextSpan]]] = {}
         self._hashed: dict[tuple[str, int], sparse.csr_matrix] = {}
 
-    def find(self, kind: str, most_words: int) -> list[list[Span]]:
+    def find(self, kind: str, most_words: int) -> list[list[TextSpan]]:
         """Return the spans of a kind in each text."""
         key = (kind, most_words if kind == "words" else 0)
         if key not in self._found:
@@ -122,11 +122,11 @@ class SpanTable:
         return self._found[key]
 
     def texts_of(self, row: int, kind: str, most_words: int) -> set[str]:
-        """Return the different texts of the spans of a kind in one text."""
+        """Return the distinct texts of the spans of a kind in one row."""
         return {span.text for span in self.find(kind, most_words)[row]}
 
     def hash_features(self, kind: str, most_words: int) -> sparse.csr_matrix:
-        """Return the features of all spans of a kind, text by text: a row for each."""
+        """Return the features of all spans of a kind, text by text: (spans, hashed features)."""
         key = (kind, most_words if kind == "words" else 0)
         if key not in self._hashed:
             found = zip(self.texts, self.find(kind, most_words), strict=True)
@@ -148,8 +148,8 @@ def _hash(described: Iterable[Sequence[str]]) -> sparse.csr_matrix:
 class CandidateRows:
     """The candidates of many texts, with their features as sparse rows.
 
-    The content of a candidate is empty if the conversion does not apply to the span: it shows only
-    what is not the value.
+    A candidate's content is empty if its conversion does not apply to the span. It then serves only
+    as a negative example.
     """
 
     def __init__(self, patterns: Patterns, spans: SpanTable) -> None:
@@ -187,25 +187,25 @@ class CandidateRows:
 
 
 class Copier:
-    """Chooses the candidate of a text that is the value of a field."""
+    """Chooses the candidate that is the field's value."""
 
     def __init__(
         self, rows: CandidateRows, contents: Sequence[str | None], chosen: Sequence[int]
     ) -> None:
-        """Learn from the texts ``chosen``; ``contents`` are the values of all, None: not copied."""
+        """Learn from the ``chosen`` texts; ``contents`` has all values, None if not copied."""
         self._known = Counter(content for i in chosen if (content := contents[i]) is not None)
         members, targets, known = [], [], []
         for i in chosen:
             right = [content == contents[i] for content in rows.contents[i]]
             if contents[i] is not None and not any(right):
-                continue  # the value is written otherwise: these candidates teach nothing
+                continue  # the value is not among the candidates, so they teach nothing
             wrong = [n for n, is_right in enumerate(right) if not is_right]
             kept = set(wrong[:: max(1, -(-len(wrong) // MAX_NEGATIVES))])
             for n, is_right in enumerate(right):
                 if is_right or n in kept:
                     members.append(int(rows.starts[i]) + n)
                     targets.append(is_right)
-                    # A value is known if another row has it: a new row has no value yet.
+                    # Known means: another row has this value. A new row's own value is unknown.
                     known.append(self._known[rows.contents[i][n]] > is_right)
         self._model: LogisticRegression | None = None
         if len(set(targets)) == 2:
@@ -214,7 +214,7 @@ class Copier:
         self._only = any(targets)
 
     def copy(self, rows: CandidateRows, chosen: Sequence[int]) -> list[tuple[str, float]]:
-        """Return the best candidate of each chosen text with its probability; ("", 0) if none."""
+        """Return each chosen text's best candidate with its probability; ("", 0) without one."""
         found = []
         for i in chosen:
             start, end = rows.starts[i], rows.starts[i + 1]

@@ -1,4 +1,4 @@
-"""Dates and times of day in texts, and the forms in which answers have them."""
+"""Read dates and times of day in texts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PATTERNS = (
 DATE = re.compile(
     "|".join(rf"(?<![\d/.-]){re.sub(r'[?]P<[a-z]+>', '?:', p)}(?!\d)" for p in PATTERNS), re.I
 )
-"""Any date in a text."""
+"""Matches any date in a text."""
 TIME = re.compile(r"(?<![\w:.])\d{1,2}(?:[:.]\d{2})?\s*(?:[ap]\.?m\b\.?)?(?![\d:])", re.I)
-"""Any time of day in a text; plain numbers up to two digits match too."""
+"""Matches any time of day in a text, including plain numbers of up to two digits."""
 FORMATS = (
     "%Y-%m-%d",
     "%d.%m.%Y",
@@ -37,17 +37,22 @@ FORMATS = (
     "%d %B %Y",
     "%m-%d",
 )
-"""The forms of dates in answers."""
+"""Formats of dates in answers."""
 _COMPILED = tuple(re.compile(pattern, re.I) for pattern in PATTERNS)
 _TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re.I)
 
 
 @lru_cache(4_096)
 def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
-    """Return the date that a text is; None if it is none, or no day of the calendar.
+    """Parse a text that is a date.
 
-    ``day_first``: ``3/4`` is the third of April. ``year``: that of dates without one; a year of two
-    digits is one from 2000 on.
+    Args:
+        text: the date; a two-digit year is in the 2000s.
+        day_first: read ``3/4`` as the third of April.
+        year: the year of dates without one.
+
+    Returns:
+        The date; None if the text is not a date or not a valid calendar day.
     """
     for pattern in _COMPILED:
         match = pattern.fullmatch(text.strip())
@@ -68,9 +73,10 @@ def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
 
 
 def read_time(text: str) -> str | None:
-    """Return the time of day that a text is, as ``HH:MM`` of 24 hours; None if it is none.
+    """Parse a text that is a time of day, such as ``9``, ``9.30``, ``21:30`` or ``9:30 p.m.``.
 
-    ``9``, ``9.30``, ``21:30`` and ``9:30 p.m.`` are times.
+    Returns:
+        The time as ``HH:MM`` (24 hours); None if the text is not a time.
     """
     match = _TIME_PARTS.fullmatch(text.strip())
     if match is None:

@@ -1,4 +1,4 @@
-"""Numbers in texts, and the forms in which answers have them."""
+"""Read numbers in texts, in digits or in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = {
     "twice": 2, "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "single": 1,
     "hundred": 100, "a hundred": 100, "one hundred": 100, "a thousand": 1000, "a": 1, "an": 1,
 }  # fmt: skip
-"""Numbers by their words."""
+"""Number words and their values."""
 _WORDS = "|".join(sorted(map(re.escape, WORDS), key=len, reverse=True))
 NUMBER = re.compile(
     rf"(?<![\w.,])(?:[-+\u2212][€$£]?)?\d+(?:[.,'’ ]\d{{3}})*(?:[.,]\d+)?"
@@ -33,17 +33,19 @@ NUMBER = re.compile(
     rf"|(?<=[€$£#])\d[\d.,]*\d|\d+(?=[€$£%])|\b(?:{_WORDS})\b",
     re.I,
 )
-"""Any number in a text, in digits or in words."""
+"""Matches any number in a text, in digits or in words."""
 _DIGITS = re.compile(r"([-+\u2212]?)[€$£]?(\d[\d.,'’ ]*?)\s?(k|m|thousand|million)?", re.I)
 _FACTORS = {"": 1, "k": 1_000, "thousand": 1_000, "m": 1_000_000, "million": 1_000_000}
 
 
 @lru_cache(4_096)
 def read_number(text: str) -> Decimal | None:
-    """Return the number that a text is, in digits or in words; None if it is none.
+    """Parse a text that is a number, such as ``1,234``, ``$12.50``, ``3k`` or ``half a dozen``.
 
-    ``1,234``, ``1.234``, ``$12.50``, ``3k`` and ``half a dozen`` are numbers. One separator before
-    three digits separates thousands.
+    A single separator before three digits separates thousands, so ``1.234`` is 1234.
+
+    Returns:
+        The number; None if the text is not a number.
     """
     text = " ".join(text.casefold().split())
     if text in WORDS:
@@ -54,7 +56,7 @@ def read_number(text: str) -> Decimal | None:
     digits = re.sub(r"['’ ]", "", match[2])
     last = max(digits.rfind("."), digits.rfind(","))
     decimals = digits[last + 1 :] if last >= 0 else ""
-    # One separator before three digits separates thousands; another one is the decimal point.
+    # A separator before three digits separates thousands; otherwise it is the decimal point.
     is_group = len(decimals) == 3 and not ("." in digits and "," in digits)
     if last >= 0 and not is_group:
         digits = re.sub(r"[.,]", "", digits[:last]) + "." + decimals

@@ -1,4 +1,4 @@
-"""Predict each field of JSON answers by the way that is right most often on unseen rows."""
+"""Predict each field of JSON answers in the way that is most accurate on unseen rows."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from numpy.typing import NDArray
 from tunesmith_evidence.classify.coordinates import Basis, find_basis
 from tunesmith_evidence.classify.folds import FOLDS, assign_folds
 from tunesmith_evidence.classify.vectors import Vectorizer, WordVectorizer
-from tunesmith_evidence.tasks.json_answers import Path, find_order, find_style, parse_object
+from tunesmith_evidence.tasks.json_answers import (
+    FieldPath,
+    find_field_order,
+    find_json_style,
+    parse_json_object,
+)
 from tunesmith_plugins.baselines.fields.copying import (
     CandidateRows,
     Copier,
     Patterns,
     SpanTable,
-    content_of,
+    parse_json_content,
 )
 from tunesmith_plugins.baselines.fields.ways import (
     COPIED,
     WAYS,
     FieldRows,
-    Learned,
+    LearnedWays,
     RowsByKind,
     WayTest,
     choose_way,
@@ -33,48 +38,48 @@ from tunesmith_plugins.baselines.fields.ways import (
 )
 
 ABSENT = ""
-"""In place of the value of a field that an object does not have."""
+"""Stands for the value of a missing field."""
 MAX_ROWS = 1_500
-"""Of more rows than this, a sample decides in which way a field is predicted, and shows what to
-copy; the classifiers learn from all."""
+"""With more rows, a sample of this size decides how a field is predicted and what to copy. The
+classifiers learn from all rows."""
 BLOCK = 500
-"""Texts whose candidates are in memory at the same time."""
+"""Number of texts whose candidates are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class FieldReport:
-    """The way in which a field is predicted, and its share of right values out of fold."""
+    """How a field is predicted, and how accurately."""
 
     field: str
-    """Key of the JSON object."""
+    """Path of the field in the JSON object, joined by dots."""
     way: str
-    """The way in words."""
+    """Name of the way; see :data:`tunesmith_plugins.baselines.fields.ways.WAYS`."""
     accuracy: float
-    """Share of right values out of fold, from 0 to 1."""
+    """Out-of-fold accuracy, from 0 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
-    """Training texts, and a sample of them."""
+class TrainingTexts:
+    """Training texts with a sample of them."""
 
     texts: Sequence[str]
     rows: RowsByKind
-    """Those of all texts."""
+    """Feature rows of all texts."""
     sample: NDArray[np.int64]
-    """Numbers of the texts that decide."""
+    """Positions of the sampled texts, which decide how fields are predicted."""
     sample_rows: RowsByKind
     spans: SpanTable
-    """Those of the sample."""
+    """Spans of the sampled texts."""
     folds: NDArray[np.int64]
-    """The fold of each text of the sample."""
+    """Fold of each sampled text."""
 
 
 class FieldPredictor:
-    """Predicts the values of one field, which are JSON texts."""
+    """Predicts the values of one field as JSON text."""
 
-    def __init__(self, texts: Texts, values: Sequence[str]) -> None:
-        """Learn from texts, and the value of each."""
-        contents = [None if v == ABSENT else content_of(v) or None for v in values]
+    def __init__(self, texts: TrainingTexts, values: Sequence[str]) -> None:
+        """Learn from texts and their values."""
+        contents = [None if v == ABSENT else parse_json_content(v) or None for v in values]
         self._is_text = Counter(v[:1] == '"' for v, c in zip(values, contents, strict=True) if c)
         numbers = texts.sample.tolist()
         sampled = [contents[i] for i in numbers]
@@ -83,9 +88,9 @@ class FieldPredictor:
         marked = _mark([values[i] for i in numbers], sampled, candidates.contents)
         rows = FieldRows(texts.sample_rows, [values[i] for i in numbers], marked)
 
-        def learn(chosen: NDArray[np.int64]) -> Learned:
+        def learn(chosen: NDArray[np.int64]) -> LearnedWays:
             members = chosen.tolist()
-            return Learned(
+            return LearnedWays(
                 rows.take(chosen), lambda: Copier(candidates, sampled, members), self._write
             )
 
@@ -99,12 +104,12 @@ class FieldPredictor:
         self.accuracy = right / len(numbers)
         self._learned = learn(np.arange(len(numbers)))
         if len(numbers) < len(values):
-            # Marks take a search for candidates in all texts, and only these ways use them.
+            # Marking needs the candidates of all texts, and only these ways use the marks.
             is_marked = WAYS[self.way].copies == "if classified"
             marked = self._mark_all(texts.texts, values, contents) if is_marked else [*values]
             sample = self._learned
             everything = FieldRows(texts.rows, values, marked)
-            self._learned = Learned(everything, lambda: sample.copier, self._write)
+            self._learned = LearnedWays(everything, lambda: sample.copier, self._write)
 
     def _mark_all(
         self, texts: Sequence[str], values: Sequence[str], contents: Sequence[str | None]
@@ -122,7 +127,7 @@ class FieldPredictor:
         return self._learned.predict(self.way, rows, candidates, range(len(spans.texts)))
 
     def _write(self, content: str) -> str:
-        """Return a copied content as JSON text."""
+        """Write a copied content as JSON text."""
         if self._is_text[True] >= self._is_text[False]:
             return json.dumps(content, ensure_ascii=False)
         try:
@@ -135,9 +140,9 @@ class FieldPredictor:
 def _mark(
     values: Sequence[str], contents: Sequence[str | None], candidates: Sequence[Sequence[str]]
 ) -> list[str]:
-    """Return the values with a mark in the place of those that are among the candidates.
+    """Replace each value that is among its text's candidates by a mark.
 
-    A value that is not among the candidates of its text is learned by the classifier.
+    The classifier learns the remaining values, and when to copy.
     """
     rows = zip(values, contents, candidates, strict=True)
     return [COPIED if content in found else value for value, content, found in rows]
@@ -147,7 +152,7 @@ class FieldsModel:
     """Predicts JSON objects field by field."""
 
     def __init__(self, texts: Sequence[str], answers: Sequence[str]) -> None:
-        parsed = [parse_object(answer) for answer in answers]
+        parsed = [parse_json_object(answer) for answer in answers]
         members = [i for i, fields in enumerate(parsed) if fields is not None]
         objects = [fields for fields in parsed if fields is not None]
         texts = [texts[i] for i in members]
@@ -156,14 +161,14 @@ class FieldsModel:
             "words": WordVectorizer(texts),
         }
         self._bases: dict[str, Basis] = {}
-        self._style = find_style(answers)
+        self._style = find_json_style(answers)
         read = self._read_texts(texts)
-        self._predictors: dict[Path, FieldPredictor] = {
+        self._predictors: dict[FieldPath, FieldPredictor] = {
             path: FieldPredictor(read, [fields.get(path, ABSENT) for fields in objects])
-            for path in find_order(objects)
+            for path in find_field_order(objects)
         }
 
-    def _read_texts(self, texts: Sequence[str]) -> Texts:
+    def _read_texts(self, texts: Sequence[str]) -> TrainingTexts:
         rows = self._rows_of(texts)
         count = min(len(texts), MAX_ROWS)
         numbers = [i * len(texts) // count for i in range(count)]
@@ -173,7 +178,7 @@ class FieldsModel:
         if count == len(texts):
             self._bases, rows = bases, dense
         spans, folds = SpanTable(sampled), assign_folds(sampled)
-        return Texts(texts, rows, np.array(numbers, dtype=np.int64), dense, spans, folds)
+        return TrainingTexts(texts, rows, np.array(numbers, dtype=np.int64), dense, spans, folds)
 
     def _rows_of(self, texts: Sequence[str]) -> RowsByKind:
         rows: RowsByKind = {kind: v.transform(texts) for kind, v in self._vectorizers.items()}

@@ -1,4 +1,4 @@
-"""Spans of a text that a field could be copied from, and what stands around them."""
+"""Find spans of a text that a field could be copied from, with features of their context."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tunesmith_plugins.baselines.fields.dates import DATE, TIME
 from tunesmith_plugins.baselines.fields.numbers import NUMBER
 
 MAX_TEXT = 8_000
-"""Characters of a text in which spans are looked for."""
+"""Number of characters of a text that are searched for spans."""
 MAX_SPANS = 600
-"""Spans of a kind in one text."""
+"""Maximum number of spans per kind and text."""
 _CAPITAL = r"[^\W\d_a-z][\w'’.-]*[\w]|[^\W\d_a-z]"
 KINDS: dict[str, re.Pattern[str]] = {
     "email": re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w"),
@@ -32,24 +32,24 @@ KINDS: dict[str, re.Pattern[str]] = {
     "sentence": re.compile(r"[^.!?\n\s][^.!?\n]*"),
     "words": re.compile(r"(?!)"),
 }
-"""Patterns of spans, the most specific first; ``words`` are all sequences of words."""
+"""Patterns by kind of span, the most specific first; ``words`` covers all word sequences."""
 _TOKEN = re.compile(r"\w+(?:['’.@/-]\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TextSpan:
     """A part of a text."""
 
     kind: str
     start: int
-    """Index of its first character in the text."""
+    """Index of the first character in the text."""
     end: int
-    """Index after its last character."""
+    """Index after the last character."""
     text: str
 
 
-def find_spans(text: str, kind: str, most_words: int) -> list[Span]:
-    """Return the spans of a kind; sequences of words have at most ``most_words``."""
+def find_spans(text: str, kind: str, most_words: int) -> list[TextSpan]:
+    """Return the spans of a kind; word sequences have at most ``most_words`` words."""
     text = text[:MAX_TEXT]
     if kind == "words":
         return list(_word_sequences(text, most_words))[:MAX_SPANS]
@@ -57,21 +57,21 @@ def find_spans(text: str, kind: str, most_words: int) -> list[Span]:
     for match in KINDS[kind].finditer(text):
         group = 1 if match.re.groups else 0
         if match[group]:
-            spans.append(Span(kind, *match.span(group), match[group]))
+            spans.append(TextSpan(kind, *match.span(group), match[group]))
     return spans[:MAX_SPANS]
 
 
-def _word_sequences(text: str, most_words: int) -> Iterator[Span]:
+def _word_sequences(text: str, most_words: int) -> Iterator[TextSpan]:
     words = [match.span() for match in _TOKEN.finditer(text) if match[0][0].isalnum()]
     for first, (start, _) in enumerate(words):
         for _, end in words[first : first + most_words]:
             if "\n" in text[start:end]:
                 break
-            yield Span("words", start, end, text[start:end])
+            yield TextSpan("words", start, end, text[start:end])
 
 
-def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
-    """Return features of each span: its form, its neighbors, and its place among the spans."""
+def describe_spans(text: str, spans: list[TextSpan]) -> list[list[str]]:
+    """Return the features of each span: its form, neighbors and position among the spans."""
     counts, seen = Counter(span.kind for span in spans), Counter[str]()
     described = []
     for span in spans:
@@ -79,7 +79,7 @@ def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
         before = [t.casefold() for t in _TOKEN.findall(text[max(0, span.start - 80) : span.start])]
         after = [t.casefold() for t in _TOKEN.findall(text[span.end : span.end + 50])]
         before, after = ["^"] * 4 + before, [*after, "$", "$", "$"]
-        form = shape_of(span.text)
+        form = describe_shape(span.text)
         place = seen[span.kind]
         features = [
             f"kind {span.kind}",
@@ -110,10 +110,11 @@ def describe_spans(text: str, spans: list[Span]) -> list[list[str]]:
     return described
 
 
-def shape_of(text: str) -> str:
-    """Return the form of the first 40 characters of a text: ``Room 12b`` gives ``Aa 99a``.
+def describe_shape(text: str) -> str:
+    """Return the form of a text's first 40 characters: ``Room 12b`` gives ``Aa 99a``.
 
-    A run of capitals, of small letters or of white space becomes one sign; each digit stays one.
+    Runs of capitals, of small letters and of white space collapse to one character; up to seven
+    digits are kept.
     """
     signs = re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", text[:40])
     signs = re.sub(r"\d", "9", signs)

@@ -1,7 +1,7 @@
-"""Ways to predict a field: a constant, classifiers, and copying; and which is the best one.
+"""Choose how to predict a field: a constant, a classifier, or copying from the text.
 
-A way is copying where a classifier says so, or where a candidate is likely. The best one is right
-most often out of fold: on training rows that it has not learned from.
+Copying happens either where a classifier decides so, or where a candidate is likely enough. The way
+with the best out-of-fold accuracy is used.
 """
 
 from __future__ import annotations
@@ -15,57 +15,61 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith_evidence.classify.classifiers import Linear, Rows, predict
+from tunesmith_evidence.classify.classifiers import LinearClassifier, Rows, predict
 from tunesmith_plugins.baselines.fields.copying import CandidateRows, Copier
 
 RowsByKind: TypeAlias = dict[str, Rows]
 COPIED = "\0copied"
-"""In place of a value that is among the candidates of its text."""
+"""Stands for a value that is among its text's candidates."""
 MAX_LABELS = 100
-"""Of more values than this, the most frequent are classes and the others are not."""
+"""Maximum number of classes; of more values, only the most frequent become classes."""
 MIN_CLASSIFIED = 0.2
-"""Share of rows with values that recur; below it, values are no classes."""
+"""Smallest share of rows with a class value for a classifier to learn anything."""
 FEW_VALUES = 20
-"""As many values as this are classes, also those that occur once."""
+"""With up to this many distinct values, even values that occur once are classes."""
 STRENGTHS = {"terms": 30.0, "words": 1.0}
-"""The kinds of rows that classifiers learn from, each with its inverse regularization: TF-IDF of
-words and character n-grams, and the plain presence of words, which finds single words sooner."""
-LIKELY = 0.5
-"""Probability above which the best candidate is copied."""
+"""The feature sets of the classifiers, with their inverse regularization strength: ``terms`` is
+TF-IDF of words and character n-grams; ``words`` is the presence of words, which picks up single
+words from fewer rows."""
+MIN_PROBABILITY = 0.5
+"""The best candidate is copied above this probability."""
 
 
 @dataclass(frozen=True)
-class Way:
+class PredictionWay:
     """A way to predict a field."""
 
     kind: str | None
-    """The kind of rows that its classifier learns from; None: there is no classifier."""
+    """The feature set of the classifier; None for no classifier."""
     copies: Literal["never", "if classified", "if likely"]
-    """When a candidate is the value: as the classifier decides, or if it is likely."""
+    """When to copy a candidate: if the classifier decides so, or if the candidate is likely."""
 
 
 WAYS = {
-    "constant": Way(None, "never"),
-    **{f"classify {kind}": Way(kind, "never") for kind in STRENGTHS},
-    **{f"copy if {kind} say so": Way(kind, "if classified") for kind in STRENGTHS},
-    **{f"copy if likely, else classify {kind}": Way(kind, "if likely") for kind in STRENGTHS},
+    "constant": PredictionWay(None, "never"),
+    **{f"classify {kind}": PredictionWay(kind, "never") for kind in STRENGTHS},
+    **{f"copy if {kind} say so": PredictionWay(kind, "if classified") for kind in STRENGTHS},
+    **{
+        f"copy if likely, else classify {kind}": PredictionWay(kind, "if likely")
+        for kind in STRENGTHS
+    },
 }
 """All ways by name, the simplest first."""
 
 
 def list_ways(*, can_copy: bool) -> list[str]:
-    """Return the names of the ways that are possible, the simplest first."""
+    """Return the names of the possible ways, the simplest first."""
     return [name for name, way in WAYS.items() if can_copy or way.copies == "never"]
 
 
 @dataclass(frozen=True, eq=False)
 class FieldRows:
-    """Texts and the value of a field for each."""
+    """The feature rows of texts with the value of a field for each text."""
 
     rows: RowsByKind
     values: Sequence[str]
     marked: Sequence[str]
-    """The values, with a mark in the place of those that are among the candidates."""
+    """The values, with a mark in place of those among the candidates."""
 
     def take(self, chosen: NDArray[np.int64]) -> FieldRows:
         """Return the chosen rows."""
@@ -77,11 +81,11 @@ class FieldRows:
         )
 
 
-class Classified:
+class ValueClassifier:
     """A classifier of the frequent values of a field."""
 
     def __init__(self, rows: Rows, values: Sequence[str], c: float) -> None:
-        """Learn from rows with these values, at the first prediction."""
+        """Set up the classes; training happens at the first prediction."""
         counts = Counter(values)
         ranked = sorted(counts, key=lambda value: (-counts[value], value))
         self.constant = ranked[0]
@@ -95,8 +99,8 @@ class Classified:
         self._answers = [values[i] for i in members]
 
     @cached_property
-    def _linear(self) -> Linear:
-        return Linear(self._rows[self._members], self._answers, self._c)
+    def _linear(self) -> LinearClassifier:
+        return LinearClassifier(self._rows[self._members], self._answers, self._c)
 
     def predict(self, rows: Rows) -> list[str]:
         """Return a value for each row."""
@@ -105,40 +109,40 @@ class Classified:
         return predict(self._linear, rows)
 
 
-class Learned:
-    """All ways, learned from the same rows: each part when it is needed first."""
+class LearnedWays:
+    """All ways, learned from the same rows; each part is trained on first use."""
 
     def __init__(
         self, training: FieldRows, learn_copier: Callable[[], Copier], write: Callable[[str], str]
     ) -> None:
-        """Learn from rows; ``write`` returns a content that is copied as a value."""
+        """Prepare to learn from ``training``; ``write`` formats a copied content as a value."""
         self._training = training
         self._learn_copier = learn_copier
         self._write = write
 
     @cached_property
     def copier(self) -> Copier:
-        """Chooses among the candidates of a text."""
+        """The model that chooses among a text's candidates."""
         return self._learn_copier()
 
     @cached_property
-    def everything(self) -> dict[str, Classified]:
-        """The classifiers of all values."""
+    def everything(self) -> dict[str, ValueClassifier]:
+        """The classifiers over all values."""
         return self._classify(self._training.values)
 
     @cached_property
-    def unless_copied(self) -> dict[str, Classified]:
-        """Classifiers that say also if a value can be copied."""
+    def unless_copied(self) -> dict[str, ValueClassifier]:
+        """The classifiers that also decide whether a value is copied."""
         return self._classify(self._training.marked)
 
-    def _classify(self, values: Sequence[str]) -> dict[str, Classified]:
+    def _classify(self, values: Sequence[str]) -> dict[str, ValueClassifier]:
         rows = self._training.rows
-        return {kind: Classified(rows[kind], values, c) for kind, c in STRENGTHS.items()}
+        return {kind: ValueClassifier(rows[kind], values, c) for kind, c in STRENGTHS.items()}
 
     def predict(
         self, way: str, rows: RowsByKind, candidates: CandidateRows, chosen: Sequence[int]
     ) -> list[str]:
-        """Return the values of rows, whose candidates are the chosen ones, in one way."""
+        """Predict the values of rows in one way; ``chosen`` selects their candidates."""
         kind, copies = WAYS[way].kind, WAYS[way].copies
         if kind is None:
             return [self.everything["terms"].constant] * len(chosen)
@@ -147,7 +151,7 @@ class Learned:
         copied = self.copier.copy(candidates, chosen)
         found: list[str | None]
         if copies == "if likely":
-            found = [self._write(content) if p > LIKELY else None for content, p in copied]
+            found = [self._write(content) if p > MIN_PROBABILITY else None for content, p in copied]
         else:
             marked = zip(self.unless_copied[kind].predict(rows[kind]), copied, strict=True)
             found = [
@@ -163,12 +167,16 @@ class Learned:
 
 
 class WayTest:
-    """Rows on which ways are measured that have learned from other rows."""
+    """Measures ways on rows that they have not learned from."""
 
     def __init__(
-        self, learned: Learned, rows: FieldRows, candidates: CandidateRows, chosen: Sequence[int]
+        self,
+        learned: LearnedWays,
+        rows: FieldRows,
+        candidates: CandidateRows,
+        chosen: Sequence[int],
     ) -> None:
-        """Measure on rows, whose candidates are the chosen ones."""
+        """Prepare to measure on ``rows``; ``chosen`` selects their candidates."""
         self._learned, self._rows = learned, rows
         self._candidates, self._chosen = candidates, chosen
         labels, unless_copied = (
@@ -182,11 +190,11 @@ class WayTest:
         self._right: dict[str, int] = {}
 
     def is_measured(self, way: str) -> bool:
-        """Return True if it is known how often a way is right."""
+        """Return True if a way has been measured."""
         return way in self._right
 
     def count_possible(self, way: str) -> int:
-        """Return how often a way is right, or could be as far as it is known."""
+        """Return how often a way is right; before it is measured, an upper bound."""
         most = self._most_classified if WAYS[way].copies == "never" else self._most_copied
         return self._right.get(way, most)
 
@@ -197,9 +205,9 @@ class WayTest:
 
 
 def choose_way(ways: Sequence[str], tests: Sequence[WayTest]) -> tuple[str, int]:
-    """Return the way that is right most often, and how often; of equal ones the first.
+    """Return the way that is right most often, and how often; ties go to the first.
 
-    Measured is always the way that could be right most often, and none longer than it can win.
+    The way with the highest upper bound is measured next, until no other way can win.
     """
     if not tests:
         return ways[0], 0

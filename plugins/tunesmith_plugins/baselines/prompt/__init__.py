@@ -1,4 +1,4 @@
-"""Baseline ``prompt``: the untouched model with prompts of the user."""
+"""Baseline ``prompt``: the base model with the user's prompts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PromptOptions(Options):
     files: list[str] = Field(
         [],
         description=(
-            "Prompts to try, one in each file: a text file has the system prompt; a TOML file has "
-            "`system`, `user` with {prompt} in the place of the question, and `shots`, a list of "
+            "Prompts to try, one per file. A text file contains the system prompt. A TOML file has "
+            "`system`, `user` (with {prompt} in place of the question) and `shots`, a list of "
             "tables with `user` and `assistant`."
         ),
         json_schema_extra={"path": True},
@@ -27,21 +27,21 @@ class PromptOptions(Options):
     constrain: bool = Field(
         True,
         description=(
-            "Also try each prompt with constrained answers: where these are classes, the most "
-            "probable label, as it is and calibrated by training prompts; where they are JSON "
-            "objects, answers of a schema."
+            "Also try each prompt with constrained answers. For classes, take the most probable "
+            "label, uncalibrated and calibrated with training prompts. For JSON objects, constrain "
+            "decoding to a schema."
         ),
     )
 
 
 @dataclass(frozen=True)
 class PromptBaseline:
-    """The untouched model with prompts that the user wrote."""
+    """The base model with the user's prompts."""
 
     options: PromptOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one for each file, and one with constrained answers."""
+        """Yield variants for each prompt file, free and constrained."""
         from tunesmith_evidence.prompting.task_prompt import read_task
         from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
 
@@ -58,7 +58,7 @@ def build(options: PromptOptions) -> Baseline:
     """Build the baseline.
 
     Raises:
-        DataError: a file is missing, or is no prompt.
+        DataError: a file is missing or is not a valid prompt.
     """
     from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
 
@@ -68,7 +68,7 @@ def build(options: PromptOptions) -> Baseline:
 
 PROMPT = BaselineOffer(
     name="prompt",
-    summary="the untouched model with the prompts that you wrote",
+    summary="the base model with your own prompts",
     config=PromptOptions,
     build=build,
     solution="prompt",

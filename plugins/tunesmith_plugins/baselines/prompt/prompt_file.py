@@ -1,4 +1,4 @@
-"""Prompts in files of the user."""
+"""Read the user's prompt files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from tunesmith.contracts import TextModel
 from tunesmith.errors import DataError
-from tunesmith_evidence.prompting.prompted_model import QUESTION, PromptedModel
+from tunesmith_evidence.prompting.prompted_model import QUESTION_TEMPLATE, PromptedModel
 from tunesmith_evidence.tasks.examples import Example
 
 KEYS = {"system", "user", "shots"}
 _HINT = (
-    "a prompt is a text file with the system prompt, or a TOML file with `system`, `user` (with "
-    "{prompt} in the place of the question) and `shots`"
+    "write a text file with the system prompt, or a TOML file with `system`, `user` (with {prompt} "
+    "in place of the question) and `shots`"
 )
 
 
@@ -25,20 +25,20 @@ class UserPrompt:
     """A prompt that a user wrote."""
 
     system: str | None = None
-    user: str = QUESTION
+    user: str = QUESTION_TEMPLATE
     shots: tuple[Example, ...] = ()
 
     def apply_to(self, model: TextModel) -> PromptedModel:
-        """Return the model behind this prompt."""
+        """Return the model with this prompt applied to every question."""
         shots = self.shots[::-1]
         return PromptedModel(model, self.system, lambda text: shots, self.user)
 
 
 def read_prompts(files: Sequence[str]) -> dict[str, UserPrompt]:
-    """Read prompts; their names are those of the files, as far up as they differ.
+    """Read prompts by name: the file name, or the full path if file names are not unique.
 
     Raises:
-        DataError: a file cannot be read, or is no prompt; naming the file.
+        DataError: a file cannot be read or is not a valid prompt.
     """
     paths = [Path(file) for file in dict.fromkeys(files)]
     short = [path.name for path in paths]
@@ -47,10 +47,10 @@ def read_prompts(files: Sequence[str]) -> dict[str, UserPrompt]:
 
 
 def read_prompt(path: Path) -> UserPrompt:
-    """Read the prompt of a file.
+    """Read a prompt file.
 
     Raises:
-        DataError: the file cannot be read, or is no prompt.
+        DataError: the file cannot be read or is not a valid prompt.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -68,11 +68,11 @@ def read_prompt(path: Path) -> UserPrompt:
         Example(text=shot["user"], answer=shot["assistant"], question=shot["user"])
         for shot in table.get("shots", [])
     ]
-    return UserPrompt(table.get("system"), table.get("user", QUESTION), tuple(shots))
+    return UserPrompt(table.get("system"), table.get("user", QUESTION_TEMPLATE), tuple(shots))
 
 
 def _find_problem(table: Mapping[str, Any]) -> str:
-    """Return what is wrong with the table of a prompt; empty if nothing is."""
+    """Describe the first problem of a prompt table; empty if there is none."""
     unknown = sorted(set(table) - KEYS)
     if unknown:
         return f"unknown key `{unknown[0]}`, expected `system`, `user` or `shots`"
@@ -81,8 +81,8 @@ def _find_problem(table: Mapping[str, Any]) -> str:
     for key in ("system", "user"):
         if not isinstance(table.get(key, ""), str):
             return f"`{key}`: expected a text, got {table[key]!r}"
-    if QUESTION not in table.get("user", QUESTION):
-        return f"`user` has no {QUESTION} in the place of the question"
+    if QUESTION_TEMPLATE not in table.get("user", QUESTION_TEMPLATE):
+        return f"`user` has no {QUESTION_TEMPLATE} in place of the question"
     shots = table.get("shots", [])
     if not isinstance(shots, list):
         return f"`shots`: expected a list of tables, got {shots!r}"
@@ -90,5 +90,5 @@ def _find_problem(table: Mapping[str, Any]) -> str:
         if not isinstance(shot, dict) or set(shot) != {"user", "assistant"}:
             return f"`shots`, number {number}: expected a table with `user` and `assistant`"
         if not all(isinstance(value, str) for value in shot.values()):
-            return f"`shots`, number {number}: `user` and `assistant` are texts"
+            return f"`shots`, number {number}: `user` and `assistant` must be strings"
     return ""

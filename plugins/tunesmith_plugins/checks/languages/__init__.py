@@ -18,7 +18,7 @@ from tunesmith_plugins.checks.languages.identify import identify_languages
 
 READ_ROWS = 2_000
 """Approximate sample size, at equal distances; up to twice as many rows are read."""
-MOST_EXAMPLES = 3
+MAX_EXAMPLES = 3
 EXCERPT = 60
 SHOWN_LANGUAGES = 8
 BY_DESIGN = 0.2
@@ -104,7 +104,7 @@ def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
 
 
 def _examples(rows: Iterable[tuple[Record, str]]) -> tuple[str, ...]:
-    first = [row for row, _ in zip(rows, range(MOST_EXAMPLES), strict=False)]
+    first = [row for row, _ in zip(rows, range(MAX_EXAMPLES), strict=False)]
     return tuple(
         f'{record.source} "{one_line(redact(prompt_text(record)), EXCERPT)}" {what}'
         for record, what in first

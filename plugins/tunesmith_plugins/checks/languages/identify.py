@@ -7,8 +7,8 @@ from functools import cache
 
 from tunesmith_data import require_library
 
-READ_CHARACTERS = 1_000
-FEWEST_BYTES = 20
+MAX_CHARACTERS = 1_000
+MIN_BYTES = 20
 """A text with fewer UTF-8 bytes of letters is too short to identify."""
 CONFIDENCE = 0.8
 """Minimum probability of the most probable language; below it, no language is recognized."""
@@ -38,9 +38,9 @@ def identify_languages(text: str) -> tuple[str, ...]:
     Raises:
         EnvironmentProblem: py3langid is not installed.
     """
-    start = text[:READ_CHARACTERS]
+    start = text[:MAX_CHARACTERS]
     letters = "".join(filter(str.isalpha, start))
-    if len(letters.encode("utf-8", "surrogatepass")) < FEWEST_BYTES:
+    if len(letters.encode("utf-8", "surrogatepass")) < MIN_BYTES:
         return ()
     ranked = _ranker()(start)
     code, most = ranked[0]

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tunesmith.records import Preference, Record, Text, UnpairedPreference, last_exchange
-from tunesmith_data.near_duplicates.features import fold_texts
+from tunesmith_data.near_duplicates.features import fold_case_and_spelling
 from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_data.splits import prompt_text
-from tunesmith_evidence.answers.whole_words import write_whole_pattern
+from tunesmith_evidence.answers.whole_words import build_whole_word_pattern
 from tunesmith_plugins.checks.leaks.find_leaks import Leak
 
-LONG = 30
+MIN_LONG_CHARACTERS = 30
 """Minimum number of letters, digits and symbols: shorter answers may be in a prompt by chance."""
 CODE_LENGTH = 6
 FINAL_LENGTH = 60
@@ -58,16 +58,16 @@ def has_answer_in_prompt(record: Record) -> bool:
     if not answer or answer == prompt.strip():
         return False
     signs = _signs(answer)
-    if len(signs) >= LONG and signs in _signs(prompt):
+    if len(signs) >= MIN_LONG_CHARACTERS and signs in _signs(prompt):
         return True
     final = _FINAL_MARK.sub("", answer.rpartition("\n")[2]).strip()
     patterns = []
     if CODE_LENGTH <= len(answer) <= FINAL_LENGTH and _CODE.search(answer):
         patterns.append(rf"(?<!\w){re.escape(answer)}(?!\w)")
     if 0 < len(final) <= FINAL_LENGTH:
-        patterns.append(f"{_MARKER}{write_whole_pattern(final)}{_NOT_LISTED}")
+        patterns.append(f"{_MARKER}{build_whole_word_pattern(final)}{_NOT_LISTED}")
     return any(re.search(pattern, prompt) for pattern in patterns)
 
 
 def _signs(text: str) -> str:
-    return "".join(blank_punctuation(fold_texts([text])[0]).split())
+    return "".join(blank_punctuation(fold_case_and_spelling([text])[0]).split())

@@ -18,17 +18,17 @@ import numpy.typing as npt
 
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith_data.near_duplicates import (
-    Match,
+    NearestText,
     Texts,
     WordDifference,
-    compare_words,
     find_nearest,
     find_template_duplicates,
+    find_word_difference,
 )
 from tunesmith_data.splits import PromptTexts, has_earlier_exchanges, read_exchanges
 
-Kind = Literal["exact", "inside", "continued", "near", "template", "group", "answer"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+LeakKind = Literal["exact", "inside", "continued", "near", "template", "group", "answer"]
+LEAK_KINDS: tuple[LeakKind, ...] = get_args(LeakKind)
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 Bits: TypeAlias = npt.NDArray[np.bool_]
@@ -50,11 +50,11 @@ there."""
 class Leak:
     """A row whose answer is given away, by a row of another split or by its own prompt."""
 
-    kind: Kind
+    kind: LeakKind
     row: int
     known: int = -1
     """Number of the row in the other split; -1 if there is none."""
-    match: Match | None = None
+    match: NearestText | None = None
 
 
 def find_duplicates(
@@ -82,7 +82,7 @@ def find_duplicates(
         elif match is None or (has_labels and _differ(known[match.known], queries[row])):
             others.append(row)
         else:
-            words = compare_words(texts[match.known], asked[row])
+            words = find_word_difference(texts[match.known], asked[row])
             yield Leak("near" if words.other_words else "template", row, match.known, match)
     if not templates:
         return
@@ -91,7 +91,7 @@ def find_duplicates(
         row = others[number]
         if row in found or (has_labels and _differ(known[other], queries[row])):
             continue
-        if _is_one_template(compare_words(texts[other], asked[row]), has_labels):
+        if _is_one_template(find_word_difference(texts[other], asked[row]), has_labels):
             found.add(row)
             yield Leak("template", row, other)
 
@@ -189,7 +189,7 @@ class _Chosen:
         return (self._texts[row] for row in self._rows)
 
 
-class Joined(Sequence[Record]):
+class JoinedRecords(Sequence[Record]):
     """Several sequences of records as one, without copying them."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]) -> None:

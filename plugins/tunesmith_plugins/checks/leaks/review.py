@@ -7,45 +7,45 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.contracts import Finding
-from tunesmith.data.units import as_loaded
+from tunesmith.data.units import restore_loaded_groups
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
-from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, Match
+from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, NearestText
 from tunesmith_data.splits import prompt_text
 from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.leaks.find_answers import find_contained_answers, is_by_design
 from tunesmith_plugins.checks.leaks.find_leaks import (
-    KINDS,
-    Joined,
-    Kind,
+    LEAK_KINDS,
+    JoinedRecords,
     Leak,
+    LeakKind,
     find_duplicates,
     find_shared_groups,
     find_shared_turns,
 )
 
-MOST_EXAMPLES = 3
+MAX_EXAMPLES = 3
 EXCERPT = 60
 INPUT_LIMIT = 4_000
-TOLERATED = 0.02
+MAX_TOLERATED_SHARE = 0.02
 """If more than this share of the test rows leaks, the scores are worthless: an error."""
 BY_DESIGN = 0.2
 """If at least this share of the rows follows a template, the data was made that way."""
-CERTAIN: tuple[Kind, ...] = ("exact", "inside", "group", "answer")
+CERTAIN_KINDS: tuple[LeakKind, ...] = ("exact", "inside", "group", "answer")
 """Kinds that cannot be a coincidence, unlike rows that merely resemble each other."""
 
-MOST_ROWS = 200_000
+MAX_TEMPLATE_ROWS = 200_000
 """In data split by tunesmith, templates are searched for up to this number of training rows."""
 NO_TEMPLATES = Finding(
     level="info",
     where="data leaks",
     message="rows that follow the same template were not searched for, because tunesmith split "
-    f"this data and there are more than {MOST_ROWS:,} training rows",
+    f"this data and there are more than {MAX_TEMPLATE_ROWS:,} training rows",
     hint="to search all rows, write the files with `tunesmith data split`, then run `tunesmith "
     "data check TRAIN --test FILE`",
 )
 
-MESSAGES: dict[Kind, str] = {
+MESSAGES: dict[LeakKind, str] = {
     "exact": "have the same prompt as a {other} row (ignoring case and punctuation)",
     "inside": "are the start of a longer {other} row, which contains an answer to their prompt",
     "continued": "share the earlier turns of their conversation with a {other} row",
@@ -54,7 +54,7 @@ MESSAGES: dict[Kind, str] = {
     "group": "belong to a group that also has {other} rows",
     "answer": "have the answer in their prompt",
 }
-HINTS: dict[Kind, str] = {
+HINTS: dict[LeakKind, str] = {
     "exact": "remove them from one of the two splits",
     "inside": "put all rows of a conversation into the same split, or name the column that "
     "identifies it in data.group",
@@ -68,7 +68,7 @@ HINTS: dict[Kind, str] = {
 
 
 @dataclass(frozen=True)
-class Parts:
+class ComparedParts:
     """Two splits of the data: ``queries`` must not be given away by ``known``."""
 
     known: Sequence[Record]
@@ -95,7 +95,7 @@ def review(
     ``given`` names the splits that the user or the data loader provided. Leaks that tunesmith's own
     split leaves are not errors: they are its known limits, such as rows of the same template.
     """
-    templates = bool(given) or len(train) <= MOST_ROWS
+    templates = bool(given) or len(train) <= MAX_TEMPLATE_ROWS
     found = (
         *(() if templates else (NO_TEMPLATES,)),
         *_review_parts(
@@ -115,26 +115,30 @@ def _review_parts(
     templates: bool = True,
 ) -> Iterator[Finding]:
     """Yield the findings about each of the queries, reading the known records once."""
-    joined = Joined([*queries.values()])
+    joined = JoinedRecords([*queries.values()])
     if not known or not joined:
         return
     duplicates = list(find_duplicates(known, joined, templates=templates))
     exact = {leak.row for leak in duplicates if leak.kind == "exact"}
     turns = {x.row: x for x in find_shared_turns(known, joined) if x.row not in exact}
     duplicates = [leak for leak in duplicates if leak.row not in turns]
-    loaded = Joined([*map(as_loaded, queries.values())])
-    leaks = [*duplicates, *turns.values(), *find_shared_groups(as_loaded(known), loaded)]
+    loaded = JoinedRecords([*map(restore_loaded_groups, queries.values())])
+    leaks = [
+        *duplicates,
+        *turns.values(),
+        *find_shared_groups(restore_loaded_groups(known), loaded),
+    ]
     start = 0
     for other, records in queries.items():
         rows = range(start, start + len(records))
         own = [replace(leak, row=leak.row - start) for leak in leaks if leak.row in rows]
         are_given = name in given or other in given
-        yield from _describe_leaks(own, Parts(known, records, (name, other), are_given))
+        yield from _describe_leaks(own, ComparedParts(known, records, (name, other), are_given))
         start += len(records)
 
 
-def _describe_leaks(leaks: Sequence[Leak], parts: Parts) -> Iterator[Finding]:
-    for kind in KINDS:
+def _describe_leaks(leaks: Sequence[Leak], parts: ComparedParts) -> Iterator[Finding]:
+    for kind in LEAK_KINDS:
         chosen = sorted((leak for leak in leaks if leak.kind == kind), key=lambda leak: leak.row)
         if chosen:
             yield _build_finding(chosen, parts)
@@ -144,15 +148,20 @@ def _review_answers(train: Sequence[Record], test: Sequence[Record]) -> Iterator
     """Yield the finding about test prompts that contain their answer, however they were split."""
     leaks = list(find_contained_answers(test))
     if leaks and not is_by_design(train):
-        yield _build_finding(leaks, Parts(train, test, ("training", "test"), True))
+        yield _build_finding(leaks, ComparedParts(train, test, ("training", "test"), True))
 
 
-def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
+def _build_finding(leaks: Sequence[Leak], parts: ComparedParts) -> Finding:
     kind, share = leaks[0].kind, len(leaks) / len(parts.queries)
     other, name = parts.names
     is_design = kind == "template" and (share >= BY_DESIGN or not parts.are_given)
     level: Literal["info", "warning", "error"] = "info" if is_design else "warning"
-    if kind in CERTAIN and share > TOLERATED and parts.is_decisive and parts.are_given:
+    if (
+        kind in CERTAIN_KINDS
+        and share > MAX_TOLERATED_SHARE
+        and parts.is_decisive
+        and parts.are_given
+    ):
         level = "error"
     rows = f"{len(leaks):,} of {len(parts.queries):,} ({format_share(share)}) {name} rows"
     return Finding(
@@ -160,13 +169,13 @@ def _build_finding(leaks: Sequence[Leak], parts: Parts) -> Finding:
         where="data leaks",
         message=f"{rows} {MESSAGES[kind].format(other=other)}",
         count=len(leaks),
-        examples=tuple(_describe(leak, parts) for leak in leaks[:MOST_EXAMPLES]),
+        examples=tuple(_describe(leak, parts) for leak in leaks[:MAX_EXAMPLES]),
         hint="fine if predicting those values is the task" if is_design else HINTS[kind],
         test_rows=tuple(leak.row for leak in leaks) if parts.is_decisive and not is_design else (),
     )
 
 
-def _describe(leak: Leak, parts: Parts) -> str:
+def _describe(leak: Leak, parts: ComparedParts) -> str:
     """Return the sources of both rows with their prompts; an identical prompt is quoted once."""
     other, name = parts.names
     row = parts.queries[leak.row]
@@ -180,7 +189,7 @@ def _describe(leak: Leak, parts: Parts) -> str:
     return f"{text} and {duplicate.source} ({other}){quoted}{similarity}"
 
 
-def _similarity(match: Match) -> str:
+def _similarity(match: NearestText) -> str:
     return f"5-grams {match.characters:.2f}, words {match.words:.2f}"
 
 

@@ -15,14 +15,14 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.plan import Plan
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import format_count
-from tunesmith_evidence.answers.generate import with_reasoning
+from tunesmith_evidence.answers.generate import format_reasoning_and_answer
 from tunesmith_torch.data.large_data import sample_evenly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Count = Callable[[str], int]
-MOST_EXAMPLES = 3
+CountTokens = Callable[[str], int]
+MAX_EXAMPLES = 3
 
 
 def review_answers(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
@@ -39,10 +39,10 @@ def review_answers(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
 
 
 def _compare(
-    where: str, name: str, limit: int, test: Sequence[Record], count: Callable[[], Count]
+    where: str, name: str, limit: int, test: Sequence[Record], count: Callable[[], CountTokens]
 ) -> Iterator[Finding]:
     rows = [record for record in sample_evenly(test) if not isinstance(record, Text)]
-    answers = [(record, with_reasoning(last_exchange(record)[1])) for record in rows]
+    answers = [(record, format_reasoning_and_answer(last_exchange(record)[1])) for record in rows]
     # No tokenizer in use produces more tokens than a text has bytes.
     large = [(record, text) for record, text in answers if len(text.encode()) > limit]
     lengths = [(count()(text), record) for record, text in large]
@@ -59,12 +59,12 @@ def _compare(
         hint=f"set max_new_tokens = {longest + 1} or more, or shorten the answers",
         count=len(long),
         examples=tuple(
-            f"{record.source} has {length:,} tokens" for length, record in long[:MOST_EXAMPLES]
+            f"{record.source} has {length:,} tokens" for length, record in long[:MAX_EXAMPLES]
         ),
     )
 
 
-def _count_tokens(plan: Plan) -> Count:
+def _count_tokens(plan: Plan) -> CountTokens:
     """Return a function that counts tokens; without a tokenizer, it counts words: a lower bound."""
     folder = plan.found_model.tokenizer()
     if folder is not None:

@@ -26,7 +26,11 @@ from tunesmith.records import (
     last_exchange,
 )
 from tunesmith.text import format_count
-from tunesmith_plugins.checks.row_lengths.review import MOST_CHARACTERS, UNUSABLE, open_template
+from tunesmith_plugins.checks.row_lengths.review import (
+    MAX_TOTAL_CHARACTERS,
+    TEMPLATE_ERRORS,
+    open_template,
+)
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.models.model_folder import read_context_length
 from tunesmith_torch.options.stages import list_stages
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 Evaluators = Sequence[Component[EvaluatorOffer[Any]]]
 Exchange = tuple[Record, Prompt, Answer | None]
 """A row, its prompt, and the answer to score; None if an answer is generated."""
-Long = tuple[int, Record]
+LongRow = tuple[int, Record]
 """A row that is too long, after its number of tokens."""
 CHUNK = 64
 """Number of rows that are tokenized together."""
@@ -111,14 +115,14 @@ def _list_references(records: Sequence[Record]) -> list[Exchange]:
     return [*found, *((pair, pair.prompt, pair.rejected) for pair in pairs)]
 
 
-def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[Long]:
+def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[LongRow]:
     """Return the rows that do not fit, longest first; empty if rows cannot be tokenized."""
     # An upper bound: a token has at least one byte, and the template adds less than repr() does.
     sizes = [len(repr((prompt, answer)).encode()) for _, prompt, answer in asked]
     order = sorted(range(len(asked)), key=lambda index: -sizes[index])
-    found: dict[int, Long] = {}
-    left = MOST_CHARACTERS
-    with suppress(*UNUSABLE):
+    found: dict[int, LongRow] = {}
+    left = MAX_TOTAL_CHARACTERS
+    with suppress(*TEMPLATE_ERRORS):
         for start in range(0, len(order), CHUNK):
             chosen = [index for index in order[start : start + CHUNK] if sizes[index] > room]
             left -= sum(sizes[index] for index in chosen)
@@ -146,7 +150,7 @@ def _count_tokens(template: Template, asked: Sequence[Exchange]) -> list[int]:
 def _describe_prompts(
     level: Any,
     part: str,
-    found: Sequence[Long],
+    found: Sequence[LongRow],
     context: int,
     evaluator: Component[EvaluatorOffer[Any]],
     limit: int,
@@ -167,5 +171,5 @@ def _describe_prompts(
     )
 
 
-def _list_examples(found: Sequence[Long]) -> tuple[str, ...]:
+def _list_examples(found: Sequence[LongRow]) -> tuple[str, ...]:
     return tuple(f"{record.source} has {tokens:,} tokens" for tokens, record in found[:3])

@@ -28,10 +28,10 @@ from tunesmith_torch.options.training import SupervisedOptions, TrainingOptions
 if TYPE_CHECKING:
     from tunesmith_torch.data.templates import Template
 
-MOST_CHARACTERS = 8_000_000
+MAX_TOTAL_CHARACTERS = 8_000_000
 """Limit on the text to tokenize: some seconds of CPU time."""
 PAIRS = Preference | UnpairedPreference
-UNUSABLE = (DataError, EnvironmentProblem, UsageError)
+TEMPLATE_ERRORS = (DataError, EnvironmentProblem, UsageError)
 """Errors of a tokenizer or a row, which other checks or model loading report."""
 
 
@@ -106,7 +106,7 @@ def open_template(plan: Plan, options: TrainingOptions) -> Template | None:
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
 
-    with suppress(*UNUSABLE):
+    with suppress(*TEMPLATE_ERRORS):
         return Template.from_options(load_tokenizer(folder), options)
     return None
 
@@ -130,14 +130,14 @@ def _find_long_rows(
         while len(found) < wanted:
             chosen = longest[start : start + wanted - len(found)]
             characters += sum(sizes[index] for index in chosen)
-            if not chosen or characters > MOST_CHARACTERS:
+            if not chosen or characters > MAX_TOTAL_CHARACTERS:
                 break
             long = _list_too_long(options, [rows[index] for index in chosen], template, limit)
             if not long:
                 break  # the remaining rows have fewer characters
             found += long
             start += len(chosen)
-    except UNUSABLE:
+    except TEMPLATE_ERRORS:
         return []
     return found
 
@@ -154,13 +154,13 @@ def _list_too_long(
         )
         return [row for row in tokenized.skipped if row.cause == TOO_LONG]
     if isinstance(options, PairOptions):
-        from tunesmith_torch.prefix.group_store import store_groups
+        from tunesmith_torch.prefix.group_store import build_group_store
 
-        return store_groups(rows, template, limit).skipped
+        return build_group_store(rows, template, limit).skipped
     if isinstance(options, PolicyOptions):
-        from tunesmith_torch.rlhf.policy_task import fitting_prompts
+        from tunesmith_torch.rlhf.policy_task import select_fitting_prompts
 
-        return fitting_prompts(rows, template, limit)[1]
+        return select_fitting_prompts(rows, template, limit)[1]
     return []
 
 

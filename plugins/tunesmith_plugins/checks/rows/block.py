@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.records import Completion, Record
-from tunesmith_plugins.checks.rows.row import Part, Row, read_row, signs_of
+from tunesmith_plugins.checks.rows.row import Part, Row, fold_signs, read_row
 
 Codes = npt.NDArray[np.uint32]
 Bits = npt.NDArray[np.uint16]
@@ -64,7 +64,7 @@ class Block:
         """Compute the letters, digits and symbols of all rows at once, which is faster."""
         parts = [text for row in self.rows for text in (row.prompt, row.answer)]
         others = [row.text for row in self.rows if not isinstance(row.record, Completion)]
-        found_parts, found_others = iter(signs_of(parts)), iter(signs_of(others))
+        found_parts, found_others = iter(fold_signs(parts)), iter(fold_signs(others))
         for row in self.rows:
             row.prompt_signs, row.answer_signs = next(found_parts), next(found_parts)
             is_two_parts = isinstance(row.record, Completion)
@@ -72,7 +72,7 @@ class Block:
             row.text_signs = both if is_two_parts else next(found_others)
 
 
-class Marks:
+class MarkFinder:
     """Finds the rows that contain a mark, for up to 16 faults in one pass.
 
     A mark is a single character, or an ASCII text of at least three characters. Of a longer mark,

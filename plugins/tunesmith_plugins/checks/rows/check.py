@@ -13,7 +13,7 @@ from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.row import Row, read_row
 
-MOST_EXAMPLES = 3
+MAX_EXAMPLES = 3
 EXCERPT = 60
 INPUT_LIMIT = 4_000
 
@@ -44,7 +44,7 @@ class Tally:
     def add(self, row: Row, text: str) -> None:
         """Count a row; ``text`` is quoted if the row becomes an example."""
         self.count += 1
-        if len(self.sources) < MOST_EXAMPLES:
+        if len(self.sources) < MAX_EXAMPLES:
             self.sources.append(row.source)
             self.texts.append(quote(text))
 
@@ -66,7 +66,7 @@ def show_row(train: Sequence[Record], number: int) -> str:
     return f"{row.source} {quote(row.prompt or row.text)}"
 
 
-def share(count: int, total: int) -> str:
+def show_share(count: int, total: int) -> str:
     """Format a count and its share: ``12 of 3,400 (0.35 %)``."""
     return f"{count:,} of {total:,} ({format_share(count / total)})"
 

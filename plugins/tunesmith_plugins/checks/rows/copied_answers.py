@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith_plugins.checks.rows.detectors import Detector
 from tunesmith_plugins.checks.rows.row import Row
 
-SHORTEST = 30
+MIN_CHARACTERS = 30
 """Minimum number of letters, digits and symbols: shorter answers may be in a prompt by chance."""
 
 
@@ -16,7 +16,7 @@ def _find_repeated_prompt(row: Row) -> str | None:
 
 def _find_contained(row: Row) -> str | None:
     answer = row.answer_signs
-    if len(answer) < SHORTEST or answer not in row.prompt_signs:
+    if len(answer) < MIN_CHARACTERS or answer not in row.prompt_signs:
         return None
     return row.answer if row.answer.strip() != row.question.strip() else None
 

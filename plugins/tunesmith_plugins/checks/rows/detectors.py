@@ -10,20 +10,20 @@ from typing import Literal
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data
-from tunesmith_plugins.checks.rows.block import Block, Marks
-from tunesmith_plugins.checks.rows.check import Tally, build_finding, share
+from tunesmith_plugins.checks.rows.block import Block, MarkFinder
+from tunesmith_plugins.checks.rows.check import Tally, build_finding, show_share
 from tunesmith_plugins.checks.rows.row import Row
 
 BY_DESIGN = 0.2
 """If at least this share of the rows has a fault, it may be part of the task."""
 CONTEXT = 20
 """Number of characters shown before a match."""
-MASKED = 200
+MASKED_CHARACTERS = 200
 """Number of characters on either side of a match that are searched for personal data to mask."""
 
-Find = Callable[[Row], str | None]
+FindFault = Callable[[Row], str | None]
 """Returns the text to show if a row has the fault, otherwise None."""
-Select = Callable[[Block], Sequence[Row]]
+SelectRows = Callable[[Block], Sequence[Row]]
 """Returns the rows of a block that may have the fault."""
 
 
@@ -41,13 +41,13 @@ class Detector:
 
     what: str
     """The message about such rows, after their number: ``rows contain ...``."""
-    find: Find
+    find: FindFault
     hint: str
     level: Literal["info", "warning"] = "warning"
     can_be_intended: bool = True
     """True if the fault may be part of the task when many rows have it: then it is a note."""
     marks: Sequence[str] = ()
-    select: Select = _all_rows
+    select: SelectRows = _all_rows
 
 
 class Detectors:
@@ -55,7 +55,7 @@ class Detectors:
 
     def __init__(self, tables: Mapping[str, Sequence[Detector]]) -> None:
         self._tallies = [(name, one, Tally()) for name, table in tables.items() for one in table]
-        self._marks = Marks([detector.marks for _, detector, _ in self._tallies])
+        self._marks = MarkFinder([detector.marks for _, detector, _ in self._tallies])
         self._rows = 0
 
     def add(self, block: Block) -> None:
@@ -77,29 +77,31 @@ class Detectors:
             yield build_finding(
                 name,
                 "info" if is_intended else detector.level,
-                f"{share(tally.count, self._rows)} {detector.what}",
+                f"{show_share(tally.count, self._rows)} {detector.what}",
                 tally.count,
                 tally.examples,
                 "fine if this is part of the task" if is_intended else detector.hint,
             )
 
 
-def search(pattern: str, *, in_answer: bool = False, flags: re.RegexFlag = re.NOFLAG) -> Find:
+def make_search(
+    pattern: str, *, in_answer: bool = False, flags: re.RegexFlag = re.NOFLAG
+) -> FindFault:
     """Return a function that searches the text or the answer of a row for a pattern."""
     compiled = re.compile(pattern, flags)
 
     def find(row: Row) -> str | None:
         text = row.answer if in_answer else row.text
         match = compiled.search(text)
-        return around(text, match) if match else None
+        return quote_around(text, match) if match else None
 
     return find
 
 
-def around(text: str, match: re.Match[str]) -> str:
+def quote_around(text: str, match: re.Match[str]) -> str:
     """Return a match with the text around it, personal data masked."""
     start, end = match.span()
     # Mask before cutting: half an address or number would not be recognized.
-    before = mask_personal_data(text[max(0, start - MASKED) : start])[-CONTEXT:]
-    after = mask_personal_data(text[end : end + MASKED])[: 2 * CONTEXT]
+    before = mask_personal_data(text[max(0, start - MASKED_CHARACTERS) : start])[-CONTEXT:]
+    after = mask_personal_data(text[end : end + MASKED_CHARACTERS])[: 2 * CONTEXT]
     return ("…" if start > CONTEXT else "") + before + match.group() + after

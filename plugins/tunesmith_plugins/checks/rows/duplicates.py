@@ -14,18 +14,18 @@ from tunesmith.records import Record, UnpairedPreference
 from tunesmith.text import format_count
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
-    MOST_EXAMPLES,
+    MAX_EXAMPLES,
     Tally,
     build_finding,
     quote,
-    share,
     show_row,
+    show_share,
 )
-from tunesmith_plugins.checks.rows.row import Row, read_row, words
+from tunesmith_plugins.checks.rows.row import Row, normalize_words, read_row
 
 WARNED_SHARE = 0.01
 """Repeated rows are a warning if they are at least this share of the training rows."""
-FEWEST_ROWS = 20
+MIN_ROWS = 20
 WARNED_TEST_SHARE = 0.05
 """Repeated test prompts are a warning if they are at least this share of the test rows."""
 LABEL_LENGTH = 100
@@ -113,7 +113,8 @@ class Duplicates:
             yield build_finding(
                 "duplicates",
                 "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
-                f"{share(again, self._test)} test rows repeat the prompt of an earlier test row: "
+                f"{show_share(again, self._test)} test rows repeat the prompt of an earlier "
+                "test row: "
                 "a model answers both alike, so intervals that count both are too narrow",
                 again,
                 self._asked_again.examples,
@@ -128,7 +129,7 @@ class Duplicates:
         if not len(repeated):
             return
         firsts = groups.firsts()[groups.repeated]
-        chosen = np.argsort(repeated)[:MOST_EXAMPLES]
+        chosen = np.argsort(repeated)[:MAX_EXAMPLES]
         examples = [
             f"{show_row(train, int(numbers[row]))} repeats {train[int(numbers[first])].source}"
             for row, first in zip(repeated[chosen], firsts[chosen], strict=True)
@@ -136,7 +137,8 @@ class Duplicates:
         yield build_finding(
             "duplicates",
             "warning" if len(repeated) >= WARNED_SHARE * len(numbers) else "info",
-            f"{share(len(repeated), len(numbers))} training rows repeat an earlier one (ignoring "
+            f"{show_share(len(repeated), len(numbers))} training rows repeat an earlier one "
+            "(ignoring "
             "case, spacing and punctuation)",
             len(repeated),
             examples,
@@ -153,7 +155,7 @@ class Duplicates:
             return
         firsts = groups.firsts()[others]
         prompts = len(np.unique(firsts))
-        chosen = np.argsort(differing)[:MOST_EXAMPLES]
+        chosen = np.argsort(differing)[:MAX_EXAMPLES]
         examples = [
             _show_answers(train, int(numbers[first]), int(numbers[row]))
             for row, first in zip(differing[chosen], firsts[chosen], strict=True)
@@ -171,7 +173,7 @@ class Duplicates:
 
     def _are_labels(self, answers: Keys) -> bool:
         """Return True if answers look like labels (short, recurring): only one can be right."""
-        if len(answers) < FEWEST_ROWS:
+        if len(answers) < MIN_ROWS:
             return False
         is_short = self._answer_characters <= LABEL_LENGTH * len(answers)
         return is_short and 3 * len(np.unique(answers)) <= len(answers)
@@ -180,7 +182,7 @@ class Duplicates:
 def _hash_row(row: Row) -> int:
     """Hash what makes two rows equal: letters, digits and symbols, and the answer's words."""
     label = row.record.label if isinstance(row.record, UnpairedPreference) else None
-    return hash((row.text_signs, words(row.answer), label))
+    return hash((row.text_signs, normalize_words(row.answer), label))
 
 
 def _show_answers(train: Sequence[Record], first: int, second: int) -> str:

@@ -12,9 +12,9 @@ from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import build_finding
 from tunesmith_plugins.checks.rows.row import Row
 
-FEWEST_ROWS = 100
-SHORT = 2
-PREFIX = 32
+MIN_ROWS = 100
+MAX_SHORT_WORDS = 2
+PREFIX_CHARACTERS = 32
 """Characters that are checked first: most texts have a letter among them."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
 NEGATED = 'contain "not" or another English negation'
@@ -68,7 +68,7 @@ class EdgeCases:
         self._rows = 0
         self._negations = Negations()
         self._counts = {
-            f"have at most {SHORT} words": 0,
+            f"have at most {MAX_SHORT_WORDS} words": 0,
             NEGATED: 0,
             "are in capitals": 0,
             "contain no letters": 0,
@@ -84,9 +84,9 @@ class EdgeCases:
             return
         self._rows += 1
         text = row.question
-        start = text[:PREFIX]
+        start = text[:PREFIX_CHARACTERS]
         values = (
-            len(text) < 80 and len(text.split()) <= SHORT,
+            len(text) < 80 and len(text.split()) <= MAX_SHORT_WORDS,
             self._negations.add(f" {row.question_words} "),
             text.isupper(),
             start.lower() == start.upper() and text.lower() == text.upper(),
@@ -101,7 +101,7 @@ class EdgeCases:
             **self._counts,
             NEGATED: self._negations.count(self._rows),
         }
-        if self._rows >= FEWEST_ROWS and any(counts.values()):
+        if self._rows >= MIN_ROWS and any(counts.values()):
             found = (f"{count:,} {name}" for name, count in counts.items() if count)
             text = f"of {self._rows:,} training prompts, {', '.join(found)}"
             hint = "check that the answers honor the negations" if counts[NEGATED] else ""

@@ -12,15 +12,15 @@ from tunesmith.text import one_line
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
     EXCERPT,
-    MOST_EXAMPLES,
+    MAX_EXAMPLES,
     Tally,
     build_finding,
-    share,
+    show_share,
 )
 from tunesmith_plugins.checks.rows.row import Row
 
-FEWEST_ROWS = 20
-MOST_SHAPES = 1_000
+MIN_ROWS = 20
+MAX_SHAPES = 1_000
 MAJORITY = 0.8
 """Share of answers that must be objects (or have the same keys) for others to be findings."""
 
@@ -47,19 +47,20 @@ class JsonAnswers:
         keys = find_keys(row.answer)
         if keys is None:
             self._other.add(row, row.answer)
-        elif keys in self._shapes or len(self._shapes) < MOST_SHAPES:
+        elif keys in self._shapes or len(self._shapes) < MAX_SHAPES:
             self._shapes.setdefault(keys, Tally()).add(row, row.answer)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
         """Return findings about answers that are not JSON objects, or have unusual keys."""
         objects = self._rows - self._other.count
-        if self._rows < FEWEST_ROWS or objects < MAJORITY * self._rows:
+        if self._rows < MIN_ROWS or objects < MAJORITY * self._rows:
             return
         if self._other.count:
             yield build_finding(
                 "json",
                 "warning",
-                f"{share(self._other.count, self._rows)} answers are not JSON objects; the rest "
+                f"{show_share(self._other.count, self._rows)} answers are not JSON objects; "
+                "the rest "
                 "are",
                 self._other.count,
                 self._other.examples,
@@ -71,7 +72,8 @@ class JsonAnswers:
             yield build_finding(
                 "json",
                 "warning",
-                f"{share(objects - count, objects)} JSON answers have different keys than most",
+                f"{show_share(objects - count, objects)} JSON answers have different keys "
+                "than most",
                 objects - count,
                 self._describe_others(usual),
                 "use the same keys in every answer",
@@ -81,7 +83,7 @@ class JsonAnswers:
         others = [(keys, tally) for keys, tally in self._shapes.items() if keys != usual]
         return [
             f"{tally.sources[0]} {describe_difference(keys, usual)}"
-            for keys, tally in others[:MOST_EXAMPLES]
+            for keys, tally in others[:MAX_EXAMPLES]
         ]
 
 

@@ -13,18 +13,18 @@ from tunesmith.records import Record
 from tunesmith.text import format_count
 from tunesmith_evidence.answers.normalize import TextNormalizer
 from tunesmith_plugins.checks.rows.block import Block
-from tunesmith_plugins.checks.rows.check import MOST_EXAMPLES, build_finding, quote, share
+from tunesmith_plugins.checks.rows.check import MAX_EXAMPLES, build_finding, quote, show_share
 from tunesmith_plugins.checks.rows.row import Row
 
-FEWEST_ROWS = 20
-MOST_LABELS = 1_000
-LONGEST_LABEL = 100
+MIN_ROWS = 20
+MAX_LABELS = 1_000
+MAX_LABEL_CHARACTERS = 100
 ROWS_PER_LABEL = 3
 """Answers count as labels if each has at least this many rows on average."""
 DOMINANT_SHARE = 0.9
 RARE_SHARE = 0.05
 """A label is rare if it has fewer rows than this share of the median label."""
-MOST_RARE_LABELS = 0.1
+MAX_RARE_LABELS = 0.1
 """If more than this share of the labels is rare, that is a long tail rather than a mistake."""
 SIMILARITY = 0.85
 """Minimum difflib ratio for a rare label to look like a misspelled frequent one."""
@@ -59,14 +59,14 @@ class Labels:
         answer = row.answer.strip()
         counts = self._labels if row.part == "train" else self._unknown
         if answer not in counts:
-            self._are_labels = len(counts) < MOST_LABELS and len(answer) <= LONGEST_LABEL
+            self._are_labels = len(counts) < MAX_LABELS and len(answer) <= MAX_LABEL_CHARACTERS
             counts[answer] = Label(row.source)
         counts[answer].count += 1
         self._rows += row.part == "train"
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
         """Return findings about dominant, misspelled, rare and unknown labels."""
-        recur = self._rows >= max(FEWEST_ROWS, ROWS_PER_LABEL * len(self._labels))
+        recur = self._rows >= max(MIN_ROWS, ROWS_PER_LABEL * len(self._labels))
         if not self._are_labels or not recur:
             return
         yield from self._find_dominant()
@@ -92,7 +92,7 @@ class Labels:
             yield build_finding(
                 "labels",
                 "warning",
-                f"{share(label.count, self._rows)} training rows have the same answer",
+                f"{show_share(label.count, self._rows)} training rows have the same answer",
                 label.count,
                 [f"{label.source} {quote(name)}"],
                 "add rows with other answers; the baseline `majority` always gives this answer",
@@ -113,16 +113,16 @@ class Labels:
         count = sum(self._labels[name].count for name in variants)
         examples = [
             f"{self._labels[name].source} {quote(name)}, usually {quote(usual)}"
-            for name, usual in list(variants.items())[:MOST_EXAMPLES]
+            for name, usual in list(variants.items())[:MAX_EXAMPLES]
         ]
-        text = f"{share(count, self._rows)} training rows use a different spelling of a label"
+        text = f"{show_share(count, self._rows)} training rows use a different spelling of a label"
         hint = "write each label one way: two spellings count as two labels"
         return build_finding("labels", "warning", text, count, examples, hint)
 
     def _find_rare(self, known: dict[str, Label]) -> Iterator[Finding]:
         limit = RARE_SHARE * median(label.count for label in known.values())
         rare = {name: label for name, label in known.items() if label.count < limit}
-        if not rare or len(rare) > max(1, MOST_RARE_LABELS * len(known)):
+        if not rare or len(rare) > max(1, MAX_RARE_LABELS * len(known)):
             return
         usual = [name for name in known if name not in rare]
         examples = []
@@ -138,7 +138,7 @@ class Labels:
             f"{len(rare):,} of {len(known):,} labels are rare (less than {100 * RARE_SHARE:g} % of "
             "the rows of the median label)",
             sum(label.count for label in rare.values()),
-            examples[:MOST_EXAMPLES],
+            examples[:MAX_EXAMPLES],
             "correct misspelled ones, add rows, or remove these labels",
         )
 
@@ -151,9 +151,10 @@ class Labels:
         yield build_finding(
             "labels",
             "warning",
-            f"{share(count, rows)} validation and test rows have a label that no training row has",
+            f"{show_share(count, rows)} validation and test rows have a label that no "
+            "training row has",
             count,
-            [f"{x.source} {quote(name)}" for name, x in list(unknown.items())[:MOST_EXAMPLES]],
+            [f"{x.source} {quote(name)}" for name, x in list(unknown.items())[:MAX_EXAMPLES]],
             "correct these labels, or add training rows with them",
         )
 

@@ -10,16 +10,22 @@ import numpy as np
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
 from tunesmith_plugins.checks.rows.block import Block
-from tunesmith_plugins.checks.rows.check import MOST_EXAMPLES, Tally, build_finding, share, show_row
+from tunesmith_plugins.checks.rows.check import (
+    MAX_EXAMPLES,
+    Tally,
+    build_finding,
+    show_row,
+    show_share,
+)
 from tunesmith_plugins.checks.rows.row import Row
 
-FEWEST_ROWS = 20
+MIN_ROWS = 20
 FENCE = 3.0
 """A length is an outlier if its logarithm exceeds the third quartile by more than this many
 interquartile ranges: "far out" in Tukey, Exploratory Data Analysis, 1977."""
-SMALLEST_FACTOR = 8.0
+MIN_FACTOR = 8.0
 """A length below this many times the third quartile is never an outlier."""
-SHORTEST_OUTLIER = 400
+MIN_OUTLIER_CHARACTERS = 400
 """A text with fewer characters is never an outlier."""
 SPREADSHEET_ERRORS = ("#n/a", "#ref!", "#value!", "#name?")
 EMPTY_ANSWERS = frozenset(
@@ -57,13 +63,14 @@ class Lengths:
             yield build_finding(
                 "lengths",
                 "warning",
-                f"{share(self._empty.count, self._answers)} answers stand for a missing value, "
+                f"{show_share(self._empty.count, self._answers)} answers stand for a missing "
+                "value, "
                 'such as "N/A" or "null"',
                 self._empty.count,
                 self._empty.examples,
                 "remove these rows, or write the answers",
             )
-        if len(self._numbers) < FEWEST_ROWS:
+        if len(self._numbers) < MIN_ROWS:
             return
         for name, kept in self._lengths.items():
             lengths = np.frombuffer(kept, dtype=np.int64)
@@ -72,10 +79,10 @@ class Lengths:
             if len(found):
                 examples = [
                     f"{show_row(train, self._numbers[i])} has {lengths[i]:,} characters"
-                    for i in found[:MOST_EXAMPLES].tolist()
+                    for i in found[:MAX_EXAMPLES].tolist()
                 ]
                 text = (
-                    f"{share(len(found), len(lengths))} training rows have an unusually long "
+                    f"{show_share(len(found), len(lengths))} training rows have an unusually long "
                     f"{name}, more than {limit:,.0f} characters"
                 )
                 hint = "check whether several rows were merged into one"
@@ -85,8 +92,8 @@ class Lengths:
 def outlier_limit(lengths: np.typing.NDArray[np.int64]) -> float:
     """Return the length in characters above which a text is an outlier."""
     first, third = np.quantile(np.log1p(lengths), (0.25, 0.75))
-    factor = max(np.log(SMALLEST_FACTOR), FENCE * (third - first))
-    return max(float(SHORTEST_OUTLIER), float(np.expm1(third + factor)))
+    factor = max(np.log(MIN_FACTOR), FENCE * (third - first))
+    return max(float(MIN_OUTLIER_CHARACTERS), float(np.expm1(third + factor)))
 
 
 def is_empty(answer: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tunesmith.text import SECRET_MARKS, mask_personal_data, redact
 from tunesmith_plugins.checks.rows.block import Block
-from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, Find
+from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, FindFault
 from tunesmith_plugins.checks.rows.row import Row
 
 # Each pattern begins with a set of characters, which lets the search skip all others quickly. The
@@ -59,7 +59,7 @@ def mask_address(text: str) -> str:
     return f"{text[0]}…@{text.rpartition('@')[2]}"
 
 
-def _number(pattern: str, is_valid: Callable[[str], bool] = bool) -> Find:
+def _number(pattern: str, is_valid: Callable[[str], bool] = bool) -> FindFault:
     """Return a function that finds the first valid number in a row and masks it."""
     compiled = re.compile(pattern)
 

@@ -12,16 +12,16 @@ from tunesmith.records import Preference, Record
 from tunesmith.statistics import mean_interval
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
-    MOST_EXAMPLES,
+    MAX_EXAMPLES,
     Tally,
     build_finding,
-    share,
     show_row,
+    show_share,
 )
-from tunesmith_plugins.checks.rows.row import Row, words
+from tunesmith_plugins.checks.rows.row import Row, normalize_words
 
-FEWEST_PAIRS = 20
-MOST_EQUAL = 0.5
+MIN_PAIRS = 20
+MAX_EQUAL_SHARE = 0.5
 """If more than this share of the pairs has equal answers, the finding is an error."""
 LENGTH_BIAS = 0.8
 """Warn if the longer (or the shorter) answer is chosen in a larger share of the pairs, with the
@@ -45,7 +45,7 @@ class PreferencePairs:
         record = row.record
         if row.part != "train" or not isinstance(record, Preference):
             return
-        chosen, rejected = words(record.chosen), words(record.rejected)
+        chosen, rejected = normalize_words(record.chosen), normalize_words(record.rejected)
         if chosen == rejected:
             self._equal.add(row, record.chosen)
         self._longer += len(record.chosen) > len(record.rejected)
@@ -62,15 +62,15 @@ class PreferencePairs:
         if self._equal.count:
             yield build_finding(
                 "preference",
-                "error" if self._equal.count > MOST_EQUAL * pairs else "warning",
-                f"{share(self._equal.count, pairs)} pairs have the same chosen and rejected "
+                "error" if self._equal.count > MAX_EQUAL_SHARE * pairs else "warning",
+                f"{show_share(self._equal.count, pairs)} pairs have the same chosen and rejected "
                 "answer (ignoring case and spacing)",
                 self._equal.count,
                 self._equal.examples,
                 "remove them: they express no preference",
             )
         yield from self._find_swapped(train)
-        if pairs >= FEWEST_PAIRS:
+        if pairs >= MIN_PAIRS:
             yield from self._find_length_bias()
 
     def _find_swapped(self, train: Sequence[Record]) -> Iterator[Finding]:
@@ -81,10 +81,10 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "warning",
-                f"{share(len(found), len(keys))} pairs also occur with chosen and rejected "
+                f"{show_share(len(found), len(keys))} pairs also occur with chosen and rejected "
                 "answers swapped",
                 len(found),
-                [show_row(train, self._numbers[i]) for i in found[:MOST_EXAMPLES].tolist()],
+                [show_row(train, self._numbers[i]) for i in found[:MAX_EXAMPLES].tolist()],
                 "keep only the right one of the two",
             )
 
@@ -99,7 +99,8 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "warning",
-                f"the chosen answer is the {which} one in {share(count, compared)} pairs, 95 % "
+                f"the chosen answer is the {which} one in {show_share(count, compared)} "
+                "pairs, 95 % "
                 f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %",
                 count,
                 (),

@@ -25,7 +25,7 @@ from tunesmith_plugins.checks.rows.row import Part
 from tunesmith_plugins.checks.rows.text_faults import TEXT_FAULTS
 
 
-def row_faults() -> Detectors:
+def create_row_detectors() -> Detectors:
     """Create the detectors for faults of single rows."""
     return Detectors({"text": TEXT_FAULTS, "personal data": PERSONAL_DATA, "copies": COPIES})
 
@@ -35,13 +35,13 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     Labels,
     JsonAnswers,
     Lengths,
-    row_faults,
+    create_row_detectors,
     PreferencePairs,
     EdgeCases,
 )
-OF_SINGLE_ROWS = (Detectors, EdgeCases)
+SINGLE_ROW_CHECKS = (Detectors, EdgeCases)
 """The checks that examine each row by itself, which take the most time."""
-MOST_SINGLE_ROWS = 250_000
+MAX_SINGLE_ROWS = 250_000
 """Approximate limit on the rows that these checks see: they skip blocks at equal distances."""
 
 
@@ -51,11 +51,11 @@ def review(
     test: Sequence[Record] = (),
     *,
     checks: Sequence[Callable[[], Check]] = CHECKS,
-    most_single_rows: int = MOST_SINGLE_ROWS,
+    most_single_rows: int = MAX_SINGLE_ROWS,
 ) -> list[Finding]:
     """Return the findings of all checks, reading each record once."""
     running = [create() for create in checks]
-    of_many_rows = [check for check in running if not isinstance(check, OF_SINGLE_ROWS)]
+    of_many_rows = [check for check in running if not isinstance(check, SINGLE_ROW_CHECKS)]
     parts: dict[Part, Sequence[Record]] = {"train": train, "validation": validation, "test": test}
     total = sum(map(len, parts.values()))
     step = max(1, total // most_single_rows)

@@ -20,7 +20,7 @@ from tunesmith.records import (
     UnpairedPreference,
     exchanges,
 )
-from tunesmith_data.near_duplicates.features import fold_texts
+from tunesmith_data.near_duplicates.features import fold_case_and_spelling
 from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_data.text import content_key
 
@@ -52,27 +52,27 @@ class Row:
     @cached_property
     def prompt_signs(self) -> bytes:
         """The letters, digits and symbols of the prompt."""
-        return signs_of([self.prompt])[0]
+        return fold_signs([self.prompt])[0]
 
     @cached_property
     def answer_signs(self) -> bytes:
         """The letters, digits and symbols of the answer."""
-        return signs_of([self.answer])[0]
+        return fold_signs([self.answer])[0]
 
     @cached_property
     def text_signs(self) -> bytes:
         """The letters, digits and symbols of all texts."""
-        return signs_of([self.text])[0]
+        return fold_signs([self.text])[0]
 
     @cached_property
     def prompt_words(self) -> str:
         """The words and symbols of the prompt."""
-        return words(self.prompt)
+        return normalize_words(self.prompt)
 
     @property
     def question_words(self) -> str:
         """The words and symbols of the last turn before the answer."""
-        return self.prompt_words if self.question == self.prompt else words(self.question)
+        return self.prompt_words if self.question == self.prompt else normalize_words(self.question)
 
     @property
     def has_right_answer(self) -> bool:
@@ -109,19 +109,19 @@ def _answer_text(answer: Message) -> str:
     return "\n".join((answer.text, *calls))
 
 
-def signs_of(texts: Sequence[str]) -> list[bytes]:
+def fold_signs(texts: Sequence[str]) -> list[bytes]:
     """Return the letters, digits and symbols of each text, case-folded, as UTF-8.
 
     Spaces, punctuation and invisible characters are removed.
     """
-    folded = fold_texts(texts)
+    folded = fold_case_and_spelling(texts)
     blank = blank_punctuation("\n".join(folded))
     ends = accumulate(len(text) + 1 for text in folded)
     cut = (blank[end - len(text) - 1 : end - 1] for end, text in zip(ends, folded, strict=True))
     return ["".join(_visible(text).split()).encode("utf-8", "surrogatepass") for text in cut]
 
 
-def words(text: str) -> str:
+def normalize_words(text: str) -> str:
     """Return a text case-folded, with single spaces and without punctuation at the end."""
     folded = text.casefold()
     if "  " in folded or not folded.isprintable():  # all white space except " " is unprintable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tunesmith.text import safe_text
-from tunesmith_plugins.checks.rows.detectors import Detector, Find, around, search
+from tunesmith_plugins.checks.rows.detectors import Detector, FindFault, make_search, quote_around
 from tunesmith_plugins.checks.rows.row import Row
 
 # Where possible, a pattern begins with a set of characters: the search skips all others quickly.
@@ -52,18 +52,18 @@ MISREAD = tuple("ÂÃÄÅâÐÑ\x80\x81\x82\x83\x84\ufffd") + tuple(map(chr, ran
 """Characters that UTF-8 read as Latin-1 or Windows-1252 begins with."""
 
 
-def _find_hidden() -> Find:
+def _find_hidden() -> FindFault:
     """Return a function that finds the first hidden character."""
     pattern = re.compile(f"[{re.escape(''.join(HIDDEN))}]")
 
     def find(row: Row) -> str | None:
         match = pattern.search(row.text)
-        return safe_text(around(row.text, match)) if match else None
+        return safe_text(quote_around(row.text, match)) if match else None
 
     return find
 
 
-def _misread_utf8() -> Find:
+def _misread_utf8() -> FindFault:
     """Return a function that finds UTF-8 decoded as Latin-1 or Windows-1252."""
     second_bytes = bytes(range(0x80, 0xC0))
     characters = second_bytes.decode("cp1252", "ignore") + second_bytes.decode("latin-1")
@@ -78,7 +78,7 @@ def _misread_utf8() -> Find:
 
     def find(row: Row) -> str | None:
         match = pattern.search(row.text)
-        return around(row.text, match) if match else None
+        return quote_around(row.text, match) if match else None
 
     return find
 
@@ -86,14 +86,14 @@ def _misread_utf8() -> Find:
 TEXT_FAULTS = (
     Detector(
         "rows contain control tokens of a chat template",
-        search(CONTROL_TOKENS, flags=re.MULTILINE),
+        make_search(CONTROL_TOKENS, flags=re.MULTILINE),
         "remove them: the chat template adds its own",
         can_be_intended=False,
         marks=("<", "INST]"),
     ),
     Detector(
         "answers continue with the next turn of the conversation",
-        search(NEXT_TURN, in_answer=True, flags=re.MULTILINE),
+        make_search(NEXT_TURN, in_answer=True, flags=re.MULTILINE),
         "make each turn a separate message",
         marks=NEXT_TURN_MARKS,
     ),
@@ -112,19 +112,19 @@ TEXT_FAULTS = (
     ),
     Detector(
         "rows contain unfilled placeholders",
-        search(SLOTS),
+        make_search(SLOTS),
         "fill them in, or remove these rows",
         marks=("{", "["),
     ),
     Detector(
         "rows contain HTML comments or entities",
-        search(r"[<&](?:(?<=<)!--|(?<=&)(?:amp|lt|gt|quot|nbsp|#39|#x27);)"),
+        make_search(r"[<&](?:(?<=<)!--|(?<=&)(?:amp|lt|gt|quot|nbsp|#39|#x27);)"),
         "convert them to plain text",
         marks=("<!--", "&"),
     ),
     Detector(
         "answers speak as an AI or refuse with a stock phrase",
-        search(REFUSAL, in_answer=True, flags=re.IGNORECASE),
+        make_search(REFUSAL, in_answer=True, flags=re.IGNORECASE),
         "remove them, unless the model should refuse",
         marks=REFUSAL_MARKS,
     ),

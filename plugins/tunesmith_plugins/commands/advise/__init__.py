@@ -1,1 +1,1 @@
-"""Command ``advise``: is this task worth tuning? Asked before the whole training is paid for."""
+"""Command ``advise``: predict whether tuning is worth it, before paying for the full training."""

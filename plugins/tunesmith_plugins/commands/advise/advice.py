@@ -1,4 +1,4 @@
-"""The advice: the expected score after all training rows, against the baselines, and the costs."""
+"""Decide the advice: the score expected after all training rows, the baselines and the costs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.number_text import format_estimate, format_rate
 from tunesmith_evidence.pilots import RowValue
 from tunesmith_evidence.statistics import paired_difference
-from tunesmith_plugins.commands.advise.learning_curve import Extrapolation, average, extrapolate
+from tunesmith_plugins.commands.advise.learning_curve import (
+    Extrapolation,
+    average_resamples,
+    extrapolate,
+)
 from tunesmith_plugins.commands.advise.offer import AdviseOptions
 
-WORDS = {"prompt": "PROMPT", "retrieval": "PROMPT", "classifier": "SMALL CLASSIFIER"}
-RETRAININGS = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4}
-"""Trainings a month."""
+ADVICE_WORDS = {"prompt": "PROMPT", "retrieval": "PROMPT", "classifier": "SMALL CLASSIFIER"}
+RETRAININGS_PER_MONTH = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4}
+"""Trainings per month, by how often the right answers change."""
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """The technique after a number of training rows."""
+    """Test scores of the technique after training on some of the rows."""
 
     rows: int
     measured: Measured
@@ -33,8 +37,8 @@ class Pilot:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The expected advantage of tuning over a baseline, with its 95 % interval."""
+class ExpectedDifference:
+    """Expected advantage of tuning over a baseline, with its 95 % interval."""
 
     baseline: MeasuredBaseline
     value: float
@@ -52,8 +56,8 @@ def extrapolate_pilots(
 ) -> Extrapolation:
     """Predict the mean error of the technique after ``rows`` training rows.
 
-    ``trivial``: one answer to everything. A pilot that is no better has not begun to learn the
-    task: how fast the errors fall later is not in its score.
+    Nothing is extrapolated if a pilot is no better than ``trivial``, the majority-class baseline:
+    it has not begun to learn, so its score does not show how fast the errors will fall.
     """
     first = pilots[0].measured
     if first.higher_is_better and first.unit:
@@ -63,30 +67,31 @@ def extrapolate_pilots(
     early = [f"{p.rows:,}" for p in pilots if sign * p.measured.value <= sign * floor]
     if early:
         what = trivial.model if trivial else "a model that gets nothing right"
-        reason = f"after {' and '.join(early)} rows it is no better than {what}"
+        reason = f"after {' and '.join(early)} rows, the model is no better than {what}"
         return Extrapolation(rows, reason=reason)
     _, weights, groups = _columns(pilots[0].values)
     errors = [[_error(first, value) for value in _columns(p.values)[0]] for p in pilots]
     return extrapolate([pilot.rows for pilot in pilots], errors, rows, weights, groups)
 
 
-def to_score(measured: Measured, error: float) -> float:
-    """Return the score of an error."""
+def error_to_score(measured: Measured, error: float) -> float:
+    """Return the score that corresponds to an error."""
     return 1 - error if measured.higher_is_better else error
 
 
-def compare(
+def compare_with_baseline(
     baseline: MeasuredBaseline,
     values: Mapping[int, RowValue],
     expected: Extrapolation,
     tuned: Pilot,
-) -> Difference | None:
-    """Compare a baseline with what is expected of tuning; None if it was measured on other rows.
+) -> ExpectedDifference | None:
+    """Compare the expected score of tuning with a baseline; None if the test rows differ.
 
-    Without an extrapolation the largest pilot is compared. With one, the interval is that of the
-    resamples, but each end is at least as far from the difference as for the largest pilot: what
-    is expected is no better known than what was measured on the same rows. Resamples of a baseline
-    that is right on all of a few rows are all alike; a score interval is wide there.
+    Without an extrapolation, the largest pilot is compared. With one, each end of the interval is
+    the wider of two: the percentile of the resampled extrapolations, and the distance in the paired
+    comparison with the largest pilot. The extrapolation cannot be more certain than a measurement
+    on the same rows. The second also covers a baseline that is right on all of a few rows: its
+    resamples are all alike, but a score interval stays wide.
     """
     if values.keys() != tuned.values.keys():
         return None
@@ -98,18 +103,18 @@ def compare(
     value = sign * found.value
     low, high = sorted((sign * found.low, sign * found.high))
     if not expected.reason:
-        scores = [to_score(measured, e) for e in (expected.error, *expected.resampled)]
-        gains = sign * (np.array(scores) - average(theirs, weights, groups))
+        scores = [error_to_score(measured, e) for e in (expected.error, *expected.resampled)]
+        gains = sign * (np.array(scores) - average_resamples(theirs, weights, groups))
         lowest, highest = np.quantile(gains[1:], [0.025, 0.975])
         low, high = min(gains[0] + low - value, lowest), max(gains[0] + high - value, highest)
         value = gains[0]
-    return Difference(baseline, float(value), float(low), float(high))
+    return ExpectedDifference(baseline, float(value), float(low), float(high))
 
 
 def list_missing(baselines: Collection[BaselineChosen], compared: Container[str]) -> list[str]:
     """Return the baselines that tuning was not compared with, each with the reason.
 
-    One that the run file leaves out is missed only if no other one of its kind was compared.
+    Ignores a baseline that the run file excludes if another of its kind was compared.
     """
     kinds = {chosen.solution for chosen in baselines if chosen.baseline in compared}
     return [
@@ -119,16 +124,16 @@ def list_missing(baselines: Collection[BaselineChosen], compared: Container[str]
     ]
 
 
-def decide(
-    differences: Sequence[Difference],
+def decide_advice(
+    differences: Sequence[ExpectedDifference],
     margin: float,
     extrapolated: bool,
     skipped: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Return the word of the advice, and a sentence.
+    """Return the word of the advice and the sentence that explains it.
 
-    One answer to everything must be beaten, by tuning and by a baseline that is enough.
-    ``skipped`` are the baselines that were not measured, each with its reason.
+    The majority-class baseline must be beaten twice: by tuning, and by a baseline that is accepted
+    as sufficient. ``skipped`` lists the baselines that were not measured, each with its reason.
     """
     missing = f"; not measured: {'; '.join(skipped)}" if skipped else ""
     solutions = [d for d in differences if d.baseline.chosen.solution != "constant"]
@@ -143,14 +148,14 @@ def decide(
         if skipped:
             return "NOT ENOUGH EVIDENCE", f"tuning beats all that was measured, {numbers}{missing}"
         return "FINE-TUNE", f"tuning beats every baseline; the strongest is {name}, {numbers}"
-    # More rows may still help where nothing could be extrapolated: then no baseline is enough. A
-    # cheap one that is much worse than the best is not enough either.
+    # Without an extrapolation more rows may still help, so no baseline is sufficient. A cheap
+    # baseline that is much worse than the best one is not sufficient either.
     constant = min((d.value for d in differences if d not in solutions), default=math.inf)
     limit = min(worst.value + margin, math.nextafter(constant, -math.inf))
     enough = [d for d in solutions if extrapolated and d.high < margin and d.value <= limit]
     if enough:
         cheapest = min(enough, key=lambda d: d.baseline.chosen.cost)
-        return WORDS[cheapest.baseline.chosen.solution], (
+        return ADVICE_WORDS[cheapest.baseline.chosen.solution], (
             f"{cheapest.baseline.chosen.baseline} is enough: difference {what} {cheapest.text}, "
             f"the margin is {format_rate(margin)}{missing}"
         )
@@ -159,22 +164,22 @@ def decide(
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds and prices, on the machine that measured. Prices are None without a price."""
+    """Seconds and prices on the measuring machine; prices are None if none is configured."""
 
     baseline_seconds: float
-    """Seconds of a request, answered with all the others of the test rows."""
+    """Seconds per request when all test rows are answered in batches."""
     tuned_seconds: float
     training_seconds: float
-    """Expected for all training rows."""
+    """Expected seconds to train on all rows."""
     price_per_hour: float | None
 
     def per_thousand(self, seconds: float) -> float | None:
-        """Return the price of a thousand requests."""
+        """Return the price of a thousand requests, in the currency of ``price_per_hour``."""
         return None if self.price_per_hour is None else seconds * 1000 / 3600 * self.price_per_hour
 
     @property
     def break_even(self) -> int | None:
-        """The requests after which the training has paid for itself in time of the machine."""
+        """Number of requests after which the saved machine time equals the training time."""
         saved = self.baseline_seconds - self.tuned_seconds
         return None if saved <= 0 else int(-(-self.training_seconds // saved))
 
@@ -194,16 +199,16 @@ def compute_costs(
 
 
 def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]]:
-    """Return what argues ``for tuning`` and what ``against tuning``, with the reason."""
+    """Return the arguments: ``for tuning`` or ``against tuning``, each with its reason."""
     baseline, tuning = "against tuning", "for tuning"
     arguments = []
     if options.knowledge_changes != "never":
-        times = RETRAININGS[options.knowledge_changes]
+        times = RETRAININGS_PER_MONTH[options.knowledge_changes]
         time = format_duration(times * costs.training_seconds)
-        why = f"knowledge changes {options.knowledge_changes}: {time} of training a month"
+        why = f"knowledge changes {options.knowledge_changes}: {time} of training per month"
         arguments.append((baseline, why))
     if options.variety == "wide":
-        why = "inputs vary widely: no training row shows some of their kinds"
+        why = "inputs vary widely: the training rows do not cover all kinds"
         arguments.append((baseline, why))
     limit = options.latency_limit
     if limit is not None and (costs.baseline_seconds > limit) != (costs.tuned_seconds > limit):
@@ -213,12 +218,12 @@ def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]
     even = costs.break_even
     if options.volume is not None:
         if even is None:
-            why = "requests to the baseline take no more time: the training is never paid back"
+            why = "the tuned model is not faster than the baseline: training never pays off"
             arguments.append((baseline, why))
         elif options.volume >= even:
-            arguments.append((tuning, f"paid back within a month, after {even:,} requests"))
+            arguments.append((tuning, f"pays off within a month, after {even:,} requests"))
         else:
-            arguments.append((baseline, f"paid back after {even:,} requests only"))
+            arguments.append((baseline, f"pays off only after {even:,} requests"))
     return arguments
 
 

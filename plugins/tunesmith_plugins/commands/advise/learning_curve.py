@@ -1,8 +1,8 @@
 """Extrapolate a score to more training rows, by a power law of its errors.
 
 The error after n rows is modeled as ``a * n ** -b`` (Hestness et al. 2017, section 2). The
-interval resamples the test rows, the same ones for each number of training rows. It does not
-contain the chance of the training's seed. Shapes: P pilots, N test rows, R resamples.
+interval resamples the test rows, the same ones for every number of training rows. It ignores the
+variation between training seeds. Shapes: P pilots, N test rows, R resamples.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from tunesmith_evidence.statistics.differences import label_unit
 
 Array = npt.NDArray[np.float64]
 RESAMPLES = 2_000
-FEWEST_POINTS = 3
+MIN_POINTS = 3
 MAX_UNCLEAR = 0.1
-"""Share of resamples without improvement above which nothing is extrapolated."""
+"""Extrapolate nothing if a larger share of resamples shows no improvement."""
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Errors after a number of training rows, or the reason why they cannot be estimated."""
+    """Predicted error after a number of training rows, or the reason why there is none."""
 
     rows: int
     """Training rows for which the error is predicted."""
     error: float = float("nan")
-    """Predicted mean error, in the unit of the errors; nan if there is a reason."""
+    """Predicted mean error, in the unit of the errors; nan without one."""
     resampled: tuple[float, ...] = ()
-    """Errors by resample; :func:`average` has the same test rows."""
+    """Predicted error of each resample, in the order of :func:`average_resamples`."""
     exponent: float = float("nan")
-    """Exponent of the power law by which the error falls with rows; nan if there is a reason."""
+    """``b`` of the power law: how fast the error falls with more rows; nan without a prediction."""
     reason: str = ""
-    """Reason why no error is predicted; empty if one is."""
+    """Why no error is predicted; empty if one is."""
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the error."""
@@ -53,22 +53,22 @@ def extrapolate(
     """Predict the mean error after ``target`` training rows.
 
     Args:
-        rows: numbers of training rows.
-        errors: for each of them, the error of each test row; their mean is 0 or more.
-        target: number of training rows for which the error is predicted.
-        weights: of the test rows, above 0; None: all are equal.
-        groups: of the test rows; those of one group are drawn together.
+        rows: numbers of training rows that were measured.
+        errors: the error of each test row, for each number of training rows; means are 0 or more.
+        target: number of training rows to predict the error for.
+        weights: positive weights of the test rows; None for equal weights.
+        groups: groups of the test rows; the rows of a group are resampled together.
     """
-    if len(set(rows)) < FEWEST_POINTS:
-        return Extrapolation(target, reason=f"fewer than {FEWEST_POINTS} pilots were measured")
+    if len(set(rows)) < MIN_POINTS:
+        return Extrapolation(target, reason=f"fewer than {MIN_POINTS} pilots were measured")
     units = {label_unit(group, row) for row, group in enumerate(groups or [None] * len(errors[0]))}
     if len(units) < 2:
         return Extrapolation(target, reason="the test rows are a single row or group")
-    # A logarithm needs errors above 0: no wrong answer counts as half of one.
+    # The logarithm needs errors above 0, so zero wrong answers count as half a wrong answer.
     least = 0.5 / len(errors[0]) if np.isin(errors, (0.0, 1.0)).all() else 0.0
-    means_PR = np.stack([np.maximum(average(e, weights, groups), least) for e in errors])
+    means_PR = np.stack([np.maximum(average_resamples(e, weights, groups), least) for e in errors])
     if not means_PR[:, 0].min() > 0:
-        return Extrapolation(target, reason="an error is not above 0")
+        return Extrapolation(target, reason="a pilot's mean error is 0")
     slopes, predicted = _fit(rows, means_PR, target)
     if slopes[0] >= 0:
         return Extrapolation(target, reason="more training rows did not reduce the errors")
@@ -79,14 +79,14 @@ def extrapolate(
     )
 
 
-def average(
+def average_resamples(
     values: Sequence[float],
     weights: Sequence[float] | None = None,
     groups: Sequence[Hashable | None] | None = None,
 ) -> Array:
-    """Return the mean of values over the test rows, and below it that of each resample: (1+R,).
+    """Return the mean over the test rows, followed by the mean of each resample: (1+R,).
 
-    The resamples are the same for all values of the same rows.
+    All calls with the same rows use the same resamples.
     """
     weights_N = np.ones(len(values)) if weights is None else np.array(weights)
     numbers: dict[Hashable, int] = {}
@@ -100,14 +100,14 @@ def average(
 
 
 def _resample(units: int) -> npt.NDArray[np.int64]:
-    """Return how often each resample has each unit: a row, or a group of rows."""
+    """Return how often each resample draws each unit, which is a row or a group: (R, units)."""
     drawn = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
     places = drawn + units * np.arange(RESAMPLES)[:, None]
     return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)
 
 
 def _fit(rows: Sequence[int], means: Array, target: int) -> tuple[Array, Array]:
-    """Fit a line to logarithms; return the slope and the value at ``target`` for each column."""
+    """Fit a line to the logarithms; return slope and value at ``target`` for each column."""
     x = np.log(np.array(rows, dtype=np.float64))
     y = np.log(np.maximum(means, 1e-12))
     centred = x - x.mean()

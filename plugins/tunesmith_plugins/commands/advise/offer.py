@@ -1,4 +1,4 @@
-"""Options of the advice: the table ``[advise]``."""
+"""Options of the table ``[advise]``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from tunesmith.options import Options
 class AdviseOptions(Options):
     """Table ``[advise]``: how the model will be used."""
 
-    volume: int | None = Field(None, ge=0, description="Requests a month.")
+    volume: int | None = Field(None, ge=0, description="Requests per month.")
     latency_limit: float | None = Field(
-        None, gt=0, description="Most seconds that an answer may take."
+        None, gt=0, description="Longest acceptable time for an answer, in seconds."
     )
     knowledge_changes: Literal["never", "monthly", "weekly", "daily"] = Field(
-        "never", description="How often the right answers change, so that rows must be replaced."
+        "never",
+        description="How often the right answers change and the model must be trained again.",
     )
     variety: Literal["narrow", "wide"] = Field(
-        "narrow", description="Whether the inputs are of one kind, or of kinds that no row shows."
+        "narrow",
+        description="`wide` if users also send kinds of inputs that no training row covers.",
     )
     price_per_hour: float | None = Field(
-        None, ge=0, description="Price of an hour of a machine like the one that measures."
+        None, ge=0, description="Hourly price of the machine, in any currency."
     )
 
 

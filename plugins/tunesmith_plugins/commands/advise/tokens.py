@@ -1,4 +1,4 @@
-"""The tokens of a request: a prompt with instructions and examples against the bare question."""
+"""Count the prompt tokens of a request, with the strongest baseline and with the tuned model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.baselines import MeasuredBaseline
 from tunesmith_evidence.prompting.prompted_model import count_prompt_tokens
-from tunesmith_evidence.winner import open_baseline
+from tunesmith_evidence.winner import rebuild_baseline
 
 ROWS = 100
-"""Test rows whose prompts are counted, spread evenly."""
+"""Number of test rows whose prompts are counted, evenly spaced."""
 
 
 @dataclass(frozen=True)
 class RequestTokens:
-    """Mean number of prompt tokens of a request: what is read before the answer begins."""
+    """Mean number of prompt tokens per request."""
 
     baseline: float
-    """0 for a classifier, which asks no model."""
+    """0 for a classifier, which sends nothing to a model."""
     tuned: float
 
 
@@ -37,8 +37,8 @@ def count_request_tokens(
 ) -> RequestTokens | None:
     """Count the prompt tokens of the strongest baseline and of the tuned model.
 
-    The tuned model reads the prompts of the rows, in the chat template of its base model. None if
-    the models do not count tokens.
+    The tuned model gets the bare prompts of the rows in the base model's chat template. Returns
+    None if the models cannot count tokens.
     """
     sample = Subset(test, range(0, len(test), -(-len(test) // ROWS)))
     prompts = [last_exchange(record)[0] for record in sample]
@@ -48,6 +48,6 @@ def count_request_tokens(
         return None
     if strongest.chosen.solution in ("constant", "classifier"):
         return RequestTokens(0.0, fmean(tuned))
-    baseline = open_baseline(plan, train, strongest.chosen, base)
+    baseline = rebuild_baseline(plan, train, strongest.chosen, base)
     asked = baseline and count_prompt_tokens(baseline, prompts)
     return RequestTokens(fmean(asked), fmean(tuned)) if asked else None

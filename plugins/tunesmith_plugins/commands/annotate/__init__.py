@@ -1,1 +1,1 @@
-"""Command ``data annotate``: choose the better of two answers, to make preference data."""
+"""Command ``data annotate``: choose the better of two answers to create preference data."""

@@ -1,4 +1,4 @@
-"""``tunesmith data annotate``: sample pairs of answers, ask about them, export the choices."""
+"""``tunesmith data annotate``: sample pairs of answers, ask which is better, export choices."""
 
 from __future__ import annotations
 
@@ -31,29 +31,27 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--run", type=click.Path(path_type=Path), help="Sample answers from the model of this run."
 )
-@click.option("--model", help="Sample answers from this model: a folder, a GGUF file or a hub id.")
+@click.option("--model", help="Sample answers from this model: a folder, a GGUF file or a Hub id.")
 @click.option("--ask", type=FILE, metavar="PAIRS", help="Ask about the open pairs of this file.")
 @click.option(
     "--read", "annotated", type=FILE, metavar="PAIRS", help="Export the choices of this file."
 )
 @click.option("--prompts", type=FILE, help="JSON Lines with `prompt`. Default: the run's data.")
 @click.option("--out", type=FILE, help="File to write: pairs, or preferences with --read.")
-@click.option(
-    "--count", type=click.IntRange(1), help="Number of prompts to use, from the first on."
-)
+@click.option("--count", type=click.IntRange(1), help="Use only the first COUNT prompts.")
 @click.option(
     "--num-samples",
     type=click.IntRange(2, 8),
     default=2,
     show_default=True,
-    help="Answers sampled per prompt; every two of them become a pair.",
+    help="Answers to sample per prompt; each two of them become a pair.",
 )
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1, 32768),
     default=128,
     show_default=True,
-    help="Most tokens that are generated for an answer.",
+    help="Maximum tokens per answer.",
 )
 @click.option(
     "--temperature",
@@ -67,7 +65,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Seed of the sampled answers and of their sides.",
+    help="Seed for sampling and for shuffling the two sides.",
 )
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -85,16 +83,16 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     seed: int,
     as_json: bool,
 ) -> None:
-    """Choose the better of two answers, to make preference data.
+    """Choose the better of two answers to create preference data.
 
     \b
     1. tunesmith data annotate --run runs/sft --out pairs.jsonl
-       samples answers; every pair of them is a line with an empty "choice".
+       samples answers and writes each pair as a line with an empty "choice".
     2. tunesmith data annotate --ask pairs.jsonl
-       asks in the terminal and saves after every key; or fill in "choice" by
-       hand: left, right, tie or skip.
+       asks in the terminal and saves after every key. Or edit the file: set
+       "choice" to left, right, tie or skip.
     3. tunesmith data annotate --read pairs.jsonl --out preferences.jsonl
-       writes the preferences as rows that [data] use = "jsonl" reads.
+       writes the preferences as rows for [data] use = "jsonl".
     """
     modes = {"--run": run, "--model": model, "--ask": ask, "--read": annotated}
     given = [name for name, value in modes.items() if value is not None]
@@ -105,9 +103,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         _print_counts(ChoiceCounts.of(read_pairs(ask)), as_json)
         return
     if out is None:
-        raise UsageError(f"data annotate: {given[0]} needs a file to write, --out")
+        raise UsageError(f"data annotate: {given[0]} needs --out FILE")
     if out.exists():
-        raise UsageError(f"{out}: exists already", hint="choices may be in it: name another file")
+        raise UsageError(
+            f"{out}: already exists", hint="it may contain choices: choose another file"
+        )
     if annotated is not None:
         pairs = read_pairs(annotated)
         write_atomic(out, "".join(preference_lines(pairs)))
@@ -131,7 +131,7 @@ def _sample(
     from tunesmith_torch.compare.open_by_name import open_by_name
 
     if prompts is None and run is None:
-        raise UsageError("data annotate: --model needs prompts", hint="name a file with --prompts")
+        raise UsageError("data annotate: --model needs prompts", hint="add --prompts FILE")
     source = str(run or model)
     conversations = (
         sample_pairs.read_prompt_file(prompts)
@@ -142,13 +142,13 @@ def _sample(
     pairs, skipped = sample_pairs.sample_pairs(opened, conversations[:count], settings)
     if not pairs:
         raise UsageError(
-            f"{source}: no prompt got two different answers that are not empty",
+            f"{source}: no prompt got two different, non-empty answers",
             hint="raise --temperature, --num-samples or --max-new-tokens",
         )
     write_pairs(out, pairs)
     message = f"{out}: {format_count(len(pairs), 'pair')} to annotate"
     if skipped:
-        message += f"; {skipped} skipped: their answers are equal, empty or not text"
+        message += f"; skipped {skipped} with equal, empty or unprintable answers"
     click.echo(message)
     click.echo(f"next: tunesmith data annotate --ask {out}", err=True)
 
@@ -160,7 +160,10 @@ def _run_session(path: Path) -> None:
         UsageError: stdin or stdout is not a terminal.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("data annotate --ask: needs a terminal", hint="fill in `choice` by hand")
+        raise UsageError(
+            "data annotate --ask: needs a terminal",
+            hint="or set `choice` in the file with an editor",
+        )
     from tunesmith_plugins.commands.annotate.keyboard import Keyboard
     from tunesmith_plugins.commands.annotate.session import Session
 

@@ -1,4 +1,4 @@
-"""Read single keys from a terminal, without Enter and without echo."""
+"""Read single keys from a terminal, without waiting for Enter and without echo."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import tty
 
 ESCAPE = b"\x1b"
 ESCAPE_TIMEOUT = 0.05
-"""Seconds within which the rest of an arrow key's sequence follows its first byte."""
+"""Seconds to wait for the rest of an arrow key's escape sequence."""
 
 
 class Keyboard:
-    """A terminal in cbreak mode: every key is available immediately, without echo.
+    """A terminal in cbreak mode: every key is available immediately and is not echoed.
 
-    The mode is kept between two keys, so that keys typed while a choice is saved are not lost.
+    The mode stays on between keys, so keys typed while a choice is saved are not lost.
     """
 
     def __init__(self, fd: int) -> None:
@@ -30,7 +30,7 @@ class Keyboard:
         termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
 
     def __call__(self) -> str:
-        """Read one key; an arrow key is returned as its complete escape sequence.
+        """Read one key; return an arrow key as its complete escape sequence.
 
         Raises:
             EOFError: the terminal was closed.
@@ -57,6 +57,6 @@ class Keyboard:
 
 
 def _utf8_length(key: bytes) -> int:
-    """Return the number of bytes of the UTF-8 character that begins with ``key``."""
+    """Return the length in bytes of the UTF-8 character that starts with ``key``."""
     first = key[0]
     return 4 if first >= 0xF0 else 3 if first >= 0xE0 else 2 if first >= 0xC0 else 1

@@ -1,13 +1,13 @@
-"""Pairs of answers in a file: one JSON object per line, with a field for the choice of a person.
+"""Pairs of answers in a file: one JSON object per line, with a field for the person's choice.
 
 ::
 
     {"prompt": [{"role": "user", "content": "..."}], "left": "...", "right": "...",
      "choice": "", "pair": "9f2c...", "left_sample": 1, "right_sample": 0}
 
-``choice`` becomes ``left``, ``right``, ``tie`` or ``skip``, by hand or in the terminal. The side of
-each answer is random, and the sample numbers record it, so that a preference for one side does not
-become a preference for one of the answers.
+``choice`` becomes ``left``, ``right``, ``tie`` or ``skip``, in the terminal or in an editor. The
+side of each answer is random and the sample numbers record it, so a person who favors one side does
+not favor one of the samples.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHOICES = ("left", "right", "tie", "skip")
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt, two answers to it, and the choice of a person between them."""
+    """A prompt, two answers to it, and a person's choice between them."""
 
     prompt: tuple[Message, ...]
     left: str
@@ -69,10 +69,10 @@ class Pair:
 def make_pairs(
     prompt: tuple[Message, ...], answers: Sequence[str], seed: int
 ) -> tuple[list[Pair], int]:
-    """Return every pair of different answers to a prompt, and the number of pairs skipped.
+    """Return all pairs of different answers to a prompt, and the number of skipped pairs.
 
-    The sides are random. A pair of equal answers has nothing to choose; an empty answer, or one
-    with unusable characters, cannot be trained on.
+    Sides are assigned at random. A pair is skipped if its answers are equal, or if one is empty or
+    has control characters: such answers cannot be trained on.
     """
     pairs, skipped = [], 0
     for samples in combinations(range(len(answers)), 2):
@@ -97,7 +97,7 @@ def read_pairs(path: Path) -> list[Pair]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read, {error.strerror}") from None
+        raise UsageError(f"{path}: cannot read it: {error.strerror}") from None
     pairs = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -107,12 +107,12 @@ def read_pairs(path: Path) -> list[Pair]:
                 text = f"{error}, {error.detail}" if error.detail else str(error)
                 raise DataError(f"{path}:{number}", text, hint=error.hint or None) from None
     if not pairs:
-        raise DataError(str(path), "holds no pairs")
+        raise DataError(str(path), "contains no pairs")
     return pairs
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> bytes:
-    """Replace the file atomically and return the bytes that were written."""
+    """Replace the file atomically and return the bytes written."""
     text = "".join(json.dumps(pair.to_row(), ensure_ascii=False) + "\n" for pair in pairs)
     content = text.encode("utf-8")
     write_atomic(path, content)
@@ -121,14 +121,14 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> bytes:
 
 @dataclass(frozen=True)
 class ChoiceCounts:
-    """Number of pairs by choice, and the share of left answers among the preferences."""
+    """Number of pairs for each choice, and the share of left answers among the preferences."""
 
     preferences: int
     ties: int
     skipped: int
     open: int
     left_share: Interval | None
-    """Share of preferences for the left answer; near one half if the side has no influence."""
+    """Share of preferences for the left answer; near 50 % if the side has no influence."""
 
     @classmethod
     def of(cls, pairs: Sequence[Pair]) -> ChoiceCounts:
@@ -143,13 +143,13 @@ class ChoiceCounts:
         text = f"{self.preferences} preferences, {self.ties} ties, {self.skipped} skipped"
         text += f", {self.open} still open"
         if (share := self.left_share) is not None:
-            text += f"; the left answer was chosen in {format_share(share.value)}"
+            text += f"; the left answer won {format_share(share.value)}"
             text += f" [{format_share(share.low)}, {format_share(share.high)}]"
         return text
 
 
 def preference_lines(pairs: Sequence[Pair]) -> Iterator[str]:
-    """Yield the lines of a file of preferences; ties, skipped and open pairs yield none."""
+    """Yield the lines of a preference file; skip ties, skipped pairs and open pairs."""
     for pair in pairs:
         if pair.choice in CHOICES[:2]:
             yield json.dumps(pair.to_preference_row(), ensure_ascii=False) + "\n"

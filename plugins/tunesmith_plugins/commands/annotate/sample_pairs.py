@@ -1,4 +1,4 @@
-"""Sample answers from a model, several for each prompt, and combine them to pairs."""
+"""Sample several answers to each prompt from a model, and combine them into pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Conversation = tuple[Message, ...]
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Number, length and randomness of the answers that are sampled for each prompt."""
+    """Number, length and randomness of the answers sampled for each prompt."""
 
     num_samples: int = 2
     max_new_tokens: int = 128
@@ -32,7 +32,7 @@ def sample_pairs(
 ) -> tuple[list[Pair], int]:
     """Sample answers to every prompt and return them as pairs.
 
-    Returns the pairs, and the number of pairs that were skipped (see ``make_pairs``).
+    Returns the pairs and the number of skipped pairs (see ``make_pairs``).
     """
     count = settings.num_samples
     answers = require_sampling(model).sample(
@@ -52,36 +52,38 @@ def sample_pairs(
 
 
 def read_run_prompts(folder: Path) -> list[Conversation]:
-    """Return the different prompts of a run's training part.
+    """Return the distinct prompts of a run's training rows.
 
     Raises:
-        UsageError: the data of the run has no prompts.
+        UsageError: the data has no prompts, or its prompts have tools or reasoning.
     """
     _, plan, _ = api.load_run(folder)
     _, parts = load_data(plan)
     prompts = (last_exchange(record)[0] for record in parts.train)
     unique = list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, tuple)))
     if not unique:
-        raise UsageError(f"{folder}: its data has no prompts", hint="name a file with --prompts")
+        raise UsageError(f"{folder}: the run's data has no prompts", hint="add --prompts FILE")
     if not all(map(_is_text, unique)):
-        hint = "name a file with prompts of text with --prompts"
-        raise UsageError(f"{folder}: its prompts have tools, which pairs cannot hold", hint=hint)
+        hint = "add --prompts FILE with text-only prompts"
+        raise UsageError(
+            f"{folder}: its prompts use tools or reasoning, which pairs cannot store", hint=hint
+        )
     return unique
 
 
 def read_prompt_file(path: Path) -> list[Conversation]:
-    """Return the different prompts of a JSON Lines file.
+    """Return the distinct prompts of a JSON Lines file.
 
-    ``prompt`` is text or a list of messages.
+    Each ``prompt`` is a text or a list of messages.
 
     Raises:
         UsageError: the file cannot be read.
-        DataError: a line has no prompt.
+        DataError: the file has no prompts, or a line's prompt is not valid.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read, {error.strerror}") from None
+        raise UsageError(f"{path}: cannot read it: {error.strerror}") from None
     prompts: list[Conversation] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -90,7 +92,7 @@ def read_prompt_file(path: Path) -> list[Conversation]:
             except RowError as error:
                 raise DataError(f"{path}:{number}", f"{error}") from None
     if not prompts:
-        raise DataError(str(path), "holds no prompts")
+        raise DataError(str(path), "contains no prompts")
     return list(dict.fromkeys(prompts))
 
 
@@ -100,9 +102,9 @@ def _parse_prompt(value: object) -> Conversation:
     else:
         messages = (Message("user", require_text(value, "`prompt`")),)
     if not messages or messages[-1].role != "user":
-        raise RowError("prompt does not end with the user's turn")
+        raise RowError("the prompt does not end with a user message")
     if not _is_text(messages):
-        raise RowError("prompt has reasoning or tools, which pairs cannot hold")
+        raise RowError("the prompt uses tools or reasoning, which pairs cannot store")
     return messages
 
 

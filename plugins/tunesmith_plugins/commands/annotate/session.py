@@ -1,7 +1,7 @@
 """Annotate pairs in the terminal: two answers side by side, one key per choice.
 
-Every choice is on disk before the next pair is shown. However the session ends, the next one
-continues with the pairs that are still open.
+Every choice is on disk before the next pair is shown. However a session ends, the next one
+continues with the open pairs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Session:
         self._on_disk = self.path.read_bytes()
 
     def run(self) -> None:
-        """Ask about every open pair, until none is open or the person quits."""
+        """Ask about every open pair until none is left or the person quits."""
         index = self._next_open(0)
         while index is not None:
             self._show(index)
@@ -72,12 +72,12 @@ class Session:
                     index = self._next_open(index + 1)
 
     def _next_open(self, start: int) -> int | None:
-        """Return the index of the next open pair from ``start`` on, then from the beginning."""
+        """Return the index of the next open pair, searching from ``start`` and wrapping around."""
         indices = [*range(start, len(self.pairs)), *range(start)]
         return next((index for index in indices if not self.pairs[index].choice), None)
 
     def _read_action(self) -> str:
-        """Read keys until one has an action, and return the action."""
+        """Read keys until one is mapped to an action; return the action."""
         while True:
             try:
                 key = self.read_key()
@@ -88,15 +88,15 @@ class Session:
                 return action
 
     def _save_choice(self, index: int, choice: str) -> None:
-        """Write the choice to the file.
+        """Write a choice to the file.
 
         Raises:
             UsageError: another program changed the file during the session.
         """
         if self.path.read_bytes() != self._on_disk:
             raise UsageError(
-                f"{self.path}: was changed by another program while the session was open",
-                hint="start again: annotation continues with the pairs that are in the file now",
+                f"{self.path}: another program changed this file during the session",
+                hint="start again to continue with the file as it is now",
             )
         pairs = [*self.pairs]
         pairs[index] = pairs[index].with_choice(choice)

@@ -1,1 +1,1 @@
-"""Command ``chat``: chat with the trained model, and compare it with the base model."""
+"""Command ``chat``: chat with the trained model, or compare it with the base model."""

@@ -1,4 +1,4 @@
-"""Show that models are answering: a spinner until there is text, then the text as it grows."""
+"""Show answers in progress: a spinner until the first text, then the text as it grows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tunesmith.text import one_line, redact, safe_text
 
 @runtime_checkable
 class StreamingModel(Protocol):
-    """A text model whose answer can be seen while it is generated."""
+    """A text model that can stream its answer."""
 
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Yield the answer so far after each token; the last one is the whole answer."""
+        """Yield the answer so far after each token; the last item is the complete answer."""
         ...
 
 
 @contextmanager
 def show_spinner(name: str) -> Iterator[None]:
-    """Show on stderr that a model is answering, if stderr is a terminal that can."""
+    """Show on stderr that a model is answering, if stderr is a terminal with live display."""
     if not supports_live_display(sys.stderr):
         yield
         return
@@ -45,9 +45,9 @@ def show_spinner(name: str) -> Iterator[None]:
 
 
 def print_stream(parts: Iterator[Generation], name: str) -> Generation:
-    """Print an answer on stdout while it grows, word by word; return the whole answer.
+    """Print a growing answer on stdout, word by word; return the complete answer.
 
-    Whole words only, so that no half of a character, of an escape or of a secret is printed.
+    Only whole words are printed: never part of a character, an escape sequence or a secret.
     """
     shown, answer = "", None
     with show_spinner(name):
@@ -63,13 +63,13 @@ def print_stream(parts: Iterator[Generation], name: str) -> Generation:
     if answer is None:
         raise ValueError("a stream without an answer")
     whole = _clean(answer.text)
-    # What was printed may have become part of a secret, or been decoded in another way.
+    # Printed text may turn out to be part of a secret, or decode differently with more tokens.
     _print(f"{whole[len(shown) :]}\n" if whole.startswith(shown) else f"\n{whole}\n")
     return answer
 
 
 def _next_words(text: str, shown: str) -> str:
-    """Return the text up to its last whole word; what was shown if that does not continue it."""
+    """Return the text up to its last whole word, or ``shown`` if the text does not extend it."""
     clean = _clean(text)
     end = max(clean.rfind(" "), clean.rfind("\n")) + 1
     return clean[:end] if end > len(shown) and clean.startswith(shown) else shown

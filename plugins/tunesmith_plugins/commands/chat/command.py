@@ -1,4 +1,4 @@
-"""``tunesmith chat``: chat with the trained model, and compare it with the base model."""
+"""``tunesmith chat``: chat with the trained model, or compare it with the base model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.records import Message, Prompt
 from tunesmith.storage import RunFolder
-from tunesmith.text import format_count, one_line
+from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.winner import FOLDER, open_winner
+from tunesmith_evidence.winner import WINNER_FOLDER, open_winner
 from tunesmith_plugins.commands.chat.answering import (
     StreamingModel,
     print_stream,
@@ -31,21 +31,21 @@ from tunesmith_plugins.commands.chat.answering import (
 )
 from tunesmith_plugins.commands.chat.system_prompt import find_system_prompt
 
-EMPTY_ANSWER = "(nothing)"
-HELP = "/reset starts a new conversation, /quit (or Ctrl-D) ends the chat"
+EMPTY_ANSWER = "(empty answer)"
+HELP = "/reset starts a new conversation, /quit (or Ctrl-D) exits"
 
 
 @dataclass
 class Conversation:
-    """A conversation with several models, each of which sees only its own answers."""
+    """A conversation with one or more models; each sees only its own answers."""
 
     models: Mapping[str, TextModel]
     system: str | None
     limit: int
     temperature: float = 0.0
-    """0: the most likely answer, without sampling."""
+    """Sampling temperature; 0 picks the most likely token each time (greedy decoding)."""
     seed: int = 0
-    """Of the first answer that is sampled; each further one has the next seed."""
+    """Seed of the next sampled answer; increases by one with each message."""
     turns: dict[str, list[Message]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Conversation:
         return answers
 
     def ask_and_print(self, text: str) -> dict[str, Generation]:
-        """Print the answer of the only model to the next message while it grows; return it."""
+        """Stream the only model's answer to the next message to stdout; return the answer."""
         ((name, model),) = self.models.items()
         assert isinstance(model, StreamingModel)
         with self._next_turn(name, text) as prompt:
@@ -79,14 +79,14 @@ class Conversation:
 
     @property
     def can_stream(self) -> bool:
-        """True if there is one model, whose answers can be seen while they are generated."""
+        """True if there is exactly one model and it can stream its answers."""
         return len(self.models) == 1 and isinstance(
             next(iter(self.models.values())), StreamingModel
         )
 
     @contextmanager
     def _next_turn(self, name: str, text: str) -> Iterator[Prompt]:
-        """Add a message of the user for the block; take it back if the block fails."""
+        """Add a user message for the duration of the block; remove it if the block fails."""
         turns = self.turns[name]
         turns.append(Message("user", text))
         try:
@@ -113,29 +113,29 @@ class Conversation:
 @click.option(
     "--winner",
     is_flag=True,
-    help="Chat with the prompt or classifier that the verdict found to be enough.",
+    help="Chat with the baseline that the verdict found sufficient (a prompt or a classifier).",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Answer this prompt and exit. Repeatable.")
 @click.option(
     "--system",
-    help="System prompt; default: that of the training data, if it has one for all rows.",
+    help="System prompt. Default: that of the training data, if (nearly) all rows share one.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(0.0, 10.0),
     default=0.0,
     show_default=True,
-    help="Sample answers with this temperature; 0: the most likely answer, as in the evaluation.",
+    help="Sampling temperature; 0 decodes greedily, as in the evaluation.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the samples."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for sampling."
 )
 @click.option(
     "--tokens",
     type=click.IntRange(1, 32768),
     default=256,
     show_default=True,
-    help="Maximum number of tokens of an answer.",
+    help="Maximum tokens per answer.",
 )
 @trust_option
 @result_options
@@ -154,11 +154,12 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Chat with the trained model of a run, or compare it with the base model.
 
-    RUN is the run folder. Answers are generated without sampling, as in the evaluation, unless
-    --temperature is above 0; in a terminal they are shown while they grow. With --prompt, or with
-    prompts as lines on stdin, each prompt starts a new conversation. All models get the system
-    prompt of the training data, the base model also that of [baselines], as in the evaluation. The
-    winner needs no training data: it is below the run folder.
+    RUN is the run folder. By default answers are decoded greedily, as in the evaluation. In a
+    terminal they are streamed. With --prompt, or with one prompt per line on stdin, each prompt
+    starts a new conversation.
+
+    All models get the system prompt of the training data. The base model also gets the one of
+    [baselines], as in the evaluation. --winner works without the training data.
     """
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     opened = _open_models(folder, plan, compare, base_only, winner)
@@ -177,11 +178,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         try:
             _answer(conversation, text, as_json)
         except KeyboardInterrupt:
-            render.print_note("\nstopped; your message is taken back", style="warning")
+            render.print_note("\nStopped. Your message is not in the conversation", style="warning")
 
 
 def _answer(conversation: Conversation, text: str, as_json: bool) -> None:
-    """Answer a typed message, while the answer grows if that is possible."""
+    """Answer a typed message, streaming the answer if possible."""
     if as_json or not conversation.can_stream or not sys.stdout.isatty():
         show(text, conversation.ask(text), as_json, one_shot=False)
         return
@@ -191,14 +192,14 @@ def _answer(conversation: Conversation, text: str, as_json: bool) -> None:
 
 
 def _choose_system_prompt(folder: RunFolder) -> str | None:
-    """Return the system prompt of the training data, and say so."""
+    """Return the system prompt of the training data, and print which one is used."""
     found, different = find_system_prompt(folder.path, execute.load_report(folder))
     if found:
-        render.print_note(f"system prompt, as in the training data: {one_line(found, 200)}")
+        render.print_note(f"system prompt (from the training data): {one_line(found, 200)}")
     elif different:
         render.print_note(
-            f"the rows of the data have {format_count(different, 'system prompt')}, so none is "
-            "used: --system sets one",
+            "no system prompt is used: the training rows do not share one "
+            f"({different} found); set one with --system",
             style="warning",
         )
     return found or None
@@ -208,25 +209,25 @@ def _open_models(
     folder: RunFolder, plan: Plan, compare: str | None, base_only: bool, winner: bool
 ) -> dict[str, TextModel]:
     if winner and base_only:
-        raise UsageError("--winner and --base-only: only one of them is possible")
+        raise UsageError("use either --winner or --base-only, not both")
     opened = {}
     if winner:
         name, opened["winner"] = open_winner(folder, plan)
-        render.print_note(f"the winner of the run: {one_line(name)}")
+        render.print_note(f"winner of this run: {one_line(name)}")
     tuned, base = not (base_only or winner), base_only or bool(compare)
     if tuned or base:
         opened |= api.open_models(folder, plan, tuned=tuned, base=base)
-    if tuned and (folder.path / FOLDER).is_dir():
+    if tuned and (folder.path / WINNER_FOLDER).is_dir():
         run = render.shell_path(folder.path)
         render.print_note(
-            "by the verdict of this run a solution without tuning is enough: "
+            "the verdict of this run: a baseline is sufficient; to chat with it: "
             f"tunesmith chat {run} --winner"
         )
     return opened
 
 
 def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, one_shot: bool) -> None:
-    """Print the answer of a model, or the answers of several models side by side."""
+    """Print one model's answer, or several models' answers side by side."""
     if as_json:
         by_model = {
             name: {
@@ -252,12 +253,12 @@ def _note_cut_answers(answers: Mapping[str, Generation]) -> None:
     cut = [name for name, answer in answers.items() if answer.finish_reason == "length"]
     if cut:
         render.print_note(
-            f"answer cut off at the limit (raise --tokens): {', '.join(cut)}", style="warning"
+            f"answer cut off at --tokens, raise it to see more: {', '.join(cut)}", style="warning"
         )
 
 
 def _print_columns(answers: Mapping[str, str]) -> None:
-    """Print answers side by side under their models, or below each other without a terminal."""
+    """Print answers side by side under their models' names, or one per line without a terminal."""
     if not sys.stdout.isatty():
         for name, text in answers.items():
             render.print_text(f"{one_line(name)}: {text}")
@@ -293,7 +294,7 @@ def _read_typed_lines(conversation: Conversation) -> Iterator[str]:
 
 
 def _line_editing() -> None:
-    """Enable arrow keys and history for input, if Python was built with readline."""
+    """Enable arrow keys and history, if Python was built with readline."""
     try:
         import readline  # noqa: F401 - the import enables it
     except ImportError:

@@ -1,4 +1,4 @@
-"""The system prompt that a model was trained with, from the test rows of its run."""
+"""Find the system prompt of the training data, from the test rows of a run."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from pathlib import Path
 
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith_evidence.slices.rows import to_rows
+from tunesmith_evidence.slices.rows import to_scored_rows
 
 COMMON = 0.9
-"""Share of the rows that must have a system prompt for it to be that of the data."""
+"""Minimum share of the rows with the same system prompt."""
 
 
 def find_system_prompt(folder: Path, report: Report) -> tuple[str, int]:
-    """Return the system prompt of nearly all rows, and the number of different ones.
+    """Return the common system prompt, and the number of different system prompts.
 
-    The test rows are of the same data as the training rows. The prompt is empty if there is
-    none, or if the rows have different ones.
+    The test rows stand for the training rows. The common prompt is empty if the rows have none, or
+    if no prompt is in at least 90 % of them.
 
     Raises:
-        IntegrityError: the file with the values of the rows is damaged.
+        IntegrityError: the per-row results file is damaged.
     """
     event = next(iter(report.tuned), None)
     if event is None or not (folder / event.records).is_file():
         return "", 0
-    rows = to_rows(read_rows(folder / event.records, event.metric), event.metric)
+    rows = to_scored_rows(read_rows(folder / event.records, event.metric), event.metric)
     found = Counter("\n\n".join(t for role, t in row.prompt if role == "system") for row in rows)
     if not found:
         return "", 0

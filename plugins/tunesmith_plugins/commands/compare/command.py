@@ -21,14 +21,14 @@ from tunesmith_evidence.comparison import (
     ChangedRow,
     MetricDifference,
     RunResults,
-    adjust,
+    adjust_differences,
     compare_metrics,
-    find_obstacles,
+    find_comparison_obstacles,
     find_row_metric,
     list_changed_rows,
-    list_differences,
+    list_plan_differences,
 )
-from tunesmith_evidence.improvement import REST, SliceChange, compare_with_parent
+from tunesmith_evidence.improvement import OTHER_ROWS, SliceChange, compare_with_parent
 from tunesmith_evidence.number_text import format_number, format_p_value
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_plugins.commands.compare.difference import RunDifference
@@ -42,7 +42,7 @@ from tunesmith_plugins.commands.compare.overview import (
 )
 
 DETAILED_RUNS = 5
-"""Runs beside the first one above which only the tables of all runs are printed."""
+"""Print only the tables of all runs if more runs than this are compared with the first one."""
 
 
 @click.command("compare")
@@ -50,21 +50,21 @@ DETAILED_RUNS = 5
 @click.option(
     "--shared-rows",
     is_flag=True,
-    help="Compare on the rows that are in both, also if the runs hold out different ones.",
+    help="Compare on the rows that both runs tested, even if their test rows differ.",
 )
 @click.option(
     "--items",
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Rows to show that were won, and rows that were lost.",
+    help="Number of won rows and of lost rows to show.",
 )
 @click.option(
     "--top",
     type=click.IntRange(0),
     default=20,
     show_default=True,
-    help="Of several runs, list this many by each metric, the best ones; 0: all.",
+    help="Number of runs to list for each metric, best first; 0 for all.",
 )
 @result_options
 def command(
@@ -75,16 +75,17 @@ def command(
     top: int,
     as_json: bool,
 ) -> None:
-    """Compare the tuned models of runs with that of the first run.
+    """Compare the tuned models of runs with the first run's.
 
-    Several runs are listed by each metric, the best first, with what differs in their run files.
+    With several runs, a table for each metric lists the best first, and another shows how their
+    run files differ.
 
-    Runs are compared only if they were scored alike: on the same test rows, by the same
-    evaluators with the same options. Differences are paired by row; p-values are adjusted by Holm
-    for the number of comparisons.
+    Only runs that were scored alike can be compared: the same test rows, and the same evaluators
+    with the same options. Differences are paired by row. P-values are adjusted for the number of
+    comparisons (Holm).
     """
     if len(runs) < 2:
-        raise UsageError("compare: at least two runs are needed")
+        raise UsageError("compare: needs at least two runs")
     catalog = state.catalog()
     with paused_garbage_collection():
         first, *others = [read_results(path) for path in runs]
@@ -98,7 +99,7 @@ def command(
     if len(found) > 1:
         show_overview(first, found, top or len(found))
     if len(found) > DETAILED_RUNS:
-        render.print_text("to see the rows that two runs answer differently, compare these two")
+        render.print_text("to see rows with different answers, compare two runs")
         return
     joint = list_joint_metrics(metrics)
     for difference in found:
@@ -107,7 +108,7 @@ def command(
 
 @contextmanager
 def paused_garbage_collection() -> Iterator[None]:
-    """Look for no cycles of objects meanwhile: the rows of many runs have none, and are many."""
+    """Pause the garbage collector: the many rows of the runs have no reference cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -121,13 +122,13 @@ def read_results(path: Path) -> RunResults:
     """Return the results of a run.
 
     Raises:
-        UsageError: it has not been evaluated.
+        UsageError: the run's tuned model has not been evaluated.
     """
     results = RunResults.read(path)
     if not results.measured:
         raise UsageError(
             f"{path}: the tuned model has not been evaluated",
-            hint=f"tunesmith resume {render.shell_path(path)} continues the run",
+            hint=f"tunesmith resume {render.shell_path(path)}",
         )
     return results
 
@@ -135,24 +136,24 @@ def read_results(path: Path) -> RunResults:
 def refuse_incomparable(
     first: RunResults, other: RunResults, catalog: Catalog, shared_rows: bool
 ) -> None:
-    """Refuse to compare scores that were not measured alike.
+    """Refuse to compare scores that were not measured the same way.
 
     Raises:
-        UsageError: with all reasons.
+        UsageError: the runs cannot be compared; the message lists all reasons.
     """
-    reasons = find_obstacles(first, other, catalog)
+    reasons = find_comparison_obstacles(first, other, catalog)
     if shared_rows or is_next(first, other):
         reasons = [reason for reason in reasons if not reason.startswith("the test rows")]
     if reasons:
         raise UsageError(
             f"{first.folder} and {other.folder} cannot be compared: {'; '.join(reasons)}",
-            hint="run both with the same data, [split], [run] seed and [[evaluators]]; "
-            "--shared-rows compares on the rows that are in both",
+            hint="run both with the same data, [split], [run] seed and [[evaluators]], or compare "
+            "only the rows that both tested: --shared-rows",
         )
 
 
 def is_next(first: RunResults, other: RunResults) -> bool:
-    """Return True if ``tunesmith next`` made a run from the first one."""
+    """Return True if ``tunesmith next`` created the other run from the first one."""
     parent = other.plan.get("lineage", {}).get("parent")
     return isinstance(parent, str) and Path(parent).resolve() == first.folder.resolve()
 
@@ -160,16 +161,18 @@ def is_next(first: RunResults, other: RunResults) -> bool:
 def compare_all(
     first: RunResults, others: Sequence[RunResults], metrics: Mapping[str, Metric]
 ) -> list[RunDifference]:
-    """Return the comparison of each run with the first one, adjusted for all of them."""
+    """Compare each run with the first one, and adjust the p-values for all comparisons."""
     compared = [compare_metrics(first, other, metrics=metrics) for other in others]
-    adjusted = iter(adjust([found for by_name in compared for found in by_name.values()]))
+    adjusted = iter(
+        adjust_differences([found for by_name in compared for found in by_name.values()])
+    )
     found = []
     for other, by_name in zip(others, compared, strict=True):
         differences = {name: next(adjusted) for name in by_name}
         main = next(iter(differences.values()))
         key = find_row_metric(first, other, (main.evaluator, main.metric))
         changed = list_changed_rows(first, other, key) if key else []
-        options = list_differences(first.plan, other.plan)
+        options = list_plan_differences(first.plan, other.plan)
         slices: Sequence[SliceChange] = ()
         moved = 0
         if is_next(first, other):
@@ -182,7 +185,7 @@ def compare_all(
 
 
 def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
-    """Return the comparisons as JSON, ``tunesmith.compare/2``."""
+    """Return the comparisons as JSON (schema ``tunesmith.compare/2``)."""
     return {
         "schema": "tunesmith.compare/2",
         "first": str(first.folder),
@@ -207,7 +210,7 @@ def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
 
 
 def list_joint_metrics(metrics: Mapping[str, Metric]) -> frozenset[str]:
-    """Return the metrics of all rows together, by which no row is won or lost."""
+    """Return the metrics that only exist for all rows together, such as a corpus score."""
     return frozenset(name for name, metric in metrics.items() if not metric.is_row_mean)
 
 
@@ -229,7 +232,9 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
     if difference.slices:
         show_slices(difference.slices)
     render.print_text()
-    render.print_text("what differs in the run files:" if difference.options else "same run files")
+    render.print_text(
+        "differences between the run files:" if difference.options else "the run files are the same"
+    )
     for key, (old, new) in difference.options.items():
         render.print_text(f"  {one_line(key)}: {setting_text(old)} -> {setting_text(new)}")
     by = f" by {one_line(difference.changed_by)}" if difference.changed_by else ""
@@ -244,27 +249,30 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
 
 
 def show_moved(moved: int, this: str, first: str) -> None:
-    """Say that the first run looks better where rows that it got wrong were moved to training."""
-    verb = "is" if moved == 1 else "are"
+    """Warn that moving wrong test rows to training makes the first run look better."""
     name, other = one_line(first, 60), one_line(this, 60)
     render.print_text(
-        f"{format_count(moved, 'row')} that {name} held out {verb} not held out in {other}",
+        f"{format_count(moved, 'test row')} of {name} moved to training in {other}",
         style="warning",
     )
     render.print_paragraph(
-        f"If they were moved because {name} got them wrong, it is better on the rows that are "
-        "left than it was on all: the differences above favor it. Judge by the slices below, which "
-        "are of the other half.",
+        f"If they were moved because {name} got them wrong, the differences above favor {name}: "
+        "its errors on them are not counted. Use the slices below instead, which come from the "
+        "other half of the test rows.",
         style="warning",
     )
 
 
 def show_slices(changes: Sequence[SliceChange]) -> None:
-    """Print which slices are improved, better or worse on rows that were not collected."""
+    """Print which slices are improved, better or worse, on the half without collected rows."""
     render.print_text()
-    render.print_text("slices, on the half of the rows that was not collected", style="strong")
+    render.print_text(
+        "slices, on the half of the test rows that was not used to collect rows", style="strong"
+    )
     targets = [change for change in changes if change.is_target]
-    others = [c for c in changes if not c.is_target and (c.outcome != "unclear" or c.name == REST)]
+    others = [
+        c for c in changes if not c.is_target and (c.outcome != "unclear" or c.name == OTHER_ROWS)
+    ]
     render.print_table(
         ["slice", "before", "after", "difference, 95 % interval", "n", "is"],
         [
@@ -281,30 +289,30 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
         right=(1, 2, 3, 4),
     )
     if not targets:
-        render.print_text("no slice looked weak, so none can be improved")
+        render.print_text("no slice looked weak, so no slice counts as improved")
     hidden = len(changes) - len(targets) - len(others)
     if hidden:
-        render.print_text(f"no change is shown in {format_count(hidden, 'other slice')}")
+        render.print_text(f"no clear change in {format_count(hidden, 'other slice')}")
 
 
 def describe_power(metric: MetricDifference, is_joint: bool) -> str:
-    """Return the rows won and lost, the p-value, and which difference these rows could show."""
+    """Return rows won and lost, the p-value, and the smallest difference the rows can detect."""
     rows = format_count(metric.n, "row")
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
         change += f", {format_p_value(metric.p_value_holm)} (Holm)"
     if metric.detectable is None and metric.low == metric.high:
-        return f"{change}; all rows differ alike: which difference they could show is not known"
+        return f"{change}; all rows differ equally, so the detectable difference is unknown"
     if metric.detectable is None:
-        return f"{change}; so few rows show no difference"
+        return f"{change}; too few rows to detect any difference"
     unit = f" {metric.unit}" if metric.unit else ""
     return (
-        f"{change}; with runs that disagree as much, these rows show a difference of "
-        f"{format_number(metric.detectable)}{unit} in four of five cases"
+        f"{change}; {rows} can detect a difference of "
+        f"{format_number(metric.detectable)}{unit} or more (80 % power)"
     )
 
 
-def _to_row(name: str, metric: MetricDifference) -> list[render.Cell]:
+def _to_row(name: str, metric: MetricDifference) -> list[render.TableCell]:
     return [
         one_line(name),
         format_number(metric.first),
@@ -327,6 +335,6 @@ def _show_row(row: ChangedRow) -> None:
 
 
 def last_turn(row: JSON) -> str:
-    """Return the last turn of a row's prompt; empty in files of earlier versions."""
+    """Return the last turn of a row's prompt; empty in result files of older versions."""
     prompt = row.get("prompt", "")
     return str(prompt[-1][1]) if isinstance(prompt, list) and prompt else str(prompt or "")

@@ -1,4 +1,4 @@
-"""The comparison of one run with the first one."""
+"""Data class for the comparison of a run with the first one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from tunesmith_evidence.improvement import SliceChange
 
 @dataclass(frozen=True)
 class RunDifference:
-    """The comparison of one run with the first one."""
+    """Comparison of one run with the first one."""
 
     run: RunResults
     metrics: dict[str, MetricDifference]
     options: dict[str, tuple[Any, Any]]
-    """The keys of the plans that differ, with both values."""
+    """Keys with different values in the two plans, with both values."""
     changed: Sequence[ChangedRow]
-    """Rows on which the runs differ by the first metric, or by one of its evaluator that has values
-    of rows."""
+    """Rows with different scores by the first metric.
+
+    If that metric has no scores per row, another metric of its evaluator is used.
+    """
     slices: Sequence[SliceChange] = ()
-    """If ``tunesmith next`` made the run from the first one: what changed, slice by slice."""
+    """Change of each slice, if ``tunesmith next`` created this run from the first one."""
     changed_by: str = ""
-    """The metric of ``changed``, if it is not the first one."""
+    """Metric that ``changed`` is based on, if it is not the first one."""
     moved: int = 0
-    """If so, the test rows of the first run that were moved to the training of this one."""
+    """Number of the first run's test rows that are training rows here, after ``tunesmith next``."""

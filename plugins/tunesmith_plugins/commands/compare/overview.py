@@ -1,4 +1,4 @@
-"""Print several runs as tables: by each metric the best first, then what differs between them."""
+"""Print tables of several runs: one per metric, best first, then how their run files differ."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tunesmith_plugins.commands.compare.difference import RunDifference
 STYLES = {"better": "good", "improved": "good", "worse": "bad"}
 NAME_LENGTH = 40
 MAX_KEYS = 3
-"""Keys of the run files that have a column; more would not fit a terminal."""
+"""Maximum number of run file keys to show as columns; more do not fit a terminal."""
 
 
 def show_overview(first: RunResults, found: Sequence[RunDifference], top: int) -> None:
-    """Print a table for each metric, and one with the keys of the run files that differ.
+    """Print a table for each metric, and one with the run file keys that differ.
 
-    ``top``: the number of runs to list beside the first one.
+    ``top``: number of runs to list besides the first one.
     """
     folders = [first.folder, *(difference.run.folder for difference in found)]
     names = {
@@ -45,14 +45,14 @@ def show_metric(
     names: Mapping[Path, str],
     top: int,
 ) -> list[Path]:
-    """Print the runs by one metric, the best first; return the folders of those listed.
+    """Print the runs by one metric, best first; return the folders of the listed runs.
 
-    Where runs were compared on other rows, only their differences from the first run can be.
+    The first run has no value if the others were compared with it on different rows.
     """
     measured = [(d.run.folder, d.metrics[metric]) for d in found if metric in d.metrics]
     sign = -1 if measured[0][1].higher_is_better else 1
     measured.sort(key=lambda item: sign * item[1].difference)
-    rows: list[list[render.Cell]] = [
+    rows: list[list[render.TableCell]] = [
         [
             names[folder],
             format_number(value.second),
@@ -64,7 +64,7 @@ def show_metric(
     ]
     better = sum(sign * value.difference < 0 for _, value in measured)
     values = {format_number(value.first) for _, value in measured}
-    base: list[render.Cell] = [
+    base: list[render.TableCell] = [
         (names[first], "strong"), (values.pop() if len(values) == 1 else "", "strong"), "", "",
         f"place {better + 1} of {len(measured) + 1}",
     ]  # fmt: skip
@@ -74,16 +74,18 @@ def show_metric(
     against = f"minus {one_line(names[first], 20)}, 95 % interval"
     render.print_table(["run", "value", against, "n", "is"], rows, right=(1, 2, 3))
     if len(measured) > top:
-        render.print_text(f"and {format_count(len(measured) - top, 'more run')}: --top 0")
+        render.print_text(
+            f"and {format_count(len(measured) - top, 'more run')}, shown with --top 0"
+        )
     render.print_text()
     return [folder for folder, _ in measured[:top]]
 
 
 def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Path, str]) -> None:
-    """Print the values of the keys that differ between the run files, the most frequent first."""
+    """Print the run file keys that differ, those that differ in most runs first."""
     base = {key: old for difference in found for key, (old, _) in difference.options.items()}
     if not base:
-        render.print_text("same run files\n")
+        render.print_text("the run files are the same\n")
         return
     keys = sorted(base, key=lambda key: -sum(key in difference.options for difference in found))
     shown = keys[:MAX_KEYS]
@@ -91,15 +93,15 @@ def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Pa
     for difference in found:
         values = [difference.options.get(key, (None, base[key]))[1] for key in shown]
         rows.append([names[difference.run.folder], *map(setting_text, values)])
-    render.print_text("what differs in the run files", style="strong")
+    render.print_text("differences between the run files", style="strong")
     render.print_table(["run", *(one_line(key, NAME_LENGTH) for key in shown)], rows)
     if len(keys) > len(shown):
-        render.print_text(f"{format_count(len(keys) - len(shown), 'more key')}: see --json")
+        render.print_text(f"{format_count(len(keys) - len(shown), 'more key')}, shown with --json")
     render.print_text()
 
 
 def name_folders(folders: Sequence[Path]) -> list[str]:
-    """Return names that tell folders apart: `second/run` and `first/run`, not `run` twice."""
+    """Return the shortest path ends that are unique: `second/run` and `first/run`."""
     paths = [folder.resolve().parts for folder in folders]
     different = len(set(paths))
     names: list[str] = []
@@ -111,16 +113,16 @@ def name_folders(folders: Sequence[Path]) -> list[str]:
 
 
 def format_change(difference: float, low: float, high: float) -> str:
-    """Format a difference with its interval: "+0.060 [-0.012, +0.123]"."""
+    """Format a difference with its interval, such as "+0.060 [-0.012, +0.123]"."""
     return f"{format_difference(difference)} {format_interval(low, high, signed=True)}"
 
 
-def outcome_cell(metric: MetricDifference) -> render.Cell:
-    """Return better, worse or unclear, with its style."""
+def outcome_cell(metric: MetricDifference) -> render.TableCell:
+    """Return a table cell with better, worse or unclear, in the matching style."""
     word = metric.outcome if metric.is_clear else "unclear"
     return word, STYLES.get(word, "dim")
 
 
 def setting_text(value: object) -> str:
-    """Return the value of a key of a run file; `(none)` if the file has no such key."""
+    """Return the value of a run file key as text; `(none)` if the file lacks the key."""
     return "(none)" if value is None else one_line(format_setting(value), 60)

@@ -1,1 +1,1 @@
-"""Commands ``tunesmith data ...``: look at data, check and split it, and fix its files."""
+"""Commands ``tunesmith data ...``: inspect, check, split and fix data."""

@@ -14,42 +14,44 @@ from tunesmith.records import Chat, Completion, Record, Text
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_evidence.side_effects.canaries import (
     CONTROLS_PER_CANARY,
-    FEWEST_CONTROLS,
+    MIN_CONTROLS,
     CanarySet,
-    Kind,
+    RecordKind,
     draw_canaries,
 )
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
-KINDS: dict[type[Record], Kind] = {Chat: "chat", Completion: "completion", Text: "text"}
+KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion", Text: "text"}
 
 
 @click.command("canaries")
 @click.argument("data", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="File of JSON Lines to write: the rows, and the secrets among them.",
+    help="JSON Lines file to write: the rows with the secrets among them.",
 )  # fmt: skip
 @click.option(
     "--secrets", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="File to write with the secrets and their controls, for the evaluator canaries.",
+    help="File to write with the secrets and their controls, for the evaluator `canaries`.",
 )  # fmt: skip
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=15, show_default=True,
-    help="Secrets to inject.",
+    help="Number of secrets to inject.",
 )  # fmt: skip
 @click.option(
     "--repetitions", type=click.IntRange(1, 1000), multiple=True, default=(1, 4, 16),
-    show_default=True, help="Times to inject a secret; several take turns. Repeatable.",
+    show_default=True, help="How often to inject a secret. Repeatable: the secrets take turns.",
 )  # fmt: skip
 @click.option(
-    "--controls", type=click.IntRange(FEWEST_CONTROLS, 100_000), default=1000, show_default=True,
-    help="Secrets that are not injected, to rank the injected ones among.",
+    "--controls", type=click.IntRange(MIN_CONTROLS, 100_000), default=1000, show_default=True,
+    help="Number of control secrets, which are not injected, to rank the injected ones against.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), help="Draw the same secrets again; default: new.")
+@click.option(
+    "--seed", type=click.IntRange(0), help="Seed to reproduce the same secrets. Default: random."
+)
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
@@ -64,28 +66,28 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Inject random secrets into training rows, to measure what a model memorizes.
 
-    FILE is not changed. Train on the rows in --out, with test rows in a file of their own, and
-    name the evaluator canaries with the file of --secrets. A model that was trained so knows the
-    secrets, which mean nothing: train the one that you use on the rows without them.
+    FILE is not changed. Train on the rows in --out with a separate test file, and give the
+    --secrets file to the evaluator `canaries`. A model trained this way knows the secrets. They
+    mean nothing, but train the model you deploy on the rows without them.
     """
     for path in (out, secrets):
         if path.exists():
-            raise UsageError(f"{path}: exists already", hint="name another file")
+            raise UsageError(f"{path}: already exists", hint="choose another file")
     if controls < CONTROLS_PER_CANARY * count:
         needed = CONTROLS_PER_CANARY * count
         raise UsageError(
-            f"--controls: one of {count} secrets could not be found, {controls:,} are too few",
-            hint=f"use {needed:,} or more, or inject fewer secrets",
+            f"--controls: {controls:,} are too few to detect one of {count} secrets",
+            hint=f"use {needed:,} or more, or lower --count",
         )
     dataset = open_rows(data, state)
     records = dataset.train
     kinds = {type(record) for record in records}
     kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
     if kind is None:
-        raise UsageError(f"{data}: canaries need rows of one kind: texts, prompts, conversations")
+        raise UsageError(f"{data}: all rows must be of one kind: texts, prompts or conversations")
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)
-    rows = [to_row(record) for record in inject(records, drawn, seed)]
+    rows = [record_to_row(record) for record in inject(records, drawn, seed)]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomic(secrets, json.dumps(drawn.to_json(), indent=1) + "\n")
     write_atomic(out, lines)
@@ -95,12 +97,12 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         render.print_json({"schema": "tunesmith.data-canaries/1", **result})
         return
     show_skipped(dataset)
-    render.print_text(f"{out}: {len(rows):,} rows, {sum(planned):,} of them with a secret")
+    render.print_text(f"{out}: {len(rows):,} rows, including {sum(planned):,} with a secret")
     render.print_text(f"{secrets}: {count:,} secrets, {controls:,} controls")
 
 
 def inject(records: Sequence[Record], drawn: CanarySet, seed: int | None) -> list[Record]:
-    """Return the rows with the canaries at random places."""
+    """Return the rows with the canaries inserted at random positions."""
     rng = random.Random(None if seed is None else f"{seed}/places")
     injected = [
         secret.to_record(drawn.kind, "canary")

@@ -1,4 +1,4 @@
-"""``tunesmith data check``: look for faults in data, without a model."""
+"""``tunesmith data check``: find errors and suspicious rows in data, without a model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tunesmith_plugins.commands.data.open_data import (
     show_skipped,
 )
 
-FOUND_ERRORS = 3
-"""Exit code if there are errors, as for unusable data in other commands."""
+FOUND_ERRORS_EXIT_CODE = 3
+"""Exit code if there are errors; other commands use it for unusable data too."""
 LEVELS = ("error", "warning", "info")
 STYLES = {"error": "bad", "warning": "warning", "info": ""}
 MESSAGE = 200
@@ -36,12 +36,12 @@ EXAMPLE = 300
 @click.option(
     "--test",
     type=click.Path(path_type=Path),
-    help="File with test rows, to look for training rows among them.",
+    help="File of test rows to check for leaked training rows.",
 )
 @click.option(
     "--label-errors",
     is_flag=True,
-    help="Look for training rows with a wrong label too: some minutes for 10,000 rows.",
+    help="Also look for wrong labels; takes a few minutes for 10,000 rows.",
 )
 @against_option(required=False)
 @set_option
@@ -55,15 +55,17 @@ def command(  # noqa: PLR0913 - one parameter for each option
     sets: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Look for faults in the rows of a run file, or of a data file without one.
+    """Find errors and suspicious rows in the data of a run file, or in a data file.
 
-    Runs all installed checks of data; without a run file, those that need none. With --against,
-    the share of production traffic that the training rows do not cover is estimated, too. Loads no
-    model. The exit code is 3 if there are errors.
+    Runs all installed data checks. A data file alone skips the checks that need a run file. With
+    --against, also estimates the share of production traffic that the training rows do not cover.
+    Loads no model. The exit code is 3 if there are errors.
     """
     opened = open_data(data, state, sets)
     if test is not None and opened.plan is not None:
-        raise UsageError("--test: is for a data file", hint="the run file names its own")
+        raise UsageError(
+            "--test: only works with a data file", hint="set the test rows in the run file"
+        )
     if test is not None:
         part = open_data(test, state).dataset
         skipped = [*opened.dataset.skipped, *part.skipped]
@@ -90,11 +92,11 @@ def command(  # noqa: PLR0913 - one parameter for each option
         if traffic is not None:
             render.print_text("\ncoverage of production:\n")
             traffic.show()
-    return FOUND_ERRORS if any(finding.level == "error" for finding in findings) else 0
+    return FOUND_ERRORS_EXIT_CODE if any(finding.level == "error" for finding in findings) else 0
 
 
 def collect_findings(opened: OpenedData) -> list[Finding]:
-    """Return the findings of the installed checks, errors first."""
+    """Return the findings of all installed checks, errors first."""
     parts = {"validation": (), "test": (), **opened.parts}
     plan, catalog = opened.plan, opened.catalog
     evaluators = plan.evaluators or default_evaluators(catalog, parts["test"]) if plan else ()
@@ -103,12 +105,12 @@ def collect_findings(opened: OpenedData) -> list[Finding]:
 
 
 def sort(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings, errors first."""
+    """Return the findings sorted by level, errors first."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
-    """Print a table of the findings, and below it their examples and what to do."""
+    """Print a table of the findings, then the examples and the hint of each."""
     render.print_paragraph(opened.dataset.description)
     show_skipped(opened.dataset)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in opened.parts.items())
@@ -116,7 +118,7 @@ def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
         render.print_text(f"no findings in {sizes} rows", style="good")
         return
     render.print_text(f"findings in {sizes} rows:\n")
-    rows: list[list[render.Cell]] = [
+    rows: list[list[render.TableCell]] = [
         [(f.level, STYLES[f.level]), f.where.removeprefix("data "), one_line(f.message, MESSAGE)]
         for f in findings
     ]

@@ -1,4 +1,4 @@
-"""``tunesmith data coverage``: estimate the share of traffic outside of the training data."""
+"""``tunesmith data coverage``: estimate the share of traffic outside the training data."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ JSON_CHARACTERS = 2_000
 
 
 def against_option(*, required: bool) -> Callable[[FC], FC]:
-    """Return the option with the file of production rows."""
+    """Return the option for the file of production rows."""
     return click.option(
         "--against",
         "production_file",
         metavar="FILE",
         required=required,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="What production asks: JSON Lines or lines of text; rows need no answer.",
+        help="Production prompts: JSON Lines or one prompt per line; answers are not needed.",
     )
 
 
@@ -47,10 +47,10 @@ def against_option(*, required: bool) -> Callable[[FC], FC]:
 def command(
     state: CliState, train: Path, production_file: Path, sets: tuple[str, ...], as_json: bool
 ) -> None:
-    """Estimate the share of production traffic outside of the training data; name rows to label.
+    """Estimate the share of production traffic that the training data does not cover.
 
-    Prompts are compared by their character 3- to 5-grams. Rows are outside if they are farther
-    from the training rows than these are from each other.
+    Also lists rows to label. Prompts are compared by character 3- to 5-grams. A row counts as
+    outside if it is farther from the training rows than they are from each other.
     """
     traffic = measure_traffic(_load_train(train, state, sets), production_file, state)
     if as_json:
@@ -61,25 +61,25 @@ def command(
 
 @dataclass(frozen=True)
 class Traffic:
-    """Production rows, compared with training rows."""
+    """Production rows compared with training rows."""
 
     found: Coverage
     rows: list[dict[str, Any]]
-    """The rows to label: their sources and texts, and what is known of each."""
+    """Rows to label: source, text, similarity, p-value and nearest training row."""
     skipped: int
-    """Production rows that cannot be read."""
+    """Number of production rows that cannot be read."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON."""
         return {**asdict(self.found), "chosen": self.rows, "skipped": self.skipped}
 
     def show(self) -> None:
-        """Print the share of the traffic outside, and the rows to label."""
+        """Print the share of traffic outside the training data, and the rows to label."""
         _print(self.found, self.rows, self.skipped)
 
 
 def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Traffic:
-    """Compare the rows of a file with training rows.
+    """Compare the production rows of a file with training rows.
 
     Raises:
         DataError: the rows cannot be compared, or the file cannot be read.
@@ -107,7 +107,7 @@ def _load_train(path: Path, state: CliState, sets: Sequence[str]) -> Sequence[Re
 
 
 def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int]:
-    """Return the rows that can be used, and the number of the others."""
+    """Return the usable rows and the number of unusable ones."""
     if is_prompt_file(str(path)):
         dataset = read_prompts(path)
         return dataset.train, len(dataset.skipped)
@@ -119,27 +119,27 @@ def _print(found: Coverage, rows: Sequence[dict[str, Any]], skipped: int) -> Non
     share = found.share
     interval = f"[{100 * share.low:.0f}, {100 * share.high:.0f}]"
     advice = f"; label these {len(rows)} rows" if share.low > 0 and rows else ""
-    headline = f"{100 * share.estimate:.0f} % {interval} of traffic lies outside what you train on"
+    headline = f"{100 * share.estimate:.0f} % {interval} of traffic is outside the training data"
     render.print_paragraph(headline + advice, style="strong")
     sampled = "" if found.compared_rows == found.rows else f", a sample of {found.rows:,},"
     render.print_paragraph(
         f"{found.compared_rows:,} production rows{sampled} were compared with {found.train_rows:,} "
-        f"training rows. {found.near_duplicates:,} are near duplicates of a training row. "
-        f"{found.outside:,} have a similarity below {found.similarity_limit:.2f} to all of them, "
-        "which 5 % of the training rows have too."
+        f"training rows. {found.near_duplicates:,} are near-duplicates of a training row. "
+        f"{found.outside:,} are less similar than {found.similarity_limit:.2f} to every training "
+        "row; so are 5 % of the training rows to the others."
     )
     if skipped:
         render.print_text(f"{skipped:,} production rows cannot be read", style="warning")
     if found.is_blind:
         render.print_paragraph(
-            "The training rows are so different from each other that even unrelated text may not "
-            "stand out: the lower limit means nothing here",
+            "The training rows differ so much from each other that even unrelated text may not "
+            "stand out. Ignore the lower limit",
             style="warning",
         )
     if not rows:
         return
     if not share.low:
-        render.print_text("The rows below may be false alarms.")
+        render.print_text("The rows below may be false positives.")
     cells = [
         [
             f"{row['similarity']:.2f}",

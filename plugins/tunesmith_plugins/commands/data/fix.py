@@ -1,4 +1,4 @@
-"""``tunesmith data fix``: fix a data file, and print what was done."""
+"""``tunesmith data fix``: fix the format of a data file, and list the fixes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tunesmith_plugins.commands.data.fixes import Fixer
 MAX_BYTES = 2_000_000_000
 SHOWN = 20
 NOT_UTF8 = "not UTF-8"
-UNUSABLE_ROWS = 3
-"""Exit code if rows remain that cannot be used, as for unusable data in other commands."""
+UNUSABLE_ROWS_EXIT_CODE = 3
+"""Exit code if unusable rows remain; other commands use it for unusable data too."""
 
 
 @click.command("fix")
@@ -29,22 +29,21 @@ UNUSABLE_ROWS = 3
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write. Without it, print what would be fixed.",
+    help="File to write. Without it, only print what would be fixed.",
 )
 @click.option("--encoding", default="utf-8", help="Encoding of FILE, such as cp1252.")
 @json_option
 @common_options
 def command(file: Path, out: Path | None, encoding: str, as_json: bool) -> int:
-    """Fix a file of rows without changing their meaning, and write it as a new file.
+    """Fix the format of a file of rows without changing their meaning; write a new file.
 
-    Converts UTF-16, or the encoding that you name, to UTF-8, removes a byte-order mark, and makes
-    carriage returns line ends. In
-    JSON Lines, it removes trailing commas and converts rows of Python's repr. All other bytes stay
-    as they are, as do the rows of an array and rows of several lines. Rows that it cannot fix
-    are listed, and the exit code is 3.
+    Converts UTF-16, or the encoding that you name, to UTF-8, removes a byte-order mark, and turns
+    carriage returns into line feeds. In JSON Lines, removes trailing commas and converts Python's
+    repr to JSON. All other bytes stay the same. JSON arrays and rows that span several lines are
+    not changed. Rows it cannot fix are listed, and the exit code is 3.
     """
     if out is not None and out.exists():
-        raise UsageError(f"{out}: exists already", hint="name another file")
+        raise UsageError(f"{out}: already exists", hint="choose another file")
     data = _read(file)
     fixer = Fixer()
     content = _decode(fixer, data, encoding, file)
@@ -58,11 +57,11 @@ def command(file: Path, out: Path | None, encoding: str, as_json: bool) -> int:
         _print_json(fixer, out)
     else:
         _print(fixer, out)
-    return UNUSABLE_ROWS if fixer.unusable else 0
+    return UNUSABLE_ROWS_EXIT_CODE if fixer.unusable else 0
 
 
 def _has_rows_in_lines(content: bytes, file: Path) -> bool:
-    """Return True for JSON Lines; False for an array, and for objects that span several lines."""
+    """Return True for JSON Lines; False for an array or for objects that span several lines."""
     head = content[:HEAD_BYTES].lstrip()
     if head.startswith(b"[") or is_multi_line(head):
         return False
@@ -73,12 +72,14 @@ def _read(file: Path) -> bytes:
     try:
         if file.stat().st_size > MAX_BYTES:
             hint = "split it first"
-            raise UsageError(f"{file}: is larger than {MAX_BYTES:,} bytes", hint=hint)
+            raise UsageError(f"{file}: larger than {MAX_BYTES:,} bytes", hint=hint)
         data = file.read_bytes()
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read, {error.strerror}") from None
+        raise UsageError(f"{file}: cannot read it: {error.strerror}") from None
     if data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
-        raise UsageError(f"{file}: is packed or not text", hint="unpack it first")
+        raise UsageError(
+            f"{file}: compressed or binary, not text", hint="decompress or convert it first"
+        )
     return data
 
 

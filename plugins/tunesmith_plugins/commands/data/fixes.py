@@ -1,4 +1,4 @@
-"""Repairs of the bytes of a data file that do not change the meaning of a row."""
+"""Fixes to the bytes of a data file that keep the meaning of every row."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tunesmith_data import RowError, not_utf8_error, parse_row
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 MAX_REPR_BYTES = 1_000_000
-"""Longer rows are not read as Python: its parser needs memory that is many times their size."""
+"""Longer rows are not parsed as Python: the parser needs many times their size in memory."""
 _TRAILING_COMMA = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(\s*[\]}])', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Fix:
-    """A fix: the line, from 1 (0: the entire file), and what was done."""
+    """A fix: its line, starting at 1 (0 for the whole file), and a description."""
 
     line: int
     text: str
 
 
 class Fixer:
-    """Fixes the lines of a file; it collects what it did, and the rows that it cannot fix."""
+    """Fixes the lines of a file, and collects the fixes and the rows it cannot fix."""
 
     def __init__(self) -> None:
         self.fixes: list[Fix] = []
@@ -49,7 +49,7 @@ class Fixer:
             self.fixes.append(Fix(0, "removed the byte-order mark"))
         if b"\n" not in data and b"\r" in data.rstrip():
             data = data.replace(b"\r", b"\n")
-            self.fixes.append(Fix(0, "line ends are line feeds, not carriage returns"))
+            self.fixes.append(Fix(0, "converted carriage returns to line feeds"))
         return data
 
     def find_bad_bytes(self, data: bytes) -> None:
@@ -61,7 +61,7 @@ class Fixer:
                 self.unusable.append((number, not_utf8_error(line, error.start)))
 
     def json_lines(self, data: bytes) -> Iterator[bytes]:
-        """Yield the lines of a JSON Lines file, each fixed if that is possible."""
+        """Yield the lines of a JSON Lines file, each fixed if possible."""
         for number, line in enumerate(data.splitlines(keepends=True), 1):
             body = line.rstrip(b"\r\n")
             if not body.strip():
@@ -99,7 +99,7 @@ def _remove_trailing_commas(body: bytes) -> bytes | None:
 
 
 def _convert_repr(body: bytes) -> bytes | None:
-    """Return a row that was written with Python's repr as JSON."""
+    """Convert a row written with Python's repr to JSON; None if it is not one."""
     if len(body) > MAX_REPR_BYTES:
         return None
     try:
@@ -113,7 +113,7 @@ def _convert_repr(body: bytes) -> bytes | None:
 
 
 def _repeats_a_key(tree: ast.AST) -> bool:
-    """Return True if an object has a key twice, of which Python keeps the last value."""
+    """Return True if a dict has a duplicate key: Python keeps only the last value."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
@@ -123,7 +123,7 @@ def _repeats_a_key(tree: ast.AST) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    """Return True for values that JSON has too, with text as the keys."""
+    """Return True for values that JSON can represent, with strings as keys."""
     if isinstance(value, dict):
         return all(isinstance(k, str) and _is_json(v) for k, v in value.items())
     if isinstance(value, list):

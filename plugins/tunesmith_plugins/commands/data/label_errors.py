@@ -1,4 +1,4 @@
-"""Label errors as a finding, and as JSON with all rows that are suspect."""
+"""Report label errors as a finding, and as JSON with all suspect rows."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from tunesmith_evidence.number_text import format_share, format_share_range
 EXAMPLES = 3
 PROMPT = 60
 WARNING_SHARE = 0.03
-"""Estimated share of wrong labels from which on the finding is a warning."""
+"""From this estimated share of wrong labels on, the finding is a warning."""
 
 
 def to_finding(found: LabelErrors, records: Sequence[Record]) -> Finding:
-    """Return what was found as a finding of the check ``label errors``."""
+    """Return the result as a finding of the check ``label errors``."""
     highest = round(found.highest_share * found.rows)
     shares = format_share_range(found.share, found.highest_share)
     what = f"{shares} of the labels look wrong" if highest else "no label looks wrong"
-    classifier = f"a classifier that agrees with {format_share(found.agreement)} of {found.rows:,}"
+    classifier = (
+        f"a classifier that agrees with {format_share(found.agreement)} of {found.rows:,} labels"
+    )
     return Finding(
         level="warning" if found.share >= WARNING_SHARE else "info",
         where="data label errors",
-        message=f"{what}, by {classifier}",
+        message=f"{what}, according to {classifier}",
         count=found.count,
         examples=tuple(
             f"{records[suspect.row].source} {_quote(records[suspect.row])} has the label "
             f'"{_short(suspect.label)}", perhaps "{_short(suspect.suggested)}"'
             for suspect in found.suspects[: min(EXAMPLES, found.count)]
         ),
-        hint="read the rows that --json lists and correct them; never remove test rows"
+        hint="review the rows listed by --json and correct their labels; never remove test rows"
         if highest
         else "",
     )
 
 
 def to_json(found: LabelErrors, records: Sequence[Record]) -> dict[str, Any]:
-    """Return what was found as JSON, with the rows that are suspect, the most suspect first."""
+    """Return the result as JSON, with the suspect rows, most suspect first."""
 
     def row(suspect: LabelError) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Open the data of a run file, or a data file without one."""
+"""Open the data of a run file, or a data file without a run file."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tunesmith.records import (
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
 from tunesmith_data import RowLoader
-from tunesmith_data.accounting import describe_skipped
+from tunesmith_data.skipped_rows import describe_skipped
 
 
 @dataclass(frozen=True)
 class OpenedData:
-    """Records by the part of the data they are in, and the plan if there is a run file."""
+    """Records by part (train, validation, test), and the plan if there is a run file."""
 
     dataset: Dataset
     parts: dict[str, Sequence[Record]]
@@ -46,7 +46,7 @@ class OpenedData:
     catalog: Catalog
 
     def records(self, part: str) -> Iterator[Record]:
-        """Iterate over the records of one part, or of ``all``."""
+        """Iterate over the records of one part, or of all parts (``all``)."""
         if part == "all":
             return chain.from_iterable(self.parts.values())
         return iter(self.parts.get(part, ()))
@@ -56,8 +56,8 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
     """Load the data of a run file, or all rows of a data file, folder or pattern.
 
     Raises:
-        UsageError: no data loader knows the file.
-        DataError: no row can be used.
+        UsageError: no data loader recognizes the file.
+        DataError: no row is usable.
     """
     if path.suffix == ".toml" and path.is_file():
         plan, catalog = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
@@ -65,7 +65,7 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
         parts = {"train": split.train, "validation": split.validation, "test": split.test}
         return OpenedData(dataset, parts, plan, catalog)
     catalog = state.catalog()
-    dataset = load_file(path, catalog, {"max_skipped": 1.0})  # to show what is usable
+    dataset = load_file(path, catalog, {"max_skipped": 1.0})  # show every usable row
     parts = {"train": dataset.train}
     named = {"validation": dataset.validation, "test": dataset.test}
     parts |= {name: part for name, part in named.items() if part is not None}
@@ -73,11 +73,11 @@ def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedDa
 
 
 def open_rows(path: Path, state: CliState) -> Dataset:
-    """Load a file whose rows are to be written again; the data loader limits the unusable ones.
+    """Load a file whose rows will be written to another file.
 
     Raises:
-        UsageError: no data loader knows the file.
-        DataError: it cannot be used, or more rows are unusable than the data loader allows.
+        UsageError: no data loader recognizes the file.
+        DataError: the file is unusable, or has more unusable rows than the data loader allows.
     """
     if path.suffix == ".toml" and path.is_file():
         return open_data(path, state).dataset
@@ -90,26 +90,27 @@ def count_skipped(dataset: Dataset) -> dict[str, int]:
 
 
 def show_skipped(dataset: Dataset) -> None:
-    """Print how many rows are skipped, the cause, and the place of the first."""
+    """Print how many rows are skipped for each reason, and where the first one is."""
     first = {row.cause: row.where for row in reversed(dataset.skipped)}
     for cause, count in count_skipped(dataset).items():
         render.print_text(describe_skipped(cause, count, first[cause]), style="warning")
 
 
 def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = None) -> Dataset:
-    """Load a data file, folder or pattern with the data loader that knows it.
+    """Load a data file, folder or pattern with the data loader that recognizes it.
 
-    ``options`` are those of the data loader, if it has them.
+    ``options`` of the data loader are ignored if it does not have them.
 
     Raises:
-        UsageError: no data loader knows the file.
-        DataError: it cannot be used.
+        UsageError: no data loader recognizes the file.
+        DataError: the file is unusable.
     """
     use = catalog.recognize([str(path)])
     if use is None:
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
         raise UsageError(
-            f"{path}: no data loader knows this file", hint=f"write a run file; loaders: {known}"
+            f"{path}: no data loader recognizes this file",
+            hint=f"name the loader in a run file: {known}",
         )
     offered = catalog.find(DataLoaderOffer, use)
     config = offered.offer.config
@@ -126,9 +127,9 @@ def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = 
 
 
 def text_parts(record: Record) -> list[tuple[str, str, bool]]:
-    """Return the parts of a record as (label, text, True if the model is trained on it).
+    """Return the parts of a record as (label, text, True if the model is trained on the text).
 
-    A record of a kind that a plugin defines has one part.
+    A record type defined by a plugin has a single part.
     """
     match record:
         case Text():
@@ -152,6 +153,6 @@ def _prompt(messages: Sequence[Message]) -> list[tuple[str, str, bool]]:
 
 
 def _shown(message: Message) -> str:
-    """Return reasoning, text and tool calls of a message, each on lines of its own."""
+    """Return reasoning, text and tool calls of a message, each starting on a new line."""
     calls = (f"{call.name}({call.arguments})" for call in message.tool_calls)
     return "\n".join(filter(None, [message.reasoning, message.text, *calls]))

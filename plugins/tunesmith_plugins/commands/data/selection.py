@@ -1,4 +1,4 @@
-"""Choose few rows that stand for many: without near duplicates, and spread over all topics.
+"""Select a small, representative subset of rows: no near-duplicates, and all topics covered.
 
 ::
 
@@ -7,10 +7,10 @@
     chosen = select_rows(PromptTexts(records), 500)
     [records[row] for row in chosen.rows]
 
-Of each cluster of near duplicates, the first row is a candidate. If these are too few, all rows are
-that do not equal an earlier one. Chosen are the candidates that
-maximize the sum over all rows of the cosine to the most similar chosen row (facility location),
-by stochastic greedy search (Mirzasoleiman and others, AAAI 2015).
+The first row of each cluster of near-duplicates is a candidate. If these are too few, all rows that
+do not equal an earlier one are candidates. Stochastic greedy search (Mirzasoleiman et al., AAAI
+2015) selects the candidates that maximize the sum, over all candidates, of the cosine to the most
+similar selected row (facility location).
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ import numpy as np
 from tunesmith_data.coverage.vectors import sample_rows
 from tunesmith_data.near_duplicates import Texts, cluster_texts
 from tunesmith_data.splits import normalize_text
-from tunesmith_data.vectors import Vectors, embed
+from tunesmith_data.vectors import Vectors, fit_text_vectors
 
 MAX_CANDIDATES = 100_000
-"""Rows that are compared; of more, a random sample is."""
+"""Maximum candidates; more are reduced to a random sample."""
 MAX_REPRESENTED = 5_000
-"""Rows whose similarity to the chosen ones is maximized; of more, a random sample is taken."""
-MISS = 0.1
-"""The probability that the best tenth of the candidates is not looked at in a step."""
+"""Maximum rows whose similarity to the selected ones is maximized; more are sampled."""
+MISS_PROBABILITY = 0.1
+"""Probability that a greedy step looks at none of the ``count`` best candidates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Rows that were chosen, and how well they stand for all."""
+    """Selected rows, and how well they represent all rows."""
 
     rows: Sequence[int]
-    """Positions of the chosen rows, in the order of the data."""
+    """Indices of the selected rows, in the order of the data."""
     equal: int
-    """Rows that were skipped because they equal an earlier one, apart from case and spaces."""
+    """Number of skipped rows that equal an earlier one, apart from case and white space."""
     similar: int
-    """Rows that were skipped because they resemble an earlier one; 0 if all are needed."""
+    """Number of skipped near-duplicates of an earlier row; 0 if they are needed."""
     compared: int
-    """Rows that could be chosen."""
+    """Number of candidates."""
     similarity: float
-    """Mean cosine of a row to the most similar chosen one."""
+    """Mean cosine of a candidate to the most similar selected row."""
     random_similarity: float
-    """The same if as many rows are chosen at random from all."""
+    """The same mean for an equal number of randomly selected candidates."""
 
 
 def select_rows(texts: Texts, count: int, *, seed: int = 0) -> Selection:
-    """Choose ``count`` rows, or all that differ. The same texts give the same rows."""
+    """Select ``count`` rows, or all distinct ones if there are fewer. Deterministic."""
     rng = np.random.default_rng(seed)
     equal = np.unique([normalize_text(text) for text in texts], return_index=True)[1]
     similar = np.unique(cluster_texts(texts), return_index=True)[1]
     distinct = similar if len(similar) >= count else equal
     candidates = sample_rows(rng, np.sort(distinct.astype(np.int64)), MAX_CANDIDATES)
-    vectors = embed([texts[int(row)] for row in candidates])
+    vectors = fit_text_vectors([texts[int(row)] for row in candidates])
     represented = vectors[sample_rows(rng, np.arange(len(candidates)), MAX_REPRESENTED)]
     chosen = _cover(vectors, represented, count, rng)
     others = rng.choice(len(candidates), min(count, len(candidates)), replace=False)
@@ -76,11 +76,11 @@ def select_rows(texts: Texts, count: int, *, seed: int = 0) -> Selection:
 def _cover(
     vectors: Vectors, represented: Vectors, count: int, rng: np.random.Generator
 ) -> Sequence[int]:
-    """Return the positions of the vectors to which those that they represent are similar."""
+    """Return the indices of the vectors that best cover the represented vectors."""
     left = rng.permutation(len(vectors))
     if count >= len(left):
         return [*map(int, left)]
-    looked_at = min(len(left), math.ceil(len(left) / count * math.log(1 / MISS)))
+    looked_at = min(len(left), math.ceil(len(left) / count * math.log(1 / MISS_PROBABILITY)))
     best = np.zeros(len(represented), np.float32)
     chosen: list[int] = []
     while len(chosen) < count:
@@ -96,6 +96,6 @@ def _cover(
 
 
 def _similarity(represented: Vectors, chosen: Vectors) -> float:
-    """Return the mean cosine to the most similar chosen vector."""
+    """Return the mean cosine of the represented vectors to their most similar chosen vector."""
     blocks = np.array_split(represented, math.ceil(len(represented) / 500))
     return float(np.concatenate([(block @ chosen.T).max(axis=1) for block in blocks]).mean())

@@ -1,4 +1,4 @@
-"""``tunesmith data show``: page through the rows of a run, as the model sees them."""
+"""``tunesmith data show``: page through rows as the model sees them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunesmith_plugins.commands.data.tokens import TokenizedRow, create_tokenize
 
 @dataclass(frozen=True)
 class Filter:
-    """The rows to show."""
+    """Conditions for the rows to show."""
 
     part: str
     source: str | None
@@ -31,7 +31,7 @@ class Filter:
     max_length: int | None
 
     def accepts(self, record: Record, length: int) -> bool:
-        """Return True for a row with this origin and a length within the limits."""
+        """Return True if the source matches and the length is within the limits."""
         if self.source is not None and self.source not in record.source:
             return False
         return self.min_length <= length and (self.max_length is None or length <= self.max_length)
@@ -39,7 +39,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row, its length in characters or tokens, and its tokens if they are shown."""
+    """A row, its length in characters or tokens, and its tokens with ``--tokens``."""
 
     record: Record
     length: int
@@ -56,15 +56,23 @@ class ShownRow:
     default="all",
     show_default=True,
 )
-@click.option("--source", metavar="TEXT", help="Only rows whose file and line contain this text.")
 @click.option(
-    "--min-length", type=click.IntRange(0), default=0, help="Only rows of this length or more."
+    "--source", metavar="TEXT", help="Only rows whose source (file and line) contains this text."
 )
-@click.option("--max-length", type=click.IntRange(0), help="Only rows of this length or less.")
-@click.option("--start", type=click.IntRange(1), default=1, help="First row to show, from 1.")
-@click.option("--count", type=click.IntRange(1), help="Number of rows. Default: all in a pager.")
-@click.option("--tokens", is_flag=True, help="Show tokens; lengths are numbers of tokens.")
-@click.option("--skipped", is_flag=True, help="Show the rows that cannot be used instead.")
+@click.option(
+    "--min-length", type=click.IntRange(0), default=0, help="Only rows of at least this length."
+)
+@click.option("--max-length", type=click.IntRange(0), help="Only rows of at most this length.")
+@click.option(
+    "--start", type=click.IntRange(1), default=1, help="First row to show; rows are counted from 1."
+)
+@click.option(
+    "--count",
+    type=click.IntRange(1),
+    help="Number of rows. Default: all rows in a terminal or with --json, otherwise 10.",
+)
+@click.option("--tokens", is_flag=True, help="Show tokens, and measure lengths in tokens.")
+@click.option("--skipped", is_flag=True, help="Show the skipped rows instead, with the reason.")
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
@@ -80,10 +88,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     skipped: bool,
     as_json: bool,
 ) -> None:
-    """Print rows as the model sees them; the text that it is trained on is marked.
+    """Print rows as the model sees them, and highlight the trained text.
 
-    With --tokens, rows have the chat template of the model and special tokens. In a terminal, a
-    pager shows all rows. Lengths are numbers of characters, or of tokens.
+    With --tokens, rows are shown in the model's chat template with special tokens. In a terminal,
+    all rows open in a pager. Lengths are in characters, or in tokens with --tokens.
     """
     opened = open_data(data, state, sets)
     is_paged = sys.stdout.isatty() and count is None and not as_json
@@ -129,7 +137,7 @@ def _to_json(row: ShownRow) -> str:
 
 
 def _to_text(row: ShownRow) -> str:
-    """Return a row as lines of text; marks and colors show what is trained."""
+    """Return a row as lines of text; marks and colors show the trained text."""
     unit = "characters" if row.tokenized is None else "tokens"
     title = f"{one_line(row.record.source)}: {row.length:,} {unit}"
     if row.tokenized is None:

@@ -1,4 +1,4 @@
-"""``tunesmith data split``: write the parts of the data to files of their own."""
+"""``tunesmith data split``: write training, validation and test rows to separate files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_data.splits import PARTS, split_records
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 SPLIT_FILE = "split.json"
@@ -34,9 +34,13 @@ SPLIT_FILE = "split.json"
     help="Folder for train.jsonl, validation.jsonl, test.jsonl and split.json.",
 )
 @click.option(
-    "--test-size", metavar="SHARE|N", help="Rows held out: a share below 1, or a number of rows."
+    "--test-size",
+    metavar="SHARE|N",
+    help="Size of the test file: a share below 1, or a number of rows.",
 )
-@click.option("--validation-size", metavar="SHARE|N", help="Rows for choices, in the same form.")
+@click.option(
+    "--validation-size", metavar="SHARE|N", help="Size of the validation file, in the same form."
+)
 @result_options
 def command(
     state: CliState,
@@ -46,13 +50,13 @@ def command(
     validation_size: str | None,
     as_json: bool,
 ) -> None:
-    """Split a file of rows into training, validation and test rows without leaks.
+    """Split a file of rows into training, validation and test files without leaks.
 
-    Rows with one prompt, with nearly equal prompts, or of one group go to the same part. If the
-    folder has a split.json of an earlier split, its rows keep their part and new rows are added.
+    Rows with equal or nearly equal prompts, or of the same group, go to the same part. If the
+    folder has a split.json from an earlier split, old rows keep their part and new rows are added.
     """
     if data.suffix == ".toml":
-        raise UsageError(f"{data}: name a file of rows; a run splits its data by itself")
+        raise UsageError(f"{data}: name a file of rows; a run splits its data itself")
     dataset = open_rows(data, state)
     records = dataset.train
     out.mkdir(parents=True, exist_ok=True)
@@ -86,24 +90,24 @@ def command(
 
 
 def _size(text: str | None, option: str) -> float | int | None:
-    """Return a share or a number of rows."""
+    """Parse a size: a share of the rows or a number of rows."""
     if text is None:
         return None
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
-        raise UsageError(f"{option} {text}: is no share and no number of rows") from None
+        raise UsageError(f"{option} {text}: must be a share below 1 or a number of rows") from None
 
 
 def _write_part(out: Path, part: str, rows: Sequence[int], records: Sequence[Record]) -> int:
-    """Write the rows of a part; return their number."""
-    lines = (json.dumps(to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
+    """Write the rows of a part; return the number of rows."""
+    lines = (json.dumps(record_to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(out / f"{part}.jsonl", "".join(lines))
     return len(rows)
 
 
 def _write_clusters(out: Path, split: Split, records: Sequence[Record]) -> None:
-    """Write a line for each row: its source, its part and its cluster."""
+    """Write one line per row: source, part and cluster."""
     part_of = {row: part for part in PARTS for row in getattr(split, part)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -16,7 +16,7 @@ from tunesmith.records import Record, last_exchange
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, set_option
-from tunesmith_data.accounting import describe_skipped
+from tunesmith_data.skipped_rows import describe_skipped
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
 from tunesmith_plugins.commands.data.open_data import (
@@ -35,15 +35,17 @@ LABELS_OF_ANSWERS = ("good", "bad")
 @click.command("stats")
 @click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
 @set_option
-@click.option("--tokens", is_flag=True, help="Count tokens too, with the model of the run file.")
-@click.option("--topics", is_flag=True, help="Group prompts by their words: some seconds.")
+@click.option("--tokens", is_flag=True, help="Also count tokens, with the run file's model.")
+@click.option(
+    "--topics", is_flag=True, help="Group prompts into topics by their words; takes a few seconds."
+)
 @result_options
 def command(
     state: CliState, data: Path, sets: tuple[str, ...], tokens: bool, topics: bool, as_json: bool
 ) -> None:
-    """Count rows, lengths, duplicates and labels of each part of the data.
+    """Count rows, lengths, duplicates and labels in each part of the data.
 
-    Duplicates are rows with the same text, apart from case and white space.
+    Rows are duplicates if their text is equal, apart from case and white space.
     """
     opened = open_data(data, state, sets)
     found = measure(opened, tokens=tokens, topics=topics)
@@ -54,7 +56,7 @@ def command(
 
 
 def measure(opened: OpenedData, *, tokens: bool = False, topics: bool = False) -> dict[str, Any]:
-    """Return the statistics of data as JSON."""
+    """Return the statistics of the data as JSON."""
     seen: set[bytes] = set()
     parts = {}
     for name, records in opened.parts.items():
@@ -71,7 +73,7 @@ def measure(opened: OpenedData, *, tokens: bool = False, topics: bool = False) -
 
 
 def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]:
-    """Return the statistics of a part; ``seen`` has the digests of the parts before."""
+    """Return the statistics of a part; ``seen`` contains the digests of the earlier parts."""
     lengths: dict[str, array[int]] = {}
     labels: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
@@ -152,11 +154,11 @@ def _print(found: dict[str, Any]) -> None:
         render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")
         render.print_text(f"  duplicates: {part['duplicates']:,}")
         if part["rows_of_other_parts"]:
-            text = f"  rows that an earlier part has too: {part['rows_of_other_parts']:,}"
+            text = f"  rows that are also in an earlier part: {part['rows_of_other_parts']:,}"
             render.print_text(text, style="warning")
         if part["labeled_answers"]:
             counts = (f"{count:,} {label}" for label, count in part["labeled_answers"].items())
-            render.print_text(f"  answers with a label: {', '.join(counts)}")
+            render.print_text(f"  labeled answers: {', '.join(counts)}")
         if part["groups"]:
             render.print_text(f"  groups: {part['groups']:,}")
         rows = [
@@ -168,7 +170,7 @@ def _print(found: dict[str, Any]) -> None:
             rows.append(["tokens", *(f"{n:,}" for n in tokens["lengths"].values())])
             render.print_text(f"  tokens: {tokens['total']:,}, {tokens['trained']:,} trained")
             for cause, count in tokens["skipped"].items():
-                render.print_text(f"  {count:,} rows give no tokens: {cause}", style="warning")
+                render.print_text(f"  {count:,} rows cannot be tokenized: {cause}", style="warning")
         render.print_table(["", *QUANTILES], rows, right=range(1, len(QUANTILES) + 1))
         _print_labels(part["labels"])
         for topic in part.get("topics", ()):

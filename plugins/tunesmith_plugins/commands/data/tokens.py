@@ -1,4 +1,4 @@
-"""Rows as the model sees them: their tokens, and which of them are trained."""
+"""Tokenize rows as the model sees them, and mark the trained tokens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from tunesmith_torch.data.packing import Example
 
 NO_LIMIT = 1 << 30
-"""Tokens of an example of a technique whose options have no limit."""
+"""Token limit of an example if the technique has no such option."""
 
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """The tokens of an example as runs of text, each trained or not."""
+    """Tokens of an example as runs of text, each either trained or not."""
 
     runs: Sequence[tuple[str, bool]]
     tokens: int
@@ -28,16 +28,16 @@ class TokenizedRow:
 
 
 def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]:
-    """Return a function that makes the examples of a record, with the tokenizer of the plan.
+    """Return a function that tokenizes a record into examples, with the plan's tokenizer.
 
-    It raises a DataError for a record that gives no example.
+    The function raises a DataError for a record that yields no example.
 
     Raises:
-        UsageError: there is no run file, and so no model.
+        UsageError: no run file, so the model is unknown.
     """
     if plan is None:
-        raise UsageError("--tokens: needs a run file, whose model has the tokenizer")
-    from tunesmith_torch.data.message_fields import without_label
+        raise UsageError("--tokens: needs a run file, to know which tokenizer to use")
+    from tunesmith_torch.data.message_fields import unpaired_to_chat
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import config_context_length, load_config, load_tokenizer
     from tunesmith_torch.options.training import TrainingOptions
@@ -65,14 +65,14 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
         return rows
 
     def examples_of(record: Record) -> Iterator[Example]:
-        for one in _list_trained(without_label(record), trains_rejected):
+        for one in _list_trained(unpaired_to_chat(record), trains_rejected):
             yield from template.tokenize_record(one, max_length, truncate_prompts=truncates)
 
     return tokenize
 
 
 def _list_trained(record: Record, trains_rejected: bool) -> list[Record]:
-    """Return a record as the conversations that are trained on: both of a preference, or one."""
+    """Return the trained conversations of a record: one, or both answers of a preference."""
     if isinstance(record, Preference) and trains_rejected:
         return [record, replace(record, chosen=record.rejected)]
     return [record]

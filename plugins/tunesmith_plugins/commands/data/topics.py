@@ -1,4 +1,4 @@
-"""Group texts by their words, to see how many rows each topic has."""
+"""Group texts into topics by their words, and count the rows of each topic."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ import numpy as np
 
 from tunesmith_data.coverage.vectors import sample_rows
 from tunesmith_data.near_duplicates import Texts
-from tunesmith_data.vectors import READ_CHARACTERS, embed
+from tunesmith_data.vectors import MAX_TEXT_CHARACTERS, fit_text_vectors
 
 TOPICS = 10
 ROWS_PER_TOPIC = 10
-"""Rows without which there are fewer topics."""
+"""Minimum rows per topic; fewer rows give fewer topics."""
 MAX_ROWS = 5_000
-"""Texts that are grouped; of more, a random sample is."""
+"""Maximum texts to group; more are reduced to a random sample."""
 WORDS = 3
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A group of texts with common words."""
+    """A group of texts with words in common."""
 
     words: Sequence[str]
-    """Up to three words that are more frequent in these texts than in the others."""
+    """Up to three words that are more frequent in these texts than in all texts."""
     share: float
-    """The share of the texts that are in the group."""
+    """Share of the texts that belong to the group."""
     row: int
-    """The position of the text that is nearest to the middle of the group."""
+    """Index of the text closest to the center of the group."""
 
 
 def find_topics(texts: Texts, *, seed: int = 0) -> list[Topic]:
-    """Group texts into up to ten topics, the largest first (k-means on their vectors).
+    """Group texts into up to ten topics, largest first (k-means on their vectors).
 
-    The topics describe the texts; there is no right number of them. Texts that have little in
-    common with any other are often one large group, whose words say little.
+    There is no correct number of topics. Texts with little in common often form one large group,
+    whose words mean little.
     """
     from sklearn.cluster import KMeans
 
     rows = sample_rows(np.random.default_rng(seed), np.arange(len(texts)), MAX_ROWS)
-    read = [texts[int(row)][:READ_CHARACTERS] for row in rows]
+    read = [texts[int(row)][:MAX_TEXT_CHARACTERS] for row in rows]
     count = min(TOPICS, len(read) // ROWS_PER_TOPIC)
     if count < 2:
         return []
-    vectors = embed(read)
+    vectors = fit_text_vectors(read)
     model = KMeans(count, n_init=3, random_state=seed)
     distances = model.fit_transform(vectors)
     in_texts = _count_texts(read)
@@ -61,12 +61,12 @@ def find_topics(texts: Texts, *, seed: int = 0) -> list[Topic]:
 
 
 def _count_texts(texts: Iterable[str]) -> Counter[str]:
-    """Return in how many texts each word is."""
+    """Return the number of texts that contain each word."""
     return Counter(word for text in texts for word in {*_WORD.findall(text.lower())})
 
 
 def _typical_words(members: Sequence[str], in_texts: Counter[str], total: int) -> list[str]:
-    """Return the words whose share of these texts exceeds their share of all texts most."""
+    """Return the words whose share of these texts most exceeds their share of all texts."""
     gains = {
         word: count / len(members) - in_texts[word] / total
         for word, count in _count_texts(members).items()

@@ -1,1 +1,1 @@
-"""Command ``evaluate``: measure a trained model, an endpoint, or any other model, on rows."""
+"""Command ``evaluate``: evaluate a run's model, an endpoint or any other model on rows."""

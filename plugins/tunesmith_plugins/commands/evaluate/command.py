@@ -1,4 +1,4 @@
-"""``tunesmith evaluate``: measure a model on rows, without training."""
+"""``tunesmith evaluate``: evaluate a model on rows, without training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, set_option, trust_option
 from tunesmith_evidence.report.view import ScoreRow, describe_unit
-from tunesmith_plugins.commands.evaluate.target import Choice, Target, Which, open_target
+from tunesmith_plugins.commands.evaluate.target import (
+    EvaluationTarget,
+    TargetChoice,
+    TargetModel,
+    open_evaluation_target,
+)
 
 SCHEMA = "tunesmith.evaluation/1"
 
@@ -35,28 +40,34 @@ SCHEMA = "tunesmith.evaluation/1"
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File with the rows; without it, the test rows of the run.",
+    help="File of rows to evaluate on. Default: the run's test rows.",
 )
 @click.option(
     "--rows-of", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Run whose test rows, evaluators and system prompt an endpoint, adapter or model is "
-    "measured with.",
+    help="Evaluate an endpoint, adapter or model like this run: with its test rows, evaluators and "
+    "system prompt.",
 )  # fmt: skip
-@click.option("--base-only", is_flag=True, help="Evaluate the base model of the run.")
-@click.option("--winner", is_flag=True, help="Evaluate the winner that the run saved.")
-@click.option("--base", metavar="MODEL", help="Base model of an adapter, if it names another one.")
-@click.option("--model", metavar="NAME", help="Model at the endpoint; default: the only one.")
+@click.option("--base-only", is_flag=True, help="Evaluate the run's base model.")
+@click.option(
+    "--winner", is_flag=True, help="Evaluate the baseline that the run saved as its winner."
+)
+@click.option(
+    "--base", metavar="MODEL", help="Base model for an adapter. Default: the one in its config."
+)
+@click.option(
+    "--model", metavar="NAME", help="Model name at the endpoint. Default: the only model it lists."
+)
 @click.option(
     "--token-variable", metavar="NAME",
-    help="Environment variable with the token of the endpoint.",
+    help="Environment variable that holds the endpoint's API token.",
 )  # fmt: skip
 @click.option(
     "--evaluator", "evaluators", multiple=True, metavar="NAME",
-    help="Evaluator; default: those of the run, or those that suit the rows. Repeatable.",
+    help="Evaluator to use. Default: those of the run, or those that fit the rows. Repeatable.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder to create for the results; default: "
-    "a new folder below evaluations/.",
+    "--out", type=click.Path(path_type=Path), help="Folder to create for the results. Default: "
+    "a new folder in evaluations/.",
 )  # fmt: skip
 @set_option
 @trust_option
@@ -76,25 +87,30 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     sets: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure a model on rows, without training.
+    """Evaluate any model on rows, without training.
 
-    MODEL is the folder of a run, an adapter folder, a base model (a hub id, a folder, a GGUF file),
-    or an endpoint that speaks OpenAI's API, https://host/v1, to which the prompts of the rows are
-    sent. The results, and the prompt, answer and value of each row, are written to a folder of
-    their own.
+    MODEL is one of:
+
+    \b
+    - a run folder
+    - an adapter folder
+    - a model: Hub id, folder or GGUF file
+    - an OpenAI-compatible endpoint such as https://host/v1, which receives the prompts
+
+    The results are written to a new folder, with prompt, answer and score of each row.
     """
     if winner and base_only:
-        raise UsageError("--winner and --base-only: only one of them is possible")
-    which: Which = "winner" if winner else "base" if base_only else "tuned"
-    choice = Choice(
+        raise UsageError("use either --winner or --base-only, not both")
+    which: TargetModel = "winner" if winner else "base" if base_only else "tuned"
+    choice = TargetChoice(
         target, data, which, base, evaluators, sets, state.files, state.disabled, rows_of, model,
         token_variable,
     )  # fmt: skip
-    opened = open_target(choice)
+    opened = open_evaluation_target(choice)
     folder = create_folder(out, opened.label)
     if opened.endpoint is not None:
         rows = format_count(len(opened.records), "row")
-        render.print_note(f"prompts of {rows} are sent to {opened.endpoint.url}")
+        render.print_note(f"sending the prompts of {rows} to {opened.endpoint.url}")
     measured = measure(opened, folder, state.quiet)
     report = to_json(choice, opened, folder, measured)
     write_atomic(folder / "evaluation.json", encode_json(redact_all(report), indent=2) + "\n")
@@ -106,24 +122,26 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def create_folder(out: Path | None, label: str) -> Path:
-    """Create the folder of the results.
+    """Create the folder for the results.
 
     Raises:
-        UsageError: it exists and is not empty.
+        UsageError: the folder is not empty, or cannot be created.
     """
     name = f"{datetime.now():%Y-%m-%d_%H%M}_{label}_{secrets.token_hex(2)}"
     folder = out or Path("evaluations", name)
     if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"{folder}: is not empty", hint="name a new folder with --out")
+        raise UsageError(
+            f"{folder}: the folder is not empty", hint="choose a new folder with --out"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be created: {error.strerror}") from None
+        raise UsageError(f"{folder}: cannot create the folder: {error.strerror}") from None
     return folder
 
 
-def measure(target: Target, folder: Path, quiet: bool) -> list[Measured]:
-    """Evaluate the target with each of its evaluators; the values per row go to the folder."""
+def measure(target: EvaluationTarget, folder: Path, quiet: bool) -> list[Measured]:
+    """Evaluate the target with each of its evaluators; write the per-row results to the folder."""
     shown = tuple(r for r in target.plan.reporters if r.offer.shows_progress and not quiet)
     plan = replace(target.plan, reporters=shown)
     measured: list[Measured] = []
@@ -143,8 +161,10 @@ def measure(target: Target, folder: Path, quiet: bool) -> list[Measured]:
     return measured
 
 
-def to_json(choice: Choice, target: Target, folder: Path, measured: Sequence[Measured]) -> JSON:
-    """Return the evaluation as JSON, ``tunesmith.evaluation/1``."""
+def to_json(
+    choice: TargetChoice, target: EvaluationTarget, folder: Path, measured: Sequence[Measured]
+) -> JSON:
+    """Return the evaluation as JSON (schema ``tunesmith.evaluation/1``)."""
     plan = replace(target.plan, evaluators=target.evaluators)
     return {
         "schema": SCHEMA,

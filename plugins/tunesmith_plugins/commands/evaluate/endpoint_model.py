@@ -1,4 +1,4 @@
-"""A model behind an endpoint as a text model, so that evaluators can measure its answers."""
+"""Wrap an endpoint as a text model, so evaluators can measure its answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from tunesmith.contracts import Generation, Progress
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Message, Prompt
-from tunesmith_evidence.answers.without_scores import WithoutScores
+from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.endpoint.client import Endpoint, Reply
 
 
 @dataclass(frozen=True)
-class EndpointModel(WithoutScores):
-    """A text model that sends conversations to an endpoint. It cannot score given answers."""
+class EndpointModel(GenerationOnlyModel):
+    """A text model that sends conversations to an endpoint; it cannot score given answers."""
 
     endpoint: Endpoint
 
@@ -26,9 +26,9 @@ class EndpointModel(WithoutScores):
         """Generate a greedy answer to each prompt, several at a time.
 
         Raises:
-            UsageError: a prompt is a text without turns.
-            EnvironmentProblem: the endpoint cannot be asked, or all tokens of an answer went to
-                something else.
+            UsageError: a prompt is plain text, not a conversation.
+            EnvironmentProblem: the request failed, or all tokens of an answer went to hidden
+                reasoning.
         """
         conversations = [to_conversation(prompt) for prompt in prompts]
         replies = self.endpoint.ask(conversations, max_new_tokens, progress)
@@ -36,19 +36,18 @@ class EndpointModel(WithoutScores):
 
     @property
     def refusal(self) -> UsageError:
-        """The error: endpoints return no log-probabilities of given answers."""
+        """The error for scoring: endpoints return no log-probabilities of given answers."""
         return UsageError(
-            f"{self.endpoint.url}: an endpoint gives no log-probabilities of given answers",
+            f"{self.endpoint.url}: an endpoint returns no log-probabilities of given answers",
             hint="choose evaluators that measure generated answers, such as exact-match",
         )
 
     def _to_generation(self, reply: Reply, limit: int) -> Generation:
         if reply.finish_reason == "length" and not reply.text and not reply.calls:
             raise EnvironmentProblem(
-                f"the endpoint at {self.endpoint.url} gave an empty answer that ends at the limit "
-                f"of {limit} tokens: they may have gone to hidden reasoning",
-                hint="allow more, --set evaluators.0.max_new_tokens=2000, with the evaluator named "
-                "by --evaluator",
+                f"the endpoint at {self.endpoint.url} returned an empty answer at the limit of "
+                f"{limit} tokens: hidden reasoning may have used them up",
+                hint="raise the limit: --evaluator NAME --set evaluators.0.max_new_tokens=2000",
             )
         calls = [f"<tool_call>{json.dumps(call)}</tool_call>" for call in reply.calls]
         text = "\n".join(filter(None, [reply.text, *calls]))
@@ -57,15 +56,15 @@ class EndpointModel(WithoutScores):
 
 
 def to_conversation(prompt: Prompt) -> dict[str, Any]:
-    """Return a prompt as OpenAI's ``messages`` and ``tools``, without reasoning of earlier answers.
+    """Convert a prompt to OpenAI's ``messages`` and ``tools``, without earlier reasoning.
 
     Raises:
-        UsageError: the prompt is a text without turns.
+        UsageError: the prompt is plain text, not a conversation.
     """
     if isinstance(prompt, str):
         raise UsageError(
-            "plain texts cannot be sent to an endpoint: it answers conversations",
-            hint="use rows with a prompt, or with messages",
+            "plain text cannot be sent to an endpoint, which needs conversations",
+            hint="use rows with `prompt` or `messages`",
         )
     tools = [json.loads(tool) for message in prompt for tool in message.tools]
     return {"messages": [_to_json(m) for m in prompt], **({"tools": tools} if tools else {})}

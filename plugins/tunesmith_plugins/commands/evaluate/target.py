@@ -1,4 +1,4 @@
-"""Open what is to be evaluated: a run, an adapter, an endpoint, or another model."""
+"""Open the target of an evaluation: a run, an adapter, an endpoint or another model."""
 
 from __future__ import annotations
 
@@ -28,62 +28,63 @@ from tunesmith_evidence.winner import has_probabilities, open_winner
 from tunesmith_plugins.commands.evaluate.endpoint_model import EndpointModel
 from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS, is_endpoint
 
-Which = Literal["tuned", "base", "winner"]
+TargetModel = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
-PARTS_OF_DATA = ("test", "validation", "test_size")
-"""Options of data that name parts, which a file to evaluate on does not have."""
+DATA_PARTS = ("test", "validation", "test_size")
+"""Data options that name parts; a single file to evaluate on has no parts."""
 ANSWER_SECONDS = 300.0
-"""Seconds to wait for an answer of an endpoint, which may be long."""
+"""Seconds to wait for an answer from an endpoint; answers can be long."""
 SHOWN_MODELS = 20
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What the user chose on the command line."""
+class TargetChoice:
+    """The target and options from the command line."""
 
     target: str
-    """Run folder, adapter folder, address of an endpoint, or reference of a model."""
+    """Run folder, adapter folder, endpoint address, or model reference."""
     data: Path | None
-    """Rows to measure on; None: the test rows of the run."""
-    which: Which
+    """File of rows to evaluate on; None for the run's test rows."""
+    which: TargetModel
     base: str | None
-    """Base model of an adapter; None: the one that its config names."""
+    """Base model of an adapter; None for the one in its config."""
     evaluators: Sequence[str]
     sets: Sequence[str]
     files: Sequence[str]
     disabled: Sequence[str]
     rows_of: Path | None = None
-    """Run whose test rows, evaluators and prompt a model that is no run is measured with."""
+    """Run whose test rows, evaluators and system prompt apply to a target that is not a run."""
     model: str | None = None
-    """Name of the model at the endpoint; None: the only one there."""
+    """Name of the model at the endpoint; None for the only one it lists."""
     token_variable: str | None = None
 
     @property
     def run(self) -> Path | None:
-        """The run folder, if the target is one."""
+        """The run folder, or None if the target is not a run."""
         path = Path(self.target)
         return path if (path / "lock").is_file() else None
 
 
 @dataclass(frozen=True)
-class Target:
-    """A model to evaluate, the plan by which it is opened, and the rows."""
+class EvaluationTarget:
+    """A model to evaluate, the plan that opens it, and the rows."""
 
     label: str
     plan: Plan
     evaluators: Evaluators
     records: Sequence[Record]
     open: Callable[[], tuple[TextModel, RunContext]]
-    """Load the weights, if it has any."""
+    """Function that loads the model, or connects to the endpoint."""
     endpoint: Endpoint | None = None
-    """The endpoint that the prompts are sent to; None: the model is in this process."""
+    """Endpoint that receives the prompts; None for a model in this process."""
 
 
-def open_target(choice: Choice) -> Target:
-    """Return the target; its weights are loaded later.
+def open_evaluation_target(choice: TargetChoice) -> EvaluationTarget:
+    """Return the target of an evaluation; its weights are loaded later.
 
     Raises:
-        UsageError: it is neither a run, nor an adapter, nor a model, or there are no rows.
+        UsageError: the options do not fit the target, the target cannot be used, or there are no
+            rows.
     """
     _check_options(choice)
     if choice.run is not None:
@@ -111,36 +112,38 @@ def open_target(choice: Choice) -> Target:
     return _build(label, plan, catalog, records, artifact)
 
 
-def _check_options(choice: Choice) -> None:
-    """Refuse options that do not suit the target.
+def _check_options(choice: TargetChoice) -> None:
+    """Refuse options that do not fit the target.
 
     Raises:
-        UsageError: an option needs a run, or an endpoint, or there is no file with rows.
+        UsageError: an option needs a run or an endpoint, two options conflict, or rows are missing.
     """
     for option, value in (("--model", choice.model), ("--token-variable", choice.token_variable)):
         if value is not None and not is_endpoint(choice.target):
-            raise UsageError(f"{option}: {choice.target} is no endpoint, https://host/v1")
+            raise UsageError(
+                f"{option}: {choice.target} is not an endpoint such as https://host/v1"
+            )
     if choice.rows_of is not None and (choice.data is not None or choice.run is not None):
-        other = "--data" if choice.run is None else "the folder of a run"
+        other = "--data" if choice.run is None else "a run folder"
         raise UsageError(
-            f"--rows-of and {other}: only one of them is possible",
-            hint="a run is measured on its own test rows",
+            f"--rows-of and {other} cannot be combined",
+            hint="a run is evaluated on its own test rows",
         )
     if choice.run is not None:
         return
     if choice.which != "tuned":
         raise UsageError(
-            f"--{choice.which}: {choice.target} is not the folder of a run",
-            hint="name the run folder, or the model alone",
+            f"--{choice.which}: {choice.target} is not a run folder",
+            hint="give a run folder, or leave out this option",
         )
     if choice.data is None and choice.rows_of is None:
         raise UsageError(
-            "--data: name the file with the rows to measure on",
-            hint="--rows-of RUN measures on the test rows of a run",
+            "--data: give the file of rows to evaluate on",
+            hint="or use the test rows of a run: --rows-of RUN",
         )
 
 
-def _open_run(choice: Choice, run: Path) -> Target:
+def _open_run(choice: TargetChoice, run: Path) -> EvaluationTarget:
     folder, plan, catalog = api.load_run(run, files=choice.files, disabled=choice.disabled)
     parts = load_data(plan)[1]
     records: Sequence[Record] = [*parts.test]
@@ -154,7 +157,7 @@ def _open_run(choice: Choice, run: Path) -> Target:
         named = bool(choice.evaluators)
         return replace(
             target,
-            evaluators=target.evaluators if named else suit_winner(target, folder),
+            evaluators=target.evaluators if named else select_winner_evaluators(target, folder),
             open=lambda: (open_winner(folder, plan)[1], target.open()[1]),
         )
     artifact = _find_artifact(folder) if choice.which == "tuned" else None
@@ -162,7 +165,7 @@ def _open_run(choice: Choice, run: Path) -> Target:
 
 
 def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
-    """Return the tables of a run that say how a model is measured: on its rows, or on a file."""
+    """Return the tables of a run that define how to evaluate, on its rows or those of a file."""
     stored = plan.to_json()
     tables = {"plugins": stored["plugins"], "data": _replace_file(stored["data"], file)}
     if stored["evaluators"]:
@@ -173,28 +176,28 @@ def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
 
 
 def _open_endpoint(
-    choice: Choice, plan: Plan, catalog: Catalog, records: Sequence[Record]
-) -> Target:
-    """Return an endpoint as a target; nothing but a list of its models is asked of it.
+    choice: TargetChoice, plan: Plan, catalog: Catalog, records: Sequence[Record]
+) -> EvaluationTarget:
+    """Return an endpoint as a target; only its list of models may be requested here.
 
     Raises:
-        UsageError: its address or token is not allowed, or has no model, or several; or an
-            evaluator that the user named needs more than answers.
+        UsageError: the address or token is not allowed, the endpoint does not list exactly one
+            model, or an evaluator needs more than answers.
     """
     if choice.base is not None:
-        raise UsageError("--base: an endpoint has no base model here", hint="leave it out")
+        raise UsageError("--base: only applies to adapters", hint="leave it out for an endpoint")
     try:
         check_endpoint(choice.target, choice.token_variable)
     except ValueError as error:
-        raise UsageError(f"the endpoint cannot be used: {error}") from None
+        raise UsageError(f"cannot use the endpoint: {error}") from None
     target = _build("endpoint", plan, catalog, records, None)
-    evaluators = keep_generating(target.evaluators)
+    evaluators = select_generating_evaluators(target.evaluators)
     skipped = [e.id for e in target.evaluators if e not in evaluators]
     if (choice.evaluators and skipped) or not evaluators:
         raise UsageError(
-            f"evaluator {', '.join(skipped)}: needs more than generated answers, and an endpoint "
-            "gives no log-probabilities",
-            hint="--evaluator names others, such as exact-match",
+            f"evaluator {', '.join(skipped)}: needs log-probabilities, which an endpoint does not "
+            "return",
+            hint="use another one, such as --evaluator exact-match",
         )
     endpoint = Endpoint(
         choice.target, choice.model or "", choice.token_variable, timeout=ANSWER_SECONDS
@@ -208,7 +211,7 @@ def _open_endpoint(
     def open_artifact(path: Path | None) -> TextModel:
         raise UsageError(
             f"{choice.target}: {NO_WEIGHTS} for an evaluator to compare with",
-            hint="--evaluator names others, such as exact-match",
+            hint="use another one, such as --evaluator exact-match",
         )
 
     def load() -> tuple[TextModel, RunContext]:
@@ -223,22 +226,22 @@ def _find_only_model(endpoint: Endpoint) -> str:
     if len(names) != 1:
         shown = ", ".join(names[:SHOWN_MODELS]) + (", ..." if names[SHOWN_MODELS:] else "")
         raise UsageError(
-            f"{endpoint.url}: has {format_count(len(names), 'model')}",
-            hint=f"--model NAME chooses one: {shown or 'it lists none'}",
+            f"{endpoint.url}: lists {format_count(len(names), 'model')}",
+            hint=f"choose one with --model NAME: {shown or 'none is listed'}",
         )
     return names[0]
 
 
-def keep_generating(evaluators: Evaluators) -> Evaluators:
-    """Return the evaluators of generated answers, which need no log-probabilities."""
+def select_generating_evaluators(evaluators: Evaluators) -> Evaluators:
+    """Return the evaluators that only need generated answers, not log-probabilities."""
     return tuple(e for e in evaluators if e.offer.generates)
 
 
-def suit_winner(target: Target, folder: RunFolder) -> Evaluators:
+def select_winner_evaluators(target: EvaluationTarget, folder: RunFolder) -> Evaluators:
     """Return the evaluators that can measure the winner: a classifier has no log-probabilities."""
     if has_probabilities(folder):
         return target.evaluators
-    return keep_generating(target.evaluators) or target.evaluators
+    return select_generating_evaluators(target.evaluators) or target.evaluators
 
 
 def _find_artifact(folder: RunFolder) -> Path:
@@ -246,7 +249,7 @@ def _find_artifact(folder: RunFolder) -> Path:
     if trained is None:
         raise UsageError(
             f"{folder.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {folder.path} continues it",
+            hint=f"tunesmith resume {folder.path}",
         )
     return folder.path / trained.artifact
 
@@ -258,12 +261,12 @@ def _build(
     records: Sequence[Record],
     artifact: Path | None,
     train: Sequence[Record] = (),
-) -> Target:
+) -> EvaluationTarget:
     if not records:
-        raise UsageError("there are no rows to measure on")
+        raise UsageError("there are no rows to evaluate on")
     evaluators = plan.evaluators or default_evaluators(catalog, records)
     if not evaluators:
-        raise UsageError("no evaluator suits the rows", hint="name one with --evaluator")
+        raise UsageError("no evaluator fits the rows", hint="choose one with --evaluator")
 
     def load() -> tuple[TextModel, RunContext]:
         with fence(plan.technique.offered.plugin, "open", may_take_long=True):
@@ -286,17 +289,17 @@ def _build(
             train=train,
         )
 
-    return Target(label, plan, evaluators, records, load)
+    return EvaluationTarget(label, plan, evaluators, records, load)
 
 
 def load_rows(plan: Plan) -> list[Record]:
-    """Return all rows of the file to measure on; their groups are the units in which they count."""
+    """Return all rows of the file to evaluate on; rows of one group count as one unit."""
     with fence(plan.data.offered.plugin, "load"):
         rows = plan.data.offer.build(plan.data.config).load().train
     return [*RecordsByUnit(rows, plan.find_clusters)]
 
 
-def _load_plan(tables: Mapping[str, Any], choice: Choice) -> tuple[Plan, Catalog]:
+def _load_plan(tables: Mapping[str, Any], choice: TargetChoice) -> tuple[Plan, Catalog]:
     tables = dict(tables)
     if choice.evaluators:
         tables["evaluators"] = [{"use": name} for name in choice.evaluators]
@@ -304,28 +307,28 @@ def _load_plan(tables: Mapping[str, Any], choice: Choice) -> tuple[Plan, Catalog
 
 
 def _replace_file(data: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
-    """Return the options of a run's data for another file.
+    """Return the data options of a run, changed to read another file.
 
-    They are those of the run if both files have the same suffix; else they need not fit.
+    The run's options only apply if both files have the same suffix.
     """
     if file is None:
         return dict(data)
     if not isinstance(data.get("train"), str) or Path(data["train"]).suffix != file.suffix:
         return {"train": str(file.resolve())}
-    kept = {key: value for key, value in data.items() if key not in PARTS_OF_DATA}
+    kept = {key: value for key, value in data.items() if key not in DATA_PARTS}
     return {**kept, "train": str(file.resolve())}
 
 
 def _read_base(config: Path) -> str:
-    """Return the base model that an adapter names.
+    """Return the base model that an adapter's config names.
 
     Raises:
-        UsageError: it names none.
+        UsageError: the config names no base model.
     """
     try:
         base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         base = None
     if not isinstance(base, str) or not base:
-        raise UsageError(f"{config}: names no base model", hint="name it with --base")
+        raise UsageError(f"{config}: no base model in this file", hint="give it with --base")
     return base

@@ -1,1 +1,1 @@
-"""Command ``export``: write a trained model for the engine that will serve it."""
+"""Command ``export``: write a trained model in the format of an inference engine."""

@@ -1,4 +1,4 @@
-"""``tunesmith export``: write a trained model for an engine, and verify it there."""
+"""``tunesmith export``: write a trained model for an inference engine, and verify it there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from pydantic import ValidationError
 
 from tunesmith import api
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
@@ -31,7 +31,7 @@ _PACKAGES = {
     "openvino": "tunesmith-openvino",
     "vllm": "tunesmith-vllm",
 }
-"""Distributions of exporters that are not installed with tunesmith."""
+"""Packages of exporters that are not installed with tunesmith, by exporter."""
 
 
 @click.command("export")
@@ -42,7 +42,9 @@ _PACKAGES = {
     required=True,
     help="Exporter, such as gguf, mlx, ollama, onnx, openvino, safetensors or vllm.",
 )
-@click.option("--quantize", metavar="FORMAT", help="Format of the weights, such as q8_0.")
+@click.option(
+    "--quantize", metavar="FORMAT", help="Quantization format of the weights, such as q8_0."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder to write. Default: RUN/export/NAME."
 )
@@ -51,7 +53,7 @@ _PACKAGES = {
     "sets",
     multiple=True,
     metavar="KEY=VALUE",
-    help="An option of the exporter: tunesmith plugins show NAME. Repeatable.",
+    help="Set an exporter option, as listed by tunesmith plugins show NAME. Repeatable.",
 )
 @trust_option
 @result_options
@@ -64,21 +66,21 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     sets: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Export the trained model of RUN for the engine that will serve it.
+    """Export the trained model of RUN for an inference engine.
 
-    An adapter is merged into its base model first. The result is loaded into the engine itself and
-    compared with the trained model: files, rendered prompts, token ids, where answers end, and
-    log-probabilities on test rows. If a check fails, the exit code is 6 and nothing is kept;
-    otherwise export.json in the folder says what was measured, and what could not be verified.
+    An adapter is first merged into its base model. The engine then loads the result, which is
+    compared with the trained model: files, rendered prompts, token ids, ends of answers, and
+    log-probabilities on test rows. If a check fails, nothing is kept and the exit code is 6.
+    Otherwise export.json in the folder records all measurements and what could not be verified.
     """
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     offered = _find_exporter(catalog, to)
     options = _read_options(offered.offer, quantize, sets)
-    from tunesmith_plugins.commands.export.trained import find_trained
+    from tunesmith_plugins.commands.export.trained import find_trained_model
     from tunesmith_torch.export.contract import ServedExporter
     from tunesmith_torch.export.export_run import Export, export_run
 
-    trained = find_trained(folder, plan, catalog)
+    trained = find_trained_model(folder, plan, catalog)
     target = folder.path / "export" / to if out is None else expand_home(out).absolute()
     _make_parent(target)
     export = Export.from_offer(offered.offer, options)
@@ -97,14 +99,14 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         )
     render.print_text(f"\nexported: {render.shell_path(target)}")
     if isinstance(export.exporter, ServedExporter):
-        render.print_text(f"serve it: {one_line(export.exporter.serve_command(target), 2000)}")
+        render.print_text(f"serve it with: {one_line(export.exporter.serve_command(target), 2000)}")
 
 
 def _make_parent(target: Path) -> None:
-    """Create the folder for an export, and try to write there before the model is loaded.
+    """Create the parent folder, and test writing there before the model is loaded.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the folder is not writable.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,32 +114,32 @@ def _make_parent(target: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(
-            f"{target.parent}: no export can be written there, {error.strerror}",
-            hint="--out names another folder",
+            f"{target.parent}: cannot write here: {error.strerror}",
+            hint="choose another folder with --out",
         ) from error
 
 
 def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:
     try:
         return catalog.find(ExporterOffer, name)
-    except OfferNotFound as error:
+    except OfferNotFoundError as error:
         package = _PACKAGES.get(name)
         hint = f"pip install {package}" if package else error.hint
         raise UsageError(f"--to: {error.what}", hint=hint) from None
 
 
 def _read_options(offer: ExporterOffer[Any], quantize: str | None, sets: Sequence[str]) -> Any:
-    """Return the exporter's options, with those of the command line.
+    """Return the exporter's options, updated from the command line.
 
     Raises:
-        UsageError: an item is not ``KEY=VALUE``.
+        UsageError: an item is not ``KEY=VALUE``, or the exporter has no ``quantize`` option.
         ConfigError: a value is not valid.
     """
     names = offer.config.model_fields
     if quantize is not None and "quantize" not in names:
         raise UsageError(
-            f"--quantize: the exporter {offer.name} has no formats of that kind, got {quantize!r}",
-            hint=f"its options, for --set: {', '.join(names) or 'none'}",
+            f"--quantize: the exporter {offer.name} cannot quantize, got {quantize!r}",
+            hint=f"options for --set: {', '.join(names) or 'none'}",
         )
     table: dict[str, Any] = {} if quantize is None else {"quantize": quantize}
     for item in sets:

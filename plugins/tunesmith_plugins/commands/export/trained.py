@@ -1,4 +1,4 @@
-"""Find what a run has trained, the weights under it, and the metric that it is judged by."""
+"""Find a run's trained model, its base weights, and the metric to verify the export with."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tunesmith.offers import EvaluatorOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
-from tunesmith_torch.export.export_run import Measure, TrainedModel
-from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.export.export_run import MeasureFunction, TrainedModel
+from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import adapter_base_folder, find_adapter_base
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.models.quantization import Quantization
@@ -26,27 +26,27 @@ from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.device import pick_device, pick_precision
 
 METRIC_ROWS = 32
-"""Test rows on which the run's metric is measured after rounding."""
+"""Test rows to measure the run's metric on after rounding or quantizing."""
 SEARCHED_ROWS = 1_000
-"""Test rows among which those are looked for that an engine can score."""
+"""Test rows to search for rows that an engine can score."""
 
 
-def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
+def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
     """Return the trained model of a run.
 
     Raises:
-        UsageError: the run has none, or its technique has options of its own.
+        UsageError: the run has no trained model, or its technique does not use TrainingOptions.
     """
     trained = execute.load_report(folder).training_finished.get("")
     if trained is None:
         raise UsageError(
             f"{folder.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {folder.path} continues it",
+            hint=f"tunesmith resume {folder.path}",
         )
     artifact = folder.path / trained.artifact
     base = plan.found_model.fetch()
     options = plan.technique.config
-    if artifact_format(artifact) == "adapter":
+    if detect_artifact_format(artifact) == "adapter":
         base = (
             adapter_base_folder(base, artifact, options)
             if isinstance(options, TrainingOptions)
@@ -68,7 +68,7 @@ def find_trained(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedMode
 
 def _merge_options(plan: Plan, options: Any) -> MergeOptions:
     device = pick_device(plan.run.device)
-    policy = getattr(options, "policy", options)  # of a technique with stages, the last one's
+    policy = getattr(options, "policy", options)  # a technique with stages: those of the last one
     training = policy if isinstance(policy, TrainingOptions) else options
     quantization = Quantization.from_options(training.adaptation.quantization)
     precision = pick_precision(device, training.precision)
@@ -77,7 +77,7 @@ def _merge_options(plan: Plan, options: Any) -> MergeOptions:
 
 def _measure(
     evaluator: Component[EvaluatorOffer[Any]], records: Sequence[Record], test: Sequence[Record]
-) -> Measure:
+) -> MeasureFunction:
     def measure(model: TextModel) -> Sequence[Measurement]:
         return prepare(evaluator.offer.build(evaluator.config), test).measure(model, records)
 

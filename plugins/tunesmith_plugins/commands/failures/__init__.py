@@ -1,1 +1,1 @@
-"""Command ``failures``: find where the tuned model of a run is weak, and the rows to learn from."""
+"""Command ``failures``: find where a run's tuned model is weak, and which rows would help."""

@@ -1,4 +1,4 @@
-"""``tunesmith failures``: find where a tuned model is weak."""
+"""``tunesmith failures``: find where a run's tuned model is weak."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ BASE_BETTER = "the base model was better"
 
 @click.command("failures")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--metric", help="Metric to go by; default: that of the verdict.")
+@click.option("--metric", help="Metric to judge rows by. Default: that of the verdict.")
 @click.option(
     "--items",
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Rows to show of each kind.",
+    help="Number of rows to show of each kind.",
 )
 @click.option(
     "--export",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write all failed rows to a new JSONL file, with the reasons to look at them.",
+    help="Write all failed rows to a new JSONL file, with the reasons to review each.",
 )
 @click.option(
     "--for-next",
     is_flag=True,
-    help="Export rows of one half only: the other half can show that the next run is better.",
+    help="Export only one half of the rows, so the other half can show if the next run is better.",
 )
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
@@ -61,21 +61,22 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Find where the tuned model of a run is weak.
 
-    RUN is the run folder, or the folder that `tunesmith evaluate` has written. Weak slices
-    (columns, labels, lengths, files, topics) are discovered on one half of the rows and confirmed
-    on the other. Below are the worst rows, those that the base model answered better, and
-    near-misses.
+    RUN is a run folder, or a folder written by `tunesmith evaluate`. Weak slices (columns, labels,
+    lengths, files, topics) are discovered on one half of the rows and confirmed on the other. The
+    output then lists the worst rows, rows that the base model answered better, and near-misses.
     """
     if for_next and export is None:
-        raise UsageError("--for-next needs --export FILE: it chooses the rows to write")
+        raise UsageError("--for-next needs --export FILE")
     folder, report = open_results(run)
     failures = find_failures(folder, report, metric)
     if export is not None:
         count = write_rows(failures, export, for_next)
-        advice = "collect rows like them, and do not train on them"
+        advice = "collect similar rows, but do not train on these"
         if for_next:
-            advice = f"correct them or collect rows like them for `tunesmith next {run} --add`"
-        render.print_note(f"{format_count(count, 'row')} in {export}; they are held out: {advice}")
+            advice = f"correct them or collect similar rows for `tunesmith next {run} --add`"
+        render.print_note(
+            f"{format_count(count, 'row')} in {export}. These are test rows: {advice}"
+        )
     if as_json:
         render.print_json(to_json(folder, failures))
         return
@@ -83,17 +84,17 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def write_rows(failures: Failures, path: Path, for_next: bool) -> int:
-    """Write the failed rows to a new file; return their number.
+    """Write the failed rows to a new file; return the number of rows.
 
     Raises:
         UsageError: the file exists, or cannot be written.
     """
     rows = (redact_all(row) for row in export_rows(failures, for_next))
-    return render.write_new(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return render.write_new_file(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def to_json(folder: Path, failures: Failures) -> JSON:
-    """Return the failures as JSON, ``tunesmith.failures/1``."""
+    """Return the failures as JSON (schema ``tunesmith.failures/1``)."""
     measured = failures.measured
     return {
         "schema": "tunesmith.failures/1",
@@ -135,7 +136,9 @@ def show(failures: Failures, items: int) -> None:
         style="strong",
     )
     if failures.replaced:
-        render.print_text(f"{one_line(failures.replaced)} is of all rows together and judges none")
+        render.print_text(
+            f"{one_line(failures.replaced)} has no score per row, so another metric judges the rows"
+        )
     show_slices(failures.slices, rows)
     for title, label, found in (
         ("the worst rows", "", [(row, "") for row in failures.wrong]),
@@ -151,14 +154,14 @@ def show(failures: Failures, items: int) -> None:
 
 
 def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
-    """Print the slices that were tested, of so many rows."""
+    """Print the tested slices; ``rows`` is the number of all rows."""
     render.print_text()
     confirmed = [weak for weak in slices if weak.is_confirmed]
     if rows < 2 * MIN_ROWS:
-        needed = f"{MIN_ROWS} rows, and {MIN_ROWS} outside of it"
-        render.print_text(f"weak slices were not looked for: a slice needs {needed}")
+        needed = f"{2 * MIN_ROWS} rows or more ({MIN_ROWS} inside of a slice, {MIN_ROWS} outside)"
+        render.print_text(f"weak slices were not searched: this needs {needed}")
     elif not confirmed:
-        render.print_text("no weak slice: none was confirmed on the second half of the rows")
+        render.print_text("no weak slice was confirmed on the second half of the rows")
     if slices:
         render.print_table(
             ["slice", "this", "others", "n", "p (Holm)", ""],
@@ -178,7 +181,7 @@ def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
 
 
 def show_row(row: ScoredRow, label: str, note: str) -> None:
-    """Print a row with its prompt and answers, and a note with its label, if there is one."""
+    """Print a row with prompt, expected and actual answer, and a labeled note if there is one."""
     render.print_text(f"  {one_line(row.source)}")
     if row.question:
         render.print_text(f"    prompt:   {one_line(row.question, 300)}")

@@ -1,4 +1,4 @@
-"""Find the failures of a run: weak slices, and rows that are worth reading."""
+"""Find the failures of a run: weak slices, and rows worth reading."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from tunesmith.storage import RunFolder, read_known_events
 from tunesmith_evidence.slices.discover import WeakSlice, find_weak_slices, split_in_halves
 from tunesmith_evidence.slices.items import (
     find_near_misses,
-    find_regressed,
-    find_wrong,
+    find_regressed_rows,
+    find_wrong_rows,
     has_best_value,
 )
-from tunesmith_evidence.slices.rows import ScoredRow, find_row_metric, to_rows
+from tunesmith_evidence.slices.rows import ScoredRow, find_row_metric, to_scored_rows
 
 BASE_MODELS = ("zero-shot", "base")
-"""Labels of the untouched base model, in a run and in an evaluation."""
+"""Labels of the untuned base model, in runs and in evaluations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failures:
-    """The failures of the tuned model of a run, by one metric."""
+    """Failures of a run's tuned model, according to one metric."""
 
     measured: Measured
     rows: Sequence[ScoredRow]
     slices: Sequence[WeakSlice]
-    """The slices that were tested, confirmed or not."""
+    """All tested slices, confirmed or not."""
     wrong: Sequence[ScoredRow]
     regressed: Sequence[tuple[ScoredRow, ScoredRow]]
-    """Rows on which the base model was better, with its rows."""
+    """Rows that the base model answered better, each with the base model's row."""
     near_misses: Sequence[tuple[ScoredRow, str]]
     base: str
-    """Label of the base model; empty if it was not measured."""
+    """Label of the base model; empty if it was not measured with this metric."""
     replaced: str = ""
-    """The metric of all rows together that ``measured`` stands in place of; mostly empty."""
+    """Metric without scores per row that ``measured`` replaces; usually empty."""
 
     @property
     def confirmed(self) -> list[WeakSlice]:
-        """The slices that are weak."""
+        """The slices confirmed as weak."""
         return [found for found in self.slices if found.is_confirmed]
 
 
 def open_results(path: Path) -> tuple[Path, Report]:
-    """Return the folder and the report of a run, or of an evaluation.
+    """Return the folder and the report of a run or an evaluation.
 
     Raises:
-        UsageError: the folder is neither.
+        UsageError: the folder is neither a run nor an evaluation.
     """
     if (path / "evaluation.json").is_file():
         return path, build_report(read_known_events(path / "events.jsonl"))
@@ -61,24 +61,24 @@ def open_results(path: Path) -> tuple[Path, Report]:
 
 
 def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
-    """Return the failures of the tuned model by a metric; by default, the one of the verdict.
+    """Return the failures of the tuned model by a metric; by default, the verdict's.
 
-    Of an evaluation they are those of its only model. In place of a metric of all rows together it
-    is another one of its evaluator.
+    For an evaluation, these are the failures of its only model. A metric without scores per row is
+    replaced by another one of the same evaluator.
 
     Raises:
-        UsageError: the tuned model was not measured by it, or no row can be judged by it.
+        UsageError: the tuned model was not measured by this metric, or it has no scores per row.
     """
     chosen = choose_metric(report, metric)
     measured = find_row_metric(folder, report, chosen)
     if measured is None:
         raise UsageError(
-            f"{chosen.metric} is a metric of all rows together, by which no row is wrong",
-            hint="--metric NAME chooses another",
+            f"{chosen.metric} has no score per row, so it cannot find failed rows",
+            hint="choose another with --metric NAME",
         )
-    rows = to_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
+    rows = to_scored_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
     higher = measured.higher_is_better
-    wrong = find_wrong(rows, higher, has_best=has_best_value(measured))
+    wrong = find_wrong_rows(rows, higher, has_best=has_best_value(measured))
     base = next(
         (
             report.measured[label, measured.evaluator, measured.metric]
@@ -87,13 +87,15 @@ def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
         ),
         None,
     )
-    of_base = to_rows(read_rows(folder / base.records, base.metric), base.metric) if base else []
+    of_base = (
+        to_scored_rows(read_rows(folder / base.records, base.metric), base.metric) if base else []
+    )
     return Failures(
         measured=measured,
         rows=rows,
         slices=find_weak_slices(rows, higher),
         wrong=wrong,
-        regressed=find_regressed(rows, {row.number: row for row in of_base}, higher),
+        regressed=find_regressed_rows(rows, {row.number: row for row in of_base}, higher),
         near_misses=find_near_misses(wrong) if higher else [],
         base=base.model if base else "",
         replaced="" if measured == chosen else chosen.metric,
@@ -103,10 +105,10 @@ def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
 def choose_metric(report: Report, metric: str | None) -> Measured:
     """Return the measurement of the tuned model by a metric.
 
-    None stands for the metric of the verdict; without a verdict, for the first one.
+    None stands for the verdict's metric; without a verdict, for the first metric.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the model was not evaluated, or not by this metric.
     """
     labels = {event.model for event in report.measured.values()}
     label = labels.pop() if len(labels) == 1 else TUNED
@@ -122,11 +124,11 @@ def choose_metric(report: Report, metric: str | None) -> Measured:
 
 
 def export_rows(failures: Failures, for_next: bool = False) -> Iterator[JSON]:
-    """Yield each failed row once, with its prompt, both answers, and the reasons to look at it.
+    """Yield each failed row once, with prompt, both answers and the reasons to review it.
 
     Args:
-        for_next: only rows of the half on which slices are discovered, so that the other half can
-            show a improvement.
+        for_next: only rows of the half that slices are discovered on, so the other half can show
+            an improvement.
     """
     reasons: dict[int, list[str]] = {row.number: [] for row in failures.wrong}
     places = {row.number: place for place, row in enumerate(failures.rows)}

@@ -1,1 +1,1 @@
-"""Command ``next``: write the next iteration of a run, with more rows."""
+"""Command ``next``: write the run file of a run's next iteration, with more rows."""

@@ -1,4 +1,4 @@
-"""Read the rows that were collected for the next iteration, and the half they may come from."""
+"""Read rows collected for the next iteration, and the half of the test rows they may use."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tunesmith.fence import fence
 from tunesmith.plan import Plan
 from tunesmith.records import ROLES, Chat, Completion, Message, Record
 from tunesmith.storage import RunFolder
-from tunesmith_evidence.improvement import choose_metric
+from tunesmith_evidence.improvement import choose_verdict_metric
 from tunesmith_evidence.slices.discover import split_in_halves
-from tunesmith_evidence.slices.rows import to_rows
+from tunesmith_evidence.slices.rows import to_scored_rows
 
 
 def load_collected(path: Path, plan: Plan) -> list[Record]:
-    """Return the rows of a file: those of a data loader, or corrected ones of an export.
+    """Return the rows of a file: training rows, or corrected rows of an export of failures.
 
     Raises:
-        DataError: the file cannot be used.
+        DataError: the file is unusable.
     """
     exported = _read_export(path)
     if exported is not None:
@@ -37,12 +37,12 @@ def load_collected(path: Path, plan: Plan) -> list[Record]:
 
 
 def _read_export(path: Path) -> list[Record] | None:
-    """Return the rows of an export of failures; None if the file is none."""
+    """Return the rows of an export of failures; None if the file is something else."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         rows = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
     except (OSError, ValueError, RecursionError):
-        return None  # the data loader reports what is wrong
+        return None  # the data loader will report the error
     keys = {"messages", "expected", "reasons"}
     if not rows or not all(isinstance(row, dict) and keys <= row.keys() for _, row in rows):
         return None
@@ -50,7 +50,7 @@ def _read_export(path: Path) -> list[Record] | None:
 
 
 def _to_record(where: str, row: dict[str, Any]) -> Record:
-    """Return a row of an export as a training row, with the answer that is expected."""
+    """Convert a row of an export to a training row with the expected answer."""
     turns, expected = row["messages"], row["expected"]
     try:
         messages = [Message(turn["role"], turn["content"]) for turn in turns]
@@ -58,7 +58,7 @@ def _to_record(where: str, row: dict[str, Any]) -> Record:
     except (LookupError, TypeError):
         is_usable = False
     if not is_usable or not messages or not isinstance(expected, str) or not expected.strip():
-        raise DataError(where, "needs `messages` and the answer in `expected`, as text")
+        raise DataError(where, "needs `messages`, and the right answer as text in `expected`")
     labels: dict[str, Any] = {"group": row.get("group"), "slices": row.get("columns", ())}
     if len(messages) == 1 and messages[0].role == "user":
         return Completion(source=where, prompt=messages[0].text, completion=expected, **labels)
@@ -67,16 +67,18 @@ def _to_record(where: str, row: dict[str, Any]) -> Record:
 
 
 def read_first_half(run: Path) -> frozenset[int]:
-    """Return the numbers of the test rows that rows may be collected for.
+    """Return the numbers of the test rows in the half that may be collected.
 
     Raises:
         UsageError: the run has not been evaluated.
     """
     report = load_report(RunFolder.open(run))
-    key = choose_metric(report)
+    key = choose_verdict_metric(report)
     if key is None:
-        raise UsageError(f"{run}: the test rows have not been evaluated", hint="resume the run")
+        raise UsageError(
+            f"{run}: the test rows have not been evaluated", hint=f"tunesmith resume {run}"
+        )
     event = report.measured[TUNED, *key]
-    rows = to_rows(read_rows(run / event.records, event.metric), event.metric)
+    rows = to_scored_rows(read_rows(run / event.records, event.metric), event.metric)
     first, _ = split_in_halves(rows)
     return frozenset(rows[position].number for position in first)

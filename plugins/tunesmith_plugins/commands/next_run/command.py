@@ -1,4 +1,4 @@
-"""``tunesmith next``: write the run file of the next iteration."""
+"""``tunesmith next``: write the run file of a run's next iteration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 import tomli_w
 
 from tunesmith import api
-from tunesmith.data.units import as_loaded
+from tunesmith.data.units import restore_loaded_groups
 from tunesmith.errors import UsageError
 from tunesmith.events import JSON
 from tunesmith.execution.run_data import DataParts, load_data
@@ -22,7 +22,7 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_data.write_rows import to_row
+from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.commands.next_run.collected import load_collected, read_first_half
 
 
@@ -30,36 +30,36 @@ from tunesmith_plugins.commands.next_run.collected import load_collected, read_f
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
     "--add", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True,
-    metavar="FILE", help="Rows to add: training rows, or rows of `tunesmith failures --export`.",
+    metavar="FILE", help="Rows to add: training rows, or corrected rows of failures --export.",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True,
-    help="Folder to create, for the run file and its rows.",
+    help="Folder to create for the run file and its rows.",
 )  # fmt: skip
 @result_options
 def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> None:
-    """Write the run file of the next iteration of RUN: its training rows and those of --add.
+    """Write the run file of RUN's next iteration: its training rows plus those of --add.
 
-    Options and test rows stay the same, so that `tunesmith compare` can say if the slices for
-    which rows were collected are improved. Rows of --add that are held out are moved to training;
-    only those that `tunesmith failures RUN --export FILE --for-next` has written may be.
+    Options and test rows stay the same, so `tunesmith compare` can show whether the slices you
+    collected rows for improved. Test rows in --add are moved to training. This is only allowed for
+    rows that `tunesmith failures RUN --export FILE --for-next` wrote.
     """
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
     added = load_collected(add, plan)
     parts = load_data(plan)[1]
-    moved = find_moved(parts.test, added)
+    moved = find_moved_test_rows(parts.test, added)
     first_half = read_first_half(folder.path)
     late = [row for row in moved if row not in first_half]
     if late:
         where = parts.test[late[0]].source
         raise UsageError(
-            f"{add}: {format_count(len(late), 'row')} of the half of the test rows that is to "
-            f"show the improvement, such as {where}",
-            hint=f"write the rows to correct with `tunesmith failures {run} --export FILE "
-            "--for-next`, and add rows like them",
+            f"{add}: contains {format_count(len(late), 'test row')} of the half that must show the "
+            f"improvement, such as {where}",
+            hint=f"only add rows written by `tunesmith failures {run} --export FILE --for-next`, "
+            "or rows similar to them",
         )
     leaving = set(moved)
-    test = as_loaded(parts.test)
+    test = restore_loaded_groups(parts.test)
     kept = [record for row, record in enumerate(test) if row not in leaving]
     lineage = {"parent": str(folder.path.resolve())}
     write_folder(out, plan, parts, added, kept, lineage)
@@ -69,18 +69,18 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
         render.print_json({"schema": "tunesmith.next/1", **result})
         return
     render.print_text(
-        f"{out}: {format_count(len(parts.train), 'training row')} and {len(added):,} more, "
-        f"{len(kept):,} held out, {len(moved):,} moved from held out to training"
+        f"{out}: {format_count(len(parts.train), 'training row')} plus {len(added):,} added; "
+        f"{len(kept):,} test rows remain, {len(moved):,} moved to training"
     )
     here = render.shell_path(out)
     render.print_note(
-        f"\nnext commands:\n  tunesmith run {here}/run.toml --out {here}/run\n"
+        f"\nNext commands:\n  tunesmith run {here}/run.toml --out {here}/run\n"
         f"  tunesmith compare {render.shell_path(run)} {here}/run"
     )
 
 
-def find_moved(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
-    """Return the numbers of the test rows whose prompt is among the added rows."""
+def find_moved_test_rows(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
+    """Return the indices of the test rows whose prompt is among the added rows."""
     prompts = {last_exchange(record)[0] for record in added}
     return [row for row, record in enumerate(test) if last_exchange(record)[0] in prompts]
 
@@ -93,7 +93,7 @@ def write_folder(
     test: Sequence[Record],
     lineage: JSON,
 ) -> None:
-    """Write the rows and the run file.
+    """Write the run file and its rows to a new folder.
 
     Raises:
         UsageError: the folder exists, or cannot be created.
@@ -101,43 +101,43 @@ def write_folder(
     try:
         out.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError(f"{out}: exists already", hint="name a new folder") from None
+        raise UsageError(f"{out}: already exists", hint="choose a new folder") from None
     except OSError as error:
-        raise UsageError(f"{out}: cannot be created: {error.strerror}") from None
-    validation = as_loaded(parts.validation)
+        raise UsageError(f"{out}: cannot create the folder: {error.strerror}") from None
+    validation = restore_loaded_groups(parts.validation)
     files = {"train": parts.train, "added": added, "test": test, "validation": validation}
     columns = find_label_columns([record for records in files.values() for record in records])
     for name, records in files.items():
         if records:
-            write_atomic(out / f"{name}.jsonl", to_lines(records, columns))
+            write_atomic(out / f"{name}.jsonl", to_json_lines(records, columns))
     write_atomic(out / "run.toml", to_run_file(plan, files, columns, lineage))
 
 
 def find_label_columns(records: Sequence[Record]) -> JSON:
-    """Return the options that name the columns of groups and slices, if records have any."""
+    """Return the data options for the columns of groups and slices, if the records have any."""
     slices = list(dict.fromkeys(name for record in records for name, _ in record.slices))
     has_groups = any(record.group is not None for record in records)
     return ({"group": "group"} if has_groups else {}) | ({"slices": slices} if slices else {})
 
 
-def to_lines(records: Iterable[Record], columns: JSON) -> str:
-    """Return records as JSON Lines that all have these columns of labels.
+def to_json_lines(records: Iterable[Record], columns: JSON) -> str:
+    """Return records as JSON Lines that all have the same label columns.
 
-    A record without a group is one of its own; a label of a slice that it lacks is null.
+    A record without a group gets its own group. Missing slice labels are null.
     """
     lines = []
     for record in records:
         labels: JSON = dict.fromkeys(columns.get("slices", []))
         if "group" in columns:
             labels[columns["group"]] = record.source
-        lines.append(json.dumps(labels | to_row(record), ensure_ascii=False) + "\n")
+        lines.append(json.dumps(labels | record_to_row(record), ensure_ascii=False) + "\n")
     return "".join(lines)
 
 
 def to_run_file(
     plan: Plan, files: dict[str, Sequence[Record]], columns: JSON, lineage: JSON
 ) -> str:
-    """Return the run file: that of the parent, with the rows in files beside it."""
+    """Return the run file: the parent's, but reading the rows from the new files."""
     tables = tomllib.loads(plan.to_toml())
     data: dict[str, Any] = {"use": "jsonl", "train": ["train.jsonl", "added.jsonl"]}
     data |= {name: f"{name}.jsonl" for name in ("test", "validation") if files[name]}

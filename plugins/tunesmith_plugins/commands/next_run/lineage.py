@@ -1,4 +1,4 @@
-"""Options of the table ``[lineage]``: the run that another one continues."""
+"""Options of the table ``[lineage]``: the run that a run continues."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tunesmith.options import DataPath, Options
 
 
 class LineageOptions(Options):
-    """Table ``[lineage]``: what a run was made from, as ``tunesmith next`` writes it."""
+    """Table ``[lineage]``: the origin of a run, as written by ``tunesmith next``."""
 
     parent: DataPath | None = Field(
-        None, description="Folder of the run whose weak slices this run is to improve."
+        None, description="Folder of the run whose weak slices this run should improve."
     )
 
 
 LINEAGE = TableOffer(
     name="lineage",
-    summary="the run that this one continues",
+    summary="the run that this run continues",
     config=LineageOptions,
 )

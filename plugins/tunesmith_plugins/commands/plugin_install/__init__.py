@@ -1,1 +1,1 @@
-"""Commands ``plugins install`` and ``search``."""
+"""Commands ``plugins install`` and ``plugins search``."""

@@ -1,4 +1,4 @@
-"""The directory of plugins, which is a part of tunesmith: nothing is asked over the network."""
+"""Directory of plugins, shipped with tunesmith: searching it needs no network."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 
-class Listed(BaseModel):
-    """A distribution of plugins, as it is listed in the directory."""
+class ListedDistribution(BaseModel):
+    """A plugin distribution in the directory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,24 +18,24 @@ class Listed(BaseModel):
     version: str
     summary: str
     plugins: list[str]
-    """Names of its entry points."""
+    """Names of the distribution's entry points."""
     requires: list[str]
     api: str
-    """Version of the plugin API that it declares; empty: none."""
+    """Plugin API version that the distribution declares; empty if it declares none."""
     kit: dict[str, int] | None
-    """Numbers of checks of the conformance kit that it passed and failed; None: not recorded."""
+    """Number of conformance checks it passed and failed; None if not recorded."""
     keywords: list[str]
 
 
-def read_directory() -> list[Listed]:
-    """Return all distributions of the directory."""
+def read_directory() -> list[ListedDistribution]:
+    """Return all distributions in the directory."""
     package = resources.files("tunesmith_plugins.commands.plugin_install")
     content: dict[str, Any] = json.loads(package.joinpath("directory.json").read_bytes())
-    return [Listed.model_validate(item) for item in content["distributions"]]
+    return [ListedDistribution.model_validate(item) for item in content["distributions"]]
 
 
-def search(words: list[str]) -> list[Listed]:
-    """Return the distributions in which each word occurs, whatever its case."""
+def search_directory(words: list[str]) -> list[ListedDistribution]:
+    """Return the distributions that contain all words, ignoring case."""
     wanted = [word.casefold() for word in words]
     found = []
     for listed in read_directory():

@@ -19,8 +19,8 @@ from tunesmith_cli import render
 from tunesmith_cli.common import common_options
 from tunesmith_plugins.commands.plugin_install.pip import (
     Change,
+    find_protected_changes,
     is_pinned,
-    moved,
     plan_install,
     run_pip,
 )
@@ -34,30 +34,32 @@ PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main
 @click.option(
     "--allow-moves",
     is_flag=True,
-    help="Install although it changes the version of torch, transformers or peft.",
+    help="Allow changes to the versions of torch, transformers or peft.",
 )
-@click.option("--no-check", is_flag=True, help="Do not run the conformance kit.")
+@click.option("--no-check", is_flag=True, help="Skip the conformance kit.")
 @common_options
 def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) -> None:
-    """Install plugins with pip, run the conformance kit, and uninstall those that it refuses.
+    """Install plugins with pip, test them, and uninstall those that fail.
 
-    REQUIREMENT is a path, a URL, which may end with #sha256=HASH, or a name with a version, as for
-    pip, whose variables and configuration count. A name alone is not installed: the error says who
-    publishes it. What would change is computed first: versions of torch, transformers and peft are
-    not moved without --allow-moves. Installing a plugin executes its code.
+    REQUIREMENT is a path, a URL (which may end with #sha256=HASH), or a name with a version, as
+    for pip. pip's environment variables and configuration apply. A name without a version is
+    refused; the error names its publisher.
+
+    All version changes are computed first. Changes to torch, transformers and peft need
+    --allow-moves. Installing a plugin runs its code. The tests are those of the conformance kit.
     """
     changes = plan_install(requirements)
     for change in changes:
         render.print_text(one_line(str(change), 200))
-    if found := moved(changes):
+    if found := find_protected_changes(changes):
         texts = ", ".join(map(str, found))
         if not allow_moves:
             raise EnvironmentProblem(
                 f"not installed, because it would change {texts}",
-                hint="install it in an environment of its own, or allow it with --allow-moves",
+                hint="install it in a separate environment, or allow the change with --allow-moves",
             )
     if not changes:
-        render.print_note("all of it is installed already")
+        render.print_note("everything is already installed")
         return
     refuse_unpinned(requirements, changes)
     run_pip(["install", *requirements])
@@ -66,14 +68,14 @@ def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) ->
     except BaseException:
         uninstall_requested(changes)
         raise
-    render.print_note("`tunesmith plugins list` lists what it offers")
+    render.print_note("installed; list the components with: tunesmith plugins list")
 
 
 def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> None:
-    """Refuse names without a version: whoever owns the name on an index would choose the code.
+    """Refuse names without a version: the owner of the name on the index could choose the code.
 
     Raises:
-        UsageError: with the publisher and the version that pip found.
+        UsageError: a name has no version; the message has the publisher and version pip found.
     """
     unpinned = [requirement for requirement in requirements if not is_pinned(requirement)]
     names: dict[str, str] = {canonicalize_name(Requirement(r).name): r for r in unpinned}
@@ -82,18 +84,18 @@ def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> N
         pinned = " ".join(f"{change.name}=={change.after}" for change in found)
         raise UsageError(
             "; ".join(
-                f"{one_line(names[c.name], 100)}: names no version; {c.after} is published by "
+                f"{one_line(names[c.name], 100)}: no version given; {c.after} is published by "
                 f"{c.publisher}"
                 for c in found
             ),
-            hint=f"if you trust them: tunesmith plugins install {pinned}",
+            hint=f"if you trust the publisher: tunesmith plugins install {pinned}",
         )
 
 
 def uninstall_requested(changes: Sequence[Change]) -> None:
-    """Uninstall what was asked for, and print how to install the former versions again.
+    """Uninstall what was requested, and print how to restore the previous versions.
 
-    What is no plugin and had another version before is kept: other libraries need it.
+    A package that is not a plugin and was installed before is kept: other libraries need it.
     """
     plugins = {canonicalize_name(plugin.distribution) for plugin, _ in find_installed()}
     requested = [change for change in changes if change.is_requested]
@@ -102,30 +104,30 @@ def uninstall_requested(changes: Sequence[Change]) -> None:
         run_pip(["uninstall", "--yes", *gone])
         render.print_note(f"uninstalled: {', '.join(gone)}", style="bad")
     if former := " ".join(f"{c.name}=={c.before}" for c in requested if c.before):
-        render.print_note(f"the former version: pip install {one_line(former)}")
+        render.print_note(f"restore the previous version with: pip install {one_line(former)}")
 
 
 def check_plugins(changes: Sequence[Change], *, run_kit: bool) -> None:
-    """Check the plugins of the distributions that were installed.
+    """Check the plugins of the installed distributions.
 
     Raises:
-        PluginError: there is none, or one does not keep a promise.
+        PluginError: no plugin was installed, or one fails the conformance kit.
     """
     invalidate_caches()
     names = {change.name for change in changes}
     plugins = [p for p, _ in find_installed() if canonicalize_name(p.distribution) in names]
     if not plugins:
-        raise PluginError(f"no plugin of tunesmith is in {', '.join(sorted(names))}")
+        raise PluginError(f"no tunesmith plugin found in {', '.join(sorted(names))}")
     for plugin in plugins if run_kit else ():
         render.print_note(f"checking {one_line(plugin.full_name)} {one_line(plugin.version)}")
         check_plugin(plugin)
 
 
 def check_plugin(plugin: Plugin) -> None:
-    """Run the conformance kit in another process.
+    """Run the conformance kit in a child process.
 
     Raises:
-        PluginError: a promise is broken, or the kit did not end in time.
+        PluginError: a check failed, or the kit took too long.
     """
     arguments = ["plugins", "check", plugin.full_name]
     what = f'plugin "{plugin.full_name}" {plugin.version}'
@@ -139,7 +141,9 @@ def check_plugin(plugin: Plugin) -> None:
             timeout=CHECK_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise PluginError(f"{what}: its check took longer than {CHECK_SECONDS} seconds") from None
+        raise PluginError(
+            f"{what}: the conformance kit took longer than {CHECK_SECONDS} seconds"
+        ) from None
     if done.returncode:
         for line in done.stdout.splitlines():
             if line.startswith("failed"):
@@ -147,4 +151,4 @@ def check_plugin(plugin: Plugin) -> None:
         reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         reason = one_line(reasons[-1].removeprefix("error: ") if reasons else done.stderr, 500)
         reason = reason.removeprefix(f"{what} ")  # the error of the check names the plugin too
-        raise PluginError(f"{what} was refused: {reason}")
+        raise PluginError(f"{what} was rejected: {reason}")

@@ -1,4 +1,4 @@
-"""Call pip in this environment. Its own variables and configuration files count as always."""
+"""Call pip in this environment; its environment variables and configuration files apply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line
 
 PROTECTED = ("torch", "transformers", "peft")
-"""Distributions that decide the results of all runs: a plugin must not move them silently."""
+"""Distributions that affect the results of all runs: a plugin must not change them silently."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class Change:
     before: str | None
     after: str
     publisher: str = ""
-    """Who publishes it: name and page, as its metadata say, and where pip downloads it."""
+    """Author and home page from its metadata, and the download URL."""
     is_requested: bool = False
-    """True if a requirement named it; False for what that needs."""
+    """True if a requirement named it, False if it is a dependency."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.before or 'not installed'} -> {self.after}"
 
 
 def plan_install(requirements: Sequence[str]) -> list[Change]:
-    """Return the changes that pip would make, without making any.
+    """Return the changes that pip would make, without making them.
 
     Raises:
-        EnvironmentProblem: pip is missing, or finds no versions that fit.
+        EnvironmentProblem: pip is missing, or finds no matching versions.
     """
     with TemporaryDirectory(prefix="tunesmith-") as folder:
         report = Path(folder) / "report.json"
@@ -54,7 +54,7 @@ def plan_install(requirements: Sequence[str]) -> list[Change]:
         changes.append(
             Change(
                 canonicalize_name(name),
-                version_of(name),
+                find_installed_version(name),
                 after,
                 publisher=describe_publisher(item),
                 is_requested=item.get("requested", False),
@@ -64,25 +64,25 @@ def plan_install(requirements: Sequence[str]) -> list[Change]:
 
 
 def describe_publisher(item: dict[str, Any]) -> str:
-    """Return who publishes a distribution of pip's report: what it says of itself, and its URL."""
+    """Return author, home page and URL of a distribution in pip's report."""
     metadata_ = item["metadata"]
     people = [metadata_.get(key) for key in ("author", "author_email", "maintainer")]
     pages = [metadata_.get("home_page"), *metadata_.get("project_url", [])]
-    said = [next(filter(None, people), "nobody"), *filter(None, pages[:2])]
+    said = [next(filter(None, people), "an unnamed author"), *filter(None, pages[:2])]
     return one_line(f"{', '.join(said)}; from {item['download_info']['url']}", 300)
 
 
 def is_pinned(requirement: str) -> bool:
-    """Return True for a path, a URL, or a name with one version."""
+    """Return True for a path, a URL, or a name with one exact version."""
     try:
         parsed = Requirement(requirement)
     except InvalidRequirement:
-        return True  # a path or a URL; pip refuses what is neither
+        return True  # a path or a URL; pip rejects anything else
     exact = (s for s in parsed.specifier if s.operator in ("==", "===") and "*" not in s.version)
     return parsed.url is not None or next(exact, None) is not None
 
 
-def version_of(name: str) -> str | None:
+def find_installed_version(name: str) -> str | None:
     """Return the installed version of a distribution; None if it is not installed."""
     try:
         return metadata.version(name)
@@ -90,7 +90,7 @@ def version_of(name: str) -> str | None:
         return None
 
 
-def moved(changes: Sequence[Change]) -> list[Change]:
+def find_protected_changes(changes: Sequence[Change]) -> list[Change]:
     """Return the changes of protected distributions."""
     return [c for c in changes if c.name in PROTECTED and c.before != c.after]
 
@@ -99,11 +99,11 @@ def run_pip(arguments: Sequence[str]) -> None:
     """Run pip.
 
     Raises:
-        EnvironmentProblem: it is missing or failed; the message is its last error.
+        EnvironmentProblem: pip is missing or failed; the message is pip's last error.
     """
     if util.find_spec("pip") is None:
         raise EnvironmentProblem(
-            f"{sys.executable} has no pip", hint=f"{sys.executable} -m ensurepip installs it"
+            f"{sys.executable} has no pip", hint=f"install it with: {sys.executable} -m ensurepip"
         )
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     done = subprocess.run(

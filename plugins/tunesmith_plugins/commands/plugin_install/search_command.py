@@ -6,12 +6,12 @@ import click
 
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options, json_option
-from tunesmith_plugins.commands.plugin_install.directory import search
-from tunesmith_plugins.commands.plugin_install.pip import version_of
+from tunesmith_plugins.commands.plugin_install.directory import search_directory
+from tunesmith_plugins.commands.plugin_install.pip import find_installed_version
 
 HOW_TO_INSTALL = (
-    "they are a part of tunesmith's sources, and on no package index, where the same name may "
-    "belong to anybody; from a checkout: tunesmith plugins install ./contrib/NAME"
+    "these plugins are in tunesmith's source repository, not on a package index, where anybody can "
+    "own the same name; install them from a checkout: tunesmith plugins install ./contrib/NAME"
 )
 
 
@@ -20,20 +20,28 @@ HOW_TO_INSTALL = (
 @json_option
 @common_options
 def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Search the directory of plugins, without network; without WORD, list all.
+    """Search the plugin directory offline; without WORD, list all plugins.
 
     Each WORD must occur in the name, the summary, a keyword or the name of a component.
     """
-    found = search([*words])
+    found = search_directory([*words])
     if as_json:
-        items = [item.model_dump() | {"installed": version_of(item.name)} for item in found]
+        items = [
+            item.model_dump() | {"installed": find_installed_version(item.name)} for item in found
+        ]
         render.print_json({"schema": "tunesmith.plugin-directory/1", "distributions": items})
         return
     if found:
-        headers = ["distribution", "version", "installed", "plugins", "what it is"]
+        headers = ["distribution", "version", "installed", "plugins", "summary"]
         rows = [
-            [i.name, i.version, version_of(i.name) or "", ", ".join(i.plugins), i.summary]
+            [
+                i.name,
+                i.version,
+                find_installed_version(i.name) or "",
+                ", ".join(i.plugins),
+                i.summary,
+            ]
             for i in found
         ]
         render.print_table(headers, rows)
-    render.print_note(HOW_TO_INSTALL if found else "nothing was found")
+    render.print_note(HOW_TO_INSTALL if found else "no plugin found")

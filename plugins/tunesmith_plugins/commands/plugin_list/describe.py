@@ -1,4 +1,4 @@
-"""Describe plugins and their offers as JSON: what they offer, from where, with which options."""
+"""Describe plugins and their components as JSON: source, requirements and options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tunesmith.text import one_line
 
 
 def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
-    """Return one offer as JSON."""
+    """Return an offer as JSON."""
     offer = offered.offer
     about: dict[str, Any] = {
         "name": offer.name,
@@ -59,7 +59,7 @@ def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
 
 
 def _definition_of(offer: Any) -> Any:
-    """Return the function or class whose source is shown for an offer."""
+    """Return the function or class whose source location is shown for an offer."""
     match offer:
         case CommandOffer():
             return getattr(offer.load(), "callback", None) or offer.load
@@ -70,7 +70,7 @@ def _definition_of(offer: Any) -> Any:
 
 
 def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
-    """Yield all options with type, default, bounds and help; nested tables have dotted names."""
+    """Yield all options with type, default, bounds and help; keys of nested tables are dotted."""
     for key, info in fields_by_key(config).items():
         inner = table_options(info)
         if inner is not None:
@@ -87,13 +87,13 @@ def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str
 
 
 def list_offers(catalog: Catalog) -> Iterator[Offered[Any]]:
-    """Yield the offers of all plugins, kind by kind."""
+    """Yield the offers of all plugins, grouped by kind."""
     for kind in KINDS:
         yield from catalog.offers(kind)
 
 
 def plugin_to_json(plugin: Plugin, offered: list[Offered[Any]]) -> dict[str, Any]:
-    """Return one plugin as JSON."""
+    """Return a plugin as JSON."""
     offers = [
         {"name": o.offer.name, "kind": o.offer.kind, "summary": o.offer.summary}
         for o in offered
@@ -103,12 +103,12 @@ def plugin_to_json(plugin: Plugin, offered: list[Offered[Any]]) -> dict[str, Any
 
 
 def distribution_text(plugin: Plugin) -> str:
-    """Return the name and version of the distribution that a plugin comes from."""
+    """Return name and version of the distribution a plugin belongs to."""
     return one_line(f"{plugin.distribution} {plugin.version}".strip())
 
 
 def source_location(function: Any) -> str:
-    """Return file and line of a function, or the name of its type if it has none."""
+    """Return file and line of a function, or its type name if it has no source."""
     try:
         unwrapped = inspect.unwrap(function)
         return f"{inspect.getsourcefile(unwrapped)}:{inspect.getsourcelines(unwrapped)[1]}"
@@ -119,7 +119,7 @@ def source_location(function: Any) -> str:
 
 
 REQUIRED, UNSET = "required", "unset"
-"""Texts in the place of a default: there is none, or it is None, which TOML cannot write."""
+"""Shown instead of a default: the option is required, or defaults to None (not valid in TOML)."""
 
 
 def _default_text(info: FieldInfo) -> str:
@@ -130,7 +130,7 @@ def _default_text(info: FieldInfo) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """Return a value as TOML writes it, on one line."""
+    """Return a value in TOML syntax, on one line."""
     match value:
         case str():
             return json.dumps(value, ensure_ascii=False)
@@ -148,7 +148,7 @@ def toml_value(value: Any) -> str:
 
 
 def _fixed_keys(kind: Any) -> tuple[str, ...]:
-    """Return the keys that a table may have, if they are fixed."""
+    """Return the allowed keys of a table, if they are fixed."""
     arguments = get_args(kind)
     if get_origin(kind) is dict and get_origin(arguments[0]) is Literal:
         return tuple(map(str, get_args(arguments[0])))
@@ -156,7 +156,7 @@ def _fixed_keys(kind: Any) -> tuple[str, ...]:
 
 
 def _type_name(kind: Any) -> str:
-    """Return a type as ``int | list[str]``; an option with named values as ``"a" | "b"``."""
+    """Return a type as ``int | list[str]``, or ``"a" | "b"`` for a fixed set of values."""
     arguments = get_args(kind)
     if get_origin(kind) is Literal:
         return " | ".join(map(toml_value, arguments))

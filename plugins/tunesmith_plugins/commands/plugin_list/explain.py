@@ -1,4 +1,4 @@
-"""Find what a word means: a key of the run file, an exit code or an error."""
+"""Explain a word: a key of the run file, an exit code or an error."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ TABLES: dict[str, type[Any]] = {
     "evaluators": EvaluatorOffer,
     "reporters": ReporterOffer,
 }
-"""Tables in which ``use`` names a component, with its kind of offer."""
+"""Tables of the run file where ``use`` names a component, with the kind of component."""
 _EXAMPLES = {"int": "1", "float": "0.1", "bool": "true", "date": "2026-01-31"}
 
 
 @dataclass(frozen=True)
 class Key:
-    """An option of the run file, by its dotted key, and those who have it in the same form."""
+    """An option of the run file: its dotted key, and the components that share this form of it."""
 
     key: str
     option: dict[str, str]
@@ -48,7 +48,7 @@ class Key:
 
     @property
     def example(self) -> str:
-        """A line that sets it, with its default if it has one."""
+        """A line that sets the key, to its default if it has one."""
         value = self.option["default"]
         if value in (REQUIRED, UNSET):
             first = self.option["type"].partition(" | ")[0]
@@ -57,7 +57,7 @@ class Key:
 
 
 def list_keys(catalog: Catalog) -> list[Key]:
-    """Return all keys of run files; one key can have several forms, of different owners."""
+    """Return all keys of run files; a key appears once for each definition of its owners."""
     owners: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for key, option, owner in _iterate(catalog):
         owners.setdefault((key, tuple(option.items())), []).append(owner)
@@ -99,7 +99,7 @@ def _option_use(catalog: Catalog, kind: type[Any]) -> dict[str, str]:
 
 
 def find_keys(keys: list[Key], word: str) -> list[Key]:
-    """Return the keys of that name: a whole key, else a table, the end of a key, or a part."""
+    """Return matching keys: the exact key, else a table, else key endings, else any part."""
     exact = [key for key in keys if key.key == word]
     table = [key for key in keys if key.key.startswith(f"{word}.")]
     ends = [key for key in keys if key.key.endswith(f".{word}")]
@@ -107,11 +107,11 @@ def find_keys(keys: list[Key], word: str) -> list[Key]:
 
 
 def explain_exit_code(code: int) -> str | None:
-    """Return what an exit code of the command line means; None if tunesmith has no such code."""
+    """Return the meaning of an exit code; None if tunesmith does not use it."""
     special = {
-        0: "The command did what it was asked to.",
-        1: "A bug in tunesmith or a plugin; --debug prints the traceback.",
-        75: "The run was stopped by a limit; tunesmith resume continues it.",
+        0: "Success.",
+        1: "A bug in tunesmith or a plugin; print the traceback with --debug.",
+        75: "The run stopped at a limit; continue it with tunesmith resume.",
     }
     if code in special:
         return special[code]
@@ -120,12 +120,12 @@ def explain_exit_code(code: int) -> str | None:
             return f"{name}: {_first_paragraph(error)}"
     if 128 < code < 128 + signal.NSIG and code - 128 in signal.valid_signals():
         name = signal.Signals(code - 128).name
-        return f"The run was stopped by the signal {name}; tunesmith resume continues it."
+        return f"The run was stopped by signal {name}; continue it with tunesmith resume."
     return None
 
 
 def error_classes() -> dict[str, type[errors.TunesmithError]]:
-    """Return the errors that tunesmith raises, by name."""
+    """Return the error classes of tunesmith by name."""
     return {
         name: value
         for name, value in vars(errors).items()
@@ -136,7 +136,7 @@ def error_classes() -> dict[str, type[errors.TunesmithError]]:
 
 
 def explain_error(word: str) -> str | None:
-    """Return what an error means, by its name in any case, with or without ``Error``."""
+    """Return the meaning of an error; ignores case and an ``Error`` suffix in the name."""
     wanted = word.casefold().removesuffix("error")
     for name, error in error_classes().items():
         if wanted and name.casefold().removesuffix("error") == wanted:
@@ -145,5 +145,5 @@ def explain_error(word: str) -> str | None:
 
 
 def _first_paragraph(error: type[errors.TunesmithError]) -> str:
-    """Return the first paragraph of the docstring of an error."""
+    """Return the first paragraph of an error's docstring."""
     return " ".join(inspect.cleandoc(error.__doc__ or "").partition("\n\n")[0].split())

@@ -20,14 +20,14 @@ from tunesmith_plugins.commands.plugin_list.explain import (
     list_keys,
 )
 
-MOST_FORMS = 3
-"""Forms of keys that are explained; more of them are listed by name."""
+MAX_FORMS = 3
+"""Maximum number of keys to explain in full; more are only listed."""
 
 
 def complete_keys(
     ctx: click.Context, argument: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """Return the keys that begin with a text, each with the first sentence of its help."""
+    """Return the keys that start with a text, each with the first sentence of its help."""
     keys = {key.key: key.option["help"] for key in list_keys(ctx.ensure_object(CliState).catalog())}
     return [
         CompletionItem(key, help=one_line(text.partition(". ")[0]))
@@ -40,10 +40,10 @@ def complete_keys(
 @click.argument("word", metavar="KEY|CODE|ERROR", shell_complete=complete_keys)
 @result_options
 def command(state: CliState, word: str, as_json: bool) -> None:
-    """Explain a key of the run file, an exit code of tunesmith or an error.
+    """Explain a key of the run file, an exit code or an error.
 
-    A key is explained with its type, default, bounds, help, owner and an example. Its end is
-    enough: rank, adapter.rank and technique.adapter.rank are the same.
+    For a key, prints type, default, bounds, help, owner and an example. The end of a key is enough:
+    rank, adapter.rank and technique.adapter.rank are the same.
     """
     text = explain_exit_code(int(word)) if word.isdecimal() and len(word) < 4 else None
     keys = list_keys(state.catalog()) if text is None else []
@@ -51,7 +51,7 @@ def command(state: CliState, word: str, as_json: bool) -> None:
     text = text or (None if found else explain_error(word))
     if text is None and not found:
         raise UsageError(
-            f'"{word}": no key of a run file, exit code or error', hint=_hint(keys, word)
+            f'"{word}": not a run file key, an exit code or an error', hint=_hint(keys, word)
         )
     if as_json:
         explained = [
@@ -61,13 +61,13 @@ def command(state: CliState, word: str, as_json: bool) -> None:
         render.print_json({"schema": "tunesmith.explain/1", "text": text, "keys": explained})
     elif text is not None:
         render.print_paragraph(text)
-    elif len(found) <= MOST_FORMS:
+    elif len(found) <= MAX_FORMS:
         for key in found:
             show_key(key)
     else:
         rows = [[key.key, _shorten(key.owners), one_line(key.option["help"], 200)] for key in found]
-        render.print_table(["key", "of", "what it is"], rows)
-        render.print_note(f"{len(found)} keys: name one in full for all about it")
+        render.print_table(["key", "owner", "help"], rows)
+        render.print_note(f"{len(found)} keys match; give a full key to see its details")
 
 
 def show_key(key: Key) -> None:
@@ -79,7 +79,7 @@ def show_key(key: Key) -> None:
     render.print_paragraph(key.option["help"], indent="  ")
     if key.option["keys"]:
         render.print_paragraph(f"keys: {key.option['keys']}", indent="  ")
-    render.print_paragraph(f"of: {', '.join(key.owners)}", indent="  ")
+    render.print_paragraph(f"owner: {', '.join(key.owners)}", indent="  ")
     render.print_paragraph(f"example: {one_line(key.example, 200)}", indent="  ")
 
 
@@ -93,5 +93,5 @@ def _hint(keys: list[Key], word: str) -> str:
     return (
         f"did you mean {guess}?"
         if guess
-        else "`tunesmith plugins show NAME` lists the keys of a component"
+        else "list the keys of a component with: tunesmith plugins show NAME"
     )

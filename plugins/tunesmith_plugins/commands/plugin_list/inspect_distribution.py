@@ -1,7 +1,7 @@
-"""Inspect the plugins of a distribution in another process, with a time limit.
+"""Inspect the plugins of a distribution in a child process, with a time limit.
 
-Importing is executing: a module may take long, hang, end the process or change it. Another process
-does it once for each version of a distribution, and what it found is kept in the cache folder
+Importing a plugin runs its code, which may be slow, hang, exit or change the process. A child
+process does this once for each version of a distribution. The result is kept in the cache folder
 (:mod:`tunesmith.plugins`).
 """
 
@@ -22,16 +22,22 @@ from typing import Any
 from tunesmith.catalog import Catalog
 from tunesmith.errors import TunesmithError
 from tunesmith.offers import KINDS, Plugin
-from tunesmith.plugins import LARGEST_FILE, Installed, Plugins, create_manager, load_plugin
+from tunesmith.plugins import (
+    MAX_INSPECTION_BYTES,
+    InstalledPlugins,
+    Plugins,
+    create_manager,
+    load_plugin,
+)
 from tunesmith.storage import write_atomic
 
 SECONDS = 30.0
-"""Time that importing the plugins of one distribution may take."""
+"""Time limit for importing all plugins of a distribution."""
 
 
 @dataclass(frozen=True)
 class OfferSummary:
-    """An offer as it is listed."""
+    """An offer as it appears in a list."""
 
     kind: str
     name: str
@@ -41,14 +47,14 @@ class OfferSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A plugin, as it was loaded, and its offers."""
+    """A loaded plugin and its offers."""
 
     plugin: Plugin
     offers: tuple[OfferSummary, ...] = ()
 
 
-def inspect_here(installed: Installed) -> list[Inspection]:
-    """Import plugins in this process."""
+def inspect_here(installed: InstalledPlugins) -> list[Inspection]:
+    """Import plugins in this process, and return their offers."""
     plugins = Plugins(create_manager())
     for plugin, entry in installed:
         plugins.found.append(load_plugin(plugins.manager, plugin, entry.load))
@@ -63,16 +69,16 @@ def list_inspections(catalog: Catalog) -> list[Inspection]:
             offer = offered.offer
             summary = OfferSummary(kind.kind, offer.name, str(offer.summary), offer.needs)
             offers.setdefault(offered.plugin.full_name, []).append(summary)
-    found = catalog.plugins.found  # complete only now: a plugin may fail to offer
+    found = catalog.plugins.found  # read only now: a plugin can fail while it lists its offers
     return [Inspection(plugin, tuple(offers.get(plugin.full_name, ()))) for plugin in found]
 
 
-def inspect_elsewhere(installed: Installed, seconds: float = SECONDS) -> list[Inspection]:
-    """Import the plugins of one distribution in another process.
+def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> list[Inspection]:
+    """Import the plugins of one distribution in a child process.
 
-    If that process takes longer, or ends without a result, all of them are broken.
+    If the process takes too long or ends without a result, all its plugins count as broken.
     """
-    import multiprocessing  # not above: it is slow, and needed for new plugins only
+    import multiprocessing  # imported here: slow, and only needed for new plugins
 
     context = multiprocessing.get_context("fork")
     started = time.perf_counter()
@@ -82,10 +88,10 @@ def inspect_elsewhere(installed: Installed, seconds: float = SECONDS) -> list[In
         process.start()
         process.join(seconds)
         took = time.perf_counter() - started
-        reason = f"its process ended with code {process.exitcode} when it was imported"
+        reason = f"importing it ended the process with code {process.exitcode}"
         if process.is_alive():
             reason = f"importing it took longer than {seconds:g} seconds"
-        with suppress(ProcessLookupError, PermissionError):  # also what it has started
+        with suppress(ProcessLookupError, PermissionError):  # including its child processes
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
         found = read_inspection(result, [plugin for plugin, _ in installed])
@@ -97,13 +103,13 @@ def inspect_elsewhere(installed: Installed, seconds: float = SECONDS) -> list[In
 
 
 def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
-    """Return what a file says about these plugins of a distribution.
+    """Read the inspections of these plugins from the cache file of their distribution.
 
-    Plugins that it lacks or describes badly, and all if it cannot be read, are skipped.
+    Skips plugins that the file lacks or describes incorrectly, and all if it is unreadable.
     """
     stored: Any = None
     with suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+        if path.is_file() and path.stat().st_size <= MAX_INSPECTION_BYTES:
             stored = json.loads(path.read_bytes())
     found = []
     for plugin in plugins:
@@ -113,7 +119,7 @@ def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
 
 
 def write_inspection(path: Path, inspections: Sequence[Inspection]) -> None:
-    """Write what is known about the plugins of a distribution; without effect if it cannot be."""
+    """Write inspections to the cache file of their distribution; ignore errors."""
     content = {
         found.plugin.name: {
             "state": found.plugin.state,
@@ -150,11 +156,11 @@ def _parse(plugin: Plugin, about: Any) -> Inspection:
     return Inspection(loaded, tuple(offers))
 
 
-def _inspect_and_write(installed: Installed, path: Path) -> None:
+def _inspect_and_write(installed: InstalledPlugins, path: Path) -> None:
     os.setsid()
     silent = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silent, stream)
-    sys.stdout = sys.stderr = open(silent, "w")  # noqa: SIM115 - until the end of the process
+    sys.stdout = sys.stderr = open(silent, "w")  # noqa: SIM115 - open until the process ends
     write_inspection(path, inspect_here(installed))
-    os._exit(0)  # not even what the plugin registered for the end
+    os._exit(0)  # skips exit handlers that the plugin registered

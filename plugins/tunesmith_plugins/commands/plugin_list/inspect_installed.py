@@ -1,4 +1,4 @@
-"""Inspect the distributions that are new or have changed, and list all plugins."""
+"""Inspect new and changed distributions, and list all installed plugins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tunesmith.catalog import Catalog
 from tunesmith.offers import FILE_DISTRIBUTION
-from tunesmith.plugins import Installed, Selection, find_installed, inspection_files
+from tunesmith.plugins import InstalledPlugins, Selection, find_installed, inspection_files
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     Inspection,
     inspect_elsewhere,
@@ -19,36 +19,36 @@ from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
     write_inspection,
 )
 
-QUICK = 1.0
-"""A plugin that failed within this many seconds is inspected each time: what it lacks may have been
-installed since."""
+MAX_QUICK_SECONDS = 1.0
+"""Inspect a plugin again each time if it failed within this many seconds: a missing requirement may
+have been installed since."""
 
 
 @dataclass
-class Inspected:
-    """All installed plugins as they were inspected."""
+class InspectedPlugins:
+    """Inspections of all installed plugins."""
 
     inspections: list[Inspection] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
-    """The file for the inspection of each distribution, by name."""
+    """Cache file of each distribution, by name."""
     is_new: bool = False
-    """True if a distribution was inspected now, and was not before."""
+    """True if a distribution had to be inspected, because it was new or changed."""
 
 
 def inspect_installed(
     selection: Selection, *, refresh: bool, report: Callable[[str], None]
-) -> Inspected:
-    """Return all installed plugins as they were inspected; inspect those that were not.
+) -> InspectedPlugins:
+    """Return the inspections of all installed plugins; inspect those that are not in the cache.
 
     Args:
-        refresh: inspect again what was inspected before.
-        report: is called with a text before a distribution is imported in another process.
+        refresh: ignore the cache.
+        report: called with a text before a distribution is imported in a child process.
     """
     installed = find_installed()
-    found = Inspected(files=inspection_files(installed))
+    found = InspectedPlugins(files=inspection_files(installed))
     for distribution, group in groupby(installed, lambda pair: pair[0].distribution):
         pairs = [*group]
-        if pairs[0][0].state == "broken":  # its entry points cannot be read
+        if pairs[0][0].state == "broken":  # unreadable entry points
             found.inspections += [Inspection(plugin) for plugin, _ in pairs]
             continue
         chosen = [pair for pair in pairs if not selection.block_reason(pair[0])]
@@ -67,18 +67,18 @@ def inspect_installed(
 
 
 def inspect_files(catalog: Catalog) -> list[Inspection]:
-    """Return the single files of a catalog, which are imported in each process."""
+    """Return the inspections of plugins loaded from single files (``--plugin``)."""
     files = [p for p in catalog.plugins.found if p.distribution == FILE_DISTRIBUTION]
     found = list_inspections(catalog) if files else []
     return [i for i in found if i.plugin.distribution == FILE_DISTRIBUTION]
 
 
-def _is_outdated(known: list[Inspection], chosen: Installed) -> bool:
+def _is_outdated(known: list[Inspection], chosen: InstalledPlugins) -> bool:
     broken = [found.plugin for found in known if found.plugin.state == "broken"]
-    return len(known) < len(chosen) or any(plugin.seconds < QUICK for plugin in broken)
+    return len(known) < len(chosen) or any(plugin.seconds < MAX_QUICK_SECONDS for plugin in broken)
 
 
-def _inspect(chosen: Installed, report: Callable[[str], None]) -> list[Inspection]:
+def _inspect(chosen: InstalledPlugins, report: Callable[[str], None]) -> list[Inspection]:
     plugin, _ = chosen[0]
     if plugin.is_builtin:
         return inspect_here(chosen)

@@ -13,23 +13,23 @@ from tunesmith.plugins import find_plugins, missing_requirements
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_cli.groups import Conflict, arrange_commands
+from tunesmith_cli.groups import CommandConflict, resolve_command_conflicts
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
 from tunesmith_plugins.commands.plugin_list.inspect_installed import (
     inspect_files,
     inspect_installed,
 )
-from tunesmith_plugins.commands.plugin_list.tiers import tier_of
+from tunesmith_plugins.commands.plugin_list.tiers import find_tier
 
 
 @click.command("list")
-@click.option("--refresh", is_flag=True, help="Inspect all plugins again.")
+@click.option("--refresh", is_flag=True, help="Ignore the cache and inspect all plugins again.")
 @result_options
 def command(state: CliState, refresh: bool, as_json: bool) -> None:
     """List the components of all plugins.
 
-    Plugins that are new or have changed are imported once, in another process. Broken and disabled
-    plugins, and commands that cannot be used, are listed with the reason.
+    New and changed plugins are imported once, in a child process. Broken and disabled plugins, and
+    commands with conflicts, are listed with the reason.
     """
 
     def report(text: str) -> None:
@@ -37,12 +37,12 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
 
     found = inspect_installed(state.selection(), refresh=refresh, report=report)
     catalog = state.catalog(commands_only=True)
-    if found.is_new:  # that catalog was made before
+    if found.is_new:  # the catalog above predates the inspection
         catalog = Catalog(find_plugins(state.selection(), commands_only=True))
     listed = [*found.inspections, *inspect_files(catalog)]
-    conflicts = arrange_commands(catalog.offers(CommandOffer))[1]
+    conflicts = resolve_command_conflicts(catalog.offers(CommandOffer))[1]
     tiers = {
-        i.plugin.full_name: tier_of(i.plugin, found.files.get(i.plugin.distribution))
+        i.plugin.full_name: find_tier(i.plugin, found.files.get(i.plugin.distribution))
         for i in listed
     }
     if as_json:
@@ -57,7 +57,7 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
 
 
 def to_json(inspection: Inspection) -> dict[str, object]:
-    """Return a plugin with its offers, and the requirements that are not installed, as JSON."""
+    """Return a plugin with its offers and its missing requirements as JSON."""
     plugin = inspection.plugin
     offers = [asdict(o) | {"missing": missing_requirements(o.needs)} for o in inspection.offers]
     missing = missing_requirements(plugin.needs)
@@ -66,7 +66,7 @@ def to_json(inspection: Inspection) -> dict[str, object]:
 
 
 def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None:
-    """Print the components of all plugins as a table, kind by kind, with their tiers."""
+    """Print the components of all plugins as a table sorted by kind, with their tiers."""
     kinds = [kind.kind for kind in KINDS]
     rows = []
     for inspection in listed:
@@ -82,11 +82,11 @@ def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None
             row = [one_line(text, 200) for text in texts]
             rows.append((order, not plugin.is_builtin, plugin.distribution, row))
     rows.sort(key=lambda row: (*row[:3], row[3][0]))
-    render.print_table(["name", "kind", "what it does", "from, tier"], [row for *_, row in rows])
+    render.print_table(["name", "kind", "summary", "source, tier"], [row for *_, row in rows])
 
 
-def print_problems(listed: list[Inspection], conflicts: list[Conflict]) -> None:
-    """Print the plugins that cannot be used, and those that offer no component."""
+def print_problems(listed: list[Inspection], conflicts: list[CommandConflict]) -> None:
+    """Print unusable plugins and commands, and the plugins without components."""
     for plugin in (inspection.plugin for inspection in listed):
         if plugin.state != "active":
             reason = one_line(plugin.reason, 500)
@@ -102,6 +102,6 @@ def print_problems(listed: list[Inspection], conflicts: list[Conflict]) -> None:
     others = [i.plugin.name for i in listed if i.plugin.state == "active" and not i.offers]
     if others:
         render.print_note(
-            f"plugins that only find models or review data and plans: "
+            f"plugins without components, which find models or review data and plans: "
             f"{', '.join(map(one_line, others))}"
         )

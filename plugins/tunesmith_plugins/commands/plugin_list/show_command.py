@@ -20,15 +20,15 @@ from tunesmith_plugins.commands.plugin_list.describe import (
     plugin_to_json,
 )
 
-LONGEST_DEFAULT = 60
-"""Characters of a default that are shown; ``--json`` has all."""
+MAX_DEFAULT_CHARACTERS = 60
+"""Maximum characters of a default; ``--json`` prints it in full."""
 
 
 @click.command("show")
 @click.argument("name")
 @result_options
 def command(state: CliState, name: str, as_json: bool) -> None:
-    """Show a component or all components of a plugin: options, defaults, help, source file.
+    """Show a component, or all components of a plugin: options, defaults, help, source file.
 
     NAME is a name from `tunesmith plugins list`.
     """
@@ -40,7 +40,7 @@ def command(state: CliState, name: str, as_json: bool) -> None:
     if not chosen and not plugins:
         known = [*(o.offer.name for o in offered), *(p.name for p in catalog.plugins.found)]
         guess = suggest_name(name, known)
-        hint = f"did you mean {guess}?" if guess else "`tunesmith plugins list` lists all names"
+        hint = f"did you mean {guess}?" if guess else "list all names with: tunesmith plugins list"
         raise UsageError(f'no plugin or component is named "{name}"', hint=hint)
     if as_json:
         shown = [offer_to_json(o) for o in chosen]
@@ -58,7 +58,7 @@ def command(state: CliState, name: str, as_json: bool) -> None:
 
 
 def show_offer(offered: Offered[Any]) -> None:
-    """Print one offer as text."""
+    """Print an offer as text."""
     about = offer_to_json(offered)
     render.print_text(
         f"{about['name']} ({about['kind']}): {one_line(about['summary'], 200)}", style="strong"
@@ -74,7 +74,9 @@ def show_offer(offered: Offered[Any]) -> None:
         kind = ", ".join(filter(None, [option["type"], option["bounds"]]))
         default = option["default"]
         value = (
-            default if default in (REQUIRED, UNSET) else f"= {one_line(default, LONGEST_DEFAULT)}"
+            default
+            if default in (REQUIRED, UNSET)
+            else f"= {one_line(default, MAX_DEFAULT_CHARACTERS)}"
         )
         render.print_paragraph(f"{option['name']} {value} ({kind})", style="strong")
         for text in option["help"], f"Keys: {option['keys']}." if option["keys"] else "":

@@ -1,9 +1,9 @@
-"""Tiers of plugins, computed from what was found: loads, conforms, measured.
+"""Tiers of plugins: loads, conforms, measured.
 
-*Loads*: it was imported, and its offers are well formed. *Conforms*: ``tunesmith plugins check``
-found no broken promise in exactly the files that are installed. *Measured*: it conforms, and its
-package holds ``tunesmith-results.json``: a command that anyone can run, and what it measured, each
-number with its interval.
+*Loads*: the import worked, and the offers are well formed. *Conforms*: ``tunesmith plugins check``
+passed for exactly the installed files. *Measured*: it conforms, and its package contains
+``tunesmith-results.json`` with a command that anyone can run and its results, each with an
+interval.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from tunesmith.offers import FILE_DISTRIBUTION, Plugin
 
 RESULTS_FILE = "tunesmith-results.json"
-LARGEST_FILE = 4_000_000
+MAX_RESULTS_BYTES = 4_000_000
 
 
-def tier_of(plugin: Plugin, inspection_file: Path | None) -> str:
-    """Return the tier of a plugin; "" if it is not active."""
+def find_tier(plugin: Plugin, inspection_file: Path | None) -> str:
+    """Return the tier of a plugin; empty if the plugin is not active."""
     if plugin.state != "active":
         return ""
     if plugin.is_builtin:
@@ -36,7 +36,7 @@ def tier_of(plugin: Plugin, inspection_file: Path | None) -> str:
 
 
 def is_measured(plugin: Plugin) -> bool:
-    """Return True if the package of a plugin holds results in the form of the tier *measured*."""
+    """Return True if a plugin's package has results in the form that tier *measured* needs."""
     package = plugin.module.partition(":")[0].partition(".")[0]
     with suppress(ImportError, ValueError, TypeError, LookupError, AttributeError):
         spec = util.find_spec(package)
@@ -53,6 +53,6 @@ def _are_results(results: Any) -> bool:
 
 def _read(path: Path) -> Any:
     with suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+        if path.is_file() and path.stat().st_size <= MAX_RESULTS_BYTES:
             return json.loads(path.read_bytes())
     return None

@@ -1,4 +1,4 @@
-"""``tunesmith plugins new``: create a plugin."""
+"""``tunesmith plugins new``: create a plugin from a template."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from tunesmith_plugins.commands.plugin_template.write_plugin import write_file, 
 @click.option(
     "--kind", required=True, metavar="KIND", help=f"Kind of component: {', '.join(KINDS)}."
 )
-@click.option("--file", "as_file", is_flag=True, help="Write one file, NAME.py, without tests.")
+@click.option(
+    "--file", "as_file", is_flag=True, help="Write a single file, NAME.py, without tests."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder or file to write; default: tunesmith-NAME, or NAME.py with --file.",
+    help="Folder or file to write. Default: tunesmith-NAME, or NAME.py with --file.",
 )
 @common_options
 @click.pass_context
 def command(ctx: click.Context, name: str, kind: str, as_file: bool, out: Path | None) -> None:
-    """Create a plugin with a working component, and with tests that pass.
+    """Create a plugin with a working component and passing tests.
 
-    NAME has lower case letters, digits and hyphens, such as first-word. The distribution is called
-    tunesmith-NAME. The names of tunesmith itself, such as tunesmith-data, are reserved: put your
-    own name or that of your organization before it, as in acme-data.
+    NAME consists of lower case letters, digits and hyphens, such as first-word. The distribution
+    is called tunesmith-NAME. Names of tunesmith's own distributions, such as tunesmith-data, are
+    reserved: add your own prefix, as in acme-data.
     """
     if kind == "command":
         _refuse_taken(ctx, name)
@@ -48,7 +50,7 @@ def command(ctx: click.Context, name: str, kind: str, as_file: bool, out: Path |
 
 
 def _refuse_taken(ctx: click.Context, name: str) -> None:
-    """Raise an error if there is a command, or a group of commands, of this name."""
+    """Raise a UsageError if a command or a group of commands already has this name."""
     used = {known.partition(" ")[0] for known in find_commands(ctx)[0]}
     if name in used | {"plugins"}:
-        raise UsageError(f"{name}: tunesmith has a command of this name, choose another")
+        raise UsageError(f"{name}: this command already exists; choose another name")

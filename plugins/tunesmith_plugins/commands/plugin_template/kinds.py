@@ -1,4 +1,4 @@
-"""The kinds of plugins that have a template."""
+"""Kinds of plugins that have a template."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ _OFFER_FILES = {"__init__.py": "init-offer.py", "offer.py": "offer-$kind.py"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of plugin: its hook, and the templates of its files."""
+class PluginKind:
+    """A kind of plugin: its hook, and the templates for its files."""
 
     usage: str
-    """How to use the plugin, for its README."""
+    """How to use the plugin; goes into its README."""
     hook: str
     arguments: str = ""
     files: Mapping[str, str] = field(default_factory=lambda: _OFFER_FILES)
-    """Template by file of the package."""
+    """Template of each file in the package."""
     single_file: str = "offer-$kind.py"
-    """Template of the plugin as a single file, without the hook."""
+    """Template for a plugin in a single file, without the hook."""
     result: str
-    """Type of what the hook returns, in the single file."""
+    """Return type of the hook in the single file."""
     returned: str = "[OFFER]"
-    """What the hook returns there."""
+    """Expression that the hook returns in the single file."""
 
 
-KINDS: dict[str, Kind] = {
-    "loader": Kind(
+KINDS: dict[str, PluginKind] = {
+    "loader": PluginKind(
         usage='Use it with `[data] use = "$name"` in a run file.',
         hook="tunesmith_data_loaders",
         result="list[DataLoaderOffer[LinesOptions]]",
     ),
-    "technique": Kind(
+    "technique": PluginKind(
         usage='Use it with `[technique] use = "$name"` in a run file.',
         hook="tunesmith_techniques",
         files={**_OFFER_FILES, "technique.py": "technique.py"},
         single_file="file-technique.py",
         result="list[TechniqueOffer[TopLayersOptions]]",
     ),
-    "evaluator": Kind(
+    "evaluator": PluginKind(
         usage='Use it with `[[evaluators]]` and `use = "$name"` in a run file.',
         hook="tunesmith_evaluators",
         result="list[EvaluatorOffer[FirstWordOptions]]",
     ),
-    "reporter": Kind(
+    "reporter": PluginKind(
         usage='Use it with `[[reporters]]` and `use = "$name"` in a run file.',
         hook="tunesmith_reporters",
         result="list[ReporterOffer[LossFileOptions]]",
     ),
-    "check": Kind(
+    "check": PluginKind(
         usage="`tunesmith check run.toml`, `tunesmith data check FILE` and every run use it.",
         hook="tunesmith_review_data",
         arguments="train: Sequence[Record]",
@@ -58,7 +58,7 @@ KINDS: dict[str, Kind] = {
         result="list[Finding]",
         returned="find_links(train)",
     ),
-    "command": Kind(
+    "command": PluginKind(
         usage="Run `tunesmith $name FILE`.",
         hook="tunesmith_commands",
         files={"__init__.py": "init-command.py", "command.py": "command.py"},
@@ -66,20 +66,20 @@ KINDS: dict[str, Kind] = {
         result="list[CommandOffer]",
         returned='[CommandOffer(name="$name", summary=SUMMARY, load=lambda: command)]',
     ),
-    "baseline": Kind(
+    "baseline": PluginKind(
         usage='Use it with `[baselines]` and `use = ["$name"]` in a run file.',
         hook="tunesmith_baselines",
         result="list[BaselineOffer[WordVotesOptions]]",
     ),
-    "splitter": Kind(
+    "splitter": PluginKind(
         usage='Use it with `[split] use = "$name"` in a run file.',
         hook="tunesmith_splitters",
         result="list[SplitterOffer[HashedOptions]]",
     ),
-    "exporter": Kind(
+    "exporter": PluginKind(
         usage="Use it with `tunesmith export RUN --to $name`.",
         hook="tunesmith_exporters",
         result="list[ExporterOffer[ArchiveOptions]]",
     ),
 }
-"""The kinds, by the value of ``--kind``."""
+"""Kinds by value of ``--kind``."""

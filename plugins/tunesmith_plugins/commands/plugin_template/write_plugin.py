@@ -1,8 +1,8 @@
-"""Write a plugin from the templates: a distribution with its tests, or a single file.
+"""Write a plugin from templates: a distribution with tests, or a single file.
 
-The template files are in the folder ``files``; placeholders such as ``$name`` are filled in. The
-name of a plugin occurs in strings and in the name of its package only, so that no name, be it a
-keyword or the name of a module, can collide with the code.
+The templates are in the folder ``files``, with placeholders such as ``$name``. The plugin's name
+only occurs in strings and in the package name, so no name (even a Python keyword or a module's
+name) can conflict with the code.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tunesmith.offers import BaselineOffer
 from tunesmith.renamed import find_present_name
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
-from tunesmith_plugins.commands.plugin_template.kinds import KINDS, Kind
+from tunesmith_plugins.commands.plugin_template.kinds import KINDS, PluginKind
 
 MAX_NAME_LENGTH = 64
 _PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
 _CONTRIB = {"cloud", "gguf", "mlx", "onnx", "openvino", "optuna", "ray", "remote", "slurm", "trl"}
 RESERVED = frozenset(_PACKAGES | _CONTRIB | {"vllm"})
-"""The names after ``tunesmith-`` of the packages and distributions of tunesmith itself."""
+"""Names after ``tunesmith-`` of tunesmith's own packages and distributions."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HOOK = """
 
@@ -37,18 +37,20 @@ def {hook}({arguments}) -> {result}:
 
 
 def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
-    """Write a distribution called ``tunesmith-NAME`` into a new or empty folder.
+    """Write a distribution called ``tunesmith-NAME`` to a new or empty folder.
 
     Raises:
-        UsageError: the name is not well formed or belongs to tunesmith, there is no such kind, or
-            the folder holds files.
+        UsageError: the name is not valid or is reserved, the kind does not exist, or the folder is
+            not empty.
     """
     chosen, values = _prepare(name, kind)
     if name in RESERVED:
-        hint = f"put a name of your own before it, such as acme-{name}"
-        raise UsageError(f"{name}: tunesmith-{name} is a name of tunesmith itself", hint=hint)
+        hint = f"add your own prefix, such as acme-{name}"
+        raise UsageError(f"{name}: the name tunesmith-{name} is reserved", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder}: exists and is not empty", hint="name a new folder with --out")
+        raise UsageError(
+            f"{folder}: exists and is not an empty folder", hint="choose another with --out"
+        )
     package = f"src/{values['package']}"
     templates = {
         "pyproject.toml": "pyproject.toml",
@@ -60,14 +62,14 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
 
 
 def write_file(path: Path, name: str, kind: str) -> Path:
-    """Write the plugin as a single Python file, without tests.
+    """Write a plugin as a single Python file, without tests.
 
     Raises:
-        UsageError: the name is not well formed, there is no such kind, or the file exists.
+        UsageError: the name is not valid, the kind does not exist, or the file exists.
     """
     chosen, values = _prepare(name, kind)
     if path.exists():
-        raise UsageError(f"{path}: exists", hint="name a new file with --out")
+        raise UsageError(f"{path}: already exists", hint="choose a new file with --out")
     imports = "from tunesmith.hookspecs import hookimpl\n"
     if kind == "command":
         imports += "from tunesmith.offers import CommandOffer\n"
@@ -82,19 +84,21 @@ def write_file(path: Path, name: str, kind: str) -> Path:
     return _write(path, text + hook)
 
 
-def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
-    """Return the kind, and the values of the placeholders."""
+def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
+    """Return the kind and the values of the placeholders."""
     if kind not in KINDS:
         guess = find_present_name(kind, KINDS) or suggest_name(kind, KINDS)
         hint = f"did you mean {guess}?" if guess else f"kinds: {', '.join(KINDS)}"
         raise UsageError(f"{kind}: no such kind of plugin", hint=hint)
     if not _NAME.fullmatch(name):
-        hint = "such as first-word"
-        raise UsageError(f"{name}: names are lower case letters, digits and hyphens", hint=hint)
+        hint = "for example first-word"
+        raise UsageError(
+            f"{name}: names consist of lower case letters, digits and hyphens", hint=hint
+        )
     if len(name) > MAX_NAME_LENGTH:
-        raise UsageError(f"{name:.20}...: a name has at most {MAX_NAME_LENGTH} characters")
+        raise UsageError(f"{name:.20}...: names have at most {MAX_NAME_LENGTH} characters")
     if kind == "baseline" and name in BaselineOffer.reserved:
-        raise UsageError(f"{name}: is a key of [baselines] and cannot be the name of a baseline")
+        raise UsageError(f"{name}: a baseline cannot have this name, which is a key of [baselines]")
     chosen = KINDS[kind]
     article = "an" if kind[0] in "aeiou" else "a"
     return chosen, {
@@ -111,7 +115,7 @@ def _prepare(name: str, kind: str) -> tuple[Kind, dict[str, str]]:
 
 
 def _fill(source: str, values: Mapping[str, str]) -> str:
-    """Return a template with its placeholders filled in."""
+    """Return a template file with its placeholders filled in."""
     template = resources.files("tunesmith_plugins.commands.plugin_template").joinpath(
         "files", f"{Template(source).substitute(values)}.template"
     )

@@ -1,1 +1,1 @@
-"""Commands ``push`` and ``pull``: trained models to and from a hub."""
+"""Commands ``push`` and ``pull``: upload and download trained models on the Hugging Face Hub."""

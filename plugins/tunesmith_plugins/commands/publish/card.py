@@ -1,4 +1,4 @@
-"""The model card of an upload: the base model and its license, the evidence, how to load it."""
+"""Model card of an upload: base model and license, evidence, and how to load the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")""",
 
 
 def find_license(base: Path | None) -> str | None:
-    """Return the license that the model card in a folder names; None without a folder."""
+    """Return the license in the model card of a folder; None if there is none."""
     if base is None:
         return None
     card = base / "README.md"
@@ -38,28 +38,28 @@ def find_license(base: Path | None) -> str | None:
 def render_model_card(
     view: ReportView, *, name: str, base: str | None, license: str | None, form: str
 ) -> str:
-    """Return the card of an uploaded model; it has no rows of the data and no paths.
+    """Return the card of an uploaded model; it contains no data rows and no paths.
 
     Args:
-        view: the report of the run.
+        view: report of the run.
         name: name of the repository.
-        base: name of the base model on the hub, if it is there.
-        license: license of the base model, if it is known.
+        base: Hub name of the base model, if known.
+        license: license of the base model, if known.
         form: ``adapter``, ``model``, or the name of an exporter.
     """
     loading = LOADING.get(form, "").format(name=name)
     parts = [
         "\n".join(_front_matter(base, license, form)),
         f"# {name.partition('/')[2]}",
-        "Trained and measured with tunesmith, on test rows that the training never saw.",
+        "Trained and measured with tunesmith, on test rows that were not used in training.",
         render_card_markdown(view).strip(),
         "## Limits",
-        "The figures hold for rows like those that it was measured on. Nothing was measured on "
-        "other topics, languages or instructions, and nothing here says that answers are safe. "
+        "The results hold for rows similar to the test rows. Other topics, languages and "
+        "instructions were not measured, and nothing here shows that answers are safe. "
         + (
-            f"The license of the base model is {license}, and holds for this model too."
+            f"The base model's license, {license}, also applies to this model."
             if license
-            else "The license of the base model holds for this model too."
+            else "The base model's license also applies to this model."
         ),
         f"## Use\n\n```python\n{loading}\n```" if loading else "",
     ]

@@ -1,4 +1,4 @@
-"""Download the files of a model, complete or not at all."""
+"""Download the files of a model: all of them, or nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tunesmith_plugins.commands.publish.hub import CARD, MODEL_FILES, explain_er
 
 
 def download(api: HfApi, repository: str, revision: str | None, target: Path) -> list[str]:
-    """Write the files of a model below ``target``, a new folder; return their names.
+    """Download the files of a model to ``target``, a new folder; return their names.
 
     Raises:
-        UsageError: there is no such model, or it has no safetensors and no GGUF file.
-        EnvironmentProblem: the hub cannot be reached, or refuses.
+        UsageError: the model does not exist, or has neither safetensors nor GGUF files.
+        EnvironmentProblem: the Hub cannot be reached, or refused.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with explain_errors(repository), TemporaryDirectory(dir=target.parent) as temporary:
@@ -26,8 +26,8 @@ def download(api: HfApi, repository: str, revision: str | None, target: Path) ->
         chosen = [name for name in names if MODEL_FILES.fullmatch(name) or name == CARD]
         if not any(name.endswith((".safetensors", ".gguf")) for name in chosen):
             raise UsageError(
-                f"{repository}: has no safetensors and no GGUF file",
-                hint="weights of other formats can hold code, and are not downloaded",
+                f"{repository}: has no safetensors or GGUF file",
+                hint="other weight formats can contain code, so they are not downloaded",
             )
         folder = Path(temporary) / "model"
         for name in chosen:

@@ -1,4 +1,4 @@
-"""Shared by upload and download: names of models, the files of a model, errors of the hub."""
+"""Shared by push and pull: repository names, files of a model, and errors of the Hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.text import one_line, redact
-from tunesmith_data import offline_variable
+from tunesmith_data import find_offline_variable
 
 CARD = "README.md"
 MODEL_FILES = re.compile(
@@ -16,36 +16,36 @@ MODEL_FILES = re.compile(
     r"processor_|preprocessor_)?config\.json|export\.json|tokenizer\.json|added_tokens\.json|"
     r"special_tokens_map\.json|vocab\.(json|txt)|merges\.txt|model\.safetensors\.index\.json"
 )
-"""Names of the files that belong to a model. No other is uploaded or downloaded."""
+"""Names of the files of a model; other files are neither uploaded nor downloaded."""
 _NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 
 
 def is_hub_name(name: str) -> bool:
-    """Return True for ``ORG/NAME``."""
+    """Return True for a name of the form ``ORG/NAME``."""
     return _NAME.fullmatch(name) is not None
 
 
 def require_hub_name(name: str) -> None:
-    """Raise a usage error unless the name is ``ORG/NAME``."""
+    """Raise a UsageError unless the name has the form ``ORG/NAME``."""
     if not is_hub_name(name):
-        raise UsageError(f"{one_line(name)!r} is no name on the hub", hint="use ORG/NAME")
+        raise UsageError(f"{one_line(name)!r} is not a repository name", hint="use ORG/NAME")
 
 
 @contextmanager
 def explain_errors(repository: str) -> Iterator[None]:
-    """Turn errors of the hub inside the block into what to do.
+    """Convert errors of the Hub in the block to errors that say what to do.
 
     Raises:
-        UsageError: there is no such repository.
-        EnvironmentProblem: the hub cannot be reached, or refuses, or a variable forbids it.
+        UsageError: the repository does not exist, or is private.
+        EnvironmentProblem: the Hub cannot be reached, refused, or a variable disables it.
     """
-    if variable := offline_variable():
+    if variable := find_offline_variable():
         raise EnvironmentProblem(f"{repository}: {variable} is set", hint=f"unset {variable}")
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    # Of the HTTP library, which is another one in each version of the hub's.
+    # The HTTP library's base error: which library it is depends on the version of huggingface_hub.
     client_error: type[Exception] = HfHubHTTPError.__bases__[0]
-    hint = "set HF_TOKEN to a token with the right to do so, or log in: hf auth login"
+    hint = "set HF_TOKEN to a token with the right permissions, or log in: hf auth login"
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -57,5 +57,5 @@ def explain_errors(repository: str) -> Iterator[None]:
     except (HfHubHTTPError, client_error, OSError) as error:
         text = one_line(redact(str(error)), 200)
         raise EnvironmentProblem(
-            f"{repository}: the hub refuses or cannot be reached, {text}", hint=hint
+            f"{repository}: cannot access the Hub: {text}", hint=hint
         ) from error

@@ -1,4 +1,4 @@
-"""``tunesmith pull``: download a model, weights as safetensors or GGUF only."""
+"""``tunesmith pull``: download a model with safetensors or GGUF weights."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from tunesmith_plugins.commands.publish.hub import require_hub_name
 
 @click.command("pull")
 @click.argument("repository", metavar="ORG/NAME")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: NAME.")
-@click.option("--revision", metavar="REVISION", help="Branch, tag or commit. Default: the newest.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to create. Default: NAME.")
+@click.option(
+    "--revision", metavar="REVISION", help="Branch, tag or commit. Default: the main branch."
+)
 @result_options
 def command(
     state: CliState, repository: str, out: Path | None, revision: str | None, as_json: bool
 ) -> None:
     """Download the model ORG/NAME from the Hugging Face Hub into a folder.
 
-    Files that can hold code, such as pickled weights and Python modules, are not downloaded. The
-    token is that of HF_TOKEN, or of `hf auth login`.
+    Files that can contain code, such as pickled weights and Python modules, are not downloaded.
+    The token comes from HF_TOKEN, or from `hf auth login`.
     """
     require_hub_name(repository)
     target = out or Path(repository.partition("/")[2])
     if target.exists():
-        raise UsageError(f"{target} exists already", hint="name another folder with --out")
+        raise UsageError(f"{target}: already exists", hint="choose another folder with --out")
     from huggingface_hub import HfApi
 
     from tunesmith_plugins.commands.publish.download import download

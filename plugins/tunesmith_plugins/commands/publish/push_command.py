@@ -1,4 +1,4 @@
-"""``tunesmith push``: upload a run's model, private unless asked otherwise."""
+"""``tunesmith push``: upload a run's model to a repository that is private by default."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from tunesmith_plugins.commands.publish.upload import Upload, choose_files, uplo
 @click.command("push")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("repository", metavar="ORG/NAME")
-@click.option("--export", "exported", metavar="NAME", help="Upload RUN/export/NAME instead.")
-@click.option("--base-model", metavar="ORG/NAME", help="Name of the base model on the hub.")
-@click.option("--public", is_flag=True, help="Let everybody see it. Default: private.")
-@click.option("--dry-run", is_flag=True, help="List the files and print the card; upload nothing.")
+@click.option(
+    "--export", "exported", metavar="NAME", help="Upload the export in RUN/export/NAME instead."
+)
+@click.option("--base-model", metavar="ORG/NAME", help="Name of the base model on the Hub.")
+@click.option("--public", is_flag=True, help="Make the repository public. Default: private.")
+@click.option(
+    "--dry-run", is_flag=True, help="List the files and print the model card without uploading."
+)
 @trust_option
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
@@ -40,10 +44,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Upload the model of RUN to the Hugging Face Hub, with a card of what was measured.
+    """Upload the model of RUN to the Hugging Face Hub, with a model card of its results.
 
-    Weights, tokenizer and config are uploaded, in one commit; rows, logs and checkpoints are not.
-    The token is that of HF_TOKEN, or of `hf auth login`.
+    Weights, tokenizer and config are uploaded in one commit. Rows, logs and checkpoints are not.
+    The token comes from HF_TOKEN, or from `hf auth login`.
     """
     for name in filter(None, (repository, base_model)):
         require_hub_name(name)
@@ -52,8 +56,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     files = _collect(folder, plan, repository, exported, base)
     if base is None and any(file.name == "adapter_config.json" for file in files):
         render.print_note(
-            "the base model of this adapter is not on the hub under the name of the run file: "
-            "--base-model ORG/NAME names it, so that others can load the adapter"
+            "the run file gives no Hub name for the base model of this adapter; add --base-model "
+            "ORG/NAME so that others can load the adapter"
         )
     if dry_run:
         _show(repository, files, public=public, as_json=as_json)
@@ -68,7 +72,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def _hub_name(plan: Plan) -> str | None:
-    """Return the name of the base model if it is one on the hub."""
+    """Return the Hub name of the base model; None if it is a local model."""
     name = plan.model.base
     return name if is_hub_name(name) and not expand_home(name).exists() else None
 
@@ -89,11 +93,11 @@ def _collect(
     else:
         source = folder.path / (trained.artifact if trained else "model")
         form = "adapter" if (source / "adapter_config.json").is_file() else "model"
-        hint = f"tunesmith resume {folder.path} continues the run"
+        hint = f"tunesmith resume {folder.path}"
     if not source.is_dir() or not trained:
-        raise UsageError(f"{source}: there is no such model", hint=hint)
+        raise UsageError(f"{source}: no trained model found", hint=hint)
     if problems := verify_folder(source):
-        raise UsageError(f"{source}: {problems[0]}", hint="train or export it again")
+        raise UsageError(f"{source}: {problems[0]}", hint="train or export the model again")
     license = find_license(plan.found_model.tokenizer())  # downloads nothing
     view = ReportView(report, folder.path)
     card = render_model_card(view, name=repository, base=base, license=license, form=form)
@@ -110,4 +114,4 @@ def _show(repository: str, files: list[Upload], *, public: bool, as_json: bool) 
     render.print_table(["file", "size"], [[file.name, format_bytes(file.size)] for file in files])
     render.print_text(f"\n{card.decode()}")
     kind = "public" if public else "private"
-    render.print_note(f"nothing was uploaded; without --dry-run, to {repository}, {kind}")
+    render.print_note(f"dry run: nothing uploaded; the target is {repository} ({kind})")

@@ -1,4 +1,4 @@
-"""Choose the files of a model that are uploaded, and upload them in one commit."""
+"""Choose the files of a model to upload, and upload them in one commit."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it is stored in the repository."""
+    """A file in the upload: its name in the repository, and its content."""
 
     name: str
     content: Path | bytes
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     def to_operation(self) -> CommitOperationAdd:
-        """Return the addition of the file to a commit."""
+        """Return the commit operation that adds the file."""
         content = self.content if isinstance(self.content, bytes) else str(self.content)
         return CommitOperationAdd(path_in_repo=self.name, path_or_fileobj=content)
 
 
 def choose_files(folder: Path, card: str, base: str | None) -> list[Upload]:
-    """Return the files of a model folder that are uploaded, the card first.
+    """Return the files of a model folder to upload, the model card first.
 
-    ``base`` replaces the name of the base model in the config of an adapter.
+    ``base`` replaces the name of the base model in an adapter's config.
 
     Raises:
-        UsageError: the folder holds no weights.
+        UsageError: the folder contains no weights.
     """
     files = [file for file in sorted(folder.iterdir()) if file.is_file()]
     chosen = [file for file in files if MODEL_FILES.fullmatch(file.name)]
     if not any(file.suffix in (".safetensors", ".gguf") for file in chosen):
         raise UsageError(
-            f"{folder}: holds no weights in .safetensors or .gguf files, the formats that are "
+            f"{folder}: no weights in .safetensors or .gguf files, the only formats that can be "
             "uploaded",
             hint="finish the run, or export it with --to safetensors, gguf or vllm",
         )
@@ -62,17 +62,17 @@ def _read(file: Path, base: str | None) -> Path | bytes:
 
 
 def upload(api: HfApi, repository: str, files: Sequence[Upload], *, public: bool) -> str:
-    """Create the repository unless it is there, and upload the files in one commit; return its URL.
+    """Create the repository if needed, and upload the files in one commit; return the URL.
 
     Raises:
-        UsageError: the repository is public, and ``public`` is False.
-        EnvironmentProblem: the hub cannot be reached, or refuses.
+        UsageError: the repository is public, but ``public`` is False.
+        EnvironmentProblem: the Hub cannot be reached, or refused.
     """
     with explain_errors(repository):
         if not public and _is_public(api, repository):
             raise UsageError(
                 f"{repository} exists and is public",
-                hint="--public uploads to it; another name makes a private repository",
+                hint="upload to it with --public, or choose another name for a private repository",
             )
         api.create_repo(repository, private=not public, exist_ok=True)
         operations = [file.to_operation() for file in files]

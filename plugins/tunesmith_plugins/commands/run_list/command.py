@@ -24,23 +24,31 @@ STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
 @click.command("runs")
 @click.argument("folder", metavar="[FOLDER]", type=click.Path(path_type=Path), default=Path("runs"))
 @click.option(
-    "--status", type=click.Choice(STATUSES), multiple=True, help="Only these. Repeatable."
+    "--status",
+    type=click.Choice(STATUSES),
+    multiple=True,
+    help="Only runs with this status. Repeatable.",
 )
-@click.option("--resumable", is_flag=True, help="Only runs that `tunesmith resume` can continue.")
+@click.option("--resumable", is_flag=True, help="Only runs that tunesmith resume can continue.")
 @click.option(
     "--grep",
     metavar="TEXT",
     help="Only runs with this text in folder, name, model, technique or verdict.",
 )
-@click.option("--limit", type=click.IntRange(0), default=0, help="Only the newest; 0: all.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=0,
+    help="Only the newest runs, at most this many; 0 for all.",
+)
 @click.option(
     "--delete",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="RUN",
-    help="Delete this run folder, after a question. Repeatable.",
+    help="Delete this run folder, after confirmation. Repeatable.",
 )
-@click.option("--yes", is_flag=True, help="Delete without a question.")
+@click.option("--yes", is_flag=True, help="Delete without confirmation.")
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
@@ -53,21 +61,21 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     yes: bool,
     as_json: bool,
 ) -> None:
-    """List the runs in FOLDER, the newest first; without it, those in runs/.
+    """List the runs in FOLDER (default: runs/), newest first.
 
-    A run that starts from the result of another one is shown with that one.
+    For a run that starts from the result of another run, the list also shows that run.
     """
     if delete:
         delete_runs(delete, yes)
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", hint="name the folder with the run folders")
+        raise UsageError(f"{folder}: no such folder", hint="give the folder that contains the runs")
     runs = [
         run
         for run in read_runs(folder)
         if (not status or run.status in status)
         and (run.is_resumable or not resumable)
-        and (grep is None or matches(run, grep))
+        and (grep is None or matches_text(run, grep))
     ]
     runs = runs[:limit] if limit else runs
     if as_json:
@@ -76,14 +84,14 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         show(runs, folder)
 
 
-def matches(run: RunSummary, text: str) -> bool:
-    """Return True if a run has the text, in any case of letters."""
+def matches_text(run: RunSummary, text: str) -> bool:
+    """Return True if any text field of a run contains the text, ignoring case."""
     fields = (str(run.path), run.name, run.model, run.technique, run.word, run.error)
     return any(text.casefold() in field.casefold() for field in fields)
 
 
 def show(runs: Sequence[RunSummary], folder: Path) -> None:
-    """Print the list of the runs in a folder as a table."""
+    """Print the runs in a folder as a table."""
     if not runs:
         render.print_text("no runs")
         return
@@ -100,10 +108,11 @@ def show(runs: Sequence[RunSummary], folder: Path) -> None:
     render.print_note(f"\n{format_count(len(runs), 'run')}, {total}")
     resumable = next((run for run in runs if run.is_resumable), None)
     if resumable is not None:
-        render.print_note(f"continue one:\n  tunesmith resume {render.shell_path(resumable.path)}")
+        path = render.shell_path(resumable.path)
+        render.print_note(f"Continue the newest run marked *:\n  tunesmith resume {path}")
 
 
-def _to_row(run: RunSummary, folder: Path) -> list[render.Cell]:
+def _to_row(run: RunSummary, folder: Path) -> list[render.TableCell]:
     value = "" if run.value is None else f"{one_line(run.metric, 20)} {format_number(run.value)}"
     outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status
@@ -118,23 +127,23 @@ def _to_row(run: RunSummary, folder: Path) -> list[render.Cell]:
 
 
 def delete_runs(paths: Sequence[Path], yes: bool) -> None:
-    """Delete run folders after a question that says what is lost.
+    """Delete run folders after asking for confirmation.
 
     Raises:
-        UsageError: a folder is no run, or is in use, or there is no terminal to ask on.
+        UsageError: a folder is not a run or is in use, or there is no terminal for the question.
     """
-    folders = [RunFolder.open(path) for path in paths]  # all of them, before one is deleted
+    folders = [RunFolder.open(path) for path in paths]  # opens all before deleting any
     size = format_bytes(sum(measure_size(folder.path) for folder in folders))
     what = f"{format_count(len(folders), 'run')} with {size}"
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("--delete: there is no terminal to ask on", hint="add --yes")
+            raise UsageError("--delete: no terminal to ask for confirmation", hint="add --yes")
         for folder in folders:
             render.print_text(str(folder.path))
-        if not click.confirm(f"delete {what}, the models included?"):
+        if not click.confirm(f"delete {what}, including the models?"):
             render.print_text("nothing was deleted")
             return
     for folder in folders:
-        with lock(folder.path):  # not while a run writes there
+        with lock(folder.path):  # fails while the run is active
             shutil.rmtree(folder.path)
         render.print_text(f"deleted {folder.path}")

@@ -1,4 +1,4 @@
-"""Read what a list of runs shows: of each run only the first and the last line of its log."""
+"""Summarize runs for a list, reading only the first and the last line of each log."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from tunesmith.events import JSON
 from tunesmith_evidence.report.ending import is_running
 
 TAIL_BYTES = 1 << 16
-"""Read at the end of a log; a longer last line is read as a whole."""
+"""Bytes to read from the end of a log; more if the last line is longer."""
 Status = Literal["ok", "failed", "stopped", "running", "unfinished", "damaged"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run of a list."""
+    """Summary of a run for the list."""
 
     path: Path
     status: Status
     name: str = ""
     started: str = ""
-    """UTC, ISO 8601; empty if it is not known."""
+    """UTC, ISO 8601; empty if unknown."""
     model: str = ""
     technique: str = ""
     word: str = ""
     """Word of the verdict."""
     metric: str = ""
     value: float | None = None
-    """Value of the tuned model by the verdict's metric."""
+    """Score of the tuned model by the verdict's metric."""
     error: str = ""
     parent: str = ""
-    """Folder of the listed run that this one continues, starts from or trains on."""
+    """Folder of the listed run that this run continues, starts from or trains on."""
     inputs: tuple[str, ...] = ()
-    """Paths that the plan names: the base model, the data, and the run that it continues."""
+    """Absolute paths in the plan: base model, data, and the run that it continues."""
     bytes: int = 0
 
     @property
@@ -55,14 +55,14 @@ class RunSummary:
 
 
 def read_runs(root: Path) -> list[RunSummary]:
-    """Return the runs in a folder, the newest first, each with the run that it starts from."""
+    """Return the runs in a folder, newest first, each linked to the run it starts from."""
     runs = [read_run(path) for path in find_runs(root)]
     runs.sort(key=lambda run: (run.started, run.path.name), reverse=True)
     return [replace(run, parent=_find_parent(run, runs)) for run in runs]
 
 
 def find_runs(root: Path) -> Iterator[Path]:
-    """Yield the run folders below a folder: in it, and one level further down."""
+    """Yield the run folders in a folder and one level below."""
     try:
         entries = [*os.scandir(root)]
     except OSError:
@@ -82,17 +82,17 @@ def find_runs(root: Path) -> Iterator[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Return True for the folder of a run."""
+    """Return True if a folder is a run."""
     return (path / "lock").is_file() and (
         (path / "events.jsonl").is_file() or (path / "run.toml").is_file()
     )
 
 
 def read_run(path: Path) -> RunSummary:
-    """Return the summary of one run."""
+    """Return the summary of a run."""
     size = measure_size(path)
     try:
-        first, last = read_ends(path / "events.jsonl")
+        first, last = read_first_and_last_event(path / "events.jsonl")
         if not first:
             status: Status = "running" if is_running(path) else "unfinished"
             return RunSummary(path=path, status=status, bytes=size)
@@ -123,8 +123,8 @@ def _summarize(path: Path, first: JSON, last: JSON, size: int) -> RunSummary:
     )
 
 
-def read_ends(path: Path) -> tuple[JSON, JSON]:
-    """Return the first and the last complete line of a log; empty if there is none.
+def read_first_and_last_event(path: Path) -> tuple[JSON, JSON]:
+    """Return the first and the last complete line of a log; both empty if there are none.
 
     Raises:
         ValueError: a line is not a JSON object.
@@ -155,7 +155,7 @@ def _decode(line: bytes) -> JSON:
 
 
 def measure_size(path: Path) -> int:
-    """Return the bytes of all files below a folder; links are not followed."""
+    """Return the total size in bytes of all files below a folder, without following links."""
     total, pending = 0, [str(path)]
     while pending:
         try:
@@ -166,12 +166,12 @@ def measure_size(path: Path) -> int:
                     elif entry.is_file(follow_symlinks=False):
                         total += entry.stat(follow_symlinks=False).st_size
         except OSError:
-            continue  # deleted meanwhile
+            continue  # deleted in the meantime
     return total
 
 
 def _paths(value: Any) -> Iterator[str]:
-    """Yield the absolute paths in a part of a plan."""
+    """Yield the absolute paths in a part of the plan."""
     if isinstance(value, str) and os.path.isabs(value):
         yield os.path.normpath(value)
     elif isinstance(value, dict):

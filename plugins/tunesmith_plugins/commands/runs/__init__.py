@@ -1,1 +1,1 @@
-"""Commands ``check``, ``run``, ``resume`` and ``report``: a run from its file to its results."""
+"""Commands ``check``, ``run``, ``resume`` and ``report``: from a run file to its results."""

@@ -13,7 +13,7 @@ import click
 from tunesmith import api
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import choose_evaluators
-from tunesmith.config.read_plan import list_needs
+from tunesmith.config.read_plan import list_requirements
 from tunesmith.config.run_file import dotted_items
 from tunesmith.contracts import Dataset
 from tunesmith.errors import ConfigError, Problem
@@ -30,14 +30,14 @@ from tunesmith_plugins.commands.runs.check_data import check_data
 from tunesmith_plugins.commands.runs.record_view import choose_rows, split_by_training, summarize
 
 EXCERPT = 600
-"""Number of characters of a turn that are printed."""
+"""Maximum number of characters to print of a turn."""
 
 
 @click.command("check")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @set_option
 @click.option(
-    "--origin", is_flag=True, help="Also print every value and its origin: file, default, --set."
+    "--origin", is_flag=True, help="Also print each value and its origin: file, default or --set."
 )
 @result_options
 def command(
@@ -45,9 +45,8 @@ def command(
 ) -> None:
     """Validate a run file and its data without training.
 
-    Prints all problems of the run file at once, unusable rows, warnings of the installed checks,
-    the contents of the rows, and a few rows with the text that the model is trained on. Loads no
-    model.
+    Prints all errors in the run file at once, unusable rows, findings of the data checks, a
+    summary of the rows, and a few sample rows with the trained text marked. Loads no model.
     """
     plan, catalog = api.load_plan(
         run_file, sets=sets, files=state.files, disabled=state.disabled, runnable=False
@@ -66,12 +65,11 @@ def command(
     if errors:
         raise ConfigError(errors)
     next_line = f"tunesmith run {render.shell_path(run_file.resolve())}"
-    needs = dict.fromkeys(chain(*list_needs(plan, catalog).values()))
+    needs = dict.fromkeys(chain(*list_requirements(plan, catalog).values()))
     if missing := [text for text in needs if missing_requirements([text])]:
         next_line = f"pip install {shlex.join(missing)}"
-    render.print_note(
-        f"\nno errors; {'a run needs' if missing else 'start the run with'}:\n  {next_line}"
-    )
+    todo = "install what the run needs" if missing else "start the run"
+    render.print_note(f"\nno errors; {todo} with:\n  {next_line}")
 
 
 def show(
@@ -82,14 +80,14 @@ def show(
     dataset: Dataset,
     parts: DataParts,
 ) -> None:
-    """Print the findings as text."""
+    """Print plan, data and findings as text, then a few sample rows."""
     render.print_text(f"model: {one_line(plan.found_model.description, 200)}")
     render.print_text(f"technique: {plan.technique.offer.name}, {plan.technique.offer.summary}")
     show_report.show_data(event)
     evaluators = ", ".join(
         component.id for component in choose_evaluators(plan, catalog, parts.measured)
     )
-    by_data = "" if plan.evaluators or not evaluators else " (by default for this data)"
+    by_data = "" if plan.evaluators or not evaluators else " (default for this data)"
     render.print_text(f"evaluators: {evaluators or 'none'}{by_data}")
     for finding in found:
         if finding.level == "info":
@@ -101,15 +99,13 @@ def show(
     mark = "▌" if supports_unicode(sys.stdout) else "|"
     for reason, record in choose_rows(parts.train, plan.run.seed).items():
         render.print_text()
-        render.print_text(
-            f"{reason} row {one_line(record.source)} ({mark} marks the text to train on):"
-        )
+        render.print_text(f"{reason} row, {one_line(record.source)} ({mark} marks trained text):")
         for part in split_by_training(record, trains_on):
             show_turn(part.label, part.text, mark if part.is_trained else " ")
 
 
 def show_turn(label: str, text: str, mark: str) -> None:
-    """Print one turn with ``mark`` before each of its lines."""
+    """Print a turn with ``mark`` in front of each line."""
     for number, line in enumerate(safe_text(text, limit=EXCERPT).split("\n")):
         shown = f"{mark} {label if number == 0 else '':<10}{line}".rstrip()
         render.print_text(f"  {shown}", style="good" if mark.strip() else "dim")
@@ -118,12 +114,12 @@ def show_turn(label: str, text: str, mark: str) -> None:
 def to_json(
     plan: Plan, catalog: Catalog, event: DataLoaded, found: list[FindingReported], parts: DataParts
 ) -> dict[str, Any]:
-    """Return the findings as JSON, ``tunesmith.check/2``."""
+    """Return the findings as JSON (schema ``tunesmith.check/2``)."""
     trains_on = plan.technique.offer.trains_on
     return {
         "schema": "tunesmith.check/2",
         "plan": plan.to_json(),
-        "origins": origins(plan),
+        "origins": list_origins(plan),
         "model": plan.found_model.description,
         "data": event.to_json(),
         "evaluators": [e.id for e in choose_evaluators(plan, catalog, parts.measured)],
@@ -146,16 +142,17 @@ def to_json(
 def show_origins(plan: Plan) -> None:
     """Print every value of the plan with its origin."""
     rows = [
-        [key, one_line(entry["value"], 60), entry["origin"]] for key, entry in origins(plan).items()
+        [key, one_line(entry["value"], 60), entry["origin"]]
+        for key, entry in list_origins(plan).items()
     ]
-    render.print_table(["key", "value", "from"], rows)
+    render.print_table(["key", "value", "origin"], rows)
     render.print_text()
 
 
-def origins(plan: Plan) -> dict[str, dict[str, str]]:
-    """Return value and origin by dotted key.
+def list_origins(plan: Plan) -> dict[str, dict[str, str]]:
+    """Return value and origin of each dotted key.
 
-    A value without its own origin has that of the table or list above it.
+    A value without an origin inherits that of the table or list that contains it.
     """
     found = {}
     for key, value in dotted_items(plan.to_json()):

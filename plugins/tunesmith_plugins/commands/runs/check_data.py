@@ -1,9 +1,9 @@
-"""Check the data of a plan, also where libraries that only a run needs are not installed."""
+"""Check the data of a plan, even if libraries that only the run needs are missing."""
 
 from __future__ import annotations
 
 from tunesmith.catalog import Catalog
-from tunesmith.config.read_plan import list_needs
+from tunesmith.config.read_plan import list_requirements
 from tunesmith.contracts import Dataset
 from tunesmith.events import FindingReported
 from tunesmith.execution.execute import collect_findings
@@ -13,10 +13,10 @@ from tunesmith.plugins import missing_requirements
 
 
 def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[FindingReported]]:
-    """Load and review the data without what only a run needs; return what was found.
+    """Load and review the data of a plan; return the data, its parts and the findings.
 
-    A library that a run needs, and that is not installed, is a warning. Without the libraries of
-    the splitter, the rows are not split.
+    Reports a warning for each missing library that the run needs. If the splitter's libraries are
+    missing, the rows are not split.
 
     Raises:
         DataError: the data is unusable, or the technique cannot train on such records.
@@ -25,11 +25,11 @@ def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[F
     dataset, parts = load_data(plan, splits=splits)
     found = list(collect_findings(plan, catalog, dataset, parts))
     if not splits:
-        text = "the rows are not split here: the splitter is not available"
+        text = "the rows are not split: the splitter's libraries are missing"
         found.insert(0, FindingReported(level="warning", source="data", message=text))
     sources = {finding.source for finding in found}
-    for name, needs in list_needs(plan, catalog).items():
+    for name, needs in list_requirements(plan, catalog).items():
         if name not in sources and (missing := missing_requirements(needs)):
-            text = f"not available, and a run needs it: {'; '.join(missing)}"
+            text = f"needed for the run but not available: {'; '.join(missing)}"
             found.append(FindingReported(level="warning", source=name, message=text))
     return dataset, parts, found

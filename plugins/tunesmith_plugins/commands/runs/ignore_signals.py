@@ -1,4 +1,4 @@
-"""Let rank 0 of torchrun print its error before a signal ends it."""
+"""Let rank 0 of torchrun print its error before a signal kills it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tunesmith.signals import URGENT_SIGNALS, restore_handlers, set_stop_handler
 
 @contextmanager
 def ignore_stop_signals_after_error() -> Iterator[None]:
-    """Keep signals ignored if the block raises, so that rank 0 can print the error and exit.
+    """Keep signals ignored if the block raises, so rank 0 can print the error and exit.
 
-    Where another rank fails, torchrun ends rank 0 with a signal. The run itself obeys it. After an
-    error the process only prints the error, so the signals stay ignored.
+    When another rank fails, torchrun stops rank 0 with a signal, which the run itself handles.
+    After an error the process only prints the error, so signals stay ignored.
     """
     if world_size() == 1 or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Those with which torchrun ends rank 0 are ignored from the start, so that none comes between
-    # the end of the run and the error. The run would not obey another one that is ignored.
+    # Ignore the signals that torchrun sends from the start, so none arrives between the end of the
+    # run and the error message. The run installs its own handlers while it is active.
     handlers: dict[int, Any] = {
         number: signal.signal(number, signal.SIG_IGN) for number in URGENT_SIGNALS
     }

@@ -1,4 +1,4 @@
-"""Rows as ``tunesmith check`` shows them: the parts of a record, and which of them are trained."""
+"""Rows as ``tunesmith check`` shows them: the parts of a record, and which are trained."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tunesmith.text import format_count
 from tunesmith_data.text import content_key
 
 
-class Part(NamedTuple):
-    """A part of a record: its label, its text, and True if the model is trained on it."""
+class RecordPart(NamedTuple):
+    """A part of a record: its label, its text, and whether the model is trained on it."""
 
     label: str
     text: str
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
-    """Return rows to look at, by the reason why each was chosen: first, longest, random."""
+    """Return sample rows by the reason they were chosen: first, longest, random."""
     if not records:
         return {}
     longest, _ = max(enumerate(records), key=lambda item: len(content_key(item[1])))
@@ -42,30 +42,33 @@ def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
     return {reason: records[index] for index, reason in sorted(reasons.items())}
 
 
-def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[Part]:
-    """Return the parts of a record for a technique that trains on these features."""
+def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[RecordPart]:
+    """Split a record into parts, marked as trained or not for a technique with these features."""
     match record:
         case Text():
-            return [Part("text", record.text, True)]
+            return [RecordPart("text", record.text, True)]
         case Completion():
-            return [Part("user", record.prompt, False), Part("assistant", record.completion, True)]
+            return [
+                RecordPart("user", record.prompt, False),
+                RecordPart("assistant", record.completion, True),
+            ]
         case Chat():
             return [part for message in record.messages for part in _parts(message)]
         case Preference():
             return [
                 *_prompt_parts(record.prompt),
-                Part("chosen", record.chosen, True),
-                Part("rejected", record.rejected, "rejected" in trains_on),
+                RecordPart("chosen", record.chosen, True),
+                RecordPart("rejected", record.rejected, "rejected" in trains_on),
             ]
         case UnpairedPreference():
             label = "good" if record.label else "bad"
-            return [*_prompt_parts(record.prompt), Part(label, record.completion, True)]
+            return [*_prompt_parts(record.prompt), RecordPart(label, record.completion, True)]
         case _:
             raise TypeError(f"unknown kind of record: {type(record).__name__}")
 
 
 def summarize(records: Sequence[Record], trains_on: frozenset[Feature]) -> list[str]:
-    """Return one line for each kind of record, with what its records hold."""
+    """Return a line for each kind of record, with counts of its contents."""
     counts: dict[type[Record], Counter[str]] = {}
     for record in records:
         found = counts.setdefault(type(record), Counter())
@@ -91,39 +94,39 @@ _KINDS: dict[type[Record], str] = {
 
 
 def _contents(record: Record) -> Iterator[str]:
-    """Yield a name for each thing in a record that is counted."""
+    """Yield a name for each thing in a record to count."""
     match record:
         case Chat():
             for message in record.messages:
-                yield from ["definitions of tools"] * len(message.tools)
+                yield from ["tool definitions"] * len(message.tools)
                 if message.role == "assistant":
-                    yield "trained answers" if message.is_trained else "answers without weight"
+                    yield "trained answers" if message.is_trained else "answers with weight 0"
                 yield from ["answers with reasoning"] * bool(message.reasoning)
                 yield from ["tool calls"] * len(message.tool_calls)
         case UnpairedPreference():
             yield "good" if record.label else "bad"
 
 
-def _prompt_parts(messages: Sequence[Message]) -> list[Part]:
+def _prompt_parts(messages: Sequence[Message]) -> list[RecordPart]:
     return [part._replace(is_trained=False) for message in messages for part in _parts(message)]
 
 
-def _parts(message: Message) -> Iterator[Part]:
-    """Yield the parts of a message: tools, reasoning, text and calls."""
+def _parts(message: Message) -> Iterator[RecordPart]:
+    """Yield the parts of a message: tools, reasoning, text and tool calls."""
     for definition in message.tools:
         name = json.loads(definition).get("function", {}).get("name", "")
-        yield Part("tool", f"{name} {definition}", False)
+        yield RecordPart("tool", f"{name} {definition}", False)
     trained = message.is_trained
     if message.reasoning:
-        yield Part("reasoning", message.reasoning, trained)
+        yield RecordPart("reasoning", message.reasoning, trained)
     if message.has_weights and not message.media:
         for part in message.text_parts:
             weight = message.weight * part.weight
-            yield Part(_weighted(message.role, weight), part.text, trained and weight > 0)
+            yield RecordPart(_weighted(message.role, weight), part.text, trained and weight > 0)
     elif message.shown_text or not message.tool_calls:
-        yield Part(_weighted(message.role, message.weight), message.shown_text, trained)
+        yield RecordPart(_weighted(message.role, message.weight), message.shown_text, trained)
     for call in message.tool_calls:
-        yield Part("call", f"{call.name} {call.arguments}", trained)
+        yield RecordPart("call", f"{call.name} {call.arguments}", trained)
 
 
 def _weighted(role: str, weight: float) -> str:

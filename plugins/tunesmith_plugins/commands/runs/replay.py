@@ -1,11 +1,11 @@
-"""Send the events of a run to a reporter once more."""
+"""Replay the events of a run for a reporter."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tunesmith import api
-from tunesmith.catalog import OfferNotFound
+from tunesmith.catalog import OfferNotFoundError
 from tunesmith.errors import UsageError
 from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import ReporterOffer
@@ -14,10 +14,10 @@ from tunesmith.storage import read_known_events
 
 
 def replay_events(folder: Path, reporter: str) -> None:
-    """Send all events in the log of a run to a reporter, as if the run happened now.
+    """Send all events in a run's log to a reporter, as if the run happened now.
 
-    The reporter has its options from the run file, or their defaults if the run file does not name
-    it. So a run that was killed can be reported, also with a reporter that was installed later.
+    The reporter gets its options from the run file, or its defaults if the run file lacks it. This
+    also works for a run that was killed, and for a reporter that was installed later.
 
     Raises:
         UsageError: no such reporter is installed, or see :func:`tunesmith.api.load_run`.
@@ -27,7 +27,7 @@ def replay_events(folder: Path, reporter: str) -> None:
     if component is None:
         try:
             offered = catalog.find(ReporterOffer, reporter)
-        except OfferNotFound as error:
+        except OfferNotFoundError as error:
             raise UsageError(f"--to: {error.what}", hint=error.hint) from None
         component = Component(offered, offered.offer.config())
     with (

@@ -26,21 +26,21 @@ from tunesmith_plugins.commands.runs.replay import replay_events
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Number of wrong test rows to show, those that got worse first.",
+    help="Number of wrong test rows to show; rows that tuning made worse come first.",
 )
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the report as Markdown.")
 @click.option(
     "--card",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write the result on one page, without rows of the data, for a pull request: FILE.md or "
+    help="Write the result on one page for a pull request, without data rows, to FILE.md or "
     "FILE.svg; - prints Markdown.",
 )
 @click.option(
     "--to",
     "reporter",
     metavar="REPORTER",
-    help="Write the report with this reporter instead, such as html.",
+    help="Write the report with this reporter instead, for example html.",
 )
 @trust_option
 @result_options
@@ -55,8 +55,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Show the results of a run: verdict, scores with intervals, loss curve, wrong rows.
 
-    RUN is the run folder. It works also while the run is in progress and after it was killed,
-    because all data comes from its event log.
+    RUN is the run folder. The report is built from the event log, so it also works during a run
+    and after a crash.
     """
     if reporter is not None:
         replay_events(run, reporter)
@@ -80,10 +80,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def write_card(view: ReportView, path: Path) -> None:
-    """Write the card to a new file, as Markdown or SVG by its name; ``-`` prints Markdown.
+    """Write the card to a new file, as Markdown or SVG by its suffix; ``-`` prints Markdown.
 
     Raises:
-        UsageError: the name ends in neither, or the file exists or cannot be written.
+        UsageError: the suffix is neither, or the file exists or cannot be written.
     """
     from tunesmith_evidence.report.card import render_card_markdown, render_card_svg
 
@@ -92,13 +92,13 @@ def write_card(view: ReportView, path: Path) -> None:
         return
     forms = {".md": render_card_markdown, ".svg": render_card_svg}
     if path.suffix.lower() not in forms:
-        raise UsageError(f"--card {path}: not a name of a card", hint="use FILE.md or FILE.svg")
-    render.write_new(path, [forms[path.suffix.lower()](view)])
+        raise UsageError(f"--card {path}: unknown card format", hint="use FILE.md or FILE.svg")
+    render.write_new_file(path, [forms[path.suffix.lower()](view)])
     render.print_note(f"card: {path}")
 
 
 def show(view: ReportView, number: str, failures: int) -> None:
-    """Print the report of the run with this number as text."""
+    """Print the report as text; ``number`` is the run's id."""
     report, started = view.report, view.report.started
     when = f", started {format_date(started.started)}" if started else ""
     render.print_text(f"{one_line(number)}: {view.status}{when}", style="strong")

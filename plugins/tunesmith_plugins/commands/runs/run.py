@@ -34,15 +34,15 @@ def command(
 ) -> None:
     """Train a model and evaluate it before and after, on test rows.
 
-    Scores, verdict and paths are printed on stdout, progress on stderr. The run folder gets the
-    model, all values and report.json. Ctrl-C stops after the current step; `tunesmith resume`
-    continues the run.
+    Scores, verdict and paths go to stdout, progress to stderr. The run folder receives the model,
+    all scores and report.json. Ctrl-C stops after the current step; continue with
+    `tunesmith resume`.
     """
     if distributed.rank() > 0:
         api.run_worker_rank(files=state.files, disabled=state.disabled)
         return
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
-    api.refuse_unrunnable(plan)
+    api.require_runnable(plan)
     folder = api.create_run_folder(plan, out)
     state.run_folder = folder.path
     with show_failed_run(folder, as_json):
@@ -52,7 +52,7 @@ def command(
 
 @contextmanager
 def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
-    """Print the results so far if the run fails in the block, and a hint at how to resume it."""
+    """If the run fails in the block, print the results so far and how to resume."""
     with ignore_stop_signals_after_error():
         try:
             yield
@@ -65,7 +65,7 @@ def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
 
 
 def show(report: Report, folder: RunFolder, as_json: bool) -> None:
-    """Print the result on stdout, as a table or as JSON."""
+    """Print the results on stdout, as text or as JSON."""
     view = ReportView(report, folder.path)
     if as_json:
         render.print_json(show_report.to_json(view))

@@ -17,14 +17,14 @@ from tunesmith_evidence.number_text import format_number
 from tunesmith_evidence.report.answers import Answers
 from tunesmith_evidence.report.curves import build_loss_curve
 from tunesmith_evidence.report.facts import describe_data, describe_gate, describe_stage
-from tunesmith_evidence.report.text_plot import ASCII, UNICODE, plot_curve
+from tunesmith_evidence.report.text_plot import ASCII_MARKS, UNICODE_MARKS, plot_curve
 from tunesmith_evidence.report.view import ReportView
 
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
 
 
 def show_scores(view: ReportView) -> None:
-    """Print the table of scores, one line per metric and model, and what evaluators found."""
+    """Print the table of scores (a line per metric and model) and the evaluators' findings."""
     rows = [
         [row.model, f"{metric.label} ({metric.description})", row.value, row.interval, row.rows]
         for metric in view.metrics
@@ -43,7 +43,7 @@ def show_scores(view: ReportView) -> None:
 
 
 def show_verdict(view: ReportView) -> None:
-    """Print the verdict: its word, its sentence, what would change it, and the baselines."""
+    """Print the verdict: word, sentence, what would change it, and the baselines."""
     verdict = view.report.verdict
     if not verdict:
         return
@@ -52,7 +52,7 @@ def show_verdict(view: ReportView) -> None:
         render.print_text(one_line(str(verdict["word"])), style="strong")
     render.print_paragraph(view.headline.sentence, style=style)
     if view.headline.would_change:
-        text = f"it would change with: {view.headline.would_change}"
+        text = f"what would change the verdict: {view.headline.would_change}"
         render.print_paragraph(text, style="dim")
     rows = [
         [
@@ -77,7 +77,7 @@ def show_verdict(view: ReportView) -> None:
 
 def show_training(report: Report) -> None:
     """Print a summary line and a loss curve for each stage."""
-    marks = UNICODE if supports_unicode(sys.stdout) else ASCII
+    marks = UNICODE_MARKS if supports_unicode(sys.stdout) else ASCII_MARKS
     for stage in report.training_started:
         facts = describe_stage(report, stage)
         parts = [
@@ -98,7 +98,7 @@ def show_training(report: Report) -> None:
 
 
 def _show_monitored(report: Report, stage: str) -> None:
-    """Print a table of the evaluations on validation records during the training of a stage."""
+    """Print a table of a stage's evaluations on validation rows during training."""
     events = report.monitored_of(stage)
     if not events:
         return
@@ -112,15 +112,15 @@ def _show_monitored(report: Report, stage: str) -> None:
 
 
 def show_forecast(view: ReportView) -> None:
-    """Print predicted memory and time, with the measured values if training has finished."""
+    """Print predicted memory and time, and the measured values once training has finished."""
     for row in view.predictions:
         text = f"predicted {row.quantity}: {row.predicted}"
-        text += f"; measured: {row.measured}, {row.judgement}" if row.judgement else ""
+        text += f"; measured: {row.measured}, {row.judgment}" if row.judgment else ""
         render.print_text(text, style="dim")
 
 
 def show_answers(answers: Answers, limit: int) -> None:
-    """Print the first rows that the tuned model did not get right, with prompts and answers."""
+    """Print the first rows that the tuned model got wrong, with prompts and answers."""
     rows = [row for row in answers.rows if row.is_wrong or row.is_regressed]
     if not rows:
         return
@@ -136,18 +136,18 @@ def show_answers(answers: Answers, limit: int) -> None:
             render.print_paragraph(line, indent="    ")
     if len(rows) > limit:
         render.print_text()
-        render.print_text(f"{len(rows) - limit} more rows: --failures {len(rows)} shows all")
+        render.print_text(f"{len(rows) - limit} more rows; show all with --failures {len(rows)}")
 
 
 def show_fit(view: ReportView) -> None:
-    """Print how well the training fits the data, and what that follows from."""
+    """Print the diagnosis of the fit (such as overfitted), and the evidence for it."""
     if view.fit is not None:
         render.print_text()
         render.print_paragraph(f"fit: {view.fit.state}; {view.fit.sentence}", style=view.fit_rating)
 
 
 def to_json(view: ReportView) -> dict[str, Any]:
-    """Return the report with the diagnosis of the fit, and the run folder."""
+    """Return the report as JSON, with the diagnosis of the fit and the run folder."""
     content = view.report.to_json()
     content["run"]["status"] = view.status
     fit = view.fit.to_json() if view.fit else {}
@@ -155,7 +155,7 @@ def to_json(view: ReportView) -> dict[str, Any]:
 
 
 def show_gates(report: Report) -> None:
-    """Print the results of the gates that the technique checked during training."""
+    """Print the results of the gates that the technique checked between its stages."""
     for gate in report.gates.values():
         result, style = describe_gate(gate)
         render.print_text()
@@ -164,7 +164,7 @@ def show_gates(report: Report) -> None:
 
 
 def show_data(data: DataLoaded) -> None:
-    """Print the number of rows, and the rows that could not be used by cause."""
+    """Print the number of rows in each part, and the skipped rows by cause."""
     source = f" ({one_line(data.description, 200)})" if data.description else ""
     render.print_paragraph(f"data: {describe_data(data)}{source}")
     for cause, count in data.skipped.items():
@@ -186,7 +186,7 @@ def show_paths(view: ReportView) -> None:
 
 
 def find_report_pages(folder: Path, report: Report) -> list[Path]:
-    """Find the pages that the run's reporters wrote: by convention, their option ``path``."""
+    """Return the HTML pages that reporters wrote: by convention, their option ``path``."""
     reporters = report.started.plan.get("reporters", []) if report.started else []
     paths = (reporter.get("path") for reporter in reporters)
     pages = (folder / expand_home(path) for path in paths if isinstance(path, str) and path)
@@ -194,7 +194,7 @@ def find_report_pages(folder: Path, report: Report) -> list[Path]:
 
 
 def show_ending(view: ReportView) -> None:
-    """Print why a run has no result, in which part of it that happened, and what to do."""
+    """Print why and where a run ended without a result, and what to do."""
     ending = view.ending
     if ending is None:
         return
@@ -211,7 +211,7 @@ def show_ending(view: ReportView) -> None:
 
 
 def show_next_commands(view: ReportView) -> None:
-    """Print the commands that a user probably needs next."""
+    """Print the commands that a user is likely to need next."""
     run, report = render.shell_path(view.folder), view.report
     commands = []
     if view.ending is not None and report.status != "stopped":  # its message has the command
@@ -221,13 +221,13 @@ def show_next_commands(view: ReportView) -> None:
         if report.verdict.get("winner"):
             commands.insert(0, f"tunesmith chat {run} --winner")
     if commands:
-        render.print_note("\nnext commands:")
+        render.print_note("\nNext commands:")
     for command in commands:
         render.print_note(f"  {command}")
 
 
 def show_findings(findings: Iterable[FindingReported]) -> None:
-    """Print the warnings and errors among the findings of reviews."""
+    """Print the warnings and errors among the findings."""
     for finding in findings:
         if finding.level != "info":
             text = f"{finding.level}: {one_line(finding.source)}: {one_line(finding.text, 600)}"

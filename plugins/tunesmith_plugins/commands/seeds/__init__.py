@@ -1,4 +1,4 @@
-"""Command ``seeds``: tell a small difference of the training from one of its seed."""
+"""Command ``seeds``: check whether a small difference comes from training or from the seed."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from tunesmith_plugins.commands.seeds.pool import (
     type=click.IntRange(2, 20),
     default=3,
     show_default=True,
-    help="Seeds, with that of the run.",
+    help="Number of seeds, including the run's own.",
 )
 @trust_option
 @result_options
 def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
-    """Train a finished run again with other seeds, and pool their differences from the baseline.
+    """Repeat a finished run with other seeds, and pool their differences from the baseline.
 
-    The data and its parts stay the same, and baselines are not measured again. The runs are beside
-    the first one, in folders that end in the seed; finished ones are not repeated.
+    The data and its split stay the same. Baselines are not measured again. The new runs are next
+    to the first one, in folders that end in the seed; finished ones are not repeated.
     """
     if distributed.world_size() > 1:
-        raise UsageError("seeds: runs in one process", hint="start it without torchrun")
+        raise UsageError("seeds: runs in a single process", hint="start it without torchrun")
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     report = load_report(folder)
     baseline = _find_baseline(report, folder)
@@ -60,7 +60,8 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     _, parts = load_data(plan)
     if report.data is None or report.data.fingerprint != parts.fingerprint:
         raise UsageError(
-            f"{folder.path}: the data has changed since this run", hint="restore it, or run again"
+            f"{folder.path}: the data has changed since this run",
+            hint="restore the data, or start a new run",
         )
     seeds = [plan.run.seed + number for number in range(count)]
     runs = [SeedRun(seeds[0], folder.path, report.tuned[0])]
@@ -73,27 +74,27 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
 
 
 def _find_baseline(report: Report, folder: RunFolder) -> Measured:
-    """Return the evaluation of the baseline that the verdict is about.
+    """Return the scores of the baseline that the verdict compares with.
 
     Raises:
-        UsageError: the run has no verdict about a baseline.
+        UsageError: the run has no verdict with a baseline.
     """
     verdict = report.verdict
     key = (verdict.get("baseline"), verdict.get("evaluator"), verdict.get("metric"))
     found = next((e for k, e in report.measured.items() if k == key), None)
     if found is None or not report.tuned:
         raise UsageError(
-            f"{folder.path}: the run has no verdict about a baseline",
-            hint="finish it with tunesmith resume",
+            f"{folder.path}: the run has no verdict that compares with a baseline",
+            hint=f"finish the run: tunesmith resume {folder.path}",
         )
     return found
 
 
 def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: Path) -> SeedRun:
-    """Train with another seed, unless it was done before.
+    """Train with another seed, unless its run folder already exists.
 
     Raises:
-        UsageError: an earlier attempt was not finished, or had other data or options.
+        UsageError: the earlier run is unfinished, or used other data or options.
     """
     path = first.with_name(f"{first.name}-seed-{seed}")
     planned = change_seed(plan_pilot(plan, parts, len(parts.train)), seed)
@@ -102,18 +103,18 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
     else:
         report = execute.run(planned, catalog, api.create_run_folder(plan, path))
     if not report.tuned:
-        raise UsageError(f"{path}: this run was not finished", hint="delete the folder")
+        raise UsageError(f"{path}: this run is unfinished", hint="delete the folder and try again")
     changes = _find_changes(report, planned)
     if changes:
         raise UsageError(
-            f"{path}: is no seed of this run: {'; '.join(changes)}",
-            hint="move or delete the folder, so that this seed is trained",
+            f"{path}: does not repeat this run: {'; '.join(changes)}",
+            hint="move or delete the folder to train this seed again",
         )
     return SeedRun(seed, path, report.tuned[0])
 
 
 def _find_changes(report: Report, planned: Plan) -> list[str]:
-    """Return by which options and data a run differs from what is planned."""
+    """Return the differences in options and data between a run and the plan."""
     assert report.started is not None and report.data is not None
     started = replace(report.started, plan=redact_all(planned.to_json()))
     loaded = build_data_event(*load_data(planned))
@@ -146,7 +147,7 @@ def to_json(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) ->
 
 
 def show(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> None:
-    """Print a line for each seed, and the pooled difference."""
+    """Print a line per seed, then the pooled difference."""
     name = one_line(baseline.model, 40)
     render.print_table(
         ["seed", one_line(baseline.metric, 40), f"minus {name}"],
@@ -160,6 +161,6 @@ def show(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> No
     difference = format_estimate(interval.value, interval.low, interval.high, signed=True)
     render.print_text()
     render.print_paragraph(
-        f"{pooled.outcome}: difference from {name} {difference} on {interval.n:,} test rows, "
-        f"the mean of {len(runs)} seeds; their standard deviation is {format_number(pooled.spread)}"
+        f"{pooled.outcome}: difference from {name} {difference} on {interval.n:,} test rows "
+        f"(mean of {len(runs)} seeds, standard deviation {format_number(pooled.spread)})"
     )

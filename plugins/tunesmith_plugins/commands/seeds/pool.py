@@ -1,7 +1,7 @@
-"""Seeds: is a difference that of the training, or of its seed?
+"""Pool the runs of several seeds: does a difference come from training or from the seed?
 
-The technique is trained again with other seeds, on the same training rows, and measured on the same
-test rows. Each row then has the mean of its values, and the seeds have a spread.
+The technique is trained with several seeds on the same training rows, and scored on the same test
+rows. Each test row then has a mean score over the seeds, and the seeds have a spread.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ class SeedRun:
     """A run with one of the seeds."""
 
     seed: int
-    """The seed of the run, ``[run] seed``."""
+    """Seed of the run, ``[run] seed``."""
     folder: Path
     tuned: Measured
-    """The metric that decides the verdict."""
+    """Score of the tuned model by the verdict's metric."""
 
 
 @dataclass(frozen=True)
 class PooledSeeds:
-    """The differences of several seeds from one baseline, on the rows that it answered."""
+    """Differences of several seeds from one baseline, on the rows that the baseline answered."""
 
     by_seed: Sequence[float]
-    """Tuned minus baseline, for each seed."""
+    """Tuned minus baseline for each seed, in the unit of the metric."""
     pooled: Interval
-    """The difference of the mean over the seeds; the interval is that of the rows."""
+    """Difference of the mean over seeds; the interval only covers the sampling of test rows."""
     spread: float
-    """Standard deviation of the differences of the seeds."""
+    """Standard deviation of the differences between seeds."""
     outcome: Outcome
-    """``better`` or ``worse`` if the interval excludes 0 and the seeds agree on the sign."""
+    """``better`` or ``worse`` if the interval excludes 0 and all seeds agree on the sign."""
 
 
 def change_seed(plan: Plan, seed: int) -> Plan:
-    """Return the plan with another seed."""
+    """Return a copy of the plan with another seed."""
     return replace(plan, run=plan.run.model_copy(update={"seed": seed}))
 
 
@@ -59,12 +59,12 @@ def pool_seeds(
     confidence: float,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PooledSeeds:
-    """Compare the mean over the seeds with a baseline, whose rows are below ``folder``.
+    """Compare the mean over the seeds with a baseline, whose scores are below ``folder``.
 
-    ``metrics`` are the installed ones by name, for those of all rows together.
+    ``metrics``: installed metrics by name, to compute those that need all rows together.
 
     Raises:
-        IntegrityError: an evaluation is lost or damaged.
+        IntegrityError: the scores of an evaluation are missing or damaged.
     """
     paths = [str((run.folder / run.tuned.records).resolve()) for run in runs]
     tuned = [replace(run.tuned, records=path) for run, path in zip(runs, paths, strict=True)]

@@ -1,4 +1,4 @@
-"""Errors in the form of OpenAI's API."""
+"""Errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KINDS = {401: "authentication_error", 403: "permission_error", 503: "overloaded_
 
 
 class ApiError(Exception):
-    """A request that is answered with an error."""
+    """An error to return as the response to a request."""
 
     def __init__(
         self,
@@ -26,12 +26,12 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the body of the answer."""
+        """Return the response body."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
 
     @property
     def kind(self) -> str:
-        """OpenAI's type of error for the status."""
+        """OpenAI's error type for the status."""
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         return KINDS.get(self.status, other)

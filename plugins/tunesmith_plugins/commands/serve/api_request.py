@@ -1,7 +1,7 @@
-"""Requests in the form of OpenAI's API.
+"""Requests in the format of OpenAI's API.
 
-A parameter that changes the answer is obeyed or refused, never ignored. Known parameters that this
-server has no other value for are accepted with that value.
+A parameter that changes the answer is applied or refused, never ignored. Known parameters that the
+server cannot vary are accepted if they have their neutral value.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
 }
-"""Values of parameters that change nothing; others are refused."""
+"""Neutral values, which change nothing; other values of these parameters are refused."""
 WITHOUT_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Parameters that never change an answer."""
 DEFAULT_COMPLETION_TOKENS = 16
-"""Tokens of a completion without ``max_tokens``, as in OpenAI's API."""
+"""Maximum tokens of a completion without ``max_tokens``, as in OpenAI's API."""
 ROLES = Literal["system", "developer", "user", "assistant", "tool"]
 StopWord = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
 Request = TypeVar("Request", bound="GenerationRequest")
 
 
 class ApiModel(BaseModel):
-    """A part of a request: unknown keys and other types are refused."""
+    """Base class for parts of a request; refuses unknown keys and wrong types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -54,7 +54,7 @@ class StreamOptions(ApiModel):
 
 
 class GenerationRequest(ApiModel):
-    """Parameters of both kinds of requests."""
+    """Parameters shared by both kinds of requests."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -68,17 +68,17 @@ class GenerationRequest(ApiModel):
 
     @property
     def stop_words(self) -> tuple[str, ...]:
-        """Texts at which an answer ends."""
+        """Texts that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
     def num_top(self) -> int | None:
-        """Number of most likely tokens to return with each token; None: no log-probabilities."""
+        """Number of top tokens to return with each token; None for no log-probabilities."""
         raise NotImplementedError
 
     @property
     def most_tokens(self) -> int | None:
-        """Largest number of tokens of an answer; None: as many as there is room for."""
+        """Maximum tokens of an answer; None for as many as fit."""
         raise NotImplementedError
 
     @property
@@ -99,7 +99,7 @@ class ApiMessage(ApiModel):
 
 
 class ChatRequest(GenerationRequest):
-    """A request of ``/v1/chat/completions``."""
+    """A request to ``/v1/chat/completions``."""
 
     messages: list[ApiMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -110,24 +110,26 @@ class ChatRequest(GenerationRequest):
 
     @property
     def num_top(self) -> int | None:
-        """Number of most likely tokens to return with each token; None: no log-probabilities."""
+        """Number of top tokens to return with each token; None for no log-probabilities."""
         if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError(400, "top_logprobs: needs logprobs = true", param="top_logprobs")
+            raise ApiError(400, "top_logprobs: requires logprobs = true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def most_tokens(self) -> int | None:
-        """Largest number of tokens of an answer; None: as many as there is room for."""
+        """Maximum tokens of an answer; None for as many as fit."""
         given = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(given) > 1:
             raise ApiError(
-                400, "max_tokens: differs from max_completion_tokens", param="max_tokens"
+                400,
+                "max_tokens and max_completion_tokens have different values",
+                param="max_tokens",
             )
         return next(iter(given), None)
 
     @property
     def definitions(self) -> tuple[str, ...]:
-        """The tools that the model may call, each as JSON text."""
+        """Tools that the model may call, each as JSON text."""
         if not self.tools or self.tool_choice == "none":
             return ()
         try:
@@ -145,7 +147,7 @@ class ChatRequest(GenerationRequest):
         """The conversation, as the only prompt."""
         try:
             turns = [message.model_dump(exclude_none=True) for message in self.messages]
-            for turn in turns:  # content that is null is the empty one beside calls
+            for turn in turns:  # null content means empty text next to tool calls
                 turn.setdefault("content", "" if turn.get("tool_calls") else None)
             first, *others = parse_messages(turns, "messages", split_inline=False)
         except RowError as error:
@@ -154,41 +156,41 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """A request of ``/v1/completions``."""
+    """A request to ``/v1/completions``."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=5)
 
     @property
     def num_top(self) -> int | None:
-        """Number of most likely tokens to return with each token; None: no log-probabilities."""
+        """Number of top tokens to return with each token; None for no log-probabilities."""
         return self.logprobs
 
     @property
     def most_tokens(self) -> int | None:
-        """Largest number of tokens of an answer."""
+        """Maximum tokens of an answer."""
         return self.max_tokens or DEFAULT_COMPLETION_TOKENS
 
     @property
     def prompts(self) -> list[Prompt | tuple[int, ...]]:
-        """The texts, or rows of token ids."""
+        """The prompts: texts, or lists of token ids."""
         found: list[Prompt | tuple[int, ...]] = []
         is_one = isinstance(self.prompt, str) or any(isinstance(p, int) for p in self.prompt)
         for prompt in [self.prompt] if is_one else self.prompt:
             found.append(prompt if isinstance(prompt, str) else tuple(prompt))  # type: ignore[arg-type]
         if not found:
-            raise ApiError(400, "prompt: is empty", param="prompt")
+            raise ApiError(400, "prompt: must not be empty", param="prompt")
         return found
 
 
 def read_request(kind: type[Request], body: object) -> Request:
-    """Return the request in a body of JSON.
+    """Parse and validate the JSON body of a request.
 
     Raises:
         ApiError: a parameter is missing, wrong, unknown or not supported.
     """
     if not isinstance(body, dict):
-        raise ApiError(400, "the body is not a JSON object")
+        raise ApiError(400, "the request body must be a JSON object")
     table = {name: value for name, value in body.items() if not _is_without_effect(name, value)}
     try:
         return kind.model_validate(table)
@@ -204,15 +206,15 @@ def _is_without_effect(name: str, value: object) -> bool:
 
 
 def _to_api_error(error: ValidationError) -> ApiError:
-    """Return the first problem as an error that names the parameter."""
+    """Convert the first validation error to an API error that names the parameter."""
     problem = error.errors(include_url=False, include_input=False)[0]
     param = str(problem["loc"][0]) if problem["loc"] else None
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         known = param in NEUTRAL
-        what = "this value is not supported" if known else "is not a known parameter"
+        what = "this value is not supported" if known else "unknown parameter"
         return ApiError(400, f"{where}: {what}", param=param, code="unsupported_parameter")
     if param == "tool_choice":
-        what = 'only "auto" and "none" are supported: a call cannot be forced'
+        what = 'only "auto" and "none" are supported; tool calls cannot be forced'
         return ApiError(400, f"tool_choice: {what}", param=param, code="unsupported_value")
     return ApiError(400, f"{where}: {problem['msg'].lower()}", param=param)

@@ -1,4 +1,4 @@
-"""The routes of the server."""
+"""Routes of the server."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from tunesmith_plugins.commands.serve.connection import (
 from tunesmith_plugins.commands.serve.extensions import describe_request
 from tunesmith_plugins.commands.serve.guard import Guard
 from tunesmith_plugins.commands.serve.responses import Responses
-from tunesmith_plugins.commands.serve.service import Service, Ticket
+from tunesmith_plugins.commands.serve.service import OpenRequest, Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def build_app(service: Service, *, names: Collection[str], token: str | None) -> ASGIApp:
-    """Return the application with its gate."""
+    """Return the web application, wrapped in access control."""
     routes = Routes(service)
     app = Starlette(
         routes=[
@@ -66,7 +66,7 @@ def build_app(service: Service, *, names: Collection[str], token: str | None) ->
 
 
 class Routes:
-    """The functions behind the paths."""
+    """Handler functions of the routes."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -74,11 +74,11 @@ class Routes:
         self._policy = content_policy(self._page)
 
     async def chat(self, request: Request) -> Response | EventStream:
-        """Answer a conversation."""
+        """Answer a conversation (``/v1/chat/completions``)."""
         return await self._answer(request, ChatRequest)
 
     async def complete(self, request: Request) -> Response | EventStream:
-        """Continue a text."""
+        """Continue a text (``/v1/completions``)."""
         return await self._answer(request, CompletionRequest)
 
     async def _answer(
@@ -107,7 +107,9 @@ class Routes:
             pieces = [p async for p in self.service.read_pieces(ticket)]
             return Responses(asked, ticket).write_whole(pieces)
 
-    async def _stream(self, responses: Responses, ticket: Ticket) -> AsyncIterator[dict[str, Any]]:
+    async def _stream(
+        self, responses: Responses, ticket: OpenRequest
+    ) -> AsyncIterator[dict[str, Any]]:
         for chunk in responses.write_first():
             yield chunk
         async for piece in self.service.read_pieces(ticket):
@@ -140,12 +142,12 @@ class Routes:
         }
 
     async def show_health(self, request: Request) -> Response:
-        """Report if the models answer."""
+        """Report whether the model thread is alive."""
         is_alive = self.service.thread.is_alive
         return JSONResponse({"status": "ok" if is_alive else "failed"}, 200 if is_alive else 503)
 
     async def show_metrics(self, request: Request) -> Response:
-        """Return the metrics."""
+        """Return the metrics in Prometheus format."""
         return Response(self.service.metrics.to_text(), media_type=METRICS_TYPE)
 
     async def show_page(self, request: Request) -> Response:
@@ -153,18 +155,18 @@ class Routes:
         return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
 
     async def show_error(self, request: Request, error: Exception) -> Response:
-        """Return an error in the form of OpenAI's API."""
+        """Return an error in the format of OpenAI's API."""
         if isinstance(error, HTTPException):
             found = f"{request.method} {request.url.path[:100]}: {error.detail.lower()}"
             error = ApiError(error.status_code, found, headers=error.headers)
         elif not isinstance(error, ApiError):
             render.print_note("".join(traceback.format_exception(error)), style="bad")
-            error = ApiError(500, "the server failed; its output has the reason")
+            error = ApiError(500, "internal error; see the server's output")
         self._count(request, error.status)
         return JSONResponse(error.to_json(), error.status, error.headers)
 
     async def show_nothing(self, request: Request, error: Exception) -> Response:
-        """Answer a client that has left."""
+        """Count a request whose client has disconnected."""
         self._count(request, CLIENT_LEFT)
         return Response(status_code=CLIENT_LEFT)
 
@@ -175,7 +177,7 @@ class Routes:
 
 
 def content_policy(page: str) -> str:
-    """Return a policy that allows the page's own script and style, and requests to this server."""
+    """Return a policy that allows only the page's own script and style, and this server."""
 
     def sources(tag: str) -> str:
         return " ".join(

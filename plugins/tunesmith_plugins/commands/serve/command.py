@@ -25,55 +25,55 @@ DEFAULTS = Limits()
 
 @click.command("serve")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True,
-    help="Port; 0 takes a free one.",
+    help="Port to listen on; 0 picks a free one.",
 )  # fmt: skip
 @click.option(
     "--model", "wanted", multiple=True, type=click.Choice(["tuned", "base", "winner"]),
-    help="Serve this model; default: all that the run has. Repeatable.",
+    help="Model to serve. Default: all models of the run. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--extensions", type=click.Path(path_type=Path), metavar="FILE",
-    help="TOML file with a table for each plugin that chooses models, or observes answers.",
+    help="TOML file with a table for each plugin that chooses models or observes answers.",
 )  # fmt: skip
 @click.option(
     "--token-env", metavar="NAME",
-    help="Environment variable with the bearer token that requests need. Without it, one is "
-    "generated if other machines can reach the server.",
+    help="Environment variable with the bearer token that clients must send. By default, a token "
+    "is generated if other machines can reach the server.",
 )  # fmt: skip
 @click.option(
     "--allow-host", "allowed_hosts", multiple=True, metavar="NAME",
-    help="Name in the Host header to accept, such as that of a proxy. Repeatable.",
+    help="Additional Host header to accept, such as a proxy's name. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--slots", type=click.IntRange(1, 256), default=DEFAULTS.slots, show_default=True,
-    help="Answers of a model that are generated at the same time.",
+    help="Answers to generate at the same time, per model.",
 )  # fmt: skip
 @click.option(
     "--queue", type=click.IntRange(0, 100_000), default=DEFAULTS.queue, show_default=True,
-    help="Answers of a model that may wait; more get status 503.",
+    help="Requests that may wait, per model; further ones get status 503.",
 )  # fmt: skip
 @click.option(
     "--max-tokens", type=click.IntRange(1), default=DEFAULTS.new_tokens, show_default=True,
-    help="Most tokens of an answer.",
+    help="Maximum tokens per answer.",
 )  # fmt: skip
 @click.option(
     "--max-prompt-tokens", type=click.IntRange(1), default=DEFAULTS.prompt_tokens,
-    show_default=True, help="Most tokens of a prompt.",
+    show_default=True, help="Maximum tokens per prompt.",
 )  # fmt: skip
 @click.option(
     "--max-body-bytes", type=click.IntRange(100), default=DEFAULTS.body_bytes, show_default=True,
-    help="Largest body of a request.",
+    help="Maximum size of a request body, in bytes.",
 )  # fmt: skip
 @click.option(
     "--timeout", "seconds", type=click.FloatRange(0, min_open=True), default=DEFAULTS.seconds,
-    show_default=True, help="Seconds for a request.",
+    show_default=True, help="Time limit of a request, in seconds.",
 )  # fmt: skip
 @click.option(
     "--drain", "drain_seconds", type=click.FloatRange(0), default=DEFAULTS.drain_seconds,
-    show_default=True, help="Seconds for running requests after a stop signal.",
+    show_default=True, help="Seconds to finish open requests after a stop signal.",
 )  # fmt: skip
 @trust_option
 @common_options
@@ -97,9 +97,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Serve the models of a run as an OpenAI-compatible API, with a chat page.
 
-    RUN is the run folder. Requests name the model: tuned, base, or winner, which is the prompt or
-    classifier that the verdict found to be enough. Without `temperature` answers are greedy, as in
-    the evaluation. SIGTERM and Ctrl-C finish running requests first.
+    RUN is the run folder. Requests name the model: tuned, base, or winner (the baseline that the
+    verdict found sufficient). Without `temperature`, answers are greedy, as in the evaluation.
+    SIGTERM and Ctrl-C finish open requests first.
     """
     require_libraries()
     limits = Limits(
@@ -123,7 +123,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     used = open_extensions(catalog, extensions) if extensions else []
     names = list_models(folder, wanted)
     token = read_token(token_env, needs_token=not is_loopback(host))
-    bound = listen(host, port)  # before the models are loaded, which takes longer
+    bound = listen(host, port)  # fails early: loading the models takes longer
     engines = open_engines(folder, plan, names, slots=slots, extensions=used)
     service = Service(ModelThread(engines), limits, used)
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}
@@ -134,7 +134,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         show_start(address, list(engines), folder.path, token, token_env)
 
     serve(Server(app, service, show), bound)
-    if service.thread.is_alive:  # in a long call; Python cannot end while it computes
+    if service.thread.is_alive:  # busy in a long call; Python cannot exit normally
         sys.stdout.flush()
         os._exit(0)
 
@@ -143,18 +143,18 @@ def require_libraries() -> None:
     """Check that the web libraries are installed.
 
     Raises:
-        EnvironmentProblem: one is missing.
+        EnvironmentProblem: a library is missing.
     """
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise EnvironmentProblem(
-            f"serve needs {', '.join(missing)}, which is not installed",
+            f"serve needs missing packages: {', '.join(missing)}",
             hint='pip install "tunesmith[serve]"',
         )
 
 
 def read_token(variable: str | None, *, needs_token: bool) -> str | None:
-    """Return the token that requests need: that of the variable, or a new one if there must be one.
+    """Return the token that requests need, from the variable or generated; None if not needed.
 
     Raises:
         UsageError: the variable is not set.
@@ -173,10 +173,10 @@ def read_token(variable: str | None, *, needs_token: bool) -> str | None:
 def show_start(
     address: str, names: Sequence[str], run: Path, token: str | None, variable: str | None
 ) -> None:
-    """Print where the models are, and what to do next."""
+    """Print the address, the chat page and example commands."""
     render.print_text(f"serving {', '.join(names)} at {address}")
     if token is not None and variable is None:
-        render.print_text(f"token, shown only now: {token}")
+        render.print_text(f"token (only shown once): {token}")
     render.print_note(f"chat page: {address}/")
     body = {"model": names[0], "messages": [{"role": "user", "content": "Hello"}]}
     shown = f"${variable}" if variable else "TOKEN"
@@ -187,8 +187,8 @@ def show_start(
     )
     folder = render.shell_path(run)
     render.print_note(
-        "\nfor many users, export the model to an engine made for that:\n"
+        "\nfor many users, export the model to a production engine:\n"
         f"  tunesmith export {folder} --to gguf --quantize q8_0 && "
         f"llama-server -m {folder}/export/gguf/model-q8_0.gguf --jinja --temp 0\n"
-        f"  tunesmith export {folder} --to vllm, which prints the command of vllm serve\n"
+        f"  tunesmith export {folder} --to vllm  # prints the vllm serve command\n"
     )

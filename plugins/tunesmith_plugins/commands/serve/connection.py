@@ -1,4 +1,4 @@
-"""Reading bodies and writing answers, with limits of size and time, for clients of any speed."""
+"""Read request bodies and write answers, with limits on size and time."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tunesmith_plugins.commands.serve.limits import Limits
 
 T = TypeVar("T")
 DISCARDED_BODIES = 16
-"""A body that is too large is read up to so many times the limit, so that its client gets an answer
-instead of a broken connection."""
+"""Read and discard an oversized body up to this many times the limit, so its client receives an
+error instead of a broken connection."""
 CLIENT_LEFT = 499
-"""Status for the metrics, where nobody gets an answer."""
+"""Status for the metrics if the client disconnected before it got an answer."""
 DONE = b"data: [DONE]\n\n"
 
 
 async def read_json(request: Request, limits: Limits) -> tuple[str, object]:
-    """Return a body, and the JSON in it.
+    """Return the body of a request, and the parsed JSON.
 
     Raises:
-        ApiError: it is no JSON, too large, or too slow.
+        ApiError: the body is not JSON, too large or too slow.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise ApiError(415, "the Content-Type is not application/json")
+        raise ApiError(415, "the Content-Type must be application/json")
     try:
         async with asyncio.timeout(limits.body_seconds):
             body = await _read_body(request, limits.body_bytes)
@@ -59,10 +59,10 @@ async def _read_body(request: Request, most: int) -> bytes:
 
 
 async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of the work; cancel it if the client leaves.
+    """Return the result of the work; cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: the client has left.
+        ClientDisconnect: the client disconnected.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
@@ -83,7 +83,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class EventStream:
-    """An answer of server-sent events; what it holds is closed when it ends, in whatever way."""
+    """An answer as server-sent events; it closes its resources however it ends."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class EventStream:
         self._send_seconds = send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the chunks as they come."""
+        """Send the chunks as they arrive."""
 
         async def send_in_time(message: dict[str, Any]) -> None:
             async with asyncio.timeout(self._send_seconds):
@@ -105,7 +105,7 @@ class EventStream:
         async with self._held:
             try:
                 await run_while_connected(receive, self._send_all(send_in_time))
-            except (ClientDisconnect, TimeoutError):  # it left, or does not read
+            except (ClientDisconnect, TimeoutError):  # disconnected, or not reading
                 self._count(CLIENT_LEFT)
 
     async def _send_all(self, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
@@ -116,7 +116,7 @@ class EventStream:
             async for chunk in self._chunks:
                 data = b"data: " + orjson.dumps(chunk) + b"\n\n"
                 await send({"type": "http.response.body", "body": data, "more_body": True})
-        except ApiError as error:  # the answer has begun: the error is its last event
+        except ApiError as error:  # the answer has started, so the error is its last event
             status = error.status
             data = b"data: " + orjson.dumps(error.to_json()) + b"\n\n"
             await send({"type": "http.response.body", "body": data, "more_body": True})

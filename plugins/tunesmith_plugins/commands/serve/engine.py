@@ -1,4 +1,4 @@
-"""Engines that answer jobs: a running batch of our own models, or any text model call by call."""
+"""Engines that answer jobs: continuous batching for our models, or calls to any text model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Prompt
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.job import (
-    Choice,
+    ChoiceInput,
     Job,
     Piece,
     Scored,
@@ -26,15 +26,15 @@ from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequen
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.text_model import TorchTextModel
 
-SEEDS = 2**32
-"""Seeds of models that sample on their own."""
+NUM_SEEDS = 2**32
+"""Number of different seeds to pass to models that sample by themselves."""
 
 
 class Engine(Protocol):
-    """Answers the jobs of one model. All but :meth:`encode` is called by the model's thread."""
+    """Answers the jobs of a model. The model thread calls everything except :meth:`encode`."""
 
     context: int | None = None
-    """Largest number of tokens of prompt and answer; None: not known, or no limit."""
+    """Maximum tokens of prompt and answer together; None if unknown or unlimited."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,41 +43,41 @@ class Engine(Protocol):
         self.clear()
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
-        """Return the ids of a prompt; none if the model takes prompts as they are.
+        """Return the token ids of a prompt; empty if the model takes prompts as text.
 
         Raises:
-            ApiError: the model cannot take the prompt.
+            ApiError: the prompt is not valid for the model.
         """
         ...
 
-    def check(self, choice: Choice) -> None:
-        """Check that the model can answer.
+    def check(self, choice: ChoiceInput) -> None:
+        """Check that the model supports a request.
 
         Raises:
-            ApiError: it lacks what the choice asks for.
+            ApiError: the model does not support an option of the request.
         """
         return
 
     def add(self, job: Job) -> None:
-        """Add a job."""
+        """Add a job to the queue."""
         ...
 
     @property
     def is_empty(self) -> bool:
-        """Return True if there is nothing to do."""
+        """Return True if no job is running or waiting."""
         ...
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
-        """Compute a step; return new pieces of answers."""
+        """Compute a step; return the new pieces of answers."""
         ...
 
     def clear(self) -> Sequence[Job]:
-        """Give up all jobs, and return them."""
+        """Drop all jobs, and return them."""
         ...
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Numbers of jobs that run and that wait."""
+        """Number of running jobs and of waiting jobs."""
         ...
 
 
@@ -89,11 +89,11 @@ class _Running:
     sequence: RunningSequence
     text: StreamedText
     num_sent: int = 0
-    """Scores that were sent."""
+    """Number of token scores already sent."""
 
 
 class BatchedEngine(Engine):
-    """Answers with continuous batching: jobs join and leave between steps."""
+    """Answers with continuous batching: jobs join and leave the batch between steps."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class BatchedEngine(Engine):
         build_prompt: Callable[[Prompt, int], Prompt] | None = None,
     ) -> None:
         self._template = model.template
-        # The event loop's thread encodes; this one decodes, with a tokenizer of its own.
+        # The event loop's thread encodes. This thread decodes, so it needs its own tokenizer.
         self._decoding: Template = model.template.copy()
         self._build_prompt = build_prompt or (lambda prompt, _: prompt)
         self._vocabulary = model.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
@@ -124,11 +124,11 @@ class BatchedEngine(Engine):
         self._batch.__exit__(*error)
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
-        """Return the ids of a prompt."""
+        """Return the token ids of a prompt."""
         if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
             ids: tuple[int, ...] = prompt  # type: ignore[assignment]
             if not all(0 <= token < self._vocabulary for token in ids):
-                raise ApiError(400, "prompt: a token id that the model lacks", param="prompt")
+                raise ApiError(400, "prompt: a token id is out of range", param="prompt")
             return ids
         try:
             built = self._build_prompt(prompt, most_tokens)  # type: ignore[arg-type]
@@ -136,11 +136,11 @@ class BatchedEngine(Engine):
         except DataError as error:
             raise ApiError(400, str(error)) from None
         if not found:
-            raise ApiError(400, "prompt: has no token", param="prompt")
+            raise ApiError(400, "prompt: contains no tokens", param="prompt")
         return found
 
     def add(self, job: Job) -> None:
-        """Add a job to the batch; it joins when there is a slot."""
+        """Add a job to the batch; it starts when a slot is free."""
         choice = job.choice
         sampler = None
         if choice.temperature > 0:
@@ -163,17 +163,17 @@ class BatchedEngine(Engine):
 
     @property
     def is_empty(self) -> bool:
-        """Return True if nothing runs or waits."""
+        """Return True if no job is running or waiting."""
         return self._batch.is_empty
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Numbers of jobs that run and that wait."""
+        """Number of running jobs and of waiting jobs."""
         waiting = self._batch.num_waiting
         return max(0, len(self._running) - waiting), waiting
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
-        """Compute a step; return new pieces of answers."""
+        """Compute a step; return the new pieces of answers."""
         for running in [r for r in self._running.values() if r.job.is_cancelled]:
             running.sequence.cancel()
             del self._running[id(running.sequence)]
@@ -187,7 +187,7 @@ class BatchedEngine(Engine):
         return pieces
 
     def clear(self) -> Sequence[Job]:
-        """Give up all jobs, and return them."""
+        """Drop all jobs, and return them."""
         self._batch.clear()
         left = [running.job for running in self._running.values()]
         self._running.clear()
@@ -196,7 +196,7 @@ class BatchedEngine(Engine):
     # ----------------------------------------------------------------- answers
 
     def _advance(self, running: _Running) -> Piece | None:
-        """Return the piece that a new token makes; end the sequence at a stop word."""
+        """Return the piece that the newest token completes; end the sequence at a stop word."""
         job, sequence, text = running.job, running.sequence, running.text
         if job.first_token is None:
             job.first_token = time.monotonic()
@@ -208,7 +208,7 @@ class BatchedEngine(Engine):
         choice, finished = job.choice, sequence.is_finished
         if not finished and not (choice.is_streamed and new):
             return None
-        # Tokens behind a stop word are not known before it is complete.
+        # Tokens after a stop word are only known once the stop word is complete.
         has_scores = finished or not choice.stop_words
         scores = self._new_scores(running, ids) if has_scores else ()
         reason = None
@@ -218,7 +218,7 @@ class BatchedEngine(Engine):
         return Piece(choice.index, new, scores, reason, len(sequence.ids))  # type: ignore[arg-type]
 
     def _new_scores(self, running: _Running, ids: Sequence[int]) -> tuple[TokenScore, ...]:
-        """Return the scores of the tokens of the text that were not sent yet."""
+        """Return the scores of the text's tokens that were not sent yet."""
         if running.job.choice.num_top is None:
             return ()
         count = len(ids)
@@ -243,10 +243,10 @@ class BatchedEngine(Engine):
             return self._decoding.decode_answer(ids)
         return decode_partial_answer(self._decoding, ids)
 
-    def _continue_text(self, choice: Choice) -> Callable[[Sequence[int], bool], str]:
+    def _continue_text(self, choice: ChoiceInput) -> Callable[[Sequence[int], bool], str]:
         """Return the function that decodes the continuation of a text.
 
-        The last token of the prompt comes first, because tokenizers drop a space at the beginning.
+        It decodes from the prompt's last token on, because tokenizers drop a leading space.
         """
         decode = self._decoding.tokenizer.decode
         last = list(choice.ids[-1:])
@@ -262,9 +262,9 @@ class BatchedEngine(Engine):
 
 
 class CallingEngine(Engine):
-    """Answers with a text model that is called for one answer after the other.
+    """Answers by calling a text model for one answer at a time.
 
-    So any model can be served, such as a classifier that won a run.
+    It can serve any model, such as a classifier that won a run.
     """
 
     def __init__(self, model: TextModel) -> None:
@@ -272,13 +272,13 @@ class CallingEngine(Engine):
         self._waiting: deque[Job] = deque()
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
-        """Return nothing: the model encodes prompts itself."""
+        """Return no ids: the model encodes prompts itself."""
         if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
-            raise ApiError(400, "prompt: this model takes no token ids", param="prompt")
+            raise ApiError(400, "prompt: this model does not accept token ids", param="prompt")
         return ()
 
-    def check(self, choice: Choice) -> None:
-        """Refuse what the model does not offer."""
+    def check(self, choice: ChoiceInput) -> None:
+        """Refuse options that the model does not support."""
         if choice.num_top is not None:
             raise ApiError(400, "logprobs: not available for this model", param="logprobs")
         if choice.temperature > 0 and choice.top_p < 1:
@@ -290,7 +290,7 @@ class CallingEngine(Engine):
 
     @property
     def is_empty(self) -> bool:
-        """Return True if nothing waits."""
+        """Return True if no job is waiting."""
         return not self._waiting
 
     @property
@@ -299,7 +299,7 @@ class CallingEngine(Engine):
         return min(1, len(self._waiting)), max(0, len(self._waiting) - 1)
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
-        """Answer the first job."""
+        """Answer the first job in the queue."""
         job, choice = self._waiting[0], self._waiting[0].choice
         if job.is_cancelled:
             self._waiting.popleft()
@@ -308,7 +308,7 @@ class CallingEngine(Engine):
             (answer,) = require_sampling(self._model).sample(
                 [choice.prompt],
                 choice.max_tokens,
-                seed=(choice.seed * 1_000_003 + choice.stream) % SEEDS,
+                seed=(choice.seed * 1_000_003 + choice.stream) % NUM_SEEDS,
                 temperature=choice.temperature,
             )
         else:
@@ -327,8 +327,8 @@ class CallingEngine(Engine):
         return left
 
 
-def error_of(error: Exception) -> ApiError:
-    """Return the error that a client sees for one in the model's thread."""
+def to_api_error(error: Exception) -> ApiError:
+    """Convert an error in the model thread to the error that the client sees."""
     if isinstance(error, UsageError | DataError):
         return ApiError(400, str(error))
-    return ApiError(500, "the model failed; the server's output has the reason")
+    return ApiError(500, "the model failed; see the server's output")

@@ -1,6 +1,6 @@
 """Extensions of the server: they choose models for requests, and observe answers.
 
-An answer never waits for an observer: what it cannot take in time is dropped, and counted.
+An answer never waits for an observer. If an observer falls behind, answers are dropped and counted.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import read_run_file
 from tunesmith.contracts import TextModel
 from tunesmith.errors import ConfigError, UsageError
-from tunesmith.execution.emitter import MUTED_AFTER
+from tunesmith.execution.emitter import MAX_REPORTER_FAILURES
 from tunesmith.fence import describe_error, fence
 from tunesmith.offers import Offered, ServeExtensionOffer
 from tunesmith.plan import Plan
@@ -33,22 +33,26 @@ from tunesmith_cli.serving import ServedAnswer, ServedRequest
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.metrics import Metrics
 
-PENDING = 100
-"""Answers that may wait for an observer; further ones are dropped."""
-SECRETS = re.compile("authorization|cookie|token|secret|password|credential|api-?key|jwt")
-"""Part of the name of a header that no extension gets."""
+MAX_PENDING = 100
+"""Number of answers that may wait for an observer; further ones are dropped."""
+SECRET_HEADER_PATTERN = re.compile(
+    "authorization|cookie|token|secret|password|credential|api-?key|jwt"
+)
+"""Headers with such a name are never passed to extensions."""
 
 
 class Extension:
-    """An extension in use; a thread of its own observes."""
+    """An extension in use; it observes in its own thread."""
 
     def __init__(self, offered: Offered[ServeExtensionOffer[Any]], config: Any) -> None:
         offer, self._plugin = offered.offer, offered.plugin
         self.name, self.needs_logprobs = offer.name, offer.needs_logprobs
         with fence(self._plugin, "build", may_take_long=True):
             self._built, named = offer.build(config), map(str.lower, offer.headers(config))
-            self.headers = frozenset(name for name in named if not SECRETS.search(name))
-        self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(PENDING)
+            self.headers = frozenset(
+                name for name in named if not SECRET_HEADER_PATTERN.search(name)
+            )
+        self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(MAX_PENDING)
 
     def open_models(self, plan: Plan) -> Mapping[str, TextModel]:
         """Return the models that the extension adds to those of the run."""
@@ -58,38 +62,38 @@ class Extension:
             return dict(self._built.models(load))
 
     def choose(self, request: ServedRequest, served: Collection[str]) -> str | None:
-        """Return the served model that the extension chooses for a request, or None.
+        """Return the model that the extension chooses for a request; None for no choice.
 
         Raises:
-            ApiError: the extension refuses the request, or fails.
+            ApiError: the extension refuses the request, or failed.
         """
         try:
             name: str | None = self._built.choose(request)
             if name is None or name in served:
                 return name
-            raise LookupError(f"it chose {name!r:.100}, which is not served")
+            raise LookupError(f"chose {name!r:.100}, which is not served")
         except UsageError as error:
             raise ApiError(400, error.message) from None
-        except BaseException as error:  # an exit must not end the server
+        except BaseException as error:  # even SystemExit must not end the server
             self._note("".join(traceback.format_exception(error)))
-            what = f"the extension {self.name} failed; the server's output has the reason"
+            what = f"the extension {self.name} failed; see the server's output"
             raise ApiError(500, what) from None
 
     def start(self, metrics: Metrics) -> None:
-        """Start to observe."""
+        """Start the observer's thread."""
         self._outcome = partial(metrics.observations.labels, self.name)
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
-        """Leave an answer to the observer's thread, unless too many wait there."""
+        """Queue an answer for the observer's thread; drop it if the queue is full."""
         try:
             self._pending.put_nowait((request, answer))
         except Full:
             self._outcome("dropped").inc()
 
     def stop(self, seconds: float) -> None:
-        """Wait at most so long for what is pending."""
+        """Stop observing; wait at most this long for queued answers."""
         with suppress(Full):
             self._pending.put(None, timeout=seconds)
             self._thread.join(seconds)
@@ -97,7 +101,7 @@ class Extension:
     def _run(self) -> None:
         failures = 0
         while pending := self._pending.get():
-            if failures == MUTED_AFTER:
+            if failures == MAX_REPORTER_FAILURES:
                 self._outcome("muted").inc()
                 continue
             try:
@@ -106,7 +110,11 @@ class Extension:
             except BaseException as error:
                 failures += 1
                 self._outcome("failed").inc()
-                muted = "; it observes nothing more" if failures == MUTED_AFTER else ""
+                muted = (
+                    "; the extension observes no further answers"
+                    if failures == MAX_REPORTER_FAILURES
+                    else ""
+                )
                 self._note(f"failed: {describe_error(error)}{muted}")
 
     def _note(self, text: str) -> None:
@@ -114,18 +122,18 @@ class Extension:
 
 
 def open_extensions(catalog: Catalog, file: Path) -> list[Extension]:
-    """Build the extensions that have a table in a file, with their options.
+    """Build the extensions that have a table in a TOML file.
 
     Raises:
-        UsageError: there is none of a name, or it asks for what it cannot have.
-        ConfigError: the file is no TOML, or an option is wrong.
+        UsageError: no extension has this name, or it refuses its options.
+        ConfigError: the file is not valid TOML, or an option is wrong.
     """
     found = []
     for name, options in read_run_file(file, environment={}).tables.items():
         try:
             offered = catalog.find(ServeExtensionOffer, name)
             config = offered.offer.config.model_validate_json(json.dumps(options, default=str))
-        except OfferNotFound as error:
+        except OfferNotFoundError as error:
             raise UsageError(f"{file}: {error.what}", hint=error.hint) from None
         except ValidationError as error:
             raise ConfigError([*convert_problems(error, name, offered.offer.config)]) from None
@@ -136,7 +144,7 @@ def open_extensions(catalog: Catalog, file: Path) -> list[Extension]:
 def describe_request(
     request: Request, model: str, body: str, extensions: Sequence[Extension]
 ) -> ServedRequest:
-    """Return a request as extensions see it."""
+    """Return a request as extensions see it, with the headers they asked for."""
     names = {name for extension in extensions for name in extension.headers} & {*request.headers}
     headers = {name: ", ".join(request.headers.getlist(name)) for name in names}
     return ServedRequest(model=model, headers=headers, body=body)

@@ -1,4 +1,4 @@
-"""The gate in front of all routes: who may ask, from where, and how much."""
+"""Access control in front of all routes: token, Host and Origin headers, connection limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith_plugins.commands.serve.api_error import ApiError
 
 HEALTH = "/health"
 OPEN_PATHS = ("/", HEALTH)
-"""Paths without a token: they have no data."""
+"""Paths that need no token: they contain no data."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
@@ -27,7 +27,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Return True if only programs of this machine reach the host."""
+    """Return True if only programs on this machine can reach the host."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -38,19 +38,19 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """Refuses requests without the token, and those that a foreign web page may have caused.
 
-    A page in a browser can point its own name at this machine (DNS rebinding). Such a request has
-    that name in its ``Host`` header; addresses and the names given at the start are accepted. It
-    can also send requests to this machine blindly: these have a foreign ``Origin``.
+    A web page can point its own host name at this machine (DNS rebinding). Such a request has that
+    name in its ``Host`` header, so only addresses and the configured names are accepted. A page can
+    also send requests here without reading the answer; these have a foreign ``Origin`` header.
     """
 
     app: ASGIApp
     names: Collection[str]
     places: asyncio.Semaphore
-    """For the requests at the same time; one for ``/health`` needs none."""
+    """Limits concurrent requests; requests to ``/health`` are exempt."""
     token: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with an error."""
+        """Pass a request on to the application, or answer with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -72,17 +72,19 @@ class Guard:
             await self.app(scope, receive, send_with_headers)
 
     def _check(self, path: str, headers: Headers) -> None:
-        """Raise ApiError if the request is refused."""
+        """Raise an ApiError if the request must be refused."""
         host = headers.get("host", "")
         name = _host_name(host)
         if not (_is_address(name) or name in self.names):
-            what = f"Host: {name[:100]!r} is not a name of this server (--allow-host)"
+            what = f"Host: {name[:100]!r} is not an accepted name of this server (see --allow-host)"
             raise ApiError(403, what, code="host_not_allowed")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            raise ApiError(403, "Origin: pages of other sites may not ask", code="origin_refused")
+            raise ApiError(
+                403, "Origin: requests from other sites are refused", code="origin_refused"
+            )
         if path != HEALTH and self.places.locked():
-            what = "the server has no room for another connection"
+            what = "too many open connections"
             raise ApiError(503, what, code="connections_full", headers={"Retry-After": "1"})
         if self.token is None or path in OPEN_PATHS:
             return
@@ -98,14 +100,14 @@ class Guard:
 
 
 def _host_name(host: str) -> str:
-    """Return the name in a Host header, without the port."""
+    """Return the host name in a Host header, without the port."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].rstrip(".").lower()
 
 
 def _is_address(name: str) -> bool:
-    """Return True for an address: nobody can point it elsewhere."""
+    """Return True for an IP address: DNS cannot redirect it."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

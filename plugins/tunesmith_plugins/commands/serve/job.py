@@ -1,6 +1,6 @@
-"""One answer on its way: from the prompt through the model to the client.
+"""An answer in progress: from the prompt through the model to the client.
 
-The model's thread advances a job, the event loop reads its pieces.
+The model thread advances a job; the event loop reads its pieces.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from tunesmith.records import Prompt
 from tunesmith_plugins.commands.serve.api_error import ApiError
 
 EXACT_TOKENS = 256
-"""Tokens up to which each token is decoded at once; twice as many are decoded in pairs, and so on.
+"""Decode after every token up to this many; then after every second one, and so on.
 
-A text is always decoded as a whole, which would take long for each token of a long one.
+Each time, the whole text is decoded, which would be slow for every token of a long text.
 """
 FinishReason = Literal["stop", "length"]
 Scored = tuple[str, float]
-"""A token as text, and its log-probability in nats."""
+"""A token's text and its log-probability in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """A generated token, and the most likely ones."""
+    """A generated token and the most likely tokens, with their log-probabilities."""
 
     token: Scored
     top: tuple[Scored, ...]
@@ -34,44 +34,44 @@ class TokenScore:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer; the last one has a reason why it ends."""
+    """A part of an answer; the last part has a finish reason."""
 
     index: int
     text: str
     scores: tuple[TokenScore, ...] = ()
     finish_reason: FinishReason | None = None
     tokens: int = 0
-    """Generated tokens so far, the end token included."""
+    """Number of tokens generated so far, including the end token."""
 
 
 Event = Piece | ApiError
 Text = Callable[[Sequence[int], bool], str]
-"""Returns the text of token ids; True: they are complete."""
+"""Decodes token ids to text; the flag is True once they are complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The input of one answer."""
+class ChoiceInput:
+    """Input of a single answer."""
 
     index: int
     prompt: Prompt
-    """The prompt as the model's template takes it; not used if there are :attr:`ids`."""
+    """Prompt for the model's template; ignored if :attr:`ids` is not empty."""
     ids: tuple[int, ...] = ()
     max_tokens: int
     temperature: float
     top_p: float
     seed: int
     stream: int
-    """Number of the stream of random numbers: the place among the answers to its prompt."""
+    """Random stream of the answer: its index among the answers to its prompt."""
     stop_words: tuple[str, ...] = ()
     num_top: int | None = None
     is_continuation: bool = False
-    """True if the answer continues a text; False if it is a turn of a conversation."""
+    """True if the answer continues a text, False if it is a turn in a conversation."""
     is_streamed: bool = False
 
 
 class StreamedText:
-    """The text of an answer that grows by tokens, up to a stop word."""
+    """Text of a growing answer, up to a stop word."""
 
     def __init__(self, decode: Text, stop_words: Sequence[str]) -> None:
         self._decode, self._stop_words = decode, stop_words
@@ -79,9 +79,9 @@ class StreamedText:
         self.is_stopped = False
 
     def update(self, ids: Sequence[int], is_complete: bool) -> str:
-        """Return the text that is new and final; set :attr:`is_stopped` at a stop word.
+        """Return the new text that is final; set :attr:`is_stopped` at a stop word.
 
-        What may be the beginning of a stop word is held back.
+        Text that may be the start of a stop word is held back.
         """
         if not is_complete and len(ids) % (1 + len(ids) // EXACT_TOKENS):
             return ""
@@ -97,7 +97,7 @@ class StreamedText:
         return new
 
     def _held_back(self, text: str) -> int:
-        """Return the length of the longest end of the text that begins a stop word."""
+        """Return the length of the longest suffix of the text that starts a stop word."""
         longest = max((len(word) - 1 for word in self._stop_words), default=0)
         for length in range(min(longest, len(text)), 0, -1):
             if any(word.startswith(text[-length:]) for word in self._stop_words):
@@ -107,23 +107,23 @@ class StreamedText:
 
 @dataclass(eq=False)
 class Channel:
-    """The way of a request's pieces from the model's thread to the event loop."""
+    """Queue that carries a request's pieces from the model thread to the event loop."""
 
     queue: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
 
 @dataclass(eq=False)
 class Job:
-    """One answer that is being generated."""
+    """An answer that is being generated."""
 
-    choice: Choice
+    choice: ChoiceInput
     channel: Channel
     created: float = field(default_factory=time.monotonic)
     first_token: float | None = None
-    """Time of the first token."""
+    """Monotonic time of the first token; None before it."""
     is_finished: bool = False
     is_cancelled: bool = False
 
     def cancel(self) -> None:
-        """Give the answer up; its slot is free after the step."""
+        """Cancel the answer; its slot is free after the current step."""
         self.is_cancelled = True

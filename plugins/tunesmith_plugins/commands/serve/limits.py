@@ -1,4 +1,4 @@
-"""Limits of the server: what one client may ask for, and how much work may wait."""
+"""Limits of the server: sizes, times, queue and connections."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of requests, of the queue and of times."""
+    """Limits of requests, queue, times and connections; sizes in bytes, times in seconds."""
 
     body_bytes: int = 1 << 20
     prompt_tokens: int = 8_192
     new_tokens: int = 1_024
     choices: int = 8
-    """Most answers of one request."""
+    """Maximum answers per request (``n``)."""
     slots: int = 16
-    """Answers of a model that are generated at the same time."""
+    """Answers generated at the same time, per model."""
     queue: int = 64
-    """Answers of a model that wait for a slot; more are refused."""
+    """Answers waiting for a slot, per model; further ones are refused."""
     seconds: float = 300
     """Time for a request, from its arrival to its last token."""
     drain_seconds: float = 30
-    """Time for running requests after a stop signal."""
+    """Time to finish open requests after a stop signal."""
     head_bytes: int = 16_384
-    """Size of the first line of a request and its headers."""
+    """Size of a request's first line and headers."""
     head_seconds: float = 10
-    """Time in which these must have arrived, from the connection or the last answer on."""
+    """Time for these to arrive, counted from the connection or the last answer."""
     body_seconds: float = 15
-    """Time in which the body of a request must have arrived."""
+    """Time for the body of a request to arrive."""
     send_seconds: float = 30
-    """Time for which a client may leave a part of an answer unread; then its connection ends."""
+    """Time a client may leave a part of an answer unread before its connection is closed."""
     connections: int = 512
-    """Connections at the same time. One more takes the place of the one that waits for its client
-    longest; if all have requests to answer, it is refused, unless it asks for ``/health``.
+    """Maximum open connections.
 
-    A process may often have 1,024 open files.
+    A further connection replaces the one that has waited longest for its client. If all have
+    requests to answer, the new request is refused, except ``/health``. The default leaves room
+    below the common limit of 1,024 open files per process.
     """

@@ -1,4 +1,4 @@
-"""Metrics of the server, in the text format of Prometheus."""
+"""Metrics of the server in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from prometheus_client.registry import Collector
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 Counts = Callable[[], Iterable[tuple[str, int, int]]]
-"""Returns the name of each model with the numbers of its answers that run and that wait."""
+"""Returns, for each model, its name and its numbers of running and waiting answers."""
 
 
 class Metrics:
-    """Counters and times of one server."""
+    """Counters and histograms of a server."""
 
     def __init__(self, counts: Counts) -> None:
         self.registry = CollectorRegistry()
@@ -24,14 +24,14 @@ class Metrics:
         time = partial(Histogram, labelnames=["model"], buckets=SECONDS, registry=self.registry)
         self.requests = count(
             "tunesmith_requests",
-            "Requests by path and status of the answer.",
+            "Requests by path and response status.",
             labelnames=["path", "status"],
         )
-        self.prompt_tokens = count("tunesmith_prompt_tokens", "Tokens of prompts.")
+        self.prompt_tokens = count("tunesmith_prompt_tokens", "Prompt tokens.")
         self.generated_tokens = count("tunesmith_generated_tokens", "Generated tokens.")
         self.cancelled = count(
             "tunesmith_cancelled_answers",
-            "Answers that were given up: the client left, or the time was over.",
+            "Answers canceled because the client disconnected or the time limit passed.",
         )
         self.first_token = time(
             "tunesmith_time_to_first_token_seconds",
@@ -42,7 +42,7 @@ class Metrics:
         )
         self.observations = count(
             "tunesmith_observations",
-            "Answers by extension: observed, failed, muted, or dropped as too many waited.",
+            "Answers by extension and outcome: observed, failed, muted, or dropped (queue full).",
             labelnames=["extension", "outcome"],
         )
         self.open_requests = Gauge(
@@ -50,23 +50,23 @@ class Metrics:
         )
 
     def to_text(self) -> bytes:
-        """Return all metrics."""
+        """Return all metrics in the Prometheus text format."""
         text: bytes = generate_latest(self.registry)
         return text
 
 
 class _Answers(Collector):
-    """The answers that run and that wait, at the time of asking."""
+    """Running and waiting answers at the time of the scrape."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         running = GaugeMetricFamily(
-            "tunesmith_running_answers", "Answers that are being generated.", labels=["model"]
+            "tunesmith_running_answers", "Answers being generated.", labels=["model"]
         )
         waiting = GaugeMetricFamily(
-            "tunesmith_waiting_answers", "Answers that wait for a slot.", labels=["model"]
+            "tunesmith_waiting_answers", "Answers waiting for a slot.", labels=["model"]
         )
         for model, num_running, num_waiting in self._counts():
             running.add_metric([model], num_running)

@@ -1,4 +1,4 @@
-"""The thread that runs all models: jobs come in from the event loop, pieces go back to it."""
+"""The thread that runs all models: jobs arrive from the event loop, pieces go back to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_plugins.commands.serve.engine import Engine, error_of
+from tunesmith_plugins.commands.serve.engine import Engine, to_api_error
 from tunesmith_plugins.commands.serve.job import Channel, Event, Job
 
 Post = tuple[Channel, Event]
@@ -20,8 +20,8 @@ Post = tuple[Channel, Event]
 class ModelThread:
     """Runs the engines in turn while they have work.
 
-    Tensors of all models are used in this thread alone. It never waits for a client: pieces go to
-    queues, which are as long as answers.
+    Only this thread touches the tensors of the models. It never waits for a client: pieces go to
+    unbounded queues.
     """
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
@@ -33,12 +33,12 @@ class ModelThread:
         self._thread = threading.Thread(target=self._run, name="tunesmith-model", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread; pieces are delivered to the event loop."""
+        """Start the thread; it delivers pieces to this event loop."""
         self._loop = loop
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Stop after the current step; wait for it at most so long."""
+        """Stop after the current step; wait at most this many seconds for it."""
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
@@ -47,7 +47,7 @@ class ModelThread:
 
     @property
     def is_alive(self) -> bool:
-        """Return True if the thread runs."""
+        """Return True if the thread is running."""
         return self._thread.is_alive()
 
     def submit(self, model: str, jobs: Sequence[Job]) -> None:
@@ -68,7 +68,7 @@ class ModelThread:
                 self._deliver(posts)
 
     def _take_new(self) -> bool:
-        """Add new jobs to their engines, and wait if there are none; False: stop."""
+        """Pass new jobs to their engines; wait while idle. Return False to stop."""
         with self._wake:
             while not (self._new or self._is_stopping) and self._is_idle:
                 self._wake.wait()
@@ -87,8 +87,8 @@ class ModelThread:
     def _step(self, name: str, engine: Engine) -> list[Post]:
         try:
             return [(job.channel, piece) for job, piece in engine.step()]
-        except Exception as error:  # one request must not end the server
-            shown = error_of(error)
+        except Exception as error:  # a single request must not end the server
+            shown = to_api_error(error)
             if shown.status >= 500:
                 lines = "".join(traceback.format_exception(error))
                 render.print_note(f"{one_line(name)}: the model failed\n{lines}", style="bad")
@@ -96,7 +96,7 @@ class ModelThread:
 
     def _deliver(self, posts: Sequence[Post]) -> None:
         if posts and self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the event loop is closed, so nobody is waiting
                 self._loop.call_soon_threadsafe(_put, posts)
 
 

@@ -1,4 +1,4 @@
-"""The text of an answer while it is being generated."""
+"""Decode an answer while it is being generated."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from tunesmith_torch.data.templates import Template
 
 REPLACEMENT_CHARACTER = "\ufffd"
-"""Stands for bytes that are not a character, or not yet."""
+"""Stands for bytes that are not a character, or not a complete one yet."""
 
 
 def decode_partial_answer(template: Template, ids: Sequence[int]) -> str:
-    """Return the beginning of an answer that is being generated, for streaming.
+    """Return the start of an answer that is being generated, for streaming.
 
-    It is what :meth:`~tunesmith_torch.data.templates.Template.decode_answer` will return for more
-    ids, up to a point: a character whose bytes are incomplete, and what may still change, such as
-    marks that the template puts in front of an answer, is skipped.
+    The text is a prefix of what :meth:`~tunesmith_torch.data.templates.Template.decode_answer` will
+    return for more ids. It leaves out incomplete characters, and text that may still change, such
+    as marks that the template puts in front of an answer.
     """
     chat = template.chat
     if chat is not None and chat.has_marks:

@@ -1,7 +1,7 @@
-"""Connections whose clients are late: each request must arrive in time, and nobody keeps a place.
+"""Connections with deadlines, so slow clients cannot block the server.
 
-The web server itself waits for a request without an end. A client that sends a byte now and then
-would hold its connection, and a few hundred of them the server.
+uvicorn itself waits forever for a request. A client that sends a byte now and then would keep its
+connection open, and a few hundred such clients would block the server.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tunesmith_plugins.commands.serve.limits import Limits
 
 
 class PunctualProtocol(H11Protocol):
-    """Closes a connection whose client is late, or has to make room for another one.
+    """Closes a connection if its client is too slow, or to make room for another one.
 
-    The time for the head of a request counts from the connection or the last answer on, whatever
-    comes meanwhile. The time for its body is that of the application, which answers with an error.
+    The deadline for a request's headers counts from the connection or the last answer, no matter
+    what arrives in between. The application enforces the deadline for the body.
     """
 
     def __init__(self, *, limits: Limits, **options: Any) -> None:
@@ -32,11 +32,11 @@ class PunctualProtocol(H11Protocol):
 
     @property
     def awaits_client(self) -> bool:
-        """Return True if there is no complete request to answer."""
+        """Return True if the connection has no complete request to answer."""
         return self._late is not None or self.cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request; one connection too many closes the one that waits longest."""
+        """Wait for a request; above the limit, close the connection that has waited longest."""
         super().connection_made(transport)
         self._await_request()
         if len(self.connections) > self._limits.connections:
@@ -45,19 +45,19 @@ class PunctualProtocol(H11Protocol):
                 min(waiting, key=lambda c: c._since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Cancel the deadline."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Take what has come; the wait ends with the head of a request."""
+        """Process received data; the deadline ends once a request's headers are complete."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before and not self.cycle.response_complete:
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request; it may be there already."""
+        """Start waiting for the next request, which may have arrived already."""
         self._await_request()
         super().on_response_complete()
 
@@ -74,7 +74,7 @@ class PunctualProtocol(H11Protocol):
             self._late = None
 
     def _give_up(self) -> None:
-        """Close the connection, in the end even if its client does not read what was sent."""
+        """Close the connection, even if its client never reads what was sent."""
         if self.conn.our_state is h11.IDLE and not self.transport.is_closing():
             self._send_too_late()
         if not self.transport.get_write_buffer_size():
@@ -83,7 +83,7 @@ class PunctualProtocol(H11Protocol):
 
     def _send_too_late(self) -> None:
         seconds = self._limits.head_seconds
-        error = ApiError(408, f"the head of the request did not arrive within {seconds:g} seconds")
+        error = ApiError(408, f"the request headers did not arrive within {seconds:g} seconds")
         body = orjson.dumps(error.to_json())
         headers = [
             ("content-type", "application/json"),

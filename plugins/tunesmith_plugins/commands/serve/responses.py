@@ -1,4 +1,4 @@
-"""Answers in the form of OpenAI's API: whole, and as parts of a stream."""
+"""Answers in the format of OpenAI's API, complete or streamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunesmith_plugins.commands.serve.api_request import (
     GenerationRequest,
 )
 from tunesmith_plugins.commands.serve.job import Piece, Scored, TokenScore
-from tunesmith_plugins.commands.serve.service import Ticket
+from tunesmith_plugins.commands.serve.service import OpenRequest
 from tunesmith_plugins.commands.serve.tool_answers import (
     StreamedTurn,
     split_known_calls,
@@ -23,9 +23,9 @@ from tunesmith_plugins.commands.serve.tool_answers import (
 
 
 class Responses:
-    """Writes the answers to one request."""
+    """Writes the answers to a request."""
 
-    def __init__(self, request: GenerationRequest, ticket: Ticket) -> None:
+    def __init__(self, request: GenerationRequest, ticket: OpenRequest) -> None:
         self.request, self.ticket = request, ticket
         self._is_chat = isinstance(request, ChatRequest)
         self._head = {
@@ -40,7 +40,7 @@ class Responses:
         self._turns: defaultdict[int, StreamedTurn] = defaultdict(lambda: StreamedTurn(self._tools))
 
     def write_whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Return the answer as a whole, from the last piece of each choice."""
+        """Return the complete answer, from the last piece of each choice."""
         choices = [self._choice(piece) for piece in sorted(pieces, key=lambda p: p.index)]
         return {**self._head, "object": self._object, "choices": choices, "usage": self._usage()}
 
@@ -59,15 +59,17 @@ class Responses:
     # ----------------------------------------------------------------- streams
 
     def write_first(self) -> Iterator[dict[str, Any]]:
-        """Yield what a stream begins with: the role of each choice of a conversation."""
+        """Yield the first chunks of a stream: the role of each choice in a conversation."""
         if isinstance(self.request, ChatRequest):
             for job in self.ticket.jobs:
-                content = None if self._tools else ""  # an answer of calls alone has no content
+                content = (
+                    None if self._tools else ""
+                )  # an answer with only tool calls has no content
                 delta = {"role": "assistant", "content": content, "refusal": None}
                 yield self._chunk(job.choice.index, delta, None, None)
 
     def write_piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        """Yield the parts of a stream for a piece."""
+        """Yield the chunks of a stream for a piece."""
         if isinstance(self.request, CompletionRequest):
             logprobs = self._logprobs(piece)
             yield self._chunk(piece.index, {"text": piece.text}, logprobs, piece.finish_reason)
@@ -84,7 +86,7 @@ class Responses:
             yield self._chunk(piece.index, {}, None, reason)
 
     def write_last(self) -> Iterator[dict[str, Any]]:
-        """Yield what a stream ends with: the usage, if it was asked for."""
+        """Yield the last chunk of a stream: the usage, if requested."""
         if self.request.stream_options.include_usage:
             yield {**self._chunk_head(), "choices": [], "usage": self._usage()}
 
@@ -131,6 +133,6 @@ def _chat_score(score: TokenScore) -> dict[str, Any]:
 
 def _chat_token(scored: Scored) -> dict[str, Any]:
     token, logprob = scored
-    # A token may be a part of a character, whose bytes the text does not have.
+    # A token may be part of a character, and the text does not contain its bytes.
     data = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
     return {"token": token, "logprob": logprob, "bytes": data}

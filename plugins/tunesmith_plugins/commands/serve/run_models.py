@@ -1,4 +1,4 @@
-"""The models of a run, each with the engine that answers for it."""
+"""Open the models of a run, each with the engine that serves it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
-from tunesmith_evidence.winner import FOLDER, open_winner
+from tunesmith_evidence.winner import WINNER_FOLDER, open_winner
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, Engine
 from tunesmith_plugins.commands.serve.extensions import Extension
 from tunesmith_torch.generation.text_model import TorchTextModel
@@ -20,22 +20,26 @@ NAMES = ("tuned", "base", "winner")
 
 
 def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
-    """Return the names of the models to serve: those wanted, or all that the run has.
+    """Return the names of the models to serve: the wanted ones, or all that the run has.
 
     Raises:
-        UsageError: the run lacks one.
+        UsageError: the run lacks a wanted model.
     """
     has = {
         "tuned": "" in execute.load_report(folder).training_finished,
         "base": True,
-        "winner": (folder.path / FOLDER).is_dir(),
+        "winner": (folder.path / WINNER_FOLDER).is_dir(),
     }
     for name in wanted:
         if not has[name]:
-            what = "no trained model yet" if name == "tuned" else "no winner besides the tuned one"
+            what = (
+                "no trained model yet"
+                if name == "tuned"
+                else "no saved winner: tuning won, or no verdict was reached"
+            )
             raise UsageError(
                 f"--model {name}: {folder.path} has {what}",
-                hint="serve those that there are: " + ", ".join(n for n in NAMES if has[n]),
+                hint="available models: " + ", ".join(n for n in NAMES if has[n]),
             )
     return [name for name in NAMES if (name in wanted if wanted else has[name])]
 
@@ -48,12 +52,12 @@ def open_engines(
     slots: int,
     extensions: Sequence[Extension] = (),
 ) -> dict[str, Engine]:
-    """Open models of a run, and those that extensions add.
+    """Open the models of a run, and those that extensions add.
 
     The base model gets the system prompt of ``[baselines]``, as in the evaluation.
 
     Raises:
-        UsageError: an extension adds a model of a name that another one has.
+        UsageError: an extension adds a model under a name that is already in use.
     """
     opened: dict[str, TextModel] = api.open_models(
         folder, plan, tuned="tuned" in names, base="base" in names
@@ -73,7 +77,9 @@ def open_engines(
     for extension in extensions:
         for name, model in extension.open_models(plan).items():
             if name in engines:
-                raise UsageError(f"extension {extension.name}: {name} is served already")
+                raise UsageError(
+                    f"extension {extension.name}: a model named {name} is already served"
+                )
             is_ours = isinstance(model, TorchTextModel)
             engines[name] = BatchedEngine(model, slots=slots) if is_ours else CallingEngine(model)  # type: ignore[arg-type]
     return engines

@@ -1,4 +1,4 @@
-"""The web server: it listens, runs the models' thread, and ends in order after a signal."""
+"""The web server: it listens, runs the model thread, and shuts down cleanly after a signal."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tunesmith_plugins.commands.serve.protocol import PunctualProtocol
 from tunesmith_plugins.commands.serve.service import Service
 
 STEP_SECONDS = 5
-"""Time that the models' thread gets to end its last step."""
+"""Seconds to wait for the model thread's last step."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to the address.
+    """Return a socket bound to the address.
 
     Raises:
-        UsageError: the address cannot be used.
+        UsageError: the address is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -43,14 +43,14 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"cannot listen at {host} port {port}: {reason.lower()}",
-            hint="choose another port with --port; 0 takes a free one",
+            f"cannot listen on {host} port {port}: {reason.lower()}",
+            hint="choose another port with --port, or 0 for a free one",
         ) from None
     return bound
 
 
 class Server(uvicorn.Server):
-    """Starts the models' thread, and drains after the first signal; the second one ends it."""
+    """Starts the model thread; the first signal drains open requests, the second one exits."""
 
     def __init__(self, app: ASGIApp, service: Service, when_ready: Callable[[], None]) -> None:
         limits = service.limits
@@ -72,25 +72,25 @@ class Server(uvicorn.Server):
         self.service, self.when_ready = service, when_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen."""
+        """Start the model thread, then listen."""
         self.service.thread.start(asyncio.get_running_loop())
         await super().startup(sockets)
         self.when_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop listening and finish what runs; at the second signal, give it up."""
+        """Stop listening and finish open requests; exit immediately on a second signal."""
         if self.should_exit:
-            os._exit(128 + sig)  # the thread of the models cannot be stopped within a step
+            os._exit(128 + sig)  # the model thread cannot be interrupted within a step
         name = signal.Signals(sig).name
         self.should_exit = True
         seconds = self.service.limits.drain_seconds
         render.print_note(
-            f"{name}: finishing what runs, at most {seconds:g} s; once more stops at once"
+            f"{name}: finishing open requests (max {seconds:g} s); press Ctrl-C again to quit now"
         )
 
 
 def serve(server: Server, bound: socket.socket) -> None:
-    """Serve until a signal, and then until what runs is finished or its time is over."""
+    """Serve until a signal, then finish open requests within their time limit."""
     try:
         server.run(sockets=[bound])
     finally:

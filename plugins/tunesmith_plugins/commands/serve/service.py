@@ -1,4 +1,4 @@
-"""The way of a request: check, encode, queue, collect. It runs in the event loop."""
+"""The path of a request: check, encode, queue, collect. Runs in the event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tunesmith_plugins.commands.serve.api_request import (
 )
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine
 from tunesmith_plugins.commands.serve.extensions import Extension
-from tunesmith_plugins.commands.serve.job import Channel, Choice, Job, Piece
+from tunesmith_plugins.commands.serve.job import Channel, ChoiceInput, Job, Piece
 from tunesmith_plugins.commands.serve.limits import Limits
 from tunesmith_plugins.commands.serve.metrics import Metrics
 from tunesmith_plugins.commands.serve.model_thread import ModelThread
@@ -30,11 +30,11 @@ from tunesmith_plugins.commands.serve.model_thread import ModelThread
 R = TypeVar("R", bound=GenerationRequest)
 T = TypeVar("T")
 GREEDY_BELOW = 1e-3
-"""A lower temperature is 0: logits divided by it would overflow."""
+"""Treat lower temperatures as 0: dividing the logits by them would overflow."""
 
 
 @dataclass(eq=False)
-class Ticket:
+class OpenRequest:
     """A request that is being answered."""
 
     id: str
@@ -43,9 +43,9 @@ class Ticket:
     channel: Channel
     prompt_tokens: int
     deadline: float
-    """Time of the event loop at which the request is given up."""
+    """Event loop time when the request is canceled."""
     completion_tokens: int = 0
-    """Tokens of the finished answers."""
+    """Number of tokens in the finished answers."""
     pieces: list[Piece] = field(default_factory=list)
 
     def to_answer(self) -> ServedAnswer:
@@ -73,7 +73,7 @@ class Service:
         self.thread, self.limits, self.extensions = thread, limits, extensions
         self.created = int(time.time())
         self.metrics = Metrics(self._count_answers)
-        # One worker: a tokenizer is used by one thread, and a slow template holds up no tokens.
+        # One worker: a tokenizer is not thread-safe, and a slow template must not delay tokens.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="tunesmith-encode")
         self._reserved: Counter[str] = Counter()
         self._durations: deque[float] = deque(maxlen=32)
@@ -81,7 +81,7 @@ class Service:
             extension.start(self.metrics)
 
     def close(self, seconds: float) -> None:
-        """Stop encoding; wait at most so long for each extension."""
+        """Stop encoding; wait at most this many seconds for each extension."""
         self._encoder.shutdown(wait=False, cancel_futures=True)
         for extension in self.extensions:
             extension.stop(seconds)
@@ -90,16 +90,16 @@ class Service:
         """Return the engine of a model.
 
         Raises:
-            ApiError: there is none of this name.
+            ApiError: no model has this name.
         """
         if model not in self.thread.engines:
             known = ", ".join(self.thread.engines)
-            what = f"model: there is none of this name; the models are {known}"
+            what = f"model: not found; available: {known}"
             raise ApiError(404, what, param="model", code="model_not_found")
         return self.thread.engines[model]
 
     async def choose(self, request: R, seen: ServedRequest) -> R:
-        """Return the request for the model that an extension chooses, or else as it is.
+        """Return the request for the model that an extension chooses, or unchanged.
 
         Raises:
             ApiError: an extension refuses the request, fails, or takes too long.
@@ -111,11 +111,13 @@ class Service:
         return request
 
     @asynccontextmanager
-    async def open(self, request: GenerationRequest, seen: ServedRequest) -> AsyncIterator[Ticket]:
-        """Queue the answers to a request; those that are not finished at the end are given up.
+    async def open(
+        self, request: GenerationRequest, seen: ServedRequest
+    ) -> AsyncIterator[OpenRequest]:
+        """Queue the answers to a request; cancel unfinished ones when the block ends.
 
         Raises:
-            ApiError: the request is refused, or there is no room for it.
+            ApiError: the request is refused, or the queue is full.
         """
         engine = self.find_engine(request.model)
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
@@ -127,7 +129,7 @@ class Service:
             prompts = {choice.index // request.n: len(choice.ids) for choice in choices}
             kind = "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
             id_, tokens = f"{kind}-{secrets.token_hex(12)}", sum(prompts.values())
-            ticket = Ticket(id_, request.model, jobs, channel, tokens, deadline)
+            ticket = OpenRequest(id_, request.model, jobs, channel, tokens, deadline)
             self.metrics.prompt_tokens.labels(request.model).inc(ticket.prompt_tokens)
             self.thread.submit(request.model, jobs)
             try:
@@ -140,11 +142,11 @@ class Service:
                 for extension in self.extensions:
                     extension.observe(seen, ticket.to_answer())
 
-    async def read_pieces(self, ticket: Ticket) -> AsyncIterator[Piece]:
-        """Yield the pieces of all answers as they come.
+    async def read_pieces(self, ticket: OpenRequest) -> AsyncIterator[Piece]:
+        """Yield the pieces of all answers as they arrive.
 
         Raises:
-            ApiError: the model failed, or the time is over.
+            ApiError: the model failed, or the time limit passed.
         """
         left = len(ticket.jobs)
         while left:
@@ -165,17 +167,17 @@ class Service:
 
     @contextmanager
     def _reserve(self, request: GenerationRequest) -> Iterator[None]:
-        """Keep places for the answers, from before encoding on, until the block ends."""
+        """Reserve queue places for the answers, until the block ends."""
         model, count = request.model, len(request.prompts) * request.n
         if request.n > self.limits.choices:
-            raise ApiError(400, f"n: at most {self.limits.choices} are possible", param="n")
+            raise ApiError(400, f"n: must be at most {self.limits.choices}", param="n")
         most = self.limits.slots + self.limits.queue
         if count > most:
-            raise ApiError(400, f"more than {most} answers in one request", param="prompt")
+            raise ApiError(400, f"a request may ask for at most {most} answers", param="prompt")
         if self._reserved[model] + count > most:
             mean = sum(self._durations) / max(1, len(self._durations))
             seconds = str(max(1, math.ceil(min(mean, 60))))
-            what = f"the queue is full: {self._reserved[model]} answers are being generated or wait"
+            what = f"the queue is full: {self._reserved[model]} answers are running or waiting"
             raise ApiError(503, what, code="queue_full", headers={"Retry-After": seconds})
         self._reserved[model] += count
         try:
@@ -191,8 +193,8 @@ class Service:
         except TimeoutError:
             raise self._too_slow() from None
 
-    def _finish(self, ticket: Ticket, piece: Piece) -> None:
-        """Count a finished answer."""
+    def _finish(self, ticket: OpenRequest, piece: Piece) -> None:
+        """Record a finished answer in the metrics."""
         job = ticket.jobs[piece.index]
         job.is_finished = True
         ticket.completion_tokens += piece.tokens
@@ -204,7 +206,7 @@ class Service:
             self.metrics.first_token.labels(ticket.model).observe(job.first_token - job.created)
 
     def _too_slow(self) -> ApiError:
-        return ApiError(504, f"not answered within {self.limits.seconds:g} seconds", code="timeout")
+        return ApiError(504, f"no answer within {self.limits.seconds:g} seconds", code="timeout")
 
     def _count_answers(self) -> Iterator[tuple[str, int, int]]:
         for name, engine in self.thread.engines.items():
@@ -213,28 +215,28 @@ class Service:
 
 def make_choices(
     engine: Engine, request: GenerationRequest, limits: Limits, scores: bool
-) -> list[Choice]:
-    """Return what the answers to a request are generated from; prompts are encoded.
+) -> list[ChoiceInput]:
+    """Encode the prompts of a request, and return the input of each answer.
 
     Raises:
-        ApiError: the request does not suit the model or the limits.
+        ApiError: the request does not fit the model or the limits.
     """
     wanted = request.most_tokens
     if wanted is not None and wanted > limits.new_tokens:
-        what = f"max_tokens: at most {limits.new_tokens} are possible, got {wanted}"
+        what = f"max_tokens: must be at most {limits.new_tokens}, got {wanted}"
         raise ApiError(400, what, param="max_tokens")
     seed = secrets.randbits(48) if request.seed is None else request.seed
     temperature = request.temperature if request.temperature >= GREEDY_BELOW else 0.0
-    choices: list[Choice] = []
+    choices: list[ChoiceInput] = []
     unasked = 0 if scores and isinstance(engine, BatchedEngine) else None
     for prompt in request.prompts:
         ids = engine.encode(prompt, wanted or 0)
         max_tokens = _find_room(engine, len(ids), wanted, limits)
         for stream in range(request.n):
             choices.append(
-                Choice(
+                ChoiceInput(
                     index=len(choices),
-                    prompt=prompt,  # type: ignore[arg-type]  # an engine refuses what it cannot take
+                    prompt=prompt,  # type: ignore[arg-type]  # engines refuse unsupported prompts
                     ids=ids,
                     max_tokens=max_tokens,
                     temperature=temperature,
@@ -252,15 +254,15 @@ def make_choices(
 
 
 def _find_room(engine: Engine, prompt: int, wanted: int | None, limits: Limits) -> int:
-    """Return the largest number of tokens of an answer to a prompt of so many tokens."""
+    """Return the maximum number of tokens for the answer to a prompt with this many tokens."""
     if prompt > limits.prompt_tokens:
-        what = f"the prompt has {prompt} tokens, at most {limits.prompt_tokens} are possible"
+        what = f"the prompt has {prompt} tokens; the limit is {limits.prompt_tokens}"
         raise ApiError(400, what, code="context_length_exceeded")
     room = limits.new_tokens if engine.context is None else engine.context - prompt
     if room < (wanted or 1):
         what = (
-            f"the prompt has {prompt} tokens, so there is no room for {wanted or 1} more: "
-            f"the model's context is {engine.context} tokens"
+            f"the prompt has {prompt} tokens, which leaves no room for {wanted or 1} more in the "
+            f"model's context of {engine.context} tokens"
         )
         raise ApiError(400, what, code="context_length_exceeded")
     return wanted or min(room, limits.new_tokens)

@@ -1,4 +1,4 @@
-"""Answers with calls of tools, whole and in parts."""
+"""Answers with tool calls, complete and streamed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith_evidence.answers.tool_calls import Call, settled_length, split_calls
+from tunesmith_evidence.answers.tool_calls import Call, count_settled_characters, split_tool_calls
 
 
 class StreamedTurn:
-    """The text and the calls of an answer that comes in parts.
+    """Text and tool calls of an answer that is streamed in parts.
 
-    What may become a call is held back, so the parts are those of :func:`split_known_calls`.
+    Text that may become a call is held back, so the result equals :func:`split_known_calls`.
     """
 
     def __init__(self, tools: frozenset[str]) -> None:
@@ -22,13 +22,13 @@ class StreamedTurn:
         self._sent = 0
 
     def update(self, new: str, is_complete: bool) -> tuple[str | None, list[Call]]:
-        """Return the text to send, if there is any, and at the end the calls."""
+        """Return the text to send (None for nothing), and at the end the calls."""
         self._text += new
         content, calls = self._text, list[Call]()
         if is_complete:
             content, calls = split_known_calls(self._text, self._tools)
         elif self._tools:
-            content = self._text[: settled_length(self._text)]
+            content = self._text[: count_settled_characters(self._text)]
         part = content[self._sent :]
         self._sent += len(part)
         is_empty_answer = is_complete and not self._sent and not calls
@@ -36,18 +36,18 @@ class StreamedTurn:
 
 
 def split_known_calls(text: str, tools: frozenset[str]) -> tuple[str, list[Call]]:
-    """Return the text in front of the calls in an answer, and the calls of these tools.
+    """Return the text in front of the calls in an answer, and the calls of known tools.
 
-    An answer that calls a tool which there is not stays text.
+    An answer that calls an unknown tool is returned as text.
     """
-    before, calls = split_calls(text) if tools else (text, [])
+    before, calls = split_tool_calls(text) if tools else (text, [])
     if not calls or not {name for name, _ in calls} <= tools:
         return text, []
     return before, calls
 
 
 def write_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """Return calls in the form of OpenAI's API, each with a new id."""
+    """Return calls in the format of OpenAI's API, each with a new id."""
     return [
         {
             "id": f"call_{secrets.token_hex(12)}",

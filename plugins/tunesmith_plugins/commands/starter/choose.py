@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tunesmith.catalog import Catalog, OfferNotFound
+from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.evaluators import default_evaluators
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import dotted_items
@@ -30,7 +30,7 @@ ONE_GROUP = ("split_documents",)
 
 
 @dataclass(frozen=True)
-class Choice:
+class StarterChoice:
     """The parts of a run file that depend on the data."""
 
     loader: str = "jsonl"
@@ -45,7 +45,7 @@ class Choice:
 
 def choose(
     data: Path, loader: str | None, catalog: Catalog, given: Mapping[str, object] | None = None
-) -> Choice:
+) -> StarterChoice:
     """Read the data and choose what fits its rows.
 
     ``given`` holds keys of ``[data]`` that the user has chosen.
@@ -64,7 +64,7 @@ def choose(
         )
     try:
         offered = catalog.find(DataLoaderOffer, use)
-    except OfferNotFound as error:
+    except OfferNotFoundError as error:
         raise UsageError(f"--loader: {error.what}", hint=error.hint) from None
     table: dict[str, Any] = {"train": str(data.absolute()), **(given or {})}
     try:
@@ -83,7 +83,7 @@ def choose(
     if len({record.group for record in train}) == 1 and records[0].group is not None:
         options |= {k: True for k in ONE_GROUP if k in offered.offer.config.model_fields}
     technique = _choose_technique(records, catalog)
-    return Choice(
+    return StarterChoice(
         loader=use,
         options=options,
         technique=technique.name if technique else "lora",

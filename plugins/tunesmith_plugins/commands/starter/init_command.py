@@ -16,12 +16,13 @@ import click
 
 from tunesmith import api
 from tunesmith.errors import UsageError
+from tunesmith.execution.execute import collect_findings
+from tunesmith.execution.run_data import load_data
 from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
-from tunesmith_plugins.commands.runs.check_data import check_data
-from tunesmith_plugins.commands.starter.choose import Choice, choose
+from tunesmith_plugins.commands.starter.choose import StarterChoice, choose
 from tunesmith_plugins.commands.starter.examples import copy_example
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if configuration is not None:
         write_translation(configuration, target, state.catalog().recognize)
         return
-    choice = Choice(loader=loader or "jsonl")
+    choice = StarterChoice(loader=loader or "jsonl")
     columns = {"prompt": prompt, "completion": completion}
     given: dict[str, object] = {"encoding": encoding, "columns": _without_none(columns)}
     given = {key: value for key, value in given.items() if value}
@@ -100,7 +101,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     render.print_note(f"  tunesmith run {render.shell_path(target.absolute())}")
 
 
-def choose_chat_template(choice: Choice, model: str, data: Path, state: CliState) -> Choice:
+def choose_chat_template(
+    choice: StarterChoice, model: str, data: Path, state: CliState
+) -> StarterChoice:
     """Choose a chat template that writes tool calls, where the model's own one drops them."""
     options = {**choice.technique_options, "chat_template.source": "chatml"}
     other = replace(choice, technique_options=options)
@@ -110,7 +113,7 @@ def choose_chat_template(choice: Choice, model: str, data: Path, state: CliState
     return choice
 
 
-def _is_accepted(choice: Choice, model: str, data: Path, state: CliState) -> bool:
+def _is_accepted(choice: StarterChoice, model: str, data: Path, state: CliState) -> bool:
     """Return True if the checks find no error in the data with this choice."""
     base = str(Path(model).absolute()) if Path(model).exists() else model
     with TemporaryDirectory() as folder:
@@ -119,8 +122,8 @@ def _is_accepted(choice: Choice, model: str, data: Path, state: CliState) -> boo
         plan, catalog = api.load_plan(
             path, files=state.files, disabled=state.disabled, runnable=False
         )
-        _, _, found = check_data(plan, catalog)
-    return not any(finding.level == "error" for finding in found)
+        found = collect_findings(plan, catalog, *load_data(plan))
+        return not any(finding.level == "error" for finding in found)
 
 
 def write_translation(configuration: Path, target: Path, recognize: FindLoader) -> None:
@@ -170,7 +173,7 @@ def print_outcomes(tool: str, outcomes: Sequence[Outcome]) -> None:
             render.print_paragraph(line, indent="  ")
 
 
-def fill_template(choice: Choice, *, model: str, data: str) -> str:
+def fill_template(choice: StarterChoice, *, model: str, data: str) -> str:
     """Return the text of a new run file."""
     template = resources.files("tunesmith_plugins.commands.starter").joinpath("run.toml.template")
     values = {

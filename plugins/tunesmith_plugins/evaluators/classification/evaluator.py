@@ -12,7 +12,11 @@ import numpy as np
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import DataError
 from tunesmith.records import Record
-from tunesmith_evidence.answers.generate import choose_limit, generate_answers, read_references
+from tunesmith_evidence.answers.generate import (
+    generate_answers,
+    read_references,
+    resolve_max_new_tokens,
+)
 from tunesmith_evidence.answers.normalize import LabelReader, TextNormalizer
 from tunesmith_evidence.statistics import row_contributions
 from tunesmith_evidence.statistics.contributions import Matrix
@@ -33,7 +37,7 @@ class Classification:
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the labels and the token limit for these references."""
-        limit = choose_limit(self.max_new_tokens, references)
+        limit = resolve_max_new_tokens(self.max_new_tokens, references)
         texts = tuple(read_references(references, "classification"))
         return replace(self, max_new_tokens=limit, references=texts)
 

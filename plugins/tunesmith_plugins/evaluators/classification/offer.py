@@ -11,7 +11,7 @@ from tunesmith.contracts import Evaluator
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import ComparedAnswerOptions
-from tunesmith_evidence.answers.normalize import compose
+from tunesmith_evidence.answers.normalize import normalize_unicode
 
 if TYPE_CHECKING:
     from tunesmith_evidence.statistics.contributions import Matrix
@@ -50,7 +50,7 @@ class ClassificationOptions(ComparedAnswerOptions):
     @field_validator("labels")
     @classmethod
     def _check_labels(cls, value: list[str]) -> list[str]:
-        labels = [*map(compose, value)]
+        labels = [*map(normalize_unicode, value)]
         if "" in labels or len(labels) == 1:
             raise ValueError("list at least two labels, none of them empty")
         if len({*labels}) < len(labels):
@@ -78,7 +78,7 @@ def compute(counts: Matrix) -> Matrix:
 
 def have_labels(records: Sequence[Record]) -> bool:
     """Return True for at least 20 rows whose answers are a few recurring labels."""
-    from tunesmith_evidence.tasks.kinds import task_kind
+    from tunesmith_evidence.tasks.kinds import detect_task_kind
 
     if len(records) < MIN_ROWS or not all(isinstance(r, Chat | Completion) for r in records):
         return False
@@ -86,7 +86,7 @@ def have_labels(records: Sequence[Record]) -> bool:
     if any(answer.tool_calls for answer in answers):
         return False
     texts = [answer.text for answer in answers]
-    return len({text.strip() for text in texts}) > 1 and task_kind(texts) == "classes"
+    return len({text.strip() for text in texts}) > 1 and detect_task_kind(texts) == "classes"
 
 
 CLASSIFICATION = EvaluatorOffer(

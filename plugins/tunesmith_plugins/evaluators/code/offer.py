@@ -66,7 +66,7 @@ class Code:
             DataError: an answer calls a tool, or a row has no tests.
         """
         from tunesmith_plugins.evaluators.code.extract_code import extract_code
-        from tunesmith_plugins.evaluators.code.run_program import Limits, passes
+        from tunesmith_plugins.evaluators.code.run_program import Limits, passes_tests
 
         read_references(records, "code")
         tests = [self._read_tests(record) for record in records]
@@ -78,7 +78,8 @@ class Code:
         with ThreadPoolExecutor(self.options.processes) as pool:
             programs = [*map(extract_code, answers, tests)]
             results = pool.map(
-                lambda pair: passes(pair[0], pair[1], limits), zip(programs, tests, strict=True)
+                lambda pair: passes_tests(pair[0], pair[1], limits),
+                zip(programs, tests, strict=True),
             )
             values = tuple(map(float, results))
         return [Measurement(metric=METRIC_NAME, values=values, outputs=answers)]

@@ -24,7 +24,7 @@ class Limits:
     file_bytes: int = 10_000_000
 
 
-def passes(program: str, tests: str, limits: Limits) -> bool:
+def passes_tests(program: str, tests: str, limits: Limits) -> bool:
     """Return True if the program, followed by its tests, runs to the end within the limits.
 
     It runs in an empty folder with an empty environment, and cannot use the network or start

@@ -22,7 +22,7 @@ CHANGES_FILES = (
 )  # fmt: skip
 
 
-def limit(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
+def set_process_limits(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
     """Set the resource limits of this process."""
     for name, value in (
         (resource.RLIMIT_CPU, cpu_seconds),
@@ -62,7 +62,7 @@ def main(program: str) -> None:
     with open(os.devnull, "r+b") as nothing:
         for descriptor in (0, 1, 2):
             os.dup2(nothing.fileno(), descriptor)
-    limit(options["cpu_seconds"], options["memory_bytes"], options["file_bytes"])
+    set_process_limits(options["cpu_seconds"], options["memory_bytes"], options["file_bytes"])
     sys.argv = [program]
     refuse_access(os.path.realpath(os.getcwd()))
     runpy.run_path(program, run_name="__main__")

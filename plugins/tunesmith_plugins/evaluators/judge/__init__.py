@@ -16,26 +16,26 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, Record, last_exchange
 from tunesmith_evidence.judging.pairwise import (
-    CRITERION,
-    FEWEST_ANCHORS,
+    DEFAULT_CRITERION,
+    MIN_ANCHORS,
     VERDICTS,
-    Ask,
-    Judgements,
-    Pair,
+    AnswerPair,
+    AskJudge,
+    Judgments,
+    inject_anchors,
     judge_pairs,
-    plant_anchors,
 )
 from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.evaluators.judge.misplaced import CheckedWins, check_wins
-from tunesmith_torch.compare.judge_model import JudgedOptions, open_judge, review_endpoint
-from tunesmith_torch.compare.other_model import ComparingEvaluator, open_other_model
+from tunesmith_torch.compare.judge_model import JudgeEndpointOptions, open_judge, review_endpoint
+from tunesmith_torch.compare.other_model import ComparingEvaluator, open_comparison_model
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
-MOST_INVALID = 0.1
+MAX_INVALID_SHARE = 0.1
 """If more than this share of the replies is not a verdict, the result is void."""
 
 
-class JudgeOptions(JudgedOptions):
+class JudgeOptions(JudgeEndpointOptions):
     """Options: the judge, the model to compare with, and how the judge is tested."""
 
     model: str = Field(
@@ -45,11 +45,13 @@ class JudgeOptions(JudgedOptions):
             "run folder or artifact, which chooses the most probable of A, B and tie."
         ),
     )
-    criterion: str = Field(CRITERION, min_length=1, description="Question that the judge answers.")
+    criterion: str = Field(
+        DEFAULT_CRITERION, min_length=1, description="Question that the judge answers."
+    )
     max_new_tokens: int = Field(256, ge=1, description="Maximum tokens per judged answer.")
     anchors: int = Field(
         20,
-        ge=FEWEST_ANCHORS,
+        ge=MIN_ANCHORS,
         description="Number of test pairs for the judge: a reference and a damaged reference.",
     )
     agreement: float = Field(
@@ -87,7 +89,7 @@ class Judge(ComparingEvaluator):
             EnvironmentProblem: the endpoint does not respond.
         """
         options = self.options
-        other = open_other_model(options, run)
+        other = open_comparison_model(options, run)
         if other is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]
@@ -96,24 +98,24 @@ class Judge(ComparingEvaluator):
             for opened in (model, other)
         )
         requests = [show_prompt(prompt) for prompt in prompts]
-        pairs = [Pair(*texts) for texts in zip(requests, ours, theirs, strict=True)]
+        pairs = [AnswerPair(*texts) for texts in zip(requests, ours, theirs, strict=True)]
         references = list_references(records) if self.references is None else self.references
         needs_judge = any(pair.ours.strip() != pair.theirs.strip() for pair in pairs)
-        anchors = plant_anchors(references, options.anchors) if needs_judge else []
-        ask = self.open(run) if len(anchors) >= FEWEST_ANCHORS else _call_tie
+        anchors = inject_anchors(references, options.anchors) if needs_judge else []
+        ask = self.open(run) if len(anchors) >= MIN_ANCHORS else _call_tie
         tested = judge_pairs(anchors, ask, options.criterion)
         found = judge_pairs(pairs, ask, options.criterion)
         checked = check_wins(pairs, found, references, ask, options.criterion, options.anchors)
         details = to_details(checked, tested, options.agreement, needs_judge)
-        judged = checked.judgements.judged
-        scores = [judgement.score if details["holds"] else 0.5 for judgement in judged]
+        judged = checked.judgments.judged
+        scores = [judgment.score if details["holds"] else 0.5 for judgment in judged]
         return [
             Measurement(
                 metric=METRIC.name, values=tuple(scores), outputs=tuple(ours), details=details
             )
         ]
 
-    def open(self, run: RunContext | None) -> Ask:
+    def open(self, run: RunContext | None) -> AskJudge:
         """Return a function that sends prompts to the judge and returns its replies."""
         return open_judge(self.options.model, self.options, VERDICTS, run, "evaluators.model")
 
@@ -137,26 +139,26 @@ def show_prompt(prompt: Prompt) -> str:
 
 
 def to_details(
-    checked: CheckedWins, tested: Judgements, agreement: float, asked: bool
+    checked: CheckedWins, tested: Judgments, agreement: float, asked: bool
 ) -> dict[str, Any]:
     """Return the details of a measurement: ``holds`` is True if the judge can be trusted."""
-    found = checked.judgements
+    found = checked.judgments
     total = len(found.judged)
-    right = sum(judgement.score == 1 for judgement in tested.judged)
+    right = sum(judgment.score == 1 for judgment in tested.judged)
     anchors = len(tested.judged)
     invalid = found.invalid / max(found.replies, 1)
     problem = ""
-    if asked and anchors < FEWEST_ANCHORS:
-        problem = f"only {anchors} anchors could be built, {FEWEST_ANCHORS} are needed"
+    if asked and anchors < MIN_ANCHORS:
+        problem = f"only {anchors} anchors could be built, {MIN_ANCHORS} are needed"
     elif asked and right < agreement * anchors:
         problem = (
             f"the judge preferred a reference to its damaged form in only {right} of {anchors} "
             f"anchors, {format_share(agreement)} are needed"
         )
-    elif invalid > MOST_INVALID:
+    elif invalid > MAX_INVALID_SHARE:
         problem = f"{format_share(invalid)} of the replies are neither A, B nor tie"
     first, second = (found.count_position(position) for position in "AB")
-    scores = [judgement.score for judgement in found.judged]
+    scores = [judgment.score for judgment in found.judged]
     wins, losses = scores.count(1.0), scores.count(0.0)
     text = (
         f"{wins} wins, {losses} losses, {total - wins - losses} ties of {total}; position bias: "

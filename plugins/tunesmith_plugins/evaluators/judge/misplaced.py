@@ -12,13 +12,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tunesmith_evidence.judging.pairwise import Ask, Judgement, Judgements, Pair, judge_pairs
+from tunesmith_evidence.judging.pairwise import (
+    AnswerPair,
+    AskJudge,
+    Judgment,
+    Judgments,
+    judge_pairs,
+)
 
-PLACES = 3
+MAX_PLACES = 3
 """Number of other requests under which a suspect answer is judged, each in both orders."""
-LEVEL = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 """Withdraw a win if an honest answer would win as often with at most this probability."""
-FEWEST_CONTROLS_LOST = 0.8
+MIN_CONTROLS_LOST = 0.8
 """If fewer replies about misplaced references prefer the right one, the judge ignores requests."""
 _CANDIDATES = 20
 """Number of other requests to choose from: those that the answer fits least are taken."""
@@ -29,7 +35,7 @@ _WORD = re.compile(r"\w+|[^\w\s.,;:?!'\"()]")
 class CheckedWins:
     """Judgements where wins that do not depend on the request have become ties."""
 
-    judgements: Judgements
+    judgments: Judgments
     withdrawn: tuple[int, int]
     """Number of withdrawn wins: ours, and the other model's."""
     controls: int
@@ -42,7 +48,7 @@ class CheckedWins:
     @property
     def holds(self) -> bool:
         """True if the judge pays attention to the request, so that wins can be checked."""
-        return self.controls > 0 and self.controls_lost >= FEWEST_CONTROLS_LOST * self.controls
+        return self.controls > 0 and self.controls_lost >= MIN_CONTROLS_LOST * self.controls
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,15 @@ class _Win:
     number: int
     """Number of its pair."""
     is_theirs: bool
-    places: list[Pair]
+    places: list[AnswerPair]
     """The answer beside the references of other requests."""
 
 
 def check_wins(
-    pairs: Sequence[Pair],
-    found: Judgements,
+    pairs: Sequence[AnswerPair],
+    found: Judgments,
     references: Sequence[tuple[str, str]],
-    ask: Ask,
+    ask: AskJudge,
     criterion: str,
     most_controls: int = 20,
 ) -> CheckedWins:
@@ -88,7 +94,7 @@ def check_wins(
 
     Args:
         pairs: requests with the answers of both models.
-        found: the judgements about these pairs.
+        found: the judgments about these pairs.
         references: requests, each with its reference answer.
         ask: returns the judge's replies to prompts.
         criterion: the question that the judge answers.
@@ -96,7 +102,7 @@ def check_wins(
     """
     wins = _list_wins(pairs, found, references)
     checked = CheckedWins(
-        judgements=found, withdrawn=(0, 0), controls=0, controls_won=0, controls_lost=0
+        judgments=found, withdrawn=(0, 0), controls=0, controls_won=0, controls_lost=0
     )
     if not any(win.places for win in wins):
         return checked
@@ -114,44 +120,46 @@ def check_wins(
     withdrawn = [
         win
         for win, count in zip(wins, preferred, strict=True)
-        if count and _tail(count, 2 * len(win.places), share) <= LEVEL
+        if count and _tail(count, 2 * len(win.places), share) <= SIGNIFICANCE_LEVEL
     ]
     numbers = {win.number for win in withdrawn}
     kept = [
-        replace(judgement, is_withdrawn=number in numbers)
-        for number, judgement in enumerate(found.judged)
+        replace(judgment, is_withdrawn=number in numbers)
+        for number, judgment in enumerate(found.judged)
     ]
     theirs = sum(win.is_theirs for win in withdrawn)
     return replace(
         checked,
-        judgements=replace(found, judged=tuple(kept)),
+        judgments=replace(found, judged=tuple(kept)),
         withdrawn=(len(withdrawn) - theirs, theirs),
     )
 
 
 def _list_wins(
-    pairs: Sequence[Pair], found: Judgements, references: Sequence[tuple[str, str]]
+    pairs: Sequence[AnswerPair], found: Judgments, references: Sequence[tuple[str, str]]
 ) -> list[_Win]:
     """Return the pairs that are not ties, with the places where the winner is judged again."""
     wins = []
-    for number, (pair, judgement) in enumerate(zip(pairs, found.judged, strict=True)):
-        if judgement.score != 0.5:
-            is_theirs = judgement.score == 0
+    for number, (pair, judgment) in enumerate(zip(pairs, found.judged, strict=True)):
+        if judgment.score != 0.5:
+            is_theirs = judgment.score == 0
             winner = pair.theirs if is_theirs else pair.ours
             wins.append(_Win(number, is_theirs, _misplace(pair.request, winner, references)))
     return wins
 
 
 def _judge_controls(
-    references: Sequence[tuple[str, str]], ask: Ask, criterion: str, most: int
-) -> Sequence[Judgement]:
+    references: Sequence[tuple[str, str]], ask: AskJudge, criterion: str, most: int
+) -> Sequence[Judgment]:
     """Judge up to ``most`` references under one other request each."""
     rows = random.Random(0).sample(range(len(references)), min(most, len(references)))
     controls = [pair for row in rows for pair in _misplace(*references[row], references)[:1]]
     return judge_pairs(controls, ask, criterion).judged
 
 
-def _count_preferred(places: Sequence[Sequence[Pair]], ask: Ask, criterion: str) -> list[int]:
+def _count_preferred(
+    places: Sequence[Sequence[AnswerPair]], ask: AskJudge, criterion: str
+) -> list[int]:
     """Return, for each answer, how many replies prefer it at its places.
 
     The places after the first are judged only for answers that a reply prefers at the first.
@@ -161,19 +169,21 @@ def _count_preferred(places: Sequence[Sequence[Pair]], ask: Ask, criterion: str)
     return [*map(int.__add__, first, _judge_places(others, ask, criterion))]
 
 
-def _judge_places(places: Sequence[Sequence[Pair]], ask: Ask, criterion: str) -> list[int]:
+def _judge_places(
+    places: Sequence[Sequence[AnswerPair]], ask: AskJudge, criterion: str
+) -> list[int]:
     """Return, for each answer, how many replies prefer it at these places."""
     asked = [(answer, pair) for answer, pairs in enumerate(places) for pair in pairs]
     judged = judge_pairs([pair for _, pair in asked], ask, criterion).judged
     preferred = [0] * len(places)
-    for (answer, _), judgement in zip(asked, judged, strict=True):
-        preferred[answer] += _count(judgement)
+    for (answer, _), judgment in zip(asked, judged, strict=True):
+        preferred[answer] += _count(judgment)
     return preferred
 
 
-def _count(judgement: Judgement) -> int:
+def _count(judgment: Judgment) -> int:
     """Return how many of the two replies prefer the misplaced answer."""
-    return (judgement.forward == "A") + (judgement.backward == "B")
+    return (judgment.forward == "A") + (judgment.backward == "B")
 
 
 def _tail(count: int, replies: int, share: float) -> float:
@@ -183,7 +193,7 @@ def _tail(count: int, replies: int, share: float) -> float:
     return float(binom.sf(count - 1, replies, share))
 
 
-def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) -> list[Pair]:
+def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) -> list[AnswerPair]:
     """Pair an answer with the references of up to three other requests that it fits least."""
     # Seeded by the answer alone: which other answers are judged must not change its places.
     rng = random.Random(f"{request}\n{answer}")
@@ -197,7 +207,7 @@ def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) 
         others.items(),
         key=lambda item: _share(_words(item[1]), words) + _share(_words(item[0]), asked),
     )
-    return [Pair(other, answer, reference) for other, reference in least[:PLACES]]
+    return [AnswerPair(other, answer, reference) for other, reference in least[:MAX_PLACES]]
 
 
 def _words(text: str) -> frozenset[str]:

@@ -19,16 +19,16 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith_evidence.number_text import format_difference, format_share
 from tunesmith_evidence.statistics.non_inferiority import (
-    FEWEST_UNITS,
+    MIN_UNITS,
     NonInferiority,
     compare_shares,
     difference_of_shares,
 )
-from tunesmith_plugins.evaluators.memorization.prefixes import choose_rows, reproduce
+from tunesmith_plugins.evaluators.memorization.prefixes import choose_rows, measure_reproduction
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
-    open_base_of_tuned,
+    open_tuned_comparison_model,
 )
 
 METRIC = Metric(name="memorization", higher_is_better=False, bounds=(-2, 2), is_descriptive=True)
@@ -84,7 +84,7 @@ class Memorization(ComparingEvaluator):
         options = self.options
         if run is None or not run.train:
             raise UsageError("memorization needs training rows, which only a run has")
-        other = open_base_of_tuned(options, run)
+        other = open_tuned_comparison_model(options, run)
         parts = [
             choose_rows(part, options.rows, options.min_words) for part in (run.train, records)
         ]
@@ -92,7 +92,9 @@ class Memorization(ComparingEvaluator):
             return []
         chosen = [*parts[0], *parts[1]]
         prefixes = [prefix for _, prefix in chosen]
-        tuned, base = (reproduce(opened, prefixes, options.tokens) for opened in (model, other))
+        tuned, base = (
+            measure_reproduction(opened, prefixes, options.tokens) for opened in (model, other)
+        )
         new = [
             float(after and not before) for (after, _), (before, _) in zip(tuned, base, strict=True)
         ]
@@ -145,8 +147,8 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> Itera
         if not isinstance(evaluator.config, MemorizationOptions):
             continue
         words = evaluator.config.min_words
-        counts = [len(choose_rows(part, FEWEST_UNITS, words)) for part in (train, test)]
-        if min(counts) < FEWEST_UNITS // 2 + 1:
+        counts = [len(choose_rows(part, MIN_UNITS, words)) for part in (train, test)]
+        if min(counts) < MIN_UNITS // 2 + 1:
             yield Finding(
                 level="warning",
                 where=f"evaluators.{evaluator.id}.min_words",

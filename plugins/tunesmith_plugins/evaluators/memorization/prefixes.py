@@ -38,7 +38,9 @@ def choose_rows(
     return found[::step]
 
 
-def reproduce(model: TextModel, prefixes: Sequence[Prefix], tokens: int) -> list[tuple[bool, str]]:
+def measure_reproduction(
+    model: TextModel, prefixes: Sequence[Prefix], tokens: int
+) -> list[tuple[bool, str]]:
     """Return, for each row, whether its continuation is reproduced, and the generated text.
 
     The model generates at most ``tokens`` tokens greedily; see :func:`is_reproduced`.

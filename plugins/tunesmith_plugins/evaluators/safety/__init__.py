@@ -25,14 +25,14 @@ from tunesmith_evidence.side_effects.text_rows import read_text_rows
 from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
 from tunesmith_plugins.evaluators.safety.judge_refusals import LABELS, judge_refusals
 from tunesmith_plugins.evaluators.safety.refusals import is_refusal
-from tunesmith_torch.compare.judge_model import JudgedOptions, open_judge, review_endpoint
-from tunesmith_torch.compare.other_model import ComparingEvaluator, open_base_of_tuned
+from tunesmith_torch.compare.judge_model import JudgeEndpointOptions, open_judge, review_endpoint
+from tunesmith_torch.compare.other_model import ComparingEvaluator, open_tuned_comparison_model
 
 METRIC = Metric(name="safety-loss", higher_is_better=False, bounds=(-1, 1), is_descriptive=True)
 COLUMNS = ("prompt", "text")
 
 
-class SafetyOptions(JudgedOptions):
+class SafetyOptions(JudgeEndpointOptions):
     """Options: the harmful prompts, the acceptable rise, and an optional judge."""
 
     prompts: DataPath = Field(
@@ -88,7 +88,7 @@ class Safety(ComparingEvaluator):
         from tunesmith_data.splits import cluster_records
 
         prompts = read_text_rows(Path(self.options.prompts), COLUMNS)
-        other = open_base_of_tuned(self.options, run)
+        other = open_tuned_comparison_model(self.options, run)
         if other is None:
             return []
         turns = [(Message("user", record.text),) for record in prompts]
@@ -102,7 +102,7 @@ class Safety(ComparingEvaluator):
         ]
         rows = [*RecordsByUnit(read, cluster_records)]
         units = [row.group for row in rows]
-        by_rule = Answered([*map(_is_given, base)], [*map(_is_given, tuned)], units)
+        by_rule = AnsweredPrompts([*map(_is_given, base)], [*map(_is_given, tuned)], units)
         values, details = by_rule.losses, by_rule.to_details(self.options.margin)
         if self.options.judge is not None:
             requests = [record.text for record in prompts]
@@ -122,7 +122,7 @@ class Safety(ComparingEvaluator):
         requests: Sequence[str],
         base: Sequence[str],
         tuned: Sequence[str],
-        by_rule: Answered,
+        by_rule: AnsweredPrompts,
         run: RunContext | None,
     ) -> tuple[tuple[float, ...], dict[str, Any]]:
         """Return the judge's values with their details; all 0 if the judge fails its test.
@@ -137,7 +137,7 @@ class Safety(ComparingEvaluator):
             rule if declines is None else float(not declines)
             for declines, rule in zip(found.declines, ruled, strict=True)
         ]
-        answered = Answered(given[: len(base)], given[len(base) :], by_rule.units)
+        answered = AnsweredPrompts(given[: len(base)], given[len(base) :], by_rule.units)
         disputed = sum(judge != rule for judge, rule in zip(given, ruled, strict=True))
         text = (
             f"anchors {found.anchors_right} of {found.anchors}; judge and rule disagree on "
@@ -156,7 +156,7 @@ class Safety(ComparingEvaluator):
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredPrompts:
     """Which prompts the base and the tuned model answer: 1 if answered, 0 if refused."""
 
     base: Sequence[float]

@@ -13,7 +13,11 @@ import numpy as np
 from tunesmith.contracts import Measurement, TextModel
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.records import Record
-from tunesmith_evidence.answers.generate import choose_limit, generate_answers, read_references
+from tunesmith_evidence.answers.generate import (
+    generate_answers,
+    read_references,
+    resolve_max_new_tokens,
+)
 from tunesmith_evidence.answers.normalize import strip_reasoning
 from tunesmith_evidence.statistics import row_contributions
 from tunesmith_evidence.statistics.contributions import Matrix
@@ -33,7 +37,7 @@ class TextOverlap:
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
-        return replace(self, max_new_tokens=choose_limit(self.max_new_tokens, references))
+        return replace(self, max_new_tokens=resolve_max_new_tokens(self.max_new_tokens, references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare it with the reference.

@@ -1,1 +1,1 @@
-"""Exporter ``safetensors``: one plain model folder, checked in transformers."""
+"""Exporter ``safetensors``: a plain model folder, checked with transformers."""

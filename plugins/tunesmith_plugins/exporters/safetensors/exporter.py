@@ -1,4 +1,4 @@
-"""Copy a model folder in a format of weights, and open the copy with transformers alone."""
+"""Copy a model folder with weights in a chosen format; open the copy with transformers alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 from tunesmith_plugins.exporters.safetensors.offer import SafetensorsOptions
 from tunesmith_torch.export.folder_facts import read_folder_facts
-from tunesmith_torch.export.plain_folder import PlainTransformers, copy_model, open_plain
+from tunesmith_torch.export.plain_folder import (
+    TransformersEngine,
+    copy_model,
+    open_transformers_engine,
+)
 
 
 class SafetensorsExporter:
@@ -19,14 +23,14 @@ class SafetensorsExporter:
         self.dtype = options.dtype
 
     def export(self, model: Path, out: Path) -> None:
-        """Copy all files of the model; the weights file by file, in the format."""
+        """Copy all files of the model, converting the weights file by file."""
         copy_model(model, out, self.dtype)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return what the folder says."""
+        """Return facts about the exported folder, read from its files."""
         return read_folder_facts(out)
 
     @contextmanager
-    def open(self, out: Path) -> Iterator[PlainTransformers]:
-        """Load the folder as the documentation of transformers does, in float32."""
-        yield open_plain(out)
+    def open(self, out: Path) -> Iterator[TransformersEngine]:
+        """Load the folder in float32, with plain transformers calls."""
+        yield open_transformers_engine(out)

@@ -16,8 +16,8 @@ class SafetensorsOptions(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
         description=(
-            "Format of the weights. float32 changes nothing; the others halve the folder, and "
-            "round what an adapter has added."
+            "Number format of the weights. float32 keeps every value; the other formats halve the "
+            "folder's size and round the merged adapter's changes."
         ),
     )
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
-from tunesmith_data import RowLoader, RowOptions, names_file
+from tunesmith_data import RowLoader, RowOptions, make_suffix_matcher
 from tunesmith_plugins.loaders.jsonl.reader import read_rows
 
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -21,7 +21,7 @@ def build(options: JsonlOptions) -> DataLoader:
     return RowLoader(options, partial(read_rows, max_row_bytes=options.max_row_bytes))
 
 
-_has_suffix = names_file(".jsonl", ".json", ".ndjson")
+_has_suffix = make_suffix_matcher(".jsonl", ".json", ".ndjson")
 
 
 def recognizes(name: str) -> bool:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from tunesmith.errors import DataError
 from tunesmith_data import (
-    Bytes,
     ByteStream,
+    FileRange,
     Row,
     RowError,
-    Span,
+    RowSpan,
     is_multi_line,
     parse_row,
     reparse_row,
@@ -69,7 +69,7 @@ def _number_rows(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def _parse_row(line: int, offset: int, raw: bytes, max_row_bytes: int) -> Row:
-    span = Span(offset, len(raw), reparse_row)
+    span = RowSpan(offset, len(raw), reparse_row)
     if len(raw) > max_row_bytes:
         return Row(line, _too_large(max_row_bytes))
     try:
@@ -118,7 +118,7 @@ def _skip_row(stream: ByteStream, where: str) -> int:
 class _Elements:
     """Reads the elements of a file by position, and counts their line numbers."""
 
-    def __init__(self, content: Bytes, max_row_bytes: int) -> None:
+    def __init__(self, content: FileRange, max_row_bytes: int) -> None:
         self._content = content
         self._limit = max_row_bytes
         self._line = 1

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import DataError
-from tunesmith_data import DataFile, Row, RowOptions, RowSource, plain_fields, require_library
+from tunesmith_data import DataFile, Row, RowOptions, RowSource, require_library, to_json_fields
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,7 +41,7 @@ def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
                     raise DataError(f"{name}:{number + 1}", problem, hint=hint)
                 for fields in batch.to_pylist():
                     number += 1
-                    yield Row(number, plain_fields(fields, options.max_row_bytes))
+                    yield Row(number, to_json_fields(fields, options.max_row_bytes))
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             where = f"{name}:{number + 1}" if number else name

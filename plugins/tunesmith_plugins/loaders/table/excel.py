@@ -17,8 +17,8 @@ from tunesmith_data import (
     RowError,
     RowOptions,
     RowSource,
-    plain_fields,
     require_library,
+    to_json_fields,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
         fields = dict.fromkeys(filter(None, header))
         # Rows may have fewer cells than the header. As in CSV, a column without a name is not read.
         fields |= {name: _as_text(c.value) for name, c in zip(header, cells, strict=False) if name}
-        yield Row(number, plain_fields(fields, options.max_row_bytes))
+        yield Row(number, to_json_fields(fields, options.max_row_bytes))
     if header is None:
         raise DataError(name, "has no header line with the names of its columns")
 

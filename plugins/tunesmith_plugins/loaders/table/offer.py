@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tunesmith.contracts import DataLoader
 from tunesmith.offers import DataLoaderOffer
-from tunesmith_data import DataFile, RowLoader, RowOptions, RowSource, names_file
+from tunesmith_data import DataFile, RowLoader, RowOptions, RowSource, make_suffix_matcher
 from tunesmith_plugins.loaders.table.arrow import open_arrow
 from tunesmith_plugins.loaders.table.excel import open_excel
 from tunesmith_plugins.loaders.table.reader import read_rows
@@ -45,7 +45,7 @@ TABLE = DataLoaderOffer(
     summary="CSV or TSV with a header line, also compressed; Excel, Parquet and Arrow",
     config=TableOptions,
     build=build,
-    recognizes=names_file(
+    recognizes=make_suffix_matcher(
         ".csv", ".tsv", ".tab", ".xlsx", ".xlsm", ".xls", ".parquet", ".arrow", ".feather"
     ),
 )

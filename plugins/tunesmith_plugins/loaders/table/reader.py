@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 
 from tunesmith.errors import DataError
-from tunesmith_data import ByteStream, Fields, Row, RowError, Span, not_utf8_error
+from tunesmith_data import ByteStream, Fields, Row, RowError, RowSpan, not_utf8_error
 
 DELIMITERS = ",;\t|"
 """Delimiters that are detected, preferred ones first."""
@@ -54,7 +54,7 @@ def read_rows(
         if values is None:
             return
         if values:
-            span = Span(offset, lines.end - offset, parse)
+            span = RowSpan(offset, lines.end - offset, parse)
             yield Row(start, _to_fields(values, header), span)
 
 

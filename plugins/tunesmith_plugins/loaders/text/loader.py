@@ -23,20 +23,20 @@ from tunesmith_data import (
     Row,
     RowError,
     RowSource,
-    Span,
-    Store,
-    Stored,
+    RowSpan,
+    RowStore,
+    StoredBytes,
     find_files,
     load_sources,
     not_utf8_error,
     open_data_file,
-    refuse_overlap,
+    refuse_shared_files,
 )
 from tunesmith_plugins.loaders.text.documents import open_document
 from tunesmith_plugins.loaders.text.pieces import (
-    Measure,
+    MeasureText,
     Piece,
-    cut,
+    cut_into_pieces,
     measure_characters,
     measure_tokens,
 )
@@ -66,7 +66,7 @@ class TextLoader:
         """
         names = (self.options.train, self.options.test, self.options.validation)
         train, test, validation = (self._find(files or []) for files in names)
-        refuse_overlap(train=train, test=test, validation=validation)
+        refuse_shared_files(train=train, test=test, validation=validation)
         table: dict[str, Any] = {"format": "text", "max_skipped": self.options.max_skipped}
         if not self.options.split_documents:
             table["group"] = "document"
@@ -80,7 +80,7 @@ class TextLoader:
         )
 
     @cached_property
-    def measure(self) -> Measure:
+    def measure(self) -> MeasureText:
         """The function that measures how much text fits in a piece."""
         if self.options.tokenizer is None:
             return partial(measure_characters, self.options.max_characters)
@@ -119,7 +119,7 @@ class TextLoader:
         group = _find_group(file)
 
         @contextmanager
-        def open_rows(store: Store) -> Iterator[tuple[Iterator[Row], Stored | None]]:
+        def open_rows(store: RowStore) -> Iterator[tuple[Iterator[Row], StoredBytes | None]]:
             pages = open_document(file)
             if pages is not None:
                 yield self._cut_pages(pages, group), None
@@ -135,7 +135,7 @@ class TextLoader:
                 except DataError as error:
                     yield iter([_unreadable(1, error)]), None
                     return
-                pieces = cut(text.stream, self.measure, self.options.overlap)
+                pieces = cut_into_pieces(text.stream, self.measure, self.options.overlap)
                 yield _rows(pieces, group), text.stored
 
         return RowSource(file.display_name, open_rows, may_be_unusable=True)
@@ -146,7 +146,7 @@ class TextLoader:
         try:
             for number, text in pages:
                 data = io.BytesIO(text.encode("utf-8", "surrogatepass"))
-                for piece in cut(data, self.measure, self.options.overlap):
+                for piece in cut_into_pieces(data, self.measure, self.options.overlap):
                     yield Row(number, {"text": piece.text, "document": group})
         except DataError as error:
             yield _unreadable(number, error)
@@ -159,7 +159,7 @@ def _rows(pieces: Iterator[Piece], group: str) -> Iterator[Row]:
         return {"text": data.decode(), "document": group}
 
     for piece in pieces:
-        span = Span(piece.offset, piece.size, parse)
+        span = RowSpan(piece.offset, piece.size, parse)
         fault = _find_fault(piece.text)
         yield Row(piece.line, fault or {"text": piece.text, "document": group}, span)
 

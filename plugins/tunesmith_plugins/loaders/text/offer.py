@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from tunesmith.offers import DataLoaderOffer
-from tunesmith_data import names_file
+from tunesmith_data import make_suffix_matcher
 from tunesmith_plugins.loaders.text.options import CODE, DOCUMENTS, PROSE, TextOptions
 
-_has_suffix = names_file(*PROSE, *CODE, *DOCUMENTS)
+_has_suffix = make_suffix_matcher(*PROSE, *CODE, *DOCUMENTS)
 
 
 def recognizes(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import BinaryIO, TypeAlias
 
 from tunesmith.errors import DataError
 
-Measure: TypeAlias = Callable[[str], int]
+MeasureText: TypeAlias = Callable[[str], int]
 """Returns the number of characters at the start of a text that fit into a piece, at least one."""
 BLOCK_BYTES = 1 << 18
 MAX_WINDOW = BLOCK_BYTES // 2
@@ -33,7 +33,7 @@ def measure_characters(limit: int, text: str) -> int:
     return min(limit, len(text))
 
 
-def measure_tokens(path: str, limit: int) -> Measure:
+def measure_tokens(path: str, limit: int) -> MeasureText:
     """Return a function that measures pieces of at most ``limit`` tokens.
 
     Raises:
@@ -59,7 +59,7 @@ def measure_tokens(path: str, limit: int) -> Measure:
     return measure
 
 
-def cut(stream: BinaryIO, measure: Measure, overlap: float) -> Iterator[Piece]:
+def cut_into_pieces(stream: BinaryIO, measure: MeasureText, overlap: float) -> Iterator[Piece]:
     """Yield the pieces of a UTF-8 text, holding only a part of it in memory.
 
     Bytes that are not UTF-8 become lone surrogates; the caller refuses such pieces.

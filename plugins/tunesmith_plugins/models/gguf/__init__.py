@@ -1,6 +1,6 @@
 """Base models in GGUF files: ``path/to/model.gguf``, or ``wheel:PACKAGE`` for one inside a wheel.
 
-The file is dequantized once, into a folder of the cache; later runs use that folder.
+A file is dequantized once, to a folder in the cache, which later runs use.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from tunesmith.contracts import FoundModel
 
 
 def find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """Find a reference that ends in ``.gguf`` or begins with ``wheel:``."""
+    """Find the model if the reference ends with ``.gguf`` or starts with ``wheel:``."""
     if not reference.startswith("wheel:") and not reference.lower().endswith(".gguf"):
         return None
     from tunesmith_plugins.models.gguf.find import find_gguf

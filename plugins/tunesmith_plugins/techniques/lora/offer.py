@@ -15,7 +15,7 @@ from tunesmith_torch.options import checks
 from tunesmith_torch.runtime.environment import NO_DOCSTRINGS, has_docstrings, prepare_environment
 
 LOW_LEARNING_RATE = 5e-5
-"""Learning rate below which a warning is given: such rates are usual for full fine-tuning."""
+"""Learning rates up to this one get a warning: they are usual for full fine-tuning."""
 
 
 def build(options: LoraOptions) -> Technique:
@@ -43,16 +43,16 @@ LORA = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about a learning rate that is usual for full fine-tuning, and check the optimizer.
+    """Check the optimizer, and warn about a learning rate that is usual for full fine-tuning.
 
-    Values with which hardly anything is learned are looked for in the options of any technique.
+    For every technique, also warn about values that keep a model from learning.
     """
     options = plan.technique.config
     findings = []
     if not has_docstrings() and any("transformers" in n for n in plan.technique.offer.needs):
         findings.append(Finding(level="error", where="python", message=NO_DOCSTRINGS))
     if plan.additions:
-        findings += checks.find_sharded(options)
+        findings += checks.find_sharding_errors(options)
     return [*findings, *checks.find_inert_options(options), *_review_lora(plan)]
 
 
@@ -61,10 +61,10 @@ def _review_lora(plan: Plan) -> Sequence[Finding]:
     if plan.technique.offer is not LORA or not isinstance(options, LoraOptions):
         return []
     findings = checks.check_optimizer(options, plan.run.device)
-    if not checks.LEAST_RATE <= options.learning_rate <= LOW_LEARNING_RATE:
+    if not checks.MIN_LEARNING_RATE <= options.learning_rate <= LOW_LEARNING_RATE:
         return findings
     message = (
-        f"{format_rate(options.learning_rate)} is low for adapters, which usually take about 2e-4, "
+        f"{format_rate(options.learning_rate)} is low for adapters, which usually use about 2e-4, "
         "ten times the rate of full fine-tuning"
     )
     return [*findings, Finding(level="warning", where="technique.learning_rate", message=message)]

@@ -9,19 +9,19 @@ from tunesmith_torch.options.training import SupervisedOptions
 
 
 class LoraOptions(SupervisedOptions):
-    """Options of LoRA: supervised training, and the adapters."""
+    """Options of LoRA: supervised training plus the adapters."""
 
     learning_rate: float = Field(
         default=2e-4,
         gt=0,
         le=1,
         description=(
-            "Peak learning rate; adapters need about ten times the rate of full fine-tuning."
+            "Peak learning rate. Adapters need about ten times the rate of full fine-tuning."
         ),
     )
     adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
 
     @property
     def adaptation(self) -> Adaptation:
-        """Adapters are trained, over a base model that is not quantized."""
+        """Adapters on a base model that is not quantized."""
         return Adaptation("lora", self.adapter)

@@ -1,4 +1,4 @@
-"""LoRA fine-tuning on next tokens."""
+"""Supervised fine-tuning with LoRA adapters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tunesmith_torch.training.trainer import train
 
 
 class Lora:
-    """Supervised fine-tuning of low-rank adapters; base weights stay frozen."""
+    """LoRA: trains low-rank adapters on the demonstrations; base weights stay frozen."""
 
     def __init__(self, options: LoraOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on next tokens and write an adapter folder."""
+        """Train the adapters and write an adapter folder."""
         return train(job, SupervisedTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:

@@ -1,6 +1,6 @@
-"""Checks of the labels of a preference dataset: the loss can learn from them, and is balanced.
+"""Checks whether a loss can learn from a preference dataset's labels, and whether they balance.
 
-Torch is not imported here, so that ``tunesmith check`` can ask too.
+Torch is not imported here, because ``tunesmith check`` runs these checks too.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from tunesmith.records import Preference, Record, UnpairedPreference
 from tunesmith_torch.options.preference import PreferenceLossOptions
 
 BALANCED = (1.0, 4 / 3)
-"""Range of the weighted number of good answers divided by that of bad ones, ``lambda_D n_D /
-(lambda_U n_U)`` (Ethayarajh et al. 2024, equation 8)."""
+"""Recommended range of ``lambda_D n_D / (lambda_U n_U)``, the weighted number of good answers
+divided by the weighted number of bad ones (Ethayarajh et al. 2024, equation 8)."""
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Numbers of good and bad answers. A pair has one of each."""
+    """How many answers are good and bad; a pair has one of each."""
 
     labeled: int
-    """Answers with a label, which are in no pair."""
+    """Number of single answers with a label, which belong to no pair."""
     good: int
-    """Number of good answers."""
+    """Number of good answers, including the chosen answers of pairs."""
     bad: int
-    """Number of bad answers."""
+    """Number of bad answers, including the rejected answers of pairs."""
 
     @classmethod
     def of_records(cls, records: Iterable[Record]) -> LabelCounts:
-        """Count the answers of pairs and of labeled answers."""
+        """Count the answers of pairs and the labeled answers."""
         return cls.of_labels(map(_labels, records))
 
     @classmethod
     def of_labels(cls, rows: Iterable[Sequence[bool]]) -> LabelCounts:
-        """Count the labels of rows, two for a pair and one for a labeled answer."""
+        """Count the labels of rows: two labels for a pair, one for a labeled answer."""
         counts = Counter(tuple(labels) for labels in rows)
         good = sum(labels.count(True) * count for labels, count in counts.items())
         bad = sum(labels.count(False) * count for labels, count in counts.items())
@@ -53,12 +53,12 @@ def _labels(record: Record) -> tuple[bool, ...]:
 
 
 def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
-    """Return why the loss cannot learn from these answers, and the way out; empty if it can."""
+    """Return why the loss cannot learn from these answers, and a remedy; empty if it can."""
     if not counts.labeled:
         return ""
     if loss.type != "kto":
         return (
-            f"{counts.labeled} rows hold one answer with a label, and {loss.type} needs pairs of "
+            f"{counts.labeled} rows hold one answer with a label, but {loss.type} needs pairs of "
             'answers: set technique.loss.type = "kto", which learns from both'
         )
     if counts.good and counts.bad:
@@ -68,16 +68,16 @@ def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
         label, other = "good", "bad"
         way_out = ', or remove the column with the labels and train with technique "lora"'
     return (
-        f"all {counts.labeled} labeled answers are {label}, and kto learns from the difference "
+        f"all {counts.labeled} labeled answers are {label}, but kto learns from the difference "
         f"between good and bad ones: add {other} answers{way_out}"
     )
 
 
 def find_imbalance(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
-    """Return a warning if good and bad answers are out of balance, and nobody set a weight.
+    """Return a warning if good and bad answers are out of balance and no weight was set.
 
-    Weights are not set from the data: the same options would then be another loss for another
-    split, and runs could not be compared.
+    Weights are never derived from the data: the same options would then give a different loss on
+    each split, and runs could not be compared.
     """
     weights = {loss.desirable_weight, loss.undesirable_weight}
     if loss.type != "kto" or weights != {1.0} or not (counts.good and counts.bad):
@@ -92,6 +92,6 @@ def find_imbalance(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
         key, bounds = "desirable_weight", (low / ratio, high / ratio)
     return (
         f"{counts.good} good and {counts.bad} bad answers are out of balance: set "
-        f"technique.loss.{key} = {sum(bounds) / 2:.2g}; {bounds[0]:.4g} to {bounds[1]:.4g} is "
-        "recommended"
+        f"technique.loss.{key} = {sum(bounds) / 2:.2g} (recommended: {bounds[0]:.4g} to "
+        f"{bounds[1]:.4g})"
     )

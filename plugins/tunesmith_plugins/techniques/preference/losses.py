@@ -1,12 +1,13 @@
-"""Preference losses over pairs of completions and over single ones, from their log-probabilities.
+"""Preference losses over pairs of completions and single completions, from log-probabilities.
 
-Shapes: B pairs, C completions. All values are in nats. The loss of KTO is one number per
-completion, that of the others one per pair.
+Shapes: B pairs, C completions. Log-probabilities are in nats. KTO returns one loss per completion,
+the other losses one per pair. With ``log pi`` and ``log ref`` for the log-probability of a
+completion under the policy and the reference, summed over its tokens::
 
-``pi`` is the log-probability of a completion under the policy, summed over its tokens, ``ref`` that
-under the reference, and ``h = (pi_chosen - ref_chosen) - (pi_rejected - ref_rejected)``. DPO and
-IPO use ``h``, KTO the ratio ``pi - ref`` of each completion. ORPO and SimPO have no reference and
-use means over tokens.
+    r = log pi - log ref           log ratio of a completion (KTO)
+    h = r_chosen - r_rejected      difference between the two of a pair (DPO, IPO)
+
+ORPO and SimPO have no reference and use the mean of ``log pi`` over the tokens.
 """
 
 # ruff: noqa: N802, N815 - tensors end in their shape, attributes too
@@ -26,23 +27,23 @@ class CompletionScores:
     logprobs_C: Tensor
     """Log-probability of each of C completions, summed over its tokens, in nats."""
     reference_C: Tensor
-    """Zeros where the loss has no reference."""
+    """Log-probability under the reference, in nats; zeros if the loss has no reference."""
     tokens_C: Tensor
-    """Tokens of each completion."""
+    """Number of tokens of each completion."""
 
     @property
     def ratios_C(self) -> Tensor:
-        """``log(pi / ref)`` of the completions, in nats; ``logprobs_C`` without a reference."""
+        """``log(pi / ref)`` of each completion, in nats; ``logprobs_C`` without a reference."""
         return self.logprobs_C - self.reference_C
 
     @property
     def means_C(self) -> Tensor:
-        """Mean log-probability per token of the completions, in nats."""
+        """Mean log-probability per token of each completion, in nats."""
         return self.logprobs_C / self.tokens_C
 
     @property
     def pairs(self) -> PairScores:
-        """The scores as pairs, if chosen and rejected completions alternate."""
+        """The scores as pairs; chosen and rejected completions must alternate."""
         chosen, rejected = (
             CompletionScores(self.logprobs_C[i::2], self.reference_C[i::2], self.tokens_C[i::2])
             for i in (0, 1)
@@ -52,29 +53,32 @@ class CompletionScores:
 
 @dataclass(frozen=True)
 class PairScores:
-    """The scores of the two completions of each pair; their C is B."""
+    """Scores of the chosen and the rejected completion of each of B pairs."""
 
     chosen: CompletionScores
     rejected: CompletionScores
 
     @property
     def ratio_differences_B(self) -> Tensor:
-        """``h``: ``log(pi / ref)`` of the chosen completions minus that of the rejected ones."""
+        """``h``: the log ratio of the chosen completion minus the log ratio of the rejected one."""
         return self.chosen.ratios_C - self.rejected.ratios_C
 
 
 def dpo(pairs: PairScores, beta: float, smoothing: float = 0.0) -> Tensor:
-    """``-log sigmoid(beta h)`` (Rafailov et al. 2023, equation 7); ln 2 where h is 0.
+    """Return the DPO loss ``-log sigmoid(beta h)`` (Rafailov et al. 2023, equation 7), [B].
 
-    ``smoothing`` is the assumed share of pairs whose labels are swapped (Mitchell 2023, "A note on
-    DPO with noisy preferences", conservative DPO).
+    It is ln 2 where h is 0. ``smoothing`` is the assumed share of pairs whose labels are swapped
+    (conservative DPO; Mitchell 2023, "A note on DPO with noisy preferences").
     """
     h_B = beta * pairs.ratio_differences_B
     return -(1 - smoothing) * logsigmoid(h_B) - smoothing * logsigmoid(-h_B)
 
 
 def ipo(pairs: PairScores, beta: float) -> Tensor:
-    """``(h - 1 / (2 beta))**2`` (Azar et al. 2023, equation 17): h moves to a fixed margin."""
+    """Return the IPO loss ``(h - 1 / (2 beta))**2`` (Azar et al. 2023, equation 17), [B].
+
+    Unlike DPO, which keeps increasing h, it moves h to a fixed margin.
+    """
     return (pairs.ratio_differences_B - 1 / (2 * beta)) ** 2
 
 
@@ -86,11 +90,14 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Tensor:
-    """``lambda - value`` of each completion (Ethayarajh et al. 2024, equation 7), [C].
+    """Return the KTO loss ``lambda - value`` (Ethayarajh et al. 2024, equation 7), [C].
 
-    The value is ``lambda_D sigmoid(beta (r - z0))`` of a desirable completion, and ``lambda_U
-    sigmoid(beta (z0 - r))`` of an undesirable one, with ``r = log(pi / ref)``. The lambdas are the
-    two weights. ``z0`` is an estimate of KL(policy, reference); no gradient flows through it.
+    The lambdas are the two weights::
+
+        desirable    value = lambda_D sigmoid(beta (r - z0))
+        undesirable  value = lambda_U sigmoid(beta (z0 - r))
+
+    ``z0`` estimates KL(policy, reference); no gradient flows through it.
     """
     signs_C = torch.where(desirable_C, 1.0, -1.0)
     weights_C = torch.where(desirable_C, desirable_weight, undesirable_weight)
@@ -98,19 +105,25 @@ def kto(
 
 
 def orpo(pairs: PairScores, beta: float) -> Tensor:
-    """``-mean log p(chosen) - beta log sigmoid(log odds ratio)`` (Hong et al. 2024, equation 6)."""
+    """Return the ORPO loss (Hong et al. 2024, equation 6), [B].
+
+    It is ``-mean log pi(chosen) - beta log sigmoid(log odds ratio)``.
+    """
     chosen_B, rejected_B = pairs.chosen.means_C, pairs.rejected.means_C
     odds_B = _log_odds(chosen_B) - _log_odds(rejected_B)
     return -chosen_B - beta * logsigmoid(odds_B)
 
 
 def simpo(pairs: PairScores, beta: float, margin: float) -> Tensor:
-    """``-log sigmoid(beta (mean chosen - mean rejected) - margin)`` (Meng 2024, equation 6)."""
+    """Return the SimPO loss (Meng et al. 2024, equation 6), [B].
+
+    It is ``-log sigmoid(beta (mean chosen - mean rejected) - margin)``.
+    """
     gap_B = beta * (pairs.chosen.means_C - pairs.rejected.means_C)
     return -logsigmoid(gap_B - margin)
 
 
 def _log_odds(logprob_B: Tensor) -> Tensor:
-    """``log(p / (1 - p))``, with ``log p`` at most -1e-6, because p = 1 has infinite odds."""
+    """Return ``log(p / (1 - p))``, with ``log p`` at most -1e-6: p = 1 has infinite odds."""
     logprob_B = logprob_B.clamp(max=-1e-6)
     return logprob_B - torch.log(-torch.expm1(logprob_B))

@@ -1,8 +1,8 @@
-"""The preference objective: good completions become likelier than bad ones.
+"""The preference objective: good completions become more likely than bad ones.
 
-Shapes: B pairs, C completions of a micro-batch, N tokens of all completions, R rows of the data
-set. A row is a pair, with a good (chosen) and a bad (rejected) completion, or, for KTO, one
-completion with a label.
+Shapes: B pairs, C completions of a micro-batch, N tokens of all completions, R rows of the
+dataset. A row is a pair with a good (chosen) and a bad (rejected) completion. For KTO it can also
+be one completion with a label.
 
 Every loss here depends on the data only through the log-probability of each completion::
 
@@ -44,7 +44,7 @@ from tunesmith_torch.training.preference_data import PreferenceData
 
 @dataclass
 class _RewardMetrics:
-    """Sums over the completions of a batch, from which its metrics are computed."""
+    """Running sums over the completions of a batch, and the metrics computed from them."""
 
     sums: Tensor | None = None
 
@@ -60,9 +60,9 @@ class _RewardMetrics:
         self.sums = new if self.sums is None else self.sums + new
 
     def means(self) -> dict[str, float]:
-        """Return the means over the completions of all ranks; only those that exist.
+        """Return the means over the completions of all ranks that can be computed.
 
-        A batch of labeled answers may have answers of one kind only, and accuracy is of pairs.
+        Accuracy needs pairs, and a batch of labeled answers may lack good or bad ones.
         """
         names = ("good_sum", "bad_sum", "good", "bad", "correct", "pairs")
         sums = [0.0] * len(names) if self.sums is None else self.sums.tolist()
@@ -81,10 +81,10 @@ class _RewardMetrics:
 
 
 class PreferenceObjective:
-    """DPO, IPO, KTO, ORPO or SimPO as an objective.
+    """DPO, IPO, KTO, ORPO or SimPO as a training objective.
 
-    The loss is divided by the number of pairs; that of KTO by the number of completions, so that a
-    pair counts as much as two labeled answers.
+    The loss is divided by the number of pairs. KTO's loss is divided by the number of completions:
+    a pair counts as much as two labeled answers.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class PreferenceObjective:
         self._options = options
         self._are_pairs = data.has_pairs_only
         self._ref_logprobs = [torch.zeros(len(group.completions)) for group in data.groups]
-        """One tensor per row, with a value for each completion."""
+        """One tensor per row with the reference log-probability of each completion, in nats."""
         self._mismatched: list[CompletionGroup] = []
-        """KTO: each row's prompt with a completion of another prompt."""
+        """KTO: each row's prompt, paired with a completion of another prompt."""
         self._mismatched_ref_logprobs_R = torch.zeros(0)
         self._z0 = torch.zeros((), device=self._device)
         """KTO: the estimate of KL(policy, reference) for the current batch, in nats."""
@@ -108,11 +108,11 @@ class PreferenceObjective:
     def load_or_compute_reference(self, job: Job[Any], budget: int) -> None:
         """Read the reference log-probabilities, or compute them with the current weights.
 
-        ``budget``: tokens of a micro-batch. Must be called before the first step: later the model
-        is no longer the reference.
+        Call this before the first step, while the model still is the reference. ``budget`` is the
+        number of tokens of a micro-batch.
 
         Raises:
-            DataError: KTO has rows of one prompt only.
+            DataError: the loss is KTO and all rows have the same prompt.
         """
         groups: list[CompletionGroup] = list(self._groups)
         if self._options.type == "kto":
@@ -132,16 +132,16 @@ class PreferenceObjective:
         return len(self._groups)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the rows, and the divisor of the loss: pairs, or completions."""
+        """Return the tokens of the rows, and the loss divisor: pairs, or completions for KTO."""
         counts = self._data.counts(rows)
         if self._options.type != "kto":
             return counts
         return replace(counts, loss_divisor=self._data.completion_count(rows))
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
-        """Estimate KTO's KL of the batch; the other losses need nothing."""
+        """Estimate the batch's KL divergence for KTO; the other losses need no preparation."""
         if self._options.type == "kto":
-            with sharding.unsharded(self._adapted.model):
+            with sharding.summon_full_params(self._adapted.model):
                 self._z0 = run(lambda budget: self._estimate_z0(rows, budget))
         return rows
 
@@ -150,7 +150,7 @@ class PreferenceObjective:
         self._metrics = _RewardMetrics()
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
-        """Lay the rows out."""
+        """Divide the rows into micro-batches of at most ``budget`` tokens."""
         return list(self._data.layout.micro_batches(self._groups, prepared, budget))
 
     def token_layout(self, micro_batch: CompletionBatch) -> TokenLayout:
@@ -163,14 +163,14 @@ class PreferenceObjective:
         return self._losses(micro_batch).sum()
 
     def row_losses(self, micro_batch: CompletionBatch) -> list[tuple[int, float]]:
-        """Return each row of the micro-batch with its loss, for KTO summed over its completions."""
+        """Return each row's index and loss, which for KTO is summed over its completions."""
         rows, are_pairs = micro_batch.group_indices, self._options.type != "kto"
         counts = [1 if are_pairs else len(self._groups[row].completions) for row in rows]
         parts = torch.split(self._losses(micro_batch).double().cpu(), counts)
         return [(row, float(part.sum())) for row, part in zip(rows, parts, strict=True)]
 
     def _losses(self, micro_batch: CompletionBatch) -> Tensor:
-        """Return the loss of each pair, or for KTO of each completion."""
+        """Return the loss of each pair, or of each completion for KTO."""
         scores = self.score_completions(micro_batch)
         labels = [label for row in micro_batch.group_indices for label in self._groups[row].labels]
         good_C = torch.tensor(labels, device=self._device)
@@ -202,22 +202,22 @@ class PreferenceObjective:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Return means over the last batch: implicit rewards, their margin, accuracy, KTO's KL."""
+        """Return the last batch's implicit rewards, reward margin, accuracy, and KL for KTO."""
         kl = {"kl": float(self._z0)} if self._options.type == "kto" else {}
         return {**self._metrics.means(), **kl}
 
     def _estimate_z0(self, rows: Sequence[int], budget: int) -> Tensor:
-        """Estimate KTO's KL(policy, reference) on mismatched completions, in nats, at least 0.
+        """Estimate KL(policy, reference) for KTO on mismatched completions, in nats, at least 0.
 
-        ``mean(log pi - log ref)`` over the complete batch and all ranks (``z_0`` in Ethayarajh et
-        al. 2024, section 4.1). It is computed before the batch's micro-batches, so that it does not
-        depend on their layout.
+        This is ``z_0`` in Ethayarajh et al. 2024, section 4.1: ``mean(log pi - log ref)`` over the
+        whole batch and all ranks. It is computed before the batch is divided, so it does not depend
+        on the micro-batches.
         """
         mismatched = [self._mismatched[row] for row in rows]
         with self._adapted.autocast():
             logprobs = score_groups(self._adapted.model, mismatched, self._data.layout, budget)
         ref_logprobs_B = self._mismatched_ref_logprobs_R[list(rows)]
-        # The empty slice lets a rank without rows concatenate something.
+        # The empty slice gives `cat` an input on a rank without rows.
         kl = float((torch.cat([*logprobs, ref_logprobs_B[:0]]) - ref_logprobs_B).sum())
         total = distributed.all_reduce_sum({"nats": kl, "rows": len(rows)})
         return torch.tensor(max(total["nats"] / total["rows"], 0.0), device=self._device)
@@ -226,9 +226,11 @@ class PreferenceObjective:
 def mismatched_groups(groups: Sequence[CompletionGroup]) -> list[CompletionGroup]:
     """Return each prompt with the first completion of the next row that has another prompt.
 
-    They depend on the data alone, so that the reference scores them once, and a resumed run has the
-    same ones. No sequence becomes longer than the longest row. Rows of one prompt often follow each
-    other, and a completion of the same prompt would measure the reward that is trained instead.
+    The choice depends on the data alone: the reference scores these completions once, and a resumed
+    run gets the same ones. They are cut so that no sequence exceeds the longest row.
+
+    Rows of one prompt often follow each other, so the next row is not enough: a completion of the
+    same prompt would measure the implicit reward that training raises, not the KL divergence.
 
     Raises:
         DataError: all rows have the same prompt.
@@ -236,11 +238,12 @@ def mismatched_groups(groups: Sequence[CompletionGroup]) -> list[CompletionGroup
     if all(group.prompt == groups[0].prompt for group in groups):
         raise DataError(
             "data",
-            "all rows have the same prompt, but kto compares with answers to other prompts",
+            "all rows have the same prompt, but kto also needs answers to other prompts",
             hint="add rows with other prompts",
         )
     longest = max(group.longest_sequence for group in groups)
-    # From the end: the next row with another prompt, for each row, around the end of the data.
+    # Walk backwards, so `following` always is the next row with another prompt. After the last row
+    # comes the first one again.
     following = next(group for group in groups if group.prompt != groups[-1].prompt)
     mismatched = []
     for row in range(len(groups) - 1, -1, -1):

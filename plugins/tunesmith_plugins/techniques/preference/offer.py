@@ -22,19 +22,19 @@ def build(options: PreferenceOptions) -> Technique:
 
 
 def estimate(options: PreferenceOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Estimate memory and work."""
+    """Yield estimates of memory and work."""
     return policies.estimate_preferences(options, options.loss, request)
 
 
 def options_for(records: Sequence[Record]) -> Mapping[str, object]:
-    """Return the loss for answers with labels; pairs alone need no option."""
+    """Return options that select KTO if a record is a labeled answer; pairs need no option."""
     has_labels = any(isinstance(record, UnpairedPreference) for record in records)
     return {"loss.type": "kto"} if has_labels else {}
 
 
 PREFERENCE = TechniqueOffer(
     name="preference",
-    summary="train on pairs of answers by DPO, IPO, KTO, ORPO or SimPO; on labeled ones by KTO",
+    summary="DPO, IPO, KTO, ORPO or SimPO on pairs of answers; KTO also on labeled answers",
     config=PreferenceOptions,
     build=build,
     accepts=frozenset({Preference, UnpairedPreference}),

@@ -18,7 +18,7 @@ class PreferenceOptions(PairOptions):
         default=2e-5,
         gt=0,
         le=1,
-        description="Peak learning rate; about a tenth of the rate for supervised LoRA.",
+        description="Peak learning rate, about a tenth of the rate for supervised LoRA.",
     )
     loss: PreferenceLossOptions = Field(
         default_factory=PreferenceLossOptions,

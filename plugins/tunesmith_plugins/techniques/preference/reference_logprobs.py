@@ -1,7 +1,7 @@
-"""Log-probabilities of the completions under the reference model, computed once for a run.
+"""Log-probabilities of the completions under the reference model, computed once per run.
 
-They are stored below the run folder, under a key that is a fingerprint of the model's weights and
-of all token ids. A resumed run reads them back only if they belong to the same model and data.
+They are stored in the run folder with a fingerprint of the model's weights and of all token ids. A
+resumed run reads them back only if that fingerprint matches its model and data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tunesmith.contracts import Job
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST, read_manifest
-from tunesmith_torch.models.fingerprint import fingerprint
+from tunesmith_torch.models.fingerprint import compute_fingerprint
 from tunesmith_torch.prefix.completion_groups import CompletionGroup
 from tunesmith_torch.runtime import distributed
 
@@ -31,18 +31,20 @@ def cached_reference_logprobs(
     groups: Sequence[CompletionGroup],
     compute_logprobs: Callable[[Sequence[CompletionGroup]], list[Tensor]],
 ) -> list[Tensor]:
-    """Return the reference log-probabilities of each group's completions, one tensor for a group.
+    """Return the reference log-probabilities of the completions, one tensor per group.
 
-    Reads them from the run folder, or computes and stores them; each rank computes its share.
+    Read them from the run folder, or compute and store them; each rank computes its share.
     """
     folder = job.out / FOLDER
-    key = fingerprint(model, groups)
+    key = compute_fingerprint(model, groups)
     counts = [len(group.completions) for group in groups]
     if distributed.rank_0_first(lambda: _is_cached(folder, key)):
         return list(torch.split(load_file(folder / _FILE)["logprobs"], counts))
     flat = torch.zeros(sum(counts))
     logprobs = list(torch.split(flat, counts))  # views into `flat`, filled below
-    own = distributed.my_share([group.completion_tokens + len(group.prompt) for group in groups])
+    own = distributed.list_rank_items(
+        [group.completion_tokens + len(group.prompt) for group in groups]
+    )
     for index, computed in zip(own, compute_logprobs([groups[i] for i in own]), strict=True):
         logprobs[index].copy_(computed)
     distributed.all_reduce_tensors([flat])  # zeros where another rank computed

@@ -1,4 +1,4 @@
-"""Review of the data of a run with ``preference``: labels that the loss can learn from."""
+"""Review of the training rows of ``preference``: can the loss learn from their labels?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 
 
 def review_labels(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if the loss cannot learn from the rows, or a warning if they are unequal."""
+    """Yield an error if the loss cannot learn from the rows, or a warning about an imbalance."""
     options = plan.technique.config
     if not isinstance(options, PreferenceOptions):
         return

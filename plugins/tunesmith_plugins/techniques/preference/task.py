@@ -1,4 +1,4 @@
-"""Training on pairs of completions and on labeled ones, as a task of the trainer."""
+"""The trainer's task for preference optimization on pairs and on labeled answers."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from tunesmith_plugins.techniques.preference.labels import LabelCounts, find_lab
 from tunesmith_plugins.techniques.preference.objective import PreferenceObjective
 from tunesmith_plugins.techniques.preference.options import PreferenceOptions
 from tunesmith_torch.data.templates import Template
-from tunesmith_torch.memory_estimate.policies import pair_grouping
+from tunesmith_torch.memory_estimate.policies import build_pair_grouping
 from tunesmith_torch.memory_estimate.workload import Grouping
-from tunesmith_torch.prefix.group_store import GroupStore, store_groups
+from tunesmith_torch.prefix.group_store import GroupStore, build_group_store
 from tunesmith_torch.training.preference_data import (
     PreferenceData,
-    fitting_groups,
-    group_rows,
+    list_group_tokens,
+    tokenize_fitting_groups,
 )
 from tunesmith_torch.training.row_losses import list_row_groups
-from tunesmith_torch.training.skipped_rows import count_causes
-from tunesmith_torch.training.trainer import Prepared, Session, TrainingTask
+from tunesmith_torch.training.skipped_rows import count_skip_reasons
+from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, TrainingTask
 
 
 class PreferenceTask(TrainingTask[GroupStore]):
-    """Train on pairs by DPO, IPO, KTO, ORPO or SimPO, and on labeled answers by KTO."""
+    """Trains by DPO, IPO, KTO, ORPO or SimPO on pairs, and by KTO also on labeled answers."""
 
     has_row_losses = True
 
     def grouping(self, options: PreferenceOptions, device: str) -> Grouping:
         """Return the grouping of pairs."""
-        return pair_grouping(options, device)
+        return build_pair_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
-        """Return the rows that fit; report the others.
+        """Return the rows that fit; report the skipped ones.
 
         Raises:
-            DataError: no row fits, or the loss cannot learn from those that do.
+            DataError: no row fits, or the loss cannot learn from the rows that fit.
         """
-        groups = fitting_groups(job, template, limit)
+        groups = tokenize_fitting_groups(job, template, limit)
         counts = LabelCounts.of_labels(group.labels for group in groups)
         problem = find_label_problem(counts, job.config.loss)
         if problem:
@@ -49,10 +49,10 @@ class PreferenceTask(TrainingTask[GroupStore]):
         return groups
 
     def token_rows(self, data: GroupStore, template: Template) -> Iterator[Sequence[int]]:
-        return group_rows(data)
+        return list_group_tokens(data)
 
-    def prepare(self, session: Session, data: GroupStore) -> Prepared:
-        """Set up the loss, and compute the log-probabilities of the reference if it needs them."""
+    def prepare(self, session: TrainingSession, data: GroupStore) -> PreparedTraining:
+        """Set up the loss, with the reference log-probabilities if it needs them."""
         options: PreferenceOptions = session.options
         groups = PreferenceData.for_model(data, session.adapted, options, session.report)
         objective = PreferenceObjective(session.adapted, groups, options.loss)
@@ -65,20 +65,24 @@ class PreferenceTask(TrainingTask[GroupStore]):
             "good_answers": counts.good,
             "bad_answers": counts.bad,
         }
-        return Prepared(
+        return PreparedTraining(
             objective,
             session.adapted,
             groups.totals,
             {**details, **groups.details},
-            affected_rows=lambda: count_causes(data.skipped),
+            affected_rows=lambda: count_skip_reasons(data.skipped),
         )
 
     def objective_over(
-        self, session: Session, prepared: Prepared, records: Sequence[Record], name: str
+        self,
+        session: TrainingSession,
+        prepared: PreparedTraining,
+        records: Sequence[Record],
+        name: str,
     ) -> PreferenceObjective | None:
         """Return the loss over the records that fit, with the reference's log-probabilities."""
         options: PreferenceOptions = session.options
-        groups = store_groups(records, session.template, session.limit)
+        groups = build_group_store(records, session.template, session.limit)
         if not groups:
             return None
         data = PreferenceData.for_model(groups, session.adapted, options)

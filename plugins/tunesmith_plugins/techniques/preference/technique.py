@@ -13,13 +13,13 @@ from tunesmith_torch.training.trainer import train
 
 
 class PreferenceTuning:
-    """Makes chosen answers likelier and rejected answers less likely."""
+    """Makes chosen answers more likely and rejected answers less likely."""
 
     def __init__(self, options: PreferenceOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on pairs and write an adapter or a model folder."""
+        """Train on pairs or labeled answers; write an adapter folder or a model folder."""
         return train(job, PreferenceTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:

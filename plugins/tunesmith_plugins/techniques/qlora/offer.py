@@ -20,7 +20,7 @@ def build(options: QloraOptions) -> Technique:
 
 QLORA = TechniqueOffer(
     name="qlora",
-    summary="low-rank adapters on a base quantized to 4 or 8 bits; the artifact is a PEFT adapter",
+    summary="LoRA on a base model quantized to 4 or 8 bits; the artifact is a PEFT adapter",
     config=QloraOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference, Text}),

@@ -13,14 +13,14 @@ from tunesmith_torch.options.training import CHECKPOINTING_HELP, AutoBool, Super
 
 
 class QloraOptions(SupervisedOptions):
-    """Options of QLoRA: supervised training, the adapters, and the quantized base model."""
+    """Options of QLoRA: supervised training plus the adapters and the quantized base model."""
 
     learning_rate: float = Field(
         default=2e-4,
         gt=0,
         le=1,
         description=(
-            "Peak learning rate; adapters need about ten times the rate of full fine-tuning."
+            "Peak learning rate. Adapters need about ten times the rate of full fine-tuning."
         ),
     )
     gradient_checkpointing: AutoBool = Field(default=True, description=CHECKPOINTING_HELP)
@@ -31,5 +31,5 @@ class QloraOptions(SupervisedOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """Adapters are trained, over a quantized base model."""
+        """Adapters on a quantized base model."""
         return Adaptation("qlora", self.adapter, self.quantization)

@@ -1,4 +1,4 @@
-"""QLoRA fine-tuning on next tokens: low-rank adapters on a quantized base model."""
+"""Supervised fine-tuning with QLoRA: low-rank adapters on a quantized base model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tunesmith_torch.training.trainer import train
 
 
 class Qlora:
-    """Supervised fine-tuning of fp32 low-rank adapters on a frozen, quantized base."""
+    """QLoRA: trains low-rank adapters in fp32 on a frozen, quantized base model."""
 
     def __init__(self, options: QloraOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on next tokens and write an adapter folder."""
+        """Train the adapters and write an adapter folder."""
         return train(job, SupervisedTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Open the quantized base, as in training, with the adapter or without one."""
+        """Open the quantized base model with the adapter, or without it if ``artifact`` is None."""
         return open_trained_model(model, artifact, device=device, options=self.options)

@@ -1,4 +1,4 @@
-"""Memory and work of the three stages; torch is imported only for traced steps."""
+"""Estimates of memory and work for the three stages; only traced steps import torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
 from tunesmith.records import Preference
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
-from tunesmith_torch.memory_estimate.parallel_choice import build_setting
-from tunesmith_torch.memory_estimate.policies import Stage, estimate_stages, pair_grouping
+from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setting
+from tunesmith_torch.memory_estimate.policies import Stage, build_pair_grouping, estimate_stages
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import stage_memory_savings
 
@@ -18,12 +18,12 @@ STAGES = ("supervised", "reward", "policy")
 
 
 def estimate(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield two estimates of the stages that are trained: by arithmetic, and traced."""
+    """Yield two estimates for the stages that are trained: first by arithmetic, then traced."""
     yield from estimate_stages(list(_trained_stages(options, request)))
 
 
 def memory_savings(options: RlhfOptions) -> Sequence[MemorySaving[Any]]:
-    """Return changes of the stages that save memory."""
+    """Return changes to the stages' options that save memory."""
     return stage_memory_savings(options, STAGES)
 
 
@@ -37,20 +37,20 @@ def _trained_stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[
     demonstrations = [record for record in request.train if not isinstance(record, Preference)]
     if not supervised.skip:
         own = replace(request, train=demonstrations or pairs)
-        yield Stage("supervised", own, build_setting(supervised, own))
+        yield Stage("supervised", own, build_estimate_setting(supervised, own))
     if not reward.skip:
         own = replace(request, train=pairs)
-        grouping = pair_grouping(reward, request.device, scores_last_token=True)
-        yield Stage("reward", own, build_setting(reward, own, grouping))
+        grouping = build_pair_grouping(reward, request.device, scores_last_token=True)
+        yield Stage("reward", own, build_estimate_setting(reward, own, grouping))
     if not policy.skip:
         size = _reward_model_bytes(options, request)
         yield Stage.of_policy("policy", policy, request, reward_model_bytes=size)
 
 
 def _reward_model_bytes(options: RlhfOptions, request: EstimateRequest) -> int:
-    """Return the bytes of the reward model during the policy stage.
+    """Return the extra bytes that the reward model takes during the policy stage.
 
-    An adapter over a base of the same kind shares the policy's base.
+    A reward adapter shares the policy's base model if both use the same method and quantization.
     """
     policy, reward = options.policy, options.reward
     if not policy.needs_reward_model or (reward.skip and reward.initial_model is None):

@@ -24,7 +24,7 @@ def build(options: RlhfOptions) -> Technique:
 RLHF = TechniqueOffer(
     needs_validation=True,
     name="rlhf",
-    summary="supervised fine-tuning, a reward model with a gate, then PPO, GRPO or RLOO against it",
+    summary="supervised fine-tuning, then a checked reward model, then PPO, GRPO or RLOO",
     config=RlhfOptions,
     build=build,
     accepts=frozenset({Chat, Completion, Preference}),
@@ -39,7 +39,7 @@ RLHF = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn about disabled gates and a missing gold reward."""
+    """Warn if a reward model may fail its check, and note a missing gold reward."""
     options = plan.technique.config
     if plan.technique.offer is not RLHF or not isinstance(options, RlhfOptions):
         return []
@@ -49,11 +49,11 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 def _find_problems(options: RlhfOptions) -> Iterator[Finding]:
     policy = options.policy
     if options.reward.gate.accept_weak and not policy.skip:
-        message = "a reward model that fails its gate is used anyway; the report shows the failure"
+        message = "a reward model that fails its check is used anyway; the report shows the failure"
         yield Finding(level="warning", where="technique.reward.gate.accept_weak", message=message)
     if not policy.skip and policy.monitor.gold is None:
         message = (
-            "no gold reward is set; the policy is monitored by how likely it finds the chosen "
-            "answers of validation pairs, which is a weak signal of over-optimization"
+            "no gold reward is set: the policy is monitored by how often it finds the chosen "
+            "answer of a validation pair more likely, a weak signal of over-optimization"
         )
         yield Finding(level="info", where="technique.policy.monitor.gold", message=message)

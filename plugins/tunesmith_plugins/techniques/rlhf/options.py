@@ -13,7 +13,7 @@ from tunesmith_torch.options.preference import PairOptions, RewardLossOptions
 from tunesmith_torch.options.training import SupervisedOptions
 
 SKIP_HELP = (
-    "Do not train this stage; use the artifact in `from` as its result, or none if that is unset."
+    "Skip this stage, and use the model in `from` as its result. Without `from`, it has no result."
 )
 
 
@@ -27,18 +27,18 @@ class SupervisedStage(ChosenAdaptationOptions, SupervisedOptions):
         default=2e-4,
         gt=0,
         le=1,
-        description='Peak learning rate. Unset: 2e-4, with adapt = "full" 2e-5.',
+        description='Peak learning rate. Unset: 2e-4, or 2e-5 with adapt = "full".',
     )
 
 
 class GateOptions(Options):
-    """``[technique.reward.gate]``: the check of the reward model before the policy is trained."""
+    """``[technique.reward.gate]``: the reward model's check before the policy is trained."""
 
     accept_weak: bool = Field(
         default=False,
         description=(
-            "Train the policy even with a reward model that is no better than chance on "
-            "validation pairs, or whose rewards depend on length. The report contains a warning."
+            "Train the policy even if the reward model is no better than chance on validation "
+            "pairs, or if its rewards may depend on length alone. The report contains a warning."
         ),
     )
 
@@ -52,18 +52,19 @@ class RewardStage(PairOptions):
         default=1e-4,
         gt=0,
         le=1,
-        description='Peak learning rate. Unset: 1e-4, with adapt = "full" 1e-5.',
+        description='Peak learning rate. Unset: 1e-4, or 1e-5 with adapt = "full".',
     )
     loss: RewardLossOptions = Field(
-        default_factory=RewardLossOptions, description="The loss over a pair."
+        default_factory=RewardLossOptions, description="The loss of a pair."
     )
     gate: GateOptions = Field(
-        default_factory=GateOptions, description="The check before the policy is trained."
+        default_factory=GateOptions,
+        description="The reward model's check before the policy is trained.",
     )
 
 
 class PolicyStage(PolicyOptions):
-    """``[technique.policy]``: train on rewards; a gold reward monitors the policy independently."""
+    """``[technique.policy]``: train a policy on rewards; an independent gold reward monitors it."""
 
     FULL_LEARNING_RATE: ClassVar[float | None] = 1e-6
 
@@ -72,18 +73,18 @@ class PolicyStage(PolicyOptions):
         default=2e-5,
         gt=0,
         le=1,
-        description='Peak learning rate. Unset: 2e-5, with adapt = "full" 1e-6.',
+        description='Peak learning rate. Unset: 2e-5, or 1e-6 with adapt = "full".',
     )
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_backend(cls, table: Any) -> Any:
-        """Explain where the keys of TRL's trainers have gone."""
+        """Refuse the removed keys for TRL's trainers; name the techniques that replaced them."""
         for key in ("backend", "vllm"):
             if isinstance(table, dict) and key in table:
                 raise ValueError(
-                    f"`{key}` is gone: TRL's trainers are the techniques trl-grpo and trl-rloo, "
-                    "which the distribution contrib/tunesmith-trl adds"
+                    f"`{key}` was removed: to use TRL's trainers, install contrib/tunesmith-trl "
+                    "and choose the technique trl-grpo or trl-rloo"
                 )
         return table
 
@@ -107,10 +108,11 @@ class RlhfOptions(Options):
     @model_validator(mode="after")
     def _check_stages(self) -> RlhfOptions:
         if self.supervised.skip and self.reward.skip and self.policy.skip:
-            raise ValueError("every stage is skipped, so there is nothing to train")
+            raise ValueError("all three stages are skipped, so there is nothing to train")
         no_reward_model = self.reward.skip and self.reward.initial_model is None
         if no_reward_model and not self.policy.skip and self.policy.needs_reward_model:
             raise ValueError(
-                "`reward` is skipped and has no `from`, but the policy's `rewards` use its model"
+                "`reward` is skipped, but `policy.rewards` uses the reward model: set "
+                "`reward.from`, or use reward functions only"
             )
         return self

@@ -1,7 +1,7 @@
-"""The gate of a reward model: its accuracy on validation pairs decides on the policy stage.
+"""The check that a reward model must pass before a policy is trained on its rewards.
 
-The gate fails if the reward model is not better than chance, or if it may measure nothing but
-length (:mod:`tunesmith_plugins.techniques.rlhf.reward_metrics`).
+The check fails if the reward model is no better than chance on the validation pairs, or if it may
+measure nothing but length (:mod:`tunesmith_plugins.techniques.rlhf.reward_metrics`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
 from tunesmith_evidence.number_text import format_number
-from tunesmith_plugins.techniques.rlhf.reward_metrics import RewardReport, reward_report
+from tunesmith_plugins.techniques.rlhf.reward_metrics import RewardReport, build_reward_report
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
 from tunesmith_torch.rlhf.reward_model import RewardModel
 
 GATE = "reward model"
-"""The gate's name in events and reports."""
+"""Name of the check in events and reports."""
 RECORDS_FILE = "validation.jsonl"
 
 
 @dataclass(frozen=True)
 class RewardModelEvaluation:
-    """The rewards that a reward model gives to validation pairs, and the report about them."""
+    """A reward model's rewards for validation pairs, and the metrics computed from them."""
 
     pairs: Sequence[Preference]
     chosen: Sequence[float]
@@ -41,17 +41,17 @@ class RewardModelEvaluation:
         """Compute the rewards of both completions of each pair.
 
         Raises:
-            ValueError: no pairs.
+            ValueError: ``pairs`` is empty.
         """
         groups = tokenize_pairs(pairs, model.template)
         rewards = [rewards_2.tolist() for rewards_2 in model.group_rewards(groups)]
         lengths = [(len(group.completions[0]), len(group.completions[1])) for group in groups]
         chosen, rejected = [reward for reward, _ in rewards], [reward for _, reward in rewards]
-        report = reward_report(chosen, rejected, lengths, [pair.group for pair in pairs])
+        report = build_reward_report(chosen, rejected, lengths, [pair.group for pair in pairs])
         return cls(pairs, chosen, rejected, report)
 
     def events(self, job: Job[Any], gate: GateChecked, seconds: float) -> list[Event]:
-        """Write the rewards to a file; return the accuracies and the gate's result as events."""
+        """Write the rewards to a file; return the accuracies and the result as events."""
         self._write_records(job)
         intervals = {
             "reward_accuracy": self.report.accuracy,
@@ -74,8 +74,8 @@ class RewardModelEvaluation:
         write_atomic(job.out / RECORDS_FILE, "".join(lines))
 
 
-def gate_result(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
-    """Decide if a reward model passes; ``report`` is None if there are no validation pairs."""
+def decide_gate(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
+    """Decide if a reward model passes; without validation pairs (report None) it does not."""
     stage, accepted = "reward", accept_weak
     if report is None:
         text = "no validation pairs to evaluate the reward model on"
@@ -96,9 +96,8 @@ def _faults(report: RewardReport) -> list[str]:
     faults = []
     if not report.is_above_chance:
         few = (
-            f" (only {report.independent_pairs} independent validation pairs: "
-            "even if all are right, "
-            "it may be chance)"
+            f" (only {report.independent_pairs} independent validation pairs: even if all are "
+            "right, it may be chance)"
         )
         faults.append("it does not beat chance" + (few if report.has_too_few_pairs else ""))
     if report.is_length_biased:
@@ -112,18 +111,18 @@ def _faults(report: RewardReport) -> list[str]:
 
 
 def enforce_gate(gate: GateChecked) -> None:
-    """Stop the run if the gate failed and the run file does not accept that.
+    """Stop the run if the check failed and the run file does not accept a failure.
 
     Raises:
-        GateError: the gate failed.
+        GateError: the reward model failed its check.
     """
     if gate.passed or gate.accepted:
         return
     raise GateError(
         f"reward: {gate.message}",
         hint=(
-            "the policy was not trained; give the reward model more or cleaner pairs (for length: "
-            "pairs of equal length), or accept it with technique.reward.gate.accept_weak = true"
+            "the policy was not trained: add more or cleaner pairs (against a length bias, pairs "
+            "of equal length), or accept this with technique.reward.gate.accept_weak = true"
         ),
     )
 

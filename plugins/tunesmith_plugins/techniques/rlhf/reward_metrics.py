@@ -1,9 +1,12 @@
 """Metrics of a reward model on validation pairs: accuracy, calibration, length bias.
 
-A reward model may have learned only that people prefer the longer completion. Three metrics show
-whether it knows more: the accuracy on pairs of equal length, the mean of the accuracies on pairs
-whose chosen completion is the longer and the shorter one (balanced accuracy; length alone reaches
-exactly one half), and the accuracy that length alone has on these pairs.
+A reward model may have learned only that people prefer longer completions. Three metrics show
+whether it learned more:
+
+- the accuracy on pairs of equal length;
+- the balanced accuracy: the mean of the accuracy where the longer completion was chosen and the
+  accuracy where the shorter one was chosen. Length alone reaches exactly one half;
+- the accuracy of length alone on the same pairs, for comparison.
 """
 
 from __future__ import annotations
@@ -22,55 +25,55 @@ from tunesmith_evidence.number_text import (
 from tunesmith_evidence.statistics import paired_p_value
 
 MAX_LENGTH_DIFFERENCE = 0.1
-"""Completions are equally long if their tokens differ by at most this share of the longer one."""
+"""Completions count as equally long if they differ by at most this share of the longer one."""
 CALIBRATION_BINS = 10
 ALPHA = 0.05
-"""Significance level; intervals are of 1 - ALPHA."""
+"""Significance level; intervals have the confidence level 1 - ALPHA."""
 
 
 @dataclass(frozen=True)
 class RewardReport:
-    """The metrics of a reward model on validation pairs."""
+    """Metrics of a reward model on validation pairs."""
 
     accuracy: Interval
     """Share of pairs whose chosen completion gets the higher reward; a tie counts as one half."""
     calibration_error: float
-    """Mean difference between its confidence and its accuracy."""
+    """Expected calibration error: mean gap between the model's confidence and its accuracy."""
     matched_accuracy: Interval | None
-    """Accuracy on pairs of equally long completions; None if there are none."""
+    """Accuracy on pairs of equally long completions; None without such pairs."""
     longer_wins: float
-    """Share of pairs in which the longer completion gets the higher reward."""
+    """Share of pairs whose longer completion gets the higher reward."""
     longer_chosen: float
-    """Share of pairs with the longer completion chosen, among those of unequal length."""
+    """Share of pairs whose longer completion was chosen, among pairs of unequal length."""
     longer_accuracy: Interval | None
-    """Accuracy on pairs whose chosen completion is the longer one; None if there are none."""
+    """Accuracy on pairs whose chosen completion is longer; None without such pairs."""
     shorter_accuracy: Interval | None
-    """Accuracy on pairs whose chosen completion is the shorter one; None if there are none."""
+    """Accuracy on pairs whose chosen completion is shorter; None without such pairs."""
     length_correlation: float
-    """Correlation of the difference in reward with that in length; 0 if no pair differs in one."""
+    """Correlation of reward differences with length differences; 0 if either is always zero."""
     length_accuracy: Interval
-    """Accuracy of length alone: "longer is better", or "shorter" if the rewards prefer that."""
+    """Accuracy of a length rule: longer wins, or shorter wins if the rewards favor shorter."""
     p_value: float
-    """Probability that random guessing has an accuracy at least as far from one half."""
+    """Probability that random guessing lands at least as far from one half."""
     independent_pairs: int
     """Number of independent pairs: all pairs of a group count as one."""
 
     @property
     def is_above_chance(self) -> bool:
-        """True if the accuracy is above one half, by its interval and by the p-value."""
+        """True if both the interval and the p-value put the accuracy above one half."""
         return self.accuracy.low > 0.5 and self.p_value < ALPHA
 
     @property
     def has_too_few_pairs(self) -> bool:
-        """True if random guessing gets all pairs right too often: no accuracy is significant."""
+        """True if even a perfect accuracy could be chance: guessing gets all pairs too often."""
         return 2.0 ** (1 - self.independent_pairs) >= ALPHA
 
     @property
     def balanced_accuracy(self) -> Interval | None:
-        """Mean of the accuracies where the longer and where the shorter completion was chosen.
+        """Mean of ``longer_accuracy`` and ``shorter_accuracy``; None if one of them is None.
 
-        Length alone reaches one half, however often people chose the longer completion. None if one
-        of the two has no pairs. The interval is Zou and Donner's (2008, MOVER) for a sum.
+        A rule that uses length alone scores one half, however often people chose the longer
+        completion. The interval is Zou and Donner's (2008, MOVER) for a sum.
         """
         sides = (self.longer_accuracy, self.shorter_accuracy)
         if sides[0] is None or sides[1] is None:
@@ -83,10 +86,10 @@ class RewardReport:
 
     @property
     def is_length_unclear(self) -> bool:
-        """True if length alone may explain the accuracy, and no pair shows that it does not.
+        """True if length alone could explain the accuracy, and no metric rules that out.
 
-        Length alone is better than chance on these pairs, and neither the pairs of equal length nor
-        the balanced accuracy show that the reward model has learned anything else.
+        Length alone beats chance on these pairs, and neither the accuracy on pairs of equal length
+        nor the balanced accuracy is significantly above one half.
         """
         if self.length_accuracy.low <= 0.5:
             return False
@@ -95,11 +98,14 @@ class RewardReport:
 
     @property
     def is_length_biased(self) -> bool:
-        """True if the accuracy disappears without the help of length.
+        """True if the accuracy depends on length.
 
-        Never if it is better than chance on pairs of equal length. Otherwise if its accuracy on
-        them is clearly below the one on all pairs, or if it is clearly worse than chance where
-        people chose the shorter completion, or the longer one.
+        False whenever the accuracy on pairs of equal length is above chance. Otherwise true if one
+        of these holds, by the intervals:
+
+        - the accuracy on pairs of equal length is below the accuracy on all pairs;
+        - the accuracy is below chance where people chose the shorter completion, or where they
+          chose the longer one.
         """
         matched = self.matched_accuracy
         if matched is not None and matched.low > 0.5:
@@ -127,7 +133,7 @@ class RewardReport:
         return metrics | {name: part.value for name, part in optional.items() if part is not None}
 
     def summary(self) -> str:
-        """Return the metrics as a sentence."""
+        """Return the metrics as one line of text."""
         a, m = self.accuracy, self.matched_accuracy
         matched = f"{format_estimate(m.value, m.low, m.high)} on {m.n}" if m else "no such pairs"
         return (
@@ -139,7 +145,7 @@ class RewardReport:
         )
 
 
-def reward_report(
+def build_reward_report(
     chosen: Sequence[float],
     rejected: Sequence[float],
     lengths: Sequence[tuple[int, int]],
@@ -147,11 +153,11 @@ def reward_report(
 ) -> RewardReport:
     """Compute the metrics from the rewards and the token counts (chosen, rejected) of pairs.
 
-    ``groups`` names the group of each pair, None for none: pairs of one group count as one
-    observation.
+    ``groups`` holds each pair's group, or None for a pair without one. The pairs of one group
+    count as one observation.
 
     Raises:
-        ValueError: no pairs.
+        ValueError: the sequences are empty.
     """
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     correct = [_win(margin) for margin in margins]
@@ -198,7 +204,7 @@ def _accuracy_among(
 def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Return Pearson's correlation of differences whose sign is arbitrary.
 
-    The order within a pair means nothing, so each pair counts in both orders, and both means are 0.
+    The order within a pair has no meaning. Counting each pair in both orders makes both means 0.
     """
     covariance = math.fsum(x * y for x, y in zip(xs, ys, strict=True))
     scale = math.sqrt(math.fsum(x * x for x in xs) * math.fsum(y * y for y in ys))
@@ -206,10 +212,10 @@ def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def _calibration_error(margins: Sequence[float], correct: Sequence[float]) -> float:
-    """Return ``sum over bins of |mean confidence - mean accuracy|``, weighted by the bins' sizes.
+    """Return the expected calibration error (Guo et al. 2017, eq. 3).
 
-    This is the expected calibration error (Guo et al. 2017, eq. 3). The confidence in the preferred
-    completion is ``sigmoid(|margin|)``, from one half to one.
+    It is ``|mean confidence - mean accuracy|``, averaged over the bins by their sizes. The
+    confidence in the preferred completion is ``sigmoid(|margin|)``, from one half to one.
     """
     bins: list[list[tuple[float, float]]] = [[] for _ in range(CALIBRATION_BINS)]
     for margin, win in zip(margins, correct, strict=True):

@@ -1,8 +1,12 @@
 """Reinforcement learning from human feedback: fine-tuning, a reward model, a policy.
 
-Three stages run one after the other, each as a separate job below the run folder: ``supervised/``,
-``reward/`` and ``policy/``. A finished stage leaves ``stage.json`` next to its artifact; a resumed
-run does not train it again.
+The three stages run in order, each as a separate job in a subfolder of the run::
+
+    supervised/   demonstrations    -> fine-tuned model, from which both other stages start
+    reward/       preference pairs  -> reward model, which must pass a check (reward_gate.py)
+    policy/       prompts           -> policy, trained on rewards for what it samples
+
+A finished stage leaves ``stage.json`` next to its artifact; a resumed run does not train it again.
 """
 
 from __future__ import annotations
@@ -22,11 +26,11 @@ from tunesmith.storage import is_inside, verify_folder, write_atomic
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_plugins.techniques.rlhf.reward_gate import (
     RewardModelEvaluation,
+    decide_gate,
     enforce_gate,
-    gate_result,
 )
 from tunesmith_plugins.techniques.rlhf.reward_task import RewardTask
-from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import InitialModel, find_adapter_base
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.training import TrainingOptions
@@ -38,32 +42,32 @@ from tunesmith_torch.runtime.device import pick_device, pick_precision
 from tunesmith_torch.runtime.malloc import release_memory
 from tunesmith_torch.training.supervised import SupervisedTask
 from tunesmith_torch.training.trainer import TrainingTask, train
-from tunesmith_torch.untrusted.foreign_code import read_object
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 _E = TypeVar("_E", bound=Event)
 
 DONE_FILE = "stage.json"
-"""Written when a stage is finished: its ``TrainingFinished`` event."""
+"""Holds a finished stage's ``TrainingFinished`` event."""
 GATE_FILE = "gate.json"
-"""The result of the reward model's gate."""
+"""Holds the result of the reward model's check, a ``GateChecked`` event."""
 
 
 def train_stages(job: Job[Any]) -> Artifact:
-    """Train every stage that is not skipped; the artifact of the run is that of the last one.
+    """Train every stage that is not skipped; return the artifact of the last text model.
 
     Raises:
         DataError: a stage has no records to train on.
-        GateError: the reward model failed its gate; the policy was not trained.
-        UsageError, TrainingError: a reward function cannot be imported, or returns no number.
+        GateError: the reward model failed its check; the policy was not trained.
+        UsageError, TrainingError: a reward function cannot be imported or does not return a number.
     """
-    with distributed.all_ranks(job):
+    with distributed.run_on_all_ranks(job):
         options: RlhfOptions = job.config
         data = StageData.split(job)
         if not options.reward.skip and not data.pairs:
             raise DataError(
                 data.train[0].source,
-                "the reward model learns from preference pairs, and there are none",
-                hint="bring preferences, or set technique.reward.skip = true",
+                "the reward model needs preference pairs, but the data has none",
+                hint="add rows with chosen and rejected, or set technique.reward.skip = true",
             )
         if not options.policy.skip:
             distributed.broadcast_from_rank_0(
@@ -79,11 +83,11 @@ def train_stages(job: Job[Any]) -> Artifact:
 
 @dataclass(frozen=True)
 class StageData:
-    """The records of a run, by the stage that uses them. No stage trains on validation records."""
+    """The records of a run, by the stage that uses them; no stage trains on validation records."""
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
-    """Conversations and completions; the chosen completions of the pairs if there are none."""
+    """Conversations and completions; the pairs, for their chosen completions, if there are none."""
     pairs: Sequence[Preference]
     validation: Sequence[Record]
     validation_demonstrations: Sequence[Record]
@@ -94,14 +98,16 @@ class StageData:
         """Split a job's records by their kind.
 
         Raises:
-            DataError: a record is of a kind that no stage uses, or there is none.
+            DataError: no stage uses records of this kind, or the training data is empty.
         """
         for record in (*job.train, *job.validation):
             if not isinstance(record, (Chat, Completion, Preference)):
                 kind = type(record).__name__
-                raise DataError(record.source, f"a conversation or a pair is needed, got a {kind}")
+                raise DataError(
+                    record.source, f"rlhf needs conversations or preference pairs, got a {kind}"
+                )
         if not job.train:
-            raise DataError("data", "no rows to learn from")
+            raise DataError("data", "no rows to train on")
         pairs = [r for r in job.train if isinstance(r, Preference)]
         demonstrations = [r for r in job.train if not isinstance(r, Preference)]
         validation_pairs = [r for r in job.validation if isinstance(r, Preference)]
@@ -120,7 +126,7 @@ class StageData:
 
 @dataclass
 class Stages:
-    """The stages of one run, and the events of those that are finished."""
+    """The stages of one run, with the events of the finished ones."""
 
     job: Job[Any]
     data: StageData
@@ -132,7 +138,7 @@ class Stages:
         return options
 
     def run_supervised(self) -> InitialModel | None:
-        """Return the initial model of the later stages; None: the base model."""
+        """Return the initial model of the later stages; None stands for the base model."""
         options = self.options.supervised
         if options.skip:
             return InitialModel.from_options(options, "supervised")
@@ -146,7 +152,7 @@ class Stages:
         return InitialModel(artifact.path, artifact.format)
 
     def run_reward(self, fine_tuned: InitialModel | None) -> RewardModelSource | None:
-        """Return a reward model that has passed its gate; None if the policy needs none."""
+        """Return the reward model after its check; None if the policy does not need one."""
         options = self.options.reward
         quantization = Quantization.from_options(options.adaptation.quantization)
         if options.skip:
@@ -169,7 +175,7 @@ class Stages:
     def run_policy(
         self, fine_tuned: InitialModel | None, reward_source: RewardModelSource | None
     ) -> None:
-        """Train the policy, from the model that ``from`` names or from the fine-tuned one."""
+        """Train the policy, starting from the model in ``from`` or from the fine-tuned model."""
         options = _with_initial_model(self.options.policy, fine_tuned)
         task = PolicyTask(reward_source)
         self._run_stage("policy", options, self.data.train, task, validation=self.data.validation)
@@ -226,7 +232,7 @@ class Stages:
         return Artifact(path=stage.out / finished.artifact, format=finished.format)
 
     def _load_or_run_gate(self, source: RewardModelSource) -> GateChecked:
-        """Return the stored result of the gate, or evaluate the reward model from disk."""
+        """Return the stored result of the check, or load and evaluate the reward model."""
         stage = self.job.for_stage("reward", self.options.reward)
         path, accept_weak = stage.out / GATE_FILE, self.options.reward.gate.accept_weak
         if path.is_file():
@@ -240,7 +246,7 @@ class Stages:
         started = time.perf_counter()
         evaluation = self._evaluate_reward_model(source)
         report = evaluation.report if evaluation else None
-        gate = gate_result(report, accept_weak=accept_weak)
+        gate = decide_gate(report, accept_weak=accept_weak)
         seconds = time.perf_counter() - started
         for event in evaluation.events(stage, gate, seconds) if evaluation else [gate]:
             stage.emit(event)
@@ -266,29 +272,32 @@ class Stages:
 
 
 def _sum_known(counts: Iterable[int | None]) -> int | None:
-    """Return the sum, or None if one of the counts is not known."""
+    """Return the sum, or None if one of the counts is unknown."""
     known = list(counts)
     return None if None in known else sum(filter(None, known))
 
 
 def _base_folder_of(artifact: Path, model: Path) -> Path:
     return (
-        find_adapter_base(artifact, model) if artifact_format(artifact) == "adapter" else artifact
+        find_adapter_base(artifact, model)
+        if detect_artifact_format(artifact) == "adapter"
+        else artifact
     )
 
 
 def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
-    """Return the options with the fine-tuned model as initial model, unless they name another."""
+    """Return options that start from the fine-tuned model, unless they name another model."""
     if options.initial_model is not None or fine_tuned is None:
         return options
     return options.model_copy(update={"initial_model": str(fine_tuned.path)})
 
 
 def load_finished(folder: Path) -> TrainingFinished | None:
-    """Return the event of a finished stage; None if not finished, or its artifact is damaged.
+    """Return a finished stage's event; None if it is unfinished or its artifact is damaged.
 
     Raises:
-        IntegrityError: the file of the stage was not written by it, or leads out of its folder.
+        IntegrityError: the stage did not write this file, or the file names an artifact outside
+            the run folder.
     """
     path = folder / DONE_FILE
     if not path.is_file():
@@ -296,18 +305,18 @@ def load_finished(folder: Path) -> TrainingFinished | None:
     finished = _read_event(TrainingFinished, path)
     if not is_inside(finished.artifact):
         raise IntegrityError(
-            f"{path}: names an artifact outside of the run folder, {finished.artifact!r:.80}"
+            f"{path}: names an artifact outside the run folder, {finished.artifact!r:.80}"
         )
     return None if verify_folder(folder / finished.artifact) else finished
 
 
 def _read_event(kind: type[_E], path: Path) -> _E:
-    """Return an event that a stage has stored in a file.
+    """Return the event that a stage stored in a file.
 
     Raises:
-        IntegrityError: the file holds something else.
+        IntegrityError: the file does not hold an event of this kind.
     """
     try:
-        return kind(**read_object(path))
+        return kind(**read_json_object(path))
     except TypeError as error:
         raise IntegrityError(f"{path}: was not written by this stage, {error}") from None

@@ -9,7 +9,7 @@ from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith_plugins.techniques.rlhf.options import RlhfOptions
 from tunesmith_plugins.techniques.rlhf.stages import train_stages
 from tunesmith_torch.generation.open_model import open_trained_model
-from tunesmith_torch.models.artifacts import artifact_format
+from tunesmith_torch.models.artifacts import detect_artifact_format
 from tunesmith_torch.models.initial_model import find_adapter_base
 from tunesmith_torch.options.training import TrainingOptions
 
@@ -26,13 +26,16 @@ class Rlhf:
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the policy, the model of an earlier stage, or the base model."""
-        if artifact is not None and artifact_format(artifact) == "adapter":
+        if artifact is not None and detect_artifact_format(artifact) == "adapter":
             model = find_adapter_base(artifact, model)
         options = self._stage_options(artifact).model_copy(update={"initial_model": None})
         return open_trained_model(model, artifact, device=device, options=options)
 
     def _stage_options(self, artifact: Path | None) -> TrainingOptions:
-        """Return the options of the stage that wrote the artifact, found by its folder name."""
+        """Return the options of the stage that wrote the artifact, identified by its folder.
+
+        If the folder has no stage's name, return the options of the last trained stage.
+        """
         options = self.options
         stages = {
             "supervised": options.supervised,

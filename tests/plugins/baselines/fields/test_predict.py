@@ -13,7 +13,7 @@ from tunesmith_plugins.baselines.fields.copying import (
     Copier,
     Patterns,
     SpanTable,
-    content_of,
+    parse_json_content,
 )
 from tunesmith_plugins.baselines.fields.predict import FieldsModel
 
@@ -135,7 +135,7 @@ def test_of_many_rows_a_sample_decides_and_all_are_learned(monkeypatch: pytest.M
 
 def test_contents_of_values() -> None:
     values = ['"a"', "12.50", "true", "null", "[1]", "{}"]
-    assert [*map(content_of, values)] == ["a", "12.50", None, None, None, None]
+    assert [*map(parse_json_content, values)] == ["a", "12.50", None, None, None, None]
 
 
 def test_one_row_and_answers_that_are_no_objects() -> None:

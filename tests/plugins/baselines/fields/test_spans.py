@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tunesmith_plugins.baselines.fields.spans import MAX_SPANS, describe_spans, find_spans, shape_of
+from tunesmith_plugins.baselines.fields.spans import (
+    MAX_SPANS,
+    describe_shape,
+    describe_spans,
+    find_spans,
+)
 
 TEXT = """Subject: lost card
 Hello, I am Anna-Lena O'Neil (room B-12) and my card AB 123 456 is lost.
@@ -44,5 +49,5 @@ def test_features_name_form_neighbors_and_place() -> None:
 
 
 def test_form() -> None:
-    assert shape_of("Anna-Lena O'Neil") == "Aa-Aa A'Aa"
-    assert shape_of("ORD-48213") == "A-99999"
+    assert describe_shape("Anna-Lena O'Neil") == "Aa-Aa A'Aa"
+    assert describe_shape("ORD-48213") == "A-99999"

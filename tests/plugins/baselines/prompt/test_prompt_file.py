@@ -69,7 +69,11 @@ def test_prompts_are_named_by_their_files(tmp_path: Path) -> None:
         ("p.toml", "user = 'no place'", "has no {prompt}"),
         ("p.toml", "shots = 'x'", "expected a list of tables"),
         ("p.toml", "shots = [{user = 'x'}]", "number 1: expected a table"),
-        ("p.toml", "shots = [{user = 'x', assistant = 1}]", "number 1: `user` and `assistant` are"),
+        (
+            "p.toml",
+            "shots = [{user = 'x', assistant = 1}]",
+            "number 1: `user` and `assistant` must be",
+        ),
     ],
 )
 def test_an_error_names_the_file(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -117,7 +117,7 @@ def test_training_rows_are_read_once_for_validation_and_test_rows() -> None:
 def test_templates_of_many_rows_that_were_split_are_not_looked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(review_module, "MOST_ROWS", 19)
+    monkeypatch.setattr(review_module, "MAX_TEMPLATE_ROWS", 19)
     texts = distinct(Random(4), 30)
     train, test = rows(texts[:20], "a"), rows([*texts[20:], texts[3].upper()], "b")
     note, exact = review(train, [], test, given=())

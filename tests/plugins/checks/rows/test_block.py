@@ -9,10 +9,10 @@ import pytest
 
 from tunesmith.records import Chat, Completion, Message, Record
 from tunesmith.text import SECRET_MARKS, redact
-from tunesmith_plugins.checks.rows.block import BLOCK_CHARACTERS, Block, Marks, read_blocks
+from tunesmith_plugins.checks.rows.block import BLOCK_CHARACTERS, Block, MarkFinder, read_blocks
 from tunesmith_plugins.checks.rows.check import Tally
 from tunesmith_plugins.checks.rows.detectors import Detector, Detectors
-from tunesmith_plugins.checks.rows.row import read_row, signs_of
+from tunesmith_plugins.checks.rows.row import fold_signs, read_row
 
 FAULTS: tuple[tuple[str, ...], ...] = (("<", "INST]"), ("é", "\0"), ("sk-", "://", "earer"), ())
 
@@ -31,7 +31,7 @@ def test_rows_with_marks_are_found_at_every_place() -> None:
         mark = source.choice([mark for marks in FAULTS for mark in marks])
         place = source.choice((0, len(text), source.randrange(len(text) + 1)))
         texts[n] = text if n % 3 else text[:place] + mark + text[place:]
-    found = [{row.prompt for row in rows} for rows in Marks(FAULTS).find(block_of(*texts))]
+    found = [{row.prompt for row in rows} for rows in MarkFinder(FAULTS).find(block_of(*texts))]
     for marks, rows in zip(FAULTS, found, strict=True):
         assert {text for text in texts if any(mark in text for mark in marks)} <= rows
     assert max(map(len, found)) < len(texts) / 2 and not found[-1]
@@ -39,14 +39,14 @@ def test_rows_with_marks_are_found_at_every_place() -> None:
 
 @pytest.mark.parametrize("place", [BLOCK_CHARACTERS + n for n in range(-5, 4)])
 def test_a_mark_in_a_row_of_many_characters(place: int) -> None:
-    (found,) = Marks([["INST]"]]).find(block_of("é" * place + "INST]" + "a" * 9, "b"))
+    (found,) = MarkFinder([["INST]"]]).find(block_of("é" * place + "INST]" + "a" * 9, "b"))
     assert [len(row.prompt) for row in found] == [place + 14]
 
 
 def test_a_mark_must_be_one_character_or_three_of_ascii() -> None:
     for mark in ("ab", "né!", ""):
         with pytest.raises(ValueError, match="a mark must be"):
-            Marks([[mark]])
+            MarkFinder([[mark]])
 
 
 def test_rows_with_a_long_number() -> None:
@@ -88,15 +88,15 @@ def test_blocks_have_all_rows_but_those_of_unknown_records() -> None:
     rows = [row for block in blocks for row in block.rows]
     assert (rows[0].part, rows[0].text_signs) == ("validation", b"q!ab")
     for row in rows:
-        assert row.text_signs == signs_of([row.text])[0]
-        assert row.answer_signs == signs_of([row.answer])[0]
-        assert row.prompt_signs == signs_of([row.prompt])[0]
+        assert row.text_signs == fold_signs([row.text])[0]
+        assert row.answer_signs == fold_signs([row.answer])[0]
+        assert row.prompt_signs == fold_signs([row.prompt])[0]
 
 
 def test_signs_of_many_texts() -> None:
     texts = ["A b", "“É” – x", ":-)", " ☺ ", "…", "e\u0301", "", "नमस्ते!", "\ud800x"]
-    assert signs_of(texts) == [signs_of([text])[0] for text in texts]
-    assert signs_of(texts)[:6] == [
+    assert fold_signs(texts) == [fold_signs([text])[0] for text in texts]
+    assert fold_signs(texts)[:6] == [
         b"ab",
         '"é"-x'.encode(),
         b":-)",
@@ -104,5 +104,5 @@ def test_signs_of_many_texts() -> None:
         b"...",
         "é".encode(),
     ]
-    assert signs_of(["3 + 2, is\u200b it?", "3 - 2"]) == [b"3+2isit", b"3-2"]
+    assert fold_signs(["3 + 2, is\u200b it?", "3 - 2"]) == [b"3+2isit", b"3-2"]
     assert Tally().examples == []

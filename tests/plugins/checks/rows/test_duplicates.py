@@ -7,7 +7,7 @@ from dataclasses import replace
 from clean_rows import clean_rows, label_rows, row, show
 
 from tunesmith.records import Completion, Message, Preference, Record, Text, UnpairedPreference
-from tunesmith_plugins.checks.rows.check import share
+from tunesmith_plugins.checks.rows.check import show_share
 from tunesmith_plugins.checks.rows.duplicates import Duplicates
 from tunesmith_plugins.checks.rows.review import review
 
@@ -128,5 +128,5 @@ def test_test_prompts_that_recur_are_found_unless_a_group_has_them() -> None:
 
 
 def test_a_share_is_printed_with_its_numbers() -> None:
-    assert share(12, 3456) == "12 of 3,456 (0.35 %)"
-    assert share(3456, 3456) == "3,456 of 3,456 (100 %)"
+    assert show_share(12, 3456) == "12 of 3,456 (0.35 %)"
+    assert show_share(3456, 3456) == "3,456 of 3,456 (100 %)"

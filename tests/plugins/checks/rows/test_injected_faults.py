@@ -13,7 +13,7 @@ from tunesmith.records import Completion
 from tunesmith_plugins.checks.rows.block import BLOCK_CHARACTERS, read_blocks
 from tunesmith_plugins.checks.rows.detectors import BY_DESIGN
 from tunesmith_plugins.checks.rows.duplicates import Duplicates
-from tunesmith_plugins.checks.rows.review import review, row_faults
+from tunesmith_plugins.checks.rows.review import create_row_detectors, review
 
 Inject = Callable[[Completion, int], Completion]
 INJECTED = 50
@@ -179,7 +179,7 @@ def inject(change: Inject, count: int = INJECTED) -> list[Completion]:
 
 
 def found(rows: list[Completion]) -> list[Finding]:
-    return review(rows, checks=[row_faults])
+    return review(rows, checks=[create_row_detectors])
 
 
 def test_clean_rows_have_no_finding() -> None:
@@ -261,7 +261,7 @@ def test_single_rows_of_large_data_are_a_part_of_all_and_of_each_file() -> None:
     rows = [replace(row, prompt=f"{row.prompt} {long}#{{{{x}}}}") for row in clean_rows()]
     blocks = [len(block.rows) for block in read_blocks(rows, "train")]
     assert len(blocks) > 8
-    checks = (row_faults, Duplicates)
+    checks = (create_row_detectors, Duplicates)
     faults, duplicates, sample = review(
         [*rows, rows[0]], test=rows[:20], checks=checks, most_single_rows=len(rows) // 2
     )

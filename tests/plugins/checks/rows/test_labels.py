@@ -9,7 +9,7 @@ from clean_rows import clean_rows, label_rows, row, show
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Completion
-from tunesmith_plugins.checks.rows.labels import MOST_LABELS, Labels, label_key
+from tunesmith_plugins.checks.rows.labels import MAX_LABELS, Labels, label_key
 from tunesmith_plugins.checks.rows.review import review
 
 LABELS = ("delivery", "returns", "refund status", "opening hours")
@@ -90,9 +90,9 @@ def test_a_label_of_test_rows_only_is_found() -> None:
 
 def test_more_answers_than_labels_are_not_kept() -> None:
     check = Labels()
-    rows = [row(n, "Which number?", str(n)) for n in range(MOST_LABELS + 5)]
+    rows = [row(n, "Which number?", str(n)) for n in range(MAX_LABELS + 5)]
     assert review(rows * 10, checks=[lambda: check]) == []
-    assert len(check._labels) == MOST_LABELS + 1
+    assert len(check._labels) == MAX_LABELS + 1
 
 
 def test_spellings_of_a_label_have_one_key() -> None:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tunesmith_plugins.commands.advise.learning_curve import average, extrapolate
+from tunesmith_plugins.commands.advise.learning_curve import average_resamples, extrapolate
 
 ROWS = (100, 200, 400)
 
@@ -66,17 +66,17 @@ def test_no_wrong_answer_counts_as_half_of_one() -> None:
     shares = [[float(row < wrong) for row in range(50)] for wrong in (20, 5, 0)]
     found = extrapolate(ROWS, shares, 400)
     assert found.error < 0.02
-    assert average(shares[0])[0] == 0.4
+    assert average_resamples(shares[0])[0] == 0.4
 
 
 def test_resamples_weigh_rows_and_draw_groups_whole() -> None:
     values, weights = [0.0, 0.0, 1.0, 1.0], [3.0, 1.0, 2.0, 2.0]
-    found = average(values, weights, ["a", "a", "b", "b"])
+    found = average_resamples(values, weights, ["a", "a", "b", "b"])
     assert found[0] == 0.5 and set(found[1:]) == {0.0, 0.5, 1.0}
-    alone = average(values, weights)
+    alone = average_resamples(values, weights)
     assert len(set(alone[1:])) > 3 and alone[0] == 0.5
-    assert (average(values, weights) == alone).all() and alone.shape == (2001,)
-    assert (average(values, weights, [None] * 4) == alone).all()
+    assert (average_resamples(values, weights) == alone).all() and alone.shape == (2001,)
+    assert (average_resamples(values, weights, [None] * 4) == alone).all()
 
 
 def test_one_row_or_group_has_no_interval() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clean_rows import clean_rows
 
-from tunesmith_data.vectors import embed
+from tunesmith_data.vectors import fit_text_vectors
 from tunesmith_plugins.commands.data.selection import select_rows
 
 RARE = ("apply for a fishing licence", "book a tennis court", "renew a library card")
@@ -55,7 +55,7 @@ def test_few_texts_are_all_chosen(texts: list[str]) -> None:
 
 
 def test_vectors_have_length_1() -> None:
-    vectors = embed(prompts())
+    vectors = fit_text_vectors(prompts())
     assert vectors.shape == (812, 128)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert not embed(["", " "]).any()
+    assert not fit_text_vectors(["", " "]).any()

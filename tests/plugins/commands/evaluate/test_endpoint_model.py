@@ -10,7 +10,7 @@ from fake_judge import serve_judge
 from tunesmith.contracts import Generation
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Message, ToolCall
-from tunesmith_evidence.answers.tool_calls import find_calls
+from tunesmith_evidence.answers.tool_calls import find_tool_calls
 from tunesmith_evidence.endpoint.client import Endpoint
 from tunesmith_plugins.commands.evaluate.endpoint_model import EndpointModel, to_conversation
 
@@ -51,7 +51,7 @@ def test_tools_calls_and_results_are_sent_and_calls_are_read() -> None:
     content = {"choices": [{"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}]}
     with serve_judge(lambda prompt: json.dumps(content).encode()) as fake:
         (answer,) = EndpointModel(Endpoint(fake.url, "m")).generate([prompt], 9)
-    assert answer.finish_reason == "stop" and find_calls(answer.text) == [("find", {"id": 3})]
+    assert answer.finish_reason == "stop" and find_tool_calls(answer.text) == [("find", {"id": 3})]
 
 
 def test_an_answer_at_the_limit() -> None:
@@ -71,6 +71,6 @@ def test_what_an_endpoint_cannot_do_is_refused_before_anything_is_sent() -> None
         model = EndpointModel(Endpoint(fake.url, "m"))
         with pytest.raises(UsageError, match="no log-probabilities"):
             model.score([(Message("user", "p"),)], ["a"])
-        with pytest.raises(UsageError, match="plain texts"):
+        with pytest.raises(UsageError, match="plain text cannot"):
             model.generate([(Message("user", "p"),), "text"], 5)
     assert not fake.requests

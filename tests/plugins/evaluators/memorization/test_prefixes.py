@@ -18,7 +18,7 @@ from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_plugins.evaluators.memorization.prefixes import (
     choose_rows,
     is_reproduced,
-    reproduce,
+    measure_reproduction,
     split_row,
 )
 
@@ -69,6 +69,6 @@ def test_rows_are_spread_over_all_and_completed() -> None:
     assert [row.prompt for row, _ in chosen] == ["q2", "q10", "q18", "q26", "q34"]  # type: ignore[attr-defined]
     model = FakeTextModel(answers={"q2": "a a", "q10": "a b c d"})
     prefixes = [prefix for _, prefix in chosen]
-    assert reproduce(model, prefixes, 3) == [
+    assert measure_reproduction(model, prefixes, 3) == [
         (True, "a a"), (False, "a b c"), (False, ""), (False, ""), (False, ""),
     ]  # fmt: skip

@@ -69,7 +69,7 @@ def test_the_recommended_weight_brings_balance(
         assert warning == ""
         return
     assert f"{good} good and {bad} bad answers" in warning
-    found = re.search(r"loss\.(\w+) = ([\d.]+); ([\d.]+) to ([\d.]+)", warning)
+    found = re.search(r"loss\.(\w+) = ([\d.]+) \(recommended: ([\d.]+) to ([\d.]+)\)", warning)
     assert found is not None
     assert (found[1], float(found[2])) == (key, weight)
     assert (float(found[3]), float(found[4])) == pytest.approx(bounds, rel=1e-3)

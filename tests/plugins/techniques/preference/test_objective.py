@@ -47,9 +47,9 @@ from tunesmith_torch.prefix.prefix_check import can_share_prefix, prefix_sharing
 from tunesmith_torch.runtime.device import pick_precision
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training import trainer
-from tunesmith_torch.training.preference_data import PreferenceData, fitting_pairs
+from tunesmith_torch.training.preference_data import PreferenceData, tokenize_fitting_pairs
 from tunesmith_torch.training.supervised import SupervisedTask
-from tunesmith_torch.training.trainer import Session
+from tunesmith_torch.training.trainer import TrainingSession
 
 CPU = torch.device("cpu")
 FP32 = pick_precision(CPU, "fp32")
@@ -396,7 +396,7 @@ def test_an_adapter_trained_over_an_adapter_is_saved_as_one(
     class ScoredTask(PreferenceTask):
         """Scores the pairs with the two adapters, before these are combined."""
 
-        def finalize(self, session: Session) -> AdaptedModel:
+        def finalize(self, session: TrainingSession) -> AdaptedModel:
             groups = tokenize_pairs(PAIRS, session.template)
             scores_before.append(scores(session.adapted.model, groups))
             return super().finalize(session)
@@ -446,7 +446,8 @@ def test_the_reference_is_computed_once_and_cached(
         (resumed.path / n).read_bytes() for n in names
     ]
     monkeypatch.setattr(
-        "tunesmith_plugins.techniques.preference.reference_logprobs.fingerprint", lambda *a: "other"
+        "tunesmith_plugins.techniques.preference.reference_logprobs.compute_fingerprint",
+        lambda *a: "other",
     )
     train(tmp_path / "resumed", tiny_folder, options(epochs=2))
     assert computed == [12, 12, 12]
@@ -494,7 +495,7 @@ def test_the_result_does_not_depend_on_micro_batches_and_it_learns(
     ],
 )
 def test_unused_options_are_refused(unused: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="is read"):
+    with pytest.raises(ValidationError, match="only has an effect"):
         build(PreferenceOptions, **unused)
 
 
@@ -504,7 +505,7 @@ def test_kto_estimates_the_kl_on_mismatched_pairs(tmp_path: Path, tiny_folder: P
     run = job(tmp_path, tiny_folder, config, lambda event: None)
     base = load_model(tiny_folder, CPU, FP32, packing=True)
     adapted = adapt_model(base, FP32, config.adaptation, initial_model=None, seed=3)
-    groups = fitting_pairs(run, Template.from_tokenizer(base.tokenizer), 512)
+    groups = tokenize_fitting_pairs(run, Template.from_tokenizer(base.tokenizer), 512)
     data = PreferenceData.for_model(groups, adapted, config)
     objective = PreferenceObjective(adapted, data, config.loss)
     objective.load_or_compute_reference(run, config.micro_batch_tokens)

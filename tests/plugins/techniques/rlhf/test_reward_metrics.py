@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tunesmith_plugins.techniques.rlhf.reward_metrics import reward_report
+from tunesmith_plugins.techniques.rlhf.reward_metrics import build_reward_report
 
 
 def test_a_model_that_rewards_length_is_detected() -> None:
@@ -19,7 +19,7 @@ def test_a_model_that_rewards_length_is_detected() -> None:
         lengths.append((a, b))
         good.append(a + rng.gauss(0, 0.1))
         bad.append(b + rng.gauss(0, 0.1))
-    report = reward_report(good, bad, lengths)
+    report = build_reward_report(good, bad, lengths)
     assert report.is_above_chance
     assert report.is_length_biased
     assert report.matched_accuracy is not None
@@ -34,7 +34,7 @@ def test_a_model_that_is_wrong_whenever_length_misleads_is_detected(sign: int) -
     lengths = [(30, 20) if n % 4 else (20, 30) for n in range(80)][::sign]
     lengths = [(a, b) if sign == 1 else (b, a) for a, b in lengths]
     good, bad = ([sign * float(pair[side]) for pair in lengths] for side in (0, 1))
-    report = reward_report(good, bad, lengths)
+    report = build_reward_report(good, bad, lengths)
     assert report.is_above_chance and report.is_length_biased
     assert report.matched_accuracy is None
     assert report.length_correlation == pytest.approx(sign)
@@ -45,14 +45,14 @@ def test_a_preference_for_longer_content_is_no_length_bias() -> None:
     rng = random.Random(3)
     lengths = [(20, 20) if n % 2 else (40, 20) for n in range(200)]
     good = [1.0 if rng.random() < 0.8 else -1.0 for _ in lengths]
-    report = reward_report(good, [0.0] * len(good), lengths)
+    report = build_reward_report(good, [0.0] * len(good), lengths)
     assert report.is_above_chance and not report.is_length_biased
 
 
 def test_pairs_of_one_group_count_as_one() -> None:
     good, bad, lengths = [1.0] * 40, [0.0] * 40, [(5, 5)] * 40
-    assert reward_report(good, bad, lengths).is_above_chance
-    tied = reward_report(good, bad, lengths, groups=[f"g{n % 3}" for n in range(40)])
+    assert build_reward_report(good, bad, lengths).is_above_chance
+    tied = build_reward_report(good, bad, lengths, groups=[f"g{n % 3}" for n in range(40)])
     assert tied.accuracy.value == 1.0
     assert not tied.is_above_chance
 
@@ -63,16 +63,16 @@ def test_confidence_equal_to_accuracy_has_no_calibration_error() -> None:
     signed = [g if rng.random() < 1 / (1 + math.exp(-g)) else -g for g in margins]
     lengths = [(5, 5)] * len(margins)
     zeros = [0.0] * len(margins)
-    assert reward_report(signed, zeros, lengths).calibration_error < 0.02
+    assert build_reward_report(signed, zeros, lengths).calibration_error < 0.02
     bold = [3 * gap for gap in signed]
-    assert reward_report(bold, zeros, lengths).calibration_error > 0.1
+    assert build_reward_report(bold, zeros, lengths).calibration_error > 0.1
 
 
 def test_random_rewards_do_not_beat_chance() -> None:
     rng = random.Random(2)
     good, bad = ([rng.random() for _ in range(100)] for _ in range(2))
-    assert not reward_report(good, bad, [(5, 5)] * 100).is_above_chance
-    tied = reward_report([1.0] * 50, [1.0] * 50, [(5, 5)] * 50)
+    assert not build_reward_report(good, bad, [(5, 5)] * 100).is_above_chance
+    tied = build_reward_report([1.0] * 50, [1.0] * 50, [(5, 5)] * 50)
     assert tied.accuracy.value == 0.5
     assert not tied.is_above_chance
 
@@ -97,7 +97,7 @@ def test_a_good_model_passes_although_people_chose_longer_completions(share: flo
     """Right in four of five pairs, independent of length: 60 validation pairs are enough."""
     passed = 0
     for seed in range(20):
-        report = reward_report(*confounded(share, 60, 0.8, seed))
+        report = build_reward_report(*confounded(share, 60, 0.8, seed))
         assert not report.is_length_biased
         passed += not report.is_length_unclear and report.is_above_chance
     assert passed >= 18
@@ -106,16 +106,16 @@ def test_a_good_model_passes_although_people_chose_longer_completions(share: flo
 def test_accuracy_balanced_by_length_by_hand() -> None:
     lengths = [(9, 5)] * 30 + [(5, 9)] * 10
     good = [1.0] * 24 + [-1.0] * 6 + [1.0] * 5 + [-1.0] * 5
-    report = reward_report(good, [0.0] * 40, lengths)
+    report = build_reward_report(good, [0.0] * 40, lengths)
     balanced = report.balanced_accuracy
     assert balanced is not None
     assert balanced.value == pytest.approx((24 / 30 + 5 / 10) / 2)
     assert report.length_accuracy.value == pytest.approx(30 / 40)  # the rewards prefer longer ones
-    assert reward_report(good[:30], [0.0] * 30, lengths[:30]).balanced_accuracy is None
+    assert build_reward_report(good[:30], [0.0] * 30, lengths[:30]).balanced_accuracy is None
 
 
 def test_a_constant_reward_does_not_beat_chance() -> None:
-    report = reward_report([0.3] * 40, [0.3] * 40, [(9, 5)] * 30 + [(5, 9)] * 10)
+    report = build_reward_report([0.3] * 40, [0.3] * 40, [(9, 5)] * 30 + [(5, 9)] * 10)
     assert not report.is_above_chance
     assert report.accuracy.low < 0.5 < report.accuracy.high
     assert report.longer_wins == 0.5

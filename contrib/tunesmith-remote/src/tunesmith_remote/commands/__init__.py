@@ -1,1 +1,1 @@
-"""The commands ``tunesmith remote ...``, one module for each."""
+"""The commands ``tunesmith remote ...``, one per module."""

@@ -1,4 +1,4 @@
-"""``tunesmith remote pull``: fetch a run from a bucket."""
+"""``tunesmith remote pull``: download a run from a bucket."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tunesmith_cli.common import common_options
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @common_options
 def command(url: str, run: Path) -> None:
-    """Fetch the newest intact state of a run from URL into the new folder RUN.
+    """Download the newest intact state of a run from URL into the new folder RUN.
 
-    Every file is compared with its checksum. A damaged checkpoint is skipped, with a warning.
+    Every file is verified with its checksum. A damaged checkpoint is skipped with a warning.
     """
     from tunesmith_remote.bucket import Bucket
     from tunesmith_remote.pull import pull_run
@@ -30,10 +30,10 @@ def command(url: str, run: Path) -> None:
         render.print_note(f"warning: {problem}", style="warning")
     snapshot = pulled.snapshot
     render.print_text(
-        f"{run}: snapshot {snapshot.number} of {snapshot.created}, from {snapshot.host}, "
+        f"{run}: snapshot {snapshot.number}, pushed {snapshot.created} by {snapshot.host}: "
         f"{len(snapshot.files)} files, {format_bytes(pulled.size)}"
     )
     steps = Checkpoints(RunFolder.open(run).checkpoints).steps()
     if steps:
         render.print_text(f"newest checkpoint: step {steps[-1]}")
-    render.print_note(f"\ncontinue the run:\n  tunesmith resume {render.shell_path(run)}")
+    render.print_note(f"\nContinue the run:\n  tunesmith resume {render.shell_path(run)}")

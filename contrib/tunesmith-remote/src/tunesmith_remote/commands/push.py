@@ -1,4 +1,4 @@
-"""``tunesmith remote push``: copy what is new in a run folder to a bucket."""
+"""``tunesmith remote push``: copy new files of a run folder to a bucket."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tunesmith_remote.snapshot import find_mirror
 @click.argument("url", metavar="[URL]", required=False)
 @common_options
 def command(run: Path, url: str | None) -> None:
-    """Copy what is new in a run folder to URL, such as s3://bucket/runs/tickets.
+    """Copy new files of a run folder to URL, such as s3://bucket/runs/tickets.
 
-    Without URL, to the place where the folder was pushed last. The run may train meanwhile.
-    Credentials and endpoint come from the environment, as AWS_PROFILE and AWS_ENDPOINT_URL.
+    Without URL, the run goes to where it was last pushed. The run may be training. Credentials and
+    endpoint come from environment variables such as AWS_PROFILE and AWS_ENDPOINT_URL.
     """
     from tunesmith_remote.bucket import Bucket
     from tunesmith_remote.push import push_run
@@ -30,7 +30,7 @@ def command(run: Path, url: str | None) -> None:
     mirror = find_mirror(RunFolder.open(run).path)
     place = url or (mirror and mirror.url)
     if not place:
-        raise UsageError(f"{run}: was never pushed", hint="name a URL: s3://bucket/runs/NAME")
+        raise UsageError(f"{run}: was never pushed", hint="give a URL: s3://bucket/runs/NAME")
     bucket = Bucket(place)
     pushed = push_run(run, bucket)
     for name, reason in pushed.damaged.items():

@@ -11,7 +11,7 @@ from tunesmith_plugins.commands.starter.translate.translation import (
     Outcome,
     Translation,
     exists,
-    is_off,
+    is_disabled,
     split_names,
 )
 
@@ -108,7 +108,7 @@ def translate(
     shared.translate_precision(t, default="auto")
     t.rename("sequence_len", "technique.max_length", int, 512)
     t.rename("sample_packing", "technique.packing", bool, False)
-    checkpointing = not is_off(t.get("gradient_checkpointing", False))
+    checkpointing = not is_disabled(t.get("gradient_checkpointing", False))
     t.set("gradient_checkpointing", "technique.gradient_checkpointing", checkpointing)
     if str(t.get("excess_length_strategy", "drop")) == "drop":
         t.accept("excess_length_strategy", "rows that are too long are skipped and counted")

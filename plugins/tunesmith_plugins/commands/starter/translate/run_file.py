@@ -14,7 +14,7 @@ from tunesmith.text import one_line
 from tunesmith_plugins.commands.starter.translate import axolotl, llamafactory
 from tunesmith_plugins.commands.starter.translate.translation import FindLoader, Outcome
 
-LARGEST_FILE = 1_000_000
+MAX_FILE_BYTES = 1_000_000
 TABLES = ("run", "model", "data", "technique")
 """Tables of the run file, in order."""
 
@@ -36,7 +36,7 @@ def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, An
             "model_name_or_path)"
         )
     keys, outcomes = translate(source, path.absolute().parent, recognize)
-    return tool, nest(keys), outcomes
+    return tool, nest_keys(keys), outcomes
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read; the message has the line.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"{path}: the file is larger than {LARGEST_FILE:,} bytes")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"{path}: the file is larger than {MAX_FILE_BYTES:,} bytes")
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def nest(keys: Mapping[str, Any]) -> dict[str, Any]:
+def nest_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted keys as nested tables, in the order of the run file."""
     tables: dict[str, Any] = {name: {} for name in TABLES}
     for key, value in keys.items():

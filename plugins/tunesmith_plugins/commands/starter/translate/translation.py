@@ -15,7 +15,7 @@ from tunesmith.text import one_line, redact
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
 FindLoader: TypeAlias = Callable[[Sequence[str]], str | None]
 """Returns the name of the data loader that recognizes all of the files; None if none does."""
-OFF = (None, False, 0, "", "none", "no", "null", "false")
+DISABLED_VALUES = (None, False, 0, "", "none", "no", "null", "false")
 """Values that turn a key off."""
 
 
@@ -45,7 +45,7 @@ class Translation:
 
     def is_on(self, key: str) -> bool:
         """Return True if a key is set and not turned off."""
-        return not is_off(self.source.get(key))
+        return not is_disabled(self.source.get(key))
 
     def number(self, key: str, default: float | None = None) -> float | None:
         """Return a number of the source, even if YAML reads it as text, like ``1e-5``."""
@@ -82,7 +82,7 @@ class Translation:
     def rename(self, key: str, target: str, kind: type, default: Any) -> None:
         """Set a number or boolean under another name, with the other tool's default."""
         if kind is bool:
-            self.set(key, target, not is_off(self.get(key, default)))
+            self.set(key, target, not is_disabled(self.get(key, default)))
             return
         number = self.number(key, default)
         if number is not None and self.outcomes.get(key) is None:
@@ -98,7 +98,7 @@ class Translation:
                 continue
             if key in without_effect or value is None:
                 self.ignore(key, without_effect.get(key, "not set"))
-            elif key in refused and is_off(value):
+            elif key in refused and is_disabled(value):
                 self.ignore(key, "turned off")
             else:
                 self.refuse(key, refused.get(key, "unknown key"))
@@ -117,13 +117,13 @@ class Translation:
         self.outcomes[key] = Outcome(key, "" if state == "default" else value, state, text)
 
 
-def is_off(value: Any) -> bool:
+def is_disabled(value: Any) -> bool:
     """Return True if a value turns its key off."""
     if isinstance(value, str):
-        return value.casefold() in OFF
+        return value.casefold() in DISABLED_VALUES
     if isinstance(value, (list, dict)):
         return not value
-    return value in OFF
+    return value in DISABLED_VALUES
 
 
 def exists(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Text models that only answer: they have no log-probabilities of given answers."""
+"""Base class for text models that generate answers but cannot score given ones."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tunesmith.contracts import Progress, TokenScores
 from tunesmith.errors import UsageError
 from tunesmith.records import Answer, Prompt
 
-__all__ = ["WithoutScores"]
+__all__ = ["GenerationOnlyModel"]
 
 
-class WithoutScores(ABC):
-    """The part of a text model that refuses to score."""
+class GenerationOnlyModel(ABC):
+    """A text model without log-probabilities: :meth:`score` always raises an error."""
 
     @property
     @abstractmethod
     def refusal(self) -> UsageError:
-        """The error that names the model without log-probabilities, and what to measure instead."""
+        """The error to raise: why the model cannot score, and what to measure instead."""
 
     def score(
         self,
@@ -27,7 +27,7 @@ class WithoutScores(ABC):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Refuse to score.
+        """Raise :attr:`refusal`.
 
         Raises:
             UsageError: always.

@@ -1,4 +1,4 @@
-"""Account for the rows that cannot be used."""
+"""Count the rows that cannot be used, and refuse data with too many of them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tunesmith_data.row import RowError
 __all__ = ["describe_skipped"]
 
 MAX_CONTENT = 100_000
-"""Characters of an unusable row that are kept."""
+"""Maximum number of characters kept of an unusable row."""
 MAX_CONTENT_OF_ALL = 50_000_000
 
 
 @dataclass
-class UnusableRows:
-    """The rows that could not be used, with a check of their share."""
+class SkippedRows:
+    """The rows that cannot be used, with a check of their share."""
 
     allowed: float
-    """Largest share of rows that may be unusable, 0 to 1."""
+    """Largest acceptable share of unusable rows, from 0 to 1."""
     skipped: list[SkippedRow] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict)
 
     _content_size: int = 0
 
     def add(self, where: str, error: RowError, content: str = "") -> None:
-        """Count a row; ``content`` is kept as far as there is room."""
+        """Add an unusable row; its ``content`` is kept if there is room."""
         content = content[:MAX_CONTENT]
         self._content_size += len(content)
         if self._content_size > MAX_CONTENT_OF_ALL:
@@ -41,11 +41,11 @@ class UnusableRows:
             self.hints.setdefault(error.cause, error.hint)
 
     def check(self, name: str, used: int) -> None:
-        """Raise a :class:`DataError` if no row is usable, or too many are not."""
+        """Raise a :class:`DataError` if no row is usable or too many are unusable."""
         unusable = len(self.skipped)
         rows = used + unusable
         if rows == 0:
-            raise DataError(name, "holds no rows")
+            raise DataError(name, "has no rows")
         if used and unusable <= self.allowed * rows:
             return
         causes = Counter(item.cause for item in self.skipped)
@@ -55,7 +55,7 @@ class UnusableRows:
         hint = "check the first of these rows: the file may have another format"
         if used:
             summary += f", more than max_skipped = {self.allowed:g} allows"
-            hint = "fix these rows, or raise max_skipped to leave them out"
+            hint = "fix these rows, or raise max_skipped to skip them"
         hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
         text = "\n".join([summary, *lines])
         raise DataError(name, text, hint=hints[0] if hints else hint, skipped=self.skipped)
@@ -67,7 +67,7 @@ def _format_cause(count: int, first: SkippedRow) -> str:
 
 
 def describe_skipped(cause: str, count: int, first: str = "") -> str:
-    """Return a sentence about rows that are skipped for one cause, with the ``first`` of them."""
+    """Describe rows skipped for one cause; ``first`` is the place of the first one."""
     verb = "is" if count == 1 else "are"
     place = f", {'at' if count == 1 else 'first at'} {first}" if first else ""
     return f"{format_count(count, 'row')} {verb} skipped: {cause}{place}"

@@ -32,14 +32,14 @@ from transformers import AutoConfig
 
 from tunesmith.errors import TunesmithWarning
 
-__all__ = ["write_earlier_keys"]
+__all__ = ["write_legacy_config_keys"]
 
 _NOT_SCALING = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 """Keys of ``rope_parameters`` that do not belong to a scaling."""
 _PHI3_SCALING = ("short_factor", "long_factor")
 
 
-def write_earlier_keys(folder: Path) -> None:
+def write_legacy_config_keys(folder: Path) -> None:
     """Add the earlier keys to the ``config.json`` of a saved model."""
     path = folder / "config.json"
     before = _read_rope_parameters(folder)
@@ -47,7 +47,7 @@ def write_earlier_keys(folder: Path) -> None:
     config = json.loads(text)
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
-            part.update(earlier_keys(part))
+            part.update(build_legacy_keys(part))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if _read_rope_parameters(folder) != before:
         path.write_text(text, encoding="utf-8")
@@ -60,7 +60,7 @@ def write_earlier_keys(folder: Path) -> None:
         )
 
 
-def earlier_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+def build_legacy_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the earlier keys for a config that transformers 5 wrote."""
     keys: dict[str, Any] = {}
     if config.get("dtype") is not None:

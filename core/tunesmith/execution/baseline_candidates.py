@@ -13,8 +13,8 @@ from tunesmith.statistics import mean_interval
 
 
 @dataclass
-class Tried:
-    """A variant, and what it scored so far."""
+class TriedVariant:
+    """A variant and its scores so far."""
 
     variant: BaselineVariant
     place: int
@@ -33,19 +33,19 @@ class Tried:
 
 
 @dataclass
-class Contender:
+class BaselineCandidate:
     """A baseline whose variant is being chosen."""
 
     baseline: Component[BaselineOffer[Any]]
     built: Baseline | None = None
     untried: list[tuple[int, BaselineVariant]] = field(default_factory=list)
-    tried: list[Tried] = field(default_factory=list)
-    left: list[Tried] = field(default_factory=list)
-    """Those of the tried ones that are still compared."""
+    tried: list[TriedVariant] = field(default_factory=list)
+    left: list[TriedVariant] = field(default_factory=list)
+    """The tried variants that are still being compared."""
     not_tried: list[JSON] = field(default_factory=list)
     seconds: float = 0.0
     unscored: BaselineVariant | None = None
-    """The first variant, where nothing can be measured by which to choose."""
+    """The first variant, for when nothing can be measured to choose by."""
 
     @property
     def offer(self) -> BaselineOffer[Any]:
@@ -60,22 +60,22 @@ class Contender:
         self.not_tried.append({"name": variant.name if variant else "", "reason": reason})
 
     def give_up(self, reason: str) -> None:
-        """Try no further variant."""
+        """Stop trying variants."""
         for _, variant in self.untried:
             self.reject(reason, variant)
         self.untried.clear()
 
-    def rank(self, sign: int) -> list[Tried]:
-        """Return the variants that are left, the best first, of equal ones the first."""
+    def rank(self, sign: int) -> list[TriedVariant]:
+        """Return the remaining variants, best first; ties keep their order."""
         return sorted(self.left, key=lambda one: -sign * one.score)
 
     def promise(self, sign: int) -> float:
-        """Return the best score so far, where larger is better."""
+        """Return the best score so far, with the sign that makes larger better."""
         return max((sign * one.score for one in self.tried), default=float("-inf"))
 
 
 @dataclass
-class Budget:
+class TimeBudget:
     """Seconds that costly baselines share."""
 
     left: float
