@@ -43,9 +43,8 @@ def on_files(files: Any, *, config: Any) -> Any:
 def on_page_markdown(markdown: str, *, page: Any, **ignored: Any) -> str:
     """Return a page with hard line breaks, and with links out of ``docs/`` replaced by text.
 
-    It also gets its boost in the search. The site only contains the pages in ``docs/``. The text
-    gives other files' paths in the
-    repository.
+    The page also gets its boost in the search. The site only contains the pages in ``docs/``. The
+    text gives other files' paths in the repository.
     """
     folder = Path(page.file.src_uri).parent
     boosts = (value for path, value in BOOSTS.items() if page.file.src_uri.startswith(path))

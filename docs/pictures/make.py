@@ -42,7 +42,7 @@ WIDTH = 100
 """Columns of the terminals in the pictures."""
 STEP = 40
 """The step of the training that the picture of the live display shows."""
-LIVE_LINES, REPORT_LINES = 20, 35
+LIVE_LINES, REPORT_LINES = 20, 15
 """The last lines of the live display, and the first ones of the report, that are shown."""
 SVG = re.sub(r"\s*@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
     "Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace"
