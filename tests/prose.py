@@ -4,6 +4,7 @@ Reads pages of Markdown, docstrings, comments, and the texts in code that users 
 """
 
 import ast
+import inspect
 import io
 import re
 import subprocess
@@ -15,13 +16,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LONGEST_SENTENCE = 40
+FOR_MODELS = {"instructions.py", "named_templates.py"}
+"""Modules with prompts, whose words are measured and not edited."""
 # What a page quotes or shows is not prose, and neither is a link's target.
 NOT_PROSE = re.compile(r"```.*?^\s*```|~~~.*?^\s*~~~|<!--.*?-->|^---\n.*?^---\n", re.S | re.M)
 CODE = re.compile(r"``[^`]+``|`[^`]+`")
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
-BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+>|#├│└]|\d+\.) ?)|\s\|\s|\|$", re.M)
+BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+>|#├│└]|\d+\.) ?)|\s\|\s|\|$|={4,}", re.M)
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[*_]*[A-Z0-9{`])|(?<=:)\s*\n")
 ABBREVIATION = re.compile(r"\b(e\.g|i\.e|cf|vs|etc|al|Sec|Fig|Eq|Eqs|approx|resp)\.")
+PATTERN = re.compile(r"\(\?[:<=!P]|\\[bAZswd]|\{[a-z-]+:|\{%")
+"""What regular expressions, style sheets and templates have, and prose has not."""
+LITERAL = re.compile(r"::\n(?:\s*\n| +\S.*(?:\n|$))+")
+LIST_OF_WORDS = re.compile(r"[^.,;:!?]{400,}")
 WORD = re.compile(r"[^\W_][\w'’.,/:%+*=-]*", re.UNICODE)
 
 # A pattern, and what to write instead.
@@ -125,8 +132,9 @@ def _read_python(text: str) -> Iterator[tuple[int, str]]:
             passage = node.value
         else:
             continue
-        if passage.count(" ") >= 2:
-            yield node.lineno, _without_sections(passage)
+        is_prose = not (PATTERN.search(passage) or LIST_OF_WORDS.fullmatch(passage))
+        if passage.count(" ") >= 2 and is_prose:
+            yield node.lineno, _without_sections(LITERAL.sub(":\n", inspect.cleandoc(passage)))
 
 
 def _without_sections(docstring: str) -> str:
@@ -151,14 +159,17 @@ def _read_comments(text: str) -> Iterator[tuple[int, str]]:
 
 
 def list_sources(paths: list[str]) -> list[Path]:
-    """List the tracked pages and modules below some paths; tests are not among them."""
+    """List the tracked pages and modules below some paths, without tests and prompts of models."""
     command = ["git", "ls-files", "--", *(paths or ["core", "plugins", "contrib", "docs", "*.md"])]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     files = [Path(name) for name in listed.stdout.splitlines()]
     return [
         file
         for file in files
-        if file.suffix in {".md", ".py"} and "tests" not in file.parts and (ROOT / file).is_file()
+        if file.suffix in {".md", ".py"}
+        and "tests" not in file.parts
+        and file.name not in FOR_MODELS
+        and (ROOT / file).is_file()
     ]
 
 
