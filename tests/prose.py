@@ -59,7 +59,7 @@ INSTEAD = {
     r"[a-z]+(?: [a-z]+)?(?=[.,;:)]|$)": "is not",
     r"(?:recogni|quanti|memori|generali|tokeni|normali|optimi|initiali|seriali|summari)s"
     r"(?:e|es|ed|ing|ation|er)": "American spelling (-ize)",
-    r"(?:behaviour|colour|neighbour|favour|labell|modell|cancell)(?:s|ed|ing)?": "-or, -led",
+    r"(?:behaviour|colour|neighbour|favour|labell|modell|(?-i:cancell))(?:s|ed|ing)?": "-or, -led",
 }
 PATTERNS = [(re.compile(rf"\b(?:{pattern})\b", re.I), say) for pattern, say in INSTEAD.items()]
 
