@@ -61,6 +61,7 @@ INSTEAD = {
     r"(?:e|es|ed|ing|ation|er)": "American spelling (-ize)",
     r"(?:behaviour|colour|neighbour|favour|labell|modell|(?-i:cancell))(?:s|ed|ing)?": "-or, -led",
 }
+ANY = re.compile(rf"\b(?:{'|'.join(INSTEAD)})\b", re.I)
 PATTERNS = [(re.compile(rf"\b(?:{pattern})\b", re.I), say) for pattern, say in INSTEAD.items()]
 
 
@@ -104,7 +105,7 @@ def _judge(sentence: str) -> Iterator[str]:
     if words > LONGEST_SENTENCE:
         yield f"{words} words, at most {LONGEST_SENTENCE}"
     prose = CODE.sub("`", sentence)
-    for pattern, instead in PATTERNS:
+    for pattern, instead in PATTERNS if ANY.search(prose) else ():
         if found := pattern.search(prose):
             yield f'"{found.group()}" (say: {instead})'
 
