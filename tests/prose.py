@@ -4,6 +4,7 @@ Reads pages of Markdown, docstrings, comments, and the texts in code that users 
 """
 
 import ast
+import inspect
 import io
 import re
 import subprocess
@@ -15,13 +16,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LONGEST_SENTENCE = 40
+FOR_MODELS = {"instructions.py", "named_templates.py"}
+"""Modules with prompts, whose words are measured and not edited."""
 # What a page quotes or shows is not prose, and neither is a link's target.
 NOT_PROSE = re.compile(r"```.*?^\s*```|~~~.*?^\s*~~~|<!--.*?-->|^---\n.*?^---\n", re.S | re.M)
 CODE = re.compile(r"``[^`]+``|`[^`]+`")
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
-BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+>|#├│└]|\d+\.) ?)|\s\|\s|\|$", re.M)
+BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+>|#├│└]|\d+\.) ?)|\s\|\s|\|$|={4,}", re.M)
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[*_]*[A-Z0-9{`])|(?<=:)\s*\n")
 ABBREVIATION = re.compile(r"\b(e\.g|i\.e|cf|vs|etc|al|Sec|Fig|Eq|Eqs|approx|resp)\.")
+PATTERN = re.compile(r"\(\?[:<=!P]|\\[bAZswd]|\{[a-z-]+:|\{%")
+"""What regular expressions, style sheets and templates have, and prose has not."""
+LITERAL = re.compile(r"::\n(?:\s*\n| +\S.*(?:\n|$))+")
+LIST_OF_WORDS = re.compile(r"[^.,;:!?]{400,}")
 WORD = re.compile(r"[^\W_][\w'’.,/:%+*=-]*", re.UNICODE)
 
 # A pattern, and what to write instead.
@@ -52,8 +59,9 @@ INSTEAD = {
     r"[a-z]+(?: [a-z]+)?(?=[.,;:)]|$)": "is not",
     r"(?:recogni|quanti|memori|generali|tokeni|normali|optimi|initiali|seriali|summari)s"
     r"(?:e|es|ed|ing|ation|er)": "American spelling (-ize)",
-    r"(?:behaviour|colour|neighbour|favour|labell|modell|cancell)(?:s|ed|ing)?": "-or, -led",
+    r"(?:behaviour|colour|neighbour|favour|labell|modell|(?-i:cancell))(?:s|ed|ing)?": "-or, -led",
 }
+ANY = re.compile(rf"\b(?:{'|'.join(INSTEAD)})\b", re.I)
 PATTERNS = [(re.compile(rf"\b(?:{pattern})\b", re.I), say) for pattern, say in INSTEAD.items()]
 
 
@@ -97,7 +105,7 @@ def _judge(sentence: str) -> Iterator[str]:
     if words > LONGEST_SENTENCE:
         yield f"{words} words, at most {LONGEST_SENTENCE}"
     prose = CODE.sub("`", sentence)
-    for pattern, instead in PATTERNS:
+    for pattern, instead in PATTERNS if ANY.search(prose) else ():
         if found := pattern.search(prose):
             yield f'"{found.group()}" (say: {instead})'
 
@@ -125,8 +133,9 @@ def _read_python(text: str) -> Iterator[tuple[int, str]]:
             passage = node.value
         else:
             continue
-        if passage.count(" ") >= 2:
-            yield node.lineno, _without_sections(passage)
+        is_prose = not (PATTERN.search(passage) or LIST_OF_WORDS.fullmatch(passage))
+        if passage.count(" ") >= 2 and is_prose:
+            yield node.lineno, _without_sections(LITERAL.sub(":\n", inspect.cleandoc(passage)))
 
 
 def _without_sections(docstring: str) -> str:
@@ -151,14 +160,17 @@ def _read_comments(text: str) -> Iterator[tuple[int, str]]:
 
 
 def list_sources(paths: list[str]) -> list[Path]:
-    """List the tracked pages and modules below some paths; tests are not among them."""
+    """List the tracked pages and modules below some paths, without tests and prompts of models."""
     command = ["git", "ls-files", "--", *(paths or ["core", "plugins", "contrib", "docs", "*.md"])]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     files = [Path(name) for name in listed.stdout.splitlines()]
     return [
         file
         for file in files
-        if file.suffix in {".md", ".py"} and "tests" not in file.parts and (ROOT / file).is_file()
+        if file.suffix in {".md", ".py"}
+        and "tests" not in file.parts
+        and file.name not in FOR_MODELS
+        and (ROOT / file).is_file()
     ]
 
 

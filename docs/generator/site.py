@@ -14,6 +14,21 @@ from generator.toolkit import toolkit
 
 TOOLKIT = "reference/toolkit.md"
 
+FOR_AUTHORS = ("conformance", "contracts", "hooks", "offers", "toolkit")
+MEASURED = ("benchmarks", "measurements", "models", "results")
+BOOSTS = {
+    "pages.md": 0.2,
+    **{f"reference/{name}.md": 0.2 for name in (*FOR_AUTHORS, *MEASURED)},
+    "reference/gpu.md": 1,
+    "reference/": 0.25,
+    "explanation/security.md": 1,
+    "explanation/": 0.5,
+}
+"""Factor on a page's rank in the search, by its path or folder; the first that fits. Others: 1.
+
+A reader who searches wants a guide first, then the reference for users.
+"""
+
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+(?!how-to|reference|tutorials|explanation)[^)]+)\)")
 
 
@@ -28,10 +43,12 @@ def on_files(files: Any, *, config: Any) -> Any:
 def on_page_markdown(markdown: str, *, page: Any, **ignored: Any) -> str:
     """Return a page with hard line breaks, and with links out of ``docs/`` replaced by text.
 
-    The site only contains the pages in ``docs/``. The text gives other files' paths in the
-    repository.
+    The page also gets its boost in the search. The site only contains the pages in ``docs/``. The
+    text gives other files' paths in the repository.
     """
     folder = Path(page.file.src_uri).parent
+    boosts = (value for path, value in BOOSTS.items() if page.file.src_uri.startswith(path))
+    page.meta.setdefault("search", {"boost": next(boosts, 1)})
 
     def as_text(link: re.Match[str]) -> str:
         parts = list(folder.parts)

@@ -112,8 +112,8 @@ class RowLoader:
     def guess_columns(self) -> dict[str, str]:
         """Return the option ``columns`` that suits the names of the columns.
 
-        It is empty if the columns are those of a format, if the options map columns, and if there
-        is no guess.
+        It is empty if the columns are those of a format, if the options map columns, or if nothing
+        fits.
 
         Raises:
             DataError: a file cannot be used.

@@ -94,14 +94,36 @@ def test_links_have_existing_targets(page: Path) -> None:
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
-    listed = re.findall(r"\]\(([^)#]+)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
+    listed = re.findall(r"\]\(([^)#]+)\)", (DOCS / "pages.md").read_text(encoding="utf-8"))
     pages = {
         str(path.relative_to(DOCS)) for kind in ("*.md", "*.ipynb") for path in DOCS.rglob(kind)
     }
     pages |= {str(path.relative_to(DOCS)) for path in BUILT}
-    assert set(listed) == pages - {"index.md"}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == pages - {"pages.md"}
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     assert set(re.findall(r"(\S+\.(?:md|ipynb))$", navigation, re.MULTILINE)) == pages
+
+
+def test_the_home_page_has_few_links() -> None:
+    home = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"(?<!!)\[[^\]]+\]\([^)]+\)", home)) <= 12
+
+
+def test_the_home_page_shows_the_verdict_of_the_readme() -> None:
+    (verdict,) = blocks(DOCS / "index.md", "text")
+    assert verdict == blocks(ROOT / "README.md", "text")[0]
+
+
+def test_pictures_are_small_and_shown() -> None:
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    pictures = {path for path in (DOCS / "pictures").iterdir() if path.suffix in (".png", ".svg")}
+    assert pictures <= shown
+    assert not [path.name for path in pictures if path.stat().st_size > 150_000]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -306,7 +328,7 @@ def test_toml_blocks_are_run_files(page: Path, tiny: Path, tmp_path: Path) -> No
 @pytest.mark.processes
 @pytest.mark.parametrize(
     "page",
-    [DOCS / "tutorials" / "first-run.md", ROOT / "README.md"],
+    [DOCS / "tutorials" / "first-run.md", ROOT / "README.md", DOCS / "index.md"],
     ids=lambda page: page.name,
 )
 def test_the_commands_of_a_page_run_in_order(
@@ -333,6 +355,23 @@ def test_the_commands_of_a_page_run_in_order(
         if found := re.search(r"^run folder: (.+)$", result.stdout, re.MULTILINE):
             folder = found[1]
     assert folder != "RUN"
+
+
+@pytest.mark.processes
+def test_the_python_of_the_home_page_runs(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "run.toml").write_text(
+        f'[model]\nbase = "{tiny}"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\ntest_size = 3\n'
+        '[technique]\nuse = "lora"\nmax_steps = 1\n[baselines]\nuse = ["majority"]\n'
+    )
+    (code,) = blocks(DOCS / "index.md", "python")
+    exec(code, {})
+    verdict, answer = capsys.readouterr().out.splitlines()
+    assert verdict == "NOTHING WORKS YET" and answer
 
 
 # --------------------------------------------------------------------------- names

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 import pytest
-from tests.prose import LONGEST_SENTENCE, find_stumbles, split_sentences
+from tests.prose import LONGEST_SENTENCE, ROOT, find_stumbles, list_sources, split_sentences
+
+
+def test_nobody_stumbles() -> None:
+    found = [
+        str(stumble)
+        for path in list_sources([])
+        for stumble in find_stumbles(path, (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(

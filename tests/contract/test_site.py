@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,30 @@ LOADED = {
     "video": "src", "audio": "src", "embed": "src", "object": "data",
 }  # fmt: skip
 """Attribute by the element that makes a browser load something; a link to click is none."""
+
+SEARCHES = {
+    "csv": "how-to/data",
+    "CUDA": "reference/gpu",
+    "DPO": "how-to/preferences",
+    "excel": "how-to/data",
+    "GPU": "reference/gpu",
+    "GRPO": "explanation/rlhf",
+    "HIPAA": "explanation/security",
+    "JSON": "how-to/data",
+    "license": "index",
+    "mlflow": "how-to/reporter",
+    "offline": "reference/environment",
+    "Ollama": "how-to/export",
+    "OOM": "how-to/out-of-memory",
+    "out of memory": "how-to/out-of-memory",
+    "PEFT": "how-to/peft-adapter",
+    "personal data": "explanation/security",
+    "resume": "tutorials/first-run",
+    "slurm": "how-to/cluster",
+    "tensorboard": "how-to/reporter",
+    "wandb": "how-to/reporter",
+}
+"""What people type into the search, and the page that answers it."""
 
 
 class Loaded(HTMLParser):
@@ -37,6 +64,27 @@ class Loaded(HTMLParser):
 def loaded_by_style(text: str) -> list[str]:
     """Return the addresses outside of the site that a style sheet loads."""
     return re.findall(r"(?:@import|url\()\s*['\"]?((?:https?:)?//[^'\")]+)", text)
+
+
+def search(entries: list[dict[str, Any]], query: str) -> list[str]:
+    """Return the pages that match a query, best first, by words in headings and in text.
+
+    It resembles the search of the site: a word of a heading outweighs any number in the text, and
+    pages have boosts.
+    """
+    scores: dict[str, float] = {}
+    words = [re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in query.split()]
+    for entry in entries:
+        text = re.sub(r"<[^>]+>", " ", entry["text"])
+        matches = [
+            100 * bool(word.search(entry["title"])) + math.sqrt(len(word.findall(text)))
+            for word in words
+        ]
+        if all(matches):
+            page = entry["location"].partition("#")[0].removesuffix(".html")
+            score = sum(matches) * entry.get("boost", 1)
+            scores[page or "index"] = max(score, scores.get(page or "index", 0))
+    return sorted(scores, key=lambda page: -scores[page])
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +122,29 @@ def test_pages_load_nothing_from_outside(site: Path) -> None:
     }
     found |= {
         f"{path.relative_to(site)}: {address}"
-        for path in site.rglob("*.css")
+        for kind in ("*.css", "*.svg")
+        for path in site.rglob(kind)
         for address in loaded_by_style(path.read_text(encoding="utf-8"))
     }
     assert not found
+
+
+@pytest.mark.processes
+def test_the_search_finds_what_people_type(site: Path) -> None:
+    entries = json.loads((site / "search" / "search_index.json").read_text("utf-8"))["docs"]
+    found = {query: search(entries, query)[:3] for query in SEARCHES}
+    assert not {query: pages for query, pages in found.items() if SEARCHES[query] not in pages}
+
+
+def test_a_heading_outweighs_text_and_a_boost_changes_the_order() -> None:
+    entries: list[dict[str, Any]] = [
+        {"location": "a.html", "title": "Data", "text": "<p>oom oom oom oom</p>"},
+        {"location": "b.html#x", "title": "OOM", "text": "<p>nothing</p>"},
+        {"location": "c.html", "title": "OOM", "text": "<p>oom</p>", "boost": 0.5},
+        {"location": "d.html", "title": "Rooms", "text": "<oom>zoom</oom>"},
+    ]
+    assert search(entries, "oom") == ["b", "c", "a"]
+    assert search(entries, "oom data") == ["a"]
 
 
 @pytest.mark.processes

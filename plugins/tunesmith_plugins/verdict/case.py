@@ -85,7 +85,7 @@ class VerdictCase:
         """True if a perfect model scores 1 and a model that is always wrong scores 0."""
         return self.numbers.is_share and self.tuned.higher_is_better
 
-    def proof(self, comparison: PairedComparison) -> float:
+    def required_level(self, comparison: PairedComparison) -> float:
         """Return the confidence level required to call this baseline sufficient.
 
         The strongest baseline on the validation rows is tested first, so it gets the plain level.

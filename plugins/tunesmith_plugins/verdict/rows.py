@@ -11,7 +11,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 MAX_ROWS = 1_000_000
 
 
-def count_rows_needed(comparison: PairedComparison, margin: float, proof: float) -> int | None:
+def count_rows_needed(comparison: PairedComparison, margin: float, level: float) -> int | None:
     """Estimate how many test rows would decide with 80 % power, rounded up.
 
     If the measured advantage is at least the margin, the interval of the difference has to exclude
@@ -21,7 +21,7 @@ def count_rows_needed(comparison: PairedComparison, margin: float, proof: float)
     Args:
         comparison: the comparison that did not decide.
         margin: smallest advantage that is worth tuning.
-        proof: confidence level required to call the baseline sufficient. With several baselines it
+        level: confidence level required to call the baseline sufficient. With several baselines it
             is higher than that of the comparison.
 
     Returns:
@@ -32,7 +32,7 @@ def count_rows_needed(comparison: PairedComparison, margin: float, proof: float)
     if not math.isfinite(comparison.error) or towards <= 0:
         return None
     is_below = advantage.value < margin
-    confidence = max(comparison.confidence, proof) if is_below else comparison.confidence
+    confidence = max(comparison.confidence, level) if is_below else comparison.confidence
     needed: int = rows_needed(advantage.n, comparison.error, towards, confidence=confidence)
     if comparison.is_share and is_below:
         needed = max(needed, _fewest_rows(margin, confidence))

@@ -172,7 +172,9 @@ def _to_json(
         verdict |= shown.to_json()
         verdict["baseline"] = shown.name
         verdict["confidence"] = shown.confidence
-        verdict["rows_needed"] = count_rows_needed(shown, case.options.margin, case.proof(shown))
+        verdict["rows_needed"] = count_rows_needed(
+            shown, case.options.margin, case.required_level(shown)
+        )
     if strongest is not None:
         verdict["strongest"] = strongest.name
         folds = strongest.baseline.folds if strongest.baseline else 0
@@ -353,7 +355,7 @@ def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> 
         change = "another metric, or rows on which the models differ"
         return Ruling(NO_EVIDENCE, rule, f"not enough evidence: {text}", change)
     comparison = _find_unbeaten(case, strongest) or strongest
-    needed = count_rows_needed(comparison, margin, case.proof(comparison))
+    needed = count_rows_needed(comparison, margin, case.required_level(comparison))
     rows = f"about {needed:,} test rows" if needed else "more test rows"
     would = f"{rows} would show {_claim(comparison, margin)} if the difference stays the same"
     if comparison.is_trivial and comparison.comparison.outcome == "worse":
