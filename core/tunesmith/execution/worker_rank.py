@@ -26,7 +26,8 @@ def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
     model = plan.found_model.fetch()
     checkpoints = Checkpoints(folder.checkpoints, on_problem=_ignore_event, owned=False)
     plugin = plan.technique.offered.plugin
-    # Built-in techniques may change global state: a worker rank does nothing after training.
+    # Built-in techniques may change global state, because a worker rank does nothing after
+    # training.
     with fence(plugin, "train", guards_state=False, may_take_long=True):
         technique = plan.technique.offer.build(plan.technique.config)
         try:
