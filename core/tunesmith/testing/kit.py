@@ -1,4 +1,4 @@
-"""The conformance kit: checks of everything that a plugin promises.
+"""The conformance kit, which checks every promise of a plugin.
 
 A complete contract test of a third-party plugin::
 
@@ -76,7 +76,7 @@ class Result:
     detail: str = ""
     """The fault if the check failed, the reason if it was skipped; empty if it passed."""
     where: str = ""
-    """``file:line`` of the plugin's code to look at, if the check failed."""
+    """``file:line`` in the plugin's code where a failed check points to."""
     promise: str = ""
     """The first line of the check's docstring, which describes the promise."""
 
@@ -90,7 +90,7 @@ class BoundCheck:
 
     @property
     def name(self) -> str:
-        """Name as ``check[offer]``, or ``check`` if it is about the plugin itself."""
+        """Name of the check and its offer, ``check[offer]``; ``check`` if there is no offer."""
         offer = self.subject.offer
         return self.check.name if offer is None else f"{self.check.name}[{offer.name}]"
 
@@ -200,9 +200,9 @@ def parametrize_checks(
     """Parametrize a pytest test with the checks; the test gets each as ``check`` and calls it.
 
     Args:
-        expected_failures: reasons by check, which is given as ``name`` or ``name[offer]``. If a
-            listed check passes or does not exist, this is an error.
-        model, samples, broken, examples: as for :func:`run_checks`.
+        expected_failures: the reason for each check that is expected to fail, given as ``name`` or
+        ``name[offer]``. It is an error if a listed check passes or does not exist. model, samples,
+        broken, examples: as for :func:`run_checks`.
 
     Raises:
         PluginError: the module is not a working plugin.
