@@ -29,12 +29,12 @@ from tunesmith_torch.kernels.rotary_lengths import LengthClasses
 from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
 
 Span = tuple[int, int]
-"""The first position of a row or prefix, and the position after its last one."""
+"""The positions of a row or prefix: the first one, and the one after its last."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A micro-batch with the rows of one class."""
+    """A part of a micro-batch, with its rows of one length class."""
 
     batch: MicroBatch
     tree_layout: TreeLayout | None
@@ -67,7 +67,7 @@ def split_by_length(
 
 
 def join_parts(parts: Sequence[Part], compute: Callable[[Part], Tensor]) -> Tensor:
-    """Compute each part, and return the results in the order of trained positions, [N, ...]."""
+    """Compute each part; return the results in the order of the micro-batch, [N, ...]."""
     if len(parts) == 1:
         return compute(parts[0])
     order_N = torch.cat([part.selected_N for part in parts]).argsort()

@@ -1,4 +1,4 @@
-"""Write the keys of ``config.json`` that other engines read, next to those of transformers 5.
+"""Add keys to ``config.json`` that other engines read instead of those of transformers 5.
 
 transformers 5 writes the parameters of rotary embeddings only as ``rope_parameters``, and the
 format of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
@@ -98,7 +98,7 @@ def _flat_keys(parameters: Mapping[str, Any], family: str) -> dict[str, Any]:
     scaling = {name: value for name, value in parameters.items() if name not in _NOT_SCALING}
     if rope_type == "default" and not scaling:
         return keys
-    if family.startswith("phi3"):  # earlier versions reject other keys
+    if family.startswith("phi3"):  # earlier versions reject any other keys
         phi3 = {name: value for name, value in scaling.items() if name in _PHI3_SCALING}
         return {**keys, "rope_scaling": {"type": rope_type, **phi3}}
     return {**keys, "rope_scaling": {"rope_type": rope_type, "type": rope_type, **scaling}}

@@ -1,4 +1,4 @@
-"""AdamW in fp32, in 8 bits or paged, and its state as named tensors.
+"""AdamW in fp32, in 8 bits or paged, with functions to save and load its state.
 
 AdamW (Loshchilov, Hutter 2019) keeps two moments for each weight, running means of the gradient and
 of its square. They take eight bytes in fp32. In 8 bits (Dettmers et al. 2022, section 2), each
@@ -75,14 +75,14 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
 def build_optimizer(
     groups: Sequence[Mapping[str, Any]], options: TrainingOptions
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that the options name, for parameter groups of fp32 weights."""
+    """Build the optimizer that the options name, for parameter groups of fp32 weights."""
     settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.optimizer.betas}
     if options.optimizer.name == "adamw":
         return torch.optim.AdamW([dict(group) for group in groups], fused=True, **settings)
     optim = bitsandbytes.import_bitsandbytes().optim
     paged = options.optimizer.name == "paged-adamw-8bit"
     optimizer_class = optim.PagedAdamW8bit if paged else optim.AdamW8bit
-    # bitsandbytes refuses an empty group.
+    # bitsandbytes raises an error for an empty group.
     nonempty = [dict(group) for group in groups if group["params"]]
     optimizer: torch.optim.Optimizer = optimizer_class(nonempty, **settings)
     return optimizer

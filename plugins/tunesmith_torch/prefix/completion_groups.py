@@ -1,4 +1,4 @@
-"""Prompts with several completions: their layout in micro-batches, and their log-probabilities.
+"""Lay out prompts with several completions in micro-batches, and compute log-probabilities.
 
 Shapes: R groups, C completions of a micro-batch, N trained positions (all tokens of all
 completions), T tokens.
@@ -116,7 +116,7 @@ class CompletionBatch:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """The way that groups become micro-batches; results do not depend on it."""
+    """How groups are laid out in micro-batches; results do not depend on it."""
 
     packing: bool = True
     """Concatenate the rows; False: pad them to a rectangle."""
@@ -207,7 +207,7 @@ def score_groups(
 def _collate_tree(
     groups: Sequence[CompletionGroup], rows: Sequence[int]
 ) -> tuple[MicroBatch, TreeLayout]:
-    """Lay out prefixes and branches as in the picture at the top of this module."""
+    """Lay out prefixes and branches as shown at the top of this module."""
     prefixes = [np.asarray(group.prompt[:-1], dtype=np.int64) for group in groups]
     cu_seqlens = [0, *accumulate(map(len, prefixes))]
     ids, positions = [*prefixes], [np.arange(len(prefix)) for prefix in prefixes]

@@ -1,4 +1,4 @@
-"""Rewards from the user's Python functions, and the weighted sum of several rewards."""
+"""Compute rewards with the user's Python functions, and the weighted sum of several rewards."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class FunctionReward:
                 f"{option}: {name} must take two arguments, a prompt and an answer"
             ) from None
         except ValueError:
-            pass  # a compiled function without a signature: its first call will tell
+            pass  # a compiled function without a signature is tested by its first call
         return cls(function, name)
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
@@ -139,7 +139,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _number(value: Any) -> float:
-    """Convert any number, also of numpy or torch, to float; return NaN for anything else."""
+    """Convert a number of Python, numpy or torch to float; return NaN for anything else."""
     try:
         return float(value) if isinstance(value, SupportsFloat) else math.nan
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Encode a rank's error as plain data, and decode it to raise it on another rank."""
+"""Encode a rank's error as plain data, and decode it on another rank to raise it there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithErro
 
 
 class RankLostError(TrainingError):
-    """Another process of this training has ended; a new attempt may succeed."""
+    """Another process of this training has ended. If the run is resumed, it may succeed."""
 
     will_repeat = False
 
@@ -22,7 +22,7 @@ def is_lost_connection(error: Exception) -> bool:
 
 
 def build_rank_lost_error() -> RankLostError:
-    """Return the error of a rank that lost its connection to another rank."""
+    """Return the error to raise on a rank that lost its connection to another rank."""
     return RankLostError(
         "a process of this training has ended, so the others cannot continue",
         hint="tunesmith resume continues from the last checkpoint",

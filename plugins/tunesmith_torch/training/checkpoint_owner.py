@@ -1,4 +1,4 @@
-"""Tie checkpoints to the training that saved them: one run, or one stage of a run.
+"""Check that a checkpoint was saved by this training, which is a run or a stage of a run.
 
 A training writes a random id into :data:`TRAINING_FILE` of its folder and into each checkpoint. A
 checkpoint copied from another run may fit the model and pass its checksums, but training would

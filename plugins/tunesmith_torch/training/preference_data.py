@@ -1,4 +1,4 @@
-"""The data that preference training (DPO and others) and reward models have in common.
+"""Tokenize pairs and labeled answers, and lay them out, for preference and reward training.
 
 A row is a prompt with labeled completions, a
 :class:`~tunesmith_torch.prefix.completion_groups.LabeledCompletionGroup`. A pair has a chosen and a

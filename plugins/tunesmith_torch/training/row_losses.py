@@ -1,4 +1,4 @@
-"""Measure the loss of each row, without gradients."""
+"""Compute the loss of each row, without gradients."""
 
 from __future__ import annotations
 

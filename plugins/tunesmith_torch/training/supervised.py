@@ -239,7 +239,7 @@ def _loss_weight(example: Example, trained: float) -> float:
 
 
 class SupervisedTask(TrainingTask[SupervisedData]):
-    """Trains next-token prediction on conversations, completions and texts."""
+    """The training task of supervised fine-tuning, on conversations, completions and texts."""
 
     can_compute_rows_alone = True
     has_row_losses = True
@@ -335,7 +335,7 @@ def _prepare_streamed(session: TrainingSession, examples: StreamedExamples) -> P
     def count_tokens() -> tuple[int, int] | None:
         batches = [rows for _, rows in order.batches()]
         if not all(map(objective.is_counted, batches)):
-            return None  # an earlier process trained on some of them
+            return None  # an earlier process of this run has trained on some of them
         counts = [objective.counts(rows) for rows in batches]
         return sum(c.tokens for c in counts), sum(c.trained_tokens for c in counts)
 

@@ -1,4 +1,4 @@
-"""Refuse model folders that bring their own code, or make a library download code or models.
+"""Reject model folders that contain code, or make a library download code or models.
 
 The JSON files of a model can name Python code, a kernel on a hub, or another model. transformers
 and PEFT follow several of these keys even with ``trust_remote_code=False``. The functions here read
@@ -68,7 +68,7 @@ _ALLOWED_NAMES = {
     "_experts_implementation": _EXPERTS,
     "_experts_implementation_internal": _EXPERTS,
 }
-"""Values that these keys may have; any other name is, or may become, that of a hub kernel."""
+"""Allowed values of these keys; another name may be that of a kernel on a hub."""
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 _CLASS_KEYS = ("tokenizer_class", "processor_class")
 _FREE_KEYS = ("id2label", "label2id", "added_tokens_decoder")
@@ -99,7 +99,7 @@ def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
     for where, key, value in _walk(config):
         reason = _refusal(key, value)
         if key == "adapters" and path.name == "adapter_config.json" and value:
-            reason = _OTHER_MODEL  # adapters of X-LoRA
+            reason = _OTHER_MODEL  # a key of X-LoRA, a kind of adapter
         if reason:
             raise EnvironmentProblem(
                 f"{path}: {where}: {reason}, got {value!r:.60}",
@@ -109,7 +109,7 @@ def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
 
 
 def named_attention(config: Mapping[str, Any]) -> set[str]:
-    """Return the attention implementations that a config or its parts ask for."""
+    """Return the attention implementations that a config names, at any depth."""
     found: set[str] = set()
     for _, key, value in _walk(config):
         if key in ATTENTION_KEYS:

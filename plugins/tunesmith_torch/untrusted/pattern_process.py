@@ -1,4 +1,4 @@
-"""Match regular expressions with names, as PEFT does. A script for a limited process.
+"""Match regular expressions with module names, as PEFT does. A script for a limited process.
 
 It reads JSON from stdin: ``{"patterns": [...], "names": [...]}``. The matches do not matter, only
 that the script ends within its limits. Invalid expressions are left for PEFT to report.

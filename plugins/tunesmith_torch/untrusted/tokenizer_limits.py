@@ -1,4 +1,4 @@
-"""Refuse tokenizers whose rules loop forever, need gigabytes, or crash the library.
+"""Reject tokenizers whose rules loop forever, need gigabytes, or crash the library.
 
 The rules of a ``tokenizer.json`` are a small program. A regular expression can backtrack for
 minutes, sixty replacements that each double a text exceed any memory, and some tables make the
