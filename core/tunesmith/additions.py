@@ -17,7 +17,7 @@ class Addition:
     """An addition to the training, requested by a table of the run file."""
 
     build: Callable[[Any], Any]
-    """Build the addition before the training or before each stage; import heavy libraries here.
+    """Build the addition before the training or before each stage; import large libraries here.
 
     With the toolkit, ``build`` gets a ``tunesmith_torch.training.additions.AdditionContext`` and
     returns a ``TrainingAddition``.

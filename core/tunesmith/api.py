@@ -88,10 +88,10 @@ def load_run(
 
     Args:
         trust_plugins: execute the plugin files and functions that the run names, even if this user
-            has not run them before. By default, the user is asked on a terminal.
+            has not run them before. By default, the user is prompted if there is a terminal.
 
     Raises:
-        UsageError: the folder is not a run folder, or it names code that is not trusted.
+        UsageError: the folder is not a run folder, or it refers to code that is not trusted.
     """
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
@@ -112,7 +112,7 @@ def continue_run(
     accept_changes: bool = False,
     force: bool = False,
 ) -> Report:
-    """Resume an opened run; the options are passed to ``execute.run``.
+    """Resume an opened run; takes the same options as ``execute.run``.
 
     Raises:
         UsageError: the run is finished.

@@ -1,4 +1,4 @@
-"""Estimates of the memory and work of a run, made before anything heavy is imported."""
+"""Estimate the memory and compute of a run without importing torch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class PhaseMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The predicted memory and work of a run of ``steps`` steps."""
+    """The predicted memory and compute of a run of ``steps`` steps."""
 
     method: Literal["analytic", "traced"]
     memory: Mapping[str, PhaseMemory]

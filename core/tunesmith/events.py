@@ -163,7 +163,7 @@ class FindingReported(Event, kind="finding"):
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Event, kind="forecast"):
-    """The predicted memory and time of the training, emitted before training starts."""
+    """The predicted memory and time of training, emitted before it starts."""
 
     technique: str
     method: Literal["analytic", "traced"]
@@ -373,7 +373,7 @@ class Measured(Event, kind="measured"):
     highest: float | None = None
     """Largest possible value of the metric; None: unbounded or unknown."""
     version: str = ""
-    """Version of the evaluator's distribution; empty if it has none."""
+    """Version of the package that provides the evaluator; empty if it has none."""
     units: int = 0
     """Number of independent units among the rows; less than ``n`` if rows depend on each other."""
     cut: int = 0

@@ -126,9 +126,9 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:  # type: ignore[emp
     """Offer techniques, which change the weights of a model.
 
     A run file chooses one with ``[technique] use = "NAME"``. ``build`` is only called when the run
-    starts: import torch there, not at module level. An offer can also predict memory and work with
-    ``estimate``, which ``tunesmith plan`` and the review of a run call before training starts. It
-    can propose option changes that save memory with ``memory_savings``.
+    starts: import torch there, not at module level. An offer can also predict memory and compute
+    with ``estimate``, which ``tunesmith plan`` and the review of a run call before training starts.
+    It can propose option changes that save memory with ``memory_savings``.
     """
 
 
@@ -193,7 +193,7 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     An offer cannot use the name of a built-in command. If one offer uses a name for a command and
     another for a group, the first one counts, and built-in offers come first. If several plugins
     offer the same command, it is ambiguous and cannot be used. ``tunesmith plugins list`` names the
-    refused commands.
+    rejected commands.
     """
 
 
@@ -231,7 +231,7 @@ def tunesmith_review_data(  # type: ignore[empty-body]
     """Review the data before training and return findings.
 
     ``dataset`` is the result of the data loader; ``train``, ``validation`` and ``test`` are the
-    records after the split. ``evaluators`` are those of the run file, or the default ones for these
+    records after the split. ``evaluators`` are the ones in the run file, or the defaults for these
     rows. List only the arguments that you need. A hook without ``plan`` and ``evaluators`` is also
     called for data without a run file (``tunesmith data check FILE``).
 
@@ -255,8 +255,8 @@ def tunesmith_review_model(review: ModelReview) -> ReviewResult:  # type: ignore
     The hook is called before the model is downloaded if its config is already known, otherwise
     after the download; in both cases before any weight is read. The result has findings, and may
     have a forecast, which becomes an event. An error stops the run with exit code 4. With
-    ``tunesmith run --force``, the ``if_forced`` of the finding replaces the error. A resumed run is
-    only reviewed again if it was refused.
+    ``tunesmith run --force``, the error is replaced by the finding in its ``if_forced`` field. A
+    resumed run is only reviewed again if it was refused.
     """
 
 

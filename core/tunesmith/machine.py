@@ -67,7 +67,7 @@ def free_bytes(path: Path) -> int:
 
 
 def explain_os_error(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
-    """Explain an operating system error to the user; None if the machine did not cause it."""
+    """Return a user-facing error for an OSError; None if the machine did not cause it."""
     if error.errno in _SPACE_ERRORS:
         space = f"{format_bytes(free_bytes(path))} free"
         space += f", at least {format_bytes(needed)} needed" if needed else ""
@@ -86,7 +86,7 @@ def explain_os_error(error: OSError, path: Path, needed: int = 0) -> Environment
 
 
 def explain_machine_error(error: BaseException) -> EnvironmentProblem | None:
-    """Explain an exception that the machine caused to the user; None for other exceptions."""
+    """Return a user-facing error for an exception caused by the machine; None for any other."""
     if isinstance(error, MemoryError):
         return EnvironmentProblem(_NO_MEMORY, hint=_LIMITS_HINT)
     if isinstance(error, OSError):

@@ -2,7 +2,7 @@
 
 An offer names a component, summarizes it, and gives the class of its options (a pydantic model) and
 a class or function that builds it. The core reads all offers, but builds only the components of
-the run. The class or function can be an import string, ``package.module:name``, so that a heavy
+the run. The class or function can be an import string, ``package.module:name``, so that a large
 library is only imported when needed. Each kind of component has its own kind of offer, and so do
 commands and tables of the run file.
 """
@@ -171,11 +171,11 @@ class TechniqueOffer(ComponentOffer[C]):
     """Kinds of records that the technique trains on, checked before any weight is read."""
     trains_on: frozenset[Feature] = frozenset()
     """Record features that the technique uses. A run whose records have other features is
-    refused."""
+    rejected."""
     promises: Promises = field(default_factory=Promises)
     estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
-    """Yield predictions of memory and work: first a quick one without heavy imports, then better
-    ones.
+    """Yield predictions of memory and compute: first a quick one without importing torch, then more
+    accurate ones.
 
     Each estimate replaces the previous one, and a caller may stop after the first. None: no
     estimate. """
@@ -186,7 +186,7 @@ class TechniqueOffer(ComponentOffer[C]):
     ranks (above 0) must not write files, and the events that they emit are dropped."""
     accepts_additions: bool = False
     """True if the technique applies the ``additions`` of its job, like the shared trainer.
-    Otherwise a run file with a table that adds to the training is refused."""
+    Otherwise a run file with a table that adds to the training is rejected."""
     options_for: Callable[[Sequence[Record]], Mapping[str, object]] = lambda records: {}
     """Return the options that these records need, by dotted key, for ``tunesmith init``."""
     memory_savings: Callable[[C], Sequence[MemorySaving[C]]] | None = None
@@ -232,7 +232,7 @@ class EvaluatorOffer(ComponentOffer[C]):
     metrics: tuple[Metric, ...]
     accepts: frozenset[type[Record]] | None = None
     """Kinds of records that the evaluator measures; None: all. ``tunesmith check`` and ``tunesmith
-    run`` refuse other kinds before the run starts."""
+    run`` reject other kinds before the run starts."""
     default_for: Callable[[Sequence[Record]], bool] = lambda records: False
     """Return True if the evaluator measures these records when the run file names no evaluator."""
     model_count: Callable[[C], int] = lambda config: 1
@@ -242,7 +242,7 @@ class EvaluatorOffer(ComponentOffer[C]):
     classifier."""
     answer_limit: Callable[[C, Sequence[Record]], int | None] = lambda config, records: None
     """Return the largest number of tokens that the evaluator generates for one of the records.
-    None: it does not generate answers to the records' prompts. A review refuses rows whose prompt
+    None: it does not generate answers to the records' prompts. A review rejects rows whose prompt
     leaves no room for that many tokens."""
     scores_references: bool = False
     """True if it scores the records' reference answers, which must then fit into the context."""
@@ -250,7 +250,7 @@ class EvaluatorOffer(ComponentOffer[C]):
     """True if it also measures the tuned model on a sample of training rows, for comparison."""
     reads_media: bool = False
     """True if it can measure records with media, because it passes prompts to the model unchanged.
-    If False, a run file that names it for such records is refused, and it is not used by
+    If False, a run file that names it for such records is rejected, and it is not used by
     default."""
 
 

@@ -80,7 +80,7 @@ class Selection:
 
 @dataclass
 class Plugins:
-    """All plugins that were found; the active ones are registered with ``manager`` by full name."""
+    """All plugins found. The active ones are registered with ``manager`` under their full names."""
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)

@@ -197,8 +197,8 @@ _RULES: tuple[tuple[str, tuple[str, ...], str], ...] = (
         r"(?:\s{0,3}=|[\"']\s{0,3}:)\s{0,3}[\"']?)(?!\[redacted:)[^\s\"',;<>]{8,}",
     ),
 )
-"""Rules: the kind of secret, literals of which one must occur, and the pattern. Text in the
-pattern's group "keep" stays; the rest of the match is replaced."""
+"""Rules: the kind of secret, a list of literals (at least one must occur), and the pattern. Text in
+the pattern's group "keep" stays; the rest of the match is replaced."""
 
 SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
 """Every text that `redact` changes contains at least one of these marks."""

@@ -119,7 +119,7 @@ def test_a_killed_rank(
     assert done.codes[rank] == real.KILLED, done.output
     if rank == 1:
         assert done.codes[0] == 5, done.output
-        assert "a process of this training has ended" in done.output[0]
+        assert "another rank of this run has exited" in done.output[0]
     else:
         assert done.codes[1] == 0, done.output
         assert "error" not in done.output[1], done.output

@@ -1,4 +1,4 @@
-"""Turn a run file into a plan: typed, checked and printable, without importing anything heavy.
+"""Turn a run file into a plan: typed, checked and printable, without importing torch.
 
 Every table has one owner, whose options class validates it. The core owns ``run``, ``model``,
 ``baselines``, ``gate``, ``plugins``, and two keys each of ``data`` and ``evaluators``. Other tables
@@ -83,7 +83,8 @@ def make_plan(
     Args:
         stored: True for the run file of an earlier run. A missing plugin file is then an error only
             if the run needs it.
-        runnable: False accepts a plan that lacks libraries, except those of its data loader.
+        runnable: False accepts a plan even if libraries are missing, except those of its data
+            loader.
 
     Raises:
         ConfigError: lists every problem found.
@@ -136,7 +137,7 @@ class _Reader:
         self.stored = stored
         self.problems: list[Problem] = []
         self.model_error: TunesmithError | None = None
-        """The error because of which the model cannot be used, if the run file is not the cause."""
+        """The error that prevents the use of the model, if the run file is not its cause."""
 
     def read(self) -> Plan | None:
         tables = self._plugin_tables()

@@ -1,4 +1,4 @@
-"""Ask before executing code that a stored run file names, unless this user has run it before.
+"""Ask before executing code that a stored run file refers to, unless the user has run it before.
 
 A run folder can come from someone else, and its ``run.toml`` can name Python files. A command that
 opens the folder, such as ``tunesmith chat``, must not execute them silently. Each user has a file
@@ -40,7 +40,7 @@ def ask_on_terminal(items: Sequence[str], folder: Path) -> bool:
     """List the code and ask for confirmation; return False without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    click.echo(f"{one_line(str(folder))} names code that you have not run before:", err=True)
+    click.echo(f"{one_line(str(folder))} refers to code that you have not run before:", err=True)
     for item in items:
         click.echo(f"  {one_line(_shown(item), 200)}", err=True)
     return click.confirm("Read it first. Execute it?", default=False, err=True)
@@ -71,7 +71,7 @@ def require_trusted(
     if not (trusted or os.environ.get(TRUST_VARIABLE) == "1" or ask(new, folder)):
         names = ", ".join(one_line(_shown(item), 120) for item in new)
         raise UsageError(
-            f"{folder}: not opened, because this run names code that this user has not run "
+            f"{folder}: not opened, because the run refers to code that this user has not run "
             f"before: {names}",
             hint="read that code; if you trust it, add the option --trust-plugins",
         )

@@ -50,7 +50,7 @@ from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 
 REFUSAL_ERRORS = (ConfigError, DataError, UsageError)
-"""Errors by which a baseline refuses a task. Any other error is a bug in its plugin."""
+"""Errors that mean that a baseline cannot solve a task. Any other error is a bug in its plugin."""
 ROUND_ROWS = (10, 20, 40, 80)
 """Rows on which variants that query the base model have been compared after each round."""
 NEVER_TRIED = "the time limit [baselines] budget was reached"
@@ -312,7 +312,7 @@ class BaselineChoice:
     def _list_scored(self, contender: BaselineCandidate, rows: Sequence[int]) -> list[_Scored]:
         """Return validation rows, or rows of each fold with variants built from the other folds.
 
-        A baseline that refuses the fewer rows of a fold is not compared.
+        A baseline that cannot be built from the fewer rows of a fold is not compared.
         """
         train, validation = self.task.train, self.parts.validation
         if len(validation):

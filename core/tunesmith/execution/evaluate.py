@@ -214,7 +214,7 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
     rows: list[JSON] = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line) if "\\ud" in line else from_json(line)  # it refuses surrogates
+            row = json.loads(line) if "\\ud" in line else from_json(line)  # from_json rejects them
             math.fsum(
                 (row[metric]["value"], row[metric]["weight"])
             )  # fails unless both are numbers

@@ -17,7 +17,7 @@ def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
 
     Raises:
         DataError: this rank loads other data than rank 0.
-        TunesmithError: this rank could not take part. Rank 0 reports errors of the training.
+        TunesmithError: this rank could not take part. Rank 0 reports errors raised in training.
     """
     _, parts = load_data(plan)
     on_rank_zero = load_report(folder).data

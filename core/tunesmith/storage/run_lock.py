@@ -103,7 +103,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterator[None]:
-    """Lock a run's folder; a second lock, from this process or another, is refused.
+    """Lock a run's folder; a second lock, from this process or another, is an error.
 
     The lock file is never deleted: a process that opened a deleted file would lock nothing.
     Entering the block removes leftovers of crashed processes and finishes interrupted

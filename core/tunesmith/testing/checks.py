@@ -46,7 +46,7 @@ class Samples:
     """Options by offer: required ones, such as the file of a data loader, and options that let a
     technique learn eight examples in seconds. Other options keep their defaults."""
     broken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by data loader that name data it must refuse."""
+    """For each data loader, options that name data which it must reject."""
     examples: Examples = field(default_factory=dict)
     """Worked examples by offer: data, and the results that the component must return for it."""
 

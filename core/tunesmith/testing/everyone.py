@@ -46,7 +46,7 @@ _UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"
 
 @check("plugin")
 def import_is_light(subject: Subject) -> None:
-    """Importing the plugin loads no heavy library, because ``tunesmith --help`` imports it too.
+    """Importing the plugin loads no large library, because ``tunesmith --help`` imports it too.
 
     A single-file plugin may import pydantic, because it is imported only when it is named.
     """

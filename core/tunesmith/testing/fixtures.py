@@ -98,7 +98,7 @@ def ngram_model(tmp_path: Path) -> Path:
 def run_tunesmith(tmp_path: Path) -> RunTunesmith:
     """Return a function that runs ``tunesmith`` in the temporary folder of the test.
 
-    Its arguments are those of the command line. ``plugins`` are modules to load as plugins without
+    It takes the arguments of the command line. ``plugins`` are modules to load as plugins without
     installing them. The technique ``ngram`` is always available.
     """
 

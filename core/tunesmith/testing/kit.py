@@ -72,7 +72,7 @@ class Result:
     offer: str
     """Name of the offer; empty if the check is about the plugin itself."""
     state: Literal["passed", "failed", "skipped"]
-    """``skipped``: there was nothing to check; ``detail`` has the reason."""
+    """``skipped`` means that there was nothing to check; ``detail`` gives the reason."""
     detail: str = ""
     """The fault if the check failed, the reason if it was skipped; empty if it passed."""
     where: str = ""
@@ -142,7 +142,7 @@ def collect_checks(
 ) -> Iterator[BoundCheck]:
     """Yield every check of the plugin and of each of its offers.
 
-    The arguments are those of :func:`run_checks`.
+    Takes the same arguments as :func:`run_checks`.
 
     Raises:
         PluginError: the module is not a working plugin.
@@ -172,7 +172,7 @@ def run_checks(
         samples: options by offer. Give required options, such as the file of a data loader, and
             options that let a technique learn eight examples in seconds, such as
             ``{"late-layers": {"epochs": 40.0}}``. Other options keep their defaults.
-        broken: options by data loader that name data it must refuse.
+        broken: for each data loader, options that name data which it must reject.
         examples: worked examples by offer; examples for a data review go under
             ``tunesmith_review_data``. See :class:`LoaderExample`, :class:`EvaluatorExample` and
             :class:`ReviewExample`.

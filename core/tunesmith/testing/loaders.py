@@ -77,7 +77,7 @@ def splits_are_disjoint(subject: Subject) -> None:
 
 @check("data loader")
 def names_file_and_line_in_errors(subject: Subject) -> None:
-    """Unusable data is refused with a ``DataError`` that names file and line."""
+    """Data that cannot be used raises a ``DataError`` that names file and line."""
     options = subject.samples.broken.get(subject.offer.name)
     if options is None:
         raise NotApplicable(f"needs options of broken data for {subject.offer.name}")

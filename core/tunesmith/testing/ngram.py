@@ -206,7 +206,7 @@ class Ngram:
 
 @dataclass
 class _Counts:
-    """Builds the events of a training from their common numbers."""
+    """Builds the events of a training run from their common numbers."""
 
     steps: int
     characters: int

@@ -117,7 +117,7 @@ class ChatFormat:
             ) from error
         except DataError as error:
             raise UsageError(
-                f"chat template: cannot render a question and its answer, {error}",
+                f"chat template: cannot render a question and its answer: {error}",
                 hint="set another template with technique.chat_template.source, or use another "
                 "base model",
             ) from error

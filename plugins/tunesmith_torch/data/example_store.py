@@ -42,7 +42,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 
 
 class Examples(Sequence[Example], ABC):
-    """A sequence of examples, each of which is created on access."""
+    """A sequence of examples that creates each example on access."""
 
     @abstractmethod
     def make(self, row: int) -> Example:

@@ -1,4 +1,4 @@
-"""The checks of an export, most of which run in the engine. The first failure ends the export.
+"""The checks of an export. Most of them run in the engine, and the first failure ends the export.
 
 Shapes: N scored positions, V vocabulary.
 """

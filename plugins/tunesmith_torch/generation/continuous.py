@@ -227,7 +227,7 @@ class ContinuousBatch:
         return next_N
 
     def _drop_finished(self) -> None:
-        """Remove the rows that are finished or cancelled."""
+        """Remove the rows that are finished or canceled."""
         self._waiting = deque(row for row in self._waiting if not row.is_cancelled)
         finished = [index for index, row in enumerate(self._active) if row.is_finished]
         self._tokens_B = remove_rows(self._active, self._cache, self._tokens_B, finished)
@@ -317,7 +317,7 @@ def _settings_of(row: RunningSequence) -> tuple[float, float] | None:
 
 
 def _alone_sampler(row: RunningSequence) -> Sampler | None:
-    """Return a sampler in which row 0 uses the random numbers of the sequence."""
+    """Return a sampler whose row 0 uses the random numbers of the sequence."""
     sampler = row.sampler
     if sampler is None:
         return None

@@ -1,4 +1,4 @@
-"""Estimate memory and work of a training step by arithmetic on the model's sizes.
+"""Estimate the memory and compute of a training step by arithmetic on the model's sizes.
 
 Names: P tokens of the largest micro-batch, N tokens of it that contribute to the loss, D hidden
 size, F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number in the

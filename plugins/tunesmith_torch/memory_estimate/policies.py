@@ -72,7 +72,8 @@ def estimate_preferences(
     """Estimate training on pairs or labeled answers, with a reference model if the loss has one.
 
     The reference's log-probabilities are computed before training and cached, so the reference
-    needs no extra memory. Its forward passes count as work, and so do those for KTO's KL estimate.
+    needs no extra memory. Its forward passes count as compute, and so do the passes for KTO's KL
+    estimate.
     """
     grouping = build_pair_grouping(options, request.device)
     for estimate in estimate_supervised(options, request, grouping):

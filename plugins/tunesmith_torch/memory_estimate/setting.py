@@ -26,7 +26,7 @@ FP32_MOMENT_BYTES = 8.0
 
 @dataclass(frozen=True)
 class EstimateSetting:
-    """A training whose memory is estimated."""
+    """A training run whose memory is estimated."""
 
     config: dict[str, Any]
     """The base model's ``config.json``."""

@@ -260,7 +260,7 @@ class _LayerRepeater:
         return descends
 
     def _check_uniform(self) -> None:
-        """Raise NotUniform unless the three middle layers allocate and free the same."""
+        """Raise an error unless the middle layers allocate and free blocks of equal sizes."""
         for (position, occurrence), run in self.by_position.items():
             if position.layer != _MIDDLE_LAYER:
                 continue

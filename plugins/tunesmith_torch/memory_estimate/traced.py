@@ -82,12 +82,12 @@ def memory_of_timeline(
 VARIED_SHAPE_SHARES = (0.06, 0.25)
 """Usual and largest share of transient memory lost in gaps on a CPU if micro-batches differ.
 
-Measured with rows of many lengths: 0 to 0.2 in six trainings.
+Measured with rows of many lengths: 0 to 0.2 in six training runs.
 """
 
 
 def add_varied_shape_memory(memory: PhaseMemory) -> PhaseMemory:
-    """Adjust the memory on a CPU for micro-batches of different sizes or several trainings.
+    """Adjust the memory on a CPU if micro-batches differ in size, or several runs share a process.
 
     Kernels are compiled for each size and stay in memory, between the blocks of the next sizes.
     """

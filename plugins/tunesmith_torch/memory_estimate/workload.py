@@ -1,4 +1,4 @@
-"""Estimate the workload of a training: the lengths of its rows and micro-batches in tokens.
+"""Estimate the workload of a training run: the lengths of rows and micro-batches in tokens.
 
 With a tokenizer, rows are tokenized as in training (``token_lengths``). Without one, tokens are
 estimated from characters. Without data, row lengths are assumed.
@@ -147,7 +147,7 @@ def guess_workload(
     context_length: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload:
-    """Return the workload, estimated from characters or assumptions; imports nothing heavy."""
+    """Return the workload, estimated from characters or assumptions, without importing torch."""
     limit = min(options.max_length, context_length)
     if request.assumed is not None or not request.train:
         return assume_workload(options, request, limit, grouping)

@@ -69,10 +69,11 @@ def adapt_model(
 ) -> AdaptedModel:
     """Prepare a model for training; its outputs start equal to those of the initial model.
 
-    ``base`` is the base model, or the initial model if that is a full model.
+    ``base`` is the base model. If the initial model is a full model rather than an adapter, pass
+    the initial model.
 
     Raises:
-        UsageError: the initial adapter or the adapter to train cannot be added to another one.
+        UsageError: one of the two adapters is not a plain LoRA adapter, so they cannot be summed.
     """
     adapter = adaptation.adapter
     if initial_model is None or initial_model.format == "model":
@@ -134,7 +135,7 @@ def adapt_over_merged(
     :func:`combine_with_initial` returns the adapter to save.
 
     Raises:
-        UsageError: the initial adapter or the adapter to train cannot be added to another one.
+        UsageError: one of the two adapters is not a plain LoRA adapter, so they cannot be summed.
     """
     _refuse_not_summable(build_lora_config(base.model, options), "technique.adapter")
     model = attach_adapter(base, initial_model.path)

@@ -39,7 +39,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
 """Classes of modules that PEFT can adapt."""
 MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
-"""Model types whose ``out_proj`` PEFT refuses to adapt."""
+"""Model types whose ``out_proj`` PEFT does not adapt."""
 _MODULES_KEY = "technique.adapter.target_modules"
 _PARAMETERS_KEY = "technique.adapter.target_parameters"
 

@@ -94,7 +94,7 @@ def optimizer_state(
     """Return the optimizer's state for one weight; before the first step, zeros."""
     state = optimizer.state.get(master) or {"step": 0}
     tensors = {key: torch.as_tensor(value).detach() for key, value in state.items()}
-    # All weights share one quantization table, and safetensors refuses shared memory.
+    # All weights share one quantization table, and safetensors rejects shared memory.
     tensors |= {key: tensors[key].clone() for key in QUANTIZATION_TABLES if key in tensors}
     if optimizer_name == "adamw" and len(tensors) == 1:
         tensors = {"step": torch.zeros(())}

@@ -19,7 +19,7 @@ __all__ = ["BatchOrder", "LearningRateSchedule"]
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """The batches of a training: the rows in a new random order each epoch, cut into batches.
+    """The batches of a training run: the rows in a new random order each epoch, cut into batches.
 
     The last batch of an epoch may be smaller.
     """
@@ -37,7 +37,7 @@ class BatchOrder:
 
     @classmethod
     def from_options(cls, rows: int, options: TrainingOptions, seed: int) -> BatchOrder:
-        """Return the batch order of a training on this number of rows."""
+        """Return the batch order of a training run on this number of rows."""
         return cls(rows, options.batch_size, options.epochs, seed, options.max_steps)
 
     @property
@@ -73,7 +73,7 @@ class BatchOrder:
 class LearningRateSchedule:
     """The learning rate: a linear warm-up, then a decay that reaches zero after the last step.
 
-    The cosine is that of SGDR (Loshchilov and Hutter 2017, equation 5) without restarts::
+    The cosine comes from SGDR (Loshchilov and Hutter 2017, equation 5) without restarts::
 
         peak        .-''-.
                    /      `.
@@ -94,7 +94,7 @@ class LearningRateSchedule:
 
     @classmethod
     def from_options(cls, options: TrainingOptions, steps: int) -> LearningRateSchedule:
-        """Return the schedule of a training with this number of steps."""
+        """Return the schedule of a training run with this number of steps."""
         return cls(
             options.learning_rate, steps, options.schedule.warmup_ratio, options.schedule.type
         )

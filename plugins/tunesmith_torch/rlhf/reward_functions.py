@@ -51,7 +51,7 @@ class FunctionReward:
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise UsageError(f"{option}: {path} cannot be run, {_describe(error)}") from error
+            raise UsageError(f"{option}: {path} cannot be run: {_describe(error)}") from error
         return cls._from_callable(vars(module).get(name), name, str(path), option)
 
     @classmethod
@@ -66,7 +66,7 @@ class FunctionReward:
             imported = importlib.import_module(module)
         except (ImportError, ValueError) as error:
             raise UsageError(
-                f'{option}: cannot import the module "{module}", {error}',
+                f'{option}: cannot import the module "{module}": {error}',
                 hint='install its package, and write the option as "package.module:function"',
             ) from None
         return cls._from_callable(vars(imported).get(name), name, module, option)

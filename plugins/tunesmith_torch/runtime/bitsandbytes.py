@@ -61,7 +61,7 @@ def import_bitsandbytes() -> ModuleType:
         RuntimeError,
     ) as error:  # it is not installed, or its library fails to load
         raise EnvironmentProblem(
-            f"bitsandbytes cannot be imported, {error!s:.160}",
+            f"bitsandbytes cannot be imported: {error!s:.160}",
             hint="run pip install 'bitsandbytes>=0.46', or use technique lora, which does not need "
             "it",
         ) from error

@@ -371,12 +371,12 @@ def _sum_bucket(group: ProcessGroup, bucket: Sequence[Tensor], buffers: dict[Any
 
 
 def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
-    """Check that ``digest`` returns the same on all ranks.
+    """Check that ``digest`` returns the same value on all ranks.
 
-    ``what`` names the digested things in errors, in the plural.
+    ``what`` is a plural noun for the error message, such as ``"training rows"``.
 
     Raises:
-        TrainingError: the digest of a rank differs.
+        TrainingError: the digests differ between ranks.
     """
     if _group is None:
         return

@@ -58,7 +58,7 @@ def _store() -> Any:
         store = next(rendezvous("env://", timeout=timedelta(seconds=HEARTBEAT_TIMEOUT_SECONDS)))[0]
     except (RuntimeError, ValueError) as error:
         raise RankLostError(
-            "torchrun has ended, so the processes of this training cannot find each other",
+            "torchrun has exited, so the ranks of this run can no longer connect to each other",
             hint=build_rank_lost_error().hint,
         ) from error
     store.set_timeout(default_pg_timeout)  # the timeout above was only for connecting

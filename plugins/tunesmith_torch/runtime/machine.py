@@ -126,7 +126,7 @@ def peak_resident_memory() -> int:
 def reset_peak_resident_memory() -> None:
     """Reset this process's peak memory to its present use; has no effect except on Linux.
 
-    A process may run several trainings. Without a reset, all would report the largest peak.
+    A process may execute several training runs. Without a reset, all would report the largest peak.
     """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc_pid_clear_refs(5)

@@ -15,7 +15,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu":
-        trim_heap()  # memory that was freed by an earlier training of this process
+        trim_heap()  # memory that was freed by an earlier training run of this process
         machine.reset_peak_resident_memory()
 
 

@@ -11,7 +11,7 @@ from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithErro
 
 
 class RankLostError(TrainingError):
-    """Another process of this training has ended. If the run is resumed, it may succeed."""
+    """Another rank of this run has exited; the run may succeed if it is resumed."""
 
     will_repeat = False
 
@@ -24,7 +24,7 @@ def is_lost_connection(error: Exception) -> bool:
 def build_rank_lost_error() -> RankLostError:
     """Return the error to raise on a rank that lost its connection to another rank."""
     return RankLostError(
-        "a process of this training has ended, so the others cannot continue",
+        "another rank of this run has exited, so the remaining ranks cannot continue",
         hint="tunesmith resume continues from the last checkpoint",
     )
 

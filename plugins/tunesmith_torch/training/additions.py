@@ -1,4 +1,4 @@
-"""Additions to a training: loss terms, changes to updates, and reasons to end early.
+"""Additions to the training loop: extra loss terms, modified updates and early stopping.
 
 A table of the run file can add them to every technique that uses the trainer. Its offer returns a
 :class:`tunesmith.additions.Addition`, whose ``build`` returns a :class:`TrainingAddition`. Each
@@ -56,7 +56,7 @@ Item = tuple[int, Any]
 
 @dataclass(frozen=True)
 class AdditionContext:
-    """Facts about the training that an addition is built for."""
+    """Facts about the training run that an addition is built for."""
 
     job: Job[Any]
     """The rows, the options, the seed, the stage, and ``emit`` for events such as ``Monitored``."""
@@ -126,7 +126,7 @@ class TrainingAddition:
         """Evaluate after ``step`` steps, and return ``continue``, or ``finish`` to end training.
 
         The artifact then has the present weights. Before it returns, the addition may write other
-        weights into the model, such as those of its last evaluation. To end the run but keep it
+        weights into the model, such as the ones that it evaluated. To end the run but keep it
         resumable, raise :class:`tunesmith.errors.RunStopped`. The loop also calls this before the
         first step (with 0), and again with the step at which training is resumed.
         """
@@ -183,7 +183,7 @@ class BuiltAddition:
 
 
 class Additions:
-    """All additions of a training, called by the loop. Without any, its methods do nothing."""
+    """All additions to a training run, called by the loop. Without any, its methods do nothing."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Save and restore the checkpoints of a training, and apply a monitor's decisions.
+"""Save and restore training checkpoints, and apply a monitor's decisions.
 
 The order within a step decides what an interruption costs::
 
@@ -35,7 +35,7 @@ DEFAULT_SAVE_SECONDS = 120
 
 @dataclass
 class CheckpointWriter:
-    """Writes and restores the checkpoints of a training, and applies the monitor's decisions."""
+    """Saves and restores training checkpoints, and applies the monitor's decisions."""
 
     job: Job[Any]
     masters: MasterWeights

@@ -1,4 +1,4 @@
-"""Choose the steps at which the validation loss is evaluated, at a limited cost.
+"""Choose the steps at which the validation loss is computed, at a limited share of the time.
 
 The cost is predicted from token counts, not measured. A resumed run therefore evaluates at the same
 steps as an uninterrupted one.

@@ -1,4 +1,4 @@
-"""Describe the first batch of a training as the model sees it, in an event for reports.
+"""Describe the first batch of a training run as the model sees it, in an event for reports.
 
 Shapes: N trained positions.
 

@@ -1,4 +1,4 @@
-"""Write and read tensors in safetensors files, each of which may hold only some of the rows."""
+"""Write and read tensors in safetensors files. Each file may hold only some of the rows."""
 
 from __future__ import annotations
 

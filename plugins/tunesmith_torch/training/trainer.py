@@ -167,7 +167,7 @@ class TrainingTask(ABC, Generic[DataT]):
     def token_rows(self, data: DataT, template: Template) -> Iterable[Row]:
         """Return the token ids of the training data, for a digest.
 
-        A run refuses to resume if they differ from those that training started with.
+        A resumed run raises an error if they differ from the ones at its start.
         """
         return ()
 
@@ -349,7 +349,7 @@ def _add_validation(
 
 
 def _add_additions(session: TrainingSession, prepared: PreparedTraining) -> PreparedTraining:
-    """Build the additions that tables of the run file make to the training."""
+    """Build the additions that tables of the run file request."""
     additions = Additions.build(
         session.job,
         prepared.adapted,

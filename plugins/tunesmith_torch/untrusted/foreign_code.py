@@ -52,7 +52,7 @@ _REFUSED_KEYS = {
     "tokenizer_name_or_path": _OTHER_MODEL,
     "prompt_tuning_init_state_dict_path": _OTHER_MODEL,
 }
-"""Keys that are refused at any depth, with the reason, unless their value is empty or false."""
+"""Keys that are rejected at any depth unless their value is empty or false, with the reason."""
 
 ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ATTENTION = frozenset({"eager", "sdpa", "flex_attention"})
@@ -133,7 +133,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             )
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: cannot be read as JSON, {error!s:.80}") from None
+        raise IntegrityError(f"{path}: invalid JSON: {error!s:.80}") from None
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: must hold a JSON object, got {type(value).__name__}")
     if _is_deeper_than(MAX_CONFIG_DEPTH, value):
@@ -186,7 +186,7 @@ def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _refusal(key: str, value: Any) -> str:
-    """Return the reason for refusing a key with this value; empty if it is harmless."""
+    """Return the reason to reject a key with this value; empty if it is harmless."""
     if key in _REFUSED_KEYS:
         return _REFUSED_KEYS[key] if value else ""
     if key in _ALLOWED_NAMES:

@@ -213,7 +213,7 @@ def _index(name: str) -> Callable[[Path], None]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), EnvironmentProblem, "no config.json"),
     "config is not JSON": (
-        lambda f: (f / "config.json").write_text("{"), IntegrityError, "cannot be read as JSON"
+        lambda f: (f / "config.json").write_text("{"), IntegrityError, "invalid JSON"
     ),
     "own code": (
         lambda f: edit_config(f, auto_map={"AutoModel": "x.Y"}), EnvironmentProblem, "auto_map"

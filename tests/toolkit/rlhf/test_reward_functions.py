@@ -68,8 +68,8 @@ def test_an_exception_is_reported_with_function_and_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("def score(prompt: str", "cannot be run, SyntaxError"),
-        ("import no_such_module_at_all", "cannot be run, ModuleNotFoundError"),
+        ("def score(prompt: str", "cannot be run: SyntaxError"),
+        ("import no_such_module_at_all", "cannot be run: ModuleNotFoundError"),
         ("score = 3", 'has no function "score"'),
         ("def score(prompt): return 1", "must take two arguments"),
         ("def score(prompt, answer, mood): return 1", "must take two arguments"),

@@ -14,7 +14,7 @@ from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train_once
 
 PULL_FACTOR = 100.0
-"""Factor of the squared distance from the initial weights, much larger than that of the loss."""
+"""Weight of the squared distance from the initial weights. The loss has the weight 1."""
 MAX_DISTANCE_RATIO = 0.95
 """With the pull, the weights must move less than this share of their distance without it."""
 SCORE_TOLERANCE = 1e-5

@@ -130,7 +130,7 @@ def does_not_train_prompts(subject: Subject) -> None:
 
 @check("technique")
 def saves_what_it_trained(subject: Subject) -> None:
-    """The saved model is the final one: its loss is not above the losses of the last steps."""
+    """The saved model comes from the last steps: its loss is not above their losses."""
     setup, training, path = train_once(subject)
     losses = training.losses()
     base = -_mean(_scores(setup.open(None), _pairs(setup.examples)))

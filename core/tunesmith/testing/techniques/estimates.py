@@ -1,4 +1,4 @@
-"""Checks that a technique's estimates of memory and work are consistent."""
+"""Checks that a technique's estimates of memory and compute are consistent."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def estimates_are_intervals(subject: Subject) -> None:
 
 @check("technique")
 def estimates_follow_the_work(subject: Subject) -> None:
-    """More rows take more work, and longer rows do not take less memory."""
+    """More rows need more compute, and longer rows do not need less memory."""
     for request in _requests(subject):
         config = subject.options()
         estimate = _first_estimate(subject, config, request)
