@@ -300,7 +300,7 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
         if offer.name in kind.reserved:
             raise PluginError(
                 f'plugin "{plugin.full_name}" offers the {kind.kind} "{offer.name}", '
-                "which belongs to tunesmith"
+                "but that name is reserved"
             )
     return offers
 

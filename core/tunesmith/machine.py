@@ -26,7 +26,7 @@ _SPACE_ERRORS = {
 _DEVICE_ERRORS = {
     errno.EIO: "the disk reported an error",
     errno.EROFS: "the file system is read-only",
-    errno.ESTALE: "it was removed or exported again on the file server",
+    errno.ESTALE: "it was removed or re-exported on the file server",
 }
 _ACCESS_ERRORS = {
     errno.EACCES: "no permission",
@@ -35,8 +35,8 @@ _ACCESS_ERRORS = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.EMFILE: "too many open files",
     errno.ENFILE: "too many open files on this machine",
-    errno.ENOLCK: "this file system offers no locks",
-    errno.ENOTSUP: "this file system does not support that",
+    errno.ENOLCK: "this file system does not support locks",
+    errno.ENOTSUP: "this file system does not support this operation",
 }
 _EXHAUSTED = {
     errno.EMFILE: _ACCESS_ERRORS[errno.EMFILE],
@@ -54,7 +54,7 @@ _TEXTS = {
     re.compile(r"Too many open files"): _ACCESS_ERRORS[errno.EMFILE],
 }
 """The same errors, recognized by message if a library does not pass on the error number."""
-_LIMITS_HINT = "free some, or raise the limit: `ulimit -a` shows the limits of this shell"
+_LIMITS_HINT = "free some of it, or raise the limit: `ulimit -a` shows the limits of this shell"
 _RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
 
 

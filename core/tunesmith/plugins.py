@@ -128,7 +128,7 @@ class Plugins:
             result = function(**{name: arguments[name] for name in names if name in arguments})
             result = [*result] if inspect.isgenerator(result) else result
         if changes:
-            self.note(plugin, f"{name} changed {', '.join(changes)}; restored")
+            self.note(plugin, f"{name} changed {', '.join(changes)}; the change was undone")
         if os.environ.get("TUNESMITH_TRACE"):
             ms = (time.perf_counter() - started) * 1000
             line = f"trace: {plugin.full_name} {function.__name__} {ms:.1f} ms -> {result!r}"
@@ -254,7 +254,9 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
             loaded = load_plugin(plugins.manager, plugin, load, changes)
             plugins.found.append(loaded)
             if changes:
-                plugins.note(loaded, f"its import changed {', '.join(changes)}; restored")
+                plugins.note(
+                    loaded, f"its import changed {', '.join(changes)}; the change was undone"
+                )
     return plugins
 
 

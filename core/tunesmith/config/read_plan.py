@@ -214,7 +214,7 @@ class _Reader:
         if technique is not None and not technique.offer.accepts_additions:
             offers = self.catalog.offers(TechniqueOffer)
             able = ", ".join(o.offer.name for o in offers if o.offer.accepts_additions) or "none"
-            what = f"changes the training, but technique {technique.use} does not support that"
+            what = f"adds to the training, but technique {technique.use} does not support additions"
             hint = f"remove the table, or use a technique that supports it: {able}"
             self.problems += [Problem(addition.table, what, hint) for addition in found]
         return tuple(found)
@@ -335,7 +335,11 @@ class _Reader:
             where = f"baselines.{name}" if name in offers else "baselines"
             baselines.append(self._component(BaselineOffer, where, {**config, "use": name}))
         self.problems += [
-            Problem(f"baselines.{name}", "is not used", f'add "{name}" to baselines.use')
+            Problem(
+                f"baselines.{name}",
+                "has no effect: baselines.use lacks it",
+                f'add "{name}" to baselines.use',
+            )
             for name in table
             if named is not None and name in offers and name not in named
         ]

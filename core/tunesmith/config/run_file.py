@@ -90,7 +90,11 @@ def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) 
             key = rest.strip("_")
             key = f"{table}__{key[len(table) :].strip('_')}" if table else key
             hint = f"did you mean {ENVIRONMENT_PREFIX}{key}?"
-            problems.append(Problem(f"environment variable {name}", "is not an override", hint))
+            problems.append(
+                Problem(
+                    f"environment variable {name}", "looks like an override, but is ignored", hint
+                )
+            )
     if problems:
         raise ConfigError(problems)
 

@@ -153,7 +153,7 @@ class Reporters:
         key = (plugin.full_name, name, *changes)
         if changes and key not in self._reported_changes:
             self._reported_changes.add(key)
-            self._warn(name, plugin, f"changed {', '.join(changes)}; restored")
+            self._warn(name, plugin, f"changed {', '.join(changes)}; the change was undone")
 
     def _warn(self, name: str, plugin: Plugin, text: str) -> None:
         finding = FindingReported(
@@ -218,7 +218,7 @@ class Emitter:
         with fence(plugin, what, may_take_long=True) as changes:
             yield
         if changes:
-            text = f"{what} changed {', '.join(changes)}; restored"
+            text = f"{what} changed {', '.join(changes)}; the change was undone"
             self(FindingReported(level="warning", source=plugin.full_name, message=text))
 
     def _record(self, event: Event) -> None:

@@ -105,7 +105,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
         with _name_long_rows(label, records):
             returned = measure_part(evaluator.offer, built, tracked, records, context)
     if changes:
-        text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
+        text = f"evaluator {evaluator.id} changed {', '.join(changes)}; the change was undone"
         emit(FindingReported(level="warning", source=plugin.full_name, message=text))
     check_unchanged(hashes, records, plugin)
     try:

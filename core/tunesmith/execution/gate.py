@@ -26,7 +26,7 @@ def check_gate(
         outcome = verdict.get("comparisons", {}).get(baseline, {}).get("outcome", "not measured")
         if outcome != "better":
             failures.append(
-                f'gate.must_beat: tuned must be better than {baseline}, but is "{outcome}"'
+                f'gate.must_beat: the tuned model must beat {baseline}, but is "{outcome}"'
             )
     failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
     refused = (event for event in inner if not event.passed and not event.accepted)

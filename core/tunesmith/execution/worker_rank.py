@@ -22,7 +22,7 @@ def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
     _, parts = load_data(plan)
     on_rank_zero = load_report(folder).data
     if on_rank_zero is None or parts.fingerprint != on_rank_zero.fingerprint:
-        raise DataError("data", f"rank {distributed.rank()} reads other rows than rank 0")
+        raise DataError("data", f"rank {distributed.rank()} has loaded other rows than rank 0")
     model = plan.found_model.fetch()
     checkpoints = Checkpoints(folder.checkpoints, on_problem=_ignore_event, owned=False)
     plugin = plan.technique.offered.plugin

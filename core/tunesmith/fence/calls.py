@@ -260,7 +260,7 @@ def _limit(
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if is_open:
-            raise PluginTimeout(f"no end after {seconds:g} s")
+            raise PluginTimeout(f"did not finish within {seconds:g} s")
 
     handler = signal.signal(signal.SIGALRM, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)

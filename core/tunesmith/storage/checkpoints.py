@@ -165,7 +165,7 @@ class Checkpoints:
                 result = f"renamed to {bad.name}, an older one is used"
             except OSError as error:
                 result = f"could not be renamed ({error}), an older one is used"
-        self.on_problem(f"{path}: checkpoint is damaged, {listed}; {result}")
+        self.on_problem(f"{path}: checkpoint is damaged: {listed}; {result}")
 
     def _previous_manifest(self, step: int) -> Manifest | None:
         for earlier in reversed([known for known in self.steps() if known < step]):

@@ -266,8 +266,8 @@ def _has_ended(folder: Path, leases: dict[Path, bytes], may_take_over: bool) -> 
 def _is_silent(folder: Path, path: Path, holder: LockHolder | None) -> bool:
     """Return True if a process on another machine does not touch the lease in time."""
     message = (
-        f"{folder}: waiting {HEARTBEAT_TIMEOUT_SECONDS:g} s for a sign of life of "
-        f"{holder or 'its user'}"
+        f"{folder}: waiting up to {HEARTBEAT_TIMEOUT_SECONDS:g} s to see if "
+        f"{holder or 'its process'} is still running"
     )
     print(safe_text(message), file=sys.stderr, flush=True)
     deadline, seen = time.monotonic() + HEARTBEAT_TIMEOUT_SECONDS, _last_sign(path)

@@ -190,7 +190,7 @@ def _check_texts(engine: Engine, prompts: list[RenderedPrompt], bos: str) -> str
         # Some engines leave the BOS to their tokenizer; a later check compares the token ids.
         expected = rendered.text.removeprefix(bos)
         found = engine.render(rendered.prompt).removeprefix(bos)
-        require(found == expected, f"the engine renders {_difference(expected, found)}")
+        require(found == expected, f"the engine renders a prompt as {_difference(expected, found)}")
     return f"{len(prompts)} prompts, byte for byte"
 
 
@@ -246,7 +246,7 @@ def _check_stops(engine: Engine, reference: Reference) -> str:
         f"none of the engine's answers ends within {MAX_ANSWER_TOKENS} tokens, but {len(ended)} of "
         "the trained model's do",
     )
-    return f"{alike} of {len(ended)} answers end alike" + (
+    return f"{alike} of {len(ended)} answers end at the same token" + (
         "" if alike == len(ended) else ", the others differ in their text"
     )
 

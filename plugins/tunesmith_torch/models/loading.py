@@ -244,7 +244,7 @@ def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
     """
     stored = sum(file.stat().st_size for file in find_weight_files(folder))
     weights = sum(parameter.numel() for parameter in meta_model.parameters())
-    refuse_empty_promise(f"{folder / 'config.json'}: the sizes promise", weights, stored)
+    refuse_empty_promise(f"{folder / 'config.json'}: its sizes require", weights, stored)
     tables = sum(buffer.numel() for buffer in meta_model.buffers())
     if tables > MAX_TABLE_VALUES:
         raise IntegrityError(

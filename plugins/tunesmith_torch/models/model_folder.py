@@ -146,7 +146,7 @@ def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: 
     }
     stored = sum(file.stat().st_size for file in files)
     for key, values in promised.items():
-        refuse_empty_promise(f"{path}: {key} and the widths promise", values, stored)
+        refuse_empty_promise(f"{path}: {key} and the widths require", values, stored)
 
 
 def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], path: Path) -> None:

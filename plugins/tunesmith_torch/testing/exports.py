@@ -118,7 +118,7 @@ def check_answers_end(
     trained = train_tiny("full", model, folder / "run")
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
     certificate = export_run(trained, export, folder / place)
-    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    assert certificate["checks"]["stop"] == "4 of 4 answers end at the same token"
     assert certificate["not_verified"] == []
     return trained
 

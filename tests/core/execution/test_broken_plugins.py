@@ -143,7 +143,9 @@ def import_of(fault: Callable[[], object]) -> Catalog:
     loaded = load_plugin(catalog.plugins.manager, odd, load, changes)
     catalog.plugins.found.append(loaded)
     if changes:
-        catalog.plugins.note(loaded, f"its import changed {', '.join(changes)}; restored")
+        catalog.plugins.note(
+            loaded, f"its import changed {', '.join(changes)}; the change was undone"
+        )
     return catalog
 
 
@@ -267,11 +269,14 @@ def failures() -> Iterator[tuple[str, Case]]:
         yield f"reporter {name}", good(partial(reporting, fault), "muted", reporters=[ODD])
         yield f"technique {name}", bad(partial(training, fault))
     for name, fault in HANGS.items():
-        yield f"import {name}", good(partial(import_of, fault), "no end after")
-        yield f"offers {name}", good(partial(offers, fault), "no end after")
-        yield f"finder {name}", bad(partial(finding, fault), "no end after")
-        yield f"review {name}", good(partial(reviewing, fault), "no end after")
-        yield f"reporter {name}", good(partial(reporting, fault), "no end after", reporters=[ODD])
+        yield f"import {name}", good(partial(import_of, fault), "did not finish within")
+        yield f"offers {name}", good(partial(offers, fault), "did not finish within")
+        yield f"finder {name}", bad(partial(finding, fault), "did not finish within")
+        yield f"review {name}", good(partial(reviewing, fault), "did not finish within")
+        yield (
+            f"reporter {name}",
+            good(partial(reporting, fault), "did not finish within", reporters=[ODD]),
+        )
     yield "build of a reporter raises", bad(partial(reporter, build=fail), reporters=[ODD])
     yield (
         "end of a reporter exits",

@@ -235,12 +235,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = 
     "more words than weights": (
         lambda f: edit_config(f, vocab_size=9_000_000, hidden_size=900_000),
         IntegrityError,
-        "vocab_size and the widths promise 8,100,000,000,000 weights or more",
+        "vocab_size and the widths require 8,100,000,000,000 weights or more",
     ),
     "more layers than weights": (
         lambda f: edit_config(f, num_hidden_layers=900, intermediate_size=9_000_000),
         IntegrityError,
-        "num_hidden_layers and the widths promise",
+        "num_hidden_layers and the widths require",
     ),
     "text": (lambda f: edit_config(f, num_hidden_layers="2"), IntegrityError, "num_hidden_layers"),
     "only pickled": (_pickled, EnvironmentProblem, "only pickled weights"),
