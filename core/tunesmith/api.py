@@ -192,7 +192,7 @@ def open_models(
     if tuned and trained is None:
         raise UsageError(
             f"{run_folder.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {run_folder.path} continues it",
+            hint=f"`tunesmith resume {run_folder.path}` continues the run",
         )
     artifacts: dict[str, Path | None] = {}
     if tuned and trained is not None:

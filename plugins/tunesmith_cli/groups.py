@@ -162,7 +162,9 @@ class OfferGroup(click.Group):
         elif guess := _find_by_summary(name, lines):
             hint = f"did you mean {self.prefix}{guess}? {lines[guess]}"
         elif not self.prefix:  # a plugin that is not installed may offer it
-            hint += f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin with it"
+            hint += (
+                f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin that has it"
+            )
         return UsageError(f'no such command "{full}"', hint=hint)
 
 

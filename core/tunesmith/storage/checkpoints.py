@@ -194,4 +194,4 @@ class Checkpoints:
                 if step not in kept and mark is not None:
                     atomic.delete_folder(self._path(step), self._disk)
         except OSError as error:
-            self.on_problem(f"{self.folder}: an old checkpoint could not be deleted, {error}")
+            self.on_problem(f"{self.folder}: an old checkpoint could not be deleted: {error}")

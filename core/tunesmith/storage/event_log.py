@@ -134,7 +134,7 @@ def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, 
             if event is not None:
                 for name in (event[key] for key in ("artifact", "records") if key in event):
                     if not (isinstance(name, str) and is_inside(name)):
-                        problem = f"names a file outside of the run folder, {name!r:.80}"
+                        problem = f"refers to a file outside the run folder: {name!r:.80}"
                         raise IntegrityError(f"{path}:{number}: {problem}")
                 yield number, event
             if not line.endswith(b"\n"):

@@ -113,7 +113,7 @@ def _decode(raw: bytes) -> Manifest:
         raise ValueError("was changed after it was written")
     for name, file in files.items():
         if not is_inside(name):
-            raise ValueError(f"lists a file outside its folder, {name!r}")
+            raise ValueError(f"lists a file outside its folder: {name!r}")
         if type(file.size) is not int or type(file.sha256) is not str:
             raise ValueError(f"has no size and hash for {name!r}")
     return manifest
@@ -153,7 +153,7 @@ def _read(path: Path, disk: Disk) -> bytes:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        raise ValueError(f"cannot be read, {error}") from None
+        raise ValueError(f"cannot be read: {error}") from None
     return b"".join(blocks)
 
 
@@ -194,7 +194,7 @@ def _compare(path: Path, size: int | None, expected: FileChecksum, disk: Disk) -
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        return f"cannot be read, {error}"
+        return f"cannot be read: {error}"
     return None if found == expected else "was changed, its SHA-256 differs"
 
 

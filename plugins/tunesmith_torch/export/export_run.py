@@ -289,7 +289,7 @@ def _engine_errors(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "without a message"
         raise EnvironmentProblem(
-            f"{name}: the exporter failed with {type(error).__name__}, {reason:.300}",
+            f"{name}: the exporter failed: {type(error).__name__}: {reason:.300}",
             hint="it may not support this architecture; try another exporter, such as safetensors",
         ) from error
 

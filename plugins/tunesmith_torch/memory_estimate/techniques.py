@@ -78,7 +78,7 @@ def refined_estimate(
         return setting, _lower_bound_of_auto(setting, request, traced.estimate(setting))
     except TRACE_ERRORS as error:
         note = (
-            f"the step could not be traced, {error!s:.160}: its memory comes from arithmetic alone"
+            f"the step could not be traced ({error!s:.160}); its memory is computed from the config"
         )
         fallback = analytic_estimate(setting, request)
         return setting, replace(fallback, notes=(*fallback.notes, note))

@@ -43,9 +43,8 @@ def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise EnvironmentProblem(
-            f"{path}: peft_type: this version of PEFT does not know this kind of adapter, "
-            f"got {kind!r:.40}",
-            hint="upgrade peft, or train an adapter of a kind that it knows",
+            f"{path}: peft_type: this version of PEFT does not know adapters of type {kind!r:.40}",
+            hint="upgrade peft, or train an adapter of a type that it knows",
         )
     _check_sizes(config, path, largest)
     patterns = [text for text in _strings(config) if not _PLAIN.fullmatch(text)]

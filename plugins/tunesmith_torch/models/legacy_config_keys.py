@@ -52,9 +52,9 @@ def write_legacy_config_keys(folder: Path) -> None:
     if _read_rope_parameters(folder) != before:
         path.write_text(text, encoding="utf-8")
         warnings.warn(
-            f"{path}: the earlier form of `rope_parameters` would have a different meaning for a "
-            f"{config.get('model_type')}, so it is not written; check that the engine that serves "
-            "this model reads `rope_parameters`",
+            f"{path}: the earlier form of `rope_parameters` would have a different meaning in "
+            f"{config.get('model_type')} models, so it is not written; check that the engine "
+            "that serves this model reads `rope_parameters`",
             TunesmithWarning,
             stacklevel=2,
         )

@@ -258,7 +258,7 @@ def _check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embedding
     if max(len(tokenizer), largest + 1) > embeddings:
         raise IntegrityError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens with ids up to {largest}, but "
-            f"the model only {embeddings}"
+            f"the model has only {embeddings} embeddings"
         )
 
 

@@ -265,7 +265,7 @@ def check_safetensors(file: Path) -> list[list[int]]:
     if any(end != start for (_, end), (start, _) in pairwise([(0, 0), *spans])):
         raise IntegrityError(f"{file}: the tensors overlap, or there are gaps between them")
     if len(spans) > MAX_TENSORS:
-        raise IntegrityError(f"{file}: has {len(spans)} tensors, more than {MAX_TENSORS} allowed")
+        raise IntegrityError(f"{file}: has {len(spans)} tensors, at most {MAX_TENSORS} allowed")
     return [entry["shape"] for entry in tensors]
 
 

@@ -51,7 +51,7 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
     fallback = 'use optimizer.name = "adamw", which does not need bitsandbytes'
     if optimizer_name == "paged-adamw-8bit" and device.type != "cuda":
         raise EnvironmentProblem(
-            f"{where} pages memory of an NVIDIA GPU, but this run uses {device.type}",
+            f"{where} needs an NVIDIA GPU, but this run uses {device.type}",
             hint='use optimizer.name = "adamw-8bit", which takes no more memory, or "adamw"',
         )
     package = bitsandbytes.import_bitsandbytes()
@@ -123,7 +123,9 @@ def load_optimizer_state(
     for part in parts:
         if flat[f"{part}.{name}"].shape != master.shape:
             found, expected = [*flat[f"{part}.{name}"].shape], [*master.shape]
-            raise ValueError(f"{part}.{name} has shape {found}, the model's weight {expected}")
+            raise ValueError(
+                f"{part}.{name} has shape {found}, but the model's weight has {expected}"
+            )
     if flat[f"{parts[0]}.{name}"].dtype == torch.uint8:
         parts += QUANTIZATION_TABLES
     state: dict[str, Any] = {p: flat[f"{p}.{name}"].clone().to(master.device) for p in parts}

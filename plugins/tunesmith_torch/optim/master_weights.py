@@ -145,7 +145,7 @@ class MasterWeights:
             found = flat[f"master.{name}"].shape
             if found != master.shape:  # copy_ would broadcast a smaller tensor instead of failing
                 expected = [*master.shape]
-                raise ValueError(f"master.{name} has shape {[*found]}, the model's {expected}")
+                raise ValueError(f"master.{name} has shape {[*found]}, not {expected}")
         with torch.no_grad():
             for name, (parameter, master) in zip(self.names, self._pairs, strict=True):
                 master.copy_(flat[f"master.{name}"])

@@ -102,7 +102,7 @@ class FunctionReward:
         except Exception as error:
             raise TrainingError(
                 f"reward {self.name}: raised an exception for an answer of {len(completion)} "
-                f"characters, {_describe(error)}",
+                f"characters: {_describe(error)}",
                 hint="return a number for every answer, even an empty one",
             ) from error
         number = _number(value)

@@ -132,7 +132,7 @@ def tokenize_fitting_groups(job: Job[Any], template: Template, limit: int) -> Gr
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
-            f"no usable row: all {total} rows have more than {limit} tokens",
+            f"no row can be used: all {total} rows have more than {limit} tokens",
             hint=remedy,
         )
     check_skipped_share(fitting.skipped, total, job.config.max_skipped, remedy)

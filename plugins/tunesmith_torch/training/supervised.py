@@ -362,7 +362,7 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
         first = examples.skipped[0] if examples.skipped else None
         raise DataError(
             first.where if first else "data",
-            f"no usable row: {first.cause}, {first.detail}" if first else "no rows",
+            f"no row can be used: {first.cause}, {first.detail}" if first else "no rows",
             hint=_remedy(job, limit),
         )
     check_skipped_share(

@@ -166,7 +166,7 @@ def _refuse_special_files(folder: Path) -> None:
         allowed = allowed or target.suffix == path.suffix == ".safetensors"
         if path.is_symlink() and not allowed and not target.is_relative_to(folder.resolve()):
             raise IntegrityError(
-                f"{path}: is a symbolic link to a file of another name, {target}",
+                f"{path}: is a symbolic link to a file with another name: {target}",
                 hint="replace the link with the file itself",
             )
 

@@ -249,7 +249,7 @@ def test_a_library_that_fails_is_named(
         raise error
 
     export = as_export(damage_exporter(EXPORTER, fail), name="engine")
-    with pytest.raises(EnvironmentProblem, match=r"engine: the exporter failed with \w+, (list|1)"):
+    with pytest.raises(EnvironmentProblem, match=r"engine: the exporter failed: \w+: (list|1)"):
         export_run(trained, export, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
