@@ -235,7 +235,7 @@ class Job(Generic[C]):
     model: Path
     train: Sequence[Record]
     validation: Sequence[Record]
-    """Rows to make choices on, such as the choice of the best checkpoint. Never train on them."""
+    """Rows used for all choices, such as the best checkpoint. Never train on them."""
     out: Path
     seed: int
     device: str
@@ -295,7 +295,7 @@ class Measurement:
     """Generated text of each record, stored with the values; None if nothing was generated."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """JSON object with further results. Reports show its ``finding``. If ``holds`` is false,
-    thresholds on the metric fail. If ``void`` is set, there is no verdict, for this reason."""
+    thresholds on the metric fail. ``void`` gives the reason why there can be no verdict."""
     records: Sequence[Record] | None = None
     """Records that the evaluator made itself and used for all its metrics; None: the given
     records."""
@@ -397,10 +397,10 @@ class Finding:
 
     level: Literal["info", "warning", "error"]
     where: str
-    """Where the finding is: a key of the run file, or a position in the data."""
+    """Location of the finding: a key of the run file, or a position in the data."""
     message: str
     hint: str = ""
-    """What the user should do next."""
+    """Advice on what to do next."""
     count: int = 0
     """Number of rows that the finding is about; 0 if it is not about rows."""
     examples: tuple[str, ...] = ()
@@ -458,4 +458,4 @@ class FoundModel:
     tokenizer: Callable[[], Path | None] = lambda: None
     """Return the folder with the tokenizer, or None if it is not on this machine."""
     missing: str = ""
-    """What is missing to run the model, if it can only be planned with; empty: nothing."""
+    """The message about what is missing to run the model; empty if nothing is missing."""

@@ -65,7 +65,7 @@ def has_several_machines() -> bool:
 
 @dataclass
 class Launch:
-    """A launch of torchrun, in a form that is equal in all its processes."""
+    """Identifies a launch of torchrun; equal in all processes of the launch."""
 
     process: int
     """Process id of torchrun."""

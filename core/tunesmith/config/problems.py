@@ -97,5 +97,5 @@ def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
 
 
 def _is_union_branch(part: str | int) -> bool:
-    """Return True if a part of pydantic's error location, not a key, names a branch of a union."""
+    """Return True if a location part that is not a key names a branch of a union type."""
     return "[" in str(part) or part in _UNION_BRANCHES

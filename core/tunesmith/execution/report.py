@@ -51,8 +51,8 @@ class Report:
     baselines: dict[str, BaselineChosen] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     training_rows: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
-    """Results of the tuned model on training rows; separate from ``measured``, as these are no test
-    scores."""
+    """Results of the tuned model on training rows; separate from ``measured``, because these are
+    not test scores."""
     monitored: dict[tuple[str, int], Monitored] = field(default_factory=dict)
     """Evaluations during training, by stage and step number."""
     samples: dict[tuple[str, int, str], CompletionSampled] = field(default_factory=dict)

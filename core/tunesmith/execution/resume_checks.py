@@ -35,8 +35,8 @@ class ResumeCheck:
     emit: Emitter
     accepted: bool
     lost: Sequence[str] = ()
-    """Inputs that the event log no longer records, so they cannot be compared, as the user
-    accepted."""
+    """Inputs that the event log no longer records. The user accepted that they cannot be
+    compared."""
 
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
         """Raise an error if there are changes, or emit a warning if the user accepted them.

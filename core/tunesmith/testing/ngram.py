@@ -157,13 +157,13 @@ class Ngram:
         """Count the answers; continue from the newest checkpoint.
 
         Raises:
-            DataError: there is no answer to count.
+            DataError: the data has no answers to count.
         """
         pairs = [
             (prompt, answer.text) for record in job.train for prompt, answer in exchanges(record)
         ]
         if not pairs:
-            raise DataError("data", "there are no rows to train on")
+            raise DataError("data", "the data has no rows to train on")
         batches = list(self._batches(len(pairs), job.seed))
         newest = job.checkpoints.newest()
         model = NgramModel.read(newest.path if newest else job.model)

@@ -75,7 +75,7 @@ AnnounceFunction = Callable[[str], None]
 
 
 def _announce_nothing(step: str) -> None:
-    """Do nothing: the default if nobody wants to be told about steps."""
+    """Ignore the description of a step (the default)."""
 
 
 @dataclass(frozen=True, kw_only=True)

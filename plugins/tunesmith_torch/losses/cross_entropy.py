@@ -63,7 +63,7 @@ BLOCK_BYTES = 2**20
 
 
 class _LogitTransform(NamedTuple):
-    """How logits are computed from ``W h + bias``, and the dtype of matrix products.
+    """The scale and softcap that turn ``W h + bias`` into logits, and the dtype of products.
 
     The dtype is stored because autograd calls backward outside of autocast.
     """

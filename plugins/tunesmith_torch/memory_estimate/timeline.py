@@ -54,7 +54,7 @@ class EventRun:
 
 
 class NonUniformLayersError(Exception):
-    """Raised if the middle layers do not allocate the same, so all layers must be traced."""
+    """Raised if the middle layers allocate differently, so all layers must be traced."""
 
 
 @dataclass

@@ -59,7 +59,7 @@ class RowLengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouping:
-    """Which texts of a record are computed together, and which contribute to the loss."""
+    """The texts of a record that are computed together, and those that contribute to the loss."""
 
     both_completions: bool = False
     """True if both completions of a pair are computed; False if only the chosen one is."""

@@ -41,7 +41,7 @@ __all__ = ["MergeOptions", "save_merged"]
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How training stored and computed the base weights, so merging can use the same weights."""
+    """Formats of the base weights in training, so that merging uses the same weights."""
 
     device: torch.device
     dtype: torch.dtype

@@ -40,7 +40,7 @@ BLOCK_SIZE = 64
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights of linear layers are quantized."""
+    """Settings for quantizing the weights of linear layers."""
 
     bits: Literal[4, 8] = 4
     double_quantization: bool = True

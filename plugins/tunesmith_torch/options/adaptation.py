@@ -124,4 +124,4 @@ class Adaptation:
     adapter: AdapterOptions | None = None
     """The adapters to train; None if all weights are trained."""
     quantization: QuantizationOptions | None = None
-    """How the base model is quantized; None if it is not."""
+    """Quantization of the base model; None if it is not quantized."""

@@ -95,7 +95,7 @@ AutoBool = Annotated[
 ]
 """True, False, or None for ``auto``, which is resolved when the run starts."""
 Parallel = Literal["auto", "data", "sharded"]
-"""How several processes train one model together."""
+"""Ways for several processes to train one model together."""
 AutoRowCount = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokenCount = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]

@@ -116,7 +116,7 @@ class CompletionBatch:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """How groups are laid out in micro-batches; results do not depend on it."""
+    """The layout of groups in micro-batches, which does not change results."""
 
     packing: bool = True
     """Concatenate the rows; False: pad them to a rectangle."""

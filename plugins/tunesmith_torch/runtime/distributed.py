@@ -309,7 +309,7 @@ def device_mesh(device: torch.device) -> DeviceMesh:
 
 @contextmanager
 def collectives() -> Iterator[None]:
-    """Allow torch's collective operations inside the block, which block until all ranks call them.
+    """Allow torch's collective operations inside the block. Each of them waits for all ranks.
 
     Errors cannot be exchanged there. A failing rank leaves its error in the store and raises it.
     When its process ends, its connections close, and the other ranks raise that error too. Earlier
@@ -394,7 +394,7 @@ def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
 
 
 def _all_gather(group: ProcessGroup, text: bytes) -> list[bytes]:
-    """Exchange texts, and return that of every rank; long texts take two rounds instead of one.
+    """Exchange one text per rank, and return all of them; long texts take two rounds.
 
     Collectives need rows of equal length. In the first round, a row holds the length of the text (8
     bytes) and its beginning. In the second round, rows hold the full texts, padded to the longest.

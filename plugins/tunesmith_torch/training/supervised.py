@@ -185,7 +185,7 @@ class NextTokenObjective:
         return get_lm_head(self._model).loss(hidden_ND, batch)
 
     def row_losses(self, micro_batch: Layout) -> list[tuple[int, float]]:
-        """Return each row of the micro-batch with nats summed over its trained tokens."""
+        """Return each row of the micro-batch, with its loss in nats summed over tokens."""
         batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
         if self._rows_alone:
             logprobs_N = logprobs_of_rows(self._model, batch)

@@ -94,7 +94,7 @@ class TrainingSession:
     folder: Path
     """Folder of the base weights: the base model, or a full model that ``from`` names."""
     layout: RowLayout
-    """How rows are laid out in micro-batches."""
+    """Layout of rows in micro-batches."""
     limit: int
     """Maximum number of tokens in a row."""
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 
 PATTERN_FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
-"""How PEFT embeds an expression from a config in its own expressions."""
+"""Expressions in which PEFT embeds an expression from a config."""
 
 
 def main(patterns: Iterable[str], names: Iterable[str]) -> None:
