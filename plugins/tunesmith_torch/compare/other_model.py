@@ -62,7 +62,7 @@ class RewardOptions(Options):
     )
     plugin: str | None = Field(
         None,
-        description='Such a function in an installed package, as "package.module:function".',
+        description='A function in an installed package, as "package.module:function".',
     )
 
     @model_validator(mode="after")

@@ -35,7 +35,7 @@ class TextSpan(NamedTuple):
     following_ids: tuple[int, ...] = ()
     """Token ids to append, with the span's mask; used for tokens without a text."""
     weight: float = 1.0
-    """Loss weight of the span's tokens, if they are trained."""
+    """Loss weight of the span's tokens, if they contribute to the loss."""
 
 
 @dataclass(frozen=True)

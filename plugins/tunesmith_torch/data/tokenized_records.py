@@ -22,7 +22,7 @@ __all__ = ["TOO_LONG", "TokenizedRecords"]
 TOO_LONG = "row is too long"
 """Reason for skipping a record that has more tokens than a row may have."""
 NOTHING_TO_LEARN = "row has no token to learn"
-"""Reason for skipping a record without a trained token, such as a text of a single token."""
+"""Reason for skipping a record without a token to learn, such as a text of a single token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +196,8 @@ def split_text(example: Example, limit: int, bos_length: int) -> Iterator[Exampl
     """Split a long text into parts, each starting with the text's BOS.
 
     Without a BOS, each part starts with the last token of the previous part, which predicts the
-    part's first trained token. So every token of the text except the first contributes to the loss
-    exactly once.
+    part's first token in the loss. So every token of the text except the first contributes to the
+    loss exactly once.
     """
     context = max(bos_length, 1)
     step = limit - context

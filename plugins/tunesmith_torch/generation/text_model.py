@@ -78,7 +78,9 @@ class _ScoredRow(NamedTuple):
         return min(self.answer_length, len(self.ids) - 1)
 
     def example(self, start: int) -> Example:
-        """Return the row without its first ``start`` tokens, with the answer as trained tokens."""
+        """Return the row without its first ``start`` tokens; only the answer contributes to the
+        loss.
+        """
         prompt_length = len(self.ids) - self.answer_length
         trained = [False] * (prompt_length - start) + [True] * self.answer_length
         return Example(self.ids[start:], trained)

@@ -87,7 +87,7 @@ class AdapterOptions(Options):
 
     @model_validator(mode="after")
     def _check_targets(self) -> AdapterOptions:
-        """Raise an error without any target, or for modules that are also trained fully."""
+        """Raise an error if nothing gets an adapter, or if a target is also trained fully."""
         if not self.target_modules and not self.target_parameters:
             raise ValueError(
                 '`target_modules` is empty; write "all-linear", or names such as ["q_proj"]'

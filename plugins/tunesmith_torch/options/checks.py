@@ -67,13 +67,16 @@ def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
         yield "learning_rate", f"{text}; usual values are 1e-6 to 1e-3"
     if isinstance(options, ScheduleOptions) and options.warmup_ratio > MOST_WARMUP:
         text = f"warm-up takes {options.warmup_ratio:.3g} of the steps"
-        yield "warmup_ratio", f"{text}, so most have a low learning rate; usual is 0.03 to 0.1"
+        yield (
+            "warmup_ratio",
+            f"{text}, so most have a low learning rate; common values are 0.03 to 0.1",
+        )
     if isinstance(options, AdapterOptions):
         scale = options.alpha / (options.rank**0.5 if options.use_rslora else options.rank)
         if not USUAL_ADAPTER_SCALES[0] <= scale <= USUAL_ADAPTER_SCALES[1]:
             effect = "have little effect" if scale < 1 else "outweigh the base model"
             text = f"{options.alpha:g} scales the adapters by {scale:.3g}, so they {effect}"
-            yield "alpha", f"{text}; usual is once or twice the rank"
+            yield "alpha", f"{text}; usual values are one or two times the rank"
         if options.dropout > MOST_DROPOUT:
             text = f"only {1 - options.dropout:.3g} of the adapters' input remains in each step"
-            yield "dropout", f"{text}; usual is 0 to 0.1"
+            yield "dropout", f"{text}; usual values are 0 to 0.1"

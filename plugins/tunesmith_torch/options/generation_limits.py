@@ -10,7 +10,7 @@ from __future__ import annotations
 TOKEN_BUDGET = 16_384
 """Maximum number of cached tokens, completions included: 380 MB for a 135M model in bf16."""
 MAX_CACHE_BYTES = 2 << 30
-"""Maximum size of the cache in bytes; briefly twice that while it grows by copying."""
+"""Maximum size of the cache in bytes. While the cache grows, it briefly takes twice that."""
 MAX_MERGED_BYTES = 2 << 30
 """Maximum bytes of weights with merged adapters while a model generates on a CPU."""
 MIN_TOKENS_TO_MERGE = 256

@@ -148,7 +148,7 @@ class RewardTerm(Options):
         json_schema_extra={"path": True},
     )
     plugin: str | None = Field(
-        default=None, description="Such a function in an installed package: `package.module:name`."
+        default=None, description="A function in an installed package, as `package.module:name`."
     )
 
     @model_validator(mode="after")

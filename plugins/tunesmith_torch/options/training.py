@@ -99,7 +99,7 @@ Parallel = Literal["auto", "data", "sharded"]
 AutoRowCount = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokenCount = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
-"""Decay rate of a moving average."""
+"""Type of the decay rate of a moving average."""
 
 
 CHECKPOINTING_HELP = (
@@ -252,7 +252,7 @@ class ChatTemplateOptions(Options):
 
 
 class TrainingOptions(Options):
-    """Options of any training, whichever weights it changes and whatever its objective."""
+    """Options of every training run, whichever weights it changes and whatever its objective."""
 
     model_config = ConfigDict(populate_by_name=True)
 

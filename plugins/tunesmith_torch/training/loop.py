@@ -101,7 +101,7 @@ class BatchCounts:
     trained_tokens: int
     """Tokens that contribute to the loss."""
     loss_divisor: float
-    """Divisor of the summed loss: total weight of the trained tokens, or number of pairs."""
+    """Divisor of the summed loss: total loss weight of the tokens, or number of pairs."""
 
 
 class RunWithBudget(Protocol):

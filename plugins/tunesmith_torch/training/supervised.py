@@ -78,7 +78,7 @@ _NOT_COUNTED = -1
 
 
 class NextTokenObjective:
-    """Mean negative log-likelihood of the trained tokens in a batch.
+    """The objective: mean negative log-likelihood of the tokens in the loss, over a batch.
 
     ``Example.trained`` marks the tokens that contribute to the loss, usually the completion and the
     token that ends it. If a sample of rows starts with the same tokens, such as a system prompt,
@@ -126,9 +126,9 @@ class NextTokenObjective:
             return shared_prefix_length(sample, self._model, report, _longest_row(self._examples))
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the token counts of the rows; the divisor is the trained tokens' total weight.
+        """Return the token counts of the rows; the divisor is the tokens' total loss weight.
 
-        If the data has no weights, that is the number of trained tokens.
+        If the data has no weights, that is the number of tokens in the loss.
         """
         new = [row for row in rows if self._lengths[row] == _NOT_COUNTED]
         if new:
@@ -177,7 +177,7 @@ class NextTokenObjective:
         return TokenLayout(*micro_batch)
 
     def loss(self, micro_batch: Layout) -> Tensor:
-        """Return nats summed over the trained tokens of the micro-batch."""
+        """Return the loss in nats, summed over the tokens of the micro-batch."""
         batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
         if self._rows_alone:
             return loss_of_rows(self._model, batch)
@@ -232,7 +232,7 @@ def _longest_row(examples: Sequence[Example]) -> int:
 
 
 def _loss_weight(example: Example, trained: float) -> float:
-    """Return the total weight of an example's trained tokens, except its first token."""
+    """Return the total loss weight of an example's tokens, except its first token."""
     if example.weights is None:
         return trained
     return float(np.asarray(example.weights)[1:][np.asarray(example.trained)[1:]].sum())

@@ -110,7 +110,7 @@ class TrainingSession:
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """The objective of a task, and how it is trained and saved."""
+    """The objective of a task, with settings for training and saving it."""
 
     objective: Objective
     adapted: AdaptedModel
