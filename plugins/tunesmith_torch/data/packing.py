@@ -1,8 +1,8 @@
 """Arrange rows in micro-batches, either packed end to end or padded to a rectangle.
 
-Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N trained positions.
+Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N loss positions.
 
-Three rows ``a``, ``b`` and ``c`` of 3, 2 and 1 tokens, packed, where all tokens are trained::
+Three rows ``a``, ``b`` and ``c`` of 3, 2 and 1 tokens, packed, all of them with a loss::
 
     index           0  1  2 |  3  4 |  5
     ids_BT         a0 a1 a2 | b0 b1 | c0        one sequence of T = 6 tokens, no padding

@@ -78,9 +78,7 @@ class _ScoredRow(NamedTuple):
         return min(self.answer_length, len(self.ids) - 1)
 
     def example(self, start: int) -> Example:
-        """Return the row without its first ``start`` tokens; only the answer contributes to the
-        loss.
-        """
+        """Return the row without its first ``start`` tokens, with a loss on the answer only."""
         prompt_length = len(self.ids) - self.answer_length
         trained = [False] * (prompt_length - start) + [True] * self.answer_length
         return Example(self.ids[start:], trained)

@@ -1,6 +1,6 @@
 """Compute the output head and cross-entropy together, in chunks, without storing all logits.
 
-Shapes: N trained positions, n positions of a chunk, b positions of a block, V vocabulary, D width.
+Shapes: N loss positions, n positions of a chunk, b positions of a block, V vocabulary, D width.
 
 At a position with hidden state ``h``, label ``y`` and loss weight ``w``, a model computes::
 

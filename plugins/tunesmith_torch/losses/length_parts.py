@@ -1,7 +1,7 @@
 """Split a micro-batch whose rows belong to different length classes.
 
-Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N trained
-positions.
+Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N loss
+    positions.
 
 Rows of different classes must not share a forward pass: see
 :mod:`tunesmith_torch.kernels.rotary_lengths`. With an original context of 4 tokens, a packed
@@ -39,13 +39,13 @@ class Part:
     batch: MicroBatch
     tree_layout: TreeLayout | None
     selected_N: Tensor
-    """Indices of the part's trained positions among those of the complete micro-batch."""
+    """Indices of the part's loss positions among those of the complete micro-batch."""
 
 
 def split_by_length(
     batch: MicroBatch, layout: TreeLayout | None, classes: LengthClasses
 ) -> list[Part]:
-    """Return one part per length class that has trained positions.
+    """Return one part per length class that has loss positions.
 
     If all rows are of one class, the only part is the whole micro-batch. The length of a row in
     ``layout`` is that of its prefix and branch together.

@@ -1,6 +1,6 @@
 """Log-probabilities from the model's own forward pass, row by row, which is exact for any model.
 
-Shapes: B rows, T tokens, N trained positions, V vocabulary.
+Shapes: B rows, T tokens, N loss positions, V vocabulary.
 
 Packing, padding and a separate head are not used. This is slow, so only models whose results would
 otherwise change use it.

@@ -3,8 +3,8 @@
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width, V vocabulary.
 
-The loss reads the hidden states of only N of P positions, those that predict a trained token. The
-head is computed at these positions, and so is most of the last layer
+The loss reads the hidden states of only N of P positions, those that predict a token in the loss.
+The head is computed at these positions, and so is most of the last layer
 (:mod:`tunesmith_torch.kernels.last_layer`)::
 
     tokens            <user>   Who   ?   <assistant>   Ann   .   <end>
@@ -43,7 +43,7 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 __all__ = ["LMHead", "get_decoder", "get_lm_head", "hidden_at_targets"]
 
 MAX_TRAINED_SHARE = 0.8
-"""Above this share of trained positions, trimming the last layer costs more time than it saves."""
+"""Above this share of loss positions, trimming the last layer costs more time than it saves."""
 
 
 class LMHead(NamedTuple):
@@ -127,7 +127,7 @@ def hidden_at_targets(
     trim: bool = True,
     attention_kwargs: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """Run the model without its output head; return hidden states at trained positions, [N, D].
+    """Run the model without its output head; return hidden states at loss positions, [N, D].
 
     ``trim`` skips most of the last layer's work at other positions. It has no effect with gradient
     checkpointing, which runs the layer again in backward without the hooks that trim it.

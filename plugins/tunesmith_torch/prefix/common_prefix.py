@@ -1,6 +1,6 @@
 """Compute the common prefix of all rows, often a system prompt, once per micro-batch.
 
-Shapes: P tokens of the prefix, T tokens of a micro-batch, N trained positions.
+Shapes: P tokens of the prefix, T tokens of a micro-batch, N loss positions.
 
 A micro-batch holds the prefix once, and the rest of each row is a branch of it
 (:mod:`tunesmith_torch.kernels.tree_attention`). Rows ``s y s a b``, ``s y s c d`` and
@@ -92,7 +92,7 @@ def common_prefix_length(examples: Sequence[Example]) -> int:
 
 
 def limit_prefix(examples: Sequence[Example], P: int) -> int:
-    """Return how many of the first ``P`` tokens these examples share, before any trained token.
+    """Return how many of the first ``P`` tokens these examples share, without tokens in the loss.
 
     The layout with a prefix does not support loss weights, so the result is 0 if an example has
     any.

@@ -1,6 +1,6 @@
 """Describe the first batch of a training run as the model sees it, in an event for reports.
 
-Shapes: N trained positions.
+Shapes: N loss positions.
 
 The description shows the layout that the model computes, not the original rows: packed rows, shared
 prompts, padding, and the tokens that contribute to the loss.

@@ -33,7 +33,7 @@ loss. Each pass through the loop is one optimizer step::
                               StepFinished event, evaluation, checkpoint if due
 
 The loss of a micro-batch is a *sum* (over tokens, or over pairs). Z is the divisor of the
-*complete* batch over all ranks, such as its number of trained tokens. With m running over all
+*complete* batch over all ranks, such as its number of tokens in the loss. With m running over all
 micro-batches of all ranks, the loss of the batch is a mean whose gradient is a plain sum::
 
     L = sum over m of (loss m / Z)          dL/dW = sum over m of d(loss m / Z)/dW

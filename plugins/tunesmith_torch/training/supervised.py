@@ -213,7 +213,7 @@ class NextTokenObjective:
 
 
 def _rows_of_targets(batch: MicroBatch, tree_layout: TreeLayout | None) -> NDArray[np.int64]:
-    """Return the index of each trained position's row in the micro-batch."""
+    """Return the index of each loss position's row in the micro-batch."""
     if tree_layout is not None:
         starts = [branch.start for branch in tree_layout.branches]
     elif batch.boundaries is not None:
