@@ -58,7 +58,7 @@ def from_table(options: type[M], table: Mapping[str, Any]) -> M:
     """Build options from a table of a run file.
 
     The table is validated as JSON: TOML has arrays but no tuples or sets, and strict options would
-        reject an array for a tuple or a set.
+    reject an array for a tuple or a set.
 
     Raises:
         pydantic.ValidationError: lists every problem of the table.

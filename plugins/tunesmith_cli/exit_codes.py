@@ -31,8 +31,8 @@ def exit_code_of(work: Callable[[], object], state: CliState) -> int:
     """Call ``work`` and return the exit code; if it raises an error, print the error on stderr.
 
     A failing stdout changes the code in one case: if a command's only result is its output, it
-        fails if the output cannot be written. It does not fail if the reader went away (``|
-        head``), because the reader has what it needs.
+    fails if the output cannot be written. It does not fail if the reader went away (``| head``),
+    because the reader has what it needs.
     """
     code = _call(work, state)
     lost = find_stream_error(sys.stdout)

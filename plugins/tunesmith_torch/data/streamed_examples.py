@@ -6,7 +6,7 @@ known before the first step, because the order of the rows depends on it. Two fa
 without tokenizing all rows:
 
 - A token has at least one byte, so rows with few bytes fit. Longer rows are tokenized in advance;
-    if there are too many of them, they are assumed to fit.
+  if there are too many of them, they are assumed to fit.
 - Whether a chat template rejects a conversation depends on its turns, so one row of each kind is
   tokenized in advance.
 

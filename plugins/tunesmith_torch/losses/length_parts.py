@@ -1,7 +1,7 @@
 """Split a micro-batch whose rows belong to different length classes.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N loss
-    positions.
+positions.
 
 Rows of different classes must not share a forward pass: see
 :mod:`tunesmith_torch.kernels.rotary_lengths`. With an original context of 4 tokens, a packed

@@ -10,7 +10,7 @@ forward pass over each row alone, and the first one with the same log-probabilit
     alone     one row at a time through the model's own forward     exact for every model
 
 If training has rows longer than a sliding window or chunk of the model, the test includes such
-    rows: short rows do not show how the model behaves beyond it.
+rows: short rows do not show how the model behaves beyond it.
 """
 
 from __future__ import annotations

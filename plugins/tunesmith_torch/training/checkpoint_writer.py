@@ -7,7 +7,7 @@ The order within a step decides what an interruption costs::
                                  -> save if due
 
 A stopped run saves its step *before* evaluating it: a signal must not wait for an evaluation, which
-    the resumed run does first (:func:`tunesmith_torch.training.loop.run_training_loop`).
+the resumed run does first (:func:`tunesmith_torch.training.loop.run_training_loop`).
 """
 
 from __future__ import annotations
