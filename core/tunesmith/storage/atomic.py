@@ -201,7 +201,7 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
             what = "a file, not a folder" if folder.exists() else "a link that leads nowhere"
             raise UsageError(f"{folder}: is {what}") from None
     except FileNotFoundError:  # as in /proc, where nothing can be created
-        raise EnvironmentProblem(f"{folder}: cannot be created there") from None
+        raise EnvironmentProblem(f"{folder}: cannot be created") from None
     sync_folder(folder.parent, disk)
 
 

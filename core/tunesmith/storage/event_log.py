@@ -140,7 +140,7 @@ def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, 
             if not line.endswith(b"\n"):
                 return  # a run may still be writing this line
             if event is None:
-                raise IntegrityError(f"{path}:{number}: is not a JSON object, the log is damaged")
+                raise IntegrityError(f"{path}:{number}: is not a JSON object; the log is damaged")
 
 
 def read_known_events(path: Path, *, skipped: Collection[str] = ()) -> Iterator[Event]:

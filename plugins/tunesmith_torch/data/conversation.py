@@ -135,7 +135,7 @@ def weighted_pieces(
         start = text.find(masked, max(position, found))
         if start < 0:
             hint = "write the answer as one text, without weights for its parts"
-            what = f"{TEMPLATE_DROPS_MESSAGE}, a part of an answer that has a weight"
+            what = f"{TEMPLATE_DROPS_MESSAGE}, a weighted part of an answer"
             raise DataError("conversation", what, hint=hint)
         if start > position:
             yield text[position:start], message.weight

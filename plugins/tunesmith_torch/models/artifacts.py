@@ -168,7 +168,7 @@ def check_loaded_adapter(model: PeftModel, folder: Path, name: str) -> None:
         differing = sorted({*file.keys()} ^ {*state})
         if differing:
             raise IntegrityError(
-                f"{folder}: {len(differing)} tensors do not match this base model, "
+                f"{folder}: {len(differing)} tensors do not match this base model; "
                 f"the first is {differing[0]}",
                 hint="the adapter was trained on another base model, or its file was changed",
             )

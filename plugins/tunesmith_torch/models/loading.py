@@ -357,7 +357,7 @@ def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
         found = sorted(names)
         if found:
             raise IntegrityError(
-                f"{folder}: {len(found)} tensors are {description}, the first is {found[0]}",
+                f"{folder}: {len(found)} tensors are {description}; the first is {found[0]}",
                 hint="config.json and the weights belong to different models, or a file is missing",
             )
     if info.get("error_msgs"):
