@@ -168,7 +168,7 @@ class Catalog:
         return list(self._review("tunesmith_review_model", review=review))
 
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
-        """Yield each plugin's result of a review hook; if a plugin fails, yield a warning instead.
+        """Yield the result of a review hook of each plugin; a failure becomes a warning.
 
         Plugins whose hook needs an argument that is not given are skipped.
         """

@@ -95,7 +95,7 @@ class SplitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The result of a splitter: disjoint ascending record numbers for each split."""
+    """The result of a splitter: record numbers of each split, disjoint and in ascending order."""
 
     train: Sequence[int]
     test: Sequence[int] = ()

@@ -82,7 +82,9 @@ class Message:
         if isinstance(content, list | tuple):
             parts = tuple(content)
             if not all(isinstance(part, Part) for part in parts):
-                raise TypeError(f"the content of a message must be text or parts, got {parts!r:.80}")
+                raise TypeError(
+                    f"the content of a message must be text or parts, got {parts!r:.80}"
+                )
             texts = [part.text for part in parts if isinstance(part, TextPart) and part.weight == 1]
             _set(self, "content", "".join(texts) if len(texts) == len(parts) else parts)
         if self.tool_calls:

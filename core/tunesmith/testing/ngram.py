@@ -34,7 +34,7 @@ FILE = "ngram.json"
 END = "\x03"
 """The character that ends an answer."""
 ORDER = 6
-"""Characters of the longest n-gram: five characters of context, and the next character."""
+"""Length of the longest n-gram: five characters of context, and the next character."""
 SYMBOLS = 1000
 """Number of characters in the uniform distribution."""
 WEIGHT = 0.5

@@ -408,7 +408,7 @@ def _plain_answer(message: Message) -> str:
 
 
 def _require_plain(message: Message) -> None:
-    """Raise an error if a message is not plain text, all that works without a chat template.
+    """Raise an error for a message that is not plain text, as there is no chat template.
 
     Raises:
         DataError: the message has tools, or parts with weights.

@@ -118,7 +118,7 @@ def _with_actual_micro_batches(
 ) -> Workload:
     """Return the workload with the largest micro-batch that occurs, not the largest possible.
 
-    This repeats on row lengths what training does with rows::
+    Row lengths go through the same steps as rows in training::
 
         order of the rows -> batch of a step -> rows of one process -> its micro-batches
     """

@@ -38,7 +38,7 @@ from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure_row_losses
 
 VALIDATION = "technique.validation"
-"""Source that findings about validation name."""
+"""``source`` of the findings about validation."""
 VALIDATION_FILE = "validation.json"
 """File in a job's folder with each validation row's loss, at the best step and at the last one."""
 MAX_ROWS = 500

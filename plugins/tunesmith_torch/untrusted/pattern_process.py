@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 
 PATTERN_FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
-"""Expressions in which PEFT embeds an expression from a config."""
+"""Forms of the expressions that PEFT builds from an expression in a config."""
 
 
 def main(patterns: Iterable[str], names: Iterable[str]) -> None:
