@@ -181,7 +181,7 @@ def list_files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("adapter", "holds an adapter, so it is not replaced"),
+        ("adapter", "contains an adapter, so it is not replaced"),
         ("adapter/more", "is inside the folder of the trained model"),
     ],
 )
