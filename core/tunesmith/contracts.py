@@ -95,7 +95,10 @@ class SplitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The result of a splitter: record numbers of each split, disjoint and in ascending order."""
+    """The result of a splitter, as record numbers.
+
+    ``train``, ``test`` and ``validation`` are disjoint, and each is in ascending order.
+    """
 
     train: Sequence[int]
     test: Sequence[int] = ()

@@ -42,6 +42,7 @@ class EstimateRequest:
     device: Literal["cuda", "cpu"]
     """Type of the device whose operators and allocator are modeled."""
     seed: int = 0
+    """The run's seed, which determines the order of the rows."""
     model_count: int = 1
     """Number of models that an evaluation keeps in memory at the same time."""
     processes: int = 1

@@ -48,7 +48,10 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 @dataclass(frozen=True)
 class LockHolder:
-    """A process that holds or held a run's lock. ``started`` is the UTC time as ISO 8601."""
+    """A process that holds or held a run's lock.
+
+    ``pid`` is its process id, and ``started`` the UTC time (ISO 8601) of its attempt to lock.
+    """
 
     pid: int
     host: str
