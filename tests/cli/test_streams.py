@@ -15,12 +15,12 @@ from tunesmith_cli.streams import ErrorTolerantFile, find_stream_error
 MAIN = "from tunesmith_cli import main; main()"
 BLOCKS = """
 import os, sys
-from tunesmith_cli.streams import find_failure, guard_streams
+from tunesmith_cli.streams import find_stream_error, guard_streams
 os.set_blocking(1, False)
 guard_streams()
 sys.stdout.write("x" * 300_000)
 sys.stdout.flush()
-assert find_failure(sys.stdout) is None
+assert find_stream_error(sys.stdout) is None
 """
 
 
