@@ -1,7 +1,7 @@
 """tunesmith: adapt a pre-trained language model to your data, and measure whether it was worth it.
 
-Importing the package imports nothing heavy. Each name below is imported on first use, so
-``tunesmith --help`` stays fast and a plugin can import only the contracts.
+Importing the package does not import torch or other large libraries. Each name below is imported on
+first use, so ``tunesmith --help`` stays fast and a plugin can import only the contracts.
 """
 
 from __future__ import annotations

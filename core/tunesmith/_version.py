@@ -1,3 +1,3 @@
-"""The version, in a separate module so that reading it imports nothing else."""
+"""The version of tunesmith, in a module that imports nothing."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""Additions to the training: tables of the run file request them, and techniques apply them.
+"""Additions to the training, such as a loss term, which a table of the run file requests.
 
-The core only passes additions on and does not interpret them. Which additions techniques can apply
-is defined in ``tunesmith_torch.training.additions``.
+Techniques apply the additions. The core only passes them on and does not interpret them. Which
+additions techniques can apply is defined in ``tunesmith_torch.training.additions``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """Something that a table of the run file adds to the training."""
+    """An addition to the training, requested by a table of the run file."""
 
     build: Callable[[Any], Any]
-    """Build it before the training, or before each stage; import heavy libraries inside.
+    """Build the addition before the training or before each stage; import large libraries here.
 
     With the toolkit, ``build`` gets a ``tunesmith_torch.training.additions.AdditionContext`` and
     returns a ``TrainingAddition``.
@@ -27,4 +27,4 @@ class Addition:
     table: str = ""
     """Name of the table; the core sets it."""
     blame: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Return a context that names the plugin in unexpected errors; the core sets it."""
+    """Return a context manager that names the plugin in unexpected errors; the core sets it."""

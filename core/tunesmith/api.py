@@ -1,4 +1,4 @@
-"""The functions that both the command line and the Python API use."""
+"""Functions that the command line and the Python API share: start, open and resume runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RunFileLike = PathLike | Mapping[str, Any]
 
 
 def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Path:
-    """Join rank 0's training as a worker rank (rank > 0).
+    """Train together with rank 0, as a worker rank (rank > 0).
 
     Returns:
         The run folder of rank 0, even if its run failed: rank 0 reports the error.
@@ -62,13 +62,14 @@ def load_plan(
     disabled: Sequence[str] = (),
     runnable: bool = True,
 ) -> tuple[Plan, Catalog]:
-    """Read a run file; return the checked plan and the catalog that it was checked with.
+    """Read a run file; return the checked plan and the plugin catalog it was checked with.
 
     ``files`` and ``disabled`` are added to ``[plugins]`` of the run file and become part of the
     plan, because a resumed run needs the same plugins.
 
     Args:
-        runnable: False accepts a plan that lacks libraries, except those of its data loader.
+        runnable: False accepts a plan even if libraries are missing, except those of its data
+            loader.
     """
     source = run_file if isinstance(run_file, Mapping) else Path(run_file)
     return _make_plan(read_run_file(source, sets=sets), files, disabled, runnable=runnable)
@@ -87,10 +88,10 @@ def load_run(
 
     Args:
         trust_plugins: execute the plugin files and functions that the run names, even if this user
-            has not run them before. By default, the user is asked on a terminal.
+            has not run them before. By default, the user is prompted if there is a terminal.
 
     Raises:
-        UsageError: the folder is not a run folder, or it names code that is not trusted.
+        UsageError: the folder is not a run folder, or it refers to code that is not trusted.
     """
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
@@ -111,7 +112,7 @@ def continue_run(
     accept_changes: bool = False,
     force: bool = False,
 ) -> Report:
-    """Continue an opened run unless it is finished; the options are those of ``execute.run``.
+    """Resume an opened run; takes the same options as ``execute.run``.
 
     Raises:
         UsageError: the run is finished.
@@ -127,7 +128,7 @@ def continue_run(
 
 
 def require_runnable(plan: Plan) -> None:
-    """Refuse a plan that can be checked, but not run here.
+    """Raise an error if this plan can be checked but cannot run on this machine.
 
     Raises:
         EnvironmentProblem: the weights of the model are missing.
@@ -172,7 +173,7 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
 
 
 def _require_utf8(path: Path) -> None:
-    """Refuse a path that is not UTF-8: libraries and command lines cannot handle it."""
+    """Raise an error if a path is not UTF-8: libraries and command lines cannot handle it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -191,7 +192,7 @@ def open_models(
     if tuned and trained is None:
         raise UsageError(
             f"{run_folder.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {run_folder.path} continues it",
+            hint=f"`tunesmith resume {run_folder.path}` continues the run",
         )
     artifacts: dict[str, Path | None] = {}
     if tuned and trained is not None:
@@ -217,7 +218,7 @@ def _make_plan(
 
 
 def _selection(read: RunFile) -> Selection:
-    """Return the plugins that a run file selects; ``make_plan`` reports wrong types."""
+    """Return the plugins that a run file selects; ``make_plan`` reports wrong types later."""
     files = [str(read.folder / expand_home(name)) for name in _strings(read, "files")]
     return Selection.from_environment(disabled=_strings(read, "disable"), files=files)
 

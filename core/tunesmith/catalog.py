@@ -1,8 +1,8 @@
-"""The catalog: offers by kind and name. This is the only module that calls the hooks.
+"""The catalog of all offers, by kind and name. Only this module calls hooks.
 
 The hook for a kind of offer is called when that kind is first needed. Each implementation is called
-separately, so a failing plugin does not affect the others. Functions import what only runs need
-locally, because every help page uses the catalog too.
+separately, so a failing plugin does not affect the others. Every help page uses the catalog, so
+imports that only runs need are inside functions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ _COMMAND_NAME = re.compile(rf"{_NAME.pattern}( {_NAME.pattern})?")
 
 
 class OfferNotFoundError(LookupError):
-    """No offer, or more than one, has the name. ``what`` and ``hint`` can be used in a Problem."""
+    """No offer, or more than one, has the requested name.
+
+    ``what`` and ``hint`` fit the fields of a Problem.
+    """
 
     def __init__(self, what: str, hint: str | None) -> None:
         super().__init__(what)
@@ -115,7 +118,7 @@ class Catalog:
         return None
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
-        """Return the model that a plugin finds for the reference; third parties come first."""
+        """Return the model that a plugin finds for a reference; ask third-party plugins first."""
         from tunesmith.contracts import FoundModel
 
         arguments = {"reference": reference, "revision": revision}
@@ -126,7 +129,7 @@ class Catalog:
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
-        """Return the first verdict of a plugin, third parties first; {} if there is none."""
+        """Return the first verdict of a plugin, or {}; third-party plugins come first."""
         for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
             with blame_plugin(plugin, "tunesmith_verdict"):
                 check_json(verdict, "a verdict")
@@ -136,7 +139,7 @@ class Catalog:
     def _results(
         self, hook: str, kind: type[R], arguments: dict[str, Any]
     ) -> Iterator[tuple[Plugin, R]]:
-        """Yield the results of a hook that are not None, third parties first."""
+        """Yield the results of a hook that are not None, third-party plugins first."""
         for plugin, function in self.plugins.implementations(hook):
             result = self._call(plugin, function, arguments)
             if result is not None:
@@ -155,7 +158,7 @@ class Catalog:
         evaluators: Sequence[Any] = (),
         **parts: Sequence[Record],
     ) -> list[tuple[Plugin, Finding]]:
-        """Return findings about the data; without a plan, from plugins that need no plan."""
+        """Return findings about the data. Without a plan, only call hooks that do not need one."""
         of_run = {} if plan is None else {"plan": plan, "evaluators": evaluators}
         given = {"dataset": dataset, **parts, **of_run}
         return _findings(self._review("tunesmith_review_data", **given))
@@ -165,9 +168,9 @@ class Catalog:
         return list(self._review("tunesmith_review_model", review=review))
 
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
-        """Yield the result of each plugin; an implementation that fails becomes a warning.
+        """Yield the result of a review hook of each plugin; a failure becomes a warning.
 
-        Implementations that need an argument that is not given are skipped.
+        Plugins whose hook needs an argument that is not given are skipped.
         """
         from tunesmith.contracts import ReviewResult
 
@@ -198,9 +201,9 @@ class Catalog:
         arguments: dict[str, Any],
         guards_state: bool | None = None,
     ) -> Any:
-        """Call a hook; a third-party hook gets copies, and must not change a record.
+        """Call one plugin's hook; a third-party plugin gets copies and must not change a record.
 
-        A plugin can therefore not change values that the run trains on or reports.
+        A plugin therefore cannot change values that the run trains on or reports.
 
         Raises:
             EnvironmentProblem: a library that the hook needs is not installed.
@@ -237,7 +240,7 @@ class Catalog:
 
 
 def _fenced(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
-    """Return a plugin's fetch function, in a fence: its errors name the plugin."""
+    """Wrap a plugin's fetch function in the fence, so its errors name the plugin."""
 
     def call() -> Path:
         with fence(plugin, "fetch"):
@@ -249,7 +252,7 @@ def _fenced(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
 
 
 def copy_value(value: Any) -> Any:
-    """Return a copy of a hook's argument; records (checked afterwards) and texts are not copied."""
+    """Copy an argument for a hook, except texts and records; changed records are detected later."""
     from tunesmith.contracts import Dataset
     from tunesmith.plan import Evidence, ModelReview, Plan
 
@@ -259,7 +262,7 @@ def copy_value(value: Any) -> Any:
 
 
 def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
-    """Return the parts of the data among the arguments of a hook and in their fields."""
+    """Return the splits of the data that a hook receives, as arguments or in their fields."""
     fields = [vars(value) for value in arguments.values() if is_dataclass(value)]
     tables = [arguments, *fields]
     found = [table.get(name) for table in tables for name in ("train", "validation", "test")]
@@ -267,7 +270,7 @@ def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
 
 
 def _describe_plans(arguments: Mapping[str, Any]) -> list[Any]:
-    """Return the plans among the arguments of a hook, and in their fields, as JSON."""
+    """Return as JSON the plans that a hook receives, as arguments or in their fields."""
     from tunesmith.plan import Plan
 
     values = [*arguments.values()]
@@ -297,7 +300,7 @@ def _check_offers(plugin: Plugin, kind: type[O], offers: Any) -> Sequence[O]:
         if offer.name in kind.reserved:
             raise PluginError(
                 f'plugin "{plugin.full_name}" offers the {kind.kind} "{offer.name}", '
-                "which belongs to tunesmith"
+                "but that name is reserved"
             )
     return offers
 

@@ -29,7 +29,7 @@ C = TypeVar("C", bound="BaseModel")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkippedRow:
-    """A row of the data that could not be used, and the cause."""
+    """A row of the data that could not be used, with the cause."""
 
     where: str
     """``file:line``, or ``file, row number`` where rows share a line."""
@@ -43,10 +43,11 @@ class SkippedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The result of a data loader: the training records and any other parts that the user named.
+    """The result of a data loader: the training records, and other splits if the user named any.
 
-    All parts have a length and can be read repeatedly, in the same order. ``skipped`` lists every
-    row that is not in any part: nothing is dropped silently."""
+    All splits have a length and can be read repeatedly, in the same order. ``skipped`` lists every
+    row that is not in any split: nothing is dropped silently.
+    """
 
     train: Sequence[Record]
     test: Sequence[Record] | None = None
@@ -74,7 +75,10 @@ class DataLoader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRequest:
-    """The parts to split off the training records, and how. ``seed`` drives all random choices."""
+    """The input of a splitter: the records and the splits to make of them.
+
+    ``seed`` drives all random choices.
+    """
 
     records: Sequence[Record]
     """All records; they can be read repeatedly."""
@@ -84,31 +88,35 @@ class SplitRequest:
     test_size: float | int | None
     """Share or number of test rows; None: the splitter's default."""
     validation: bool
-    """True to split off validation rows, which settings are chosen on."""
+    """True to split off validation rows, used to choose settings."""
     needs_validation: bool
     """True if validation rows are required even if there are few rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Disjoint parts: ascending record numbers of ``train``, ``test`` and ``validation``."""
+    """The result of a splitter, as record numbers.
+
+    ``train``, ``test`` and ``validation`` are disjoint, and each is in ascending order.
+    """
 
     train: Sequence[int]
     test: Sequence[int] = ()
     validation: Sequence[int] = ()
     clusters: Sequence[int] = ()
-    """The cluster of each record. A cluster is never divided between parts. Empty: unknown."""
+    """The cluster of each record; empty if unknown. All records of a cluster are in the same
+    split."""
     folds: Sequence[Sequence[int]] = ()
-    """Folds of training records for cross-validation, to choose settings on if there are no
+    """Folds of training records for cross-validation, used to choose settings if there are no
     validation records."""
     findings: Sequence[Finding] = ()
 
 
 class Splitter(Protocol):
-    """Divides records into parts that share no information, so that test scores are honest."""
+    """Divides records into splits that share no information, so test scores are not inflated."""
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
-        """Return the parts; ``records`` are those of the request, to be read once, to the end.
+        """Return the split; read ``records``, the records of the request, once and to the end.
 
         Raises:
             DataError: the records cannot be split.
@@ -120,7 +128,7 @@ class Splitter(Protocol):
 class TokenScores:
     """Log-probabilities (``logprobs``), in nats, of a completion's tokens given its prompt.
 
-    The end token is included, because it is trained too.
+    The end token is included, because models are trained on it too.
     """
 
     logprobs: tuple[float, ...]
@@ -128,7 +136,7 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A generated completion; ``tokens`` is its number of tokens, including the end token."""
+    """A generated completion, with its number of ``tokens``, including the end token."""
 
     text: str
     tokens: int
@@ -170,7 +178,7 @@ class TextModel(Protocol):
 
 @runtime_checkable
 class SamplingModel(TextModel, Protocol):
-    """A text model that can also sample completions at random, which not every text model can."""
+    """A text model that can also sample completions at random."""
 
     def sample(
         self,
@@ -230,7 +238,7 @@ class Job(Generic[C]):
     model: Path
     train: Sequence[Record]
     validation: Sequence[Record]
-    """Rows for every choice, such as the best checkpoint. Never train on them."""
+    """Rows used for all choices, such as the best checkpoint. Never train on them."""
     out: Path
     seed: int
     device: str
@@ -243,7 +251,7 @@ class Job(Generic[C]):
     stage: str = ""
     """Name of the stage if the technique has several; empty otherwise."""
     additions: Sequence[Addition] = ()
-    """What tables of the run file add to each stage of the training."""
+    """Additions to each stage of the training, requested by tables of the run file."""
 
     def for_stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
         """Return the job of one stage, with its own folder and checkpoints below ``out``.
@@ -289,11 +297,11 @@ class Measurement:
     outputs: tuple[str, ...] | None = None
     """Generated text of each record, stored with the values; None if nothing was generated."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """JSON. Reports show ``finding``; a false ``holds`` fails thresholds; ``void``: why no
-    verdict."""
+    """JSON object with further results. Reports show its ``finding``. If ``holds`` is false,
+    thresholds on the metric fail. ``void`` gives the reason why there can be no verdict."""
     records: Sequence[Record] | None = None
-    """The evaluator's own records, such as texts, used for all its metrics; None: the given
-    ones."""
+    """Records that the evaluator made itself and used for all its metrics; None: the given
+    records."""
     interval: tuple[float, float] | None = None
     """95 % interval of the mean; None: computed from the values as independent samples."""
     counts: tuple[tuple[float, ...], ...] | None = None
@@ -305,7 +313,7 @@ class Evaluator(Protocol):
     """Measures a text model on records; see :class:`tunesmith.prepared.PreparedEvaluator`."""
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one measurement for each of the offer's metrics."""
+        """Measure the model on the records; return a measurement for each metric of the offer."""
         ...
 
 
@@ -321,9 +329,9 @@ class RunContext:
     open: Callable[[Path | None], TextModel]
     """Load an artifact of the run as a text model; None loads the untouched base model."""
     train: Sequence[Record] = ()
-    """The training records, for evaluators that search them, for example for secrets."""
+    """The training records, for evaluators that need them, for example to look for secrets."""
     test: Sequence[Record] = ()
-    """All test records, which evaluators are prepared from; empty: the measured records."""
+    """All test records, from which evaluators derive their rules; empty: the measured records."""
 
 
 @runtime_checkable
@@ -333,16 +341,16 @@ class ComparingEvaluator(Evaluator, Protocol):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
     ) -> Sequence[Measurement]:
-        """Measure instead of ``measure``; return nothing until the other model exists."""
+        """Measure like ``measure``; return an empty list until the other model exists."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineTask:
-    """The technique's task, to be solved without fine-tuning; ``seed`` is the seed of the run."""
+    """The task that a baseline solves without fine-tuning; ``seed`` is the seed of the run."""
 
     train: Sequence[Record]
-    """The rows to learn from, or to show as examples."""
+    """The rows to learn from or to show as examples."""
     base: Callable[[], TextModel]
     """Return the untouched base model, which is opened only once."""
     seed: int
@@ -352,24 +360,25 @@ class BaselineTask:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineVariant:
-    """One setting of a baseline, such as a number of examples in the prompt."""
+    """One configuration of a baseline, such as a prompt with a certain number of examples."""
 
     name: str
     """Short text, unique among the variants; empty if there is only one."""
     model: TextModel
-    """Answers prompts. A classifier has no probabilities: its ``score`` raises UsageError."""
+    """The model that answers prompts. If it has no probabilities, its ``score`` raises
+    UsageError."""
 
 
 class Baseline(Protocol):
     """A way to solve the task from the same training rows without fine-tuning."""
 
     def variants(self, task: BaselineTask) -> Iterable[BaselineVariant]:
-        """Yield the settings to choose from, the default first; build each only when needed."""
+        """Yield the variants to choose from, the default first; build each only on request."""
         ...
 
 
 class Reporter(Protocol):
-    """Shows or sends events. It is closed even if the run fails."""
+    """Receives the events of a run, to show or send them. It is closed even if the run fails."""
 
     def __enter__(self) -> Reporter: ...
 
@@ -391,20 +400,21 @@ class Finding:
 
     level: Literal["info", "warning", "error"]
     where: str
-    """The run-file key or the position in the data that the finding is about."""
+    """Location of the finding: a key of the run file, or a position in the data."""
     message: str
     hint: str = ""
-    """What the user should do next."""
+    """Advice on what to do next."""
     count: int = 0
     """Number of rows that the finding is about; 0 if it is not about rows."""
     examples: tuple[str, ...] = ()
     """Up to three of these rows as ``file:line`` and a short text, with personal data masked."""
     test_rows: Sequence[int] = ()
     """Numbers of test rows that are not valid evidence, such as copies of training rows. Scores are
-    also reported without them. An error about such rows does not stop the run, but blocks its
-    verdict."""
+    also reported without these rows. A finding with test rows and the level error does not stop the
+    run, but there is no verdict."""
     if_forced: Finding | None = None
-    """Replaces an error of ``tunesmith_review_model`` under ``--force``; None: cannot be forced."""
+    """The finding that replaces this error of ``tunesmith_review_model`` if ``--force`` is given.
+    None: ``--force`` has no effect on it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "examples", tuple(map(mask_personal_data, self.examples)))
@@ -451,4 +461,4 @@ class FoundModel:
     tokenizer: Callable[[], Path | None] = lambda: None
     """Return the folder with the tokenizer, or None if it is not on this machine."""
     missing: str = ""
-    """What is missing to run the model, although planning is possible; empty: nothing."""
+    """The message about what is missing to run the model; empty if nothing is missing."""

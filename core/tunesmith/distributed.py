@@ -33,14 +33,14 @@ from tunesmith.signals import end_process, restore_handlers, set_stop_handlers
 
 STARTUP_TIMEOUT = 600.0
 """Seconds that rank 0 may take to read its run file."""
-POLL_SECONDS = 0.05  # time between two checks of the state of rank 0
-SHARED_FOLDER = "TUNESMITH_RANKS"  # variable that names the folder shared by several machines
-STALE_SECONDS = 86_400  # the age at which unlocked rendezvous files are deleted
+POLL_SECONDS = 0.05  # interval at which worker ranks check the state of rank 0
+SHARED_FOLDER = "TUNESMITH_RANKS"  # environment variable with the folder that all machines share
+STALE_SECONDS = 86_400  # older rendezvous files are deleted if nobody locks them
 _TRAINING_SUFFIX, _ENDED_SUFFIX = ".training", ".ended"
 
 
 class EndedByRankZero(Exception):
-    """Training has ended for this worker rank; rank 0 knows the reason and reports it."""
+    """Raised on a worker rank when its training has ended; rank 0 reports the reason."""
 
 
 def rank() -> int:
@@ -65,7 +65,7 @@ def has_several_machines() -> bool:
 
 @dataclass
 class Launch:
-    """A launch of torchrun, as each of its processes identifies it."""
+    """Identifies a launch of torchrun; equal in all processes of the launch."""
 
     process: int
     """Process id of torchrun."""
@@ -74,11 +74,11 @@ class Launch:
     folder: Path
     """Folder where the ranks meet."""
     run_number: int = 0
-    """Number of this process's next run: each run of a script has its own rendezvous file."""
+    """Number of the next run in this process: each run of a script has its own rendezvous file."""
 
     @classmethod
     def of_process(cls, process: int) -> Launch:
-        """Return the launch by the torchrun with this process id."""
+        """Identify the launch by torchrun's process id and return it."""
         if has_several_machines() or SHARED_FOLDER in os.environ:  # ranks may have several parents
             return cls(0, "", Path(os.environ.get(SHARED_FOLDER, "")))
         return cls(process, start_time(process), Path(tempfile.gettempdir()))
@@ -100,7 +100,7 @@ class Launch:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise EnvironmentProblem(f"{folder}: belongs to another user", hint="set TMPDIR")
         variables = ["TORCHELASTIC_RUN_ID", "MASTER_PORT"]
-        if not has_several_machines():  # with several, each torchrun counts its own restarts
+        if not has_several_machines():  # with several torchruns, each counts its own restarts
             variables.append("TORCHELASTIC_RESTART_COUNT")
         host = "" if has_several_machines() else os.uname().nodename
         identity = [host, str(self.process), self.started, str(self.run_number)]
@@ -116,7 +116,7 @@ def current_launch() -> Launch:
 
 @contextmanager
 def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[None]:
-    """Publish the run folder to worker ranks; hold the lock that shows that rank 0 is alive."""
+    """Tell the worker ranks the run folder, and hold the lock that shows that rank 0 is alive."""
     if world_size() == 1:
         yield
         return
@@ -141,7 +141,7 @@ def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[N
 
 
 def signal_training_start(launch: Launch | None = None) -> None:
-    """Signal the start of training to the worker ranks; does nothing without torchrun."""
+    """Tell the worker ranks that training starts. Without torchrun, do nothing."""
     if world_size() > 1:
         path = (launch or current_launch()).rendezvous_path()
         Path(f"{path}{_TRAINING_SUFFIX}").touch()
@@ -149,7 +149,7 @@ def signal_training_start(launch: Launch | None = None) -> None:
 
 @dataclass(frozen=True)
 class RankZero:
-    """Rank 0 as a worker rank sees it."""
+    """The state of rank 0, read by a worker rank."""
 
     folder: Path
     """The run folder of rank 0."""
@@ -158,7 +158,7 @@ class RankZero:
 
     @classmethod
     def find(cls, timeout: float = STARTUP_TIMEOUT, launch: Launch | None = None) -> RankZero:
-        """Wait until rank 0 has a run, for at most ``timeout`` seconds.
+        """Wait at most ``timeout`` seconds until rank 0 has created or opened its run.
 
         Raises:
             EnvironmentProblem: rank 0 did not start a run in time.
@@ -197,10 +197,10 @@ class RankZero:
 
     @contextmanager
     def exit_with_rank_zero(self) -> Iterator[None]:
-        """End this process when rank 0 ends, and ignore signals until then. Use only once.
+        """End this process when rank 0 ends, and ignore signals until then. Call it once.
 
-        A signal goes to all ranks. Rank 0 obeys it after the current step, which needs all ranks.
-        If rank 0 dies, this process may hang in a collective operation that nothing else would end.
+        A signal goes to all ranks. Rank 0 stops after the current step, which needs all ranks. If
+        rank 0 dies, this process may hang in a collective operation forever.
         """
         done = threading.Event()
         thread = threading.Thread(target=self._exit_when_unlocked, args=(done,), daemon=True)
@@ -218,7 +218,7 @@ class RankZero:
         while not _is_unlocked(self._fd):
             if done.wait(POLL_SECONDS):
                 return
-        if not done.wait(1.0):  # ranks in training notice the end and report it within this time
+        if not done.wait(1.0):  # ranks that train need up to this time to notice and report the end
             end_process(int(has_several_machines()))  # a torchrun restarts only after a failure
 
 

@@ -37,7 +37,7 @@ from typing import Any
 
 
 class TunesmithError(Exception):
-    """Base class: ``except TunesmithError`` catches all reported errors, but no bugs."""
+    """Base class of all expected errors; bugs raise other exceptions."""
 
     exit_code = 1
     will_repeat = False
@@ -50,14 +50,14 @@ class TunesmithError(Exception):
 
 
 class UsageError(TunesmithError):
-    """The command line, or a folder that it names, cannot be used."""
+    """The command line, or a folder named in it, is wrong."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of a run file: its key, a description, and an optional hint."""
+    """One problem in a run file: its key, a description, and an optional hint."""
 
     where: str
     what: str
@@ -68,7 +68,7 @@ class Problem:
 
 
 class ConfigError(UsageError):
-    """A run file has problems; all are listed, so that one edit can fix them."""
+    """A run file is wrong; the message lists all problems, so one edit can fix them."""
 
     def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -76,7 +76,7 @@ class ConfigError(UsageError):
 
 
 class RunInUseError(UsageError):
-    """Another process is using the run. Unlike other run-folder errors, this one goes away."""
+    """Another process is using the run; unlike other errors of a run folder, this passes."""
 
 
 class PromptTooLongError(UsageError):
@@ -94,7 +94,8 @@ class DataError(TunesmithError):
     """A data file cannot be used.
 
     ``where`` is ``file:line`` if the line is known. ``skipped`` lists the rows that caused the
-    error."""
+    error.
+    """
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""Estimates: the predicted memory and work of a run, before anything heavy is imported."""
+"""Estimate the memory and compute of a run without importing torch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ C = TypeVar("C", bound="BaseModel")
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """Sizes to plan with instead of a data file. None: a default size, stated in a note."""
+    """Row sizes to plan with instead of a data file. None: a default, which a note states."""
 
     sequence: int | None = None
     """Tokens in every row."""
     micro_batch: int | None = None
     """Rows in a micro-batch."""
     rows: int | None = None
-    """Rows in the training part."""
+    """Number of training rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRequest:
-    """The input of an estimate, which must not read weights or use the network."""
+    """The input of an estimate. An estimate must not read weights or use the network."""
 
     config: Mapping[str, Any]
     """The base model's ``config.json``."""
@@ -42,12 +42,13 @@ class EstimateRequest:
     device: Literal["cuda", "cpu"]
     """Type of the device whose operators and allocator are modeled."""
     seed: int = 0
+    """The run's seed, which determines the order of the rows."""
     model_count: int = 1
     """Number of models that an evaluation keeps in memory at the same time."""
     processes: int = 1
     """Number of processes that train together."""
     process_memory: int | None = None
-    """Bytes that each process may use, for options that are ``auto``; None: unknown."""
+    """Bytes that each process may use, to resolve options that are ``auto``; None: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class PhaseMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The predicted memory and work of a run of ``steps`` steps."""
+    """The predicted memory and compute of a run of ``steps`` steps."""
 
     method: Literal["analytic", "traced"]
     memory: Mapping[str, PhaseMemory]
@@ -75,7 +76,7 @@ class Estimate:
     """Floating-point operations of the training run, including recomputation."""
     steps: int
     tokens: int
-    """Tokens that training computes over all epochs."""
+    """Number of tokens processed in training, over all epochs."""
     longest_row: int
     """Tokens in the longest training row."""
     micro_batch_tokens: int
@@ -89,8 +90,8 @@ class MemorySaving(Generic[C]):
     """A change of the options that saves memory."""
 
     changes: tuple[str, ...]
-    """Settings as in a run file, such as ``technique.gradient_checkpointing = true``."""
+    """The changes as run-file settings, such as ``technique.gradient_checkpointing = true``."""
     cost: str
-    """The disadvantage in words, such as ``about a third more time``."""
+    """The disadvantage of the changes in words, such as ``about a third more time``."""
     config: C
-    """The changed options."""
+    """The options after the changes."""

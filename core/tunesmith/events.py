@@ -27,7 +27,7 @@ PATH_FIELDS = frozenset({"artifact", "path", "records"})
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Base class of all events. Subclasses pass their ``kind`` as a class argument."""
+    """Base class of all events; each subclass gives its ``kind`` as a class argument."""
 
     kind: ClassVar[str] = ""
 
@@ -46,7 +46,7 @@ class Event:
 
 
 def from_json(line: JSON) -> Event | None:
-    """Return the event of a line of ``events.jsonl``, or None if its kind is unknown.
+    """Build an event from a line of ``events.jsonl``; return None if its kind is unknown.
 
     Raises:
         ValueError: a field is missing or has the wrong type.
@@ -67,14 +67,14 @@ def from_json(line: JSON) -> Event | None:
 
 @cache
 def _type_adapter(kind: str) -> TypeAdapter[Event]:
-    from pydantic import TypeAdapter  # not at the top: it is slow, and help needs the event kinds
+    from pydantic import TypeAdapter  # slow, and help imports this module
 
     return TypeAdapter(EVENT_TYPES[kind])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event, kind="run-started"):
-    """The run folder is locked and the plan resolved. Emitted again when the run is resumed."""
+    """The run has started: its folder is locked and its plan resolved. A resume emits it again."""
 
     run: str
     name: str
@@ -124,7 +124,7 @@ class DataLoaded(Event, kind="data-loaded"):
     examples: list[JSON] = field(default_factory=list)
     """Some of the skipped rows, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
-    """SHA-256 of the records and parts, in order. A run cannot be resumed with other data."""
+    """SHA-256 of the records of each split, in order. A run cannot be resumed with other data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +156,14 @@ class FindingReported(Event, kind="finding"):
 
     @property
     def text(self) -> str:
-        """The message with its examples and hint."""
+        """The message, followed by its examples and hint."""
         message = ": ".join(filter(None, [self.message, "; ".join(self.examples)]))
         return "; ".join(filter(None, [message, self.hint]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Event, kind="forecast"):
-    """The predicted memory and time of the training, emitted before training starts."""
+    """The predicted memory and time of training, emitted before it starts."""
 
     technique: str
     method: Literal["analytic", "traced"]
@@ -178,7 +178,7 @@ class Forecast(Event, kind="forecast"):
     uncalibrated_peak: int
     """Expected peak in bytes, before calibration with earlier runs on this device."""
     untracked_bytes: int
-    """Bytes of the expected peak that the device's memory counter, used to measure runs, misses."""
+    """Bytes of the expected peak that the device's memory counter does not include."""
     calibration_runs: int
     """Number of earlier runs used for the calibration."""
     seconds: list[float]
@@ -254,7 +254,7 @@ class TrainingFinished(Event, kind="training-finished"):
     tokens: int | None
     trained_tokens: int | None
     seconds: float
-    """Time of this process only. Earlier processes of a resumed run are counted in the steps."""
+    """Training time in this process only. For a resumed run, add up the seconds of all steps."""
     peak_memory_bytes: int
     artifact: str
     """Path relative to the run folder."""
@@ -270,7 +270,8 @@ class Monitored(Event, kind="monitored"):
     """The model was evaluated on validation records during training.
 
     ``metrics`` has ``validation_loss``, and ``train_loss`` on training records. For reinforcement
-    learning it has ``reward``, which is optimized, and ``gold_reward``, which it stands for.
+    learning it has ``reward``, which is optimized, and ``gold_reward``, the true reward that
+    ``reward`` approximates.
     """
 
     stage: str = ""
@@ -310,7 +311,7 @@ class GateChecked(Event, kind="gate-checked"):
 
 
 TUNED = "tuned"
-"""The model name of the trained model, as loaded from disk."""
+"""Name of the trained model, loaded from disk, in events and reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +329,8 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     """None if there were no rows to choose on."""
     validation_rows: int = 0
     folds: int = 0
-    """Number of training folds used instead of validation rows; the score is then out-of-fold."""
+    """Number of cross-validation folds used instead of validation rows; the score is
+    out-of-fold."""
     variants: list[JSON] = field(default_factory=list)
     """The variants that were tried, each with ``name``, ``score``, ``rows`` and ``seconds``."""
     not_tried: list[JSON] = field(default_factory=list)
@@ -336,9 +338,9 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     error). The name is empty if the variant could not be built."""
     seconds: float = 0.0
     skipped: str = ""
-    """Why the baseline is not measured; empty if it is measured."""
+    """The reason why the baseline is not measured; empty if it is measured."""
     excluded: bool = False
-    """True if it suits the rows but is skipped because ``[baselines] use`` does not name it."""
+    """True if the baseline suits the rows but ``[baselines] use`` does not name it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,14 +373,13 @@ class Measured(Event, kind="measured"):
     highest: float | None = None
     """Largest possible value of the metric; None: unbounded or unknown."""
     version: str = ""
-    """Version of the evaluator's distribution; empty if it has none."""
+    """Version of the package that provides the evaluator; empty if it has none."""
     units: int = 0
-    """Number of independent units among the rows; below ``n`` if rows depend on each other."""
+    """Number of independent units among the rows; less than ``n`` if rows depend on each other."""
     cut: int = 0
     """Number of rows whose answer was cut off at the token limit."""
     part: Literal["test", "validation"] = "test"
-    """The part of the data that was measured; ``validation`` if the result is used to choose
-    something."""
+    """The split that was measured; ``validation`` if the result is used to make a choice."""
 
     @property
     def bounds(self) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""Process state that a plugin could change, and that is restored after the plugin's call.
+"""Global state of the process, which is restored if a plugin changes it.
 
 If an evaluator changed the current folder, or a reporter unset an environment variable, the results
 of other plugins could change silently. The core knows the state of Python itself. For the state of
@@ -29,7 +29,7 @@ from typing import Any
 from tunesmith.signals import STOP_SIGNALS, restore_handlers
 
 VARIABLES_READ_AT_LOAD = frozenset({"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"})
-"""Variables that torch reads when it loads: a plugin may set them if the user has not."""
+"""Variables that torch reads on import. A plugin may set them if the user has not."""
 VARIABLES_SET_BY_LIBRARIES = (
     *VARIABLES_READ_AT_LOAD,
     "CUDA_MODULE_LOADING",
@@ -37,27 +37,30 @@ VARIABLES_SET_BY_LIBRARIES = (
     "TORCHINDUCTOR_",
     "TRITON_",
 )
-"""Name prefixes of variables that libraries set themselves when they are first used."""
+"""Prefixes of environment variables that libraries set when they are first used."""
 _SIGNALS = (*STOP_SIGNALS, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)
 
 
 @dataclass(frozen=True)
 class GlobalState:
-    """One piece of global state. Two values that :attr:`read` returns can be compared."""
+    """One piece of global state, such as the current folder, which can be read and restored.
+
+    Two values that :attr:`read` returns can be compared.
+    """
 
     name: str
     """Name for messages, such as ``the current folder``."""
     read: Callable[[], Any]
     restore: Callable[[Any], object]
     is_reported: bool = True
-    """False if plugins may change it, like a random generator: it is then restored silently."""
+    """False to restore it silently, because plugins may change it, like a random generator."""
 
 
 _states: dict[str, GlobalState] = {}
 
 
 def add_global_state(*states: GlobalState) -> None:
-    """Add states that are restored from now on; a state with the same name is replaced."""
+    """Register states to restore from now on; a state with the same name is replaced."""
     _states.update({state.name: state for state in states})
 
 
@@ -65,7 +68,7 @@ def add_global_state(*states: GlobalState) -> None:
 def preserve_global_state(
     *, keep_new_variables: bool = False, keep_streams: bool = False
 ) -> Iterator[list[str]]:
-    """Restore the global state after the block; yield a list that then names the changes.
+    """Restore the global state after the block; yield a list that afterwards names the changes.
 
     ``keep_new_variables`` keeps environment variables that the block added. ``keep_streams`` keeps
     standard streams that it replaced, as a live display does.
@@ -97,7 +100,7 @@ def preserve_global_state(
 
 @cache
 def _library_points() -> dict[str, metadata.EntryPoint]:
-    """Return the functions that list the state of a library, by the library's module name."""
+    """Return, by module name of a library, the functions that list the library's state."""
     points: Iterable[metadata.EntryPoint] = ()
     with suppress(Exception):  # unreadable entry points are reported by `tunesmith plugins list`
         entry_points = metadata.distribution("tunesmith").entry_points
@@ -107,7 +110,7 @@ def _library_points() -> dict[str, metadata.EntryPoint]:
 
 @cache
 def _add_states_of(library: str) -> Sequence[GlobalState]:
-    """Add the states of a library that is imported."""
+    """Register the states of a library that has been imported."""
     states: Sequence[GlobalState] = _library_points()[library].load()(sys.modules[library])
     add_global_state(*states)
     return states
@@ -139,7 +142,7 @@ class _ImportWatch(MetaPathFinder):
 
 
 def _restore_variables(before: Mapping[str, str], keep_new: bool) -> Iterator[str]:
-    """Restore the environment variables; yield a text about each one that had changed."""
+    """Restore the environment variables; yield the name of each one that had changed."""
     for name in sorted(before.keys() | os.environ.keys()):
         if os.environ.get(name) == before.get(name):
             continue
@@ -183,7 +186,7 @@ def _restore_root_logger(state: tuple[int, list[logging.Handler]]) -> None:
 
 
 def _read_umask() -> int:
-    """Return the mask of new files, which can only be read by setting it."""
+    """Return the umask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -198,11 +201,11 @@ STREAMS = GlobalState(
 )
 add_global_state(
     GlobalState("the current folder", _current_folder, lambda folder: os.chdir(folder or ".")),
-    GlobalState("the filters of warnings", _read_filters, _restore_filters),
+    GlobalState("the warning filters", _read_filters, _restore_filters),
     GlobalState(
         "the signal handlers", lambda: {n: signal.getsignal(n) for n in _SIGNALS}, restore_handlers
     ),
-    GlobalState("the mask of new files", _read_umask, os.umask),
+    GlobalState("the file mode creation mask (umask)", _read_umask, os.umask),
     STREAMS,
     GlobalState("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     GlobalState(

@@ -1,8 +1,8 @@
 """The hooks that a plugin can implement.
 
 Ten hooks return *offers*, which describe the components of the plugin. One hook finds the base
-model for a reference. Three hooks review a run before any weight is read. One hook judges the
-results of a run. No hook changes a plan, patches a library or runs inside the training loop.
+model for a reference. Three hooks review a run before any weight is read. One hook decides the
+verdict of a run. No hook changes a plan, patches a library or runs inside the training loop.
 
 tunesmith enforces this for third-party plugins:
 
@@ -73,7 +73,7 @@ def lazy_plugin(
     Give each hook the import strings of its offers, or, for a hook with arguments, the import
     string of its function. An import string, ``.module:name``, is relative to ``package``, which is
     the caller's ``__name__``. Pass the offer of a command itself, because help shows its summary.
-    ``needs`` lists the requirements of hooks that review or judge, like ``NEEDS`` in a module.
+    ``needs`` lists the requirements of review and verdict hooks, like ``NEEDS`` in a module.
     """
     file = sys.modules[package].__file__
     plugin = SimpleNamespace(__name__=package, __file__=file, NEEDS=tuple(needs))
@@ -117,7 +117,7 @@ def tunesmith_splitters() -> Sequence[SplitterOffer[Any]]:  # type: ignore[empty
     """Offer splitters, which divide the records into training, validation and test rows.
 
     A run file chooses one with ``[split] use = "NAME"``; otherwise the offer with ``by_default`` is
-    used. Write a splitter if some rows must stay together, such as all rows of a patient.
+    used. Write a splitter if some rows must stay in the same split, such as all rows of a patient.
     """
 
 
@@ -126,9 +126,9 @@ def tunesmith_techniques() -> Sequence[TechniqueOffer[Any]]:  # type: ignore[emp
     """Offer techniques, which change the weights of a model.
 
     A run file chooses one with ``[technique] use = "NAME"``. ``build`` is only called when the run
-    starts: import torch there, not at module level. An offer can also predict memory and work with
-    ``estimate``, which ``tunesmith plan`` and the review of a run call before training starts. It
-    can propose option changes that save memory with ``memory_savings``.
+    starts: import torch there, not at module level. An offer can also predict memory and compute
+    with ``estimate``, which ``tunesmith plan`` and the review of a run call before training starts.
+    It can propose option changes that save memory with ``memory_savings``.
     """
 
 
@@ -147,9 +147,9 @@ def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty
     """Offer baselines, which solve the task from the same training rows without fine-tuning.
 
     A baseline is what a team would otherwise use, such as a prompt or a classifier. A run measures
-    it next to the tuned model. The variant of a baseline that is best on the validation rows is
-    scored on the test rows. ``[baselines] use`` names baselines; if it is unset, a run uses every
-    baseline whose ``suits`` returns True.
+    it as well as the tuned model. Each baseline's best variant on the validation rows is scored on
+    the test rows. ``[baselines] use`` names baselines; if it is unset, a run uses every baseline
+    whose ``suits`` returns True.
     """
 
 
@@ -159,7 +159,7 @@ def tunesmith_reporters() -> Sequence[ReporterOffer[Any]]:  # type: ignore[empty
 
     An exception in a reporter is reported and does not stop training. After three exceptions the
     reporter gets no more events. If the run file has no ``[[reporters]]``, a run uses the reporters
-    with ``by_default``. Reporters with ``always`` are used in every run.
+    with ``by_default``. Every run also uses the reporters with ``always``.
     """
 
 
@@ -186,13 +186,14 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     """Offer commands: ``tunesmith NAME``.
 
     A name of two words, such as ``data check``, puts the command ``check`` into the group ``data``.
-    Plugins share groups, and can add to the group ``plugins``. The offer contains the help line, so
-    ``tunesmith --help`` and ``tunesmith data --help`` do not import any command.
+    Several plugins can add commands to the same group, also to the built-in group ``plugins``. The
+    offer contains the help line, so ``tunesmith --help`` and ``tunesmith data --help`` do not
+    import any command.
 
     An offer cannot use the name of a built-in command. If one offer uses a name for a command and
     another for a group, the first one counts, and built-in offers come first. If several plugins
     offer the same command, it is ambiguous and cannot be used. ``tunesmith plugins list`` names the
-    refused commands.
+    rejected commands.
     """
 
 
@@ -200,10 +201,10 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
 def tunesmith_tables() -> Sequence[TableOffer[Any]]:  # type: ignore[empty-body]
     """Offer run-file tables for the plugin's own options.
 
-    The offer's options model validates ``[NAME]``. The table is part of the plan, with its defaults
-    if the run file omits it. ``plan.table(OPTIONS)`` returns the options by their class. The names
-    of the core's tables are reserved. With ``addition``, a table can add a term to the loss or
-    change the weight updates.
+    The offer's options model validates ``[NAME]``. The table is part of the plan; if the run file
+    omits it, it has its defaults. ``plan.table(OPTIONS)`` returns the options as an instance of the
+    class ``OPTIONS``. The names of the core's tables are reserved. With ``addition``, a table can
+    add a term to the loss or change the weight updates.
     """
 
 
@@ -229,10 +230,10 @@ def tunesmith_review_data(  # type: ignore[empty-body]
 ) -> Sequence[Finding]:
     """Review the data before training and return findings.
 
-    ``dataset`` is the result of the data loader, and ``train``, ``validation`` and ``test`` are its
-    parts after the split. ``evaluators`` are those of the run file, or the default ones for these
-    rows. An implementation names only the arguments that it needs. If it needs neither ``plan`` nor
-    ``evaluators``, it is also called for data without a run file (``tunesmith data check FILE``).
+    ``dataset`` is the result of the data loader; ``train``, ``validation`` and ``test`` are the
+    records after the split. ``evaluators`` are the ones in the run file, or the defaults for these
+    rows. List only the arguments that you need. A hook without ``plan`` and ``evaluators`` is also
+    called for data without a run file (``tunesmith data check FILE``).
 
     An error stops the run before any weight is read, unless the finding has ``test_rows``. A
     warning is printed and kept in the report.
@@ -254,14 +255,14 @@ def tunesmith_review_model(review: ModelReview) -> ReviewResult:  # type: ignore
     The hook is called before the model is downloaded if its config is already known, otherwise
     after the download; in both cases before any weight is read. The result has findings, and may
     have a forecast, which becomes an event. An error stops the run with exit code 4. With
-    ``tunesmith run --force``, the ``if_forced`` of the finding replaces the error. A resumed run is
-    only reviewed again if it was refused.
+    ``tunesmith run --force``, the error is replaced by the finding in its ``if_forced`` field. A
+    resumed run is only reviewed again if it was refused.
     """
 
 
 @hookspec(firstresult=True)
 def tunesmith_verdict(evidence: Evidence) -> JSON | None:
-    """Judge from the results of a run whether fine-tuning was worth it.
+    """Decide from the results of a run whether fine-tuning was worth it.
 
     The first result that is not None counts; built-in plugins are called last. A plugin can
     therefore replace the built-in rule with a house rule, such as non-inferiority with its own
@@ -270,4 +271,5 @@ def tunesmith_verdict(evidence: Evidence) -> JSON | None:
     The verdict is a JSON object. tunesmith prints ``word`` and then ``sentence``. ``comparisons``
     has an object for each baseline, whose ``outcome`` (``better``, ``worse`` or ``unclear``)
     decides ``[gate] must_beat``. An exception ends the run with an error; ``tunesmith resume`` then
-    repeats only the verdict."""
+    repeats only the verdict.
+    """

@@ -1,7 +1,7 @@
-"""The machine that a process runs on: its errors, and the user's folders.
+"""Errors caused by the machine, such as a full disk, and the user's folders on it.
 
-A full disk or a system limit can end any line of code. Such an exception is neither a bug nor the
-fault of the plugin where it occurred.
+Any line of code can fail because of a full disk or a system limit. Such an exception is neither a
+bug nor the fault of the plugin where it occurred.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPACE_ERRORS = {
 _DEVICE_ERRORS = {
     errno.EIO: "the disk reported an error",
     errno.EROFS: "the file system is read-only",
-    errno.ESTALE: "it was removed or exported again on the file server",
+    errno.ESTALE: "it was removed or re-exported on the file server",
 }
 _ACCESS_ERRORS = {
     errno.EACCES: "no permission",
@@ -35,8 +35,8 @@ _ACCESS_ERRORS = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.EMFILE: "too many open files",
     errno.ENFILE: "too many open files on this machine",
-    errno.ENOLCK: "this file system offers no locks",
-    errno.ENOTSUP: "this file system does not support that",
+    errno.ENOLCK: "this file system does not support locks",
+    errno.ENOTSUP: "this file system does not support this operation",
 }
 _EXHAUSTED = {
     errno.EMFILE: _ACCESS_ERRORS[errno.EMFILE],
@@ -45,7 +45,7 @@ _EXHAUSTED = {
     errno.EAGAIN: _NO_PROCESS,
     **_SPACE_ERRORS,
 }
-"""Errors about exhausted resources, even if no path is known."""
+"""Errors about exhausted resources, which can be explained without a path."""
 _TEXTS = {
     re.compile(r"can't start new thread|pthread_create|Resource temporarily unav"): _NO_PROCESS,
     re.compile(r"failed to map segment|annot allocate memory|can't allocate memory"): _NO_MEMORY,
@@ -53,13 +53,13 @@ _TEXTS = {
     re.compile(r"File too large"): _SPACE_ERRORS[errno.EFBIG],
     re.compile(r"Too many open files"): _ACCESS_ERRORS[errno.EMFILE],
 }
-"""Patterns for the same errors in libraries that only keep the text."""
-_LIMITS_HINT = "free some, or raise the limit: `ulimit -a` shows the limits of this shell"
+"""The same errors, recognized by message if a library does not pass on the error number."""
+_LIMITS_HINT = "free some of it, or raise the limit: `ulimit -a` shows the limits of this shell"
 _RESUME_HINT = "`tunesmith resume RUN` continues from the last checkpoint"
 
 
 def free_bytes(path: Path) -> int:
-    """Return the bytes that this user can still write at ``path``, which need not exist yet."""
+    """Return the free bytes on the disk of ``path``, which does not have to exist yet."""
     here = path.absolute()
     while not here.exists():
         here = here.parent
@@ -67,7 +67,7 @@ def free_bytes(path: Path) -> int:
 
 
 def explain_os_error(error: OSError, path: Path, needed: int = 0) -> EnvironmentProblem | None:
-    """Translate an operating system error for the user; None if the machine did not cause it."""
+    """Return a user-facing error for an OSError; None if the machine did not cause it."""
     if error.errno in _SPACE_ERRORS:
         space = f"{format_bytes(free_bytes(path))} free"
         space += f", at least {format_bytes(needed)} needed" if needed else ""
@@ -86,7 +86,7 @@ def explain_os_error(error: OSError, path: Path, needed: int = 0) -> Environment
 
 
 def explain_machine_error(error: BaseException) -> EnvironmentProblem | None:
-    """Translate an exception that the machine caused for the user; None for others."""
+    """Return a user-facing error for an exception caused by the machine; None for any other."""
     if isinstance(error, MemoryError):
         return EnvironmentProblem(_NO_MEMORY, hint=_LIMITS_HINT)
     if isinstance(error, OSError):
@@ -108,11 +108,11 @@ def _explain_os_error(error: OSError) -> EnvironmentProblem | None:
 
 
 NO_HOME = Path("/nonexistent")
-"""A home folder where no file exists and none can be written; Debian's home for such users."""
+"""Debian's home folder for users without one: it does not exist and cannot be created."""
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """Return the path with ``~`` replaced by the home folder, or unchanged without a home.
+    """Replace ``~`` in a path by the home folder; return the path unchanged without a home.
 
     ``Path.expanduser`` raises for a user without a home, as in a container with an arbitrary user
     id.
@@ -121,7 +121,7 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
 
 
 def user_folder(variable: str, default: str, environment: Mapping[str, str] | None = None) -> Path:
-    """Return the folder ``tunesmith`` below a user folder, such as the folder of caches.
+    """Return the subfolder ``tunesmith`` of one of the user's folders, such as the cache folder.
 
     Args:
         variable: XDG environment variable that names the user folder.

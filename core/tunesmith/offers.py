@@ -1,9 +1,10 @@
-"""Offers: data that describes the components of a plugin.
+"""Offers: descriptions of the components that a plugin provides.
 
 An offer names a component, summarizes it, and gives the class of its options (a pydantic model) and
 a class or function that builds it. The core reads all offers, but builds only the components of
-the run. An import string, ``package.module:name``, avoids importing a heavy library early. Each
-kind of component has its own kind of offer, and so do commands and tables of the run file.
+the run. The class or function can be an import string, ``package.module:name``, so that a large
+library is only imported when needed. Each kind of component has its own kind of offer, and so do
+commands and tables of the run file.
 """
 
 from __future__ import annotations
@@ -71,13 +72,13 @@ class ImportString(str):
 
 
 class _Imported(Generic[T]):
-    """A dataclass field that holds a function, or the import string of one."""
+    """A dataclass field that contains a function or an import string of one."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: object, owner: type) -> T:
-        if instance is None:  # the dataclass asks for a default; the field has none
+        if instance is None:  # dataclasses ask a descriptor for the default; this field has none
             raise AttributeError(self.name)
         value: T = vars(instance)[self.name]
         return value
@@ -107,13 +108,13 @@ class Offer:
     hook: ClassVar[str]
     """Name of the hook that returns offers of this kind."""
     reserved: ClassVar[frozenset[str]] = frozenset()
-    """Names that offers of this kind must not have."""
+    """Reserved names, which offers of this kind must not have."""
     name: str
-    """Lower-case letters, digits and hyphens."""
+    """Name of the offer, in lower-case letters, digits and hyphens."""
     summary: str
-    """One line, shown by ``tunesmith plugins list``."""
+    """One-line summary, shown by ``tunesmith plugins list``."""
     needs: tuple[str, ...] = ()
-    """Requirements such as ``bitsandbytes>=0.46``, checked from metadata without importing."""
+    """Required packages such as ``bitsandbytes>=0.46``, checked without importing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +122,8 @@ class ConfiguredOffer(Offer, Generic[C]):
     """Base class of the kinds of offers that have options, usually in a run file."""
 
     config: type[C]
-    """Frozen pydantic model that refuses unknown keys. Each field has a help text, bounds, a
-    unit."""
+    """Class of the options: a frozen pydantic model without unknown keys, whose fields have
+    descriptions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +142,13 @@ class DataLoaderOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_data_loaders"
     build: _Imported[Callable[[C], DataLoader]] = _Imported()
     recognizes: Callable[[str], bool] = lambda name: False
-    """Return True if the loader reads this value of ``train``: a path, a pattern or an address.
+    """Return True if the loader can read this value of ``train``: a path, a pattern or a URL.
     Only called if the run file names no loader. Built-in loaders are asked last."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitterOffer(ComponentOffer[C]):
-    """An offer of a splitter, which divides the records into parts: ``[split]`` in a run file."""
+    """An offer of a splitter, which divides the records into splits: ``[split]`` in a run file."""
 
     kind: ClassVar[str] = "splitter"
     hook: ClassVar[str] = "tunesmith_splitters"
@@ -170,22 +171,22 @@ class TechniqueOffer(ComponentOffer[C]):
     """Kinds of records that the technique trains on, checked before any weight is read."""
     trains_on: frozenset[Feature] = frozenset()
     """Record features that the technique uses. A run whose records have other features is
-    refused."""
+    rejected."""
     promises: Promises = field(default_factory=Promises)
     estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
-    """Yield predictions of memory and work: first a quick one without heavy imports, then better
-    ones.
+    """Yield predictions of memory and compute: first a quick one without importing torch, then more
+    accurate ones.
 
     Each estimate replaces the previous one, and a caller may stop after the first. None: no
     estimate. """
     needs_validation: bool = False
-    """True if the technique needs validation rows to choose by, even if the dataset is small."""
+    """True if the technique needs validation rows for a choice, even if the dataset is small."""
     data_parallel: bool = False
     """True if several torchrun processes can train together. Each process gets the same job. Worker
     ranks (above 0) must not write files, and the events that they emit are dropped."""
     accepts_additions: bool = False
     """True if the technique applies the ``additions`` of its job, like the shared trainer.
-    Otherwise a run file with a table that adds to the training is refused."""
+    Otherwise a run file with a table that adds to the training is rejected."""
     options_for: Callable[[Sequence[Record]], Mapping[str, object]] = lambda records: {}
     """Return the options that these records need, by dotted key, for ``tunesmith init``."""
     memory_savings: Callable[[C], Sequence[MemorySaving[C]]] | None = None
@@ -208,8 +209,8 @@ class Metric:
     the rows are then contributions that depend on all rows and whose mean is the metric. Compute
     them with ``tunesmith_evidence.statistics.row_contributions``."""
     compute: Callable[[Any], Any] | None = None
-    """For a metric with ``is_row_mean=False``: compute it from sums of the rows' ``counts``, as
-    ``row_contributions`` calls it. Two models are then compared on the rows that both answered.
+    """Compute a metric with ``is_row_mean=False`` from the summed ``counts`` of rows. It is called
+    as by ``row_contributions``. Two models are then compared on the rows that both answered.
     Without it, baselines are measured on all test rows."""
 
     @property
@@ -231,24 +232,26 @@ class EvaluatorOffer(ComponentOffer[C]):
     metrics: tuple[Metric, ...]
     accepts: frozenset[type[Record]] | None = None
     """Kinds of records that the evaluator measures; None: all. ``tunesmith check`` and ``tunesmith
-    run`` refuse other kinds before the run starts."""
+    run`` reject other kinds before the run starts."""
     default_for: Callable[[Sequence[Record]], bool] = lambda records: False
     """Return True if the evaluator measures these records when the run file names no evaluator."""
     model_count: Callable[[C], int] = lambda config: 1
     """Return the number of models in memory at the same time, including the measured one."""
     generates: bool = False
-    """True if it only measures generated answers, so that it can also measure a classifier."""
+    """True if it measures generated answers only, not probabilities, and so can measure a
+    classifier."""
     answer_limit: Callable[[C, Sequence[Record]], int | None] = lambda config, records: None
     """Return the largest number of tokens that the evaluator generates for one of the records.
-    None: it does not generate answers to the records' prompts. A review refuses rows whose prompt
+    None: it does not generate answers to the records' prompts. A review rejects rows whose prompt
     leaves no room for that many tokens."""
     scores_references: bool = False
-    """True if it scores the reference answers of the records, which must fit in the context."""
+    """True if it scores the records' reference answers, which must then fit into the context."""
     on_training_rows: bool = False
     """True if it also measures the tuned model on a sample of training rows, for comparison."""
     reads_media: bool = False
-    """True if it can measure records with parts that are not text, by passing prompts to the model
-    unchanged. Otherwise naming it for such records is refused, and it is not used by default."""
+    """True if it can measure records with media, because it passes prompts to the model unchanged.
+    If False, a run file that names it for such records is rejected, and it is not used by
+    default."""
 
 
 Solution = Literal["constant", "classifier", "prompt", "retrieval"]
@@ -258,15 +261,15 @@ prompt with text retrieved for each question, such as similar training rows."""
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineOffer(ComponentOffer[C]):
-    """An offer of a baseline, which solves the task without tuning: ``[baselines]``."""
+    """An offer of a baseline, which solves the task without fine-tuning: ``[baselines]``."""
 
     kind: ClassVar[str] = "baseline"
     hook: ClassVar[str] = "tunesmith_baselines"
     reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
     build: _Imported[Callable[[C], Baseline]] = _Imported()
     solution: Solution
-    """What a team would use instead of a tuned model. For FINE-TUNE, the tuned model must beat a
-    baseline of each kind that suits the rows."""
+    """The kind of solution that a team would use instead of a tuned model. FINE-TUNE requires that
+    the tuned model beats a baseline of each kind that suits the rows."""
     cost: int
     """Rank of the cost per answer in production. Among equally good baselines, the cheapest
     counts."""
@@ -274,8 +277,8 @@ class BaselineOffer(ComponentOffer[C]):
     """True if it queries the base model. It is then scored on ``[baselines] rows``, in the
     budget."""
     is_reference: bool = False
-    """True if all evaluators measure it although it queries the model: the point where tuning
-    starts."""
+    """True for the untuned model itself: all evaluators measure it, although it queries the
+    model."""
     can_score: bool = True
     """False if its answers have no probabilities. Only evaluators of answers can then measure
     it."""
@@ -283,9 +286,10 @@ class BaselineOffer(ComponentOffer[C]):
     """Return True if the baseline suits these training records (a sample). Only called if the run
     file names no baselines."""
     reads_media: bool = False
-    """True if it can solve the task from records with parts that are not text."""
+    """True if it can solve tasks whose records have media."""
     is_configured: Callable[[C], bool] = lambda config: False
-    """Return True if these options request the baseline for any records when none are named."""
+    """Return True if the baseline, with these options, is used for any records when none is
+    named."""
 
     @property
     def has_probabilities(self) -> bool:
@@ -300,7 +304,7 @@ class ReporterOffer(ComponentOffer[C]):
     kind: ClassVar[str] = "reporter"
     hook: ClassVar[str] = "tunesmith_reporters"
     build: _Imported[Callable[[C, Any], Reporter]] = _Imported()
-    """Build it from the options and the :class:`tunesmith.storage.RunFolder` of the run."""
+    """Build the reporter from its options and the run's :class:`tunesmith.storage.RunFolder`."""
     by_default: bool = False
     """True if this reporter is used when the run file names none."""
     always: bool = False
@@ -318,8 +322,8 @@ class ExporterOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_exporters"
     build: _Imported[Callable[[C], Any]] = _Imported()
     tolerance: Callable[[C], float | None]
-    """Return the largest allowed difference of a log-probability, in nats; None: weights are
-    rounded."""
+    """Return how much a log-probability may change by the export, in nats. None: the export rounds
+    weights, so there is no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +334,7 @@ class ServeExtensionOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_serve_extensions"
     build: _Imported[Callable[[C], Any]] = _Imported()
     headers: Callable[[C], Collection[str]] = lambda config: ()
-    """Return the names of the request headers that it reads. Headers with secrets are withheld."""
+    """Return the names of the request headers that it reads. It never gets headers with secrets."""
     needs_logprobs: bool = False
     """True if it reads the log-probabilities of tokens."""
 
@@ -359,7 +363,8 @@ class TableOffer(ConfiguredOffer[C]):
     hook: ClassVar[str] = "tunesmith_tables"
     reserved: ClassVar[frozenset[str]] = frozenset(RUN_FILE_TABLES)
     addition: Callable[[C], Addition | None] = lambda options: None
-    """Return what the table adds to the training, or None for nothing, as with its defaults."""
+    """Return the table's addition to the training; None if these options, like the defaults, add
+    none."""
 
 
 KINDS: tuple[type[Offer], ...] = (
@@ -387,20 +392,20 @@ FILE_DISTRIBUTION = "file"
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """One plugin and the result of loading it; ``seconds`` is the time that loading took."""
+    """A plugin and the result of loading it, which took ``seconds``."""
 
     name: str
     distribution: str
     version: str
     module: str
     api: str = ""
-    """Declared version of the plugin API; empty if not declared."""
+    """Version of the plugin API that the distribution declares; empty if it declares none."""
     state: Literal["active", "broken", "blocked", "new"] = "active"
     reason: str = ""
     seconds: float = 0.0
     hooks: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    """Requirements of the hooks that review or judge (``NEEDS`` in the module)."""
+    """Requirements of the review and verdict hooks (``NEEDS`` in the module)."""
 
     @property
     def full_name(self) -> str:
@@ -415,7 +420,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Offered(Generic[O]):
-    """An offer and the plugin that makes it."""
+    """An offer, together with the plugin that makes it."""
 
     plugin: Plugin
     offer: O

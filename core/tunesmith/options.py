@@ -1,4 +1,4 @@
-"""Options: the run-file tables of the core, and the base class of plugin options.
+"""The options of the core's run-file tables, and the base class of plugin options.
 
 Imported when a run file is read, but not for ``--help``: importing pydantic is slow.
 """
@@ -15,22 +15,21 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
-"""Path option; relative paths are resolved against the folder of the run file."""
+"""Type of a path option; relative paths start at the folder of the run file."""
 
 
 class Options(BaseModel):
-    """Base class of all options: immutable; refuses unknown keys, wrong types, inf and nan."""
+    """Base class of all options, which are immutable; unknown keys, inf and nan are errors."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {}
-    """Maps keys of an earlier version to the present keys. An earlier key is refused, with a hint
-    at the present one. Subclasses extend the tables of their base classes: see
-    :func:`earlier_keys`."""
+    """Maps keys of earlier versions to current keys. An earlier key is an error, whose hint is the
+    current key. Subclasses extend the tables of their base classes: see :func:`earlier_keys`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
-    """Return the present key for each key of an earlier version, over all base classes."""
+    """Return the current key of each key of an earlier version, including those of base classes."""
     tables: list[Mapping[str, str]] = [
         vars(cls).get("EARLIER", {}) for cls in reversed(options.__mro__)
     ]
@@ -59,7 +58,7 @@ def from_table(options: type[M], table: Mapping[str, Any]) -> M:
     """Build options from a table of a run file.
 
     The table is validated as JSON: TOML has arrays but no tuples or sets, and strict options would
-    refuse an array for a tuple or a set.
+    reject an array for a tuple or a set.
 
     Raises:
         pydantic.ValidationError: lists every problem of the table.
@@ -76,7 +75,12 @@ class RunOptions(Options):
         max_length=60,
         pattern=r"^[A-Za-z0-9._-]*$",
     )
-    seed: int = Field(42, ge=0, lt=2**31, description="Seed of split, initialization, row order.")
+    seed: int = Field(
+        42,
+        ge=0,
+        lt=2**31,
+        description="Seed of the split, the initial weights and the order of rows.",
+    )
     folder: DataPath = Field("runs", description="Folder where the run folder is created.")
     device: str = Field(
         "auto",
@@ -198,7 +202,7 @@ class GateOptions(Options):
     )
 
     def bounds(self) -> Iterator[tuple[str, str, str, float]]:
-        """Yield each bound of ``at_least``: its key, an evaluator's id or "", a metric, a value."""
+        """Yield key, evaluator id (or ""), metric and value of each threshold of ``at_least``."""
         for name, value in self.at_least.items():
             by_metric = value if isinstance(value, dict) else {"": value}
             for metric, bound in by_metric.items():
@@ -209,7 +213,10 @@ class GateOptions(Options):
 class PluginsOptions(Options):
     """Table ``[plugins]``: plugins that the run requires, disables or adds."""
 
-    require: list[str] = Field([], description='Requirements, such as "tunesmith-mlflow>=0.2".')
+    require: list[str] = Field(
+        [],
+        description='Required distributions, such as "tunesmith-mlflow>=0.2".',
+    )
     disable: list[str] = Field([], description="Names of plugins that the run must not use.")
     files: list[str] = Field(
         [], description="Single-file plugins to load.", json_schema_extra={"path": True}

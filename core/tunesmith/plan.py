@@ -1,4 +1,4 @@
-"""The plan: a run as a checked, printable value."""
+"""The plan of a run: its run file, checked and with all defaults, and the chosen components."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Component(Generic[K]):
-    """An offer that the run file names, with its validated options."""
+    """A component of the plan: an offer with its validated options."""
 
     offered: Offered[K]
     config: BaseModel
     use: str = ""
-    """Name in the run file; empty if the run file does not name the component."""
+    """Name of the component in the run file; empty if it is a default."""
     id: str = ""
     """Name of an evaluator in events, files and ``[gate]``, unique in the run."""
 
@@ -52,7 +52,7 @@ class Component(Generic[K]):
         return self.offered.offer
 
     def copy(self) -> Component[K]:
-        """Return a deep copy: changing it does not change this component."""
+        """Return a deep copy, so a plugin that changes it does not change this component."""
         offered = Offered(copy(self.offered.plugin), copy(self.offer))
         return replace(self, offered=offered, config=self.config.model_copy(deep=True))
 
@@ -67,7 +67,7 @@ class Component(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run as a checked value. ``test_size`` is a share or a number of rows."""
+    """A run with all its options checked; ``test_size`` is a share or a number of rows."""
 
     run: RunOptions
     model: ModelOptions
@@ -77,21 +77,22 @@ class Plan:
     split: Component[SplitterOffer[Any]]
     technique: Component[TechniqueOffer[Any]]
     evaluators: tuple[Component[EvaluatorOffer[Any]], ...]
-    """Empty: the default evaluators for the test records, chosen after the records are read."""
+    """The evaluators of the run file. Empty: the defaults, chosen once the test records are
+    read."""
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baseline_options: BaselineOptions
     baselines: tuple[Component[BaselineOffer[Any]], ...]
     """The baselines to choose from when the records are read; final if ``baselines.use`` is set."""
     gate: GateOptions
     tables: tuple[Component[TableOffer[Any]], ...]
-    """The tables that belong to plugins, including those that only have defaults."""
+    """The tables of plugins, including tables with only defaults."""
     plugins: PluginsOptions
     origins: Mapping[str, str]
     trains: bool = True
     find_clusters: FindClusters = cluster_each_record
     """Return the clusters of dependent records, from the run's splitter or the default one."""
     additions: tuple[Addition, ...] = ()
-    """What the tables add to the training, in table order."""
+    """Additions to the training, in the order of the tables that request them."""
 
     @property
     def name(self) -> str:
@@ -99,13 +100,13 @@ class Plan:
 
     @property
     def single_process_part(self) -> str:
-        """Name of the part that cannot train with several processes; empty if all parts can."""
+        """Name of the component that cannot train with several processes; empty if all can."""
         if not self.technique.offer.data_parallel:
             return f"technique {self.technique.offer.name}"
         return next((f"[{a.table}]" for a in self.additions if not a.data_parallel), "")
 
     def copy(self) -> Plan:
-        """Return a deep copy for a hook: changing it does not change this plan."""
+        """Return a deep copy for a hook, so a plugin that changes it does not change this plan."""
 
         def copy_field(value: Any) -> Any:
             match value:
@@ -149,9 +150,9 @@ class Plan:
         }
 
     def table(self, options: type[M]) -> M:
-        """Return the options of a plugin's own table by their class.
+        """Return the options of a plugin's own table as an instance of their class.
 
-        Returns the defaults if the plan was made without the plugin.
+        If the plan was made without the plugin, the options have their defaults.
         """
         found = (t.config for t in self.tables if isinstance(t.config, options))
         return next(found, None) or options()
@@ -169,7 +170,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelReview:
-    """A run that is about to start, with its base model's config, for plugins to review."""
+    """The input of a model review: a run before it starts, with its base model's config."""
 
     plan: Plan
     config: Mapping[str, Any]
@@ -180,7 +181,7 @@ class ModelReview:
     """All installed techniques, so that a review can propose another one."""
 
     def copy(self) -> ModelReview:
-        """Return a copy for a hook that shares only the records with this review."""
+        """Return a copy to pass to a hook; it only shares the records with this review."""
         techniques = [Offered(copy(o.plugin), copy(o.offer)) for o in self.techniques]
         plan, config = self.plan.copy(), deepcopy(dict(self.config))
         return replace(self, plan=plan, config=config, techniques=techniques)
@@ -188,11 +189,12 @@ class ModelReview:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The results of a run, from which plugins judge whether fine-tuning was worth it."""
+    """The results of a run, from which a plugin decides whether fine-tuning was worth it."""
 
     plan: Plan
     folder: Path
-    """The run folder; the files of values per record in ``measured`` are below it."""
+    """The run folder. Paths in ``measured``, to files with a value per record, are relative to
+    it."""
     measured: Sequence[Measured]
     baselines: Sequence[BaselineChosen]
     findings: Sequence[FindingReported]
@@ -203,7 +205,7 @@ class Evidence:
     """The metrics of the run's evaluators, by name."""
 
     def copy(self) -> Evidence:
-        """Return a copy for a hook that shares only the records with this evidence."""
+        """Return a copy to pass to a hook; it only shares the records with this evidence."""
         events = ("measured", "baselines", "findings", "data")
         return replace(
             self, plan=self.plan.copy(), **{name: deepcopy(vars(self)[name]) for name in events}

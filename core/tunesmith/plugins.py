@@ -1,8 +1,8 @@
-"""Find plugins, load each of them in isolation, and record the result for each.
+"""Find plugins and load each of them, so that a broken plugin does not affect the others.
 
 pluggy's own loader stops at the first plugin that cannot be imported, and silently drops a second
-plugin with the same name. Here, a broken plugin does not affect the others: it is listed with the
-reason, and is an error only if a run needs it.
+plugin with the same name. Here, a broken plugin is listed with the reason, and is an error only if
+a run needs it.
 
 Importing takes time, so ``tunesmith plugins list`` inspects each new distribution in a separate
 process and caches its offers in a file. The command line reads commands from this cache until the
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "tunesmith"
 API_GROUP = "tunesmith.api"
-"""Entry-point group where a distribution declares its plugin API version, as the entry's name."""
+"""Entry-point group; the name of a distribution's entry in it is its plugin API version."""
 API_VERSION = 1
 MAX_INSPECTION_BYTES = 4_000_000
-"""Size in bytes of the largest cache file that is read about a distribution."""
+"""Maximum size in bytes of a distribution's cache file; larger files are ignored."""
 LoadPlugin = Callable[[], object]
 InstalledPlugins = list[tuple[Plugin, metadata.EntryPoint]]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The plugins to load."""
+    """The plugins to load, selected by the user."""
 
     allowed: frozenset[str] | None = None
     """Allowed third-party plugins, by name of plugin or distribution; None allows all."""
@@ -80,7 +80,7 @@ class Selection:
 
 @dataclass
 class Plugins:
-    """All plugins found. ``manager`` has the active ones, registered under their full names."""
+    """All plugins found. The active ones are registered with ``manager`` under their full names."""
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)
@@ -128,7 +128,7 @@ class Plugins:
             result = function(**{name: arguments[name] for name in names if name in arguments})
             result = [*result] if inspect.isgenerator(result) else result
         if changes:
-            self.note(plugin, f"{name} changed {', '.join(changes)}; restored")
+            self.note(plugin, f"{name} changed {', '.join(changes)}; the change was undone")
         if os.environ.get("TUNESMITH_TRACE"):
             ms = (time.perf_counter() - started) * 1000
             line = f"trace: {plugin.full_name} {function.__name__} {ms:.1f} ms -> {result!r}"
@@ -136,11 +136,11 @@ class Plugins:
         return result
 
     def note(self, plugin: Plugin, text: str) -> None:
-        """Keep a text about what a plugin did; :meth:`take_notes` returns it."""
+        """Keep a note about what a plugin did; :meth:`take_notes` returns it later."""
         self._notes.append((plugin, text))
 
     def take_notes(self, plugin: Plugin | None = None) -> list[tuple[Plugin, str]]:
-        """Return the texts about one plugin, or about all, and forget them."""
+        """Return the notes about one plugin, or about all, and forget them."""
         taken = [pair for pair in self._notes if plugin is None or pair[0] == plugin]
         self._notes = [pair for pair in self._notes if pair not in taken]
         return taken
@@ -179,7 +179,7 @@ def find_installed() -> InstalledPlugins:
 
 
 def _read_entry_points() -> tuple[Any, InstalledPlugins]:
-    """Return the entry points, and a broken plugin for each distribution with a damaged file.
+    """Return the readable entry points, and a broken plugin for each damaged entry-point file.
 
     pydantic and torch read all entry points on import, and would fail on a damaged file. From now
     on, they only get the entry points that can be read.
@@ -229,8 +229,8 @@ def _name_and_version(distribution: Any) -> tuple[str, str]:
 def find_plugins(selection: Selection | None = None, *, commands_only: bool = False) -> Plugins:
     """Load every installed plugin that the selection allows, built-in ones first.
 
-    With ``commands_only``, an inspected plugin is imported only when one of its commands is used. A
-    third-party plugin that was not inspected is not loaded: its state is "new".
+    With ``commands_only``, an inspected plugin is imported only when one of its commands is used.
+    Then a third-party plugin that was not inspected is not loaded: its state is "new".
     """
     selection = selection or Selection.from_environment()
     installed = find_installed()
@@ -254,7 +254,9 @@ def find_plugins(selection: Selection | None = None, *, commands_only: bool = Fa
             loaded = load_plugin(plugins.manager, plugin, load, changes)
             plugins.found.append(loaded)
             if changes:
-                plugins.note(loaded, f"its import changed {', '.join(changes)}; restored")
+                plugins.note(
+                    loaded, f"its import changed {', '.join(changes)}; the change was undone"
+                )
     return plugins
 
 
@@ -268,7 +270,7 @@ def cache_folder() -> Path:
 
 
 def inspection_files(installed: InstalledPlugins) -> dict[str, Path]:
-    """Return the cache file of each distribution, which may not exist.
+    """Return the path of each distribution's cache file; the file may not exist.
 
     Its name depends on the environment, on tunesmith, and on the distribution: on its checksums
     (RECORD), or on its sources if it is editable or has no RECORD.
@@ -283,7 +285,7 @@ def inspection_files(installed: InstalledPlugins) -> dict[str, Path]:
 
 
 def read_commands(installed: InstalledPlugins) -> dict[str, Mapping[str, str]]:
-    """Return the help lines of the commands of each inspected plugin, by full name.
+    """Return the commands of each inspected plugin with their help lines, by full plugin name.
 
     A file that cannot be read or is damaged is ignored.
     """
@@ -302,7 +304,7 @@ def load_plugin(
     load: LoadPlugin,
     changes: list[str] | None = None,
 ) -> Plugin:
-    """Load and register a plugin; return it as active, or as broken with the reason.
+    """Load and register a plugin; return it with the state active, or broken and the reason.
 
     Global state changed by its import is added to ``changes``.
     """
@@ -343,14 +345,14 @@ def load_plugin(
 
 
 def create_manager() -> pluggy.PluginManager:
-    """Create a manager with the hooks of tunesmith and no plugin."""
+    """Create a plugin manager with the hooks of tunesmith, without plugins."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     return manager
 
 
 def missing_requirements(requirements: Iterable[str]) -> list[str]:
-    """Return a message for each requirement that is not installed, without importing anything."""
+    """Return a message for each requirement that is not met, without importing anything."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     problems = []
@@ -387,7 +389,7 @@ def _checksum(entries: list[metadata.EntryPoint]) -> str:
 
 
 def _stand_in(plugin: Plugin, load: LoadPlugin, commands: Mapping[str, str]) -> object:
-    """Return a stand-in with the same commands, which imports the plugin when one is used."""
+    """Return a substitute with the plugin's commands; using one of them imports the plugin."""
 
     def load_command(name: str) -> click.Command:
         manager = create_manager()

@@ -1,7 +1,8 @@
-"""Evaluators that apply rules derived from all test rows to any rows.
+"""Evaluators that derive rules from all test rows, then apply them to any rows.
 
-A baseline may be measured on part of the test rows, and the tuned model on all of them. What an
-evaluator derives from rows, such as a token limit, labels or a schema, must be the same for both.
+A baseline may be measured on part of the test rows, and the tuned model on all of them. The rules
+that an evaluator derives from rows, such as a token limit, labels or a schema, must be the same for
+both.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ class PreparedEvaluator(Evaluator, Protocol):
     """
 
     def prepare(self, references: Sequence[Record]) -> Evaluator:
-        """Return an evaluator that measures any rows by rules derived from these test rows."""
+        """Return an evaluator that measures any rows, with rules derived from these test rows."""
         ...
 
 
 class RowWise:
-    """Base class of evaluators that derive nothing from rows: a value depends on its row only."""
+    """Base class of evaluators whose values each depend on one row only."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return the evaluator itself."""

@@ -30,7 +30,7 @@ class ToolCall:
 
     name: str
     arguments: str = "{}"
-    """The arguments as a JSON object in text form."""
+    """The arguments: the text of a JSON object."""
     id: str = ""
 
 
@@ -47,7 +47,7 @@ class Part:
 @final
 @dataclass(frozen=True, slots=True)
 class TextPart(Part):
-    """A part of a message's text; ``weight`` multiplies the loss of its tokens."""
+    """A piece of a message's text; ``weight`` multiplies the loss of its tokens."""
 
     text: str
     weight: float = 1.0
@@ -82,7 +82,9 @@ class Message:
         if isinstance(content, list | tuple):
             parts = tuple(content)
             if not all(isinstance(part, Part) for part in parts):
-                raise TypeError(f"the content of a message is text or parts, got {parts!r:.80}")
+                raise TypeError(
+                    f"the content of a message must be text or parts, got {parts!r:.80}"
+                )
             texts = [part.text for part in parts if isinstance(part, TextPart) and part.weight == 1]
             _set(self, "content", "".join(texts) if len(texts) == len(parts) else parts)
         if self.tool_calls:
@@ -134,7 +136,7 @@ class Message:
 
     @property
     def is_trained(self) -> bool:
-        """Return True if any tokens contribute to the loss: an assistant message with a weight."""
+        """Return True if any tokens of the message contribute to the loss."""
         parts = () if self.tool_calls else self._parts
         silent = parts and all(isinstance(p, TextPart) and not p.weight for p in parts)
         return self.role == "assistant" and self.weight > 0 and not silent
@@ -145,9 +147,8 @@ class Message:
 
 
 Prompt: TypeAlias = str | tuple[Message, ...]
-"""Input of a text model: a conversation to continue, or plain text.
-
-The first message of a conversation defines the tools that the model may call.
+"""Input of a text model: a conversation to continue, or plain text. In a conversation, the first
+message defines the tools that the model may call.
 """
 
 Answer: TypeAlias = str | Message
@@ -164,9 +165,10 @@ def to_answer(message: Message) -> Answer:
 class Record:
     """Base class of records, with the record's source, group and slices.
 
-    A record is immutable at every level: lists that a data loader passes become tuples. A split
-    keeps all records of a ``group`` (a patient, a ticket thread) in one part. ``slices`` are
-    labels; results are also reported for each of them."""
+    A record is immutable at every level: lists that a data loader passes become tuples. All records
+    of a ``group`` (a patient, a ticket thread) are in the same split. ``slices`` are labels;
+    results are also reported for each of them.
+    """
 
     source: str
     """``file:line``, or another reference to where the record comes from."""
@@ -238,7 +240,7 @@ def _set(record: Record | Message, name: str, value: object) -> None:
 
 
 def is_immutable(record: Record) -> bool:
-    """Return True if no field of the record can be changed at any depth."""
+    """Return True if all fields of the record are immutable at any depth."""
     try:
         hash(record)
     except TypeError:
@@ -247,10 +249,10 @@ def is_immutable(record: Record) -> bool:
 
 
 def find_features(record: Record) -> frozenset[Feature]:
-    """Return the features that the record has beyond the texts of its turns.
+    """Return the features of a record, such as tools or weights, beyond the texts of its turns.
 
     A technique trains on a record only if its offer names all of these features. Otherwise the
-    technique could ignore them and learn something that the data does not say.
+    technique could ignore them and learn something that is not in the data.
     """
     match record:
         case Chat():
@@ -278,8 +280,7 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
 
     The exchanges depend on the kind of record:
 
-    * :class:`Chat`: one for each assistant turn that is trained; all turns before it are the
-      prompt.
+    * :class:`Chat`: one for each assistant turn with a weight; all turns before it are the prompt.
     * :class:`Completion`: one, with the prompt as a user turn.
     * :class:`Text`: the text as the answer to the empty prompt.
     * :class:`Preference`: its prompt with the chosen completion.
@@ -303,6 +304,6 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
 
 
 def last_exchange(record: Record) -> tuple[Prompt, Message]:
-    """Return the last exchange of a record: evaluators ask the model for this answer."""
+    """Return the last exchange of a record; evaluators ask the model for its answer."""
     *_, last = exchanges(record)
     return last

@@ -1,6 +1,6 @@
-"""Names that plugins used before version 0.1, and their present names.
+"""Names that plugins used before version 0.1, with their current names.
 
-Errors of a plugin that still uses an old name mention both. This module must contain the old names.
+If a plugin still uses an old name, the error mentions both names.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ PARTS = {
     "rungs": "baselines",
 }
 PYTHON_SAYS = {
-    "Promises.__init__() got an unexpected keyword argument 'mergeable'": "leave it out",
-    "TableOffer.__init__() got an unexpected keyword argument 'earlier_names'": "leave it out",
+    "Promises.__init__() got an unexpected keyword argument 'mergeable'": "remove it",
+    "TableOffer.__init__() got an unexpected keyword argument 'earlier_names'": "remove it",
     "'tuple' object has no attribute 'use'": "Plan.baselines.use is Plan.baseline_options.use now",
 }
-"""What to do about messages that start with these texts, where a new name alone is not enough."""
+"""Advice by the start of Python's message, for cases where a new name is not enough."""
 _WORDS = [form(part) for part in PARTS for form in (str.lower, str.upper, str.capitalize)]
 _PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z])")
 _QUOTED = re.compile(r"""['"`]([A-Za-z_][\w.]*)['"`]""")
 
 
 def present_name(name: str) -> str:
-    """Return the present form of a name; the same name if it has not been renamed."""
+    """Return the current form of a name; the name itself if it has not been renamed."""
     if name in EXACT:
         return EXACT[name]
 

@@ -1,4 +1,4 @@
-"""Stop signals during a run: finish the step, save a checkpoint, then stop.
+"""Handle stop signals during a run: finish the step, save a checkpoint, then stop.
 
 Ctrl-C sends SIGINT, and closing a terminal sends SIGHUP, which a run under ``nohup`` ignores as
 usual. Schedulers send SIGTERM, SIGUSR1 (Slurm), SIGUSR2 (Grid Engine, LSF) and SIGXCPU (CPU time
@@ -22,7 +22,7 @@ STOP_SIGNALS = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
 URGENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that end the process at once if the run is already stopping; others may be repeated."""
+"""Signals that, sent again while the run is stopping, end the process at once."""
 end_process = os._exit
 """The real ``os._exit``, saved because :mod:`tunesmith.fence` replaces it during plugin calls."""
 
@@ -30,7 +30,7 @@ end_process = os._exit
 def set_stop_handlers(handler: Any) -> dict[int, Any]:
     """Set the handler of the stop signals; return the earlier ones for :func:`restore_handlers`.
 
-    A signal that is not urgent is left alone if it is ignored or the program already handles it.
+    A signal that is not urgent keeps its handling if it is ignored or the program handles it.
     Only the main thread can set handlers.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -50,7 +50,7 @@ def restore_handlers(handlers: Mapping[int, Any]) -> None:
 
 
 class StopSignalHandler:
-    """Records the first stop signal; after that, SIGINT or SIGTERM ends the process.
+    """Records the first stop signal; a SIGINT or SIGTERM after that ends the process.
 
     ``raise_if_received`` raises :class:`RunStopped` after a signal, at a point where the run can
     stop safely. The exit codes are conventional: 128 plus the signal number, such as 143.
@@ -68,7 +68,7 @@ class StopSignalHandler:
         restore_handlers(self._previous_handlers)
 
     def raise_if_received(self) -> None:
-        """Raise :class:`RunStopped` if a signal was received."""
+        """Raise :class:`RunStopped` if a stop signal was received."""
         if self.received is not None:
             name = signal.Signals(self.received).name
             raise RunStopped(f"stopped by {name}", exit_code=128 + self.received)

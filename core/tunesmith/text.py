@@ -1,4 +1,4 @@
-"""Text for users: unsafe characters escaped, secrets redacted, numbers formatted.
+"""Prepare text for users: escape unsafe characters, redact secrets, format numbers.
 
 All text from outside (rows, file names, plugin names, model output) passes through `safe_text`
 before it is printed, and through `redact` before it is stored. Both return plain strings: a
@@ -25,7 +25,7 @@ def _escape(character: str) -> str:
 
 
 _ALWAYS = (
-    *(c for c in range(0x20) if c not in (0x09, 0x0A)),  # C0 without tab and newline
+    *(c for c in range(0x20) if c not in (0x09, 0x0A)),  # control characters, not tab and newline
     *range(0x7F, 0xA0),  # DEL, C1
     0x00AD,  # soft hyphen
     0x034F,  # combining grapheme joiner
@@ -71,7 +71,7 @@ def safe_text(s: str, limit: int | None = None) -> str:
         return _escape_unsafe(s)
     if limit < 1:
         raise ValueError(f"limit: must be at least 1, got {limit}")
-    # Each character yields at least one, so characters beyond the limit are never needed.
+    # Escaping never shortens the text, so characters beyond the limit are not needed.
     result = _escape_unsafe(s[: limit + 1])
     if len(result) <= limit:
         return result
@@ -197,8 +197,8 @@ _RULES: tuple[tuple[str, tuple[str, ...], str], ...] = (
         r"(?:\s{0,3}=|[\"']\s{0,3}:)\s{0,3}[\"']?)(?!\[redacted:)[^\s\"',;<>]{8,}",
     ),
 )
-"""Rules: kind of secret, literals (at least one must occur), and pattern. Text in the pattern's
-group "keep" stays; the rest of the match is replaced."""
+"""Rules: the kind of secret, a list of literals (at least one must occur), and the pattern. Text in
+the pattern's group "keep" stays; the rest of the match is replaced."""
 
 SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
 """Every text that `redact` changes contains at least one of these marks."""
@@ -222,13 +222,13 @@ _LONG_NUMBER = r"(?<!\w)(?:[A-Z]{2})?\d(?:[ -]?[\dA-Z]){10,32}\d(?!\w)|\b\d{3}-\
 
 
 def mask_personal_data(s: str) -> str:
-    """Redact secrets, and mask e-mail addresses and long numbers such as card numbers."""
+    """Redact secrets; mask e-mail addresses and long numbers such as card numbers."""
     s = re.sub(_EMAIL, r"\1…\2", redact(s))
     return re.sub(_LONG_NUMBER, lambda found: f"{found[0][:2]}…{found[0][-2:]}", s)
 
 
 def redact_all(value: Any) -> Any:
-    """Return a JSON value with every string in it, including keys, redacted by `redact`."""
+    """Return a JSON value after passing every string in it, including keys, through `redact`."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):

@@ -1,1 +1,1 @@
-"""The parts of ``docs/generate.py``: one module for each kind of page."""
+"""The modules of ``docs/generate.py``, one for each kind of page."""

@@ -1,4 +1,4 @@
-"""Generate the page on the command line: the help of every command."""
+"""Generate the page on the command line, with the help of every command."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WIDTH = 88
 
 
 def command_page() -> Iterator[str]:
-    """Yield the page: each built-in command with its help, and the options that all share."""
+    """Yield the lines of the page: the help of each built-in command, and the common options."""
     yield "# Commands\n"
     yield (
         "This page shows the output of `tunesmith COMMAND --help`. Results are printed on stdout, "
-        "progress and messages on stderr. A command ends with one of the [exit "
-        "codes](exit-codes.md). Installed plugins can add commands; these are built in.\n"
+        "progress and messages on stderr. See [exit codes](exit-codes.md) for the codes that a "
+        "command can return. Installed plugins can add commands; these are built in.\n"
     )
     catalog = Catalog(plugins.find_plugins(Selection(allowed=frozenset())))
     usable, _ = resolve_command_conflicts(catalog.offers(CommandOffer))

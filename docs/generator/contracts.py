@@ -43,9 +43,9 @@ CONTRACTS = {
     "Additions to training": additions,
     "Plans and evidence": plan,
 }
-"""The modules of the page on contracts, by title."""
+"""Modules on the page about contracts, by title."""
 KIT = ("kit", "worked_examples", "fakes", "sample_run")
-"""The modules of the conformance kit that tests import from."""
+"""Modules of the conformance kit from which tests import."""
 SUBJECTS = {
     "plugin": "Every plugin",
     "review of data": "Plugins that review data",
@@ -63,11 +63,11 @@ SUBJECTS = {
     "reporter of every run": "Reporters that every run uses",
     "table": "Tables of the run file",
 }
-"""Heading for each subject of checks."""
+"""Headings of the checks, by subject."""
 
 
 def contract_page() -> Iterator[str]:
-    """Yield the page on contracts: every class and function, in module order."""
+    """Yield the lines of the page on contracts: every class and function, in module order."""
     yield "# Contracts\n"
     yield (
         "The data that plugins receive and return, and the protocols that they implement. "
@@ -84,10 +84,10 @@ def contract_page() -> Iterator[str]:
 
 
 class _AsGiven(ast.NodeTransformer):
-    """Shows a field that accepts an import string with the types that it accepts."""
+    """A field that accepts an import string, shown with its types."""
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
-        """Replace the descriptor of the field."""
+        """Replace the descriptor that the field's type annotation names."""
         if node.value is not None and ast.unparse(node.value) == "_Imported()":
             assert isinstance(node.annotation, ast.Subscript)
             given = f"{ast.unparse(node.annotation.slice)} | str"
@@ -96,7 +96,7 @@ class _AsGiven(ast.NodeTransformer):
 
 
 def offer_page() -> Iterator[str]:
-    """Yield the page on offers and the base class of options."""
+    """Yield the lines of the page on offers and the base class of options."""
     yield "# Offers\n"
     yield from render_docstring(inspect.cleandoc(offers.__doc__ or ""))
     yield (
@@ -130,7 +130,7 @@ def offer_page() -> Iterator[str]:
 
 
 def check_page() -> Iterator[str]:
-    """Yield the page on the conformance kit: its functions and every check."""
+    """Yield the lines of the page on the conformance kit: its functions and every check."""
     yield "# Conformance kit\n"
     yield from render_docstring(inspect.cleandoc(testing.__doc__ or ""))
     public = set(testing.__all__)
@@ -167,7 +167,7 @@ def fixture_section() -> Iterator[str]:
 
 
 def event_page() -> Iterator[str]:
-    """Yield the page on events: every event with its fields.
+    """Yield the lines of the page on events: every event with its fields.
 
     Raises:
         ValueError: a field has no description or two, or a description has no field.
@@ -199,7 +199,7 @@ def fields_without_text(node: ast.ClassDef) -> set[str]:
 
 
 def error_page() -> Iterator[str]:
-    """Yield the page on exit codes and their errors."""
+    """Yield the lines of the page on exit codes and their errors."""
     yield "# Exit codes\n"
     yield from render_docstring(inspect.cleandoc(errors.__doc__ or ""))
     yield "## Error classes\n"

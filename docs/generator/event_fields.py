@@ -1,4 +1,4 @@
-"""Descriptions of event fields that have none in the source.
+"""Descriptions of event fields that have no docstring in the source.
 
 Docstrings beside the code describe each event and its less obvious fields. The texts here are for
 readers of ``events.jsonl``: units, and the meaning of empty values.
@@ -17,8 +17,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "resumed": "True if the run was resumed.",
     },
     "phase-started": {
-        "phase": "`data`, `model`, or what is trained or measured, such as `tuned`.",
-        "total": "Number of units of work; None if unknown.",
+        "phase": "Name of the phase: `data`, `model`, or a model that is trained or measured.",
+        "total": "Number of units to process; None if unknown.",
         "unit": "Name of the units, in the plural.",
     },
     "phase-advanced": {
@@ -32,17 +32,17 @@ FIELDS: dict[str, dict[str, str]] = {
     "data-loaded": {
         "description": "One line from the data loader: the files and the detected format.",
         "train": "Number of training rows.",
-        "test": "Number of test rows, which results are measured on.",
-        "validation": "Number of validation rows, which settings are chosen on.",
+        "test": "Number of test rows, used to measure results.",
+        "validation": "Number of validation rows, used to choose settings.",
         "skipped": "Number of skipped rows by cause; empty if no row was skipped.",
     },
     "model-resolved": {
         "reference": "`[model] base` of the run file, resolved.",
-        "description": "One line for users: what kind of model the reference was recognized as.",
-        "files": "Short hash by file name; see above for what it covers.",
+        "description": "One line for users: the kind of model that was found.",
+        "files": "Short hashes by file name; see above for how they are computed.",
     },
     "finding": {
-        "level": "An error ends the run, a warning is also in the report, an info is only shown.",
+        "level": "`error` ends the run, `warning` is also in the report, `info` is only shown.",
         "source": "Position in the data, run-file key, or the plugin that reports the finding.",
         "message": "One sentence.",
         "examples": "Up to three of the rows, each with `file:line` and a short text.",
@@ -53,8 +53,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "method": "`analytic`: computed from the config; `traced`: from a simulated step.",
         "device": "The device, including its model if known.",
         "device_type": "`cuda` or `cpu`.",
-        "flops": "Floating-point operations of the training, including recomputation.",
-        "steps": "Optimizer steps of the training.",
+        "flops": "Floating-point operations of the training run, including recomputation.",
+        "steps": "Optimizer steps of the training run.",
         "tokens": "Tokens that training computes over all epochs.",
         "notes": "The assumptions of the forecast, as sentences.",
     },
@@ -73,11 +73,11 @@ FIELDS: dict[str, dict[str, str]] = {
     "step-finished": {
         "stage": STAGE,
         "step": "Number of the step, starting at 1.",
-        "steps": "Number of the last step.",
-        "loss": "Mean over the trained tokens of the batch, before the update, in nats per token. "
-        "Techniques with another objective use another unit.",
+        "steps": "Number of the last planned step.",
+        "loss": "Mean loss of the batch before the update, in nats per token. "
+        "Techniques with another objective have another unit.",
         "learning_rate": "Learning rate of this update.",
-        "gradient_norm": "Euclidean norm over all trained parameters, before clipping.",
+        "gradient_norm": "Euclidean norm of the whole gradient, before clipping.",
         "rows": "Rows of the batch, over all processes.",
         "tokens": "Tokens of the batch, without padding.",
         "trained_tokens": "Tokens of the batch that contribute to the loss.",
@@ -104,7 +104,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "monitored": {
         "stage": STAGE,
         "step": "Optimizer steps taken before the evaluation; 0 is the initial model.",
-        "metrics": "Values by name; see above.",
+        "metrics": "Measured values by name; see above.",
     },
     "completion-sampled": {
         "stage": STAGE,
@@ -122,7 +122,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "baseline-chosen": {
         "baseline": "Name of the baseline.",
         "variant": "Name of the chosen variant; empty if there is only one.",
-        "solution": "What a team would use instead of a tuned model.",
+        "solution": "Kind of solution that a team would use instead of a tuned model.",
         "cost": "Rank of the cost per answer in production: lower is cheaper.",
         "evaluator": "Id of the evaluator used to choose; empty if nothing was chosen.",
         "metric": "The metric used to choose.",

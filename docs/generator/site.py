@@ -1,4 +1,4 @@
-"""Hooks for mkdocs, which adapt pages written for GitHub."""
+"""Hooks for mkdocs that adapt pages written for GitHub to the site."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+(?!how-to|reference|tutorials|ex
 
 
 def on_files(files: Any, *, config: Any) -> Any:
-    """Add the page on the toolkits, which is not committed."""
+    """Add the page on the toolkits, which is not in the repository."""
     if written := files.get_file_from_path(TOOLKIT):
         files.remove(written)
     files.append(File.generated(config, TOOLKIT, content="\n".join(toolkit())))
@@ -41,10 +41,15 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **ignored: Any) -> str:
-    """Return a page with hard line breaks, and with links out of ``docs/`` replaced by text.
+    """Add hard line breaks to a page, and replace links out of ``docs/`` with text.
 
-    The page also gets its boost in the search. The site only contains the pages in ``docs/``. The
-    text gives other files' paths in the repository.
+    <<<<<<< HEAD
+        The page also gets its boost in the search. The site only contains the pages in ``docs/``. The
+        text gives other files' paths in the repository.
+    =======
+        The site only contains the pages in ``docs/``, so the text gives the paths of other files in the
+        repository.
+    >>>>>>> wt-prose2
     """
     folder = Path(page.file.src_uri).parent
     boosts = (value for path, value in BOOSTS.items() if page.file.src_uri.startswith(path))

@@ -15,10 +15,10 @@ SECTIONS = {
     "Yields:": "Yields",
     "Raises:": "Raises",
 }
-"""Heading for each line that starts a section of a docstring."""
+"""Headings of the sections of a docstring, by the line that starts the section."""
 
 MOST_LETTERS = 200
-"""Maximum length of a constant that is shown with its value; of a longer one, show the name."""
+"""Maximum length of a constant's value; if it is longer, only the name is shown."""
 
 
 @cache
@@ -28,7 +28,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def public_names(module: ast.Module) -> list[str]:
-    """Return the public names of a module: those in its ``__all__``, otherwise none."""
+    """Return the public names of a module, which are those in ``__all__``; none without it."""
     for node in module.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return [str(name) for name in ast.literal_eval(node.value)]
@@ -36,7 +36,7 @@ def public_names(module: ast.Module) -> list[str]:
 
 
 def signature_of(node: ast.FunctionDef | ast.ClassDef, owner: str = "") -> str:
-    """Return a function's signature, or a class with its constructor arguments."""
+    """Return the signature of a function, or of a class with its constructor arguments."""
     if isinstance(node, ast.ClassDef):
         return f"class {node.name}{constructor(node)}"
     decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
@@ -230,7 +230,7 @@ def entries(text: str) -> Iterator[str]:
 
 
 def type_aliases(tree: ast.Module) -> Iterator[str]:
-    """Yield the public aliases and constants of a module that have a docstring below them."""
+    """Yield the public type aliases and constants of a module that have a docstring."""
     shown = list[str]()
     for statement, after in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(statement, ast.AnnAssign):

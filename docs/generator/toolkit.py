@@ -24,7 +24,7 @@ TOOLKITS = ("tunesmith_torch", "tunesmith_data", "tunesmith_evidence")
 
 
 def toolkit() -> Iterator[str]:
-    """Yield the page on the toolkits: the public names of every module, by layer.
+    """Yield the lines of the page on the toolkits: the public names of every module, by layer.
 
     Signatures and docstrings are read from the source, without importing torch.
     """

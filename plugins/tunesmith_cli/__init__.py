@@ -1,4 +1,4 @@
-"""The command line: commands offered by plugins, their common options, output, exit codes.
+"""The command line, which runs the commands of plugins: common options, output, exit codes.
 
 It is built on the core, which runs without it. A command is imported only when it is used.
 """
@@ -23,11 +23,11 @@ def main() -> None:
 
 
 def _exit_without_commands(error: BaseException) -> NoReturn:
-    """Print which file cannot be imported, using only the standard library, and exit."""
+    """Print the file that cannot be imported, using only the standard library, and exit."""
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     files = [name for name in frames if not name.startswith("<frozen")]
     file = error.filename if isinstance(error, SyntaxError) else files[-1]
-    what = f"{file}: cannot be imported, {type(error).__name__}: {' '.join(str(error).split())}"
+    what = f"{file}: import failed: {type(error).__name__}: {' '.join(str(error).split())}"
     print(
         f"error: {ascii(what)[1:-1]}\n\nhint: reinstall that package, then tunesmith",
         file=sys.stderr,

@@ -1,4 +1,4 @@
-"""The ``tunesmith`` command: a group of the commands that plugins offer."""
+"""The command ``tunesmith``, the group of all commands that plugins offer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tunesmith_cli.groups import OfferGroup
 
 
 class TopGroup(OfferGroup):
-    """The group of all commands, which exits with the documented code of an error."""
+    """The top-level command group, which converts errors to documented exit codes."""
 
     prefix = ""
 
@@ -51,7 +51,7 @@ class TopGroup(OfferGroup):
 
 
 def _require_current_folder() -> None:
-    """Refuse to run in a deleted folder, where paths cannot be made absolute."""
+    """Raise an error in a deleted folder, where paths cannot be made absolute."""
     try:
         os.getcwd()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Options that several or all commands share, given before or after the command's name."""
+"""Options that several or all commands share. They may come before or after the command's name."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class CliState:
     files: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
     imports_all: bool = False
-    """True if a command was not among the known ones, so all plugins must be imported."""
+    """True if the command is not among the known ones, so all plugins must be imported."""
     run_folder: Path | None = None
-    """The run folder of this command, once it exists. It has the results; stdout is only a copy."""
+    """The run folder of this command, once it exists. It contains the results that stdout shows."""
     _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)
 
     def apply_quiet(self, plan: Plan) -> Plan:
@@ -52,8 +52,8 @@ class CliState:
     def catalog(self, *, commands_only: bool = False) -> Catalog:
         """Return the catalog of installed plugins, for commands without a run file.
 
-        Options after the name of a plugin's command are parsed only after a catalog was used to
-        find the command. If they choose other plugins, the next call returns another catalog.
+        Finding the command already needs a catalog, before the options after the command's name are
+        parsed. If these options choose other plugins, the next call returns another catalog.
         """
         from tunesmith import catalog, plugins
 
@@ -92,7 +92,7 @@ def set_option(function: F) -> F:
 
 
 def result_options(function: F) -> F:
-    """Add ``--json`` and the common options, and pass the state."""
+    """Decorator that adds ``--json`` and the common options, and passes the :class:`CliState`."""
     return cast(F, json_option(common_options(pass_state(function))))
 
 
@@ -100,16 +100,16 @@ def start_options(
     function: F,
     out: str = "Run folder to create; default: a new folder below [run] folder.",
 ) -> F:
-    """Add the options of commands that start a run from a run file, and pass the state.
+    """Decorator for commands that start a run from a run file: adds options, passes the state.
 
-    These are ``--set``, ``--out``, ``--trust-plugins``, ``--json`` and the common options.
+    The options are ``--set``, ``--out``, ``--trust-plugins``, ``--json`` and the common options.
     """
     named = click.option("--out", type=click.Path(path_type=Path), help=out)
     return set_option(named(trust_option(result_options(function))))
 
 
 def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> list[CompletionItem]:
-    """Complete keys of the run file like the command ``explain``, if it is installed."""
+    """Complete keys of the run file, if the command ``explain`` is installed."""
     root = ctx.find_root().command
     explain = root.get_command(ctx, "explain") if isinstance(root, click.Group) else None
     found = explain.params[0].shell_complete(ctx, start) if explain else []
@@ -117,13 +117,13 @@ def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> li
 
 
 def trust_option(function: F) -> F:
-    """Add ``--trust-plugins``, for commands that open a run folder with its plugins."""
+    """Decorator that adds ``--trust-plugins``, for commands that load a run's plugins."""
     text = "Execute the code that the run folder names, without asking."
     return _option(text, "--trust-plugins", callback=_trust)(function)
 
 
 def _collect(ctx: click.Context, option: click.Parameter, value: bool | tuple[str, ...]) -> None:
-    """Merge the values of a common option from all places on the command line."""
+    """Merge the values of a common option that is given in several places on the command line."""
     state, name = ctx.ensure_object(CliState), option.name or ""
     if isinstance(value, tuple):
         getattr(state, name).extend(value)
@@ -137,7 +137,7 @@ def _verbose(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
-    """Trust the code of run folders during this command, including folders opened later."""
+    """Trust the code of all run folders that this command opens."""
     if value and os.environ.get(TRUST_VARIABLE) != "1":
         os.environ[TRUST_VARIABLE] = "1"
         ctx.find_root().call_on_close(lambda: os.environ.pop(TRUST_VARIABLE, None))
@@ -146,7 +146,7 @@ def _trust(ctx: click.Context, option: click.Parameter, value: bool) -> None:
 def _option(
     help_text: str, *names: str, metavar: str | None = None, callback: Any = _collect
 ) -> Callable[[F], F]:
-    """Create an option that its callback handles before the command's own options.
+    """Create an option whose callback runs before the command's own options are parsed.
 
     The option is repeatable if its value has a name (``metavar``), and a flag otherwise.
     """

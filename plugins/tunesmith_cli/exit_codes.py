@@ -1,4 +1,4 @@
-"""Print the error of a command with a hint, and return its documented exit code."""
+"""Print a command's error with its hint, and return the documented exit code."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ PIP_COMMANDS = {
     "plugins outdated": "pip list --outdated",
     "plugins install --dry-run": "pip install --dry-run REQUIREMENT",
 }
-"""Replacements for commands and options that only pip has."""
+"""Replacements for commands and options that users may expect from pip."""
 
 
 def exit_code_of(work: Callable[[], object], state: CliState) -> int:
-    """Call ``work``; print its error on stderr and return the exit code.
+    """Call ``work`` and return the exit code; if it raises an error, print the error on stderr.
 
-    A failing stdout changes the code in one case: a command whose only result is its output has
-    failed if that could not be written. It has not failed if the reader went away (``| head``),
-    because the reader got what it wanted.
+    A failing stdout changes the code in one case: if a command's only result is its output, it
+    fails if the output cannot be written. It does not fail if the reader went away (``| head``),
+    because the reader has what it needs.
     """
     code = _call(work, state)
     lost = find_stream_error(sys.stdout)
@@ -69,7 +69,7 @@ def _call(work: Callable[[], object], state: CliState) -> int:
 
 
 def _exit_code_of_exit(error: SystemExit) -> int:
-    """Return the code for a ``sys.exit`` during a command; a library must not call it on import."""
+    """Report a ``sys.exit`` of an import as an error; raise any other one again."""
     if problem := explain_import_error(error):
         _print_error(problem)
         return problem.exit_code
@@ -77,7 +77,7 @@ def _exit_code_of_exit(error: SystemExit) -> int:
 
 
 def _print_unexpected(error: Exception) -> int:
-    """Print an unexpected error: of the machine, of a library, or otherwise a bug."""
+    """Print an unexpected error: a problem of the machine or of a library, otherwise a bug."""
     problem = explain_machine_error(error) or explain_import_error(error)
     if problem is not None:
         _print_error(problem)
@@ -111,7 +111,7 @@ def _print_click_error(error: click.ClickException) -> None:
 
 
 def _explain_renamed_option(error: click.ClickException) -> str:
-    """Return a message with the old and new name of an option or value; empty if not renamed."""
+    """Return a message about a renamed option or value; empty if it was not renamed."""
     match error:
         case click.NoSuchOption(option_name=name, ctx=click.Context() as context):
             options = {_key_of(o): o for param in context.command.params for o in param.opts}
@@ -153,9 +153,10 @@ def _clean(text: str) -> str:
 
 
 def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
-    """Translate an exception raised while a module was imported; None for others.
+    """Return a user-facing error for an exception raised by an import; None for any other.
 
-    Use it for errors that are not attributed to a plugin: the message names the file.
+    For errors that cannot be attributed to a plugin. The message names the file that failed to
+    import.
     """
     frames = traceback.extract_tb(error.__traceback__)
     if not isinstance(error, (ImportError, SyntaxError)) and not any(
@@ -176,7 +177,7 @@ def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
     text = " ".join(str(error).split())
     renamed = explain_renaming(text)
     return EnvironmentProblem(
-        f"{where}: cannot be imported, {type(error).__name__}: {text}{renamed}",
+        f"{where}: import failed: {type(error).__name__}: {text}{renamed}",
         hint=None
         if renamed
         else "reinstall that package with pip install --force-reinstall NAME; "

@@ -1,4 +1,4 @@
-"""Groups of the commands that plugins offer, found without importing any command."""
+"""Build command groups from the offers of plugins, without importing any command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CommandConflict:
-    """A command that cannot be used, the plugins that offer it, and the reason."""
+    """A command that cannot be used, with the plugins that offer it and the reason."""
 
     command: str
     plugins: tuple[str, ...]
@@ -32,7 +32,7 @@ class CommandConflict:
 def resolve_command_conflicts(
     offers: Iterable[Offered[CommandOffer]],
 ) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
-    """Return the usable commands by name, and the conflicts of the others.
+    """Return the usable commands by name, and a conflict for each of the others.
 
     If a command and a group have the same name, the first one counts. Built-in commands come first,
     so they cannot be replaced.
@@ -55,7 +55,7 @@ def resolve_command_conflicts(
 
 
 def _conflict_reason(name: str, usable: Collection[str]) -> str:
-    """Return why a name conflicts with the usable ones, or an empty string."""
+    """Return the reason why a name conflicts with those in use; empty if it does not."""
     group, _, second = name.partition(" ")
     if second and group in usable:
         return f"{group} is a command, not a group"
@@ -134,7 +134,7 @@ class OfferGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help lines without importing the commands."""
+        """Write the commands' help lines without importing the commands."""
         lines = self.help_lines(ctx)
         if lines:
             with formatter.section("Commands"):
@@ -161,13 +161,15 @@ class OfferGroup(click.Group):
             hint = f"did you mean {self.prefix}{guess}?"
         elif guess := _find_by_summary(name, lines):
             hint = f"did you mean {self.prefix}{guess}? {lines[guess]}"
-        elif not self.prefix:  # perhaps a plugin that is not installed offers it
-            hint += f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin with it"
+        elif not self.prefix:  # a plugin that is not installed may offer it
+            hint += (
+                f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin that has it"
+            )
         return UsageError(f'no such command "{full}"', hint=hint)
 
 
 def _find_by_summary(name: str, lines: Mapping[str, str]) -> str | None:
-    """Return a command whose help line contains the word, preferably as its first word."""
+    """Return a command whose help line contains the word, if possible as its first word."""
     word = name.casefold()
     found = [c for c, line in lines.items() if word in re.split(r"\W+", line.casefold())]
     return min(found, key=lambda c: not lines[c].casefold().startswith(word), default=None)

@@ -1,4 +1,4 @@
-"""Building blocks for plugins that start runs on clusters: options, run folders, and jobs."""
+"""Building blocks for plugins that start runs on clusters: options, run folders, jobs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JobT = TypeVar("JobT")
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 LOCK_TIMEOUT_SECONDS = 300.0
-"""Seconds to wait for a process of an earlier start, which may be alive on a lost node."""
+"""Seconds to wait for a process of an earlier start, which may still run on a lost node."""
 LOCK_POLL_SECONDS = 10.0
 _FLAGS = "tunesmith_cli.launch.flags"
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -71,7 +71,7 @@ Gpus = Annotated[int | str, AfterValidator(_check)]
 def refuse_unsuitable_job(
     plan: Plan, gpus: int | str, processes: int, *, table: str, hint: str
 ) -> None:
-    """Refuse a run that a job could not execute.
+    """Raise an error if a job could not execute this run.
 
     Args:
         table: the table with the key ``gpus``.
@@ -98,7 +98,7 @@ def refuse_unsuitable_job(
 
 
 def option_flags(options: type[Options], kinds: Mapping[str, type], table: str) -> Callable[[F], F]:
-    """Return a decorator that adds command-line flags for some options of a table.
+    """Return a decorator that adds a command-line flag for each of some options of a table.
 
     ``kinds`` maps each key to the type of its value. :func:`override_options` applies given flags.
     """
@@ -124,13 +124,13 @@ def _collect(ctx: click.Context, option: click.Parameter, value: str | int | Non
 
 
 def given_flags(ctx: click.Context) -> Mapping[str, str | int]:
-    """Return the values of the flags that were given, by key."""
+    """Return the values of the flags that the user gave, by key."""
     given: Mapping[str, str | int] = ctx.meta.get(_FLAGS, {})
     return given
 
 
 def override_options(options: OptionsT, given: Mapping[str, object], table: str) -> OptionsT:
-    """Return the options of a table with some values replaced; None keeps the present value.
+    """Return a table's options with these values replaced; None keeps the present value.
 
     Raises:
         ConfigError: a value is not valid for its key.
@@ -153,7 +153,7 @@ def open_run(
     files: Sequence[str] = (),
     disabled: Sequence[str] = (),
 ) -> tuple[RunFolder | None, Plan]:
-    """Read a run file, or open a run folder; return the folder (None for a run file) and the plan.
+    """Read a run file or open a run folder; return the folder (None for a file) and the plan.
 
     Raises:
         UsageError: the run is finished, or ``sets`` or ``out`` are given for a run folder.
@@ -173,12 +173,12 @@ def open_run(
 
 
 def planned_folder(plan: Plan, out: Path | None) -> Path:
-    """Return the run folder to show in a dry run; the name of a new folder is a placeholder."""
+    """Return the run folder to show in a dry run, with a placeholder for a new folder's name."""
     return (expand_home(out) if out else Path(plan.run.folder) / "RUN").absolute()
 
 
 def create_run(plan: Plan, out: Path | None) -> RunFolder:
-    """Create the folder of a run that ``tunesmith resume`` will start elsewhere.
+    """Create a run folder, where ``tunesmith resume`` will start the run on another machine.
 
     Raises:
         UsageError: ``out`` exists and is not empty.
@@ -192,7 +192,8 @@ def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
     """Create a run folder like :func:`create_run`, unless an earlier start has created it.
 
     A folder without a run file comes from a start that was interrupted. Its run file is written
-    now, as that start would have done."""
+    now, as that start would have done.
+    """
     run = RunFolder(folder)
     if run.run_file.is_file():
         return
@@ -203,7 +204,7 @@ def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
 
 
 def _add_run_file(plan: Plan, folder: RunFolder) -> None:
-    trust_code(plan.to_json(), folder.path)  # before run.toml: with it, a run can be resumed
+    trust_code(plan.to_json(), folder.path)  # before run.toml exists, which makes a run resumable
     write_atomic(folder.run_file, plan.to_toml())
 
 
@@ -213,7 +214,7 @@ def wait_for_lock(
     seconds: float = LOCK_TIMEOUT_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until no other process uses the run; ``report`` gets a line for each wait.
+    """Wait until no other process uses the run; ``report`` is called with a line for each wait.
 
     Raises:
         RunInUseError: another process still uses it after this time.
@@ -271,7 +272,7 @@ def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
 
 
 def print_error(error: TunesmithError, report: Callable[[str], None]) -> int:
-    """Report an error with its hint, in the process of a job; return its exit code."""
+    """Print an error and its hint in the process of a job; return the exit code."""
     report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
     return error.exit_code
 

@@ -1,4 +1,4 @@
-"""Commands shared by launchers: plugins that execute runs elsewhere, like ``slurm``, ``ray``."""
+"""Commands for launchers, plugins that execute runs elsewhere, such as ``slurm`` or ``ray``."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ _rank_option = click.option(
 
 @dataclass(frozen=True)
 class JobStatus:
-    """The state of a job, as its launcher reports it."""
+    """The state of a job, reported by its launcher."""
 
     is_active: bool
     """True while the job is queued or running."""
     facts: Mapping[str, str]
-    """Facts to show, by name; empty values are omitted."""
+    """Facts to show to the user, by name; empty values are omitted."""
     content: JSON
-    """The facts for ``--json``."""
+    """The facts to print with ``--json``."""
     rank: int = 0
-    """Rank of the process whose log is most useful."""
+    """Rank of the process whose log is most useful to the user."""
 
 
 @dataclass(frozen=True)
 class JobCommands(Generic[JobT]):
-    """The commands of a launcher, defined by what they do with the newest job of a run."""
+    """The commands of a launcher, built from functions that read and stop a run's newest job."""
 
     name: str
     """Name of the group of commands."""
     find_job: Callable[[Path], JobT | None]
-    """Read the job in a run folder; None if none was submitted."""
+    """Read the newest job of a run folder; None if none was submitted."""
     query: Callable[[Path, JobT], JobStatus]
     cancel: Callable[[Path, JobT], str]
-    """Stop the job, and return a sentence about it."""
+    """Stop the job, and return a sentence that tells the user what happened."""
     find_log: Callable[[Path, JobT, int], Path]
     """Return the log of a process, given its rank."""
     has_ranks: bool = False
@@ -79,7 +79,7 @@ class JobCommands(Generic[JobT]):
         return run, found
 
     def status_command(self) -> click.Command:
-        """Return the command that shows the state of a job and its run."""
+        """Build the command that shows the state of a job and its run."""
 
         @click.command("status")
         @_run_argument
@@ -113,7 +113,7 @@ class JobCommands(Generic[JobT]):
         return command
 
     def logs_command(self) -> click.Command:
-        """Return the command that prints the end of a log."""
+        """Build the command that prints the end of a log."""
 
         def command(run: Path, lines: int, rank: int = 0) -> None:
             """Print the end of the log of a run's newest job, over all its starts."""
@@ -134,7 +134,7 @@ class JobCommands(Generic[JobT]):
         return click.command("logs")(_run_argument(options))
 
     def cancel_command(self) -> click.Command:
-        """Return the command that stops a run."""
+        """Build the command that stops a run."""
 
         @click.command("cancel")
         @_run_argument

@@ -1,7 +1,7 @@
 """Print results on stdout and notes on stderr.
 
-All text passes through ``safe_text``, and rich's markup is off. Text from users, models and plugins
-therefore cannot control the terminal.
+All text passes through ``safe_text``, and rich's markup is off. So text from users, models and
+plugins cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PIPE_WIDTH = 1000
 
 
 TableCell = str | tuple[str, str]
-"""A text, or a pair of a text and the name of its style."""
+"""Text to print: a string, or a pair of a string and the name of its style."""
 
 
 def print_text(text: str = "", *, style: str = "") -> None:
-    """Print text on stdout, as a result."""
+    """Print a result on stdout."""
     _print_lines(sys.stdout, text, style)
 
 
@@ -61,14 +61,14 @@ def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[TableCell]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table on stdout; ``right`` has the indices of right-aligned columns."""
+    """Print a table on stdout; ``right``: indices of the columns to right-align."""
     print_renderable(build_table(headers, rows, right))
 
 
 def build_table(
     headers: Sequence[str], rows: Sequence[Sequence[TableCell]], right: Sequence[int] = ()
 ) -> Table:
-    """Build a table of texts; ``right`` has the indices of right-aligned columns."""
+    """Build a table of texts; ``right``: indices of the columns to right-align."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
         is_right = index in right
@@ -79,7 +79,7 @@ def build_table(
 
 
 def build_text(text: str, style: str = "") -> Text:
-    """Build a rich text that cannot control the terminal."""
+    """Build a text for rich that cannot control the terminal."""
     return Text(redact(safe_text(text)), style=_RICH[style])
 
 
@@ -136,8 +136,8 @@ def _print_lines(stream: TextIO, text: str, style: str) -> None:
 
 
 _RICH = {"": "", "good": "green", "bad": "red", "warning": "yellow", "dim": "dim", "strong": "bold"}
-"""Rich style for each style name."""
+"""The style in rich's syntax for each style name."""
 _STYLES: dict[str, dict[str, Any]] = {
     name: {rich: True} if rich in ("dim", "bold") else {"fg": rich} for name, rich in _RICH.items()
 }
-"""The same styles as arguments for click."""
+"""The same styles as arguments of click's functions."""

@@ -1,4 +1,4 @@
-"""The contract of ``tunesmith serve`` extensions, which choose models and observe answers."""
+"""The contract of extensions of ``tunesmith serve``, which choose models and observe answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tunesmith.contracts import TextModel
 
 @dataclass(frozen=True, kw_only=True)
 class ServedRequest:
-    """A request to ``tunesmith serve``, as an extension sees it."""
+    """A request to ``tunesmith serve``, in the form that extensions get."""
 
     model: str
     headers: Mapping[str, str]
     """Headers that active extensions name, in lower case; repeated headers are joined by commas."""
     body: str
-    """The parameters as JSON: ``messages`` or ``prompt``, and all others."""
+    """The parameters of the request: ``messages`` or ``prompt``, and all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class ServedAnswer:
     finish_reasons: tuple[str, ...]
     """``stop``, ``length``, or ``unfinished`` if the client left, time ran out, or it failed."""
     logprobs: tuple[tuple[float, ...], ...]
-    """Token log-probabilities in nats, if the offer needs them and the model returns them."""
+    """Log-probabilities of the tokens in nats, if the offer needs them and the model returns
+    them."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
@@ -44,16 +45,16 @@ class ServeExtension:
     """An extension of ``tunesmith serve``. Override what you need; the methods here do nothing."""
 
     def models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel]:
-        """Return more models to serve, by name; ``load`` opens the folder of an adapter."""
+        """Return additional models to serve, by name; ``load`` opens the folder of an adapter."""
         return {}
 
     def choose(self, request: ServedRequest) -> str | None:
-        """Return the name of the served model that should answer, or None to leave the choice.
+        """Return the name of the model that should answer, or None to leave the choice to others.
 
-        Requests wait for this method. A UsageError refuses the request with status 400. Any other
+        Requests wait for this method. A UsageError rejects the request with status 400. Any other
         exception returns status 500, so that the wrong model never answers.
         """
         return None
 
     def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
-        """Observe an answer, in a separate thread: answers do not wait, some may be dropped."""
+        """Observe an answer. A separate thread calls this, and under load skips some answers."""

@@ -1,8 +1,8 @@
-"""Standard streams that never stop the work: output that cannot be written is dropped and noted.
+"""Standard streams that never stop a command: output that cannot be written is dropped.
 
 A reader may go away (``| head``), a disk may be full, a terminal may be closed, a descriptor may be
-missing from the start. None of that changes what a command does. It can only affect the exit code,
-which :mod:`tunesmith_cli.exit_codes` decides at the end.
+missing from the start. A command goes on in all these cases. Only its exit code may change, which
+:mod:`tunesmith_cli.exit_codes` decides at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ErrorTolerantFile(io.FileIO):
-    """The file of a stream; after its first error it accepts everything and writes nothing."""
+    """The file below a stream. After its first error, it drops everything that is written."""
 
     failure: OSError | None = None
 
@@ -41,7 +41,8 @@ def guard_streams() -> None:
     """Replace stdout and stderr of this process with streams over an :class:`ErrorTolerantFile`.
 
     Descriptors 0 to 2 that are closed are opened on the null device. Otherwise the next opened
-    files would get these numbers, and an event log could receive output meant for stderr."""
+    files would get these numbers, and an event log could receive output meant for stderr.
+    """
     missing = {fd for fd in range(3) if not _is_open(fd)}
     for _ in missing:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number

@@ -22,7 +22,7 @@ from tunesmith_python.html import table_to_html
 
 @dataclass(frozen=True)
 class RunComparison(Mapping[str, MetricDifference]):
-    """The differences of two runs by metric; ``evaluator: metric`` if two evaluators share it."""
+    """The differences between two runs, by metric (``evaluator: metric`` if several measure it)."""
 
     first: Path
     second: Path
@@ -47,7 +47,7 @@ class RunComparison(Mapping[str, MetricDifference]):
         }
 
     def _repr_html_(self) -> str:
-        """Return the differences as a table, for notebooks."""
+        """Return the differences as an HTML table, for notebooks."""
         names = ["metric", self.first.name, self.second.name, "difference", "interval", "n", ""]
         rows = [
             [
@@ -67,18 +67,18 @@ class RunComparison(Mapping[str, MetricDifference]):
 def compare_runs(first: Path, second: Path, *, confidence: float = 0.95) -> RunComparison:
     """Compare the tuned models of two runs by every metric that both measured.
 
-    Two rows are the same if prompt, expected answer and weight are equal. A loss per token is
-    therefore compared only if both models count the same tokens. ``p_value_holm`` and ``is_clear``
-    are adjusted for the number of metrics.
+    Rows match if their prompt, expected answer and weight are equal. For a loss per token, the
+    weight is the token count, so the loss is compared only if both models split the answer into the
+    same number of tokens. ``p_value_holm`` and ``is_clear`` are adjusted for the number of metrics.
 
     Args:
-        first: the run folder whose scores are subtracted.
-        second: the run folder that they are subtracted from.
+        first: folder of the first run.
+        second: folder of the second run. Differences are second minus first.
         confidence: level of the intervals, between 0 and 1.
 
     Raises:
         UsageError: the runs share no metric, or no test row.
-        IntegrityError: a file of values is missing or damaged.
+        IntegrityError: a file with the values of each row is missing or damaged.
     """
     runs = [RunResults(folder, api.read_report(folder)) for folder in (first, second)]
     catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))

@@ -39,14 +39,14 @@ def evaluate(
 
     Returns:
         For each metric: the mean, its 95 % interval, and the numbers of rows and of independent
-        units. Rows with nearly the same prompt, or of the same group, are one unit.
+        units. Rows with nearly the same prompt, or of the same group, count as one unit.
 
     Raises:
         UsageError: the evaluator does not exist, or ``records`` is empty.
         ConfigError: the options are wrong.
         PluginError: the evaluator raised an exception.
     """
-    from tunesmith_data.splits import cluster_records  # not at the top: it imports numpy
+    from tunesmith_data.splits import cluster_records  # not at the top, because it imports numpy
 
     catalog = Catalog(plugins.find_plugins(plugins.Selection.from_environment()))
     try:
@@ -54,7 +54,7 @@ def evaluate(
     except OfferNotFoundError as error:
         raise UsageError(error.what, hint=error.hint) from None
     if not records:
-        raise UsageError("records: there are no rows to measure")
+        raise UsageError("records: is empty, so there is nothing to measure")
     try:
         config = from_table(offered.offer.config, options or {})
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Results as HTML, for notebooks. All texts are escaped: they come from data and plugins."""
+"""Render results as HTML, for notebooks. All texts are escaped: they come from data and plugins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunesmith_evidence.report.view import ReportView
 
 
 def report_to_html(name: str, view: ReportView) -> str:
-    """Return the verdict of a run and the scores of its models."""
+    """Return the verdict of a run and the scores of its models, as HTML."""
     finished = view.report.finished
     sentence = view.headline.sentence or (finished.error if finished else "")
     rows = [
@@ -24,7 +24,7 @@ def report_to_html(name: str, view: ReportView) -> str:
 
 
 def table_to_html(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with a header row of column names."""
+    """Return an HTML table with a header row of column names."""
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)

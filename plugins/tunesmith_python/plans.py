@@ -1,4 +1,4 @@
-"""Check a run file and estimate its costs, before training."""
+"""Check a run file, and estimate the costs of its run, before training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def check(
         set: overrides by dotted key.
 
     Returns:
-        The findings. A finding with the level ``error`` stops a run, unless it is about test rows.
+        The findings. A finding with the level ``error`` stops a run, unless it concerns only test
+        rows.
 
     Raises:
         ConfigError: the run file is wrong; the error lists every problem.
@@ -34,7 +35,7 @@ def check(
 
 
 def make_plan(run_file: api.RunFileLike, *, set: Mapping[str, Any] | None = None) -> Plan:
-    """Return a run file as a checked value with all defaults, without reading any data.
+    """Check a run file and return its plan, with all defaults; no data is read.
 
     ``plan.to_toml()`` is what ``tunesmith plan --resolved`` prints.
 
@@ -56,13 +57,13 @@ def estimate(
     quick: bool = False,
     processes: int = 1,
 ) -> JSON:
-    """Estimate memory (bytes), time (seconds) and cost (US dollars), like ``tunesmith plan``.
+    """Estimate a run's memory (bytes), time (seconds) and cost (US dollars).
 
     Args:
         run_file: path of the run file, or its tables.
         set: overrides by dotted key.
         assume: sizes to plan with instead of the data.
-        quick: return the analytic estimate only, without tracing a training step.
+        quick: only compute the analytic estimate, without tracing a training step.
         processes: number of processes that train together; memory is per process.
 
     Returns:

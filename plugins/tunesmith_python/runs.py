@@ -1,4 +1,4 @@
-"""Start, continue and open runs."""
+"""Start, resume and open runs from Python."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ MODELS = ("tuned", "base")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been started, with its results and models. It can be reopened at any time."""
+    """A run that has been started, with its results and models."""
 
     path: Path
     """The run folder."""
     trust_plugins: bool = False
-    """True lets :meth:`model` execute the plugin files that the run names, without asking."""
+    """True: :meth:`model` executes the plugin files that the run names without asking."""
 
     @property
     def report(self) -> Report:
-        """The report, built from the events on each access, even while the run is going on."""
+        """The report, built from the events at each access, even while the run is in progress."""
         return api.read_report(self.path)
 
     @property
@@ -40,7 +40,7 @@ class Run:
         """The plan that the run was started with.
 
         Raises:
-            UsageError: the run ended before it started, or names code that is not trusted.
+            UsageError: the run ended before it started, or refers to code that is not trusted.
         """
         return api.load_run(self.path, trust_plugins=self.trust_plugins)[1]
 
@@ -72,7 +72,7 @@ class Run:
         return compare_runs(other.path, self.path, confidence=confidence)
 
     def _repr_html_(self) -> str:
-        """Return the verdict and the scores, for notebooks."""
+        """Return the verdict and the scores as HTML, for notebooks."""
         return report_to_html(self.path.name, ReportView(self.report, self.path))
 
 
@@ -121,8 +121,8 @@ def resume(
         force: run even if the predicted memory exceeds the available memory.
 
     Raises:
-        UsageError: the run is finished; it names code that is not trusted; or its data, options,
-            base model or plugins have changed without ``accept_changes``.
+        UsageError: the run is finished; it refers to code that is not trusted; or its data,
+            options, base model or plugins have changed without ``accept_changes``.
     """
     if distributed.rank() > 0:
         return Run(api.run_worker_rank())
@@ -132,7 +132,7 @@ def resume(
 
 
 def open_run(folder: api.PathLike, *, trust_plugins: bool = False) -> Run:
-    """Return the run of a run folder, whatever its state.
+    """Open a run folder and return its run, whatever its state.
 
     No code that the folder names is executed until a model is loaded.
 

@@ -1,4 +1,4 @@
-"""The toolkit for people who write techniques: tensors live here and in techniques only.
+"""The toolkit for authors of techniques. Only the toolkit and techniques use tensors.
 
-Importing this package imports nothing heavy; each module imports what it needs.
+Importing this package does not import torch; each module imports what it needs.
 """

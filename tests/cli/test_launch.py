@@ -243,7 +243,7 @@ def fail_to_open(number: int) -> Callable[[Path, pytest.MonkeyPatch], None]:
         (make_pipe, "is a pipe, socket or device"),
         (fail_to_open(errno.EACCES), "no permission"),
         (fail_to_open(errno.EROFS), "the file system is read-only"),
-        (fail_to_open(errno.ESTALE), "it was removed or exported again"),
+        (fail_to_open(errno.ESTALE), "it was removed or re-exported"),
         (fail_to_open(errno.ENOENT), "the folder was removed"),
     ],
 )

@@ -15,12 +15,12 @@ from tunesmith_cli.streams import ErrorTolerantFile, find_stream_error
 MAIN = "from tunesmith_cli import main; main()"
 BLOCKS = """
 import os, sys
-from tunesmith_cli.streams import find_failure, guard_streams
+from tunesmith_cli.streams import find_stream_error, guard_streams
 os.set_blocking(1, False)
 guard_streams()
 sys.stdout.write("x" * 300_000)
 sys.stdout.flush()
-assert find_failure(sys.stdout) is None
+assert find_stream_error(sys.stdout) is None
 """
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_library_that_all_commands_need_is_named(tmp_path: Path) -> No
     (tmp_path / "click" / "__init__.py").write_text("x = (")
     done = call(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {MAIN}", "--help")
     assert done.returncode == 4
-    assert f"error: {tmp_path}/click/__init__.py: cannot be imported, SyntaxError" in done.stderr
+    assert f"error: {tmp_path}/click/__init__.py: import failed: SyntaxError" in done.stderr
     assert "Traceback" not in done.stderr
 
 

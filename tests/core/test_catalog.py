@@ -237,7 +237,9 @@ def test_global_state_that_a_review_changes_is_restored(
     ((_, finding),) = catalog.review_plan("plan")
     assert Path.cwd() == tmp_path
     assert (finding.level, finding.where) == ("warning", "file:one")
-    assert finding.message == "tunesmith_review_plan changed the current folder; restored"
+    assert (
+        finding.message == "tunesmith_review_plan changed the current folder; the change was undone"
+    )
 
 
 def test_every_kind_of_offer_is_listed() -> None:

@@ -46,7 +46,7 @@ def change_locale() -> None:
 
 CHANGES: dict[str, tuple[Callable[[], object], list[str]]] = {
     "folder": (lambda: os.chdir("/"), ["the current folder"]),
-    "filters": (lambda: warnings.simplefilter("error"), ["the filters of warnings"]),
+    "filters": (lambda: warnings.simplefilter("error"), ["the warning filters"]),
     "signals": (lambda: signal.signal(signal.SIGTERM, print), ["the signal handlers"]),
     "another signal": (
         lambda: signal.signal(signal.SIGPIPE, signal.SIG_DFL),

@@ -37,11 +37,9 @@ OLD_PLUGINS = {
     ),
     "from tunesmith_data.splits.sizes import dev_rows": "dev_rows is now count_validation_rows",
     "from tunesmith_data.splits.sizes import holdout_rows": "holdout_rows is now count_test_rows",
-    "from tunesmith.offers import Promises\nPromises(mergeable=True)": (
-        "'mergeable'; leave it out"
-    ),
+    "from tunesmith.offers import Promises\nPromises(mergeable=True)": ("'mergeable'; remove it"),
     "from tunesmith.offers import TableOffer\nTableOffer(earlier_names=())": (
-        "'earlier_names'; leave it out"
+        "'earlier_names'; remove it"
     ),
     "plan = type('Plan', (), {'baselines': ()})\nplan.baselines.use": (
         "Plan.baselines.use is Plan.baseline_options.use now"

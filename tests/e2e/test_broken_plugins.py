@@ -351,7 +351,7 @@ def test_a_plugin_that_hangs_when_it_is_imported_is_named(
     workplace.write_run("evaluators")
     done = workplace.tunesmith("check", "run.toml")
     assert done.returncode == 8
-    assert "no end after 0.5 s" in done.stderr and "tunesmith-odd:odd" in done.stderr
+    assert "did not finish within 0.5 s" in done.stderr and "tunesmith-odd:odd" in done.stderr
 
 
 def test_an_upgraded_plugin_is_noticed_when_a_run_is_resumed(workplace: Workplace) -> None:

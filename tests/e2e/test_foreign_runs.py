@@ -72,7 +72,7 @@ def adapter_elsewhere(run: Path) -> None:
     (run / "adapter").symlink_to("../../elsewhere")
 
 
-ARTIFACT = "names a file outside of the run folder"
+ARTIFACT = "refers to a file outside the run folder"
 CASES: dict[str, tuple[Build, int, str]] = {
     "lock is a link": (linked("lock", "../../private"), 2, "symbolic link out of the run folder"),
     "lock is a pipe": (special("lock", os.mkfifo), 2, "is not the folder of a run"),

@@ -79,7 +79,7 @@ def test_baselines_that_were_not_measured_are_named_wherever_people_look(judge: 
     for place in ("page", "card", "console"):
         text = " ".join(report[place].replace("\\", "").split())
         names = "zero-shot, random-shots, retrieved-shots"
-        assert f"{names}: [baselines] budget was used up" in text, place
+        assert f"{names}: the time limit [baselines] budget was reached" in text, place
 
 
 def test_only_one_answer_to_everything_was_beaten(judge: Judge) -> None:

@@ -119,7 +119,7 @@ def test_a_killed_rank(
     assert done.codes[rank] == real.KILLED, done.output
     if rank == 1:
         assert done.codes[0] == 5, done.output
-        assert "a process of this training has ended" in done.output[0]
+        assert "another rank of this run has exited" in done.output[0]
     else:
         assert done.codes[1] == 0, done.output
         assert "error" not in done.output[1], done.output
@@ -251,7 +251,7 @@ def test_an_error_before_training_ends_all_ranks(real: Any, workshop: Any, setti
     bad = workshop.run_file(setting, max_length=8, max_skipped=1.0)
     done = torchrun.run_command("run", bad, "--out", run)
     assert done.codes[0] == 3, done.output
-    assert "no usable row" in done.output[0]
+    assert "no row can be used" in done.output[0]
     assert "error" not in done.output[1], done.output
     missing = torchrun.run_command("run", workshop.folder / "nothing.toml", "--out", run)
     assert missing.codes[0] == 2
@@ -266,7 +266,7 @@ def test_a_rank_that_fails_before_training_ends_all_ranks(
     run = new_run_folder(workshop, "other-rows")
 
     def fail() -> None:
-        raise DataError("data", "rank 1 reads other rows than rank 0")
+        raise DataError("data", "rank 1 has loaded other rows than rank 0")
 
     prepare = torchrun.on_rank(1, real.before_call(worker_rank, "run_worker_rank", 1, fail))
     started = torchrun.start_command(
@@ -275,7 +275,7 @@ def test_a_rank_that_fails_before_training_ends_all_ranks(
     done = started.end(seconds=40)
     assert done.codes == [143, 3], done.output
     assert "stopped by SIGTERM" in done.output[0]
-    assert "reads other rows" in done.output[1]
+    assert "has loaded other rows" in done.output[1]
     assert real.events(run, "run-finished")[-1]["status"] == "stopped"
     assert (run / "report.json").is_file()
     faults.count_trials("a rank that fails before training")

@@ -183,7 +183,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "nothing carries loss": (
         {"max_length": 8, "max_skipped": 1.0},
         None,
-        "no usable row",
+        "no row can be used",
     ),
 }
 

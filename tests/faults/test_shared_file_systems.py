@@ -86,7 +86,7 @@ def test_a_run_is_refused_to_a_machine_that_sees_no_lock(
             holder = LockHolder.read(run)
             assert holder is not None and holder.pid == os.getpid()
         assert 15 < time.monotonic() - started < 40
-        assert "waiting 20 s for a sign of life of pid 1 on " in capsys.readouterr().err
+        assert "waiting up to 20 s to see if pid 1 on " in capsys.readouterr().err
     finally:
         process.kill()
         process.communicate()

@@ -39,7 +39,7 @@ def test_wrong_names_options_and_no_rows_are_refused() -> None:
     with pytest.raises(UsageError, match='no evaluator "exact-mach"') as caught:
         tunesmith.evaluate(model, ROWS, "exact-mach")
     assert caught.value.hint == 'did you mean "exact-match"?'
-    with pytest.raises(UsageError, match="no row"):
+    with pytest.raises(UsageError, match="is empty"):
         tunesmith.evaluate(model, [])
     with pytest.raises(ConfigError, match=r"evaluator exact-match\.lenght: unknown key"):
         tunesmith.evaluate(model, ROWS, options={"lenght": 3})

@@ -87,7 +87,7 @@ def test_code_of_a_foreign_folder_is_not_executed_before_it_is_trusted(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     run = tunesmith.open_run(good.path)
     assert run.report.status == "ok"
-    with pytest.raises(UsageError, match="names code"):
+    with pytest.raises(UsageError, match="refers to code"):
         run.model()
     assert tunesmith.open_run(good.path, trust_plugins=True).model()
 

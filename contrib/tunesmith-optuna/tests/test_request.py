@@ -203,7 +203,7 @@ def test_code_that_a_study_names_is_executed_only_if_it_is_trusted(
 ) -> None:
     """A run folder of somebody else must not execute a plugin through its data."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    with pytest.raises(UsageError, match="names code that this user has not run before"):
+    with pytest.raises(UsageError, match="refers to code that this user has not run before"):
         ValidationPart(ValidationPartOptions(plan=str(run_file))).load()
 
 

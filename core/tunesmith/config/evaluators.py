@@ -41,7 +41,7 @@ def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> E
 def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluators:
     """Return the default evaluators for the records; the first one decides the verdict.
 
-    Evaluators with metrics over all rows together come later, because a verdict compares rows.
+    The verdict compares row by row, so evaluators whose metrics need all rows at once come later.
     """
     text_only = not has_media(records)
     offers = [

@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 def with_absolute_paths(options: M, folder: Path) -> M:
     """Return the options with every path option made absolute.
 
-    If a path option lists ``names``, such a name is kept: it refers to a built-in resource.
+    Some path options also accept the ``names`` of built-in resources; these are kept as they are.
     """
     changes = {}
     for name, info in type(options).model_fields.items():
@@ -34,7 +34,7 @@ def with_absolute_paths(options: M, folder: Path) -> M:
 
 
 def _is_path(info: FieldInfo) -> bool:
-    """Return True if the type of an option is a path, or a union with one: ``DataPath | None``."""
+    """Return True if an option's type is a path or a union with one, like ``DataPath | None``."""
     branches = (item for branch in get_args(info.annotation) for item in get_args(branch)[1:])
     extras = [f.json_schema_extra for f in (info, *branches) if isinstance(f, FieldInfo)]
     return any(isinstance(extra, dict) and bool(extra.get("path")) for extra in extras)

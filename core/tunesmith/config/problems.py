@@ -21,7 +21,7 @@ def convert_problems(
     seen = set()
     for item in error.errors(include_url=False):
         unknown = item["type"] == "extra_forbidden"
-        # The last part of the location of an unknown key is the key that the user wrote.
+        # For an unknown key, the location ends with the key that the user wrote.
         path, options = _follow_location(model, item["loc"][:-1] if unknown else item["loc"])
         if unknown:
             path.append(str(item["loc"][-1]))
@@ -42,11 +42,11 @@ def convert_problems(
 
 
 def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
-    """Return the problem of an unknown key, with its present or most likely name."""
+    """Return a problem for an unknown key; its hint is the new name or the most similar key."""
     if present := earlier_keys(options).get(key) or _find_renamed(key, options):
         return Problem(where, f'was renamed to "{present}"')
     guess = suggest_name(key, fields_by_key(options))
-    if guess is None:  # perhaps the key of a table in this table
+    if guess is None:  # the key may exist in a table inside this one
         inner = _keys_of_inner_tables(options)
         guess = inner.get(suggest_name(key, inner) or "")
     known = f"keys: {', '.join(fields_by_key(options))}"
@@ -54,13 +54,13 @@ def _unknown_key(where: str, key: str, options: type[BaseModel]) -> Problem:
 
 
 def _find_renamed(key: str, options: type[BaseModel]) -> str | None:
-    """Return the present name of a key that was renamed before version 0.1."""
+    """Return the current name of a key that was renamed before version 0.1."""
     # test_size belongs to the core, although it is in the data loader's table.
     return find_present_name(key, {*fields_by_key(options), "test_size"})
 
 
 def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem:
-    """Return the problem of a value that should be a table of options."""
+    """Return a problem for a value that should be a table of options."""
     key = next(iter(fields_by_key(options)), None)
     hint = f"write {where.rpartition('.')[2]}.{key} = ..." if key else None
     return Problem(where, f"must be a table, got {value!r}"[:300], hint)
@@ -69,7 +69,7 @@ def _not_a_table(where: str, value: object, options: type[BaseModel]) -> Problem
 def _follow_location(
     options: type[BaseModel], location: Sequence[str | int]
 ) -> tuple[list[str], type[BaseModel]]:
-    """Return the keys in pydantic's location, and the options class of the table they lead to.
+    """Return the keys in pydantic's error location, and the options class that contains the last.
 
     A location also names the branches of unions, which are not keys.
     """
@@ -85,7 +85,7 @@ def _follow_location(
 
 
 def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
-    """Return the dotted key for each last part, over all tables within a table."""
+    """Map the last part of each dotted key to the whole key, for all nested tables of a table."""
     keys: dict[str, str] = {}
     for name, field in fields_by_key(options).items():
         inner = table_options(field)
@@ -97,5 +97,5 @@ def _keys_of_inner_tables(options: type[BaseModel]) -> dict[str, str]:
 
 
 def _is_union_branch(part: str | int) -> bool:
-    """Return True if a part of pydantic's location is a union branch; call it for non-keys only."""
+    """Return True if a location part that is not a key names a branch of a union type."""
     return "[" in str(part) or part in _UNION_BRANCHES

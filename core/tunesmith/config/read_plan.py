@@ -1,4 +1,4 @@
-"""Turn a run file into a plan: typed, checked and printable, without importing anything heavy.
+"""Turn a run file into a plan: typed, checked and printable, without importing torch.
 
 Every table has one owner, whose options class validates it. The core owns ``run``, ``model``,
 ``baselines``, ``gate``, ``plugins``, and two keys each of ``data`` and ``evaluators``. Other tables
@@ -83,7 +83,8 @@ def make_plan(
     Args:
         stored: True for the run file of an earlier run. A missing plugin file is then an error only
             if the run needs it.
-        runnable: False accepts a plan that lacks libraries, except those of its data loader.
+        runnable: False accepts a plan even if libraries are missing, except those of its data
+            loader.
 
     Raises:
         ConfigError: lists every problem found.
@@ -120,7 +121,7 @@ def list_requirements(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]
 
 
 def _with_variable(problem: Problem, runfile: RunFile) -> Problem:
-    """Name the environment variable that a problem comes from, because it is easily forgotten."""
+    """Mention the environment variable that a problem comes from: it is easily forgotten."""
     origin = runfile.origins.get(problem.where, "")
     if not origin.startswith("environment variable"):
         return problem
@@ -136,7 +137,7 @@ class _Reader:
         self.stored = stored
         self.problems: list[Problem] = []
         self.model_error: TunesmithError | None = None
-        """The error that makes the model unusable, if its cause is not the run file."""
+        """The error that prevents the use of the model, if the run file is not its cause."""
 
     def read(self) -> Plan | None:
         tables = self._plugin_tables()
@@ -184,7 +185,7 @@ class _Reader:
         )
 
     def _plugin_tables(self) -> list[Component[TableOffer[Any]]]:
-        """Read the tables of plugins, and refuse tables that no plugin owns."""
+        """Read the plugins' own tables; report a problem for each table that no plugin owns."""
         owned = self.catalog.by_key(TableOffer)
         for name in self.runfile.tables:
             if name not in RUN_FILE_TABLES and name not in owned:
@@ -202,7 +203,7 @@ class _Reader:
         tables: Sequence[Component[TableOffer[Any]]],
         technique: Component[TechniqueOffer[Any]] | None,
     ) -> tuple[Addition, ...]:
-        """Return what the tables add to the training; refuse it if the technique cannot use it."""
+        """Return the tables' additions to the training; report those the technique rejects."""
         found = []
         for table in tables:
             blame = partial(attribute_errors_to, table.offered.plugin, f" in [{table.use}]")
@@ -213,7 +214,7 @@ class _Reader:
         if technique is not None and not technique.offer.accepts_additions:
             offers = self.catalog.offers(TechniqueOffer)
             able = ", ".join(o.offer.name for o in offers if o.offer.accepts_additions) or "none"
-            what = f"changes the training, but technique {technique.use} does not support that"
+            what = f"adds to the training, but technique {technique.use} does not support additions"
             hint = f"remove the table, or use a technique that supports it: {able}"
             self.problems += [Problem(addition.table, what, hint) for addition in found]
         return tuple(found)
@@ -257,13 +258,13 @@ class _Reader:
         return options, self._component(DataLoaderOffer, "data", loader_keys)
 
     def _split_table(self) -> dict[str, Any]:
-        """Return the table ``[split]``, with the default splitter if it does not name one."""
+        """Read the table ``[split]``; use the default splitter if it does not name one."""
         offers = self.catalog.offers(SplitterOffer)
         default = next((o.full_name for o in offers if o.offer.by_default), None)
         return {**({"use": default} if default else {}), **self._table("split")}
 
     def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
-        """Return the cluster function of the chosen splitter, otherwise that of the default one."""
+        """Return the cluster function of the chosen splitter or, if it has none, the default."""
         found = (offer.find_clusters for offer in _cluster_finders(self.catalog, chosen))
         return next(filter(None, found), cluster_each_record)
 
@@ -292,7 +293,7 @@ class _Reader:
         return tables
 
     def _evaluators(self, gate: GateOptions | None) -> Evaluators:
-        """Return the named evaluators with their ids, and check the metrics of ``[gate]``.
+        """Read the evaluators and assign their ids; check the metrics of ``[gate]``.
 
         Default evaluators are chosen later, when the data is read.
         """
@@ -334,14 +335,18 @@ class _Reader:
             where = f"baselines.{name}" if name in offers else "baselines"
             baselines.append(self._component(BaselineOffer, where, {**config, "use": name}))
         self.problems += [
-            Problem(f"baselines.{name}", "is not used", f'add "{name}" to baselines.use')
+            Problem(
+                f"baselines.{name}",
+                "has no effect: baselines.use lacks it",
+                f'add "{name}" to baselines.use',
+            )
             for name in table
             if named is not None and name in offers and name not in named
         ]
         return options, [baseline for baseline in baselines if baseline is not None]
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
-        """Return the named or default reporters, and the reporters that every run uses."""
+        """Return the reporters: the named or default ones, and those that every run uses."""
         tables = enumerate(self._tables("reporters"))
         named = [self._component(ReporterOffer, f"reporters.{n}", table) for n, table in tables]
         chosen = [component for component in named if component is not None]
@@ -354,10 +359,10 @@ class _Reader:
         return chosen
 
     def _check_report_paths(self, reporters: Sequence[Component[ReporterOffer[Any]]]) -> None:
-        """Refuse unsuitable files in the option ``path`` of reporters.
+        """Report a problem if a reporter's option ``path`` names a file that it must not write.
 
-        Unsuitable are files of the run itself, files that it reads, and files of other reporters.
-        By convention, ``path`` is the file that a reporter writes.
+        A reporter must not write files of the run itself, files that it reads, or another
+        reporter's. By convention, ``path`` is the file that a reporter writes.
         """
         folder = RunFolder(
             self.runfile.folder / "run"
@@ -390,7 +395,7 @@ class _Reader:
         return False
 
     def _resolve_path(self, reference: str) -> str:
-        """Return a reference as an absolute path if it exists, relative to the run file."""
+        """Return a reference as an absolute path if that path exists, relative to the run file."""
         path = self.runfile.folder / expand_home(str(reference))
         return str(path) if os.path.exists(path) else reference
 

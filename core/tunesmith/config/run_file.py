@@ -27,7 +27,7 @@ _LONG = re.compile(r"\d{4300}")
 
 @dataclass(frozen=True)
 class RunFile:
-    """The tables of a run file after overrides; ``origins`` maps dotted keys to their source."""
+    """The tables of a run file after overrides; ``origins`` maps each dotted key to its source."""
 
     tables: dict[str, Any]
     folder: Path
@@ -73,7 +73,7 @@ def read_run_file(
 
 
 def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) -> None:
-    """Refuse environment variables that look like overrides but would be ignored.
+    """Raise an error for environment variables that look like overrides but would be ignored.
 
     Raises:
         ConfigError: a variable starts with ``TUNESMITH_`` and the name of a table, or has two
@@ -90,7 +90,11 @@ def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) 
             key = rest.strip("_")
             key = f"{table}__{key[len(table) :].strip('_')}" if table else key
             hint = f"did you mean {ENVIRONMENT_PREFIX}{key}?"
-            problems.append(Problem(f"environment variable {name}", "is not an override", hint))
+            problems.append(
+                Problem(
+                    f"environment variable {name}", "looks like an override, but is ignored", hint
+                )
+            )
     if problems:
         raise ConfigError(problems)
 
@@ -139,7 +143,7 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> None:
-    """Set a value at a dotted key; numbers index lists of tables, as in ``evaluators.0.use``."""
+    """Set a value by its dotted key; numbers are list indices, as in ``evaluators.0.use``."""
     *parents, last = key.split(".")
     node: Any = tables
     for part in parents:
@@ -156,7 +160,7 @@ def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> No
 
 
 def dotted_items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all values and empty tables by dotted key; tables in lists are numbered."""
+    """Yield every value and empty table with its dotted key; list items are numbered."""
     for name, value in tables.items():
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             value = dict(enumerate(value))
@@ -172,7 +176,7 @@ def _dotted_keys(tables: Mapping[str, Any]) -> list[str]:
 
 
 def _set_origin(origins: dict[str, str], key: str, value: Any, source: str) -> None:
-    """Record the origin of an override; a table replaces all of its earlier keys."""
+    """Record the origin of an override; a table as a value replaces all keys below it."""
     for present in [old for old in origins if old == key or old.startswith(f"{key}.")]:
         del origins[present]
     origins.update(dict.fromkeys(_dotted_keys({key: value}), source))

@@ -1,4 +1,4 @@
-"""Ask before executing code that a stored run file names, unless this user has run it before.
+"""Ask before executing code that a stored run file refers to, unless the user has run it before.
 
 A run folder can come from someone else, and its ``run.toml`` can name Python files. A command that
 opens the folder, such as ``tunesmith chat``, must not execute them silently. Each user has a file
@@ -29,7 +29,7 @@ from tunesmith.machine import expand_home, user_folder
 from tunesmith.text import one_line
 
 TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"
-"""If ``1``, the code that a run folder names is executed without confirmation."""
+"""Environment variable; ``1`` executes the code that a run folder names without confirmation."""
 
 _DATA_TABLES = ("run", "model", "data", "gate")
 """Tables that name models and files, but no function of a package."""
@@ -40,7 +40,7 @@ def ask_on_terminal(items: Sequence[str], folder: Path) -> bool:
     """List the code and ask for confirmation; return False without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    click.echo(f"{one_line(str(folder))} names code that you have not run before:", err=True)
+    click.echo(f"{one_line(str(folder))} refers to code that you have not run before:", err=True)
     for item in items:
         click.echo(f"  {one_line(_shown(item), 200)}", err=True)
     return click.confirm("Read it first. Execute it?", default=False, err=True)
@@ -71,7 +71,7 @@ def require_trusted(
     if not (trusted or os.environ.get(TRUST_VARIABLE) == "1" or ask(new, folder)):
         names = ", ".join(one_line(_shown(item), 120) for item in new)
         raise UsageError(
-            f"{folder}: not executed, because this run names code that this user has not run "
+            f"{folder}: not opened, because the run refers to code that this user has not run "
             f"before: {names}",
             hint="read that code; if you trust it, add the option --trust-plugins",
         )
@@ -79,7 +79,7 @@ def require_trusted(
 
 
 def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
-    """Remember the code of a run that this user starts."""
+    """Add the code of a run that this user starts to the user's list of trusted code."""
     known = _read_trusted()
     add_trusted_code([item for item in find_code(tables, folder) if item not in known])
 
@@ -106,7 +106,7 @@ def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def add_trusted_code(items: Sequence[str]) -> None:
-    """Add code to the user's list; do nothing if the list cannot be written."""
+    """Add code to the user's list of trusted code, unless the list cannot be written."""
     if not items:
         return
     path = trust_file()
@@ -117,7 +117,7 @@ def add_trusted_code(items: Sequence[str]) -> None:
 
 
 def trust_file() -> Path:
-    """Return the path of the list: ``tunesmith/trusted.jsonl`` in the state directory."""
+    """Return the path of the list of trusted code, in the user's state directory."""
     return user_folder("XDG_STATE_HOME", "~/.local/state") / "trusted.jsonl"
 
 
@@ -162,7 +162,7 @@ def _leads_out(text: str, folder: Path) -> bool:
 
 
 def _describe_file(file: str, folder: Path) -> str:
-    """Return the absolute path, and the checksum of a file inside the run folder."""
+    """Return a file's absolute path, with its checksum if it is inside the run folder."""
     path = _absolute(file, folder)
     if not path.is_relative_to(folder.resolve()):
         return f"file {path}"
@@ -174,6 +174,6 @@ def _describe_file(file: str, folder: Path) -> str:
 
 
 def _shown(item: str) -> str:
-    """Return an item without its kind and checksum, for display."""
+    """Return an item of the trusted code's list without its kind and checksum, for display."""
     kind, _, rest = item.partition(" ")
     return f"{rest} (written)" if kind == "writes" else re.sub(r" [0-9a-f]{64}$", "", rest)

@@ -1,1 +1,1 @@
-"""Parts of the data, and the independent units in them."""
+"""Subsets of the data, and the independent units in them."""

@@ -15,7 +15,7 @@ from tunesmith.data.subset import Subset
 from tunesmith.records import Record
 
 FindClusters = Callable[[Sequence[Record]], Sequence[Hashable]]
-"""Return the cluster of each record, as any hashable label."""
+"""Return a hashable label for each record; records with the same label are in one cluster."""
 
 
 def cluster_each_record(records: Sequence[Record]) -> Sequence[Hashable]:
@@ -30,7 +30,7 @@ class RecordsByUnit(Sequence[Record]):
     records: Sequence[Record]
     find_clusters: FindClusters
     clusters: Sequence[Hashable] = ()
-    """Clusters made by a splitter; they are joined with the clusters that are found."""
+    """Clusters from the splitter, which are merged with the clusters that are found."""
 
     @cached_property
     def units(self) -> Sequence[str | None]:
@@ -70,14 +70,14 @@ class RecordsByUnit(Sequence[Record]):
 
 
 def restore_loaded_groups(records: Sequence[Record]) -> Sequence[Record]:
-    """Return records with the groups that they were loaded with, instead of their units."""
+    """Return the records with their original groups instead of their units."""
     return records.records if isinstance(records, RecordsByUnit) else records
 
 
 def _join(*columns: Sequence[Hashable]) -> list[int]:
-    """Return for each row the first row that it is joined with, by equal labels in any column.
+    """Cluster rows with equal labels in any column; return the first row of each row's cluster.
 
-    Rows may be joined through other rows.
+    Rows can also be connected through other rows.
     """
     above = list(range(len(columns[0])))
 

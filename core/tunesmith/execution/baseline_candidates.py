@@ -1,4 +1,4 @@
-"""Baselines whose variants are being compared, and the time that they share."""
+"""The state of the choice between a baseline's variants, and the time budget they share."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BaselineCandidate:
     not_tried: list[JSON] = field(default_factory=list)
     seconds: float = 0.0
     unscored: BaselineVariant | None = None
-    """The first variant, for when nothing can be measured to choose by."""
+    """The first variant, chosen if no variant can be measured."""
 
     @property
     def offer(self) -> BaselineOffer[Any]:
@@ -56,11 +56,11 @@ class BaselineCandidate:
         return not (self.tried or self.not_tried)
 
     def reject(self, reason: str, variant: BaselineVariant | None = None) -> None:
-        """Note why a variant was not compared; the name is unknown if it could not be built."""
+        """Record why a variant was not compared; its name is unknown if it could not be built."""
         self.not_tried.append({"name": variant.name if variant else "", "reason": reason})
 
     def give_up(self, reason: str) -> None:
-        """Stop trying variants."""
+        """Exclude the variants that were not tried yet."""
         for _, variant in self.untried:
             self.reject(reason, variant)
         self.untried.clear()
@@ -76,7 +76,7 @@ class BaselineCandidate:
 
 @dataclass
 class TimeBudget:
-    """Seconds that costly baselines share."""
+    """The time budget in seconds that costly baselines share."""
 
     left: float
 

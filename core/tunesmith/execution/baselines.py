@@ -50,15 +50,15 @@ from tunesmith.plugins import missing_requirements
 from tunesmith.records import Record
 
 REFUSAL_ERRORS = (ConfigError, DataError, UsageError)
-"""Errors that mean a baseline refuses a task. Other errors are faults of its plugin."""
+"""Errors that mean that a baseline cannot solve a task. Any other error is a bug in its plugin."""
 ROUND_ROWS = (10, 20, 40, 80)
 """Rows on which variants that query the base model have been compared after each round."""
-NEVER_TRIED = "[baselines] budget was used up"
+NEVER_TRIED = "the time limit [baselines] budget was reached"
 NO_VALIDATION_ROWS = "there are no validation rows to compare it on"
 
 
 _Scored = tuple[Sequence[BaselineVariant], Sequence[Record]]
-"""Rows to score, and the variants built for them; without variants, the task's own are used."""
+"""Rows to score, with the variants built for these rows; empty: use the task's variants."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class BaselineChoice:
     def choose(
         self, baselines: Baselines, budget_seconds: float
     ) -> tuple[list[tuple[Component[BaselineOffer[Any]], TextModel]], float]:
-        """Return the best variant's model for each baseline that has one, and the seconds left.
+        """Choose each baseline's best variant; return the variants' models and the seconds left.
 
         A resumed run uses the variant that was chosen before.
         """
@@ -96,7 +96,7 @@ class BaselineChoice:
         return [(baseline, model) for baseline, model in chosen if model is not None], budget.left
 
     def skip(self, baseline: Component[BaselineOffer[Any]], reason: str) -> None:
-        """Record why a baseline is not scored; it stays chosen if already measured."""
+        """Record why a baseline is not scored; a baseline that has been measured stays chosen."""
         name, scored = baseline.offer.name, self.emit.report.measured.values()
         if any((e.model, e.evaluator) == (name, self.evaluator.id) for e in scored):
             self.emit(FindingReported(level="warning", source=f"baselines.{name}", message=reason))
@@ -119,7 +119,7 @@ class BaselineChoice:
             return range(count)
         costly = {r.offer.name for r in self.plan.baselines if r.offer.needs_model}
         scored = [c for c in self.emit.report.baselines.values() if c.validation_score is not None]
-        # On ties, prefer a costly baseline, and the cheapest of these.
+        # If scores are equal, prefer a costly baseline; if several are costly, the cheapest.
         order = [(self._sign * (c.validation_score or 0.0), c.baseline in costly) for c in scored]
         best = scored[order.index(max(order))] if scored else None
         if best is not None and best.baseline == baseline.offer.name:
@@ -133,7 +133,7 @@ class BaselineChoice:
         return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
 
     def _open_all(self, baselines: Baselines) -> list[BaselineCandidate]:
-        """List the variants of all baselines; those without a model learn from all rows here."""
+        """Build the variants of all baselines; those without a model learn from all rows here."""
         free = [baseline for baseline in baselines if not baseline.offer.needs_model]
         opened: dict[str, BaselineCandidate] = {}
         if free:
@@ -144,7 +144,7 @@ class BaselineChoice:
         return [opened.get(baseline.offer.name) or self._open(baseline) for baseline in baselines]
 
     def _open(self, baseline: Component[BaselineOffer[Any]]) -> BaselineCandidate:
-        """List the variants of a baseline; if that fails, variants before the error remain."""
+        """Build the variants of a baseline; if one raises an error, keep the variants before it."""
         contender = BaselineCandidate(baseline)
         missing = missing_requirements(baseline.offer.needs)
         if missing:
@@ -163,7 +163,7 @@ class BaselineChoice:
 
     @contextmanager
     def _call(self, plugin: Plugin) -> Iterator[None]:
-        """Fence calls of a baseline; a third-party plugin must not change the training rows."""
+        """Call a baseline in the fence; a third-party plugin must not change training rows."""
         rows = () if plugin.is_builtin else (self.task.train,)
         with fence(plugin, "variants", may_take_long=True), require_unchanged(plugin, *rows):
             yield
@@ -174,7 +174,7 @@ class BaselineChoice:
         error: TunesmithError,
         variant: BaselineVariant | None = None,
     ) -> None:
-        """Note the error of a variant; it ends the run if the run file names the baseline.
+        """Record a variant's error, or raise it if the run file names the baseline.
 
         A prompt that is too long for a row is not a fault of the run file.
         """
@@ -240,7 +240,7 @@ class BaselineChoice:
             for ones in (contender.tried, contender.left):
                 ones[:] = [other for other in ones if other is not one]
         else:
-            if not one.values:  # no rows to choose on, or the evaluator cannot measure yet
+            if not one.values:  # no rows to compare on, or the evaluator cannot measure yet
                 contender.unscored = contender.unscored or one.variant
                 if not scored:
                     contender.give_up(NO_VALIDATION_ROWS)
@@ -287,7 +287,7 @@ class BaselineChoice:
         return earlier if earlier is not None and not earlier.skipped else None
 
     def _measure(self, tried: TriedVariant, baseline: str, scored: Sequence[_Scored]) -> None:
-        """Add the metric's values over records; add nothing if it cannot be measured yet."""
+        """Measure a variant on records and add its scores, if the metric can be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         started = time.perf_counter()
         phase = " ".join(filter(None, ["choosing:", baseline, tried.variant.name]))
@@ -302,7 +302,7 @@ class BaselineChoice:
         tried.seconds += time.perf_counter() - started
 
     def _draw_rows(self, done: int, wanted: int | None) -> Sequence[int]:
-        """Return rows ``done`` to ``wanted`` of a fixed random draw; all rows if that is None."""
+        """Return rows ``done`` to ``wanted`` (None: all rows) of a fixed random order."""
         rows = range(len(self.parts.validation) or len(self.task.train))
         if wanted is None:
             return rows
@@ -310,9 +310,9 @@ class BaselineChoice:
         return sorted(drawn[done:wanted])
 
     def _list_scored(self, contender: BaselineCandidate, rows: Sequence[int]) -> list[_Scored]:
-        """Return validation rows, or parts of each training fold with variants built for it.
+        """Return validation rows, or rows of each fold with variants built from the other folds.
 
-        A baseline that refuses the fewer rows of a fold is not compared.
+        A baseline that cannot be built from the fewer rows of a fold is not compared.
         """
         train, validation = self.task.train, self.parts.validation
         if len(validation):
@@ -336,6 +336,6 @@ class BaselineChoice:
 def _find_alike(
     variant: BaselineVariant, place: int, alike: Sequence[BaselineVariant]
 ) -> TextModel:
-    """Return the model of the variant with the same name, else of the one in the same place."""
+    """Return the model of the variant with this name, or of the one at the same position."""
     named = [other for other in alike if other.name == variant.name]
     return [*named, *alike[place:], *alike[-1:], variant][0].model

@@ -1,4 +1,4 @@
-"""Check a data loader's records: they exist, suit the technique, and are immutable.
+"""Check the records of a data loader: they exist, suit the technique, and are immutable.
 
 If a plugin could change a record, it would change the data of every later plugin.
 """
@@ -27,10 +27,10 @@ from tunesmith.text import one_line
 
 
 def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[Record]:
-    """Yield the records of a part of the data, and check that the technique accepts each.
+    """Yield the records of a split, and check that the technique accepts each.
 
     Raises:
-        DataError: the part is empty, or the technique does not accept a record, which is named.
+        DataError: the split is empty, or the technique does not accept a record; names the record.
         PluginError: the data loader returned something else, or records that are not immutable.
     """
     offer, plugin = plan.technique.offer, plan.data.offered.plugin
@@ -53,7 +53,7 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
             )
         yield record
     if not records:
-        raise DataError("data", f"no usable {part} rows")
+        raise DataError("data", f"none of the {part} rows can be used")
 
 
 def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
@@ -70,14 +70,14 @@ def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
         known = ", ".join(sorted(offer.trains_on)) or "only text"
         raise DataError(
             record.source,
-            f"technique {offer.name} would ignore the {' and '.join(ignored)} of this record",
+            f"technique {offer.name} does not train on the {' and '.join(ignored)} of this record",
             hint=f"{offer.name} trains on {known}: remove the rest from the rows, or use another "
             "technique",
         )
 
 
 def _check_media(record: Record, plan: Plan) -> None:
-    """Refuse named components that cannot read a record with parts that are not text."""
+    """Raise an error if a component named in the run file cannot read a record's media."""
     named: list[Any] = [*plan.evaluators, *(plan.baselines if plan.baseline_options.use else ())]
     for offer in (component.offer for component in named):
         if not offer.reads_media:

@@ -77,7 +77,7 @@ class Reporters:
         self._findings: list[FindingReported] = []
         self._reported_changes: set[tuple[str, ...]] = set()
         self.on_close_failure: Callable[[FindingReported], None] = _warn_of_failure
-        """Called with a finding about each reporter that cannot be closed."""
+        """A function that receives a finding about each reporter that cannot be closed."""
 
     def __enter__(self) -> Reporters:
         for stream in (redirect_stdout(sys.stdout), redirect_stderr(sys.stderr)):
@@ -124,7 +124,7 @@ class Reporters:
             try:
                 with self._isolated(state.name, state.plugin):
                     state.reporter.report(deepcopy(event))
-            except BaseException as error:  # it is reported, never raised
+            except BaseException as error:  # report any error, never raise it
                 if is_of_user(error):
                     raise
                 state.failures += 1
@@ -153,7 +153,7 @@ class Reporters:
         key = (plugin.full_name, name, *changes)
         if changes and key not in self._reported_changes:
             self._reported_changes.add(key)
-            self._warn(name, plugin, f"changed {', '.join(changes)}; restored")
+            self._warn(name, plugin, f"changed {', '.join(changes)}; the change was undone")
 
     def _warn(self, name: str, plugin: Plugin, text: str) -> None:
         finding = FindingReported(
@@ -167,17 +167,18 @@ def _warn_of_failure(finding: FindingReported) -> None:
 
 
 def take_findings(plugins: Plugins) -> Iterator[FindingReported]:
-    """Yield a finding for each change of global state or plans by hooks since the last call."""
+    """Yield a finding for each change that hooks made to global state or to plans."""
     for plugin, text in plugins.take_notes():
         yield FindingReported(level="warning", source=plugin.full_name, message=text)
 
 
 @dataclass
 class Emitter:
-    """The callable behind ``job.emit``: records an event, and raises if the run must end.
+    """Records an event, and raises if the run must end; a job calls it as ``job.emit``.
 
     Raises:
-        RunStopped: a signal arrived or a limit was reached; only at events that mark progress.
+        RunStopped: a signal arrived or a limit was reached. Raised only at events that report
+            progress.
         TrainingError: a guard found that further training is pointless.
     """
 
@@ -217,7 +218,7 @@ class Emitter:
         with fence(plugin, what, may_take_long=True) as changes:
             yield
         if changes:
-            text = f"{what} changed {', '.join(changes)}; restored"
+            text = f"{what} changed {', '.join(changes)}; the change was undone"
             self(FindingReported(level="warning", source=plugin.full_name, message=text))
 
     def _record(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Evaluate a text model with an evaluator of the run, and store the value of every record.
+"""Evaluate a text model with one evaluator of the run, and store the value of every record.
 
 Evaluators return one value per record. The core computes means and intervals and writes the files
 with the values per record, so the metrics of all plugins are treated alike.
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 EVALUATIONS_FOLDER = "evaluations"
 _COLUMNS: dict[str, type] = {"outputs": str, "counts": Sequence}
-"""Optional columns of a measurement, with the type of their items."""
+"""Optional fields of a measurement with one item per record, and the type of an item."""
 
 
 @dataclass(frozen=True)
 class ProgressTextModel(WrappedModel):
-    """A text model that reports its progress to the run unless its caller passes ``progress``.
+    """A text model that reports progress to the run, unless the caller passes its own callback.
 
     Evaluators therefore do not need to report it.
     """
@@ -53,7 +53,7 @@ class ProgressTextModel(WrappedModel):
     """Number of records to evaluate. An evaluator may request several texts for each of them."""
 
     def _progress(self, progress: Progress | None, count: int) -> Progress:
-        """Convert finished texts to finished records."""
+        """Return a callback that converts counts of finished texts to counts of records."""
         return progress or (
             lambda done: self.report_progress(done * self.record_count // max(count, 1))
         )
@@ -105,7 +105,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
         with _name_long_rows(label, records):
             returned = measure_part(evaluator.offer, built, tracked, records, context)
     if changes:
-        text = f"evaluator {evaluator.id} changed {', '.join(changes)}; restored"
+        text = f"evaluator {evaluator.id} changed {', '.join(changes)}; the change was undone"
         emit(FindingReported(level="warning", source=plugin.full_name, message=text))
     check_unchanged(hashes, records, plugin)
     try:
@@ -122,7 +122,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
 
 @contextmanager
 def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
-    """Make an error about prompts that are too long name the rows that they come from.
+    """Add the rows' positions to an error about prompts that are too long.
 
     Raises:
         PromptTooLongError: with the file and line of the first such row.
@@ -139,7 +139,7 @@ def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
 
 
 def exclude_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
-    """Yield the records that contain none of these prompts."""
+    """Yield the records without any of these prompts."""
     unwanted = set(prompts)
     for record in records:
         if unwanted.isdisjoint(prompt for prompt, _ in exchanges(record)):
@@ -157,9 +157,9 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
     technique: Plugin,
     rows: Sequence[int] | None = None,
 ) -> list[Measured]:
-    """Measure a model with :func:`measure_model`, store the values per record, and emit them.
+    """Measure a model with :func:`measure_model`, store each record's values, and emit the means.
 
-    ``rows`` are the numbers of the records in the test part; None: all of them.
+    ``rows`` are the numbers of the records among the test records; None: all of them.
     """
     started = time.perf_counter()
     phase = f"{label}: {evaluator.id}"
@@ -190,7 +190,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             seconds=time.perf_counter() - started,
             records=path,
             unit=metric.unit,
-            # For a metric over all rows, contributions of a part do not describe that part.
+            # For a metric over all rows, the contributions of some rows do not describe these rows.
             leakage_free=_mean(measurement, records, others, bounds)
             if duplicates and metric.is_row_mean and own is None
             else {},
@@ -206,7 +206,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
 
 
 def read_rows(path: Path, metric: str) -> list[JSON]:
-    """Read the rows that :func:`evaluate_model` wrote, each with the metric's value and weight.
+    """Read what :func:`evaluate_model` wrote for each row, with the metric's value and weight.
 
     Raises:
         IntegrityError: the file is missing or damaged.
@@ -214,7 +214,7 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
     rows: list[JSON] = []
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line) if "\\ud" in line else from_json(line)  # refuses lone surrogates
+            row = json.loads(line) if "\\ud" in line else from_json(line)  # from_json rejects them
             math.fsum(
                 (row[metric]["value"], row[metric]["weight"])
             )  # fails unless both are numbers
@@ -232,7 +232,7 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
 def _mean(
     measured: Measurement, records: Sequence[Record], rows: Sequence[int], bounds: Any
 ) -> JSON:
-    """Return the mean of some rows with its interval; empty if none of them has a weight."""
+    """Return the mean over some rows with its interval; empty if all their weights are zero."""
     weights = None if measured.weights is None else [measured.weights[row] for row in rows]
     if not (rows if weights is None else any(weights)):
         return {}
@@ -249,8 +249,8 @@ def _check_measurements(
     """Yield the measurements, with all numbers converted to floats.
 
     Raises:
-        ValueError: the evaluator broke its contract: it must return declared metrics, each once,
-            with one value per record. The message names what it returned.
+        ValueError: the evaluator did not return its declared metrics, each once and with one value
+            per record. The message describes what it returned.
     """
     declared = {metric.name for metric in offer.metrics}
     seen: dict[str, Sequence[Record]] = {}
@@ -285,7 +285,7 @@ def _check_measurements(
 def _check_column(
     name: str, column: Any, records: Sequence[Record], *, kind: type = numbers.Real
 ) -> tuple[Any, ...]:
-    """Return the numbers (as floats) or texts of a measurement, one per record.
+    """Return one column of a measurement, with numbers as floats, after checking its items.
 
     Raises:
         ValueError: the column has another type or length, or a value has another type.
@@ -366,6 +366,6 @@ def _to_json_lines(
 
 
 def _pack(counts: Sequence[float]) -> dict[int, float]:
-    """Return the non-zero counts by column, as most are zero, and always the last column."""
+    """Return a record's counts by column, without zeros, except the last column."""
     last = len(counts) - 1
     return {column: float(c) for column, c in enumerate(counts) if c or column == last}

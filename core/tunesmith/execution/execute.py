@@ -1,6 +1,6 @@
-"""Execute a plan and produce its report: the only place where a run happens.
+"""Execute a plan, phase by phase, and write its report. Every run happens here.
 
-The phases of a run, in order:
+A run has these phases:
 
 1. Lock the run folder and open its event log.
 2. Load, split and review the data.
@@ -123,11 +123,9 @@ def run(
 
         reporters.on_close_failure = record_late
         if resume:
-            emit.report = load_report(folder)  # again: until the lock, another process could write
+            emit.report = load_report(folder)  # another process may have written to it
         else:
-            trust_code(
-                plan.to_json(), folder.path
-            )  # before run.toml: with it, a run can be resumed
+            trust_code(plan.to_json(), folder.path)  # first, as run.toml makes a run resumable
             write_atomic(folder.path / "run.toml", plan.to_toml())
         started = time.perf_counter()
         verdict: JSON = {}
@@ -181,7 +179,7 @@ def _execute_phases(
     reviewer: ModelReviewer,
     resume_check: ResumeCheck,
 ) -> _ModelPhases:
-    """Execute the phases up to the evaluation of the tuned model; return those with a model."""
+    """Execute all phases up to the evaluation of the tuned model; return the model phases."""
     _record_start(plan, folder, emit, resume_check)
     parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
     evaluators = choose_evaluators(plan, catalog, parts.test)
@@ -197,7 +195,7 @@ def _execute_phases(
 
 
 def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: ResumeCheck) -> None:
-    """Emit RunStarted; a resumed run must have the options and plugins that it started with."""
+    """Emit RunStarted; a resumed run must have the same options and plugins as at its start."""
     then = emit.report.started
     started = build_run_started(plan, folder, resumed=then is not None)
     if then is not None:
@@ -224,7 +222,7 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
 def _fetch_model(
     plan: Plan, parts: DataParts, emit: Emitter, reviewer: ModelReviewer, check: ResumeCheck
 ) -> Path:
-    """Fetch the base model; a resumed run must get the model that it started with.
+    """Fetch the base model; a resumed run must get the same model as at its start.
 
     The run is reviewed before the download if the model's config is already known, otherwise after
     it.
@@ -311,7 +309,7 @@ class _ModelPhases:
     folder: RunFolder
 
     def evaluate_baselines(self, offers: Iterable[Offered[BaselineOffer[Any]]]) -> None:
-        """Evaluate the variant of each baseline that is best on the validation rows, on test rows.
+        """Choose each baseline's best variant on validation rows; evaluate it on test rows.
 
         Baselines in ``offers`` that suit the rows but are not used are reported.
         """
@@ -431,7 +429,7 @@ class _ModelPhases:
     def _pending_evaluators(
         self, label: str, baseline: Component[BaselineOffer[Any]] | None = None
     ) -> list[Component[EvaluatorOffer[Any]]]:
-        """Return the evaluators that have not evaluated the model ``label`` in this run yet."""
+        """Return the evaluators that still have to evaluate the model ``label`` in this run."""
         measured = (self.emit.report.measured | self.emit.report.training_rows).values()
         done = {
             (e.model, e.evaluator) for e in measured if (self.folder.path / e.records).is_file()

@@ -26,7 +26,7 @@ def check_gate(
         outcome = verdict.get("comparisons", {}).get(baseline, {}).get("outcome", "not measured")
         if outcome != "better":
             failures.append(
-                f'gate.must_beat: tuned must be better than {baseline}, but is "{outcome}"'
+                f'gate.must_beat: the tuned model must beat {baseline}, but is "{outcome}"'
             )
     failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
     refused = (event for event in inner if not event.passed and not event.accepted)
@@ -37,14 +37,14 @@ def check_gate(
 
 
 def _missed_bounds(gate: GateOptions, tuned: Sequence[Measured]) -> Iterator[str]:
-    """Yield a message for each threshold of ``at_least`` that is missed or whose test fails."""
+    """Yield a message for each threshold of ``at_least`` that is not met or whose test fails."""
     for where, evaluator, metric, bound in gate.bounds():
         events = [e for e in tuned if e.metric == metric and evaluator in ("", e.evaluator)]
         if not events:
             yield f"{where}: the metric was not measured"
         for event in events:
             met = event.value >= bound if event.higher_is_better else event.value <= bound
-            # Round away from the threshold: "at least 0.9, got 0.900" would explain nothing.
+            # Round away from the threshold: "at least 0.9, got 0.900" would look like a success.
             limit, cut = ("at least", floor) if event.higher_is_better else ("at most", ceil)
             if not met or event.details.get("holds") is False:
                 reason = f"; {event.details['finding']}" if "finding" in event.details else ""

@@ -1,8 +1,8 @@
-"""Guards end a run if its events show that it cannot succeed or has reached a limit.
+"""Guards end a run when its events show that it cannot succeed or has reached a limit.
 
 A guard reads one event after the other and keeps the state it needs. It returns an error if the run
 should end, otherwise None. The training loop itself checks that each loss is finite before the
-optimizer step; guards find problems that only show over several steps.
+optimizer step; guards find problems that only become visible over several steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure part of the test rows by rules derived from all test rows.
+"""Measure some of the test rows, with rules that an evaluator derives from all test rows.
 
 An evaluator may derive a token limit, labels or a schema from rows. If it used only the measured
 rows, these rules would differ between a baseline on some rows and the tuned model on all rows. The
@@ -33,7 +33,7 @@ _NO_ANSWER = Generation("", 0, "stop")
 
 
 def prepare(evaluator: Evaluator, references: Sequence[Record]) -> Evaluator:
-    """Return the evaluator with everything that it derives from rows taken from ``references``."""
+    """Return the evaluator after it has derived its rules from the rows in ``references``."""
     if isinstance(evaluator, PreparedEvaluator):
         return evaluator.prepare(references)
     return evaluator
@@ -46,12 +46,12 @@ def measure_part(
     records: Sequence[Record],
     run: RunContext,
 ) -> list[Measurement]:
-    """Measure a model on some records, by the rules of all test records of the run.
+    """Measure a model on some records, with rules derived from all test records of the run.
 
     A :class:`PreparedEvaluator` derives its rules separately. Any other evaluator also gets the
     other test records, after the measured ones. The model does not answer these, and their values
-    are dropped. That would change a metric over all rows, so it is measured on ``records`` alone;
-    baselines are not measured on a part of the test rows by such a metric.
+    are dropped. This would distort a metric over all rows, so such a metric is measured on
+    ``records`` alone. Baselines measured by such a metric always answer all test rows.
     """
     references = run.test or records
     prepared = prepare(evaluator, references)
@@ -86,7 +86,7 @@ def _list_prompts(records: Sequence[Record]) -> frozenset[Prompt]:
 
 
 def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:
-    """Return a measurement's first values; a wrong number of values is checked later."""
+    """Return a measurement with its first values only; their number is checked later."""
     if not isinstance(measurement, Measurement) or measurement.records is not None:
         return measurement
 
@@ -105,7 +105,7 @@ def _cut(measurement: Measurement, shown: int, count: int) -> Measurement:
 
 @dataclass(frozen=True)
 class EmptyAnswerModel(WrappedModel):
-    """A text model that returns an empty answer to some prompts without running the model."""
+    """A text model that answers some prompts with an empty text, without running the model."""
 
     silent: frozenset[Prompt]
 

@@ -1,4 +1,4 @@
-"""Let plugins review a run when its base model's config is known, before training."""
+"""Let plugins review a run before training, once its base model's config is known."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelReviewer:
     catalog: Catalog
     emit: Emitter
     force: bool
-    """True replaces each error with its ``if_forced`` finding."""
+    """True replaces each error with its ``if_forced`` finding, for ``--force``."""
 
     def __post_init__(self) -> None:
         report = self.emit.report
@@ -40,7 +40,7 @@ class ModelReviewer:
     def review(
         self, train: Sequence[Record], test: Sequence[Record], config: Mapping[str, Any]
     ) -> None:
-        """Emit forecasts and findings; only the first call with a ``config`` has an effect.
+        """Review the run and emit the results, at the first call with a ``config`` only.
 
         Raises:
             EnvironmentProblem: a review found an error.

@@ -37,27 +37,28 @@ class Report:
     """The state of a run, built from its events; ``to_json`` returns ``report.json``."""
 
     started: RunStarted | None = None
-    """The first start's time, with the plan and versions of the latest resume."""
+    """The event of the latest start, with the time of the first one."""
     data: DataLoaded | None = None
     model: ModelResolved | None = None
     findings: list[FindingReported] = field(default_factory=list)
     forecast: Forecast | None = None
     training_started: dict[str, TrainingStarted] = field(default_factory=dict)
     steps: dict[tuple[str, int], StepFinished] = field(default_factory=dict)
-    """By stage and step; a step repeated after a resume replaces the earlier one."""
+    """Optimizer steps by stage and step number; a step repeated after a resume replaces the earlier
+    one."""
     last_checkpoint: CheckpointSaved | None = None
     training_finished: dict[str, TrainingFinished] = field(default_factory=dict)
     baselines: dict[str, BaselineChosen] = field(default_factory=dict)
     measured: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     training_rows: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
-    """Like ``measured``, for the tuned model on training rows; kept apart, as these are not
-    scores."""
+    """Results of the tuned model on training rows; separate from ``measured``, because these are
+    not test scores."""
     monitored: dict[tuple[str, int], Monitored] = field(default_factory=dict)
-    """By stage and step."""
+    """Evaluations during training, by stage and step number."""
     samples: dict[tuple[str, int, str], CompletionSampled] = field(default_factory=dict)
-    """By stage, step and prompt."""
+    """Sampled completions, by stage, step number and prompt."""
     gates: dict[tuple[str, str], GateChecked] = field(default_factory=dict)
-    """By stage and criterion; the latest result."""
+    """The latest result of each exit criterion, by stage and criterion."""
     finished: RunFinished | None = None
 
     @property

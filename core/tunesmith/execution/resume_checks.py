@@ -1,9 +1,9 @@
-"""Compare the inputs of a resumed run with those that it started with.
+"""Compare the inputs of a resumed run with those at its start.
 
 A resumed run gives the weights of an uninterrupted one only if its data, options, base model and
-plugins are the same. A difference is named and refused. If the user accepts it with
-``--accept-changes``, a finding is written to the run's log, because the stored run file alone no
-longer explains the result.
+plugins are the same. If they differ, the run is refused with an error that names the difference. If
+the user accepts the difference with ``--accept-changes``, it is written to the run's log, because
+the stored run file alone no longer explains the result.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ _HEAD_BYTES, _SAMPLE_BYTES, _SAMPLE_COUNT = 1 << 20, 1 << 14, 64
 
 @dataclass(frozen=True)
 class ResumeCheck:
-    """Refuses changed inputs, or records that the user accepted them."""
+    """Raises an error for changed inputs, or logs that the user accepted them."""
 
     emit: Emitter
     accepted: bool
     lost: Sequence[str] = ()
-    """Facts missing from the event log, so they cannot be compared; the user has accepted this."""
+    """Inputs that the event log no longer records. The user accepted that they cannot be
+    compared."""
 
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
-        """Return if ``changes`` is empty; otherwise refuse, or emit a warning if accepted.
+        """Raise an error if there are changes, or emit a warning if the user accepted them.
 
         ``inputs`` names what was compared; ``hint`` tells how to undo the change.
 
@@ -54,7 +55,7 @@ class ResumeCheck:
 
 
 def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[str]:
-    """Return what should be in the run's log but is missing, because the file was cut or deleted.
+    """Return what a cut or deleted log no longer records, although the run has produced it.
 
     A run that was killed before its first event also has an empty log, but has not produced
     anything.
@@ -84,7 +85,7 @@ def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[
 
 
 def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
-    """Return the plugins in use now that the run did not use, or used in another version.
+    """Return the plugins that are new since the run started, or have another version.
 
     A plugin that is no longer used is not listed: the plugin that replaced it is.
     """
@@ -94,20 +95,20 @@ def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
 
 
 def check_options(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return the run-file keys that determine the result and have changed."""
+    """Return the changed run-file keys among those that determine the result."""
     return list(_differences(dict(_result_options(then.plan)), dict(_result_options(now.plan))))
 
 
 def check_libraries(then: RunStarted, now: RunStarted) -> list[str]:
     """Return the libraries whose version has changed.
 
-    They are reported but not refused, because results can only differ in the last bits.
+    This is only a warning, because results can only differ in the last bits.
     """
     return list(_differences(then.versions, now.versions))
 
 
 def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
-    """Return one line with both sizes and fingerprints if a row was added, removed or edited."""
+    """Return a line that compares the data then and now, if a row was added, removed or edited."""
     if then.fingerprint == now.fingerprint:
         return []
     sizes = [f"{event.train} + {event.validation} + {event.test}" for event in (then, now)]
@@ -172,7 +173,7 @@ def _result_options(plan: JSON) -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(where: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every value below a table with its dotted key; None counts as absent."""
+    """Yield every value of a table, at any depth, with its dotted key; skip None."""
     match value:
         case None:
             return

@@ -29,9 +29,9 @@ from tunesmith.storage import Checkpoints, RunFolder, write_atomic
 
 @dataclass(frozen=True)
 class DataParts:
-    """The records of each part, a hash of all records in loading order, and the split's findings.
+    """The records of each split, a hash of all records in loading order, and the split's findings.
 
-    The ``group`` of a validation or test record names the unit that it counts in.
+    The ``group`` of a validation or test record names its unit: records of a unit count as one.
     """
 
     train: Sequence[Record]
@@ -45,11 +45,11 @@ class DataParts:
 
     @property
     def measured(self) -> Sequence[Record]:
-        """The records that evaluators are chosen for: the test records, or all before a split."""
+        """The records to choose evaluators for: the test records, or all before a split."""
         return self.test or self.train
 
     def sample_training(self, seed: int) -> Sequence[Record]:
-        """Return a random sample of training records, as large as the test part if possible."""
+        """Return a random sample of training records, if possible as many as test records."""
         count = min(len(self.train), len(self.test))
         rows = random.Random(f"{seed}/training-rows").sample(range(len(self.train)), count)
         return Subset(self.train, sorted(rows))
@@ -59,7 +59,7 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     """Load the data of a plan and split it into training, validation and test records.
 
     Args:
-        splits: False keeps the parts of the data loader, for a check without the splitter.
+        splits: False keeps the data loader's own splits, for a check without the splitter.
 
     Raises:
         DataError: the data is unusable, or the technique cannot train on such records.
@@ -72,14 +72,14 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     digest = hashlib.sha256()
 
     def read(part: Sequence[Record], name: str) -> Iterator[Record]:
-        """Yield the checked records of a part; hash them without sources, which name folders."""
+        """Yield a split's checked records; hash them without sources, which name folders."""
         for record in check_records(part, name, plan):
             content = repr(record).replace(f"source={record.source!r}, ", "", 1)
             digest.update(f"{content}\n".encode("utf-8", "surrogatepass"))
             yield record
         digest.update(b"\n")
 
-    with attribute_errors_to(plugin):  # content of another type is a fault of the loader
+    with attribute_errors_to(plugin):  # content of another type is a bug in the loader
         for name, part in (("test", dataset.test), ("validation", dataset.validation)):
             if part is not None:
                 deque(read(part, name), maxlen=0)
@@ -109,7 +109,7 @@ def _find_units(
     rows: Sequence[int],
     split: Split,
 ) -> Sequence[Record]:
-    """Return the loader's own part, or the rows split off for it; a record's group is its unit."""
+    """Return a split: the loader's own or the splitter's; each record's group names its unit."""
     if own is not None:
         return RecordsByUnit(own, plan.find_clusters)
     clusters = [split.clusters[row] for row in rows] if split.clusters else ()
@@ -117,10 +117,10 @@ def _find_units(
 
 
 def _split(plan: Plan, dataset: Dataset, records: Iterator[Record]) -> Split:
-    """Return the split of the training records, which are read once, through ``records``.
+    """Let the splitter split the training records, which it reads once, through ``records``.
 
     Raises:
-        PluginError: the splitter lost a record, put one into two parts, or changed one.
+        PluginError: the splitter lost a record, put one into two splits, or changed one.
     """
     request = SplitRequest(
         records=dataset.train,
@@ -162,7 +162,7 @@ def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
 
 
 def write_skipped(folder: RunFolder, skipped: Sequence[SkippedRow]) -> None:
-    """Write the skipped rows unchanged to a file that only this user can read."""
+    """Write the skipped rows, as they are in the data, to a file that only this user can read."""
     if skipped:
         path = folder.path / "skipped.jsonl"
         write_atomic(path, "".join(json.dumps(asdict(row)) + "\n" for row in skipped))

@@ -19,7 +19,7 @@ SAMPLE_ROWS = 2_000
 def choose_baselines(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
 ) -> Baselines:
-    """Return the baselines of a run, the cheapest first: the named or the suitable ones.
+    """Return the named baselines or, without names, all that suit the rows; the cheapest first.
 
     A baseline whose answers ``evaluator`` cannot measure is included only if it is named.
     """
@@ -64,13 +64,13 @@ def list_excluded(
 def _create_filter(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]]
 ) -> Callable[[BaselineOffer[Any]], bool]:
-    """Return a function that checks if a baseline can be measured and reads the rows' media."""
+    """Return a predicate: can the evaluator measure a baseline, and can it read the rows' media?"""
     text_only = "media" not in plan.technique.offer.trains_on or not has_media(train)
     return lambda offer: can_measure(evaluator, offer) and (text_only or offer.reads_media)
 
 
 def can_measure(evaluator: Component[EvaluatorOffer[Any]], offer: BaselineOffer[Any]) -> bool:
-    """Return True if an evaluator can measure a baseline: a classifier has no probabilities."""
+    """Return True unless the evaluator needs probabilities and the baseline has none."""
     return evaluator.offer.generates or offer.has_probabilities
 
 

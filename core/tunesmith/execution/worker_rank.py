@@ -17,16 +17,17 @@ def run_worker_rank(plan: Plan, folder: RunFolder) -> None:
 
     Raises:
         DataError: this rank loads other data than rank 0.
-        TunesmithError: this rank could not take part. Rank 0 reports errors of the training.
+        TunesmithError: this rank could not take part. Rank 0 reports errors raised in training.
     """
     _, parts = load_data(plan)
     on_rank_zero = load_report(folder).data
     if on_rank_zero is None or parts.fingerprint != on_rank_zero.fingerprint:
-        raise DataError("data", f"rank {distributed.rank()} reads other rows than rank 0")
+        raise DataError("data", f"rank {distributed.rank()} has loaded other rows than rank 0")
     model = plan.found_model.fetch()
     checkpoints = Checkpoints(folder.checkpoints, on_problem=_ignore_event, owned=False)
     plugin = plan.technique.offered.plugin
-    # Built-in techniques may change global state: a worker rank does nothing after training.
+    # Built-in techniques may change global state, because a worker rank does nothing after
+    # training.
     with fence(plugin, "train", guards_state=False, may_take_long=True):
         technique = plan.technique.offer.build(plan.technique.config)
         try:

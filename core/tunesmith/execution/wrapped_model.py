@@ -21,7 +21,7 @@ R = TypeVar("R", TokenScores, Generation)
 def attribute_prompt_errors(
     prompts: Sequence[Prompt], converted: Sequence[Prompt]
 ) -> Iterator[None]:
-    """Make an error about long converted prompts refer to the original prompts."""
+    """If converted prompts are too long, name the original prompts in the error."""
     try:
         yield
     except PromptTooLongError as error:
@@ -41,7 +41,7 @@ class WrappedModel:
         return prompts
 
     def _progress(self, progress: Progress | None, count: int) -> Progress | None:
-        """Return the callback to pass to the model for a call with ``count`` prompts."""
+        """Return the progress callback to pass to the model for a call with ``count`` prompts."""
         return progress
 
     def _call(
@@ -109,7 +109,7 @@ class WrappedModel:
 
 @dataclass(frozen=True)
 class CachedModel(WrappedModel):
-    """A text model that computes scores and answers only once, even if several evaluators ask."""
+    """A text model that caches scores and answers, so several evaluators can share them."""
 
     results: dict[object, Any] = field(default_factory=dict)
 
@@ -120,7 +120,7 @@ class CachedModel(WrappedModel):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Score the completions that were not scored before."""
+        """Return the scores, computing only those that are not in the cache."""
         pairs = [*zip(prompts, completions, strict=True)]
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self.results]
         if new:
@@ -133,7 +133,7 @@ class CachedModel(WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate the answers that were not generated before with this limit."""
+        """Return the answers, generating only those not in the cache for this limit."""
         keys = [(prompt, max_new_tokens) for prompt in prompts]
         new = [key for key in dict.fromkeys(keys) if key not in self.results]
         if new:
@@ -146,14 +146,14 @@ class CachedModel(WrappedModel):
 
 @dataclass(frozen=True)
 class CheckedModel(WrappedModel):
-    """A text model that attributes its errors to its technique, not to the calling evaluator."""
+    """A text model whose errors are attributed to its technique, not to the calling evaluator."""
 
     plugin: Plugin
     """The plugin of the technique."""
     not_finite: list[float]
-    """Collects the log-probabilities that are not finite."""
+    """List to which log-probabilities that are not finite are added."""
     cut: set[Prompt] = field(default_factory=set)
-    """Collects the prompts whose answer was cut off at the token limit."""
+    """Set to which prompts are added whose answer was cut off at the token limit."""
 
     def _call(
         self,

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 SECONDS_VARIABLE = "TUNESMITH_HOOK_SECONDS"
 GRACE_SECONDS = 10.0
-"""Seconds after the time limit until the process is ended, if the call cannot be interrupted."""
+"""If a call cannot be interrupted, the process is ended this many seconds after the time limit."""
 _UNKNOWN_NAME = (AttributeError, ImportError, NameError, TypeError, PluginValidationError)
-_real_stdout: list[TextIO] = []  # outermost fence first
+_real_stdout: list[TextIO] = []  # the outermost fence comes first
 
 
 class DataChangedError(PluginError):
-    """A plugin has changed a record of the data, so the run cannot go on."""
+    """A plugin changed a record of the data, so the run cannot continue."""
 
 
 class PluginTimeout(BaseException):
@@ -50,7 +50,7 @@ class PluginTimeout(BaseException):
 
 
 def hook_seconds(*, has_rows: bool = False) -> float | None:
-    """Return the seconds that a hook may take: ten times as long if it gets the rows of a run.
+    """Return the time limit of a hook in seconds, ten times as long if it gets the run's rows.
 
     Raises:
         UsageError: the environment variable is not a number of seconds.
@@ -75,7 +75,7 @@ def fence(
     guards_state: bool | None = None,
     may_take_long: bool = False,
 ) -> Iterator[list[str]]:
-    """Run a plugin's code in the block; yield a list that then names the state that it changed.
+    """Fence the block, a plugin's code; yield a list that afterwards names the state it changed.
 
     Args:
         what: the function of the plugin, for messages.
@@ -108,7 +108,7 @@ def isolate(  # noqa: PLR0913 - a plugin, and what the block may do
     """Run a plugin's code like :func:`fence`, but leave exceptions to the caller.
 
     Args:
-        keep_new_variables: do not restore environment variables that were not set before.
+        keep_new_variables: keep environment variables that were not set before.
         is_reporter: the block may print, and never ends the process.
     """
     changes: list[str] = []
@@ -144,7 +144,7 @@ def call_in_fence(
 
 @contextmanager
 def outside_fence() -> Iterator[None]:
-    """Let the core print on stdout when it is called from a plugin's code."""
+    """Let the core print to stdout in the block, even if a plugin's code called it."""
     if not _real_stdout:
         yield
         return
@@ -179,16 +179,16 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
 
 
 def is_of_user(error: BaseException) -> bool:
-    """Return True for Ctrl-C if no handler catches its signal, and for the end of a generator."""
+    """Return True for exceptions to pass on: Ctrl-C without a handler, and a generator's end."""
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, GeneratorExit)
 
 
 def describe_error(error: BaseException) -> str:
-    """Return type, message, file and line of an exception, on one line."""
+    """Describe an exception on one line: type, message, file and line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    own = [frame for frame in frames if frame.filename != __file__]  # without the fence itself
+    own = [frame for frame in frames if frame.filename != __file__]  # without the fence
     is_named = not own or own[-1].filename == offers.__file__  # the message has an import string
     where = "" if is_named else f" ({Path(own[-1].filename).name}:{own[-1].lineno})"
     text = " ".join(str(error).split())
@@ -212,7 +212,7 @@ def note_if_slow(plugin: Plugin, what: str, seconds: float = 60.0) -> Iterator[N
 
 @contextmanager
 def require_unchanged(plugin: Plugin, *parts: Sequence[Record]) -> Iterator[None]:
-    """Check that the block does not change a record in these parts of the data.
+    """Check that the block does not change a record in these splits of the data.
 
     Raises:
         DataChangedError: names the plugin and the record.
@@ -245,7 +245,7 @@ def check_unchanged(content: Sequence[int], records: Sequence[Record], plugin: P
 def _limit(
     plugin: Plugin, what: str, seconds: float | None, *, may_end_process: bool
 ) -> Iterator[None]:
-    """Interrupt the block after its time; without a limit, print a note after a minute.
+    """Interrupt the block when its time is up; without a limit, print a note after a minute.
 
     A timer signal interrupts Python code and blocking system calls. If native code does not return,
     the process is ended and its stack is printed. Only the main thread receives signals: other
@@ -260,7 +260,7 @@ def _limit(
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if is_open:
-            raise PluginTimeout(f"no end after {seconds:g} s")
+            raise PluginTimeout(f"did not finish within {seconds:g} s")
 
     handler = signal.signal(signal.SIGALRM, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
@@ -280,7 +280,7 @@ def _limit(
 
 @contextmanager
 def _refuse_exit(plugin: Plugin, what: str) -> Iterator[None]:
-    """Keep ``os._exit`` in the block from ending the process without an error."""
+    """Make ``os._exit`` in the block end the process with an error message."""
     process, before = os.getpid(), os._exit
 
     def refuse(status: int) -> NoReturn:

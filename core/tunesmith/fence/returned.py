@@ -1,4 +1,4 @@
-"""Check what a plugin returns as soon as it arrives, so that errors name the plugin."""
+"""Check the return values of plugins at once, so that errors name the plugin."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MAX_JSON_CHARACTERS = 1_000_000
 MAX_TEXT_CHARACTERS = 100_000
 """Maximum characters of a text for the user."""
 MAX_ABSOLUTE_VALUE = 1e150
-"""Largest magnitude whose square can still be computed, as intervals require."""
+"""Largest magnitude of a value: intervals need its square, which must not overflow."""
 
 
 @contextmanager
 def blame_plugin(plugin: Plugin, what: str) -> Iterator[None]:
-    """Turn a ValueError of a check into an error that names the plugin and its function.
+    """Turn a ValueError raised in the block into an error that names the plugin and its function.
 
     Raises:
         PluginError: with the text of the ValueError.
@@ -57,7 +57,7 @@ def check_json(value: object, name: str) -> None:
 
 
 def check_measured(measured: Measurement, metric: Metric) -> None:
-    """Check finite values against the bounds of their metric, and check the details.
+    """Check a measurement: its values must be within the metric's bounds, its details JSON.
 
     Raises:
         ValueError: a value is out of bounds or too large, or the details are not JSON.
@@ -103,7 +103,7 @@ def check_split(split: object, records: int) -> Split:
             raise ValueError(f"the row {row!r:.40}, of {records} rows,")
         counts[row] = min(counts[row] + 1, 2)
     if counts.count(1) != records:
-        raise ValueError("parts that do not contain each record exactly once")
+        raise ValueError("splits that do not contain each record exactly once")
     for finding in split.findings:
         check_finding(finding)
     return split
@@ -112,7 +112,7 @@ def check_split(split: object, records: int) -> Split:
 def check_variants(variants: Sequence[object]) -> None:
     """Check the variants of a baseline; raise ValueError for a wrong type or a duplicate name.
 
-    A resumed run finds the chosen variant by its name, and so does the winner of a run.
+    The chosen variant is found again by its name, for example when the run is resumed.
     """
     from tunesmith.contracts import BaselineVariant
 

@@ -1,8 +1,8 @@
 """Compute the mean of a metric over records, with a confidence interval.
 
-An evaluator returns one value per record. This package computes the mean of such values and its
-confidence interval. It has only pure functions and uses only the standard library. The order of
-the records does not change a result. ``tunesmith_evidence.statistics`` compares two models.
+An evaluator returns one value per record. All functions here are pure and use only the standard
+library. The order of the records does not change a result. ``tunesmith_evidence.statistics``
+compares two models.
 
 The methods:
 

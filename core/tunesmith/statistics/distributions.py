@@ -7,7 +7,8 @@ from statistics import NormalDist
 
 NORMAL = NormalDist()
 _FEW = 100
-"""From this many degrees of freedom, an expansion in their inverse has an error below 1e-8."""
+"""With at least this many degrees of freedom, the expansion in their inverse errs by less than
+1e-8."""
 _MOST_STEPS = 60
 """Maximum steps of Newton's method; 5 to 30 are enough."""
 
@@ -15,8 +16,8 @@ _MOST_STEPS = 60
 def student_quantile(p: float, df: int) -> float:
     """Compute a quantile of Student's t, with a relative error below 1e-6 for p up to 1 - 1e-9.
 
-    This is Newton's method on the exact probabilities of Abramowitz and Stegun 26.7.3 and 26.7.4.
-    For many degrees of freedom, it is the expansion 26.7.5.
+    Newton's method inverts the exact probabilities, Abramowitz and Stegun 26.7.3 and 26.7.4. For
+    many degrees of freedom, their expansion 26.7.5 is used instead.
     """
     if p < 0.5:
         return -student_quantile(1 - p, df)

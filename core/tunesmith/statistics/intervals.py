@@ -19,12 +19,12 @@ from tunesmith.statistics.sample import (
     standard_error,
 )
 
-_SMALL = 10  # below this number of units a bootstrap interval is too narrow
+_SMALL = 10  # with fewer units, a bootstrap interval is too narrow
 _SMALL_LOSSES = 5  # the same limit for losses, because Student's interval misses their long tail
 MAX_CELLS = 2_000
-"""Above this number, units are merged into this number of cells, to limit the time."""
+"""Maximum number of units to resample, to limit the time; more units are merged into cells."""
 Resample = Callable[[list[tuple[float, float]]], Sequence[float]]
-"""Maps weighted deviation and weight of each unit to sorted weighted means of resamples."""
+"""A function from each unit's weighted deviation and weight to sorted means of resamples."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     seed: int = 0,
     bounds: Bounds | None = None,
 ) -> Interval:
-    """Average one metric over records, with a confidence interval.
+    """Compute the mean of a metric over records, with a confidence interval.
 
     The value is sum(w * v) / sum(w); with token counts as weights, it is a mean per token. Records
     with weight zero are ignored and not counted. A record whose group is None is its own unit.
@@ -82,7 +82,7 @@ def _wilson(share: float, n: float, confidence: float) -> Bounds:
 def interval_of_sample(
     sample: Sample, confidence: float, resample: Resample, limits: Bounds | None
 ) -> Bounds:
-    """Compute the interval of a mean of arbitrary numbers, kept inside the limits."""
+    """Compute the interval of a mean of arbitrary numbers, clipped to the limits."""
     bounds = limits or (-math.inf, math.inf)
     if sample.units == 1:
         return bounds
@@ -117,7 +117,8 @@ def _bootstrap(sample: Sample, tail: float, resample: Resample) -> Bounds:
     """Compute the interval by percentile bootstrap over units, relative to the value.
 
     If its skew is negative, the sample is mirrored and the result is mirrored back, because
-    swapping the two models must mirror the interval exactly."""
+    swapping the two models must mirror the interval exactly.
+    """
     largest = max(abs(d) for d in sample.deviations)
     mirrored = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
     sign = -1.0 if mirrored else 1.0

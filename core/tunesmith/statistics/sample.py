@@ -1,4 +1,4 @@
-"""Check a caller's values and reduce them to independent units."""
+"""Check values, weights and groups, and reduce them to independent units."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tunesmith.statistics.distributions import NORMAL, student_quantile
 
 Bounds = tuple[float, float]
 PRIOR_GROUPS = 0.1
-"""Weight of the largest design effect, in groups. Without it, intervals of shares near 1 covered
-only 90 %, for 40 to 100 groups of very different sizes."""
+"""Weight of the largest possible design effect in the average, as a number of groups. Without it,
+95 % intervals of shares near 1 cover only 90 %, for 40 to 100 groups of very different sizes."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def effective_size(sample: Sample) -> float:
     differ from the rest. The estimate is therefore averaged with the largest possible design
     effect, that of groups of identical records, which counts as a tenth of a group. The quantile is
     Student's, with Satterthwaite's degrees of freedom for the sizes of the groups. If the variance
-    is zero, the largest possible design effect is used."""
+    is zero, the largest possible design effect is used.
+    """
     if sample.is_simple:
         return float(sample.n)
     largest = max(sample.effective_records / sample.effective_units, 1.0)

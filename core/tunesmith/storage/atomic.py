@@ -39,7 +39,7 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Disk:
-    """The system calls used for writing. Tests replace them to record calls, fail or kill.
+    """The system calls used for writing. Tests replace them to record calls or inject failures.
 
     Production code uses :data:`DISK`.
     """
@@ -80,7 +80,7 @@ DISK = Disk()
 
 @contextmanager
 def explain_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
-    """Raise errors of the machine inside the block as :class:`EnvironmentProblem`."""
+    """Convert the block's operating system errors to :class:`EnvironmentProblem`."""
     try:
         yield
     except OSError as error:
@@ -91,7 +91,7 @@ def explain_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def encode_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """Encode a value as ASCII, strictly valid JSON that :func:`decode_json` reads back unchanged.
+    """Encode a value as valid JSON in ASCII, which :func:`decode_json` decodes to the same value.
 
     NaN and infinity, which JSON lacks, are written as ``{"$number": "NaN"}``. The loss that stopped
     a run must reach the report, and other tools must be able to read the line.
@@ -113,7 +113,7 @@ def _encode_non_finite(value: Any) -> Any:
 
 
 def decode_json(text: bytes | str) -> JSON:
-    """Decode one JSON object.
+    """Decode a JSON object that :func:`encode_json` wrote.
 
     Raises:
         ValueError: the text is not JSON, or not an object.
@@ -139,7 +139,7 @@ def temporary_name(prefix: str) -> str:
 
 
 def write_atomic(path: Path, data: bytes | str, *, disk: Disk = DISK) -> None:
-    """Write ``data`` (text as UTF-8) to ``path``, which then has its old or its new content.
+    """Write ``data`` (text as UTF-8) to ``path`` atomically.
 
     When this returns, the new content survives a power cut. If it raises, the old file is unchanged
     and no other file is left behind.
@@ -160,14 +160,14 @@ def write_atomic(path: Path, data: bytes | str, *, disk: Disk = DISK) -> None:
 
 
 def write_all(fd: int, data: bytes, disk: Disk) -> None:
-    """Write all of ``data``; a single ``os.write`` may write only a part."""
+    """Write all of ``data``; a single ``os.write`` may write only the start of it."""
     rest = memoryview(data)
     while rest:
         rest = rest[disk.write(fd, rest) :]
 
 
 def write_new_file(path: Path, data: bytes, disk: Disk) -> None:
-    """Create a file and flush its bytes; its name becomes durable when the folder is flushed."""
+    """Create a file and flush its bytes. Its name is only durable once the folder is flushed."""
     fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         write_all(fd, data, disk)
@@ -201,7 +201,7 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
             what = "a file, not a folder" if folder.exists() else "a link that leads nowhere"
             raise UsageError(f"{folder}: is {what}") from None
     except FileNotFoundError:  # as in /proc, where nothing can be created
-        raise EnvironmentProblem(f"{folder}: cannot be created there") from None
+        raise EnvironmentProblem(f"{folder}: cannot be created") from None
     sync_folder(folder.parent, disk)
 
 
@@ -216,7 +216,7 @@ def remove(path: Path, disk: Disk = DISK) -> None:
 
 
 def try_remove(path: Path, disk: Disk = DISK) -> None:
-    """Remove a leftover if possible; otherwise the next process that locks the run does so."""
+    """Remove a leftover if possible; otherwise the next process that locks the run removes it."""
     with suppress(OSError):
         remove(path, disk)
 
@@ -248,7 +248,7 @@ def is_folder(path: Path) -> bool:
 
 
 def refuse_outside_links(folder: Path) -> None:
-    """Refuse a run folder with links that lead outside, or with special files.
+    """Raise an error if a run folder has links that lead outside, or special files.
 
     A run folder from elsewhere could make this process write to, truncate or delete other files,
     or wait for a pipe forever. The path to the folder itself may contain links.
@@ -261,7 +261,7 @@ def refuse_outside_links(folder: Path) -> None:
         for name in sorted(folders + files):
             is_link = os.path.islink(path := os.path.join(here, name))
             is_plain = is_link or os.path.isfile(path) or os.path.isdir(path)
-            if not is_plain and os.path.lexists(path):  # otherwise the run's process has removed it
+            if not is_plain and os.path.lexists(path):  # else it was removed just now
                 raise UsageError(f"{path}: is a pipe, socket or device", hint="remove it")
             # Leftovers are only deleted, and deleting a link does not touch its target.
             if name.startswith((STAGING, TRASH)) or not is_link:

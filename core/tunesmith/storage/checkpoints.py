@@ -32,7 +32,7 @@ _STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: its files have the content that was saved after step ``step``."""
+    """A checkpoint of step ``step`` that passed verification: its files are as they were saved."""
 
     path: Path
     step: int
@@ -79,13 +79,12 @@ class Checkpoints:
         meta: Mapping[str, Any] | None = None,
         best: bool = False,
     ) -> Path:
-        """Commit what ``write(folder)`` puts into an empty folder as the checkpoint of ``step``.
+        """Commit the files that ``write(folder)`` writes as the checkpoint of ``step``.
 
         When this returns, the checkpoint survives a power cut. Until then, or if anything raises,
-        earlier checkpoints are unchanged. Saving a step again is equally safe.
-
-        Afterwards, old checkpoints are deleted, except for the newest ``keep``, this one, and the
-        one last saved as ``best``. If one cannot be deleted, this is reported and the run goes on.
+        earlier checkpoints are unchanged. This also holds if the step was saved before. Afterwards,
+        old checkpoints are deleted, except for the newest ``keep``, this one, and the one last
+        saved as ``best``. If one cannot be deleted, this is reported and the run goes on.
 
         Raises:
             EnvironmentProblem: the disk is full (the message has free and needed bytes), failing or
@@ -135,7 +134,7 @@ class Checkpoints:
         return self._first_valid(reversed(self.steps()), recover)
 
     def best(self) -> Checkpoint | None:
-        """Return the checkpoint last saved as best, verified; None if there is none."""
+        """Return the last checkpoint saved as best, after verification; None without one."""
         marked = [step for step in self.steps() if self._is_marked_best(step)]
         return self._first_valid(reversed(marked), recover=False)
 
@@ -149,7 +148,7 @@ class Checkpoints:
             if not problems:
                 found = read_manifest(path, disk=self._disk)
                 return Checkpoint(path, step, found.meta, found.files, found.best)
-            if path.exists():  # otherwise the run that holds the lock has just deleted it
+            if path.exists():  # if it is gone, the run that holds the lock has just deleted it
                 self._set_aside(path, problems, recover)
         return None
 
@@ -166,7 +165,7 @@ class Checkpoints:
                 result = f"renamed to {bad.name}, an older one is used"
             except OSError as error:
                 result = f"could not be renamed ({error}), an older one is used"
-        self.on_problem(f"{path}: checkpoint is damaged, {listed}; {result}")
+        self.on_problem(f"{path}: checkpoint is damaged: {listed}; {result}")
 
     def _previous_manifest(self, step: int) -> Manifest | None:
         for earlier in reversed([known for known in self.steps() if known < step]):
@@ -185,7 +184,8 @@ class Checkpoints:
         """Delete old checkpoints; ``saved`` was just committed, so a valid one always remains.
 
         A checkpoint with an unreadable manifest might be the best one, so it is kept until
-        ``newest`` verifies it."""
+        ``newest`` verifies it.
+        """
         try:
             marks = {step: self._is_marked_best(step) for step in self.steps()}
             best = [step for step, mark in marks.items() if mark][-1:]
@@ -194,4 +194,4 @@ class Checkpoints:
                 if step not in kept and mark is not None:
                     atomic.delete_folder(self._path(step), self._disk)
         except OSError as error:
-            self.on_problem(f"{self.folder}: an old checkpoint could not be deleted, {error}")
+            self.on_problem(f"{self.folder}: an old checkpoint could not be deleted: {error}")

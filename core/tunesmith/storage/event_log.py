@@ -20,8 +20,8 @@ class EventLog:
 
     Each line is one ``write`` to a file opened for appending. If a crash leaves an incomplete line,
     the next opening of the log removes it, or adds a missing line end. If a full disk leaves an
-    incomplete line, it is removed at once, so the next line starts on its own. Safe to share
-    between threads.
+    incomplete line, it is removed at once, so the next line starts on its own. Several threads may
+    use it.
     """
 
     def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
@@ -38,7 +38,7 @@ class EventLog:
                 raise
 
     def append(self, event: Mapping[str, Any], *, durable: bool = False) -> None:
-        """Add one line. With ``durable``, it survives a power cut once this returns.
+        """Append one event as a line. With ``durable``, it survives a power cut once this returns.
 
         Without ``durable``, it survives the end of the process, but not a power cut.
 
@@ -54,7 +54,7 @@ class EventLog:
     def _append(self, line: bytes) -> None:
         written = 0
         try:
-            while written < len(line):  # more than one round only if the disk is nearly full
+            while written < len(line):  # one call, unless the disk is nearly full
                 written += self._disk.write(self._fd, line[written:])
         except BaseException:
             if written:
@@ -95,7 +95,7 @@ def _parse(line: bytes) -> JSON | None:
 
 
 def read_events(path: Path) -> Iterator[JSON]:
-    """Yield the objects of an event log, even while a run appends to it; none if it is missing.
+    """Yield the JSON objects of an event log; a missing log has none, and a run may still append.
 
     A last line without a line end is read if it is complete JSON, and ignored otherwise.
 
@@ -134,13 +134,13 @@ def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, 
             if event is not None:
                 for name in (event[key] for key in ("artifact", "records") if key in event):
                     if not (isinstance(name, str) and is_inside(name)):
-                        problem = f"names a file outside of the run folder, {name!r:.80}"
+                        problem = f"refers to a file outside the run folder: {name!r:.80}"
                         raise IntegrityError(f"{path}:{number}: {problem}")
                 yield number, event
             if not line.endswith(b"\n"):
                 return  # a run may still be writing this line
             if event is None:
-                raise IntegrityError(f"{path}:{number}: is not a JSON object, the log is damaged")
+                raise IntegrityError(f"{path}:{number}: is not a JSON object; the log is damaged")
 
 
 def read_known_events(path: Path, *, skipped: Collection[str] = ()) -> Iterator[Event]:

@@ -39,7 +39,7 @@ MANIFEST = "MANIFEST.json"
 _FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})$")
 _FULL_BELOW = 1 << 20
-"""With fewer free bytes, an unknown error of a library is attributed to a full disk."""
+"""With fewer free bytes than this, unknown errors of libraries are attributed to a full disk."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _decode(raw: bytes) -> Manifest:
         raise ValueError("was changed after it was written")
     for name, file in files.items():
         if not is_inside(name):
-            raise ValueError(f"lists a file outside its folder, {name!r}")
+            raise ValueError(f"lists a file outside its folder: {name!r}")
         if type(file.size) is not int or type(file.sha256) is not str:
             raise ValueError(f"has no size and hash for {name!r}")
     return manifest
@@ -153,7 +153,7 @@ def _read(path: Path, disk: Disk) -> bytes:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        raise ValueError(f"cannot be read, {error}") from None
+        raise ValueError(f"cannot be read: {error}") from None
     return b"".join(blocks)
 
 
@@ -194,12 +194,12 @@ def _compare(path: Path, size: int | None, expected: FileChecksum, disk: Disk) -
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        return f"cannot be read, {error}"
+        return f"cannot be read: {error}"
     return None if found == expected else "was changed, its SHA-256 differs"
 
 
 def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> FileChecksum:
-    """Compute size and hash of a file; retry twice on device errors."""
+    """Compute a file's size and hash; retry twice on device errors."""
     for _ in range(2):
         with suppress(OSError):
             return _digest_once(path, disk, blocks=blocks)
@@ -209,7 +209,7 @@ def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> Fil
 def _digest_once(
     path: Path, disk: Disk, *, flush: bool = False, blocks: list[bytes] | None = None
 ) -> FileChecksum:
-    """Compute size and hash of a file; ``flush`` fsyncs it, ``blocks`` collects its content."""
+    """Compute a file's size and hash; ``flush`` fsyncs it, ``blocks`` collects its content."""
     fd = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         digest, size = hashlib.sha256(), 0
@@ -229,7 +229,7 @@ def _digest_once(
 
 @dataclass
 class _Tree:
-    """The content of a folder: regular files with sizes, folders (deepest first), and the rest."""
+    """The content of a folder: files with sizes, folders (deepest first), and the rest."""
 
     files: dict[str, int] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
@@ -253,7 +253,7 @@ def _scan(folder: Path) -> _Tree:
 
 
 def _raise_error(error: OSError) -> None:
-    """Raise the error: by default, ``os.walk`` treats an unreadable folder as empty."""
+    """Raise an error of ``os.walk``, which by default treats an unreadable folder as empty."""
     raise error
 
 
@@ -292,8 +292,7 @@ def commit_with_manifest(
 
     ``expected`` is the size of the last such folder in bytes, for the message about a full disk.
     """
-    # Encode early: meta becomes what a reader will get, and errors come before gigabytes are
-    # written.
+    # Encode now: errors come before gigabytes are written, and meta is what a reader will get.
     manifest = replace(manifest, meta=atomic.decode_json(atomic.encode_json(manifest.meta)))
     _require_replaceable(target)
     staging = target.with_name(atomic.temporary_name(STAGING))
@@ -305,7 +304,7 @@ def commit_with_manifest(
         _finish_staging(staging, manifest, disk)
         _rename_into_place(staging, target, disk)
     except BaseException as error:
-        staged, full = folder_size(staging), _is_full(staging)  # measured before it is removed
+        staged, full = folder_size(staging), _is_full(staging)  # measure it before it is removed
         atomic.try_remove(staging, disk)
         problem = _explain_failure(error, full, target, max(expected, staged))
         if problem is None:
@@ -373,11 +372,11 @@ def _finish_staging(staging: Path, manifest: Manifest, disk: Disk) -> None:
 
 
 def _rename_into_place(staging: Path, target: Path, disk: Disk) -> None:
-    """Rename to the final name; keep the old folder as ``.old-NAME`` until the name is durable.
+    """Rename ``staging`` to ``target``; keep the old folder until the new name is durable.
 
-    One rename cannot replace a folder with content, so ``target`` is missing for a moment. If a
-    crash hits that moment, :func:`tunesmith.storage.atomic.recover_replacements` renames the old
-    folder back.
+    The old folder is renamed to ``.old-NAME`` first, because a rename cannot replace a folder with
+    content. For a moment, ``target`` is missing. If a crash hits that moment,
+    :func:`tunesmith.storage.atomic.recover_replacements` renames the old folder back.
     """
     old = target.with_name(REPLACED + target.name)
     replacing = target.exists()

@@ -24,7 +24,7 @@ OTHER_FOLDERS = {
     "export.json": "an export; its README.md has the command that serves it",
     "evaluation.json": "an evaluation; its results are in evaluation.json",
     "adapter_config.json": "an adapter; `tunesmith evaluate` accepts it, others need its run",
-    "run.toml": "a folder with a run file; start it with `tunesmith run`",
+    "run.toml": "a folder with a run file, not a run yet; start one with `tunesmith run`",
 }
 """Descriptions of folders that are not run folders, by the name of a file in them."""
 
@@ -37,13 +37,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, name: str, *, disk: Disk = DISK) -> RunFolder:
-        """Create a folder below ``root``, named after the time and ``name``, durable on return."""
+        """Create a durable folder below ``root``, named after the time and ``name``."""
         with atomic.explain_os_errors(root):
             atomic.make_folder(root, disk)
             plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
             while True:
                 path = root / f"{datetime.now():%Y-%m-%d_%H%M}_{plain}_{secrets.token_hex(2)}"
-                with suppress(FileExistsError):  # another process has the same name
+                with suppress(FileExistsError):  # another process has just created this folder
                     disk.mkdir(path)
                     break
             atomic.write_new_file(path / "lock", b"", disk)
@@ -102,7 +102,7 @@ class RunFolder:
 
 
 def _describe_other(path: Path) -> str:
-    """Return what a folder without a run is, or where runs can be found."""
+    """Return a hint for a folder that is not a run: what it is, or where runs are."""
     for folder in path.absolute().parents:
         if (folder / "lock").is_file():
             return f"it is inside a run: {folder}"

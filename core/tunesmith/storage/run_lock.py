@@ -40,7 +40,7 @@ from tunesmith.storage.manifest import MANIFEST
 from tunesmith.text import format_duration, safe_text
 
 LEASE_FILE = "lease"
-HEARTBEAT_SECONDS = 2.0  # time between two touches of the lease
+HEARTBEAT_SECONDS = 2.0  # interval at which the holder touches the lease
 HEARTBEAT_TIMEOUT_SECONDS = 20.0  # without a touch, a process on another machine counts as dead
 SETTLE_SECONDS = 0.2  # time for concurrent writes to the leases to become visible
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
@@ -48,11 +48,14 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 @dataclass(frozen=True)
 class LockHolder:
-    """A process that holds or held a run's lock. ``started`` is the UTC time as ISO 8601."""
+    """A process that holds or held a run's lock.
+
+    ``pid`` is its process id, and ``started`` the UTC time (ISO 8601) of its attempt to lock.
+    """
 
     pid: int
     host: str
-    process: str  # boot, container and start time: see tunesmith.distributed.start_time
+    process: str  # boot id, container and start time: see tunesmith.distributed.start_time
     started: str
 
     @classmethod
@@ -92,7 +95,7 @@ _locked_fds: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """Close inherited lock files: a worker that outlives a killed run must not keep it locked."""
+    """Close inherited lock files: a worker that survives a killed run must not keep it locked."""
     for fd in _locked_fds:
         os.close(fd)
     _locked_fds.clear()
@@ -103,12 +106,12 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterator[None]:
-    """Lock a run's folder; a second lock, from this process or another, is refused.
+    """Lock a run's folder; a second lock, from this process or another, is an error.
 
     The lock file is never deleted: a process that opened a deleted file would lock nothing.
     Entering the block removes leftovers of crashed processes and finishes interrupted
-    replacements. A silent process on another machine loses the run if the file system grants the
-    kernel's lock, or with ``take_over``.
+    replacements. If the holder is on another machine and no longer touches its lease, this process
+    takes the run over if the file system grants the kernel's lock, or if ``take_over`` is True.
 
     Raises:
         RunInUseError: another process holds the lock; the message names it.
@@ -235,7 +238,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
 
 
 def _read_leases(folder: Path) -> tuple[dict[Path, bytes], Path]:
-    """Return the chain of leases by path, the current holder's last, and the next claim's path."""
+    """Return the leases by path, the last claim at the end, and the next claim's path."""
     leases: dict[Path, bytes] = {}
     path = folder / LEASE_FILE
     while (content := _read_lease(path)) is not None:
@@ -264,10 +267,10 @@ def _has_ended(folder: Path, leases: dict[Path, bytes], may_take_over: bool) -> 
 
 
 def _is_silent(folder: Path, path: Path, holder: LockHolder | None) -> bool:
-    """Wait for a touch by a process on another machine; return False if there is one."""
+    """Return True if a process on another machine does not touch the lease in time."""
     message = (
-        f"{folder}: waiting {HEARTBEAT_TIMEOUT_SECONDS:g} s for a sign of life of "
-        f"{holder or 'its user'}"
+        f"{folder}: waiting up to {HEARTBEAT_TIMEOUT_SECONDS:g} s to see if "
+        f"{holder or 'its process'} is still running"
     )
     print(safe_text(message), file=sys.stderr, flush=True)
     deadline, seen = time.monotonic() + HEARTBEAT_TIMEOUT_SECONDS, _last_sign(path)
@@ -324,7 +327,7 @@ def _in_use_error(folder: Path) -> RunInUseError:
     hint = "wait until that process has ended, or stop it"
     if holder is None or not holder.is_local():
         with suppress(OSError):
-            os.utime(folder / "lock")  # compare times of the file system's clock, not of ours
+            os.utime(folder / "lock")  # compare times of the file system's clock
         silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE_FILE)
         silent = format_duration(max(0.0, silence))
         hint += f"; if its machine (silent for {silent}) is dead, run `tunesmith unlock {folder}`"
@@ -332,7 +335,7 @@ def _in_use_error(folder: Path) -> RunInUseError:
 
 
 def _remove_leftovers(folder: Path, disk: Disk) -> None:
-    """Remove what crashed processes left behind, in all folders that are not committed."""
+    """Remove leftovers of crashed processes from all folders that are not committed."""
     atomic.recover_replacements(folder, disk)
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith((STAGING, TRASH)):

@@ -1,4 +1,4 @@
-"""Checks of baselines, with a fake base model that answers with a digest of its prompt."""
+"""Checks of baselines, with a fake base model whose answer is a digest of its prompt."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MAX_NEW_TOKENS = 16
 
 
 class DigestModel:
-    """A text model whose answers and probabilities depend on every word of the prompt only."""
+    """A text model whose answers and probabilities depend only on the prompt, but on every word."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -77,7 +77,7 @@ def _digest(value: object) -> str:
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records that the baseline is a default for, or records with classes."""
+    """Return records for which the baseline is a default, or else records with classes."""
     suited = (records for records in RECORD_SETS if subject.offer.suits(records))
     return next(suited, RECORD_SETS[0])
 
@@ -101,7 +101,7 @@ def list_variants(subject: Subject, records: Sequence[Record]) -> list[BaselineV
 
 
 def solved(subject: Subject) -> list[tuple[BaselineVariant, list[str]]]:
-    """Return each variant, with its answers to the prompts of the sample records; cached."""
+    """Return each variant with its answers to the sample records' prompts; cached."""
     if "solved" not in subject.cache:
         records = choose_records(subject)
         variants = list_variants(subject, records)
@@ -143,7 +143,7 @@ def solves_the_same_way_twice(subject: Subject) -> None:
     records = choose_records(subject)
     first = [(variant.name, given) for variant, given in solved(subject)]
     second = [(v.name, answers(v, records)) for v in list_variants(subject, records)]
-    require(first == second, "a baseline that is built again gives other answers")
+    require(first == second, "the same baseline, built a second time, gives other answers")
 
 
 @check("baseline")
@@ -165,7 +165,7 @@ def does_not_depend_on_other_prompts(subject: Subject) -> None:
 @check("baseline")
 def knows_only_its_training_rows(subject: Subject) -> None:
     """A baseline does not remember rows of an earlier task, which may be test rows now."""
-    # Other checks have shown it their records, so use new ones.
+    # The baseline has seen the records of other checks, so use new ones.
     records = [
         replace(record, prompt=f"{record.prompt}, once more")
         for record in choose_records(subject)
@@ -181,7 +181,7 @@ def knows_only_its_training_rows(subject: Subject) -> None:
 
     first = solve(seen)
     solve(records)
-    require(solve(seen) == first, "it remembers answers of rows that it was built from earlier")
+    require(solve(seen) == first, "it remembers answers of training rows of an earlier task")
 
 
 @check("baseline")
@@ -209,7 +209,7 @@ def classifiers_refuse_to_score(subject: Subject) -> None:
 
 @check("baseline")
 def copes_with_few_rows(subject: Subject) -> None:
-    """Zero or one training row does not raise an exception."""
+    """The baseline does not fail if there is no training row, or only one."""
     records = choose_records(subject)
     few: tuple[Sequence[Record], ...] = ((), records[:1])
     for rows in few:

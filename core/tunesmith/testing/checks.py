@@ -1,8 +1,8 @@
-"""The basis of the checks: a check is a function that verifies one promise of a plugin.
+"""Define checks: functions that each verify one promise of a plugin.
 
 A check gets its subject and returns if the promise is kept. If the promise is broken, it raises
-``AssertionError`` through :func:`require`. If there is nothing to check, it raises
-:class:`NotApplicable`: the plugin does not make the promise, or the caller passed no sample.
+``AssertionError`` through :func:`require`. It raises :class:`NotApplicable` if the plugin does not
+make the promise, or if the caller passed no sample to check it with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunesmith.testing.worked_examples import Examples
 
 
 class NotApplicable(Exception):
-    """There is nothing to check; the message is the reason."""
+    """Raised by a check that does not apply to its subject; the message is the reason."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -38,7 +38,7 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples that the kit needs and only the caller can provide."""
+    """Samples that only the caller can provide, such as a small model."""
 
     model: Path | Callable[[], Path] | None = None
     """Folder of a small model, or a function that creates it, for techniques and exporters."""
@@ -46,9 +46,9 @@ class Samples:
     """Options by offer: required ones, such as the file of a data loader, and options that let a
     technique learn eight examples in seconds. Other options keep their defaults."""
     broken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by data loader that name data it must refuse."""
+    """For each data loader, options that name data which it must reject."""
     examples: Examples = field(default_factory=dict)
-    """Worked examples by offer: what it must return for given data."""
+    """Worked examples by offer: data, and the results that the component must return for it."""
 
     def model_folder(self) -> Path:
         """Return the model folder, which is created when it is first needed."""
@@ -58,7 +58,7 @@ class Samples:
 
 
 def required_options(config: type[BaseModel]) -> list[str]:
-    """Return the names of the options without a default."""
+    """Return the names of an offer's options that have no default."""
     return [name for name, info in config.model_fields.items() if info.is_required()]
 
 

@@ -37,18 +37,18 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     LABELS,
 )
 SAMPLE_ANSWERS = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
-"""Answers that differ in many ways: a metric that rates all alike measures nothing."""
+"""Answers that differ in many ways. A metric that rates all of them alike measures nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records that the evaluator is a default for, or prompts with completions."""
+    """Return records for which the evaluator is a default, or else prompts with completions."""
     return next(
         (records for records in RECORD_SETS if subject.offer.default_for(records)), RECORD_SETS[0]
     )
 
 
 def partly_right_model(subject: Subject) -> FakeTextModel:
-    """Return a model that is right for half of the records, so that results differ by record."""
+    """Return a model that answers half of the records correctly, so results differ by record."""
     records = choose_records(subject)
     model = perfect_model(records[: len(records) // 2])
     model.logprobs = {answer: [-0.1 * len(answer)] for answer in model.logprobs}
@@ -77,7 +77,7 @@ def measure(
 
 
 def worked_examples(subject: Subject) -> list[EvaluatorExample]:
-    """Return the examples that the author gave."""
+    """Return the evaluator's worked examples, written by its author."""
     examples = subject.samples.examples.get(subject.offer.name, ())
     return [example for example in examples if isinstance(example, EvaluatorExample)]
 
@@ -134,7 +134,7 @@ def does_not_depend_on_batching(subject: Subject) -> None:
 
 @check("evaluator")
 def perfect_model_scores_best(subject: Subject) -> None:
-    """A model that is certain of every right answer never scores worse, and sometimes better.
+    """A model that is certain of every right answer scores as well as any other, or better.
 
     The offer declares whether higher or lower is better. Descriptive metrics are not checked, and
     for a metric over all rows, only the mean counts. If the kit's records lack what a metric rates,
@@ -146,7 +146,7 @@ def perfect_model_scores_best(subject: Subject) -> None:
     undecided = []
     for metric in rating:
         gains = gains_of_perfect_model(subject, metric, choose_records(subject))
-        require(min(gains) >= 0, f"{metric.name} prefers a model that knows nothing")
+        require(min(gains) >= 0, f"{metric.name} rates an ignorant model above a perfect one")
         for example in worked_examples(subject):
             gains += gains_of_perfect_model(subject, metric, example.records, example.options)
         if max(gains) > 0:
@@ -154,7 +154,7 @@ def perfect_model_scores_best(subject: Subject) -> None:
         require(
             not worked_examples(subject) and varies_with_the_answer(subject, metric),
             f"{metric.name} does not distinguish a perfect model from a poor one; if it rates "
-            "something that the kit's records lack, give examples that have it",
+            "something that the kit's records lack, pass examples that have it",
         )
         undecided.append(metric.name)
     if undecided:
@@ -170,7 +170,7 @@ def gains_of_perfect_model(
     records: Sequence[Record],
     options: Mapping[str, Any] | None = None,
 ) -> list[float]:
-    """Return how much better a perfect model is than an ignorant one, record by record."""
+    """Return by how much a perfect model scores better than an ignorant one on each record."""
     best = measure(subject, perfect_model(records), records, options)[metric.name].values
     poor = measure(subject, FakeTextModel(unknown=-9.0), records, options)[metric.name].values
     sign = 1 if metric.higher_is_better else -1

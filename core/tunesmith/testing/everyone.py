@@ -46,7 +46,7 @@ _UNKNOWN_REFERENCE = "conformance-kit://an unknown reference"
 
 @check("plugin")
 def import_is_light(subject: Subject) -> None:
-    """Importing the plugin loads no heavy library, because ``tunesmith --help`` imports it too.
+    """Importing the plugin loads no large library, because ``tunesmith --help`` imports it too.
 
     A single-file plugin may import pydantic, because it is imported only when it is named.
     """
@@ -70,7 +70,7 @@ def import_is_light(subject: Subject) -> None:
     )
     require(result.returncode == 0, f"importing {name} alone fails: {result.stderr[-500:]}")
     loaded = json.loads(result.stdout.splitlines()[-1])
-    if name.startswith("tunesmith_file_"):  # the name that plugins.py gives to single files
+    if name.startswith("tunesmith_file_"):  # the module name that plugins.py gives to single files
         loaded = [library for library in loaded if library != "pydantic"]
     require(not loaded, f"importing {name} also imports {', '.join(loaded)}")
 
@@ -232,7 +232,7 @@ _VARIABLES = "environment variables"
 
 
 def global_state(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
-    """Yield the global state that a plugin could change, by name."""
+    """Yield each piece of global state that a plugin could change, with its name."""
     yield _VARIABLES, dict(os.environ)
     yield "current folder", os.getcwd()
     yield "signal handlers", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
@@ -254,7 +254,7 @@ def global_state(*, generators: bool = True) -> Iterator[tuple[str, Any]]:
 
 
 def require_same_state(before: dict[str, Any], *, generators: bool = True) -> None:
-    """Require that the global state is unchanged; the message names what changed."""
+    """Require that the global state is unchanged; the error names each change."""
     after = dict(global_state(generators=generators))
     changed = [name for name, value in before.items() if after.get(name) != value]
     if _VARIABLES in changed:
@@ -265,7 +265,7 @@ def require_same_state(before: dict[str, Any], *, generators: bool = True) -> No
 
 
 def _changed_variables(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
-    """Yield the variables that changed, except those that libraries set when they are loaded."""
+    """Yield the changed environment variables, except those that libraries set on import."""
     for name in sorted(before.keys() | after.keys()):
         is_of_library = name not in before and name.startswith(VARIABLES_SET_BY_LIBRARIES)
         if before.get(name) != after.get(name) and not is_of_library:
@@ -273,7 +273,7 @@ def _changed_variables(before: dict[str, str], after: dict[str, str]) -> Iterato
 
 
 Attributes = dict[tuple[str, int], dict[str, Any]]
-"""Attributes of modules and classes, by name and identity: two classes may share a name."""
+"""Attributes by name and identity of their module or class: two classes may share a name."""
 
 
 def library_attributes() -> Attributes:
@@ -302,7 +302,7 @@ _DUNDERS = {"__init__", "__call__", "__getattr__"}
 def require_unpatched(before: Attributes, subject: Subject) -> None:
     """Require that no function or class of a library was replaced; additions are allowed.
 
-    A patch that was made earlier is recognized because its code is in the plugin's folder.
+    A replacement made before the check is recognized because its code is in the plugin's folder.
     """
     plugin_folder = str(Path(subject.module.__file__).parent)
     replaced = [
@@ -315,11 +315,11 @@ def require_unpatched(before: Attributes, subject: Subject) -> None:
 
 
 def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Iterator[str]:
-    """Yield the names of functions and classes that differ or have their code in the folder."""
+    """Yield the functions and classes that differ or are defined in the plugin's folder."""
     for name, value in after.items():
         if type(value) is FunctionType and value.__code__.co_filename.startswith(folder):
             yield name
-    # There are a hundred thousand attributes, so most are compared without a Python loop.
+    # There are a hundred thousand attributes, so compare most of them without a Python loop.
     if len(before) != len(after) or not all(map(is_, before.values(), after.values())):
         for name, value in after.items():
             if before.get(name, value) is not value and callable(value):
@@ -327,7 +327,7 @@ def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Ite
 
 
 def _import_needs(subject: Subject) -> None:
-    """Import the libraries in ``needs`` first: their side effects are not the plugin's."""
+    """Import the libraries in ``needs`` now, so their side effects are not the plugin's."""
     from importlib import import_module
 
     from packaging.requirements import Requirement
@@ -348,7 +348,7 @@ def _try_to_build(subject: Subject) -> None:
 
 
 def _models(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield the options class, and once each the classes of tables and lists of tables in it."""
+    """Yield the options class and, once each, the options classes of its nested tables."""
     found = [config]
     for model in found:  # the list grows
         yield model

@@ -1,4 +1,4 @@
-"""Fake text models, which test evaluators and reporters in milliseconds."""
+"""Fake text models, for tests of evaluators and reporters that take milliseconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.records import Answer, Message, Prompt, Record, UnpairedPreferenc
 
 @dataclass
 class FakeTextModel:
-    """A text model made of two tables: ``logprobs`` by completion, in nats, and answers by prompt.
+    """A fake text model made of two tables: ``logprobs`` by completion, and ``answers`` by prompt.
 
     The key of a prompt in ``answers`` is its last message, or the plain text. Each word is a token.
     A completion that is not in the table has the log-probability ``unknown`` for every word and for
@@ -67,7 +67,7 @@ class FakeTextModel:
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> Sequence[Generation]:
-        """Return the same answers as ``generate``."""
+        """Return the answers of ``generate``: this model does not sample at random."""
         return self.generate(prompts, max_new_tokens, progress=progress)
 
     def score_generations(
@@ -84,7 +84,7 @@ class FakeTextModel:
 
 
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
-    """Return a model that gives all completions of the records, with probability 1.
+    """Return a model that answers each record with its completion, with probability 1.
 
     Answers labeled as bad have a probability close to 0 and are never given.
     """
@@ -103,7 +103,7 @@ def perfect_model(records: Sequence[Record]) -> FakeTextModel:
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """Return a prompt's key in the table of answers: its last message, or the plain text."""
+    """Return a prompt's key in ``answers``: its last message, or the plain text."""
     if isinstance(prompt, str):
         return prompt
     last: Message = prompt[-1]

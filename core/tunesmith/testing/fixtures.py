@@ -1,6 +1,6 @@
 """Optional fixtures for pytest: ``pytest_plugins = ["tunesmith.testing.fixtures"]``.
 
-* ``records`` are eight completions.
+* ``records`` is a list of eight completions.
 * ``ngram_model`` is the folder of a base model without tensors.
 * ``run_tunesmith`` runs the command line in an empty folder with a separate cache.
 * ``no_network`` and ``own_cache`` keep tests from affecting the machine.
@@ -70,9 +70,9 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder of a cache for this session; state and configuration folders are below it.
+    """Use separate cache, state and configuration folders in this session; return the cache.
 
-    Nothing cached, trusted or configured on the machine has an effect, and nothing is added to it.
+    Nothing cached, trusted or configured on the machine has an effect, and nothing is added there.
     """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
@@ -84,13 +84,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def records() -> list[Completion]:
-    """Eight completions: capitals of countries."""
+    """Return eight completions: the capitals of countries."""
     return list(COMPLETIONS)
 
 
 @pytest.fixture
 def ngram_model(tmp_path: Path) -> Path:
-    """Folder of an n-gram model, for ``[technique] use = "ngram"``."""
+    """Return the folder of an n-gram model, for ``[technique] use = "ngram"``."""
     return ngram.save_ngram_model(tmp_path / "ngram")
 
 
@@ -98,7 +98,7 @@ def ngram_model(tmp_path: Path) -> Path:
 def run_tunesmith(tmp_path: Path) -> RunTunesmith:
     """Return a function that runs ``tunesmith`` in the temporary folder of the test.
 
-    Its arguments are those of the command line. ``plugins`` are modules to load as plugins without
+    It takes the arguments of the command line. ``plugins`` are modules to load as plugins without
     installing them. The technique ``ngram`` is always available.
     """
 
@@ -125,7 +125,7 @@ def run_tunesmith(tmp_path: Path) -> RunTunesmith:
 
 
 def _plugin_files(modules: Iterable[ModuleType], folder: Path) -> Iterator[Path]:
-    """Write a file for each module that loads it as a plugin, and yield its path."""
+    """Write a single-file plugin for each module, which loads the module; yield the file's path."""
     folder.mkdir(exist_ok=True)
     for module in modules:
         hooks = [name for name in vars(module) if name.startswith("tunesmith_")]

@@ -1,4 +1,4 @@
-"""The conformance kit: checks of everything that a plugin promises.
+"""The conformance kit, which checks every promise of a plugin.
 
 A complete contract test of a third-party plugin::
 
@@ -72,11 +72,11 @@ class Result:
     offer: str
     """Name of the offer; empty if the check is about the plugin itself."""
     state: Literal["passed", "failed", "skipped"]
-    """``skipped``: there was nothing to check; ``detail`` has the reason."""
+    """``skipped`` means that there was nothing to check; ``detail`` gives the reason."""
     detail: str = ""
     """The fault if the check failed, the reason if it was skipped; empty if it passed."""
     where: str = ""
-    """``file:line`` of the plugin's code to look at, if the check failed."""
+    """``file:line`` in the plugin's code where a failed check points to."""
     promise: str = ""
     """The first line of the check's docstring, which describes the promise."""
 
@@ -90,7 +90,7 @@ class BoundCheck:
 
     @property
     def name(self) -> str:
-        """Name as ``check[offer]``, or ``check`` if it is about the plugin itself."""
+        """Name of the check and its offer, ``check[offer]``; ``check`` if there is no offer."""
         offer = self.subject.offer
         return self.check.name if offer is None else f"{self.check.name}[{offer.name}]"
 
@@ -142,7 +142,7 @@ def collect_checks(
 ) -> Iterator[BoundCheck]:
     """Yield every check of the plugin and of each of its offers.
 
-    The arguments are those of :func:`run_checks`.
+    Takes the same arguments as :func:`run_checks`.
 
     Raises:
         PluginError: the module is not a working plugin.
@@ -172,7 +172,7 @@ def run_checks(
         samples: options by offer. Give required options, such as the file of a data loader, and
             options that let a technique learn eight examples in seconds, such as
             ``{"late-layers": {"epochs": 40.0}}``. Other options keep their defaults.
-        broken: options by data loader that name data it must refuse.
+        broken: for each data loader, options that name data which it must reject.
         examples: worked examples by offer; examples for a data review go under
             ``tunesmith_review_data``. See :class:`LoaderExample`, :class:`EvaluatorExample` and
             :class:`ReviewExample`.
@@ -200,9 +200,9 @@ def parametrize_checks(
     """Parametrize a pytest test with the checks; the test gets each as ``check`` and calls it.
 
     Args:
-        expected_failures: reasons by check, which is given as ``name`` or ``name[offer]``. If a
-            listed check passes or does not exist, this is an error.
-        model, samples, broken, examples: as for :func:`run_checks`.
+        expected_failures: the reason for each check that is expected to fail, given as ``name`` or
+        ``name[offer]``. It is an error if a listed check passes or does not exist. model, samples,
+        broken, examples: as for :func:`run_checks`.
 
     Raises:
         PluginError: the module is not a working plugin.

@@ -1,8 +1,8 @@
-"""Known answers of well-known metrics, to check evaluators with metrics of the same name.
+"""Correct values of well-known metrics, to check evaluators with metrics of the same name.
 
-The usual variants of a metric agree on these answers: the texts are lower case, without articles
-and punctuation, and for BLEU, every n-gram order has a match. If variants differ, each of their
-values is accepted.
+The usual variants of a metric agree on these texts, which are lower case, without articles and
+punctuation. For BLEU, every n-gram order has a match. If variants differ, each of their values is
+accepted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ KNOWN: Mapping[str, Sequence[Known]] = {
         ),
     ),
 }
-"""Known answers by the name of the metric, in lower case with hyphens."""
+"""Cases with known values by the name of the metric, in lower case with hyphens."""
 ALIASES = {
     "em": "exact-match",
     "token-f1": "f1",
@@ -75,9 +75,9 @@ ALIASES = {
 
 @check("evaluator")
 def known_metrics_have_their_values(subject: Subject) -> None:
-    """Metrics named accuracy, exact match, F1 or BLEU have the known values of these metrics.
+    """A metric named accuracy, exact match, F1 or BLEU has the values that this metric must have.
 
-    Values are between 0 and 1, or between 0 and 100 if a perfect answer has 100.
+    A perfect answer has the value 1 or 100.
     """
     known = dict(_find_known(subject))
     if not known:

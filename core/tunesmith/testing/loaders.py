@@ -49,7 +49,7 @@ def is_sized_and_rereadable(subject: Subject) -> None:
     for part in (dataset.train, dataset.test or ()):
         require(hasattr(part, "__len__") and hasattr(part, "__getitem__"), "records are not sized")
         first, second = list(part), list(part)
-        require(first == second, "a second pass over the records gives other records")
+        require(first == second, "reading the records a second time gives other records")
         require(len(part) == len(first), f"len is {len(part)}, but there are {len(first)} records")
         require(
             all(part[i] == record for i, record in enumerate(first)), "indexing gives other records"
@@ -67,7 +67,7 @@ def same_order_twice(subject: Subject) -> None:
 
 @check("data loader")
 def splits_are_disjoint(subject: Subject) -> None:
-    """No row is in both parts of the data."""
+    """No row is in both splits of the data."""
     dataset = load_samples(subject)
     if dataset.test is None:
         raise NotApplicable("the sample data has no test records")
@@ -77,7 +77,7 @@ def splits_are_disjoint(subject: Subject) -> None:
 
 @check("data loader")
 def names_file_and_line_in_errors(subject: Subject) -> None:
-    """Unusable data is refused with a ``DataError`` that names file and line."""
+    """Data that cannot be used raises a ``DataError`` that names file and line."""
     options = subject.samples.broken.get(subject.offer.name)
     if options is None:
         raise NotApplicable(f"needs options of broken data for {subject.offer.name}")
@@ -97,14 +97,14 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
 
 @check("data loader")
 def accounts_for_every_row(subject: Subject) -> None:
-    """Each line of the sample is a record or a skipped row: none is missing, none appears twice.
+    """Each line of the sample becomes one record or one skipped row; no line is lost or repeated.
 
     This is checked if the sample is a text file where most lines are one row each. The first line
     may be a header.
     """
     dataset = load_samples(subject)
     records = [*dataset.train, *(dataset.validation or ()), *(dataset.test or ())]
-    positions = [str(getattr(record, "source", "")) for record in records]  # may not be a record
+    positions = [str(getattr(record, "source", "")) for record in records]  # it may not be a Record
     positions += [row.where for row in dataset.skipped]
     checked = False
     for path in _text_files(subject.samples.options.get(subject.offer.name, {})):
@@ -117,7 +117,7 @@ def accounts_for_every_row(subject: Subject) -> None:
         if missing[:1] == [1] and path.suffix in TABLE_SUFFIXES:
             del missing[0]
         lines_text = ", ".join(f"{path.name}:{n}" for n in missing[:3])
-        require(not missing, f"neither a record nor skipped: {lines_text}")
+        require(not missing, f"neither a record nor a skipped row: {lines_text}")
         twice = [f"{path.name}:{n}" for n, count in found.items() if count > 1]
         require(not twice, f"more than one record, or also skipped: {', '.join(twice[:3])}")
     if not checked:
@@ -154,7 +154,7 @@ def _require_equal(what: str, records: Sequence[Record], expected: Sequence[Reco
 
 
 def _text_files(options: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the files that the sample options name directly."""
+    """Yield the files whose paths are in the sample options."""
     for value in options.values():
         path = Path(value) if isinstance(value, str) and len(value) < 4096 else None
         if path is not None and path.is_file() and b"\0" not in path.read_bytes()[:4096]:

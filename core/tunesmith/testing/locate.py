@@ -1,4 +1,4 @@
-"""Find the line of a plugin's code that a failed check is about."""
+"""Find the line of a plugin's code where a failed check points to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METHODS = {
     "baseline": "variants",
     "reporter": "report",
 }
-"""The method of a component that the checks of its kind are about."""
+"""For each kind of component, the method that most of its checks test."""
 
 
 def locate_fault(subject: Subject, kind: CheckKind, error: Exception) -> str:
@@ -55,7 +55,7 @@ def _definitions(subject: Subject, kind: CheckKind) -> list[Any]:
     found: list[Any] = []
     if offer is not None:
         if (method := METHODS.get(kind)) is not None and offer.kind != "reporter":
-            with suppress(Exception):  # building may be what failed
+            with suppress(Exception):  # building the component may have failed
                 found.append(getattr(type(subject.build()), method))
         names = ("config", "build", "load") if kind == "offer" else ("build", "load", "config")
         found += [_imported(getattr(offer, name)) for name in names if hasattr(offer, name)]

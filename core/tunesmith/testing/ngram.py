@@ -34,7 +34,7 @@ FILE = "ngram.json"
 END = "\x03"
 """The character that ends an answer."""
 ORDER = 6
-"""Characters of the longest n-gram: five characters of context, and the next character."""
+"""Length of the longest n-gram: five characters of context, and the next character."""
 SYMBOLS = 1000
 """Number of characters in the uniform distribution."""
 WEIGHT = 0.5
@@ -43,7 +43,7 @@ WEIGHT = 0.5
 
 @dataclass
 class NgramModel:
-    """A text model: ``counts`` of the characters that follow each context."""
+    """A text model of characters: ``counts`` of the characters that follow each context."""
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -125,7 +125,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _steps(prompt: Prompt, answer: Answer) -> Iterable[tuple[str, str]]:
-    """Yield each character of an answer, and its end, with the context before it."""
+    """Yield each character of an answer, and its end, with the characters before it."""
     text = _text(prompt)
     completion = (answer if isinstance(answer, str) else answer.text) + END
     whole = text + completion
@@ -140,7 +140,7 @@ def save_ngram_model(folder: Path) -> Path:
 
 
 class NgramOptions(Options):
-    """Options of ``[technique] use = "ngram"``."""
+    """The options of the technique ``ngram``."""
 
     epochs: int = Field(2, ge=1, le=1000, description="Passes over the training rows.")
     batch_size: int = Field(4, ge=1, description="Rows that are counted in one step.")
@@ -148,7 +148,7 @@ class NgramOptions(Options):
 
 
 class Ngram:
-    """Counts the characters of answers, batch by batch."""
+    """The technique ``ngram``: trains by counting the characters of answers, batch by batch."""
 
     def __init__(self, options: NgramOptions) -> None:
         self.options = options
@@ -157,13 +157,13 @@ class Ngram:
         """Count the answers; continue from the newest checkpoint.
 
         Raises:
-            DataError: there is no answer to count.
+            DataError: the data has no answers to count.
         """
         pairs = [
             (prompt, answer.text) for record in job.train for prompt, answer in exchanges(record)
         ]
         if not pairs:
-            raise DataError("data", "there are no rows to train on")
+            raise DataError("data", "the data has no rows to train on")
         batches = list(self._batches(len(pairs), job.seed))
         newest = job.checkpoints.newest()
         model = NgramModel.read(newest.path if newest else job.model)
@@ -206,7 +206,7 @@ class Ngram:
 
 @dataclass
 class _Counts:
-    """Builds the events of a training from the numbers that they share."""
+    """Builds the events of a training run from their common numbers."""
 
     steps: int
     characters: int
@@ -271,7 +271,7 @@ NGRAM = TechniqueOffer(
 
 @hookimpl
 def tunesmith_techniques() -> list[TechniqueOffer[NgramOptions]]:
-    """Offer ``[technique] use = "ngram"``."""
+    """Return the offer of the technique ``ngram``."""
     return [NGRAM]
 
 

@@ -17,9 +17,10 @@ from tunesmith.testing.kit import Result
 
 
 def remember_results(plugin: Plugin, results: Sequence[Result]) -> None:
-    """Store counts of an installed plugin's results in the cache folder, for ``plugins list``.
+    """Store how many checks a plugin passed in the cache folder, for ``tunesmith plugins list``.
 
-    Changing the distribution invalidates them. If nothing can be written, do nothing.
+    The stored result is valid until the plugin's distribution changes. If the folder is not
+    writable, nothing is stored.
     """
     installed = [pair for pair in find_installed() if pair[0].distribution == plugin.distribution]
     for path in map(kit_file, inspection_files(installed).values()):
@@ -35,5 +36,5 @@ def remember_results(plugin: Plugin, results: Sequence[Result]) -> None:
 
 
 def kit_file(inspection_file: Path) -> Path:
-    """Return the file for kit results, next to the inspection file."""
+    """Return the path of the file for a plugin's kit results."""
     return inspection_file.with_suffix(".kit.json")

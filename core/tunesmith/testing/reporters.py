@@ -29,20 +29,20 @@ from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.sample_run import sample_run
 
 HOSTILE_TEXT = "[bold]\x1b[31m日本\u202e{0}%s"
-"""Text that models and users may write: markup, escapes, other scripts, format characters."""
+"""Difficult text that models and users may write: markup, escapes, other scripts."""
 EXPORT_PROMPT = (Message("user", "What is the capital of Spain? 12345 é"),)
 EXPORT_FACTS = {"end_ids", "rope_theta", "tied", "tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnEvent(Event, kind="kit-own-event"):
-    """An event that a technique of another plugin may emit."""
+    """An event of a kind that only another plugin knows."""
 
     text: str
 
 
 def core_event_types() -> list[type[Event]]:
-    """Return the events that every reporter knows, without those of plugins."""
+    """Return the event classes of tunesmith, without those of plugins."""
     return [cls for cls in EVENT_TYPES.values() if cls.__module__ == Event.__module__]
 
 
@@ -62,7 +62,7 @@ def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterat
 
 @check("reporter")
 def accepts_every_event(subject: Subject) -> None:
-    """The reporter accepts every event, with hostile text, of plugins, nested and failed runs."""
+    """The reporter accepts every event, also from other plugins and failed runs, with any text."""
     complete = list(sample_run(HOSTILE_TEXT))
     lacking = {cls.kind for cls in core_event_types()} - {event.kind for event in complete}
     assert not lacking, f"the kit lacks {lacking}"
@@ -110,7 +110,7 @@ def closes_after_failure(subject: Subject) -> None:
             continue
         raise AssertionError("it swallows the exception that ended the run")
     leaked = list_open_files() - before
-    require(not leaked, f"it leaves open: {', '.join(sorted(leaked)[:3])}")
+    require(not leaked, f"it leaves files open: {', '.join(sorted(leaked)[:3])}")
     running = sorted(thread.name for thread in set(threading.enumerate()) - threads)
     require(not running, f"threads still running: {', '.join(running[:3])}")
 
@@ -128,7 +128,7 @@ def leaves_events_unchanged(subject: Subject) -> None:
 
 @check("reporter of every run")
 def reporters_of_every_run_are_silent(subject: Subject) -> None:
-    """A reporter that every run uses prints nothing and requires no option."""
+    """A reporter that every run uses prints nothing and has no required option."""
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
@@ -181,7 +181,7 @@ def writes_only_below_its_folder(subject: Subject) -> None:
 
 @check("exporter")
 def says_what_the_files_hold(subject: Subject) -> None:
-    """The facts of an export are known ones, and name the tokens where the engine stops."""
+    """The facts about an export have known names, and include the tokens that end an answer."""
     facts = subject.build().facts(exported(subject))
     require(set(facts) <= EXPORT_FACTS, f"unknown facts: {sorted(set(facts) - EXPORT_FACTS)}")
     require(bool(facts.get("end_ids")), "it names no token that ends an answer")
@@ -189,7 +189,7 @@ def says_what_the_files_hold(subject: Subject) -> None:
 
 @check("exporter")
 def refuses_an_incomplete_export(subject: Subject) -> None:
-    """Reading the facts of an export raises an error if its largest file is cut in half."""
+    """An export whose largest file is cut in half is refused when its facts are read."""
     file = max(exported(subject).rglob("*"), key=lambda path: path.stat().st_size)
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
@@ -204,7 +204,7 @@ def refuses_an_incomplete_export(subject: Subject) -> None:
 
 @check("exporter")
 def the_engine_answers(subject: Subject) -> None:
-    """The engine renders, tokenizes, and generates the same answer twice, within the limit."""
+    """The engine renders prompts, tokenizes, and gives the same answer twice, within the limit."""
     with subject.build().open(exported(subject)) as engine:
         text = engine.render(EXPORT_PROMPT)
         require("capital of Spain" in text, f"the prompt is rendered as {text!r}")
@@ -236,7 +236,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @check("serve extension")
 def extensions_take_every_request(subject: Subject) -> None:
-    """The extension chooses a name or None without headers, and accepts an unfinished answer."""
+    """Without headers, the extension chooses a name or None; it accepts an unfinished answer."""
     extension, none = subject.build(), ("",)
     numbers = {"prompt_tokens": 2, "completion_tokens": 0, "seconds": 0.1, "logprobs": ((),)}
     answer = SimpleNamespace(id="1", model="m", texts=none, finish_reasons=none, **numbers)

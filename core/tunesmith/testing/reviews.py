@@ -16,7 +16,7 @@ HOOK = "tunesmith_review_data"
 
 
 def list_reviews(subject: Subject) -> list[Callable[..., Any]]:
-    """Return the implementations that can be called without a plan.
+    """Return the review hooks that can be called without a plan.
 
     Raises:
         NotApplicable: all of them need a plan.
@@ -46,7 +46,7 @@ def review(
     validation: Sequence[Record] = (),
     test: Sequence[Record] = (),
 ) -> Sequence[Finding]:
-    """Call an implementation with these parts of the data; return its findings."""
+    """Call a review hook with these splits of the data; return its findings."""
     given = {
         "dataset": Dataset(train=train, validation=validation or None, test=test or None),
         "train": train,
@@ -69,7 +69,7 @@ def _call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
 
 
 def _parts() -> Iterator[tuple[list[Record], list[Record], list[Record]]]:
-    """Yield sample data: the parts for each kind of records, and then empty parts."""
+    """Yield sample data: splits with each kind of records, and then empty splits."""
     for records in EXAMPLES_BY_KIND.values():
         yield [*records[:4]], [*records[4:6]], [*records[6:]]
     yield [], [], []
@@ -77,7 +77,7 @@ def _parts() -> Iterator[tuple[list[Record], list[Record], list[Record]]]:
 
 @check("review of data")
 def reviews_return_findings(subject: Subject) -> None:
-    """A data review accepts every kind of records, and no records, and returns findings."""
+    """A data review returns findings for every kind of records, and for empty data."""
     for function in list_reviews(subject):
         for parts in _parts():
             review(function, *parts)
@@ -96,7 +96,7 @@ def reviews_are_the_same_twice(subject: Subject) -> None:
 
 @check("review of data")
 def reviews_find_what_their_examples_say(subject: Subject) -> None:
-    """The review finds what its worked examples expect, and nothing else."""
+    """The review returns the findings that its worked examples expect, and no others."""
     functions = list_reviews(subject)
     examples = [e for e in subject.samples.examples.get(HOOK, ()) if isinstance(e, ReviewExample)]
     if not examples:

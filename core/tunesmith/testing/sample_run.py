@@ -31,11 +31,11 @@ AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 def sample_event(kind: type[AnyEvent], text: str = "sample", **fields: Any) -> AnyEvent:
-    """Return an event of this kind, as a run of two steps emits it.
+    """Return a sample event of this kind, as if a run of two steps had emitted it.
 
     Args:
-        text: used for every name or message that users, models or plugins may write.
-        fields: fields of the event that differ from the sample.
+        text: replaces every name or message that users, models or plugins may write.
+        fields: values to use for fields of the event, instead of the sample's.
     """
     return kind(**{**_sample_fields(text)[kind], **fields})
 

@@ -33,7 +33,7 @@ def sample_records() -> list[Record]:
 
 
 def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: bool = True) -> Split:
-    """Split sample records with a new splitter, into three parts or into training rows only."""
+    """Split sample records with a new splitter, into all three splits or training rows only."""
     request = SplitRequest(
         records=records,
         seed=3,
@@ -54,11 +54,11 @@ def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: boo
 
 @check("splitter")
 def puts_each_row_into_one_part(subject: Subject) -> None:
-    """Each row is in exactly one part, and no requested part is empty."""
+    """Each row is in exactly one split, and no requested split is empty."""
     records = sample_records()
     split = split_samples(subject, records)
     rows = sorted([*split.train, *split.validation, *split.test])
-    require(rows == list(range(len(records))), "a row is in no part, or in two")
+    require(rows == list(range(len(records))), "a row is in no split, or in two")
     for name in ("train", "validation", "test"):
         part = list(getattr(split, name))
         require(bool(part), f"{name} is empty")
@@ -67,7 +67,7 @@ def puts_each_row_into_one_part(subject: Subject) -> None:
 
 @check("splitter")
 def splits_the_same_way_twice(subject: Subject) -> None:
-    """The same records and the same seed give the same parts."""
+    """The same records and the same seed give the same splits."""
     records = sample_records()
     first, second = (split_samples(subject, records) for _ in range(2))
     for name in ("train", "validation", "test"):
@@ -77,16 +77,16 @@ def splits_the_same_way_twice(subject: Subject) -> None:
 
 @check("splitter")
 def leaves_out_parts_that_are_not_asked_for(subject: Subject) -> None:
-    """The splitter does not split off parts that the data loader returned."""
+    """If the data loader returned a split, the splitter does not make it again."""
     records = sample_records()
     split = split_samples(subject, records, all_parts=False)
     require(not (split.validation or split.test), "validation or test rows were not requested")
-    require(len(split.train) == len(records), "a row is in no part")
+    require(len(split.train) == len(records), "a row is in no split")
 
 
 @check("splitter")
 def keeps_groups_together(subject: Subject) -> None:
-    """The rows of a group, such as all rows of one patient, are in one part."""
+    """The rows of a group, such as all rows of one patient, are in the same split."""
     records = sample_records()
     split = split_samples(subject, records)
     part_of: dict[str | None, str] = {}

@@ -1,7 +1,7 @@
-"""Worked examples: what a component must return for given data, written by its author.
+"""Worked examples, written by a component's author: data, and the results to return for it.
 
-Checks without examples find many faults. But only an example finds a loader that loses a weight, or
-an evaluator that is wrong by a factor. Pass examples to the kit by offer::
+Other checks find many faults, but only an example finds a loader that loses a weight, or an
+evaluator that is wrong by a factor. Pass examples to the kit by offer::
 
     examples={
         "lines": [LoaderExample(options={"train": "good.txt"}, train=[...], skipped=1)],
@@ -28,7 +28,7 @@ class LoaderExample:
     train: Sequence[Record]
     """Expected training records; their ``source`` is not compared."""
     test: Sequence[Record] = ()
-    """Expected test records, if the loader returns a test part."""
+    """Expected test records, if the loader returns any."""
     skipped: int = 0
     """Expected number of skipped rows."""
 
@@ -44,7 +44,7 @@ class EvaluatorExample:
     logprobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Log-probabilities of tokens, in nats, by completion."""
     values: Mapping[str, Sequence[float]]
-    """Expected value of each record, by metric."""
+    """Expected values by metric, one value for each record."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the evaluator; others keep their defaults."""
 
@@ -54,7 +54,7 @@ class ReviewExample:
     """The findings that ``tunesmith_review_data`` must return for some records."""
 
     train: Sequence[Record]
-    """Training records, where the hook looks for faults."""
+    """Training records for the hook to review."""
     validation: Sequence[Record] = ()
     """Validation records."""
     test: Sequence[Record] = ()

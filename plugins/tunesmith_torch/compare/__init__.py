@@ -1,1 +1,1 @@
-"""Models to compare a trained model with, and rewards and judges that compare their answers."""
+"""Open models to compare with a trained model, and rewards and judges that rate answers."""

@@ -1,4 +1,4 @@
-"""The language model that judges for an evaluator, behind an endpoint or in this process."""
+"""Language models that judge answers for an evaluator, behind an endpoint or in this process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["JudgeEndpointOptions", "open_judge", "review_endpoint"]
 
 VERDICT_TOKENS = 8
-"""Maximum number of tokens of a verdict, which is one word."""
+"""Maximum number of tokens of the judge's verdict, which is one word."""
 
 
 class JudgeEndpointOptions(ComparisonOptions):
-    """Options of an evaluator whose judge may be behind an endpoint."""
+    """Options of an evaluator for a judge behind an OpenAI-compatible endpoint."""
 
     endpoint: str | None = Field(
         None,
@@ -57,7 +57,7 @@ def open_judge(
     run: RunContext | None,
     option: str,
 ) -> AskJudge:
-    """Return a function that asks the judge.
+    """Return a function that asks the judge about prompts.
 
     Without an endpoint, the judge is a model reference, a run folder or an artifact, and answers
     with the most probable of the labels. ``option`` is the key of the judge's name, for errors.
@@ -87,7 +87,7 @@ def _ask_endpoint(endpoint: Endpoint, prompts: Sequence[str]) -> Sequence[str]:
 
 
 def review_endpoint(options: JudgeEndpointOptions, where: str, rows: str) -> Iterator[Finding]:
-    """Yield a note that names where ``rows`` are sent, and an error if the token is missing."""
+    """Yield a note that names the endpoint that ``rows`` are sent to; an error without a token."""
     name = options.token_variable
     if options.endpoint is None:
         return

@@ -1,6 +1,6 @@
 """Open text models by name: a run's model, a stage's model, or any base model.
 
-Used where a second model is needed, for example to compare with.
+Evaluators that compare models open the second one here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The second model of an evaluator that compares two models, and rewards that compare answers.
+"""Options to name a second model to compare with, or a reward that scores answers.
 
-Options are read before a run; torch is only imported when a model is opened.
+torch is only imported when a model is opened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BASE_MODEL = "base"
 
 
 class ComparisonOptions(Options):
-    """Options of the model to compare with."""
+    """Options of an evaluator that compares with another model."""
 
     stage: str = Field(
         BASE_MODEL,
@@ -62,7 +62,7 @@ class RewardOptions(Options):
     )
     plugin: str | None = Field(
         None,
-        description='Such a function in an installed package, as "package.module:function".',
+        description='A function in an installed package, as "package.module:function".',
     )
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ def open_tuned_comparison_model(
 
 
 def _stage_artifact(name: str, run: RunContext, option: str) -> Path | None:
-    """Return the artifact of a stage; None if the run has not reached it yet.
+    """Return the artifact of a stage; None if the run has not trained that stage yet.
 
     Raises:
         UsageError: training has ended without such a stage.
@@ -127,18 +127,18 @@ class ComparingEvaluator(RowWise, ABC):
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Compare outside a run; the options must name the other model."""
+        """Compare the models outside a run; the options must name the other model."""
         return self.compare(model, records, None)
 
     @abstractmethod
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Compare with the other model; return nothing if it has not been trained yet."""
+        """Compare the models; return an empty list if the other one has not been trained yet."""
 
 
 class RewardScorer(Protocol):
-    """Anything that scores answers: a reward model or a function."""
+    """Protocol of an object that scores answers: a reward model or a function."""
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Sequence[float]:
         """Return one number per answer; higher is better."""

@@ -1,6 +1,6 @@
 """The rewards that a technique trains on, read from its options.
 
-None of them should judge the result, because a policy learns to please the rewards it is trained
+They should not judge the result, because a policy learns to exploit the rewards that it is trained
 on.
 """
 
@@ -25,12 +25,13 @@ class TrainingRewards:
     """Reward functions, as ``file.py:function`` or ``package.module:function``."""
     has_reward_model: bool
     model: str | None
-    """Folder that the reward model comes from or starts from; None if the options name none."""
+    """Folder of the reward model, or of the model that it is trained from; None if not in the
+    options."""
     gold: str | None
     """The gold reward function, which is never trained on; None if it is not set."""
 
     def includes(self, judge: RewardOptions) -> bool:
-        """Return True if a judge is one of the rewards; an unnamed judge is the run's own."""
+        """Return True if the judge is one of the rewards; without a name, it is the run's own."""
         name = judge.plugin or judge.reward
         if name is None:
             return self.has_reward_model

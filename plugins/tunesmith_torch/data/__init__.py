@@ -1,4 +1,4 @@
-"""From records to token ids with a loss mask, and from those to micro-batches.
+"""Convert records to token ids with a loss mask, and arrange these in micro-batches.
 
 ::
 

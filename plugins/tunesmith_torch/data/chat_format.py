@@ -68,7 +68,7 @@ class Exchange(NamedTuple):
 
 
 class _AnswerParts(NamedTuple):
-    """Text that the template or its generation prompt puts around the parts of an answer."""
+    """Text that the template or its generation prompt adds around the parts of an answer."""
 
     before_content: str = ""
     before_reasoning: str = ""
@@ -83,15 +83,15 @@ class ChatFormat:
     template: TemplateSource
     renderer: TemplateRenderer
     reads_reasoning_key: bool = False
-    """True if the template writes reasoning that a message holds in a separate key."""
+    """True if the template writes reasoning from a separate key of the message."""
     after_answer: str = ""
-    """Text that follows an answer."""
+    """Text that the template writes after an answer."""
     end_text: str = ""
     """``after_answer`` up to and including its first control token; empty without one."""
     end_id: int = -1
     """Id of the token that ends an answer: the last one of ``end_text``, or the tokenizer's EOS."""
     parts: _AnswerParts = field(default_factory=_AnswerParts)
-    """Text around the parts of a generated answer."""
+    """Text that the template adds around the parts of a generated answer."""
 
     @classmethod
     def from_template(
@@ -117,7 +117,7 @@ class ChatFormat:
             ) from error
         except DataError as error:
             raise UsageError(
-                f"chat template: cannot render a question and its answer, {error}",
+                f"chat template: cannot render a question and its answer: {error}",
                 hint="set another template with technique.chat_template.source, or use another "
                 "base model",
             ) from error
@@ -180,7 +180,7 @@ class ChatFormat:
         return result
 
     def _has_reasoning_key(self, question: Message) -> bool:
-        """Return True if the template writes the reasoning key, once and before the content."""
+        """Return True if the template writes the reasoning key once, before the content."""
         answer = Message("assistant", join_answer(_TEST_REASONING, _TEST_ANSWER))
         try:
             (text,) = replace(self, reads_reasoning_key=True)._render(
@@ -192,7 +192,7 @@ class ChatFormat:
         return counts == (1, 1) and text.index(_TEST_REASONING) < text.index(_TEST_ANSWER)
 
     def _find_parts(self, question: Message) -> _AnswerParts:
-        """Return the text in front of the parts of an answer when the model generates them."""
+        """Return the text that precedes each part of an answer when the model generates it."""
         parts = _AnswerParts()
         for text in (_TEST_ANSWER, join_answer(_TEST_REASONING, _TEST_ANSWER)):
             (conversation,) = self.render([[question, Message("assistant", text)]])
@@ -200,7 +200,7 @@ class ChatFormat:
                 continue
             try:
                 answer = self._answer(conversation, 1)
-            except DataError:  # the prompt rules out reasoning
+            except DataError:  # the prompt has already closed the reasoning
                 continue
             before, _, _ = answer.partition(_TEST_ANSWER)
             if text == _TEST_ANSWER:
@@ -217,14 +217,14 @@ class ChatFormat:
         return self._prompt_spans(conversation, len(conversation.messages))
 
     def exchange_spans(self, conversation: RenderedConversation) -> Exchange:
-        """Return the spans of the last message, an answer, and of the prompt before it.
+        """Return the last message, an answer, and the prompt before it, as spans.
 
         The answer includes its end token.
         """
         return self._exchange(conversation, len(conversation.messages) - 1)
 
     def trained_exchanges(self, conversation: RenderedConversation) -> list[Exchange]:
-        """Return an exchange for each answer that is trained.
+        """Return an exchange for each answer that the model is trained on.
 
         Raises:
             DataError: the conversation has no assistant turn to train on, or a prompt contradicts
@@ -243,7 +243,7 @@ class ChatFormat:
         return self.encoder.control_pattern.sub("", self.end_text)
 
     def content_of(self, text: str) -> str:
-        """Return a generated answer in the form of records, without the template's additions."""
+        """Return a generated answer as in a record, without the text that the template adds."""
         parts, text = self.parts, text.removesuffix(self.end_mark)
         if parts.between.strip() and text.startswith(parts.before_reasoning):
             reasoning, between, content = text[len(parts.before_reasoning) :].partition(
@@ -257,11 +257,11 @@ class ChatFormat:
 
     @property
     def has_marks(self) -> bool:
-        """True if the template writes marks in front of an answer or of its reasoning."""
+        """True if the template writes text before an answer or before its reasoning."""
         return bool(self.parts.between.strip() or self.parts.before_content.strip())
 
     def has_settled(self, text: str) -> bool:
-        """Return True if more text can only append to what :meth:`content_of` returns.
+        """Return True if the start of the content is final: more text can only extend it.
 
         Before reasoning has ended, or the marks in front of an answer are complete, more text could
         still change it.
@@ -285,7 +285,7 @@ class ChatFormat:
         return Exchange(self._prompt_spans(conversation, turn), answer)
 
     def _prompt_spans(self, conversation: RenderedConversation, length: int) -> list[TextSpan]:
-        """Return the spans of a prompt of ``length`` messages, the text transformers tokenizes."""
+        """Return the prompt of the first ``length`` messages, as transformers renders it."""
         text = conversation.texts[length, True]
         require_all_texts(conversation, length, text)
         return conversation.marks.spans(text, trained=False, at_start=True)
@@ -319,7 +319,7 @@ class ChatFormat:
         return answer.text + self.end_text
 
     def _rendered_answer(self, conversation: RenderedConversation, turn: int) -> str | None:
-        """Return the answer as the conversation renders it; None if the template changed it."""
+        """Return the answer as rendered in the conversation; None if the template changed it."""
         prompt, text = conversation.texts[turn, True], conversation.texts[turn + 1, False]
         if not text.startswith(prompt):
             return None

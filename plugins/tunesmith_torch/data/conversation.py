@@ -30,7 +30,7 @@ class TemplateLimitError(DataError):
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A conversation and its rendered prefixes; marks replace the control tokens people typed.
+    """A conversation with its rendered prefixes; marks replace control tokens in users' texts.
 
     The parts of an answer are masked separately, which keeps the tags around its reasoning.
     """
@@ -57,7 +57,7 @@ def prepare_conversation(
     generation: bool,
     reads_reasoning_key: bool,
 ) -> tuple[RenderedConversation, Conversation]:
-    """Mask control tokens; return the conversation, still without texts, and what to render.
+    """Mask control tokens; return the conversation without texts, and the prefixes to render.
 
     With ``generation``, also render the prompt that asks the model to continue the conversation.
     """
@@ -135,7 +135,7 @@ def weighted_pieces(
         start = text.find(masked, max(position, found))
         if start < 0:
             hint = "write the answer as one text, without weights for its parts"
-            what = f"{TEMPLATE_DROPS_MESSAGE}, a part of an answer that has a weight"
+            what = f"{TEMPLATE_DROPS_MESSAGE}, a weighted part of an answer"
             raise DataError("conversation", what, hint=hint)
         if start > position:
             yield text[position:start], message.weight
@@ -145,7 +145,7 @@ def weighted_pieces(
 
 
 def _content_start(message: Message, text: str, marks: ControlTokenMarks) -> int:
-    """Return the position where a rendered answer's content begins, or the earliest possible one.
+    """Return a position in a rendered answer at or before the start of the content.
 
     Searching from there avoids matches in the reasoning and in the template's marks, which may
     contain the same text as a part.
@@ -157,6 +157,6 @@ def _content_start(message: Message, text: str, marks: ControlTokenMarks) -> int
 
 
 def drops_tools_error(what: str) -> DataError:
-    """Return the error for a conversation whose tools or calls the template does not write."""
+    """Return the error for a template that does not write tools or tool calls."""
     hint = 'set a template that writes tools, such as technique.chat_template.source = "chatml"'
     return DataError("conversation", f"{TEMPLATE_DROPS_MESSAGE}, {what}", hint=hint)

@@ -30,7 +30,7 @@ from tunesmith_torch.data.packing import Example
 __all__ = ["ExampleStore"]
 
 CHUNK = 1000
-"""Number of examples that are joined at a time."""
+"""Number of examples that are joined in one step."""
 
 _DTYPES: Mapping[str, type[np.generic]] = {
     "ids": np.int32,
@@ -42,7 +42,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 
 
 class Examples(Sequence[Example], ABC):
-    """A sequence of examples that are created on access."""
+    """A sequence of examples that creates each example on access."""
 
     @abstractmethod
     def make(self, row: int) -> Example:
@@ -59,7 +59,7 @@ class Examples(Sequence[Example], ABC):
 
 @dataclass(frozen=True, eq=False)
 class ExampleStore(Examples):
-    """Examples in flat arrays; each example is a view of them."""
+    """Examples stored end to end in flat arrays; each example is a view of them."""
 
     ids: NDArray[np.int32]
     """Token ids of all examples, end to end."""
@@ -93,7 +93,7 @@ class ExampleStore(Examples):
         """Return an example as a view of the arrays."""
         span = slice(int(self._starts[row]), int(self._starts[row + 1]))
         weights = self.weights[span] if len(self.weights) else None
-        if weights is not None and (weights == 1).all():  # as if no other example had weights
+        if weights is not None and (weights == 1).all():  # as if none had any
             weights = None
         return Example(self.ids[span], self.trained[span], weights)
 
@@ -165,7 +165,8 @@ class ExampleStoreBuilder:
         yield "records", np.array([record for record, _ in self._pending], np.int64)
         weights: list[NDArray[Any]] = []
         if self._weighted or any(example.weights is not None for example in examples):
-            # Weights are stored from the first example that has any; earlier tokens get a 1.
+            # Weights are stored from the first example with weights on; earlier tokens get weight
+            # 1.
             weights = [] if self._weighted else [np.ones(self._tokens, np.float32)]
             weights += [_weights_of(example) for example in examples]
             self._weighted = True

@@ -22,14 +22,14 @@ Mask = Callable[[str], str]
 
 
 def parse_answer(message: Message) -> Answer:
-    """Return the parts of an assistant turn, whose reasoning may be inside its text."""
+    """Split an assistant turn into reasoning and content; the reasoning may be inside its text."""
     if message.reasoning:
         return Answer(message.text, OPENING, message.reasoning, CLOSING)
     return split_answer(message.text)
 
 
 def list_message_texts(message: Message) -> Iterator[str]:
-    """Yield every text of a message that people write and that may contain control tokens."""
+    """Yield every text of a message that was written by people and may contain control tokens."""
     if message.role == "assistant":
         answer = parse_answer(message)
         yield from (answer.content, answer.reasoning)
@@ -42,7 +42,7 @@ def list_message_texts(message: Message) -> Iterator[str]:
 
 
 def mask_message(message: Message, text: str, mask: Mask) -> Message:
-    """Return the message with this text, and with its other fields masked."""
+    """Return the message with this text, and with control tokens in its other fields masked."""
     return Message(
         message.role,
         text,
@@ -118,12 +118,12 @@ def _has(text: str, part: str) -> bool:
 
 
 def _plain_json(text: str) -> str:
-    """Return JSON text without escapes, where control tokens can be found by their spelling."""
+    """Return JSON text without escapes, so that control tokens in it can be found."""
     return json.dumps(json.loads(text), ensure_ascii=False)
 
 
 def unpaired_to_chat(record: Record) -> Record:
-    """Return a labeled answer as a conversation that trains only the answer; others unchanged."""
+    """Convert a labeled answer to a conversation with a loss on the answer; keep other records."""
     if not isinstance(record, UnpairedPreference):
         return record
     prompt = (replace(message, weight=0.0) for message in record.prompt)

@@ -2,8 +2,8 @@
 
 A base model has only seen plain text, so it can learn any template. The template is saved with the
 trained model. ``chatml`` writes tools in the format of the Hermes models, and reasoning between
-``<think>`` tags. Control tokens that a tokenizer lacks are written as plain text. The one that ends
-an answer is then replaced with the tokenizer's EOS, also after earlier answers.
+``<think>`` tags. Control tokens that a tokenizer lacks are written as plain text. If the token that
+ends an answer is missing, the tokenizer's EOS replaces it, also after earlier answers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CHATML = """\
 
 
 def _by_role(first: str, prompt: str, **roles: tuple[str, str]) -> str:
-    """Return a template with fixed text around each role's content; it rejects other roles."""
+    """Return a template with fixed text around each role's content; it rejects unknown roles."""
     branches = "".join(
         f"{{%- elif message.role == {role!r} -%}}{{{{- {before!r} + message.content + {after} -}}}}"
         for role, (before, after) in roles.items()

@@ -1,8 +1,8 @@
-"""Arrange rows in micro-batches: packed end to end, or padded to a rectangle.
+"""Arrange rows in micro-batches, either packed end to end or padded to a rectangle.
 
-Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N trained positions.
+Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N loss positions.
 
-Three rows ``a``, ``b`` and ``c`` of 3, 2 and 1 tokens, packed, where all tokens are trained::
+Three rows ``a``, ``b`` and ``c`` of 3, 2 and 1 tokens, packed, all of them with a loss::
 
     index           0  1  2 |  3  4 |  5
     ids_BT         a0 a1 a2 | b0 b1 | c0        one sequence of T = 6 tokens, no padding
@@ -91,9 +91,9 @@ class MicroBatch:
     trained_N: Tensor
     """Indices of the positions whose next token contributes to the loss."""
     targets_N: Tensor
-    """Ids of those next tokens."""
+    """Ids of the next tokens at ``trained_N``."""
     weights_N: Tensor | None
-    """Loss weights of those next tokens (float32); None if all are 1."""
+    """Loss weights of the tokens in ``targets_N`` (float32); None if all are 1."""
     rows: tuple[int, ...]
     """Indices of the rows in the list of examples."""
     tokens: int
@@ -148,9 +148,9 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
 
 
 def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
-    """Return a packed micro-batch whose length is a multiple, by adding a row of padding.
+    """Pad a packed micro-batch with an extra row, so that its length is a multiple of 16.
 
-    The padding is a separate row that is not trained, and no real token attends to it. Matrix
+    The loss ignores the extra row, and no real token attends to it. Matrix
     products are computed in tiles of 16 rows. An incomplete tile costs 2 % of the speed on average,
     and a sixth at some lengths, such as 1695.
     """

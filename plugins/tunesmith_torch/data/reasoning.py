@@ -17,7 +17,7 @@ _TAG_AT_END = re.compile(r"([<\[])(/?)(\w*think\w*)([>\]])(\s*)$", re.IGNORECASE
 
 
 class Answer(NamedTuple):
-    """An assistant turn split into parts, whose concatenation is the original text."""
+    """An assistant turn, split into parts; joined, they are the original text."""
 
     content: str
     opening: str = ""
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The complete text."""
+        """The complete text of the turn."""
         return self.opening + self.reasoning + self.closing + self.content
 
     @property
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 def split_answer(text: str) -> Answer:
-    """Return the parts of an answer; an answer that does not start with reasoning is content."""
+    """Split an answer into parts; if it does not start with reasoning, it is all content."""
     found = _REASONING.fullmatch(text) if "<think>" in text else None
     if found is None:
         return Answer(text)
@@ -54,7 +54,7 @@ class PromptEnd:
     """The reasoning tag at the end of a prompt."""
 
     tag: str
-    """The closing tag, with its brackets."""
+    """The closing tag, including its brackets."""
     is_open: bool
     """True if the prompt ends with the opening tag; False if it has already closed reasoning."""
     line_break: bool

@@ -1,4 +1,4 @@
-"""Check before training that the saved tokenizer renders the same prompts as training.
+"""Check before training that the saved tokenizer will render the prompts used in training.
 
 Users of the trained model render prompts with transformers and the tokenizer in its folder. This
 check saves the tokenizer, loads it the way they will, and compares the token ids.
@@ -43,7 +43,7 @@ def check_saved_template(
     config: PretrainedConfig | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Check that the saved tokenizer renders the prompts of sampled rows as training does.
+    """Check on sampled rows that the saved tokenizer renders the same prompts as training.
 
     For a complete model, ``config`` is saved next to the tokenizer; an adapter's folder has none.
     Both are written to a temporary folder below ``folder``, or below the system's temporary folder
@@ -72,7 +72,7 @@ def check_saved_template(
         try:
             (trained,) = today.encode_prompts([prompt], [source])
         except DataError:
-            continue  # training skips this row
+            continue  # this row is skipped in training
         deployed = render_deployed(saved, prompt, reads_reasoning_key=chat.reads_reasoning_key)
         if trained != deployed:
             raise DataError(source, _describe(saved, trained, deployed), hint=_HINT)

@@ -1,12 +1,12 @@
-"""Examples that are tokenized when a batch needs them, for data that takes minutes to tokenize.
+"""Examples tokenized when a batch needs them, for data that takes minutes to tokenize.
 
 A tokenizer reads a few megabytes per second. With a gigabyte of rows, the first step would wait for
 minutes, and the tokens would take more space than the rows. But the number of examples must be
 known before the first step, because the order of the rows depends on it. Two facts give that number
 without tokenizing all rows:
 
-- A token has at least one byte, so rows with few bytes fit. Longer rows are tokenized in advance,
-  or, if there are too many, expected to fit.
+- A token has at least one byte, so rows with few bytes fit. Longer rows are tokenized in advance;
+  if there are too many of them, they are assumed to fit.
 - Whether a chat template rejects a conversation depends on its turns, so one row of each kind is
   tokenized in advance.
 
@@ -76,7 +76,7 @@ class _Block:
 
     @cached_property
     def members(self) -> frozenset[int]:
-        """The rows as a set."""
+        """Row numbers as a set, for fast look-up."""
         return frozenset(self.rows)
 
 
@@ -97,7 +97,7 @@ class StreamedExamples(Examples):
         self.longest = longest
         """Upper bound on the number of tokens of an example."""
         self.skipped_in_advance = skipped
-        """Records found to have no example before training, which have no row here."""
+        """Records without an example, found before training. They have no row here."""
         self.skipped = {row.where: row for row in skipped}
         """All records known to have no example so far, by their source."""
         self.truncated = self.with_control_tokens = 0
@@ -159,17 +159,17 @@ class StreamedExamples(Examples):
         return int(np.count_nonzero(self._seen))
 
     def prefetch(self, batches: Iterator[Sequence[int]]) -> None:
-        """Start tokenizing these batches in the background, in this order."""
+        """Start to tokenize the rows of these batches in the background, in this order."""
         self._blocks = _join(batches)
         self._ahead.clear()
         for _ in range(BLOCKS_AHEAD):
             self._start_block()
 
     def load(self, rows: Sequence[int]) -> None:
-        """Make these rows available; rows of earlier calls may be dropped.
+        """Tokenize these rows unless they are loaded; rows loaded by earlier calls may be dropped.
 
         Raises:
-            DataError: the data has changed, or the template runs too long for a row.
+            DataError: the data has changed, or the chat template needed too much time for a row.
         """
         while not self._are_loaded(rows):
             if self._ahead and not self._ahead[0][0].isdisjoint(rows):
@@ -188,7 +188,7 @@ class StreamedExamples(Examples):
             self._ahead.append((frozenset(rows), future))
 
     def _keep(self, block: _Block) -> None:
-        """Keep a block's examples, and count its rows that were not loaded before."""
+        """Keep a block's examples, and count rows that are loaded for the first time."""
         self._loaded.append(block)
         self.truncated += int(np.count_nonzero(~self._seen[block.truncated]))
         new = ~self._seen[block.with_control_tokens]
@@ -226,7 +226,7 @@ def _are_single(tokenized: TokenizedRecords) -> bool:
 
 
 def _join(batches: Iterator[Sequence[int]]) -> Iterator[list[int]]:
-    """Yield the rows of several batches at a time."""
+    """Join consecutive batches, and yield the rows of several batches at a time."""
     rows: list[int] = []
     for batch in batches:
         rows += batch
@@ -238,7 +238,7 @@ def _join(batches: Iterator[Sequence[int]]) -> Iterator[list[int]]:
 
 
 def _kind(record: Record) -> tuple[object, ...]:
-    """Return the traits for which a chat template may reject a record: its type and its turns."""
+    """Return the properties that a chat template may reject a record for: its type and turns."""
     if not isinstance(record, Chat):
         return (type(record),)
     return (

@@ -8,8 +8,8 @@ and generation starts from the same ``encode_prompt``. Therefore
 - an answer ends with the token at which generation stops;
 - control tokens come only from the template, never from text that people wrote.
 
-Trained tokens are marked by position. No code searches for padding or end tokens by id, so models
-whose padding token also ends an answer need no special case.
+Tokens to train on are marked by position. No code searches for padding or end tokens by id, so
+models whose padding token also ends an answer need no special case.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Template:
         return cls(tokenizer, encoder, chat)
 
     def copy(self) -> Template:
-        """Return an equal template with its own tokenizer, for use in another thread."""
+        """Return a copy of the template with its own tokenizer, for use in another thread."""
         tokenizer = copy.deepcopy(self.tokenizer)
         encoder = replace(self.encoder, tokenizer=tokenizer)
         return Template(tokenizer, encoder, self.chat and replace(self.chat, encoder=encoder))
@@ -158,7 +158,7 @@ class Template:
         return self.encode_prompts([prompt])[0]
 
     def encode_answer(self, prompt: Prompt, answer: Answer) -> list[int]:
-        """Return the token ids of an answer to the prompt, including the end token."""
+        """Return the token ids of an answer after this prompt, including the end token."""
         return self.encode_exchanges([prompt], [answer])[0][1]
 
     def encode_prompts(
@@ -206,7 +206,7 @@ class Template:
         ]
 
     def decode_answer(self, ids: Sequence[int]) -> str:
-        """Return the text of generated ids, without an end token, in the form of records.
+        """Decode generated ids to an answer as in a record, without the end token.
 
         Text that the template puts in front of an answer, such as empty reasoning tags, is removed.
         """
@@ -280,7 +280,7 @@ class Template:
         return builder.build()
 
     def find_problems(self, records: Iterable[Record]) -> Iterator[SkippedRow]:
-        """Yield the records that cannot be rendered, without tokenizing any.
+        """Yield the records that cannot be rendered; nothing is tokenized.
 
         Raises:
             DataError: the template runs too long or prints too much for a record.
@@ -324,13 +324,13 @@ class Template:
             return self.chat.trained_exchanges(chat)
         if isinstance(record, Chat) and not any(m.is_trained for m in record.messages):
             raise DataError("conversation", NO_ANSWER)
-        prompt, answer = last_exchange(record)  # earlier answers of a pair are part of its prompt
+        prompt, answer = last_exchange(record)  # a pair's earlier answers are in its prompt
         return [self._exchange(prompt, answer, chat)]
 
     def _render_chats(
         self, prompts: Sequence[Prompt], *, generation: bool = False
     ) -> list[RenderedConversation | DataError | None]:
-        """Render the conversations among the prompts; None for text, or without a template."""
+        """Render the prompts that are conversations; None for text, or without a template."""
         if self.chat is None:
             return [None] * len(prompts)
         rendered = iter(
@@ -378,7 +378,7 @@ def _messages_of(record: Record) -> tuple[Message, ...] | None:
 def _named(
     chat: RenderedConversation | DataError | None, sources: Sequence[str], index: int = 0
 ) -> RenderedConversation | None:
-    """Return the conversation, or raise its error.
+    """Return a rendered conversation; raise if it is an error instead.
 
     Raises:
         DataError: the conversation could not be rendered; the message names its source.
@@ -408,7 +408,7 @@ def _plain_answer(message: Message) -> str:
 
 
 def _require_plain(message: Message) -> None:
-    """Check that a message is plain text, the only content supported without a chat template.
+    """Raise an error for a message that is not plain text, as there is no chat template.
 
     Raises:
         DataError: the message has tools, or parts with weights.
@@ -447,4 +447,4 @@ def read_chat_template(options: TrainingOptions, tokenizer: PreTrainedTokenizerB
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"technique.chat_template.source: cannot read the file, {error}") from None
+        raise UsageError(f"technique.chat_template.source: cannot read the file: {error}") from None

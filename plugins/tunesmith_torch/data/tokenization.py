@@ -1,4 +1,4 @@
-"""Encode pieces of text as token ids; text that merely spells a control token stays text.
+"""Encode pieces of text as token ids. Text that only looks like a control token stays text.
 
 A tokenizer turns ``<|im_end|>`` into the control token wherever it finds it, even where a user
 typed it. Data could then end a turn or start another one. So a text is encoded as a list of spans,
@@ -33,9 +33,9 @@ class TextSpan(NamedTuple):
     at_start: bool = False
     """True if the span starts its row."""
     following_ids: tuple[int, ...] = ()
-    """Token ids to append, trained like the span; used for tokens without a text."""
+    """Token ids to append, with the span's mask; used for tokens without a text."""
     weight: float = 1.0
-    """Loss weight of the span's tokens, if they are trained."""
+    """Loss weight of the span's tokens, if they contribute to the loss."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class SpanEncoder:
             return rows
         anchor: list[int] = self.tokenizer(self.anchor, add_special_tokens=False)["input_ids"]
         return [
-            # A tokenizer may merge the anchor with the text; then there is nothing to cut.
+            # If the tokenizer merges the anchor with the text, the anchor cannot be cut off.
             ids[len(anchor) :] if not span.at_start and ids[: len(anchor)] == anchor else ids
             for span, ids in zip(spans, rows, strict=True)
         ]
 
     def plain_text_spans(self, text: str, *, trained: bool = False) -> list[TextSpan]:
-        """Return the spans of a text without a template: ``bos_ids``, then the literal text.
+        """Return a text without a template as spans: ``bos_ids``, then the literal text.
 
         Text rendered elsewhere may already start with a BOS; it is removed, so the row has one BOS.
         """
@@ -153,7 +153,7 @@ _NOTHING = re.compile(r"(?!)")
 
 
 class ControlTokenMarks:
-    """Placeholders for the control tokens that people typed in their texts.
+    """Placeholders for control tokens that occur in the texts of users.
 
     Each placeholder is a private-use character that occurs in none of the texts, so a template
     passes it through unchanged. :meth:`spans` restores the original text as literal spans.

@@ -1,4 +1,4 @@
-"""A cache of tokenized records, shared by plans and runs.
+"""A cache of tokenized records on disk, shared by ``tunesmith plan`` and all runs.
 
 An entry is a folder named by a hash of everything its tokens depend on. Entries are committed
 atomically, with checksums: an entry is complete or absent, and a damaged file is detected. Two
@@ -67,7 +67,7 @@ def tokenize_cached(
     if found is not None:
         return found
     tokenized = tokenize()
-    with suppress(OSError, TunesmithError):  # a full disk, or a folder of another user
+    with suppress(OSError, TunesmithError):  # full disk, or another user's folder
         entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         commit_folder(entry, lambda folder: _write(folder, tokenized))
         delete_oldest(entry.parent, MAX_BYTES)
@@ -96,7 +96,7 @@ def _digest(
     special_tokens = sorted((name, str(x)) for name, x in tokenizer.special_tokens_map.items())
     facts = (type(tokenizer).__qualname__, special_tokens, libraries, settings)
     digest = hashlib.sha256(repr(facts).encode())
-    for module in sorted(Path(__file__).parent.glob("*.py")):  # the code that makes tokens
+    for module in sorted(Path(__file__).parent.glob("*.py")):  # the code that produces the tokens
         digest.update(module.read_bytes())
     # Every encoding call resets these, so they must not change the hash.
     tokenizer.backend_tokenizer.no_truncation()

@@ -1,4 +1,4 @@
-"""Tokenized records: their examples, and the reasons why records were skipped or cut."""
+"""Join, split and skip tokenized records, and keep the reasons for skipped records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["TOO_LONG", "TokenizedRecords"]
 TOO_LONG = "row is too long"
 """Reason for skipping a record that has more tokens than a row may have."""
 NOTHING_TO_LEARN = "row has no token to learn"
-"""Reason for skipping a record without a trained token, such as a text of a single token."""
+"""Reason for skipping a record without a token to learn, such as a text of a single token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +119,14 @@ class TokenizedRecordsBuilder:
 
 
 def build_too_long_row(source: str, tokens: int, limit: int) -> SkippedRow:
-    """Return the report of a record that is skipped because it is too long."""
+    """Return the skipped row for a record that is too long."""
     return SkippedRow(
         where=source, cause=TOO_LONG, detail=f"{tokens:,} tokens, at most {limit:,} are allowed"
     )
 
 
 def build_skipped_row(record: Record, error: DataError) -> SkippedRow:
-    """Return the report of a record that is skipped because of this error."""
+    """Return the skipped row for a record that caused this error."""
     cause, _, detail = error.message.removeprefix(f"{error.where}: ").partition(", ")
     return SkippedRow(where=record.source, cause=cause, detail=detail[:80])
 
@@ -182,7 +182,7 @@ def join_exchanges(
 
 
 def _with_earlier(before: Example, example: Example) -> Example:
-    """Return the example with the mask and weights of its beginning taken from ``before``."""
+    """Return the example, with mask and weights copied from ``before`` for the tokens it covers."""
     trained = np.r_[before.trained, example.trained[len(before) :]]
     if before.weights is None and example.weights is None:
         return Example(example.ids, trained)
@@ -193,10 +193,11 @@ def _with_earlier(before: Example, example: Example) -> Example:
 
 
 def split_text(example: Example, limit: int, bos_length: int) -> Iterator[Example]:
-    """Yield the parts of a long text, each starting with the text's BOS.
+    """Split a long text into parts, each starting with the text's BOS.
 
     Without a BOS, each part starts with the last token of the previous part, which predicts the
-    part's first trained token. So every token of the text except the first is trained exactly once.
+    part's first token in the loss. So every token of the text except the first contributes to the
+    loss exactly once.
     """
     context = max(bos_length, 1)
     step = limit - context
@@ -213,9 +214,9 @@ def truncate_prompt(
 ) -> Example | None:
     """Return the newest part of a conversation, or None if no token of its prompt would remain.
 
-    A BOS at the start is kept. An earlier answer that is cut, or loses its whole prompt, is no
-    longer trained. ``answers`` comes from :class:`JoinedExample`: the mask alone does not show
-    where an answer begins, because tokens with weight 0 are not trained.
+    A BOS at the start is kept. An earlier answer that is cut, or loses its whole prompt, no longer
+    contributes to the loss. ``answers`` comes from :class:`JoinedExample`: the mask alone does not
+    show where an answer begins, because tokens with weight 0 are masked.
     """
     ids, trained = np.asarray(example.ids), np.asarray(example.trained)
     bos_length = len(bos_ids) if tuple(ids[: len(bos_ids)]) == bos_ids else 0

@@ -1,1 +1,1 @@
-"""Verified exports: merge, write, compare the engine with the trained model, certify."""
+"""Export a trained model for an engine, and verify that the engine computes the same results."""

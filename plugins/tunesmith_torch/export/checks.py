@@ -1,4 +1,4 @@
-"""The checks of an export, most of them run in the engine; the first failure ends the export.
+"""The checks of an export. Most of them run in the engine, and the first failure ends the export.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -37,11 +37,12 @@ from tunesmith_torch.export.reference import (
 __all__ = ["require"]
 
 MAX_KL = {"rounded": 0.5, "exact": 1e-3}
-"""Maximum mean KL divergence, in nats per token, for rounded weights and for exact ones."""
+"""Maximum mean KL divergence in nats per token, if the export rounds weights or keeps them
+exact."""
 MAX_LONG_NATS = 5e-3
 """Maximum difference of a log-probability in a long text, unless the tolerance is larger."""
 MAX_LONGER_KL, MIN_KL = 4.0, 1e-6
-"""Maximum ratio of the KL in long texts to the KL in short ones, and nats to ignore."""
+"""Maximum ratio of the KL in long texts to that in short ones, and the KL in nats to ignore."""
 MAX_MERGE_NATS = 1e-4
 """Maximum difference of a log-probability between the merged and the trained model, in nats."""
 
@@ -189,7 +190,7 @@ def _check_texts(engine: Engine, prompts: list[RenderedPrompt], bos: str) -> str
         # Some engines leave the BOS to their tokenizer; a later check compares the token ids.
         expected = rendered.text.removeprefix(bos)
         found = engine.render(rendered.prompt).removeprefix(bos)
-        require(found == expected, f"the engine renders {_difference(expected, found)}")
+        require(found == expected, f"the engine renders a prompt as {_difference(expected, found)}")
     return f"{len(prompts)} prompts, byte for byte"
 
 
@@ -245,7 +246,7 @@ def _check_stops(engine: Engine, reference: Reference) -> str:
         f"none of the engine's answers ends within {MAX_ANSWER_TOKENS} tokens, but {len(ended)} of "
         "the trained model's do",
     )
-    return f"{alike} of {len(ended)} answers end alike" + (
+    return f"{alike} of {len(ended)} answers end at the same token" + (
         "" if alike == len(ended) else ", the others differ in their text"
     )
 
@@ -309,7 +310,7 @@ def _compare(engine: Engine, rows: Sequence[ScoredRow]) -> tuple[float, list[Any
 
 
 def _judge(nats: float, kl: float, tolerance: float | None) -> str:
-    """Check both numbers against their limits, and return them as text."""
+    """Check a log-probability difference and a KL against their limits; return both as text."""
     if tolerance is not None:
         require(
             nats <= tolerance,

@@ -1,4 +1,4 @@
-"""Text lengths beyond which a model computes differently, which short rows do not reveal.
+"""Find text lengths beyond which a model computes differently, so exports can be tested there.
 
 An engine may lack the attention window, or the rope scaling of long texts. Then it matches the
 trained model only up to that length.
@@ -31,7 +31,7 @@ class ContextLimit:
 
 
 def find_context_limits(config: Any) -> list[ContextLimit]:
-    """Return the limits of a model with this transformers config, or None as config."""
+    """Return the limits of a model with this transformers config; none if the config is None."""
     if config is None:
         return []
     text = config.get_text_config()
@@ -53,7 +53,7 @@ def _find_windows(config: Any, context: int) -> Iterator[tuple[str, int]]:
 
 
 def _find_rope_limits(config: Any, context: int) -> Iterator[tuple[str, int]]:
-    """Yield the ropes that depend on the length of the text; others scale all positions alike.
+    """Yield limits from rope scaling that depends on the text's length; other ropes have none.
 
     A dynamic rope changes beyond the config's context length, which texts may exceed.
     """

@@ -17,14 +17,14 @@ __all__ = ["AdapterExporter", "Engine", "Exporter", "NotVerifiedError", "ServedE
 
 
 class NotVerifiedError(Exception):
-    """Raised by an inconclusive check, with the reason as its message."""
+    """Raised by a check that is inconclusive; the message is the reason."""
 
 
 class Engine(Protocol):
     """A model loaded in the engine that serves it, with the engine's template and tokenizer."""
 
     def render(self, prompt: Prompt) -> str:
-        """Return the text of a prompt, up to where the answer begins."""
+        """Return the rendered text of a prompt, up to the start of the answer."""
 
     def tokenize(self, text: str) -> Sequence[int]:
         """Return the token ids of a rendered prompt, as the engine computes them when serving."""
@@ -68,7 +68,7 @@ class AdapterExporter(Protocol):
 
 @runtime_checkable
 class ServedExporter(Protocol):
-    """An exporter that has its own checks and knows how to serve its exports."""
+    """An exporter with additional checks, which also knows the command that serves its exports."""
 
     def own_checks(self, out: Path) -> Iterable[tuple[str, Callable[[], str]]]:
         """Return additional checks with their names, which run before the engine's checks.
@@ -77,7 +77,7 @@ class ServedExporter(Protocol):
         """
 
     def serve_command(self, out: Path | None) -> str:
-        """Return the command that serves the export in ``out`` as it was checked.
+        """Return a command that serves the export in ``out`` with the settings used in the checks.
 
         With None, return a command for use inside the export's folder, without this machine's
         paths.

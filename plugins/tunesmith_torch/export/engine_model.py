@@ -13,7 +13,7 @@ from tunesmith_torch.export.contract import Engine
 
 
 class EngineModel:
-    """A text model that answers and scores with an engine, using the token ids of training."""
+    """A text model that runs an engine with the token ids used in training."""
 
     def __init__(self, engine: Engine, template: Template) -> None:
         self.engine = engine

@@ -71,16 +71,16 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 MergeFunction = Callable[[Path, Path, Path, MergeOptions, torch.dtype], None]
 MeasureFunction = Callable[[TextModel], Sequence[Measurement]]
 AnnounceFunction = Callable[[str], None]
-"""Receives a short description of each step as it starts."""
+"""A function that receives a short description of each step when the step starts."""
 
 
 def _announce_nothing(step: str) -> None:
-    """Ignore the description of a step."""
+    """Ignore the description of a step (the default)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """The result of a run: its artifact and base model, with test rows to compare them on."""
+    """The artifact and base model of a run, and test rows to compare the export on."""
 
     base: Path
     artifact: Path
@@ -93,7 +93,7 @@ class TrainedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """An exporter with its options, and its name in the certificate."""
+    """An exporter, with its options and its name in the certificate."""
 
     name: str
     options: dict[str, Any]
@@ -103,7 +103,7 @@ class Export:
 
     @classmethod
     def from_offer(cls, offer: ExporterOffer[OptionsT], options: OptionsT) -> Export:
-        """Return the exporter of an offer with these options."""
+        """Build the exporter of an offer with these options."""
         return cls(
             name=offer.name,
             options=options.model_dump(mode="json", exclude_none=True),
@@ -122,7 +122,7 @@ class PreparedModel:
     """The model folder that exporters read."""
     reference: Reference
     expected: Sequence[Measurement] | None
-    """The run's own metric of the trained model; None if it was not measured."""
+    """The trained model's values of the run's metric; None if they were not measured."""
     merge_checks: dict[str, str]
     """The result of the merge check; empty if nothing was merged."""
 
@@ -184,7 +184,7 @@ def prepare_model(
     with_metric: bool = True,
     announce: AnnounceFunction = _announce_nothing,
 ) -> PreparedModel:
-    """Record the trained model's behavior, and write the model to an empty folder for exporters.
+    """Run the trained model as a reference, and write it to an empty folder for exporters.
 
     ``merge`` writes the config and weights of a merged model, which is then checked. Without it, an
     adapter's folder describes the model but has no weights. With ``with_metric``, also measure the
@@ -266,7 +266,7 @@ def export_prepared(
 
 @contextmanager
 def _full_disk(folder: Path) -> Iterator[None]:
-    """Report a full disk as such; libraries raise their own exceptions for it."""
+    """Convert libraries' exceptions about a full disk to an error that explains it."""
     try:
         yield
     except Exception as error:
@@ -281,7 +281,7 @@ def _full_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _engine_errors(name: str) -> Iterator[None]:
-    """Name the exporter in errors of its libraries, even those that would end the process."""
+    """Add the exporter's name to errors of its libraries, even if they would end the process."""
     try:
         yield
     except (TunesmithError, OSError, MemoryError):
@@ -289,7 +289,7 @@ def _engine_errors(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or "without a message"
         raise EnvironmentProblem(
-            f"{name}: the exporter failed with {type(error).__name__}, {reason:.300}",
+            f"{name}: the exporter failed: {type(error).__name__}: {reason:.300}",
             hint="it may not support this architecture; try another exporter, such as safetensors",
         ) from error
 

@@ -1,4 +1,4 @@
-"""Read facts from a model folder for the first checks of an export."""
+"""Read facts, such as end tokens, from a model folder for the first checks of an export."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_folder_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_added_tokens(folder: Path) -> dict[str, int]:
-    """Return the ids of a tokenizer's added tokens, by their text."""
+    """Return the ids of a tokenizer's added tokens by text."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     return {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}
 

@@ -2,8 +2,8 @@
 
 The model is built without weights, and its adapters are loaded. Then each tensor of the base model
 is read, merged by PEFT's own layer, written and released. So every kind of adapter whose layers can
-merge is supported, such as DoRA and LoHa, and this module needs no formulas. The merged weights are
-those that training used: rounded to its precision and, for a quantized base model, dequantized.
+merge is supported, such as DoRA and LoHa, and this module needs no formulas. The base weights are
+those used in training: rounded to its precision and, for a quantized base model, dequantized.
 
 The whole model is merged at once instead in two cases: the adapter changes more than the weights of
 single layers (fully trained modules, stacked experts), or the tensor names in the checkpoint differ
@@ -86,7 +86,7 @@ def attach_adapters_on_meta(
         if isinstance(module, (ParamWrapper, AuxiliaryTrainingWrapper)):
             return None
         if isinstance(module, Conv1D) and options.quantization is not None:
-            return None  # its weights are quantized in transposed form
+            return None  # its weights are stored transposed and quantized
         if isinstance(module, BaseTunerLayer) and name + _WEIGHT not in names:
             return None
     return model

@@ -50,7 +50,7 @@ def copy_files(model: Path, out: Path, skipped: tuple[str, ...]) -> None:
 
 
 def open_transformers_engine(folder: Path) -> TransformersEngine:
-    """Load a folder in float32, with plain transformers calls."""
+    """Load a model folder in float32, with plain transformers calls."""
     refuse_foreign_code(folder)
     with no_progress_bars():
         model = AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""The trained model's prompts, answers and probabilities, the reference for its exports.
+"""The prompts, answers and probabilities of the trained model, which an export must reproduce.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -30,7 +30,7 @@ MAX_SCORED_TOKENS = 24
 ANSWERS_AT_ONCE = 4
 """Number of prompts answered together, starting with the shortest completions."""
 MAX_ANSWERS = 12
-"""Maximum number of prompts to answer while no answer ends."""
+"""Maximum number of prompts to try until an answer ends."""
 MAX_ANSWER_TOKENS = 128
 """Maximum number of generated tokens per answer."""
 MAX_ROW_TOKENS = 1024
@@ -84,7 +84,7 @@ class Reference:
     prompts: list[RenderedPrompt]
     rows: list[ScoredRow]
     answers: list[tuple[Prompt, Generation]]
-    """Greedy answers; at least one has ended unless the model ended none of those it gave."""
+    """Greedy answers. At least one has ended, unless the model ended none of its answers."""
     bos_id: int | None
     """Id of the BOS token; None without one."""
     bos: str
@@ -146,7 +146,7 @@ def _plain_exchanges(records: Sequence[Record]) -> Iterator[Exchange]:
 
 
 def _last_messages(records: Sequence[Record]) -> Iterator[Exchange]:
-    """Yield the end of each row's last user message as a prompt, with the text of its answer."""
+    """Yield the end of each row's last user message as a prompt, with its answer's text."""
     for prompt, answer in map(last_exchange, records):
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         texts = [m.text for m in messages if m.role == "user" and m.text.strip()]
@@ -165,7 +165,7 @@ def _score_exchanges(model: TorchTextModel, exchanges: Iterable[Exchange]) -> It
 
 
 def _most_tokens(model: TorchTextModel) -> int:
-    """Return the maximum tokens of a prompt with its answer; a model's context may be smaller."""
+    """Return the maximum tokens of a prompt with its answer, limited by the model's context."""
     return min(MAX_ROW_TOKENS, model.context or MAX_ROW_TOKENS)
 
 

@@ -1,4 +1,4 @@
-"""Test whether attention to a shared prefix and a cache gives the same results as the model alone.
+"""Test if attention with a shared prefix and a cache gives the same results as the plain model.
 
 Two rows with a common prefix are computed in the three ways that scoring and generation use. Each
 prediction is compared to the model's own forward pass over the row alone::
@@ -42,14 +42,14 @@ _padded: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDict
 
 
 def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
-    """Return True if rows of up to ``longest`` tokens may share a prefix and our cache.
+    """Return True if rows of up to ``longest`` tokens can use a shared prefix and this cache.
 
     Each model is tested once: its weights may change later, but not the way it computes.
     """
     try:
         if not prefix_cache.has_plain_kv_cache(model, longest):
             return False
-    except ForwardErrors:  # an architecture without the usual cache, such as BLT
+    except ForwardErrors:  # an architecture that does not have the usual cache, such as BLT
         return False
     if model not in _cached:
         _cached[model] = _is_accepted(model, _cache_error)
@@ -57,7 +57,7 @@ def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
 
 
 def can_pad(model: PreTrainedModel, longest: int) -> bool:
-    """Return True if padding rows of up to ``longest`` tokens and a separate head are exact."""
+    """Return True if padding and a separate head are exact for rows of up to ``longest`` tokens."""
     lengths = choose_check_lengths(model.config.get_text_config(), longest)
     found = _padded.setdefault(model, {})
     if lengths not in found:
@@ -79,7 +79,7 @@ def _is_accepted(model: PreTrainedModel, error_of: Callable[[PreTrainedModel], f
 
 @torch.no_grad()
 def _cache_error(model: PreTrainedModel) -> float:
-    """Return the largest error of a log-probability due to prefix and cache, in nats."""
+    """Return the largest error in nats of a log-probability computed with prefix and cache."""
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     total = PREFIX_TOKENS + sum(ROW_TOKENS) + len(ROW_TOKENS) * DECODED_TOKENS

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class TokenConstraint(Protocol):
-    """Decides which tokens may come next in one completion."""
+    """A constraint on one completion, which decides which tokens may come next."""
 
     def allow(self, ids: Sequence[int]) -> Tensor:
         """Return True for each token that may follow ``ids``: shape V or shorter, on the CPU.

@@ -60,10 +60,10 @@ class TokenLogprobs(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class RunningSequence(PartialSequence):
-    """A sequence with its own settings; each step appends to its :attr:`ids`."""
+    """A sequence to generate, with its own settings; each step appends to its :attr:`ids`."""
 
     index: int = 0
-    """Row number of the sequence's random stream in the sampler."""
+    """Number of the sequence's random stream in the sampler."""
     uniforms: list[float] = field(default_factory=list)
     """One random number in [0, 1) per token to generate, from the sampler; empty if greedy."""
     max_new_tokens: int
@@ -75,9 +75,9 @@ class RunningSequence(PartialSequence):
     scores: list[TokenLogprobs] = field(default_factory=list)
     """Log-probabilities of :attr:`ids`, if they are recorded."""
     has_ended: bool = False
-    """True once an end token was generated or the caller ended the sequence."""
+    """True if an end token was generated or the caller ended the sequence."""
     is_cancelled: bool = False
-    """True if the result is no longer wanted: the sequence leaves before the next step."""
+    """True if the caller does not need the result: the sequence is removed before the next step."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -98,16 +98,16 @@ class RunningSequence(PartialSequence):
         return len(self.prompt) + self.max_new_tokens
 
     def end(self) -> None:
-        """End the sequence here, for example at a stop word."""
+        """End the sequence after its last token, for example at a stop word."""
         self.has_ended = True
 
     def cancel(self) -> None:
-        """Give up the sequence; its row is freed before the next step."""
+        """Cancel the sequence; its row is freed before the next step."""
         self.is_cancelled = True
 
 
 class ContinuousBatch:
-    """The sequences that a model is generating, and those that wait for a row.
+    """A running batch: the sequences that a model is generating, and those that wait to join.
 
     Use it as a context manager in a single thread. Inside, the model is in eval mode, and on a CPU
     its adapters are merged.
@@ -153,7 +153,7 @@ class ContinuousBatch:
 
     @property
     def is_empty(self) -> bool:
-        """Return True if no sequence runs or waits."""
+        """Return True if no sequence is running or waiting."""
         return not (self._active or self._waiting)
 
     def add(self, sequence: RunningSequence) -> None:
@@ -179,7 +179,7 @@ class ContinuousBatch:
         """
         self._drop_finished()
         if self._waiting and not self._can_batch(self._waiting[0]):
-            if self._active:  # it must run alone, so it and all behind it wait for the active ones
+            if self._active:  # it must run alone, so it waits for these
                 return self._decode()
             return self._generate_alone(self._waiting[0])
         joining = [] if self._has_joined and self._active else self._take_joining()
@@ -227,7 +227,7 @@ class ContinuousBatch:
         return next_N
 
     def _drop_finished(self) -> None:
-        """Remove the rows that are finished or given up."""
+        """Remove the rows that are finished or canceled."""
         self._waiting = deque(row for row in self._waiting if not row.is_cancelled)
         finished = [index for index, row in enumerate(self._active) if row.is_finished]
         self._tokens_B = remove_rows(self._active, self._cache, self._tokens_B, finished)
@@ -254,7 +254,7 @@ class ContinuousBatch:
     # ----------------------------------------------------------------- the model
 
     def _open(self) -> PreTrainedModel:
-        """Return the model inside its adapters, set up for this cache."""
+        """Return the model inside its adapter wrapper, prepared for this cache."""
         base = prefix_cache.unwrap_model(self._model)
         if not self._is_open:
             self._attention.enter_context(merged_adapters(self._model, _UNLIMITED))
@@ -267,7 +267,7 @@ class ContinuousBatch:
         self._is_open = False
 
     def _can_batch(self, row: RunningSequence) -> bool:
-        """Return True if the sequence may share steps with others."""
+        """Return True if the sequence can share steps with others."""
         length = row.most_tokens
         if length not in self._can_batch_length:
             self._can_batch_length[length] = self._find_can_batch(length)
@@ -317,7 +317,7 @@ def _settings_of(row: RunningSequence) -> tuple[float, float] | None:
 
 
 def _alone_sampler(row: RunningSequence) -> Sampler | None:
-    """Return a sampler whose row 0 has the random numbers of the sequence."""
+    """Return a sampler whose row 0 uses the random numbers of the sequence."""
     sampler = row.sampler
     if sampler is None:
         return None

@@ -52,7 +52,7 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 Row = TypeVar("Row", bound=PartialSequence)
 
 MIN_PREFILL_TOKENS, MAX_PADDING_RATIO = 256, 1.1
-"""Prompt tokens that keep a processor busy, and the maximum ratio of padded to prompt tokens.
+"""Number of prompt tokens that keep a processor busy, and maximum ratio of padded to prompt tokens.
 
 A pass with fewer prompt tokens accepts any padding.
 """
@@ -138,7 +138,7 @@ def _generate_group(
     length_class: int | None,
     settings: GenerationSettings,
 ) -> None:
-    """Generate all rows in place, with transformers' own loop if ours does not support them."""
+    """Generate all rows in place, with transformers' own loop if this one does not support them."""
     longest = max(len(row.prompt) for row in rows) + settings.max_new_tokens
     try:
         if length_class is None:

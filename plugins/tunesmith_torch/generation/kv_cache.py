@@ -80,13 +80,13 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         )
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of tokens in the longest row, including the common prefix."""
+        """Return the length of the longest row in tokens, including the common prefix."""
         return self.prefix_length + self.end - self.start
 
     # Called by the decoding loop.
 
     def next_inputs(self) -> dict[str, Any]:
-        """Make room for one token per row; return the model's next positions and mask."""
+        """Make room for one more token per row; return its positions and the attention mask."""
         if self.end == self._keys_LBKDS.shape[-1]:
             self._reallocate(self.num_rows, self.end - self.start)
             self._update_views()
@@ -146,7 +146,7 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
         return free_indices, moved_indices
 
     def _reallocate(self, rows: int, width: int, source_cache: DynamicCache | None = None) -> None:
-        """Copy to new tensors with ``width`` used slots and room to grow."""
+        """Copy the cache to new tensors with ``width`` used slots and room to grow."""
         slots = width + max(MIN_GROWTH, width // 4)
         old_keys, old_values = self._keys_LBKDS, self._values_LBKSD
         if source_cache is None or self.num_rows:

@@ -24,7 +24,7 @@ from tunesmith_torch.options.generation_limits import MAX_MERGED_BYTES, MIN_TOKE
 def merged_adapters(
     model: nn.Module, tokens: int, *, max_bytes: int = MAX_MERGED_BYTES
 ) -> Iterator[None]:
-    """Use merged weights inside the block if that is exact, fits into memory and saves time.
+    """Merge adapters inside the block, if that is exact, fits into memory and saves time.
 
     ``tokens``: maximum number of tokens that may be generated inside the block. ``max_bytes``:
     maximum size of the merged weights.

@@ -46,7 +46,7 @@ def open_text_model(
         folder,
         torch_device,
         precision,
-        packing=False,  # scoring pads rows, and generation has its own attention
+        packing=False,  # scoring pads rows, and generation uses its own attention
         quantization=Quantization.from_options(options.adaptation.quantization),
         fused_kernels=options.fused_kernels,
     )

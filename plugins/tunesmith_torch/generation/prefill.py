@@ -1,4 +1,4 @@
-"""Compute the prompts of rows that start decoding, and store their keys and values.
+"""Run the model on the prompts of new rows, and store their keys and values in the cache.
 
 Shapes: B distinct prompts, N rows, T tokens of the longest prompt, V vocabulary.
 """
@@ -18,7 +18,7 @@ from tunesmith_torch.generation.kv_cache import DecodingCache
 def prefill(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], cache: DecodingCache
 ) -> Tensor:
-    """Compute the prompts of new rows, each distinct prompt once, and add them to the cache.
+    """Run the model once on each distinct prompt of new rows, and add the rows to the cache.
 
     Returns:
         The logits after the last token of each row, shape NV.
@@ -30,7 +30,7 @@ def prefill(
     longest = max(map(len, prompt_index))
     padding = [longest - len(prompt) for prompt in prompt_index]
     device = model.device
-    # Padded on the left, so that all rows end in the same slot of the cache.
+    # Pad on the left, so that all rows end in the same slot of the cache.
     ids_BT = torch.tensor(
         [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompt_index, strict=True)],
         device=device,

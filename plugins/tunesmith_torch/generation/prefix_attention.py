@@ -39,7 +39,7 @@ _SCORE_OPTIONS = ("softcap", "s_aux", "position_bias", "sinks")
 
 
 class UnsupportedModel(Exception):
-    """Raised if the model's attention needs more than this module implements."""
+    """Raised if the model's attention needs a feature that this module lacks."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _decode(
     bias_B11S: Tensor | None,
     prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Attend with one new token per row.
+    """Compute attention for one new token per row.
 
     Plain products suffice, because fused kernels are no faster for a single query.
     """
@@ -146,7 +146,7 @@ def _prefill(
     prefix: tuple[Tensor, Tensor] | None,
     scale: float,
 ) -> Tensor:
-    """Attend with many new tokens per row; return shape BTHD.
+    """Compute attention for many new tokens per row; return shape BTHD.
 
     The prefix is copied for each row, but only for one layer at a time.
     """

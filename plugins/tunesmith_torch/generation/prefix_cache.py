@@ -9,8 +9,8 @@ If all prompts start with the same instructions, their keys and values are the s
              |--- prefix ---|
 
 Models with recurrent layers, with keys shared between layers, or with windows that are too narrow
-have a different cache and cannot use this. Other requirements of a model's attention show in a test
-run: see :mod:`tunesmith_torch.generation.cache_check`.
+have a different cache and cannot use this. Other incompatibilities of a model's attention are found
+by a test run: see :mod:`tunesmith_torch.generation.cache_check`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MIN_PREFIX_TOKENS = 8
 
 
 def unwrap_model(model: torch.nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside a PEFT model; its layers contain the adapters.
+    """Return the transformers model inside a PEFT model, with the adapters in its layers.
 
     Raises:
         UnsupportedModel: the adapter needs the wrapper's forward, as learned prompts do.

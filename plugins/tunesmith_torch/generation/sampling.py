@@ -1,4 +1,4 @@
-"""Sample tokens from uniform random numbers that belong to a row.
+"""Sample tokens with random numbers that belong to a row, whatever batch it is in.
 
 Shapes: N rows with new logits, V vocabulary, B blocks of it, C tokens of a block.
 
@@ -36,7 +36,7 @@ class Sampler:
     seed: int = 0
     """Seed of all streams."""
     streams: tuple[int, ...] | None = None
-    """The stream number of each row; None: row ``i`` uses stream ``i``."""
+    """The number of each row's stream; None: row ``i`` uses stream ``i``."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -63,7 +63,7 @@ class Sampler:
 
 
 def _sample(probability_NV: Tensor, uniform_N1: Tensor, top_p: float) -> Tensor:
-    """Return the token of each row at its number in [0, 1), shape N1."""
+    """Return each row's token, chosen by its number in [0, 1); shape N1."""
     order_NV = None
     if top_p < 1:
         probability_NV, order_NV = torch.sort(probability_NV, dim=-1, descending=True, stable=True)

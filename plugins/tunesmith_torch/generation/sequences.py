@@ -1,4 +1,4 @@
-"""Sequences while they are generated: prompt, tokens so far, and the choice of the next token.
+"""Sequences that are being generated, and the choice of their next tokens.
 
 Shapes: N rows with new logits, V vocabulary.
 """

@@ -48,15 +48,16 @@ __all__ = ["TorchTextModel"]
 SCORING_TOKENS = 8_192
 """Maximum number of tokens in a scoring pass; more would take memory without saving time."""
 FULL_LOGITS_TOKENS = 1_024
-"""The same for models whose head cannot run separately, which keeps all logits in memory."""
+"""Maximum for models whose head cannot run separately, so all logits are kept in memory."""
 
 MIN_SAVED_TOKENS = {"cpu": 128}
-"""Tokens that sharing a prompt must save, by device type; below that, extra passes take longer.
+"""Minimum number of tokens that sharing a prompt must save, by device type.
 
-A prompt of n tokens with k answers saves (k - 1) n tokens.
+A prompt of n tokens with k answers saves (k - 1) n tokens. Below the minimum, the extra forward
+pass takes more time than it saves.
 """
 MIN_SAVED_ELSEWHERE = 2_048
-"""The same for other device types."""
+"""Minimum number of tokens that sharing a prompt must save, on other device types."""
 
 
 class _ScoredRow(NamedTuple):
@@ -68,7 +69,7 @@ class _ScoredRow(NamedTuple):
 
     @property
     def prompt(self) -> array[int]:
-        """The ids of the prompt."""
+        """Token ids of the prompt."""
         return self.ids[: len(self.ids) - self.answer_length]
 
     @property
@@ -77,7 +78,7 @@ class _ScoredRow(NamedTuple):
         return min(self.answer_length, len(self.ids) - 1)
 
     def example(self, start: int) -> Example:
-        """Return the row without its first ``start`` tokens, with the answer as trained tokens."""
+        """Return the row without its first ``start`` tokens, with a loss on the answer only."""
         prompt_length = len(self.ids) - self.answer_length
         trained = [False] * (prompt_length - start) + [True] * self.answer_length
         return Example(self.ids[start:], trained)
@@ -137,7 +138,7 @@ class TorchTextModel:
         return None if length == UNLIMITED_CONTEXT else length
 
     def _default_token_budget(self) -> int:
-        """Return the number of tokens whose keys and values fit into the cache limit."""
+        """Return the maximum number of tokens whose keys and values the cache may hold."""
         model = cast(PreTrainedModel, self.model)
         config = model.config.get_text_config()
         # From the dictionary: reading an attribute that differs between layers (Gemma 4) raises.
@@ -286,7 +287,7 @@ class TorchTextModel:
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Yield the answer so far after each new token; the last item is the whole answer.
+        """Generate an answer, yielding the text so far after each token; the last is complete.
 
         The answer equals that of :meth:`generate`, or of :meth:`sample` if the temperature is above
         0. A model that cannot generate step by step yields only the whole answer.
@@ -410,7 +411,7 @@ class TorchTextModel:
 
 
 def _prompt_streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:
-    """Return a random stream per prompt, independent of the other prompts."""
+    """Return the number of each prompt's random stream, which other prompts do not affect."""
     occurrences: Counter[Prompt] = Counter()
     streams = []
     for prompt in prompts:
@@ -425,7 +426,7 @@ def _prompt_streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:
 def _share_prompts(
     model: PreTrainedModel, rows: Sequence[_ScoredRow], prefix: prefix_attention.Prefix | None
 ) -> Iterator[tuple[prefix_attention.Prefix | None, list[int]]]:
-    """Yield groups of rows with the prefix that they share, for prompts that have many answers.
+    """Group rows whose prompt has many answers; yield each group with its shared prefix.
 
     ``prefix`` is shared by all rows. The last group has only this prefix, and holds all rows whose
     prompts have too few answers to be worth a separate pass.
@@ -464,7 +465,7 @@ def _padded_batches(
 
 
 def _logprobs_from_logits(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Return log-probabilities of models whose head or adapter needs the model's own forward."""
+    """Return log-probabilities from the logits of the model's own forward pass."""
     logits_BTV = model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT, use_cache=False).logits
     logits_BTV = logits_BTV[:, -batch.ids_BT.shape[1] :]  # learned prompts come before the tokens
     logits_NV = logits_BTV.flatten(0, 1)[batch.trained_N]

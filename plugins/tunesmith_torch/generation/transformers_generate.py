@@ -24,7 +24,7 @@ from tunesmith_torch.options.generation_limits import MAX_ROWS
 
 
 class _NextTokenProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types
-    """Chooses tokens inside transformers' loop in the same way as our own loop.
+    """Makes transformers' loop choose the same tokens as the loop of this toolkit.
 
     It returns scores that allow only the chosen token, so both loops give the same completions.
     """
@@ -111,4 +111,4 @@ def _run_generate(
             logits_processor=LogitsProcessorList([_NextTokenProcessor(batch, settings)]),
         )
     finally:
-        reset_rotary_state(model)  # the next batch may have shorter rows
+        reset_rotary_state(model)  # the rows of the next batch may be shorter

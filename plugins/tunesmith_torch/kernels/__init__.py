@@ -1,1 +1,1 @@
-"""Kernels in plain PyTorch: packed and tree attention, LoRA, RMSNorm, a trimmed last layer."""
+"""Fast layers in plain PyTorch: packed and tree attention, LoRA, RMSNorm, a trimmed last layer."""

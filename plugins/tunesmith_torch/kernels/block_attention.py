@@ -1,4 +1,4 @@
-"""Causal attention over packed rows in blocks of queries, with plain matrix products, for CPUs.
+"""Causal attention over packed rows for CPUs, in blocks of queries with plain matrix products.
 
 Shapes: T tokens of a packed micro-batch, L tokens of a row, n queries of a block, S keys that the
 block may see, H heads, K key heads, G = H / K queries per key head, d head width.
@@ -45,7 +45,7 @@ BLOCK_SIZE = 128
 
 
 class AttentionSpec(NamedTuple):
-    """The settings of an attention layer."""
+    """The settings of an attention layer, such as its scale and window."""
 
     scale: float
     window: int | None
@@ -57,7 +57,7 @@ class AttentionSpec(NamedTuple):
 def block_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: tuple[int, ...], spec: AttentionSpec
 ) -> Tensor:
-    """Attend within each row, [1, H, T, d] to [1, T, H, d].
+    """Compute causal attention within each row, [1, H, T, d] to [1, T, H, d].
 
     ``cu_seqlens`` holds the start of each row, and T. ``spec.softcap`` and ``spec.dropout`` are
     ignored, because the caller handles layers that have them.
@@ -79,7 +79,7 @@ class Block(NamedTuple):
 def split_into_blocks(
     cu_seqlens: tuple[int, ...], window: int | None, block_size: int = BLOCK_SIZE
 ) -> Iterator[Block]:
-    """Yield blocks in order, joining short rows up to the block size and splitting long rows."""
+    """Divide the rows into blocks: join short rows up to the block size, and split long rows."""
     capacity = block_size if window is None else min(block_size, window)
     pending: list[int] = []
     for start, stop in pairwise(cu_seqlens):
@@ -153,7 +153,7 @@ class _BlockAttentionFunction(torch.autograd.Function):
             dp = torch.bmm(do_KGnd, v[0, :, lo:end].transpose(1, 2))
             dz = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
             dq[0, :, a:end] = torch.bmm(dz, k[0, :, lo:end]).view(H, n, d)
-            unwritten = max(lo, min(end, written))  # keys from lo to here have no gradient yet
+            unwritten = max(lo, min(end, written))  # the keys from lo to here have no gradient yet
             for total_KTd, part_KSd in (
                 (dv[0], torch.bmm(p.transpose(1, 2), do_KGnd)),
                 (dk[0], torch.bmm(dz.transpose(1, 2), q_KGnd)),

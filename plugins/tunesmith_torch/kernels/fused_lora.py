@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from tunesmith_torch.kernels.lora_autograd import LoraFunction, LoraLayerSpec
 
 SHARED_INPUT_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of sibling layers that read the same input; a wrong guess only wastes one product."""
+"""Names of sibling layers that read the same input. If one does not, one product is wasted."""
 
 
 def register_fused_lora(config: LoraConfig, model: nn.Module) -> None:
-    """Build the adapters of ``config`` from :class:`FusedLoraLinear` if all layers are plain.
+    """Make PEFT build ``config``'s adapters from :class:`FusedLoraLinear` if all layers are plain.
 
     PEFT picks custom layers by ``isinstance``, and quantized layers are subclasses of
     ``nn.Linear``. So a model with a single quantized layer keeps PEFT's own layers everywhere.
@@ -78,7 +78,9 @@ class SharedInputGroup:
         ``names`` are the adapters of ``layer``.
         """
         cached, same = self._cached.pop(layer, None), self._x is x
-        if cached is not None and not same:  # this layer does not read the input of its siblings
+        if (
+            cached is not None and not same
+        ):  # this layer does not have the same input as its siblings
             self._layers.remove(layer)
             layer.input_group = None
             return forward_group({layer: names}, x)[0]
@@ -89,7 +91,7 @@ class SharedInputGroup:
             cached, *rest = forward_group(layers, x)
             self._x, self._cached = x, dict(zip([*layers][1:], rest, strict=True))
         if not self._cached:
-            self._x = None  # all results are fetched: release the input
+            self._x = None  # all results have been fetched, so release the input
         return cached
 
     def _others(self, layer: FusedLoraLinear) -> dict[FusedLoraLinear, list[str]]:
@@ -102,7 +104,7 @@ class SharedInputGroup:
         return {each: names for each, names in adapters.items() if names}
 
     def clear(self) -> None:
-        """Free the cached results."""
+        """Free the cached results of this group."""
         self._x, self._cached = None, {}
 
 
@@ -111,10 +113,11 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
 
     input_group: SharedInputGroup | None = None
     merged_OI: Tensor | None = None  # noqa: N815
-    """Weights with the adapters added; set by :mod:`tunesmith_torch.generation.merged_lora`."""
+    """The layer's weights with the adapters added; set by
+    :mod:`tunesmith_torch.generation.merged_lora`."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the same output as PEFT's forward."""
+        """Compute the same output as PEFT's forward."""
         if self.merged_OI is not None:
             return nn.functional.linear(x, self.merged_OI, self.get_base_layer().bias)
         names = [] if args or kwargs else self.fusable_adapters()
@@ -133,7 +136,7 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
         return names if all(map(self._is_fusable, names)) else []
 
     def has_pre_hooks(self) -> bool:
-        """Return True if a hook may change the input, which rules out sharing it."""
+        """Return True if a hook may change a layer's input, which then cannot be shared."""
         return bool(self._forward_pre_hooks)
 
     def _is_fusable(self, name: str) -> bool:
@@ -143,7 +146,7 @@ class FusedLoraLinear(PeftLinear):  # type: ignore[misc]
 
 
 def forward_group(layers: Mapping[FusedLoraLinear, Sequence[str]], x: Tensor) -> tuple[Tensor, ...]:
-    """Return the output of each layer for one input, with the named adapters."""
+    """Compute several layers on one input, with the named adapters; return each layer's output."""
     specs, base_weights, lora_weights = [], [], []
     start = 0
     for layer, names in layers.items():

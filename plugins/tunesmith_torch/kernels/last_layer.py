@@ -1,4 +1,4 @@
-"""A last layer that computes only the positions whose output the loss reads.
+"""Compute the last layer only at positions whose output contributes to the loss.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width.
@@ -32,7 +32,7 @@ _Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
 
 
 class PositionIndex:
-    """The indices of N of P positions, and the inverse: each position's place among the N, or N."""
+    """Indices of the N positions, and for each of the P positions its place among them, or N."""
 
     def __init__(self, positions_N: Tensor, P: int) -> None:
         self.positions_N = positions_N
@@ -55,12 +55,12 @@ def _gather(x_PD: Tensor, index: PositionIndex) -> Tensor:
 
 
 def _scatter(x_ND: Tensor, index: PositionIndex) -> Tensor:
-    """Select from x_ND and one row of zeros, which is faster than a scatter and deterministic."""
+    """Select rows of x_ND or a row of zeros: deterministic, and faster than a scatter."""
     return torch.cat([x_ND, x_ND.new_zeros(1, x_ND.shape[1])]).index_select(0, index.inverse_P)
 
 
 class _IndexFunction(torch.autograd.Function):
-    """A gather whose gradient is a scatter, or the reverse: each is the other's transpose."""
+    """A gather with a scatter as its gradient, or the reverse: each is the other's transpose."""
 
     @staticmethod
     def forward(
@@ -89,7 +89,7 @@ def compute_last_layer_at(
         return (index.gather(x_BTD.flatten(0, 1))[None], *rest)
 
     def scatter_output(module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
-        if isinstance(out, tuple):  # a mixture of experts may return its routing too
+        if isinstance(out, tuple):  # a mixture of experts may also return its routing
             return (scatter_output(module, args, out[0]), *out[1:])
         return index.scatter(out[0]).view(*shape, -1)
 
@@ -105,7 +105,7 @@ def compute_last_layer_at(
 
 
 def is_recomputed(decoder: nn.Module) -> bool:
-    """Return True if gradient checkpointing runs the last layer, or a part of it, twice.
+    """Return True if gradient checkpointing recomputes the last layer or a part of it.
 
     Every forward pass asks again, because a stored answer could be outdated. It asks only modules
     that could do so, because asking all modules of a model takes milliseconds.
@@ -124,7 +124,7 @@ def _last_layer(decoder: Any) -> nn.Module | None:
 
 
 def _position_wise_modules(decoder: nn.Module) -> list[nn.Module]:
-    """Return the last layer's modules that treat each position separately, if names are known."""
+    """Return the last layer's modules that compute each position separately, found by name."""
     last = _last_layer(decoder)
     attention = getattr(last, "self_attn", None)
     parts = [

@@ -1,4 +1,4 @@
-"""Linear layers with LoRA adapters on one input, as one autograd function with a fused backward.
+"""One autograd function for all LoRA layers that read the same input, with a fused backward.
 
 Shapes: T tokens, I inputs, O outputs of a layer, R total rank of all adapters and layers.
 
@@ -35,7 +35,7 @@ from torch.autograd.function import once_differentiable
 
 
 class LoraLayerSpec(NamedTuple):
-    """The columns of ``u`` for each adapter of a layer, and each adapter's scale."""
+    """The columns of ``u`` of each adapter of a layer, and its scale."""
 
     columns: tuple[slice, ...]
     scales: tuple[float, ...]
@@ -46,7 +46,7 @@ class LoraLayerSpec(NamedTuple):
 
 
 class LoraFunction(torch.autograd.Function):
-    """Several LoRA layers on one input.
+    """The autograd function: several LoRA layers on one input.
 
     The arguments are x and the specs of the layers, then weight and bias of each layer, then A and
     B of each adapter, in the order of the specs.

@@ -1,4 +1,4 @@
-"""The attention mask of packed rows, a dense table that is built only if it is read.
+"""The attention mask of packed rows: checked cheaply, and built as a table only if needed.
 
 Shapes: T tokens of a micro-batch, R + 1 boundaries of its R rows.
 
@@ -36,7 +36,7 @@ class LazyMask:
         self.options = options
         self.window: int | None = options.get("local_size")
         self.checked: set[tuple[int, ...]] = set()
-        """Boundaries for which :meth:`check_matches` has passed."""
+        """Row boundaries that :meth:`check_matches` has already accepted."""
 
     @cached_property
     def table(self) -> Tensor | None:
@@ -81,5 +81,5 @@ def packed_mask(**options: Any) -> Any:
 def packing_problem(
     reason: str, hint: str = "train this model without packing"
 ) -> EnvironmentProblem:
-    """Return an error about a model whose attention cannot run on packed rows."""
+    """Return the error for a model whose attention does not work on packed rows."""
     return EnvironmentProblem(f"packed attention: {reason}", hint=hint)

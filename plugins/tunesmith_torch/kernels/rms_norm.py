@@ -1,4 +1,4 @@
-"""RMSNorm in half the passes over memory, as a drop-in module for the model's own.
+"""RMSNorm with half as many passes over memory, a drop-in replacement for the model's own.
 
 Shapes: T rows of D values (positions, or heads of positions).
 

@@ -1,4 +1,4 @@
-"""Row lengths where a model's rotary embedding changes, found by calling it.
+"""Find the row lengths at which a model's rotary embedding changes.
 
 Some rotary embeddings depend on the longest row of a forward pass. ``longrope`` (Phi 3) switches
 frequencies as soon as one position lies beyond the original context. ``dynamic`` NTK computes new
@@ -28,12 +28,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 @dataclass(frozen=True)
 class LengthClasses:
-    """The length classes of a model; rows of one class may share a forward pass."""
+    """The length classes of a model. Only rows of one class may share a forward pass."""
 
     thresholds: tuple[int, ...] = ()
     """Row lengths beyond which the rotary factors change."""
     exact_beyond: int | None = None
-    """Row length beyond which every length has different factors; None: there is no such length."""
+    """Row length beyond which each length has its own factors; None if there is no such length."""
 
     def class_of(self, length: int) -> int:
         """Return the class of a row with this many tokens; 0 is the class of the shortest rows."""
@@ -51,7 +51,7 @@ _found: WeakKeyDictionary[nn.Module, LengthClasses] = WeakKeyDictionary()
 
 
 def length_classes(model: nn.Module) -> LengthClasses:
-    """Return the length classes of a model, which are determined once per model."""
+    """Return the length classes of a model; they are determined once and cached."""
     if model not in _found:
         _found[model] = _find_length_classes(model)
     return _found[model]
@@ -84,7 +84,7 @@ def _changes(module: nn.Module, options: dict[str, str], length: int) -> bool:
 
 
 def _rotary_calls(model: nn.Module) -> Iterator[tuple[nn.Module, dict[str, str]]]:
-    """Yield each rotary module, once per kind of layer that it has factors for."""
+    """Yield each rotary module with each kind of layer that it has factors for."""
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
         if kinds is None or "position_ids" not in inspect.signature(module.forward).parameters:

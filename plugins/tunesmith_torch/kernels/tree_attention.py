@@ -1,4 +1,4 @@
-"""Attention where several completions see one prompt, but not each other (tree attention).
+"""Tree attention: several completions attend to one prompt, but not to each other.
 
 Shapes: T tokens of a micro-batch, H heads, K key heads, G = H / K, n queries of some branches, P
 tokens of their prefix, S = P + n keys, d head width.
@@ -99,7 +99,7 @@ class TreeLayout:
 
 
 def register_tree_attention() -> str:
-    """Register the attention with transformers and return its name; repeating it is harmless."""
+    """Register the attention with transformers and return its name; it may be called repeatedly."""
     AttentionInterface.register(ATTENTION_NAME, tree_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, packed_mask)
     return ATTENTION_NAME
@@ -114,7 +114,7 @@ def tree_attention(
     tree_layout: TreeLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend within the tree, [1, H, T, d] to [1, T, H, d]; without one, use packed attention.
+    """Compute tree attention, [1, H, T, d] to [1, T, H, d]; packed attention without a tree.
 
     Raises:
         EnvironmentProblem: the model's attention is more than a causal softmax.

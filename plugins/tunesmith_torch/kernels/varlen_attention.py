@@ -1,4 +1,4 @@
-"""Attention over packed rows: each row attends within itself, and nothing else is computed.
+"""Attention over packed rows, where each row only attends to itself.
 
 Shapes: T tokens of a packed micro-batch, L tokens of a row, H heads, K key heads, G = H / K queries
 per key head, d head width.
@@ -57,7 +57,7 @@ LONG_ROW_TOKENS = 1024
 
 
 def register_varlen_attention() -> str:
-    """Register the attention with transformers and return its name; repeating it is harmless.
+    """Register the attention with transformers and return its name; it may be called repeatedly.
 
     Use it as ``model.set_attn_implementation(register())``.
     """
@@ -80,7 +80,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend within rows, [1, H, T, d] to [1, T, H, d]; without boundaries, attend like "sdpa".
+    """Compute attention within rows, [1, H, T, d] to [1, T, H, d]; "sdpa" without boundaries.
 
     transformers calls this in every layer. ``cu_seq_lens_q`` has the boundaries of the rows, and
     ``max_length_q`` the length of the longest row.
@@ -94,7 +94,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     if ignored := [n for n in ("s_aux", "position_bias") if kwargs.get(n) is not None]:
         raise packing_problem(f"its attention uses `{ignored[0]}`")
     if cu_seq_lens_q is None:
-        # Padded rows, which also have B > 1: the mask of the model decides who sees whom.
+        # Padded rows, which also have B > 1: the model's mask decides which tokens see which.
         table = attention_mask.table if isinstance(attention_mask, LazyMask) else attention_mask
         if softcap is not None:  # "sdpa" has no softcap and would raise
             return _eager_attention(query, key, value, table, spec).transpose(
@@ -118,7 +118,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     if cu_seqlens[-1] != query.shape[2]:
         end, tokens = cu_seqlens[-1], query.shape[2]
         raise packing_problem(f"the row boundaries end at token {end} of {tokens}")
-    # The mask itself is never applied: this checks that it says the same as the boundaries.
+    # The mask is not applied; this checks that it agrees with the boundaries.
     if isinstance(attention_mask, LazyMask) and query.is_cpu:
         attention_mask.check_matches(cu_seqlens)
     return _attend_row_by_row(query, key, value, cu_seqlens, spec), None

@@ -1,6 +1,6 @@
-"""Linear head and cross-entropy in one function, chunk by chunk, without the full table of logits.
+"""Compute the output head and cross-entropy together, in chunks, without storing all logits.
 
-Shapes: N trained positions, n positions of a chunk, b positions of a block, V vocabulary, D width.
+Shapes: N loss positions, n positions of a chunk, b positions of a block, V vocabulary, D width.
 
 At a position with hidden state ``h``, label ``y`` and loss weight ``w``, a model computes::
 
@@ -57,13 +57,13 @@ from torch.autograd.function import once_differentiable
 __all__ = ["linear_cross_entropy", "token_logprobs"]
 
 CHUNK_BYTES = 64 * 2**20
-"""Size of the logits of a chunk."""
+"""Maximum size in bytes of the logits of a chunk."""
 BLOCK_BYTES = 2**20
-"""Size of a block of fp32 logits on a CPU."""
+"""Maximum size in bytes of a block of fp32 logits on a CPU."""
 
 
 class _LogitTransform(NamedTuple):
-    """The step from ``W h + bias`` to logits, and the dtype of matrix products.
+    """The scale and softcap that turn ``W h + bias`` into logits, and the dtype of products.
 
     The dtype is stored because autograd calls backward outside of autocast.
     """
@@ -103,7 +103,7 @@ def token_logprobs(
     softcap: float | None = None,
     logit_scale: float = 1.0,
 ) -> Tensor:
-    """Return every label's log-probability in nats, shape N, in fp32; differentiable once."""
+    """Return the log-probability of each label in nats, shape N, fp32; differentiable once."""
     transform = _LogitTransform(softcap, logit_scale, _product_dtype(weight_VD))
     return _apply(_TokenLogprobsFunction, hidden_ND, weight_VD, bias_V, labels_N, transform)
 
@@ -165,7 +165,7 @@ def _nll_and_input_grads(
     transform: _LogitTransform,
     needs: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return nll_N, and the gradients of ``L = sum(weights_N * nll_N)`` for the inputs.
+    """Return nll_N and the gradients of ``L = sum(weights_N * nll_N)`` with respect to the inputs.
 
     Per chunk of n positions, with the formulas at the top of this module::
 
@@ -192,7 +192,7 @@ def _nll_and_input_grads(
     single_chunk = 0 < N <= chunk_size
     dhidden_ND = torch.empty_like(hidden_ND) if needs[0] else None
     dweight_VD = None
-    if needs[1]:  # a single product overwrites it; several are added up in fp32, from zeros
+    if needs[1]:  # a single product overwrites it; several are summed in fp32, starting from zeros
         dweight_VD = (
             torch.empty_like(weight_VD) if single_chunk else weight_VD.new_zeros(V, D, dtype=wide)
         )
@@ -226,7 +226,7 @@ def _nll_and_logit_grads(
     transform: _LogitTransform,
     needs_grad: bool,
 ) -> Tensor:
-    """Return nll_n; overwrite ``raw_nV`` with the gradient of ``sum(weights_n * nll_n)``.
+    """Return nll_n, and overwrite ``raw_nV`` with the gradient of ``sum(weights_n * nll_n)``.
 
     Without ``needs_grad``, the content of ``raw_nV`` is undefined afterwards. The blocks write
     ``softmax(z)`` times the factors, without the ``- onehot(y)``. Then each label's entry is
@@ -265,7 +265,7 @@ def _nll_and_logit_grads(
 def _logits(
     raw: Tensor, transform: _LogitTransform, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return logits in fp32, in place if ``raw`` is fp32, and cap'(scale r) of any softcap."""
+    """Return logits in fp32, in place if ``raw`` is fp32, and cap'(scale r) with a softcap."""
     z = raw.to(torch.promote_types(raw.dtype, torch.float32))
     if transform.scale != 1.0:
         z.mul_(transform.scale)

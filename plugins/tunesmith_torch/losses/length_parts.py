@@ -1,6 +1,6 @@
 """Split a micro-batch whose rows belong to different length classes.
 
-Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N trained
+Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N loss
 positions.
 
 Rows of different classes must not share a forward pass: see
@@ -29,23 +29,23 @@ from tunesmith_torch.kernels.rotary_lengths import LengthClasses
 from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
 
 Span = tuple[int, int]
-"""The first position of a row or prefix, and the position after its last one."""
+"""The positions of a row or prefix: the first one, and the one after its last."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A micro-batch with the rows of one class."""
+    """A part of a micro-batch, with its rows of one length class."""
 
     batch: MicroBatch
     tree_layout: TreeLayout | None
     selected_N: Tensor
-    """Indices of the part's trained positions among those of the complete micro-batch."""
+    """Indices of the part's loss positions among those of the complete micro-batch."""
 
 
 def split_by_length(
     batch: MicroBatch, layout: TreeLayout | None, classes: LengthClasses
 ) -> list[Part]:
-    """Return one part per length class that has trained positions.
+    """Return one part per length class that has loss positions.
 
     If all rows are of one class, the only part is the whole micro-batch. The length of a row in
     ``layout`` is that of its prefix and branch together.
@@ -67,7 +67,7 @@ def split_by_length(
 
 
 def join_parts(parts: Sequence[Part], compute: Callable[[Part], Tensor]) -> Tensor:
-    """Compute each part, and return the results in the order of trained positions, [N, ...]."""
+    """Compute each part; return the results in the order of the micro-batch, [N, ...]."""
     if len(parts) == 1:
         return compute(parts[0])
     order_N = torch.cat([part.selected_N for part in parts]).argsort()

@@ -1,4 +1,4 @@
-"""Advantages and losses of policy gradients, each function a formula from its paper.
+"""Advantages and losses of policy-gradient methods; each function is a formula from a paper.
 
 Shapes: C completions of one prompt, T tokens of one completion, N tokens of a micro-batch.
 
@@ -35,7 +35,7 @@ def grpo_advantages(rewards_C: Tensor) -> Tensor:
 
 
 def rloo_advantages(rewards_C: Tensor) -> Tensor:
-    """Return each reward minus the mean of the others (Ahmadian et al. 2024, equation 8)."""
+    """Return each reward minus the mean of the other rewards (Ahmadian et al. 2024, equation 8)."""
     if _all_equal(rewards_C):
         return torch.zeros_like(rewards_C)
     C = len(rewards_C)
@@ -106,7 +106,7 @@ def clipped_loss(
 
 
 def kl_estimate(logp_N: Tensor, reference_logp_N: Tensor) -> Tensor:
-    """Estimate KL(policy, reference) per token; never negative, and 0 if both agree.
+    """Estimate KL(policy, reference) per token: 0 if the models agree, otherwise positive.
 
     The estimate is ``exp(d) - d - 1`` with ``d = reference - logp``, which is unbiased for tokens
     sampled from the policy (Schulman 2020, "Approximating KL divergence", k3).

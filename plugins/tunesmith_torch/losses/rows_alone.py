@@ -1,9 +1,9 @@
-"""Log-probabilities from the model's own forward pass, one row at a time: exact for every model.
+"""Log-probabilities from the model's own forward pass, row by row, which is exact for any model.
 
-Shapes: B rows, T tokens, N trained positions, V vocabulary.
+Shapes: B rows, T tokens, N loss positions, V vocabulary.
 
-This does without packing, padding and a separate head. It is slow, and only used for models whose
-results would change in those layouts.
+Packing, padding and a separate head are not used. This is slow, so only models whose results would
+otherwise change use it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def logprobs_of_rows(model: nn.Module, batch: MicroBatch) -> Tensor:
 
     ``model`` may be a PEFT model, whose own forward is called.
     """
-    assert batch.mask_BT is not None, "rows alone are collated with packed=False"
+    assert batch.mask_BT is not None, "to compute rows alone, collate them with packed=False"
     B, T = batch.ids_BT.shape
     logprobs = []
     row_N = batch.trained_N // T

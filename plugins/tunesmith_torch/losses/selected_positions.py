@@ -1,10 +1,10 @@
-"""Hidden states at trained positions only, and the language-model head that reads them.
+"""Compute hidden states only where the loss needs them, and the output head on them.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width, V vocabulary.
 
-The loss reads the hidden states of only N of P positions, those that predict a trained token. The
-head is computed at these positions, and so is most of the last layer
+The loss reads the hidden states of only N of P positions, those that predict a token in the loss.
+The head is computed at these positions, and so is most of the last layer
 (:mod:`tunesmith_torch.kernels.last_layer`)::
 
     tokens            <user>   Who   ?   <assistant>   Ann   .   <end>
@@ -43,7 +43,7 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 __all__ = ["LMHead", "get_decoder", "get_lm_head", "hidden_at_targets"]
 
 MAX_TRAINED_SHARE = 0.8
-"""Above this share of trained positions, trimming the last layer costs more time than it saves."""
+"""Above this share of loss positions, trimming the last layer costs more time than it saves."""
 
 
 class LMHead(NamedTuple):
@@ -101,7 +101,9 @@ def get_lm_head(model: nn.Module) -> LMHead:
     """
     base = unwrap_peft(model)
     head, config = base.get_output_embeddings(), base.config.get_text_config()
-    if hasattr(head, "modules_to_save") and hasattr(head, "original_module"):  # PEFT's full copies
+    if hasattr(head, "modules_to_save") and hasattr(
+        head, "original_module"
+    ):  # PEFT's full copies of modules
         copies = [
             head.modules_to_save[n] for n in head.active_adapters if n in head.modules_to_save
         ]
@@ -125,7 +127,7 @@ def hidden_at_targets(
     trim: bool = True,
     attention_kwargs: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """Run the model without its head; return the hidden states at trained positions, [N, D].
+    """Run the model without its output head; return hidden states at loss positions, [N, D].
 
     ``trim`` skips most of the last layer's work at other positions. It has no effect with gradient
     checkpointing, which runs the layer again in backward without the hooks that trim it.
@@ -179,7 +181,7 @@ def _hidden_of_part(
 def max_logprob_difference(
     model: nn.Module, *, packed: bool = True, lengths: Sequence[int] = (9, 14)
 ) -> float:
-    """Return the largest error of log-probabilities computed here, in nats.
+    """Return the largest error in nats of log-probabilities computed by this module.
 
     Rows of random tokens in one trimmed micro-batch are compared to each row alone through the
     model's own head. Rounding in fp32 gives 1e-5. A row that attends to another row, or an unknown

@@ -1,4 +1,4 @@
-"""Estimate the memory and work of a run before any weight is read.
+"""Estimate the memory and compute of a run before loading any weights.
 
 What is counted, and when it is in memory (``=`` all of it, ``<`` growing, ``>`` shrinking)::
 
@@ -26,6 +26,6 @@ Two estimates are made. The first comes from arithmetic on the model's config (`
 about a millisecond. The second replaces its training step with a traced one (``traced``): the step
 runs on fake tensors, which have a shape but no data (``trace``), and its allocations are replayed
 (``allocator_replay``). Technique offers call the functions in ``techniques`` and ``policies``.
-Importing this package imports nothing heavy; only ``trace`` and the modules that it needs import
+Importing this package does not import torch; only ``trace`` and the modules that it needs import
 torch.
 """

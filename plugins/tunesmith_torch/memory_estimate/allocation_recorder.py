@@ -1,4 +1,4 @@
-"""Record the allocations of a program while it runs, on real or fake tensors.
+"""Record the memory allocations of a program while it runs, on real or fake tensors.
 
 A dispatch mode sees every operation below autograd. A new storage is an allocation, and its garbage
 collection is the free; views share their base's storage and cost nothing.
@@ -24,11 +24,11 @@ from torch.utils._pytree import tree_iter
 from tunesmith_torch.memory_estimate.timeline import AllocationEvent, StepPosition, Timeline
 
 Workspace = Callable[[Sequence[Any]], int]
-"""Returns the bytes that an operation's kernel needs as workspace, given its arguments."""
+"""A function that returns an operation's workspace in bytes, given its arguments."""
 
 
 class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records a timeline of allocations.
+    """A dispatch mode that records a timeline of allocations.
 
     ``workspaces`` gives the workspaces of kernels by operation, which no dispatch mode can see.
     Sizes are rounded up to multiples of ``rounding`` bytes, as allocators do.
@@ -50,7 +50,7 @@ class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def phase(self, name: str, *, flat: bool = False) -> Iterator[None]:
-        """Assign the events inside to a phase."""
+        """Assign the events inside the block to a phase."""
         outer = self._phase, self._flat
         self._phase, self._flat, self.layer = name, flat, -1
         try:
@@ -87,11 +87,11 @@ class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def record_existing(
         self, tensor: Tensor, label: str, layer: int = -1, size: int | None = None
     ) -> None:
-        """Record a tensor that already exists, and the layer it belongs to."""
+        """Record an existing tensor as a block of the given layer."""
         self._record_storage(tensor, label, layer, size)
 
     def label_blocks(self, tensors: Iterable[Tensor | None], label: str) -> None:
-        """Label the blocks of tensors that have been recorded."""
+        """Label the blocks of recorded tensors, such as ``weights``."""
         for tensor in tensors:
             if tensor is not None:
                 block = self._blocks.get(_storage_key(tensor))
@@ -107,7 +107,8 @@ class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
-            # Two thirds of all calls. They allocate nothing, so answer them as FakeTensor would.
+            # These are two thirds of all calls. They allocate nothing, so answer them as FakeTensor
+            # would.
             in_kernel = args[0].fake_mode.in_kernel_invocation
             return torch.device("meta") if in_kernel else args[0].fake_device
         workspace = self._workspaces.get(func._schema.name if hasattr(func, "_schema") else "")

@@ -1,4 +1,4 @@
-"""Replay allocations through a model of an allocator to get the memory that a process holds.
+"""Replay allocations in a model of an allocator, to predict the memory that a process holds.
 
 Allocators cut blocks from larger segments, join free neighbors, and return nothing to the system
 during a step. So a process holds more memory than its tensors take::
@@ -36,7 +36,7 @@ CPU_ALIGNMENT, MALLOC_HEADER = 64, 16
 ALIGNMENT_SEARCH = CPU_ALIGNMENT + 32
 """Extra bytes that posix_memalign requires in a gap, to find an aligned address inside.
 
-It frees the rest afterwards. So a gap of exactly a block's size cannot hold another such block.
+The extra bytes are freed afterwards, but a gap of exactly a block's size cannot hold the block.
 """
 
 

@@ -1,4 +1,4 @@
-"""Estimate memory and work of a training step by arithmetic on the model's sizes.
+"""Estimate the memory and compute of a training step by arithmetic on the model's sizes.
 
 Names: P tokens of the largest micro-batch, N tokens of it that contribute to the loss, D hidden
 size, F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number in the
@@ -55,7 +55,7 @@ DYNAMIC_FACTORS = (0.65, 1.4)
 
 
 class MemoryParts(NamedTuple):
-    """Bytes by component, in three groups with different uncertainty."""
+    """Bytes by component, in groups of different uncertainty."""
 
     static: Mapping[str, int]
     """Components determined by the model's sizes."""
@@ -64,7 +64,7 @@ class MemoryParts(NamedTuple):
     framework: Mapping[str, int]
     """Libraries and allocator overhead."""
     worst_case_extra: int = 0
-    """Possible but unusual bytes, which only the upper bound contains."""
+    """Bytes that are rarely needed, and only included in the upper bound."""
 
     def to_memory(self, length_factors: tuple[float, float]) -> PhaseMemory:
         """Return the sum as an interval; ``length_factors`` bounds the rows' real lengths."""
@@ -88,7 +88,7 @@ class MemoryParts(NamedTuple):
 
 
 def estimate(setting: EstimateSetting) -> Estimate:
-    """Return the memory of every phase and the floating-point operations of training."""
+    """Estimate the memory of every phase, and the floating-point operations of training."""
     workload = setting.workload
     parts = {
         "load": loading_memory(setting),
@@ -187,7 +187,7 @@ def gathering_memory(setting: EstimateSetting) -> MemoryParts:
 
 
 def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
-    """Return the weights plus either generation or a scoring pass, whichever needs more.
+    """Return the peak of evaluation: the weights, plus generation or scoring, whichever is larger.
 
     The prompts' key-value cache is copied into one with room for the answers
     (:class:`tunesmith_torch.generation.kv_cache.DecodingCache`), so keys exist twice while it
@@ -226,7 +226,7 @@ def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
 
 
 def merged_weights_memory(setting: EstimateSetting, tokens: int) -> dict[str, int]:
-    """Return the bytes of the linear layers' copy with merged adapters, if generation makes one.
+    """Return the bytes of the linear layers that generation copies to merge adapters; 0 if none.
 
     On a CPU, LoRA adapters are merged in fp32 if many ``tokens`` are generated
     (:mod:`tunesmith_torch.generation.merged_lora`).
@@ -324,7 +324,7 @@ def layer_backward_bytes(setting: EstimateSetting) -> int:
 
 
 def _head_bytes(setting: EstimateSetting) -> dict[str, int]:
-    """Return the bytes of the fused head.
+    """Return the bytes that the fused output head needs.
 
     These are one chunk of logits, and the gradients of the hidden states and the head's weight.
     """
@@ -349,7 +349,7 @@ def _forward_bytes_per_token(shape: ModelShape, w: int) -> int:
 
 
 def _framework_and_fragmentation(setting: EstimateSetting, tensor_bytes: int) -> dict[str, int]:
-    """Return the bytes of the libraries, and those that the allocator holds but cannot use."""
+    """Return the overhead in bytes: the libraries, and memory that the allocator cannot use."""
     share = constants.FRAGMENTATION_SHARE[setting.device]
     fragmentation = round(tensor_bytes * share)
     return {**constants.framework_memory(setting.device), "fragmentation": fragmentation}

@@ -1,4 +1,4 @@
-"""Memory besides tensors: libraries, the device's context, and allocator overhead.
+"""Sizes of memory other than tensors: libraries, the device's context, allocator overhead.
 
 The CPU figures were measured with the versions named below. The CUDA figures come from the sources
 of its libraries and have not been measured. A run's report contains its measured memory.
@@ -23,14 +23,14 @@ CPU_STEP_BYTES = 130 * MIB
 VARIED_SHAPE_KERNEL_BYTES = 80 * MIB
 """Bytes added if matrix products have many shapes; their kernels are cached up to a limit."""
 EARLIER_STAGE_BYTES = 150 * MIB
-"""Bytes that earlier stages leave between live blocks of the same process, on a CPU.
+"""Bytes that earlier stages of a run leave allocated but unused on a CPU.
 
 Measured in an RLHF training: 850 MiB remained after all free memory had been released.
 """
 FRAMEWORK_SLACK = {"cuda": 150 * MIB, "cpu": 220 * MIB}
 """Largest expected difference of the libraries' bytes on other machines or in other versions."""
 FRAGMENTATION_SHARE = {"cuda": 0.03, "cpu": 0.05}
-"""Usual share of an allocator's memory that is held but unusable."""
+"""Usual share of an allocator's memory that is reserved but cannot be used."""
 
 
 def framework_memory(device: Literal["cuda", "cpu"], *, running: bool = True) -> dict[str, int]:

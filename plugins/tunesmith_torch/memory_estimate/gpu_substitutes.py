@@ -1,4 +1,4 @@
-"""Make a machine without a GPU allocate what a GPU's operators would allocate.
+"""Simulate the allocations of a GPU's operators on a machine without a GPU.
 
 Fake tensors are on the CPU here, because autograd needs the device's library even for tensors
 without data. So tensors claim to be on a GPU, and attention calls the operator that a GPU would
@@ -46,7 +46,7 @@ def register_attention(*, gpu: bool, packed: bool) -> str:
 
 
 def _no_mask(**options: Any) -> None:
-    """Return no mask: transformers would compute it from data, which fake tensors lack."""
+    """Return None as the mask: transformers computes masks from data, which fake tensors lack."""
 
 
 # Recomputation in the backward pass runs outside the forward pass's modes, so attention enters the
@@ -82,7 +82,7 @@ class SimulatedGpu(TorchFunctionMode):
 
 @contextmanager
 def simulated_gpu(*, autocast: bool) -> Iterator[None]:
-    """Compute as on a GPU; code that asks for the GPU's autocast state finds ``autocast``."""
+    """Compute as on a GPU inside the block, where the GPU's autocast state is ``autocast``."""
     autocast_before = torch.is_autocast_enabled("cuda")
     device = DefaultDeviceType.get_device_type()
     torch.set_autocast_enabled("cuda", autocast)

@@ -1,4 +1,4 @@
-"""Build models with the right class and sizes, but without storage for their weights."""
+"""Build models with the real class and sizes, but without memory for their weights."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _pack_8bit(layer: Any) -> None:
 
 
 def list_stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and tensor of everything a model holds, including quantization scales."""
+    """Yield name and tensor of each parameter, buffer and quantization scale of a model."""
     yield from model.named_parameters()
     yield from model.named_buffers()
     for name, module in model.named_modules():

@@ -41,7 +41,7 @@ class LinearShape(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The model sizes that determine memory and time."""
+    """The sizes of a model that determine its memory and time."""
 
     layers: int
     """Number of decoder layers."""
@@ -158,7 +158,7 @@ class ModelShape:
 
     @property
     def active_layer_weights(self) -> int:
-        """Number of linear-layer weights that one token is multiplied by, in all layers."""
+        """Number of weights in all linear layers that are used to compute one token."""
         shared = sum(linear.weights for linear in self.linear_layers if linear.experts == 1)
         routed = sum(linear.weights for linear in self.linear_layers if linear.experts > 1)
         return self.layers * (shared + routed * self.active_experts // self.experts)

@@ -23,11 +23,11 @@ MEMORY_SHARE = 0.9
 
 @dataclass(frozen=True)
 class ParallelChoice:
-    """How processes train together, and why."""
+    """The choice of how processes train together, with its reason."""
 
     parallel: Parallel
     reason: str
-    """Why; with the memory of both ways if memory was compared."""
+    """The reason, with the memory of both ways if it was compared."""
 
     def __str__(self) -> str:
         return f'parallel = "auto" is "{self.parallel}": {self.reason}'
@@ -48,7 +48,7 @@ def build_estimate_setting(
 def choose_parallel(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> ParallelChoice:
-    """Choose how the processes train, given the memory of each.
+    """Choose how the processes train, given the memory that each may use.
 
     Choose copies if their upper bound fits, or if sharding would not need less. Other ``auto``
     options are assumed to take the values that need the least memory.
@@ -80,7 +80,7 @@ def choose_parallel(
 def _peak(
     options: TrainingOptions, parallel: str, request: EstimateRequest, grouping: Grouping
 ) -> tuple[int, int]:
-    """Return the bounds of a process's peak memory."""
+    """Return the lower and upper bound of a process's peak memory."""
     chosen: Any = options.model_copy(update={"parallel": parallel})
     memory = analytic.estimate(EstimateSetting.from_request(chosen, request, grouping)).memory
     phases = [part for name, part in memory.items() if name != "evaluate"]  # only rank 0 evaluates

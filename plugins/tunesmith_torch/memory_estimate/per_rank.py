@@ -1,4 +1,4 @@
-"""Memory of each of N processes that train together, with copies of the model or with shards.
+"""Estimate the memory per process if N processes train together, with copies or with shards.
 
 With ``parallel = "data"``, each process holds all weights, and a buffer that sums gradients.
 With ``"sharded"`` (:mod:`tunesmith_torch.runtime.sharding`), it holds::
@@ -66,7 +66,7 @@ class ShardSizes:
 
     @property
     def gathered(self) -> int:
-        """The most bytes of complete weights and of gradients being summed during a step."""
+        """Maximum bytes in a step of weights gathered whole and of gradients being summed."""
         if self.setting.adapter is not None:
             return self._forward
         w = self.setting.compute_bytes
@@ -76,7 +76,7 @@ class ShardSizes:
         )
 
     def gathered_at(self, position: StepPosition) -> int:
-        """Return these bytes at a position, without the gradients of weights outside the blocks.
+        """Return those bytes at a position, without the gradients of weights outside the blocks.
 
         The timeline itself contains those gradients.
         """

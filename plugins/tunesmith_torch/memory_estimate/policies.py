@@ -1,4 +1,4 @@
-"""Estimates for techniques that train a policy, on preferences or on rewards.
+"""Estimates for techniques that train a policy on preferences or rewards.
 
 Torch is not imported. A policy is adapted like a supervised model, so its step is estimated in the
 same way. This module adds what these techniques hold and compute in addition.
@@ -46,7 +46,7 @@ __all__ = [
 def build_pair_grouping(
     options: PairOptions, device: str, *, scores_last_token: bool = False
 ) -> Grouping:
-    """Return the grouping of pairs and labeled answers: all completions of a row are computed.
+    """Return how pairs and labeled answers are grouped: all completions of a row are computed.
 
     On a CPU, the prompt of a pair is computed only once (prefix/prefix_check.py).
     """
@@ -58,7 +58,7 @@ def build_pair_grouping(
 
 
 def build_policy_grouping(options: PolicyOptions, device: str) -> Grouping:
-    """Return the grouping of a policy, which samples several completions for each prompt."""
+    """Return how a policy's rows are grouped: it samples several completions for each prompt."""
     generation = options.generation
     return Grouping(
         sampled_completions=(generation.num_generations, generation.max_new_tokens),
@@ -72,7 +72,8 @@ def estimate_preferences(
     """Estimate training on pairs or labeled answers, with a reference model if the loss has one.
 
     The reference's log-probabilities are computed before training and cached, so the reference
-    needs no extra memory. Its forward passes count as work, and so do those for KTO's KL estimate.
+    needs no extra memory. Its forward passes count as compute, and so do the passes for KTO's KL
+    estimate.
     """
     grouping = build_pair_grouping(options, request.device)
     for estimate in estimate_supervised(options, request, grouping):
@@ -102,7 +103,7 @@ def _further_passes(loss: PreferenceLossOptions, epochs: float, records: Sequenc
 
 
 def _epochs(options: PairOptions, request: EstimateRequest, steps: int) -> float:
-    """Return how many passes over the data ``steps`` make."""
+    """Return the number of passes over the data in ``steps``."""
     assumed = request.assumed.rows if request.assumed else None
     rows = len(request.train) or assumed or DEFAULT_ASSUMPTIONS.rows or 1
     return min(options.epochs, steps * (options.batch_size or AUTO_BATCH_SIZE) / rows)
@@ -113,7 +114,7 @@ def _epochs(options: PairOptions, request: EstimateRequest, steps: int) -> float
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the stages that a run trains in turn."""
+    """One stage of a run that trains several stages in turn."""
 
     name: str
     request: EstimateRequest
@@ -172,7 +173,7 @@ def _with_earlier_stages(setting: EstimateSetting, estimate: Estimate) -> Estima
     """Return a stage's estimate plus the kernels and gaps that earlier stages leave on a CPU."""
     from tunesmith_torch.memory_estimate import traced  # imports torch
 
-    # Estimates with rows of different lengths already contain them; analytic ones never do.
+    # Estimates with rows of different lengths already contain these gaps; analytic ones do not.
     if setting.workload.has_ragged_rows or estimate.method != "traced" or setting.device != "cpu":
         return estimate
     train = traced.add_varied_shape_memory(estimate.memory["train"])
@@ -209,7 +210,7 @@ def _combine_stages(stages: Sequence[Stage], estimates: Sequence[Estimate]) -> E
 def _with_earlier_stage_memory(
     memory: Mapping[str, PhaseMemory], device: str
 ) -> Mapping[str, PhaseMemory]:
-    """Return the phases' memory; on a CPU, add what earlier stages leave in the process."""
+    """Return the memory of each phase; on a CPU, add memory that earlier stages leave behind."""
     if device != "cpu":
         return memory
     extra = constants.EARLIER_STAGE_BYTES
@@ -236,7 +237,7 @@ SAMPLING_BYTES_PER_LOGIT = 16
 
 
 def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
-    """Return the memory for sampling completions.
+    """Return the memory needed to sample completions.
 
     It consists of what training holds between steps, the key-value cache, and the logits.
     """

@@ -1,4 +1,4 @@
-"""The input of an estimate: the model's shape, the training method, the device, the workload."""
+"""The input of an estimate: the model's sizes, the training options, the device, the rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FP32_MOMENT_BYTES = 8.0
 
 @dataclass(frozen=True)
 class EstimateSetting:
-    """A training to estimate."""
+    """A training run whose memory is estimated."""
 
     config: dict[str, Any]
     """The base model's ``config.json``."""
@@ -70,7 +70,7 @@ class EstimateSetting:
 
     @property
     def method(self) -> Method:
-        """Which weights are trained, and whether the base model is quantized."""
+        """The options of the weights: which are trained, and if the base model is quantized."""
         return self.options.adaptation.method
 
     @property

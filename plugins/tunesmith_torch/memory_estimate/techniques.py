@@ -39,7 +39,7 @@ def analytic_estimate(setting: EstimateSetting, request: EstimateRequest) -> Est
 def _lower_bound_of_auto(
     setting: EstimateSetting, request: EstimateRequest, estimate: Estimate
 ) -> Estimate:
-    """Lower the estimate's low end to the least memory that its ``auto`` options can reach."""
+    """Lower the estimate's lower bound to the least memory that its ``auto`` options allow."""
     if not setting.options.has_auto:
         return estimate
     options, workload = setting.options.with_smallest_memory(), setting.workload
@@ -54,8 +54,8 @@ def _lower_bound_of_auto(
 
 
 def import_tracing() -> None:
-    """Import torch and the modules that trace a step, which analytic estimates do not need."""
-    prepare_environment()  # the run will continue with the torch imported here
+    """Import torch and the modules that trace a step, which are not needed until now."""
+    prepare_environment()  # the run will use the torch that is imported here
     from tunesmith_torch.memory_estimate import token_lengths, traced  # noqa: F401
 
 
@@ -78,14 +78,14 @@ def refined_estimate(
         return setting, _lower_bound_of_auto(setting, request, traced.estimate(setting))
     except TRACE_ERRORS as error:
         note = (
-            f"the step could not be traced, {error!s:.160}: its memory comes from arithmetic alone"
+            f"the step could not be traced ({error!s:.160}); its memory is computed from the config"
         )
         fallback = analytic_estimate(setting, request)
         return setting, replace(fallback, notes=(*fallback.notes, note))
 
 
 def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[MemorySaving[OptionsT]]:
-    """Return option changes that save memory, starting with the least side effects.
+    """Return option changes that save memory, those with the fewest side effects first.
 
     ``table`` is the run-file table with the options.
     """

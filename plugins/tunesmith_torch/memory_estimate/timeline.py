@@ -1,4 +1,4 @@
-"""Timelines of allocations and frees, and their extension to a model with more layers.
+"""Timelines of allocations and frees, which can be extended to a model with more layers.
 
 The layers of a language model are alike, so a trace of five layers is enough for eighty. Every
 event has a position: the *phase* of the step and the layer (-1 outside the layers). Consecutive
@@ -39,7 +39,7 @@ class AllocationEvent(NamedTuple):
 
 
 class StepPosition(NamedTuple):
-    """When an event happens: the phase of the step, and the layer (-1 outside the layers)."""
+    """The position of an event: the phase of the step, and the layer (-1 outside the layers)."""
 
     phase: str
     layer: int = -1
@@ -59,7 +59,7 @@ class NonUniformLayersError(Exception):
 
 @dataclass
 class Timeline:
-    """Runs of events in order."""
+    """A sequence of runs of events, in order of time."""
 
     runs: list[EventRun] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class Timeline:
             yield position, allocated
 
     def peak_bytes(self) -> int:
-        """Return the most bytes allocated at the same time."""
+        """Return the peak of the allocated bytes."""
         return max((allocated for _, allocated in self.allocation_curve()), default=0)
 
     def peak_by_label(self) -> dict[str, int]:
@@ -260,7 +260,7 @@ class _LayerRepeater:
         return descends
 
     def _check_uniform(self) -> None:
-        """Raise NotUniform unless the three middle layers allocate and free the same."""
+        """Raise an error unless the middle layers allocate and free blocks of equal sizes."""
         for (position, occurrence), run in self.by_position.items():
             if position.layer != _MIDDLE_LAYER:
                 continue

@@ -118,7 +118,7 @@ def _with_actual_micro_batches(
 ) -> Workload:
     """Return the workload with the largest micro-batch that occurs, not the largest possible.
 
-    This repeats on row lengths what training does with rows::
+    Row lengths go through the same steps as rows in training::
 
         order of the rows -> batch of a step -> rows of one process -> its micro-batches
     """
@@ -132,7 +132,9 @@ def _with_actual_micro_batches(
         for tokens, members in micro_batches:
             if tokens > largest_tokens:
                 largest_tokens, largest = tokens, members
-    if order.steps > MAX_STEPS_LAID_OUT:  # keep the largest possible: a later step may have it
+    if (
+        order.steps > MAX_STEPS_LAID_OUT
+    ):  # keep the largest possible one, as a later step may have it
         return replace(
             workload,
             accumulates_gradients=workload.accumulates_gradients or accumulates_gradients,

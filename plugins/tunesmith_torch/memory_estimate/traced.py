@@ -1,4 +1,4 @@
-"""Estimate memory from a trace: replay its allocations, and add what the replay cannot see."""
+"""Estimate memory from a trace: replay its allocations, and add memory outside the trace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
 
 
 def shard_timeline(timeline: Timeline, setting: EstimateSetting) -> Timeline:
-    """Convert the allocations of a single process to those of one of several processes."""
+    """Convert the allocations of a single process to those of one process among several."""
     buffer = per_rank.sum_buffer_bytes(setting)
     if not setting.is_sharded:
         return timeline.with_block("temporaries", buffer, ".clip") if buffer else timeline
@@ -80,14 +80,14 @@ def memory_of_timeline(
 
 
 VARIED_SHAPE_SHARES = (0.06, 0.25)
-"""Share of transient memory lost in gaps on a CPU if micro-batches differ, usually and at worst.
+"""Usual and largest share of transient memory lost in gaps on a CPU if micro-batches differ.
 
-Measured with rows of many lengths: 0 to 0.2 in six trainings.
+Measured with rows of many lengths: 0 to 0.2 in six training runs.
 """
 
 
 def add_varied_shape_memory(memory: PhaseMemory) -> PhaseMemory:
-    """Return the memory on a CPU if micro-batches differ in size, or trainings share a process.
+    """Adjust the memory on a CPU if micro-batches differ in size, or several runs share a process.
 
     Kernels are compiled for each size and stay in memory, between the blocks of the next sizes.
     """
@@ -107,12 +107,12 @@ def add_varied_shape_memory(memory: PhaseMemory) -> PhaseMemory:
 
 
 def _transient_bytes(parts: Mapping[str, int]) -> int:
-    """Return the bytes that every micro-batch allocates and frees again."""
+    """Return the bytes that each micro-batch allocates and frees again."""
     return sum(parts.get(name, 0) for name in ("activations", "temporaries", "logits"))
 
 
 def _with_recomputation_gaps(memory: PhaseMemory) -> PhaseMemory:
-    """Return the memory on a CPU if activations are recomputed.
+    """Adjust the memory on a CPU for recomputed activations.
 
     A layer's temporaries lie between the kept inputs of layers. glibc reuses such gaps less well
     than the replay does. Usually half of the transient memory is lost, at worst 1.5 times as much
@@ -137,7 +137,7 @@ computes a root and a quotient of the second moment. A GPU kernel does all of th
 
 
 def _with_widened_moments(memory: PhaseMemory, setting: EstimateSetting) -> PhaseMemory:
-    """Return the memory with the largest matrix's moments widened to fp32.
+    """Adjust the memory for the fp32 moments of the largest matrix in 8-bit AdamW.
 
     Weights, gradients and moments fill the heap at that moment, so usually no gap holds the widened
     moments. At worst, the gaps they leave are lost too.

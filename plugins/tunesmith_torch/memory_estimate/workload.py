@@ -1,4 +1,4 @@
-"""The workload of a training: row lengths in tokens, as exact as possible without the model.
+"""Estimate the workload of a training run: the lengths of rows and micro-batches in tokens.
 
 With a tokenizer, rows are tokenized as in training (``token_lengths``). Without one, tokens are
 estimated from characters. Without data, row lengths are assumed.
@@ -59,7 +59,7 @@ class RowLengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouping:
-    """Which parts of a record are computed together, and which contribute to the loss."""
+    """The texts of a record that are computed together, and those that contribute to the loss."""
 
     both_completions: bool = False
     """True if both completions of a pair are computed; False if only the chosen one is."""
@@ -101,7 +101,7 @@ SINGLE_COMPLETION = Grouping()
 
 @dataclass(frozen=True)
 class Workload:
-    """The rows that training computes, and its largest micro-batch."""
+    """The workload: the rows that training computes, and its largest micro-batch."""
 
     grouping: Grouping
     row_tokens: tuple[int, ...]
@@ -147,7 +147,7 @@ def guess_workload(
     context_length: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload:
-    """Return the workload, estimated from characters or assumptions; imports nothing heavy."""
+    """Return the workload, estimated from characters or assumptions, without importing torch."""
     limit = min(options.max_length, context_length)
     if request.assumed is not None or not request.train:
         return assume_workload(options, request, limit, grouping)
@@ -218,7 +218,7 @@ def assume_workload(
 
 
 MIN_SAMPLED_SHARE = 0.4
-"""Lowest expected total length of sampled completions, as a share of their limit."""
+"""Lower bound of the total length of sampled completions, as a share of their limit."""
 
 
 def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful default

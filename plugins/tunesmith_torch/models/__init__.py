@@ -1,1 +1,1 @@
-"""Load, quantize, adapt, merge and save models."""
+"""Load, quantize and adapt models, and merge and save their weights."""

@@ -20,7 +20,7 @@ from tunesmith_torch.untrusted.limited_process import run_limited
 
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_NUMBER = 10_000_000
-"""Larger numbers in a config are a mistake or an attack; token ids are smaller."""
+"""Maximum number in a config. Token ids are smaller; a larger number is a mistake or an attack."""
 MAX_LAYERS = 1_000
 MAX_VIRTUAL_TOKENS = 100_000
 MAX_SVD_ITERATIONS = 100
@@ -43,9 +43,8 @@ def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise EnvironmentProblem(
-            f"{path}: peft_type: this version of PEFT does not know this kind of adapter, "
-            f"got {kind!r:.40}",
-            hint="upgrade peft, or train an adapter of a kind that it knows",
+            f"{path}: peft_type: this version of PEFT does not know adapters of type {kind!r:.40}",
+            hint="upgrade peft, or train an adapter of a type that it knows",
         )
     _check_sizes(config, path, largest)
     patterns = [text for text in _strings(config) if not _PLAIN.fullmatch(text)]
@@ -104,7 +103,7 @@ def _are_pairs(value: Any) -> bool:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Yield all strings at any depth, including the keys of tables."""
+    """Yield all strings in a config, at any depth, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -117,7 +116,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    """Yield the absolute values of all integers at any depth."""
+    """Yield the absolute values of all integers in a config, at any depth."""
     if isinstance(value, int):
         yield abs(value)
     elif isinstance(value, (dict, list)):

@@ -53,9 +53,9 @@ from tunesmith_torch.runtime.device import Precision
 __all__ = ["adapt_model", "adapt_over_merged", "combine_with_initial"]
 
 INITIAL, POLICY = "default", "policy"
-"""PEFT's names for the frozen adapter and for the trained one, which are in parameter names."""
+"""Adapter names that PEFT puts into parameter names: the frozen and the trained adapter."""
 MERGED_ADAPTER_NAME = "folded"
-"""PEFT's name for an initial adapter that was merged and is loaded again to be added up."""
+"""Adapter name of a merged initial adapter that is loaded again, to be added to the trained one."""
 
 
 def adapt_model(
@@ -67,12 +67,13 @@ def adapt_model(
     seed: int,
     fused_kernels: bool = True,
 ) -> AdaptedModel:
-    """Prepare a model for training; before the first step it equals the initial model.
+    """Prepare a model for training; its outputs start equal to those of the initial model.
 
-    ``base`` is the base model, or the initial model if that is a full model.
+    ``base`` is the base model. If the initial model is a full model rather than an adapter, pass
+    the initial model.
 
     Raises:
-        UsageError: the initial adapter or the adapter to train cannot be added to another one.
+        UsageError: one of the two adapters is not a plain LoRA adapter, so they cannot be summed.
     """
     adapter = adaptation.adapter
     if initial_model is None or initial_model.format == "model":
@@ -134,7 +135,7 @@ def adapt_over_merged(
     :func:`combine_with_initial` returns the adapter to save.
 
     Raises:
-        UsageError: the initial adapter or the adapter to train cannot be added to another one.
+        UsageError: one of the two adapters is not a plain LoRA adapter, so they cannot be summed.
     """
     _refuse_not_summable(build_lora_config(base.model, options), "technique.adapter")
     model = attach_adapter(base, initial_model.path)

@@ -39,14 +39,14 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ADAPTABLE = (nn.Linear, Conv1D, nn.Embedding, *_CONVOLUTIONS)
 """Classes of modules that PEFT can adapt."""
 MAMBA_TYPES = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
-"""Model types whose ``out_proj`` PEFT refuses to adapt."""
+"""Model types whose ``out_proj`` PEFT does not adapt."""
 _MODULES_KEY = "technique.adapter.target_modules"
 _PARAMETERS_KEY = "technique.adapter.target_parameters"
 
 
 @dataclass(frozen=True)
 class AdapterTargets:
-    """Names for PEFT's config: what gets an adapter, and what is trained fully."""
+    """Names for PEFT's config: modules that get an adapter, and modules that are trained fully."""
 
     modules: list[str]
     parameters: list[str]
@@ -70,7 +70,7 @@ class AdapterTargets:
             option = "dropout" if options.dropout else "use_dora"
             raise UsageError(
                 f"technique.adapter.{option}: PEFT does not support it for {format_names(weights)} "
-                f"in a {model.config.model_type}",
+                f"in {model.config.model_type} models",
                 hint=f"remove adapter.{option}, or name other modules in adapter.target_modules",
             )
         return cls(
@@ -91,7 +91,7 @@ def find_text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def freeze_other_modalities(model: PreTrainedModel) -> list[str]:
-    """Freeze the parameters that text does not pass through; return the names of these parts."""
+    """Freeze the parts of the model that text does not pass through; return their names."""
     text = {id(p) for module in find_text_modules(model).values() for p in module.parameters(False)}
     others = [(name, p) for name, p in model.named_parameters() if id(p) not in text]
     if model.config.get_text_config() is model.config:
@@ -116,7 +116,7 @@ def find_matching_names(names: Iterable[str], target: str) -> list[str]:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Return the first of the names, and the number of the others."""
+    """List the first names for a message, and the number of others."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{more}"
 
@@ -141,8 +141,8 @@ def _choose_modules(
             raise UsageError(f'{_MODULES_KEY}: no module is named "{target}"', hint=hint)
         if lost := _lost_when_read(model, found):
             raise UsageError(
-                f'{_MODULES_KEY}: "{target}" is {format_names(sorted(lost))}; PEFT could not read '
-                f"its adapter back, because it renames it for a {model.config.model_type}",
+                f'{_MODULES_KEY}: "{target}" is {format_names(sorted(lost))}; PEFT renames '
+                f"it in {model.config.model_type} models, so it could not read the adapter back",
                 hint=hint,
             )
         other = next((m for m in found.values() if not _fits_adapter(m)), None)
@@ -194,17 +194,17 @@ def _computes_more(module: nn.Module) -> bool:
         with torch.no_grad():
             output = module(weight.new_zeros(1, weight.shape[1]))
     except (RuntimeError, IndexError):
-        return True  # it needs inputs of a different shape
+        return True  # it takes inputs of another shape
     return not isinstance(output, Tensor) or output.shape != (1, weight.shape[0])
 
 
 def _is_refused_by_peft(model: PreTrainedModel, name: str) -> bool:
-    """Return True for a projection whose weight Mamba's kernels read directly, without adapter."""
+    """Return True for a projection whose weight Mamba's kernels read, ignoring adapters."""
     return _last_part(name) == "out_proj" and model.config.model_type in MAMBA_TYPES
 
 
 def _lost_when_read(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
-    """Return the names of modules whose saved adapter PEFT would not find again.
+    """Return the names of modules whose adapter PEFT could save, but not read back.
 
     When PEFT reads an adapter, it renames modules as transformers does for older weights of the
     model type. Some of these rules also change names that are current, such as Laguna's
@@ -226,7 +226,7 @@ def _lost_when_read(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
 def _shortest_names(
     model: PreTrainedModel, chosen: Mapping[str, nn.Module], options: AdapterOptions
 ) -> list[str]:
-    """Return names that match exactly the chosen modules in PEFT, short names if possible."""
+    """Return names that match only the chosen modules in PEFT, shortened if possible."""
     short = options.target_modules
     names = sorted({_last_part(n) for n in chosen}) if short == "all-linear" else list(short)
     all_names = [name for name, _ in model.named_modules()]

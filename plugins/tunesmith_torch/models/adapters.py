@@ -50,7 +50,7 @@ class AdaptedModel:
 
     @property
     def named_trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters that training changes, where tied parameters count once."""
+        """The parameters that training changes, by name; tied parameters are listed once."""
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @property
@@ -173,7 +173,7 @@ def adapter_details(model: PreTrainedModel, options: AdapterOptions) -> JSON:
 
 
 def count_adapters(model: PeftModel, adapter: str) -> JSON:
-    """Return the number of matrices that this adapter changes, and their names within a layer."""
+    """Return how many matrices this adapter changes, and their names within a layer."""
     names = list(_adapted_names(model, adapter))
     return {"targets": sorted(set(names)), "adapted_modules": len(names)}
 
@@ -194,6 +194,6 @@ def _adapted_names(model: PeftModel, adapter: str) -> Iterator[str]:
 
 
 def _embedding_names(model: PreTrainedModel) -> set[str]:
-    """Return the last name parts of the input embeddings and of the output head."""
+    """Return the last part of the names of the input embeddings and the output head."""
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     return {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if m in embeddings}

@@ -66,7 +66,7 @@ def save_artifact(
 
     if is_rank_0():
         commit_folder(target, write, {"format": adapted.format})
-    all_gather_object(None)  # a barrier: from here on the other ranks may read the folder
+    all_gather_object(None)  # a barrier: after it, the other ranks may read the folder
     return Artifact(path=target, format=adapted.format)
 
 
@@ -87,7 +87,7 @@ def detect_artifact_format(folder: Path) -> Literal["adapter", "model"]:
 
 
 def attach_adapter(base: LoadedBase, folder: Path, *, fused_kernels: bool = True) -> PeftModel:
-    """Return the base model with an adapter from disk, after checking that all tensors match.
+    """Load an adapter into the base model, and check that all tensors match.
 
     ``fused_kernels``: compute adapters with :mod:`tunesmith_torch.kernels.fused_lora`.
 
@@ -168,7 +168,7 @@ def check_loaded_adapter(model: PeftModel, folder: Path, name: str) -> None:
         differing = sorted({*file.keys()} ^ {*state})
         if differing:
             raise IntegrityError(
-                f"{folder}: {len(differing)} tensors do not match this base model, "
+                f"{folder}: {len(differing)} tensors do not match this base model; "
                 f"the first is {differing[0]}",
                 hint="the adapter was trained on another base model, or its file was changed",
             )
@@ -188,7 +188,7 @@ def _check_tensor(folder: Path, name: str, read: Tensor, stored: Tensor) -> None
 
 
 def _name_base(job: Job[Any], adapted: AdaptedModel) -> str:
-    """Return a name of the base model that others can use to find it.
+    """Return a name of the base model that works on other machines.
 
     A downloaded or converted model is in a cache, whose path means nothing on other machines, so
     its name in the run file is used.
@@ -209,7 +209,7 @@ def _write_weights(folder: Path, adapted: AdaptedModel, base: str) -> None:
 
 
 def _finish_adapter_config(path: Path, base: str) -> None:
-    """Write the name of the base model into the config, and sort the targets.
+    """Write the base model's name into the adapter's config, and sort the target modules.
 
     PEFT writes the path of the base model, and sets in any order. But equal runs must give equal
     bytes.

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 _NAMES = re.compile(r"drop|jitter")
-"""Names of probabilities: attention_dropout, resid_pdrop, layerdrop, router_jitter_noise, ..."""
+"""Matches names of probabilities, such as attention_dropout, resid_pdrop, layerdrop."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The fingerprint of a model and token ids, to recognize stored results that are still valid."""
+"""Compute a fingerprint of a model and token ids, to see if stored results are still valid."""
 
 from __future__ import annotations
 

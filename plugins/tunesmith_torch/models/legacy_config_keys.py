@@ -1,4 +1,4 @@
-"""Write the keys of ``config.json`` that other engines read, next to those of transformers 5.
+"""Add keys to ``config.json`` that other engines read instead of those of transformers 5.
 
 transformers 5 writes the parameters of rotary embeddings only as ``rope_parameters``, and the
 format of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
@@ -52,9 +52,9 @@ def write_legacy_config_keys(folder: Path) -> None:
     if _read_rope_parameters(folder) != before:
         path.write_text(text, encoding="utf-8")
         warnings.warn(
-            f"{path}: the earlier form of `rope_parameters` would have a different meaning for a "
-            f"{config.get('model_type')}, so it is not written; check that the engine that serves "
-            "this model reads `rope_parameters`",
+            f"{path}: the earlier form of `rope_parameters` would have a different meaning in "
+            f"{config.get('model_type')} models, so it is not written; check that the engine "
+            "that serves this model reads `rope_parameters`",
             TunesmithWarning,
             stacklevel=2,
         )
@@ -98,7 +98,7 @@ def _flat_keys(parameters: Mapping[str, Any], family: str) -> dict[str, Any]:
     scaling = {name: value for name, value in parameters.items() if name not in _NOT_SCALING}
     if rope_type == "default" and not scaling:
         return keys
-    if family.startswith("phi3"):  # earlier versions reject other keys
+    if family.startswith("phi3"):  # earlier versions reject any other keys
         phi3 = {name: value for name, value in scaling.items() if name in _PHI3_SCALING}
         return {**keys, "rope_scaling": {"type": rope_type, **phi3}}
     return {**keys, "rope_scaling": {"rope_type": rope_type, "type": rope_type, **scaling}}

@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 _UNUSUAL_TEXT = "\u2603 \U0001f600\n"
-"""A text with characters that most vocabularies lack, because some tokenizers cannot encode it."""
+"""A test text that some tokenizers cannot encode, because most vocabularies lack its characters."""
 MAX_TABLE_VALUES = 1 << 30
 """Maximum number of values in a model's buffers, such as GPT-2's masks, which no file contains."""
 
@@ -207,7 +207,7 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
     with torch.device("meta"), _build_errors(f"{folder}: the model cannot be built: "):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config,
-            attn_implementation="eager",  # not the config's, which may need another package
+            attn_implementation="eager",  # the config's may need another package
             trust_remote_code=False,
         )
     return model
@@ -215,7 +215,7 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
 
 @contextmanager
 def _build_errors(prefix: str) -> Iterator[None]:
-    """Convert the library's errors inside the block to an :class:`IntegrityError`.
+    """Convert errors of transformers inside the block to an :class:`IntegrityError`.
 
     ``prefix`` is the start of its message. All exceptions are converted, because the code of an
     architecture may raise any kind for a wrong config value.
@@ -237,14 +237,14 @@ def _one_line(error: Exception) -> str:
 
 
 def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
-    """Check that the files are large enough for the weights that the config describes.
+    """Check that the weight files are large enough for the model that the config describes.
 
     Raises:
         IntegrityError: they are too small, or the config needs implausibly large tables.
     """
     stored = sum(file.stat().st_size for file in find_weight_files(folder))
     weights = sum(parameter.numel() for parameter in meta_model.parameters())
-    refuse_empty_promise(f"{folder / 'config.json'}: the sizes promise", weights, stored)
+    refuse_empty_promise(f"{folder / 'config.json'}: its sizes require", weights, stored)
     tables = sum(buffer.numel() for buffer in meta_model.buffers())
     if tables > MAX_TABLE_VALUES:
         raise IntegrityError(
@@ -258,7 +258,7 @@ def _check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embedding
     if max(len(tokenizer), largest + 1) > embeddings:
         raise IntegrityError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens with ids up to {largest}, but "
-            f"the model only {embeddings}"
+            f"the model has only {embeddings} embeddings"
         )
 
 
@@ -323,7 +323,7 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
 
 @contextmanager
 def ignore_deprecation(name: str = "is_gradient_checkpointing") -> Iterator[None]:
-    """Suppress transformers' warnings inside the block that PEFT or TRL uses a deprecated name.
+    """Suppress warnings inside the block that PEFT or TRL uses a deprecated name of transformers.
 
     ``name`` is a regular expression.
     """
@@ -346,7 +346,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
-    """Check that the tensors in the files and in the model are the same, with the same shapes."""
+    """Check that the files contain exactly the tensors of the model, with the same shapes."""
     mismatched = [name for name, *_ in info["mismatched_keys"]]
     problems: list[tuple[str, Iterable[str]]] = [
         ("missing from the files", info["missing_keys"]),
@@ -357,7 +357,7 @@ def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
         found = sorted(names)
         if found:
             raise IntegrityError(
-                f"{folder}: {len(found)} tensors are {description}, the first is {found[0]}",
+                f"{folder}: {len(found)} tensors are {description}; the first is {found[0]}",
                 hint="config.json and the weights belong to different models, or a file is missing",
             )
     if info.get("error_msgs"):

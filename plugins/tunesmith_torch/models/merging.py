@@ -41,7 +41,7 @@ __all__ = ["MergeOptions", "save_merged"]
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Facts about the base weights in training, to merge an adapter into the same weights."""
+    """Formats of the base weights in training, so that merging uses the same weights."""
 
     device: torch.device
     dtype: torch.dtype
@@ -51,18 +51,20 @@ class MergeOptions:
 
 
 def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
-    """Check that writing to ``out`` would only replace a folder of the same kind.
+    """Raise an error if writing to ``out`` would replace anything but a folder of the same kind.
 
     A folder with a manifest may be an adapter or a checkpoint, which cannot be recreated.
     ``artifact`` is the trained model, whose folder must not change.
 
     Raises:
         IntegrityError: the manifest in ``out`` is damaged, or not a manifest of tunesmith.
-        UsageError: ``out`` contains something else, or lies inside the trained model.
+        UsageError: ``out`` contains something else, or is inside the folder of the trained model.
     """
     hint = "choose another name with --out"
     if artifact.resolve() in out.resolve().parents:
-        raise UsageError(f"{out}: lies inside the trained model, which must not change", hint=hint)
+        raise UsageError(
+            f"{out}: is inside the folder of the trained model, which must not change", hint=hint
+        )
     if not (out / MANIFEST).is_file():
         return
     found = read_manifest(out).meta.get("format")
@@ -77,7 +79,7 @@ def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
 def save_merged(
     base: Path, adapter: Path, folder: Path, options: MergeOptions, dtype: torch.dtype
 ) -> None:
-    """Write the config and the merged weights of base and adapter, in ``dtype``."""
+    """Merge base and adapter, and write the config and the weights in ``dtype``."""
     model = _merge(base, adapter, options).to(dtype)
     _untie_changed_head(model)
     with no_progress_bars():
@@ -88,7 +90,7 @@ def save_merged(
 
 
 def load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
-    """Load the base with exactly the weights that training used, in float32.
+    """Load the base model in float32, with exactly the weights that training used.
 
     Computing in bfloat16 would change distributions by more than a merge is allowed to.
     """
@@ -104,14 +106,14 @@ def load_training_base(base: Path, options: MergeOptions) -> LoadedBase:
 
 
 def _merge(base: Path, adapter: Path, options: MergeOptions) -> PreTrainedModel:
-    """Return the merged model of base and adapter, added in float32."""
+    """Merge base and adapter in float32; return the model."""
     adapted = attach_adapter(_load_dequantized(base, options), adapter)
     model: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return model
 
 
 def _load_dequantized(base: Path, options: MergeOptions) -> LoadedBase:
-    """Return the base with the weights that training used, as ordinary matrices."""
+    """Return the base model with the weights that training used, as ordinary matrices."""
     training_base = load_training_base(base, options)
     if options.quantization is None:
         return training_base

@@ -1,4 +1,4 @@
-"""Check model folders without importing torch, which keeps planning quick.
+"""Check model folders without importing torch, so that planning is fast.
 
 This module only reads names, sizes and JSON. A folder that passes may still contain wrong numbers,
 which :func:`tunesmith_torch.models.loading.load_base` checks.
@@ -47,7 +47,7 @@ _CONFIG_LIMITS = {
     **dict.fromkeys(EXPERT_COUNTS, 10_000),
     "max_position_embeddings": 1_000_000_000,
     "n_positions": 10_000_000,
-    "num_labels": 100_000,  # transformers makes a table of them
+    "num_labels": 100_000,  # transformers allocates a table of this size
 }
 """Upper bounds of config values.
 
@@ -104,7 +104,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def check_config_sizes(config: Mapping[str, Any], path: Path) -> None:
-    """Check that the sizes in a config are plausible; errors name ``path``.
+    """Check that the sizes in a config are plausible; ``path`` is for error messages.
 
     Raises:
         IntegrityError: a size is implausible.
@@ -146,7 +146,7 @@ def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: 
     }
     stored = sum(file.stat().st_size for file in files)
     for key, values in promised.items():
-        refuse_empty_promise(f"{path}: {key} and the widths promise", values, stored)
+        refuse_empty_promise(f"{path}: {key} and the widths require", values, stored)
 
 
 def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], path: Path) -> None:
@@ -225,7 +225,7 @@ def check_model_folder(folder: Path) -> Mapping[str, Any]:
 
 
 def explain_missing_weights(folder: Path) -> str:
-    """Return a message if a folder has no weights at all, or "" if it has some.
+    """Return an error message if a folder has no weights at all, otherwise "".
 
     Pickled weights, an index or half a file count as weights; :func:`check_model_folder` checks
     them.
@@ -265,14 +265,14 @@ def check_safetensors(file: Path) -> list[list[int]]:
     if any(end != start for (_, end), (start, _) in pairwise([(0, 0), *spans])):
         raise IntegrityError(f"{file}: the tensors overlap, or there are gaps between them")
     if len(spans) > MAX_TENSORS:
-        raise IntegrityError(f"{file}: has {len(spans)} tensors, more than {MAX_TENSORS} allowed")
+        raise IntegrityError(f"{file}: has {len(spans)} tensors, at most {MAX_TENSORS} allowed")
     return [entry["shape"] for entry in tensors]
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # the name is too long
+    except OSError:  # the file name is too long
         return False
 
 
@@ -285,7 +285,7 @@ def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
     start, end = entry["data_offsets"]
     numbers = [start, end, *entry["shape"]]
     if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("not a size")
+        raise ValueError("not a valid size")
     bits = _BITS_OF_FORMAT.get(entry["dtype"])
     if bits is not None and (end - start) * 8 != math.prod(entry["shape"]) * bits:
         raise ValueError("the size does not match shape and format")

@@ -40,7 +40,7 @@ BLOCK_SIZE = 64
 
 @dataclass(frozen=True)
 class Quantization:
-    """The storage format of the weights of linear layers."""
+    """Settings for quantizing the weights of linear layers."""
 
     bits: Literal[4, 8] = 4
     double_quantization: bool = True
@@ -81,7 +81,7 @@ def load_quantized(
         bnb_4bit_use_double_quant=quantization.double_quantization,
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=_layers_to_keep(meta_model) if is_4bit else None,
-        llm_int8_threshold=0.0,  # no separate outlier columns, as merging needs the same weights
+        llm_int8_threshold=0.0,  # no separate outlier columns: merging needs the same weights
     )
     base = load_base(
         folder,
@@ -101,7 +101,7 @@ def quantized_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def dequantize(layer: Any, dtype: torch.dtype) -> Tensor:
-    """Return the matrix that a quantized layer multiplies with, as an ordinary tensor, [O, I]."""
+    """Return the matrix that a quantized layer uses in its product, as a plain tensor, [O, I]."""
     weight, functional = (
         layer.weight,
         bitsandbytes.import_checked_bitsandbytes(layer.weight.device).functional,
@@ -128,7 +128,7 @@ def list_quantized(model: PreTrainedModel, quantization: Quantization) -> frozen
 def quantize_and_dequantize(
     weight_OI: Tensor, quantization: Quantization, device: torch.device
 ) -> Tensor:
-    """Return the float32 matrix that a quantized layer with this weight multiplies with."""
+    """Return the float32 matrix that a layer with this quantized weight uses in its product."""
     functional = bitsandbytes.import_checked_bitsandbytes(device).functional
     on_device_OI = weight_OI.contiguous().to(device)
     if quantization.bits == 8:
@@ -185,7 +185,7 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _make_forward_deterministic(model: PreTrainedModel) -> None:
-    """Make training and evaluation compute the same forward pass, and release the mapped files.
+    """Make the forward pass the same in training and evaluation, and release the mapped files.
 
     With bfloat16 on a CPU, a 4-bit layer repacks itself in its first pass in eval mode. It rounds
     its scales to bfloat16, uses those from then on, and passes no gradient. An attribute of the
@@ -200,7 +200,7 @@ def _make_forward_deterministic(model: PreTrainedModel) -> None:
 
 
 def _check_files(folder: Path, model: PreTrainedModel) -> None:
-    """Check shapes and finite values in the files, which quantized weights no longer show."""
+    """Check shapes and finite values in the files, as they cannot be checked after quantization."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for path in sorted(folder.glob("*.safetensors")):
         try:

@@ -1,4 +1,4 @@
-"""Choose the layout of rows in micro-batches by testing it on the loaded model.
+"""Choose how rows are laid out in micro-batches, by testing layouts on the loaded model.
 
 The fast layouts make assumptions about an architecture. Each layout is compared to the model's own
 forward pass over each row alone, and the first one with the same log-probabilities is used::
@@ -9,8 +9,8 @@ forward pass over each row alone, and the first one with the same log-probabilit
 
     alone     one row at a time through the model's own forward     exact for every model
 
-If training has rows longer than a sliding window or chunk of the model, so has the test: short rows
-would not reveal how the model behaves beyond it.
+If training has rows longer than a sliding window or chunk of the model, the test includes such
+rows: short rows do not show how the model behaves beyond it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MAX_CHECK_LENGTH = 2048
 """Maximum row length in a test, in tokens; longer rows would take more time than they save."""
 
 _WINDOW_NAME = re.compile("window|attention_chunk|index_topk|budget")
-"""Matches config keys of lengths beyond which attention changes."""
+"""Matches config keys that contain lengths beyond which attention changes."""
 
 ForwardErrors = (
     RuntimeError,
@@ -74,7 +74,7 @@ ForwardErrors = (
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The way that rows are laid out, and the reason if a faster layout is not used."""
+    """The chosen layout of rows, with the reason why a faster one is not used."""
 
     kind: Literal["packed", "padded", "alone"]
     reason: str = ""
@@ -115,7 +115,7 @@ def use_transformers_attention(model: Any) -> None:
 
 
 def choose_check_lengths(config: Any, longest: int) -> tuple[int, ...]:
-    """Return row lengths that test a model within and beyond its attention windows."""
+    """Return row lengths for a test, within and beyond the model's attention windows."""
     limits = {n + 3 for n in _windows(config.to_dict())}
     shortest = max(SHORT_ROWS)
     return (
@@ -175,7 +175,7 @@ def _difference_of_copies(model: nn.Module, *, packed: bool) -> float:
 
 @torch.no_grad()
 def _require_causal(adapted: AdaptedModel, lengths: tuple[int, ...]) -> None:
-    """Reject a model whose log-probabilities depend on later tokens, or on chance."""
+    """Raise an error if a model's log-probabilities depend on later tokens, or on chance."""
     base = unwrap_peft(adapted.model)
     generator = torch.Generator().manual_seed(0)
     vocabulary, longest = base.config.get_text_config().vocab_size, max(lengths)

@@ -1,1 +1,1 @@
-"""AdamW, its fp32 master weights, the learning-rate schedule and the order of the rows."""
+"""Optimizer steps: AdamW on fp32 master weights, learning-rate schedule, order of the rows."""

@@ -1,4 +1,4 @@
-"""AdamW in fp32, in 8 bits or paged, and its state as named tensors.
+"""AdamW in fp32, in 8 bits or paged, with functions to save and load its state.
 
 AdamW (Loshchilov, Hutter 2019) keeps two moments for each weight, running means of the gradient and
 of its square. They take eight bytes in fp32. In 8 bits (Dettmers et al. 2022, section 2), each
@@ -51,7 +51,7 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
     fallback = 'use optimizer.name = "adamw", which does not need bitsandbytes'
     if optimizer_name == "paged-adamw-8bit" and device.type != "cuda":
         raise EnvironmentProblem(
-            f"{where} pages memory of an NVIDIA GPU, but this run uses {device.type}",
+            f"{where} needs an NVIDIA GPU, but this run uses {device.type}",
             hint='use optimizer.name = "adamw-8bit", which takes no more memory, or "adamw"',
         )
     package = bitsandbytes.import_bitsandbytes()
@@ -75,14 +75,14 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
 def build_optimizer(
     groups: Sequence[Mapping[str, Any]], options: TrainingOptions
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that the options name, for parameter groups of fp32 weights."""
+    """Build the optimizer that the options name, for parameter groups of fp32 weights."""
     settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.optimizer.betas}
     if options.optimizer.name == "adamw":
         return torch.optim.AdamW([dict(group) for group in groups], fused=True, **settings)
     optim = bitsandbytes.import_bitsandbytes().optim
     paged = options.optimizer.name == "paged-adamw-8bit"
     optimizer_class = optim.PagedAdamW8bit if paged else optim.AdamW8bit
-    # bitsandbytes refuses an empty group.
+    # bitsandbytes raises an error for an empty group.
     nonempty = [dict(group) for group in groups if group["params"]]
     optimizer: torch.optim.Optimizer = optimizer_class(nonempty, **settings)
     return optimizer
@@ -94,7 +94,7 @@ def optimizer_state(
     """Return the optimizer's state for one weight; before the first step, zeros."""
     state = optimizer.state.get(master) or {"step": 0}
     tensors = {key: torch.as_tensor(value).detach() for key, value in state.items()}
-    # All weights share one quantization table, and safetensors refuses shared memory.
+    # All weights share one quantization table, and safetensors rejects shared memory.
     tensors |= {key: tensors[key].clone() for key in QUANTIZATION_TABLES if key in tensors}
     if optimizer_name == "adamw" and len(tensors) == 1:
         tensors = {"step": torch.zeros(())}
@@ -123,7 +123,9 @@ def load_optimizer_state(
     for part in parts:
         if flat[f"{part}.{name}"].shape != master.shape:
             found, expected = [*flat[f"{part}.{name}"].shape], [*master.shape]
-            raise ValueError(f"{part}.{name} has shape {found}, the model's weight {expected}")
+            raise ValueError(
+                f"{part}.{name} has shape {found}, but the model's weight has {expected}"
+            )
     if flat[f"{parts[0]}.{name}"].dtype == torch.uint8:
         parts += QUANTIZATION_TABLES
     state: dict[str, Any] = {p: flat[f"{p}.{name}"].clone().to(master.device) for p in parts}

@@ -1,4 +1,4 @@
-"""AdamW on fp32 master weights, even if the model computes in bf16.
+"""Run AdamW on fp32 master weights, even if the model computes in bf16.
 
 A bf16 number has eight significant bits, so neighboring numbers differ by at least 0.4 %. Changing
 a weight of 0.01 by 1e-5 is a change of 0.1 %, which rounding to bf16 would undo, and so it is for
@@ -28,11 +28,12 @@ from tunesmith_torch.runtime import sharding
 __all__ = ["MasterWeights"]
 
 UpdateTransform = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
-"""Takes copies of the master weights before a step, and the weights after it to change in place."""
+"""A function that gets copies of the master weights before a step, and the weights after it, which
+it may change in place."""
 
 
 class MasterWeights:
-    """The trained parameters, their fp32 master weights, and the optimizer of these."""
+    """The trained parameters with their fp32 master weights and optimizer."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], options: TrainingOptions) -> None:
         """Build the optimizer for these parameters.
@@ -82,7 +83,7 @@ class MasterWeights:
         return zip(self.names, self.masters, strict=True)
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
-        """Scale the gradient to a norm of at most ``max_norm``; return the norm it had before."""
+        """Scale the gradient to a norm of at most ``max_norm``; return its norm before scaling."""
         norm = nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
         return sharding.get_full_tensor(norm)
 
@@ -144,7 +145,7 @@ class MasterWeights:
             found = flat[f"master.{name}"].shape
             if found != master.shape:  # copy_ would broadcast a smaller tensor instead of failing
                 expected = [*master.shape]
-                raise ValueError(f"master.{name} has shape {[*found]}, the model's {expected}")
+                raise ValueError(f"master.{name} has shape {[*found]}, not {expected}")
         with torch.no_grad():
             for name, (parameter, master) in zip(self.names, self._pairs, strict=True):
                 master.copy_(flat[f"master.{name}"])

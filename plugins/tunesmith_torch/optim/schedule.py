@@ -1,4 +1,4 @@
-"""The rows and the learning rate of each optimizer step, as functions of the step number.
+"""Compute the rows and the learning rate of an optimizer step from its number.
 
 Nothing here has state: a resumed run needs only its step number to continue in the same order and
 at the same learning rate.
@@ -19,7 +19,10 @@ __all__ = ["BatchOrder", "LearningRateSchedule"]
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Rows in a new random order each epoch, cut into batches; an epoch's last may be smaller."""
+    """The batches of a training run: the rows in a new random order each epoch, cut into batches.
+
+    The last batch of an epoch may be smaller.
+    """
 
     rows: int
     """Number of training rows."""
@@ -34,7 +37,7 @@ class BatchOrder:
 
     @classmethod
     def from_options(cls, rows: int, options: TrainingOptions, seed: int) -> BatchOrder:
-        """Return the order of this number of rows in the training loop."""
+        """Return the batch order of a training run on this number of rows."""
         return cls(rows, options.batch_size, options.epochs, seed, options.max_steps)
 
     @property
@@ -68,9 +71,9 @@ class BatchOrder:
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
-    """A linear warm-up, then a decay that would reach zero one step after the last.
+    """The learning rate: a linear warm-up, then a decay that reaches zero after the last step.
 
-    The cosine is that of SGDR (Loshchilov and Hutter 2017, equation 5) without restarts::
+    The cosine comes from SGDR (Loshchilov and Hutter 2017, equation 5) without restarts::
 
         peak        .-''-.
                    /      `.
@@ -91,7 +94,7 @@ class LearningRateSchedule:
 
     @classmethod
     def from_options(cls, options: TrainingOptions, steps: int) -> LearningRateSchedule:
-        """Return the training loop's schedule for this number of steps."""
+        """Return the schedule of a training run with this number of steps."""
         return cls(
             options.learning_rate, steps, options.schedule.warmup_ratio, options.schedule.type
         )

@@ -1,1 +1,1 @@
-"""Options that techniques share. No module here imports torch, so plans stay light."""
+"""Options that techniques share. No module here imports torch, so planning is fast."""

@@ -1,4 +1,4 @@
-"""Which weights training changes: all of them, or adapters; this module does not import torch.
+"""Options for the choice of weights to train: all of them, or adapters.
 
 The choice is independent of the objective: every objective works with every :class:`Adaptation`.
 """
@@ -23,7 +23,7 @@ Method = Literal["full", "lora", "qlora"]
 
 
 class AdapterOptions(Options):
-    """Table ``adapter``: which matrices get a LoRA adapter, and the adapter's shape."""
+    """Table ``adapter``: which modules get a LoRA adapter, and the adapter's rank and scale."""
 
     rank: int = Field(default=16, ge=1, le=1024, description="Rank of each adapter (LoRA's r).")
     alpha: float = Field(
@@ -87,7 +87,7 @@ class AdapterOptions(Options):
 
     @model_validator(mode="after")
     def _check_targets(self) -> AdapterOptions:
-        """Refuse options without a target, and modules with an adapter that are trained fully."""
+        """Raise an error if nothing gets an adapter, or if a target is also trained fully."""
         if not self.target_modules and not self.target_parameters:
             raise ValueError(
                 '`target_modules` is empty; write "all-linear", or names such as ["q_proj"]'
@@ -118,10 +118,10 @@ class QuantizationOptions(Options):
 
 @dataclass(frozen=True)
 class Adaptation:
-    """Which weights training changes, and how the base model is stored."""
+    """The weights that training changes, and how the base model is stored."""
 
     method: Method
     adapter: AdapterOptions | None = None
     """The adapters to train; None if all weights are trained."""
     quantization: QuantizationOptions | None = None
-    """How the base model is quantized; None if it is not."""
+    """Quantization of the base model; None if it is not quantized."""

@@ -14,14 +14,14 @@ from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
 __all__ = ["MIN_LEARNING_RATE", "check_optimizer", "find_inert_options", "find_sharding_errors"]
 
 MIN_LEARNING_RATE = 1e-7
-"""Below this learning rate, bf16 and fp32 weights hardly change in a usual number of steps."""
+"""Learning rate below which weights hardly change in a usual number of steps."""
 USUAL_ADAPTER_SCALES = (0.01, 128.0)
-"""Adapter scales that pass without a warning; those in common use are 0.25 to 32."""
+"""Range of adapter scales without a warning; common ones are 0.25 to 32."""
 MOST_DROPOUT, MOST_WARMUP = 0.5, 0.5
 
 
 def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
-    """Return errors if the optimizer's library is missing or the device does not support it.
+    """Return errors if the optimizer's library is missing or does not support the device.
 
     Further checks run when training starts.
     """
@@ -39,7 +39,7 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
 
 
 def find_sharding_errors(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
-    """Yield an error for each table that shards the weights while a plugin adds to training."""
+    """Yield an error for each table with sharded weights if a plugin's table adds to training."""
     if isinstance(options, TrainingOptions) and options.parallel == "sharded":
         text = '"sharded" cannot be used: a plugin table needs all weights; use "data"'
         yield Finding(level="error", where=f"{where}.parallel", message=text)
@@ -49,9 +49,9 @@ def find_sharding_errors(options: BaseModel, where: str = "technique") -> Iterat
 
 
 def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
-    """Yield a warning for each value, at any depth, that keeps a model from learning.
+    """Yield a warning for each option value, at any depth, that keeps a model from learning.
 
-    These values are valid, so training would finish without an error and with a bad result.
+    These values are valid, so training would finish without an error, but with a bad result.
     """
     for key, what in _describe_inert(options):
         yield Finding(level="warning", where=f"{where}.{key}", message=what)
@@ -61,19 +61,22 @@ def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator
 
 
 def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
-    """Yield the key and the effect of each such value in one table, without its subtables."""
+    """Yield key and effect of each such value in one table, ignoring its subtables."""
     if isinstance(options, TrainingOptions) and options.learning_rate < MIN_LEARNING_RATE:
         text = f"{options.learning_rate:g} is so low that the weights hardly change"
         yield "learning_rate", f"{text}; usual values are 1e-6 to 1e-3"
     if isinstance(options, ScheduleOptions) and options.warmup_ratio > MOST_WARMUP:
         text = f"warm-up takes {options.warmup_ratio:.3g} of the steps"
-        yield "warmup_ratio", f"{text}, so most have a low learning rate; usual is 0.03 to 0.1"
+        yield (
+            "warmup_ratio",
+            f"{text}, so most have a low learning rate; common values are 0.03 to 0.1",
+        )
     if isinstance(options, AdapterOptions):
         scale = options.alpha / (options.rank**0.5 if options.use_rslora else options.rank)
         if not USUAL_ADAPTER_SCALES[0] <= scale <= USUAL_ADAPTER_SCALES[1]:
             effect = "have little effect" if scale < 1 else "outweigh the base model"
             text = f"{options.alpha:g} scales the adapters by {scale:.3g}, so they {effect}"
-            yield "alpha", f"{text}; usual is once or twice the rank"
+            yield "alpha", f"{text}; usual values are one or two times the rank"
         if options.dropout > MOST_DROPOUT:
             text = f"only {1 - options.dropout:.3g} of the adapters' input remains in each step"
-            yield "dropout", f"{text}; usual is 0 to 0.1"
+            yield "dropout", f"{text}; usual values are 0 to 0.1"

@@ -1,4 +1,4 @@
-"""Options of techniques whose run file chooses, with ``adapt``, which weights are trained."""
+"""Options of techniques with the option ``adapt``, which chooses the weights to train."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADAPT_HELP = (
 
 
 class ChosenAdaptationOptions(TrainingOptions):
-    """Training options where ``adapt`` chooses which weights are trained."""
+    """Training options with ``adapt``, which chooses the weights to train."""
 
     FULL_LEARNING_RATE: ClassVar[float | None] = None
     """Default ``learning_rate`` if all weights are trained; None: the same as for adapters."""
@@ -38,7 +38,7 @@ class ChosenAdaptationOptions(TrainingOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """Which weights are trained, and how the base model is stored."""
+        """The weights to train, and how the base model is stored."""
         if self.adapt == "full":
             return Adaptation("full")
         quantization = self.quantization if self.adapt == "qlora" else None

@@ -1,4 +1,4 @@
-"""Limits on memory and rows during generation; plans use them too, so torch is not imported.
+"""Limits on memory and rows during generation, which estimates use too (without torch).
 
 A small model needs many cached tokens to keep a GPU busy. For a large model that many would take
 more memory than the quantized model itself, and a few thousand suffice. Hence one limit in tokens
@@ -10,11 +10,11 @@ from __future__ import annotations
 TOKEN_BUDGET = 16_384
 """Maximum number of cached tokens, completions included: 380 MB for a 135M model in bf16."""
 MAX_CACHE_BYTES = 2 << 30
-"""Maximum size of the cache in bytes; briefly twice that while it grows by copying."""
+"""Maximum size of the cache in bytes. While the cache grows, it briefly takes twice that."""
 MAX_MERGED_BYTES = 2 << 30
 """Maximum bytes of weights with merged adapters while a model generates on a CPU."""
 MIN_TOKENS_TO_MERGE = 256
-"""Merging adapters saves more time than it takes from this many generated tokens."""
+"""Minimum number of generated tokens for which merging adapters saves time."""
 MAX_ROWS = 256
 """Maximum rows per step. More rows are not faster, and each needs a row of logits."""
 

@@ -1,4 +1,4 @@
-"""Options for training a policy on rewards; importing them does not import torch."""
+"""Options for training a policy on rewards. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class RewardTerm(Options):
         json_schema_extra={"path": True},
     )
     plugin: str | None = Field(
-        default=None, description="Such a function in an installed package: `package.module:name`."
+        default=None, description="A function in an installed package, as `package.module:name`."
     )
 
     @model_validator(mode="after")
@@ -164,7 +164,7 @@ class RewardTerm(Options):
 
 
 class PolicyOptions(ChosenAdaptationOptions):
-    """Options for training a policy on rewards for the completions it samples."""
+    """Options for training a policy on rewards of completions that it samples."""
 
     USES_DROPOUT: ClassVar[bool] = False
 

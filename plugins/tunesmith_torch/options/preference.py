@@ -1,4 +1,4 @@
-"""Options for training on pairs of completions; importing them does not import torch."""
+"""Options for training on pairs of completions. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PreferenceLossOptions(Options):
 
     @property
     def needs_reference(self) -> bool:
-        """True if the loss compares with a reference model."""
+        """True if the loss compares the policy with a reference model."""
         return self.type in ("dpo", "ipo", "kto")
 
 

@@ -1,4 +1,4 @@
-"""Training options shared by the techniques; this module does not import torch.
+"""Training options that the techniques share. This module does not import torch.
 
 Each table of the run file is an options class. A table inside another is a field with its own
 class::
@@ -95,11 +95,11 @@ AutoBool = Annotated[
 ]
 """True, False, or None for ``auto``, which is resolved when the run starts."""
 Parallel = Literal["auto", "data", "sharded"]
-"""How several processes train one model together."""
+"""Ways for several processes to train one model together."""
 AutoRowCount = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokenCount = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
-"""Decay rate of a moving average."""
+"""Type of the decay rate of a moving average."""
 
 
 CHECKPOINTING_HELP = (
@@ -134,7 +134,7 @@ class OptimizerOptions(Options):
         description=(
             "AdamW decay rates for the moving averages of gradients and of squared gradients."
         ),
-        strict=False,  # TOML has arrays, not tuples
+        strict=False,  # TOML has only arrays, no tuples
     )
     max_grad_norm: float = Field(
         default=1.0,
@@ -160,7 +160,7 @@ class ScheduleOptions(Options):
 
 
 class CheckpointOptions(Options):
-    """Table ``checkpoints``: how often training saves its state, from which it can resume."""
+    """Table ``checkpoints``: how often training saves its state, to resume from it."""
 
     every: int | None = Field(
         default=None,
@@ -212,7 +212,7 @@ class ValidationOptions(Options):
         return self
 
 
-VALIDATION_HELP = "Validation loss during training: how often, early stopping, best checkpoint."
+VALIDATION_HELP = "Evaluations of the validation loss, early stopping, best checkpoint."
 
 
 class ChatTemplateOptions(Options):
@@ -239,7 +239,7 @@ class ChatTemplateOptions(Options):
             "The date that the template prints as today's, in training and evaluation. It is "
             "fixed, which keeps results independent of the day."
         ),
-        strict=False,  # a date of TOML, or text such as 2024-07-26
+        strict=False,  # a TOML date, or text such as 2024-07-26
     )
 
     @field_validator("kwargs")
@@ -252,7 +252,7 @@ class ChatTemplateOptions(Options):
 
 
 class TrainingOptions(Options):
-    """Options shared by all training, whatever the weights and the objective."""
+    """Options of every training run, whichever weights it changes and whatever its objective."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -370,7 +370,7 @@ class TrainingOptions(Options):
 
     @property
     def adaptation(self) -> Adaptation:
-        """Which weights are trained, and how the base model is stored; here all weights."""
+        """The weights to train, and how the base model is stored; here all weights."""
         return Adaptation("full")
 
     @property
@@ -392,7 +392,7 @@ class TrainingOptions(Options):
 
 
 class SupervisedOptions(TrainingOptions):
-    """Options of supervised training: predict the next tokens of demonstrations."""
+    """Options of supervised training, which learns to predict the tokens of the training rows."""
 
     truncate_prompts: bool = Field(
         default=False,

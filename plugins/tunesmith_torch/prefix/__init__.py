@@ -1,1 +1,1 @@
-"""Initial tokens that several rows or completions share, computed once for all of them."""
+"""Compute initial tokens that several rows or completions share only once."""

@@ -1,6 +1,6 @@
-"""The prefix that all rows have in common, often a system prompt, computed once per micro-batch.
+"""Compute the common prefix of all rows, often a system prompt, once per micro-batch.
 
-Shapes: P tokens of the prefix, T tokens of a micro-batch, N trained positions.
+Shapes: P tokens of the prefix, T tokens of a micro-batch, N loss positions.
 
 A micro-batch holds the prefix once, and the rest of each row is a branch of it
 (:mod:`tunesmith_torch.kernels.tree_attention`). Rows ``s y s a b``, ``s y s c d`` and
@@ -55,7 +55,7 @@ from tunesmith_torch.kernels.tree_attention import Branch, TreeLayout
 from tunesmith_torch.prefix.prefix_check import Report, can_share_prefix
 
 MIN_PREFIX_SHARE = 0.1
-"""A prefix is shared only if it makes up at least this share of the rows' tokens."""
+"""Minimum share of the rows' tokens in a prefix; a smaller prefix is not shared."""
 MAX_SUFFIX_TOKENS = 1024
 """Maximum length of a branch; beyond it, block attention saves more time than sharing does."""
 
@@ -66,7 +66,7 @@ def shared_prefix_length(
     report: Report = lambda text: None,
     longest_row: int = 0,
 ) -> int:
-    """Return the length of the prefix that the model may compute once, or 0.
+    """Return the number of common initial tokens that can be computed once; 0 if none.
 
     ``longest_row``: tokens in the longest row, if the examples are only a sample. ``report``
     receives the reason if the rows have a common prefix but the model cannot share it.
@@ -77,7 +77,7 @@ def shared_prefix_length(
 
 
 def common_prefix_length(examples: Sequence[Example]) -> int:
-    """Return the number of initial tokens that all rows share, or 0 if sharing saves no time.
+    """Return the number of initial tokens that all rows share; 0 if sharing saves no time.
 
     The prefix ends before the token that predicts a row's first trained token, because each row
     makes that prediction separately.
@@ -92,7 +92,7 @@ def common_prefix_length(examples: Sequence[Example]) -> int:
 
 
 def limit_prefix(examples: Sequence[Example], P: int) -> int:
-    """Return how many of the first ``P`` tokens these examples share, before any trained token.
+    """Return how many of the first ``P`` tokens these examples share, without tokens in the loss.
 
     The layout with a prefix does not support loss weights, so the result is 0 if an example has
     any.

@@ -1,6 +1,6 @@
-"""Prompts with several completions: their layout in micro-batches, and their log-probabilities.
+"""Lay out prompts with several completions in micro-batches, and compute log-probabilities.
 
-Shapes: R groups, C completions of a micro-batch, N trained positions (all tokens of all
+Shapes: R groups, C completions of a micro-batch, N loss positions (all tokens of all
 completions), T tokens.
 
 A preference pair is a group of two completions. Samples from a policy are groups of about eight.
@@ -85,9 +85,9 @@ class CompletionBatch:
     """A micro-batch of groups."""
 
     batch: MicroBatch
-    """The tokens, and the N trained positions of all C completions."""
+    """The tokens, and the N loss positions of all C completions."""
     completion_N: Tensor
-    """Index of each trained position's completion, 0 to C - 1."""
+    """Index of each loss position's completion, 0 to C - 1."""
     lengths_C: Tensor
     """Number of tokens in each completion."""
     group_indices: tuple[int, ...]
@@ -96,7 +96,7 @@ class CompletionBatch:
     """The prompts and their branches; None: each completion repeats its prompt."""
 
     def sum_per_completion(self, values_N: Tensor) -> Tensor:
-        """Sum values of trained positions over each completion, [C]."""
+        """Sum values of loss positions over each completion, [C]."""
         zeros_C = values_N.new_zeros(len(self.lengths_C))
         return zeros_C.index_add(0, self.completion_N, values_N)
 
@@ -116,7 +116,7 @@ class CompletionBatch:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """The way that groups become micro-batches; results do not depend on it."""
+    """The layout of groups in micro-batches, which does not change results."""
 
     packing: bool = True
     """Concatenate the rows; False: pad them to a rectangle."""
@@ -207,7 +207,7 @@ def score_groups(
 def _collate_tree(
     groups: Sequence[CompletionGroup], rows: Sequence[int]
 ) -> tuple[MicroBatch, TreeLayout]:
-    """Lay out prefixes and branches as in the picture at the top of this module."""
+    """Lay out prefixes and branches as shown at the top of this module."""
     prefixes = [np.asarray(group.prompt[:-1], dtype=np.int64) for group in groups]
     cu_seqlens = [0, *accumulate(map(len, prefixes))]
     ids, positions = [*prefixes], [np.arange(len(prefix)) for prefix in prefixes]
@@ -300,7 +300,7 @@ def _labeled_answers(record: Record) -> Sequence[tuple[str, bool]]:
 def collate_final_tokens(
     layout: GroupLayout, groups: Sequence[CompletionGroup], rows: Sequence[int], budget: int
 ) -> Iterator[CompletionBatch]:
-    """Yield micro-batches whose trained positions are the last tokens of the completions, N = C.
+    """Yield micro-batches whose loss positions are the last tokens of the completions, N = C.
 
     A reward model reads the state *at* a completion's last token, but the layouts select states
     that *predict* a token, one position earlier. So the last token of each completion is repeated::

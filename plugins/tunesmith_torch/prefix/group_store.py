@@ -28,12 +28,12 @@ __all__ = ["GroupStore", "build_group_store"]
 
 RECORDS_PER_CALL = 1000
 _LABELS = ((True, False), (True,), (False,))
-"""The possible labels of a group: of a pair, of a good answer and of a bad one."""
+"""The possible labels of a group: a pair's, those of a good answer, and of a bad one."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupStore(Sequence[LabeledCompletionGroup]):
-    """Groups that are built on access, stored in five bytes per token."""
+    """A sequence of groups, built on access from storage of five bytes per token."""
 
     parts: ExampleStore
     """The prompt of each group, then its completions; their record number is the group's index."""
@@ -46,7 +46,7 @@ class GroupStore(Sequence[LabeledCompletionGroup]):
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
-        """The index of each group's first part, and the number of parts."""
+        """Index of each group's first text, and the number of all texts at the end."""
         return np.searchsorted(self.parts.records, np.arange(len(self) + 1))
 
     def __len__(self) -> int:

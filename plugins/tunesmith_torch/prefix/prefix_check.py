@@ -21,12 +21,12 @@ from tunesmith_torch.prefix.completion_groups import (
 from tunesmith_torch.runtime.eval_mode import eval_mode
 
 Report = Callable[[str], None]
-"""Receives a sentence for the user."""
+"""A function that receives a sentence for the user."""
 
 
 @torch.no_grad()
 def prefix_sharing_error(model: nn.Module, longest_row: int = 0) -> float:
-    """Return the mean absolute change of log-probabilities when prompts are shared, in nats.
+    """Return the mean absolute change in nats of log-probabilities if prompts are shared.
 
     A few random tokens in a shared layout are compared to each completion alone through the model's
     own forward pass. This detects, before training, an architecture that breaks the assumptions.
@@ -73,7 +73,7 @@ def can_share_prefix(
 
 
 def _find_fault(model: nn.Module, longest_row: int) -> str:
-    """Return the reason why rows must not share a prefix; empty if they may."""
+    """Return the reason why rows must not share a prefix; empty if they can."""
     base = unwrap_peft(model)
     if _has_attention_dropout(base):  # has no effect in eval mode, but raises an error in training
         return "the model's attention has dropout"

@@ -1,1 +1,1 @@
-"""Reward models and policies: the stages of RLHF."""
+"""Train reward models and policies, the stages of RLHF."""

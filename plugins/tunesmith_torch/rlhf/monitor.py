@@ -1,4 +1,4 @@
-"""Monitor a policy during RLHF with its reward and with a gold reward it is never trained on.
+"""Monitor a policy during RLHF with its reward and a gold reward that it is not trained on.
 
 A policy sooner or later exploits the reward it optimizes: the reward keeps rising while the
 completions get worse (Gao et al. 2023, "Scaling laws for reward model overoptimization"). So every
@@ -49,7 +49,7 @@ evaluations. So comparison k has the level ``1 - FALSE_ALARM_RATE / k**2``, whic
 or two runs in a hundred.
 """
 RESAMPLES = 5_000
-"""Bootstrap resamples; many, because these confidence levels lie far out in the tails."""
+"""Number of bootstrap resamples, large because the confidence levels are close to 1."""
 KL_WINDOW = 5
 """Rollouts over which the KL is averaged before it is compared with ``max_kl``.
 
@@ -59,7 +59,7 @@ The KL of a single rollout is a noisy estimate.
 _REQUIRED_STATE = (
     "first", "best", "last_step", "stop_reason", "recent_kl", "tokens", "change", "kl_coef",
 )  # fmt: skip
-"""Keys without which a monitor cannot be resumed."""
+"""Keys that the saved state of a monitor must have."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class PolicyEvaluation:
 
 @dataclass(frozen=True)
 class GoldReward:
-    """The policy's true quality, measured on validation rows it is never trained on.
+    """The gold reward: a policy's true quality on validation rows, which it is not trained on.
 
     With a function, it is the function's value for the policy's completion. Without one, it is 1
-    for a pair whose chosen completion the policy finds more likely, by the mean log-probability of
-    its tokens. For other pairs it is 0.
+    for a pair if the chosen completion has the higher mean log-probability per token under the
+    policy, otherwise 0.
     """
 
     prompts: Sequence[Prompt]
@@ -138,7 +138,7 @@ class PolicyMonitor:
     last_step: int = -1
     """The step of the last evaluation."""
     stop_reason: str = ""
-    """Why training was stopped; empty if it was not."""
+    """The reason why training was stopped; empty if it was not."""
     recent_kl: deque[float] = field(default_factory=lambda: deque(maxlen=KL_WINDOW))
     """KL divergences from the reference in the latest rollouts, in nats per completion."""
     tokens: int = 0
@@ -148,7 +148,7 @@ class PolicyMonitor:
     change: dict[str, float] = field(default_factory=dict)
     """Change of reward and gold reward from the best evaluation to the last one."""
     evaluations: int = 0
-    """Number of earlier evaluations, with whose best a new one is compared."""
+    """Number of earlier evaluations; a new one is compared with the best of them."""
     steps: int | None = None
     """The final step. It is always evaluated, because its weights may become the artifact."""
     stopped_at: int | None = None
@@ -319,8 +319,8 @@ class PolicyMonitor:
     def _has_diverged(self, evaluation: PolicyEvaluation) -> bool:
         """Compare with the best and the first evaluation; set ``change`` and ``stop_reason``.
 
-        Return True if the gold reward clearly fell since the first evaluation, or since the best
-        one while the reward clearly rose.
+        Return True if the gold reward clearly fell since the first evaluation. Also return True if
+        it clearly fell since the best one while the reward clearly rose.
         """
         first, best = self.first, self.best
         if first is None or best is None or not evaluation.gold_rewards:

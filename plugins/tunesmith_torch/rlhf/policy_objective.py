@@ -92,7 +92,7 @@ from tunesmith_torch.training.loop import BatchCounts, RunWithBudget
 __all__ = ["LEADING_METRICS", "PolicyMicroBatch", "PolicyObjective", "PreparedRollout"]
 
 LEADING_METRICS = ("reward", "kl", "completion_length")
-"""Metrics to list first; a terminal line has room for three."""
+"""Metrics to list first, because a terminal line has room for three."""
 
 
 class PolicyWithValueHead(nn.Module):
@@ -127,7 +127,7 @@ class PolicyMicroBatch:
     returns_N: Tensor
     """Target of the value head at each sampled token."""
     loss_weights_N: Tensor
-    """1 / (divisor of the batch's loss) for each trained token; 0 for the other tokens."""
+    """1 / (divisor of the batch's loss) for each token that is trained on; 0 for other tokens."""
     total_weight: float = 1.0
     """Sum of the loss weights over the complete batch, at least one token's."""
 
@@ -162,7 +162,7 @@ def _split_by_group(prepared: PreparedRollout) -> dict[int, tuple[Tensor, ...]]:
 
 @dataclass
 class _BatchMetrics:
-    """This rank's share of the metrics of a batch."""
+    """This rank's contribution to the metrics of a batch."""
 
     sums: dict[str, float] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
@@ -208,7 +208,7 @@ class KlController:
 
 
 class PolicyObjective:
-    """PPO, GRPO or RLOO for :func:`tunesmith_torch.training.loop.run_training_loop`."""
+    """The objective of PPO, GRPO or RLOO, for :mod:`tunesmith_torch.training.loop`."""
 
     def __init__(  # noqa: PLR0913 - each is independent of the others
         self,
@@ -277,7 +277,7 @@ class PolicyObjective:
         return PreparedRollout(rollout.groups, micro_batches, budget)
 
     def start_update(self) -> None:
-        """Discard what :meth:`loss` recorded in an attempt that ran out of memory."""
+        """Discard records of :meth:`loss` from an attempt that ran out of memory."""
         self._update_metrics = _BatchMetrics()
 
     def micro_batches(self, prepared: PreparedRollout, budget: int) -> list[PolicyMicroBatch]:
@@ -317,7 +317,7 @@ class PolicyObjective:
         return True
 
     def loss(self, micro_batch: PolicyMicroBatch) -> Tensor:
-        """Return this micro-batch's share of the batch's loss, a scalar."""
+        """Return this micro-batch's contribution to the batch's loss, a scalar."""
         options = self._options
         advantages_N, old_logprobs_N = micro_batch.advantages_N, micro_batch.old_logprobs_N
         logprobs_N, hidden_ND = self._logprobs(micro_batch.completions)
@@ -391,7 +391,7 @@ class PolicyObjective:
         )
 
     def _group_advantages(self, rewards_C: Tensor, trained: Sequence[Tensor]) -> Tensor:
-        """Return each completion's advantage over the completions of the same prompt, [C]."""
+        """Return each completion's advantage relative to completions of the same prompt, [C]."""
         is_rloo = self._options.algorithm == "rloo"
         compare = policy_gradient.rloo_advantages if is_rloo else policy_gradient.grpo_advantages
         groups = zip(

@@ -1,4 +1,4 @@
-"""The trainer's task that trains a policy on rewards, with few models in memory.
+"""The training task of a policy: it learns from rewards, with few models in memory.
 
 The policy, the reference and the reward model share one base model where possible
 (:mod:`tunesmith_torch.rlhf.reward_source`). If all weights of the policy are trained, the reference
@@ -65,7 +65,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         """The first record of each prompt that is too long; set by :meth:`tokenize`."""
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
-        """Return the grouping of sampled completions."""
+        """Return how rows are grouped: sampled completions by prompt."""
         return build_policy_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[Prompt]:
@@ -156,7 +156,7 @@ def select_fitting_prompts(
 
 
 def gold_reward(job: Job[Any], template: Template) -> GoldReward:
-    """Return the gold reward on validation rows: the user's function, or preference pairs.
+    """Return the gold reward on validation rows: the user's function, or accuracy on pairs.
 
     It uses at most ``monitor.rows`` validation rows. Without a function and without pairs, it
     measures nothing, and a warning is emitted.

@@ -1,4 +1,4 @@
-"""Rewards from the user's Python functions, and the weighted sum of several rewards."""
+"""Compute rewards with the user's Python functions, and the weighted sum of several rewards."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FunctionReward:
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise UsageError(f"{option}: {path} cannot be run, {_describe(error)}") from error
+            raise UsageError(f"{option}: {path} cannot be run: {_describe(error)}") from error
         return cls._from_callable(vars(module).get(name), name, str(path), option)
 
     @classmethod
@@ -66,7 +66,7 @@ class FunctionReward:
             imported = importlib.import_module(module)
         except (ImportError, ValueError) as error:
             raise UsageError(
-                f'{option}: cannot import the module "{module}", {error}',
+                f'{option}: cannot import the module "{module}": {error}',
                 hint='install its package, and write the option as "package.module:function"',
             ) from None
         return cls._from_callable(vars(imported).get(name), name, module, option)
@@ -82,7 +82,7 @@ class FunctionReward:
                 f"{option}: {name} must take two arguments, a prompt and an answer"
             ) from None
         except ValueError:
-            pass  # a compiled function without a signature: its first call will tell
+            pass  # a compiled function without a signature is tested by its first call
         return cls(function, name)
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
@@ -102,7 +102,7 @@ class FunctionReward:
         except Exception as error:
             raise TrainingError(
                 f"reward {self.name}: raised an exception for an answer of {len(completion)} "
-                f"characters, {_describe(error)}",
+                f"characters: {_describe(error)}",
                 hint="return a number for every answer, even an empty one",
             ) from error
         number = _number(value)
@@ -139,7 +139,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _number(value: Any) -> float:
-    """Convert any number, also of numpy or torch, to float; return NaN for anything else."""
+    """Convert a number of Python, numpy or torch to float; return NaN for anything else."""
     try:
         return float(value) if isinstance(value, SupportsFloat) else math.nan
     except (TypeError, ValueError):

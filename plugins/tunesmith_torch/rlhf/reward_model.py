@@ -1,4 +1,4 @@
-"""Reward models: one number per completion, trained on pairs.
+"""Train and load reward models, which give each completion a number and learn from pairs.
 
 Shapes: B pairs, C = 2 B completions, D width of the model.
 
@@ -146,11 +146,11 @@ class BradleyTerryObjective:
         return self._data.counts(rows)
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
-        """Return the rows unchanged; this loss needs no preparation."""
+        """Return the rows unchanged, as this loss needs no preparation."""
         return rows
 
     def start_update(self) -> None:
-        """Discard the rewards of the last batch."""
+        """Discard the rewards recorded for the last batch."""
         self._rewards = []
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:

@@ -1,4 +1,4 @@
-"""The rewards of a policy: a weighted sum of functions and a reward model.
+"""Load the rewards of a policy: a weighted sum of functions and a reward model.
 
 A reward model that is an adapter on the policy's base model shares that base in memory::
 
@@ -72,7 +72,7 @@ class SharedBaseRewardModel:
     policy: Any
 
     def rewards(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """Return each completion's reward; the policy's own adapters are active again after."""
+        """Return each completion's reward, then activate the policy's own adapters again."""
         with active_adapters(self.policy, [REWARD_ADAPTER]):
             return self.model.rewards(prompts, completions)
 

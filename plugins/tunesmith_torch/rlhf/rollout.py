@@ -1,4 +1,4 @@
-"""Rollouts: the completions that a policy samples for a batch of prompts, and their rewards."""
+"""Sample rollouts: a policy's completions for a batch of prompts, with their rewards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rollout:
     groups: list[CompletionGroup]
     """Each prompt with its completions, as token ids."""
     completions: list[list[GeneratedSequence]]
-    """The same completions, with the log-probabilities of the sampled tokens."""
+    """The completions as sampled, with the log-probability of each token."""
     rewards: list[Tensor]
     """The rewards of each prompt's completions, [num_generations]."""
     completions_in_batch: int
@@ -118,7 +118,7 @@ class RolloutGenerator:
             trim_heap()
 
     def generate_greedy(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Return the greedy completion of each prompt, without using random numbers."""
+        """Return each prompt's greedy completion; no random numbers are used."""
         with self._policy.autocast():
             generated = generate(
                 self._policy.model,
@@ -129,6 +129,6 @@ class RolloutGenerator:
         return [self.decode(completion) for completion in generated]
 
     def decode(self, completion: GeneratedSequence) -> str:
-        """Return a completion's text without its end token, the text that rewards are given."""
+        """Decode a completion to the text that rewards get, without its end token."""
         ended = completion.finish_reason == "stop"
         return self._template.decode_answer(completion.ids[:-1] if ended else completion.ids)

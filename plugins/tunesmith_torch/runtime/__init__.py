@@ -1,1 +1,1 @@
-"""The process and its machine: device, precision, ranks, sharding, memory, seeds."""
+"""Set up the process: device, precision, ranks, sharding, memory, seeds."""

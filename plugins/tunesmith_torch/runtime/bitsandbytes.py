@@ -55,16 +55,20 @@ def import_bitsandbytes() -> ModuleType:
     try:
         with _without_kernels_package():
             return import_module(PACKAGE_NAME)
-    except (ImportError, OSError, RuntimeError) as error:  # not installed; library fails to load
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # it is not installed, or its library fails to load
         raise EnvironmentProblem(
-            f"bitsandbytes cannot be imported, {error!s:.160}",
+            f"bitsandbytes cannot be imported: {error!s:.160}",
             hint="run pip install 'bitsandbytes>=0.46', or use technique lora, which does not need "
             "it",
         ) from error
 
 
 def preload_bitsandbytes() -> None:
-    """Import the package, if possible, before another library imports it without precautions."""
+    """Import the package safely, if possible, before another library imports it."""
     with suppress(EnvironmentProblem):
         import_bitsandbytes()
 

@@ -1,4 +1,4 @@
-"""Pick the device of a run and its precision."""
+"""Choose the device of a run and the precision of its computations."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Precision", "pick_device", "pick_precision"]
 
 @dataclass(frozen=True)
 class Precision:
-    """The number format of the computation, and why it was chosen."""
+    """The number format of the computation, with the reason for it."""
 
     dtype: torch.dtype
     reason: str
-    """Why this format was chosen, for reports; ``requested`` if the run file sets it."""
+    """The reason for this format, for reports; ``requested`` if the run file sets it."""
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from tunesmith.text import format_bytes
 
 
 def require_free_space(path: Path, needed: int) -> None:
-    """Check that ``needed`` bytes fit on the disk, before the work that writes them.
+    """Check that ``needed`` bytes fit on the disk, before starting the work that writes them.
 
     Raises:
         EnvironmentProblem: they do not fit; the message states the needed and the free bytes.

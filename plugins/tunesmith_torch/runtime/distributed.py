@@ -1,4 +1,4 @@
-"""Training with several processes (ranks): what they exchange, and how an error ends all of them.
+"""Train with several processes (ranks), which exchange data and end together after an error.
 
 Every rank computes its share of each batch. Losses, counts and gradients are summed over all ranks,
 so every rank makes the same update, which equals a single process's update up to rounding. In a
@@ -65,7 +65,7 @@ __all__ = [
 T = TypeVar("T")
 
 FIRST_ROUND_BYTES = 512
-"""Bytes per rank in the first round of an exchange; longer messages need a second round."""
+"""Maximum bytes per rank in the first round of an exchange; longer texts need a second round."""
 
 
 class RecomputeBatch(Exception):
@@ -83,7 +83,7 @@ class ProcessGroup:
     gpu_group: Any = None
     """torch's group for sums of GPU tensors; None if tensors are on the CPU."""
     store: Any = None
-    """torch's store, where a failing rank leaves its error."""
+    """torch's store, to which a failing rank writes its error."""
     bucket_numel: int = tensor_buckets.BUCKET_NUMEL
     """Number of elements that are summed in one operation."""
     closed: bool = False
@@ -201,7 +201,7 @@ def split_evenly(sizes: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def seed_worker_rank(seed: int, step: int) -> None:
-    """Seed each rank above 0 differently, as a function of the step.
+    """Seed the random generators of each rank above 0 as a function of rank and step.
 
     Rank 0 keeps its generators, whose states are in the checkpoint. The other ranks' seeds follow
     from the step, so they need no checkpoint.
@@ -237,7 +237,7 @@ def request_recompute() -> None:
 
 
 def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
-    """Return the sums over all ranks, by name; a rank may lack names that other ranks have."""
+    """Return the sums over all ranks, by name; names may be missing on some ranks."""
     total: dict[str, float] = {}
     for part in all_gather_object(values):
         for name, value in part.items():
@@ -246,7 +246,7 @@ def all_reduce_sum(values: dict[str, float]) -> dict[str, float]:
 
 
 def all_reduce_max(values: dict[str, float]) -> dict[str, float]:
-    """Return the maxima over all ranks, by name; a rank may lack names that other ranks have."""
+    """Return the maxima over all ranks, by name; names may be missing on some ranks."""
     total: dict[str, float] = {}
     for part in all_gather_object(values):
         for name, value in part.items():
@@ -272,7 +272,7 @@ def rank_0_first(work: Callable[[], T]) -> T:
     if _group is None:
         return work()
     if _group.rank > 0:
-        all_gather_object(None)  # waits for rank 0
+        all_gather_object(None)  # this waits for rank 0
         return work()
     result = work()
     all_gather_object(None)
@@ -309,7 +309,7 @@ def device_mesh(device: torch.device) -> DeviceMesh:
 
 @contextmanager
 def collectives() -> Iterator[None]:
-    """Allow torch's collective operations inside the block, where ranks wait for each other.
+    """Allow torch's collective operations inside the block. Each of them waits for all ranks.
 
     Errors cannot be exchanged there. A failing rank leaves its error in the store and raises it.
     When its process ends, its connections close, and the other ranks raise that error too. Earlier
@@ -371,12 +371,12 @@ def _sum_bucket(group: ProcessGroup, bucket: Sequence[Tensor], buffers: dict[Any
 
 
 def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
-    """Check that ``digest`` returns the same on all ranks.
+    """Check that ``digest`` returns the same value on all ranks.
 
-    ``what`` names the digested things in errors, in the plural.
+    ``what`` is a plural noun for the error message, such as ``"training rows"``.
 
     Raises:
-        TrainingError: the digest of a rank differs.
+        TrainingError: the digests differ between ranks.
     """
     if _group is None:
         return
@@ -394,7 +394,7 @@ def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
 
 
 def _all_gather(group: ProcessGroup, text: bytes) -> list[bytes]:
-    """Return the text of every rank, in one round if all are short, otherwise in two.
+    """Exchange one text per rank, and return all of them; long texts take two rounds.
 
     Collectives need rows of equal length. In the first round, a row holds the length of the text (8
     bytes) and its beginning. In the second round, rows hold the full texts, padded to the longest.
@@ -430,7 +430,7 @@ def _broadcast_error(group: ProcessGroup, error: Exception) -> Exception:
         try:
             group.exchange({"error": encode_error(group.rank, error)})
         except RankLostError:
-            return error  # no other rank is left to report it
+            return error  # all other ranks have ended, so no rank can report it
         except (TunesmithError, EndedByRankZero):
-            pass  # this is the error that was sent; it is returned below
+            pass  # this is the error sent above; it is returned below
     return error if group.rank == 0 else EndedByRankZero(str(error))

@@ -41,7 +41,7 @@ HEARTBEAT_SECONDS = 2.0
 HEARTBEAT_TIMEOUT_SECONDS = 30.0
 """Seconds without a heartbeat after which a rank's machine counts as lost."""
 _group_numbers = itertools.count()
-"""Numbers the groups, so that a group never reads the addresses of an earlier one."""
+"""Counter of groups, so that a group never reads the addresses of an earlier one."""
 
 
 @cache
@@ -58,10 +58,10 @@ def _store() -> Any:
         store = next(rendezvous("env://", timeout=timedelta(seconds=HEARTBEAT_TIMEOUT_SECONDS)))[0]
     except (RuntimeError, ValueError) as error:
         raise RankLostError(
-            "torchrun has ended, so the processes of this training cannot find each other",
+            "torchrun has exited, so the ranks of this run can no longer connect to each other",
             hint=build_rank_lost_error().hint,
         ) from error
-    store.set_timeout(default_pg_timeout)  # the timeout above was for connecting
+    store.set_timeout(default_pg_timeout)  # the timeout above was only for connecting
     return store
 
 
@@ -131,7 +131,7 @@ def _beat(store: Any, heard: dict[int, float], done: threading.Event) -> None:
     """Increment this rank's counter, and note when the other ranks' counters change."""
     counts = dict.fromkeys(heard, 0)
     while not done.wait(HEARTBEAT_SECONDS):
-        with suppress(RuntimeError):  # the store is gone, so no heartbeat arrives
+        with suppress(RuntimeError):  # the store has ended, so no heartbeat arrives
             for rank in counts:
                 count = store.add(f"beats-{rank}", int(rank == distributed.rank()))
                 if count != counts[rank]:

@@ -1,4 +1,4 @@
-"""The global state of torch and NumPy that plugins must not change.
+"""List the global state of torch and NumPy that plugins must not change.
 
 The core calls these functions with the imported library (``tunesmith.global_state``), so this
 module imports neither of them.
@@ -50,7 +50,7 @@ class _TorchState:
     torch: Any
 
     def restore_device(self, device: Any) -> None:
-        # None also means the CPU, but installs no mode that would slow down every call.
+        # None also means the CPU, without installing a mode that slows down every call.
         self.torch.set_default_device(None if device.type == "cpu" else device)
 
     def restore_gradient_mode(self, enabled: bool) -> None:

@@ -1,4 +1,4 @@
-"""This machine's devices and their available memory, found without importing torch.
+"""Find this machine's devices and their available memory, without importing torch.
 
 On Linux, the kernel reports the available memory, and control groups may lower it. nvidia-smi
 reports the free memory of GPUs. On other systems some values are unknown, and None.
@@ -47,7 +47,7 @@ class Device:
     memory: int | None
     """Bytes available to a run; None if unknown."""
     cores: int = 0
-    """Number of CPU cores that this process may use; 0 if unknown, or for a GPU."""
+    """Number of CPU cores that this process may use; 0 if unknown, and for a GPU."""
     flags: frozenset[str] = frozenset()
 
 
@@ -78,7 +78,7 @@ UNKNOWN_GPU = Device(type="cuda", name="GPU", memory=None)
 
 @dataclass(frozen=True)
 class Machine:
-    """The processor and the GPUs that torch can use, in torch's order."""
+    """The processor of this machine, and the GPUs that torch can use, in torch's order."""
 
     processor: Device
     gpus: Sequence[Device] = ()
@@ -124,9 +124,9 @@ def peak_resident_memory() -> int:
 
 
 def reset_peak_resident_memory() -> None:
-    """Reset this process's peak to what is resident now; has no effect except on Linux.
+    """Reset this process's peak memory to its present use; has no effect except on Linux.
 
-    A process may run several trainings. Without a reset, all would report the largest peak.
+    A process may execute several training runs. Without a reset, all would report the largest peak.
     """
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc_pid_clear_refs(5)
@@ -140,7 +140,7 @@ def available_processors() -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that a process may take, from the kernel or a stricter control group.
+    """Return the available memory in bytes, from the kernel or a stricter control group.
 
     None if neither is known.
     """
@@ -155,7 +155,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _group_limits(root: Path) -> Iterator[int]:
-    """Yield the free bytes of each control group of this process; file cache counts as free."""
+    """Yield the free memory of each control group of this process; file cache counts as free."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -183,7 +183,7 @@ def _group_free_memory(folder: Path, limit: str, used: str, reclaimable: str) ->
         maximum = int((folder / limit).read_text())
         current = int((folder / used).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such group, or no limit: "max"
+    except (OSError, ValueError):  # no such control group, or no limit: "max"
         return None
     return max(0, maximum - current + int(stat.get(reclaimable, 0)))
 

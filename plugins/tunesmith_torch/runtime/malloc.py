@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator: keep freed memory for the next step, or return it to the system.
+"""Make glibc's allocator keep freed memory for the next step, or return it to the system.
 
 By default, glibc maps every block above a threshold (at most 32 MiB) from the system, and unmaps
 the block when it is freed. Every training step allocates the same large blocks again, so the system
@@ -26,7 +26,7 @@ _TRIM_THRESHOLD_BYTES = 2**31 - 1
 
 @cache
 def keep_freed_memory() -> bool:
-    """Make this process reuse the memory that it frees; return True on success.
+    """Make glibc keep the memory that this process frees, to reuse it; return True on success.
 
     The first call changes the setting for the process; later calls return the same result.
     """

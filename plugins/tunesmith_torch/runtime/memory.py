@@ -1,4 +1,4 @@
-"""This process's peak memory, and the recognition of out-of-memory errors."""
+"""Measure this process's peak memory, and recognize out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu":
-        trim_heap()  # memory that an earlier training of this process freed
+        trim_heap()  # memory that was freed by an earlier training run of this process
         machine.reset_peak_resident_memory()
 
 

@@ -24,7 +24,7 @@ class _ImportedWhenUsed(ModuleType):
     """A placeholder that imports bitsandbytes when an attribute is first read."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # read by code that only inspects all loaded modules
+        if name.startswith("__"):  # code that inspects all loaded modules reads these
             raise AttributeError(name)
         if sys.modules.get(bitsandbytes.PACKAGE_NAME) is self:
             del sys.modules[bitsandbytes.PACKAGE_NAME]
@@ -53,7 +53,7 @@ def _replaced(module: ModuleType | None) -> Iterator[None]:
 
 @contextmanager
 def without_unused_bitsandbytes() -> Iterator[None]:
-    """While PEFT adds adapters, keep it from importing bitsandbytes only to find it unused.
+    """Keep PEFT from importing bitsandbytes inside the block if the model does not use it.
 
     Quantized layers are instances of bitsandbytes classes. If bitsandbytes is not imported yet, the
     model has no such layer, so PEFT may treat it as missing. PEFT caches that answer; the cache is

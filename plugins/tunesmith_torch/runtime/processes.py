@@ -18,11 +18,11 @@ ResultT = TypeVar("ResultT")
 def map_in_processes(
     function: Callable[[ItemT], ResultT], items: Sequence[ItemT], processors: int | None = None
 ) -> Sequence[ResultT]:
-    """Return ``function`` of each item, computed in as many processes as there are processors.
+    """Apply ``function`` to each item in parallel processes; return the results in order.
 
-    ``processors`` defaults to the number that this process may use. The function, items and results
-    are pickled. The processes are forks, which already have all modules loaded. Everything is
-    computed in this process instead if
+    There are as many processes as ``processors``, by default all that this process may use. The
+    function, items and results are pickled. The processes are forks, which already have all modules
+    loaded. Everything is computed in this process instead if
 
     - forks are unsafe (macOS) or unavailable (Windows);
     - there is only one processor or one item;

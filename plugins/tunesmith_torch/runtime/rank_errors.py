@@ -1,4 +1,4 @@
-"""Encode a rank's error as plain data, and decode it to raise it on another rank."""
+"""Encode a rank's error as plain data, and decode it on another rank to raise it there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.errors import DataError, RunStopped, TrainingError, TunesmithErro
 
 
 class RankLostError(TrainingError):
-    """Another process of this training has ended; a new attempt may succeed."""
+    """Another rank of this run has exited; the run may succeed if it is resumed."""
 
     will_repeat = False
 
@@ -22,9 +22,9 @@ def is_lost_connection(error: Exception) -> bool:
 
 
 def build_rank_lost_error() -> RankLostError:
-    """Return the error of a rank that lost its connection to another rank."""
+    """Return the error to raise on a rank that lost its connection to another rank."""
     return RankLostError(
-        "a process of this training has ended, so the others cannot continue",
+        "another rank of this run has exited, so the remaining ranks cannot continue",
         hint="tunesmith resume continues from the last checkpoint",
     )
 

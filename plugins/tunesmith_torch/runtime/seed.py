@@ -1,4 +1,4 @@
-"""Seed all random number generators with one seed."""
+"""Seed the random number generators of all libraries."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ __all__ = ["summon_full_params"]
 
 
 class ShardedPass(nn.Module):
-    """A computation over a sharded model, as a module because FSDP hooks into modules."""
+    """A computation over a sharded model. It is a module because FSDP adds hooks to modules."""
 
     def __init__(self, model: nn.Module, compute: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ShardedPass(nn.Module):
     def forward(self, *args: Any) -> Tensor:
         """Run the computation with the root's weights gathered; return its result."""
         root: Any = self.model
-        root.unshard()  # the computation reads its weights outside its forward pass
+        root.unshard()  # the computation reads this module's weights outside its forward pass
         result = self._compute(*args)
         if not torch.is_grad_enabled():
             root.reshard()  # otherwise the backward pass does this
@@ -60,7 +60,7 @@ def shard_model(
     mesh: DeviceMesh,
     dtype: torch.dtype,
 ) -> ShardedPass:
-    """Shard a model in place; return the computation over it, which all ranks call together.
+    """Shard a model in place; return a computation over it that all ranks call together.
 
     The ``blocks`` are gathered one at a time. ``dtype`` is the compute format of trained weights.
 
@@ -70,7 +70,7 @@ def shard_model(
     _refuse_shared_weights(blocks)
     sharded_pass = ShardedPass(model, compute)
     try:
-        for unit in (*blocks, model, sharded_pass):  # inner ones first
+        for unit in (*blocks, model, sharded_pass):  # inner modules first
             policy = _precision_policy(unit, dtype)
             fully_shard(unit, mesh=mesh, mp_policy=policy)  # type: ignore[call-overload]
     except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
@@ -97,7 +97,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 @contextmanager
 def summon_full_params(model: nn.Module) -> Iterator[None]:
-    """Hold all weights on every rank inside the block; no effect if the model is not sharded.
+    """Gather all weights on every rank inside the block; no effect if the model is not sharded.
 
     All ranks enter the block together. Inside, passes without gradients do not communicate, so each
     rank may run any number of them. The weights must not be changed.
@@ -148,7 +148,7 @@ def get_full_tensor(tensor: Tensor) -> Tensor:
 
 
 def find_first_local_row(tensor: Tensor) -> int:
-    """Return the row where this rank's part starts; 0 if the tensor is not sharded."""
+    """Return the first row of this rank's part; 0 if the tensor is not sharded."""
     if not isinstance(tensor, DTensor):
         return 0
     _, offsets = compute_local_shape_and_global_offset(
@@ -192,7 +192,7 @@ def _prefetch_in_backward(model: nn.Module, blocks: Sequence[Any]) -> None:
 
 
 def _precision_policy(unit: nn.Module, dtype: torch.dtype) -> MixedPrecisionPolicy:
-    """Convert the unit's trained weights to fp32; return the policy for computing with them."""
+    """Convert the unit's trained weights to fp32; return FSDP's policy for computing with them."""
     trained = [p for p in unit.parameters() if p.requires_grad and not isinstance(p, DTensor)]
     if all(parameter.dtype == torch.float32 for parameter in trained):
         return MixedPrecisionPolicy(cast_forward_inputs=False)

@@ -1,4 +1,4 @@
-"""Buckets: tensors of one dtype and device that are summed over the ranks in one operation."""
+"""Group tensors of one dtype and device in buckets, each summed over the ranks in one operation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ BUCKET_NUMEL = 16_777_216
 def split_into_buckets(
     tensors: Sequence[Tensor], bucket_numel: int = BUCKET_NUMEL
 ) -> list[list[Tensor]]:
-    """Split tensors into lists of one dtype and device, each summed in one operation.
+    """Group tensors into buckets of one dtype and device, each summed in one operation.
 
-    A list of several tensors has at most ``bucket_numel`` elements.
+    A bucket of several tensors has at most ``bucket_numel`` elements.
     """
     buckets: list[list[Tensor]] = []
     numel = 0

@@ -1,1 +1,1 @@
-"""Tiny models, helpers for exporter tests, and a plain training loop for comparisons."""
+"""Test helpers: tiny models, checks of exporters, and a plain training loop to compare with."""

@@ -1,4 +1,4 @@
-"""Helpers for exporter tests: a model that has learned an answer, and damaged exports."""
+"""Helpers for tests of exporters: a model that has learned an answer, and damaged exports."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ __all__ = [
 ]
 
 TRAINING_OPTIONS = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
-"""Options with which a tiny model learns the answer, without a learning rate."""
+"""Training options for a tiny model to learn the answer; the learning rate is missing."""
 LORA_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 1e-2, "adapter": {"rank": 8}}
-"""Options of the technique lora with which a tiny model learns the answer."""
+"""Options of the technique lora for a tiny model to learn the answer."""
 FULL_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 5e-3}
-"""Options of the technique full with which a tiny model learns the answer."""
+"""Options of the technique full for a tiny model to learn the answer."""
 
 
 def make_records(answer: str) -> tuple[Record, ...]:
@@ -114,17 +114,17 @@ def check_damage_is_found(trained: TrainedModel, export: Export, folder: Path, c
 def check_answers_end(
     model: Path, export: Export, folder: Path, place: str = "out"
 ) -> TrainedModel:
-    """Train all weights until answers end; assert that they also end in an export's engine."""
+    """Train all weights until answers end; assert that they also end in the engine of an export."""
     trained = train_tiny("full", model, folder / "run")
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
     certificate = export_run(trained, export, folder / place)
-    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    assert certificate["checks"]["stop"] == "4 of 4 answers end at the same token"
     assert certificate["not_verified"] == []
     return trained
 
 
 def run_readme(readme: Path, folder: Path) -> str:
-    """Run the only Python program of a README, inside ``folder``; return its output."""
+    """Run the Python program in a README, which has only one, in ``folder``; return its output."""
     (program,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -155,7 +155,7 @@ def _damage_after(
 
 
 def damage_export(export: Export, damage: Callable[[Path], None] | None) -> Export:
-    """Return an export that damages its files after writing them; unchanged without ``damage``."""
+    """Return an export that damages its files after writing them; ``damage`` None: unchanged."""
     if damage is None:
         return export
     return replace(export, exporter=damage_exporter(export.exporter, damage))

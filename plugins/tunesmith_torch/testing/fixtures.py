@@ -1,4 +1,4 @@
-"""Opt-in pytest fixtures: ``pytest_plugins = ["tunesmith_torch.testing.fixtures"]``."""
+"""Optional fixtures for pytest: ``pytest_plugins = ["tunesmith_torch.testing.fixtures"]``."""
 
 from __future__ import annotations
 

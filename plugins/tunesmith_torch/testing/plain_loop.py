@@ -1,4 +1,4 @@
-"""A plain training loop: transformers' model and loss, PEFT's adapters, torch's optimizer.
+"""Trace a plain training loop of transformers, PEFT and torch, to verify memory estimates.
 
 Most published memory measurements come from such a loop. A padded batch goes through the model in
 one pass, the loss reads all logits in fp32, and this toolkit's own training code is not used. The
@@ -34,7 +34,7 @@ STEPS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """Settings of the plain loop."""
+    """Settings of the plain training loop."""
 
     batch: int
     """Number of rows per step."""

@@ -1,7 +1,7 @@
 """Tiny models for tests: real architectures with random weights and a real tokenizer.
 
-They train in milliseconds and need no network, and their folders look like those of published
-models. Tests use them, and so does the conformance kit, for built-in and third-party plugins.
+They train in milliseconds and need no network. Their folders have the files of published models.
+Tests use them, and so does the conformance kit, for built-in and third-party plugins.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SENTENCES = (
 def build_tiny_tokenizer(
     *, template: str | None = CHATML, vocabulary: int = 512, extra: Iterable[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer, which encodes any text without unknown tokens.
+    """Train and return a byte-level BPE tokenizer, which can encode any text.
 
     ``<|im_end|>`` ends answers and is also the padding token, as in SmolLM2. This lets tests find
     code that confuses the two.
@@ -85,7 +85,7 @@ def build_tiny_tokenizer(
 def build_tiny_config(
     family: str = "llama", *, vocabulary: int = 512, changes: Mapping[str, object] | None = None
 ) -> PretrainedConfig:
-    """Return the smallest config with every feature of its family.
+    """Return a small config that has every feature of its family.
 
     It has several layers and heads, fewer key-value heads than query heads, and tied embeddings.
     ``family`` is a ``model_type``; ``changes`` overrides attributes by name.
@@ -136,7 +136,7 @@ def save_tiny_model(
     template: str | None = CHATML,
     changes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Save a folder like a hub model's: config, safetensors weights, tokenizer, chat template.
+    """Save a model folder as on a hub, with config, safetensors weights, tokenizer, chat template.
 
     ``changes`` overrides config attributes.
     """

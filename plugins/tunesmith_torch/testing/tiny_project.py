@@ -1,4 +1,4 @@
-"""Write a run file and rows for a tiny model: a complete run that takes seconds."""
+"""Write a run file and rows for a tiny model, for complete runs that take seconds."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The training loop and supervised fine-tuning."""
+"""The trainer, the training loop, and supervised fine-tuning."""

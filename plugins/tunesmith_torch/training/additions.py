@@ -1,4 +1,4 @@
-"""Additions to a training: extra loss terms, changes to each update, an early end.
+"""Additions to the training loop: extra loss terms, modified updates and early stopping.
 
 A table of the run file can add them to every technique that uses the trainer. Its offer returns a
 :class:`tunesmith.additions.Addition`, whose ``build`` returns a :class:`TrainingAddition`. Each
@@ -51,12 +51,12 @@ from tunesmith_torch.runtime.memory import is_out_of_memory
 __all__ = ["AdditionContext", "Additions", "TrainingAddition", "Update"]
 
 Item = tuple[int, Any]
-"""A pair: the tokens of the item's forward pass (0 if it needs none), and the item for ``term``."""
+"""An item for ``term``, after the number of tokens in its forward pass (0 if it needs none)."""
 
 
 @dataclass(frozen=True)
 class AdditionContext:
-    """The training that an addition is built for."""
+    """Facts about the training run that an addition is built for."""
 
     job: Job[Any]
     """The rows, the options, the seed, the stage, and ``emit`` for events such as ``Monitored``."""
@@ -68,7 +68,7 @@ class AdditionContext:
     parameters: Mapping[str, nn.Parameter]
     """The trained parameters by name."""
     template: Template
-    """Turns records into tokens."""
+    """Converts records to tokens."""
     limit: int
     """Maximum number of tokens in a row."""
     folder: Path
@@ -84,7 +84,7 @@ class AdditionContext:
 
 @dataclass(frozen=True)
 class Update:
-    """An optimizer step that has just been taken."""
+    """An optimizer step that was just taken, and the weights before and after it."""
 
     step: int
     """Number of the step, counted from 0."""
@@ -112,7 +112,7 @@ class TrainingAddition:
         return [(0, None)]
 
     def term(self, items: Sequence[Any]) -> Tensor:
-        """Return the weighted share of these items in the term, as a scalar with a gradient.
+        """Return these items' share of the term, weighted, as a scalar with a gradient.
 
         ``term(a + b)`` must equal ``term(a) + term(b)``. Autocast is on where the model uses it.
         """
@@ -123,12 +123,12 @@ class TrainingAddition:
         raise NotImplementedError
 
     def evaluate(self, step: int) -> Literal["continue", "finish"]:
-        """Measure after ``step`` steps and decide: ``finish`` ends with the present weights.
+        """Evaluate after ``step`` steps, and return ``continue``, or ``finish`` to end training.
 
-        Before returning it may write other weights into the model, such as those of its last
-        measurement. To end the run but keep it resumable, raise
-        :class:`tunesmith.errors.RunStopped`. The loop also calls this before the first step (with
-        0), and again with the step at which training is resumed.
+        The artifact then has the present weights. Before it returns, the addition may write other
+        weights into the model, such as the ones that it evaluated. To end the run but keep it
+        resumable, raise :class:`tunesmith.errors.RunStopped`. The loop also calls this before the
+        first step (with 0), and again with the step at which training is resumed.
         """
         raise NotImplementedError
 
@@ -160,7 +160,7 @@ class BuiltAddition:
         return own is not None and own is not getattr(TrainingAddition, method)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method, and blame the plugin for any error that the loop does not handle."""
+        """Call a method; errors that the loop does not handle are attributed to the plugin."""
         try:
             return getattr(self.built, method)(*arguments)
         except Exception as error:
@@ -183,7 +183,7 @@ class BuiltAddition:
 
 
 class Additions:
-    """The additions of a training, for the loop; without any, every method does nothing."""
+    """All additions to a training run, called by the loop. Without any, its methods do nothing."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class Additions:
         limit: int,
         is_text_model: bool,
     ) -> Additions:
-        """Build the additions of a job; the other arguments go into :class:`AdditionContext`."""
+        """Build a job's additions; the other arguments are fields of :class:`AdditionContext`."""
         added = []
         for origin in job.additions:
             folder = job.out / "additions" / origin.table
@@ -294,7 +294,7 @@ NO_ADDITIONS = Additions()
 def micro_batches(
     drawn: Sequence[tuple[BuiltAddition, Sequence[Item]]], budget: int
 ) -> Iterator[tuple[BuiltAddition, list[Any]]]:
-    """Yield the items for each call of ``term``: as many as fit when padded, or one larger item."""
+    """Group the items for calls of ``term``: as many as fit when padded, or one larger item."""
     for added, items in drawn:
         sizes = [max(1, tokens) for tokens, _ in items]
         for rows in padded_batches(sizes, max([budget, *sizes])) if items else ():

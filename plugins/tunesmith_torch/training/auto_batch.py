@@ -1,4 +1,4 @@
-"""Choose the values of ``"auto"`` options from the memory that is free now.
+"""Choose values for options set to ``"auto"``, based on the free memory.
 
 ``batch_size``, ``micro_batch_tokens`` and ``gradient_checkpointing`` may be ``"auto"``. The choice
 is made once, before the weights are read, reported in an event and stored in the run folder. A
@@ -32,16 +32,16 @@ from tunesmith_torch.runtime.machine import available_memory, count_local_ranks
 from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 GroupingOf = Callable[[Any, str], Grouping]
-"""Returns the parts of a record that are computed together, given the options and device type."""
+"""A function that returns how records are grouped, given the options and the device type."""
 
 CHOSEN_FILE = "chosen.json"
 """File in the job's folder that stores the chosen values."""
 TOKEN_CANDIDATES = tuple(MIN_MICRO_BATCH_TOKENS * 2**power for power in range(6, -1, -1))
-"""Micro-batch sizes to try, largest first; beyond 32 768 tokens no GPU gets faster."""
+"""Micro-batch sizes to try, largest first. Above 32,768 tokens, no GPU gets faster."""
 
 
 def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
-    """Return the job with values in place of ``"auto"``, or the same job if there are none."""
+    """Return the job with all ``"auto"`` options replaced by values."""
     options: TrainingOptions = job.config
     if not options.has_auto:
         return job

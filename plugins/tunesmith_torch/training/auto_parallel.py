@@ -1,4 +1,4 @@
-"""Choose between copies of the model and a sharded model if the run file asks for ``"auto"``.
+"""Choose between copies of the model and a sharded model for ``parallel = "auto"``.
 
 The choice depends on the number of processes and the memory available to each. It is made when
 training first starts with a given number of processes, reported in an event, and stored in the run

@@ -1,8 +1,8 @@
-"""Tie checkpoints to the training that saved them: one run, or one stage of a run.
+"""Check that a checkpoint was saved by the same run, and by the same stage of it.
 
-A training writes a random id into :data:`TRAINING_FILE` of its folder and into each checkpoint. A
-checkpoint copied from another run may fit the model and pass its checksums, but training would
-continue from weights and random states that this run never had.
+A run, or each stage of it, writes a random id into :data:`TRAINING_FILE` of its folder and into
+each checkpoint. A checkpoint copied from another run may fit the model and pass its checksums, but
+training would continue from weights and random states that this run never had.
 """
 
 from __future__ import annotations

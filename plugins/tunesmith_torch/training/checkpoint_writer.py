@@ -1,4 +1,4 @@
-"""Save and restore the checkpoints of a training, and apply a monitor's decisions.
+"""Save and restore training checkpoints, and apply a monitor's decisions.
 
 The order within a step decides what an interruption costs::
 
@@ -6,8 +6,8 @@ The order within a step decides what an interruption costs::
                                  -> evaluate           may save the best weights, or end training
                                  -> save if due
 
-A stopped run saves its step *before* evaluating it: a signal must not wait for an evaluation, and
-the resumed run makes up for it (:func:`tunesmith_torch.training.loop.run_training_loop`).
+A stopped run saves its step *before* evaluating it: a signal must not wait for an evaluation, which
+the resumed run does first (:func:`tunesmith_torch.training.loop.run_training_loop`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEFAULT_SAVE_SECONDS = 120
 
 @dataclass
 class CheckpointWriter:
-    """Writes and restores the checkpoints of a training, and applies the monitor's decisions."""
+    """Saves and restores training checkpoints, and applies the monitor's decisions."""
 
     job: Job[Any]
     masters: MasterWeights
@@ -86,7 +86,7 @@ class CheckpointWriter:
             self.save(step)  # on all ranks, because each may hold a part of the weights
             if stop is not None:
                 raise stop
-            distributed.all_gather_object(None)  # waits for the error that rank 0 raises
+            distributed.all_gather_object(None)  # this receives the error that rank 0 raises
         try:
             if self.evaluate(step):
                 return True
@@ -128,7 +128,7 @@ class CheckpointWriter:
         """
         weights_bytes = sum(4 * master.numel() for master in self.masters.masters)
         existing = len(self.job.checkpoints.steps())
-        best = self.monitor is not NO_MONITOR  # kept in addition to the newest ones
+        best = self.monitor is not NO_MONITOR  # the best one is kept in addition to the newest ones
         new = max(1, self.job.checkpoints.keep + 1 + best - existing)
         # A checkpoint holds the fp32 masters and AdamW's two moments: three times the weights.
         require_free_space(self.job.out, 3 * weights_bytes * new + weights_bytes)

@@ -1,4 +1,4 @@
-"""The steps at which the validation loss is evaluated: enough of them, at a low cost.
+"""Choose the steps at which the validation loss is computed, at a limited share of the time.
 
 The cost is predicted from token counts, not measured. A resumed run therefore evaluates at the same
 steps as an uninterrupted one.
@@ -22,7 +22,7 @@ Backward costs twice as much as forward if all weights get a gradient, and the s
 frozen.
 """
 SAVE_TOKENS = {"cpu": 2_500, "cuda": 500_000}
-"""Tokens trained in the time that it takes to save a checkpoint of all weights.
+"""Number of tokens that training computes in the time of saving a checkpoint of all weights.
 
 Both times grow with the number of weights. The CPU value was measured with 135 million weights on
 two cores, where saving 1.6 GB took 3.6 seconds. On a GPU, training is faster but the disk is not.
@@ -31,7 +31,7 @@ two cores, where saving 1.6 GB took 3.6 seconds. On a GPU, training is faster bu
 
 @dataclass(frozen=True)
 class EvaluationCosts:
-    """Costs, each as the number of tokens that training computes in the same time."""
+    """Predicted costs, each as the number of tokens that training computes in the same time."""
 
     training: float
     """Cost of all steps of the run."""
@@ -80,7 +80,7 @@ class EvaluationSteps:
     def choose(
         cls, order: BatchOrder, costs: EvaluationCosts, every: int | None
     ) -> EvaluationSteps:
-        """Return the steps for an interval of ``every``, or as many as the costs allow if None."""
+        """Return the steps at intervals of ``every`` or, if None, as many as the costs allow."""
         last = order.steps
         if every is not None:
             return cls(frozenset({0, *range(every, last, every), last}), with_sample=True)

@@ -1,6 +1,6 @@
-"""Describe the first batch of a training as the model sees it, in an event for reports.
+"""Describe the first batch of a training run as the model sees it, in an event for reports.
 
-Shapes: N trained positions.
+Shapes: N loss positions.
 
 The description shows the layout that the model computes, not the original rows: packed rows, shared
 prompts, padding, and the tokens that contribute to the loss.
@@ -33,9 +33,9 @@ from tunesmith_torch.models.adapters import AdaptedModel
 __all__ = ["TokenLayout"]
 
 MAX_ROW_TOKENS = 160
-"""Tokens shown of a longer row: half from its start, half from its end."""
+"""Maximum tokens shown of a row; of a longer row, half are from its start and half from its end."""
 MAX_TOKENS = 400
-"""Tokens shown in all, to keep the event at a few kB."""
+"""Maximum number of tokens shown in total, to keep the event at a few kB."""
 MAX_CHARACTER_TOKENS = 4
 """Maximum number of single-byte tokens in one character."""
 
@@ -50,7 +50,7 @@ class TokenLayout(NamedTuple):
     is_scored: bool = False
     """True if the states at ``trained_N`` become rewards instead of predicting tokens."""
     loss_weights_N: Tensor | None = None
-    """Weights of the trained tokens; 0 means not trained. None: all are trained."""
+    """Loss weights of the tokens at ``trained_N``; None if all are 1."""
 
 
 @runtime_checkable
@@ -198,7 +198,7 @@ def _redact_runs(
     ]
     text = redact(_decode(tokenizer, ids))
     if "".join(part for _, part in runs) != text or len(text) > 4 * MAX_ROW_TOKENS:
-        # A secret spans several runs, or the text is too long: drop the marks rather than leak it.
+        # A secret spans several runs, or the text is too long. Drop the marks to avoid a leak.
         return [text[: 4 * MAX_ROW_TOKENS], "no marks: the row has a secret"], CONTEXT + OMITTED
     return [part for _, part in runs], "".join(mark for mark, _ in runs)
 

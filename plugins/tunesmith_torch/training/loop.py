@@ -33,7 +33,7 @@ loss. Each pass through the loop is one optimizer step::
                               StepFinished event, evaluation, checkpoint if due
 
 The loss of a micro-batch is a *sum* (over tokens, or over pairs). Z is the divisor of the
-*complete* batch over all ranks, such as its number of trained tokens. With m running over all
+*complete* batch over all ranks, such as its number of tokens in the loss. With m running over all
 micro-batches of all ranks, the loss of the batch is a mean whose gradient is a plain sum::
 
     L = sum over m of (loss m / Z)          dL/dW = sum over m of d(loss m / Z)/dW
@@ -101,17 +101,17 @@ class BatchCounts:
     trained_tokens: int
     """Tokens that contribute to the loss."""
     loss_divisor: float
-    """Divisor of the summed loss: total weight of the trained tokens, or number of pairs."""
+    """Divisor of the summed loss: total loss weight of the tokens, or number of pairs."""
 
 
 class RunWithBudget(Protocol):
-    """Runs a computation with a token budget, and again with a smaller one if memory runs out."""
+    """A function that runs a computation with a token budget, smaller if memory runs out."""
 
     def __call__(self, compute: Callable[[int], T], /) -> T: ...
 
 
 class Objective(Protocol):
-    """A dataset and a loss over it, summed over micro-batches.
+    """Protocol of an objective: a dataset, and a loss summed over micro-batches.
 
     With several ranks, :meth:`prepare` gets the rows of this rank only (possibly none).
     :meth:`counts` gets the rows of the complete batch, and :meth:`metrics` covers all ranks.
@@ -159,7 +159,7 @@ class Objective(Protocol):
 
 
 class RunLoop(Protocol):
-    """Trains a prepared model to the last step: :func:`run_training_loop` or a replacement."""
+    """Protocol of a training loop, such as :func:`run_training_loop` or a replacement for it."""
 
     def __call__(
         self,
@@ -182,7 +182,7 @@ def run_training_loop(
     monitor: TrainingMonitor = NO_MONITOR,
     additions: Additions = NO_ADDITIONS,
 ) -> None:
-    """Train from the newest checkpoint, or from the initial weights, to the last step.
+    """Train to the last step, starting from the newest checkpoint or the initial weights.
 
     Raises:
         TrainingError: a loss or gradient is not finite, or memory ran out even after halving the
@@ -257,12 +257,12 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Gradient:
-    """The loss and norm that belong to the gradient in the masters."""
+    """The loss and gradient norm of the gradient that is now in the master weights."""
 
     losses: Sequence[float]
     """``loss m / Z`` of every micro-batch on every rank; their sum is the batch's mean loss."""
     term_shares: dict[str, list[float]]
-    """The same for each term of an addition, by name."""
+    """The values of the additions' terms in the same form, by name of the term."""
     norm: float
     """Norm before clipping."""
 
@@ -302,7 +302,7 @@ class _GradientAccumulator:
         return _Batch(step, rows, prepared, self.additions.draw(step))
 
     def compute_gradient(self, batch: _Batch, learning_rate: float) -> _Gradient:
-        """Leave the clipped gradient of the mean loss and of all terms in the masters.
+        """Compute the gradient of the mean loss and all terms, and clip it, in the master weights.
 
         Raises:
             TrainingError: a loss, a term or the gradient is not finite. No weight was updated.
@@ -336,7 +336,8 @@ class _GradientAccumulator:
         self.objective.start_update()
         # Z counts the complete batch, not this rank's rows: the sum over ranks is then the mean.
         divisor = self.objective.counts(batch.rows).loss_divisor
-        # If no token of the batch counts, no rank computes a gradient of the objective.
+        # If no token of the batch contributes to the loss, no rank computes the objective's
+        # gradient.
         parts = self.objective.micro_batches(batch.prepared, budget) if divisor else ()
         shares = []
         with self.parallelism.collectives():

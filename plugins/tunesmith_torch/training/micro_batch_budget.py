@@ -1,4 +1,4 @@
-"""The maximum number of tokens in a micro-batch, which is halved if memory runs out.
+"""Limit the number of tokens in a micro-batch, and halve the limit if memory runs out.
 
 On several ranks one of them may run out of memory, but all must compute again::
 

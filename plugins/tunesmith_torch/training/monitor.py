@@ -1,4 +1,4 @@
-"""Monitors, which evaluate the model between training steps and may end the training."""
+"""The protocol of monitors, which evaluate the model between steps and may end the training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MonitorDecision = Literal["continue", "save_best", "stop"]
 
 
 class TrainingMonitor(Protocol):
-    """Evaluates the model between steps, may stop training, and may ask for several updates."""
+    """Protocol of a monitor: evaluates between steps, may stop training or repeat a batch."""
 
     def is_batch_finished(self) -> bool:
         """Return True if the batch needs no further update.

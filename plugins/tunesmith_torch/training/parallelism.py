@@ -1,6 +1,6 @@
-"""The two ways for ranks to train together: on copies of the model, or on a sharded model.
+"""Let ranks train together, either on copies of the model or on a sharded model.
 
-Both use the same training loop. :func:`parallelize` returns the difference between them as a
+Both use the same training loop. :func:`parallelize` returns what differs between them as a
 :class:`Parallelism`::
 
     replicated    each rank has all weights    gradients are summed once per batch
@@ -33,7 +33,7 @@ Loss = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class Parallelism:
-    """Copies of the weights on every rank, or all weights of a single process."""
+    """Training on copies of the model on every rank, or in a single process."""
 
     loss: Loss
     """Returns the loss of a micro-batch that :meth:`align` returned."""
@@ -48,7 +48,7 @@ class Parallelism:
 
 
 class ShardedParallelism(Parallelism):
-    """A part of the weights on every rank, where all ranks must run the same number of passes."""
+    """Training on a sharded model, where all ranks must run the same number of passes."""
 
     def align(self, micro_batches: Sequence[Any]) -> Sequence[Any]:
         """Append None, an empty pass, until this rank has as many passes as any other."""
@@ -72,7 +72,7 @@ class ShardedParallelism(Parallelism):
 
 @contextmanager
 def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterator[Parallelism]:
-    """Distribute the model as the option asks; after the block it is whole again on every rank.
+    """Distribute the model as the option asks; after the block, each rank has all of it again.
 
     Raises:
         TrainingError: a rank has loaded different weights than rank 0.
@@ -121,7 +121,7 @@ def _find_blocks(adapted: AdaptedModel) -> list[nn.Module]:
 
 
 def _pass_over_nothing(adapted: AdaptedModel) -> Tensor:
-    """Run one token with a loss of 0, which takes part in every collective but adds no gradient."""
+    """Run a pass of one token with loss 0, to take part in all collectives without a gradient."""
     decoder = get_decoder(adapted.base.model)
     ids_1T = torch.zeros(1, 1, dtype=torch.long, device=adapted.base.model.device)
     hidden_1TD = decoder(input_ids=ids_1T, use_cache=False).last_hidden_state

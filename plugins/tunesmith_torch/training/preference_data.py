@@ -1,4 +1,4 @@
-"""The data that preference training (DPO and others) and reward models have in common.
+"""Tokenize pairs and labeled answers, and lay them out, for preference and reward training.
 
 A row is a prompt with labeled completions, a
 :class:`~tunesmith_torch.prefix.completion_groups.LabeledCompletionGroup`. A pair has a chosen and a
@@ -132,7 +132,7 @@ def tokenize_fitting_groups(job: Job[Any], template: Template, limit: int) -> Gr
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
-            f"no usable row: all {total} rows have more than {limit} tokens",
+            f"no row can be used: all {total} rows have more than {limit} tokens",
             hint=remedy,
         )
     check_skipped_share(fitting.skipped, total, job.config.max_skipped, remedy)

@@ -1,4 +1,4 @@
-"""Measure the loss of each row, without gradients."""
+"""Compute the loss of each row, without gradients."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RowLosses:
     losses: Sequence[float]
     """The loss of each row divided by its weight, such as nats per token."""
     weights: Sequence[float]
-    """The weight of each row: its number of trained tokens, pairs or completions."""
+    """The weight of each row: its number of tokens in the loss, pairs or completions."""
     groups: Sequence[str | None] | None = None
     """The group of each row; rows in one group depend on each other. None: no row has a group."""
 

@@ -105,7 +105,7 @@ def check_skipped_share(
 
 
 class StreamAccount:
-    """Loads streamed examples, and keeps account of rows that turn out to be unusable."""
+    """Loads streamed examples, and counts rows that turn out to be unusable."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class StreamAccount:
         self._reported = {where: row.cause for where, row in known.items()}
 
     def _read_known(self) -> Iterator[SkippedRow]:
-        """Yield the rows of the file; report damaged lines, whose rows will be found again."""
+        """Yield the rows in the file; report damaged lines, whose rows are counted again later."""
         for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
             try:
                 yield SkippedRow(**json.loads(line))
@@ -161,7 +161,7 @@ class StreamAccount:
                 file.writelines(map(_to_line, skipped))
 
     def _check(self, skipped: Sequence[SkippedRow]) -> None:
-        """Check the share among all rows, and among the rows loaded so far."""
+        """Check the share of skipped rows among all rows and among those loaded so far."""
         check_skipped_share(skipped, self._rows, self._allowed, self._remedy)
         # Batches are a random sample of the rows. More than four standard deviations above the
         # allowed share are not chance, so the run fails early instead of after an epoch.

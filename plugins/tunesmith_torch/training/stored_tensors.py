@@ -1,4 +1,4 @@
-"""Write and read tensors in safetensors files, where each file may hold only some of the rows."""
+"""Write and read tensors in safetensors files. Each file may hold only some of the rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Part(NamedTuple):
 
 
 def save_local_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors into a file; of sharded tensors, the rows that this rank holds."""
+    """Write tensors to a file; for sharded tensors, write the rows of this rank."""
     rows = {
         name: [sharding.find_first_local_row(tensor), len(tensor)]
         for name, tensor in tensors.items()

@@ -78,7 +78,7 @@ _NOT_COUNTED = -1
 
 
 class NextTokenObjective:
-    """Mean negative log-likelihood of the trained tokens in a batch.
+    """The objective: mean negative log-likelihood of the tokens in the loss, over a batch.
 
     ``Example.trained`` marks the tokens that contribute to the loss, usually the completion and the
     token that ends it. If a sample of rows starts with the same tokens, such as a system prompt,
@@ -126,9 +126,9 @@ class NextTokenObjective:
             return shared_prefix_length(sample, self._model, report, _longest_row(self._examples))
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the token counts of the rows; the divisor is the trained tokens' total weight.
+        """Return the token counts of the rows; the divisor is the tokens' total loss weight.
 
-        If the data has no weights, that is the number of trained tokens.
+        If the data has no weights, that is the number of tokens in the loss.
         """
         new = [row for row in rows if self._lengths[row] == _NOT_COUNTED]
         if new:
@@ -177,7 +177,7 @@ class NextTokenObjective:
         return TokenLayout(*micro_batch)
 
     def loss(self, micro_batch: Layout) -> Tensor:
-        """Return nats summed over the trained tokens of the micro-batch."""
+        """Return the loss in nats, summed over the tokens of the micro-batch."""
         batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
         if self._rows_alone:
             return loss_of_rows(self._model, batch)
@@ -185,7 +185,7 @@ class NextTokenObjective:
         return get_lm_head(self._model).loss(hidden_ND, batch)
 
     def row_losses(self, micro_batch: Layout) -> list[tuple[int, float]]:
-        """Return each row of the micro-batch with nats summed over its trained tokens."""
+        """Return each row of the micro-batch, with its loss in nats summed over tokens."""
         batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
         if self._rows_alone:
             logprobs_N = logprobs_of_rows(self._model, batch)
@@ -213,7 +213,7 @@ class NextTokenObjective:
 
 
 def _rows_of_targets(batch: MicroBatch, tree_layout: TreeLayout | None) -> NDArray[np.int64]:
-    """Return the index of each trained position's row in the micro-batch."""
+    """Return the index of each loss position's row in the micro-batch."""
     if tree_layout is not None:
         starts = [branch.start for branch in tree_layout.branches]
     elif batch.boundaries is not None:
@@ -232,14 +232,14 @@ def _longest_row(examples: Sequence[Example]) -> int:
 
 
 def _loss_weight(example: Example, trained: float) -> float:
-    """Return the total weight of an example's trained tokens, except its first token."""
+    """Return the total loss weight of an example's tokens, except its first token."""
     if example.weights is None:
         return trained
     return float(np.asarray(example.weights)[1:][np.asarray(example.trained)[1:]].sum())
 
 
 class SupervisedTask(TrainingTask[SupervisedData]):
-    """Trains next-token prediction on conversations, completions and texts."""
+    """The training task of supervised fine-tuning, on conversations, completions and texts."""
 
     can_compute_rows_alone = True
     has_row_losses = True
@@ -335,7 +335,7 @@ def _prepare_streamed(session: TrainingSession, examples: StreamedExamples) -> P
     def count_tokens() -> tuple[int, int] | None:
         batches = [rows for _, rows in order.batches()]
         if not all(map(objective.is_counted, batches)):
-            return None  # an earlier process trained on some of them
+            return None  # an earlier process of this run has trained on some of them
         counts = [objective.counts(rows) for rows in batches]
         return sum(c.tokens for c in counts), sum(c.trained_tokens for c in counts)
 
@@ -362,7 +362,7 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
         first = examples.skipped[0] if examples.skipped else None
         raise DataError(
             first.where if first else "data",
-            f"no usable row: {first.cause}, {first.detail}" if first else "no rows",
+            f"no row can be used: {first.cause}, {first.detail}" if first else "no rows",
             hint=_remedy(job, limit),
         )
     check_skipped_share(

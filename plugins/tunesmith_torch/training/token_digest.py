@@ -1,4 +1,4 @@
-"""The digest of a job's token ids, which ensures that a resumed run trains on the same ids.
+"""Check with a digest that a resumed run trains on the same token ids.
 
 The core compares rows, options and the files of the base model. Token ids also depend on the text
 of a chat template's file, on the tokenizer library, and on anything else that a template reads. For
@@ -73,7 +73,7 @@ def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None
 
 
 def _read_digests(path: Path) -> tuple[dict[str, str], str]:
-    """Return the stored digests, and a description of any problem with their file."""
+    """Return the stored digests; if their file has a problem, also return its description."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {name: str(stored[name]) for name in _DIGESTS}, ""

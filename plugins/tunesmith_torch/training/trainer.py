@@ -1,4 +1,4 @@
-"""The trainer that every technique shares: from a job to a committed artifact.
+"""The trainer, which turns a job into a committed artifact. All techniques share it.
 
 :func:`train` holds the skeleton. A technique fills in its data and its objective as a
 :class:`TrainingTask`. All ranks run these steps together::
@@ -94,7 +94,7 @@ class TrainingSession:
     folder: Path
     """Folder of the base weights: the base model, or a full model that ``from`` names."""
     layout: RowLayout
-    """The way rows are laid out in micro-batches."""
+    """Layout of rows in micro-batches."""
     limit: int
     """Maximum number of tokens in a row."""
 
@@ -110,7 +110,7 @@ class TrainingSession:
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """The objective of a task, and how it is trained and saved."""
+    """The objective of a task, with settings for training and saving it."""
 
     objective: Objective
     adapted: AdaptedModel
@@ -136,7 +136,7 @@ class PreparedTraining:
 
 
 class TrainingTask(ABC, Generic[DataT]):
-    """The part that a technique fills in: how rows become tokens, and the objective over them."""
+    """Base class of a technique's own part: how rows become tokens, and the objective over them."""
 
     can_compute_rows_alone: ClassVar[bool] = False
     """True if the objective can use the model's own forward pass, one row at a time."""
@@ -147,7 +147,7 @@ class TrainingTask(ABC, Generic[DataT]):
     """
 
     def grouping(self, options: Any, device: str) -> Grouping:
-        """Return the parts of a record that are computed together, to choose ``auto`` options."""
+        """Return how records are grouped in a forward pass, to choose ``auto`` options."""
         return SINGLE_COMPLETION
 
     @abstractmethod
@@ -167,7 +167,7 @@ class TrainingTask(ABC, Generic[DataT]):
     def token_rows(self, data: DataT, template: Template) -> Iterable[Row]:
         """Return the token ids of the training data, for a digest.
 
-        A run refuses to resume if they differ from those that training started with.
+        A resumed run raises an error if they differ from the ones at its start.
         """
         return ()
 
@@ -218,7 +218,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
     """
     with distributed.run_on_all_ranks(job):
-        # First of all "auto" becomes numbers: everything below reads plain options.
+        # Replace "auto" first: everything below reads plain values.
         job = resolve_auto(resolve_parallel(job, task.grouping), task.grouping)
         session, data = _open_session(job, task)
         job = session.job
@@ -226,7 +226,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         with _dropout_of(session):
             prepared = task.prepare(session, data)
             objective = prepared.objective
-            # The training loop builds the same order from the same values; nothing is shared.
+            # The training loop builds the same order from the same values.
             order = BatchOrder.from_options(len(objective), job.config, job.seed)
             prepared = _add_validation(task, session, prepared, order)
             prepared = _add_additions(session, prepared)
@@ -254,7 +254,7 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[TrainingSes
     options: TrainingOptions = job.config
     device = pick_device(job.device)
     precision = pick_precision(device, options.precision)
-    adamw.check_available(options.optimizer.name, device)  # fail before minutes of loading
+    adamw.check_available(options.optimizer.name, device)  # before loading, which takes minutes
     reset_peak(device)
     job.checkpoints.keep = options.checkpoints.keep
     initial = InitialModel.from_options(options, job.stage)
@@ -349,7 +349,7 @@ def _add_validation(
 
 
 def _add_additions(session: TrainingSession, prepared: PreparedTraining) -> PreparedTraining:
-    """Build the additions that tables of the run file make to the training."""
+    """Build the additions that tables of the run file request."""
     additions = Additions.build(
         session.job,
         prepared.adapted,
@@ -361,7 +361,7 @@ def _add_additions(session: TrainingSession, prepared: PreparedTraining) -> Prep
 
 
 def _apply_layout(job: Job[Any], layout: RowLayout) -> Job[Any]:
-    """Return the job with ``packing`` off if rows are not packed, and report the reason."""
+    """Return the job; if rows cannot be packed, turn ``packing`` off and report the reason."""
     if layout.kind == "packed" or not layout.reason:
         return job
     kind = {"padded": "rows are padded", "alone": "rows are computed one at a time"}[layout.kind]
@@ -465,7 +465,7 @@ def _training_finished_event(
 def _count_tokens(
     prepared: PreparedTraining, order: BatchOrder, steps: int
 ) -> tuple[int | None, int | None]:
-    """Return the tokens of all steps, and how many of them have a loss; None if unknown."""
+    """Return the number of tokens in all steps, and of those with a loss; None if unknown."""
     if prepared.count_tokens is not None:
         return prepared.count_tokens() or (None, None)
     counts = [prepared.objective.counts(rows) for _, rows in islice(order.batches(), steps)]

@@ -1,4 +1,4 @@
-"""The training state in a checkpoint, which lets a resumed training continue bit by bit.
+"""Save and restore the training state, so that a resumed training continues bit by bit.
 
 After step 40, a checkpoint holds everything that step 41 reads and cannot compute::
 

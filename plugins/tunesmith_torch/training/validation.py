@@ -1,4 +1,4 @@
-"""Validation: the loss on validation rows during training, and the best checkpoint.
+"""Evaluate the loss on validation rows during training, and keep the best checkpoint.
 
 :mod:`tunesmith_torch.training.evaluation_steps` chooses the steps. At each of them:
 
@@ -38,7 +38,7 @@ from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure_row_losses
 
 VALIDATION = "technique.validation"
-"""Source of the findings."""
+"""``source`` of the findings about validation."""
 VALIDATION_FILE = "validation.json"
 """File in a job's folder with each validation row's loss, at the best step and at the last one."""
 MAX_ROWS = 500
@@ -74,7 +74,7 @@ class ValidationMonitor:
     adapted: AdaptedModel
     validation: RowObjective
     sample: RowObjective
-    """Training rows, as many as validation rows."""
+    """A sample of training rows, as many as validation rows."""
     steps: EvaluationSteps
     options: ValidationOptions
     final_step: int
@@ -85,7 +85,7 @@ class ValidationMonitor:
     last_step: int = -1
     """Step of the last evaluation; -1 before the first one."""
     without_gain: int = 0
-    """Evaluations since the best one."""
+    """Number of evaluations since the best one."""
     stopped_at: int | None = None
     """Step at which training ended with the best weights; None: the last weights were kept."""
 
@@ -206,7 +206,7 @@ class ValidationMonitor:
         return "stop"
 
     def _replace_lost_best(self, step: int) -> MonitorDecision:
-        """Take the present weights as the best ones, because losing all work would be worse."""
+        """Report that the best checkpoint is lost, and keep the present weights instead."""
         text = f"step {step}: the best checkpoint is gone; using the weights of this step instead"
         self.job.emit(FindingReported(level="warning", source=VALIDATION, message=text))
         self.best, self.without_gain = self.last, 0

@@ -1,4 +1,4 @@
-"""Refuse model folders that bring their own code, or make a library download code or models.
+"""Reject model folders that contain code, or make a library download code or models.
 
 The JSON files of a model can name Python code, a kernel on a hub, or another model. transformers
 and PEFT follow several of these keys even with ``trust_remote_code=False``. The functions here read
@@ -52,7 +52,7 @@ _REFUSED_KEYS = {
     "tokenizer_name_or_path": _OTHER_MODEL,
     "prompt_tuning_init_state_dict_path": _OTHER_MODEL,
 }
-"""Keys that are refused at any depth, with the reason, unless their value is empty or false."""
+"""Keys that are rejected at any depth unless their value is empty or false, with the reason."""
 
 ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _ATTENTION = frozenset({"eager", "sdpa", "flex_attention"})
@@ -68,7 +68,7 @@ _ALLOWED_NAMES = {
     "_experts_implementation": _EXPERTS,
     "_experts_implementation_internal": _EXPERTS,
 }
-"""Values that these keys may have; any other name is, or may become, that of a hub kernel."""
+"""Allowed values of these keys; another name may be that of a kernel on a hub."""
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 _CLASS_KEYS = ("tokenizer_class", "processor_class")
 _FREE_KEYS = ("id2label", "label2id", "added_tokens_decoder")
@@ -99,7 +99,7 @@ def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
     for where, key, value in _walk(config):
         reason = _refusal(key, value)
         if key == "adapters" and path.name == "adapter_config.json" and value:
-            reason = _OTHER_MODEL  # adapters of X-LoRA
+            reason = _OTHER_MODEL  # a key of X-LoRA, a kind of adapter
         if reason:
             raise EnvironmentProblem(
                 f"{path}: {where}: {reason}, got {value!r:.60}",
@@ -109,7 +109,7 @@ def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
 
 
 def named_attention(config: Mapping[str, Any]) -> set[str]:
-    """Return the attention implementations that a config or its parts ask for."""
+    """Return the attention implementations that a config names, at any depth."""
     found: set[str] = set()
     for _, key, value in _walk(config):
         if key in ATTENTION_KEYS:
@@ -133,7 +133,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             )
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: cannot be read as JSON, {error!s:.80}") from None
+        raise IntegrityError(f"{path}: invalid JSON: {error!s:.80}") from None
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: must hold a JSON object, got {type(value).__name__}")
     if _is_deeper_than(MAX_CONFIG_DEPTH, value):
@@ -166,7 +166,7 @@ def _refuse_special_files(folder: Path) -> None:
         allowed = allowed or target.suffix == path.suffix == ".safetensors"
         if path.is_symlink() and not allowed and not target.is_relative_to(folder.resolve()):
             raise IntegrityError(
-                f"{path}: is a symbolic link to a file of another name, {target}",
+                f"{path}: is a symbolic link to a file with another name: {target}",
                 hint="replace the link with the file itself",
             )
 
@@ -186,7 +186,7 @@ def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _refusal(key: str, value: Any) -> str:
-    """Return the reason for refusing a key with this value; empty if it is harmless."""
+    """Return the reason to reject a key with this value; empty if it is harmless."""
     if key in _REFUSED_KEYS:
         return _REFUSED_KEYS[key] if value else ""
     if key in _ALLOWED_NAMES:

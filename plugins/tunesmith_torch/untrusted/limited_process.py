@@ -20,7 +20,7 @@ from pathlib import Path
 
 CPU_SECONDS = 2
 WALL_SECONDS = 20.0
-"""Limit of the elapsed time, for a process that waits; the CPU time limits the work."""
+"""Limit of elapsed seconds, for a process that only waits. Work is limited by CPU time."""
 MEMORY_BYTES = 1 << 30
 NO_MEMORY = 4
 """Exit code of a process that ran out of memory."""

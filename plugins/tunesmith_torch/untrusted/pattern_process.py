@@ -1,4 +1,4 @@
-"""Match regular expressions with names, as PEFT does. A script for a limited process.
+"""Match regular expressions with module names, as PEFT does. A script for a limited process.
 
 It reads JSON from stdin: ``{"patterns": [...], "names": [...]}``. The matches do not matter, only
 that the script ends within its limits. Invalid expressions are left for PEFT to report.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 
 PATTERN_FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(?P<idx>\d+)\.")
-"""How PEFT embeds an expression from a config in its own expressions."""
+"""Forms of the expressions that PEFT builds from an expression in a config."""
 
 
 def main(patterns: Iterable[str], names: Iterable[str]) -> None:

@@ -62,7 +62,7 @@ class _GenerationTag(Extension):
 
 
 class _Namespace(Namespace):
-    """A namespace that refuses names with a leading underscore, as in transformers."""
+    """A namespace that rejects names with a leading underscore, as in transformers."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -71,7 +71,7 @@ class _Namespace(Namespace):
 
 
 def render_all(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield an answer for each conversation of a request."""
+    """Yield the response for each conversation of a request."""
     for conversation in request["conversations"]:
         try:
             start_time_limit(request["seconds"])
@@ -163,7 +163,7 @@ def _set_limit(kind: int, soft: int) -> None:
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     _set_limit(resource.RLIMIT_AS, MEMORY_BYTES)
     _set_limit(resource.RLIMIT_CORE, 0)
     for line in sys.stdin.buffer:

@@ -65,7 +65,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a conversation could not be rendered."""
+    """The reason why a conversation could not be rendered."""
 
     reason: str
     over_limit: bool
@@ -85,7 +85,7 @@ class TemplateRenderer:
     def render(
         self, template: TemplateSource, conversations: Sequence[Conversation]
     ) -> list[list[str] | Failure]:
-        """Return the texts of each conversation's prefixes, or why it could not be rendered."""
+        """Return the rendered prefixes of each conversation, or the reason why there are none."""
         if len(template.text) > MAX_SOURCE_CHARACTERS:
             reason = f"it has more than {MAX_SOURCE_CHARACTERS:,} characters"
             return [Failure(reason, True)] * len(conversations)

@@ -1,4 +1,4 @@
-"""Refuse tokenizers whose rules loop forever, need gigabytes, or crash the library.
+"""Reject tokenizers whose rules loop forever, need gigabytes, or crash the library.
 
 The rules of a ``tokenizer.json`` are a small program. A regular expression can backtrack for
 minutes, sixty replacements that each double a text exceed any memory, and some tables make the
@@ -57,7 +57,7 @@ def _check(path: Path, size: int, changed: int) -> None:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: cannot be read as JSON, {error!s:.80}") from None
+        raise IntegrityError(f"{path}: invalid JSON: {error!s:.80}") from None
     if not isinstance(content, dict):
         raise IntegrityError(f"{path}: must hold a JSON object, got {type(content).__name__}")
     if _has_simple_rules(content):
@@ -75,7 +75,7 @@ def _check(path: Path, size: int, changed: int) -> None:
         )
     if reason:
         raise EnvironmentProblem(
-            f"{path}: the tokenizer is not used, {reason:.200}",
+            f"{path}: the tokenizer is rejected: {reason:.200}",
             hint="use the original publisher's tokenizer.json, or another model",
         )
 

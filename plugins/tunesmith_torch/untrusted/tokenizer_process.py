@@ -1,4 +1,4 @@
-"""Load and try a tokenizer. A script for a limited process, which reads a path from stdin.
+"""Load and test a tokenizer, in a script for a limited process that reads a path from stdin.
 
 It only imports tokenizers, to be quick. The exit code shows what happened; stderr contains the
 library's error message, if it raised an error.

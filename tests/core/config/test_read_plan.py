@@ -320,7 +320,7 @@ def test_a_table_of_the_core_cannot_be_offered(bench: Bench, name: str) -> None:
     bench.catalog = catalog_of(odd=offering("tables", replace(COLOR, name=name)))
     assert bench.plan().tables == ()
     (broken,) = bench.catalog.plugins.broken()
-    assert f'offers the table "{name}", which belongs to tunesmith' in broken.reason
+    assert f'offers the table "{name}", but that name is reserved' in broken.reason
 
 
 def test_the_names_of_the_cores_tables() -> None:
@@ -632,8 +632,8 @@ def test_with_another_technique_the_run_file_is_refused(bench: Bench) -> None:
     found = problems(bench_with(bench, house()), house={"weight": 0.5})
     assert found == {
         "house": (
-            "changes the training, but technique echo does not support that remove the table, or "
-            "use a technique that supports it: other"
+            "adds to the training, but technique echo does not support additions remove the table, "
+            "or use a technique that supports it: other"
         )
     }
 

@@ -103,7 +103,7 @@ COMMANDS: dict[str, tuple[str | Path, ...]] = {
 def test_a_command_does_not_execute_the_code_of_a_foreign_run(foreign: Path, name: str) -> None:
     done = tunesmith(*COMMANDS[name])
     assert done.exit_code == 2
-    assert "names code" in done.stderr and str(foreign / "evil.py") in done.stderr
+    assert "refers to code" in done.stderr and str(foreign / "evil.py") in done.stderr
     assert "--trust-plugins" in done.stderr
     assert not was_run(foreign)
 
@@ -136,9 +136,9 @@ def test_an_own_run_is_opened_without_a_question(own: Path, tmp_path: Path) -> N
 
 def test_the_api_refuses_too(foreign: Path) -> None:
     for use in (api.load_run, resume):
-        with pytest.raises(UsageError, match="names code"):
+        with pytest.raises(UsageError, match="refers to code"):
             use(foreign)
-    with pytest.raises(UsageError, match="names code"):
+    with pytest.raises(UsageError, match="refers to code"):
         replay_events(foreign, "jsonlines")
     assert not was_run(foreign)
     api.load_run(foreign, trust_plugins=True)
@@ -155,7 +155,7 @@ def test_on_a_terminal_the_user_is_asked(foreign: Path, answer: str) -> None:
             require_trusted(tables, foreign)
             require_trusted(tables, foreign)  # remembered
         else:
-            with pytest.raises(UsageError, match="names code"):
+            with pytest.raises(UsageError, match="refers to code"):
                 require_trusted(tables, foreign)
         asked = errors.getvalue().decode()
     assert asked.count(str(foreign / "evil.py")) == asked.count("Execute it?") == 1

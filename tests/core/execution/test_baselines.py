@@ -342,7 +342,8 @@ def test_no_costly_baseline_starves_and_the_most_promising_one_goes_on(
     }
     assert tried == {"weak": ["weak 0"], "strong": ["strong 0", "strong 1"]}
     assert report.baselines["weak"].not_tried == [
-        {"name": f"weak {n}", "reason": "[baselines] budget was used up"} for n in (1, 2)
+        {"name": f"weak {n}", "reason": "the time limit [baselines] budget was reached"}
+        for n in (1, 2)
     ]
     assert [v["name"] for v in report.baselines["strong"].not_tried] == ["strong 2"]
     assert all(name in {model for model, _, _ in report.measured} for name in ("weak", "strong"))

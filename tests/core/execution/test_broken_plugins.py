@@ -143,7 +143,9 @@ def import_of(fault: Callable[[], object]) -> Catalog:
     loaded = load_plugin(catalog.plugins.manager, odd, load, changes)
     catalog.plugins.found.append(loaded)
     if changes:
-        catalog.plugins.note(loaded, f"its import changed {', '.join(changes)}; restored")
+        catalog.plugins.note(
+            loaded, f"its import changed {', '.join(changes)}; the change was undone"
+        )
     return catalog
 
 
@@ -267,11 +269,14 @@ def failures() -> Iterator[tuple[str, Case]]:
         yield f"reporter {name}", good(partial(reporting, fault), "muted", reporters=[ODD])
         yield f"technique {name}", bad(partial(training, fault))
     for name, fault in HANGS.items():
-        yield f"import {name}", good(partial(import_of, fault), "no end after")
-        yield f"offers {name}", good(partial(offers, fault), "no end after")
-        yield f"finder {name}", bad(partial(finding, fault), "no end after")
-        yield f"review {name}", good(partial(reviewing, fault), "no end after")
-        yield f"reporter {name}", good(partial(reporting, fault), "no end after", reporters=[ODD])
+        yield f"import {name}", good(partial(import_of, fault), "did not finish within")
+        yield f"offers {name}", good(partial(offers, fault), "did not finish within")
+        yield f"finder {name}", bad(partial(finding, fault), "did not finish within")
+        yield f"review {name}", good(partial(reviewing, fault), "did not finish within")
+        yield (
+            f"reporter {name}",
+            good(partial(reporting, fault), "did not finish within", reporters=[ODD]),
+        )
     yield "build of a reporter raises", bad(partial(reporter, build=fail), reporters=[ODD])
     yield (
         "end of a reporter exits",
@@ -281,7 +286,7 @@ def failures() -> Iterator[tuple[str, Case]]:
 
 
 def changes() -> Iterator[tuple[str, Case]]:
-    folder, plan, record = "changed the current folder", "changed the plan", "changed the record"
+    folder, plan, record = "changed the current folder", "changed its copy", "changed the record"
     yield "import changes state", good(partial(import_of, change_state), folder)
     yield "review changes state", good(partial(reviewing, change_state), folder)
     yield "verdict changes state", good(partial(judging, change_state), folder)
@@ -302,17 +307,17 @@ def results() -> Iterator[tuple[str, Case]]:
     for name, number in NUMBERS.items():
         yield f"value is {name}", bad(partial(evaluator, values(number)), evaluators=[ODD])
     measured = {
-        "value is out of bounds": (values(7.0), SHARE, "bounds by 0 and 1"),
+        "value is out of bounds": (values(7.0), SHARE, "the bounds 0 to 1"),
         "bounds are reversed": (values(1.0), replace(SHARE, bounds=(1.0, 0.0)), "bounds of"),
         "details are not JSON": (values(1.0, details={"model": object()}), SHARE, "not JSON"),
-        "details are huge": (values(1.0, details={"text": "x" * 2_000_000}), SHARE, "the most"),
+        "details are huge": (values(1.0, details={"text": "x" * 2_000_000}), SHARE, "at most"),
     }
     for name, (measure, metric, text) in measured.items():
         catalog = partial(evaluator, measure, metrics=(metric,))
         yield name, bad(catalog, text, evaluators=[ODD])
     for name, verdict, text in (
         ("verdict is not JSON", {"by": object()}, "not JSON"),
-        ("verdict is huge", {"by": "x" * 2_000_000}, "the most"),
+        ("verdict is huge", {"by": "x" * 2_000_000}, "at most"),
     ):
         yield name, bad(partial(judging, returning(verdict)), text)
     for name, found, text in (
@@ -324,17 +329,17 @@ def results() -> Iterator[tuple[str, Case]]:
     forecast = ReviewResult(forecast="it fits")  # type: ignore[arg-type]
     yield "forecast is a text", good(partial(reviewing_model, returning(forecast)), "Forecast")
     for name, model, text in (
-        ("model is nowhere", FOUND, "no folder"),
+        ("model is nowhere", FOUND, "not a folder"),
         ("model is a text", "base", "returned str"),
         ("description is a number", replace(FOUND, description=7), "description"),  # type: ignore[arg-type]
     ):
         yield name, bad(partial(finding, returning(model)), text)
     yield "splitter returns nothing", bad(partial(splitter, returning(None)), "Split", split=ODD)
     yield "loader returns a list", bad(partial(loader, returning([])), "Dataset", data=LOADER)
-    yield "artifact is nowhere", bad(partial(training, returning(NOWHERE)), "no folder")
+    yield "artifact is nowhere", bad(partial(training, returning(NOWHERE)), "not a folder")
     yield "technique returns nothing", bad(partial(training, returning(None)), "Artifact")
     for name, offer, text in (
-        ("options are no model", replace(RIGHT, config=dict), "no pydantic model"),
+        ("options are no model", replace(RIGHT, config=dict), "not a pydantic model"),
         ("name is a number", replace(RIGHT, name=7), "int as a name"),  # type: ignore[arg-type]
         ("offer is of another kind", ROWS, "DataLoaderOffer"),
     ):

@@ -30,7 +30,7 @@ def test_records_that_the_technique_accepts(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], "no usable training rows"),
+        ([], "none of the training rows can be used"),
         ([RECORD, Text(source="f:2", text="t")], "f:2: .* cannot train on a Text"),
     ],
 )
@@ -59,7 +59,7 @@ def test_what_a_technique_would_ignore_is_refused(
         plan,
         technique=replace(plan.technique, offered=replace(plan.technique.offered, offer=offer)),
     )
-    with pytest.raises(DataError, match=f"f:1: .* would ignore the {ignored}"):
+    with pytest.raises(DataError, match=f"f:1: .* does not train on the {ignored}"):
         check([chat], plan)
     aware = replace(offer, trains_on=frozenset({"tools", "reasoning", "weights"}))
     plan = replace(

@@ -345,7 +345,7 @@ def test_an_evaluator_that_changes_global_state_is_named_and_the_change_undone(
     assert Path.cwd() == tmp_path
     (finding,) = [event for event in recorder.events if isinstance(event, FindingReported)]
     assert (finding.level, finding.source) == ("warning", "tunesmith-odd:odd")
-    assert finding.message == "evaluator odd changed the current folder; restored"
+    assert finding.message == "evaluator odd changed the current folder; the change was undone"
 
 
 def test_an_evaluator_may_return_no_metrics(

@@ -450,7 +450,7 @@ def test_a_reporter_cannot_change_events_and_global_state(
     assert report.started is not None and report.started.plan["run"]["seed"] == 42
     assert Path.cwd() == bench.root and random.random() == expected
     complaints = [n.message for n in report.findings]
-    assert complaints == ['reporter "recorder" changed the current folder; restored']
+    assert complaints == ['reporter "recorder" changed the current folder; the change was undone']
 
 
 def test_a_reporter_may_replace_the_streams_until_the_end_of_the_run(bench: Bench) -> None:

@@ -44,7 +44,7 @@ def test_a_gate_that_is_met(options: dict[str, object]) -> None:
     [
         (
             {"must_beat": ["few-shot"]},
-            'gate.must_beat: tuned must be better than few-shot, but is "unclear"',
+            'gate.must_beat: the tuned model must beat few-shot, but is "unclear"',
         ),
         ({"at_least": {"score": 0.81}}, "gate.at_least.score: must be at least 0.81, got 0.800"),
         ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.600"),

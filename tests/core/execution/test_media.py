@@ -71,7 +71,7 @@ READS = replace(RIGHT, reads_media=True)
 @pytest.mark.parametrize(
     ("trains_on", "tables", "message"),
     [
-        ("", {}, r"f:\d+: technique echo would ignore the media of this record"),
+        ("", {}, r"f:\d+: technique echo does not train on the media of this record"),
         (
             "media",
             {"evaluators": [{"use": "right"}]},

@@ -122,8 +122,8 @@ def test_the_fingerprint_covers_every_field_of_every_record(tmp_path: Path) -> N
 def test_a_part_without_rows_and_a_record_of_a_wrong_kind_are_refused(tmp_path: Path) -> None:
     good = Completion(source="a:1", prompt="p", completion="c")
     cases = [
-        (Dataset(train=[]), "no usable training rows"),
-        (Dataset(train=[good], test=[]), "no usable test rows"),
+        (Dataset(train=[]), "none of the training rows can be used"),
+        (Dataset(train=[good], test=[]), "none of the test rows can be used"),
         (Dataset(train=[good], test=[Text(source="b:7", text="t")]), "b:7: technique echo"),
     ]
     for number, (dataset, message) in enumerate(cases):

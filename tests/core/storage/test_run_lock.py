@@ -227,7 +227,7 @@ def test_an_unreadable_lease_is_taken_if_nobody_touches_it(
     (tmp_path / "lease").write_bytes(content)
     with lock(tmp_path):
         assert is_held_here(tmp_path)
-    assert "sign of life of its user" in capsys.readouterr().err
+    assert "to see if its process is still running" in capsys.readouterr().err
 
 
 def test_an_unreadable_lease_without_locks_names_the_command_that_frees_it(
@@ -287,7 +287,7 @@ def test_a_silent_machine_loses_the_run_only_to_a_lock_or_a_command(
     write_lease(tmp_path, distant_holder())
     with lock(tmp_path):
         assert is_held_here(tmp_path)
-    assert f"sign of life of {distant_holder()}" in capsys.readouterr().err
+    assert f"to see if {distant_holder()} is still running" in capsys.readouterr().err
     set_flock(monkeypatch, errno.ENOLCK)
     write_lease(tmp_path, distant_holder())
     os.utime(tmp_path / "lease", (time.time() - 3600,) * 2)

@@ -211,7 +211,7 @@ def test_other_paths_are_for_reporters(tmp_path: Path) -> None:
         ("export.json", "it is an export; its README.md"),
         ("evaluation.json", "its results are in evaluation.json"),
         ("adapter_config.json", "`tunesmith evaluate` accepts it"),
-        ("run.toml", "start it with `tunesmith run`"),
+        ("run.toml", "start one with `tunesmith run`"),
         ("2026_x/lock", "such as {folder}/2026_x; `tunesmith runs {folder}` lists them"),
         ("notes.txt", "`tunesmith run` prints the run folder"),
     ],

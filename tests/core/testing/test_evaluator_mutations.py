@@ -218,7 +218,7 @@ def test_what_the_records_of_the_kit_do_not_have_is_compared_on_examples() -> No
     assert rate(has_greeting, [GREETED])[0] == "passed"
     impolite = replace(GREETED, records=[replace(GREETED.records[0], completion="It is.")])
     state, detail = rate(has_greeting, [impolite])
-    assert state == "failed" and "give examples that have it" in detail
+    assert state == "failed" and "pass examples that have it" in detail
 
 
 def test_a_metric_with_one_value_for_all_answers_fails_without_examples_too() -> None:

@@ -181,8 +181,8 @@ def list_files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("adapter", "holds an adapter, so it is not replaced"),
-        ("adapter/more", "lies inside the trained model"),
+        ("adapter", "contains an adapter, so it is not replaced"),
+        ("adapter/more", "is inside the folder of the trained model"),
     ],
 )
 def test_the_trained_model_is_never_replaced(finished: Path, name: str, reason: str) -> None:

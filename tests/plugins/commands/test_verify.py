@@ -70,4 +70,4 @@ def test_an_artifact_outside_of_the_run_folder_is_refused(
     log.write_text(log.read_text().replace('"artifact": "artifact"', f'"artifact": "{artifact}"'))
     done = tunesmith("verify", finished)
     assert done.exit_code == 7
-    assert "names a file outside of the run folder" in done.stderr
+    assert "refers to a file outside the run folder" in done.stderr

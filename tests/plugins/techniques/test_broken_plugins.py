@@ -113,7 +113,7 @@ def test_global_state_changes_no_weight_and_is_named(
     source += HOOKS.format(review=call.get("hook", "pass"), report=call.get("reporter", "pass"))
     weights, log = train(tmp_path, tiny_folder, source)
     assert weights == expected
-    assert (name == "random") is (f"torch's {name}; restored" not in log)
+    assert (name == "random") is (f"torch's {name}; the change was undone" not in log)
     assert name == "random" or "file:odd" in log
     count_trials("a plugin changes global state of torch, and no weight")
 

@@ -172,7 +172,7 @@ def test_reward_hacking_ends_with_exit_code_6(project: Path) -> None:
         ("return 'good'", 5, "reward score: must return a finite number, got 'good'"),
         ("raise OSError('no such list')", 5, "OSError: no such list (broken.py:2)"),
         ("return undefined", 5, "NameError"),
-        ("retrun 1", 2, "cannot be run, SyntaxError"),
+        ("retrun 1", 2, "cannot be run: SyntaxError"),
     ],
 )
 @pytest.mark.parametrize("where", ["rewards", "gold"])

@@ -540,19 +540,19 @@ class TestGaps:
     def test_one_that_was_not_measured_is_missed(self, case: Case) -> None:
         self.finetuned(case)
         assert case.judge()["word"] == "FINE-TUNE", "no prompt suits the rows"
-        self.skip(case, "retrieved-shots", "[baselines] budget was used up")
+        self.skip(case, "retrieved-shots", "the time limit [baselines] budget was reached")
         verdict = case.judge()
         assert (verdict["word"], verdict["baseline"]) == ("NOT ENOUGH EVIDENCE", "linear")
         assert verdict["sentence"].endswith(
             "; but a prompt with retrieved examples was not fully measured: "
-            "retrieved-shots: [baselines] budget was used up"
+            "retrieved-shots: the time limit [baselines] budget was reached"
         )
         assert verdict["would_change"] == "a [baselines] budget above 5m"
         assert verdict["not_measured"] == [
             {
                 "baseline": "retrieved-shots",
                 "solution": "retrieval",
-                "reason": "[baselines] budget was used up",
+                "reason": "the time limit [baselines] budget was reached",
             }
         ]
 

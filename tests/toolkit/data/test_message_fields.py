@@ -249,7 +249,7 @@ def test_the_weight_of_a_part_is_not_that_of_marks_in_front_of_the_answer() -> N
 def test_a_template_that_changes_a_weighted_part_is_refused() -> None:
     upper = CHATML.replace("message['content']", "message['content'] | trim")
     parts = Message("assistant", (TextPart("a "), TextPart("b\n", 0.5)))
-    with pytest.raises(DataError, match="a part of an answer that has a weight"):
+    with pytest.raises(DataError, match="a weighted part of an answer"):
         template_of(upper, eos="<|im_end|>").tokenize_record(
             chat(Message("user", "q"), parts), 10_000
         )

@@ -64,7 +64,7 @@ def test_a_correct_export_passes_every_check(
     assert list(certificate["checks"]) == [*([] if kind == "full" else ["merge"]), *expected]
     assert certificate["max_logprob_difference_nats"] < 1e-5
     if kind == "full":  # it has learned to end its answers
-        assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+        assert certificate["checks"]["stop"] == "4 of 4 answers end at the same token"
     assert json.loads((tmp_path / "out" / CERTIFICATE_FILE).read_text()) == certificate
     card = (tmp_path / "out" / "README.md").read_text()
     assert "log-probabilities" in card and str(tmp_path) not in card
@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 MESSAGES = {
     "tie": "embeddings and output head are not tied, but tied in the trained model",
-    "text": "the engine renders 'Go', expected '', at character",
+    "text": "the engine renders a prompt as 'Go', expected '', at character",
     "pre-tokenizer": r"token \d+ of a prompt is \[",
 }
 
@@ -249,7 +249,7 @@ def test_a_library_that_fails_is_named(
         raise error
 
     export = as_export(damage_exporter(EXPORTER, fail), name="engine")
-    with pytest.raises(EnvironmentProblem, match=r"engine: the exporter failed with \w+, (list|1)"):
+    with pytest.raises(EnvironmentProblem, match=r"engine: the exporter failed: \w+: (list|1)"):
         export_run(trained, export, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -274,7 +274,7 @@ def ending(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 
 def test_long_answers_must_end_alike(ending: TrainedModel, tmp_path: Path) -> None:
     certificate = export_run(ending, as_export(EXPORTER), tmp_path / "out")
-    assert certificate["checks"]["stop"] == "4 of 4 answers end alike"
+    assert certificate["checks"]["stop"] == "4 of 4 answers end at the same token"
     assert certificate["not_verified"] == []
 
 

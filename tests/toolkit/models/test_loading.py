@@ -213,7 +213,7 @@ def _index(name: str) -> Callable[[Path], None]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), EnvironmentProblem, "no config.json"),
     "config is not JSON": (
-        lambda f: (f / "config.json").write_text("{"), IntegrityError, "cannot be read as JSON"
+        lambda f: (f / "config.json").write_text("{"), IntegrityError, "invalid JSON"
     ),
     "own code": (
         lambda f: edit_config(f, auto_map={"AutoModel": "x.Y"}), EnvironmentProblem, "auto_map"
@@ -235,12 +235,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = 
     "more words than weights": (
         lambda f: edit_config(f, vocab_size=9_000_000, hidden_size=900_000),
         IntegrityError,
-        "vocab_size and the widths promise 8,100,000,000,000 weights or more",
+        "vocab_size and the widths require 8,100,000,000,000 weights or more",
     ),
     "more layers than weights": (
         lambda f: edit_config(f, num_hidden_layers=900, intermediate_size=9_000_000),
         IntegrityError,
-        "num_hidden_layers and the widths promise",
+        "num_hidden_layers and the widths require",
     ),
     "text": (lambda f: edit_config(f, num_hidden_layers="2"), IntegrityError, "num_hidden_layers"),
     "only pickled": (_pickled, EnvironmentProblem, "only pickled weights"),

@@ -185,7 +185,7 @@ def test_missing_bitsandbytes_is_an_error_with_the_reason(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(EnvironmentProblem, match="bitsandbytes cannot be imported, import of"):
+    with pytest.raises(EnvironmentProblem, match="bitsandbytes cannot be imported: import of"):
         load(folder)
 
 

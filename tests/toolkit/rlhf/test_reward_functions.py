@@ -59,7 +59,7 @@ def test_an_exception_is_reported_with_function_and_line(tmp_path: Path) -> None
     with pytest.raises(TrainingError) as caught:
         write_reward(tmp_path, "return 1 / len(prompt[9:])").rewards(*PROMPT_AND_COMPLETION)
     assert caught.value.message == (
-        "reward score: raised an exception for an answer of 3 characters, "
+        "reward score: raised an exception for an answer of 3 characters: "
         "ZeroDivisionError: division by zero (mine.py:4)"
     )
     assert "ten" not in caught.value.message  # completions may contain anything
@@ -68,8 +68,8 @@ def test_an_exception_is_reported_with_function_and_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("def score(prompt: str", "cannot be run, SyntaxError"),
-        ("import no_such_module_at_all", "cannot be run, ModuleNotFoundError"),
+        ("def score(prompt: str", "cannot be run: SyntaxError"),
+        ("import no_such_module_at_all", "cannot be run: ModuleNotFoundError"),
         ("score = 3", 'has no function "score"'),
         ("def score(prompt): return 1", "must take two arguments"),
         ("def score(prompt, answer, mood): return 1", "must take two arguments"),

@@ -81,7 +81,7 @@ def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: 
 
 
 def test_data_of_which_no_pair_fits_is_refused(tmp_path: Path, template: Template) -> None:
-    with pytest.raises(DataError, match="rows:0: no usable row: all 12"):
+    with pytest.raises(DataError, match="rows:0: no row can be used: all 12"):
         tokenize_fitting_pairs(make_job(PAIRS, [], tmp_path), template, 4)
 
 

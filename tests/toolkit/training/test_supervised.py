@@ -111,7 +111,7 @@ def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) ->
 
 def test_data_of_which_nothing_fits_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
     long = Completion(source="r:long", prompt="a word " * 200, completion="ten")
-    with pytest.raises(DataError, match="r:long: no usable row"):
+    with pytest.raises(DataError, match="r:long: no row can be used"):
         run(tmp_path, tiny_folder, (long,), max_length=64)
     with pytest.raises(DataError, match="no rows"):
         run(tmp_path, tiny_folder, ())

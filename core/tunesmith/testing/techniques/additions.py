@@ -14,9 +14,9 @@ from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train_once
 
 PULL_FACTOR = 100.0
-"""Weight of the squared distance from the initial weights: much more than that of the loss."""
+"""Weight of the squared distance from the initial weights. The loss has the weight 1."""
 MAX_DISTANCE_RATIO = 0.95
-"""With the pull, the weights must move less than this share of the distance without it."""
+"""With the pull, the weights must move less than this share of their distance without it."""
 SCORE_TOLERANCE = 1e-5
 """Maximum difference of equal scores, in nats."""
 
@@ -51,7 +51,7 @@ class Freeze(Spectator):
 
 @check("technique")
 def applies_added_terms(subject: Subject) -> None:
-    """A term added by a table acts on the weights; an addition that does nothing does not."""
+    """A loss term that a table adds changes the weights; an addition without effect does not."""
     _require_accepting(subject)
     _, first, _ = train_once(subject)
     watched, free = _train_with(subject, Spectator)
@@ -87,7 +87,7 @@ def _require_accepting(subject: Subject) -> None:
 
 
 def _train_with(subject: Subject, kind: type[Spectator]) -> tuple[TrainingRun, float]:
-    """Train with an addition of this kind; return the training and how far the weights moved."""
+    """Train with an addition of this class; return the training and how far the weights moved."""
     built: list[Spectator] = []
 
     def build(context: Any) -> Spectator:

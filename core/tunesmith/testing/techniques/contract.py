@@ -29,7 +29,7 @@ from tunesmith.testing.techniques.setup import TrainingRun, TrainingSetup, train
 from tunesmith.testing.techniques.written_files import folder_hash
 
 MIN_LOSS_DECREASE = 0.1
-"""Minimum decrease of the loss, in nats per token, when eight examples are memorized."""
+"""Minimum decrease of the loss in nats per token after training on eight examples."""
 _TRY_OTHER_OPTIONS = (
     "if it learns slowly, give options that let it learn faster: more epochs, a higher learning "
     "rate (`samples` in a test, `--set NAME.epochs=40` of `tunesmith plugins check`)"
@@ -53,7 +53,7 @@ KNOWN_FOLDERS = frozenset(
         "freeze",
     }
 )
-"""Folders that the checks themselves create next to each other."""
+"""Names of the folders that the checks themselves create."""
 
 
 @check("technique")
@@ -133,7 +133,7 @@ def writes_only_below_out(subject: Subject) -> None:
 
 @check("technique")
 def artifact_reopens(subject: Subject) -> None:
-    """The artifact is complete: a copy of it, opened by a new technique, gives the same scores."""
+    """The artifact is complete: a copy of it, opened by a new object, gives the same scores."""
     setup, _, path = train_once(subject)
     copy = setup.folder / "copy"
     if not copy.exists():
@@ -144,7 +144,7 @@ def artifact_reopens(subject: Subject) -> None:
 
 @check("technique")
 def same_seed_same_losses(subject: Subject) -> None:
-    """The same seed gives exactly the same losses, whatever random numbers were drawn before."""
+    """The same seed gives exactly the same losses, regardless of random numbers drawn before."""
     if not subject.offer.promises.deterministic:
         raise NotApplicable("does not promise to be deterministic")
     setup = TrainingSetup.of(subject)
@@ -202,7 +202,7 @@ def resumes_where_it_stopped(subject: Subject) -> None:
 
 @check("technique")
 def refuses_wrong_records(subject: Subject) -> None:
-    """An unusable record is refused or gives a finding; training without records is refused."""
+    """A record of an unknown kind gives an error or a finding; no records give an error."""
     setup = TrainingSetup.of(subject)
     unusable = Record(source="kit:unusable")
     for records in ((*setup.examples[:2], unusable), ()):
@@ -228,7 +228,7 @@ def refuses_wrong_records(subject: Subject) -> None:
 @check("technique")
 def training_leaves_no_global_changes(subject: Subject) -> None:
     """Training changes neither global state nor libraries, except random generators."""
-    setup, _, _ = train_once(subject)  # all imports are done by now
+    setup, _, _ = train_once(subject)  # by now, everything has been imported
     before, attributes = dict(global_state(generators=False)), library_attributes()
     training = TrainingRun(setup.folder / "unchanged")
     shutil.rmtree(training.out, ignore_errors=True)
@@ -246,7 +246,7 @@ def draw_random_numbers() -> None:
 
 
 def _stop_after(setup: TrainingSetup, training: TrainingRun, steps: int) -> None:
-    """Train until ``steps`` steps are reported, then stop as a signal would."""
+    """Train until ``steps`` steps are reported, then stop as after a signal."""
 
     def emit(event: Event) -> None:
         training.events.append(event)

@@ -1,11 +1,11 @@
-"""Checks for silent fine-tuning bugs, where no error is raised and the loss looks fine.
+"""Checks for silent bugs in fine-tuning: no error is raised, and the loss looks fine.
 
 The checks only need the contract of techniques, so they apply to every technique:
 
 * Scores depend neither on what else is scored nor on the day.
 * The seed is used.
-* Prompts are not trained.
-* What is saved is what was trained.
+* The loss does not include prompts.
+* The saved model is the trained one.
 * Splitting a batch into micro-batches changes nothing.
 """
 
@@ -28,7 +28,7 @@ from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import SEED, TrainingRun, TrainingSetup, train_once
 
 TOLERANCE = 1e-3
-"""Tolerance for another order of sums: nats between token scores, or share between losses."""
+"""Tolerance if sums are in another order: in nats for token scores, as a share for losses."""
 UPDATE_TOLERANCE = 10 * TOLERANCE
 """The tolerance after an update: Adam divides small gradients by their size."""
 ROUNDING = {"bf16": 2**-8, "bfloat16": 2**-8, "fp16": 2**-11, "float16": 2**-11}
@@ -41,14 +41,14 @@ errors have random signs, so n errors grow like the square root of n. A loss is 
 as many tokens, which divides by that root again. A loss therefore has the error of one rounding.
 """
 ZONES = ("Etc/GMT+12", "Etc/GMT-14")
-"""Two time zones that never have the same date."""
+"""Two time zones whose dates always differ."""
 MICRO_OPTION = "micro_batch_tokens"
 PACKING_OPTION = "packing"
 
 
 @check("technique")
 def scores_do_not_depend_on_batching(subject: Subject) -> None:
-    """An answer's scores, and what is generated, do not depend on the other prompts."""
+    """The scores of an answer, and generated answers, do not depend on the other prompts."""
     setup, training, path = train_once(subject)
     error = math.sqrt(ROUNDINGS) * _rounding(training)
     model = setup.open(path)
@@ -92,7 +92,7 @@ def scores_do_not_depend_on_the_day(subject: Subject) -> None:
 
 @check("technique")
 def uses_the_seed(subject: Subject) -> None:
-    """Another seed gives another training: other orders of rows, or other initial weights."""
+    """Another seed changes the training: the order of rows, or the initial weights."""
     setup, first, _ = train_once(subject)
     if first.losses() != setup.train("seed", seed=SEED + 1).losses():
         return
@@ -104,7 +104,7 @@ def uses_the_seed(subject: Subject) -> None:
 
 @check("technique")
 def does_not_train_prompts(subject: Subject) -> None:
-    """Only answers are trained: prompts do not become likely answers themselves."""
+    """The model learns answers only: prompts do not become likely answers themselves."""
     setup, _, path = train_once(subject)
     pairs = _pairs(setup.examples)
     prompts = [(prompt, _last_text(prompt)) for prompt, _ in pairs]
@@ -130,7 +130,7 @@ def does_not_train_prompts(subject: Subject) -> None:
 
 @check("technique")
 def saves_what_it_trained(subject: Subject) -> None:
-    """The saved model is that of the last steps: its loss is not above the losses reported then."""
+    """The saved model comes from the last steps: its loss is not above their losses."""
     setup, training, path = train_once(subject)
     losses = training.losses()
     base = -_mean(_scores(setup.open(None), _pairs(setup.examples)))
@@ -147,7 +147,7 @@ def saves_what_it_trained(subject: Subject) -> None:
 
 @check("technique")
 def micro_batches_change_nothing(subject: Subject) -> None:
-    """A batch that is computed in small parts gives the same loss, gradient and update."""
+    """A batch computed in small micro-batches has the same loss, gradient and update."""
     if MICRO_OPTION not in subject.offer.config.model_fields:
         raise NotApplicable(f"it has no option {MICRO_OPTION}")
     _change_nothing(subject, "micro", MICRO_OPTION, 16)
@@ -155,7 +155,7 @@ def micro_batches_change_nothing(subject: Subject) -> None:
 
 @check("technique")
 def packing_changes_nothing(subject: Subject) -> None:
-    """Packed rows give the same loss, gradient and update as padded rows."""
+    """Packed rows have the same loss, gradient and update as padded rows."""
     packing = subject.offer.config.model_fields.get(PACKING_OPTION)
     if packing is None or packing.annotation is not bool:
         raise NotApplicable(f"it has no boolean option {PACKING_OPTION}")
@@ -165,7 +165,7 @@ def packing_changes_nothing(subject: Subject) -> None:
 
 
 def _change_nothing(subject: Subject, name: str, option: str, value: object) -> None:
-    """Train again with another value of an option, and require the same first two steps."""
+    """Train with another value of an option; require that the first two steps are the same."""
     setup, first, _ = train_once(subject)
     changed = setup.train(name, changes={option: value})
     one, other = first.steps()[:2], changed.steps()[:2]
@@ -185,7 +185,7 @@ def _change_nothing(subject: Subject, name: str, option: str, value: object) -> 
 
 
 def _rounding(training: TrainingRun) -> float:
-    """Return the error of one rounding in the precision that a training reports; 0 for fp32."""
+    """Return the rounding error of the precision that a training reports; 0 for fp32."""
     started = (event for event in training.events if isinstance(event, TrainingStarted))
     names = (re.match(r"\w*", event.precision.lower()) for event in started)
     return max((ROUNDING.get(name[0], 0.0) for name in names if name), default=0.0)
@@ -206,7 +206,7 @@ def _scores(model: TextModel, pairs: Sequence[Pair]) -> list[tuple[float, ...]]:
 
 
 def _mean(scores: Sequence[Sequence[float]]) -> float:
-    """Return the mean over all tokens, in nats."""
+    """Return the mean loss over all tokens, in nats."""
     values = [value for tokens in scores for value in tokens]
     return math.fsum(values) / max(1, len(values))
 

@@ -1,4 +1,4 @@
-"""Checks of estimates: the predictions of a technique must be consistent."""
+"""Checks that a technique's estimates of memory and compute are consistent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASSUMPTIONS = Assumptions(sequence=64, micro_batch=2, rows=100)
 
 @check("technique")
 def estimates_are_intervals(subject: Subject) -> None:
-    """An estimate has phases; in each, low <= expected <= high, and the parts sum to expected."""
+    """In each phase of an estimate, low <= expected <= high, and the components sum to expected."""
     for request in _requests(subject):
         estimate = _first_estimate(subject, subject.options(), request)
         require(bool(estimate.memory), "it estimates no phase")
@@ -38,7 +38,7 @@ def estimates_are_intervals(subject: Subject) -> None:
 
 @check("technique")
 def estimates_follow_the_work(subject: Subject) -> None:
-    """More rows take more work, and longer rows do not take less memory."""
+    """More rows need more compute, and longer rows do not need less memory."""
     for request in _requests(subject):
         config = subject.options()
         estimate = _first_estimate(subject, config, request)
@@ -65,7 +65,7 @@ def estimates_follow_the_options(subject: Subject) -> None:
 
 @check("technique")
 def memory_savings_save_memory(subject: Subject) -> None:
-    """A proposed memory saving does not increase memory, and names its cost."""
+    """A proposed memory saving does not need more memory, and names its disadvantage."""
     if subject.offer.memory_savings is None:
         raise NotApplicable("it proposes no memory savings")
     config = subject.options()

@@ -1,4 +1,4 @@
-"""The trainings that checks of a technique share: a small model and eight examples."""
+"""Trainings that the checks of a technique share, with a small model and eight examples."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TrainingRun:
 
 @dataclass
 class TrainingSetup:
-    """The temporary folder, model and records for the trainings of one offer."""
+    """The temporary folder, the model and the records used to train one technique."""
 
     subject: Subject
     model: Path
@@ -102,7 +102,7 @@ class TrainingSetup:
         )
 
     def train(self, name: str, **differences: Any) -> TrainingRun:
-        """Train without interruption, once per name; ``differences`` are changes of the job."""
+        """Train without interruption, once per name; ``differences`` replace fields of the job."""
         if name not in self.subject.cache:
             training = TrainingRun(self.folder / name)
             with record_writes(training.out, training.written):
@@ -150,7 +150,7 @@ class TrainingSetup:
 
 
 def train_once(subject: Subject) -> tuple[TrainingSetup, TrainingRun, Path]:
-    """Return the setup, the training that checks share, and the path of its artifact."""
+    """Return the setup, the shared training, and the path of its artifact."""
     setup = TrainingSetup.of(subject)
     training = setup.train("first")
     artifact = training.artifact

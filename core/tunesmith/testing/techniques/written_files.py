@@ -22,7 +22,8 @@ def folder_hash(folder: Path) -> str:
 
 
 _watchers: list[Callable[[str, tuple[Any, ...]], None]] = []
-"""Functions that currently receive audit events, because an audit hook cannot be removed."""
+"""Functions that currently receive audit events; the list exists because audit hooks are
+permanent."""
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -59,7 +60,7 @@ def record_writes(allowed: Path, written: list[str]) -> Iterator[None]:
 
 
 def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the paths that an audit event is about to write."""
+    """Return the paths that the call of an audit event will write."""
     if event == "open":
         path, mode, flags = arguments
         writes = bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
@@ -67,7 +68,7 @@ def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
         return [os.fsdecode(path)] if writes and isinstance(path, (str, bytes)) else []
     if event in ("os.mkdir", "os.remove", "os.rename", "os.truncate"):
         number = 2 if event == "os.rename" else 1
-        # The folders that relative paths start from, as in shutil.rmtree, come last.
+        # Descriptors of the folders that relative paths start from, as in shutil.rmtree, come last.
         folders = () if event == "os.truncate" else arguments[-number:]
         pairs = zip_longest(arguments[:number], folders, fillvalue=-1)
         return [
