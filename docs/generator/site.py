@@ -43,7 +43,7 @@ def on_files(files: Any, *, config: Any) -> Any:
 def on_page_markdown(markdown: str, *, page: Any, **ignored: Any) -> str:
     """Add hard line breaks to a page, and replace links out of ``docs/`` with text.
 
-        The page also gets its boost in the search. The site only contains the pages in ``docs/``, so
+    The page also gets its boost in the search. The site only contains the pages in ``docs/``, so
     the text gives the paths of other files in the repository.
     """
     folder = Path(page.file.src_uri).parent
