@@ -103,7 +103,7 @@ def test_a_card_is_a_new_file(tunesmith: Tunesmith, finished: Path, tmp_path: Pa
         assert tunesmith("report", finished, "--card", tmp_path / name).exit_code == 0
         assert (tmp_path / name).read_text().startswith(start)
     again = tunesmith("report", finished, "--card", tmp_path / "card.md")
-    assert again.exit_code == 2 and "exists already" in again.stderr
+    assert again.exit_code == 2 and "already exists" in again.stderr
     other = tunesmith("report", finished, "--card", tmp_path / "card.png")
     assert other.exit_code == 2 and "use FILE.md or FILE.svg" in other.stderr
     lost = tunesmith("report", finished, "--card", tmp_path / "no" / "card.md")

@@ -65,14 +65,11 @@ def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
 
 
 def show(report: Report, folder: RunFolder, as_json: bool) -> None:
-    """Print the results on stdout, as text or as JSON."""
+    """Print the end of a run on stdout: a few lines, or the whole report as JSON."""
     view = ReportView(report, folder.path)
     if as_json:
         render.print_json(show_report.to_json(view))
         return
-    show_report.show_verdict(view)
-    show_report.show_gates(report)
-    show_report.show_scores(view)
-    show_report.show_fit(view)
+    show_report.show_end(view)
     show_report.show_paths(view)
     show_report.show_next_commands(view)
