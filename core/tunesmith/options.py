@@ -197,6 +197,14 @@ class GateOptions(Options):
         ),
     )
 
+    strict: bool = Field(
+        False,
+        description=(
+            "Each warning before training ends the run, and so does any verdict other than "
+            "FINE-TUNE at its end. `tunesmith run --strict` sets this."
+        ),
+    )
+
     def bounds(self) -> Iterator[tuple[str, str, str, float]]:
         """Yield each bound of ``at_least``: its key, an evaluator's id or "", a metric, a value."""
         for name, value in self.at_least.items():

@@ -276,6 +276,16 @@ def test_a_failed_gate_keeps_the_result(tunesmith: Tunesmith) -> None:
     assert report["verdict"]["outcome"] == "better"
 
 
+def test_strict_ends_with_6_on_a_warning(
+    tunesmith: Tunesmith, here: Path
+) -> None:
+    done = tunesmith("run", "run.toml", "--strict", "--set", "run.seed=13", "--out", "warned")
+    assert done.exit_code == 6 and "gate.strict: run.seed: brings" in done.stderr
+    assert not (here / "warned" / "model").exists() and "FINE-TUNE" not in done.stdout
+    done = tunesmith("run", "run.toml", "--strict", "--out", "good")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "FINE-TUNE"), done.stderr
+
+
 def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Path) -> None:
     (here / "run.toml").write_text(RUN_FILE + '[[reporters]]\nuse = "failing"\n')
     assert tunesmith("run", "run.toml").exit_code == 0

@@ -23,13 +23,19 @@ from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_a
 @click.command("run")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with code 6 on a warning before training, or any verdict but FINE-TUNE.",
+)
 @start_options
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run_file: Path,
     sets: tuple[str, ...],
     out: Path | None,
     force: bool,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Train a model and evaluate it before and after, on test rows.
@@ -41,6 +47,7 @@ def command(
     if distributed.rank() > 0:
         api.run_worker_rank(files=state.files, disabled=state.disabled)
         return
+    sets = (*sets, "gate.strict=true") if strict else sets
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     api.require_runnable(plan)
     folder = api.create_run_folder(plan, out)
