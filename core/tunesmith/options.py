@@ -76,6 +76,11 @@ class RunOptions(Options):
         max_length=60,
         pattern=r"^[A-Za-z0-9._-]*$",
     )
+    title: str = Field(
+        "",
+        description="The task in a few words, as the title of reports. Empty: the name.",
+        max_length=120,
+    )
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of split, initialization, row order.")
     folder: DataPath = Field("runs", description="Folder where the run folder is created.")
     device: str = Field(

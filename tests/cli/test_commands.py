@@ -276,9 +276,7 @@ def test_a_failed_gate_keeps_the_result(tunesmith: Tunesmith) -> None:
     assert report["verdict"]["outcome"] == "better"
 
 
-def test_strict_ends_with_6_on_a_warning(
-    tunesmith: Tunesmith, here: Path
-) -> None:
+def test_strict_ends_with_6_on_a_warning(tunesmith: Tunesmith, here: Path) -> None:
     done = tunesmith("run", "run.toml", "--strict", "--set", "run.seed=13", "--out", "warned")
     assert done.exit_code == 6 and "gate.strict: run.seed: brings" in done.stderr
     assert not (here / "warned" / "model").exists() and "FINE-TUNE" not in done.stdout

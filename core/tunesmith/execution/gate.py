@@ -9,7 +9,6 @@ from tunesmith.errors import GateError
 from tunesmith.events import JSON, TUNED, FindingReported, GateChecked, Measured
 from tunesmith.options import GateOptions
 
-
 FINE_TUNE = "FINE-TUNE"
 """The word of a verdict for fine-tuning."""
 

@@ -93,6 +93,8 @@ class Answers:
     rows: Sequence[AnswerRow]
     slices: Sequence[WeakSlice]
     """The slices that were tested for weakness."""
+    has_texts: bool = True
+    """False if the evaluator stored no answers, so that only their values are known."""
     has_best: bool = True
     """False if the metric has no best value, so that rows cannot be called right."""
 
@@ -153,7 +155,7 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
     found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
     slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
     label = report.metric_label(tuned.evaluator, tuned.metric)
-    return Answers(label, [*others, TUNED], found, slices, has_best)
+    return Answers(label, [*others, TUNED], found, slices, has_texts, has_best)
 
 
 def _find_decisive(report: Report) -> Measured | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "describe_stage",
     "format_reproduction",
     "list_predictions",
+    "name_base_model",
 ]
 
 
@@ -110,6 +112,14 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "precision": started.precision,
     }
     return {key: value for key, value in facts.items() if value}
+
+
+def name_base_model(report: Report) -> str:
+    """Return the base model's name without its organization or folder; "" if it is unknown."""
+    if report.model is None:
+        return ""
+    found = re.search(r"\S+(?=\.gguf)", report.model.description)  # a reference may name a wheel
+    return Path(found[0] if found else report.model.reference).name
 
 
 def describe_cost(report: Report) -> str:

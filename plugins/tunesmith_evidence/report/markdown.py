@@ -46,7 +46,7 @@ def render_markdown(view: ReportView, max_rows: int) -> str:
 def _render_headline(view: ReportView) -> Iterator[str]:
     """Yield the verdict with its figure, and the run's status."""
     headline, started = view.headline, view.report.started
-    yield f"# {escape_markdown(headline.word)}: {escape_markdown(view.name)}"
+    yield f"# {escape_markdown(headline.word)}: {escape_markdown(view.title, 200)}"
     if view.right_answers:
         yield f"**{escape_markdown(view.right_answers, 200)}**"
     if headline.figure:

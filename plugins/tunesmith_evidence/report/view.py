@@ -27,7 +27,7 @@ from tunesmith_evidence.report.answer_parts import (
 )
 from tunesmith_evidence.report.answers import Answers, read_answers
 from tunesmith_evidence.report.ending import RunEnding, describe_ending, find_status
-from tunesmith_evidence.report.facts import Prediction, list_predictions
+from tunesmith_evidence.report.facts import Prediction, list_predictions, name_base_model
 from tunesmith_evidence.report.headline import (
     ComparisonRow,
     Headline,
@@ -139,6 +139,13 @@ class ReportView:
         """The name of the run."""
         return self.report.name
 
+    @property
+    def title(self) -> str:
+        """The title of the run file or the name of the run, and the base model's name."""
+        started = self.report.started
+        title = started.plan.get("run", {}).get("title") if started else None
+        return " - ".join(filter(None, [str(title or self.name), name_base_model(self.report)]))
+
     @cached_property
     def status(self) -> str:
         """The run's status, including ``running``."""
@@ -220,13 +227,13 @@ class ReportView:
     def field_scores(self) -> list[FieldScore]:
         """How often each field is right; empty if the expected answers are not JSON objects."""
         answers = self.intact_answers
-        return score_fields(answers) if answers else []
+        return score_fields(answers) if answers and answers.has_texts else []
 
     @cached_property
     def confusions(self) -> Confusions | None:
         """The labels that the tuned model confuses; None if the expected answers are not labels."""
         answers = self.intact_answers
-        return count_confusions(answers, TUNED) if answers else None
+        return count_confusions(answers, TUNED) if answers and answers.has_texts else None
 
     @cached_property
     def right_answers(self) -> str:
