@@ -134,6 +134,13 @@ def test_report_shows_right_fields(tunesmith: Tunesmith, finished: Path) -> None
     assert "## Right answers by field" in markdown and "| `slot` |" in markdown
 
 
+def test_the_run_folder_has_a_model_card(finished: Path) -> None:
+    card = (finished / "README.md").read_text()
+    assert card.startswith("---\n") and "\n### " in card and "\n# run - " in card
+    assert "| **tuned** |" in card and "| zero-shot |" in card and "95 % interval" in card
+    assert "## Data" in card and "Measured: same." in card and str(finished) not in card
+
+
 def test_a_card_is_a_new_file(tunesmith: Tunesmith, finished: Path, tmp_path: Path) -> None:
     printed = tunesmith("report", finished, "--card", "-")
     assert printed.exit_code == 0 and printed.stdout.startswith("### ")

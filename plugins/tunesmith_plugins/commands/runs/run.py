@@ -12,9 +12,11 @@ from tunesmith import api, distributed
 from tunesmith.errors import RunStopped, TunesmithError, UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
+from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
+from tunesmith_evidence.report.model_card import write_model_card
 from tunesmith_evidence.report.view import ReportView
 from tunesmith_plugins.commands.runs import show_report
 from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_after_error
@@ -52,13 +54,13 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     api.require_runnable(plan)
     folder = api.create_run_folder(plan, out)
     state.run_folder = folder.path
-    with show_failed_run(folder, as_json):
+    with show_failed_run(plan, folder, as_json):
         report = execute.run(state.apply_quiet(plan), catalog, folder, force=force)
-    show(report, folder, as_json)
+    show(report, plan, folder, as_json)
 
 
 @contextmanager
-def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
+def show_failed_run(plan: Plan, folder: RunFolder, as_json: bool) -> Iterator[None]:
     """If the run fails in the block, print the results so far and how to resume."""
     with ignore_stop_signals_after_error():
         try:
@@ -67,13 +69,14 @@ def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
             if isinstance(error, RunStopped):
                 error.hint = f"resume with: tunesmith resume {render.shell_path(folder.path)}"
             if not isinstance(error, UsageError):
-                show(execute.load_report(folder), folder, as_json)
+                show(execute.load_report(folder), plan, folder, as_json)
             raise
 
 
-def show(report: Report, folder: RunFolder, as_json: bool) -> None:
-    """Print the end of a run on stdout: a few lines, or the whole report as JSON."""
+def show(report: Report, plan: Plan, folder: RunFolder, as_json: bool) -> None:
+    """Write the model card, and print the end of a run: a few lines, or the report as JSON."""
     view = ReportView(report, folder.path)
+    write_model_card(view, plan)
     if as_json:
         render.print_json(show_report.to_json(view))
         return
