@@ -19,6 +19,7 @@ from tunesmith_evidence.tasks.json_answers import (
 from tunesmith_evidence.tasks.kinds import detect_task_kind, list_labels
 
 __all__ = [
+    "MAX_PAIRS",
     "Confusions",
     "FieldScore",
     "count_confusions",
