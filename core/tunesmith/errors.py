@@ -121,7 +121,10 @@ class TrainingError(TunesmithError):
 
 
 class GateError(TunesmithError):
-    """The run did not meet an exit criterion of its run file."""
+    """The run did not meet an exit criterion of its run file.
+
+    ``tunesmith run --strict`` sets two: no warning before training, and the verdict FINE-TUNE.
+    """
 
     exit_code = 6
 

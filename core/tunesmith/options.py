@@ -81,6 +81,11 @@ class RunOptions(Options):
         lt=2**31,
         description="Seed of the split, the initial weights and the order of rows.",
     )
+    title: str = Field(
+        "",
+        description="The task in a few words, as the title of reports. Empty: the name.",
+        max_length=120,
+    )
     folder: DataPath = Field("runs", description="Folder where the run folder is created.")
     device: str = Field(
         "auto",
@@ -198,6 +203,14 @@ class GateOptions(Options):
             "Thresholds by metric: a minimum, or a maximum if lower is better. If several "
             "evaluators measure a metric, put an id before it: `lenient.exact-match = 0.9`. If the "
             "metric's evaluator tests a margin, that test must pass too."
+        ),
+    )
+
+    strict: bool = Field(
+        False,
+        description=(
+            "Each warning before training ends the run, and so does any verdict other than "
+            "FINE-TUNE at its end. `tunesmith run --strict` sets this."
         ),
     )
 

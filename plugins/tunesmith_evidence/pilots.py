@@ -69,7 +69,7 @@ def plan_pilot(plan: Plan, parts: DataParts, count: int) -> Plan:
         data=replace(plan.data, offered=replace(offered, offer=offer)),
         baseline_options=plan.baseline_options.model_copy(update={"use": []}),
         baselines=(),
-        gate=GateOptions(must_beat=[], at_least={}),
+        gate=GateOptions(must_beat=[], at_least={}, strict=False),
     )
 
 

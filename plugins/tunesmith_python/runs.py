@@ -14,6 +14,7 @@ from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
+from tunesmith_evidence.report.model_card import write_model_card
 from tunesmith_evidence.report.view import ReportView
 from tunesmith_python.comparison import RunComparison, compare_runs
 from tunesmith_python.html import report_to_html
@@ -100,7 +101,8 @@ def run(
     plan, catalog = api.load_plan(run_file, sets=set or {})
     api.require_runnable(plan)
     folder = api.create_run_folder(plan, None if out is None else Path(out))
-    execute.run(plan, catalog, folder, force=force)
+    report = execute.run(plan, catalog, folder, force=force)
+    write_model_card(ReportView(report, folder.path), plan)
     return Run(folder.path)
 
 
@@ -127,7 +129,8 @@ def resume(
     if distributed.rank() > 0:
         return Run(api.run_worker_rank())
     run_folder, plan, catalog = api.load_run(folder, trust_plugins=trust_plugins)
-    api.continue_run(run_folder, plan, catalog, accept_changes=accept_changes, force=force)
+    report = api.continue_run(run_folder, plan, catalog, accept_changes=accept_changes, force=force)
+    write_model_card(ReportView(report, run_folder.path), plan)
     return Run(run_folder.path, trust_plugins)
 
 

@@ -89,18 +89,22 @@ def test_a_run_prints_results_on_stdout_and_progress_on_stderr(
     done = tunesmith("run", "run.toml")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("model"))
+    assert "fine-tuning was worth it" in done.stdout and len(lines) <= 12
+    assert lines[1] == "8 of 8 right; 0 without fine-tuning (zero-shot)"
+    assert any(line.startswith("cost: training ") for line in lines)
+    assert any(line.startswith("notes: 0 skipped rows, ") for line in lines)
+    assert "step 6/6" in done.stderr and "step 6/6" not in done.stdout
+    assert f"run folder: {only_run(here)}" in lines
+    assert f"report page: {only_run(here) / 'report.html'}" in lines
+    assert f"tunesmith chat runs/{only_run(here).name}" in done.stderr
+    lines = tunesmith("report", only_run(here)).stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("model  "))
     assert lines[first].split() == ["model", "metric", "value", "95", "%", "interval", "n"]
     assert [line.split()[0] for line in lines[first + 2 : first + 5]] == [
         "zero-shot",
         "random-shots",
         "retrieved-shots",
     ]
-    assert "fine-tuning was worth it" in done.stdout
-    assert "step 6/6" in done.stderr and "step 6/6" not in done.stdout
-    assert f"run folder: {only_run(here)}" in lines
-    assert f"report page: {only_run(here) / 'report.html'}" in lines
-    assert f"tunesmith chat runs/{only_run(here).name}" in done.stderr
 
 
 def test_metrics_of_two_evaluators_of_one_name_are_distinguished(
@@ -111,7 +115,8 @@ def test_metrics_of_two_evaluators_of_one_name_are_distinguished(
     assert "evaluators: same, again" in tunesmith("check", "run.toml").stdout
     done = tunesmith("run", "run.toml")
     assert done.exit_code == 0, done.output
-    table = done.stdout[done.stdout.index("model  ") :].splitlines()
+    shown = tunesmith("report", only_run(here)).stdout
+    table = shown[shown.index("model  ") :].splitlines()
     assert [line.split()[:3] for line in table[2:10]] == [
         [model, f"{evaluator}:", "same"]
         for evaluator in ("same", "again")
@@ -127,12 +132,15 @@ def test_json_prints_only_the_report(tunesmith: Tunesmith, here: Path) -> None:
     assert report["folder"] == str(only_run(here))
     stored = json.loads((only_run(here) / "report.json").read_text())
     assert report["fit"]["state"] == "unclear", "six steps show nothing"
-    assert {**stored, "folder": report["folder"], "fit": report["fit"]} == report
+    assert report["right_answers"] == "8 of 8 right; 0 without fine-tuning (zero-shot)"
+    assert report["fields"] == report["confusions"] == []
+    added = ("folder", "fit", "right_answers", "fields", "confusions")
+    assert {**stored, **{key: report[key] for key in added}} == report
 
 
 def test_quiet_prints_only_results_and_the_run_folder(tunesmith: Tunesmith, here: Path) -> None:
     done = tunesmith("-q", "run", "run.toml")
-    assert "tuned" in done.stdout
+    assert "fine-tuning was worth it" in done.stdout
     assert f"run folder: {only_run(here)}" in done.stdout.splitlines()
     assert "report page: " in done.stdout, "only progress is left out"
     assert (only_run(here) / "report.html").is_file()
@@ -234,7 +242,7 @@ def test_a_stopped_run_prints_how_to_resume_it(tunesmith: Tunesmith, here: Path)
     assert f"resume with: tunesmith resume runs/{run.name}" in stopped.stderr
     done = tunesmith("resume", run, fake=False)
     assert done.exit_code == 0, done.output
-    assert "tuned" in done.stdout
+    assert "fine-tuning was worth it" in done.stdout
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     steps = [event["step"] for event in events if event["event"] == "step-finished"]
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -266,6 +274,14 @@ def test_a_failed_gate_keeps_the_result(tunesmith: Tunesmith) -> None:
     report = json.loads(done.stdout)
     assert report["run"]["exit_code"] == 6
     assert report["verdict"]["outcome"] == "better"
+
+
+def test_strict_ends_with_6_on_a_warning(tunesmith: Tunesmith, here: Path) -> None:
+    done = tunesmith("run", "run.toml", "--strict", "--set", "run.seed=13", "--out", "warned")
+    assert done.exit_code == 6 and "gate.strict: run.seed: brings" in done.stderr
+    assert not (here / "warned" / "model").exists() and "FINE-TUNE" not in done.stdout
+    done = tunesmith("run", "run.toml", "--strict", "--out", "good")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "FINE-TUNE"), done.stderr
 
 
 def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Path) -> None:

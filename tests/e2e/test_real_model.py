@@ -63,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, smollm2: str) -> Path:
         main, ["run", str(folder / "run.toml"), "--out", str(folder / "out")]
     )
     assert result.exit_code == 0, result.stderr
-    assert "tuned" in result.stdout
+    assert "run folder: " in result.stdout
     return folder / "out"
 
 

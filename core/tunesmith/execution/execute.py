@@ -51,7 +51,7 @@ from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.emitter import Emitter, Reporters, take_findings
 from tunesmith.execution.evaluate import evaluate_model, exclude_prompts
-from tunesmith.execution.gate import check_gate
+from tunesmith.execution.gate import check_gate, check_warnings
 from tunesmith.execution.guards import create_guards
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
@@ -248,6 +248,7 @@ def _load_and_review_data(
 
     Raises:
         ConfigError: a review found errors.
+        GateError: a review found warnings, and ``[gate] strict`` is set.
     """
     then = emit.report.data
     with emit.phase("data"):
@@ -270,6 +271,7 @@ def _load_and_review_data(
     errors = [n for n in found if n.level == "error" and not n.test_rows]
     if errors:
         raise ConfigError([Problem(n.source, n.text) for n in errors])
+    check_warnings(plan.gate, found)
     return parts
 
 

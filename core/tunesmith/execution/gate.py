@@ -6,8 +6,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import ceil, floor
 
 from tunesmith.errors import GateError
-from tunesmith.events import JSON, TUNED, GateChecked, Measured
+from tunesmith.events import JSON, TUNED, FindingReported, GateChecked, Measured
 from tunesmith.options import GateOptions
+
+FINE_TUNE = "FINE-TUNE"
+"""The word of a verdict for fine-tuning."""
+
+
+def check_warnings(gate: GateOptions, findings: Sequence[FindingReported]) -> None:
+    """Check that there are no warnings before training, if ``[gate] strict`` is set.
+
+    Raises:
+        GateError: names every warning.
+    """
+    if refuses(gate, findings):
+        warnings = [f"{event.source}: {event.text}" for event in findings if event.level != "info"]
+        hint = "remove their causes, or run without --strict ([gate] strict)"
+        raise GateError("\n".join(f"gate.strict: {text}" for text in warnings), hint=hint)
+
+
+def refuses(gate: GateOptions, findings: Iterable[FindingReported]) -> bool:
+    """Return True if ``[gate] strict`` ends a run because of these findings."""
+    return gate.strict and any(event.level != "info" for event in findings)
 
 
 def check_gate(
@@ -28,6 +48,9 @@ def check_gate(
             failures.append(
                 f'gate.must_beat: the tuned model must beat {baseline}, but is "{outcome}"'
             )
+    word = verdict.get("word", verdict.get("outcome", "missing"))
+    if gate.strict and word != FINE_TUNE:
+        failures.append(f"gate.strict: the verdict must be {FINE_TUNE}, but is {word}")
     failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
     refused = (event for event in inner if not event.passed and not event.accepted)
     failures += [f"{event.stage}: {event.message}" for event in refused]

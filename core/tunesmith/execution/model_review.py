@@ -11,6 +11,7 @@ from typing import Any
 from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.execution.emitter import Emitter
+from tunesmith.execution.gate import check_warnings, refuses
 from tunesmith.offers import TechniqueOffer
 from tunesmith.plan import ModelReview, Plan
 from tunesmith.records import Record
@@ -44,6 +45,7 @@ class ModelReviewer:
 
         Raises:
             EnvironmentProblem: a review found an error.
+            GateError: a review found a warning, and ``[gate] strict`` is set.
         """
         if not self.is_pending or not config:
             return
@@ -61,16 +63,18 @@ class ModelReviewer:
         if self.force:
             findings = [(plugin, finding.if_forced or finding) for plugin, finding in findings]
         errors = [finding for _, finding in findings if finding.level == "error"]
+        events = [f.to_event(plugin.full_name) for plugin, f in findings if f.level != "error"]
+        is_refused = refuses(self.plan.gate, events)
         for _, result in results:
             if result.forecast is not None:
-                self.emit(replace(result.forecast, refused=bool(errors)))
-        for plugin, finding in findings:
-            if finding.level != "error":
-                self.emit(finding.to_event(plugin.full_name))
+                self.emit(replace(result.forecast, refused=bool(errors) or is_refused))
+        for event in events:
+            self.emit(event)
         if errors:
             texts = [f"{e.where}: {e.message}" if e.where else e.message for e in errors]
             hints = [error.hint for error in errors if error.hint]
             raise EnvironmentProblem("; ".join(texts), hint="\n".join(hints) or None)
+        check_warnings(self.plan.gate, events)
 
 
 def read_model_config(model: Path) -> Mapping[str, Any]:

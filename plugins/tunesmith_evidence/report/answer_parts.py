@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json import loads
 
+from tunesmith.text import format_count
 from tunesmith_evidence.answers.normalize import LabelReader
 from tunesmith_evidence.report.answers import Answer, Answers
 from tunesmith_evidence.tasks.json_answers import (
@@ -17,10 +18,20 @@ from tunesmith_evidence.tasks.json_answers import (
 )
 from tunesmith_evidence.tasks.kinds import detect_task_kind, list_labels
 
-__all__ = ["Confusions", "FieldScore", "count_confusions", "score_fields"]
+__all__ = [
+    "MAX_PAIRS",
+    "Confusions",
+    "FieldScore",
+    "count_confusions",
+    "describe_fields",
+    "find_weakest_field",
+    "score_fields",
+]
 
-MAX_LABELS = 30
+MAX_MATRIX_LABELS = 12
 """Labels beyond which a table of all pairs is not readable."""
+MAX_PAIRS = 10
+"""Number of confused pairs to list."""
 OTHER = "(another answer)"
 """Column of the answers that are none of the labels."""
 
@@ -36,6 +47,16 @@ class FieldScore:
     right: Mapping[str, tuple[int, int]]
     """By model: the rows whose field is right, and the rows that the model answered."""
 
+    def share(self, model: str) -> float:
+        """Return the share of right rows among those that a model answered; 0 if none."""
+        right, answered = self.right[model]
+        return right / answered if answered else 0.0
+
+    def format(self, model: str) -> str:
+        """Return a model's right rows as text, such as "82 of 100"."""
+        right, answered = self.right[model]
+        return f"{right:,} of {answered:,}" if answered else ""
+
 
 @dataclass(frozen=True)
 class Confusions:
@@ -45,6 +66,11 @@ class Confusions:
     """The expected labels, the most frequent first."""
     counts: Mapping[tuple[str, str], int]
     """By expected and given label; the given one may be :data:`OTHER`."""
+
+    @property
+    def is_matrix(self) -> bool:
+        """True if a table of all pairs is readable; otherwise, list the worst pairs."""
+        return len(self.labels) <= MAX_MATRIX_LABELS
 
     @property
     def columns(self) -> Sequence[str]:
@@ -86,6 +112,25 @@ def score_fields(answers: Answers) -> list[FieldScore]:
     ]
 
 
+def find_weakest_field(scores: Sequence[FieldScore], model: str) -> FieldScore | None:
+    """Return the field that a model gets wrong most often; None if it gets none wrong."""
+    weakest = min(scores, key=lambda score: score.share(model), default=None)
+    return weakest if weakest and weakest.share(model) < 1 else None
+
+
+def describe_fields(scores: Sequence[FieldScore], tuned: str, baseline: str, limit: int) -> str:
+    """List the fields with the fewest right answers first, as text; empty without fields."""
+    ordered = sorted(scores, key=lambda score: score.share(tuned))
+    parts = []
+    for score in ordered[:limit]:
+        (_, answered), (right, others) = score.right[tuned], score.right.get(baseline, (0, 0))
+        of = "" if others == answered else f" of {others:,}"
+        note = f" ({baseline}: {right:,}{of})" if others else ""
+        parts.append(f"{score.name} {score.format(tuned)}{note}")
+    hidden = len(ordered) - len(parts)
+    return "; ".join(parts) + (f"; and {format_count(hidden, 'more field')}" if hidden > 0 else "")
+
+
 def _count_right(
     path: tuple[str, ...], wanted: Sequence[JsonFields], given: Sequence[tuple[bool, JsonFields]]
 ) -> tuple[int, int]:
@@ -103,11 +148,11 @@ def _count_right(
 
 
 def count_confusions(answers: Answers, model: str) -> Confusions | None:
-    """Count a model's answers by expected label; None if the answers are not a few labels."""
+    """Count a model's answers by expected label; None if the expected answers are not labels."""
     rows = [(row.expected, row.find_answer(model)) for row in answers.rows]
     expected = [text for text, _ in rows]
     labels = list_labels(expected)
-    if detect_task_kind(expected) != "classes" or len(labels) > MAX_LABELS:
+    if detect_task_kind(expected) != "classes":
         return None
     reader = LabelReader(labels)
     pairs = [

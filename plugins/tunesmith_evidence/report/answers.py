@@ -35,6 +35,11 @@ class Answer:
     """True if the value is the best possible; None if the metric has no best value."""
 
     @property
+    def is_partly_right(self) -> bool:
+        """True if the value is between that of a wrong and of a right answer."""
+        return self.is_right is False and self.value > 0
+
+    @property
     def shown(self) -> str:
         """The text, or "(empty)"."""
         return self.text.strip() or "(empty)"
@@ -54,6 +59,12 @@ class AnswerRow:
     For metrics without a best value: True in the worse half of the rows."""
     is_regressed: bool
     """True if another model did better than the tuned model."""
+    group: str | None = None
+
+    @property
+    def is_partly_right(self) -> bool:
+        """True if the tuned model's answer is partly right."""
+        return bool(self.answers) and self.answers[-1].is_partly_right
 
     @property
     def question(self) -> str:
@@ -82,6 +93,8 @@ class Answers:
     rows: Sequence[AnswerRow]
     slices: Sequence[WeakSlice]
     """The slices that were tested for weakness."""
+    has_texts: bool = True
+    """False if the evaluator stored no answers, so that only their values are known."""
     has_best: bool = True
     """False if the metric has no best value, so that rows cannot be called right."""
 
@@ -92,16 +105,18 @@ class Answers:
 
     @property
     def summary(self) -> str:
-        """The number of wrong rows and of regressed rows, as text."""
+        """The number of wrong, partly right and regressed rows, as text."""
         wrong, worse = len(self.wrong), len(self.regressed)
-        text = f"{wrong:,} of {format_count(len(self.rows), 'row')} wrong"
+        partly = sum(row.is_partly_right for row in self.wrong)
+        text = f"{wrong - partly:,} of {format_count(len(self.rows), 'row')} wrong"
+        text += f", {partly:,} partly right" if partly else ""
         if not self.has_best:
             text = f"the worst {wrong:,} of {format_count(len(self.rows), 'row')}"
         return f"{text}; another model did better on {worse:,}" if worse else text
 
     @property
     def wrong(self) -> list[AnswerRow]:
-        """The rows that the tuned model got wrong; without a best value, the worse half."""
+        """The rows that are not fully right; without a best value, the worse half."""
         return [row for row in self.rows if row.is_wrong]
 
     @property
@@ -140,7 +155,7 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
     found.sort(key=lambda row: (not row.is_regressed, not row.is_wrong))
     slices = find_weak_slices(rows, higher) if len(rows) >= 2 * MIN_ROWS else []
     label = report.metric_label(tuned.evaluator, tuned.metric)
-    return Answers(label, [*others, TUNED], found, slices, has_best)
+    return Answers(label, [*others, TUNED], found, slices, has_texts, has_best)
 
 
 def _find_decisive(report: Report) -> Measured | None:
@@ -181,7 +196,9 @@ def _build_row(
         for name, answer in [*by_model.items(), (TUNED, row)]
     ]
     is_regressed = any(sign * (other.value - row.value) > 0 for other in by_model.values())
-    return AnswerRow(row.source, row.prompt, row.expected, tuple(answers), is_wrong, is_regressed)
+    return AnswerRow(
+        row.source, row.prompt, row.expected, tuple(answers), is_wrong, is_regressed, row.group
+    )
 
 
 def _build_answer(model: str, row: ScoredRow, metric: Measured, has_texts: bool) -> Answer:

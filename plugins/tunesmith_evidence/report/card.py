@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from markupsafe import Markup
 
@@ -15,7 +14,7 @@ from tunesmith.events import TUNED, Measured
 from tunesmith.text import format_count, one_line, redact
 from tunesmith_evidence.number_text import format_date
 from tunesmith_evidence.report.charts import IntervalBar, draw_intervals
-from tunesmith_evidence.report.facts import describe_stage
+from tunesmith_evidence.report.facts import describe_stage, name_base_model
 from tunesmith_evidence.report.headline import describe_not_measured
 from tunesmith_evidence.report.markdown import escape_markdown, render_table
 from tunesmith_evidence.report.view import MetricView, ReportView
@@ -46,7 +45,9 @@ text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
 def render_card_markdown(view: ReportView) -> str:
     """Return the card as Markdown."""
     headline = view.headline
-    parts = [f"### {escape_markdown(headline.word)}: {escape_markdown(view.name)}"]
+    parts = [f"### {escape_markdown(headline.word)}: {escape_markdown(view.title, 200)}"]
+    if view.right_answers:
+        parts.append(f"**{escape_markdown(view.right_answers, 200)}**")
     if headline.figure:
         figure = f"**{headline.figure}** ({escape_markdown(headline.interval)})"
         parts.append(f"{figure}: {escape_markdown(headline.caption, 200)}")
@@ -95,7 +96,7 @@ def render_card_svg(view: ReportView) -> str:
         ).format(
             WIDTH,
             height,
-            one_line(redact(f"{view.headline.word}: {view.name}"), 120),
+            one_line(redact(f"{view.headline.word}: {view.title}"), 120),
             Markup(STYLE),  # noqa: S704 - a constant
             WIDTH - 1,
             height - 1,
@@ -107,12 +108,12 @@ def render_card_svg(view: ReportView) -> str:
 def _draw_headline(view: ReportView) -> Iterator[tuple[str, int, str]]:
     """Yield the class, height and text of each line above the chart."""
     headline = view.headline
-    yield "soft", 34, one_line(redact(view.name))
+    yield "soft", 34, one_line(redact(view.title), LINE_CHARACTERS)
     yield f"word {headline.tone}", 42, one_line(redact(headline.word), 36)
     if headline.figure:
         yield "figure", 62, headline.figure
         yield "soft", 24, headline.interval
-    sentences = [headline.caption, headline.sentence]
+    sentences = [view.right_answers or headline.caption, headline.sentence]
     for sentence in sentences if headline.figure else sentences[1:]:
         text = one_line(redact(sentence), 400)
         for number, line in enumerate(textwrap.wrap(text, LINE_CHARACTERS)):
@@ -138,7 +139,7 @@ def _bar(event: Measured, events: Sequence[Measured]) -> str:
 def _facts(view: ReportView) -> Iterator[str]:
     """Yield lines about the model, data, training and predictions."""
     report = view.report
-    model = report.model.reference if report.model else ""
+    model = name_base_model(report)
     for stage in report.training_started:
         facts = describe_stage(report, stage)
         memory = facts.get("peak memory", "")
@@ -153,7 +154,7 @@ def _facts(view: ReportView) -> Iterator[str]:
         yield " · ".join(filter(None, parts))
     if report.data is not None:
         rows = format_count(report.data.test, "test row")
-        yield " · ".join(filter(None, [f"base model {Path(model).name}" if model else "", rows]))
+        yield " · ".join(filter(None, [f"base model {model}" if model else "", rows]))
     for row in view.predictions:
         if row.judgment:
             yield f"{row.quantity} {row.measured}, {row.judgment} the predicted {row.predicted}"

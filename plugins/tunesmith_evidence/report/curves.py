@@ -63,6 +63,12 @@ def build_other_curves(report: Report, stage: str) -> list[Curve]:
             "before clipping",
             keep_finite((s.step, s.gradient_norm) for s in steps),
         ),
+        Curve(
+            "speed",
+            "tokens per second",
+            keep_finite((s.step, s.tokens / s.seconds) for s in steps if s.seconds),
+        ),
+        Curve("memory", "GiB", [(s.step, s.memory_bytes / 2**30) for s in steps if s.memory_bytes]),
     ]
     for name in dict.fromkeys(name for step in steps for name in step.metrics):
         points = keep_finite((s.step, s.metrics[name]) for s in steps if name in s.metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ Rating = Literal["good", "warning", "bad"]
 
 __all__ = [
     "Prediction",
+    "describe_cost",
     "describe_data",
     "describe_gate",
     "describe_processes",
     "describe_stage",
     "format_reproduction",
     "list_predictions",
+    "name_base_model",
 ]
 
 
@@ -109,6 +112,29 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "precision": started.precision,
     }
     return {key: value for key, value in facts.items() if value}
+
+
+def name_base_model(report: Report) -> str:
+    """Return the base model's name without its organization or folder; "" if it is unknown."""
+    if report.model is None:
+        return ""
+    found = re.search(r"\S+(?=\.gguf)", report.model.description)  # a reference may name a wheel
+    return Path(found[0] if found else report.model.reference).name
+
+
+def describe_cost(report: Report) -> str:
+    """List the time, tokens and peak memory of the training, and the time of the whole run."""
+    if not report.steps:
+        return ""
+    tokens = sum(step.tokens for step in report.steps.values())
+    finished, is_resumed = report.finished, report.started is not None and report.started.resumed
+    parts = [
+        f"training {format_duration(report.training_seconds)}",
+        f"{format_count(tokens, 'token')}",
+        f"peak memory {format_bytes(report.peak_memory)}" if report.peak_memory else "",
+        f"whole run {format_duration(finished.seconds)}" if finished and not is_resumed else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def describe_processes(started: TrainingStarted) -> str:

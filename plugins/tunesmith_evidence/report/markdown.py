@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from tunesmith.events import TUNED
 from tunesmith.text import one_line, redact
 from tunesmith_evidence.number_text import format_date
+from tunesmith_evidence.report.answer_parts import MAX_PAIRS
 from tunesmith_evidence.report.curves import build_loss_curve
 from tunesmith_evidence.report.facts import describe_gate, describe_stage, format_reproduction
+from tunesmith_evidence.report.similar_rows import join_similar_rows
 from tunesmith_evidence.report.text_plot import plot_curve
 from tunesmith_evidence.report.view import ReportView
 
@@ -33,6 +35,7 @@ def render_markdown(view: ReportView, max_rows: int) -> str:
         *_render_findings(view),
         *_render_training(view),
         *_render_predictions(view),
+        *_render_parts(view),
         *_render_answers(view, max_rows),
         "## Reproduction",
         f"```console\n$ {redact(format_reproduction(view.folder))}\n```",
@@ -43,7 +46,9 @@ def render_markdown(view: ReportView, max_rows: int) -> str:
 def _render_headline(view: ReportView) -> Iterator[str]:
     """Yield the verdict with its figure, and the run's status."""
     headline, started = view.headline, view.report.started
-    yield f"# {escape_markdown(headline.word)}: {escape_markdown(view.name)}"
+    yield f"# {escape_markdown(headline.word)}: {escape_markdown(view.title, 200)}"
+    if view.right_answers:
+        yield f"**{escape_markdown(view.right_answers, 200)}**"
     if headline.figure:
         figure = f"{headline.figure}** ({escape_markdown(headline.interval)})"
         yield f"**{figure}: {escape_markdown(headline.caption, 200)}"
@@ -157,14 +162,41 @@ def _render_predictions(view: ReportView) -> Iterator[str]:
         )
 
 
+def _render_parts(view: ReportView) -> Iterator[str]:
+    """Yield the scores by field, and the confused labels."""
+    if view.field_scores:
+        yield "## Right answers by field"
+        models = list(view.field_scores[0].right)
+        yield render_table(
+            ["field", *map(format_code_span, models)],
+            [
+                [format_code_span(score.name), *(score.format(model) for model in models)]
+                for score in view.field_scores
+            ],
+            right=len(models),
+        )
+    if view.confusions is not None and view.confusions.worst:
+        yield "## Most confused labels"
+        yield render_table(
+            ["expected", "answered", "rows"],
+            [
+                [format_code_span(expected), format_code_span(given), f"{count:,}"]
+                for expected, given, count in view.confusions.worst[:MAX_PAIRS]
+            ],
+            right=1,
+        )
+
+
 def _render_answers(view: ReportView, max_rows: int) -> Iterator[str]:
     answers = view.intact_answers
     if answers is None or not answers.wrong or not max_rows:
         return
     yield f"## {answers.summary}"
-    for row in answers.wrong[:max_rows]:
+    for found in join_similar_rows(answers.wrong)[:max_rows]:
+        row = found.row
         answered = [(format_code_span(answer.model), answer.shown) for answer in row.answers]
-        cells = [("row", row.source), *row.asked, *answered]
+        source = ", ".join(filter(None, [row.source, found.note]))
+        cells = [("row", source), *row.asked, *answered]
         yield "\n".join(
             f"- {label}: {format_code_span(text, MAX_CHARACTERS)}" for label, text in cells
         )

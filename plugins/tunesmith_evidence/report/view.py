@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import FindingReported, Measured
+from tunesmith.events import TUNED, FindingReported, Measured
 from tunesmith.execution.report import Report
+from tunesmith.text import one_line
 from tunesmith_evidence.answers.cut_answers import list_cut_answers
 from tunesmith_evidence.fit import FitDiagnosis, diagnose_fit, rate_fit
 from tunesmith_evidence.number_text import format_interval, format_number, format_rows
+from tunesmith_evidence.report.answer_parts import (
+    Confusions,
+    FieldScore,
+    count_confusions,
+    score_fields,
+)
 from tunesmith_evidence.report.answers import Answers, read_answers
 from tunesmith_evidence.report.ending import RunEnding, describe_ending, find_status
-from tunesmith_evidence.report.facts import Prediction, list_predictions
+from tunesmith_evidence.report.facts import Prediction, list_predictions, name_base_model
 from tunesmith_evidence.report.headline import (
     ComparisonRow,
     Headline,
@@ -59,6 +66,21 @@ class ScoreRow:
             format_interval(values["low"], values["high"]),
             format_rows(int(values["n"]), int(values.get("units", 0))),
         )
+
+
+def count_right_answers(answers: Answers, baseline: str, verdict: Mapping[str, object]) -> str:
+    """Return the right answers of the tuned model and of a baseline, on rows that both answered."""
+    pairs = [(row.find_answer(TUNED), row.find_answer(baseline)) for row in answers.rows]
+    both = [(mine.value, other.value) for mine, other in pairs if mine and other]
+    if not both or not answers.has_best or any(v not in (0, 1) for pair in both for v in pair):
+        return ""
+    tuned, others = (sum(values) for values in zip(*both, strict=True))
+    scores = verdict.get("tuned"), verdict.get("value")
+    for score, count in zip(scores, (tuned, others), strict=True):
+        if not isinstance(score, float | int) or abs(score - count / len(both)) > 1e-6:
+            return ""  # the metric weighs rows, or is not the share of right rows
+    rows = f"{tuned:,.0f} of {len(both):,} right"
+    return f"{rows}; {others:,.0f} without fine-tuning ({one_line(baseline)})"
 
 
 def describe_unit(event: Measured) -> str:
@@ -116,6 +138,13 @@ class ReportView:
     def name(self) -> str:
         """The name of the run."""
         return self.report.name
+
+    @property
+    def title(self) -> str:
+        """The title of the run file or the name of the run, and the base model's name."""
+        started = self.report.started
+        title = started.plan.get("run", {}).get("title") if started else None
+        return " - ".join(filter(None, [str(title or self.name), name_base_model(self.report)]))
 
     @cached_property
     def status(self) -> str:
@@ -193,6 +222,28 @@ class ReportView:
             IntegrityError: a file with the values of the rows is missing or damaged.
         """
         return read_answers(self.folder, self.report)
+
+    @cached_property
+    def field_scores(self) -> list[FieldScore]:
+        """How often each field is right; empty if the expected answers are not JSON objects."""
+        answers = self.intact_answers
+        return score_fields(answers) if answers and answers.has_texts else []
+
+    @cached_property
+    def confusions(self) -> Confusions | None:
+        """The labels that the tuned model confuses; None if the expected answers are not labels."""
+        answers = self.intact_answers
+        return count_confusions(answers, TUNED) if answers and answers.has_texts else None
+
+    @cached_property
+    def right_answers(self) -> str:
+        """The right answers with and without fine-tuning, in words.
+
+        For example "87 of 100 right; 42 without fine-tuning (fields)". Empty if the verdict's
+        metric does not count right answers.
+        """
+        answers, baseline = self.intact_answers, str(self.report.verdict.get("baseline", ""))
+        return count_right_answers(answers, baseline, self.report.verdict) if answers else ""
 
     @property
     def intact_answers(self) -> Answers | None:

@@ -133,12 +133,14 @@ def export_run(
     out: Path,
     merge: MergeFunction = write_merged,
     *,
+    results: str = "",
     announce: AnnounceFunction = _announce_nothing,
 ) -> dict[str, Any]:
     """Write the model to ``out``, verified or not at all; return the certificate.
 
-    ``merge`` writes the config and weights of a merged model; it is not called for exporters that
-    write unmerged adapters. ``announce`` is called at the start of each step.
+    ``results`` are sections of the model card about the run, as Markdown. ``merge`` writes the
+    config and weights of a merged model; it is not called for exporters that write unmerged
+    adapters. ``announce`` is called at the start of each step.
 
     Raises:
         GateError: a check failed; the message names it.
@@ -158,7 +160,7 @@ def export_run(
             with_metric=measures,
             announce=announce,
         )
-        return export_prepared(prepared, export, out, announce)
+        return export_prepared(prepared, export, out, announce, results)
 
 
 def check_adapter_alone(trained: TrainedModel, export: Export) -> None:
@@ -242,6 +244,7 @@ def export_prepared(
     export: Export,
     out: Path,
     announce: AnnounceFunction = _announce_nothing,
+    results: str = "",
 ) -> dict[str, Any]:
     """Write a prepared model to ``out``, verified or not at all; return the certificate.
 
@@ -257,7 +260,9 @@ def export_prepared(
             certificate["serve"] = export.exporter.serve_command(None)
         text = json.dumps(certificate, indent=2, ensure_ascii=False) + "\n"
         (folder / CERTIFICATE_FILE).write_text(text, encoding="utf-8")
-        (folder / "README.md").write_text(_build_card(out.name, certificate), encoding="utf-8")
+        (folder / "README.md").write_text(
+            _build_card(out.name, certificate, results), encoding="utf-8"
+        )
 
     with _engine_errors(export.name):
         commit_folder(out, write, {"format": EXPORT})
@@ -397,12 +402,13 @@ def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
     return f"{name} {values}, difference {text}, {rows} rows"
 
 
-def _build_card(name: str, certificate: dict[str, Any]) -> str:
+def _build_card(name: str, certificate: dict[str, Any], results: str) -> str:
     options = ", ".join(f"{key} = {value}" for key, value in certificate["options"].items())
     rows = "\n".join(f"| {check} | {text} |" for check, text in certificate["checks"].items())
     serve = certificate.get("serve")
     usage = f"\n```console\n$ {serve}\n```\n" if serve else ""
-    return f"""---
+    return (
+        f"""---
 tags: [tunesmith, {certificate["exporter"]}]
 ---
 
@@ -415,4 +421,8 @@ The export was loaded and compared with the trained model on {certificate["rows"
 | check | result |
 |---|---|
 {rows}
-{usage}"""
+{usage}
+{results}
+""".rstrip()
+        + "\n"
+    )

@@ -231,7 +231,7 @@ tags: [tunesmith, {technique}]
 # {name}
 
 Made with tunesmith by `{technique}` from `{base}` on {rows} rows of your own data.
-`report.json` of its run describes how it was trained and what it was compared with.
+`README.md` in the run folder has its scores and limits, and `tunesmith push` uploads that card.
 
 {loading}
 """.format

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tunesmith.errors import GateError
-from tunesmith.events import TUNED, Measured
-from tunesmith.execution.gate import check_gate
+from tunesmith.events import TUNED, FindingReported, Measured
+from tunesmith.execution.gate import check_gate, check_warnings
 from tunesmith.options import GateOptions
 
 
@@ -99,3 +99,23 @@ def test_a_missed_bound_differs_from_what_is_shown(
     event = measured(metric, value, higher=metric == "score")
     with pytest.raises(GateError, match=message):
         check_gate(GateOptions(at_least={metric: bound}), [event], {})
+
+
+@pytest.mark.parametrize("verdict", [{"word": "PROMPT"}, {"outcome": "better"}, {}])
+def test_strict_requires_the_word_fine_tune(verdict: dict[str, object]) -> None:
+    check_gate(GateOptions(strict=True), [], {"word": "FINE-TUNE"})
+    check_gate(GateOptions(), [], verdict)
+    with pytest.raises(GateError, match="the verdict must be FINE-TUNE, but is"):
+        check_gate(GateOptions(strict=True), [], verdict)
+
+
+def test_strict_allows_no_warning_before_training() -> None:
+    info, warning = (
+        FindingReported(level=level, source="data", message=f"some {level}")  # type: ignore[arg-type]
+        for level in ("info", "warning")
+    )
+    check_warnings(GateOptions(), [info, warning])
+    check_warnings(GateOptions(strict=True), [info])
+    with pytest.raises(GateError) as caught:
+        check_warnings(GateOptions(strict=True), [info, warning])
+    assert caught.value.message == "gate.strict: data: some warning" and caught.value.exit_code == 6

@@ -179,6 +179,16 @@ def test_a_resumed_run_is_reviewed_again_only_if_it_was_refused(
     assert len(reviewer.reviews) == 3
 
 
+def test_strict_refuses_warnings_also_when_the_run_is_resumed(
+    bench: Bench, reviewed: Callable[[Any], Reviewer]
+) -> None:
+    reviewer = reviewed(ReviewResult(findings=[WARNING], forecast=FORECAST))
+    for attempt in range(2):
+        with pytest.raises(GateError, match="memory: too large, but forced"):
+            bench.run(resume=bool(attempt), gate={"strict": True})
+    assert len(reviewer.reviews) == 2 and not bench.report()["training"]
+
+
 @pytest.mark.parametrize("refused", [True, False])
 def test_a_forecast_shows_if_the_review_has_passed(
     bench: Bench, reviewed: Callable[[Any], Reviewer], refused: bool

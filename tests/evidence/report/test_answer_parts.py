@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith_evidence.report.answer_parts import OTHER, count_confusions, score_fields
+from tunesmith_evidence.report.answer_parts import (
+    OTHER,
+    FieldScore,
+    count_confusions,
+    describe_fields,
+    find_weakest_field,
+    score_fields,
+)
 from tunesmith_evidence.report.answers import Answer, AnswerRow, Answers
 
 Texts = Sequence[tuple[str, str | None]]
@@ -78,3 +85,24 @@ def test_every_answer_is_in_the_table_once(pairs: list[tuple[str, str]]) -> None
     assert sum(found.counts.values()) == len(texts)
     right = sum(count for (expected, given), count in found.counts.items() if expected == given)
     assert right == sum(expected == text for expected, text in texts)
+
+
+def test_many_labels_are_listed_as_pairs() -> None:
+    labels = [f"queue {letter}" for letter in "abcdefghijklmnopqrstuvwxyzäöüéßñç"]
+    found = count_confusions(build([(label, labels[0]) for label in labels] * 3), "tuned")
+    assert found is not None and not found.is_matrix
+    assert len(found.worst) == len(labels) - 1 and {count for *_, count in found.worst} == {3}
+
+
+def test_fields_are_described_from_the_weakest_on() -> None:
+    scores = [
+        FieldScore("team", 9, {"tuned": (9, 9), "rules": (3, 9), "zero-shot": (1, 3)}),
+        FieldScore("slot", 9, {"tuned": (5, 9), "rules": (4, 9), "zero-shot": (0, 3)}),
+    ]
+    text = "slot 5 of 9 (rules: 4); team 9 of 9 (rules: 3)"
+    assert describe_fields(scores, "tuned", "rules", 4) == text
+    text = "slot 5 of 9 (zero-shot: 0 of 3); and 1 more field"
+    assert describe_fields(scores, "tuned", "zero-shot", 1) == text
+    assert describe_fields([], "tuned", "rules", 4) == ""
+    assert find_weakest_field(scores, "tuned") is scores[1]
+    assert find_weakest_field(scores[:1], "tuned") is None

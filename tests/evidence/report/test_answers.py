@@ -16,6 +16,7 @@ from tunesmith.execution.report import Report, build_report
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.report.answers import read_answers
+from tunesmith_evidence.report.view import ReportView
 from tunesmith_evidence.statistics import row_contributions
 from tunesmith_plugins.evaluators.text_overlap.evaluator import (
     compute_chrf,
@@ -167,3 +168,26 @@ def test_a_metric_of_all_rows_alone_judges_no_row(tmp_path: Path) -> None:
     report = build_joint(tmp_path, {"tuned": "dogs"})
     del report.measured["tuned", "e", "rows"]
     assert read_answers(tmp_path, report) is None
+
+
+@pytest.mark.parametrize(
+    ("tuned", "value", "expected"),
+    [
+        ({0: 1.0, 1: 1.0, 2: 0.0}, 1.0, "2 of 2 right; 1 without fine-tuning (linear)"),
+        ({0: 1.0, 1: 0.5}, 0.75, ""),  # partly right
+        ({0: 1.0, 1: 1.0}, 0.9, ""),  # the verdict's value is not the share of right rows
+    ],
+)
+def test_right_answers_in_words(
+    tmp_path: Path, tuned: Mapping[int, float], value: float, expected: str
+) -> None:
+    report = build(tmp_path, {"linear": {0: 1.0, 1: 0.0}, "tuned": tuned})
+    report.verdict.update(tuned=value, value=0.5)
+    assert ReportView(report, tmp_path).right_answers == expected
+
+
+def test_partly_right_answers_are_not_called_wrong(tmp_path: Path) -> None:
+    values = {"tuned": {0: 1.0, 1: 0.5, 2: 0.0, 3: 0.25}}
+    found = read_answers(tmp_path, build(tmp_path, values))
+    assert found is not None and found.summary == "1 of 4 rows wrong, 2 partly right"
+    assert [row.source for row in found.rows if row.is_partly_right] == ["x:1", "x:3"]

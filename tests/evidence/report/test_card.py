@@ -41,7 +41,7 @@ def test_the_card_as_svg(tmp_path: Path) -> None:
     svg = render_card_svg(ReportView(report(), tmp_path))
     found = texts(svg)
     parts = (
-        "accuracy",
+        "accuracy - accuracy",
         "PROMPT",
         "-0.100",
         "difference, 95 % interval [-0.200, -0.050]",
@@ -64,7 +64,9 @@ def test_nothing_leaves_the_card(tmp_path: Path) -> None:
 
 def test_the_card_as_markdown(tmp_path: Path) -> None:
     text = render_card_markdown(ReportView(report(), tmp_path))
-    assert text.startswith("### PROMPT: accuracy\n\n**-0.100** (difference, 95 % interval")
+    assert text.startswith(
+        "### PROMPT: accuracy - accuracy\n\n**-0.100** (difference, 95 % interval"
+    )
     assert r"| **tuned** | **0.750 \[0.650, 0.850\]** | 120 | `███████████████░░░░░` |" in text
 
 

@@ -38,7 +38,7 @@ def test_the_validation_loss_is_beside_the_loss_and_only_finite_values_count() -
     curve = build_loss_curve(report, "")
     assert curve.points == [(1, 3.0), (3, 1.0)] and curve.validation == [(0, 2.5), (3, 2.0)]
     titles = [curve.title for curve in build_other_curves(report, "")]
-    assert titles == ["learning rate", "gradient norm", "sample", "reward"]
+    assert titles == ["learning rate", "gradient norm", "speed", "memory", "sample", "reward"]
 
 
 def test_only_a_loss_over_tokens_has_their_unit() -> None:

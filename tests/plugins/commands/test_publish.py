@@ -18,7 +18,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.publish.card import find_license
+from tunesmith_evidence.report.model_card import find_license
 from tunesmith_plugins.commands.publish.download import download
 from tunesmith_plugins.commands.publish.hub import MODEL_FILES, explain_errors
 from tunesmith_plugins.commands.publish.upload import choose_files, upload

@@ -96,6 +96,51 @@ def test_the_report_as_markdown(tunesmith: Tunesmith, finished: Path) -> None:
     assert "| **tuned** |" in done.stdout and "```text\nloss" in done.stdout
 
 
+def rewrite(run: Path, answers: dict[str, str]) -> None:
+    """Let the tuned model answer each row with a right answer, or a wrong one of this map."""
+    path = run / "evaluations" / "tuned.same.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    texts = [*answers, *answers]
+    for place, line in enumerate(lines):
+        expected = texts[place % len(texts)]
+        output = answers[expected] if place < len(answers) else expected
+        line |= {"expected": expected, "output": output}
+        line["same"]["value"] = float(output == expected)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_report_shows_confused_labels(tunesmith: Tunesmith, finished: Path) -> None:
+    rewrite(finished, {"heat": "water", "water": "water"})
+    shown = json.loads(tunesmith("report", finished, "--json").stdout)
+    assert shown["confusions"] == [{"expected": "heat", "answered": "water", "rows": 1}]
+    done = tunesmith("report", finished)
+    table = done.stdout[done.stdout.index("expected label") :].splitlines()
+    assert table[2].split() == ["heat", "water", "1"]
+    markdown = tunesmith("report", finished, "--markdown").stdout
+    assert "## Most confused labels" in markdown and "| `heat` | `water` | 1 |" in markdown
+
+
+def test_report_shows_right_fields(tunesmith: Tunesmith, finished: Path) -> None:
+    right, wrong = '{"team": "heat", "slot": 1}', '{"team": "heat", "slot": 2}'
+    rewrite(finished, {right: wrong})
+    shown = json.loads(tunesmith("report", finished, "--json").stdout)
+    assert [field["field"] for field in shown["fields"]] == ["team", "slot"]
+    tuned = [field["right"]["tuned"] for field in shown["fields"]]
+    rows = tuned[0]["answered"]
+    assert tuned == [{"right": rows, "answered": rows}, {"right": rows - 1, "answered": rows}]
+    table = tunesmith("report", finished).stdout
+    assert f"{rows - 1} of {rows}" in table[table.index("right answers by field") :]
+    markdown = tunesmith("report", finished, "--markdown").stdout
+    assert "## Right answers by field" in markdown and "| `slot` |" in markdown
+
+
+def test_the_run_folder_has_a_model_card(finished: Path) -> None:
+    card = (finished / "README.md").read_text()
+    assert card.startswith("---\n") and "\n### " in card and "\n# run - " in card
+    assert "| **tuned** |" in card and "| zero-shot |" in card and "95 % interval" in card
+    assert "## Data" in card and "Measured: same." in card and str(finished) not in card
+
+
 def test_a_card_is_a_new_file(tunesmith: Tunesmith, finished: Path, tmp_path: Path) -> None:
     printed = tunesmith("report", finished, "--card", "-")
     assert printed.exit_code == 0 and printed.stdout.startswith("### ")
@@ -103,7 +148,7 @@ def test_a_card_is_a_new_file(tunesmith: Tunesmith, finished: Path, tmp_path: Pa
         assert tunesmith("report", finished, "--card", tmp_path / name).exit_code == 0
         assert (tmp_path / name).read_text().startswith(start)
     again = tunesmith("report", finished, "--card", tmp_path / "card.md")
-    assert again.exit_code == 2 and "exists already" in again.stderr
+    assert again.exit_code == 2 and "already exists" in again.stderr
     other = tunesmith("report", finished, "--card", tmp_path / "card.png")
     assert other.exit_code == 2 and "use FILE.md or FILE.svg" in other.stderr
     lost = tunesmith("report", finished, "--card", tmp_path / "no" / "card.md")

@@ -18,6 +18,7 @@ from tunesmith.events import (
     FindingReported,
     Measured,
     Monitored,
+    RunStarted,
     StepFinished,
     TrainingStarted,
 )
@@ -27,6 +28,7 @@ from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.report.first_batch import FirstBatch, TokenRow
 from tunesmith_plugins.reporters.html.offer import HTML, HtmlOptions
 
+WEIGHT = {"weight": 1}
 EVIL = "<script>alert(1)</script>\"'>\x1b[31m{{ 7*7 }}&\u202e"
 
 
@@ -248,6 +250,59 @@ def articles(raw: str) -> list[str]:
     return re.findall(r'<article class="(row[^"]*)">', raw)
 
 
+def write_task(folder: Path, given: list[tuple[str, str, float]]) -> list[Measured]:
+    """Write the tuned model's answers as expected answer, answer and value; return the events."""
+    measured = write_answers(folder, {"tuned": [0] * len(given)})
+    path = folder / "evaluations" / "tuned.jsonl"
+    lines = [
+        {
+            **json.loads(line),
+            "expected": expected,
+            "output": output,
+            "m": {**WEIGHT, "value": value},
+        }
+        for line, (expected, output, value) in zip(
+            path.read_text().splitlines(), given, strict=True
+        )
+    ]
+    path.write_text("".join(encode_json(line) + "\n" for line in lines))
+    return measured
+
+
+def page_of_task(folder: Path, given: list[tuple[str, str, float]]) -> str:
+    measured = write_task(folder, given)
+    *events, end = [e for e in sample_run(steps=3) if not isinstance(e, Measured)]
+    verdict = {"evaluator": "e", "metric": "m", "outcome": "better", "word": "FINE-TUNE"}
+    return page(folder, [*events, *measured, replace(end, verdict=verdict)])
+
+
+def test_fields_are_scored_and_no_slice_hides_a_weak_one(tmp_path: Path) -> None:
+    right = f'{{"team": "heat", "slot {EVIL}": 1}}'.replace("\x1b", "").replace("\"'>", "")
+    given = [(right, right if n % 2 else right.replace("1}", "2}"), n % 2 * 0.5) for n in range(60)]
+    text = " ".join(outline(page_of_task(tmp_path, given)).text.split())
+    found = text[text.index("Right answers by field") :]
+    assert "team60 of 60" in found and "30 of 60" in found
+    assert "is right least often: 30 of 60" in text
+    assert "all 60 not right 60 right 0" in text
+
+
+def test_confused_labels_are_a_table(tmp_path: Path) -> None:
+    given = [("heat", "water", 0.0), ("water", "water", 1.0), ("heat", "heat", 1.0)] * 4
+    raw = page_of_task(tmp_path, given)
+    text = " ".join(outline(raw).text.split())
+    assert "Confused labels" in text and "heat44" in text and "water4" in text
+    assert articles(raw).count("row wrong") == 1, "rows with equal answers are listed once"
+    assert "and 3 similar rows" in text
+
+
+def test_the_title_is_the_task_and_the_base_model(tmp_path: Path) -> None:
+    start, *reported = sample_run("run", steps=3)
+    assert isinstance(start, RunStarted)
+    plan = {**start.plan, "run": {"title": "Repairs: work orders"}}
+    raw = page(tmp_path, [replace(start, plan=plan), *reported])
+    assert "<h1>Repairs: work orders - run<span" in raw
+
+
 def test_answers_are_side_by_side_with_prompts(tmp_path: Path) -> None:
     values = {"zero-shot": [1, 0, 0, 0], "linear": [0, 1, 0, 1], "tuned": [0, 1, 0, 1]}
     measured = write_answers(tmp_path, values)
@@ -299,9 +354,11 @@ def test_filters_work_without_script(tmp_path: Path) -> None:
 def test_the_page_stays_small(tmp_path: Path) -> None:
     long, rows = "ü" * 5_000, 400
     (tmp_path / "evaluations").mkdir()
-    line = {"source": "x:1", "prompt": long, "expected": long, "output": long}
+    line = {"source": "x:1", "prompt": long, "expected": long}
     text = "".join(
-        encode_json({**line, "row": n, "m": {"value": 0, "weight": 1}}) + "\n" for n in range(rows)
+        encode_json({**line, "row": n, "output": f"{n}{long}", "m": {"value": 0, "weight": 1}})
+        + "\n"
+        for n in range(rows)
     )
     (tmp_path / "evaluations" / "sample.jsonl").write_text(text)
     measured = [

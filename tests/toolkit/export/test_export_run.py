@@ -56,7 +56,7 @@ def test_a_correct_export_passes_every_check(
     model = {"lora": trained, "dora": dora}.get(kind) or train_tiny(
         tmp_path / "full", tiny_folder, full=True
     )
-    certificate = export_run(model, as_export(EXPORTER), tmp_path / "out")
+    certificate = export_run(model, as_export(EXPORTER), tmp_path / "out", results="## Limits")
     expected = [
         "files", "rope", "tied weights", "end tokens", "added tokens", "rendered prompt",
         "rendered system prompt", "BOS", "token ids", "stop", "log-probabilities",
@@ -67,6 +67,7 @@ def test_a_correct_export_passes_every_check(
         assert certificate["checks"]["stop"] == "4 of 4 answers end at the same token"
     assert json.loads((tmp_path / "out" / CERTIFICATE_FILE).read_text()) == certificate
     card = (tmp_path / "out" / "README.md").read_text()
+    assert card.endswith("\n## Limits\n")
     assert "log-probabilities" in card and str(tmp_path) not in card
     assert verify_folder(tmp_path / "out") == []
     config = json.loads((tmp_path / "out" / "config.json").read_text())

@@ -15,11 +15,12 @@ from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
+from tunesmith.execution import execute
 from tunesmith.machine import expand_home
 from tunesmith.offers import ExporterOffer, Offered
 from tunesmith.options import from_table
 from tunesmith.storage import lock_to_read
-from tunesmith.text import one_line
+from tunesmith.text import one_line, redact
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 
@@ -76,6 +77,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     offered = _find_exporter(catalog, to)
     options = _read_options(offered.offer, quantize, sets)
+    from tunesmith_evidence.report.model_card import find_license, render_results
+    from tunesmith_evidence.report.view import ReportView
     from tunesmith_plugins.commands.export.trained import find_trained_model
     from tunesmith_torch.export.contract import ServedExporter
     from tunesmith_torch.export.export_run import Export, export_run
@@ -84,8 +87,12 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     target = folder.path / "export" / to if out is None else expand_home(out).absolute()
     _make_parent(target)
     export = Export.from_offer(offered.offer, options)
+    view = ReportView(execute.load_report(folder), folder.path)
+    results = redact(render_results(view, find_license(plan.found_model.tokenizer())))
     with lock_to_read(folder.path):
-        certificate = export_run(trained, export, target, announce=render.print_note)
+        certificate = export_run(
+            trained, export, target, results=results, announce=render.print_note
+        )
     if as_json:
         render.print_json({**certificate, "path": str(target)})
         return

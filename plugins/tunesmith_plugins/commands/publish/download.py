@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi
 
 from tunesmith.errors import UsageError
-from tunesmith_plugins.commands.publish.hub import CARD, MODEL_FILES, explain_errors
+from tunesmith_evidence.report.model_card import CARD
+from tunesmith_plugins.commands.publish.hub import MODEL_FILES, explain_errors
 
 
 def download(api: HfApi, repository: str, revision: str | None, target: Path) -> list[str]:

@@ -9,20 +9,14 @@ from contextlib import contextmanager
 from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.text import one_line, redact
 from tunesmith_data import find_offline_variable
+from tunesmith_evidence.report.model_card import is_hub_name
 
-CARD = "README.md"
 MODEL_FILES = re.compile(
     r"[^/\\]+\.(safetensors|gguf|jinja|model)|Modelfile|(adapter_|generation_|tokenizer_|"
     r"processor_|preprocessor_)?config\.json|export\.json|tokenizer\.json|added_tokens\.json|"
     r"special_tokens_map\.json|vocab\.(json|txt)|merges\.txt|model\.safetensors\.index\.json"
 )
 """Names of the files of a model; other files are neither uploaded nor downloaded."""
-_NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
-
-
-def is_hub_name(name: str) -> bool:
-    """Return True for a name of the form ``ORG/NAME``."""
-    return _NAME.fullmatch(name) is not None
 
 
 def require_hub_name(name: str) -> None:

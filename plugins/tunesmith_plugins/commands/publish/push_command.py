@@ -9,15 +9,14 @@ import click
 from tunesmith import api
 from tunesmith.errors import UsageError
 from tunesmith.execution import execute
-from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.text import format_bytes
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
+from tunesmith_evidence.report.model_card import find_hub_name, find_license, render_model_card
 from tunesmith_evidence.report.view import ReportView
-from tunesmith_plugins.commands.publish.card import find_license, render_model_card
-from tunesmith_plugins.commands.publish.hub import is_hub_name, require_hub_name
+from tunesmith_plugins.commands.publish.hub import require_hub_name
 from tunesmith_plugins.commands.publish.upload import Upload, choose_files, upload
 
 
@@ -52,7 +51,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     for name in filter(None, (repository, base_model)):
         require_hub_name(name)
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
-    base = base_model or _hub_name(plan)
+    base = base_model or find_hub_name(plan)
     files = _collect(folder, plan, repository, exported, base)
     if base is None and any(file.name == "adapter_config.json" for file in files):
         render.print_note(
@@ -69,12 +68,6 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         render.print_json({"url": address, "files": [file.name for file in files]})
         return
     render.print_text(f"uploaded {len(files)} files: {address}")
-
-
-def _hub_name(plan: Plan) -> str | None:
-    """Return the Hub name of the base model; None if it is a local model."""
-    name = plan.model.base
-    return name if is_hub_name(name) and not expand_home(name).exists() else None
 
 
 def _collect(

@@ -11,7 +11,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from tunesmith.errors import UsageError
-from tunesmith_plugins.commands.publish.hub import CARD, MODEL_FILES, explain_errors
+from tunesmith_evidence.report.model_card import CARD
+from tunesmith_plugins.commands.publish.hub import MODEL_FILES, explain_errors
 
 ADAPTER_CONFIG = "adapter_config.json"
 

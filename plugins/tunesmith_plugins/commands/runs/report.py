@@ -111,11 +111,12 @@ def show(view: ReportView, number: str, failures: int) -> None:
     show_report.show_findings(report.findings)
     show_report.show_training(report)
     show_report.show_forecast(view)
-    show_report.show_gates(report)
+    show_report.show_gates(report.gates.values())
     if view.metrics:
         render.print_text()
         show_report.show_scores(view)
     show_report.show_fit(view)
+    show_report.show_answer_parts(view)
     answers = view.answers if failures else None
     if answers is not None:
         show_report.show_answers(answers, failures)

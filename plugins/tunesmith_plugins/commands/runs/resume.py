@@ -32,8 +32,8 @@ def command(state: CliState, run: Path, accept_changes: bool, force: bool, as_js
         return
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     state.run_folder = folder.path
-    with show_failed_run(folder, as_json):
+    with show_failed_run(plan, folder, as_json):
         report = api.continue_run(
             folder, state.apply_quiet(plan), catalog, accept_changes=accept_changes, force=force
         )
-    show(report, folder, as_json)
+    show(report, plan, folder, as_json)

@@ -12,9 +12,11 @@ from tunesmith import api, distributed
 from tunesmith.errors import RunStopped, TunesmithError, UsageError
 from tunesmith.execution import execute
 from tunesmith.execution.report import Report
+from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
+from tunesmith_evidence.report.model_card import write_model_card
 from tunesmith_evidence.report.view import ReportView
 from tunesmith_plugins.commands.runs import show_report
 from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_after_error
@@ -23,13 +25,19 @@ from tunesmith_plugins.commands.runs.ignore_signals import ignore_stop_signals_a
 @click.command("run")
 @click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with code 6 on a warning before training, or any verdict but FINE-TUNE.",
+)
 @start_options
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     run_file: Path,
     sets: tuple[str, ...],
     out: Path | None,
     force: bool,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Train a model and evaluate it before and after, on test rows.
@@ -41,17 +49,18 @@ def command(
     if distributed.rank() > 0:
         api.run_worker_rank(files=state.files, disabled=state.disabled)
         return
+    sets = (*sets, "gate.strict=true") if strict else sets
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     api.require_runnable(plan)
     folder = api.create_run_folder(plan, out)
     state.run_folder = folder.path
-    with show_failed_run(folder, as_json):
+    with show_failed_run(plan, folder, as_json):
         report = execute.run(state.apply_quiet(plan), catalog, folder, force=force)
-    show(report, folder, as_json)
+    show(report, plan, folder, as_json)
 
 
 @contextmanager
-def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
+def show_failed_run(plan: Plan, folder: RunFolder, as_json: bool) -> Iterator[None]:
     """If the run fails in the block, print the results so far and how to resume."""
     with ignore_stop_signals_after_error():
         try:
@@ -60,19 +69,17 @@ def show_failed_run(folder: RunFolder, as_json: bool) -> Iterator[None]:
             if isinstance(error, RunStopped):
                 error.hint = f"resume with: tunesmith resume {render.shell_path(folder.path)}"
             if not isinstance(error, UsageError):
-                show(execute.load_report(folder), folder, as_json)
+                show(execute.load_report(folder), plan, folder, as_json)
             raise
 
 
-def show(report: Report, folder: RunFolder, as_json: bool) -> None:
-    """Print the results on stdout, as text or as JSON."""
+def show(report: Report, plan: Plan, folder: RunFolder, as_json: bool) -> None:
+    """Write the model card, and print the end of a run: a few lines, or the report as JSON."""
     view = ReportView(report, folder.path)
+    write_model_card(view, plan)
     if as_json:
         render.print_json(show_report.to_json(view))
         return
-    show_report.show_verdict(view)
-    show_report.show_gates(report)
-    show_report.show_scores(view)
-    show_report.show_fit(view)
+    show_report.show_end(view)
     show_report.show_paths(view)
     show_report.show_next_commands(view)

@@ -1,4 +1,4 @@
-"""Print a report as text: data, scores, verdict, training, answers, paths, next commands."""
+"""Print a report as text: the end of a run in a few lines, and each part of the whole report."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tunesmith.events import DataLoaded, FindingReported
+from tunesmith.events import TUNED, DataLoaded, FindingReported, GateChecked
 from tunesmith.execution.report import Report
 from tunesmith.machine import expand_home
 from tunesmith.terminal import supports_unicode
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_evidence.number_text import format_number
+from tunesmith_evidence.report.answer_parts import MAX_PAIRS, describe_fields
 from tunesmith_evidence.report.answers import Answers
 from tunesmith_evidence.report.curves import build_loss_curve
-from tunesmith_evidence.report.facts import describe_data, describe_gate, describe_stage
+from tunesmith_evidence.report.facts import (
+    describe_cost,
+    describe_data,
+    describe_gate,
+    describe_stage,
+)
+from tunesmith_evidence.report.similar_rows import join_similar_rows
 from tunesmith_evidence.report.text_plot import ASCII_MARKS, UNICODE_MARKS, plot_curve
 from tunesmith_evidence.report.view import ReportView
 
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
+MAX_FIELDS = 4
+"""Number of fields, or of confused labels, to print at the end of a run."""
 
 
 def show_scores(view: ReportView) -> None:
@@ -42,15 +51,50 @@ def show_scores(view: ReportView) -> None:
         render.print_paragraph(f"{one_line(label)}: {one_line(finding, 1000)}")
 
 
-def show_verdict(view: ReportView) -> None:
-    """Print the verdict: word, sentence, what would change it, and the baselines."""
+def show_end(view: ReportView) -> None:
+    """Print the result of a run in a few lines; :func:`show_verdict` and others print the rest."""
+    report, headline = view.report, view.headline
+    show_headline(view)
+    if not report.verdict and headline.figure:
+        render.print_paragraph(f"{headline.caption}: {headline.figure}, {headline.interval}")
+    baseline = str(report.verdict.get("baseline", ""))
+    fields = describe_fields(view.field_scores, TUNED, baseline, MAX_FIELDS)
+    pairs = view.confusions.worst[:MAX_FIELDS] if view.confusions else []
+    notes = [
+        format_count(sum(report.data.skipped.values()), "skipped row") if report.data else "",
+        format_count(len(view.warnings), "warning"),
+        f"fit: {view.fit.state}" if view.fit else "",
+    ]
+    lines = {
+        "right by field": fields,
+        "most confused": "; ".join(f"{a} answered as {b}: {n:,}" for a, b, n in pairs),
+        **{label: finding for label, finding in view.findings},
+        "cost": describe_cost(report),
+        "notes": ", ".join(filter(None, notes)),
+    }
+    for label, text in lines.items():
+        if text:
+            render.print_paragraph(f"{one_line(label)}: {one_line(text, 600)}")
+    show_gates([gate for gate in report.gates.values() if not gate.passed])
+
+
+def show_headline(view: ReportView) -> None:
+    """Print the word of the verdict, the right answers, and its sentence."""
     verdict = view.report.verdict
-    if not verdict:
-        return
     style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
     if verdict.get("word"):
         render.print_text(one_line(str(verdict["word"])), style="strong")
-    render.print_paragraph(view.headline.sentence, style=style)
+    if view.right_answers:
+        render.print_paragraph(view.right_answers, style="strong")
+    if view.headline.sentence:
+        render.print_paragraph(view.headline.sentence, style=style)
+
+
+def show_verdict(view: ReportView) -> None:
+    """Print the verdict: word, sentence, what would change it, and the baselines."""
+    if not view.report.verdict:
+        return
+    show_headline(view)
     if view.headline.would_change:
         text = f"what would change the verdict: {view.headline.would_change}"
         render.print_paragraph(text, style="dim")
@@ -121,22 +165,51 @@ def show_forecast(view: ReportView) -> None:
 
 def show_answers(answers: Answers, limit: int) -> None:
     """Print the first rows that the tuned model got wrong, with prompts and answers."""
-    rows = [row for row in answers.rows if row.is_wrong or row.is_regressed]
-    if not rows:
+    failures = [row for row in answers.rows if row.is_wrong or row.is_regressed]
+    if not failures:
         return
+    rows = join_similar_rows(failures)
     render.print_text()
     render.print_text(answers.summary, style="strong")
-    for row in rows[:limit]:
+    for found in rows[:limit]:
+        row = found.row
         render.print_text()
         style = "bad" if row.is_regressed else ""
-        mark = ", got worse" if row.is_regressed else ""
-        render.print_text(f"  {one_line(row.source)}{mark}", style=style)
+        marks = ["got worse"] if row.is_regressed else []
+        marks += ["partly right"] if row.is_partly_right else []
+        marks += [found.note] if found.note else []
+        render.print_text(f"  {', '.join([one_line(row.source), *marks])}", style=style)
         for label, text in [*row.asked, *((a.model, a.shown) for a in row.answers)]:
             line = f"{one_line(label, 16):<16} {one_line(text, 300)}"
             render.print_paragraph(line, indent="    ")
     if len(rows) > limit:
         render.print_text()
         render.print_text(f"{len(rows) - limit} more rows; show all with --failures {len(rows)}")
+
+
+def show_answer_parts(view: ReportView) -> None:
+    """Print the scores by field of JSON answers, or the labels that are confused most often."""
+    if view.field_scores:
+        models = list(view.field_scores[0].right)
+        render.print_text()
+        render.print_table(
+            ["right answers by field", *models],
+            [
+                [one_line(score.name), *(score.format(model) for model in models)]
+                for score in view.field_scores
+            ],
+            right=range(1, len(models) + 1),
+        )
+    if view.confusions is not None and view.confusions.worst:
+        render.print_text()
+        render.print_table(
+            ["expected label", "answered", "rows"],
+            [
+                [one_line(expected), one_line(given), f"{count:,}"]
+                for expected, given, count in view.confusions.worst[:MAX_PAIRS]
+            ],
+            right=(2,),
+        )
 
 
 def show_fit(view: ReportView) -> None:
@@ -147,16 +220,38 @@ def show_fit(view: ReportView) -> None:
 
 
 def to_json(view: ReportView) -> dict[str, Any]:
-    """Return the report as JSON, with the diagnosis of the fit and the run folder."""
+    """Return the report as JSON, with the fit, the parts of the answers and the run folder."""
     content = view.report.to_json()
     content["run"]["status"] = view.status
     fit = view.fit.to_json() if view.fit else {}
-    return {**content, "fit": fit, "folder": str(view.folder)}
+    fields = [
+        {
+            "field": score.name,
+            "rows": score.rows,
+            "right": {
+                model: {"right": right, "answered": answered}
+                for model, (right, answered) in score.right.items()
+            },
+        }
+        for score in view.field_scores
+    ]
+    confusions = view.confusions.worst if view.confusions else []
+    return {
+        **content,
+        "fit": fit,
+        "right_answers": view.right_answers,
+        "fields": fields,
+        "confusions": [
+            {"expected": expected, "answered": given, "rows": count}
+            for expected, given, count in confusions
+        ],
+        "folder": str(view.folder),
+    }
 
 
-def show_gates(report: Report) -> None:
-    """Print the results of the gates that the technique checked between its stages."""
-    for gate in report.gates.values():
+def show_gates(gates: Iterable[GateChecked]) -> None:
+    """Print the results of gates that the technique checked between its stages."""
+    for gate in gates:
         result, style = describe_gate(gate)
         render.print_text()
         text = f"gate {one_line(gate.stage)}, {one_line(gate.gate)}: {result}; "
@@ -217,9 +312,11 @@ def show_next_commands(view: ReportView) -> None:
     if view.ending is not None and report.status != "stopped":  # its message has the command
         commands.append(view.ending.format_command(run))
     if report.training_finished.get("") is not None:
-        commands += [f"tunesmith chat {run} --compare base", f"tunesmith report {run}"]
         if report.verdict.get("winner"):
-            commands.insert(0, f"tunesmith chat {run} --winner")
+            commands.append(f"tunesmith chat {run} --winner")
+        commands.append(f"tunesmith chat {run} --compare base")
+    if report.measured:
+        commands.append(f"tunesmith report {run}")
     if commands:
         render.print_note("\nNext commands:")
     for command in commands:

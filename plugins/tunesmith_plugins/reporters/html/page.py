@@ -14,12 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import CompletionSampled, FindingReported
+from tunesmith.events import TUNED, CompletionSampled, FindingReported
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.text import format_count, one_line, redact, safe_text
 from tunesmith_evidence.number_text import format_date, format_number
-from tunesmith_evidence.report.answers import AnswerRow
+from tunesmith_evidence.report.answer_parts import MAX_PAIRS, find_weakest_field
 from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
 from tunesmith_evidence.report.curves import build_loss_curve, build_other_curves
 from tunesmith_evidence.report.facts import (
@@ -29,6 +29,7 @@ from tunesmith_evidence.report.facts import (
     format_reproduction,
 )
 from tunesmith_evidence.report.first_batch import FirstBatch, read_first_batches
+from tunesmith_evidence.report.similar_rows import SimilarRows, join_similar_rows
 from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
@@ -72,7 +73,8 @@ class StageSection:
 def render_page(view: ReportView, max_answers: int) -> str:
     """Return the complete page, with the answers to at most ``max_answers`` test rows."""
     answers = view.intact_answers
-    shown = list(_limit_rows(answers.rows[:max_answers])) if answers else []
+    rows = join_similar_rows(answers.rows) if answers else []
+    shown = list(_limit_rows(rows[:max_answers]))
     template = _build_environment().get_template("page.html")
     return template.render(
         css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -86,6 +88,9 @@ def render_page(view: ReportView, max_answers: int) -> str:
         answers=answers,
         models=answers.models if answers else (),
         shown_rows=shown,
+        shown=sum(1 + len(found.others) for found in shown),
+        weakest=find_weakest_field(view.field_scores, TUNED),
+        max_pairs=MAX_PAIRS,
         findings=list_findings(view),
         plan=_plan_text(view.report),
         command=format_reproduction(view.folder),
@@ -137,16 +142,17 @@ def _show_token(value: str) -> str:
     return safe_text(value).replace("\n", "↵\n").replace("\t", "⇥\t")
 
 
-def _limit_rows(rows: Sequence[AnswerRow]) -> Iterator[AnswerRow]:
+def _limit_rows(rows: Sequence[SimilarRows]) -> Iterator[SimilarRows]:
     """Yield rows until their texts fill the page's limit."""
     room = MAX_ANSWER_CHARACTERS
-    for row in rows:
+    for found in rows:
+        row = found.row
         texts = [row.question, row.expected, *(answer.text for answer in row.answers)]
         # About 600 bytes of markup per row, and 2 bytes per character.
         room -= 600 + sum(min(2 * len(text), 2 * MAX_CELL_CHARACTERS) for text in texts)
         if room < 0:
             return
-        yield row
+        yield found
 
 
 def _plan_text(report: Report) -> str:
