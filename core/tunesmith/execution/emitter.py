@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,6 @@ from tunesmith.events import (
     Event,
     FindingReported,
     PhaseAdvanced,
-    PhaseEnded,
     PhaseStarted,
     RunFinished,
     StepFinished,
@@ -39,6 +38,7 @@ from tunesmith.fence import (
     outside_fence,
 )
 from tunesmith.offers import Plugin
+from tunesmith.phases import run_phase
 from tunesmith.signals import StopSignalHandler
 from tunesmith.text import redact_all
 
@@ -203,13 +203,11 @@ class Emitter:
             self._record(recorded)
             events += self.reporters.report(recorded)
 
-    @contextmanager
-    def phase(self, phase: str, total: int | None = None, unit: str = "rows") -> Iterator[Progress]:
+    def phase(
+        self, phase: str, total: int | None = None, unit: str = "rows"
+    ) -> AbstractContextManager[Progress]:
         """Emit the start and the end of a phase; yield a function that reports its progress."""
-        started = time.perf_counter()
-        self(PhaseStarted(phase=phase, total=total, unit=unit))
-        yield lambda done: self(PhaseAdvanced(phase=phase, done=done))
-        self(PhaseEnded(phase=phase, seconds=time.perf_counter() - started))
+        return run_phase(self, phase, total, unit)
 
     @contextmanager
     def call(self, plugin: Plugin, what: str) -> Iterator[None]:

@@ -137,7 +137,8 @@ def run(
             resume_check = ResumeCheck(emit, accept_changes, lost)
             phases = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
-            verdict = catalog.judge(_collect_evidence(phases, report))
+            with emit.phase("verdict"):
+                verdict = catalog.judge(_collect_evidence(phases, report))
             for finding in take_findings(catalog.plugins):
                 emit(finding)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())

@@ -30,6 +30,8 @@ from tunesmith_plugins.reporters.console.progress import TrainingProgress
 STEP_METRICS = 3
 """Maximum number of the technique's own metrics to show with a step."""
 TRAINING = "training"
+MIN_PHASE_SECONDS = 1.0
+"""Shorter phases without a metric end without a line."""
 FINDING_LABELS = {"info": "note", "warning": "warning", "error": "error"}
 
 

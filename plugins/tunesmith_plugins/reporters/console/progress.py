@@ -183,7 +183,7 @@ class RunProgress:
     """Predicted seconds of each baseline that is still to be measured; NaN if unknown."""
     _rows: int = 0
     """Maximum number of test rows for baselines that ask the model; 0: all of them."""
-    _trains: bool = True
+    trains: bool = True
     """False if the run ends after its baselines."""
     _phase: tuple[str, str] = "", ""
     """The model and the evaluator of the current measurement."""
@@ -202,7 +202,7 @@ class RunProgress:
                 self.started, self.part = now, "data"
                 self.stages = find_stages(event.plan)
                 self._rows = find_baseline_rows(event.plan)
-                self._trains = event.trains
+                self.trains = event.trains
             case DataLoaded():
                 self._test, self.part = event.test, "data checks"
             case ModelResolved():
@@ -292,7 +292,7 @@ class RunProgress:
         evaluation = sum(self._evaluation.values())
         match self.part:
             case "baselines":
-                later = self._training_seconds + evaluation if self._trains else 0.0
+                later = self._training_seconds + evaluation if self.trains else 0.0
                 return self._baselines_left(now, current) + later
             case "training":
                 left = self._training_seconds - (now - self._training_started)
