@@ -185,9 +185,7 @@ def play_slowly(events: list[tuple[float, Event]]) -> tuple[list[str], list[floa
     """Report events at their times, with heartbeats in between; return lines and their times."""
     now = [0.0]
     stream = Watched(now)
-    reporter = PlainReporter(
-        stream, NO_LOG, every=None, warnings_only=False, clock=lambda: now[0]
-    )
+    reporter = PlainReporter(stream, NO_LOG, every=None, warnings_only=False, clock=lambda: now[0])
     next_beat = reporter.beat()
     for at, event in events:
         while next_beat < at:
@@ -226,7 +224,9 @@ def test_a_heartbeat_names_what_is_running_and_for_how_long() -> None:
         (87.0, sample_event(RunFinished)),
     ]
     lines, _ = play_slowly(events)
-    beats = [line for line in lines if "still running" in line or ": step" in line or " of " in line]
+    beats = [
+        line for line in lines if "still running" in line or ": step" in line or " of " in line
+    ]
     assert "base model: still running, 9 s" in beats
     assert "base model: still running, 19 s" in beats
     assert "tuned: exact-match: 0 of 100, 10 s" in beats

@@ -90,7 +90,9 @@ class PlainReporter:
             if isinstance(event, FindingReported):
                 line = "" if event_text.ends_run(event) else event_text.format_finding(event)
             else:
-                line = "" if self._warnings_only else self._line(event) or self._training_line(event)
+                line = (
+                    "" if self._warnings_only else self._line(event) or self._training_line(event)
+                )
             self._print(line)
 
     def _print(self, line: str) -> None:
