@@ -27,6 +27,7 @@ from tunesmith.contracts import Progress, Reporter
 from tunesmith.events import (
     Event,
     FindingReported,
+    PartEnded,
     PhaseAdvanced,
     PhaseStarted,
     RunFinished,
@@ -214,6 +215,15 @@ class Emitter:
     ) -> AbstractContextManager[Progress]:
         """Emit the start and the end of a phase; yield a function that reports its progress."""
         return run_phase(self, phase, total, unit)
+
+    @contextmanager
+    def part(self, part: str) -> Iterator[None]:
+        """Emit the time of a part of the run, also if it is stopped."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self(PartEnded(part=part, seconds=time.perf_counter() - started))
 
     @contextmanager
     def call(self, plugin: Plugin, what: str) -> Iterator[None]:

@@ -184,16 +184,20 @@ def _execute_phases(
 ) -> _ModelPhases:
     """Execute the phases up to the evaluation of the tuned model; return those with a model."""
     _record_start(plan, folder, emit, resume_check)
-    parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
-    evaluators = choose_evaluators(plan, catalog, parts.test)
-    model = _fetch_model(plan, parts, emit, reviewer, resume_check)
-    with emit.call(plan.technique.offered.plugin, "build"):
-        technique = plan.technique.offer.build(plan.technique.config)
+    with emit.part("preparation"):
+        parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
+        evaluators = choose_evaluators(plan, catalog, parts.test)
+        model = _fetch_model(plan, parts, emit, reviewer, resume_check)
+        with emit.call(plan.technique.offered.plugin, "build"):
+            technique = plan.technique.offer.build(plan.technique.config)
     phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
-    phases.evaluate_baselines(catalog.offers(BaselineOffer))
-    artifact = phases.train()
-    phases.evaluate_stages(artifact)
-    phases.evaluate_tuned(artifact)
+    with emit.part("baselines"):
+        phases.evaluate_baselines(catalog.offers(BaselineOffer))
+    with emit.part("training"):
+        artifact = phases.train()
+    with emit.part("evaluation"):
+        phases.evaluate_stages(artifact)
+        phases.evaluate_tuned(artifact)
     return phases
 
 

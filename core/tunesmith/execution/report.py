@@ -20,6 +20,7 @@ from tunesmith.events import (
     Measured,
     ModelResolved,
     Monitored,
+    PartEnded,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -58,6 +59,8 @@ class Report:
     """By stage, step and prompt."""
     gates: dict[tuple[str, str], GateChecked] = field(default_factory=dict)
     """By stage and criterion; the latest result."""
+    part_seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds of the parts of the run, over all processes."""
     finished: RunFinished | None = None
 
     @property
@@ -125,6 +128,9 @@ class Report:
                 self.samples[event.stage, event.step, event.prompt] = event
             case GateChecked():
                 self.gates[event.stage, event.gate] = event
+            case PartEnded():
+                earlier = self.part_seconds.get(event.part, 0.0)
+                self.part_seconds[event.part] = earlier + event.seconds
             case RunFinished():
                 self.finished = event
 
@@ -199,6 +205,7 @@ class Report:
             actual = {
                 "peak_memory_bytes": self.peak_memory,
                 "seconds": self.training_seconds,
+                "parts": self.part_seconds,
                 "memory_ratio": peak / forecast.memory["expected"],
                 "within": forecast.memory["low"] <= peak <= forecast.memory["high"],
             }

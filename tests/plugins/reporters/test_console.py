@@ -38,6 +38,8 @@ from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_plugins.reporters.console import offer
 from tunesmith_plugins.reporters.console.event_text import (
+    format_run_left,
+    format_span,
     format_time_left,
     format_training_start,
 )
@@ -114,7 +116,15 @@ def test_plain_lines_of_a_run() -> None:
     assert "warning: data: exact-match" in lines
     assert "zero-shot: exact-match 0.030 [0.010, 0.070]" in lines
     assert not any("command line" in line for line in lines)
-    assert lines[-1] == "finished in 1 min 02 s"
+    assert any(
+        line.startswith("forecast: peak memory ")
+        and line.endswith(
+            ", about 30 to 55 s left: "
+            "baselines 20 to 40 s, training up to 5 s, evaluation 5 to 15 s"
+        )
+        for line in lines
+    )
+    assert lines[-1] == "finished in 1 min 02 s (forecast: 30 to 55 s)"
 
 
 @pytest.mark.parametrize(
@@ -505,6 +515,15 @@ def test_time_left_is_empty_if_unknown() -> None:
     assert format_time_left(TrainingProgress().seconds_left) == ""
     assert (format_time_left(42.4), format_time_left(192.0)) == ("42 s left", "3 min 10 s left")
     assert (format_time_left(7.6), format_time_left(0.0)) == ("8 s left", "1 s left")
+
+
+def test_times_of_a_run_are_coarse_ranges_in_one_unit() -> None:
+    spans = [(0.0, 3.0), (31.0, 53.0), (80.0, 130.0), (400.0, 700.0), (3_000.0, 20_000.0)]
+    texts = ["up to 5 s", "30 to 55 s", "1 to 3 min", "6 to 12 min", "up to 6 h"]
+    assert [format_span(*span) for span in spans] == texts
+    assert format_run_left(400.0, 700.0) == "about 6 to 12 min left"
+    assert format_run_left(0.0, 3.0) == "up to 5 s left"
+    assert format_run_left(1.0, math.nan) == format_run_left(1.0, math.inf) == ""
 
 
 def test_sparkline() -> None:

@@ -30,6 +30,7 @@ from tunesmith.events import (
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
+    RunFinished,
     RunStarted,
     StepFinished,
     TrainingFinished,
@@ -117,13 +118,13 @@ class LiveReporter:
         if not isinstance(event, Measured):
             self._print_finished()
         self._run.add(event, time.monotonic())
+        if isinstance(event, RunStarted) and event.resumed:
+            self._run.restore(self._log, time.monotonic())
         match event:
             case RunStarted():
                 self._print(f"{'resuming' if event.resumed else 'starting'} {event.run}", "bold")
-            case DataLoaded():
-                self._print(event_text.format_data(event), "dim", INDENT)
-            case Forecast():
-                self._print(event_text.format_forecast(event), "dim", INDENT)
+            case DataLoaded() | Forecast() | RunFinished():
+                self._print(self._describe(event), "dim", INDENT)
             case FindingReported() if not event_text.ends_run(event):
                 self._print(event_text.format_finding(event), "yellow")
             case Measured():
@@ -136,6 +137,15 @@ class LiveReporter:
                 self._print_evaluation(event)
             case _:
                 pass
+
+    def _describe(self, event: DataLoaded | Forecast | RunFinished) -> str:
+        match event:
+            case DataLoaded():
+                return event_text.format_data(event)
+            case Forecast():
+                return event_text.format_forecast(event)
+            case RunFinished():
+                return event_text.format_run_end(event, self._run)
 
     def _print_evaluation(
         self, event: Monitored | CompletionSampled | GateChecked | BaselineChosen
@@ -291,8 +301,8 @@ class LiveReporter:
         """Render the bar of the whole run and, if there are several stages, their path."""
         left = self._run.seconds_left(now, current)
         share = self._run.share(now, left)
-        time_left = event_text.format_time_left(left)
-        parts = [f"{100 * share:.0f} %" if share else "", f"about {time_left}" if time_left else ""]
+        time_left = event_text.format_run_left(*left)
+        parts = [f"{100 * share:.0f} %" if share else "", time_left]
         elapsed = event_text.format_clock(now - self._run.started)
         bar = self._render_bar(round(1000 * share), 1000)
         rows: list[RenderableType] = [

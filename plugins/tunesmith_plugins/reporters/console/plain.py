@@ -87,6 +87,8 @@ class PlainReporter:
         """Print the line of the event, if it has one."""
         with self._lock:
             self._run.add(event, self._clock())
+            if isinstance(event, RunStarted) and event.resumed:
+                self._run.restore(self._log, self._clock())
             if isinstance(event, FindingReported):
                 line = "" if event_text.ends_run(event) else event_text.format_finding(event)
             else:
@@ -130,21 +132,16 @@ class PlainReporter:
             total = self._phase.total if self._phase else None
             count = f"{self._progress.done:,} of {total:,}" if total else "still running"
         parts = [f"{name}: {count}", elapsed, event_text.format_time_left(left)]
-        return ", ".join(filter(None, parts))
+        run = event_text.format_run_left(*self._run.seconds_left(now, left))
+        return "; ".join(filter(None, [", ".join(filter(None, parts)), run and f"run: {run}"]))
 
     def _line(self, event: Event) -> str:
         match event:
             case RunStarted():
                 self._is_running = True
                 return f"{'resuming' if event.resumed else 'starting'} {event.run}"
-            case PhaseStarted():
-                self._start(event)
-            case PhaseAdvanced():
-                self._progress.advance(event.done, self._clock())
-            case PhaseEnded():
-                self._start(None)
-                if event.seconds >= MIN_PHASE_SECONDS:
-                    return f"{event.phase}: done in {format_duration(event.seconds)}"
+            case PhaseStarted() | PhaseAdvanced() | PhaseEnded():
+                return self._phase_line(event)
             case DataLoaded():
                 return f"data: {event_text.format_data(event)}"
             case Forecast():
@@ -154,9 +151,21 @@ class PlainReporter:
             case Measured():
                 return f"{event.model}: {event_text.format_measurement(event)}"
             case RunFinished():
-                return event_text.format_run_end(event, trains=self._run.trains)
+                return event_text.format_run_end(event, self._run)
             case _:
                 pass
+        return ""
+
+    def _phase_line(self, event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> str:
+        match event:
+            case PhaseStarted():
+                self._start(event)
+            case PhaseAdvanced():
+                self._progress.advance(event.done, self._clock())
+            case PhaseEnded():
+                self._start(None)
+                if event.seconds >= MIN_PHASE_SECONDS:
+                    return f"{event.phase}: done in {format_duration(event.seconds)}"
         return ""
 
     def _start(self, phase: PhaseStarted | None) -> None:
