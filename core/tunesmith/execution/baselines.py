@@ -293,7 +293,7 @@ class BaselineChoice:
         """Add the metric's values over records; add nothing if it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         started = time.perf_counter()
-        # A single variant is no choice, but the verdict ranks baselines by their validation scores.
+        # There is nothing to choose with one variant, but the verdict ranks by validation scores.
         verb = "choosing:" if contender.count > 1 else "scoring:"
         phase = " ".join(filter(None, [verb, contender.offer.name, tried.variant.name]))
         for fold, (alike, records) in enumerate(scored, 1):

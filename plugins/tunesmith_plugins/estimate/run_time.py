@@ -63,19 +63,24 @@ def predict_run_time(
         training: predicted seconds of the steps.
         throughput: operations per second from the hardware table, before calibration.
     """
-    parts: dict[str, Range] = {}
     raw = _predict_raw(review, estimate, throughput) if throughput and estimate.tokens else {}
-    for part, seconds in raw.items():
-        parts[part] = calibration.correct_part(part, seconds)
+    parts = {part: calibration.correct_part(part, seconds) for part, seconds in raw.items()}
+    known = {part for part, seconds in raw.items() if parts[part] != seconds}
     if training is not None:
         low, high = training
         parts["training"] = low + LOADING[0], high * OUTSIDE_STEPS + LOADING[1]
-    order = [part for part in ("baselines", "training", "evaluation") if part in parts]
+        if calibration.throughput(review.plan.technique.offer.name, estimate) is not None:
+            known.add("training")
     busy = _busyness(device)
-    return RunTime(
-        {part: (parts[part][0] * math.sqrt(busy), parts[part][1] * busy) for part in order},
-        {part: math.sqrt(low * high) for part, (low, high) in raw.items()},
-    )
+    predicted = {}
+    for part in ("baselines", "training", "evaluation"):
+        if part in parts:
+            low, high = parts[part]
+            # Earlier runs shared the processor too, so their times contain some of its load.
+            slower = (1, math.sqrt(busy)) if part in known else (math.sqrt(busy), busy)
+            predicted[part] = low * slower[0], high * slower[1]
+    middles = {part: math.sqrt(low * high) for part, (low, high) in raw.items()}
+    return RunTime(predicted, middles)
 
 
 def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> dict[str, Range]:
@@ -86,7 +91,7 @@ def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> 
     generates = any(evaluator.offer.generates for evaluator in plan.evaluators)
 
     def time_of(rows: float, end: int, growth: float = 1) -> float:
-        """Return the shortest (0) or longest (1) time in which rows are answered."""
+        """Return the seconds to answer rows: at least (0) or at most (1)."""
         generated = answer * UNITS_PER_GENERATED_TOKEN[end] if generates else answer
         return rows * (growth * prompt + generated) * unit[end]
 
@@ -125,7 +130,7 @@ def _mean_lengths(records: Sequence[Record]) -> Range:
 
 
 def _busyness(device: Device) -> float:
-    """Return the factor by which other programs on the processor make a run slower."""
+    """Return how many times slower other programs on the processor make a run."""
     if device.type != "cpu" or not hasattr(os, "getloadavg"):
         return 1.0
     others = max(0.0, os.getloadavg()[0] - 1)  # without this process
