@@ -72,7 +72,7 @@ def predict_run_time(
         if calibration.throughput(review.plan.technique.offer.name, estimate) is not None:
             known.add("training")
     busy = _busyness(device)
-    predicted = {}
+    predicted: dict[str, Range] = {}
     for part in ("baselines", "training", "evaluation"):
         if part in parts:
             low, high = parts[part]
