@@ -113,6 +113,17 @@ class PhaseEnded(Event, kind="phase-ended"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartEnded(Event, kind="part-ended"):
+    """A part of the run has ended, or was stopped; the seconds are those of this process.
+
+    The parts are ``preparation``, ``baselines``, ``training`` and ``evaluation``.
+    """
+
+    part: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataLoaded(Event, kind="data-loaded"):
     """The data is loaded and split. ``skipped`` counts the skipped rows by cause."""
 
@@ -163,7 +174,7 @@ class FindingReported(Event, kind="finding"):
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Event, kind="forecast"):
-    """The predicted memory and time of training, emitted before it starts."""
+    """The predicted memory of training and time of the run, emitted before the baselines."""
 
     technique: str
     method: Literal["analytic", "traced"]
@@ -186,6 +197,12 @@ class Forecast(Event, kind="forecast"):
     flops: float
     steps: int = 0
     tokens: int
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    """Shortest and longest predicted seconds of the parts of the run that follow: ``baselines``,
+    ``training`` with loading and saving, and ``evaluation``. A part that is not predicted is
+    missing."""
+    uncalibrated_parts: dict[str, float] = field(default_factory=dict)
+    """Predicted seconds of parts, before calibration with earlier runs on this device."""
     refused: bool = False
     """True if the run was refused because it does not fit."""
     notes: list[str] = field(default_factory=list)

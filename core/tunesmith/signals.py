@@ -70,8 +70,9 @@ class StopSignalHandler:
     def raise_if_received(self) -> None:
         """Raise :class:`RunStopped` if a stop signal was received."""
         if self.received is not None:
-            name = signal.Signals(self.received).name
-            raise RunStopped(f"stopped by {name}", exit_code=128 + self.received)
+            number = self.received
+            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            raise RunStopped(f"stopped by {name}", exit_code=128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -29,6 +29,10 @@ FIELDS: dict[str, dict[str, str]] = {
         "phase": "Name of the phase, as in `phase-started`.",
         "seconds": "Duration of the phase.",
     },
+    "part-ended": {
+        "part": "Name of the part.",
+        "seconds": "Time that this process spent in the part.",
+    },
     "data-loaded": {
         "description": "One line from the data loader: the files and the detected format.",
         "train": "Number of training rows.",

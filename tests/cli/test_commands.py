@@ -214,7 +214,7 @@ def test_plan_prints_a_run_file(tunesmith: Tunesmith, here: Path) -> None:
             75,
             "run.max_minutes = 0.005 is reached",
         ),
-        (["run", "run.toml", "--set", "technique.mode=interrupt"], 130, "stopped by SIGINT"),
+        (["run", "run.toml", "--set", "technique.mode=interrupt"], 130, "stopped by Ctrl-C"),
         (["report", "."], 2, "is not the folder of a run"),
         (["plugins", "show", "by-haert"], 2, "did you mean by-heart?"),
     ],
@@ -239,7 +239,8 @@ def test_a_stopped_run_prints_how_to_resume_it(tunesmith: Tunesmith, here: Path)
     stopped = tunesmith("run", "run.toml", "--set", "technique.mode=interrupt")
     assert stopped.exit_code == 130
     run = only_run(here)
-    assert f"resume with: tunesmith resume runs/{run.name}" in stopped.stderr
+    then = f"continue with: tunesmith resume runs/{run.name}"
+    assert f"stopped by Ctrl-C\nsaved at step 3 of 6; {then}" in stopped.stderr
     done = tunesmith("resume", run, fake=False)
     assert done.exit_code == 0, done.output
     assert "fine-tuning was worth it" in done.stdout
@@ -307,7 +308,7 @@ def test_a_signal_reaches_a_run_in_another_process(here: Path, number: signal.Si
     process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 128 + number
-    assert "resume with: tunesmith resume long" in stderr
+    assert "continue with: tunesmith resume long" in stderr
     assert "Traceback" not in stderr
 
 

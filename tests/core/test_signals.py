@@ -32,7 +32,8 @@ def test_a_stop_signal_is_recorded_and_raised_later(
         handler.raise_if_received()
         os.kill(os.getpid(), number)
         assert "stopping after this step" in capfd.readouterr().err
-        with pytest.raises(RunStopped, match=f"stopped by {number.name}") as caught:
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
+        with pytest.raises(RunStopped, match=f"stopped by {name}") as caught:
             handler.raise_if_received()
     assert caught.value.exit_code == EXIT_CODES.get(number, 128 + number)
 

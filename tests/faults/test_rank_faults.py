@@ -99,7 +99,7 @@ def test_ctrl_c_in_the_real_torchrun(
     started.send_signal(signal.SIGINT)
     output, _ = started.communicate(timeout=100)
     assert started.returncode != 0, output
-    assert output.count("stopped by SIGINT") == 1, output
+    assert output.count("stopped by Ctrl-C") == 1, output
     newest = Checkpoints(run / "checkpoints").newest(recover=False)
     assert newest is not None
     assert newest.step == real.events(run, "step-finished")[-1]["step"]

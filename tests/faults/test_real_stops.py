@@ -71,7 +71,7 @@ def test_a_signal_in_any_phase(
     steps = [event["step"] for event in real.events(run, "step-finished")]
     newest = Checkpoints(run / "checkpoints").newest(recover=False)
     if code != 130 or len(numbers) == 1:
-        assert f"resume with: tunesmith resume {run}" in end.output
+        assert f"continue with: tunesmith resume {run}" in end.output
         assert (newest.step if newest else 0) == (steps[-1] if steps else 0)
         assert json.loads((run / "report.json").read_text())["run"]["exit_code"] == code
     elif phase in ("training", "saving"):

@@ -204,7 +204,7 @@ def test_stop_in_a_phase_of_a_stage(
     stopped = real.run_command("run", staged.file, "--out", staged.run, prepare=prepare)
     assert stopped.code == code, stopped.output
     if action == "SIGTERM":
-        assert f"resume with: tunesmith resume {staged.run}" in stopped.output
+        assert f"continue with: tunesmith resume {staged.run}" in stopped.output
         if phase == "reward gate":
             stage = "policy"  # a signal takes effect after a step, and the gate has none
     started = [event["stage"] for event in real.events(staged.run, "training-started")]

@@ -38,6 +38,8 @@ class BaselineCandidate:
 
     baseline: Component[BaselineOffer[Any]]
     built: Baseline | None = None
+    count: int = 0
+    """Number of variants."""
     untried: list[tuple[int, BaselineVariant]] = field(default_factory=list)
     tried: list[TriedVariant] = field(default_factory=list)
     left: list[TriedVariant] = field(default_factory=list)

@@ -155,6 +155,7 @@ class BaselineChoice:
                 contender.built = baseline.offer.build(baseline.config)
                 for place, variant in enumerate(contender.built.variants(self.task)):
                     contender.untried.append((place, variant))
+                    contender.count += 1
             except REFUSAL_ERRORS as error:
                 self._refuse(contender, error)
         with blame_plugin(baseline.offered.plugin, "variants"):
@@ -234,7 +235,7 @@ class BaselineChoice:
         """Score a variant on further rows; drop it from the comparison if it cannot answer them."""
         started = time.perf_counter()
         try:
-            self._measure(one, contender.offer.name, scored)
+            self._measure(one, contender, scored)
         except REFUSAL_ERRORS as error:
             self._refuse(contender, error, one.variant)
             for ones in (contender.tried, contender.left):
@@ -286,11 +287,15 @@ class BaselineChoice:
         earlier = self.emit.report.baselines.get(contender.offer.name)
         return earlier if earlier is not None and not earlier.skipped else None
 
-    def _measure(self, tried: TriedVariant, baseline: str, scored: Sequence[_Scored]) -> None:
-        """Measure a variant on records and add its scores, if the metric can be measured yet."""
+    def _measure(
+        self, tried: TriedVariant, contender: BaselineCandidate, scored: Sequence[_Scored]
+    ) -> None:
+        """Add the metric's values over records; add nothing if it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         started = time.perf_counter()
-        phase = " ".join(filter(None, ["choosing:", baseline, tried.variant.name]))
+        # There is nothing to choose with one variant, but the verdict ranks by validation scores.
+        verb = "choosing:" if contender.count > 1 else "scoring:"
+        phase = " ".join(filter(None, [verb, contender.offer.name, tried.variant.name]))
         for fold, (alike, records) in enumerate(scored, 1):
             label = f"{phase}, fold {fold}" if len(scored) > 1 else phase
             model = _find_alike(tried.variant, tried.place, alike)

@@ -11,7 +11,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+)
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,8 +27,8 @@ from tunesmith.contracts import Progress, Reporter
 from tunesmith.events import (
     Event,
     FindingReported,
+    PartEnded,
     PhaseAdvanced,
-    PhaseEnded,
     PhaseStarted,
     RunFinished,
     StepFinished,
@@ -39,6 +45,7 @@ from tunesmith.fence import (
     outside_fence,
 )
 from tunesmith.offers import Plugin
+from tunesmith.phases import run_phase
 from tunesmith.signals import StopSignalHandler
 from tunesmith.text import redact_all
 
@@ -204,13 +211,20 @@ class Emitter:
             self._record(recorded)
             events += self.reporters.report(recorded)
 
-    @contextmanager
-    def phase(self, phase: str, total: int | None = None, unit: str = "rows") -> Iterator[Progress]:
+    def phase(
+        self, phase: str, total: int | None = None, unit: str = "rows"
+    ) -> AbstractContextManager[Progress]:
         """Emit the start and the end of a phase; yield a function that reports its progress."""
+        return run_phase(self, phase, total, unit)
+
+    @contextmanager
+    def part(self, part: str) -> Iterator[None]:
+        """Emit the time of a part of the run, also if it is stopped."""
         started = time.perf_counter()
-        self(PhaseStarted(phase=phase, total=total, unit=unit))
-        yield lambda done: self(PhaseAdvanced(phase=phase, done=done))
-        self(PhaseEnded(phase=phase, seconds=time.perf_counter() - started))
+        try:
+            yield
+        finally:
+            self(PartEnded(part=part, seconds=time.perf_counter() - started))
 
     @contextmanager
     def call(self, plugin: Plugin, what: str) -> Iterator[None]:

@@ -135,7 +135,8 @@ def run(
             resume_check = ResumeCheck(emit, accept_changes, lost)
             phases = _execute_phases(plan, catalog, folder, emit, reviewer, resume_check)
             report = emit.report
-            verdict = catalog.judge(_collect_evidence(phases, report))
+            with emit.phase("verdict"):
+                verdict = catalog.judge(_collect_evidence(phases, report))
             for finding in take_findings(catalog.plugins):
                 emit(finding)
             check_gate(plan.gate, report.measured.values(), verdict, report.gates.values())
@@ -181,16 +182,20 @@ def _execute_phases(
 ) -> _ModelPhases:
     """Execute all phases up to the evaluation of the tuned model; return the model phases."""
     _record_start(plan, folder, emit, resume_check)
-    parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
-    evaluators = choose_evaluators(plan, catalog, parts.test)
-    model = _fetch_model(plan, parts, emit, reviewer, resume_check)
-    with emit.call(plan.technique.offered.plugin, "build"):
-        technique = plan.technique.offer.build(plan.technique.config)
+    with emit.part("preparation"):
+        parts = _load_and_review_data(plan, catalog, folder, emit, resume_check)
+        evaluators = choose_evaluators(plan, catalog, parts.test)
+        model = _fetch_model(plan, parts, emit, reviewer, resume_check)
+        with emit.call(plan.technique.offered.plugin, "build"):
+            technique = plan.technique.offer.build(plan.technique.config)
     phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
-    phases.evaluate_baselines(catalog.offers(BaselineOffer))
-    artifact = phases.train()
-    phases.evaluate_stages(artifact)
-    phases.evaluate_tuned(artifact)
+    with emit.part("baselines"):
+        phases.evaluate_baselines(catalog.offers(BaselineOffer))
+    with emit.part("training"):
+        artifact = phases.train()
+    with emit.part("evaluation"):
+        phases.evaluate_stages(artifact)
+        phases.evaluate_tuned(artifact)
     return phases
 
 

@@ -50,15 +50,16 @@ class ModelReviewer:
         if not self.is_pending or not config:
             return
         self.is_pending = False
-        results = self.catalog.review_model(
-            ModelReview(
-                plan=self.plan,
-                config=config,
-                train=train,
-                test=test,
-                techniques=self.catalog.offers(TechniqueOffer),
+        with self.emit.phase("forecast"):
+            results = self.catalog.review_model(
+                ModelReview(
+                    plan=self.plan,
+                    config=config,
+                    train=train,
+                    test=test,
+                    techniques=self.catalog.offers(TechniqueOffer),
+                )
             )
-        )
         findings = [(plugin, finding) for plugin, result in results for finding in result.findings]
         if self.force:
             findings = [(plugin, finding.if_forced or finding) for plugin, finding in findings]

@@ -20,6 +20,7 @@ from tunesmith.events import (
     Measured,
     ModelResolved,
     Monitored,
+    PartEnded,
     RunFinished,
     RunStarted,
     StepFinished,
@@ -59,6 +60,8 @@ class Report:
     """Sampled completions, by stage, step number and prompt."""
     gates: dict[tuple[str, str], GateChecked] = field(default_factory=dict)
     """The latest result of each exit criterion, by stage and criterion."""
+    part_seconds: dict[str, float] = field(default_factory=dict)
+    """Duration of each part of the run in seconds, summed over all processes."""
     finished: RunFinished | None = None
 
     @property
@@ -126,6 +129,9 @@ class Report:
                 self.samples[event.stage, event.step, event.prompt] = event
             case GateChecked():
                 self.gates[event.stage, event.gate] = event
+            case PartEnded():
+                earlier = self.part_seconds.get(event.part, 0.0)
+                self.part_seconds[event.part] = earlier + event.seconds
             case RunFinished():
                 self.finished = event
 
@@ -200,6 +206,7 @@ class Report:
             actual = {
                 "peak_memory_bytes": self.peak_memory,
                 "seconds": self.training_seconds,
+                "parts": self.part_seconds,
                 "memory_ratio": peak / forecast.memory["expected"],
                 "within": forecast.memory["low"] <= peak <= forecast.memory["high"],
             }

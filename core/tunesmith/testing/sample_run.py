@@ -17,6 +17,7 @@ from tunesmith.events import (
     Measured,
     ModelResolved,
     Monitored,
+    PartEnded,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
@@ -67,6 +68,7 @@ def sample_run(
     yield sample(PhaseAdvanced)
     yield sample(PhaseEnded)
     yield sample(Measured, model="zero-shot", value=0.03, low=0.01, high=0.07)
+    yield sample(PartEnded)
     yield sample(TrainingStarted, steps=steps)
     for step in range(1, steps + 1):
         yield sample(StepFinished, step=step, steps=steps, loss=2.0 / step)
@@ -100,6 +102,7 @@ def _run_fields(text: str) -> dict[type[Event], dict[str, Any]]:
         PhaseStarted: {"phase": f"zero-shot: {text}", "total": 120},
         PhaseAdvanced: {"phase": f"zero-shot: {text}", "done": 60},
         PhaseEnded: {"phase": f"zero-shot: {text}", "seconds": 12.0},
+        PartEnded: {"part": "baselines", "seconds": 30.0},
         FindingReported: {"level": "warning", "source": "data", "message": text},
         RunFinished: {
             "status": "ok",
@@ -138,6 +141,8 @@ def _input_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "untracked_bytes": 0,
             "calibration_runs": 0,
             "seconds": [1.0, 2.0],
+            "parts": {"baselines": [20.0, 40.0], "training": [1.0, 2.0], "evaluation": [9.0, 11.0]},
+            "uncalibrated_parts": {"baselines": 30.0, "evaluation": 10.0},
             "flops": 1e9,
             "steps": 2,
             "tokens": 2000,

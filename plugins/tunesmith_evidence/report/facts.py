@@ -77,10 +77,20 @@ def list_predictions(report: Report) -> list[Prediction]:
     peak = report.peak_memory + forecast.untracked_bytes if is_finished else None
     memory = forecast.memory
     rows = [Prediction("peak memory", memory["low"], memory["high"], peak, "bytes")]
-    if forecast.seconds:
+    if not forecast.parts:
         seconds = report.training_seconds if is_finished else None
-        shortest, longest = forecast.seconds
-        rows.append(Prediction("training time", shortest, longest, seconds, "seconds"))
+        times = [("training", forecast.seconds, seconds)] if forecast.seconds else []
+    else:
+        is_over = report.status == "ok" or bool(report.verdict)
+        taken = report.part_seconds if is_over else {}
+        times = [(part, seconds, taken.get(part)) for part, seconds in forecast.parts.items()]
+        total = [sum(ends) for ends in zip(*forecast.parts.values(), strict=True)]
+        all_taken = sum(taken.get(part, 0.0) for part in forecast.parts) if is_over else None
+        times.append(("total", total, all_taken))
+    rows += [
+        Prediction(f"{part} time", low, high, actual, "seconds")
+        for part, (low, high), actual in times
+    ]
     return rows
 
 

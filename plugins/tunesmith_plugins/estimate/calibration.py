@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +35,8 @@ SIMILAR_MEMORY, SIMILAR_STEP = 2.0, 8.0
 The memory of libraries and the overhead per step do not scale with the run, so runs of a very
 different size are not comparable.
 """
+SIMILAR_TIME = 8.0
+"""Parts of runs are similar within this factor of their predicted seconds."""
 MAX_ERROR_FACTOR = 4.0
 """Ignore runs whose prediction was off by more: it must have been for something else."""
 MARGIN = 0.02
@@ -62,6 +64,8 @@ class CalibrationEntry:
     flops: float
     steps: int
     seconds: float
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    """Predicted seconds before calibration, and measured ones, of the parts of the run."""
     cpu_share: float | None = None
     """CPU time of the training, as a share of what its threads could have used.
 
@@ -149,6 +153,22 @@ class Calibration:
         low, high = middle * (1 - margin), middle * (1 + margin)
         return min(low, *throughputs), max(high, *throughputs)
 
+    def correct_part(self, part: str, seconds: Range) -> Range:
+        """Return the predicted seconds of a part of a run, corrected by how long it took here."""
+        middle = math.sqrt(seconds[0] * seconds[1])
+        ratios = _drop_outliers(
+            [
+                run.parts[part][1] / run.parts[part][0]
+                for run in self.runs
+                if part in run.parts and _is_within_factor(run.parts[part][0], middle, SIMILAR_TIME)
+            ]
+        )
+        if not ratios:
+            return seconds
+        margin = max(0.25, 0.5 / math.sqrt(len(ratios)))
+        low, high = median(ratios) * (1 - margin), median(ratios) * (1 + margin)
+        return middle * min(low, *ratios), middle * max(high, *ratios)
+
     def correction(self, estimate: Estimate, technique: str) -> Correction | None:
         """Return the correction for an estimate's memory; None if no similar run finished here."""
         return self.memory_correction(technique, estimate.method, compute_peak(estimate).expected)
@@ -219,7 +239,7 @@ def _parse_entry(line: str) -> CalibrationEntry | None:
     """Parse one line; return None if it is damaged or from another version."""
     try:
         value: Any = json.loads(line)
-        known = {field.name for field in fields(CalibrationEntry)}
+        known = {each.name for each in fields(CalibrationEntry)}
         entry = CalibrationEntry(**{key: item for key, item in value.items() if key in known})
         usable = min(entry.expected, entry.peak) > 0 and entry.seconds >= 0
         return entry if usable else None

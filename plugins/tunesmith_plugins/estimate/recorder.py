@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 
-from tunesmith.events import Event, TrainingFinished, TrainingStarted
+from tunesmith.events import Event, RunFinished, RunStarted, TrainingFinished, TrainingStarted
 from tunesmith.execution.execute import load_report
 from tunesmith.storage import RunFolder
 from tunesmith_plugins.estimate.calibration import CalibrationEntry, append_entry, is_enabled
@@ -17,7 +18,7 @@ MIN_PEAK_GROWTH = 1.02
 
 
 class CalibrationRecorder:
-    """A reporter that adds an entry to the calibration file when the training of a run ends.
+    """A reporter that adds an entry to the calibration file when a run that has trained ends.
 
     It reads the forecast from the run's log, which also has the steps from before a resume.
     """
@@ -26,6 +27,8 @@ class CalibrationRecorder:
         self._folder = folder
         self._peak_before = 0
         self._began = (0.0, 0.0)
+        self._entry: CalibrationEntry | None = None
+        self._is_resumed = False
 
     def __enter__(self) -> CalibrationRecorder:
         # Otherwise an earlier, larger run in this process would hide this run's peak. Not all
@@ -38,13 +41,27 @@ class CalibrationRecorder:
         return None
 
     def report(self, event: Event) -> None:
-        """Record the run when its whole training, not just a stage, has finished."""
-        if isinstance(event, TrainingStarted):
-            self._began = (time.perf_counter(), time.process_time())
-        if isinstance(event, TrainingFinished) and not event.stage and is_enabled(os.environ):
-            entry = self._build_entry()
-            if entry is not None:
-                append_entry(entry)
+        """Record a run at its end, if its whole training, not just a stage, has finished in it."""
+        match event:
+            case RunStarted():
+                self._is_resumed = event.resumed
+            case TrainingStarted():
+                self._began = (time.perf_counter(), time.process_time())
+            case TrainingFinished() if not event.stage and is_enabled(os.environ):
+                self._entry = self._build_entry()
+            case RunFinished() if self._entry is not None:
+                append_entry(replace(self._entry, parts=self._measure_parts()))
+                self._entry = None
+            case _:
+                pass
+
+    def _measure_parts(self) -> dict[str, list[float]]:
+        """Return the predicted and measured seconds of the parts; a resumed run has none."""
+        report = load_report(self._folder)
+        if report.forecast is None or self._is_resumed:
+            return {}
+        predicted, measured = report.forecast.uncalibrated_parts, report.part_seconds
+        return {part: [predicted[part], measured[part]] for part in predicted if part in measured}
 
     def _build_entry(self) -> CalibrationEntry | None:
         """Build the entry; None without a forecast, or if the peak is not the training's."""

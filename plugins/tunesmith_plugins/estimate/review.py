@@ -15,7 +15,7 @@ from tunesmith.estimates import Estimate, EstimateRequest
 from tunesmith.events import Forecast
 from tunesmith.plan import ModelReview, Plan
 from tunesmith.text import format_bytes
-from tunesmith_plugins.estimate.calibration import device_key, read_calibration
+from tunesmith_plugins.estimate.calibration import Calibration, device_key, read_calibration
 from tunesmith_plugins.estimate.hardware import Hardware, load_hardware_of_run
 from tunesmith_plugins.estimate.memory_peak import (
     MemoryFit,
@@ -33,6 +33,7 @@ from tunesmith_plugins.estimate.request import (
     iterate_estimates,
     transfer_options,
 )
+from tunesmith_plugins.estimate.run_time import predict_run_time
 from tunesmith_plugins.estimate.savings import Saving, find_savings
 from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device
@@ -75,7 +76,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
         findings.append(refusal)
     hardware, notes = load_hardware_of_run(plan.table(EstimateOptions).prices)
     findings += [Finding(level="warning", where="estimate.prices", message=n) for n in notes]
-    forecast = _build_forecast(plan, estimate, peak, device, hardware)
+    forecast = _build_forecast(review, estimate, peak, device, hardware)
     return ReviewResult(findings=findings, forecast=forecast)
 
 
@@ -99,12 +100,15 @@ def _decide_fit(
 
 
 def _build_forecast(
-    plan: Plan, estimate: Estimate, peak: MemoryPeak, device: Device, hardware: Hardware
+    review: ModelReview, estimate: Estimate, peak: MemoryPeak, device: Device, hardware: Hardware
 ) -> Forecast:
-    name = plan.technique.offer.name
+    name = review.plan.technique.offer.name
     calibration = read_calibration(device)
     correction = calibration.correction(estimate, name)
     throughput = estimate_throughput(device, name, estimate, hardware, calibration)
+    listed = estimate_throughput(device, name, estimate, hardware, Calibration())
+    training = estimate_seconds(estimate.flops, throughput) if throughput else None
+    time = predict_run_time(review, estimate, training, listed, calibration, device)
     return Forecast(
         technique=name,
         method=estimate.method,
@@ -116,7 +120,9 @@ def _build_forecast(
         uncalibrated_peak=compute_peak(estimate).expected,
         untracked_bytes=_untracked_bytes(estimate, device),
         calibration_runs=correction.runs if correction else 0,
-        seconds=list(estimate_seconds(estimate.flops, throughput)) if throughput else [],
+        seconds=list(training) if training else [],
+        parts={part: list(seconds) for part, seconds in time.parts.items()},
+        uncalibrated_parts=time.uncalibrated,
         flops=estimate.flops,
         steps=estimate.steps,
         tokens=estimate.tokens,

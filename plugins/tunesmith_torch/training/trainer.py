@@ -35,6 +35,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
 from tunesmith.events import JSON, Event, FindingReported, TrainingFinished, TrainingStarted
+from tunesmith.phases import run_phase
 from tunesmith.records import Record
 from tunesmith.storage import write_atomic
 from tunesmith_torch.data.saved_template import check_saved_template
@@ -220,16 +221,18 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
     with distributed.run_on_all_ranks(job):
         # Replace "auto" first: everything below reads plain values.
         job = resolve_auto(resolve_parallel(job, task.grouping), task.grouping)
-        session, data = _open_session(job, task)
+        with run_phase(job.emit, "loading and tokenizing"):
+            session, data = _open_session(job, task)
         job = session.job
         started = time.perf_counter()
         with _dropout_of(session):
-            prepared = task.prepare(session, data)
-            objective = prepared.objective
-            # The training loop builds the same order from the same values.
-            order = BatchOrder.from_options(len(objective), job.config, job.seed)
-            prepared = _add_validation(task, session, prepared, order)
-            prepared = _add_additions(session, prepared)
+            with run_phase(job.emit, "preparing training"):
+                prepared = task.prepare(session, data)
+                objective = prepared.objective
+                # The training loop builds the same order from the same values; nothing is shared.
+                order = BatchOrder.from_options(len(objective), job.config, job.seed)
+                prepared = _add_validation(task, session, prepared, order)
+                prepared = _add_additions(session, prepared)
             job.emit(_training_started_event(session, prepared, order))
             prepared.run_loop(
                 job,
@@ -242,9 +245,10 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         seconds = time.perf_counter() - started
         for event in prepared.monitor.results():
             job.emit(event)
-        artifact = artifacts.save_artifact(
-            _card_job(session), task.finalize(session), session.template, prepared.write_extra
-        )
+        with run_phase(job.emit, "saving the model"):
+            artifact = artifacts.save_artifact(
+                _card_job(session), task.finalize(session), session.template, prepared.write_extra
+            )
         job.emit(_training_finished_event(session, prepared, order, artifact, seconds))
         return artifact
 

@@ -108,6 +108,19 @@ def test_without_validation_rows_the_variant_is_chosen_out_of_fold(table_bench: 
     assert sum(map(len, skipped)) == data.train == len(set().union(*skipped))
 
 
+@pytest.mark.parametrize(("sizes", "verb"), [([2, 6], "choosing"), ([6], "scoring")])
+def test_a_baseline_with_one_variant_is_scored_without_a_choice(
+    table_bench: Bench, sizes: list[int], verb: str
+) -> None:
+    """The verdict needs its score on validation rows, and the scores are the same."""
+    options = {"use": ["table"], "table": {"sizes": sizes}}
+    report = table_bench.run(baselines=options, split={"validation_size": 12})
+    chosen = report.baselines["table"]
+    assert (chosen.variant, chosen.validation_score, chosen.validation_rows) == ("size=6", 1.0, 12)
+    events = (table_bench.root / "out" / "events.jsonl").read_text()
+    assert f'"{verb}: table size=6"' in events
+
+
 class Memory:
     """Knows the training rows by heart. Its variants are named by what they have learned."""
 

@@ -14,7 +14,7 @@ from tunesmith.execution.run_events import build_run_finished, to_reported_error
     ("error", "status", "exit_code", "will_repeat"),
     [
         (None, "ok", 0, None),
-        (RunStopped("stopped by SIGINT", exit_code=130), "stopped", 130, False),
+        (RunStopped("stopped by Ctrl-C", exit_code=130), "stopped", 130, False),
         (TrainingError("the loss is not finite", hint="lower the rate"), "failed", 5, True),
         (DataError("rows:1", "is empty"), "failed", 3, False),
         (ValueError("x"), "failed", 1, None),
@@ -35,7 +35,7 @@ def test_the_end_of_a_run(
     [
         (None, "ok", 0),
         (DataError("rows", "is empty"), "failed", 3),
-        (RunStopped("stopped by SIGINT", exit_code=130), "stopped", 130),
+        (RunStopped("stopped by Ctrl-C", exit_code=130), "stopped", 130),
         (SystemExit(0), "failed", 8),
         (MemoryError(), "failed", 4),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), "failed", 4),

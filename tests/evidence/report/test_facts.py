@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tunesmith.events import Forecast, TrainingStarted
+from tunesmith.events import Forecast, PartEnded, TrainingStarted
 from tunesmith.execution.report import build_report
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.report.facts import (
@@ -18,14 +18,25 @@ GIB = 1024**3
 
 def test_memory_and_time_beside_their_predictions() -> None:
     memory = {"low": GIB, "expected": 2 * GIB, "high": 3 * GIB}
-    events = [*sample_run(), sample_event(Forecast, memory=memory, seconds=[2.0, 9.0])]
+    forecast = sample_event(Forecast, memory=memory, seconds=[2.0, 9.0], parts={})
+    events = [*sample_run(), forecast]
     found = list_predictions(build_report(events))
     rows = [(row.quantity, row.predicted, row.measured, row.judgment) for row in found]
     assert rows == [
         ("peak memory", "1.0 GiB to 3.0 GiB", "2.0 GiB", "within"),
         ("training time", "2.0 s to 9.0 s", "1.0 s", "below"),
     ]
-    before = list_predictions(build_report([sample_event(Forecast, memory=memory)]))
+    parts = {"baselines": [10.0, 20.0], "training": [1.0, 50.0]}
+    training = PartEnded(part="training", seconds=5.0)
+    forecast = sample_event(Forecast, memory=memory, parts=parts)
+    times = list_predictions(build_report([*sample_run(), forecast, training, training]))[1:]
+    assert [(row.quantity, row.predicted, row.measured, row.judgment) for row in times] == [
+        ("baselines time", "10 s to 20 s", "30 s", "above"),
+        ("training time", "1.0 s to 50 s", "10 s", "within"),
+        ("total time", "11 s to 1 min 10 s", "40 s", "within"),
+    ]
+    forecast = sample_event(Forecast, memory=memory, parts={})
+    before = list_predictions(build_report([forecast]))
     assert [(row.measured, row.judgment) for row in before] == [("", ""), ("", "")]
     assert list_predictions(build_report([])) == []
 

@@ -141,6 +141,18 @@ def test_runs_disturbed_by_other_programs_show_the_throughput_only_where_no_othe
     assert (Calibration(busy).throughput("x", STEP) or (0.0, 0.0))[1] < 0.2e11
 
 
+def test_parts_of_a_run_are_corrected_by_their_times_in_earlier_runs() -> None:
+    raw = (2.0, 32.0)  # the middle is 8 s
+    assert Calibration().correct_part("baselines", raw) == raw
+    one = Calibration((entry(parts={"baselines": [10.0, 30.0]}),))
+    assert one.correct_part("baselines", raw) == (8 * 1.5, 8 * 4.5)
+    assert one.correct_part("evaluation", raw) == raw, "no run has this part"
+    assert one.correct_part("baselines", (800.0, 900.0)) == (800.0, 900.0), "far larger"
+    many = Calibration(tuple(entry(parts={"baselines": [10.0, 30.0 + n]}) for n in range(9)))
+    low, high = many.correct_part("baselines", raw)
+    assert 8 * 2 < low < 8 * 3.0 and 8 * 3.8 <= high < 36
+
+
 def test_only_this_devices_runs_are_read(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
     assert calibration.read_calibration(DEVICE, environment).runs == ()

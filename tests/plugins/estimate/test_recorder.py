@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tunesmith.events import Event, Forecast, StepFinished, TrainingFinished, TrainingStarted
+from tunesmith.events import (
+    Event,
+    Forecast,
+    PartEnded,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    TrainingFinished,
+    TrainingStarted,
+)
 from tunesmith.storage import EventLog, RunFolder
+from tunesmith.testing import sample_event
 from tunesmith_plugins.estimate.recorder import CalibrationRecorder
 from tunesmith_torch.runtime import machine
 
@@ -45,11 +56,11 @@ def started() -> TrainingStarted:
 
 
 def record(folder: Path, *events: Event) -> list[dict[str, Any]]:
-    """Report events of a run that are also in its log; return the entries that were stored."""
+    """Report events of a run that are also in its log; return the entries stored at its end."""
     (folder / "run").mkdir()
     run = RunFolder(folder / "run")
     with EventLog(run.events) as log, CalibrationRecorder(run) as recorder:
-        for event in events:
+        for event in (*events, sample_event(RunFinished)):
             log.append(event.to_json())
             recorder.report(event)
     stored = folder / "state" / "tunesmith" / "calibration.jsonl"
@@ -67,6 +78,17 @@ def test_the_end_of_a_training_is_recorded_once_with_all_its_steps(tmp_path: Pat
         tmp_path, FORECAST, step(1), finished("reward"), step(2), finished(), finished("later")
     )
     assert (entry["peak"], entry["expected"], entry["seconds"]) == (105, 2, 1.0)
+
+
+@pytest.mark.parametrize(("resumed", "parts"), [(False, {"baselines": [4.0, 12.0]}), (True, {})])
+def test_the_time_of_each_part_is_recorded_unless_the_run_was_resumed(
+    tmp_path: Path, resumed: bool, parts: dict[str, list[float]]
+) -> None:
+    forecast = replace(FORECAST, uncalibrated_parts={"baselines": 4.0, "evaluation": 3.0})
+    start = sample_event(RunStarted, resumed=resumed)
+    ended = PartEnded(part="baselines", seconds=12.0)
+    (entry,) = record(tmp_path, start, forecast, ended, step(1), finished())
+    assert entry["parts"] == parts
 
 
 @pytest.mark.parametrize("events", [(finished(),), (FORECAST, finished("reward")), (FORECAST,)])

@@ -38,11 +38,13 @@ from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_plugins.reporters.console import offer
 from tunesmith_plugins.reporters.console.event_text import (
+    format_run_left,
+    format_span,
     format_time_left,
     format_training_start,
 )
 from tunesmith_plugins.reporters.console.live import LiveReporter
-from tunesmith_plugins.reporters.console.plain import PlainReporter
+from tunesmith_plugins.reporters.console.plain import HEARTBEAT_SECONDS, PlainReporter
 from tunesmith_plugins.reporters.console.progress import TrainingProgress
 from tunesmith_plugins.reporters.console.sparkline import sparkline
 
@@ -110,11 +112,19 @@ def test_the_start_of_a_technique_without_adapters_names_none(details: dict[str,
 def test_plain_lines_of_a_run() -> None:
     lines = plain(run_events())
     assert lines[0] == "starting run-1"
-    assert "data: 240 training rows, 120 test rows, 2 unusable rows skipped" in lines
+    assert "data: 240 training rows, 120 test rows, 2 rows skipped" in lines
     assert "warning: data: exact-match" in lines
     assert "zero-shot: exact-match 0.030 [0.010, 0.070]" in lines
     assert not any("command line" in line for line in lines)
-    assert lines[-1] == "finished in 1 min 02 s"
+    assert any(
+        line.startswith("forecast: peak memory ")
+        and line.endswith(
+            ", about 30 to 55 s left: "
+            "baselines 20 to 40 s, training up to 5 s, evaluation 5 to 15 s"
+        )
+        for line in lines
+    )
+    assert lines[-1] == "finished in 1 min 02 s (forecast: 30 to 55 s)"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +174,89 @@ def test_leakage_free_scores_and_errors_about_test_rows_are_shown() -> None:
 
 def test_off_prints_only_warnings() -> None:
     assert plain(run_events(), warnings_only=True) == ["warning: data: exact-match"]
+
+
+# --- heartbeat -----------------------------------------------------------------------------
+
+
+class Watched(io.StringIO):
+    """A stream that notes when something is written."""
+
+    def __init__(self, now: list[float]) -> None:
+        super().__init__()
+        self.now, self.times = now, list[float]()
+
+    def write(self, text: str) -> int:
+        self.times.append(self.now[0])
+        return super().write(text)
+
+
+def play_slowly(events: list[tuple[float, Event]]) -> tuple[list[str], list[float]]:
+    """Report events at their times, with heartbeats in between; return lines and their times."""
+    now = [0.0]
+    stream = Watched(now)
+    reporter = PlainReporter(stream, NO_LOG, every=None, warnings_only=False, clock=lambda: now[0])
+    next_beat = reporter.beat()
+    for at, event in events:
+        while next_beat < at:
+            now[0] = next_beat
+            next_beat += reporter.beat()
+        now[0] = at
+        reporter.report(event)
+    return stream.getvalue().splitlines(), stream.times
+
+
+@given(waits=st.lists(st.floats(0.0, 300.0), min_size=40, max_size=40))
+@settings(max_examples=30, deadline=None)
+def test_a_run_is_never_silent_for_more_than_10_seconds(waits: list[float]) -> None:
+    """However long each phase, step or gap between them takes."""
+    events, at = [], 3.0
+    for event, wait in zip(run_events(20), waits, strict=False):
+        events.append((at, event))
+        at += wait
+    lines, times = play_slowly([*events, (at, sample_event(RunFinished))])
+    assert lines[-1].startswith("finished in")
+    assert all(later - earlier <= HEARTBEAT_SECONDS + 1e-6 for earlier, later in pairwise(times))
+
+
+def test_a_heartbeat_names_what_is_running_and_for_how_long() -> None:
+    started = sample_event(RunStarted)
+    phase = PhaseStarted(phase="tuned: exact-match", total=100)
+    events: list[tuple[float, Event]] = [
+        (0.0, started),
+        (1.0, PhaseStarted(phase="base model")),
+        (22.0, PhaseEnded(phase="base model", seconds=21.0)),
+        (22.0, phase),
+        (43.0, PhaseAdvanced(phase=phase.phase, done=12)),
+        (54.0, sample_event(TrainingStarted, steps=300)),
+        (65.0, sample_event(StepFinished, step=2, steps=300, seconds=1.0)),
+        (76.0, PhaseStarted(phase="saving the model")),
+        (87.0, sample_event(RunFinished)),
+    ]
+    lines, _ = play_slowly(events)
+    beats = [
+        line for line in lines if "still running" in line or ": step" in line or " of " in line
+    ]
+    assert "base model: still running, 9 s" in beats
+    assert "base model: still running, 19 s" in beats
+    assert "tuned: exact-match: 0 of 100, 10 s" in beats
+    assert "training: step 2/300, 21 s, 4 min 58 s left" not in beats[:3]
+    assert any(line.startswith("saving the model: still running") for line in beats)
+
+
+def test_the_heartbeat_runs_by_itself_and_ends_with_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tunesmith_plugins.reporters.console.plain.HEARTBEAT_SECONDS", 0.01)
+    stream = io.StringIO()
+    with PlainReporter(stream, NO_LOG, every=None, warnings_only=False) as reporter:
+        reporter.report(sample_event(RunStarted))
+        reporter.report(PhaseStarted(phase="data"))
+        deadline = time.monotonic() + 20
+        while "data: still running" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "data: still running" in stream.getvalue()
+    assert not reporter._thread.is_alive()
 
 
 # --- live ----------------------------------------------------------------------------------
@@ -422,6 +515,15 @@ def test_time_left_is_empty_if_unknown() -> None:
     assert format_time_left(TrainingProgress().seconds_left) == ""
     assert (format_time_left(42.4), format_time_left(192.0)) == ("42 s left", "3 min 10 s left")
     assert (format_time_left(7.6), format_time_left(0.0)) == ("8 s left", "1 s left")
+
+
+def test_times_of_a_run_are_coarse_ranges_in_one_unit() -> None:
+    spans = [(0.0, 3.0), (31.0, 53.0), (80.0, 130.0), (400.0, 700.0), (3_000.0, 20_000.0)]
+    texts = ["up to 5 s", "30 to 55 s", "1 to 3 min", "6 to 12 min", "up to 6 h"]
+    assert [format_span(*span) for span in spans] == texts
+    assert format_run_left(400.0, 700.0) == "about 6 to 12 min left"
+    assert format_run_left(0.0, 3.0) == "up to 5 s left"
+    assert format_run_left(1.0, math.nan) == format_run_left(1.0, math.inf) == ""
 
 
 def test_sparkline() -> None:

@@ -117,8 +117,8 @@ def screen(tmp_path: Path) -> Iterator[Screen]:
 
 def test_a_phase_and_a_training_with_the_run_below(screen: Screen, tmp_path: Path) -> None:
     *_, phase, run, path = screen("2,000/4,000")
-    assert phase.lstrip().startswith("zero-shot: exact-match") and " left" in phase
-    assert run.lstrip().startswith("run: baselines")
+    assert phase[2:].startswith("zero-shot: exact-match") and " left" in phase
+    assert run[2:].startswith("run: baselines")
     assert path.strip() == "○ supervised → ○ reward → ○ policy"
     (tmp_path / "after-phase").touch()
     *_, training, loss, validation, run, path = screen("step 160/400")
@@ -127,7 +127,7 @@ def test_a_phase_and_a_training_with_the_run_below(screen: Screen, tmp_path: Pat
     assert validation.strip().startswith("validation loss 0.050") and validation.endswith(
         "best 0.050"
     )
-    assert run.lstrip().startswith("run: training") and "%" in run and "left" in run
+    assert run[2:].startswith("run: training") and "%" in run and "left" in run
     assert path.strip() == "✓ supervised → ✓ reward (gate passed) → ● policy"
     assert all("…" not in line for line in (training, loss, validation, run, path))
     (tmp_path / "after-training").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from functools import cache
@@ -240,3 +241,29 @@ def test_a_module_is_trained_fully_or_gets_an_adapter() -> None:
     adapter = {"target_modules": ["q_proj", "o_proj"], "modules_to_save": ["o_proj"]}
     with pytest.raises(ValidationError, match="`o_proj` is in `target_modules` and in"):
         from_table(LoraOptions, {"adapter": adapter})
+
+
+@pytest.mark.parametrize(
+    ("config", "rate", "is_high"),
+    [
+        ({}, 1e-4, True),
+        ({}, 9e-5, False),
+        ({"hidden_size": 4096}, 1e-4, True),
+        ({"hidden_size": 576}, 2e-4, False),
+        ({"hidden_size": 576}, 4e-4, True),
+        ({"text_config": {"hidden_size": 576}}, 2e-4, False),
+    ],
+)
+def test_a_high_learning_rate_depends_on_the_width_of_the_model(
+    tmp_path: Path, config: dict[str, Any], rate: float, is_high: bool
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    tables: dict[str, Any] = {
+        "model": {"base": str(tmp_path)},
+        "data": {"use": "jsonl", "train": "rows.jsonl"},
+        "technique": {"use": "full", "learning_rate": rate},
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    plan = make_plan(run_file.RunFile(tables=tables, folder=tmp_path, stem="x"), built_ins())
+    found = [finding.where for _, finding in built_ins().review_plan(plan)]
+    assert ("technique.learning_rate" in found) is is_high

@@ -14,6 +14,7 @@ from tunesmith.execution import execute
 from tunesmith.execution.report import Report
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
+from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, start_options
 from tunesmith_evidence.report.model_card import write_model_card
@@ -67,10 +68,29 @@ def show_failed_run(plan: Plan, folder: RunFolder, as_json: bool) -> Iterator[No
             yield
         except TunesmithError as error:
             if isinstance(error, RunStopped):
-                error.hint = f"resume with: tunesmith resume {render.shell_path(folder.path)}"
+                saved = describe_saved(execute.load_report(folder))
+                path = render.shell_path(folder.path)
+                error.hint = f"{saved}; continue with: tunesmith resume {path}"
             if not isinstance(error, UsageError):
                 show(execute.load_report(folder), plan, folder, as_json)
             raise
+
+
+def describe_saved(report: Report) -> str:
+    """Describe what a resume of a stopped run does not repeat: "saved at step 59 of 300"."""
+    running = [stage for stage in report.training_started if stage not in report.training_finished]
+    checkpoint = report.last_checkpoint
+    for stage in running:
+        if checkpoint is not None and checkpoint.path.startswith(f"{stage}/" if stage else ""):
+            steps = f"step {checkpoint.step} of {report.training_started[stage].steps}"
+            return f"saved at {steps}{f' of {stage}' if stage else ''}"
+    if report.training_finished:
+        is_over = "" in report.training_finished
+        return f"saved: {'the trained model' if is_over else ', '.join(report.training_finished)}"
+    measured = {event.model for event in report.measured.values()}
+    return (
+        f"saved: {format_count(len(measured), 'baseline')}" if measured else "nothing to save yet"
+    )
 
 
 def show(report: Report, plan: Plan, folder: RunFolder, as_json: bool) -> None:

@@ -25,11 +25,13 @@ from tunesmith_evidence.number_text import (
     format_rows,
 )
 from tunesmith_evidence.report.facts import describe_data, describe_gate, describe_processes
-from tunesmith_plugins.reporters.console.progress import TrainingProgress
+from tunesmith_plugins.reporters.console.progress import RunProgress, TrainingProgress
 
 STEP_METRICS = 3
 """Maximum number of the technique's own metrics to show with a step."""
 TRAINING = "training"
+MIN_PHASE_SECONDS = 1.0
+"""Shorter phases without a metric end without a line."""
 FINDING_LABELS = {"info": "note", "warning": "warning", "error": "error"}
 
 
@@ -50,12 +52,37 @@ def format_time_left(seconds: float) -> str:
     return f"{format_clock(max(unit, round(seconds / unit) * unit))} left"
 
 
+def format_span(low: float, high: float) -> str:
+    """Format a range of predicted seconds in one unit: "6 to 12 min", "up to 40 s"; "" if unknown.
+
+    The unit is coarse, because the range is: shortest times are rounded down, longest up.
+    """
+    if not math.isfinite(high):
+        return ""
+    unit, name, step = (
+        (1, "s", 5) if high < 90 else (60, "min", 1) if high < 7200 else (3600, "h", 1)
+    )
+    first, last = math.floor(low / unit / step) * step, math.ceil(high / unit / step) * step
+    return f"{first} to {last} {name}" if first else f"up to {last} {name}"
+
+
+def format_run_left(low: float, high: float) -> str:
+    """Format the remaining time of a run: "about 4 to 6 min left"; "" if it is unknown."""
+    span = format_span(low, high)
+    about = "" if span.startswith("up to") else "about "
+    return f"{about}{span} left" if span else ""
+
+
 def format_forecast(event: Forecast) -> str:
-    """Format the predicted memory and training time, each with its range."""
+    """Format the predicted memory, and the time of training or of each part of the run."""
     sizes = (event.memory[name] for name in ("low", "expected", "high"))
     low, expected, high = (format_bytes(size) for size in sizes)
     parts = [f"peak memory {expected} ({low} to {high})"]
-    if event.seconds:
+    if event.parts:
+        left = format_run_left(*map(sum, zip(*event.parts.values(), strict=True)))
+        times = [f"{part} {format_span(*seconds)}" for part, seconds in event.parts.items()]
+        parts.append(f"{left}: {', '.join(times)}")
+    elif event.seconds:
         parts.append(f"training time {format_duration_range(*event.seconds)}")
     return f"forecast: {', '.join(parts)}"
 
@@ -179,12 +206,14 @@ def format_label(name: str, stage: str) -> str:
     return f"{name} {stage}".strip()
 
 
-def format_run_end(event: RunFinished, *, trains: bool) -> str:
-    """Format how a run ended, and after what time.
+def format_run_end(event: RunFinished, run: RunProgress) -> str:
+    """Format how a run ended, after what time, and what time was forecast.
 
     A run that only measures baselines is stopped before training, which is how it should end.
     """
-    stopped_before_training = not trains and event.status == "stopped" and event.exit_code < 128
+    stopped_before_training = not run.trains and event.status == "stopped" and event.exit_code < 128
     if event.status == "ok" or stopped_before_training:
-        return f"finished in {format_duration(event.seconds)}"
+        low, high = run.forecast
+        forecast = f" (forecast: {format_span(low, high)})" if math.isfinite(high) else ""
+        return f"finished in {format_duration(event.seconds)}{forecast}"
     return f"{event.status} after {format_duration(event.seconds)}"

@@ -30,6 +30,7 @@ from tunesmith.events import (
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
+    RunFinished,
     RunStarted,
     StepFinished,
     TrainingFinished,
@@ -39,7 +40,7 @@ from tunesmith.terminal import supports_color, supports_unicode
 from tunesmith.text import format_duration, one_line, redact, safe_text
 from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.reporters.console import event_text
-from tunesmith_plugins.reporters.console.event_text import TRAINING
+from tunesmith_plugins.reporters.console.event_text import MIN_PHASE_SECONDS, TRAINING
 from tunesmith_plugins.reporters.console.progress import (
     VALIDATION_LOSS,
     PhaseProgress,
@@ -59,6 +60,7 @@ COUNT_WIDTH = 34
 MIN_SPARKLINE_WIDTH, MAX_SPARKLINE_WIDTH = 10, 40
 INDENT = 2
 REFRESHES_PER_SECOND = 4
+SPINNER, ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class LiveReporter:
             no_color=not supports_color(stream),
         )
         unicode = supports_unicode(stream)
+        self._spinner_frames = SPINNER if unicode else ASCII_SPINNER
         self._check_mark, self._blocks = ("✓", BLOCKS) if unicode else ("ok", ASCII_BLOCKS)
         self._path_marks = ("✓", "●", "○", "→") if unicode else ("[x]", "[>]", "[ ]", "->")
         self._live = Live(
@@ -115,13 +118,13 @@ class LiveReporter:
         if not isinstance(event, Measured):
             self._print_finished()
         self._run.add(event, time.monotonic())
+        if isinstance(event, RunStarted) and event.resumed:
+            self._run.restore(self._log, time.monotonic())
         match event:
             case RunStarted():
                 self._print(f"{'resuming' if event.resumed else 'starting'} {event.run}", "bold")
-            case DataLoaded():
-                self._print(event_text.format_data(event), "dim", INDENT)
-            case Forecast():
-                self._print(event_text.format_forecast(event), "dim", INDENT)
+            case DataLoaded() | Forecast() | RunFinished():
+                self._print(self._describe(event), "dim", INDENT)
             case FindingReported() if not event_text.ends_run(event):
                 self._print(event_text.format_finding(event), "yellow")
             case Measured():
@@ -134,6 +137,15 @@ class LiveReporter:
                 self._print_evaluation(event)
             case _:
                 pass
+
+    def _describe(self, event: DataLoaded | Forecast | RunFinished) -> str:
+        match event:
+            case DataLoaded():
+                return event_text.format_data(event)
+            case Forecast():
+                return event_text.format_forecast(event)
+            case RunFinished():
+                return event_text.format_run_end(event, self._run)
 
     def _print_evaluation(
         self, event: Monitored | CompletionSampled | GateChecked | BaselineChosen
@@ -198,6 +210,8 @@ class LiveReporter:
             self._print_phase(phase)
 
     def _print_phase(self, phase: _FinishedPhase) -> None:
+        if phase.seconds < MIN_PHASE_SECONDS and not phase.metrics:
+            return
         row = Table.grid(padding=(0, 1))
         row.add_column(no_wrap=True, style="green")
         row.add_column(width=self._label_width, no_wrap=True)
@@ -223,10 +237,10 @@ class LiveReporter:
         left_of_phase = math.nan if phase is None else self._progress.seconds_left(now)
         is_trained = self._run.part == "training"
         current = training.seconds_left if training else 0.0 if is_trained else left_of_phase
-        if training is not None:
-            rows = self._render_training(training, now)
-        elif phase is not None:
+        if phase is not None:
             rows = [self._render_phase(phase, now)]
+        elif training is not None:
+            rows = self._render_training(training, now)
         else:
             rows = []
         if self._run.part:
@@ -287,8 +301,8 @@ class LiveReporter:
         """Render the bar of the whole run and, if there are several stages, their path."""
         left = self._run.seconds_left(now, current)
         share = self._run.share(now, left)
-        time_left = event_text.format_time_left(left)
-        parts = [f"{100 * share:.0f} %" if share else "", f"about {time_left}" if time_left else ""]
+        time_left = event_text.format_run_left(*left)
+        parts = [f"{100 * share:.0f} %" if share else "", time_left]
         elapsed = event_text.format_clock(now - self._run.started)
         bar = self._render_bar(round(1000 * share), 1000)
         rows: list[RenderableType] = [
@@ -308,11 +322,12 @@ class LiveReporter:
         while len(shown) > 1 and len("  ".join(shown)) > self._console.width - width:
             shown.pop()
         row = Table.grid(padding=(0, 1))
-        row.add_column(width=INDENT + self._label_width, no_wrap=True)
+        row.add_column(width=INDENT - 1, no_wrap=True, style="cyan")
+        row.add_column(width=self._label_width, no_wrap=True)
         row.add_column(width=self._bar_width if bar else 0)
         row.add_column(no_wrap=True, overflow="ellipsis")
-        label = Text(f"{'':{INDENT}}{self._label(name)}")
-        row.add_row(label, bar or Text(""), Text(safe_text("  ".join(shown))))
+        count = Text(safe_text("  ".join(shown)))
+        row.add_row(Text(self._spinner), Text(self._label(name)), bar or Text(""), count)
         return row
 
     def _render_bar(self, done: int, total: int) -> ProgressBar:
@@ -328,6 +343,12 @@ class LiveReporter:
         """Return a phase's name, without the common prefix if it would not fit."""
         width = self._label_width
         return one_line(name if len(name) <= width else name.removeprefix(CHOOSING), width)
+
+    @property
+    def _spinner(self) -> str:
+        """A character that changes with each redraw, so that a long wait looks alive."""
+        frame = int(time.monotonic() * REFRESHES_PER_SECOND)
+        return self._spinner_frames[frame % len(self._spinner_frames)]
 
     @property
     def _label_width(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -29,65 +31,117 @@ from tunesmith.events import (
 from tunesmith.text import format_duration, redact, safe_text
 from tunesmith_evidence.number_text import format_number, format_rate
 from tunesmith_plugins.reporters.console import event_text
-from tunesmith_plugins.reporters.console.event_text import TRAINING
+from tunesmith_plugins.reporters.console.event_text import MIN_PHASE_SECONDS, TRAINING
 from tunesmith_plugins.reporters.console.progress import (
     PhaseProgress,
+    RunProgress,
     TrainingProgress,
     restore_progress,
 )
 
 DEFAULT_STEP_LINES = 20
 """Approximate number of step lines per training if the options set no interval."""
-MIN_PHASE_SECONDS = 1.0
-"""Shorter phases end without a line."""
-PROGRESS_INTERVAL = 30.0
-"""Seconds between two progress lines of a long phase."""
+HEARTBEAT_SECONDS = 10.0
+"""Longest time without a line while a run is running."""
 
 
 class PlainReporter:
-    """Prints a line for each event worth logging; progress lines are rate-limited."""
+    """Prints a line for each event worth logging, and a heartbeat when there is none for long."""
 
     def __init__(
-        self, stream: TextIO, log: Path, *, every: int | None, warnings_only: bool
+        self,
+        stream: TextIO,
+        log: Path,
+        *,
+        every: int | None,
+        warnings_only: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
         self._log = log
         self._every = every
         self._warnings_only = warnings_only
-        self._trains = True
-        self._training = TrainingProgress()
-        self._phase = PhaseStarted(phase="")
-        self._progress = PhaseProgress(None, time.monotonic())
-        self._last_line = time.monotonic()
+        self._clock = clock
+        now = clock()
+        self._run = RunProgress(now)
+        self._training: TrainingProgress | None = None
+        self._phase: PhaseStarted | None = None
+        self._progress = PhaseProgress(None, now)
+        self._last_line = now
+        self._is_running = False
+        self._lock = threading.RLock()  # a signal handler may report while a line is printed
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._beat_until_closed, daemon=True)
 
     def __enter__(self) -> PlainReporter:
+        if not self._warnings_only:
+            self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        return None
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def report(self, event: Event) -> None:
         """Print the line of the event, if it has one."""
-        if isinstance(event, FindingReported):
-            line = "" if event_text.ends_run(event) else event_text.format_finding(event)
-        else:
-            line = "" if self._warnings_only else self._line(event) or self._training_line(event)
+        with self._lock:
+            self._run.add(event, self._clock())
+            if isinstance(event, RunStarted) and event.resumed:
+                self._run.restore(self._log, self._clock())
+            if isinstance(event, FindingReported):
+                line = "" if event_text.ends_run(event) else event_text.format_finding(event)
+            else:
+                line = (
+                    "" if self._warnings_only else self._line(event) or self._training_line(event)
+                )
+            self._print(line)
+
+    def _print(self, line: str) -> None:
         if line:
+            self._last_line = self._clock()
             print(redact(safe_text(line)), file=self._stream, flush=True)
+
+    # ------------------------------------------------------------------- heartbeat
+
+    def _beat_until_closed(self) -> None:
+        while not self._closed.wait(self.beat()):
+            pass
+
+    def beat(self) -> float:
+        """Print what is running if no line was printed for long; return the seconds to the next."""
+        with self._lock:
+            now = self._clock()
+            left = self._last_line + HEARTBEAT_SECONDS - now
+            if left > 0:
+                return left
+            if self._is_running:
+                self._print(self._heartbeat(now))
+            return HEARTBEAT_SECONDS
+
+    def _heartbeat(self, now: float) -> str:
+        """Describe what is running: how far it is, for how long it has run, and the time left."""
+        elapsed = event_text.format_clock(now - self._progress.started)
+        left = self._progress.seconds_left(now)
+        if self._phase is None and self._training is not None:
+            step, name = self._training.last, TRAINING
+            count = f"step {step.step}/{step.steps}" if step else "first step"
+            left = self._training.seconds_left
+        else:
+            name = self._phase.phase if self._phase else self._run.part or "report"
+            total = self._phase.total if self._phase else None
+            count = f"{self._progress.done:,} of {total:,}" if total else "still running"
+        parts = [f"{name}: {count}", elapsed, event_text.format_time_left(left)]
+        run = event_text.format_run_left(*self._run.seconds_left(now, left))
+        return "; ".join(filter(None, [", ".join(filter(None, parts)), run and f"run: {run}"]))
 
     def _line(self, event: Event) -> str:
         match event:
             case RunStarted():
-                self._trains = event.trains
+                self._is_running = True
                 return f"{'resuming' if event.resumed else 'starting'} {event.run}"
-            case PhaseStarted():
-                self._phase = event
-                self._last_line = time.monotonic()
-                self._progress = PhaseProgress(event.total, self._last_line)
-            case PhaseAdvanced():
-                return self._progress_line(event)
-            case PhaseEnded() if event.seconds >= MIN_PHASE_SECONDS:
-                return f"{event.phase}: done in {format_duration(event.seconds)}"
+            case PhaseStarted() | PhaseAdvanced() | PhaseEnded():
+                return self._phase_line(event)
             case DataLoaded():
                 return f"data: {event_text.format_data(event)}"
             case Forecast():
@@ -97,25 +151,44 @@ class PlainReporter:
             case Measured():
                 return f"{event.model}: {event_text.format_measurement(event)}"
             case RunFinished():
-                return event_text.format_run_end(event, trains=self._trains)
+                return event_text.format_run_end(event, self._run)
             case _:
                 pass
         return ""
 
+    def _phase_line(self, event: PhaseStarted | PhaseAdvanced | PhaseEnded) -> str:
+        match event:
+            case PhaseStarted():
+                self._start(event)
+            case PhaseAdvanced():
+                self._progress.advance(event.done, self._clock())
+            case PhaseEnded():
+                self._start(None)
+                if event.seconds >= MIN_PHASE_SECONDS:
+                    return f"{event.phase}: done in {format_duration(event.seconds)}"
+        return ""
+
+    def _start(self, phase: PhaseStarted | None) -> None:
+        self._phase = phase
+        self._progress = PhaseProgress(phase.total if phase else None, self._clock())
+
     def _training_line(self, event: Event) -> str:
         match event:
             case TrainingStarted():
+                self._start(None)
                 self._training = restore_progress(self._log, event)
                 return event_text.format_training_start(event)
             case StepFinished():
+                self._training = self._training or TrainingProgress()
                 self._training.add(event)
-                return self._step_line(event)
+                return self._step_line(event, self._training)
             case CheckpointSaved():
-                self._training.add_overhead(event.seconds)
+                if self._training is not None:
+                    self._training.add_overhead(event.seconds)
                 return f"checkpoint saved: step {event.step}"
             case TrainingFinished():
-                text = event_text.format_training_end(event, self._training)
-                self._training = TrainingProgress()
+                text = event_text.format_training_end(event, self._training or TrainingProgress())
+                self._training = None
                 label = event_text.format_label(TRAINING, event.stage)
                 return f"{label} finished: {text} in {format_duration(event.seconds)}"
             case Monitored():
@@ -127,21 +200,7 @@ class PlainReporter:
             case _:
                 return ""
 
-    def _progress_line(self, event: PhaseAdvanced) -> str:
-        """Return a progress line; "" if the last one was less than 30 s ago."""
-        if event.phase != self._phase.phase:
-            return ""
-        now, total = time.monotonic(), self._phase.total
-        self._progress.advance(event.done, now)
-        if now - self._last_line < PROGRESS_INTERVAL:
-            return ""
-        self._last_line = now
-        seconds = self._progress.seconds_left(now)
-        count = f"{event.done:,} of {total:,}" if total else f"{event.done:,}"
-        time_left = event_text.format_time_left(seconds)
-        return ", ".join(filter(None, [f"{event.phase}: {count}", time_left]))
-
-    def _step_line(self, step: StepFinished) -> str:
+    def _step_line(self, step: StepFinished, training: TrainingProgress) -> str:
         every = self._every or max(1, step.steps // DEFAULT_STEP_LINES)
         if step.step % every and step.step not in (1, step.steps):
             return ""
@@ -150,7 +209,7 @@ class PlainReporter:
             f"step {step.step}/{step.steps}",
             f"loss {format_number(step.loss)}",
             f"lr {format_rate(step.learning_rate)}",
-            *event_text.format_step_metrics(self._training),
-            "" if is_last else event_text.format_time_left(self._training.seconds_left),
+            *event_text.format_step_metrics(training),
+            "" if is_last else event_text.format_time_left(training.seconds_left),
         ]
         return "  ".join(filter(None, parts))

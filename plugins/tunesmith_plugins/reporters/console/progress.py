@@ -18,6 +18,8 @@ from tunesmith.events import (
     Measured,
     ModelResolved,
     Monitored,
+    PartEnded,
+    PhaseEnded,
     PhaseStarted,
     RunFinished,
     RunStarted,
@@ -33,6 +35,13 @@ SPEED_DECAY = 0.95
 """Decay per step of the moving averages of time and tokens; high, to keep the estimate steady."""
 SETTLED = 0.05
 """Share of a phase that must be done before a time left is shown."""
+Seconds = tuple[float, float]
+"""The shortest and the longest time."""
+UNKNOWN: Seconds = (math.nan, math.nan)
+SPREAD: Seconds = (0.8, 1.3)
+"""Ratios of the actual time to that at the present speed."""
+SPREAD_LATER: Seconds = (0.4, 1.4)
+"""The same for the tuned model, which often gives shorter answers than the base model."""
 VALIDATION_LOSS = "validation_loss"
 
 
@@ -162,9 +171,10 @@ class RunProgress:
     """Tracks which part of the run is running, and estimates the time until its end.
 
     The parts are: data, data checks, baselines, training (in stages), and evaluation of the
-    tuned model. The estimate combines three sources:
+    tuned model. The estimate is a range. It combines four sources, the later the better:
 
-    * the forecast of the training time,
+    * the forecast of each part,
+    * the time of baselines per validation row,
     * the time of baselines that were measured on the same rows,
     * the speed of the running phase.
     """
@@ -177,14 +187,16 @@ class RunProgress:
     finished: set[str] = field(default_factory=set)
     part: str = ""
     """The part that is running; "" before the run starts and after it has ended."""
-    _training_seconds: float = math.nan
-    _training_started: float = math.nan
+    trains: bool = True
+    """False if the run ends after its baselines."""
+    forecast: Seconds = UNKNOWN
+    """Seconds of the whole run, as predicted before the baselines."""
+    _parts: dict[str, Seconds] = field(default_factory=dict)
+    _part_started: float = math.nan
     _baselines: dict[str, float] = field(default_factory=dict)
     """Predicted seconds of each baseline that is still to be measured; NaN if unknown."""
     _rows: int = 0
     """Maximum number of test rows for baselines that ask the model; 0: all of them."""
-    _trains: bool = True
-    """False if the run ends after its baselines."""
     _phase: tuple[str, str] = "", ""
     """The model and the evaluator of the current measurement."""
     _phase_started: float = math.nan
@@ -202,15 +214,19 @@ class RunProgress:
                 self.started, self.part = now, "data"
                 self.stages = find_stages(event.plan)
                 self._rows = find_baseline_rows(event.plan)
-                self._trains = event.trains
+                self.trains = event.trains
             case DataLoaded():
                 self._test, self.part = event.test, "data checks"
+            case Forecast():
+                self._add_forecast(event, now)
             case ModelResolved():
-                self.part = "baselines"
+                self._start_part("baselines", now)
+            case PartEnded(part="baselines"):
+                self._start_part("training", now)
+            case PartEnded(part="training") | TrainingFinished(stage=""):
+                self._start_part("evaluation", now)
             case RunFinished():
                 self.part = ""
-            case Forecast() if event.seconds:
-                self._training_seconds = sum(event.seconds) / 2
             case BaselineChosen() if not event.skipped:
                 self._baselines[event.baseline] = self._predict_baseline(event)
             case PhaseStarted():
@@ -219,20 +235,50 @@ class RunProgress:
             case Measured():
                 self._add_measured(event)
             case TrainingStarted():
-                if self.part != "training":
-                    self._training_started = now
-                self.part = "training"
-                if event.stage and event.stage not in self.stages:
-                    self.stages.append(event.stage)
-            case TrainingFinished() if event.stage:
-                self.finished.add(event.stage)
+                self._start_training(event, now)
             case TrainingFinished():
-                self.part = "evaluation"
+                self.finished.add(event.stage)
             case GateChecked():
                 is_fine = event.passed or event.accepted
                 self.gates[event.stage] = self.gates.get(event.stage, True) and is_fine
             case _:
                 pass
+
+    def restore(self, log: Path, now: float) -> None:
+        """Continue where the earlier processes of a resumed run were, from the run's log."""
+        events = list(read_known_events(log)) if log.is_file() else []
+        began = now
+        for event in events:
+            if isinstance(event, RunFinished):
+                self.share(began, self.seconds_left(began, math.nan))
+            elif isinstance(event, RunStarted) and event.resumed:
+                continue
+            elif isinstance(event, PhaseEnded | StepFinished):
+                began += event.seconds
+            self.add(event, began)
+        elapsed, self.part = began - now, "data"
+        self.started, self._part_started = now - elapsed, now
+
+    def _start_part(self, part: str, now: float) -> None:
+        if self.part != part:
+            self.part, self._part_started = part, now
+
+    def _start_training(self, event: TrainingStarted, now: float) -> None:
+        self._start_part("training", now)
+        if event.first_step and "training" in self._parts:
+            left = 1 - event.first_step / event.steps
+            low, high = self._parts["training"]
+            self._parts["training"] = low * left, high * left
+        if event.stage and event.stage not in self.stages:
+            self.stages.append(event.stage)
+
+    def _add_forecast(self, event: Forecast, now: float) -> None:
+        parts = {"training": event.seconds, **event.parts}
+        self._parts = {part: (low, high) for part, (low, high) in parts.items() if high > 0}
+        elapsed = now - self.started
+        if event.parts:
+            low, high = map(sum, zip(*self._parts.values(), strict=True))
+            self.forecast = elapsed + low, elapsed + high
 
     def _add_measured(self, event: Measured) -> None:
         key = f"{event.evaluator}\n{event.metric}"
@@ -257,61 +303,92 @@ class RunProgress:
             rows = min(self._rows or rows, rows)
         return float(chosen["seconds"] / chosen["rows"]) * rows
 
-    def _baselines_left(self, now: float, current: float) -> float:
-        """Return the estimated seconds for the remaining baselines; NaN if unknown."""
-        if not self._measured:
-            return math.nan
-        left, mean = 0.0, self._measuring / self._measured
+    def _baselines_left(self, now: float, current: float) -> Seconds:
+        """Return the estimated seconds for the remaining baselines."""
+        if not self._baselines and not self._measured:  # the variants are being compared
+            return self._rest_of("baselines", now)
+        left, mean = 0.0, self._measuring / self._measured if self._measured else math.nan
         for name, predicted in self._baselines.items():
             seconds = predicted if math.isfinite(predicted) else mean
             left += self._shorten(seconds, now, current) if name == self._phase[0] else seconds
-        return left
+        return _widen(left) if math.isfinite(left) else self._rest_of("baselines", now)
 
-    def _evaluation_left(self, now: float, current: float) -> float:
+    def _evaluation_left(self, now: float, current: float) -> Seconds:
         """Return the estimated seconds for the remaining evaluations of the tuned model."""
-        here = [key for key in self._evaluation if key.startswith(f"{self._phase[1]}\n")]
-        others = sum(seconds for key, seconds in self._evaluation.items() if key not in here)
+        known = self._evaluation
+        here = [key for key in known if key.startswith(f"{self._phase[1]}\n")]
+        others = sum(seconds for key, seconds in known.items() if key not in here)
+        if not any(known.values()) and not math.isfinite(current):
+            is_running = self.part == "evaluation"
+            return self._rest_of("evaluation", now if is_running else math.nan)
         if self._phase[0] != TUNED:
-            return others + sum(self._evaluation[key] for key in here)
+            return _widen(sum(known.values()), later=True)
         if not here:  # an earlier process measured the baselines, so their times are not known
-            return others + current
-        return others + self._shorten(sum(self._evaluation[key] for key in here), now, current)
+            return _widen(others + current)
+        return _widen(others + self._shorten(sum(known[key] for key in here), now, current))
 
     def _shorten(self, seconds: float, now: float, current: float) -> float:
         """Return the seconds left of a phase: ``current`` if known, otherwise the prediction."""
         if math.isfinite(current):
             return current
-        return max(0.0, seconds - (now - self._phase_started))
+        return _subtract(seconds, now - self._phase_started)
 
-    def seconds_left(self, now: float, current: float) -> float:
+    def _rest_of(self, part: str, now: float = math.nan) -> Seconds:
+        """Return the forecast of a part, less the time since its start; ``now`` is NaN before."""
+        low, high = self._parts.get(part, UNKNOWN)
+        elapsed = now - self._part_started
+        if math.isnan(elapsed):
+            return low, high
+        return max(low - elapsed, 0.0), _subtract(high, elapsed)
+
+    def seconds_left(self, now: float, current: float) -> Seconds:
         """Return the estimated seconds until the end of the run; NaN if it is too early to say.
 
         ``current`` is the estimate for the rest of the running phase or training stage; NaN if
         unknown.
         """
-        evaluation = sum(self._evaluation.values())
+        evaluation = self._evaluation_left(math.nan, math.nan)
         match self.part:
             case "baselines":
-                later = self._training_seconds + evaluation if self._trains else 0.0
-                return self._baselines_left(now, current) + later
+                later = [self._rest_of("training"), evaluation] if self.trains else []
+                return _add(self._baselines_left(now, current), *later)
             case "training":
-                left = self._training_seconds - (now - self._training_started)
-                if math.isnan(current):  # before the first step
-                    current = math.nan if math.isnan(left) else max(0.0, left)
-                elif len(self.finished) + 1 < len(self.stages):  # the forecast covers later stages
-                    current = math.nan if math.isnan(left) else max(current, left)
-                return current + evaluation
+                left = self._rest_of("training", now)
+                if math.isfinite(current) and len(self.finished) + 1 >= len(self.stages):
+                    left = _widen(current)
+                elif math.isfinite(current):  # the forecast covers later stages
+                    left = max(current, left[0]), max(current, left[1])
+                return _add(left, evaluation)
             case "evaluation":
                 return self._evaluation_left(now, current)
             case _:
-                return math.nan
+                return UNKNOWN
 
-    def share(self, now: float, left: float) -> float:
+    def share(self, now: float, left: Seconds) -> float:
         """Return the share of the run that is done, from 0 to 0.99; it never decreases."""
-        elapsed = now - self.started
-        if math.isfinite(left) and elapsed + left > 0:
-            self._share = max(self._share, min(0.99, elapsed / (elapsed + left)))
+        elapsed, middle = now - self.started, sum(left) / 2
+        if math.isfinite(middle) and elapsed + middle > 0:
+            self._share = max(self._share, min(0.99, elapsed / (elapsed + middle)))
         return self._share
+
+
+def _subtract(seconds: float, elapsed: float) -> float:
+    """Return the seconds left of a prediction while nothing is counted.
+
+    What takes longer than predicted goes on for long: it is never said to end at once.
+    """
+    return max(seconds - elapsed, seconds / 4, elapsed / 2)
+
+
+def _widen(seconds: float, *, later: bool = False) -> Seconds:
+    """Return the range of a prediction from measured speeds; wider for another model's answers."""
+    low, high = SPREAD_LATER if later else SPREAD
+    return seconds * low, seconds * high
+
+
+def _add(*ranges: Seconds) -> Seconds:
+    low, high = map(sum, zip(*ranges, strict=True))
+    return low, high
 
 
 def find_stages(plan: dict[str, Any]) -> list[str]:

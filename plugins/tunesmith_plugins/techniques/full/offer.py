@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
@@ -14,8 +15,13 @@ from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
 from tunesmith_torch.runtime.environment import prepare_environment
 
-HIGH_LEARNING_RATE = 1e-4
-"""Learning rates from here up get a warning: they are usual for adapters."""
+USUAL_LEARNING_RATE, USUAL_HIDDEN_SIZE = 2e-5, 2048
+"""The usual rate of models with at least this hidden size.
+
+Narrower models are trained with rates that grow as the width shrinks.
+"""
+HIGH_FACTOR = 5
+"""Learning rates this many times the usual one get a warning: they are usual for adapters."""
 
 
 def build(options: FullOptions) -> Technique:
@@ -48,10 +54,18 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
     if plan.technique.offer is not FULL or not isinstance(options, FullOptions):
         return []
     findings = checks.check_optimizer(options, plan.run.device)
-    if options.learning_rate < HIGH_LEARNING_RATE:
+    usual = _usual_learning_rate(plan.found_model.config)
+    if options.learning_rate < HIGH_FACTOR * usual:
         return findings
     message = (
-        f"{format_rate(options.learning_rate)} is high for full fine-tuning, which usually uses "
-        "about 2e-5; adapters use about ten times that"
+        f"{format_rate(options.learning_rate)} is high for full fine-tuning of this model, which "
+        f"usually uses about {format_rate(usual)}; adapters use about ten times that"
     )
     return [*findings, Finding(level="warning", where="technique.learning_rate", message=message)]
+
+
+def _usual_learning_rate(config: Mapping[str, Any]) -> float:
+    """Return the usual rate for a model with this ``config.json``; empty: for a large model."""
+    text = config.get("text_config", config)
+    hidden = int(text.get("hidden_size") or USUAL_HIDDEN_SIZE)
+    return float(f"{USUAL_LEARNING_RATE * max(1, USUAL_HIDDEN_SIZE / hidden):.0e}")

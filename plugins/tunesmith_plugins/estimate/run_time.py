@@ -1,0 +1,137 @@
+"""Predict the seconds of the parts of a run: baselines, training and evaluation.
+
+A row that a model answers is counted in tokens of training. The unit is a third of a trained token,
+which is its forward pass. A generated token costs several units, because few rows are computed at
+once. The result is rough for the first run on a device; later ones are corrected by the runs
+before, like all estimates (:mod:`tunesmith_plugins.estimate.calibration`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tunesmith.estimates import Estimate
+from tunesmith.execution.suitable_baselines import choose_baselines
+from tunesmith.plan import ModelReview
+from tunesmith.records import Record, exchanges
+from tunesmith_plugins.estimate.calibration import Calibration
+from tunesmith_plugins.estimate.hardware import Range
+from tunesmith_torch.runtime.machine import Device
+
+FORWARD_SHARE = 1 / 3
+"""Share of the forward pass in the operations of training."""
+UNITS_PER_GENERATED_TOKEN: Range = (5, 25)
+CHARACTERS_PER_TOKEN = 4
+SAMPLE_ROWS = 200
+"""Number of rows whose lengths are measured."""
+CHOOSING_ROWS: Range = (20, 60)
+"""Validation rows that the variants of a baseline answer together."""
+PROMPT_GROWTH = {"retrieval": 6, "prompt": 2}
+"""Growth of the prompt by worked examples."""
+CLASSIFIERS: Range = (1, 20)
+"""Seconds to import the libraries of classifiers, and to fit and cross-validate them."""
+LOADING: Range = (1, 10)
+"""Seconds to load a model, and to read it back."""
+OUTSIDE_STEPS = 1.25
+"""Highest ratio of the time of a training to that of its steps; validation takes the rest."""
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Predicted seconds of the parts of a run, by name."""
+
+    parts: dict[str, Range]
+    uncalibrated: dict[str, float]
+    """The middle of each part that can be calibrated, before calibration."""
+
+
+def predict_run_time(
+    review: ModelReview,
+    estimate: Estimate,
+    training: Range | None,
+    throughput: Range | None,
+    calibration: Calibration,
+    device: Device,
+) -> RunTime:
+    """Predict the parts of a run, in order; a part without a prediction is missing.
+
+    Args:
+        training: predicted seconds of the steps.
+        throughput: operations per second from the hardware table, before calibration.
+    """
+    raw = _predict_raw(review, estimate, throughput) if throughput and estimate.tokens else {}
+    parts = {part: calibration.correct_part(part, seconds) for part, seconds in raw.items()}
+    known = {part for part, seconds in raw.items() if parts[part] != seconds}
+    if training is not None:
+        low, high = training
+        parts["training"] = low + LOADING[0], high * OUTSIDE_STEPS + LOADING[1]
+        if calibration.throughput(review.plan.technique.offer.name, estimate) is not None:
+            known.add("training")
+    busy = _busyness(device)
+    predicted: dict[str, Range] = {}
+    for part in ("baselines", "training", "evaluation"):
+        if part in parts:
+            low, high = parts[part]
+            # Earlier runs shared the processor too, so their times contain some of its load.
+            slower = (1, math.sqrt(busy)) if part in known else (math.sqrt(busy), busy)
+            predicted[part] = low * slower[0], high * slower[1]
+    middles = {part: math.sqrt(low * high) for part, (low, high) in raw.items()}
+    return RunTime(predicted, middles)
+
+
+def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> dict[str, Range]:
+    plan, test = review.plan, len(review.test)
+    flops = estimate.flops / estimate.tokens * FORWARD_SHARE
+    unit = flops / throughput[1], flops / throughput[0]
+    prompt, answer = _mean_lengths(review.test or review.train)
+    generates = any(evaluator.offer.generates for evaluator in plan.evaluators)
+
+    def time_of(rows: float, end: int, growth: float = 1) -> float:
+        """Return the seconds to answer rows: at least (0) or at most (1)."""
+        generated = answer * UNITS_PER_GENERATED_TOKEN[end] if generates else answer
+        return rows * (growth * prompt + generated) * unit[end]
+
+    first = next(iter(plan.evaluators), None)
+    baselines = choose_baselines(plan, review.train, first) if plan.evaluators else ()
+    options = plan.baseline_options
+    low = high = 0.0
+    for offer in (baseline.offer for baseline in baselines):
+        if not offer.needs_model:
+            low, high = max(low, CLASSIFIERS[0]), max(high, CLASSIFIERS[1])
+            continue
+        growth = PROMPT_GROWTH.get(offer.solution, 1)
+        rows = min(options.rows or test, test)
+        low += time_of(CHOOSING_ROWS[0] + rows, 0) + LOADING[0] / len(baselines)
+        high += time_of(CHOOSING_ROWS[1] + rows, 1, growth) + LOADING[1] / len(baselines)
+    found = {"baselines": (low, high)} if baselines else {}
+    if plan.evaluators:
+        found["evaluation"] = LOADING[0] + time_of(test, 0), LOADING[1] + time_of(2 * test, 1)
+    return found
+
+
+def _mean_lengths(records: Sequence[Record]) -> Range:
+    """Return the mean numbers of tokens in a prompt and in an answer, from their characters."""
+    sample = [records[row] for row in range(0, len(records), -(-len(records) // SAMPLE_ROWS) or 1)]
+    pairs = [pair for record in sample for pair in exchanges(record)]
+    if not pairs:
+        return 1, 1
+    texts = [
+        prompt if isinstance(prompt, str) else " ".join(m.shown_text for m in prompt)
+        for prompt, _ in pairs
+    ]
+    answers = [answer.shown_text for _, answer in pairs]
+    found = (fmean(map(len, column)) / CHARACTERS_PER_TOKEN for column in (texts, answers))
+    prompt, answer = (max(1.0, length) for length in found)
+    return prompt, answer
+
+
+def _busyness(device: Device) -> float:
+    """Return how many times slower other programs on the processor make a run."""
+    if device.type != "cpu" or not hasattr(os, "getloadavg"):
+        return 1.0
+    others = max(0.0, os.getloadavg()[0] - 1)  # without this process
+    return 1 + others / max(1, device.cores)
