@@ -1,13 +1,12 @@
-"""``tunesmith plugins search``: search the directory of plugins."""
+"""List the plugins of the directory: ``tunesmith plugins list --available``."""
 
 from __future__ import annotations
 
-import click
+from collections.abc import Sequence
 
 from tunesmith_cli import render
-from tunesmith_cli.common import common_options, json_option
-from tunesmith_plugins.commands.plugin_install.directory import search_directory
 from tunesmith_plugins.commands.plugin_install.pip import find_installed_version
+from tunesmith_plugins.commands.plugin_list.directory import search_directory
 
 HOW_TO_INSTALL = (
     "these plugins are in tunesmith's source repository, not on a package index, where anybody can "
@@ -15,16 +14,9 @@ HOW_TO_INSTALL = (
 )
 
 
-@click.command("search")
-@click.argument("words", metavar="[WORD]...", nargs=-1)
-@json_option
-@common_options
-def command(words: tuple[str, ...], as_json: bool) -> None:
-    """Search the plugin directory offline; without WORD, list all plugins.
-
-    Each WORD must occur in the name, the summary, a keyword or the name of a component.
-    """
-    found = search_directory([*words])
+def list_available(words: Sequence[str], *, as_json: bool) -> None:
+    """Print the distributions of the directory that contain every word, as a table or as JSON."""
+    found = search_directory(words)
     if as_json:
         items = [
             item.model_dump() | {"installed": find_installed_version(item.name)} for item in found
