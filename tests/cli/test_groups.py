@@ -124,12 +124,13 @@ def test_completion_knows_the_second_word(tmp_path: Path) -> None:
 
 
 def test_help_lists_commands_in_sections_those_used_most_first(tunesmith: Tunesmith) -> None:
-    headings = {}
-    for line in tunesmith("--help", one=WAVES).stdout.partition("Start:")[2].splitlines():
+    headings: dict[str, str] = {}
+    heading, shown = "Start", tunesmith("--help", one=WAVES).stdout
+    for line in shown.partition("Start:")[2].splitlines():
         if line and not line.startswith(" "):
             heading = line.removesuffix(":")
         elif line.startswith("  ") and line[2] != " ":
-            headings.setdefault(line.split()[0], heading if headings else "Start")
+            headings.setdefault(line.split()[0], heading)
     words = [*headings]
     assert words[:5] == ["init", "check", "run", "resume", "plan"]
     assert [*dict.fromkeys(headings.values())] == [*SECTIONS, "More"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
 
 from tunesmith_cli import render
-from tunesmith_plugins.commands.plugin_install.pip import find_installed_version
 from tunesmith_plugins.commands.plugin_list.directory import search_directory
 
 HOW_TO_INSTALL = (
@@ -17,10 +17,9 @@ HOW_TO_INSTALL = (
 def list_available(words: Sequence[str], *, as_json: bool) -> None:
     """Print the distributions of the directory that contain every word, as a table or as JSON."""
     found = search_directory(words)
+    installed = {d.name: d.version for d in metadata.distributions()}
     if as_json:
-        items = [
-            item.model_dump() | {"installed": find_installed_version(item.name)} for item in found
-        ]
+        items = [item.model_dump() | {"installed": installed.get(item.name)} for item in found]
         render.print_json({"schema": "tunesmith.plugin-directory/1", "distributions": items})
         return
     if found:
@@ -29,7 +28,7 @@ def list_available(words: Sequence[str], *, as_json: bool) -> None:
             [
                 i.name,
                 i.version,
-                find_installed_version(i.name) or "",
+                installed.get(i.name, ""),
                 ", ".join(i.plugins),
                 i.summary,
             ]
