@@ -126,7 +126,7 @@ class Loader:
         self.options = options
 
     def load(self):
-        raise DataError("sample.csv:1: no column `level`")
+        raise DataError("sample.csv:1", "no column `level`")
 
 @hookimpl
 def tunesmith_data_loaders():
