@@ -17,6 +17,8 @@ from tunesmith_cli.common import CliState, result_options
 from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
 
+MAX_PATH = 4096
+"""Paths are not cut, so that they can be copied."""
 STATUSES = ("ok", "failed", "stopped", "running", "unfinished", "damaged")
 STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
 
@@ -132,7 +134,7 @@ def _to_row(run: RunSummary, folder: Path) -> list[render.TableCell]:
     outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status
     return [
-        one_line(str(run.path.relative_to(folder)), 60),
+        one_line(str(run.path.relative_to(folder)), MAX_PATH),
         (status, STYLES.get(run.status, "warning")),
         one_line(run.technique, 20),
         value,
