@@ -56,7 +56,7 @@ from generator.toolkit import toolkit  # noqa: E402
 
 NOTE = "<!-- Written by docs/generate.py from the code. Change the code, then run it again. -->\n"
 
-DIRECTORY = "plugins/tunesmith_plugins/commands/plugin_install/directory.json"
+DIRECTORY = "plugins/tunesmith_plugins/commands/plugin_list/directory.json"
 
 
 def pages() -> dict[str, str]:

@@ -188,7 +188,8 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     A name of two words, such as ``data check``, puts the command ``check`` into the group ``data``.
     Several plugins can add commands to the same group, also to the built-in group ``plugins``. The
     offer contains the help line, so ``tunesmith --help`` and ``tunesmith data --help`` do not
-    import any command.
+    import any command. Its ``section`` is the heading that lists it in ``tunesmith --help``; the
+    default is "More".
 
     An offer cannot use the name of a built-in command. If one offer uses a name for a command and
     another for a group, the first one counts, and built-in offers come first. If several plugins

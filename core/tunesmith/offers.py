@@ -350,6 +350,11 @@ class CommandOffer(Offer):
     hook: ClassVar[str] = "tunesmith_commands"
     load: _Imported[Callable[[], click.Command]] = _Imported()
     """The import string of the command, or a function that returns it."""
+    section: str = "More"
+    """Heading in ``tunesmith --help`` that lists the command: ``Start``, ``Decide``, ``Data``,
+    ``Results``, ``Use``, ``Maintain``, or a heading of your own."""
+    position: int = 100
+    """Place below the heading: lower numbers come first, equal ones in alphabetical order."""
 
 
 @dataclass(frozen=True, kw_only=True)

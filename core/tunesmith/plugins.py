@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -284,17 +284,21 @@ def inspection_files(installed: InstalledPlugins) -> dict[str, Path]:
     return {name: folder / f"{name}-{_checksum(same)}.json" for name, same in entries.items()}
 
 
-def read_commands(installed: InstalledPlugins) -> dict[str, Mapping[str, str]]:
-    """Return the commands of each inspected plugin with their help lines, by full plugin name.
+def read_commands(installed: InstalledPlugins) -> dict[str, list[tuple[str, str, str, int]]]:
+    """Return the commands of each inspected plugin, by full name.
 
-    A file that cannot be read or is damaged is ignored.
+    A command is its name, help line, section and position, as in a ``CommandOffer``. A file that
+    cannot be read or is damaged is ignored.
     """
-    known: dict[str, Mapping[str, str]] = {}
+    known: dict[str, list[tuple[str, str, str, int]]] = {}
     for distribution, path in inspection_files(installed).items():
         with suppress(OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
             if path.is_file() and path.stat().st_size <= MAX_INSPECTION_BYTES:
                 for name, about in json.loads(path.read_bytes()).items():
-                    known[f"{distribution}:{name}"] = dict(about["commands"])
+                    known[f"{distribution}:{name}"] = [
+                        (str(word), str(summary), str(section), int(position))
+                        for word, summary, section, position in about["commands"]
+                    ]
     return known
 
 
@@ -388,8 +392,10 @@ def _checksum(entries: list[metadata.EntryPoint]) -> str:
     return digest.hexdigest()[:40]
 
 
-def _stand_in(plugin: Plugin, load: LoadPlugin, commands: Mapping[str, str]) -> object:
-    """Return a substitute with the plugin's commands; using one of them imports the plugin."""
+def _stand_in(
+    plugin: Plugin, load: LoadPlugin, commands: Iterable[tuple[str, str, str, int]]
+) -> object:
+    """Return a stand-in with the same commands, which imports the plugin when one is used."""
 
     def load_command(name: str) -> click.Command:
         manager = create_manager()
@@ -405,8 +411,14 @@ def _stand_in(plugin: Plugin, load: LoadPlugin, commands: Mapping[str, str]) -> 
         )
 
     offers = [
-        CommandOffer(name=name, summary=str(summary), load=partial(load_command, name))
-        for name, summary in commands.items()
+        CommandOffer(
+            name=name,
+            summary=summary,
+            load=partial(load_command, name),
+            section=section,
+            position=position,
+        )
+        for name, summary, section, position in commands
     ]
     return hookspecs.lazy_plugin(__name__, tunesmith_commands=offers)
 

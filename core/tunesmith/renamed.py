@@ -32,6 +32,14 @@ PARTS = {
     "ladder": "baselines",
     "rungs": "baselines",
 }
+COMMANDS = {
+    "completion": "tunesmith --show-completion SHELL",
+    "data coverage": "tunesmith data check RUN.toml --against FILE",
+    "plugins search": "tunesmith plugins list --available WORD",
+    "schema": "tunesmith explain --schema",
+    "unlock": "tunesmith runs --unlock RUN",
+}
+"""Commands that are options of other commands now."""
 PYTHON_SAYS = {
     "Promises.__init__() got an unexpected keyword argument 'mergeable'": "remove it",
     "TableOffer.__init__() got an unexpected keyword argument 'earlier_names'": "remove it",

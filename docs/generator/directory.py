@@ -1,4 +1,4 @@
-"""Build the plugin directory for ``tunesmith plugins search`` from the distributions in contrib/.
+"""Build the directory for ``tunesmith plugins list --available`` from contrib/.
 
 A ``kit.json`` next to a ``pyproject.toml`` has the output of ``tunesmith plugins check NAME
 --json``.

@@ -58,8 +58,24 @@ def _require_current_folder() -> None:
         raise UsageError("the current folder was deleted", hint="change to another one") from None
 
 
+def _show_completion(ctx: click.Context, option: click.Parameter, shell: str | None) -> None:
+    if shell is not None:
+        from tunesmith_cli.completion import print_completion
+
+        print_completion(ctx, shell)
+
+
 @click.group(cls=TopGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="tunesmith %(version)s")
+@click.option(
+    "--show-completion",
+    type=click.Choice(["bash", "zsh", "fish"]),
+    metavar="SHELL",
+    callback=_show_completion,
+    expose_value=False,
+    is_eager=True,
+    help="Print the completion script for bash, zsh or fish.",
+)
 @common_options
 def app() -> None:
     """Fine-tune a language model on your data, and measure whether it was worth it.

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
 from tunesmith.errors import UsageError
-from tunesmith.renamed import find_present_name
+from tunesmith.renamed import COMMANDS, find_present_name
 from tunesmith.text import format_count, one_line, suggest_name
 from tunesmith_cli.common import CliState, common_options
 from tunesmith_cli.exit_codes import PIP_COMMANDS
 
 if TYPE_CHECKING:
     from tunesmith.offers import CommandOffer, Offered
+
+
+SECTIONS = ("Start", "Decide", "Data", "Results", "Use", "Maintain")
+"""Headings of the help, in order; those of other plugins follow."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,19 @@ def _conflict_reason(name: str, usable: Collection[str]) -> str:
 
 
 def find_commands(ctx: click.Context) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
-    """Return the commands that installed plugins offer, and the conflicts among them."""
+    """Return the commands that installed plugins offer, in display order, and the conflicts."""
     from tunesmith.offers import CommandOffer
 
     catalog = ctx.ensure_object(CliState).catalog(commands_only=True)
-    return resolve_command_conflicts(catalog.offers(CommandOffer))
+    usable, conflicts = resolve_command_conflicts(catalog.offers(CommandOffer))
+    return dict(sorted(usable.items(), key=lambda item: _place(item[1]))), conflicts
+
+
+def _place(offer: CommandOffer) -> tuple[int, str, int, str]:
+    """Return the sort key of a command in the help."""
+    section = offer.section
+    rank = SECTIONS.index(section) if section in SECTIONS else len(SECTIONS)
+    return rank, section, offer.position, offer.name
 
 
 class OfferGroup(click.Group):
@@ -85,7 +98,7 @@ class OfferGroup(click.Group):
         return f"{self.name} "
 
     def help_lines(self, ctx: click.Context) -> dict[str, str]:
-        """Return the help line of each command and group that plugins offer here."""
+        """Return the help line of each command and group that plugins offer here, in order."""
         lines: dict[str, str] = {}
         for name, offer in find_commands(ctx)[0].items():
             if name.startswith(self.prefix):
@@ -134,15 +147,25 @@ class OfferGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands' help lines without importing the commands."""
+        """Write the help lines in sections, without importing the commands."""
         lines = self.help_lines(ctx)
-        if lines:
-            with formatter.section("Commands"):
-                formatter.write_dl(sorted(lines.items()))
+        width = max(map(len, lines), default=0)
+        for section, words in groupby(lines, self._sections(ctx).__getitem__):
+            with formatter.section(section):
+                formatter.write_dl([(word.ljust(width), lines[word]) for word in words])
         found = ctx.ensure_object(CliState).catalog(commands_only=True).plugins.found
         if new := sum(plugin.state == "new" for plugin in found):
             text = f"{format_count(new, 'plugin')} not inspected yet: see `tunesmith plugins list`"
             formatter.write(f"\n{text}\n")
+
+    def _sections(self, ctx: click.Context) -> dict[str, str]:
+        """Return the heading of each command; a group is below that of its first command."""
+        sections: dict[str, str] = {}
+        for name, offer in find_commands(ctx)[0].items():
+            if name.startswith(self.prefix):
+                word = name.removeprefix(self.prefix).partition(" ")[0]
+                sections.setdefault(word, "Commands" if self.prefix else one_line(offer.section))
+        return sections
 
     def _not_found(self, ctx: click.Context, name: str) -> UsageError:
         full = f"{self.prefix}{name}"
@@ -155,16 +178,15 @@ class OfferGroup(click.Group):
                 )
         lines = self.help_lines(ctx)
         hint = f"`tunesmith {self.prefix}--help` lists the commands"
-        if full in PIP_COMMANDS:
-            hint = f"use `{PIP_COMMANDS[full]}`"
+        if instead := {**COMMANDS, **PIP_COMMANDS}.get(full):
+            hint = f"use `{instead}`"
         elif guess := find_present_name(name, lines) or suggest_name(name, lines):
             hint = f"did you mean {self.prefix}{guess}?"
         elif guess := _find_by_summary(name, lines):
             hint = f"did you mean {self.prefix}{guess}? {lines[guess]}"
-        elif not self.prefix:  # a plugin that is not installed may offer it
-            hint += (
-                f"; `tunesmith plugins search {one_line(full, 40)}` looks for a plugin that has it"
-            )
+        elif not self.prefix:  # perhaps a plugin that is not installed offers it
+            search = f"tunesmith plugins list --available {one_line(full, 40)}"
+            hint += f"; `{search}` looks for a plugin with it"
         return UsageError(f'no such command "{full}"', hint=hint)
 
 

@@ -16,7 +16,9 @@ from typing import Any, TextIO
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +31,11 @@ from tunesmith_cli.common import CliState
 PIPE_WIDTH = 1000
 """Width in columns if stdout is not a terminal; wide enough not to wrap lines in a pipe or file."""
 
+SEPARATOR = "   "
+"""Text between two columns of a table."""
+MAX_WORD = 24
+"""Longer words of a text, such as addresses, may be folded in a table."""
+_IN = (0, 0, 0, 2)
 
 TableCell = str | tuple[str, str]
 """Text to print: a string, or a pair of a string and the name of its style."""
@@ -42,7 +49,14 @@ def print_text(text: str = "", *, style: str = "") -> None:
 def print_paragraph(text: str, *, style: str = "", indent: str = "") -> None:
     """Print text on stdout, wrapped at the width of the terminal if there is one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
-    wrapped = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent)
+    wrapped = textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,  # names, paths and commands stay whole
+    )
     print_text("\n".join(wrapped), style=style)
 
 
@@ -61,8 +75,35 @@ def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[TableCell]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table on stdout; ``right``: indices of the columns to right-align."""
-    print_renderable(build_table(headers, rows, right))
+    """Print a table on stdout; ``right`` has the indices of right-aligned columns.
+
+    Names in the first column and numbers are never cut. If the terminal is too narrow for a table,
+    the name of each row is followed by a line for each other cell.
+    """
+    width = create_console().width
+    if _min_width(headers, rows, right) <= width:
+        print_renderable(build_table(headers, rows, right))
+        return
+    for row in rows:
+        name, style = (row[0], "") if isinstance(row[0], str) else row[0]
+        print_text(name, style=style or "strong")
+        for header, value in zip(headers[1:], row[1:], strict=True):
+            cell = build_text(value) if isinstance(value, str) else build_text(*value)
+            if cell.plain:
+                print_renderable(Padding(Text.assemble(f"{header}: " if header else "", cell), _IN))
+
+
+def _min_width(
+    headers: Sequence[str], rows: Sequence[Sequence[TableCell]], right: Sequence[int]
+) -> int:
+    """Return the width below which a table must cut or fold a name or a number."""
+    total = 0
+    for index, header in enumerate(headers):
+        cells = [header, *(c if isinstance(c, str) else c[0] for c in (row[index] for row in rows))]
+        if index and index not in right:  # text, which is wrapped between words
+            cells = [word[:MAX_WORD] for cell in cells for word in cell.split()]
+        total += max(map(cell_len, cells), default=0) + len(SEPARATOR)
+    return total - len(SEPARATOR)
 
 
 def build_table(
@@ -72,7 +113,8 @@ def build_table(
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
         is_right = index in right
-        table.add_column(header, justify="right" if is_right else "left", no_wrap=is_right)
+        justify: JustifyMethod = "right" if is_right else "left"
+        table.add_column(header, justify=justify, no_wrap=is_right or not index)
     for row in rows:
         table.add_row(*(build_text(c) if isinstance(c, str) else build_text(*c) for c in row))
     return table

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tunesmith.errors import DataError, EnvironmentProblem
+from tunesmith.install import install_extra
 from tunesmith_data.row import ByteStream, FileRange
 from tunesmith_data.stored import (
     FileVersion,
@@ -82,7 +83,7 @@ def require_library(library: str, name: str, *, extra: str) -> None:
     if importlib.util.find_spec(library) is None:
         raise EnvironmentProblem(
             f"{name}: needs {library}, which is not installed",
-            hint=f"pip install 'tunesmith[{extra}]'",
+            hint=install_extra(extra),
         )
 
 

@@ -313,7 +313,9 @@ def test_a_signal_reaches_a_run_in_another_process(here: Path, number: signal.Si
 
 
 def test_a_closed_pipe_is_no_error(here: Path) -> None:
-    command = f"{sys.executable} -c 'from tunesmith_cli import main; main()' schema | head -c 1"
+    command = (
+        f"{sys.executable} -c 'from tunesmith_cli import main; main()' explain --schema | head -c 1"
+    )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=here)
     assert done.stderr == ""
     assert done.stdout == "{"

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tunesmith.offers import CommandOffer, Offered, Plugin
+from tunesmith.renamed import COMMANDS
 from tunesmith_cli.app import app
-from tunesmith_cli.groups import CommandConflict, resolve_command_conflicts
+from tunesmith_cli.groups import SECTIONS, CommandConflict, resolve_command_conflicts
 
 PLUGIN = """
 import click
@@ -122,6 +123,40 @@ def test_completion_knows_the_second_word(tmp_path: Path) -> None:
         assert done.stderr == ""
 
 
+def test_help_lists_commands_in_sections_those_used_most_first(tunesmith: Tunesmith) -> None:
+    headings: dict[str, str] = {}
+    heading, shown = "Start", tunesmith("--help", one=WAVES).stdout
+    for line in shown.partition("Start:")[2].splitlines():
+        if line and not line.startswith(" "):
+            heading = line.removesuffix(":")
+        elif line.startswith("  ") and line[2] != " ":
+            headings.setdefault(line.split()[0], heading)
+    words = [*headings]
+    assert words[:5] == ["init", "check", "run", "resume", "plan"]
+    assert [*dict.fromkeys(headings.values())] == [*SECTIONS, "More"]
+    assert [w for w, heading in headings.items() if heading == "More"] == ["sea", "wave"]
+    assert headings["plugins"] == "Maintain" and headings["chat"] == "Use"
+    assert len(words) == len(set(words))
+
+
+def test_a_third_party_chooses_section_and_position(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    placed = PLUGIN.replace("load=load_as", "section='Use', position=-1, load=load_as")
+    (tmp_path / "early.py").write_text(placed.replace("OFFERS", repr(WAVES[:1])))
+    shown = tunesmith("--plugin", "early.py", "--help").stdout
+    assert shown.partition("Use:\n")[2].split()[0] == "wave"
+
+
+@pytest.mark.parametrize("name", [*COMMANDS])
+def test_a_merged_command_is_answered_with_the_present_one(tunesmith: Tunesmith, name: str) -> None:
+    done = tunesmith(*name.split())
+    assert done.exit_code == 2 and f"hint: use `{COMMANDS[name]}`" in done.stderr
+    words = COMMANDS[name].split()
+    group = words[1:3] if words[1] in ("data", "plugins") else words[1:2]
+    option = next(word for word in words if word.startswith("--"))
+    shown = tunesmith(*([] if words[1] == option else group), "--help").stdout
+    assert option in shown
+
+
 @pytest.mark.parametrize(
     ("args", "message", "hint"),
     [
@@ -130,7 +165,11 @@ def test_completion_knows_the_second_word(tmp_path: Path) -> None:
         (["sae", "check"], 'no such command "sae"', "did you mean sea?"),
         (["plugins", "lst"], 'no such command "plugins lst"', "did you mean plugins list?"),
         (["plugins", "nwe"], 'no such command "plugins nwe"', "did you mean plugins new?"),
-        (["qqqq"], 'no such command "qqqq"', "`tunesmith plugins search qqqq` looks for a plugin"),
+        (
+            ["qqqq"],
+            'no such command "qqqq"',
+            "list --available qqqq` looks for a plugin",
+        ),
         (["check sea"], 'no such command "check sea"', "hint: "),
         (["sea check"], 'no such command "sea check"', "hint: "),
     ],

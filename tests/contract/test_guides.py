@@ -73,6 +73,25 @@ def test_another_adapter_of_peft(workplace: Path) -> None:
 
 
 @pytest.mark.processes
+def test_weights_of_ones_choice(workplace: Path, tiny: Path) -> None:
+    from safetensors.torch import load_file
+
+    play(GUIDES / "choose-weights.md", workplace, LocalShell())
+    (saved,) = workplace.glob("runs/*/model/model.safetensors")
+    before, after = load_file(tiny / "model.safetensors"), load_file(saved)
+    pairs = {name: (before[name].to(after[name].dtype), after[name]) for name in after}
+    changed = {name for name, (old, new) in pairs.items() if not old.equal(new)}
+    # One step may be too small for a norm in bf16. The embeddings are also the head.
+    assert "model.embed_tokens.weight" in changed
+    assert changed <= {
+        "model.embed_tokens.weight",
+        "model.layers.1.input_layernorm.weight",
+        "model.layers.1.post_attention_layernorm.weight",
+        "model.norm.weight",
+    }
+
+
+@pytest.mark.processes
 def test_an_addition_to_the_training(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH__TECHNIQUE__MAX_STEPS", "2")
     play(GUIDES / "addition.md", workplace, LocalShell())

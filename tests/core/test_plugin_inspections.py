@@ -69,8 +69,11 @@ def test_help_imports_no_plugin_that_was_not_inspected(site: Site) -> None:
 def test_help_shows_remembered_commands_and_a_command_imports_its_plugin_alone(site: Site) -> None:
     site.add("greet")
     site.add("wave")
-    remember("tunesmith-greet", {"greet": {"commands": {"greet": "Greets \x1b[31mwarmly."}}})
-    remember("tunesmith-wave", {"wave": {"commands": {"wave": "Waves."}}})
+    remember(
+        "tunesmith-greet",
+        {"greet": {"commands": [["greet", "Greets \x1b[31mwarmly.", "More", 100]]}},
+    )
+    remember("tunesmith-wave", {"wave": {"commands": [["wave", "Waves.", "More", 100]]}})
     shown = tunesmith("--help").stdout
     assert "Waves." in shown and "not inspected" not in shown
     assert "\x1b" not in shown
@@ -85,7 +88,7 @@ def test_a_command_of_a_new_plugin_is_found_by_importing_it(site: Site) -> None:
     assert "no such command" in tunesmith("grete").stderr
 
 
-@pytest.mark.parametrize("commands", [{}, {"grumble": "Grumbles."}])
+@pytest.mark.parametrize("commands", [[], [["grumble", "Grumbles.", "More", 100]]])
 def test_what_is_remembered_wrongly_does_not_hide_a_command(site: Site, commands: object) -> None:
     site.add("greet")
     remember("tunesmith-greet", {"greet": {"commands": commands}})
@@ -94,7 +97,7 @@ def test_what_is_remembered_wrongly_does_not_hide_a_command(site: Site, commands
 
 def test_a_command_that_exists_no_longer_is_refused_with_a_hint(site: Site) -> None:
     site.add("greet")
-    remember("tunesmith-greet", {"greet": {"commands": {"grumble": "Grumbles."}}})
+    remember("tunesmith-greet", {"greet": {"commands": [["grumble", "Grumbles.", "More", 100]]}})
     done = tunesmith("grumble")
     assert done.exit_code == 8
     assert 'it no longer offers the command "grumble"' in done.stderr
@@ -103,7 +106,7 @@ def test_a_command_that_exists_no_longer_is_refused_with_a_hint(site: Site) -> N
 
 def test_a_remembered_command_of_a_broken_plugin_is_refused_with_its_reason(site: Site) -> None:
     site.add("greet", "1 / 0")
-    remember("tunesmith-greet", {"greet": {"commands": {"greet": "Greets."}}})
+    remember("tunesmith-greet", {"greet": {"commands": [["greet", "Greets.", "More", 100]]}})
     done = tunesmith("greet")
     assert done.exit_code == 8
     assert "ZeroDivisionError" in done.stderr
@@ -111,7 +114,17 @@ def test_a_remembered_command_of_a_broken_plugin_is_refused_with_its_reason(site
 
 @pytest.mark.parametrize(
     "content",
-    ["", "\0\xff", "[]", "5", '{"greet": 5}', '{"greet": {"commands": 5}}', "[" * 100_000, "{" * 9],
+    [
+        "",
+        "\0\xff",
+        "[]",
+        "5",
+        '{"greet": 5}',
+        '{"greet": {"commands": 5}}',
+        '{"greet": {"commands": [["a", "b"]]}}',
+        "[" * 100_000,
+        "{" * 9,
+    ],
 )
 def test_a_damaged_file_counts_as_none(site: Site, content: str) -> None:
     site.add("greet")
@@ -132,17 +145,19 @@ def test_what_is_no_file_counts_as_none(site: Site, kind: str) -> None:
     elif kind == "loop":
         path.symlink_to(path)
     else:
-        about = {"commands": {"greet": "Greets."}}
+        about = {"commands": [["greet", "Greets.", "More", 100]]}
         path.write_text(json.dumps({"greet": about, "more": "x" * 4_000_000}))
     assert "1 plugin not inspected yet" in tunesmith("--help").stdout
 
 
 def test_names_that_are_no_names_of_commands_are_not_shown(site: Site) -> None:
     site.add("greet")
-    remember("tunesmith-greet", {"greet": {"commands": {"gr\x1b[31meet": "Greets."}}})
+    remember(
+        "tunesmith-greet", {"greet": {"commands": [["gr\x1b[31meet", "Greets.", "More", 100]]}}
+    )
     shown = tunesmith("--help")
     assert shown.exit_code == 0
-    assert "eet" not in shown.stdout.partition("Commands")[2].replace("greet", "")
+    assert "eet" not in shown.stdout.partition("Start:")[2].replace("greet", "")
 
 
 @pytest.mark.parametrize("editable", [True, False])
@@ -172,7 +187,7 @@ def test_other_plugins_keep_their_file(site: Site) -> None:
 
 def test_a_run_imports_its_plugins_whatever_is_remembered(site: Site) -> None:
     site.add("greet")
-    remember("tunesmith-greet", {"greet": {"commands": {}}})
+    remember("tunesmith-greet", {"greet": {"commands": []}})
     found = {plugin.name: plugin for plugin in find_plugins().found}
     assert found["greet"].hooks == ("tunesmith_commands",)
     assert site.imported() == ["greet"]

@@ -43,8 +43,8 @@ def test_the_file_is_written_with_the_next_command(project: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--on", "slurm", "--no-plugin", "slurm"], "pip install tunesmith-slurm"),
-        (["--on", "ray", "--no-plugin", "ray"], "pip install tunesmith-ray"),
+        (["--on", "slurm", "--no-plugin", "slurm"], "contrib/tunesmith-slurm"),
+        (["--on", "ray", "--no-plugin", "ray"], "contrib/tunesmith-ray"),
         (["--on", "ray", "--volume", "runs"], "--volume: goes with kubernetes, skypilot, dstack"),
         (["--on", "slurm", "--output", "a"], "--output: goes with"),
         (["--on", "dstack", "--gpus", "many"], "cloud.gpus: must be a number"),

@@ -330,7 +330,8 @@ def _in_use_error(folder: Path) -> RunInUseError:
             os.utime(folder / "lock")  # compare times of the file system's clock
         silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE_FILE)
         silent = format_duration(max(0.0, silence))
-        hint += f"; if its machine (silent for {silent}) is dead, run `tunesmith unlock {folder}`"
+        unlock = f"`tunesmith runs --unlock {folder}`"
+        hint += f"; if its machine (silent for {silent}) is dead, run {unlock}"
     return RunInUseError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)
 
 

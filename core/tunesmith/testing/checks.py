@@ -19,11 +19,16 @@ from tunesmith.errors import PluginError
 from tunesmith.offers import KINDS, ComponentOffer, ConfiguredOffer, ReporterOffer
 from tunesmith.options import from_table
 from tunesmith.plugins import Plugins
+from tunesmith.testing.packaged import packaged_options
 from tunesmith.testing.worked_examples import Examples
 
 
 class NotApplicable(Exception):
     """Raised by a check that does not apply to its subject; the message is the reason."""
+
+
+class NeedsSample(NotApplicable):
+    """The check cannot run, because only the caller can provide a sample that it needs."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -53,7 +58,7 @@ class Samples:
     def model_folder(self) -> Path:
         """Return the model folder, which is created when it is first needed."""
         if self.model is None:
-            raise NotApplicable("needs a small model: add --model FOLDER, or `model` in a test")
+            raise NeedsSample("needs a small model: add --model FOLDER, or `model` in a test")
         return self.model if isinstance(self.model, Path) else self.model()
 
 
@@ -73,13 +78,22 @@ class Subject:
     cache: dict[str, Any] = field(default_factory=dict)
     """Results that several checks share, such as a training run."""
 
+    def sample(self) -> Mapping[str, Any]:
+        """Return the caller's options of the offer, or else a file of the kit."""
+        given = self.samples.options.get(self.offer.name)
+        return packaged_options(self.offer) if given is None else given
+
+    def is_packaged(self) -> bool:
+        """Return True if the offer is checked with a sample of the kit."""
+        return self.offer.name not in self.samples.options and bool(self.sample())
+
     def options(self) -> Any:
         """Return the options that the offer is checked with."""
-        sample = self.samples.options.get(self.offer.name, {})
+        sample = self.sample()
         missing = [name for name in required_options(self.offer.config) if name not in sample]
         if missing:
             name = self.offer.name
-            raise NotApplicable(
+            raise NeedsSample(
                 f"needs sample options for {name}: {', '.join(missing)} (`samples` in a test, "
                 f"`--set {name}.{missing[0]}=VALUE` of `tunesmith plugins check`)"
             )

@@ -11,7 +11,7 @@ from tunesmith.execution.measure_part import prepare
 from tunesmith.offers import Metric
 from tunesmith.options import from_table
 from tunesmith.records import Record
-from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.checks import NeedsSample, NotApplicable, Subject, check, require
 from tunesmith.testing.examples import (
     CHATS,
     COMPLETIONS,
@@ -158,9 +158,9 @@ def perfect_model_scores_best(subject: Subject) -> None:
         )
         undecided.append(metric.name)
     if undecided:
-        raise NotApplicable(
+        raise NeedsSample(
             f"{', '.join(undecided)} rates something that the kit's records lack: "
-            f"needs examples for {subject.offer.name}"
+            f"needs examples for {subject.offer.name}: pass `examples` in a test"
         )
 
 
@@ -198,7 +198,7 @@ def measures_its_examples(subject: Subject) -> None:
     """For the answers in a worked example, the evaluator measures the expected values."""
     chosen = worked_examples(subject)
     if not chosen:
-        raise NotApplicable(f"needs examples for {subject.offer.name}")
+        raise NeedsSample(f"needs examples for {subject.offer.name}: pass `examples` in a test")
     for number, example in enumerate(chosen, 1):
         evaluator = subject.offer.build(from_table(subject.offer.config, example.options))
         model = FakeTextModel(answers=example.answers, logprobs=example.logprobs)

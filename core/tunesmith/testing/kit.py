@@ -33,6 +33,7 @@ from tunesmith.testing import (
 )
 from tunesmith.testing.checks import (
     Check,
+    NeedsSample,
     NotApplicable,
     Samples,
     Subject,
@@ -61,6 +62,8 @@ CHECK_MODULES = (
 """The modules that define checks; importing them registers the checks."""
 
 Options = Mapping[str, Mapping[str, Any]]
+State = Literal["passed", "skipped", "not run", "failed"]
+"""State of a check after it was called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +74,11 @@ class Result:
     """Name of the check."""
     offer: str
     """Name of the offer; empty if the check is about the plugin itself."""
-    state: Literal["passed", "failed", "skipped"]
-    """``skipped`` means that there was nothing to check; ``detail`` gives the reason."""
+    state: State
+    """``skipped``: the plugin does not make the promise. ``not run``: a sample is missing that only
+    the caller can provide. ``detail`` has the reason."""
     detail: str = ""
-    """The fault if the check failed, the reason if it was skipped; empty if it passed."""
+    """The fault if the check failed, the reason if it did not run; empty if it passed."""
     where: str = ""
     """``file:line`` in the plugin's code where a failed check points to."""
     promise: str = ""
@@ -107,6 +111,8 @@ class BoundCheck:
         """Run the check and return its result; any exception counts as a broken promise."""
         try:
             self()
+        except NeedsSample as error:
+            return self._result("not run", str(error))
         except NotApplicable as error:
             return self._result("skipped", str(error))
         except AssertionError as error:
@@ -117,7 +123,7 @@ class BoundCheck:
 
     def _result(
         self,
-        state: Literal["passed", "failed", "skipped"],
+        state: State,
         detail: str = "",
         error: Exception | None = None,
     ) -> Result:
@@ -171,8 +177,9 @@ def run_checks(
             need it.
         samples: options by offer. Give required options, such as the file of a data loader, and
             options that let a technique learn eight examples in seconds, such as
-            ``{"late-layers": {"epochs": 40.0}}``. Other options keep their defaults.
-        broken: for each data loader, options that name data which it must reject.
+            ``{"late-layers": {"epochs": 40.0}}``. Other options keep their defaults. A data
+            loader without sample options reads a small file, if it recognizes a common format.
+        broken: options by data loader that name data it must refuse.
         examples: worked examples by offer; examples for a data review go under
             ``tunesmith_review_data``. See :class:`LoaderExample`, :class:`EvaluatorExample` and
             :class:`ReviewExample`.

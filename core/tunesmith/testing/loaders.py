@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Dataset, SkippedRow
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, TunesmithError
 from tunesmith.options import from_table
 from tunesmith.records import Record
-from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.checks import NeedsSample, NotApplicable, Subject, check, require
+from tunesmith.testing.packaged import packaged_options
 from tunesmith.testing.worked_examples import LoaderExample
 
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -23,7 +24,16 @@ FILE_AND_LINE = re.compile(r"[^\s:]:\d+\b")
 
 def load_samples(subject: Subject) -> Dataset:
     """Read the sample data with a new data loader."""
-    dataset: Dataset = subject.build().load()
+    try:
+        dataset: Dataset = subject.build().load()
+    except TunesmithError as error:
+        if subject.is_packaged():
+            name = subject.offer.name
+            raise NeedsSample(
+                f"does not read the kit's sample ({error.message}): add --set {name}.train=FILE, "
+                "or `samples` in a test"
+            ) from None
+        raise
     return dataset
 
 
@@ -79,8 +89,10 @@ def splits_are_disjoint(subject: Subject) -> None:
 def names_file_and_line_in_errors(subject: Subject) -> None:
     """Data that cannot be used raises a ``DataError`` that names file and line."""
     options = subject.samples.broken.get(subject.offer.name)
-    if options is None:
-        raise NotApplicable(f"needs options of broken data for {subject.offer.name}")
+    is_packaged = options is None and subject.is_packaged()
+    options = packaged_options(subject.offer, broken=True) if is_packaged else options
+    if not options:
+        raise NeedsSample(f"needs broken data for {subject.offer.name}: pass `broken` in a test")
     loader = subject.offer.build(from_table(subject.offer.config, options))
     try:
         loader.load()
@@ -92,6 +104,8 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
         return
     except Exception as error:
         raise AssertionError(f"broken data raises {type(error).__name__}: {error}") from None
+    if is_packaged:
+        raise NeedsSample("it reads the kit's broken file: pass `broken` in a test")
     raise AssertionError("broken data is loaded without an error")
 
 
@@ -107,7 +121,7 @@ def accounts_for_every_row(subject: Subject) -> None:
     positions = [str(getattr(record, "source", "")) for record in records]  # it may not be a Record
     positions += [row.where for row in dataset.skipped]
     checked = False
-    for path in _text_files(subject.samples.options.get(subject.offer.name, {})):
+    for path in _text_files(subject.sample()):
         filled = _row_lines(path)
         found = Counter(_lines_of(path, positions))
         if len(filled & found.keys()) < 2 or len(filled & found.keys()) <= len(filled) / 2:
@@ -130,7 +144,7 @@ def loads_its_examples(subject: Subject) -> None:
     examples = subject.samples.examples.get(subject.offer.name, ())
     chosen = [example for example in examples if isinstance(example, LoaderExample)]
     if not chosen:
-        raise NotApplicable(f"needs examples for {subject.offer.name}")
+        raise NeedsSample(f"needs examples for {subject.offer.name}: pass `examples` in a test")
     for number, example in enumerate(chosen, 1):
         loader = subject.offer.build(from_table(subject.offer.config, example.options))
         dataset: Dataset = loader.load()

@@ -25,7 +25,7 @@ from tunesmith.events import EVENT_TYPES, Event
 from tunesmith.fence import describe_error
 from tunesmith.records import Message
 from tunesmith.storage import RunFolder
-from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.checks import NeedsSample, NotApplicable, Subject, check, require
 from tunesmith.testing.sample_run import sample_run
 
 HOSTILE_TEXT = "[bold]\x1b[31m日本\u202e{0}%s"
@@ -78,7 +78,7 @@ def accepts_every_event(subject: Subject) -> None:
                     reporter.report(event)
                 except Exception as error:
                     if lacks_service(error):
-                        raise NotApplicable(
+                        raise NeedsSample(
                             f"its service cannot be reached ({error}): start one on this machine, "
                             "and pass its address as an option"
                         ) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.contracts import Dataset, Finding
 from tunesmith.records import Record
-from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.checks import NeedsSample, NotApplicable, Subject, check, require
 from tunesmith.testing.examples import EXAMPLES_BY_KIND
 from tunesmith.testing.worked_examples import ReviewExample
 
@@ -100,7 +100,7 @@ def reviews_find_what_their_examples_say(subject: Subject) -> None:
     functions = list_reviews(subject)
     examples = [e for e in subject.samples.examples.get(HOOK, ()) if isinstance(e, ReviewExample)]
     if not examples:
-        raise NotApplicable(f"needs examples for {HOOK}")
+        raise NeedsSample(f"needs examples for {HOOK}: pass `examples` in a test")
     for number, example in enumerate(examples, 1):
         found = [
             finding

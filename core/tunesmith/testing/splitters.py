@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from tunesmith.contracts import Split, SplitRequest
 from tunesmith.errors import DataError
 from tunesmith.records import Completion, Record
-from tunesmith.testing.checks import NotApplicable, Subject, check, require
+from tunesmith.testing.checks import NeedsSample, Subject, check, require
 from tunesmith.testing.examples import COMPLETIONS
 
 ROWS = 120
@@ -45,7 +45,7 @@ def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: boo
     try:
         split: Split = subject.build().split(iter(records), request)
     except DataError as error:
-        raise NotApplicable(
+        raise NeedsSample(
             "needs options that suit the sample records, which have the slices time (a date) and "
             f"site: {error}"
         ) from None

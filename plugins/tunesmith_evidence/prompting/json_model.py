@@ -10,13 +10,12 @@ from typing import Protocol, runtime_checkable
 from tunesmith.contracts import Generation, Progress, TextModel
 from tunesmith.errors import UsageError
 from tunesmith.execution.wrapped_model import CachedModel, WrappedModel
+from tunesmith.install import install_extra
 from tunesmith.records import Prompt
 from tunesmith_evidence.tasks.json_answers import JsonStyle
 from tunesmith_evidence.tasks.json_schema import Schema
 
-__all__ = ["INSTALL_HINT", "constrain_to_schema", "is_json_library_installed"]
-
-INSTALL_HINT = 'pip install "tunesmith[json]"'
+__all__ = ["constrain_to_schema", "is_json_library_installed"]
 
 
 @runtime_checkable
@@ -55,7 +54,7 @@ def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> T
         return replace(model, model=constrain_to_schema(model.model, schema, style))
     if not is_json_library_installed():
         text = "constrained JSON answers need llguidance, which is not installed"
-        raise UsageError(text, hint=INSTALL_HINT)
+        raise UsageError(text, hint=install_extra("json"))
     if not isinstance(model, ConstrainableModel):
         raise UsageError(f"{type(model).__name__}: the answers of this model cannot be constrained")
     constrained = model.constrained_to(

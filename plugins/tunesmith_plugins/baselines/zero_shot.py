@@ -9,6 +9,7 @@ from itertools import islice
 from pydantic import Field
 
 from tunesmith.contracts import BaselineTask, BaselineVariant, Finding
+from tunesmith.install import install_extra
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith.plan import Plan
@@ -74,7 +75,7 @@ ZERO_SHOT = BaselineOffer(
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
     """Yield a note if llguidance, which constrains JSON answers, is needed but not installed."""
-    from tunesmith_evidence.prompting.json_model import INSTALL_HINT, is_json_library_installed
+    from tunesmith_evidence.prompting.json_model import is_json_library_installed
     from tunesmith_evidence.tasks.kinds import detect_record_task
 
     used = plan.baseline_options.use is None or "zero-shot" in plan.baseline_options.use
@@ -88,5 +89,5 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
             where="baselines.zero-shot",
             message="cannot constrain the base model's JSON answers to a schema: llguidance is not "
             "installed",
-            hint=INSTALL_HINT,
+            hint=install_extra("json"),
         )

@@ -5,14 +5,42 @@ from typing import Any
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer
 
+SECTIONS = {
+    "Start": ("init", "check", "run", "resume"),
+    "Decide": ("advise", "baselines"),
+    "Data": tuple(
+        f"data {name}"
+        for name in ("check", "stats", "show", "fix", "split", "select", "annotate", "canaries")
+    ),
+    "Results": ("report", "compare", "failures", "next", "evaluate", "runs", "seeds"),
+    "Use": ("chat", "serve", "export", "push", "pull"),
+    "Maintain": (
+        "doctor",
+        "explain",
+        "verify",
+        *(f"plugins {name}" for name in ("list", "show", "install", "new", "check")),
+    ),
+}
+"""The built-in commands below each heading of the help, those used most first."""
+_PLACES = {name: (section, n) for section, s in SECTIONS.items() for n, name in enumerate(s, 1)}
+
 
 def _commands(*commands: tuple[str, str, str], needs: tuple[str, ...] = (), **hooks: str) -> Any:
     """Return a plugin that offers commands, each given as name, summary and module."""
-    offers = [
-        CommandOffer(name=name, summary=summary, load=f"{__name__}.{module}:command", needs=needs)
-        for name, summary, module in commands
-    ]
+    offers = [_offer_command(name, summary, module, needs) for name, summary, module in commands]
     return lazy_plugin(__name__, tunesmith_commands=offers, **hooks)
+
+
+def _offer_command(name: str, summary: str, module: str, needs: tuple[str, ...]) -> CommandOffer:
+    section, position = _PLACES[name]
+    return CommandOffer(
+        name=name,
+        summary=summary,
+        load=f"{__name__}.{module}:command",
+        needs=needs,
+        section=section,
+        position=position,
+    )
 
 
 ADVISE = _commands(
@@ -41,7 +69,6 @@ COMPARE = _commands(
         "compare.command",
     )
 )
-COMPLETION = _commands(("completion", "Print the completion script for a shell.", "completion"))
 _DATA = {
     "show": "Print rows as the model sees them, and highlight the trained tokens.",
     "stats": "Count rows, lengths, duplicates and labels.",
@@ -50,18 +77,17 @@ _DATA = {
     "split": "Split rows into training, validation and test files, without leaks.",
     "select": "Select a small, representative subset of rows.",
     "canaries": "Inject random secrets into training rows, to measure what a model memorizes.",
-    "coverage": "Estimate the share of production traffic that the training data does not cover.",
 }
-_COMPARES_ROWS = {"stats", "check", "split", "select", "coverage"}
+_COMPARES_ROWS = {"stats", "check", "split", "select"}
 """Commands that compare rows with each other and therefore need numpy and scikit-learn."""
 DATA = lazy_plugin(
     __name__,
     tunesmith_commands=[
-        CommandOffer(
-            name=f"data {name}",
-            summary=summary,
-            load=f"{__name__}.data.{name}:command",
-            needs=("numpy>=1.26", "scikit-learn>=1.5") if name in _COMPARES_ROWS else (),
+        _offer_command(
+            f"data {name}",
+            summary,
+            f"data.{name}",
+            ("numpy>=1.26", "scikit-learn>=1.5") if name in _COMPARES_ROWS else (),
         )
         for name, summary in _DATA.items()
     ],
@@ -113,10 +139,13 @@ PLUGIN_INSTALL = _commands(
         "Install plugins, check them, and uninstall those that fail.",
         "plugin_install.install_command",
     ),
-    ("plugins search", "Search the directory of plugins.", "plugin_install.search_command"),
 )
 PLUGIN_LIST = _commands(
-    ("plugins list", "List all components and broken plugins.", "plugin_list.list_command"),
+    (
+        "plugins list",
+        "List or search installed and available plugins.",
+        "plugin_list.list_command",
+    ),
     ("plugins show", "Show the options of a component.", "plugin_list.show_command"),
     (
         "explain",
@@ -130,14 +159,13 @@ PUBLISH = _commands(
     ("pull", "Download a model from the Hugging Face Hub.", "publish.pull_command"),
     needs=("transformers>=5.17",),
 )
-RUN_LIST = _commands(("runs", "List, find and delete runs.", "run_list.command"))
+RUN_LIST = _commands(("runs", "List, find, unlock and delete runs.", "run_list.command"))
 RUNS = _commands(
     ("check", "Validate a run file and its data without training.", "runs.check"),
     ("run", "Train a model and evaluate it before and after.", "runs.run"),
     ("resume", "Continue a run that was stopped, killed or failed.", "runs.resume"),
     ("report", "Show the results of a run.", "runs.report"),
 )
-SCHEMA = _commands(("schema", "Print the JSON Schema of run files, for editors.", "schema"))
 SEEDS = _commands(("seeds", "Repeat a run with other seeds, and pool the differences.", "seeds"))
 SERVE = _commands(
     (
@@ -154,7 +182,6 @@ STARTER = _commands(
         "starter.init_command",
     ),
 )
-UNLOCK = _commands(("unlock", "Release the lock of a run whose machine died.", "unlock"))
 VERIFY = _commands(
     ("verify", "Check that the checkpoints and the model of a run are intact.", "verify")
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tunesmith.catalog import Catalog
 from tunesmith.config.run_file import parse_value, set_value
 from tunesmith.errors import PluginError, UsageError
-from tunesmith.offers import Plugin
+from tunesmith.offers import Plugin, TechniqueOffer
 from tunesmith.plugins import Plugins
 from tunesmith.text import one_line
 from tunesmith_cli import render
@@ -19,10 +21,15 @@ from tunesmith_cli.common import CliState, result_options
 
 if TYPE_CHECKING:
     from tunesmith.testing import Result
+    from tunesmith.testing.kit import State
 
-ORDER = ("passed", "skipped", "failed")
+ORDER: tuple[State, ...] = ("passed", "skipped", "not run", "failed")
 """States in the order they are listed; failures last, where the terminal shows them."""
-STYLES = {"passed": "good", "skipped": "dim", "failed": "bad"}
+STYLES = {"passed": "good", "skipped": "dim", "not run": "warning", "failed": "bad"}
+QUICK = {"epochs": 6, "batch_size": 4, "learning_rate": 1e-2}
+"""Options with which a technique learns eight examples in seconds, if --set changes none."""
+TENSOR_LIBRARIES = ("torch", "transformers", "tokenizers")
+"""Libraries that create the tiny model."""
 
 
 @click.command("check")
@@ -30,7 +37,7 @@ STYLES = {"passed": "good", "skipped": "dim", "failed": "bad"}
 @click.option(
     "--model",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a small model to test techniques with.",
+    help="Folder of a small model to test techniques with. Default: a tiny Llama.",
 )
 @click.option(
     "--set",
@@ -45,15 +52,18 @@ def command(
 ) -> None:
     """Test a plugin with the conformance kit and print the results as a table.
 
-    A technique is trained on eight examples and needs a small model (--model). Checks that lack
-    something they need are skipped, with the reason. For a failed check, the output names the file
-    and line to look at.
+    A technique is trained on eight examples, with a high learning rate unless --set sets an option
+    of the technique. A data loader reads a small file, if it recognizes one
+    in a common format. Checks that do not apply are skipped. Checks that lack a sample are not run,
+    and the output says what to add. For a failed check, it names the file and line to look at.
     """
     from tunesmith.testing.kit import run_checks
     from tunesmith.testing.remember import remember_results
 
-    plugin, module = find_module(state.catalog().plugins, name)
-    results = run_checks(module, model=model, samples=parse_samples(sets))
+    catalog = state.catalog()
+    plugin, module = find_module(catalog.plugins, name)
+    samples = {**quick_options(catalog, plugin), **parse_samples(sets)}
+    results = run_checks(module, model=model or find_tiny_model(), samples=samples)
     remember_results(plugin, results)
     failed = [result for result in results if result.state == "failed"]
     if as_json:
@@ -61,26 +71,49 @@ def command(
             "schema": "tunesmith.check-plugin/2",
             "plugin": plugin.full_name,
             "version": plugin.version,
-            **{state: count_state(results, state) for state in ORDER},
+            **{state.replace(" ", "_"): count_state(results, state) for state in ORDER},
         }
         render.print_json({**about, "results": [asdict(result) for result in results]})
     else:
         rows = sorted(results, key=lambda result: ORDER.index(result.state))
         render.print_table(["", "check", "offer", "what"], [to_row(result) for result in rows])
-    render.print_note(", ".join(f"{count_state(results, state)} {state}" for state in ORDER))
+    counts = {state: count_state(results, state) for state in ORDER}
+    style = "bad" if counts["failed"] else "warning" if counts["not run"] else "good"
+    render.print_note(", ".join(f"{n} {state}" for state, n in counts.items()), style=style)
     if failed:
         names = ", ".join(dict.fromkeys(result.check for result in failed))
         name = f'"{plugin.full_name}" {plugin.version}'.rstrip()
         raise PluginError(f"plugin {name} fails: {names}")
 
 
-def count_state(results: Sequence[Result], state: str) -> int:
+def quick_options(catalog: Catalog, plugin: Plugin) -> dict[str, dict[str, Any]]:
+    """Return the quick options of each technique of a plugin."""
+    found = [
+        o.offer for o in catalog.offers(TechniqueOffer) if o.plugin.full_name == plugin.full_name
+    ]
+    return {o.name: {k: v for k, v in QUICK.items() if k in o.config.model_fields} for o in found}
+
+
+def find_tiny_model() -> Callable[[], Path] | None:
+    """Return a function that creates a tiny model; None if the libraries are not installed."""
+    if not all(map(util.find_spec, TENSOR_LIBRARIES)):
+        return None
+
+    def create() -> Path:
+        from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
+
+        return get_tiny_model_folder()
+
+    return create
+
+
+def count_state(results: Sequence[Result], state: State) -> int:
     """Return the number of results with this state."""
     return sum(result.state == state for result in results)
 
 
 def to_row(result: Result) -> list[str | tuple[str, str]]:
-    """Return a table row: what was promised, why it was skipped, or how and where it failed."""
+    """Return a table row: what was promised, why it did not run, or how and where it failed."""
     text = one_line(result.detail or result.promise, 300)
     if result.where:
         text += f": look at {result.where}"

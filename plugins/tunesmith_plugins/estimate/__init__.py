@@ -16,6 +16,8 @@ ESTIMATE = lazy_plugin(
         name="plan",
         summary="Estimate memory, time and cost, and list the GPUs the run fits on.",
         load="tunesmith_plugins.estimate.command:command",
+        section="Decide",
+        position=0,
     ),
     tunesmith_tables=".offer:ESTIMATE",
     tunesmith_reporters=".offer:CALIBRATION",

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
+from tunesmith.install import install_extra
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import (
@@ -175,7 +176,7 @@ def read_schema(path: Path) -> Callable[[Any], bool]:
         from jsonschema.validators import validator_for
     except ImportError:
         raise EnvironmentProblem(
-            "json_schema needs the package jsonschema", hint="pip install 'tunesmith[eval]'"
+            "json_schema needs the package jsonschema", hint=install_extra("eval")
         ) from None
     try:
         schema = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
+from tunesmith.install import install_extra
 from tunesmith.plan import Plan
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.number_text import format_share
@@ -24,13 +25,6 @@ MAX_LABEL_SHARE = 0.2
 MIN_AGREEMENT_GAIN = 0.1
 """Required lead of the classifier's accuracy over that of the most frequent label. Below it, the
 words of a prompt do not predict its label, so the classifier cannot tell which labels are wrong."""
-
-MISSING_CLEANLAB = Finding(
-    level="info",
-    where="verdict.max_label_noise",
-    message="cannot estimate the share of wrong labels: cleanlab is not installed",
-    hint='pip install "tunesmith[data]"',
-)
 
 
 def review_labels(plan: Plan, train: Sequence[Record]) -> list[Finding]:
@@ -57,7 +51,14 @@ def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> li
     if not 2 <= len(answers) <= MAX_LABEL_SHARE * len(sample):
         return []
     if find_spec("cleanlab") is None:
-        return [MISSING_CLEANLAB]
+        return [
+            Finding(
+                level="info",
+                where="verdict.max_label_noise",
+                message="cannot estimate the share of wrong labels: cleanlab is not installed",
+                hint=install_extra("data"),
+            )
+        ]
     from tunesmith_data.label_errors import find_label_errors
 
     try:

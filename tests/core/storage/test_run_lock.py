@@ -237,7 +237,7 @@ def test_an_unreadable_lease_without_locks_names_the_command_that_frees_it(
     (tmp_path / "lease").write_bytes(b"")  # the power failed before its content was written
     with pytest.raises(UsageError) as caught:
         lock(tmp_path).__enter__()
-    assert f"tunesmith unlock {tmp_path}" in str(caught.value.hint)
+    assert f"tunesmith runs --unlock {tmp_path}" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("error", [*FLOCK_ERRORS, None])
@@ -276,7 +276,7 @@ def test_a_living_process_of_another_machine_keeps_the_run(
     ):
         lock(tmp_path, take_over=take_over).__enter__()
     assert refused.value.hint is not None
-    assert f"`tunesmith unlock {tmp_path}`" in refused.value.hint
+    assert f"`tunesmith runs --unlock {tmp_path}`" in refused.value.hint
     assert LockHolder.read(tmp_path) == distant_holder()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from baseline_rows import class_rows, object_rows
 
+from tunesmith.install import install_extra
 from tunesmith_evidence.prompting import json_model
 from tunesmith_plugins.baselines.zero_shot import review
 
@@ -28,4 +29,4 @@ def test_a_missing_library_is_noted(
     monkeypatch.setattr(json_model, "find_spec", lambda name: object() if installed else None)
     plan: Any = SimpleNamespace(baseline_options=SimpleNamespace(use=use))
     found = list(review(plan, rows))
-    assert [finding.hint for finding in found] == ['pip install "tunesmith[json]"'] * count
+    assert [finding.hint for finding in found] == [install_extra("json")] * count

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from clean_rows import clean_rows, label_rows, show
 
+from tunesmith.install import install_extra
 from tunesmith.records import Completion, Text
 from tunesmith_plugins.checks import languages as module
 from tunesmith_plugins.checks.languages import review
@@ -95,4 +96,4 @@ def test_without_the_library_a_line_says_how_to_install_it(
 ) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     (finding,) = review(clean_rows())
-    assert finding.level == "info" and finding.hint == "pip install 'tunesmith[data]'"
+    assert finding.level == "info" and finding.hint == install_extra("data")

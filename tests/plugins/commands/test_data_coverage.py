@@ -1,4 +1,4 @@
-"""``data coverage`` on the command line."""
+"""``data check --against`` on the command line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-
-from tunesmith_plugins.commands.data.coverage import command
 
 Tunesmith = Callable[..., Result]
 ITEMS = ["card", "parcel", "invoice", "refund", "password", "account", "voucher", "receipt"]
@@ -32,7 +30,7 @@ def ask(start: int, rows: int) -> list[str]:
 
 @pytest.fixture
 def files(tunesmith: Tunesmith, tmp_path: Path) -> Path:
-    rows = [{"prompt": text, "completion": "yes"} for text in ask(0, 200)]
+    rows = [{"prompt": text, "completion": text.split()[-1]} for text in ask(0, 200)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = [*ask(500, 75), *(ALIEN.format(n, "blot" * n) for n in range(25))]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts))
@@ -41,10 +39,9 @@ def files(tunesmith: Tunesmith, tmp_path: Path) -> Path:
 
 
 def test_rows_outside_are_named(tunesmith: Tunesmith, files: Path) -> None:
-    done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.jsonl", "--json")
+    done = tunesmith("data", "check", "train.jsonl", "--against", "asked.jsonl", "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["schema"] == "tunesmith.data-coverage/1"
+    found = json.loads(done.stdout)["coverage"]
     assert (found["train_rows"], found["rows"], found["skipped"]) == (200, 100, 0)
     share = found["share"]
     assert share["low"] <= 0.25 <= share["high"] and share["low"] > 0.1
@@ -57,22 +54,10 @@ def test_rows_outside_are_named(tunesmith: Tunesmith, files: Path) -> None:
 def test_tables_count_what_cannot_be_read(tunesmith: Tunesmith, files: Path) -> None:
     rows = ["prompt,completion", *(f'"{text}",yes' for text in ask(500, 150)), "one,two,three"]
     (files / "asked.csv").write_text("\n".join(rows))
-    done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.csv", "--json")
+    done = tunesmith("data", "check", "train.jsonl", "--against", "asked.csv", "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["coverage"]
     assert (found["rows"], found["skipped"]) == (150, 1)
-
-
-def test_data_check_measures_the_coverage_as_well(tunesmith: Tunesmith, files: Path) -> None:
-    arguments = ("train.jsonl", "--against", "asked.jsonl")
-    alone = json.loads(tunesmith("data", "coverage", *arguments, "--json").stdout)
-    done = tunesmith("data", "check", *arguments, "--json")
-    assert done.exit_code == 3, "all answers are the same"
-    found = json.loads(done.stdout)
-    assert {"schema": alone["schema"], **found["coverage"]} == alone and found["findings"]
-    shown = tunesmith("data", "check", *arguments).stdout
-    assert "findings in 200 train rows" in shown
-    assert "] of traffic is outside the training data; label these" in shown
 
 
 def test_personal_data_of_the_rows_to_label_is_masked(tunesmith: Tunesmith, files: Path) -> None:
@@ -80,7 +65,7 @@ def test_personal_data_of_the_rows_to_label_is_masked(tunesmith: Tunesmith, file
     with (files / "asked.jsonl").open("a") as file:
         file.write(json.dumps({"prompt": secret}) + "\n")
     for options in ((), ("--json",)):
-        done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.jsonl", *options)
+        done = tunesmith("data", "check", "train.jsonl", "--against", "asked.jsonl", *options)
         assert "j\\u2026@example.com 41\\u202611" in done.stdout or "41…11" in done.stdout
         assert "4111" not in done.stdout and "jane" not in done.stdout
 
@@ -88,8 +73,9 @@ def test_personal_data_of_the_rows_to_label_is_masked(tunesmith: Tunesmith, file
 def test_the_result_is_in_words(tunesmith: Tunesmith, files: Path) -> None:
     with (files / "asked.txt").open("ab") as file:
         file.write(b"\n\xff\n")
-    done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.txt")
+    done = tunesmith("data", "check", "train.jsonl", "--against", "asked.txt")
     assert done.exit_code == 0, done.output
+    assert "rows" in done.stdout.partition("\ncoverage of production:\n")[0]
     assert "] of traffic is outside the training data; label these" in done.stdout
     assert "100 production rows were compared with 200 training rows" in done.stdout
     assert "1 production rows cannot be read" in done.stdout
@@ -97,32 +83,30 @@ def test_the_result_is_in_words(tunesmith: Tunesmith, files: Path) -> None:
 
 
 def test_traffic_like_the_training_rows_is_covered(tunesmith: Tunesmith, files: Path) -> None:
-    done = tunesmith("data", "coverage", "train.jsonl", "--against", "train.jsonl")
+    done = tunesmith("data", "check", "train.jsonl", "--against", "train.jsonl")
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("0 % [0, ") and "label these" not in done.stdout
+    assert "\n0 % [0, " in done.stdout and "label these" not in done.stdout
 
 
 def test_a_run_file_names_the_training_rows(tunesmith: Tunesmith, files: Path) -> None:
-    rows = [f"{text}\tyes\n" for text in ask(0, 120)]
+    rows = [f"{text}\t{text.split()[-1]}\n" for text in ask(0, 120)]
     (files / "data.tsv").write_text("".join(rows))
-    done = tunesmith("data", "coverage", "run.toml", "--against", "asked.jsonl", "--json")
+    done = tunesmith("data", "check", "run.toml", "--against", "asked.jsonl", "--json")
     assert done.exit_code == 0, done.output
-    assert 60 < json.loads(done.stdout)["train_rows"] <= 116  # without validation and test rows
+    assert (
+        60 < json.loads(done.stdout)["coverage"]["train_rows"] <= 116
+    )  # without validation and test rows
 
 
 def test_other_files_are_read_by_their_data_loader(tunesmith: Tunesmith, files: Path) -> None:
     rows = "".join(f'"{text}",yes\n' for text in ask(30, 90))
     (files / "asked.csv").write_text(f"prompt,completion\n{rows}")
-    done = tunesmith("data", "coverage", "train.jsonl", "--against", "asked.csv", "--json")
+    done = tunesmith("data", "check", "train.jsonl", "--against", "asked.csv", "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["rows"] == 90
+    assert json.loads(done.stdout)["coverage"]["rows"] == 90
 
 
 def test_a_file_that_no_loader_knows_is_refused(tunesmith: Tunesmith, files: Path) -> None:
     (files / "data.bin").write_bytes(b"\0\1")
-    done = tunesmith("data", "coverage", "data.bin", "--against", "asked.jsonl")
+    done = tunesmith("data", "check", "data.bin", "--against", "asked.jsonl")
     assert done.exit_code == 2 and "no data loader recognizes this file" in done.output
-
-
-def test_the_help_names_its_option() -> None:
-    assert "production_file" in {parameter.name for parameter in command.params}

@@ -1,4 +1,4 @@
-"""``tunesmith explain`` and ``tunesmith completion``."""
+"""``tunesmith explain`` and ``tunesmith --show-completion``."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_example_is_toml_and_each_key_is_found() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_script_is_printed_for_each_shell(tunesmith: Tunesmith, shell: str) -> None:
-    script = tunesmith("completion", shell).stdout
+    script = tunesmith("--show-completion", shell).stdout
     assert f"_TUNESMITH_COMPLETE={shell}_complete" in script
     if shutil.which(shell):
         checked = subprocess.run([shell, "-n"], input=script, text=True, check=False)
@@ -106,7 +106,7 @@ def test_a_script_is_printed_for_each_shell(tunesmith: Tunesmith, shell: str) ->
 
 
 def test_an_unknown_shell_is_refused(tunesmith: Tunesmith) -> None:
-    assert tunesmith("completion", "csh").exit_code == 2
+    assert tunesmith("--show-completion", "csh").exit_code == 2
 
 
 def complete(words: str, tmp_path: Path) -> tuple[list[str], set[str]]:

@@ -11,7 +11,7 @@ import pytest
 
 from tunesmith.catalog import Catalog
 from tunesmith.plugins import Selection, find_plugins
-from tunesmith_plugins.commands.schema import DIALECT, run_file_schema
+from tunesmith_plugins.commands.plugin_list.json_schema import DIALECT, run_file_schema
 
 FAKE = Path(__file__).parents[2] / "core" / "fake_plugin.py"
 VALID: dict[str, Any] = {

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tunesmith.errors import PluginError, UsageError
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.plugin_check import find_module, parse_samples
+from tunesmith_plugins.commands.plugin_check import ORDER, find_module, parse_samples
 
 BROKEN = """
 from tunesmith.hookspecs import hookimpl
@@ -77,7 +77,7 @@ def test_a_failed_check_names_the_line_to_look_at(
     assert results["every_option_has_help"]["where"] == "quiet.py:6"
     assert results["accepts_every_event"]["where"] == "quiet.py:17"
     states = Counter(result["state"] for result in found["results"])
-    assert {state: found[state] for state in ("passed", "skipped", "failed")} == states
+    assert {state: found[state.replace(" ", "_")] for state in ORDER if states[state]} == states
     table = CliRunner().invoke(app, arguments).stdout
     assert "look at quiet.py:17" in table
     assert table.splitlines()[-1].startswith("failed")
@@ -90,6 +90,65 @@ def test_the_plugin_of_the_readme_passes(tmp_path: Path) -> None:
     arguments = ["--plugin", str(tmp_path / "brief.py"), "plugins", "check", "brief"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("name", ["jsonl", "table", "text"])
+def test_a_loader_reads_the_file_of_the_kit(name: str) -> None:
+    done = CliRunner().invoke(app, ["plugins", "check", name, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    missing = [r["check"] for r in found["results"] if r["state"] == "not run"]
+    assert (missing, found["not_run"], found["failed"]) == (["loads_its_examples"], 1, 0)
+    assert "1 not run" in done.stderr
+
+
+def test_a_check_without_its_sample_is_not_run_and_says_what_to_add() -> None:
+    done = CliRunner().invoke(app, ["plugins", "check", "sql"])
+    assert done.exit_code == 0
+    assert re.search(r"not run +same_order_twice .*`--set sql.train=VALUE`", done.stdout)
+    assert re.search(r"\d+ passed, 1 skipped, \d+ not run, 0 failed", done.stderr)
+
+
+SPECIAL = """
+import csv
+from tunesmith.contracts import Dataset
+from tunesmith.errors import DataError
+from tunesmith.hookspecs import hookimpl
+from tunesmith.offers import DataLoaderOffer
+from tunesmith.options import Options
+from pydantic import Field
+
+class Logs(Options):
+    train: str = Field(description="A file of log lines.")
+
+class Loader:
+    def __init__(self, options):
+        self.options = options
+
+    def load(self):
+        raise DataError("sample.csv:1", "no column `level`")
+
+@hookimpl
+def tunesmith_data_loaders():
+    return [DataLoaderOffer(name="logs", summary="log lines", config=Logs, build=Loader,
+                            recognizes=lambda name: name.endswith(".csv"))]
+"""
+
+
+def test_a_loader_that_needs_other_columns_does_not_fail(tmp_path: Path) -> None:
+    (tmp_path / "logs.py").write_text(SPECIAL)
+    arguments = ["--plugin", str(tmp_path / "logs.py"), "plugins", "check", "logs"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "no column `level`): add --set logs.train=FILE" in done.stdout
+
+
+@pytest.mark.processes
+def test_a_technique_is_trained_without_options() -> None:
+    done = CliRunner().invoke(app, ["plugins", "check", "lora", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["not_run"], found["failed"]) == (0, 0) and found["passed"] > 30
 
 
 def test_a_plugin_that_is_not_installed_is_named() -> None:

@@ -16,7 +16,6 @@ from wheels import COMMAND, write_wheel
 
 from tunesmith.errors import UsageError
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.plugin_install.directory import read_directory, search_directory
 from tunesmith_plugins.commands.plugin_install.install_command import refuse_unpinned
 from tunesmith_plugins.commands.plugin_install.pip import (
     Change,
@@ -25,6 +24,7 @@ from tunesmith_plugins.commands.plugin_install.pip import (
     find_protected_changes,
     is_pinned,
 )
+from tunesmith_plugins.commands.plugin_list.directory import read_directory, search_directory
 
 Tunesmith = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -82,7 +82,7 @@ def test_the_publisher_of_an_unpinned_name_is_named() -> None:
 
 
 def test_search_recommends_no_name_of_an_index() -> None:
-    found = CliRunner().invoke(app, ["plugins", "search", "trl"])
+    found = CliRunner().invoke(app, ["plugins", "list", "--available", "trl"])
     assert "tunesmith plugins install ./contrib/NAME" in found.stderr
     assert "not on a package index" in found.stderr
 

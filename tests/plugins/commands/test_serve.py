@@ -10,6 +10,7 @@ from click.testing import Result
 
 from tunesmith import api
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.install import install_extra
 from tunesmith_evidence.winner import WINNER_FOLDER
 from tunesmith_plugins.commands.serve import command
 from tunesmith_plugins.commands.serve.engine import CallingEngine
@@ -46,7 +47,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         EnvironmentProblem, match="serve needs missing packages: not_a_library"
     ) as refused:
         command.require_libraries()
-    assert refused.value.hint == 'pip install "tunesmith[serve]"'
+    assert refused.value.hint == install_extra("serve")
 
 
 def test_tokens_come_from_the_environment_or_are_new(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from loading import load_both_ways
 
 from tunesmith.contracts import Dataset
 from tunesmith.errors import DataError, EnvironmentProblem
+from tunesmith.install import install_extra
 from tunesmith.records import Chat, Completion
 from tunesmith_plugins.loaders.table.offer import TABLE, TableOptions
 
@@ -135,4 +136,4 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentProblem, match="needs pyarrow") as caught:
         load(path)
-    assert caught.value.hint == "pip install 'tunesmith[parquet]'"
+    assert caught.value.hint == install_extra("parquet")

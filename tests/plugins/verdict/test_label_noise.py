@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tunesmith.install import install_extra
 from tunesmith.records import Completion, Preference, Record, Text
 from tunesmith_plugins.verdict import label_noise
 from tunesmith_plugins.verdict.label_noise import WHERE, estimate_label_noise
@@ -80,7 +81,7 @@ def test_a_missing_library_is_noted_for_labels_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(label_noise, "find_spec", lambda name: None)
     (finding,) = estimate_label_noise(rows(240, 0.2), 0.1, 42)
     assert finding.level == "info" and finding.where != WHERE and not finding.count
-    assert 'pip install "tunesmith[data]"' in finding.hint
+    assert install_extra("data") in finding.hint
     assert not estimate_label_noise(rows(240, 0.2), 1.0, 42), "it is not asked for"
     texts = [Completion(source=f"f:{n}", prompt=f"p{n}", completion=f"a{n}") for n in range(240)]
     assert not estimate_label_noise(texts, 0.1, 42)

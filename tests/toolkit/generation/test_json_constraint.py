@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tunesmith.errors import UsageError
 from tunesmith.execution.wrapped_model import CachedModel
+from tunesmith.install import install_extra
 from tunesmith.records import Completion, Message, Prompt
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.prompting import json_model
@@ -116,7 +117,7 @@ def test_what_cannot_be_constrained(monkeypatch: pytest.MonkeyPatch, model: Any)
     assert not can_constrain(model)
     with pytest.raises(UsageError, match="not installed") as caught:
         constrain_to_schema(model, SCHEMA, JsonStyle())
-    assert caught.value.hint == 'pip install "tunesmith[json]"'
+    assert caught.value.hint == install_extra("json")
 
 
 def test_the_baseline_and_the_evaluator(model: TorchTextModel) -> None:

@@ -11,6 +11,7 @@ from click import Group
 
 from tunesmith import api
 from tunesmith.errors import UsageError
+from tunesmith.install import install_contrib
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state, set_option
@@ -125,7 +126,7 @@ def submit_to(launcher: str, words: list[str]) -> object:
     if not isinstance(group, Group):
         raise UsageError(
             f"--on {launcher}: the plugin for this cluster is not installed",
-            hint=f"pip install tunesmith-{launcher}",
+            hint=install_contrib(f"tunesmith-{launcher}"),
         )
     with group.make_context(launcher, ["submit", *words], parent=root) as context:
         found: object = group.invoke(context)

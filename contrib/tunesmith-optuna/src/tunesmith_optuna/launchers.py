@@ -22,6 +22,7 @@ import click
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.install import install_contrib
 from tunesmith.offers import CommandOffer
 from tunesmith.text import one_line
 from tunesmith_cli.launch import signal_at_end_of_parent
@@ -166,7 +167,10 @@ class ClusterLauncher:
         groups = [n.removesuffix(" submit") for n in offers if n.endswith(" submit")]
         launchers = [g for g in groups if {f"{g} status", f"{g} cancel"} <= offers.keys()]
         if name not in launchers:
-            known = ", ".join(sorted(launchers)) or "none installed: pip install tunesmith-slurm"
+            known = (
+                ", ".join(sorted(launchers))
+                or f"none installed: {install_contrib('tunesmith-slurm')}"
+            )
             raise UsageError(f"tune.on: no launcher `{name}`", hint=f"launchers: {known}")
         submit = offers[f"{name} submit"].load()
         flags = {flag for parameter in submit.params for flag in parameter.opts}

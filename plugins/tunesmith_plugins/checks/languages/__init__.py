@@ -10,6 +10,7 @@ from operator import itemgetter
 
 from tunesmith.contracts import Finding
 from tunesmith.errors import DataError
+from tunesmith.install import install_extra
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import one_line, redact
 from tunesmith_data.splits import prompt_text
@@ -37,9 +38,10 @@ class Languages:
 def review(train: Sequence[Record]) -> list[Finding]:
     """Return findings about prompts in a rare language, and answers in another than the prompt."""
     if find_spec("py3langid") is None:
-        hint = "pip install 'tunesmith[data]'"
         text = "the languages of rows were not checked: py3langid is not installed"
-        return [Finding(level="info", where="data languages", message=text, hint=hint)]
+        return [
+            Finding(level="info", where="data languages", message=text, hint=install_extra("data"))
+        ]
     rows = list(_read(train))
     sample = "" if len(rows) == len(train) else f", in a sample of {len(rows):,} rows"
     return [*_find_rare(rows, sample), *_find_answers(rows, sample)]

@@ -43,7 +43,7 @@ EXAMPLE = 300
     is_flag=True,
     help="Also look for wrong labels; takes a few minutes for 10,000 rows.",
 )
-@against_option(required=False)
+@against_option
 @set_option
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option

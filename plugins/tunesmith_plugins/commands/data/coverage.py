@@ -1,4 +1,4 @@
-"""``tunesmith data coverage``: estimate the share of traffic outside the training data."""
+"""Estimate the share of production traffic that the training data does not cover."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, result_options, set_option
+from tunesmith_cli.common import CliState
 from tunesmith_data.coverage import (
     Coverage,
     is_prompt_file,
@@ -20,43 +20,22 @@ from tunesmith_data.coverage import (
     read_prompts,
 )
 from tunesmith_data.splits import PromptTexts
-from tunesmith_plugins.commands.data.open_data import load_file, open_data
+from tunesmith_plugins.commands.data.open_data import load_file
 
 FC = TypeVar("FC", bound=Callable[..., Any])
 SHOWN_CHARACTERS = 120
 JSON_CHARACTERS = 2_000
 
 
-def against_option(*, required: bool) -> Callable[[FC], FC]:
-    """Return the option for the file of production rows."""
+def against_option(function: FC) -> FC:
+    """Add the option for the file of production rows."""
     return click.option(
         "--against",
         "production_file",
         metavar="FILE",
-        required=required,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Production prompts: JSON Lines or one prompt per line; answers are not needed.",
-    )
-
-
-@click.command("coverage")
-@click.argument("train", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
-@against_option(required=True)
-@set_option
-@result_options
-def command(
-    state: CliState, train: Path, production_file: Path, sets: tuple[str, ...], as_json: bool
-) -> None:
-    """Estimate the share of production traffic that the training data does not cover.
-
-    Also lists rows to label. Prompts are compared by character 3- to 5-grams. A row counts as
-    outside if it is farther from the training rows than they are from each other.
-    """
-    traffic = measure_traffic(_load_train(train, state, sets), production_file, state)
-    if as_json:
-        render.print_json({"schema": "tunesmith.data-coverage/1", **traffic.to_json()})
-    else:
-        traffic.show()
+    )(function)
 
 
 @dataclass(frozen=True)
@@ -98,12 +77,6 @@ def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Tra
         for row in found.chosen
     ]
     return Traffic(found, rows, skipped)
-
-
-def _load_train(path: Path, state: CliState, sets: Sequence[str]) -> Sequence[Record]:
-    if path.suffix == ".toml" and path.is_file():
-        return open_data(path, state, sets).parts["train"]
-    return load_file(path, state.catalog()).train
 
 
 def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int]:

@@ -16,6 +16,7 @@ from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import parse_value
 from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution import execute
+from tunesmith.install import install_contrib
 from tunesmith.machine import expand_home
 from tunesmith.offers import ExporterOffer, Offered
 from tunesmith.options import from_table
@@ -131,7 +132,7 @@ def _find_exporter(catalog: Catalog, name: str) -> Offered[ExporterOffer[Any]]:
         return catalog.find(ExporterOffer, name)
     except OfferNotFoundError as error:
         package = _PACKAGES.get(name)
-        hint = f"pip install {package}" if package else error.hint
+        hint = install_contrib(package) if package else error.hint
         raise UsageError(f"--to: {error.what}", hint=hint) from None
 
 

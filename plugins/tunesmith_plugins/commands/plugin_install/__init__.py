@@ -1,1 +1,1 @@
-"""Commands ``plugins install`` and ``plugins search``."""
+"""Command ``plugins install``."""

@@ -37,14 +37,32 @@ def complete_keys(
 
 
 @click.command("explain")
-@click.argument("word", metavar="KEY|CODE|ERROR", shell_complete=complete_keys)
+@click.argument("word", metavar="KEY|CODE|ERROR", required=False, shell_complete=complete_keys)
+@click.option(
+    "--schema", is_flag=True, help="Print the JSON Schema of all keys instead, for editors."
+)
 @result_options
-def command(state: CliState, word: str, as_json: bool) -> None:
+def command(state: CliState, word: str | None, schema: bool, as_json: bool) -> None:
     """Explain a key of the run file, an exit code or an error.
 
     For a key, prints type, default, bounds, help, owner and an example. The end of a key is enough:
     rank, adapter.rank and technique.adapter.rank are the same.
+
+    With --schema, prints the JSON Schema of run files, with the options of the installed plugins.
+    Editors use it to complete and validate run files. Save it as tunesmith.schema.json, and start
+    the run file with the line `#:schema ./tunesmith.schema.json`.
     """
+    if schema == (word is not None):
+        raise UsageError("explain needs either KEY|CODE|ERROR or --schema")
+    if word is None:
+        from tunesmith_plugins.commands.plugin_list.json_schema import run_file_schema
+
+        render.print_json(run_file_schema(state.catalog()))
+    else:
+        _explain(state, word, as_json)
+
+
+def _explain(state: CliState, word: str, as_json: bool) -> None:
     text = explain_exit_code(int(word)) if word.isdecimal() and len(word) < 4 else None
     keys = list_keys(state.catalog()) if text is None else []
     found = find_keys(keys, word.strip("[]"))

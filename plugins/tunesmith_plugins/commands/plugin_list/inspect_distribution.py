@@ -21,7 +21,7 @@ from typing import Any
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import TunesmithError
-from tunesmith.offers import KINDS, Plugin
+from tunesmith.offers import KINDS, CommandOffer, Plugin
 from tunesmith.plugins import (
     MAX_INSPECTION_BYTES,
     InstalledPlugins,
@@ -51,6 +51,8 @@ class Inspection:
 
     plugin: Plugin
     offers: tuple[OfferSummary, ...] = ()
+    commands: tuple[tuple[str, str, str, int], ...] = ()
+    """Name, help line, section and position of each command."""
 
 
 def inspect_here(installed: InstalledPlugins) -> list[Inspection]:
@@ -69,8 +71,15 @@ def list_inspections(catalog: Catalog) -> list[Inspection]:
             offer = offered.offer
             summary = OfferSummary(kind.kind, offer.name, str(offer.summary), offer.needs)
             offers.setdefault(offered.plugin.full_name, []).append(summary)
+    commands: dict[str, list[tuple[str, str, str, int]]] = {}
+    for command in catalog.offers(CommandOffer):
+        shown = command.offer
+        place = (shown.name, str(shown.summary), shown.section, shown.position)
+        commands.setdefault(command.plugin.full_name, []).append(place)
     found = catalog.plugins.found  # read only now: a plugin can fail while it lists its offers
-    return [Inspection(plugin, tuple(offers.get(plugin.full_name, ()))) for plugin in found]
+    names = [plugin.full_name for plugin in found]
+    lists = [(tuple(offers.get(name, ())), tuple(commands.get(name, ()))) for name in names]
+    return [Inspection(plugin, *listed) for plugin, listed in zip(found, lists, strict=True)]
 
 
 def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> list[Inspection]:
@@ -128,7 +137,7 @@ def write_inspection(path: Path, inspections: Sequence[Inspection]) -> None:
             "hooks": list(found.plugin.hooks),
             "needs": list(found.plugin.needs),
             "offers": [[o.kind, o.name, o.summary, *o.needs] for o in found.offers],
-            "commands": {o.name: o.summary for o in found.offers if o.kind == "command"},
+            "commands": found.commands,
         }
         for found in inspections
     }
@@ -152,8 +161,11 @@ def _parse(plugin: Plugin, about: Any) -> Inspection:
         OfferSummary(str(kind), str(name), str(summary), tuple(map(str, needs)))
         for kind, name, summary, *needs in about["offers"]
     ]
-    dict(about["commands"])
-    return Inspection(loaded, tuple(offers))
+    commands = [
+        (str(name), str(summary), str(section), int(position))
+        for name, summary, section, position in about["commands"]
+    ]
+    return Inspection(loaded, tuple(offers), tuple(commands))
 
 
 def _inspect_and_write(installed: InstalledPlugins, path: Path) -> None:

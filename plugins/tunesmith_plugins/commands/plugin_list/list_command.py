@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 import click
 
@@ -14,6 +14,7 @@ from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.groups import CommandConflict, resolve_command_conflicts
+from tunesmith_plugins.commands.plugin_list.available import list_available
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
 from tunesmith_plugins.commands.plugin_list.inspect_installed import (
     inspect_files,
@@ -23,14 +24,30 @@ from tunesmith_plugins.commands.plugin_list.tiers import find_tier
 
 
 @click.command("list")
+@click.argument("words", metavar="[WORD]...", nargs=-1)
+@click.option(
+    "--available",
+    is_flag=True,
+    help="List the plugins of the built-in directory instead, installed or not.",
+)
 @click.option("--refresh", is_flag=True, help="Ignore the cache and inspect all plugins again.")
 @result_options
-def command(state: CliState, refresh: bool, as_json: bool) -> None:
-    """List the components of all plugins.
+def command(
+    state: CliState, words: tuple[str, ...], available: bool, refresh: bool, as_json: bool
+) -> None:
+    """List the components of all installed plugins, or search them.
+
+    Each WORD must occur in the name, the kind or the summary of a component. With --available, it
+    must occur in the name, the summary, a keyword or a component of a plugin in the directory,
+    which is searched offline.
 
     New and changed plugins are imported once, in a child process. Broken and disabled plugins, and
     commands with conflicts, are listed with the reason.
     """
+
+    if available:
+        list_available(words, as_json=as_json)
+        return
 
     def report(text: str) -> None:
         render.print_note(one_line(text))
@@ -40,6 +57,8 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
     if found.is_new:  # the catalog above predates the inspection
         catalog = Catalog(find_plugins(state.selection(), commands_only=True))
     listed = [*found.inspections, *inspect_files(catalog)]
+    if words:
+        listed = [kept for i in listed if (kept := keep_matches(i, words)).offers]
     conflicts = resolve_command_conflicts(catalog.offers(CommandOffer))[1]
     tiers = {
         i.plugin.full_name: find_tier(i.plugin, found.files.get(i.plugin.distribution))
@@ -54,6 +73,13 @@ def command(state: CliState, refresh: bool, as_json: bool) -> None:
         return
     print_components(listed, tiers)
     print_problems(listed, conflicts)
+
+
+def keep_matches(inspection: Inspection, words: Sequence[str]) -> Inspection:
+    """Return an inspection with only the offers that contain every word."""
+    texts = {o: f"{o.name} {o.kind} {o.summary}".casefold() for o in inspection.offers}
+    kept = (o for o, text in texts.items() if all(word.casefold() in text for word in words))
+    return replace(inspection, offers=tuple(kept))
 
 
 def to_json(inspection: Inspection) -> dict[str, object]:

@@ -60,13 +60,13 @@ def command(state: CliState, name: str, as_json: bool) -> None:
 def show_offer(offered: Offered[Any]) -> None:
     """Print an offer as text."""
     about = offer_to_json(offered)
-    render.print_text(
+    render.print_paragraph(
         f"{about['name']} ({about['kind']}): {one_line(about['summary'], 200)}", style="strong"
     )
     render.print_text(f"  from {distribution_text(offered.plugin)}, {about['source']}")
     for label in ("accepts", "metrics", "promises", "needs", "missing"):
         if about.get(label):
-            render.print_text(f"  {label}: {', '.join(about[label])}")
+            render.print_paragraph(f"{label}: {', '.join(about[label])}", indent="  ")
     render.print_text()
     if not about["options"]:
         render.print_text("  no options")

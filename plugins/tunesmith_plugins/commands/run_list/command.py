@@ -1,4 +1,4 @@
-"""``tunesmith runs``: list, find and delete runs."""
+"""``tunesmith runs``: list, find, unlock and delete runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 import click
 
 from tunesmith.errors import UsageError
-from tunesmith.storage import RunFolder, lock
+from tunesmith.storage import LEASE_FILE, LockHolder, RunFolder, lock
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
 
+MAX_PATH = 4096
+"""Paths are not cut, so that they can be copied."""
 STATUSES = ("ok", "failed", "stopped", "running", "unfinished", "damaged")
 STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
 
@@ -49,6 +51,12 @@ STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
     help="Delete this run folder, after confirmation. Repeatable.",
 )
 @click.option("--yes", is_flag=True, help="Delete without confirmation.")
+@click.option(
+    "--unlock",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Release the lock of this run folder, whose machine died.",
+)
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
@@ -59,12 +67,21 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     limit: int,
     delete: tuple[Path, ...],
     yes: bool,
+    unlock: Path | None,
     as_json: bool,
 ) -> None:
     """List the runs in FOLDER (default: runs/), newest first.
 
     For a run that starts from the result of another run, the list also shows that run.
+
+    A run on this machine is unlocked automatically when its process ends. Use --unlock if the
+    machine is gone, or if the file system does not support locks. It waits 20 seconds for a
+    heartbeat of the run's process. If the process is alive, the run stays locked and the exit code
+    is 2.
     """
+    if unlock is not None:
+        unlock_run(unlock)
+        return
     if delete:
         delete_runs(delete, yes)
         return
@@ -117,13 +134,27 @@ def _to_row(run: RunSummary, folder: Path) -> list[render.TableCell]:
     outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status
     return [
-        one_line(str(run.path.relative_to(folder)), 60),
+        one_line(str(run.path.relative_to(folder)), MAX_PATH),
         (status, STYLES.get(run.status, "warning")),
         one_line(run.technique, 20),
         value,
         outcome,
         format_bytes(run.bytes),
     ]
+
+
+def unlock_run(path: Path) -> None:
+    """Release the lock of a run whose machine died.
+
+    Raises:
+        RunInUseError: the run's process is alive.
+    """
+    folder = RunFolder.open(path).path
+    was_locked, holder = (folder / LEASE_FILE).exists(), LockHolder.read(folder)
+    with lock(folder, take_over=True):
+        pass
+    by = f"unlocked; the run was locked by {holder or 'an unknown process'}"
+    render.print_text(f"{folder}: {by if was_locked else 'the run was not locked'}")
 
 
 def delete_runs(paths: Sequence[Path], yes: bool) -> None:

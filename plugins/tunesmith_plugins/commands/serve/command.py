@@ -15,6 +15,7 @@ import click
 
 from tunesmith import api
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.install import install_extra
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state, trust_option
 from tunesmith_plugins.commands.serve.limits import Limits
@@ -149,7 +150,7 @@ def require_libraries() -> None:
     if missing:
         raise EnvironmentProblem(
             f"serve needs missing packages: {', '.join(missing)}",
-            hint='pip install "tunesmith[serve]"',
+            hint=install_extra("serve"),
         )
 
 

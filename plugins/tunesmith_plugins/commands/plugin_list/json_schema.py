@@ -1,11 +1,10 @@
-"""``tunesmith schema``: print the JSON Schema of run files, for editors."""
+"""The JSON Schema of run files, for editors."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-import click
 from pydantic import BaseModel
 
 from tunesmith.catalog import Catalog
@@ -23,8 +22,6 @@ from tunesmith.offers import (
     TechniqueOffer,
 )
 from tunesmith.options import DataOptions, EvaluatorKeys
-from tunesmith_cli import render
-from tunesmith_cli.common import CliState, common_options, pass_state
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COMPONENT_TABLES: dict[str, tuple[type[Any], bool]] = {
@@ -122,15 +119,3 @@ def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JS
     schema.pop("title", None)
     definitions[key] = schema
     return {"$ref": f"#/$defs/{key}"}
-
-
-@click.command("schema")
-@common_options
-@pass_state
-def command(state: CliState) -> None:
-    """Print the JSON Schema of run files, with the options of the installed plugins.
-
-    Editors use it to complete and validate run files. Save it as tunesmith.schema.json, and start
-    the run file with the line `#:schema ./tunesmith.schema.json`.
-    """
-    render.print_json(run_file_schema(state.catalog()))

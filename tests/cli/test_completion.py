@@ -7,7 +7,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from tunesmith_cli.app import app
-from tunesmith_plugins.commands.completion import ADD_WORD, NO_SPACE
+from tunesmith_cli.completion import ADD_WORD, NO_SPACE
 
 
 def complete(*words: str) -> dict[str, str]:
@@ -38,7 +38,7 @@ def test_explain_completes_whole_keys() -> None:
 
 
 def test_bash_adds_no_space_after_an_equals_sign() -> None:
-    script = CliRunner().invoke(app, ["completion", "bash"]).stdout.splitlines()
+    script = CliRunner().invoke(app, ["--show-completion", "bash"]).stdout.splitlines()
     (line,) = [n for n, text in enumerate(script) if text.strip() == ADD_WORD]
     assert script[line + 1].strip() == NO_SPACE
-    assert NO_SPACE not in CliRunner().invoke(app, ["completion", "zsh"]).stdout
+    assert NO_SPACE not in CliRunner().invoke(app, ["--show-completion", "zsh"]).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -29,12 +30,12 @@ class ListedDistribution(BaseModel):
 
 def read_directory() -> list[ListedDistribution]:
     """Return all distributions in the directory."""
-    package = resources.files("tunesmith_plugins.commands.plugin_install")
+    package = resources.files("tunesmith_plugins.commands.plugin_list")
     content: dict[str, Any] = json.loads(package.joinpath("directory.json").read_bytes())
     return [ListedDistribution.model_validate(item) for item in content["distributions"]]
 
 
-def search_directory(words: list[str]) -> list[ListedDistribution]:
+def search_directory(words: Sequence[str]) -> list[ListedDistribution]:
     """Return the distributions that contain all words, ignoring case."""
     wanted = [word.casefold() for word in words]
     found = []

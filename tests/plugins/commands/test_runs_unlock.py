@@ -1,4 +1,4 @@
-"""``tunesmith unlock``: a run is freed from a machine that is silent, and from no other."""
+"""``tunesmith runs --unlock``: a run is freed from a machine that is silent, and from no other."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def test_the_lock_of_a_silent_machine_is_removed(
 ) -> None:
     monkeypatch.setattr(run_lock, "HEARTBEAT_TIMEOUT_SECONDS", 0.3)
     run = RunFolder.create(tmp_path, "x").path
-    assert tunesmith("unlock", run).stdout == f"{run}: the run was not locked\n"
+    assert tunesmith("runs", "--unlock", run).stdout == f"{run}: the run was not locked\n"
     holder = replace(LockHolder.current(), host="node1", process="another boot 1")
     (run / "lease").write_text(json.dumps(asdict(holder)))
-    done = tunesmith("unlock", run)
+    done = tunesmith("runs", "--unlock", run)
     assert done.exit_code == 0
     assert done.stdout == f"{run}: unlocked; the run was locked by {holder}\n"
     assert "waiting up to 0.3 s to see if" in done.stderr
     assert not (run / "lease").exists()
     (run / "lease").touch()
-    assert "locked by an unknown process" in tunesmith("unlock", run).stdout
+    assert "locked by an unknown process" in tunesmith("runs", "--unlock", run).stdout
 
 
 def test_a_living_process_keeps_its_run(tunesmith: Callable[..., Any], tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "x").path
     with lock(run):
-        done = tunesmith("unlock", run)
+        done = tunesmith("runs", "--unlock", run)
         assert done.exit_code == 2
         assert "run is in use by pid" in done.stderr
         assert (run / "lease").exists()
-    assert tunesmith("unlock", tmp_path).exit_code == 2
+    assert tunesmith("runs", "--unlock", tmp_path).exit_code == 2
