@@ -452,3 +452,5 @@ class FoundModel:
     """Return the folder with the tokenizer, or None if it is not on this machine."""
     missing: str = ""
     """What is missing to run the model, although planning is possible; empty: nothing."""
+    find_obstacle: Callable[[], str] = lambda: ""
+    """Return why ``fetch`` would fail now, or an empty string. May ask a server for seconds."""
