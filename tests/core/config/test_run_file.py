@@ -209,5 +209,5 @@ def test_a_data_file_in_place_of_a_run_file_is_named(
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UsageError, match="not a run file") as caught:
-        read_run_file(path, environment={})
+        run_file.read_run_file(path, environment={})
     assert f"tunesmith init --data {shlex.quote(str(path))}" in str(caught.value.hint)
