@@ -12,7 +12,8 @@ import click
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, result_options, set_option
+from tunesmith_cli.common import CliState, result_options
+from tunesmith_cli.data_source import DataSource, data_argument, load_file
 from tunesmith_data.coverage import (
     Coverage,
     is_prompt_file,
@@ -20,7 +21,7 @@ from tunesmith_data.coverage import (
     read_prompts,
 )
 from tunesmith_data.splits import PromptTexts
-from tunesmith_plugins.commands.data.open_data import load_file, open_data
+from tunesmith_plugins.commands.data.open_data import open_data
 
 FC = TypeVar("FC", bound=Callable[..., Any])
 SHOWN_CHARACTERS = 120
@@ -40,19 +41,16 @@ def against_option(*, required: bool) -> Callable[[FC], FC]:
 
 
 @click.command("coverage")
-@click.argument("train", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
+@data_argument
 @against_option(required=True)
-@set_option
 @result_options
-def command(
-    state: CliState, train: Path, production_file: Path, sets: tuple[str, ...], as_json: bool
-) -> None:
+def command(state: CliState, data: DataSource, production_file: Path, as_json: bool) -> None:
     """Estimate the share of production traffic that the training data does not cover.
 
     Also lists rows to label. Prompts are compared by character 3- to 5-grams. A row counts as
     outside if it is farther from the training rows than they are from each other.
     """
-    traffic = measure_traffic(_load_train(train, state, sets), production_file, state)
+    traffic = measure_traffic(open_data(data, state).parts["train"], production_file, state)
     if as_json:
         render.print_json({"schema": "tunesmith.data-coverage/1", **traffic.to_json()})
     else:
@@ -100,18 +98,12 @@ def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Tra
     return Traffic(found, rows, skipped)
 
 
-def _load_train(path: Path, state: CliState, sets: Sequence[str]) -> Sequence[Record]:
-    if path.suffix == ".toml" and path.is_file():
-        return open_data(path, state, sets).parts["train"]
-    return load_file(path, state.catalog()).train
-
-
 def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int]:
     """Return the usable rows and the number of unusable ones."""
     if is_prompt_file(str(path)):
         dataset = read_prompts(path)
         return dataset.train, len(dataset.skipped)
-    dataset = load_file(path, state.catalog())
+    dataset = load_file({"train": str(path)}, state.catalog()).dataset
     return dataset.train, len(dataset.skipped)
 
 
