@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -55,7 +56,11 @@ class SkippedRows:
         hint = "check the first of these rows: the file may have another format"
         if used:
             summary += f", more than max_skipped = {self.allowed:g} allows"
-            hint = "fix these rows, or raise max_skipped to skip them"
+            share = math.ceil(100 * unusable / rows) / 100
+            hint = (
+                f"fix these rows, or set max_skipped = {share:g} in [data] to use only the other "
+                f"{used:,} of {rows:,} rows"
+            )
         hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
         text = "\n".join([summary, *lines])
         raise DataError(name, text, hint=hints[0] if hints else hint, skipped=self.skipped)
