@@ -80,7 +80,7 @@ def is_french_nir(text: str) -> bool:
 
 def is_british_nino(text: str) -> bool:
     """Return True if the letters of a National Insurance number are issued ones."""
-    first, second = text[:2]
+    first, second = text[0], text[1]
     return (
         first not in "DFIQUV"
         and second not in "DFIQUVO"

@@ -1,6 +1,6 @@
 """Find personal data in text by its form, its check digits and the words before it; mask it.
 
-Names and postal addresses are not found: they have no form of their own.
+Names and postal addresses are not found: their form is that of other text.
 """
 
 from __future__ import annotations

@@ -96,7 +96,10 @@ def test_generated_numbers_are_found_and_those_with_a_wrong_digit_are_not(
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("MRN: 00123456, patient no. 88231", "MRN: [RECORD NUMBER 1], patient no. [RECORD NUMBER 2]"),
+        (
+            "MRN: 00123456, patient no. 88231",
+            "MRN: [RECORD NUMBER 1], patient no. [RECORD NUMBER 2]",
+        ),
         ("Aktenzeichen 4 O 123/22", "Aktenzeichen [RECORD NUMBER]"),
         ('{"customer_id": "A-12345"}', '{"customer_id": "[RECORD NUMBER]"}'),
         ("Kundennummer lautet 882310", "Kundennummer lautet [RECORD NUMBER]"),

@@ -10,16 +10,16 @@ from tunesmith_plugins.checks.rows.detectors import Detector
 from tunesmith_plugins.checks.rows.row import Row
 
 MIN_WORDS = 30
-WORDS = 6
+WORDS = 8
 """Words in a row that count as the same text if they occur again."""
 TIMES = 3
 SHARE = 0.4
 """Share of an answer's words that must be in such texts; refrains and loops in code have less."""
 MAX_DISTINCT = 1 - SHARE / 2
 """Answers with a larger share of distinct trigrams are not examined further."""
-MAX_WORD_LENGTH = 15
-"""If words are longer on average, the text has no spaces, and its characters are compared."""
-_WORD = re.compile(r"\w+")
+MIN_SPACES = 0.03
+"""A text with a smaller share of white space is Chinese or alike: its characters are compared."""
+_WORD = re.compile(r"\w")
 
 
 def find_repetition(row: Row) -> str | None:
@@ -45,10 +45,10 @@ def find_repetition(row: Row) -> str | None:
 
 
 def _split(text: str) -> Sequence[str]:
-    words = _WORD.findall(text.casefold())
-    if len(text) > MAX_WORD_LENGTH * len(words):
+    words = text.casefold().split()
+    if len(words) < MIN_SPACES * len(text) and not text.isascii():
         return re.sub(r"\W", "", text)
-    return words
+    return [word for word in words if _WORD.search(word)]
 
 
 REPETITION = Detector(
