@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import is_dataclass, replace
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.errors import EnvironmentProblem, PluginError, TunesmithError
@@ -22,6 +21,7 @@ from tunesmith.fence.returned import (
     check_fetched_folder,
     check_found_model,
     check_json,
+    check_obstacle,
     check_offer,
     check_review,
 )
@@ -125,7 +125,11 @@ class Catalog:
         for plugin, found in self._results("tunesmith_find_model", FoundModel, arguments):
             with blame_plugin(plugin, "tunesmith_find_model"):
                 check_found_model(found)
-            return replace(found, fetch=_fenced(plugin, found.fetch))
+            return replace(
+                found,
+                fetch=_fenced(plugin, "fetch", found.fetch, check_fetched_folder),
+                find_obstacle=_fenced(plugin, "find_obstacle", found.find_obstacle, check_obstacle),
+            )
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
@@ -239,14 +243,16 @@ class Catalog:
         return gathered
 
 
-def _fenced(plugin: Plugin, fetch: Callable[[], Path]) -> Callable[[], Path]:
-    """Wrap a plugin's fetch function in the fence, so its errors name the plugin."""
+def _fenced(
+    plugin: Plugin, name: str, function: Callable[[], R], check: Callable[[object], R]
+) -> Callable[[], R]:
+    """Return a function of a found model, in a fence: its errors name the plugin."""
 
-    def call() -> Path:
-        with fence(plugin, "fetch"):
-            folder = fetch()
-        with blame_plugin(plugin, "fetch"):
-            return check_fetched_folder(folder)
+    def call() -> R:
+        with fence(plugin, name):
+            result = function()
+        with blame_plugin(plugin, name):
+            return check(result)
 
     return call
 

@@ -462,3 +462,5 @@ class FoundModel:
     """Return the folder with the tokenizer, or None if it is not on this machine."""
     missing: str = ""
     """The message about what is missing to run the model; empty if nothing is missing."""
+    find_obstacle: Callable[[], str] = lambda: ""
+    """Return why ``fetch`` would fail now, or an empty string. May ask a server for seconds."""

@@ -197,10 +197,17 @@ def _find_by_summary(name: str, lines: Mapping[str, str]) -> str | None:
     return min(found, key=lambda c: not lines[c].casefold().startswith(word), default=None)
 
 
+GROUPS = {
+    "data": "Inspect, fix, split and select the rows of a data file or a run file.",
+    "plugins": "Find, install, test and write plugins.",
+}
+"""Help of the built-in groups."""
+
+
 def create_group(name: str) -> OfferGroup:
     """Create a group of commands that plugins offer, with the common options."""
 
-    @click.group(name, cls=OfferGroup, help="Commands that plugins offer.")
+    @click.group(name, cls=OfferGroup, help=GROUPS.get(name, "Commands that plugins offer."))
     @common_options
     def group() -> None:
         """Do nothing: the commands of the group do the work."""

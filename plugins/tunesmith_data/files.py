@@ -248,6 +248,10 @@ def _as_utf8(blocks: Iterator[bytes], encoding: str, file: DataFile) -> Iterator
             problem = f"byte 0x{error.object[error.start]:02x} is not text in {encoding}"
             hint = "name the encoding that the file was saved in: encoding, in [data]"
             raise DataError(f"{file.display_name}:{line}", problem, hint=hint) from None
+        except UnicodeError:
+            problem = f"has no byte-order mark, which {encoding} needs"
+            hint = f"name the order of the bytes: {encoding}-le or {encoding}-be"
+            raise DataError(file.display_name, problem, hint=hint) from None
         line += text.count("\n")
         yield text.encode("utf-8", "surrogatepass")
 
@@ -311,8 +315,11 @@ def _check_head(stream: ByteStream, name: str) -> None:
     # Every second byte of English UTF-16 is NUL. No UTF-8 text has a quarter of NUL bytes.
     sample = head[:256]
     if sample.startswith(UTF16_BOMS) or 4 * sample.count(0) >= len(sample):
-        hint = 'set encoding = "utf-16" in [data], or write it as UTF-8: '
-        hint += f"tunesmith data fix {name} --out NEW"
+        little = sample[1::2].count(0) >= sample[::2].count(0)
+        encoding = "utf-16-le" if little else "utf-16-be"
+        encoding = "utf-16" if sample.startswith(UTF16_BOMS) else encoding
+        hint = f'set encoding = "{encoding}" in [data] (--encoding {encoding}), or write it as '
+        hint += f"UTF-8: tunesmith data fix {name} --encoding {encoding} --out NEW"
         raise DataError(name, "is not UTF-8; it looks like UTF-16", hint=hint)
     if head.startswith(UTF8_BOM):
         stream.read(len(UTF8_BOM))

@@ -178,4 +178,8 @@ def _not_json(text: str, error: json.JSONDecodeError) -> RowError:
     else:
         why = f"{error.msg[:1].lower()}{error.msg[1:]}"
     near = redact(before[-200:])[-12:] + redact(rest[:200])[:20]
-    return RowError("not JSON", f"{why} at character {error.pos + 1}: {near}")
+    hint = (
+        "`tunesmith data fix FILE` lists the lines that it can fix; CSV and TSV files need the "
+        "data loader `table`"
+    )
+    return RowError("not JSON", f"{why} at character {error.pos + 1}: {near}", hint=hint)

@@ -261,7 +261,10 @@ def _missing_part_hint(fields: Fields, formats: Sequence[Format]) -> str:
                 f"{known.title} also need `{lacking[0]}`, not only `{present[0]}`; if it has "
                 f'another name: columns = {{ {lacking[0]} = "..." }}'
             )
-    return 'map your columns: columns = { prompt = "...", completion = "..." }'
+    return (
+        'map your columns: columns = { prompt = "...", completion = "..." } in [data], or '
+        "--prompt COLUMN --completion COLUMN"
+    )
 
 
 def _join(names: Sequence[str]) -> str:

@@ -143,6 +143,6 @@ def not_utf8_error(raw: bytes, position: int) -> RowError:
     return RowError(
         "not UTF-8",
         f"byte {position + 1} of the row is 0x{byte.hex()}{guess}",
-        hint='name its encoding in [data], encoding = "cp1252" for Windows-1252, '
-        "or write it as UTF-8: tunesmith data fix FILE --out NEW",
+        hint='name its encoding, with --encoding cp1252 for Windows-1252, or encoding = "cp1252" '
+        "in [data]; or write it as UTF-8: tunesmith data fix FILE --encoding cp1252 --out NEW",
     )

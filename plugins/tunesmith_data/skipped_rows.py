@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -52,13 +53,17 @@ class SkippedRows:
         first = {item.cause: item for item in reversed(self.skipped)}
         lines = [_format_cause(count, first[cause]) for cause, count in causes.most_common(10)]
         summary = f"{unusable:,} of {rows:,} rows cannot be used"
-        hint = "check the first of these rows: the file may have another format"
+        hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
+        other = "check the first of these rows: the file may have another format"
+        hint = hints[0] if hints else other
         if used:
             summary += f", more than max_skipped = {self.allowed:g} allows"
-            hint = "fix these rows, or raise max_skipped to skip them"
-        hints = [self.hints[cause] for cause, _ in causes.most_common() if cause in self.hints]
-        text = "\n".join([summary, *lines])
-        raise DataError(name, text, hint=hints[0] if hints else hint, skipped=self.skipped)
+            share = math.ceil(100 * unusable / rows) / 100
+            hint = (
+                f"{hints[0] if hints else 'fix these rows'}, or set max_skipped = {share:g} in "
+                f"[data] to use only the other {used:,} of {rows:,} rows"
+            )
+        raise DataError(name, "\n".join([summary, *lines]), hint=hint, skipped=self.skipped)
 
 
 def _format_cause(count: int, first: SkippedRow) -> str:

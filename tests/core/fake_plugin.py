@@ -276,7 +276,10 @@ def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | N
     if not reference.startswith("fake:"):
         return None
     return FoundModel(
-        reference=reference, description=f"fake model {reference}", fetch=lambda: Path(__file__)
+        reference=reference,
+        description=f"fake model {reference}",
+        fetch=lambda: Path(__file__),
+        find_obstacle=lambda: "no answer from the server" if reference == "fake:far" else "",
     )
 
 

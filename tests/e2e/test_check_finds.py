@@ -102,7 +102,7 @@ def test_check_names_a_base_that_cannot_be_read_without_a_network(
         assert done.code == code, name
         text = " ".join(done.err.split())
         assert "model.base: organisation/absent: not on this machine, and offline mode is" in text
-        assert "hf download organisation/absent" in text
+        assert "tunesmith pull organisation/absent" in text
 
 
 def test_a_baseline_whose_prompt_is_too_long_is_named_and_the_run_goes_on(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -54,7 +55,7 @@ def read_run_file(
         ConfigError: the file is not TOML, or the key of an override does not exist.
     """
     if isinstance(source, Path):
-        path, tables = source, parse(_read_text(source), str(source))
+        path, tables = source, _read_tables(source)
     else:
         path, tables = Path.cwd() / "run", deepcopy(dict(source))
     origins = {key: path.name for key in _dotted_keys(tables)}
@@ -186,6 +187,19 @@ def _list_item(node: list[Any], part: str, key: str, where: str) -> Any:
     if part.isdigit() and int(part) < len(node):
         return node[int(part)]
     raise ConfigError([Problem(where, f'"{key}": the list has no item "{part}"')])
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    try:
+        return parse(_read_text(path), str(path))
+    except ConfigError:
+        if path.suffix == ".toml":
+            raise
+        raise UsageError(
+            f"{path}: not a run file (TOML)",
+            hint=f"if it is your data, `tunesmith init --data {shlex.quote(str(path))}` writes a "
+            "run file for it",
+        ) from None
 
 
 def _read_text(path: Path) -> str:

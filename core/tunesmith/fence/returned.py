@@ -78,7 +78,7 @@ def check_found_model(found: FoundModel) -> None:
         _check_text(vars(found)[field], f"{field} of a FoundModel")
     if found.revision is not None:
         _check_text(found.revision, "revision of a FoundModel")
-    for field in ("fetch", "tokenizer"):
+    for field in ("fetch", "tokenizer", "find_obstacle"):
         if not callable(vars(found)[field]):
             raise ValueError(f"{field} of a FoundModel that is not a function")
     check_json(found.config, "config of a FoundModel")
@@ -89,6 +89,12 @@ def check_fetched_folder(path: object) -> Path:
     if not isinstance(path, Path) or not path.exists():
         raise ValueError(f"{path!r:.200}, which is not a folder,")
     return path
+
+
+def check_obstacle(text: object) -> str:
+    """Return the obstacle that a plugin found; raise ValueError if it is not text."""
+    _check_text(text, "an obstacle of a FoundModel")
+    return str(text)
 
 
 def check_split(split: object, records: int) -> Split:

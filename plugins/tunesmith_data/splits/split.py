@@ -114,10 +114,7 @@ def _add_parts(
         if request.test:
             size = count_test_rows(request.test_size, total)
             if len(clusters.order) == 1:
-                message = f"all {total} records have similar prompts or are in one group"
-                hint = "use a separate test file (data.test), or keep only equal prompts together "
-                hint += "(split.near_duplicates = false)"
-                raise DataError(key, f"cannot split, {message}", hint=hint)
+                raise _explain_single_cluster(key, table)
             _add_part(parts, "test", size, clusters, table)
             findings += _report_size(parts, "test", size, clusters)
         key = "split.validation_size"
@@ -134,6 +131,20 @@ def _add_parts(
     for cluster in clusters.order:
         parts.setdefault(cluster, "train")
     return findings
+
+
+def _explain_single_cluster(key: str, table: RowTable) -> DataError:
+    """Return the error for rows that all have to stay together."""
+    total, test_file = len(table), "use a separate test file (data.test)"
+    if table.groups[0] and len(set(table.groups)) == 1:
+        text = f"cannot split, all {total:,} rows are in one group"
+        hint = f"{test_file}, or split the group: remove `group` from [data]; for a single "
+        return DataError(key, text, hint=f"{hint}document, set data.split_documents = true")
+    text = (
+        f"cannot split, all {total:,} rows are alike: they have the same prompt or the same start "
+        "of a conversation"
+    )
+    return DataError(key, text, hint=f"add rows with other prompts, or {test_file}")
 
 
 def _report_size(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,17 @@ def test_a_variable_that_is_nearly_an_override_is_refused(
         return
     with pytest.raises(ConfigError, match=f"{name}: .*did you mean {meant}\\?"):
         run_file.read_run_file(path, environment={name: "3"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("my rows.csv", b"a,b\n1,2\n"), ("a.jsonl", b'{"a": 1}\n'), ("a.xlsx", b"PK\x03\x04\xff")],
+)
+def test_a_data_file_in_place_of_a_run_file_is_named(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="not a run file") as caught:
+        run_file.read_run_file(path, environment={})
+    assert f"tunesmith init --data {shlex.quote(str(path))}" in str(caught.value.hint)

@@ -279,7 +279,7 @@ def test_errors_for_data_that_cannot_be_split() -> None:
         ("must be a share", lambda: split_prompts(two, test_size=-0.1, seed=0)),
         ("must be a share", lambda: split_prompts(two, test_size=math.nan, seed=0)),
         ("must be a share", lambda: split_prompts(two, test_size=True, seed=0)),
-        ("all 2 records have similar", lambda: split_prompts(["a", " A"], test_size=0.5, seed=0)),
+        ("all 2 rows are alike", lambda: split_prompts(["a", " A"], test_size=0.5, seed=0)),
         ("one group", lambda: split_prompts(two, test_size=0.5, seed=0, groups=["g", "g"])),
     ]
     for message, call in cases:
@@ -288,9 +288,13 @@ def test_errors_for_data_that_cannot_be_split() -> None:
 
 
 def test_data_that_cannot_be_split_say_what_to_do() -> None:
-    with pytest.raises(DataError, match="similar prompts") as caught:
+    with pytest.raises(DataError, match="are alike") as caught:
         split_prompts(["a", " A"], test_size=1, seed=0)
     assert "data.test" in (caught.value.hint or "")
+    assert "near_duplicates" not in (caught.value.hint or ""), "it would not help"
+    with pytest.raises(DataError, match="one group") as caught:
+        split_prompts(["a", "b"], test_size=1, seed=0, groups=["g", "g"])
+    assert "remove `group`" in (caught.value.hint or "")
 
 
 def test_surrogates_and_empty_prompts_split() -> None:

@@ -131,3 +131,12 @@ def test_the_contents_of_the_data_and_several_rows_are_shown(
     assert found["schema"] == "tunesmith.check/2"
     assert [example["reason"] for example in found["examples"]] == shown
     assert found["contents"]
+
+
+def test_check_says_why_the_run_could_not_fetch_its_model(tunesmith: Tunesmith) -> None:
+    far = "--set", "model.base=fake:far"
+    done = tunesmith("check", "run.toml", *far)
+    assert done.exit_code == 2
+    assert done.stderr == "error: model.base: no answer from the server\n"
+    found = json.loads(tunesmith("check", "run.toml", *far, "--json").stdout)["findings"]
+    assert [f["source"] for f in found if f["level"] == "error"] == ["model.base"]

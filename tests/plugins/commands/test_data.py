@@ -363,3 +363,95 @@ def test_a_data_file_needs_no_mapping_where_columns_can_be_guessed(
 ) -> None:
     (tmp_path / "de.csv").write_text("Frage,Wort\nWo?,hier\n", encoding="utf-8")
     assert "assistant hier" in tunesmith("data", "show", "de.csv").stdout
+
+
+# ------------------------------------------------------------------- fix --mask
+
+
+def test_mask_replaces_personal_data_in_the_texts_only(
+    tunesmith: Tunesmith, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": "ann@mail.org\n555-123-4567", "completion": "to ann@mail.org", "id": 4111},
+        {"prompt": "Grüße", "completion": '{"email": "a@b.de", "dob": "1980-02-03"}'},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text)
+    (tmp_path / "rows.json").write_text(f"[{text.strip().replace(chr(10), ',')}]")
+    done = tunesmith("data", "fix", "rows.jsonl", "--mask", "--out", "new.jsonl")
+    assert done.exit_code == 0
+    assert "masked: 3 × [EMAIL]" in done.output and "mail.org" not in done.output
+    first, second = map(json.loads, (tmp_path / "new.jsonl").read_text().splitlines())
+    assert first == {"prompt": "[EMAIL]\n[PHONE]", "completion": "to [EMAIL]", "id": 4111}
+    assert second["completion"] == '{"email": "[EMAIL]", "dob": "[DATE OF BIRTH]"}'
+    assert "Gr\\u00fc\\u00dfe" in (tmp_path / "new.jsonl").read_text(), "kept as it was written"
+    report = json.loads(tunesmith("data", "fix", "rows.json", "--mask", "--json").stdout)
+    assert report["masked"] == {"EMAIL": 3, "PHONE": 1, "DATE OF BIRTH": 1}
+    again = tunesmith("data", "fix", "new.jsonl", "--mask")
+    assert "no personal data of a known form" in again.output
+
+
+def test_mask_reads_csv_with_line_breaks(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('q,a\n"hi, a@b.de\ncall",ok a@b.de\nx,"c@d.de, a@b.de"\n')
+    assert tunesmith("data", "fix", "rows.csv", "--mask", "--out", "new.csv").exit_code == 0
+    assert (tmp_path / "new.csv").read_text() == (
+        'q,a\n"hi, [EMAIL]\ncall",ok [EMAIL]\nx,"[EMAIL 1], [EMAIL 2]"\n'
+    )
+
+
+# -------------------------------------------------------- a data file or a run file
+
+COMMANDS = {
+    "check": (),
+    "stats": (),
+    "show": (),
+    "fix": (),
+    "split": ("--out", "out"),
+    "select": ("--rows", "3", "--out", "out.jsonl"),
+    "coverage": ("--against", "rows.csv"),
+    "canaries": ("--out", "out.jsonl", "--secrets", "secrets.json"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", ["rows.csv", "run.toml"])
+def test_every_command_reads_data_files_and_run_files_with_the_same_options(
+    tunesmith: Tunesmith, tmp_path: Path, command: str, name: str
+) -> None:
+    words = ["Grüße", "Frage", "Haus", "Baum", "Licht", "Meer", "Wolke", "Stein"]
+    lines = [f"{a} {b} für {a},{b}{n}\n" for n, a in enumerate(words) for b in words]
+    (tmp_path / "old.csv").write_text("wort,folge\n" + "".join(lines), encoding="cp1252")
+    (tmp_path / "rows.csv").write_text("prompt,completion\n" + "".join(lines), encoding="utf-8")
+    save_tiny_model(tmp_path / "model")
+    (tmp_path / "run.toml").write_text(
+        '[model]\nbase = "model"\n[data]\nuse = "table"\ntrain = "old.csv"\n'
+        '[technique]\nuse = "lora"\n'
+    )
+    source = name if name == "run.toml" else "old.csv"
+    options = ["--encoding", "cp1252", "--prompt", "folge", "--completion", "wort"]
+    done = tunesmith("data", command, source, *options, *COMMANDS[command])
+    assert done.exit_code == 0, done.output
+    if command == "show":
+        assert "| assistant Grüße Frage für Grüße" in done.output
+    if command in ("select", "split", "canaries"):
+        written = tmp_path / "out.jsonl" if command != "split" else tmp_path / "out/train.jsonl"
+        assert "für" in written.read_text(encoding="utf-8")
+
+
+def test_set_takes_keys_of_data_with_a_data_file(tunesmith: Tunesmith, rows: Path) -> None:
+    kept = tunesmith("data", "stats", "rows.jsonl", "--set", "data.max_row_bytes=1000")
+    assert kept.exit_code == 0, kept.output
+    refused = tunesmith("data", "stats", "rows.jsonl", "--set", "technique.rank=3")
+    assert refused.exit_code == 2 and "rows.jsonl is not a run file" in refused.stderr
+
+
+def test_fix_needs_one_training_file(tunesmith: Tunesmith, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(ROWS)
+    (tmp_path / "run.toml").write_text(
+        '[model]\nbase = "model"\n[data]\nuse = "jsonl"\ntrain = ["a.jsonl", "b.jsonl"]\n'
+        '[technique]\nuse = "lora"\n'
+    )
+    refused = tunesmith("data", "fix", "run.toml")
+    assert refused.exit_code == 2 and "needs one training file" in refused.stderr

@@ -56,13 +56,10 @@ def test_parts_are_written_without_leaks_and_kept_when_rows_are_added(
         assert [row for row in first[part] if row not in again] == []
 
 
-def test_a_run_file_and_a_size_that_is_none_are_refused(
-    tunesmith: Tunesmith, tmp_path: Path
-) -> None:
+def test_a_size_that_is_none_is_refused(tunesmith: Tunesmith, tmp_path: Path) -> None:
     data = tmp_path / "rows.csv"
     write_rows(data, 30, 30)
     for args, text in (
-        ((tmp_path / "run.toml",), "name a file of rows"),
         ((data, "--test-size", "some"), "must be a share below 1 or a number of rows"),
         ((data, "--test-size", "30"), "leaves nothing to train on"),
     ):

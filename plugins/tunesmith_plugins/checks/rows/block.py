@@ -18,7 +18,7 @@ from tunesmith.records import Completion, Record
 from tunesmith_plugins.checks.rows.row import Part, Row, fold_signs, read_row
 
 Codes = npt.NDArray[np.uint32]
-Bits = npt.NDArray[np.uint16]
+Bits = npt.NDArray[np.uint32]
 Positions = npt.NDArray[np.int64]
 
 BLOCK_CHARACTERS = 1 << 18
@@ -26,6 +26,7 @@ _SLICE = 1 << 18
 """Characters that are looked up at a time; a single row can be longer than a block."""
 _GRAM = 3
 _LONG_NUMBER = re.compile(rb"[0-9](?:[ .()-]{0,2}[0-9]){6}")
+_NUMBER = re.compile(rb"[0-9][0-9]")
 _FREQUENT = "etaoinshrdlucmfwypvbgkqjxz"
 """Letters by their frequency in English text, most frequent first."""
 
@@ -55,6 +56,12 @@ class Block:
         starts = [match.start() for match in _LONG_NUMBER.finditer(self.ascii)]
         return self.rows_at(np.array(starts, dtype=np.int64))
 
+    @cached_property
+    def with_number(self) -> list[Row]:
+        """The rows with a number of at least two digits."""
+        starts = [match.start() for match in _NUMBER.finditer(self.ascii)]
+        return self.rows_at(np.array(starts, dtype=np.int64))
+
     def rows_at(self, positions: Positions) -> list[Row]:
         """Return the rows at these character positions, each once, in order."""
         numbers = np.unique(np.searchsorted(self._ends, positions, side="right"))
@@ -73,7 +80,7 @@ class Block:
 
 
 class MarkFinder:
-    """Finds the rows that contain a mark, for up to 16 faults in one pass.
+    """Finds the rows that contain a mark, for up to 32 faults in one pass.
 
     A mark is a single character, or an ASCII text of at least three characters. Of a longer mark,
     only the rarest three characters are searched for: false positives occur, misses do not.
@@ -81,15 +88,15 @@ class MarkFinder:
 
     def __init__(self, faults: Sequence[Sequence[str]]) -> None:
         self._faults = len(faults)
-        self._characters = np.zeros(0x110000, dtype=np.uint16)
-        self._grams = np.zeros(1 << (7 * _GRAM), dtype=np.uint16)
+        self._characters = np.zeros(0x110000, dtype=np.uint32)
+        self._grams = np.zeros(1 << (7 * _GRAM), dtype=np.uint32)
         for fault, marks in enumerate(faults):
             for mark in marks:
                 if len(mark) == 1:
-                    self._characters[ord(mark)] |= np.uint16(1 << fault)
+                    self._characters[ord(mark)] |= np.uint32(1 << fault)
                 else:
                     gram = np.frombuffer(rarest_gram(mark).encode("ascii"), np.uint8)
-                    self._grams[_gram_codes(gram)] |= np.uint16(1 << fault)
+                    self._grams[_gram_codes(gram)] |= np.uint32(1 << fault)
 
     def find(self, block: Block) -> list[list[Row]]:
         """Return, for each fault, the rows that may contain one of its marks."""
@@ -98,7 +105,7 @@ class MarkFinder:
         positions = np.concatenate([characters[0], grams[0]])
         bits = np.concatenate([characters[1], grams[1]])
         return [
-            block.rows_at(positions[(bits & np.uint16(1 << fault)) > 0])
+            block.rows_at(positions[(bits & np.uint32(1 << fault)) > 0])
             for fault in range(self._faults)
         ]
 
@@ -108,7 +115,7 @@ class MarkFinder:
         return positions, found[positions]
 
     def _look_up_grams(self, codes: npt.NDArray[np.uint8]) -> tuple[Positions, Bits]:
-        parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint16))]
+        parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint32))]
         for start in range(0, len(codes), _SLICE):
             found = self._grams[_gram_codes(codes[start : start + _SLICE + _GRAM - 1])]
             positions = np.flatnonzero(found)

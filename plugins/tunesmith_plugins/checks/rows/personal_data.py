@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 from tunesmith.text import SECRET_MARKS, mask_personal_data, redact
+from tunesmith_data.personal_data import KINDS, PersonalData
 from tunesmith_plugins.checks.rows.block import Block
-from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, FindFault
+from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector
 from tunesmith_plugins.checks.rows.row import Row
 
-# Each pattern begins with a set of characters, which lets the search skip all others quickly. The
-# look-behind for what must not precede a match comes second.
-CARD = r"\d(?<![\w.+-]\d)(?:[ -]?\d){12,18}(?![\w-])"
-CARD_PREFIX = r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01])|3[47]|3(?:0[0-5]|[68])|6(?:011|5|4[4-9])|35"
-CARD_LENGTHS = {"3": (14, 15, 16), "4": (16,), "5": (16,), "2": (16,), "6": (16,)}
-IBAN = (
-    r"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z]\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
-    r"(?![A-Za-z0-9])"
-)
-EMAIL = (
-    r"(?<![\w.+-])[\w.+-]{1,64}@(?![\w.-]*\bexample\b)"
-    r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{2,63}){1,4}"
-)
-PHONE = (
-    r"[+(\d](?<![\w.+-][+(\d])(?:"
-    r"(?<=\+)\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d{2,4}"
-    r"|(?<=\()\d{3}\)[ .-]\d{3}[.-]\d{4}|(?<=\d)\d{2}[ .-]\d{3}[.-]\d{4})(?![\w-])"
-)
-SOCIAL_SECURITY = r"[0-8](?<![\w.-][0-8])\d{2}(?<!000)(?<!666)-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])"
-
-
-def is_card_number(text: str) -> bool:
-    """Return True if prefix, length and check digit (Luhn, ISO/IEC 7812-1) are those of a card."""
-    digits = [int(c) for c in text if c.isdigit()]
-    number = "".join(map(str, digits))
-    if not re.match(CARD_PREFIX, number) or len(number) not in CARD_LENGTHS[number[0]]:
-        return False
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
-
-
-def is_iban(text: str) -> bool:
-    """Return True if the check digits of an IBAN are right (ISO 13616: 1 modulo 97)."""
-    number = text.replace(" ", "")
-    if not 15 <= len(number) <= 34:
-        return False
-    return int("".join(str(int(c, 36)) for c in number[4:] + number[:4])) % 97 == 1
+COMMON = ("EMAIL", "PHONE", "DATE OF BIRTH", "RECORD NUMBER")
+"""Kinds that are often part of the task, and often not those of real people."""
+HAS_LONG_NUMBER = ("IBAN", "CARD", "SSN", "PHONE")
+HINT = "`tunesmith data fix FILE --mask --out NEW` replaces it by [{}]"
 
 
 def mask(text: str) -> str:
@@ -59,23 +26,31 @@ def mask_address(text: str) -> str:
     return f"{text[0]}…@{text.rpartition('@')[2]}"
 
 
-def _number(pattern: str, is_valid: Callable[[str], bool] = bool) -> FindFault:
-    """Return a function that finds the first valid number in a row and masks it."""
-    compiled = re.compile(pattern)
+def _create_detector(placeholder: str) -> Detector:
+    """Create the detector of all forms of personal data with this placeholder."""
+    kinds = [kind for kind in KINDS if kind.placeholder == placeholder]
+    is_common = placeholder in COMMON
+    return Detector(
+        f"rows contain {kinds[0].what}",
+        _find_first(kinds, mask_address if placeholder == "EMAIL" else mask),
+        HINT.format(placeholder),
+        level="info" if is_common else "warning",
+        can_be_intended=is_common,
+        marks=("@",) if placeholder == "EMAIL" else (),
+        select=_with_long_number if placeholder in HAS_LONG_NUMBER else _with_number,
+    )
+
+
+def _find_first(
+    kinds: Sequence[PersonalData], hide: Callable[[str], str]
+) -> Callable[[Row], str | None]:
+    """Return a function that finds the first value of these kinds in a row, and masks it."""
 
     def find(row: Row) -> str | None:
-        numbers = (match.group() for match in compiled.finditer(row.text))
-        return next((mask(number) for number in numbers if is_valid(number)), None)
+        values = (match.group() for kind in kinds for match in kind.find(row.text))
+        return next((hide(value) for value in values), None)
 
     return find
-
-
-_EMAIL = re.compile(EMAIL)
-
-
-def _find_email(row: Row) -> str | None:
-    match = _EMAIL.search(row.text)
-    return mask_address(match.group()) if match else None
 
 
 def _find_secret(row: Row) -> str | None:
@@ -90,6 +65,10 @@ def _with_long_number(block: Block) -> Sequence[Row]:
     return block.with_long_number
 
 
+def _with_number(block: Block) -> Sequence[Row]:
+    return block.with_number
+
+
 PERSONAL_DATA = (
     Detector(
         "rows contain a key, token or password",
@@ -98,39 +77,5 @@ PERSONAL_DATA = (
         can_be_intended=False,
         marks=SECRET_MARKS,
     ),
-    Detector(
-        "rows contain a payment card number",
-        _number(CARD, is_card_number),
-        "replace it: a model can reproduce what it was trained on",
-        can_be_intended=False,
-        select=_with_long_number,
-    ),
-    Detector(
-        "rows contain a bank account number",
-        _number(IBAN, is_iban),
-        "replace it: a model can reproduce what it was trained on",
-        can_be_intended=False,
-        select=_with_long_number,
-    ),
-    Detector(
-        "rows contain a social security number",
-        _number(SOCIAL_SECURITY),
-        "replace it: a model can reproduce what it was trained on",
-        can_be_intended=False,
-        select=_with_long_number,
-    ),
-    Detector(
-        "rows contain an e-mail address",
-        _find_email,
-        "replace those of real people",
-        level="info",
-        marks=("@",),
-    ),
-    Detector(
-        "rows contain a telephone number",
-        _number(PHONE),
-        "replace those of real people",
-        level="info",
-        select=_with_long_number,
-    ),
+    *map(_create_detector, dict.fromkeys(kind.placeholder for kind in KINDS)),
 )

@@ -21,13 +21,16 @@ from tunesmith_plugins.checks.rows.labels import Labels
 from tunesmith_plugins.checks.rows.lengths import Lengths
 from tunesmith_plugins.checks.rows.personal_data import PERSONAL_DATA
 from tunesmith_plugins.checks.rows.preference_pairs import PreferencePairs
+from tunesmith_plugins.checks.rows.repetition import REPETITION
 from tunesmith_plugins.checks.rows.row import Part
 from tunesmith_plugins.checks.rows.text_faults import TEXT_FAULTS
 
 
 def create_row_detectors() -> Detectors:
     """Create the detectors for faults of single rows."""
-    return Detectors({"text": TEXT_FAULTS, "personal data": PERSONAL_DATA, "copies": COPIES})
+    return Detectors(
+        {"text": (*TEXT_FAULTS, REPETITION), "personal data": PERSONAL_DATA, "copies": COPIES}
+    )
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (

@@ -113,7 +113,7 @@ TEXT_FAULTS = (
     Detector(
         "rows contain unfilled placeholders",
         make_search(SLOTS),
-        "fill them in, or remove these rows",
+        "fill them in, or remove these rows; those of `data fix --mask` are fine",
         marks=("{", "["),
     ),
     Detector(

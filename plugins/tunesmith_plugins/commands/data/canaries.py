@@ -14,6 +14,7 @@ from tunesmith.records import Chat, Completion, Record, Text
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
+from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_data.write_rows import record_to_row
 from tunesmith_evidence.side_effects.canaries import (
     CONTROLS_PER_CANARY,
@@ -25,10 +26,11 @@ from tunesmith_evidence.side_effects.canaries import (
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion", Text: "text"}
+ONE_KIND = "all rows must be of one kind: texts, prompts or conversations"
 
 
 @click.command("canaries")
-@click.argument("data", metavar="FILE", type=click.Path(path_type=Path))
+@data_argument
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
     help="JSON Lines file to write: the rows with the secrets among them.",
@@ -55,7 +57,7 @@ KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion",
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
-    data: Path,
+    data: DataSource,
     out: Path,
     secrets: Path,
     count: int,
@@ -66,7 +68,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Inject random secrets into training rows, to measure what a model memorizes.
 
-    FILE is not changed. Train on the rows in --out with a separate test file, and give the
+    The file is not changed. Train on the rows in --out with a separate test file, and give the
     --secrets file to the evaluator `canaries`. A model trained this way knows the secrets. They
     mean nothing, but train the model you deploy on the rows without them.
     """
@@ -84,7 +86,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     kinds = {type(record) for record in records}
     kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
     if kind is None:
-        raise UsageError(f"{data}: all rows must be of one kind: texts, prompts or conversations")
+        raise UsageError(
+            f"{data.path}: all rows must be of one kind: texts, prompts or conversations"
+        )
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)
     rows = [record_to_row(record) for record in inject(records, drawn, seed)]

@@ -14,7 +14,8 @@ from tunesmith.contracts import Finding
 from tunesmith.errors import UsageError
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, result_options, set_option
+from tunesmith_cli.common import CliState, result_options
+from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
 from tunesmith_plugins.commands.data.open_data import (
     OpenedData,
@@ -32,7 +33,7 @@ EXAMPLE = 300
 
 
 @click.command("check")
-@click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
+@data_argument
 @click.option(
     "--test",
     type=click.Path(path_type=Path),
@@ -44,15 +45,13 @@ EXAMPLE = 300
     help="Also look for wrong labels; takes a few minutes for 10,000 rows.",
 )
 @against_option
-@set_option
 @result_options
-def command(  # noqa: PLR0913 - one parameter for each option
+def command(
     state: CliState,
-    data: Path,
+    data: DataSource,
     test: Path | None,
     label_errors: bool,
     production_file: Path | None,
-    sets: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Find errors and suspicious rows in the data of a run file, or in a data file.
@@ -61,13 +60,13 @@ def command(  # noqa: PLR0913 - one parameter for each option
     --against, also estimates the share of production traffic that the training rows do not cover.
     Loads no model. The exit code is 3 if there are errors.
     """
-    opened = open_data(data, state, sets)
+    opened = open_data(data, state)
     if test is not None and opened.plan is not None:
         raise UsageError(
             "--test: only works with a data file", hint="set the test rows in the run file"
         )
     if test is not None:
-        part = open_data(test, state).dataset
+        part = open_data(replace(data, path=test), state).dataset
         skipped = [*opened.dataset.skipped, *part.skipped]
         dataset = replace(opened.dataset, test=part.train, skipped=skipped)
         opened = replace(opened, dataset=dataset, parts={**opened.parts, "test": part.train})

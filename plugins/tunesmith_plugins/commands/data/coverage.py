@@ -13,6 +13,7 @@ from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
+from tunesmith_cli.data_source import load_file
 from tunesmith_data.coverage import (
     Coverage,
     is_prompt_file,
@@ -20,7 +21,6 @@ from tunesmith_data.coverage import (
     read_prompts,
 )
 from tunesmith_data.splits import PromptTexts
-from tunesmith_plugins.commands.data.open_data import load_file
 
 FC = TypeVar("FC", bound=Callable[..., Any])
 SHOWN_CHARACTERS = 120
@@ -84,7 +84,7 @@ def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int
     if is_prompt_file(str(path)):
         dataset = read_prompts(path)
         return dataset.train, len(dataset.skipped)
-    dataset = load_file(path, state.catalog())
+    dataset = load_file({"train": str(path)}, state.catalog()).dataset
     return dataset.train, len(dataset.skipped)
 
 

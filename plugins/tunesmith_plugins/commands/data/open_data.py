@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from tunesmith import api
 from tunesmith.catalog import Catalog
-from tunesmith.config.problems import convert_problems
 from tunesmith.contracts import Dataset
-from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution.run_data import load_data
-from tunesmith.fence import fence
-from tunesmith.offers import DataLoaderOffer
-from tunesmith.options import from_table
 from tunesmith.plan import Plan
 from tunesmith.records import (
     Chat,
@@ -32,7 +23,7 @@ from tunesmith.records import (
 )
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
-from tunesmith_data import RowLoader
+from tunesmith_cli.data_source import DataSource, load_file, read_keys
 from tunesmith_data.skipped_rows import describe_skipped
 
 
@@ -52,36 +43,46 @@ class OpenedData:
         return iter(self.parts.get(part, ()))
 
 
-def open_data(path: Path, state: CliState, sets: Sequence[str] = ()) -> OpenedData:
-    """Load the data of a run file, or all rows of a data file, folder or pattern.
+def open_data(source: DataSource, state: CliState) -> OpenedData:
+    """Load the data of a run file, or every usable row of a data file, folder or pattern.
 
     Raises:
         UsageError: no data loader recognizes the file.
         DataError: no row is usable.
     """
-    if path.suffix == ".toml" and path.is_file():
-        plan, catalog = api.load_plan(path, sets=sets, files=state.files, disabled=state.disabled)
-        dataset, split = load_data(plan)
-        parts = {"train": split.train, "validation": split.validation, "test": split.test}
-        return OpenedData(dataset, parts, plan, catalog)
+    if source.is_run_file:
+        return _open_run(source, state)
     catalog = state.catalog()
-    dataset = load_file(path, catalog, {"max_skipped": 1.0})  # show every usable row
+    dataset = load_file(read_keys(source), catalog, {"max_skipped": 1.0}).dataset
     parts = {"train": dataset.train}
     named = {"validation": dataset.validation, "test": dataset.test}
     parts |= {name: part for name, part in named.items() if part is not None}
     return OpenedData(dataset, parts, None, catalog)
 
 
-def open_rows(path: Path, state: CliState) -> Dataset:
-    """Load a file whose rows will be written to another file.
+def _open_run(source: DataSource, state: CliState) -> OpenedData:
+    plan, catalog = load_plan(source, state)
+    dataset, split = load_data(plan)
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    return OpenedData(dataset, parts, plan, catalog)
+
+
+def open_rows(source: DataSource, state: CliState) -> Dataset:
+    """Load the rows to write to another file; of a run file, those that it splits or trains on.
 
     Raises:
         UsageError: no data loader recognizes the file.
         DataError: the file is unusable, or has more unusable rows than the data loader allows.
     """
-    if path.suffix == ".toml" and path.is_file():
-        return open_data(path, state).dataset
-    return load_file(path, state.catalog())
+    if source.is_run_file:
+        plan, _ = load_plan(source, state)
+        return load_data(plan, splits=False)[0]
+    return load_file(read_keys(source), state.catalog()).dataset
+
+
+def load_plan(source: DataSource, state: CliState) -> tuple[Plan, Catalog]:
+    """Read a run file with the overrides of its source."""
+    return api.load_plan(source.path, sets=source.sets, files=state.files, disabled=state.disabled)
 
 
 def count_skipped(dataset: Dataset) -> dict[str, int]:
@@ -94,36 +95,6 @@ def show_skipped(dataset: Dataset) -> None:
     first = {row.cause: row.where for row in reversed(dataset.skipped)}
     for cause, count in count_skipped(dataset).items():
         render.print_text(describe_skipped(cause, count, first[cause]), style="warning")
-
-
-def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = None) -> Dataset:
-    """Load a data file, folder or pattern with the data loader that recognizes it.
-
-    ``options`` of the data loader are ignored if it does not have them.
-
-    Raises:
-        UsageError: no data loader recognizes the file.
-        DataError: the file is unusable.
-    """
-    use = catalog.recognize([str(path)])
-    if use is None:
-        known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
-        raise UsageError(
-            f"{path}: no data loader recognizes this file",
-            hint=f"name the loader in a run file: {known}",
-        )
-    offered = catalog.find(DataLoaderOffer, use)
-    config = offered.offer.config
-    given = {"train": str(path), **(options or {})}
-    table = {key: value for key, value in given.items() if key in config.model_fields}
-    try:
-        loader = offered.offer.build(from_table(config, table))
-    except ValidationError as error:
-        raise ConfigError(list(convert_problems(error, "data", config))) from None
-    with fence(offered.plugin, "load"):
-        if isinstance(loader, RowLoader) and (columns := loader.guess_columns()):
-            loader = offered.offer.build(from_table(config, {**table, "columns": columns}))
-        return loader.load()
 
 
 def text_parts(record: Record) -> list[tuple[str, str, bool]]:

@@ -12,6 +12,7 @@ from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
+from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_data.splits import PromptTexts
 from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
@@ -19,7 +20,7 @@ from tunesmith_plugins.commands.data.selection import Selection, select_rows
 
 
 @click.command("select")
-@click.argument("data", metavar="FILE", type=click.Path(path_type=Path))
+@data_argument
 @click.option("--rows", type=click.IntRange(min=1), required=True, help="Number of rows to select.")
 @click.option(
     "--out",
@@ -28,15 +29,13 @@ from tunesmith_plugins.commands.data.selection import Selection, select_rows
     help="JSON Lines file to write.",
 )
 @result_options
-def command(state: CliState, data: Path, rows: int, out: Path, as_json: bool) -> None:
+def command(state: CliState, data: DataSource, rows: int, out: Path, as_json: bool) -> None:
     """Select a representative subset of rows, for example to label or review first.
 
     Skips duplicates and near-duplicates of earlier rows, if enough other rows remain. From the
     rest it selects rows so that every row has a similar one in the subset. Compares prompts, not
     answers. The same file always gives the same rows.
     """
-    if data.suffix == ".toml":
-        raise UsageError(f"{data}: a run file is not a file of rows; name its data file")
     if out.exists():
         raise UsageError(f"{out}: already exists", hint="choose another file")
     dataset = open_rows(data, state)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +15,8 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.terminal import supports_color
 from tunesmith.text import one_line, redact, redact_all, safe_text
-from tunesmith_cli.common import CliState, result_options, set_option
+from tunesmith_cli.common import CliState, result_options
+from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
 from tunesmith_plugins.commands.data.tokens import TokenizedRow, create_tokenize
 
@@ -48,8 +48,7 @@ class ShownRow:
 
 
 @click.command("show")
-@click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
-@set_option
+@data_argument
 @click.option(
     "--part",
     type=click.Choice(["all", "train", "validation", "test"]),
@@ -76,8 +75,7 @@ class ShownRow:
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
-    data: Path,
-    sets: tuple[str, ...],
+    data: DataSource,
     part: str,
     source: str | None,
     min_length: int,
@@ -93,7 +91,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     With --tokens, rows are shown in the model's chat template with special tokens. In a terminal,
     all rows open in a pager. Lengths are in characters, or in tokens with --tokens.
     """
-    opened = open_data(data, state, sets)
+    opened = open_data(data, state)
     is_paged = sys.stdout.isatty() and count is None and not as_json
     stop = start - 1 + (count or (sys.maxsize - start if is_paged or as_json else 10))
     if skipped:

@@ -18,6 +18,7 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
+from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_data.splits import PARTS, split_records
 from tunesmith_data.write_rows import record_to_row
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
@@ -26,7 +27,7 @@ SPLIT_FILE = "split.json"
 
 
 @click.command("split")
-@click.argument("data", metavar="FILE", type=click.Path(path_type=Path))
+@data_argument
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -44,35 +45,36 @@ SPLIT_FILE = "split.json"
 @result_options
 def command(
     state: CliState,
-    data: Path,
+    data: DataSource,
     out: Path,
     test_size: str | None,
     validation_size: str | None,
     as_json: bool,
 ) -> None:
-    """Split a file of rows into training, validation and test files without leaks.
+    """Split rows into training, validation and test files without leaks.
 
+    Of a run file, the training rows are split, and parts that it names are not written.
     Rows with equal or nearly equal prompts, or of the same group, go to the same part. If the
     folder has a split.json from an earlier split, old rows keep their part and new rows are added.
     """
-    if data.suffix == ".toml":
-        raise UsageError(f"{data}: name a file of rows; a run splits its data itself")
     dataset = open_rows(data, state)
     records = dataset.train
     out.mkdir(parents=True, exist_ok=True)
     request = SplitRequest(
         records=records,
         seed=from_table(RunOptions, {}).seed,
-        test=True,
+        test=dataset.test is None,
         test_size=_size(test_size, "--test-size"),
-        validation=True,
+        validation=dataset.validation is None,
         needs_validation=False,
     )
     file = out / SPLIT_FILE
     split = split_records(
         iter(records), request, validation=_size(validation_size, "--validation-size"), file=file
     )
-    counts = {part: _write_part(out, part, getattr(split, part), records) for part in PARTS}
+    others = {"test": dataset.test, "validation": dataset.validation}
+    written = [part for part in PARTS if others.get(part) is None]
+    counts = {part: _write_part(out, part, getattr(split, part), records) for part in written}
     _write_clusters(out, split, records)
     if as_json:
         findings = [finding.message for finding in split.findings]

@@ -6,7 +6,6 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +14,8 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record, last_exchange
 from tunesmith.text import one_line
 from tunesmith_cli import render
-from tunesmith_cli.common import CliState, result_options, set_option
+from tunesmith_cli.common import CliState, result_options
+from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_data.skipped_rows import describe_skipped
 from tunesmith_data.splits import MAX_CLASS_LABELS, PromptTexts, normalize_text
 from tunesmith_data.text import content_key
@@ -33,21 +33,18 @@ LABELS_OF_ANSWERS = ("good", "bad")
 
 
 @click.command("stats")
-@click.argument("data", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
-@set_option
+@data_argument
 @click.option("--tokens", is_flag=True, help="Also count tokens, with the run file's model.")
 @click.option(
     "--topics", is_flag=True, help="Group prompts into topics by their words; takes a few seconds."
 )
 @result_options
-def command(
-    state: CliState, data: Path, sets: tuple[str, ...], tokens: bool, topics: bool, as_json: bool
-) -> None:
+def command(state: CliState, data: DataSource, tokens: bool, topics: bool, as_json: bool) -> None:
     """Count rows, lengths, duplicates and labels in each part of the data.
 
     Rows are duplicates if their text is equal, apart from case and white space.
     """
-    opened = open_data(data, state, sets)
+    opened = open_data(data, state)
     found = measure(opened, tokens=tokens, topics=topics)
     if as_json:
         render.print_json({"schema": "tunesmith.data-stats/1", **found})

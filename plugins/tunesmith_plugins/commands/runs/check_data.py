@@ -15,8 +15,8 @@ from tunesmith.plugins import missing_requirements
 def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[FindingReported]]:
     """Load and review the data of a plan; return the data, its parts and the findings.
 
-    Reports a warning for each missing library that the run needs. If the splitter's libraries are
-    missing, the rows are not split.
+    Reports an error if the run could not fetch its model now, and a warning for each missing
+    library that the run needs. If the splitter's libraries are missing, the rows are not split.
 
     Raises:
         DataError: the data is unusable, or the technique cannot train on such records.
@@ -27,6 +27,8 @@ def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[F
     if not splits:
         text = "the rows are not split: the splitter's libraries are missing"
         found.insert(0, FindingReported(level="warning", source="data", message=text))
+    if obstacle := plan.found_model.find_obstacle():
+        found.append(FindingReported(level="error", source="model.base", message=obstacle))
     sources = {finding.source for finding in found}
     for name, needs in list_requirements(plan, catalog).items():
         if name not in sources and (missing := missing_requirements(needs)):

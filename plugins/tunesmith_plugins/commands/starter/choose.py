@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from tunesmith.catalog import Catalog, OfferNotFoundError
+from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import default_evaluators
-from tunesmith.config.problems import convert_problems
 from tunesmith.config.run_file import dotted_items
 from tunesmith.errors import UsageError
-from tunesmith.fence import fence
-from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, TechniqueOffer
-from tunesmith.options import from_table
+from tunesmith.offers import EvaluatorOffer, TechniqueOffer
 from tunesmith.records import Chat, Preference, Record
-from tunesmith_data import RowLoader
+from tunesmith_cli.data_source import DataSource, load_file, read_keys
 
 FIRST_RECORDS = 1_000
 """Number of records that decide on technique and evaluators."""
@@ -43,48 +37,24 @@ class StarterChoice:
     has_tool_calls: bool = False
 
 
-def choose(
-    data: Path, loader: str | None, catalog: Catalog, given: Mapping[str, object] | None = None
-) -> StarterChoice:
-    """Read the data and choose what fits its rows.
-
-    ``given`` holds keys of ``[data]`` that the user has chosen.
+def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
+    """Read a data file and choose what fits its rows.
 
     Raises:
         UsageError: the file does not exist, or no data loader recognizes it or has these keys.
         DataError: the data cannot be used as it is.
     """
-    if not data.exists():
-        raise UsageError(f"{data}: no such file")
-    use = loader or catalog.recognize([str(data)])
-    if use is None:
-        known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
-        raise UsageError(
-            f"{data}: no data loader recognizes this file", hint=f"name one with --loader: {known}"
-        )
-    try:
-        offered = catalog.find(DataLoaderOffer, use)
-    except OfferNotFoundError as error:
-        raise UsageError(f"--loader: {error.what}", hint=error.hint) from None
-    table: dict[str, Any] = {"train": str(data.absolute()), **(given or {})}
-    try:
-        from_table(offered.offer.config, table)
-    except ValidationError as error:
-        problems = convert_problems(error, "data", offered.offer.config)
-        raise UsageError(f"--loader {use}: {next(problems)}", hint="write a run file") from None
-    with fence(offered.plugin, "load"):
-        built = offered.offer.build(from_table(offered.offer.config, table))
-        if isinstance(built, RowLoader) and (columns := built.guess_columns()):
-            table["columns"] = columns
-            built = offered.offer.build(from_table(offered.offer.config, table))
-        train = built.load().train
+    if not data.path.exists():
+        raise UsageError(f"{data.path}: no such file")
+    loaded = load_file(read_keys(data), catalog)
+    train, table = loaded.dataset.train, loaded.table
     records = list(islice(train, FIRST_RECORDS))
     options = dict(dotted_items({k: v for k, v in table.items() if k != "train"}))
     if len({record.group for record in train}) == 1 and records[0].group is not None:
-        options |= {k: True for k in ONE_GROUP if k in offered.offer.config.model_fields}
+        options |= {k: True for k in ONE_GROUP if k in loaded.options.model_fields}
     technique = _choose_technique(records, catalog)
     return StarterChoice(
-        loader=use,
+        loader=loaded.use,
         options=options,
         technique=technique.name if technique else "lora",
         technique_options=technique.options_for(records) if technique else {},

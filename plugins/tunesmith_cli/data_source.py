@@ -1,0 +1,183 @@
+"""The data that a command reads: the rows of a run file, or a data file without one.
+
+The options for a data file are keys of ``[data]``, so they also override those of a run file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from tunesmith_cli.common import set_option
+
+if TYPE_CHECKING:
+    from tunesmith.catalog import Catalog
+    from tunesmith.contracts import Dataset
+    from tunesmith.offers import DataLoaderOffer, Offered
+    from tunesmith.options import Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+_KEYS = {
+    "loader": "use",
+    "encoding": "encoding",
+    "prompt": "columns.prompt",
+    "completion": "columns.completion",
+}
+"""Keys of ``[data]`` by option."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A run file or a data file, and the overrides of its keys as for ``--set``."""
+
+    path: Path
+    sets: tuple[str, ...] = ()
+
+    @property
+    def is_run_file(self) -> bool:
+        """True if the path is that of a run file."""
+        return self.path.suffix == ".toml" and self.path.is_file()
+
+
+@dataclass(frozen=True)
+class LoadedFile:
+    """A data file, its data loader, and the keys of ``[data]`` that it was loaded with."""
+
+    use: str
+    options: type[Options]
+    """The class of the data loader's options."""
+    table: Mapping[str, Any]
+    dataset: Dataset
+
+
+def file_options(function: F) -> F:
+    """Add the options that state how to read a data file; pass ``file_sets``, as for ``--set``."""
+
+    @wraps(function)
+    def command(*args: Any, **values: Any) -> Any:
+        given = {key: values.pop(name) for name, key in _KEYS.items()}
+        sets = (f"data.{key}={json.dumps(v)}" for key, v in given.items() if v is not None)
+        return function(*args, file_sets=tuple(sets), **values)
+
+    wrapped: Any = command
+    for option in (
+        click.option("--loader", help="Data loader for the file. Default: detected from the file."),
+        click.option("--encoding", metavar="NAME", help="Encoding of the file, such as cp1252."),
+        click.option("--completion", metavar="COLUMN", help="Column with the answer to learn."),
+        click.option("--prompt", metavar="COLUMN", help="Column with what the model is asked."),
+    ):
+        wrapped = option(wrapped)
+    return cast(F, wrapped)
+
+
+def data_argument(function: F) -> F:
+    """Add the argument RUN.toml|FILE, ``--set`` and the file options; pass a DataSource, ``data``.
+
+    ``--set`` also takes keys of ``[data]`` for a data file.
+    """
+
+    @wraps(function)
+    def command(*args: Any, **values: Any) -> Any:
+        sets = (*values.pop("file_sets"), *values.pop("sets"))
+        source = DataSource(values.pop("path"), sets)
+        return function(*args, data=source, **values)
+
+    path = click.argument("path", metavar="RUN.toml|FILE", type=click.Path(path_type=Path))
+    return cast(F, path(set_option(file_options(command))))
+
+
+def read_keys(source: DataSource) -> dict[str, Any]:
+    """Return the keys of ``[data]`` for a data file.
+
+    Raises:
+        UsageError: an override is not a key of ``[data]``.
+    """
+    from tunesmith.config.run_file import read_run_file
+    from tunesmith.errors import UsageError
+
+    tables = {"data": {"train": str(source.path)}}
+    read = read_run_file(tables, sets=source.sets, environment={}).tables
+    if other := [name for name in read if name != "data"]:
+        raise UsageError(
+            f"--set {other[0]}: {source.path} is not a run file",
+            hint="with a data file, --set takes keys of [data], such as data.group=ticket",
+        )
+    return cast(dict[str, Any], read["data"])
+
+
+def load_file(
+    keys: Mapping[str, Any], catalog: Catalog, defaults: Mapping[str, Any] | None = None
+) -> LoadedFile:
+    """Load a data file, folder or pattern; without ``use``, with the loader that recognizes it.
+
+    Args:
+        keys: the keys of ``[data]``; ``train`` is the file.
+        catalog: where to look for the data loader.
+        defaults: options that are used if the data loader has them and ``keys`` does not.
+
+    Raises:
+        UsageError: no data loader recognizes the file, or it does not have these keys.
+        DataError: the file is unusable.
+    """
+    from tunesmith.fence import fence
+    from tunesmith_data import RowLoader
+
+    use, offered = find_loader(keys, catalog)
+    options = offered.offer.config
+    table = {key: v for key, v in (defaults or {}).items() if key in options.model_fields}
+    table |= {key: value for key, value in keys.items() if key != "use"}
+    loader = _build(offered, table)
+    with fence(offered.plugin, "load"):
+        if isinstance(loader, RowLoader) and (columns := loader.guess_columns()):
+            table["columns"] = columns
+            loader = _build(offered, table)
+        return LoadedFile(use, options, table, loader.load())
+
+
+def find_loader(
+    keys: Mapping[str, Any], catalog: Catalog
+) -> tuple[str, Offered[DataLoaderOffer[Any]]]:
+    """Return name and offer of the loader ``use``, by default of the one that recognizes the file.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from tunesmith.catalog import OfferNotFoundError
+    from tunesmith.errors import UsageError
+    from tunesmith.offers import DataLoaderOffer
+
+    use = keys.get("use") or catalog.recognize([keys["train"]])
+    if use is None:
+        known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
+        raise UsageError(
+            f"{keys['train']}: no data loader recognizes this file",
+            hint=f"name one with --loader: {known}",
+        )
+    try:
+        return use, catalog.find(DataLoaderOffer, use)
+    except OfferNotFoundError as error:
+        raise UsageError(f"--loader: {error.what}", hint=error.hint) from None
+
+
+def _build(offered: Offered[DataLoaderOffer[Any]], table: Mapping[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from tunesmith.config.problems import convert_problems
+    from tunesmith.errors import ConfigError
+    from tunesmith.options import from_table
+
+    config = offered.offer.config
+    try:
+        return offered.offer.build(from_table(config, dict(table)))
+    except ValidationError as error:
+        problems = [
+            replace(problem, where=f"--loader {offered.offer.name}: {problem.where}")
+            for problem in convert_problems(error, "data", config)
+        ]
+        raise ConfigError(problems) from None
