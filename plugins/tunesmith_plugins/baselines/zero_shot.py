@@ -15,7 +15,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 
 SAMPLE_ROWS = 200
-"""Number of training rows examined to recognize JSON answers."""
+"""Number of training rows to examine for JSON answers."""
 
 
 class ZeroShotOptions(Options):
@@ -45,7 +45,7 @@ class ZeroShot:
     options: ZeroShotOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants: the system prompt only, with a description, and constrained."""
+        """Yield variants: with the system prompt only, with a description, and with constraints."""
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)
@@ -86,7 +86,7 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
         yield Finding(
             level="info",
             where="baselines.zero-shot",
-            message="cannot constrain the base model's JSON answers to a schema: llguidance is not "
-            "installed",
+            message="llguidance is not installed, so the base model's JSON answers cannot be "
+            "constrained to a schema",
             hint=INSTALL_HINT,
         )

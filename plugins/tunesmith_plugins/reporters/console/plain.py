@@ -37,9 +37,9 @@ from tunesmith_plugins.reporters.console.progress import (
 )
 
 DEFAULT_STEP_LINES = 20
-"""Approximate number of step lines per training if the options set no interval."""
+"""Approximate number of step lines per training run if the options set no interval."""
 MIN_PHASE_SECONDS = 1.0
-"""Shorter phases end without a line."""
+"""Phases that take fewer seconds print no line when they end."""
 PROGRESS_INTERVAL = 30.0
 """Seconds between two progress lines of a long phase."""
 
@@ -67,7 +67,7 @@ class PlainReporter:
         return None
 
     def report(self, event: Event) -> None:
-        """Print the line of the event, if it has one."""
+        """Print the line of an event, if it has one."""
         if isinstance(event, FindingReported):
             line = "" if event_text.ends_run(event) else event_text.format_finding(event)
         else:
@@ -128,7 +128,7 @@ class PlainReporter:
                 return ""
 
     def _progress_line(self, event: PhaseAdvanced) -> str:
-        """Return a progress line; "" if the last one was less than 30 s ago."""
+        """Return a progress line, or an empty string within 30 s of the last one."""
         if event.phase != self._phase.phase:
             return ""
         now, total = time.monotonic(), self._phase.total
