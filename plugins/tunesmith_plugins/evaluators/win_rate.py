@@ -29,10 +29,10 @@ class WinRateOptions(ComparisonOptions, RewardOptions):
     reward: DataPath | None = Field(
         None,
         description=(
-            "The judge: the folder of a reward model, or a Python function as "
-            '"file.py:function" that takes the texts of a prompt and an answer and returns a '
-            "number. If `plugin` is unset too: the reward model of this run, which the policy is "
-            "trained to please."
+            'The judge: the folder of a reward model, or a Python function as "file.py:function" '
+            "that takes the texts of a prompt and an answer and returns a number. If neither "
+            "this nor `plugin` is set, the judge is the reward model of this run, which the "
+            "policy is trained to maximize."
         ),
     )
     max_new_tokens: int = Field(

@@ -1,4 +1,4 @@
-"""Compute how many test rows would decide, and how many changed rows would flip the verdict."""
+"""Compute how many test rows would be enough, and how many changed rows would flip the verdict."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ MAX_ROWS = 1_000_000
 
 
 def count_rows_needed(comparison: PairedComparison, margin: float, proof: float) -> int | None:
-    """Estimate how many test rows would decide with 80 % power, rounded up.
+    """Estimate how many test rows would be enough with 80 % power, rounded up.
 
     If the measured advantage is at least the margin, the interval of the difference has to exclude
     0. Otherwise the interval has to lie below the margin. The estimate assumes that the difference
     and its standard deviation stay as measured.
 
     Args:
-        comparison: the comparison that did not decide.
-        margin: smallest advantage that is worth tuning.
-        proof: confidence level required to call the baseline sufficient. With several baselines it
-            is higher than that of the comparison.
+        comparison: the comparison that was not decisive.
+        margin: smallest advantage that makes tuning worthwhile.
+        proof: confidence level required to call the baseline sufficient. With several baselines, it
+            is higher than the comparison's own level.
 
     Returns:
-        The number of rows; None if it cannot be estimated or exceeds :data:`MAX_ROWS`.
+        The number of rows, or None if it cannot be estimated or exceeds :data:`MAX_ROWS`.
     """
     advantage = comparison.advantage()
     towards = advantage.value if advantage.value >= margin else margin - advantage.value
@@ -56,11 +56,11 @@ def _fewest_rows(margin: float, confidence: float) -> int:
 
 
 def count_changes(comparison: PairedComparison, margin: float) -> int:
-    """Return how few wins would have to become losses to overturn FINE-TUNE.
+    """Return the smallest number of wins that would have to become losses to overturn FINE-TUNE.
 
     Returns:
-        The number of rows; 0 unless the values are 0 or 1 and the rows are independent and equally
-        weighted.
+        The number of rows, or 0 unless all values are 0 or 1 and the rows are independent and
+        equally weighted.
     """
     pairs = comparison.pairs
     baseline, tuned = pairs.baseline_values, pairs.tuned_values

@@ -32,7 +32,7 @@ def test_fine_tune(case: Case) -> None:
     )
     assert verdict["difference"] == pytest.approx(0.3) and verdict["low"] > 0
     assert verdict["sentence"].startswith(
-        "fine-tuning was worth it: better than the strongest baseline, linear: right 0.600 -> 0.900"
+        "fine-tuning was worth it, compared with the strongest baseline (linear): right 0.600 -> 0.900"
     )
     assert set(verdict["comparisons"]) == {"majority", "linear", "zero-shot"}
     assert json.dumps(verdict)

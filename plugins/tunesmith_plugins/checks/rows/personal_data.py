@@ -10,8 +10,8 @@ from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector, FindFault
 from tunesmith_plugins.checks.rows.row import Row
 
-# Each pattern begins with a set of characters, which lets the search skip all others quickly. The
-# look-behind for what must not precede a match comes second.
+# Each pattern starts with a set of characters, so the search can skip all others quickly. The
+# look-behind that rejects preceding characters comes second.
 CARD = r"\d(?<![\w.+-]\d)(?:[ -]?\d){12,18}(?![\w-])"
 CARD_PREFIX = r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01])|3[47]|3(?:0[0-5]|[68])|6(?:011|5|4[4-9])|35"
 CARD_LENGTHS = {"3": (14, 15, 16), "4": (16,), "5": (16,), "2": (16,), "6": (16,)}
@@ -32,7 +32,7 @@ SOCIAL_SECURITY = r"[0-8](?<![\w.-][0-8])\d{2}(?<!000)(?<!666)-(?!00)\d{2}-(?!00
 
 
 def is_card_number(text: str) -> bool:
-    """Return True if prefix, length and check digit (Luhn, ISO/IEC 7812-1) are those of a card."""
+    """Return True if prefix, length and check digit (Luhn, ISO/IEC 7812-1) match a payment card."""
     digits = [int(c) for c in text if c.isdigit()]
     number = "".join(map(str, digits))
     if not re.match(CARD_PREFIX, number) or len(number) not in CARD_LENGTHS[number[0]]:
@@ -42,7 +42,7 @@ def is_card_number(text: str) -> bool:
 
 
 def is_iban(text: str) -> bool:
-    """Return True if the check digits of an IBAN are right (ISO 13616: 1 modulo 97)."""
+    """Return True if the check digits of an IBAN are valid (ISO 13616: 1 modulo 97)."""
     number = text.replace(" ", "")
     if not 15 <= len(number) <= 34:
         return False
@@ -55,7 +55,7 @@ def mask(text: str) -> str:
 
 
 def mask_address(text: str) -> str:
-    """Return an e-mail address with all but the first letter of the name masked."""
+    """Return an e-mail address whose name is masked except for the first letter."""
     return f"{text[0]}…@{text.rpartition('@')[2]}"
 
 
@@ -94,42 +94,42 @@ PERSONAL_DATA = (
     Detector(
         "rows contain a key, token or password",
         _find_secret,
-        "remove and revoke it: a model can reproduce what it was trained on",
+        "remove it from the data and revoke it: a model can reproduce its training data",
         can_be_intended=False,
         marks=SECRET_MARKS,
     ),
     Detector(
         "rows contain a payment card number",
         _number(CARD, is_card_number),
-        "replace it: a model can reproduce what it was trained on",
+        "replace it: a model can reproduce its training data",
         can_be_intended=False,
         select=_with_long_number,
     ),
     Detector(
         "rows contain a bank account number",
         _number(IBAN, is_iban),
-        "replace it: a model can reproduce what it was trained on",
+        "replace it: a model can reproduce its training data",
         can_be_intended=False,
         select=_with_long_number,
     ),
     Detector(
         "rows contain a social security number",
         _number(SOCIAL_SECURITY),
-        "replace it: a model can reproduce what it was trained on",
+        "replace it: a model can reproduce its training data",
         can_be_intended=False,
         select=_with_long_number,
     ),
     Detector(
         "rows contain an e-mail address",
         _find_email,
-        "replace those of real people",
+        "replace the addresses of real people",
         level="info",
         marks=("@",),
     ),
     Detector(
         "rows contain a telephone number",
         _number(PHONE),
-        "replace those of real people",
+        "replace the numbers of real people",
         level="info",
         select=_with_long_number,
     ),

@@ -1,9 +1,9 @@
-"""Run one program within resource limits, as a separate process. This file is executed as a script
-and never imported.
+"""Run one program within resource limits.
 
-Standard input contains one line of JSON with the limits and a secret. If the program runs to the
-end, the secret is written to standard output, so a program that exits early does not pass its
-tests. The limits protect against accidents in generated code, not against an attacker.
+This file runs as a script in a separate process and is never imported. Standard input contains one
+line of JSON with the limits and a secret. If the program runs to the end, the secret is written to
+standard output, so a program that exits early does not pass its tests. The limits protect against
+accidents in generated code, not against an attacker.
 """
 
 import json

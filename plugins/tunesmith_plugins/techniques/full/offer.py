@@ -1,4 +1,4 @@
-"""Offer of ``full``, and the review of plans that use it."""
+"""Offer of ``full``, and the review of run plans that use it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tunesmith_torch.options import checks
 from tunesmith_torch.runtime.environment import prepare_environment
 
 HIGH_LEARNING_RATE = 1e-4
-"""Learning rates from here up get a warning: they are usual for adapters."""
+"""Learning rates from here up get a warning, because they are usual for adapters."""
 
 
 def build(options: FullOptions) -> Technique:
-    """Build the technique; torch is imported here."""
+    """Create the technique, importing torch."""
     prepare_environment()
     from tunesmith_plugins.techniques.full.technique import FullFineTuning
 
@@ -43,7 +43,7 @@ FULL = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Check the optimizer, and warn about a learning rate that is usual for adapters."""
+    """Check the optimizer, and warn about a learning rate that is typical of adapters."""
     options = plan.technique.config
     if plan.technique.offer is not FULL or not isinstance(options, FullOptions):
         return []
