@@ -1,4 +1,4 @@
-"""Check the texts of rows, and build the text that records are compared by."""
+"""Check the texts of rows, and build the text by which records are compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunesmith_data.row import RowError, json_type
 __all__ = ["content_key"]
 
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
-"""NUL, and lone surrogates, which UTF-8 cannot encode."""
+"""NUL and lone surrogates, which UTF-8 cannot encode."""
 
 
 def require_text(value: object, name: str) -> str:
@@ -33,7 +33,7 @@ def require_text(value: object, name: str) -> str:
         RowError: the value is not text, or contains an unusable character.
     """
     if not isinstance(value, str):
-        raise RowError(f"{name} is {json_type(value)}, not text", repr(value))
+        raise RowError(f"{name} must be text, but it is {json_type(value)}", repr(value))
     if value.isascii() and "\0" not in value:  # far faster than the search
         return value
     found = UNUSABLE_CHARACTERS.search(value)
@@ -57,7 +57,7 @@ def require_not_blank(text: str, name: str) -> str:
 
 
 def content_key(record: Record) -> str:
-    """Return the text that splits and leak checks compare records by."""
+    """Return the text by which splits and leak checks compare records."""
     match record:
         case Text():
             return record.text
@@ -70,7 +70,9 @@ def content_key(record: Record) -> str:
         case UnpairedPreference():
             return f"{_messages_key(record.prompt)}\n{record.completion}\n{record.label}"
         case _:
-            raise TypeError(f"no content is known for {type(record).__name__}")
+            raise TypeError(
+                f"records of the kind {type(record).__name__} have no comparable content"
+            )
 
 
 def _messages_key(messages: Iterable[Message]) -> str:

@@ -41,7 +41,7 @@ SIMILAR_SHARE, EQUAL_SHARE = 0.75, 0.85
 COMMON_WORDS = 5
 """Minimum number of common words in this case."""
 COMMON_BEFORE_END = 7
-"""Minimum number of common words if only the last ones differ, where questions name their subject."""
+"""Minimum number of common words if only the last words, which may name the subject, differ."""
 
 
 @dataclass(frozen=True, slots=True)

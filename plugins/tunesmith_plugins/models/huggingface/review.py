@@ -55,7 +55,7 @@ UNUSUAL = {
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Return an error if the base model is missing or cannot be trained, judging by its config."""
+    """Return an error if the base model is missing or, by its config, cannot be trained."""
     found = plan.found_model
     if found.missing:
         hint = "until then, `tunesmith plan RUN.toml` works, but `tunesmith run` does not"
