@@ -25,7 +25,7 @@ class CutAnswers:
     cut: int
     """Number of answers that reached the limit."""
     short: int
-    """Number of cut answers shorter than the reference, so that the limit may have made them wrong."""
+    """Number of cut answers shorter than the reference, which the limit may have made wrong."""
 
 
 def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:

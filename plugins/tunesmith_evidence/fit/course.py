@@ -24,7 +24,10 @@ LAST_PART = 1 - TAIL_SHARE - 1e-9
 MIN_TAIL_STEPS = 6
 """Minimum number of steps in the last part; the losses of fewer steps are too noisy."""
 VALIDATION_WINDOW = (0.4, 0.9)
-"""Range for an earlier validation loss to compare with the last one. The bounds are shares of the summed learning rates."""
+"""Range for an earlier validation loss to compare with the last one.
+
+The bounds are shares of the summed learning rates.
+"""
 MIN_FALL_SHARE = 0.1
 """The loss is still falling if it drops by at least this share during the last part."""
 MIN_FALL = 0.05

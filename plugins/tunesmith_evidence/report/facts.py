@@ -57,7 +57,7 @@ class Prediction:
 
     @property
     def judgment(self) -> str:
-        """``within``, ``below`` or ``above``: where the measured value lies; "" if there is none."""
+        """``within``, ``below`` or ``above``: where the measured value lies; "" without one."""
         if self.actual is None:
             return ""
         if self.low <= self.actual <= self.high:

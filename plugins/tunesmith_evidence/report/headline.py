@@ -50,7 +50,7 @@ class Headline:
     """The verdict in capitals, such as FINE-TUNE or, without a verdict, the run's status."""
     tone: Tone
     figure: str
-    """The difference from the baseline. If there is no baseline, the tuned model's value, or empty."""
+    """Yield the comparisons in a verdict, skipping those by other plugins that lack keys."""
     interval: str
     caption: str
     """A caption for the figure, with the metric, the models and the rows."""
@@ -103,7 +103,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
 
 
 def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
-    """Yield the comparisons in a verdict; those of other plugins may lack keys and are skipped."""
+    """Yield the comparisons in a verdict, skipping those by other plugins that lack keys."""
     comparisons = verdict.get("comparisons")
     for name, found in comparisons.items() if isinstance(comparisons, dict) else ():
         if isinstance(found, dict) and found.keys() >= _COMPARED:

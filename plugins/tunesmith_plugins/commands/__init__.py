@@ -7,7 +7,7 @@ from tunesmith.offers import CommandOffer
 
 
 def _commands(*commands: tuple[str, str, str], needs: tuple[str, ...] = (), **hooks: str) -> Any:
-    """Return a plugin that offers commands, each given as name, summary and module."""
+    """Return a plugin that offers commands, given as tuples of name, summary and module."""
     offers = [
         CommandOffer(name=name, summary=summary, load=f"{__name__}.{module}:command", needs=needs)
         for name, summary, module in commands
@@ -18,7 +18,7 @@ def _commands(*commands: tuple[str, str, str], needs: tuple[str, ...] = (), **ho
 ADVISE = _commands(
     (
         "advise",
-        "Predict if tuning is worth it, from baselines and three short trainings.",
+        "Predict whether fine-tuning is worth it, from baselines and three short training runs.",
         "advise.command",
     ),
     needs=("numpy>=1.26",),
@@ -27,7 +27,7 @@ ADVISE = _commands(
 ANNOTATE = _commands(
     (
         "data annotate",
-        "Choose the better of two answers, to make preference data.",
+        "Choose the better of two answers, to create preference data.",
         "annotate.command",
     )
 )
@@ -37,13 +37,13 @@ CHAT = _commands(
 COMPARE = _commands(
     (
         "compare",
-        "Compare runs on the same test rows: differences with intervals.",
+        "Compare runs on the same test rows: differences with confidence intervals.",
         "compare.command",
     )
 )
 COMPLETION = _commands(("completion", "Print the completion script for a shell.", "completion"))
 _DATA = {
-    "show": "Print rows as the model sees them, and highlight the trained tokens.",
+    "show": "Print rows as the model sees them, and highlight the text it is trained on.",
     "stats": "Count rows, lengths, duplicates and labels.",
     "check": "Find errors and suspicious rows in the data.",
     "fix": "Fix the format of a file of rows without changing their meaning.",
@@ -81,7 +81,7 @@ EVALUATE = _commands(
 EXPORT = _commands(
     (
         "export",
-        "Merge and export a run's model to safetensors, GGUF or others, and verify it.",
+        "Merge and export a run's model to safetensors, GGUF or other formats, and verify it.",
         "export.command",
     ),
     needs=("torch>=2.11", "transformers>=5.17"),
@@ -130,10 +130,10 @@ PUBLISH = _commands(
     ("pull", "Download a model from the Hugging Face Hub.", "publish.pull_command"),
     needs=("transformers>=5.17",),
 )
-RUN_LIST = _commands(("runs", "List, find and delete runs.", "run_list.command"))
+RUN_LIST = _commands(("runs", "List, search and delete runs.", "run_list.command"))
 RUNS = _commands(
     ("check", "Validate a run file and its data without training.", "runs.check"),
-    ("run", "Train a model and evaluate it before and after.", "runs.run"),
+    ("run", "Train a model, and evaluate it before and after.", "runs.run"),
     ("resume", "Continue a run that was stopped, killed or failed.", "runs.resume"),
     ("report", "Show the results of a run.", "runs.report"),
 )

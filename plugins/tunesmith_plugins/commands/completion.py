@@ -1,4 +1,4 @@
-"""``tunesmith completion``: print a shell's script to complete commands and options."""
+"""``tunesmith completion``: print a shell script that completes commands and options."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from click.shell_completion import get_completion_class
 from tunesmith_cli.common import common_options
 
 VARIABLE = "_TUNESMITH_COMPLETE"
-"""Environment variable that click's script sets to ask for completions."""
+"""Environment variable that click's script sets to request completions."""
 ADD_WORD = "COMPREPLY+=($value)"
-"""Line of click's bash script that adds a completion."""
+"""Line in click's bash script that adds a completion."""
 NO_SPACE = "[[ $value == *= ]] && compopt -o nospace"
-"""Bash code that adds no space after ``--set KEY=``, so the value can follow."""
+"""Bash code that adds no space after ``--set KEY=``, so that the value can follow."""
 
 
 @click.command("completion")

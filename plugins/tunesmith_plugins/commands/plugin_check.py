@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunesmith.testing import Result
 
 ORDER = ("passed", "skipped", "failed")
-"""States in the order they are listed; failures last, where the terminal shows them."""
+"""States in the order of the list; failures come last, where the terminal shows them."""
 STYLES = {"passed": "good", "skipped": "dim", "failed": "bad"}
 
 
@@ -45,9 +45,9 @@ def command(
 ) -> None:
     """Test a plugin with the conformance kit and print the results as a table.
 
-    A technique is trained on eight examples and needs a small model (--model). Checks that lack
-    something they need are skipped, with the reason. For a failed check, the output names the file
-    and line to look at.
+    A technique is trained on eight examples, which needs a small model (--model). Checks that lack
+    something they need are skipped, and the reason is given. For a failed check, the output names
+    the file and line to look at.
     """
     from tunesmith.testing.kit import run_checks
     from tunesmith.testing.remember import remember_results
@@ -75,12 +75,12 @@ def command(
 
 
 def count_state(results: Sequence[Result], state: str) -> int:
-    """Return the number of results with this state."""
+    """Return the number of results in this state."""
     return sum(result.state == state for result in results)
 
 
 def to_row(result: Result) -> list[str | tuple[str, str]]:
-    """Return a table row: what was promised, why it was skipped, or how and where it failed."""
+    """Return a table row with the promise, and why it was skipped or how and where it failed."""
     text = one_line(result.detail or result.promise, 300)
     if result.where:
         text += f": look at {result.where}"
@@ -88,10 +88,10 @@ def to_row(result: Result) -> list[str | tuple[str, str]]:
 
 
 def find_module(plugins: Plugins, name: str) -> tuple[Plugin, Any]:
-    """Return a plugin and its module, by name of the plugin or of its distribution.
+    """Return a plugin and its module, given the name of the plugin or of its distribution.
 
     Raises:
-        PluginError: no plugin or several have this name, or the plugin is broken or blocked.
+        PluginError: none or several plugins have this name, or the plugin is broken or blocked.
     """
     matches = [p for p in plugins.found if name in (p.name, p.full_name, p.distribution)]
     if len(matches) != 1:

@@ -35,7 +35,7 @@ KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion",
 )  # fmt: skip
 @click.option(
     "--secrets", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="File to write with the secrets and their controls, for the evaluator `canaries`.",
+    help="File to write the secrets and their controls to, for the evaluator `canaries`.",
 )  # fmt: skip
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=15, show_default=True,
@@ -43,11 +43,14 @@ KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion",
 )  # fmt: skip
 @click.option(
     "--repetitions", type=click.IntRange(1, 1000), multiple=True, default=(1, 4, 16),
-    show_default=True, help="How often to inject a secret. Repeatable: the secrets take turns.",
+    show_default=True, help="How often to inject a secret. Repeatable: numbers are used in turn.",
 )  # fmt: skip
 @click.option(
     "--controls", type=click.IntRange(MIN_CONTROLS, 100_000), default=1000, show_default=True,
-    help="Number of control secrets, which are not injected, to rank the injected ones against.",
+    help=(
+        "Number of control secrets, which are not injected; the injected ones are ranked among "
+        "them."
+    ),
 )  # fmt: skip
 @click.option(
     "--seed", type=click.IntRange(0), help="Seed to reproduce the same secrets. Default: random."
@@ -67,8 +70,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Inject random secrets into training rows, to measure what a model memorizes.
 
     FILE is not changed. Train on the rows in --out with a separate test file, and give the
-    --secrets file to the evaluator `canaries`. A model trained this way knows the secrets. They
-    mean nothing, but train the model you deploy on the rows without them.
+    --secrets file to the evaluator `canaries`. A model trained on these rows knows the secrets.
+    They mean nothing, but train the model that you deploy on the rows without them.
     """
     for path in (out, secrets):
         if path.exists():
@@ -84,7 +87,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     kinds = {type(record) for record in records}
     kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
     if kind is None:
-        raise UsageError(f"{data}: all rows must be of one kind: texts, prompts or conversations")
+        raise UsageError(
+            f"{data}: all rows must be of the same kind: texts, prompts or conversations"
+        )
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)
     rows = [record_to_row(record) for record in inject(records, drawn, seed)]

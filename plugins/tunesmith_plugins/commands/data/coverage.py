@@ -35,7 +35,7 @@ def against_option(*, required: bool) -> Callable[[FC], FC]:
         metavar="FILE",
         required=required,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Production prompts: JSON Lines or one prompt per line; answers are not needed.",
+        help="Production prompts: JSON Lines, or one prompt per line. Answers are not needed.",
     )
 
 
@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """Estimate the share of production traffic that the training data does not cover.
 
-    Also lists rows to label. Prompts are compared by character 3- to 5-grams. A row counts as
-    outside if it is farther from the training rows than they are from each other.
+    The output also lists rows to label. Prompts are compared by character 3- to 5-grams. A row
+    counts as outside if it is farther from the training rows than these are from each other.
     """
     traffic = measure_traffic(_load_train(train, state, sets), production_file, state)
     if as_json:

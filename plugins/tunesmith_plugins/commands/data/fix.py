@@ -21,7 +21,7 @@ MAX_BYTES = 2_000_000_000
 SHOWN = 20
 NOT_UTF8 = "not UTF-8"
 UNUSABLE_ROWS_EXIT_CODE = 3
-"""Exit code if unusable rows remain; other commands use it for unusable data too."""
+"""Exit code if unusable rows remain, also used by other commands for unusable data."""
 
 
 @click.command("fix")
@@ -29,18 +29,18 @@ UNUSABLE_ROWS_EXIT_CODE = 3
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write. Without it, only print what would be fixed.",
+    help="File to write. Without it, the fixes are only listed.",
 )
 @click.option("--encoding", default="utf-8", help="Encoding of FILE, such as cp1252.")
 @json_option
 @common_options
 def command(file: Path, out: Path | None, encoding: str, as_json: bool) -> int:
-    """Fix the format of a file of rows without changing their meaning; write a new file.
+    """Write a new file with the format of its rows fixed, and their meaning unchanged.
 
-    Converts UTF-16, or the encoding that you name, to UTF-8, removes a byte-order mark, and turns
-    carriage returns into line feeds. In JSON Lines, removes trailing commas and converts Python's
-    repr to JSON. All other bytes stay the same. JSON arrays and rows that span several lines are
-    not changed. Rows it cannot fix are listed, and the exit code is 3.
+    The command converts UTF-16, or the encoding given by --encoding, to UTF-8, removes a byte-order
+    mark, and turns carriage returns into line feeds. In JSON Lines, it removes trailing commas and
+    converts Python's repr to JSON. All other bytes stay the same. JSON arrays and rows that span
+    several lines are not changed. Rows that cannot be fixed are listed, and the exit code is 3.
     """
     if out is not None and out.exists():
         raise UsageError(f"{out}: already exists", hint="choose another file")
@@ -61,7 +61,7 @@ def command(file: Path, out: Path | None, encoding: str, as_json: bool) -> int:
 
 
 def _has_rows_in_lines(content: bytes, file: Path) -> bool:
-    """Return True for JSON Lines; False for an array or for objects that span several lines."""
+    """Return True for JSON Lines, and False for an array or for objects that span several lines."""
     head = content[:HEAD_BYTES].lstrip()
     if head.startswith(b"[") or is_multi_line(head):
         return False
@@ -78,7 +78,8 @@ def _read(file: Path) -> bytes:
         raise UsageError(f"{file}: cannot read it: {error.strerror}") from None
     if data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
         raise UsageError(
-            f"{file}: compressed or binary, not text", hint="decompress or convert it first"
+            f"{file}: the file is compressed or binary, not text",
+            hint="decompress or convert it first",
         )
     return data
 
@@ -89,7 +90,7 @@ def _decode(fixer: Fixer, data: bytes, encoding: str, file: Path) -> bytes:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         problem = f"byte 0x{data[error.start]:02x} is not text in {encoding}"
-        raise UsageError(f"{file}:{line}: {problem}", hint="name another --encoding") from None
+        raise UsageError(f"{file}:{line}: {problem}", hint="try another --encoding") from None
     except ValueError as error:
         raise UsageError(f"--encoding: {error}") from None
 

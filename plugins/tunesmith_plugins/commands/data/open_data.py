@@ -38,7 +38,7 @@ from tunesmith_data.skipped_rows import describe_skipped
 
 @dataclass(frozen=True)
 class OpenedData:
-    """Records by part (train, validation, test), and the plan if there is a run file."""
+    """Records by split (train, validation, test), and the plan if there is a run file."""
 
     dataset: Dataset
     parts: dict[str, Sequence[Record]]
@@ -46,7 +46,7 @@ class OpenedData:
     catalog: Catalog
 
     def records(self, part: str) -> Iterator[Record]:
-        """Iterate over the records of one part, or of all parts (``all``)."""
+        """Iterate over the records of one split, or of all splits (``all``)."""
         if part == "all":
             return chain.from_iterable(self.parts.values())
         return iter(self.parts.get(part, ()))
@@ -85,12 +85,12 @@ def open_rows(path: Path, state: CliState) -> Dataset:
 
 
 def count_skipped(dataset: Dataset) -> dict[str, int]:
-    """Return the number of unusable rows by cause."""
+    """Return the number of unusable rows per cause."""
     return dict(Counter(row.cause for row in dataset.skipped))
 
 
 def show_skipped(dataset: Dataset) -> None:
-    """Print how many rows are skipped for each reason, and where the first one is."""
+    """Print how many rows were skipped for each reason, and where the first one is."""
     first = {row.cause: row.where for row in reversed(dataset.skipped)}
     for cause, count in count_skipped(dataset).items():
         render.print_text(describe_skipped(cause, count, first[cause]), style="warning")
@@ -99,7 +99,7 @@ def show_skipped(dataset: Dataset) -> None:
 def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = None) -> Dataset:
     """Load a data file, folder or pattern with the data loader that recognizes it.
 
-    ``options`` of the data loader are ignored if it does not have them.
+    ``options`` that the data loader does not have are ignored.
 
     Raises:
         UsageError: no data loader recognizes the file.
@@ -110,7 +110,7 @@ def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = 
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
         raise UsageError(
             f"{path}: no data loader recognizes this file",
-            hint=f"name the loader in a run file: {known}",
+            hint=f"name the data loader in a run file: {known}",
         )
     offered = catalog.find(DataLoaderOffer, use)
     config = offered.offer.config
@@ -129,7 +129,7 @@ def load_file(path: Path, catalog: Catalog, options: Mapping[str, Any] | None = 
 def text_parts(record: Record) -> list[tuple[str, str, bool]]:
     """Return the parts of a record as (label, text, True if the model is trained on the text).
 
-    A record type defined by a plugin has a single part.
+    A record of a type that a plugin defines has a single part.
     """
     match record:
         case Text():
@@ -153,6 +153,6 @@ def _prompt(messages: Sequence[Message]) -> list[tuple[str, str, bool]]:
 
 
 def _shown(message: Message) -> str:
-    """Return reasoning, text and tool calls of a message, each starting on a new line."""
+    """Return the reasoning, text and tool calls of a message, each starting on a new line."""
     calls = (f"{call.name}({call.arguments})" for call in message.tool_calls)
     return "\n".join(filter(None, [message.reasoning, message.text, *calls]))

@@ -31,12 +31,14 @@ from tunesmith_plugins.commands.data.selection import Selection, select_rows
 def command(state: CliState, data: Path, rows: int, out: Path, as_json: bool) -> None:
     """Select a representative subset of rows, for example to label or review first.
 
-    Skips duplicates and near-duplicates of earlier rows, if enough other rows remain. From the
-    rest it selects rows so that every row has a similar one in the subset. Compares prompts, not
-    answers. The same file always gives the same rows.
+    Duplicates and near-duplicates of earlier rows are skipped, if enough other rows remain. The
+    remaining rows are selected so that every row has a similar one in the subset. Only prompts are
+    compared, not answers. The same file always gives the same rows.
     """
     if data.suffix == ".toml":
-        raise UsageError(f"{data}: a run file is not a file of rows; name its data file")
+        raise UsageError(
+            f"{data}: this is a run file; give a file of rows instead, such as its data file"
+        )
     if out.exists():
         raise UsageError(f"{out}: already exists", hint="choose another file")
     dataset = open_rows(data, state)
@@ -66,6 +68,6 @@ def _print(found: Selection, total: int, wanted: int, out: Path) -> None:
     if found.compared < total - found.equal - found.similar:
         render.print_text(f"selected from a random sample of {found.compared:,} rows")
     render.print_paragraph(
-        f"mean similarity to the nearest selected row: {found.similarity:.2f}; with the same "
-        f"number of random rows: {found.random_similarity:.2f}"
+        f"mean similarity to the nearest selected row: {found.similarity:.2f} (with the same "
+        f"number of random rows: {found.random_similarity:.2f})"
     )

@@ -52,11 +52,17 @@ def command(
 ) -> None:
     """Split a file of rows into training, validation and test files without leaks.
 
-    Rows with equal or nearly equal prompts, or of the same group, go to the same part. If the
-    folder has a split.json from an earlier split, old rows keep their part and new rows are added.
+    Rows with equal or nearly equal prompts, or of the same group, go into the same split. If the
+    folder contains a split.json from an earlier split, its rows keep their split and new rows are
+    added.
     """
     if data.suffix == ".toml":
-        raise UsageError(f"{data}: name a file of rows; a run splits its data itself")
+        raise UsageError(
+            (
+                f"{data}: this is a run file; give a file of rows instead (a run splits its data "
+                "itself)"
+            )
+        )
     dataset = open_rows(data, state)
     records = dataset.train
     out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +96,7 @@ def command(
 
 
 def _size(text: str | None, option: str) -> float | int | None:
-    """Parse a size: a share of the rows or a number of rows."""
+    """Parse a size, which is a share of the rows or a number of rows."""
     if text is None:
         return None
     try:
@@ -100,14 +106,14 @@ def _size(text: str | None, option: str) -> float | int | None:
 
 
 def _write_part(out: Path, part: str, rows: Sequence[int], records: Sequence[Record]) -> int:
-    """Write the rows of a part; return the number of rows."""
+    """Write the rows of a split, and return their number."""
     lines = (json.dumps(record_to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(out / f"{part}.jsonl", "".join(lines))
     return len(rows)
 
 
 def _write_clusters(out: Path, split: Split, records: Sequence[Record]) -> None:
-    """Write one line per row: source, part and cluster."""
+    """Write one line per row, with its source, split and cluster."""
     part_of = {row: part for part in PARTS for row in getattr(split, part)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

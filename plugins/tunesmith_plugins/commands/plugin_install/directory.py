@@ -1,4 +1,4 @@
-"""Directory of plugins, shipped with tunesmith: searching it needs no network."""
+"""The directory of plugins, which is shipped with tunesmith and can be searched offline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ListedDistribution(BaseModel):
     api: str
     """Plugin API version that the distribution declares; empty if it declares none."""
     kit: dict[str, int] | None
-    """Number of conformance checks it passed and failed; None if not recorded."""
+    """Number of conformance checks passed and failed; None if not recorded."""
     keywords: list[str]
 
 
@@ -35,7 +35,7 @@ def read_directory() -> list[ListedDistribution]:
 
 
 def search_directory(words: list[str]) -> list[ListedDistribution]:
-    """Return the distributions that contain all words, ignoring case."""
+    """Return the distributions that contain all of the words, ignoring case."""
     wanted = [word.casefold() for word in words]
     found = []
     for listed in read_directory():

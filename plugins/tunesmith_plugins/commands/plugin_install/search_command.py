@@ -10,8 +10,9 @@ from tunesmith_plugins.commands.plugin_install.directory import search_directory
 from tunesmith_plugins.commands.plugin_install.pip import find_installed_version
 
 HOW_TO_INSTALL = (
-    "these plugins are in tunesmith's source repository, not on a package index, where anybody can "
-    "own the same name; install them from a checkout: tunesmith plugins install ./contrib/NAME"
+    "these plugins are in tunesmith's source repository and not on a package index, where "
+    "anybody can register their names; install them from a checkout: tunesmith plugins install "
+    "./contrib/NAME"
 )
 
 

@@ -21,7 +21,7 @@ from tunesmith_plugins.commands.plugin_list.explain import (
 )
 
 MAX_FORMS = 3
-"""Maximum number of keys to explain in full; more are only listed."""
+"""Maximum number of keys to explain in full; if there are more, they are only listed."""
 
 
 def complete_keys(
@@ -42,8 +42,8 @@ def complete_keys(
 def command(state: CliState, word: str, as_json: bool) -> None:
     """Explain a key of the run file, an exit code or an error.
 
-    For a key, prints type, default, bounds, help, owner and an example. The end of a key is enough:
-    rank, adapter.rank and technique.adapter.rank are the same.
+    For a key, the command prints its type, default, bounds, help, owner and an example. The end of
+    a key is enough: rank, adapter.rank and technique.adapter.rank are the same.
     """
     text = explain_exit_code(int(word)) if word.isdecimal() and len(word) < 4 else None
     keys = list_keys(state.catalog()) if text is None else []

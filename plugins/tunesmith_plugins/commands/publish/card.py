@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")""",
 
 
 def find_license(base: Path | None) -> str | None:
-    """Return the license in the model card of a folder; None if there is none."""
+    """Return the license in a folder's model card, or None if there is none."""
     if base is None:
         return None
     card = base / "README.md"
@@ -38,7 +38,7 @@ def find_license(base: Path | None) -> str | None:
 def render_model_card(
     view: ReportView, *, name: str, base: str | None, license: str | None, form: str
 ) -> str:
-    """Return the card of an uploaded model; it contains no data rows and no paths.
+    """Render the card of an uploaded model, which contains no data rows and no paths.
 
     Args:
         view: report of the run.

@@ -13,10 +13,10 @@ from tunesmith.plugins import missing_requirements
 
 
 def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[FindingReported]]:
-    """Load and review the data of a plan; return the data, its parts and the findings.
+    """Load and review the data of a plan; return the data, its splits and the findings.
 
-    Reports a warning for each missing library that the run needs. If the splitter's libraries are
-    missing, the rows are not split.
+    Each missing library that the run needs is reported as a warning. If the splitter's libraries
+    are missing, the rows are not split.
 
     Raises:
         DataError: the data is unusable, or the technique cannot train on such records.
@@ -25,7 +25,7 @@ def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[F
     dataset, parts = load_data(plan, splits=splits)
     found = list(collect_findings(plan, catalog, dataset, parts))
     if not splits:
-        text = "the rows are not split: the splitter's libraries are missing"
+        text = "the rows are not split, because libraries of the splitter are missing"
         found.insert(0, FindingReported(level="warning", source="data", message=text))
     sources = {finding.source for finding in found}
     for name, needs in list_requirements(plan, catalog).items():

@@ -22,11 +22,11 @@ from tunesmith.records import Chat, Preference, Record
 from tunesmith_data import RowLoader
 
 FIRST_RECORDS = 1_000
-"""Number of records that decide on technique and evaluators."""
+"""Number of records that determine the technique and the evaluators."""
 FREE_TEXT = "text-overlap"
 """Evaluator that compares answers of any length."""
 ONE_GROUP = ("split_documents",)
-"""Options that allow splitting data whose records are all in one group."""
+"""Options that allow splitting data even if all records are in one group."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class StarterChoice:
 def choose(
     data: Path, loader: str | None, catalog: Catalog, given: Mapping[str, object] | None = None
 ) -> StarterChoice:
-    """Read the data and choose what fits its rows.
+    """Read the data, and choose the settings that fit its rows.
 
-    ``given`` holds keys of ``[data]`` that the user has chosen.
+    ``given`` contains the keys of ``[data]`` that the user has set.
 
     Raises:
         UsageError: the file does not exist, or no data loader recognizes it or has these keys.
@@ -60,7 +60,8 @@ def choose(
     if use is None:
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
         raise UsageError(
-            f"{data}: no data loader recognizes this file", hint=f"name one with --loader: {known}"
+            f"{data}: no data loader recognizes this file",
+            hint=f"set the data loader with --loader: {known}",
         )
     try:
         offered = catalog.find(DataLoaderOffer, use)
@@ -71,7 +72,9 @@ def choose(
         from_table(offered.offer.config, table)
     except ValidationError as error:
         problems = convert_problems(error, "data", offered.offer.config)
-        raise UsageError(f"--loader {use}: {next(problems)}", hint="write a run file") from None
+        raise UsageError(
+            f"--loader {use}: {next(problems)}", hint="write the run file by hand"
+        ) from None
     with fence(offered.plugin, "load"):
         built = offered.offer.build(from_table(offered.offer.config, table))
         if isinstance(built, RowLoader) and (columns := built.guess_columns()):
@@ -98,7 +101,7 @@ def _has_tool_calls(record: Record) -> bool:
 
 
 def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]:
-    """Return the default evaluators, after one that reads answers if none of them does."""
+    """Return the default evaluators, preceded by one that reads answers if none of them does."""
     chosen = [evaluator.offer for evaluator in default_evaluators(catalog, records)]
     names = [offer.name for offer in chosen]
     free_text = catalog.by_key(EvaluatorOffer).get(FREE_TEXT)
@@ -110,9 +113,10 @@ def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]
 
 
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
-    """Return the technique that learns most from these kinds of records; None if none accepts them.
+    """Return the technique that learns most from these records, or None if none accepts them.
 
-    For pairs, prefer a technique that accepts only pairs: others learn just the better answers.
+    For pairs, a technique that accepts only pairs is preferred, because others only learn the
+    better answers.
     """
     kinds = {type(record) for record in records}
     fitting = [o.offer for o in catalog.offers(TechniqueOffer) if kinds <= o.offer.accepts]

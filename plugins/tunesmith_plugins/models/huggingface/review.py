@@ -49,13 +49,13 @@ UNUSUAL = {
     "musicgen_melody": "musicgen generates audio codes, not text",
     "cpmant": "cpmant attends to the prompt in both directions",
     "prophetnet": "prophetnet predicts several tokens at a time, and its streams see later tokens",
-    "reformer": "reformer uses random hashes for attention, and only supports rows of fixed lengths",
+    "reformer": "reformer attends by random hashes, and only supports rows of fixed lengths",
 }
 """Model types that cannot be trained here, with the reason."""
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Return an error if the base model is missing or, by its config, cannot be trained."""
+    """Return an error if the base model is missing, or its config rules out training."""
     found = plan.found_model
     if found.missing:
         hint = "until then, `tunesmith plan RUN.toml` works, but `tunesmith run` does not"
