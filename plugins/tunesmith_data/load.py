@@ -112,8 +112,8 @@ class RowLoader:
     def guess_columns(self) -> dict[str, str]:
         """Return a value of the option ``columns`` that suits the column names.
 
-        It is empty if the columns match a format, if the options already map columns, or if there
-        is no good guess.
+        It is empty if the columns match a format, if the options already map columns, or if no
+        guess is good enough.
 
         Raises:
             DataError: a file cannot be used.

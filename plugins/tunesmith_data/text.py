@@ -1,4 +1,4 @@
-"""Check the texts of rows, and build the text by which records are compared."""
+"""Check the texts of rows, and build the text that records are compared by."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def require_not_blank(text: str, name: str) -> str:
 
 
 def content_key(record: Record) -> str:
-    """Return the text by which splits and leak checks compare records."""
+    """Return the text that splits and leak checks compare records by."""
     match record:
         case Text():
             return record.text

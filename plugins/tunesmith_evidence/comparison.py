@@ -174,10 +174,7 @@ def _find_other_rows(first: Set[RowKey], second: Set[RowKey]) -> Iterator[str]:
     before, after = (Counter(key[0] for key in keys) for keys in (first, second))
     if before != after:
         common = (before & after).total()
-        yield (
-            f"the test rows differ: {before.total()} and {after.total()} rows, of which {common} "
-            "are in both"
-        )
+        yield (f"the test rows differ: {before.total()} and {after.total()} rows, {common} in both")
 
 
 def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:

@@ -342,7 +342,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "video": ({"prompt": "q", "completion": "a", "videos": ["1.mp4"]}, "`videos` changes"),
     "image parts": (
         {"messages": [message("user", [part("image_url", "1.jpg"), part("text", "q")])]},
-        "content has a part that is not text",
+        "the content has a part that is not text",
     ),
     "tools beside plain text": ({"text": "t", "tools": [WEATHER]}, "`tools` changes"),
     "label of a text": ({"text": "t", "label": 3}, "`label` changes what is learned"),
@@ -354,7 +354,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "mask of a row": ({"messages": MESSAGES, "mask": [0, 1]}, "`mask` changes"),
     "mask as numbers": (
         {"messages": [MESSAGES[0], message("assistant", "a", mask=1)]},
-        "`mask` of a message is a number, not true or false",
+        "`mask` of a message must be true or false, but it is a number",
     ),
     "unknown mask": (
         {"messages": [MESSAGES[0], message("assistant", "a", loss_mask=[1])]},
@@ -366,15 +366,15 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "a trained question": (
         {"messages": [message("user", "q", train=True), MESSAGES[1]]},
-        "a user turn is marked as trained",
+        "a user turn is marked for training",
     ),
     "negative weight": (
         {"messages": [MESSAGES[0], message("assistant", "a", weight=-1)]},
-        "`weight` of a message is not a weight from 0",
+        "`weight` of a message is not a number of at least 0",
     ),
     "nothing trained": (
         {"messages": [MESSAGES[0], message("assistant", "a", weight=0)]},
-        "no answer of the conversation is trained",
+        "no answer in the conversation is trained on",
     ),
     "weight in a pair": (
         {

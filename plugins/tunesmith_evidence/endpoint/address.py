@@ -28,10 +28,8 @@ def check_endpoint(url: str, token_variable: str | None) -> None:
         return
     if not re.fullmatch(TOKEN_VARIABLE, token_variable):
         raise ValueError(
-            (
-                "must be the name of an environment variable (capitals, digits and _), not the "
-                "token itself"
-            )
+            "must be the name of an environment variable (capitals, digits and _), not the "
+            "token itself"
         )
     if not _is_private(url):
         raise ValueError("a token needs an https address, or an endpoint on this machine")

@@ -69,7 +69,7 @@ MIN_MOVED = 0.05
 MAX_LEARNED_LOSS = 0.05
 """Training loss below which hardly anything is left to learn, in nats per token."""
 RETRY_FACTOR = 3
-"""Factor by which to increase the steps or the learning rate, as a suggestion."""
+"""Suggested factor for increasing the steps or the learning rate."""
 MAX_LEARNING_RATE = 1e-3
 """Highest learning rate to suggest."""
 VALIDATION_FILE = "validation.json"

@@ -50,7 +50,7 @@ class Headline:
     """The verdict in capitals, such as FINE-TUNE or, without a verdict, the run's status."""
     tone: Tone
     figure: str
-    """Yield the comparisons in a verdict, skipping those by other plugins that lack keys."""
+    """The difference from the baseline; without one, the tuned model's value, or empty."""
     interval: str
     caption: str
     """A caption for the figure, with the metric, the models and the rows."""

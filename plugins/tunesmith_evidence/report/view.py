@@ -95,7 +95,7 @@ class MetricView:
 
     @property
     def scores(self) -> list[ScoreRow]:
-        """The scores, in the order in which they were measured."""
+        """The scores, in the order of their measurement."""
         return [ScoreRow.of(event) for event in self.events]
 
     @property

@@ -144,7 +144,7 @@ def _check_memory_and_disk() -> Iterator[Check]:
     yield Check(
         "ok",
         "processors",
-        f"{os.cpu_count()}, of which {available_processors()} are available to this process",
+        f"{os.cpu_count()}, {available_processors()} available to this process",
     )
 
 

@@ -15,7 +15,7 @@ from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.offer import VerdictOptions
 
 WHERE = "label noise"
-"""Source of the finding, by which the verdict looks up the estimate."""
+"""Source of the finding; the verdict finds the estimate by this name."""
 MIN_ROWS = 60
 MAX_ROWS = 1_500
 """Sample size in rows. It limits the time to 5 s for 77 labels and below 1 s for ten."""

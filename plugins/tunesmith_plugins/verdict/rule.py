@@ -33,9 +33,9 @@ Why there is a margin: with enough rows, even a tiny advantage is significant, b
 for training and serving a model. The margin is also what makes "a prompt is enough" testable. No
 number of rows can show that two models are equal, only that they differ by less than some amount.
 
-Why case 3 mentions two kinds of baselines: the validation rows choose the strongest baseline,
-because the best one on the test rows would partly be the luckiest. But few validation rows may
-choose a weak one, so all other baselines must be beaten too.
+Why case 3 mentions the strongest baseline and every baseline: the validation rows choose the
+strongest one, because the best one on the test rows would partly be the luckiest. But few
+validation rows may choose a weak one, so all other baselines must be beaten too.
 
 ``docs/explanation/verdict.md`` explains the rule to users.
 """
@@ -106,7 +106,7 @@ SEEDS = (
 
 
 def give_verdict(evidence: Evidence) -> JSON:
-    """Judge a run; if a baseline is sufficient, save the best one as the winner."""
+    """Judge a run, and save the winning baseline if one is sufficient."""
     verdict = judge_case(evidence)
     if verdict.get("word") not in (PROMPT, CLASSIFIER):
         discard_winner(evidence.folder)

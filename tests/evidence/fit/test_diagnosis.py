@@ -235,7 +235,7 @@ def test_a_loss_that_is_far_from_memorized_is_only_a_gap(tmp_path: Path) -> None
     ("last", "advice"),
     [
         (None, "more training rows would help; the model has"),
-        (LEVEL, "fewer epochs would not: the validation loss was lowest at the end"),
+        (LEVEL, "fewer epochs would not help, since the validation loss was lowest at the end"),
         (
             [value + 1 for value in LEVEL],
             "the validation loss rises after step 3: train for fewer epochs",

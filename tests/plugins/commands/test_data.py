@@ -241,7 +241,7 @@ def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Pat
     done = tunesmith("data", "stats", "both.toml", *options)
     assert done.exit_code == 0, done.output
     assert "2 rows are skipped: answer is empty" in done.stdout
-    assert "rows that are also in an earlier part: 3" in done.stdout
+    assert "rows that are also in an earlier split: 3" in done.stdout
 
 
 # -------------------------------------------------------------------------- fix

@@ -42,7 +42,7 @@ def test_a_file_that_exists_is_kept(tunesmith: Tunesmith, tmp_path: Path) -> Non
     assert done.exit_code == 2 and "rows.jsonl: already exists" in done.stderr
     assert (tmp_path / "rows.jsonl").read_bytes() == before
     done = tunesmith("data", "select", "run.toml", "--rows", "3", "--out", "few.jsonl")
-    assert done.exit_code == 2 and "name its data file" in done.stderr
+    assert done.exit_code == 2 and "such as its data file" in done.stderr
 
 
 def test_too_few_different_rows_are_all_written(tunesmith: Tunesmith, tmp_path: Path) -> None:

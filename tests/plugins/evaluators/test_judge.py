@@ -105,7 +105,7 @@ def test_a_judge_that_prefers_the_first_answer_fails_the_anchors() -> None:
     assert measured.details["first_preferred"] == 10
     finding = measured.details["finding"]
     assert (
-        finding.startswith("no verdict, the judge preferred a reference") and "0 of 20" in finding
+        finding.startswith("no verdict, the judge preferred the reference") and "0 of 20" in finding
     )
 
 
@@ -149,12 +149,12 @@ def test_replies_that_are_no_verdict_are_no_result() -> None:
     ours = {key: f"mine {n}" for n, key in enumerate(RIGHT)}
     measured = measure(chatty, ours, {key: f"other {n}" for n, key in enumerate(RIGHT)})
     assert not measured.details["holds"] and measured.details["invalid"] == 40
-    assert "100 % of the replies are neither" in measured.details["finding"]
+    assert "100 % of the replies contain none of" in measured.details["finding"]
     # The judge is not asked about equal answers: they are no replies that it understood.
     alike = {key: text if n < 2 else "alike" for n, (key, text) in enumerate(ours.items())}
     found = measure(chatty, alike, {**alike, "q0": "other 0", "q1": "other 1"}).details
     assert (found["holds"], found["invalid"]) == (False, 4)
-    assert "100 % of the replies are neither" in found["finding"]
+    assert "100 % of the replies contain none of" in found["finding"]
 
 
 def test_equal_answers_need_no_judge() -> None:

@@ -77,7 +77,7 @@ def test_a_row_that_cannot_be_used_is_counted(tmp_path: Path) -> None:
     dataset = load(path, max_skipped=0.9)
     assert [row.cause for row in dataset.skipped] == [
         "`completion` is null",
-        "a formula has an error",
+        "a formula results in an error",
     ]
 
 

@@ -66,7 +66,7 @@ class SearchResult:
     names: Mapping[str, str]
     """Short names of the options, by key."""
     rows: Sequence[Row]
-    """All trials, in the order in which they started."""
+    """All trials, in the order they started."""
     ranking: Sequence[Row]
     """Trials with a score, the best first."""
     importances: Mapping[str, float]

@@ -123,7 +123,7 @@ class LocalLauncher:
 
 
 def list_gpus() -> Sequence[str]:
-    """Return the names by which CUDA knows this machine's GPUs."""
+    """Return the names of this machine's GPUs in CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]

@@ -133,7 +133,7 @@ class Study:
         ]
 
     def rows(self) -> list[Row]:
-        """Return all trials in the order in which they started, without duplicates."""
+        """Return all trials in the order they started, without duplicates."""
         return [self._to_row(frozen) for frozen in self._trials()]
 
     def _to_row(self, frozen: FrozenTrial) -> Row:

@@ -121,10 +121,8 @@ def rarest_gram(mark: str) -> str:
     """Return the three consecutive characters of a mark that are rarest in English text."""
     if not mark.isascii() or len(mark) < _GRAM:
         raise ValueError(
-            (
-                "a mark must be a single character, or ASCII text of at least three characters: "
-                f"{mark!r}"
-            )
+            "a mark must be a single character, or ASCII text of at least three characters: "
+            f"{mark!r}"
         )
     grams = [mark[i : i + _GRAM] for i in range(len(mark) - _GRAM + 1)]
     return max(grams, key=lambda gram: sum(map(_rarity, gram)))

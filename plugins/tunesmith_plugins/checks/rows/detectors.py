@@ -1,4 +1,4 @@
-"""A check that consists of detectors, each of which looks for one fault in one row at a time."""
+"""A check that consists of detectors. Each looks for one fault, in one row at a time."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ HELP = "/reset starts a new conversation, /quit (or Ctrl-D) exits"
 
 @dataclass
 class Conversation:
-    """A conversation with one or more models, each of which sees only its own answers."""
+    """A conversation with one or more models. Each model sees only its own answers."""
 
     models: Mapping[str, TextModel]
     system: str | None

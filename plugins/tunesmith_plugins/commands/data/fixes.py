@@ -113,7 +113,7 @@ def _convert_repr(body: bytes) -> bytes | None:
 
 
 def _repeats_a_key(tree: ast.AST) -> bool:
-    """Return True if a dict has a duplicate key, of which Python keeps only the last value."""
+    """Return True if a dict has a duplicate key, where Python keeps only the last value."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]

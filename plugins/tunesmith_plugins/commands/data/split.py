@@ -58,10 +58,8 @@ def command(
     """
     if data.suffix == ".toml":
         raise UsageError(
-            (
-                f"{data}: this is a run file; give a file of rows instead (a run splits its data "
-                "itself)"
-            )
+            f"{data}: this is a run file; give a file of rows instead (a run splits its data "
+            "itself)"
         )
     dataset = open_rows(data, state)
     records = dataset.train

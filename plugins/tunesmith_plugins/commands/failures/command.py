@@ -140,10 +140,8 @@ def show(failures: Failures, items: int) -> None:
     )
     if failures.replaced:
         render.print_text(
-            (
-                f"{one_line(failures.replaced)} has no per-row scores, so another metric judges "
-                "the rows"
-            )
+            f"{one_line(failures.replaced)} has no per-row scores, so another metric judges "
+            "the rows"
         )
     show_slices(failures.slices, rows)
     for title, label, found in (

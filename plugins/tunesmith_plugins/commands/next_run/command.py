@@ -123,7 +123,7 @@ def find_label_columns(records: Sequence[Record]) -> JSON:
 def to_json_lines(records: Iterable[Record], columns: JSON) -> str:
     """Return records as JSON Lines that all have the same columns for groups and slices.
 
-    A record without a group gets a group of its own. Missing slice labels are null.
+    A record without a group gets its own group. Missing slice labels are null.
     """
     lines = []
     for record in records:
