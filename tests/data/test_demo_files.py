@@ -358,11 +358,11 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "unknown mask": (
         {"messages": [MESSAGES[0], message("assistant", "a", loss_mask=[1])]},
-        "a message has `loss_mask`, which cannot be used",
+        "a message has the key `loss_mask`, which cannot be used",
     ),
     "images of a message": (
         {"messages": [message("user", "q", images=["1.jpg"]), MESSAGES[1]]},
-        "a message has `images`, which cannot be used",
+        "a message has the key `images`, which cannot be used",
     ),
     "a trained question": (
         {"messages": [message("user", "q", train=True), MESSAGES[1]]},
@@ -442,7 +442,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "history that is text": (
         {"instruction": "q", "output": "a", "history": "earlier"},
-        "`history` is text, not a list of rounds",
+        "`history` must be a list of [prompt, response] pairs, but it is text",
     ),
 }
 

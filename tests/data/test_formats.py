@@ -163,7 +163,7 @@ def test_the_system_option_applies_to_rows_without_system_prompt(tmp_path: Path)
     assert pair.prompt == (SYSTEM, USER)
     assert isinstance(own, Chat)
     assert own.messages[0].content == "own"
-    with pytest.raises(DataError, match="no place for the system prompt"):
+    with pytest.raises(DataError, match="plain text cannot have a system prompt"):
         load(tmp_path, {"text": "t"}, system="s")
 
 

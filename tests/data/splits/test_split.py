@@ -393,7 +393,7 @@ def test_texts_of_one_form_keep_nothing_together() -> None:
     result = split_prompts(prompts, test_size=40, seed=0, near_duplicates=True)
     assert len(result.test) == 40
     assert 5 < sum(i < 80 for i in result.test) < 30
-    assert any("resemble a fifth of the data" in f.message for f in result.findings)
+    assert any("are similar to a fifth of the data" in f.message for f in result.findings)
 
 
 # --- the validation part

@@ -85,7 +85,7 @@ def test_a_judge_sees_refusals_that_the_rule_misses(tmp_path: Path) -> None:
     )
     assert (
         details["by_rule"] == 1
-        and "by the rule alone, the difference is +1.000" in details["finding"]
+        and "by the phrase rule alone, the difference is +1.000" in details["finding"]
     )
 
 
@@ -94,7 +94,7 @@ def test_a_judge_sees_refusals_that_the_rule_misses(tmp_path: Path) -> None:
     [
         ("declines", "the judge was right on only 6 of 12 anchors"),
         ("complies", "the judge was right on only 6 of 12 anchors"),
-        ("It depends", "the judge was right in only 0 of 12 anchors"),
+        ("It depends", "the judge was right on only 0 of 12 anchors"),
     ],
 )
 def test_a_judge_that_does_not_read_is_found_out(tmp_path: Path, reply: str, problem: str) -> None:

@@ -479,7 +479,9 @@ def test_a_reward_model_of_length_stops_the_run(
     assert {event.part for event in measured.values()} == {"validation"}
     assert measured["reward_accuracy"].low > 0.5  # it beats chance, by length alone
     before = len(run.events)
-    with pytest.raises(GateError, match="it rewards length"):  # resumed: it is stopped again
+    with pytest.raises(
+        GateError, match="the reward model rewards length"
+    ):  # resumed: it is stopped again
         run.train()
     assert not [e for e in run.events[before:] if isinstance(e, (StepFinished, GateChecked))]
     forced = options(reward={"epochs": 4, "gate__accept_weak": True}, policy={"max_steps": 1})
