@@ -76,7 +76,7 @@ def parse_messages(value: object, name: str, *, split_inline: bool = True) -> tu
     if isinstance(value, dict):
         value = _unwrap(value, name) if "messages" in value else [value]
     if not isinstance(value, list):
-        raise RowError(f"{name} must be a list of messages, but it is {json_type(value)}")
+        raise RowError(f"{name} is {json_type(value)}, not a list of messages")
     messages: list[Message] = []
     for item in value:
         for message in _messages(item, split_inline):
@@ -140,7 +140,7 @@ def _has_role(item: Mapping[str, object]) -> bool:
 def _messages(item: object, split_inline: bool) -> list[Message]:
     """Return the messages in a JSON object: one, or one per tool result."""
     if not isinstance(item, dict):
-        raise RowError(f"a message must be an object, but it is {json_type(item)}")
+        raise RowError(f"a message is {json_type(item)}, not an object")
     _refuse_unknown_keys(item, "a message", _KNOWN_KEYS)
     role_name = item.get("role", item.get("from"))
     role = ROLE_ALIASES.get(role_name, role_name) if isinstance(role_name, str) else None
@@ -299,7 +299,7 @@ def _weight(item: Mapping[str, object], role: str) -> float:
         if not isinstance(mask, bool):
             hint = 'write "train": true or "train": false instead of the mask'
             raise RowError(
-                f"`mask` of a message must be true or false, but it is {json_type(mask)}", hint=hint
+                f"`mask` of a message is {json_type(mask)}, not true or false", hint=hint
             )
         stated.append(float(not mask))
     if role == "assistant":

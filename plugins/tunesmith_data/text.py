@@ -33,7 +33,7 @@ def require_text(value: object, name: str) -> str:
         RowError: the value is not text, or contains an unusable character.
     """
     if not isinstance(value, str):
-        raise RowError(f"{name} must be text, but it is {json_type(value)}", repr(value))
+        raise RowError(f"{name} is {json_type(value)}, not text", repr(value))
     if value.isascii() and "\0" not in value:  # far faster than the search
         return value
     found = UNUSABLE_CHARACTERS.search(value)

@@ -92,7 +92,7 @@ def _arguments(function: dict[str, Any], name: str) -> str:
         return "{}"
     parsed = parse_json_text(value, f"arguments in {name}") if isinstance(value, str) else value
     if not isinstance(parsed, dict):
-        raise RowError(f"arguments in {name} must be an object, but they are {json_type(parsed)}")
+        raise RowError(f"arguments in {name} are {json_type(parsed)}, not an object")
     return require_text(value, name) if isinstance(value, str) else to_json_text(parsed, name)
 
 

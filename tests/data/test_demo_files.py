@@ -354,7 +354,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "mask of a row": ({"messages": MESSAGES, "mask": [0, 1]}, "`mask` changes"),
     "mask as numbers": (
         {"messages": [MESSAGES[0], message("assistant", "a", mask=1)]},
-        "`mask` of a message must be true or false, but it is a number",
+        "`mask` of a message is a number, not true or false",
     ),
     "unknown mask": (
         {"messages": [MESSAGES[0], message("assistant", "a", loss_mask=[1])]},

@@ -103,8 +103,8 @@ class Assignments:
             for given in (self.settings, settings)
         )
         message = (
-            f"{path.name} was created with {old}; {new} only applies to added rows: delete the "
-            "file to split all rows again"
+            f"{path.name} was made with {old}; {new} only applies to added rows: delete the file "
+            "to split all rows again"
         )
         return [Finding(level="warning", where="split.file", message=message)]
 

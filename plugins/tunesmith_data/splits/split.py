@@ -161,8 +161,8 @@ def _report_size(
 def _no_default_validation(rows: int) -> Finding:
     """Return a finding for data with too few rows for a default validation split."""
     message = (
-        f"there are no validation rows: only {rows:,} rows are left besides the test rows, and "
-        f"with fewer than {MIN_ROWS_FOR_VALIDATION} none are set aside by default"
+        f"no validation rows: {rows:,} rows are left besides the test rows, and with fewer than "
+        f"{MIN_ROWS_FOR_VALIDATION} none are set aside by default"
     )
     hint = (
         "split.validation_size = 20 sets rows aside; otherwise choices are made out of fold on "
