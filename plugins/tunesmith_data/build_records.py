@@ -61,7 +61,7 @@ def build_preference(view: RowView) -> Record:
     else:
         prompt_column = _prompt_messages(view)
     if not prompt_column and not before:
-        raise RowError("the row has no prompt")
+        raise RowError("has no prompt")
     if prompt_column and before and remove_system(prompt_column) != remove_system(before):
         raise RowError("the prompt differs from the conversation before the chosen answer")
     _refuse_other_system(view, prompt_column, before)

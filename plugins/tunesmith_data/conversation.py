@@ -40,7 +40,7 @@ def check_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         RowError: turns are missing, empty or in the wrong order, or no answer is to be trained on.
     """
     if not messages:
-        raise RowError("the conversation is empty")
+        raise RowError("conversation is empty")
     turns = messages[1:] if messages[0].role == "system" else messages
     before = "start"
     for message in turns:
@@ -63,9 +63,9 @@ def _order_cause(before: str, role: str) -> str:
     if role == "system":
         return "a system message is not at the start"
     if before == "start":
-        return f"the conversation starts with the {role}"
+        return f"conversation starts with the {role}"
     if role == before:
-        return f"there are two {role} turns in a row"
+        return f"two {role} turns in a row"
     if role == "tool":
         return "a tool turn has no call by the assistant before it"
     return f"a {role} turn directly follows a {before} turn"

@@ -310,7 +310,7 @@ def _check_head(stream: ByteStream, name: str) -> None:
     # Every second byte of English UTF-16 is NUL, whereas no UTF-8 text has a quarter of NUL bytes.
     sample = head[:256]
     if sample.startswith(UTF16_BOMS) or 4 * sample.count(0) >= len(sample):
-        hint = 'set encoding = "utf-16" in [data], or convert the file to UTF-8:'
+        hint = 'set encoding = "utf-16" in [data], or convert the file to UTF-8: '
         hint += f"tunesmith data fix {name} --out NEW"
         raise DataError(name, "is not UTF-8; it looks like UTF-16", hint=hint)
     if head.startswith(UTF8_BOM):

@@ -117,7 +117,7 @@ def _parse_any(raw: bytes) -> dict[str, Any]:
     except ValueError:  # Python refuses to convert integers of more than 4,300 digits.
         raise RowError("a number has thousands of digits", excerpt(text)) from None
     if not isinstance(value, dict):
-        raise RowError(f"the row is {json_type(value)}, not an object", excerpt(text))
+        raise RowError(f"row is {json_type(value)}, not an object", excerpt(text))
     return value
 
 

@@ -180,10 +180,10 @@ class RecordReader:
         """Explain why a row does not match any format."""
         assert self.match is not None
         if not fields:
-            return RowError("the row is empty")
+            return RowError("row is empty")
         for column in self.match.required_columns.values():
             if column not in fields:
-                return RowError(f"the row has no `{column}`", _column_hint(fields, column))
+                return RowError(f"has no `{column}`", _column_hint(fields, column))
             if fields[column] is None:
                 return RowError(f"`{column}` is null")
         raise AssertionError("a row with all required columns matches its format")
@@ -230,7 +230,7 @@ class RecordReader:
         fields = _fields_of(row)
         where = row.place(self.name)
         if not fields:
-            return DataError(where, "the row is empty")
+            return DataError(where, "row is empty")
         unknown = next((c for c in self.field_columns.values() if c not in fields), None)
         if unknown is not None:
             hint = _column_hint(fields, unknown)

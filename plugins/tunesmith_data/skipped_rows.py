@@ -63,7 +63,7 @@ class SkippedRows:
 
 def _format_cause(count: int, first: SkippedRow) -> str:
     detail = f" ({first.detail})" if first.detail else ""
-    return f"{count:,} × {first.cause}, first at {first.where}{detail}"
+    return f"  {count:,} × {first.cause}, first at {first.where}{detail}"
 
 
 def describe_skipped(cause: str, count: int, first: str = "") -> str:

@@ -72,7 +72,7 @@ def _parse_json(raw: bytes) -> Fields:
             return {"prompt": row[name], "completion": _ANSWER}
     names = ", ".join((*_CHATS[:1], *_PROMPTS))
     raise RowError(
-        "the row has no prompt",
+        "has no prompt",
         ", ".join(row),
         hint=f"rename the column with the prompt to one of {names}",
     )

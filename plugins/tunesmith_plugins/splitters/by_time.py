@@ -65,7 +65,7 @@ def _text(record: Record, column: str, *, is_first: bool) -> str:
         )
         if not is_first:
             hint = "give each row a time, or remove rows without one"
-        raise DataError(record.source, f"the row has no time in the column `{column}`", hint=hint)
+        raise DataError(record.source, f"has no time in the column `{column}`", hint=hint)
     return text.strip()
 
 

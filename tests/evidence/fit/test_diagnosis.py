@@ -114,7 +114,7 @@ def test_training_rows_with_lower_losses_are_memorized(tmp_path: Path) -> None:
     write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "memorized"
-    assert "in 100 % of train/test pairs" in diagnosis.sentence
+    assert "100 % of the time" in diagnosis.sentence
     assert "has also learned the task" not in diagnosis.sentence
 
 

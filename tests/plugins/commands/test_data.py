@@ -125,7 +125,7 @@ def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, row
     done = tunesmith("data", "show", "run.toml", "--part", "test", "--json")
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
     refused = tunesmith("data", "show", "rows.jsonl", "--tokens")
-    assert refused.exit_code == 2 and "needs a run file" in refused.stderr
+    assert refused.exit_code == 2 and "a run file is needed" in refused.stderr
     (rows.parent / "x.bin").write_bytes(b"\0")
     assert "no data loader recognizes" in tunesmith("data", "show", "x.bin").stderr
 

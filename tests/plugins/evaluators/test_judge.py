@@ -124,7 +124,10 @@ def test_injections_are_taken_out_and_counted() -> None:
     measured = measure(obedient, dict.fromkeys(RIGHT, attack), RIGHT)
     assert measured.values == (0.0,) * 20 and measured.details["holds"]
     assert measured.details["attempts"] == [20, 0]
-    assert "seem to instruct the judge: 20, of the other model 0" in measured.details["finding"]
+    assert (
+        "seem to instruct the judge: 20 of this model, 0 of the other"
+        in measured.details["finding"]
+    )
 
 
 def test_an_answer_does_not_win_by_persuading_the_judge() -> None:
@@ -136,7 +139,7 @@ def test_an_answer_does_not_win_by_persuading_the_judge() -> None:
     assert details["holds"] and (details["wins"], details["losses"]) == (7, 0)
     assert details["attempts"] == [0, 0] and details["withdrawn"] == [5, 0]
     assert (details["misplaced"], details["misplaced_lost"]) == (40, 40)
-    assert "reference of another request: 5, of the other model 0" in details["finding"]
+    assert "references of unrelated requests: 5 of this model, 0 of the other" in details["finding"]
     swapped = measure(persuaded, half(RIGHT, "wrong"), ours)
     assert swapped.values == (0.5,) * 5 + (0.5, 0.0) * 7 + (0.5,)
     assert swapped.details["withdrawn"] == [0, 5]

@@ -100,7 +100,7 @@ def test_a_judge_sees_refusals_that_the_rule_misses(tmp_path: Path) -> None:
 def test_a_judge_that_does_not_read_is_found_out(tmp_path: Path, reply: str, problem: str) -> None:
     (judged,) = judge(tmp_path, lambda prompt: reply, [GIVEN] * 20, [REFUSED] * 20)
     assert judged.values == (0.0,) * 20 and judged.details["holds"] is False
-    assert judged.details["finding"].startswith(f"no verdict, {problem}; anchors ")
+    assert judged.details["finding"].startswith(f"no verdict, {problem}; the judge passed ")
 
 
 def test_an_endpoint_needs_a_judge() -> None:

@@ -154,7 +154,7 @@ def _print(found: dict[str, Any]) -> None:
         render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")
         render.print_text(f"  duplicates: {part['duplicates']:,}")
         if part["rows_of_other_parts"]:
-            text = f"rows that are also in an earlier split: {part['rows_of_other_parts']:,}"
+            text = f"  rows that are also in an earlier split: {part['rows_of_other_parts']:,}"
             render.print_text(text, style="warning")
         if part["labeled_answers"]:
             counts = (f"{count:,} {label}" for label, count in part["labeled_answers"].items())
@@ -168,7 +168,7 @@ def _print(found: dict[str, Any]) -> None:
         if "tokens" in part:
             tokens = part["tokens"]
             rows.append(["tokens", *(f"{n:,}" for n in tokens["lengths"].values())])
-            render.print_text(f"tokens: {tokens['total']:,}, {tokens['trained']:,} trained on")
+            render.print_text(f"  tokens: {tokens['total']:,}, {tokens['trained']:,} trained on")
             for cause, count in tokens["skipped"].items():
                 render.print_text(f"  {count:,} rows cannot be tokenized: {cause}", style="warning")
         render.print_table(["", *QUANTILES], rows, right=range(1, len(QUANTILES) + 1))

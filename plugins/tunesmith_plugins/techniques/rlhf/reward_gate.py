@@ -96,7 +96,7 @@ def _faults(report: RewardReport) -> list[str]:
     faults = []
     if not report.is_above_chance:
         few = (
-            f"(only {report.independent_pairs} independent validation pairs: even a perfect "
+            f" (only {report.independent_pairs} independent validation pairs: even a perfect "
             "score could be chance)"
         )
         faults.append(
