@@ -1,4 +1,4 @@
-"""Build the record of a row, with one function per format."""
+"""Build records from rows, with one function per format."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tunesmith_data.text import require_not_blank, require_text
 
 
 def build_text(view: RowView) -> Record:
-    """Return the record of a plain text."""
+    """Return a plain-text row as a record."""
     return Text(source=view.source, text=require_not_blank(view.text("text"), "text"))
 
 
 def build_completion(view: RowView) -> Record:
-    """Return the record of a prompt and its completion; each is text or a list of messages."""
+    """Return a record of a prompt and its completion; each is text or a list of messages."""
     if isinstance(view.value("prompt"), list) or isinstance(view.value("completion"), list):
         answers = _answer_messages(view)
         prompt_messages = (
@@ -36,7 +36,7 @@ def build_completion(view: RowView) -> Record:
 
 
 def build_alpaca(view: RowView) -> Record:
-    """Return the record of an instruction with input, output and earlier rounds."""
+    """Return a record of an instruction, with its input, its output and earlier exchanges."""
     history: list[Message] = []
     for question, answer in _rounds(view):
         history += [Message("user", question), split_answer(Message("assistant", answer))]
@@ -44,17 +44,17 @@ def build_alpaca(view: RowView) -> Record:
 
 
 def build_chat(view: RowView) -> Record:
-    """Return the record of a conversation."""
+    """Return a conversation as a record."""
     name = "messages" if "messages" in view.columns else "conversations"
     return _conversation(view, view.messages(name))
 
 
 def build_preference(view: RowView) -> Record:
-    """Return the record of a pair of answers to one prompt."""
+    """Return a record of two answers to the same prompt."""
     before, chosen = _split_answer(view, "chosen")
     before_rejected, rejected = _split_answer(view, "rejected")
     if before != before_rejected:
-        raise RowError("chosen and rejected differ before the last answer")
+        raise RowError("`chosen` and `rejected` differ before the last answer")
     prompt_column: tuple[Message, ...] = ()
     if view.value("prompt") is None:
         _refuse_unread(view, "input", "there is no prompt that it belongs to")
@@ -63,13 +63,13 @@ def build_preference(view: RowView) -> Record:
     if not prompt_column and not before:
         raise RowError("has no prompt")
     if prompt_column and before and remove_system(prompt_column) != remove_system(before):
-        raise RowError("prompt differs from the conversation before the chosen answer")
+        raise RowError("the prompt differs from the conversation before the chosen answer")
     _refuse_other_system(view, prompt_column, before)
     prompt = view.open_conversation(
         before if has_system_message(before) or not prompt_column else prompt_column
     )
     if chosen == rejected:
-        raise RowError("chosen and rejected are the same", chosen)
+        raise RowError("the chosen and the rejected answer are the same", chosen)
     check_conversation((*prompt, Message("assistant", chosen)))
     return Preference(
         source=view.source,
@@ -97,7 +97,7 @@ def _conversation(view: RowView, messages: tuple[Message, ...]) -> Record:
 
 
 def _record(view: RowView, messages: tuple[Message, ...]) -> Record:
-    """Return a conversation, or its last answer with a label if the row is labeled."""
+    """Return a record of a conversation, or of its last answer with a label if the row has one."""
     check_conversation(messages)
     label = view.label()
     if label is None:
@@ -108,7 +108,7 @@ def _record(view: RowView, messages: tuple[Message, ...]) -> Record:
 
 
 def _untrained(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return a prompt without weights; only the answer of a pair or with a label is trained."""
+    """Return a prompt with default weights: only pairs and labeled answers are trained on."""
     return tuple(replace(m, content=m.text, weight=1.0) for m in prompt)
 
 
@@ -130,23 +130,25 @@ def _plain_answer(message: Message, what: str) -> str:
 
 
 def _instruction(view: RowView, name: str) -> str:
-    """Join an instruction and its input to one prompt."""
+    """Join an instruction and its input into one prompt."""
     instruction = require_not_blank(view.text(name), "prompt")
     context = view.optional_text("input")
     return f"{instruction}\n\n{context}" if context else instruction
 
 
 def _rounds(view: RowView) -> list[tuple[str, str]]:
-    """Return the earlier rounds of an Alpaca row as pairs of question and answer."""
+    """Return the earlier exchanges of an Alpaca row as (prompt, response) pairs."""
     value = view.value("history")
     if value is None or value == "":
         return []
     column = f"`{view.columns['history']}`"
     if not isinstance(value, list):
-        raise RowError(f"{column} is {json_type(value)}, not a list of rounds")
+        raise RowError(
+            f"{column} must be a list of [prompt, response] pairs, but it is {json_type(value)}"
+        )
     for item in value:
         if not isinstance(item, list) or len(item) != 2:
-            raise RowError(f"{column} has a round that is not a question and an answer")
+            raise RowError(f"each entry of {column} must be a [prompt, response] pair")
     return [(require_text(q, column), require_text(a, column)) for q, a in value]
 
 
@@ -159,13 +161,13 @@ def _answer_messages(view: RowView) -> tuple[Message, ...]:
 
 
 def _answer(view: RowView, text: str) -> Message:
-    """Return an answer with the row's reasoning; a labeled answer's text is not split."""
+    """Return an answer with the row's reasoning; the text of a labeled answer is not split."""
     message = Message("assistant", text, reasoning=view.optional_text("reasoning") or "")
     return split_answer(message) if view.label() is None else message
 
 
 def _prompt_messages(view: RowView) -> tuple[Message, ...]:
-    """Return the prompt column as messages, from text or from a list of messages."""
+    """Return the prompt column as messages; the column is text or a list of messages."""
     value = view.value("prompt")
     if isinstance(value, list) or (isinstance(value, dict) and "messages" in value):
         _refuse_unread(view, "input", "the prompt is a list of messages")
@@ -174,7 +176,7 @@ def _prompt_messages(view: RowView) -> tuple[Message, ...]:
 
 
 def _refuse_unread(view: RowView, name: str, reason: str) -> None:
-    """Raise an error if a field has a value that this form of a row cannot represent."""
+    """Raise an error if a field has a value that the record cannot represent."""
     text = view.optional_text(name)
     if text and text.strip():
         column = view.columns[name]
@@ -185,17 +187,20 @@ def _refuse_unread(view: RowView, name: str, reason: str) -> None:
 def _refuse_other_system(
     view: RowView, prompt: tuple[Message, ...], before: tuple[Message, ...]
 ) -> None:
-    """Raise an error if a prompt and the conversation before an answer differ in system prompts."""
+    """Raise an error if the system prompts in the prompt and before the answer differ."""
     both_have_one = has_system_message(prompt) and has_system_message(before)
     if both_have_one and prompt[0] != before[0]:
         column = view.columns["prompt"]
-        hint = f'use the same one in both, or train without the column: ignore = ["{column}"]'
+        hint = (
+            "use the same system prompt in both, or train without the column: ignore = "
+            f'["{column}"]'
+        )
         reason = "the answers have a different system prompt"
         raise RowError(f"`{column}` would be lost: {reason}", prompt[0].text, hint=hint)
 
 
 def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
-    """Split a column into the messages before its last answer (often none), and the answer."""
+    """Split a column into its last answer and the messages before it, which are often none."""
     value = view.value(name)
     if isinstance(value, list | dict):
         column = f"`{view.columns[name]}`"
@@ -206,5 +211,5 @@ def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
         if messages is None:
             return (), text
     if not messages or messages[-1].role != "assistant":
-        raise RowError("last turn is not the assistant's")
+        raise RowError("the last turn is not the assistant's")
     return messages[:-1], _plain_answer(messages[-1], "an answer of a pair")

@@ -1,4 +1,4 @@
-"""Check the order of a conversation's turns, and add its system prompt and tools."""
+"""Check the order of turns in a conversation, and add its system prompt and tools."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NEXT_ROLES = {
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-"""Roles that may follow a turn; a system message may precede the start."""
+"""Roles that may follow a turn with each role; a system message may precede the first turn."""
 
 TRANSCRIPT_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 """The header of a turn in transcripts such as Anthropic's hh-rlhf data."""
 
 
 def parse_transcript(text: str) -> tuple[Message, ...] | None:
-    r"""Parse a ``\n\nHuman: ...\n\nAssistant: ...`` transcript; return None for other texts."""
+    r"""Parse a ``\n\nHuman: ...\n\nAssistant: ...`` transcript; return None for any other text."""
     before, *pieces = TRANSCRIPT_TURN.split(text)
     if before or not pieces:
         return None
@@ -37,7 +37,7 @@ def check_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return the messages unchanged if they form a conversation that ends with an answer.
 
     Raises:
-        RowError: turns are missing, empty or in the wrong order, or no answer is trained.
+        RowError: turns are missing, empty or in the wrong order, or no answer is to be trained on.
     """
     if not messages:
         raise RowError("conversation is empty")
@@ -52,23 +52,23 @@ def check_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
             require_not_blank(message.text, "answer")
         before = message.role
     if before != "assistant":
-        raise RowError("last turn is not the assistant's")
+        raise RowError("the last turn is not the assistant's")
     if not any(message.is_trained for message in turns):
         hint = "every answer has weight 0: remove the row, or give an answer a positive weight"
-        raise RowError("no answer of the conversation is trained", hint=hint)
+        raise RowError("no answer in the conversation is trained on", hint=hint)
     return messages
 
 
 def _order_cause(before: str, role: str) -> str:
     if role == "system":
-        return "system message after the start"
+        return "a system message is not at the start"
     if before == "start":
         return f"conversation starts with the {role}"
     if role == before:
         return f"two {role} turns in a row"
     if role == "tool":
-        return "tool turn without a call by the assistant"
-    return f"{role} turn right after a {before} turn"
+        return "a tool turn has no call by the assistant before it"
+    return f"a {role} turn directly follows a {before} turn"
 
 
 def prepend_system(messages: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
@@ -91,7 +91,7 @@ def remove_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 def add_tools(messages: tuple[Message, ...], tools: Sequence[str]) -> tuple[Message, ...]:
     """Attach tool definitions to the first message of a conversation.
 
-    A system prompt that already lists tools between ``<tools>`` marks, as for Hermes models, stays
+    A system prompt that already lists tools between ``<tools>`` tags, as for Hermes models, stays
     unchanged.
     """
     if not tools or not messages:

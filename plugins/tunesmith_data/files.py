@@ -36,14 +36,14 @@ HEAD_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_ZSTD_WINDOW = 1 << 27
-"""Maximum memory for unpacking, in bytes; zstd's own default."""
+"""Maximum memory for decompression, in bytes, as in zstd itself."""
 _UNPACKED_BLOCK = 1 << 20
 _MAX_RATIO = 200
 """Compression ratio above which a large file is a decompression bomb; text stays below 20."""
 _UNSUSPICIOUS = 1 << 28
-"""Unpacked size in bytes below which the ratio is not checked."""
+"""The ratio is only checked above this unpacked size in bytes."""
 _ZSTD_BLOCK = 1 << 11
-"""Number of packed bytes to unpack at a time, because 2 KB of hostile data can become 64 MB."""
+"""Compressed bytes to unpack at a time; few, because 2 KB of hostile data can become 64 MB."""
 UTF8 = "utf-8"
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -58,24 +58,24 @@ REFUSED_MAGIC = {
     b"ARROW1": "an Arrow file",
     b"SQLite format 3": "an SQLite database",
 }
-"""First bytes of formats that are not text, and the name of each format."""
+"""First bytes of formats other than text, each with the name of the format."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A regular file and its name in messages."""
+    """A regular file, and its name in messages."""
 
     path: Path
     display_name: str
 
 
 def require_library(library: str, name: str, *, extra: str) -> None:
-    """Raise an error with the install command if ``library`` is missing.
+    """Raise an error with an installation command if ``library`` is missing.
 
     Args:
         library: name of the package.
         name: the file or loader that needs it.
-        extra: the extra of tunesmith that installs it.
+        extra: the tunesmith extra that installs the library.
 
     Raises:
         EnvironmentProblem: the library is not installed.
@@ -88,16 +88,16 @@ def require_library(library: str, name: str, *, extra: str) -> None:
 
 
 def find_offline_variable() -> str | None:
-    """Return the environment variable that forbids downloads; None if they are allowed."""
+    """Return the environment variable that forbids downloads, or None if they are allowed."""
     values = {key: os.environ.get(key, "") for key in ("TUNESMITH_OFFLINE", "HF_HUB_OFFLINE")}
     off = ("1", "true", "yes", "on")
     return next((key for key, value in values.items() if value.strip().lower() in off), None)
 
 
 def make_suffix_matcher(*suffixes: str) -> Callable[[str], bool]:
-    """Return a function that recognizes paths and patterns by suffix, including packed files.
+    """Return a function that recognizes paths and patterns by suffix, including compressed files.
 
-    Use it as ``recognizes`` of a :class:`tunesmith.offers.DataLoaderOffer`.
+    Pass it as ``recognizes`` to a :class:`tunesmith.offers.DataLoaderOffer`.
     """
 
     def recognizes(name: str) -> bool:
@@ -119,7 +119,7 @@ def find_files(patterns: str | Sequence[str], max_files: int = MAX_FILES) -> tup
             _refuse_irregular(path)
             found.setdefault(os.path.realpath(path), DataFile(Path(path), _display_name(path)))
     if len(found) > max_files:
-        raise DataError(str(patterns), f"names more than {max_files:,} files")
+        raise DataError(str(patterns), f"more than {max_files:,} files match")
     return tuple(found.values())
 
 
@@ -149,10 +149,10 @@ def _refuse_irregular(path: str) -> None:
         )
         raise DataError(_display_name(path), _reason(error), hint=hint) from error
     if stat.S_ISDIR(mode):
-        hint = f"name files or a pattern, such as {_display_name(path).rstrip('/')}/*.jsonl"
+        hint = f"list files, or use a pattern such as {_display_name(path).rstrip('/')}/*.jsonl"
         raise DataError(_display_name(path), "is a folder, not a file", hint=hint)
     if not stat.S_ISREG(mode):
-        raise DataError(_display_name(path), "is not a regular file but a pipe, socket or device")
+        raise DataError(_display_name(path), "is not a regular file, but a pipe, socket or device")
 
 
 def _display_name(path: str) -> str:
@@ -167,7 +167,7 @@ def _reason(error: OSError) -> str:
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """An open data file: a stream of its bytes, and the storage for reading them again."""
+    """An open data file: a stream of its bytes, and the storage to read them from again."""
 
     stream: ByteStream
     stored: StoredBytes
@@ -184,12 +184,12 @@ def open_data_file(
 ) -> Iterator[OpenedFile]:
     """Open a file for reading as UTF-8, positioned after a byte-order mark.
 
-    A file that is packed with gzip or zstd, or has another encoding, is first copied into ``spool``
-    as plain UTF-8. Positions of rows then refer to the copy.
+    A file that is compressed with gzip or zstd, or has another encoding, is first copied into
+    ``spool`` as plain UTF-8. The positions of rows then refer to the copy.
 
     Raises:
-        DataError: it cannot be read, is not text in this encoding, unpacks to more than the limit,
-            or changes while it is read.
+        DataError: the file cannot be read, is not text in this encoding, unpacks to more than the
+            limit, or changes while it is read.
     """
     try:
         with open(file.path, "rb") as raw:
@@ -211,14 +211,14 @@ def open_data_file(
             if before != FileVersion.of(os.fstat(raw.fileno())) or before != FileVersion.of(
                 os.stat(file.path)
             ):
-                hint = "wait until no other program writes to it, then run again"
+                hint = "wait until no other program writes to the file, then run again"
                 raise DataError(file.display_name, "changed while it was being read", hint=hint)
     except OSError as error:
         raise DataError(file.display_name, _reason(error)) from error
 
 
 def _unpacker(magic: bytes) -> Callable[[BinaryIO], Iterator[bytes]] | None:
-    """Return the unpack function for a file with these first bytes; None if it is not packed."""
+    """Return the decompressor for a file with these first bytes; None if it is uncompressed."""
     if magic.startswith(GZIP_MAGIC):
         return _unpack_gzip
     return _unpack_zstd if magic.startswith(ZSTD_MAGIC) else None
@@ -230,7 +230,7 @@ def _read_blocks(raw: BinaryIO) -> Iterator[bytes]:
 
 
 def _as_utf8(blocks: Iterator[bytes], encoding: str, file: DataFile) -> Iterator[bytes]:
-    """Yield text of an encoding as UTF-8.
+    """Yield text in some encoding as UTF-8.
 
     Raises:
         DataError: the text is not in this encoding.
@@ -246,7 +246,7 @@ def _as_utf8(blocks: Iterator[bytes], encoding: str, file: DataFile) -> Iterator
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")
             problem = f"byte 0x{error.object[error.start]:02x} is not text in {encoding}"
-            hint = "name the encoding that the file was saved in: encoding, in [data]"
+            hint = "set `encoding` in [data] to the encoding that the file was saved in"
             raise DataError(f"{file.display_name}:{line}", problem, hint=hint) from None
         except UnicodeError:
             problem = f"has no byte-order mark, which {encoding} needs"
@@ -274,7 +274,7 @@ def _unpack_zstd(raw: BinaryIO) -> Iterator[bytes]:
         except zstandard.ZstdError as error:
             raise EOFError(str(error)) from error
         data = b""
-        if frame.eof:  # a file may have several frames
+        if frame.eof:  # a file can have several frames
             data, frame = frame.unused_data, context.decompressobj()
             finished = True
         else:
@@ -294,25 +294,25 @@ def _bounded(blocks: Iterator[bytes], name: str, limit: int) -> Iterator[bytes]:
         for data in blocks:
             size += len(data)
             if size > limit:
-                hint = "raise max_unpacked_bytes if this size is expected, or unpack the file first"
+                hint = "raise max_unpacked_bytes if you expect this size, or unpack the file first"
                 raise DataError(name, f"unpacks to more than {limit:,} bytes", hint=hint)
             yield data
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         hint = "the file is truncated or damaged: download it again"
-        raise DataError(name, "its packed data cannot be unpacked", hint=hint) from error
+        raise DataError(name, "the compressed data cannot be unpacked", hint=hint) from error
 
 
 def _check_head(stream: ByteStream, name: str) -> None:
-    """Refuse files that are not UTF-8 text, and skip a byte-order mark."""
+    """Reject files that are not UTF-8 text, and skip a byte-order mark."""
     head = stream.peek(HEAD_BYTES)
     if not head:
         raise DataError(name, "is empty")
     for magic, description in REFUSED_MAGIC.items():
         if head.startswith(magic):
             raise DataError(
-                name, f"is {description}", hint="unpack or convert it to JSON Lines first"
+                name, f"is {description}", hint="unpack it, or convert it to JSON Lines"
             )
-    # Every second byte of English UTF-16 is NUL. No UTF-8 text has a quarter of NUL bytes.
+    # Every second byte of English UTF-16 is NUL, whereas no UTF-8 text has a quarter of NUL bytes.
     sample = head[:256]
     if sample.startswith(UTF16_BOMS) or 4 * sample.count(0) >= len(sample):
         little = sample[1::2].count(0) >= sample[::2].count(0)

@@ -24,12 +24,12 @@ from tunesmith_data.row_view import RowView
 
 BuildRecord: TypeAlias = Callable[[RowView], Record]
 ColumnNames: TypeAlias = Mapping[str, tuple[str, ...]]
-"""Fields with their usual column names."""
+"""Fields, each with its usual column names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A row format: its required and optional fields with their usual column names."""
+    """A row format: its required and optional fields, each with its usual column names."""
 
     name: str
     title: str
@@ -43,10 +43,10 @@ class Format:
         return (*self.required, *self.optional)
 
     def build(self, view: RowView) -> Record:
-        """Return the record of a row, with every column that changes what is learned.
+        """Return the record of a row, including every column that changes what is learned.
 
         Raises:
-            RowError: the row cannot be used, or a part of it would be lost.
+            RowError: the row cannot be used, or part of it would be lost.
         """
         refuse_ignored_columns(view)
         record = self.make(view)
@@ -56,7 +56,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class FormatMatch:
-    """A format and the columns of its fields in a file."""
+    """A format, and the columns of a file that contain its fields."""
 
     format: Format
     columns: Mapping[str, str]
@@ -85,7 +85,7 @@ _ANSWER = ("completion", "answer", "response", "output")
 _REASONING = {"reasoning": ("reasoning_content", "reasoning", "thinking")}
 _OPENING: ColumnNames = {"system": ("system", "system_prompt"), "tools": ("tools", "functions")}
 LABEL_COLUMNS = ("label", "kto_tag")
-"""Usual names of a column that labels answers as good or bad, unless it has another use."""
+"""Usual names of a column that labels answers as good or bad, unless it is used otherwise."""
 _LABEL = {"label": LABEL_COLUMNS}
 
 FORMATS: tuple[Format, ...] = (
@@ -139,7 +139,7 @@ FORMATS: tuple[Format, ...] = (
     ),
     Format("text", "plain text", {"text": ("text",)}, build_text),
 )
-"""All formats, in order of precedence: the first with all required columns matches."""
+"""All formats in order of precedence; the first with all required columns present matches."""
 
 TEXT_COLUMNS = frozenset(
     (
@@ -147,11 +147,11 @@ TEXT_COLUMNS = frozenset(
         *(*_ASK, "input", "context"),
     )
 )
-"""Usual names of columns with a part of what is learned."""
+"""Usual names of columns that contain part of what is learned."""
 
 
 def find_formats(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
-    """Return the formats with this name (all for ``auto``) that have all ``fields``."""
+    """Return the formats with this name (all for ``auto``) that have all of these ``fields``."""
     return tuple(
         f for f in FORMATS if name in ("auto", f.name) and all(x in f.fields for x in fields)
     )
@@ -160,7 +160,7 @@ def find_formats(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
 def match_format(
     present: frozenset[str], formats: Sequence[Format], columns: Mapping[str, str]
 ) -> FormatMatch | None:
-    """Return the first format whose required columns are all in ``present``; None if none matches.
+    """Return the first format whose required columns are all ``present``, or None if there is none.
 
     ``columns`` maps field names to the user's column names.
     """
@@ -172,7 +172,7 @@ def match_format(
             if column is not None:
                 found[name] = column
         if all(name in found for name in candidate.required):
-            # Users who name the format or its columns have chosen: they know the other columns.
+            # Users who set the format or its columns know about the other columns.
             is_chosen = len(formats) == 1 or all(name in columns for name in candidate.required)
             unread = TEXT_COLUMNS & present - {*found.values()} if not is_chosen else ()
             return FormatMatch(candidate, found, tuple(sorted(unread)))

@@ -1,4 +1,4 @@
-"""Guess from their names which columns of a file contain a prompt and its answer."""
+"""Guess from the column names of a file which columns contain a prompt and its answer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ ANSWER_NAMES = (
 def guess_columns(columns: Sequence[str]) -> dict[str, str] | None:
     """Guess the run file's option ``columns`` for these columns.
 
-    In a file with exactly two columns, unrecognized names are assigned by elimination, the prompt
+    If a file has exactly two columns, unrecognized names are assigned by elimination, the prompt
     before the answer.
 
     Returns:
-        The mapping; empty if the columns already match a format, None without a good guess.
+        The mapping. It is empty if the columns already match a format, and None if there is no good
+        guess.
     """
     by_name = {column.strip().lower(): column for column in columns}
     match = match_format(frozenset(columns), FORMATS, {})

@@ -1,7 +1,7 @@
-"""Refuse rows with unread columns that would change what is learned.
+"""Reject rows with unread columns that would change what is learned.
 
-An unread column may be harmless, such as a row number. But it may also be the image that a question
-is about, the label of a bad answer, or a weight. Rows with such a value are refused, and the hint
+An unread column may be harmless, such as a row number. It may also be the image that a question is
+about, the label of a bad answer, or a weight. Rows with such a value are rejected, and the hint
 shows how to ignore the column.
 """
 
@@ -15,7 +15,7 @@ from tunesmith_data.row import RowError
 from tunesmith_data.row_view import RowView
 from tunesmith_data.text import content_key
 
-_MEDIA = "only text can be trained: remove these rows"
+_MEDIA = "only text can be trained on: remove these rows"
 _INSIDE = "move it into the messages that it belongs to"
 _UNUSED_HERE = "this format cannot use it"
 
@@ -28,16 +28,16 @@ CHANGES_TRAINING: Mapping[str, str] = {
     **dict.fromkeys(("mask", "loss_mask", "train_mask"), _INSIDE),
     **dict.fromkeys(_FIELDS, _UNUSED_HERE),
 }
-"""Columns that change what is learned, and what to do with them."""
+"""Columns that change what is learned, and what to do about them."""
 
 _WITHOUT_EFFECT: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("weight", "weights", "loss_weight", "sample_weight", "train"), (1, "1")),
     **dict.fromkeys(("loss_mask", "train_mask"), (1, "1")),
     "mask": (0, "0"),
 }
-"""Non-empty column values without effect; True equals 1 and False equals 0.
+"""Non-empty column values that have no effect; True equals 1 and False equals 0.
 
-A loss mask of 1 means trained; a plain mask of 1 means not trained.
+In a loss mask, 1 means trained on; in a plain mask, 1 means not trained on.
 """
 
 
@@ -61,10 +61,10 @@ def refuse_ignored_columns(view: RowView) -> None:
 def refuse_lost_text(view: RowView, record: Record) -> None:
     """Check that the record contains the texts of all columns that may belong to it.
 
-    Columns that repeat the prompt, or the whole row as one text, are not lost.
+    Columns that only repeat the prompt, or the whole row as one text, are not lost.
 
     Raises:
-        RowError: a column's text is missing from the record.
+        RowError: the text of a column is missing from the record.
     """
     content = content_key(record)
     for column, text in view.unread_texts():
@@ -72,10 +72,10 @@ def refuse_lost_text(view: RowView, record: Record) -> None:
             continue
         used = ", ".join(f"`{name}`" for name in view.columns.values())
         hint = (
-            f'name the columns to use, such as columns = {{ prompt = "...", completion = "..." }}, '
+            f'set the columns to use, such as columns = {{ prompt = "...", completion = "..." }}, '
             f'or train without it: ignore = ["{column}"]'
         )
-        raise RowError(f"`{column}` would be lost: only {used} would be used", hint=hint)
+        raise RowError(f"`{column}` would be lost, because only {used} would be used", hint=hint)
 
 
 def _repeats(text: str, record: Record, view: RowView) -> bool:

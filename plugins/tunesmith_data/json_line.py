@@ -1,4 +1,4 @@
-"""Parse one JSON row from untrusted data without crashing or exhausting the memory."""
+"""Parse one JSON row of untrusted data without crashing or exhausting memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith_data.row import RowError, excerpt, json_type, not_utf8_error
 
 try:
     import orjson
-except ImportError:  # fall back to Python's decoder for every row
+except ImportError:  # Use Python's decoder for every row.
     orjson = None  # type: ignore[assignment]
 
 MAX_DEPTH = 32
@@ -59,8 +59,8 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
     """Return the object in ``raw`` if orjson certainly parsed it correctly, otherwise None.
 
     orjson is several times faster than Python's decoder, but silently keeps the last of two equal
-    keys and rounds large integers. A row is safe only if it has no floats and as many keys as
-    colons; colons inside strings are discounted in simple cases.
+    keys and rounds large integers. A row is safe only if it has no floats, and as many keys as
+    colons; colons inside strings are subtracted in simple cases.
     """
     value = _parse_fast(raw)
     if type(value) is not dict:
@@ -76,7 +76,7 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
 
 
 def _parse_fast(raw: bytes) -> Any:
-    """Return the value parsed by orjson; None if it fails or is not installed."""
+    """Return the value as parsed by orjson, or None if it fails or is not installed."""
     if orjson is None:
         return None
     try:
@@ -86,7 +86,7 @@ def _parse_fast(raw: bytes) -> Any:
 
 
 def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:
-    """Return the number of keys in all objects; negative if a value is not plain."""
+    """Return the number of keys in all objects, or a negative number if a value is not plain."""
     if depth > MAX_DEPTH:
         return _NOT_PLAIN
     total = 0
@@ -114,19 +114,19 @@ def _parse_any(raw: bytes) -> dict[str, Any]:
         raise not_utf8_error(raw, error.start) from None
     except json.JSONDecodeError as error:
         raise _not_json(text, error) from None
-    except ValueError:  # Python refuses to convert integers of more than 4,300 digits
-        raise RowError("a number with thousands of digits", excerpt(text)) from None
+    except ValueError:  # Python refuses to convert integers of more than 4,300 digits.
+        raise RowError("a number has thousands of digits", excerpt(text)) from None
     if not isinstance(value, dict):
         raise RowError(f"row is {json_type(value)}, not an object", excerpt(text))
     return value
 
 
 def parse_json_text(text: str, name: str) -> object:
-    """Parse JSON inside a text of a row, such as a tool's arguments.
+    """Parse JSON inside a text of a row, such as the arguments of a tool call.
 
     Args:
         text: the JSON text.
-        name: its name in error messages.
+        name: name of the text in error messages.
 
     Raises:
         RowError: the text is not JSON, nested too deeply, or ambiguous.
@@ -153,12 +153,12 @@ def is_too_deep(raw: bytes) -> bool:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > MAX_KEYS:
-        raise RowError(f"an object with more than {MAX_KEYS} keys", f"{len(pairs):,} keys")
+        raise RowError(f"an object has more than {MAX_KEYS} keys", f"{len(pairs):,} keys")
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RowError("an object with the same key twice", f"key {twice!r}")
+        raise RowError("an object has the same key twice", f"key {twice!r}")
     return found
 
 
@@ -174,7 +174,7 @@ def _not_json(text: str, error: json.JSONDecodeError) -> RowError:
     elif before.endswith(",") and rest[0] in "]}":
         why = "trailing comma"
     elif rest[0] == "'" or re.match(r"(None|True|False)\b", rest):
-        why = "written by Python's repr, use json.dumps"
+        why = "written by Python's repr; use json.dumps"
     else:
         why = f"{error.msg[:1].lower()}{error.msg[1:]}"
     near = redact(before[-200:])[-12:] + redact(rest[:200])[:20]

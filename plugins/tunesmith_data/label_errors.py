@@ -8,13 +8,14 @@
     found.share, found.highest_share  # of wrong labels
     for suspect in found.suspects: ...  # the most suspicious row first
 
-A classifier trained on other rows gives each row label probabilities: logistic regression on TF-IDF
-of character 3- to 5-grams, in five folds. Rows with equal prompts share a fold. Confident learning
-(Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021) estimates from
-the probabilities how many labels are wrong. Rows are ranked by the probability of the given label.
+A classifier trained on other rows predicts label probabilities for each row: logistic regression on
+TF-IDF of character 3- to 5-grams, in five folds. Rows with equal prompts share a fold. Confident
+learning (Northcutt, Jiang and Chuang, Journal of Artificial Intelligence Research 70, 2021)
+estimates from these probabilities how many labels are wrong. Rows are ranked by the probability of
+the given label.
 
 This only works if the words of a prompt predict its label. Otherwise the classifier is wrong more
-often than the labels, :attr:`LabelErrors.agreement` is low, and the suspects mean little.
+often than the labels: :attr:`LabelErrors.agreement` is low, and the suspects mean little.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ FOLDS = 5
 MIN_ROWS = 20
 MAX_LABEL_CHARACTERS = 100
 MAX_ROWS = 50_000
-"""Maximum number of rows to examine; more rows are sampled, to limit the memory."""
+"""Maximum number of rows to examine; a sample is used if there are more, to limit memory use."""
 MAX_PROBABILITIES = 100_000_000
 MAX_GRAMS = 20_000
 C = 10.0
@@ -55,7 +56,7 @@ class LabelError:
     """A row whose label differs from the classifier's prediction."""
 
     row: int
-    """Position of the record."""
+    """Index of the record."""
     label: str
     """The row's own label."""
     suggested: str
@@ -75,15 +76,15 @@ class LabelErrors:
     agreement: float
     """Share of rows whose label equals the classifier's prediction."""
     share: float
-    """Estimated share of wrong labels; conservative, so rather too low."""
+    """Estimated share of wrong labels; conservative, so more likely too low than too high."""
     highest_share: float
-    """Upper estimate of the share, too high if labels are hard to distinguish."""
+    """Upper estimate of the share; it is too high if labels are hard to distinguish."""
     suspects: Sequence[LabelError]
     """All rows whose label differs from the prediction, the most suspicious first."""
 
     @property
     def count(self) -> int:
-        """The estimated number of wrong labels: how many suspects to look at first."""
+        """The estimated number of wrong labels, which is how many suspects to look at first."""
         return round(self.share * self.rows)
 
 
@@ -98,7 +99,7 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
         EnvironmentProblem: cleanlab is not installed.
     """
     require_library("cleanlab", "label errors", extra="data")
-    with warnings.catch_warnings():  # importing cleanlab disables all warnings
+    with warnings.catch_warnings():  # Importing cleanlab disables all warnings.
         from cleanlab import count
 
     rows, names, texts = _labeled(records)
@@ -126,7 +127,7 @@ def find_label_errors(records: Sequence[Record]) -> LabelErrors:
 
 
 def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]]:
-    """Return positions, labels and prompts of the usable rows, ordered by content.
+    """Return indices, labels and prompts of the usable rows, ordered by content.
 
     Raises:
         DataError: the answers are not labels.
@@ -147,7 +148,7 @@ def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]
 
 
 def _read(records: Sequence[Record]) -> list[tuple[bytes, str, int, str]]:
-    """Return the hash of the prompt, the label, the position and the prompt of each row."""
+    """Return the hash of the prompt, the label, the index and the prompt of each row."""
     read = []
     for row, record in enumerate(records):
         if isinstance(record, Completion | Chat):
@@ -160,7 +161,7 @@ def _read(records: Sequence[Record]) -> list[tuple[bytes, str, int, str]]:
 
 
 def _out_of_fold(texts: Sequence[str], labels: Labels) -> tuple[Floats, Labels]:
-    """Return each row's label probabilities, by a classifier trained on the other folds."""
+    """Return each row's label probabilities from a classifier trained on the other folds."""
     from sklearn.linear_model import LogisticRegression
 
     vectors = weigh_grams(texts, MAX_GRAMS, np.float64)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tunesmith_data.options import FieldOptions, RowOptions
 
 MAX_BYTES_IN_MEMORY = 64_000_000
-"""Records stay in memory up to this many bytes of rows."""
+"""Records stay in memory as long as their rows take at most this many bytes."""
 MAX_NAMED_FILES = 3
 FIRST_ROWS = 100
 
@@ -34,18 +34,18 @@ FIRST_ROWS = 100
 class RowSource:
     """A file or another source of rows.
 
-    ``open`` returns a context manager that yields the rows, and the storage for reading rows with a
-    span again.
+    ``open`` returns a context manager, which yields the rows and the storage from which rows with a
+    span can be read again.
     """
 
     name: str
     open: Callable[[RowStore], AbstractContextManager[tuple[Iterator[Row], StoredBytes | None]]]
     may_be_unusable: bool = False
-    """True if the other sources are used even if no row of this one is usable."""
+    """True if other sources may be used even if this one has no usable rows."""
 
     @classmethod
     def of_rows(cls, name: str, read: Callable[[], Iterator[Row]]) -> RowSource:
-        """Return a source of rows without a position in a file, such as database rows."""
+        """Return a source of rows that have no position in a file, such as database rows."""
 
         @contextmanager
         def open_rows(store: RowStore) -> Iterator[tuple[Iterator[Row], None]]:
@@ -56,14 +56,14 @@ class RowSource:
 
 @dataclass(frozen=True)
 class RowStore:
-    """The files that rows are read from again: the user's files and a temporary file."""
+    """The files that rows are read from again: the user's files, and a temporary file."""
 
     spool: Spool = field(default_factory=Spool)
     files: OpenFiles = field(default_factory=OpenFiles)
 
 
 def _is_text(file: DataFile) -> None:
-    """Treat every file as text: return None."""
+    """Treat every file as text, by returning None."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class RowLoader:
     """A data loader for files of rows.
 
     ``read`` yields the rows of one open file. The loader finds and opens files, detects the format,
-    builds records and counts the rows that cannot be used.
+    builds records, and counts the rows that cannot be used.
     """
 
     options: RowOptions
     read: ReadRows
     memory: int = MAX_BYTES_IN_MEMORY
-    """Maximum bytes of unpacked files in memory; beyond it, a temporary file is used."""
+    """Maximum bytes of unpacked files in memory; larger ones use a temporary file."""
     open_other: Callable[[DataFile], RowSource | None] = _is_text
-    """Returns the source of a file that is not text; None for text files."""
+    """Returns the row source for a file that is not text, or None for text files."""
 
     def load(self) -> Dataset:
         """Read all files.
@@ -96,7 +96,7 @@ class RowLoader:
         return load_sources(options, *sources, memory=self.memory)
 
     def first_columns(self) -> list[str]:
-        """Return the distinct columns of the first rows that can be parsed.
+        """Return the distinct columns in the first rows that can be parsed.
 
         Raises:
             DataError: a file cannot be used.
@@ -110,7 +110,7 @@ class RowLoader:
         return list(found)
 
     def guess_columns(self) -> dict[str, str]:
-        """Return the option ``columns`` that suits the names of the columns.
+        """Return a value of the option ``columns`` that suits the column names.
 
         It is empty if the columns are those of a format, if the options map columns, or if nothing
         fits.
@@ -142,14 +142,14 @@ class RowLoader:
 
 @dataclass(frozen=True)
 class SourceLoader:
-    """A data loader for sources other than files, such as a service or a database."""
+    """A data loader for sources other than files, such as services and databases."""
 
     options: FieldOptions
     train: Sequence[RowSource]
     test: Sequence[RowSource] = ()
     validation: Sequence[RowSource] = ()
     memory: int = MAX_BYTES_IN_MEMORY
-    """Maximum bytes of rows in memory; beyond it, a temporary file is used."""
+    """Maximum bytes of rows in memory; more rows use a temporary file."""
 
     def load(self) -> Dataset:
         """Read all sources; see :func:`load_sources`."""
@@ -159,13 +159,13 @@ class SourceLoader:
 
 
 def refuse_shared_files(**parts: Sequence[DataFile]) -> None:
-    """Raise an error if a file belongs to two parts; ``parts`` has the files by part name."""
+    """Raise an error if a file belongs to two splits; ``parts`` maps split names to files."""
     seen: dict[Path, str] = {}
     for part, files in parts.items():
         for file in files:
             first = seen.setdefault(file.path.resolve(), part)
             if first != part:
-                hint = f"name another file, or remove {part} to use a part of train for it"
+                hint = f"use a different file, or remove {part} to split it off from train"
                 raise DataError(file.display_name, f"is in both {first} and {part}", hint=hint)
 
 
@@ -177,7 +177,7 @@ def load_sources(
     *,
     memory: int = MAX_BYTES_IN_MEMORY,
 ) -> Dataset:
-    """Read the rows of all sources; parts without a source are split off ``train`` later.
+    """Read the rows of all sources; splits without a source are split off from ``train`` later.
 
     Raises:
         DataError: a source cannot be used, or too many rows are unusable (``max_skipped``).
@@ -200,7 +200,7 @@ def load_sources(
 
 
 class _Part:
-    """The rows of one part of the data: records in memory, or an index if there are too many."""
+    """The rows of one split: records in memory, or an index if there are too many."""
 
     def __init__(self, options: FieldOptions, store: RowStore, memory: int) -> None:
         self.options = options
@@ -211,14 +211,14 @@ class _Part:
         self._stored = StoredRecords()
         self._descriptions: list[str] = []
         self.warnings: list[str] = []
-        """Distinct sentences about unused columns."""
+        """Distinct messages about unused columns."""
 
     def records(self) -> Sequence[Record]:
         """Return the records of all usable rows."""
         return self._stored if self._in_memory is None else self._in_memory
 
     def description(self) -> str:
-        """Return the sources with their formats as text; only the first ones if there are many."""
+        """Describe the sources with their formats; only the first ones if there are many."""
         more = len(self._descriptions) - MAX_NAMED_FILES
         names = self._descriptions[:MAX_NAMED_FILES]
         return "; ".join([*names, f"and {more:,} more files"] if more > 0 else names)
@@ -263,7 +263,7 @@ class _Part:
                     self._in_memory = None
 
     def _copy(self, row: Row) -> RowSpan:
-        """Copy a row without a span to the temporary file."""
+        """Copy a row that has no span to the temporary file."""
         data = json.dumps(row.fields, default=str).encode()
         return RowSpan(self._store.spool.append(data), len(data), _parse_copy)
 

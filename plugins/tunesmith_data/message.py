@@ -1,8 +1,8 @@
 """Parse messages (turns of a conversation) from JSON, in the forms that datasets use.
 
 A message is ``{"role", "content"}``, as in OpenAI's chat API, or ``{"from", "value"}``, as in
-ShareGPT. Keys that change what is learned are either read or refused. :func:`unused_keys` lists the
-others.
+ShareGPT. Keys that change what is learned are either read or rejected. :func:`unused_keys` lists
+the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROLE_ALIASES = {
     "ipython": "tool",
     "tool_response": "tool",
 }
-"""Role names in datasets and chat templates, mapped to ours."""
+"""Maps role names in datasets and chat templates to ours."""
 CALL_ROLES = ("function_call", "tool_call")
 """Roles of turns where the assistant calls a tool; their text is the call as JSON."""
 
@@ -49,12 +49,12 @@ _KNOWN_KEYS = frozenset(
 _CHANGES_TRAINING = re.compile(
     "weight|mask|loss|train|reason|think|thought|tool|function|image|audio|video|label"
 )
-"""Matches names of keys that may change what is learned."""
+"""Matches the names of keys that may change what is learned."""
 _MAY_BE_ZERO = re.compile("weight|mask|loss|train|label")
-"""Matches names of keys that may change what is learned even if their value is 0 or false."""
+"""Matches the names of keys that may change what is learned even if their value is 0 or false."""
 
 _WITHOUT_EFFECT = ("id", "parallel_tool_calls")
-"""Keys next to an object's messages that do not affect what is learned."""
+"""Keys beside the messages of an object that do not affect what is learned."""
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _REASONING_TYPES = ("reasoning", "thinking")
 _PART_VALUES = ("text", "value", "content", "reasoning", "thinking")
@@ -67,8 +67,8 @@ _INLINE_REASONING = re.compile(r"\s*<think>\n?(.*?)\n?</think>\s*", re.DOTALL)
 def parse_messages(value: object, name: str, *, split_inline: bool = True) -> tuple[Message, ...]:
     """Parse a list of messages, or a single message object.
 
-    With ``split_inline``, reasoning and tool calls marked within an answer's text become fields of
-    the message.
+    With ``split_inline``, reasoning and tool calls that are marked in an answer's text become
+    fields of the message.
 
     Raises:
         RowError: the value is not a list of messages, or a message has a key that cannot be used.
@@ -93,7 +93,8 @@ def _unwrap(value: Mapping[str, object], name: str) -> object:
     others = [key for key in value if key != "messages" and key not in _WITHOUT_EFFECT]
     if others:
         raise RowError(
-            f"{name} has more than its messages", f"{', '.join(others)}: move it beside {name}"
+            f"{name} contains more than its messages",
+            f"{', '.join(others)}: move it out of {name}, into a separate column",
         )
     return value["messages"]
 
@@ -108,10 +109,10 @@ def unused_keys(value: object) -> list[str]:
 def split_answer(message: Message) -> Message:
     """Move reasoning and tool calls from an answer's text to the message's fields.
 
-    An answer in parts with their own weights stays unchanged.
+    An answer whose parts have their own weights stays unchanged.
 
     Raises:
-        RowError: the answer already has different reasoning in a field.
+        RowError: the answer has different reasoning in its field.
     """
     if message.text_parts:
         return message
@@ -128,7 +129,7 @@ def split_answer(message: Message) -> Message:
 
 
 def is_plain_answer(text: str) -> bool:
-    """Return True if an answer is plain text, without marks of reasoning or tool calls."""
+    """Return True if an answer is plain text, without tags of reasoning or tool calls."""
     return "<tool_call>" not in text and not ("<think>" in text and _INLINE_REASONING.match(text))
 
 
@@ -162,14 +163,14 @@ def _refuse_unknown_keys(item: Mapping[str, object], what: str, known: frozenset
             continue
         if value or (value == 0 and _MAY_BE_ZERO.search(key.lower())):
             hint = (
-                "remove the key from the data, or write it in one of the documented forms, "
-                'such as "train": false'
+                "remove the key from the data, or use one of the documented forms, such as "
+                '"train": false'
             )
-            raise RowError(f"{what} has `{key}`, which cannot be used", hint=hint)
+            raise RowError(f"{what} has the key `{key}`, which cannot be used", hint=hint)
 
 
 def _one_value(item: Mapping[str, object], keys: tuple[str, ...]) -> object:
-    """Return the value shared by all of these keys that are set; None if none is set.
+    """Return the value that all set keys among these share, or None if none is set.
 
     Raises:
         RowError: the values differ.
@@ -213,7 +214,7 @@ def _assistant(item: Mapping[str, object], value: object, split_inline: bool) ->
     calls = tuple(call for key in CALL_KEYS for call in parse_tool_calls(item.get(key), f"`{key}`"))
     parts, part_reasoning, part_calls = ([], "", ()) if value is None else _content(value, "")
     if value is None and not calls:
-        raise RowError("content is null, not text")
+        raise RowError("the content is null, not text")
     if calls and part_calls:
         raise RowError("a message has tool calls both in its content and next to it")
     reasoning, weight = _reasoning(item, part_reasoning), _weight(item, "assistant")
@@ -252,12 +253,12 @@ def _content(value: object, role: str) -> tuple[list[TextPart], str, tuple[ToolC
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in _TEXT_TYPES:
             if calls:
-                raise RowError("content has text after a tool call")
+                raise RowError("the content has text after a tool call")
             _refuse_unknown_keys(part, "a part of text", _TEXT_PART_KEYS)
             texts.append(TextPart(_part_text(part), _weight(part, role or "assistant")))
         elif kind in _REASONING_TYPES and not role:
             if texts or calls:
-                raise RowError("content has reasoning after text")
+                raise RowError("the content has reasoning after text")
             _refuse_unknown_keys(part, "a part of reasoning", _REASONING_PART_KEYS)
             _refuse_weight(part)
             reasoning.append(_part_text(part))
@@ -272,8 +273,8 @@ def _content(value: object, role: str) -> tuple[list[TextPart], str, tuple[ToolC
 
 def _unknown_part(part: object, kind: object) -> RowError:
     shown = json_type(part) if kind is None else repr(kind)
-    hint = "only text can be trained: remove rows with images, audio or video"
-    return RowError("content has a part that is not text", f"part of type {shown}", hint=hint)
+    hint = "only text can be trained on: remove rows with images, audio or video"
+    return RowError("the content has a part that is not text", f"part of type {shown}", hint=hint)
 
 
 def _part_text(part: Mapping[str, object]) -> str:
@@ -282,20 +283,21 @@ def _part_text(part: Mapping[str, object]) -> str:
 
 def _refuse_weight(part: Mapping[str, object]) -> None:
     if _weight(part, "assistant") != 1:
-        hint = "give the weight to the message"
-        raise RowError("a part that is not text has its own weight", hint=hint)
+        hint = "give the weight to the whole message"
+        raise RowError("only text parts can have a `weight`; this part is not text", hint=hint)
 
 
 def _weight(item: Mapping[str, object], role: str) -> float:
-    """Return the weight of a message or content part in the loss; 1 by default.
+    """Return the loss weight of a message or content part, which is 1 by default.
 
     Raises:
-        RowError: the weight is invalid, or a turn other than the assistant's is marked as trained.
+        RowError: the weight is invalid, or a turn that is not the assistant's is marked for
+            training.
     """
     stated = [_weight_of(item[key], key) for key in WEIGHT_KEYS if item.get(key) is not None]
     if (mask := item.get("mask")) is not None:
         if not isinstance(mask, bool):
-            hint = 'write "train": true or "train": false in place of the mask'
+            hint = 'write "train": true or "train": false instead of the mask'
             raise RowError(
                 f"`mask` of a message is {json_type(mask)}, not true or false", hint=hint
             )
@@ -303,19 +305,19 @@ def _weight(item: Mapping[str, object], role: str) -> float:
     if role == "assistant":
         return math.prod(stated)
     if any(stated):
-        hint = "only the assistant's turns can be trained: set the weight of the others to 0"
-        raise RowError(f"a {role} turn is marked as trained", hint=hint)
+        hint = "only the assistant's turns can be trained on: set the weight of the others to 0"
+        raise RowError(f"a {role} turn is marked for training", hint=hint)
     return 1.0
 
 
 def _weight_of(value: object, key: str) -> float:
     if isinstance(value, int | float) and 0 <= value < math.inf:
         return float(value)
-    raise RowError(f"`{key}` of a message is not a weight from 0", repr(value))
+    raise RowError(f"`{key}` of a message is not a number of at least 0", repr(value))
 
 
 def _split_reasoning(text: str) -> tuple[str, str]:
-    """Split an answer into the reasoning between ``<think>`` marks at its start, and the rest.
+    """Split an answer into the reasoning between ``<think>`` tags at its start, and the rest.
 
     An empty block stays in the text, because it tells some models not to reason.
     """

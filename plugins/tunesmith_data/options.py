@@ -1,4 +1,4 @@
-"""Options shared by all row loaders."""
+"""Options shared by all loaders that read rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_encoding(name: str) -> str:
     """Return the name of a text encoding as Python spells it.
 
     Raises:
-        ValueError: Python has no such text encoding.
+        ValueError: Python has no text encoding with this name.
     """
     try:
         codecs.lookup(name).incrementaldecoder(errors="strict").decode(b"")
@@ -51,16 +51,16 @@ def check_encoding(name: str) -> str:
 
 
 Encoding = Annotated[str, AfterValidator(check_encoding)]
-"""The name of a text encoding; each encoding has one name."""
+"""The name of a text encoding, spelled as Python does."""
 
 
 def _describe_formats(chosen: str) -> str:
     known = [f for f in FORMATS if chosen in ("auto", f.name)]
-    return "; ".join(f"{f.name} has {', '.join(f.fields)}" for f in known)
+    return "; ".join(f"{f.name} has the fields {', '.join(f.fields)}" for f in known)
 
 
 class FieldOptions(Options):
-    """Options of a loader of rows: format, columns and the acceptable share of unusable rows."""
+    """Options of a row loader: format, columns, and the acceptable share of unusable rows."""
 
     format: FormatName = Field(
         "auto", description="Format of the rows; `auto` detects it from the columns."
@@ -68,16 +68,14 @@ class FieldOptions(Options):
     columns: dict[FieldName, Column] = Field(
         {},
         description=(
-            'Names of your columns by field: { prompt = "question", completion = "answer" }. '
+            'Maps fields to your column names: { prompt = "question", completion = "answer" }. '
             'Use a path for a value inside a column: "instances.0.output".'
         ),
     )
     system: Column | None = Field(None, description="System prompt for rows that have none.")
     group: Column | None = Field(
         None,
-        description=(
-            "Column with group labels. Rows with equal labels stay in the same part of the split."
-        ),
+        description=("Column with group labels. Rows with equal labels stay in the same split."),
     )
     slices: list[Column] = Field(
         [],
@@ -86,15 +84,15 @@ class FieldOptions(Options):
     ignore: list[Column] = Field(
         [],
         description=(
-            "Columns to ignore although their names suggest that they change what is learned: "
-            "images, labels, weights, or a second prompt or answer."
+            "Columns to ignore although their names suggest that they change what is learned, "
+            "such as images, labels, weights, or a second prompt or answer."
         ),
     )
     max_skipped: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Maximum share of unusable rows; with more, the run stops.",
+        description="Maximum share of unusable rows; if there are more, the run stops.",
     )
 
     def formats(self) -> tuple[Format, ...]:
@@ -125,19 +123,19 @@ class RowOptions(FieldOptions):
     """Options of a loader for files of rows."""
 
     train: Paths = Field(
-        description="Training data: a file, a glob pattern, or a list of both.",
+        description="Training data: a file, a glob pattern, or a list of these.",
         json_schema_extra={"path": True},
     )
     test: Paths | None = Field(
         None,
-        description="Test files, in the same form. Unset: test rows are split off `train`.",
+        description="Test files, in the same form. Unset: test rows are split off from `train`.",
         json_schema_extra={"path": True},
     )
     validation: Paths | None = Field(
         None,
         description=(
-            "Validation files, in the same form, for choices such as the best checkpoint. Unset: "
-            "validation rows are split off `train`; see `[split] validation_size`."
+            "Validation files, in the same form, used for choices such as the best checkpoint. "
+            "Unset: validation rows are split off from `train`; see `[split] validation_size`."
         ),
         json_schema_extra={"path": True},
     )
@@ -156,7 +154,7 @@ class RowOptions(FieldOptions):
     max_unpacked_bytes: int = Field(
         4_000_000_000,
         ge=1_000,
-        description="Maximum unpacked size of a file packed with gzip or zstd, in bytes.",
+        description="Maximum unpacked size of a file compressed with gzip or zstd, in bytes.",
     )
 
     @field_validator("train", "test", "validation")
@@ -164,5 +162,5 @@ class RowOptions(FieldOptions):
     def _check_names(cls, value: Paths | None) -> Paths | None:
         names = [value] if isinstance(value, str) else value
         if names is not None and (not names or "" in names):
-            raise ValueError("must name a file")
+            raise ValueError("must contain the name of a file")
         return value

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunesmith_data.options import FieldOptions
 
 FORMAT_DETECTION_ROWS = 1_000
-"""Number of rows at the start of a file that decide its format."""
+"""Number of rows at the start of a file that determine its format."""
 MAX_NAMED_COLUMNS = 6
 Content: TypeAlias = Callable[[Row], str]
 
@@ -50,10 +50,10 @@ class RecordReader:
         self.unused: list[str] = []
         self._matches: dict[tuple[str, ...], FormatMatch | None] = {}
         self._others: Counter[str] = Counter()
-        """Records whose format is not that of most rows, by format."""
+        """Records in a minority format, grouped by format."""
 
     def records(self, rows: Iterator[Row], content: Content) -> Iterator[tuple[Row, Record]]:
-        """Yield the usable rows with their records, in order, and count the others.
+        """Yield the usable rows with their records, in order, and count the unusable ones.
 
         ``content`` returns the original text of an unusable row.
         """
@@ -73,11 +73,11 @@ class RecordReader:
 
     @property
     def copied_columns(self) -> tuple[str, ...]:
-        """The columns that a record may copy unchanged; empty if some are paths into others."""
+        """The columns that a record can copy as they are; empty if some are paths."""
         return () if self._paths or self.match is None else (*self.match.required_columns.values(),)
 
     def build_again(self, where: str, fields: Fields) -> Record:
-        """Return the record of a row that was read again."""
+        """Return the record of a row that has been read again."""
         return self.build(where, add_paths(fields, self._paths) if self._paths else fields)
 
     def _with_paths(self, row: Row) -> Row:
@@ -86,7 +86,7 @@ class RecordReader:
         return row._replace(fields=add_paths(row.fields, self._paths))
 
     def build(self, where: str, fields: Fields) -> Record:
-        """Return the record of a row of this file, with ``where`` as its source.
+        """Return the record of a row in this file, with ``where`` as its source.
 
         Raises:
             RowError: the row cannot be used.
@@ -97,18 +97,18 @@ class RecordReader:
         if match is None:
             raise self._missing_column_error(fields)
         if self.options.system is not None and match.format.name == "text":
-            raise RowError("plain text has no place for the system prompt")
+            raise RowError("plain text cannot have a system prompt")
         view = RowView(where, self._used(fields), match.columns, self.options.system, match.unread)
         return self._with_group_and_slices(match.format.build(view), fields)
 
     def _used(self, fields: Fields) -> Fields:
-        """Return the row without ignored columns."""
+        """Return the row without its ignored columns."""
         if not self.without:
             return fields
         return {key: value for key, value in fields.items() if key not in self.without}
 
     def description(self, rows: int) -> str:
-        """Return how many of ``rows`` records have which format, with the columns that decided."""
+        """Describe how many of ``rows`` records have which format, and the deciding columns."""
         others = "".join(f", {n:,} of {name}" for name, n in self._others.most_common())
         optional = f", with {_join(self.optional)}" if self.optional else ""
         return f"{rows - self._others.total():,} rows of {self.match}{others}{optional}"
@@ -122,7 +122,7 @@ class RecordReader:
             self._others[str(match)] += 1
 
     def warnings(self) -> list[str]:
-        """Return a sentence that lists unused columns and keys; empty if all are used."""
+        """Return a message that lists unused columns and keys; empty if all are used."""
         return [f"{self.name}: not used: {_join(self.unused)}"] if self.unused else []
 
     def _choose_format(self, first_rows: Sequence[Row]) -> None:
@@ -152,7 +152,7 @@ class RecordReader:
             known = (key for key, value in fields.items() if value is not None)
             present = tuple(key for key in known if key not in self.without)
         if present not in self._matches:
-            # The cache is bounded, because every row of a file may have new columns.
+            # The cache is bounded, because every row of a file can have new columns.
             if len(self._matches) > FORMAT_DETECTION_ROWS:
                 self._matches.clear()
             self._matches[present] = match_format(
@@ -161,7 +161,7 @@ class RecordReader:
         return self._matches[present]
 
     def _with_group_and_slices(self, record: Record, fields: Fields) -> Record:
-        """Add the group and the slices that the options name to a record."""
+        """Add the group and the slices that the options specify to a record."""
         options = self.options
         if options.group is None and not options.slices:
             return record
@@ -189,10 +189,10 @@ class RecordReader:
         raise AssertionError("a row with all required columns matches its format")
 
     def _check_options(self, rows: Sequence[Row]) -> None:
-        """Raise an error for options that do not apply to this file."""
+        """Raise an error about options that do not apply to this file."""
         options = self.options
         if options.system is not None and self.match and self.match.format.name == "text":
-            raise DataError(self.name, "plain text has no place for the system prompt")
+            raise DataError(self.name, "plain text cannot have a system prompt")
         columns = _all_columns(rows)
         named = (options.group, *options.slices, *options.ignore, *self.field_columns.values())
         for column in named:
@@ -252,7 +252,7 @@ class RecordReader:
 
 
 def _missing_part_hint(fields: Fields, formats: Sequence[Format]) -> str:
-    """Return a hint about the missing column of a format that the row partly matches."""
+    """Return a hint about the missing column of a format that the row matches in part."""
     for known in formats:
         present = [name for name in known.required if fields.get(name) is not None]
         lacking = [name for name in known.required if name not in present]
@@ -284,7 +284,7 @@ def add_paths(fields: Fields, paths: Sequence[str]) -> Fields:
 
 
 def _follow(value: object, path: str) -> object:
-    """Return the value at a path; None if there is none."""
+    """Return the value at a path, or None if there is none."""
     for part in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(part)

@@ -1,4 +1,4 @@
-"""A row of a file, or the error that makes it unusable."""
+"""Rows of a file, and the errors that make rows unusable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 from tunesmith.text import one_line, redact
 
 Fields: TypeAlias = Mapping[str, object]
-"""Column names and their values, as JSON types."""
+"""Maps column names to values, which have JSON types."""
 
 DETAIL_LIMIT = 80
 EXCERPT_INPUT_LIMIT = 1_000
@@ -33,14 +33,14 @@ class RowError(Exception):
 
 
 Parse: TypeAlias = Callable[[bytes], Fields]
-"""A function that parses a row's bytes again, after they were parsed once without error."""
+"""A function that parses a row's bytes again after they have been parsed once without errors."""
 
 
 class RowSpan(NamedTuple):
     """The position of a row's bytes in its file, and how to parse them.
 
     Rows with a span are not kept in memory; they are read again on demand. Rows without a span are
-    copied to a temporary file if there are too many for memory.
+    copied to a temporary file if there are too many to keep in memory.
     """
 
     offset: int
@@ -49,7 +49,7 @@ class RowSpan(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row and the line that it starts on, counted from 1."""
+    """A row, and the line that it starts on, counted from 1."""
 
     line: int
     fields: Fields | RowError
@@ -63,12 +63,12 @@ class Row(NamedTuple):
 
 
 def format_row_place(name: str, position: int, *, is_line: bool) -> str:
-    """Return ``file:line``, or ``file, row number`` if a line has several rows."""
+    """Return ``file:line``, or ``file, row number`` if several rows share the line."""
     return f"{name}:{position}" if is_line else f"{name}, row {position}"
 
 
 class FileRange(io.RawIOBase):
-    """A byte range of an open file, readable sequentially and by position."""
+    """A byte range of an open file that can be read sequentially and by position."""
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
         self._descriptor = descriptor
@@ -94,7 +94,7 @@ class FileRange(io.RawIOBase):
         return len(data)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes starting at ``offset``, fewer at the end of the range."""
+        """Return ``size`` bytes starting at ``offset``, or fewer at the end of the range."""
         size = min(size, self.size - offset)
         return os.pread(self._descriptor, size, self._start + offset) if size > 0 else b""
 
@@ -109,8 +109,10 @@ class ByteStream(io.BufferedReader):
 
 
 ReadRows: TypeAlias = Callable[[ByteStream, str], Iterator[Row]]
-"""A function that reads the rows of an open file; its second argument is the file's name, for
-errors about the whole file."""
+"""A function that reads the rows of an open file.
+
+Its second argument is the file's name, for errors about the whole file.
+"""
 
 
 def excerpt(text: str) -> str:
@@ -135,7 +137,7 @@ def json_type(value: object) -> str:
 
 
 def not_utf8_error(raw: bytes, position: int) -> RowError:
-    """Return the error of a row whose byte at ``position`` is not UTF-8."""
+    """Return an error about a row whose byte at ``position`` is not UTF-8."""
     byte = raw[position : position + 1]
     as_windows = byte.decode("cp1252", errors="ignore")
     known = as_windows and as_windows.isprintable()

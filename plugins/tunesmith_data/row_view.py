@@ -1,4 +1,4 @@
-"""Read one row by a format's field names instead of its column names."""
+"""Read the values of a row by a format's field names instead of its column names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RowView:
         return self.default_system is None and self.columns.keys() <= _TEXTS
 
     def value(self, name: str) -> object:
-        """Return the value of a field; None if the column or its value is missing."""
+        """Return the value of a field, or None if the column or its value is missing."""
         return self.row.get(self.columns[name]) if name in self.columns else None
 
     def text(self, name: str) -> str:
@@ -45,11 +45,11 @@ class RowView:
         return require_text(self.value(name), f"`{self.columns[name]}`")
 
     def optional_text(self, name: str) -> str | None:
-        """Return the text of a field; None if it has no value."""
+        """Return the text of a field, or None if it has no value."""
         return None if self.value(name) is None else self.text(name)
 
     def label(self) -> bool | None:
-        """Return True for an answer labeled as good, False for a bad one, None without a label.
+        """Return True for an answer labeled good, False for a bad one, and None without a label.
 
         Raises:
             RowError: the label is neither true nor false.
@@ -65,11 +65,11 @@ class RowView:
         raise RowError(f"`{column}` is neither true nor false", repr(value), hint=hint)
 
     def system(self) -> str | None:
-        """Return the row's own system prompt, or the default for all rows; None without either."""
+        """Return the row's system prompt, or else the default for all rows; None without both."""
         return self._own_system() or self.default_system
 
     def _own_system(self) -> str | None:
-        """Return the system prompt in the row's column; None if it is blank, as in CSV files."""
+        """Return the system prompt in the row's column, or None if it is blank, as in CSV files."""
         text = self.optional_text("system")
         return text if text and text.strip() else None
 
@@ -88,13 +88,13 @@ class RowView:
         if not has_system_message(messages):
             messages = prepend_system(messages, self.system())
         elif self._own_system() is not None:
-            raise RowError("two system messages")
+            raise RowError("the row has two system messages")
         if "tools" not in self.columns:
             return messages
         return add_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))
 
     def unread_texts(self) -> Iterator[tuple[str, str]]:
-        """Yield column and text for each text that another format would read."""
+        """Yield the column and the text of each value that only another format would read."""
         for column in self.unread:
             for text in _texts(self.row.get(column)):
                 yield column, text
@@ -112,7 +112,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def label_text(row: Fields, column: str) -> str | None:
-    """Return a group or slice value as text; None if the row has none.
+    """Return a group or slice value as text, or None if the row has none.
 
     Raises:
         RowError: the value is not text, an integer or a Boolean.

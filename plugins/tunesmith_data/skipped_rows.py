@@ -1,4 +1,4 @@
-"""Count the rows that cannot be used, and refuse data with too many of them."""
+"""Count the rows that cannot be used, and reject data with too many of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunesmith_data.row import RowError
 __all__ = ["describe_skipped"]
 
 MAX_CONTENT = 100_000
-"""Maximum number of characters kept of an unusable row."""
+"""Maximum number of characters of an unusable row to keep."""
 MAX_CONTENT_OF_ALL = 50_000_000
 
 
@@ -23,14 +23,14 @@ class SkippedRows:
     """The rows that cannot be used, with a check of their share."""
 
     allowed: float
-    """Largest acceptable share of unusable rows, from 0 to 1."""
+    """Maximum acceptable share of unusable rows, from 0 to 1."""
     skipped: list[SkippedRow] = field(default_factory=list)
     hints: dict[str, str] = field(default_factory=dict)
 
     _content_size: int = 0
 
     def add(self, where: str, error: RowError, content: str = "") -> None:
-        """Add an unusable row; its ``content`` is kept if there is room."""
+        """Add an unusable row; its ``content`` is kept if there is space."""
         content = content[:MAX_CONTENT]
         self._content_size += len(content)
         if self._content_size > MAX_CONTENT_OF_ALL:
@@ -72,7 +72,7 @@ def _format_cause(count: int, first: SkippedRow) -> str:
 
 
 def describe_skipped(cause: str, count: int, first: str = "") -> str:
-    """Describe rows skipped for one cause; ``first`` is the place of the first one."""
+    """Describe the rows skipped for one cause; ``first`` is the place of the first one."""
     verb = "is" if count == 1 else "are"
     place = f", {'at' if count == 1 else 'first at'} {first}" if first else ""
     return f"{format_count(count, 'row')} {verb} skipped: {cause}{place}"

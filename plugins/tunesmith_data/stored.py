@@ -26,7 +26,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileVersion:
-        """Return the state in a result of ``os.stat``."""
+        """Return the state from a result of ``os.stat``."""
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -43,14 +43,14 @@ class StoredBytes(Protocol):
 
 
 class OpenFiles:
-    """Open data files for reading rows again; closes the least recently used ones."""
+    """Open data files for reading rows again; the least recently used ones are closed."""
 
     def __init__(self) -> None:
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
         weakref.finalize(self, _close_all, self._descriptors)
 
     def descriptor(self, path: Path) -> int:
-        """Return the descriptor of a file, opening it for reading if necessary.
+        """Return the descriptor of a file, opening the file for reading if necessary.
 
         The descriptor is valid until :data:`MAX_OPEN_FILES` other files have been requested.
 
@@ -73,7 +73,7 @@ def _close_all(descriptors: OrderedDict[Path, int]) -> None:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A data file that must not change after the first read."""
+    """A data file that must not change after it is first read."""
 
     path: Path
     display_name: str
@@ -102,7 +102,7 @@ class StoredFile:
 
 
 class Spool:
-    """An unnamed temporary file, which disappears when it is no longer used."""
+    """An unnamed temporary file that disappears when it is no longer used."""
 
     def __init__(self) -> None:
         descriptor, path = tempfile.mkstemp(prefix="tunesmith-")
@@ -112,7 +112,7 @@ class Spool:
 
     @property
     def descriptor(self) -> int:
-        """Descriptor of the file, after flushing appended bytes."""
+        """Descriptor of the file, after flushing the appended bytes."""
         self._file.flush()
         return self._file.fileno()
 
@@ -130,7 +130,7 @@ class Spool:
 
 @dataclass(frozen=True)
 class StoredInSpool:
-    """A part of a temporary file, such as an unpacked data file."""
+    """Part of a temporary file, such as an unpacked data file."""
 
     spool: Spool
     start: int

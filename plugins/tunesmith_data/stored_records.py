@@ -17,24 +17,26 @@ from tunesmith_data.row import Fields, Parse, Row, RowError, RowSpan, format_row
 from tunesmith_data.stored import StoredBytes
 
 BLOCK_BYTES = 1 << 20
-"""Number of bytes per read when records are read in order."""
+"""Number of bytes to read at a time when records are read in order."""
 MAX_ROW_GAP = 8
-"""Rows count as read in order if each follows the last one by at most this distance."""
+"""Rows count as read in order if each one follows the last one within this distance."""
 
 
 CHANGED, COMPLETION, TEXT, CHAT = range(4)
-"""The kinds of rows: changed while building the record, or copied unchanged to such a record."""
+"""The kinds of rows. Only the values of ``CHANGED`` rows were changed to build their records; the
+values of other rows were copied unchanged to a record of that kind."""
 _IS_NUMBER = 1 << 7
-"""Flag in a row's kind: its position is its number in the file, not its line."""
+"""Flag in a row's kind: the position is its row number in the file instead of its line."""
 
 _MESSAGE_KEYS = {"role", "content"}
 
 
 class CopiedRows:
-    """Rebuilds the records of rows whose columns were copied unchanged, as in most rows.
+    """Rebuilds the records of rows whose columns were copied unchanged, which most rows are.
 
     These rows passed all checks when they were first read. When they are read again, their records
-    are built directly from the columns, several times faster than through the format.
+    are built directly from the columns, which is several times faster than going through the
+    format.
 
     Args:
         columns: the columns with the texts or the conversation, in the format's order.
@@ -80,7 +82,7 @@ def _messages(items: Sequence[Any]) -> tuple[Message, ...]:
 
 @dataclass(frozen=True)
 class Segment:
-    """The rows of one file: where their bytes are, and how to turn them into records."""
+    """The rows of one file: the positions of their bytes, and how to turn them into records."""
 
     stored: StoredBytes
     parse: Parse
@@ -89,7 +91,7 @@ class Segment:
 
 
 class LazyRecords(Sequence[Record], ABC):
-    """Records that are built on every access; a slice is a view."""
+    """Records that are built on each access; a slice is a view."""
 
     @abstractmethod
     def make(self, row: int) -> Record:
@@ -106,7 +108,7 @@ class LazyRecords(Sequence[Record], ABC):
 
 
 class StoredRecords(LazyRecords):
-    """The records of files in order, with 17 bytes of memory per record."""
+    """The records of files, in order, using 17 bytes of memory per record."""
 
     def __init__(self) -> None:
         self._segments: list[Segment] = []
@@ -119,12 +121,12 @@ class StoredRecords(LazyRecords):
         self._block = _Block(-1, 0, b"")
 
     def start(self, segment: Segment) -> None:
-        """Start the rows of the next file."""
+        """Begin with the rows of the next file."""
         self._segments.append(segment)
         self._starts.append(len(self))
 
     def append(self, span: RowSpan, row: Row, kind: int = CHANGED) -> None:
-        """Add a row of the file that was started last."""
+        """Add a row of the current file."""
         self._offsets.append(span.offset)
         self._sizes.append(span.size)
         self._positions.append(row.number or row.line)
@@ -150,7 +152,7 @@ class StoredRecords(LazyRecords):
         return map(self.make, range(len(self)))
 
     def _read_block(self, number: int, row: int) -> bytes:
-        """Read a block of consecutive rows starting at ``row``, at least one row."""
+        """Read a block of consecutive rows starting at ``row``, with at least one row."""
         starts = self._starts
         end = starts[number + 1] if number + 1 < len(starts) else len(self)
         limit = self._offsets[row] + BLOCK_BYTES
@@ -172,7 +174,7 @@ class StoredRecords(LazyRecords):
             if kind != CHANGED:
                 return segment.copies.build(kind, where, fields)
             return segment.reader.build_again(where, fields)
-        except RowError as error:  # the content changed without a change of size and time
+        except RowError as error:  # The content has changed, but not the size and time.
             raise DataError(where, f"changed after it was loaded: {error}") from error
 
 

@@ -19,7 +19,7 @@ from tunesmith_data.row import RowError, json_type
 __all__ = ["content_key"]
 
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
-"""NUL, and lone surrogates, which UTF-8 cannot encode."""
+"""NUL and lone surrogates, which UTF-8 cannot encode."""
 
 
 def require_text(value: object, name: str) -> str:
@@ -70,7 +70,9 @@ def content_key(record: Record) -> str:
         case UnpairedPreference():
             return f"{_messages_key(record.prompt)}\n{record.completion}\n{record.label}"
         case _:
-            raise TypeError(f"no content is known for {type(record).__name__}")
+            raise TypeError(
+                f"records of the kind {type(record).__name__} have no comparable content"
+            )
 
 
 def _messages_key(messages: Iterable[Message]) -> str:

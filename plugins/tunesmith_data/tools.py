@@ -1,9 +1,9 @@
-"""Parse tool definitions and tool calls in rows, in the forms that datasets use.
+"""Parse tool definitions and tool calls in rows, in the formats that datasets use.
 
-Definitions are a list of objects, or its JSON text. Each object is that of OpenAI's chat API
-(``{"type": "function", "function": {...}}``) or only its inner object. Calls are OpenAI's
-``tool_calls``, ShareGPT's ``function_call`` turns, or text between ``<tool_call>`` marks as
-written by Hermes models.
+Definitions are a list of objects, or its JSON text. Each object is either in the format of OpenAI's
+chat API (``{"type": "function", "function": {...}}``) or just its inner object. Calls are OpenAI's
+``tool_calls``, ShareGPT's ``function_call`` turns, or text between ``<tool_call>`` tags as written
+by Hermes models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INLINE_RESULTS = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>\s*", r
 
 
 def parse_tools(value: object, name: str) -> tuple[str, ...]:
-    """Return tool definitions, each as the JSON text of OpenAI's object.
+    """Return tool definitions, each as JSON text in OpenAI's format.
 
     Raises:
         RowError: a definition is not an object with a name.
@@ -86,7 +86,7 @@ def _call(item: object, name: str) -> ToolCall:
 
 
 def _arguments(function: dict[str, Any], name: str) -> str:
-    """Return the arguments of a call as JSON text of an object."""
+    """Return the arguments of a call as the JSON text of an object."""
     value = function.get("arguments", function.get("parameters"))
     if value is None or value == "":
         return "{}"
@@ -99,7 +99,7 @@ def _arguments(function: dict[str, Any], name: str) -> str:
 def split_inline_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     """Split an answer into its text and the ``<tool_call>`` calls at its end.
 
-    If the marks cannot be parsed as calls, or other text follows them, the whole text is returned
+    If the tags cannot be parsed as calls, or other text follows them, the whole text is returned
     without calls.
     """
     start = text.find("<tool_call>")
@@ -117,10 +117,10 @@ def split_inline_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
 
 
 def split_inline_results(text: str) -> tuple[str, ...]:
-    """Return the results between ``<tool_response>`` marks, without the marks.
+    """Return the results between ``<tool_response>`` tags, without the tags.
 
-    Chat templates add their own marks. A text with anything outside the marks is returned unchanged
-    as one result.
+    Chat templates add their own tags. If there is anything outside the tags, the text is returned
+    unchanged as one result.
     """
     results = _INLINE_RESULTS.findall(text)
     return tuple(results) if results and not _INLINE_RESULTS.sub("", text).strip() else (text,)

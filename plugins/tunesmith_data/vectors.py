@@ -1,4 +1,4 @@
-"""Vectorize texts: TF-IDF of character n-grams, optionally reduced to their main dimensions."""
+"""Vectorize texts: TF-IDF of character n-grams, optionally reduced to fewer dimensions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def weigh_grams(texts: Sequence[str], most: int, dtype: type[np.floating[Any]]) 
     """Return TF-IDF weights of the ``most`` frequent character 3- to 5-grams: (texts, grams).
 
     Raises:
-        ValueError: no text has a gram.
+        ValueError: no text has any gram.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -37,14 +37,14 @@ def fit_text_vectors(texts: Sequence[str]) -> Vectors:
     """Return a unit-length vector for each text; the result is deterministic.
 
     For more than 128 texts, the TF-IDF weights are reduced to 128 dimensions (latent semantic
-    analysis, Deerwester et al., 1990). A text without any n-gram has a zero vector.
+    analysis, Deerwester et al., 1990). A text without any n-gram gets a zero vector.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.preprocessing import normalize
 
     try:
         weights = weigh_grams(texts, MAX_GRAMS, np.float32)
-    except ValueError:  # no text has a gram
+    except ValueError:  # No text has any gram.
         return np.zeros((len(texts), 1), np.float32)
     if min(weights.shape) <= DIMENSIONS:
         return np.asarray(weights.toarray(), np.float32)

@@ -25,7 +25,7 @@ def record_to_row(record: Record) -> dict[str, Any]:
     """Return a record as a row with its content, group and slices.
 
     Raises:
-        TypeError: the record's kind is defined by a plugin.
+        TypeError: a plugin defines this kind of record.
     """
     labels = {"group": record.group} if record.group is not None else {}
     return {**_content(record), **labels, **dict(record.slices)}
@@ -46,7 +46,9 @@ def _content(record: Record) -> dict[str, Any]:
             prompt = _with_tools("prompt", record.prompt)
             return {**prompt, "completion": record.completion, "label": record.label}
         case _:
-            raise TypeError(f"no row is known for {type(record).__name__}")
+            raise TypeError(
+                f"records of the kind {type(record).__name__} cannot be written as a row"
+            )
 
 
 def _with_tools(column: str, messages: Sequence[Message]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Toolkit for evidence: baselines, and statistics that compare models.
 
-It is for plugins that judge whether tuning was worth it: verdicts, baselines and reports. It
+It is meant for plugins that judge if tuning was worth it: verdicts, baselines and reports. It
 contains text classifiers, prompts with worked examples, and paired comparisons of models on the
 same test rows. It does not need torch.
 """

@@ -1,7 +1,7 @@
-"""Measure the baselines of a run and stop before training.
+"""Measure the baselines of a run, and stop before training.
 
-They are measured in a regular run folder that stops early. ``tunesmith resume`` trains there later
-without measuring them again.
+They are measured in a regular run folder, and the run stops early. Later, ``tunesmith resume``
+trains there without measuring them again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNLIMITED_BUDGET = "100000h"
 
 @dataclass(frozen=True)
 class UntrainedTechnique:
-    """A technique that opens models but ends the run where training would start."""
+    """A technique that opens models, but ends the run when training would start."""
 
     technique: Technique
 
@@ -52,10 +52,10 @@ class MeasuredBaseline:
 
     chosen: BaselineChosen
     measured: Measured | None
-    """The score; None if the baseline was skipped."""
+    """The score, or None if the baseline was skipped."""
 
     def to_json(self) -> JSON:
-        """Return the baseline as JSON."""
+        """Return the baseline as a JSON object."""
         measured, chosen = self.measured, self.chosen
         return {
             "baseline": chosen.baseline,
@@ -80,12 +80,12 @@ class MeasuredBaseline:
 
 
 def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) -> list[str]:
-    """Return run-file overrides for measuring baselines.
+    """Return overrides of the run file for measuring baselines.
 
     Args:
         rows: number of test rows for each baseline.
-        budget: time limit for the baselines; None for no limit.
-        only: names of the baselines to measure; empty for all.
+        budget: time limit for the baselines; None: no limit.
+        only: names of the baselines to measure; empty: all of them.
     """
     overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or UNLIMITED_BUDGET}"']
     return [*overrides, *([f"baselines.use={json.dumps([*only])}"] if only else [])]
@@ -99,7 +99,7 @@ def measure_baselines(
     build = offered.offer.build
     offer = replace(offered.offer, build=lambda config: UntrainedTechnique(build(config)))
     untrained = replace(plan.technique, offered=replace(offered, offer=offer))
-    plan = replace(plan, technique=untrained, trains=False)  # `resume` predicts the training
+    plan = replace(plan, technique=untrained, trains=False)  # `resume` predicts training
     try:
         execute.run(plan, catalog, folder, resume=resume)
     except RunStopped as error:

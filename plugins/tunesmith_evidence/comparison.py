@@ -1,4 +1,4 @@
-"""Compare runs row by row: check that they are comparable, then measure how much they differ."""
+"""Compare runs row by row: check that they are comparable, and measure how much they differ."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ __all__ = [
 ]
 
 SKIPPED_EVENTS = ("step-finished", "stepped", "phase-started", "phase-ended", "first-batch")
-"""Kinds of events that comparisons do not need; they make up most of a log."""
+"""Kinds of events that comparisons do not need, although they make up most of a log."""
 IGNORED_KEYS = ("run.name", "run.folder", "reporters", "plugins.files")
-"""Keys of a plan that do not affect results."""
+"""Keys of a run's plan that do not affect its results."""
 RowKey: TypeAlias = tuple[str, float, int]
 """Identifies a row across runs: :func:`row_key`, weight, and a running number among equal rows."""
 
@@ -81,15 +81,15 @@ class RunResults:
         return self.report.started.plan if self.report.started else {}
 
     def find_version(self, evaluator: str) -> str:
-        """Return the version of an evaluator's distribution; empty if it was not logged."""
+        """Return the version of the package that provides an evaluator, or "" if not logged."""
         events = (event for (name, _), event in self.measured.items() if name == evaluator)
         return next((event.version for event in events), "")
 
     def rows(self, evaluator: str, metric: str) -> Mapping[RowKey, JSON]:
-        """Return the tuned model's rows with their values by a metric; cached.
+        """Return the tuned model's rows with their values of a metric; the result is cached.
 
         Raises:
-            IntegrityError: the file with the values is missing or damaged.
+            IntegrityError: the per-row results file is missing or damaged.
         """
         key = evaluator, metric
         if key not in self._rows:
@@ -111,7 +111,7 @@ class MetricDifference:
     second: float
     """Mean score of the second run's tuned model on the shared rows."""
     difference: float
-    """Second minus first."""
+    """The difference, second minus first."""
     low: float
     """Lower end of the difference's interval."""
     high: float
@@ -119,24 +119,23 @@ class MetricDifference:
     n: int
     """Number of test rows that both runs evaluated."""
     p_value: float
-    """p-value of the hypothesis that both runs are equal; not adjusted for several metrics."""
+    """p-value of the hypothesis that both runs are equal, not adjusted for several metrics."""
     outcome: ComparisonOutcome
     """``better`` if the second run is better; ``unclear`` if the interval includes zero."""
     p_value_holm: float | None = None
     """p-value adjusted for the number of comparisons; None before :func:`adjust_differences`."""
     won: int = 0
-    """Rows where the second run is better; meaningless for a metric of all rows together."""
+    """Number of rows where the second run is better; meaningless for metrics of all rows."""
     lost: int = 0
-    """Rows where the first run is better, likewise."""
+    """Number of rows where the first run is better; meaningless for metrics of all rows."""
     detectable: float | None = None
-    """Smallest difference that these rows detect with 80 % power at the measured spread; None if
-    there are too few rows for any."""
+    """Smallest difference that these rows can detect with 80 % power; None if there are too few."""
     confidence: float = 0.95
     """Level of the interval, between 0 and 1."""
 
     @property
     def is_clear(self) -> bool:
-        """True if the difference is clear, adjusted for the other tests where they are known."""
+        """True if the difference is clear, after adjustment for other tests if there are any."""
         p_value = self.p_value if self.p_value_holm is None else self.p_value_holm
         return self.outcome != "unclear" and p_value < 1 - self.confidence
 
@@ -145,12 +144,12 @@ def find_comparison_obstacles(first: RunResults, second: RunResults, catalog: Ca
     """List the reasons why two runs must not be compared; empty if they are comparable.
 
     Comparable runs have the same test rows, and evaluators with the same options (including
-    decoding) and versions. The catalog supplies default options of evaluators that a plan does not
-    name.
+    decoding) and versions. The catalog provides the default options of evaluators that a plan does
+    not list.
     """
     shared = [key for key in second.measured if key in first.measured]
     if not shared:
-        return ["the tuned models have no common metric"]
+        return ["the tuned models have no metric in common"]
     reasons = [*_find_other_rows(*(run.rows(*shared[0]).keys() for run in (first, second)))]
     for evaluator in dict.fromkeys(name for name, _ in shared):
         given = [_scorer_options(run.plan, evaluator, catalog) for run in (first, second)]
@@ -169,19 +168,19 @@ def find_comparison_obstacles(first: RunResults, second: RunResults, catalog: Ca
 
 
 def _find_other_rows(first: Set[RowKey], second: Set[RowKey]) -> Iterator[str]:
-    """Yield a reason if the rows themselves differ; different weights alone are fine."""
+    """Yield a reason if the rows themselves differ; different weights alone are allowed."""
     if first == second:
         return
     before, after = (Counter(key[0] for key in keys) for keys in (first, second))
     if before != after:
         common = (before & after).total()
-        yield f"the test rows differ: {before.total()} and {after.total()} rows, {common} in both"
+        yield (f"the test rows differ: {before.total()} and {after.total()} rows, {common} in both")
 
 
 def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:
     """Return an evaluator's options from the run file, or its default options.
 
-    Without evaluators in the run file, the data decides which ones run, with default options.
+    If the run file lists no evaluators, the data determines which ones run, with default options.
     """
     for table in plan.get("evaluators", []):
         if evaluator in (table.get("id"), table.get("use")):
@@ -194,9 +193,9 @@ def _scorer_options(plan: JSON, evaluator: str, catalog: Catalog) -> JSON:
 
 
 def row_key(row: JSON) -> str:
-    """Return the key that matches a row across runs: prompt and expected answer.
+    """Return the key that identifies a row across runs: prompt and expected answer.
 
-    Rows without a stored prompt are matched by their source instead.
+    Rows without a stored prompt are identified by their source instead.
     """
     identity = row["prompt"] if "prompt" in row else row.get("source")
     return repr((identity, row.get("expected")))
@@ -211,12 +210,13 @@ def pair_rows(
 ) -> PairedRows:
     """Pair the rows of two runs by a metric; identical rows are paired in order.
 
-    Rows with different weights are skipped, so a loss per token is only compared where both models
-    count the same tokens. A metric of all rows together, found by its name in ``metrics``, is
-    computed again on the shared rows.
+    Rows match if their prompt, expected answer and weight are equal. For a loss per token the
+    weight is the token count, so the loss is compared only where both models count the same number
+    of tokens. A metric of all rows together, which is looked up by name in ``metrics``, is computed
+    again on the shared rows.
 
     Raises:
-        IntegrityError: a file with values is missing or damaged.
+        IntegrityError: a per-row results file is missing or damaged.
     """
     befores, afters = (run.rows(evaluator, metric) for run in (first, second))
     shared = [key for key in afters if key in befores]
@@ -230,7 +230,7 @@ def _by_content(rows: Sequence[JSON], metric: str) -> dict[RowKey, JSON]:
     seen: dict[tuple[str, float], int] = {}
     keyed: dict[RowKey, JSON] = {}
     for row in rows:
-        # For a metric of all rows together, weights depend on the other rows, not on the model.
+        # In a metric of all rows together, weights depend on the other rows, not on the model.
         column = row[metric]
         content = row_key(row), 0.0 if "counts" in column else float(column["weight"])
         number = seen.get(content, 0)
@@ -246,25 +246,25 @@ def compare_metrics(
     confidence: float = 0.95,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> dict[str, MetricDifference]:
-    """Compare the tuned models of two runs by every shared metric, on the shared rows.
+    """Compare the tuned models of two runs by every metric that both have, on the shared rows.
 
     Args:
         first: the first run.
         second: the second run; differences are second minus first.
         confidence: level of the intervals.
-        metrics: the installed metrics by name; needed for metrics of all rows together.
+        metrics: the installed metrics by name, needed for metrics of all rows together.
 
     Raises:
-        UsageError: the runs have no common metric or no common test row.
-        IntegrityError: a file with values is missing or damaged.
+        UsageError: the runs have no metric or no test row in common.
+        IntegrityError: a per-row results file is missing or damaged.
     """
     measured = first.measured, second.measured
     shared = [key for key in measured[1] if key in measured[0]]
     names = f"{first.folder} and {second.folder}"
     if not shared:
         raise UsageError(
-            f"{names}: the tuned models have no common metric",
-            hint="name the same [[evaluators]] in both run files; unfinished runs have no metrics",
+            f"{names}: the tuned models have no metric in common",
+            hint="list the same [[evaluators]] in both run files; unfinished runs have no metrics",
         )
     differences = {}
     for key in shared:
@@ -275,14 +275,14 @@ def compare_metrics(
             differences[name] = compare_pairs(after, pairs, confidence)
     if not differences:
         raise UsageError(
-            f"{names}: the runs have no common test row",
+            f"{names}: the runs have no test row in common",
             hint="use the same data, [split] and [run] seed, or a separate test file",
         )
     return differences
 
 
 def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> MetricDifference:
-    """Return the paired difference by one metric."""
+    """Return the paired difference of one metric."""
     values, weights = (pairs.baseline_values, pairs.tuned_values), pairs.weights
     found: Comparison = compare(
         *values,
@@ -328,7 +328,7 @@ def adjust_differences(differences: Sequence[MetricDifference]) -> list[MetricDi
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A test row where one of two runs is better, with both answers."""
+    """A test row on which one of two runs is better, with both answers."""
 
     gain: float
     """Change of the value; positive if the second run is better."""
@@ -341,10 +341,10 @@ def find_row_metric(
 ) -> tuple[str, str] | None:
     """Return an evaluator and metric with one value per row: ``key`` itself, if it has them.
 
-    For a metric of all rows together, it is the first such metric of the same evaluator.
+    For a metric of all rows together, return the first per-row metric of the same evaluator.
 
     Returns:
-        Evaluator and metric; None if no metric has a value per row.
+        The evaluator and the metric, or None if no metric has a value per row.
     """
     shared = [k for k in second.measured if k in first.measured and k[0] == key[0]]
     judging = (
@@ -378,7 +378,7 @@ def list_changed_rows(
 def list_plan_differences(first: JSON, second: JSON) -> dict[str, tuple[Any, Any]]:
     """Return the keys whose values differ between two plans, with both values.
 
-    A key that a plan lacks has the value None.
+    A key that is missing from a plan has the value None.
     """
     plans = dict(_leaves(first)), dict(_leaves(second))
     keys = dict.fromkeys([*plans[0], *plans[1]])

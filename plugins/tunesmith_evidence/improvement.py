@@ -1,12 +1,12 @@
-"""Test whether a weak slice improved in the next run, and whether another one got worse.
+"""Test if a weak slice improved in the next run, and if another slice got worse.
 
 The test rows are split into two halves with separate roles::
 
     first half     find weak slices, look at failures, collect new training rows for them
     second half    nobody looks at it; it alone decides whether the slices improved
 
-The targets are the slices that looked weak on the first half, whatever they look like on the
-second. Otherwise a slice that was weak by bad luck would seem to improve by good luck (regression
+The targets are the slices that looked weak on the first half, no matter how they look on the
+second. Otherwise, a slice that was weak by bad luck would seem to improve by good luck (regression
 to the mean). For example::
 
     slice "refunds"       parent run    child run
@@ -16,7 +16,7 @@ to the mean). For example::
 Outcomes, after Holm's correction over all tested slices:
 
 - ``improved``: a target is clearly better, and no longer clearly weaker than the other rows
-- ``better``: clearly better, but not a target, or a target that is still weaker than the others
+- ``better``: clearly better, but not a target, or a target that is still weaker than the other rows
 - ``worse``: clearly worse
 - ``unclear``: no clear difference
 """
@@ -48,7 +48,7 @@ __all__ = ["OTHER_ROWS", "SliceChange", "choose_verdict_metric", "compare_with_p
 OTHER_ROWS = "all other rows"
 ALPHA = 0.05
 MIN_ROWS = 10
-"""Fewest rows of a slice in the second half for it to be tested."""
+"""Minimum number of rows of a slice in the second half for the slice to be tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class SliceChange:
     after: float
     """Score of the child run, in the metric's unit."""
     low: float
-    """Lower end of the difference's 95 % interval, not adjusted for multiple tests."""
+    """Lower end of the difference's 95 % confidence interval, not adjusted for multiple tests."""
     high: float
-    """Upper end of the difference's 95 % interval, likewise."""
+    """Upper end of the difference's 95 % confidence interval, not adjusted for multiple tests."""
     p_value: float
     """p-value, Holm-adjusted for all tested slices."""
     outcome: Literal["improved", "better", "worse", "unclear"]
@@ -90,10 +90,10 @@ def judge_improvement(
 
     Args:
         before: the test rows of the parent run.
-        after: values of the child run, by row number in the parent run.
+        after: values of the child run, keyed by row number in the parent run.
         higher_is_better: direction of the metric.
-        targets: the slices that rows were collected for; None to use :func:`list_target_slices`.
-        bounds: the metric's bounds; if None, values of 0 and 1 count as wrong and right.
+        targets: the slices that rows were collected for; None: use :func:`list_target_slices`.
+        bounds: the metric's bounds; None: if all values are 0 or 1, they count as wrong and right.
 
     Returns:
         The tested slices, targets first.
@@ -139,9 +139,9 @@ def judge_improvement(
 def _list_parts(
     before: Sequence[ScoredRow], targets: Sequence[Slice]
 ) -> Iterator[tuple[Slice, bool]]:
-    """Yield the slices to test, and whether each is a target.
+    """Yield the slices to test, and if each one is a target.
 
-    These are the targets, all rows outside of them, and the candidate slices that hardly overlap
+    These are the targets, all rows outside of the targets, and candidate slices that hardly overlap
     with a target.
     """
     for target in targets:
@@ -190,10 +190,10 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     """Return the change of each slice from a run to the next one, by the verdict's metric.
 
     Returns:
-        The changes; empty if the next run was not measured by this metric.
+        The changes; empty if the next run was not measured with this metric.
 
     Raises:
-        IntegrityError: a file with values is missing or damaged.
+        IntegrityError: a per-row results file is missing or damaged.
     """
     key = choose_verdict_metric(parent.report)
     if key is None or key not in child.measured:
@@ -201,7 +201,7 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     old = parent.measured[key]
     pairs = pair_rows(parent, child, *key)
     if len(pairs) and "counts" in pairs.tuned[0][old.metric]:
-        return []  # a metric of all rows together cannot be split into slices
+        return []  # A metric of all rows together cannot be split into slices.
     numbers = [int(row["row"]) for row in pairs.baseline]
     after = dict(zip(numbers, pairs.tuned_values, strict=True))
     before = to_scored_rows(read_rows(parent.folder / old.records, old.metric), old.metric)

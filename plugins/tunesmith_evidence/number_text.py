@@ -1,6 +1,6 @@
 """Format numbers, sizes and times the same way in the terminal, Markdown and HTML.
 
-Measured numbers have three decimals, so that a column is easy to compare: ``0.970``, never ``0.97``
+Measured numbers have three decimals, so that columns are easy to compare: ``0.970``, never ``0.97``
 next to ``0.9867``. A number that would round to zero becomes ``<0.001``. Sizes are in GiB.
 """
 
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 MIN_SHOWN_VALUE = 0.0005
-"""Numbers below this round to 0.000."""
+"""Numbers below this value round to 0.000."""
 MAX_SHOWN_FRACTION = 0.999
-"""Largest number shown for a value below 1."""
+"""Largest number that is shown for a value below 1."""
 MIN_SHOWN_SECONDS = 0.005
 """Durations below this many seconds round to 0.00 s."""
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -43,8 +43,8 @@ MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 def format_number(value: float) -> str:
     """Format a measured number: "0.970", "-1.250", "312.5", "1,234"; "<0.001" if it is tiny.
 
-    A number below 1 is never shown as "1.000" but as "0.999", because a share of 1 would mean that
-    no row is wrong.
+    A number below 1 is shown as at most "0.999" and never as "1.000", because a share of 1 would
+    mean that no row is wrong.
     """
     size = abs(value)
     if not math.isfinite(value):
@@ -90,7 +90,7 @@ def format_interval(low: float, high: float, *, signed: bool = False) -> str:
 def format_rows(n: int, units: int, noun: str = "") -> str:
     """Format a number of rows and, if rows depend on each other, the number of their groups.
 
-    For example "105 of 21 groups", or "105 rows of 21 groups" with a noun.
+    For example, "105 of 21 groups", or "105 rows of 21 groups" if there is a noun.
     """
     rows = format_count(n, noun) if noun else f"{n:,}"
     return f"{rows} of {format_count(units, 'group')}" if 0 < units < n else rows
@@ -154,7 +154,7 @@ def format_share_range(low: float, high: float) -> str:
 
 
 def format_ticks(ticks: Sequence[float]) -> list[str]:
-    """Format the numbers on an axis with equally many decimals, enough to tell them apart."""
+    """Format the numbers on an axis with as many decimals as it takes to distinguish them."""
     if len(ticks) < 2:
         return [format_rate(tick) for tick in ticks]
     step = min(abs(b - a) for a, b in pairwise(ticks)) or 1.0

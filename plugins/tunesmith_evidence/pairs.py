@@ -24,7 +24,7 @@ NO_METRICS: Mapping[str, Metric] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class PairedRows:
-    """The rows of two evaluations by one metric, paired by row."""
+    """The rows of two evaluations with the same metric, paired by row."""
 
     metric: str
     baseline: Sequence[JSON]
@@ -45,7 +45,7 @@ class PairedRows:
 
     @property
     def weights(self) -> list[float] | None:
-        """The row weights, shared by both models; None if all are equal."""
+        """The weights of the rows, shared by both models; None if all are equal."""
         weights = [float(row[self.metric]["weight"]) for row in self.tuned]
         return weights if len(set(weights)) > 1 else None
 
@@ -56,7 +56,7 @@ class PairedRows:
         return groups if any(group is not None for group in groups) else None
 
     def drop_zero_weights(self) -> PairedRows:
-        """Return only rows that both models were scored on, which excludes weights of 0."""
+        """Return only the rows that both models were scored on, which excludes weights of 0."""
         kept = [
             (first, second)
             for first, second in zip(self.baseline, self.tuned, strict=True)
@@ -65,13 +65,13 @@ class PairedRows:
         return replace(self, baseline=[row for row, _ in kept], tuned=[row for _, row in kept])
 
     def with_contributions(self, metric: Metric | None) -> PairedRows:
-        """Recompute the contributions of a metric of all rows together, for these rows only.
+        """Recompute the contributions to a metric of all rows together, for these rows only.
 
         The stored contributions belong to the metric over all rows that a model was measured on.
-        Metrics that are a mean of rows stay unchanged.
+        Metrics that are a mean over rows stay unchanged.
 
         Returns:
-            The rows with new values; no rows if the metric cannot be computed again.
+            The rows with new values; empty if the metric cannot be computed again.
         """
         if metric is None or metric.is_row_mean or not self.tuned:
             return self
@@ -95,14 +95,14 @@ class PairedRows:
 
 
 def _unpack(counts: Mapping[str, float]) -> list[float]:
-    """Return the counts of all columns; stored counts omit zeros, except in the last column."""
+    """Return the counts in all columns; stored counts omit zeros, except in the last column."""
     return [counts.get(str(column), 0.0) for column in range(max(map(int, counts)) + 1)]
 
 
 def has_own_value(row: JSON, metric: str) -> bool:
-    """Return True if a row has its own value, not just a contribution to a metric of all rows.
+    """Return True if a row has its own value, and not just a contribution to a metric of all rows.
 
-    A contribution is not a score: it may be lower for a right answer than for a wrong one.
+    A contribution is not a score: it can be lower for a correct answer than for an incorrect one.
     """
     return metric in row and "counts" not in row[metric]
 
@@ -121,8 +121,8 @@ def read_pairs(
 ) -> PairedRows:
     """Read the rows that both events measured, matched by test row number.
 
-    A slow model may have been evaluated on only some of the test rows. A metric of all rows
-    together, found by its name in ``metrics``, is then computed again on the shared rows.
+    A slow model may have been evaluated on only some of the test rows. In that case, a metric of
+    all rows together, looked up by name in ``metrics``, is computed again on the shared rows.
 
     Raises:
         IntegrityError: a file is missing or damaged.
@@ -137,6 +137,6 @@ def read_pairs(
 
 
 def _by_number(path: Path, metric: str) -> dict[int, JSON]:
-    """Return the rows by number; files of earlier versions have all rows without numbers."""
+    """Return the rows by number; in files written by earlier versions, all rows lack numbers."""
     rows = read_rows(path, metric)
     return {int(row.get("row", position)): row for position, row in enumerate(rows)}

@@ -33,10 +33,10 @@ class _FixedRows:
 
 @dataclass(frozen=True)
 class RowValue:
-    """A model's value on a test row."""
+    """A model's value on one test row."""
 
     value: float
-    """Value by the deciding metric, in its unit."""
+    """Value of the deciding metric, in its unit."""
     weight: float = 1.0
     """Weight of the row in the mean, such as its number of tokens."""
     group: str | None = None
@@ -46,7 +46,7 @@ class RowValue:
 def run_pilot(
     plan: Plan, catalog: Catalog, parts: DataParts, count: int, folder: RunFolder
 ) -> Report:
-    """Train on ``count`` random training rows and evaluate on the test rows of ``parts``."""
+    """Train on ``count`` random training rows, and evaluate on the test rows of ``parts``."""
     return execute.run(plan_pilot(plan, parts, count), catalog, folder)
 
 
@@ -74,7 +74,7 @@ def plan_pilot(plan: Plan, parts: DataParts, count: int) -> Plan:
 
 
 def read_values(folder: Path, measured: Measured) -> dict[int, RowValue]:
-    """Return the value of each test row by row number, skipping rows of weight 0.
+    """Return the value of each test row by row number, without rows of weight 0.
 
     Raises:
         IntegrityError: the file is missing or damaged.

@@ -9,7 +9,7 @@ pickle::
       files/           files named in its options, such as prompts
       MANIFEST.json    checksums of these files
 
-Opening it builds the baseline again, which is deterministic for the same rows and seed.
+Opening the folder builds the baseline again, which is deterministic for the same rows and seed.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def save_winner(evidence: Evidence, name: str) -> str:
     """Save the baseline ``name`` in the run folder, replacing an earlier winner.
 
     Returns:
-        The folder, relative to the run folder. Empty, with nothing saved, if only the plugin can
-        read the training rows, which have media or a custom kind.
+        The path of the folder, relative to the run folder. It is empty, and nothing is saved, if
+        only the plugin can read the training rows, because they have media or a custom kind.
     """
     chosen = next(event for event in evidence.baselines if event.baseline == name)
     rows = evidence.train
@@ -92,19 +92,22 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
         The baseline's name with its variant, and the baseline as a text model.
 
     Raises:
-        UsageError: the run has no winning baseline, or the installed one lacks its variant.
+        UsageError: the run has no winning baseline, or the installed one does not have its variant.
         IntegrityError: a file of the winner is missing or damaged.
     """
     folder = run.path / WINNER_FOLDER
     if not (folder / "winner.json").is_file():
         raise UsageError(
-            f"{run.path}: the run has no winner, because no prompt or small classifier was enough",
-            hint=f"tunesmith report {run.path} shows the verdict",
+            (
+                f"{run.path}: the run has no winner, because no prompt or small classifier was "
+                "good enough"
+            ),
+            hint=f"`tunesmith report {run.path}` shows the verdict",
         )
     problems = verify_folder(folder)
     if problems:
         raise IntegrityError(
-            f"{folder}: {problems[0]}", hint=f"tunesmith verify {run.path} lists all problems"
+            f"{folder}: {problems[0]}", hint=f"`tunesmith verify {run.path}` lists all problems"
         )
     saved = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
     baseline = _find_baseline(plan, saved["baseline"])
@@ -121,7 +124,7 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
         raise UsageError(
             f"{folder}: the installed baseline {saved['baseline']} has no variant "
             f"{saved['variant']!r}",
-            hint="install the plugin versions listed in report.json",
+            hint="install the plugin versions that are listed in report.json",
         )
     return " ".join(filter(None, [saved["baseline"], saved["variant"]])), model
 
@@ -147,7 +150,7 @@ def rebuild_baseline(
         base: the untuned base model.
 
     Returns:
-        The variant as a text model; None if the installed baseline has no such variant.
+        The variant as a text model, or None if the installed baseline has no such variant.
     """
     baseline = _find_baseline(plan, chosen.baseline)
     task = BaselineTask(
@@ -223,7 +226,7 @@ def _rename(variant: str, copies: Mapping[str, str]) -> str:
 
 
 def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
-    """Copy the files named in options; return the copies by option and original path."""
+    """Copy the files named in options, and return the copies by option and original path."""
     files: dict[str, dict[str, str]] = {}
     for name, info in type(config).model_fields.items():
         extra = info.json_schema_extra
@@ -257,7 +260,7 @@ def _read_options(
         raise UsageError(
             f"{folder}: the installed baseline {offer.name} does not accept the winner's options: "
             f"{error.errors()[0]['msg']}",
-            hint="install the plugin versions listed in report.json",
+            hint="install the plugin versions that are listed in report.json",
         ) from None
     return config
 
@@ -268,7 +271,7 @@ def _build_variant(
     task: BaselineTask,
     names: Sequence[str],
 ) -> TextModel | None:
-    """Build the first variant with one of the names; return None if there is none."""
+    """Build the first variant that has one of the names, or return None if there is none."""
     with fence(baseline.offered.plugin, "variants", may_take_long=True):
         variants = baseline.offer.build(config).variants(task)
         return next((v.model for v in variants if v.name in names), None)

@@ -199,7 +199,10 @@ def test_a_check_reads_the_data_of_a_plugin_and_a_run_is_refused(
     assert "no answer" in done.stdout
     assert "question 0" in done.stdout
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
-    assert "warning: data: the rows are not split: the splitter's libraries are missing" in warnings
+    assert (
+        "warning: data: the rows are not split, because libraries of the splitter are missing"
+        in warnings
+    )
     for name in ("splitter grouped", "technique lora", "reporter html", "tunesmith:verdict"):
         (warning,) = [line for line in warnings if line.startswith(f"warning: {name}: ")]
         assert "not available" in warning and "is not installed" in warning

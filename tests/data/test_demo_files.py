@@ -342,7 +342,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "video": ({"prompt": "q", "completion": "a", "videos": ["1.mp4"]}, "`videos` changes"),
     "image parts": (
         {"messages": [message("user", [part("image_url", "1.jpg"), part("text", "q")])]},
-        "content has a part that is not text",
+        "the content has a part that is not text",
     ),
     "tools beside plain text": ({"text": "t", "tools": [WEATHER]}, "`tools` changes"),
     "label of a text": ({"text": "t", "label": 3}, "`label` changes what is learned"),
@@ -358,23 +358,23 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "unknown mask": (
         {"messages": [MESSAGES[0], message("assistant", "a", loss_mask=[1])]},
-        "a message has `loss_mask`, which cannot be used",
+        "a message has the key `loss_mask`, which cannot be used",
     ),
     "images of a message": (
         {"messages": [message("user", "q", images=["1.jpg"]), MESSAGES[1]]},
-        "a message has `images`, which cannot be used",
+        "a message has the key `images`, which cannot be used",
     ),
     "a trained question": (
         {"messages": [message("user", "q", train=True), MESSAGES[1]]},
-        "a user turn is marked as trained",
+        "a user turn is marked for training",
     ),
     "negative weight": (
         {"messages": [MESSAGES[0], message("assistant", "a", weight=-1)]},
-        "`weight` of a message is not a weight from 0",
+        "`weight` of a message is not a number of at least 0",
     ),
     "nothing trained": (
         {"messages": [MESSAGES[0], message("assistant", "a", weight=0)]},
-        "no answer of the conversation is trained",
+        "no answer in the conversation is trained on",
     ),
     "weight in a pair": (
         {
@@ -442,7 +442,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "history that is text": (
         {"instruction": "q", "output": "a", "history": "earlier"},
-        "`history` is text, not a list of rounds",
+        "`history` must be a list of [prompt, response] pairs, but it is text",
     ),
 }
 

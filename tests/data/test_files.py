@@ -135,7 +135,7 @@ def test_patterns_skip_folders_and_symlink_loops(folder: Path) -> None:
 def test_too_many_files(folder: Path) -> None:
     with pytest.raises(DataError, match="matches more than 2 files"):
         find_files("*.jsonl", max_files=2)
-    with pytest.raises(DataError, match="names more than 2 files"):
+    with pytest.raises(DataError, match="more than 2 files match"):
         find_files(["a.jsonl", "b.jsonl", "c.jsonl"], max_files=2)
     assert len(find_files("*.jsonl", max_files=3)) == 3
 

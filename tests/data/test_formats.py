@@ -90,7 +90,7 @@ def test_messages_in_an_object_are_found_and_nothing_beside_them_is_lost(tmp_pat
     nested = {"messages": turns("q", "a")}
     record = load_one(tmp_path, {"conversation": nested})
     assert isinstance(record, Chat) and record.messages == (USER, Message("assistant", "a"))
-    with pytest.raises(DataError, match="`conversation` has more than its messages"):
+    with pytest.raises(DataError, match="`conversation` contains more than its messages"):
         load_one(tmp_path, {"conversation": {**nested, "tools": []}})
 
 
@@ -163,7 +163,7 @@ def test_the_system_option_applies_to_rows_without_system_prompt(tmp_path: Path)
     assert pair.prompt == (SYSTEM, USER)
     assert isinstance(own, Chat)
     assert own.messages[0].content == "own"
-    with pytest.raises(DataError, match="no place for the system prompt"):
+    with pytest.raises(DataError, match="plain text cannot have a system prompt"):
         load(tmp_path, {"text": "t"}, system="s")
 
 
@@ -273,7 +273,7 @@ def test_mixed_rows_are_the_same_when_they_are_read_again(tmp_path: Path) -> Non
 def test_a_system_prompt_has_no_place_in_plain_text_among_other_rows(tmp_path: Path) -> None:
     rows = [{"prompt": "q", "completion": "a"}] * 3 + [{"text": "t"}]
     dataset = load(tmp_path, *rows, system="S", max_skipped=0.5)
-    assert [x.cause for x in dataset.skipped] == ["plain text has no place for the system prompt"]
+    assert [x.cause for x in dataset.skipped] == ["plain text cannot have a system prompt"]
 
 
 def test_optional_columns_may_be_missing_in_some_rows(tmp_path: Path) -> None:

@@ -63,5 +63,5 @@ def test_a_row_is_read_back_as_the_same_record(records: list[Record], tmp_path: 
 
 
 def test_a_record_of_a_plugin_is_refused() -> None:
-    with pytest.raises(TypeError, match="no row is known for Record"):
+    with pytest.raises(TypeError, match="cannot be written as a row"):
         record_to_row(Record(source="a"))

@@ -112,4 +112,4 @@ def test_cut_answers_are_counted_and_foreseen(run: Path) -> None:
     assert "exact-match generates at most 2 tokens" in " ".join(done.output.split())
     out = ["--out", str(run.parent / "cut")]
     verdict = call("run", str(run.parent / "run.toml"), *short, *out)["verdict"]
-    assert "cut off before reaching the length of the expected" in verdict["sentence"]
+    assert "were cut off before they reached the length of the expected" in verdict["sentence"]

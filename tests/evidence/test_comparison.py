@@ -132,9 +132,9 @@ def test_each_obstacle_is_named(tmp_path: Path) -> None:
     ]
     nothing = RunResults(tmp_path, build_report([]))
     assert find_comparison_obstacles(first, nothing, CATALOG) == [
-        "the tuned models have no common metric"
+        "the tuned models have no metric in common"
     ]
-    with pytest.raises(UsageError, match="common metric"):
+    with pytest.raises(UsageError, match="metric in common"):
         compare_metrics(first, nothing)
 
 

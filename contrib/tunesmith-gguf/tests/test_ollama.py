@@ -87,7 +87,7 @@ def test_the_bos_is_left_to_the_engine() -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_template_that_does_more_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be written in Ollama's language"):
+    with pytest.raises(UsageError, match="Ollama's template language cannot express"):
         turns_of(REFUSED[name])
 
 

@@ -120,7 +120,7 @@ REFUSED = {
     "tool calls or results in an unsupported": QWEN.replace(
         "+ m.content + '\\n</tool", "+ m.content[:20] + '\\n</tool"
     ),
-    "does not start where an answer starts": LLAMA.replace(
+    "must begin the assistant's answer": LLAMA.replace(
         "{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{{- '{", "{{- '{"
     ),
 }

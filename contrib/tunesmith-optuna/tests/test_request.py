@@ -47,7 +47,7 @@ def test_the_offer_loads_the_command() -> None:
         (["--pruner", "best"], "tune.pruner: should be 'median', 'hyperband' or 'none'"),
         (["--trials", "0"], "tune.trials: should be greater than or equal to 1"),
         (["--metric", "exact-mach"], 'did you mean "exact-match"?'),
-        (["--on", "nowhere"], "tune.on: no launcher `nowhere`"),
+        (["--on", "nowhere"], "tune.on: there is no launcher named `nowhere`"),
         (["--set", "technique.epochs=0"], "technique.epochs: should be greater"),
         (["--set", "data.train=nothing.jsonl"], "nothing.jsonl"),
     ],
@@ -188,7 +188,7 @@ def test_a_metric_of_several_evaluators_needs_the_id_of_one(run_file: Path) -> N
 def test_a_study_keeps_its_space_and_run_file(run_file: Path, tmp_path: Path) -> None:
     folder = read_request(CliState(), run_file, (), (), {}).create_folder(tmp_path / "study")
     for words in (["--seed", "3"], ["--set", "run.seed=3"], ["--search", "technique.epochs=1,2"]):
-        assert "of an existing search cannot change" in refuse(folder, *words)
+        assert "of an existing search cannot be changed" in refuse(folder, *words)
     (folder / PLAN).unlink()
     assert "not a search folder" in refuse(folder)
 

@@ -46,7 +46,7 @@ def wait_until(is_true: Callable[[], object], what: str, seconds: float = 120.0)
 def test_a_search_finds_options_that_a_run_then_verifies(run_file: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     out = succeed(run_file, "tune", "run.toml", "--trials", "3", "--parallel", "2", "--out", study)
-    assert "Best: trial " in out and "No test row was used." in out
+    assert "Best: trial " in out and "Test rows were not used." in out
     found = json.loads(succeed(run_file, "tune", study, "--json"))
     values = {trial["number"]: trial["value"] for trial in found["trials"]}
     assert len(values) == 3 and found["part"] == "validation"

@@ -46,8 +46,8 @@ def test_the_best_is_named_with_how_sure_that_is() -> None:
     assert found.describe_best() == (
         "Best: trial 1, loss 0.500 on 20 validation rows; "
         "the run file's own options, trial 0: 1.000. "
-        "Being the best of 3 is partly luck: expect a worse score on other rows; 1 of the 2 others "
-        "lies in its 95 % interval. No test row was used."
+        "Being the best of 3 is partly luck, so expect a worse score on other rows; 1 of the 2 "
+        "others lies in its 95 % interval. Test rows were not used."
     )
     best_own = replace(found, own={RANK: 5, RATE: 2e-4}).describe_best()
     assert "on 20 validation rows, the run file's own options. Being the best of 3" in best_own

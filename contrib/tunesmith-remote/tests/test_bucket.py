@@ -64,7 +64,7 @@ def test_a_store_that_does_not_answer_is_named(s3: str, monkeypatch: pytest.Monk
     ("url", "error", "text"),
     [
         ("nosuch://place/runs", UsageError, "Protocol not known"),
-        ("runs", UsageError, "must be like s3://bucket/path"),
+        ("runs", UsageError, "must look like s3://bucket/path"),
         ("ftp://me:password1@host/runs", UsageError, r"redacted:password"),
         ("gs://bucket/runs", EnvironmentProblem, "gcsfs"),
     ],

@@ -27,7 +27,10 @@ def test_a_run_is_pushed_and_pulled(
     call(push.command, str(run))  # to where it was pushed
     printed = capsys.readouterr()
     assert f"{memory_url}: snapshot 2, 5 files, " in printed.out
-    assert "warning: checkpoints/step-00000030 is damaged, not pushed: state.json" in printed.err
+    assert (
+        "warning: checkpoints/step-00000030 is damaged and was not pushed: state.json"
+        in printed.err
+    )
     call(pull.command, memory_url, str(other))
     printed = capsys.readouterr()
     assert "snapshot 2 of 20" in printed.out and "newest checkpoint: step 20" in printed.out

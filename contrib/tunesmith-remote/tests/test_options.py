@@ -18,10 +18,10 @@ def test_a_url_loses_its_last_slash() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("bucket/runs", "must be like s3://bucket/path"),
-        ("s3://", "must be like"),
-        ("", "must be like"),
-        ("simplecache::s3://bucket/runs", "must be like"),
+        ("bucket/runs", "must look like s3://bucket/path"),
+        ("s3://", "must look like"),
+        ("", "must look like"),
+        ("simplecache::s3://bucket/runs", "must look like"),
         ("ftp://me:password@host/runs", "must not contain a secret"),
         ("s3://AKIAZZ01234567890QQQ/runs", "must not contain a secret"),
     ],

@@ -179,7 +179,7 @@ def test_each_damaged_checkpoint_is_reported_once(store: type[Switched], tmp_pat
                 time.sleep(0.05)
                 findings.append(find_finding(reporter))
     first, second = filter(None, findings)
-    assert first.startswith("checkpoints/step-00000010 is damaged, not pushed: state.json: ")
+    assert first.startswith("checkpoints/step-00000010 is damaged and was not pushed: state.json: ")
     assert first.endswith("; training continues, and the next checkpoint triggers a new push")
     assert second.startswith("checkpoints/step-00000020 ") and "00010 " not in second
     last = caught.value.message

@@ -59,7 +59,7 @@ def test_a_reward_model_and_vllm_are_mentioned(tiny_model: Path) -> None:
     assert other.memory["train"].expected > plain.memory["train"].expected
     assert [note for note in other.notes if note not in plain.notes] == [
         "the reward model is assumed to be as large as the base model",
-        "vLLM is not counted: it reserves a share of the GPU (TRL's default is 30 %)",
+        "vLLM is not counted: it reserves a share of the GPU (30 % by TRL's default)",
     ]
 
 

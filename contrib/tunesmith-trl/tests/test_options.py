@@ -24,7 +24,7 @@ FUNCTION = {"rewards": [{"function": "rewards.py:short"}]}
     [
         ({"adapter__dropout": 0.1}, "`adapter.dropout` must be 0"),
         ({"adapter__modules_to_save": ["lm_head"]}, r"`adapter.modules_to_save` must be \[\]"),
-        ({"loss__kl_coef": 0.0}, "`monitor.max_kl` must be 0 too"),
+        ({"loss__kl_coef": 0.0}, "`monitor.max_kl` must also be 0"),
         ({"generation__num_generations": 1}, "must be at least 2"),
         ({"rewards": [{}]}, "set `reward_model`"),
         ({"reward_model": "runs/rlhf"}, "`reward_model` is not used"),

@@ -72,7 +72,9 @@ def test_without_vllm_nothing_is_called_verified(
 ) -> None:
     certificate = export_run(trained, as_export(adapter_only=adapter_only), tmp_path / "out")
     text = certificate["checks"]["vLLM"]
-    assert text.startswith("not verified: it is not installed here, so the checks below ran in")
+    assert text.startswith(
+        "not verified: vLLM is not installed in this environment, so the checks below ran in"
+    )
     assert "vLLM" in certificate["not_verified"]
     assert certificate["max_logprob_difference_nats"] < 1e-4
     stored = json.loads((tmp_path / "out" / "export.json").read_text())

@@ -10,9 +10,9 @@
     found.share.estimate, found.share.low, found.share.high
     for row in found.chosen: ...  # rows to label
 
-The measure only looks at the surface: a text is far if it shares few character 3- to 5-grams with
-every training text. A paraphrase in other words is far; a different question in the same words is
-near.
+Only the surface of texts is compared: a text is far if it shares few character 3- to 5-grams with
+every training text. A paraphrase in other words is far, while a different question in the same
+words is near.
 """
 
 from tunesmith_data.coverage.measure import Coverage, FarRow, measure_coverage

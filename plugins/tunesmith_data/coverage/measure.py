@@ -24,12 +24,12 @@ from tunesmith_data.near_duplicates.features import Floats, Indices
 
 MAX_REFERENCE = 2_000
 MAX_QUERIES = 4_000
-"""Maximum number of rows to compare with the training rows; more rows are sampled at random."""
+"""Maximum number of rows to compare with the training rows; more are sampled at random."""
 MIN_ALONE_SHARE = 0.2
-"""Smallest share of clusters with a single row for these rows to serve as reference alone."""
+"""Minimum share of clusters with a single row for which these rows alone serve as the reference."""
 MAX_CHOSEN_ROWS = 20
 MIN_GAP = 0.5
-"""Smallest distance between chosen rows, and of a chosen row from the training rows."""
+"""Minimum distance of a chosen row from all other chosen rows and from the training rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,48 +37,49 @@ class FarRow:
     """A row that is far from the training rows."""
 
     row: int
-    """Position of the row in the production rows."""
+    """Index of the row in the production rows."""
     nearest: int
-    """Position of the most similar training row."""
+    """Index of the most similar training row."""
     similarity: float
-    """Cosine similarity of both rows, from 0 to 1."""
+    """Cosine similarity of the two rows, from 0 to 1."""
     p_value: float
-    """Probability that a row like the training rows is at least this far from the others."""
+    """Probability that a row like the training rows has at least this distance to the others."""
     similar_rows: int
-    """Number of rows outside, including this one, that are most similar to this chosen row."""
+    """Number of outside rows whose nearest chosen row is this one, including this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The comparison of rows from another source with training rows."""
+    """The comparison of rows from another source with the training rows."""
 
     train_rows: int
     """Number of training rows."""
     rows: int
-    """Number of rows of the other source."""
+    """Number of rows in the other source."""
     compared_rows: int
     """Number of compared rows; smaller than ``rows`` if they were sampled."""
     near_duplicates: int
-    """Number of compared rows with a near-duplicate in the training rows."""
+    """Number of compared rows that have a near-duplicate in the training rows."""
     outside: int
-    """Number of compared rows with a p-value of at most 0.05; some are false alarms."""
+    """Number of compared rows with a p-value of at most 0.05; some of them are false alarms."""
     share: ShareEstimate
     similarity_limit: float
-    """Rows outside are less similar than this to every training row."""
+    """Rows count as outside if their similarity to every training row is below this value."""
     is_blind: bool
-    """True if the training rows are so diverse that even unrelated rows may not be outside."""
+    """True if even unrelated rows may not count as outside, since the training rows are diverse."""
     chosen: Sequence[FarRow]
 
 
 def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Coverage:
     """Compare production rows with training rows.
 
-    The distance of a row is 1 - cosine similarity to the nearest training row. The reference is the
-    same distance for up to 2,000 training rows, measured to the nearest row outside their cluster
-    of near-duplicates. Otherwise duplicated rows would look like perfect coverage.
+    The distance of a row is 1 minus its cosine similarity to the nearest training row. The
+    reference is the same distance for up to 2,000 training rows, measured to the nearest row
+    outside their cluster of near-duplicates. Without this exclusion, duplicated rows would look
+    like perfect coverage.
 
     Raises:
-        DataError: there are too few distinct training rows, or no production row.
+        DataError: there are too few distinct training rows, or no production rows.
     """
     rng = np.random.default_rng(seed)
     clusters = cluster_texts(train).astype(np.int64)
@@ -86,9 +87,11 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     queries = sample_rows(rng, np.arange(len(production)), MAX_QUERIES)
     if len(sample) < MIN_REFERENCE_ROWS:
         hint = f"coverage needs at least {MIN_REFERENCE_ROWS} training rows without near-duplicates"
-        raise DataError("training rows", f"only {len(sample)} differ from each other", hint=hint)
+        raise DataError(
+            "training rows", f"only {len(sample)} of them differ from each other", hint=hint
+        )
     if not len(queries):
-        raise DataError("production rows", "no rows to compare")
+        raise DataError("production rows", "there are no rows to compare")
     texts = [production[int(row)] for row in queries]
     vectorizer = Vectorizer(train, texts)
     search = _Search(vectorizer.vectors([*(train[int(row)] for row in sample), *texts]))
@@ -125,7 +128,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
 
 
 def _choose_reference(clusters: Indices) -> Indices:
-    """Return the training rows without near-duplicates, as uncovered production rows have none.
+    """Return the training rows that have no near-duplicates, like uncovered production rows.
 
     If nearly all rows have near-duplicates, return one row per cluster instead.
     """
@@ -143,7 +146,7 @@ class _Search:
         self._similarities = np.full(len(vectors), -1.0)
 
     def run(self, vectorizer: Vectorizer, train: Texts, clusters: Indices, own: Indices) -> None:
-        """Compare with all training rows except those in the vector's own cluster."""
+        """Compare vectors with all training rows except those in the vector's own cluster."""
         start = 0
         for block in vectorizer.blocks(train):
             labels = clusters[start : start + len(block)]
@@ -157,7 +160,7 @@ class _Search:
             start += len(block)
 
     def distances(self) -> Floats:
-        """Return the distances to the most similar rows; 0 for a text of only boilerplate."""
+        """Return each text's distance to its most similar training row; 0 if all boilerplate."""
         distances = np.clip(1 - self._similarities, 0, 1)
         return np.where(self.vectors.any(axis=1), distances, 0.0)
 
@@ -175,7 +178,7 @@ def _join_pairs(clusters: Indices, nearest: Indices) -> Indices:
 
 
 def _chance_similarity(rows: int) -> float:
-    """Return the highest cosine that hash collisions alone cause between a text and many rows."""
+    """Return the highest cosine between a text and many rows due to hash collisions alone."""
     return math.sqrt(2 * math.log(max(2, rows)) / COLUMNS)
 
 
@@ -186,7 +189,7 @@ def _choose(vectors: Vectors, distances: Floats) -> tuple[list[int], list[int]]:
     the nearest training row or chosen row.
 
     Returns:
-        The positions of the chosen rows, and how many rows each represents.
+        The indices of the chosen rows, and how many rows each one represents.
     """
     gaps = distances.copy()
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""Read rows that may lack an answer, such as a log of user questions."""
+"""Read rows that may have no answer, such as a log of user questions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _CONTEXTS = ("input", "context")
 _ANSWER = "no answer"
 
 is_prompt_file = make_suffix_matcher(".jsonl", ".ndjson", ".txt", ".log")
-"""A function that returns True for names of files that :func:`read_prompts` can read."""
+"""A function that returns True for file names that :func:`read_prompts` can read."""
 
 
 def read_prompts(path: Path) -> Dataset:
-    """Read the prompts in a file of JSON Lines or plain lines of text, packed or not.
+    """Read the prompts from a file of JSON Lines or plain lines of text, which may be compressed.
 
     JSON rows need a column ``messages``, ``prompt``, ``instruction``, ``question``, ``input`` or
-    ``text``. The answer may be missing; the records have a placeholder instead.
+    ``text``. The answer may be missing; the records then contain a placeholder.
 
     Raises:
         DataError: the file cannot be read, or no row is usable.
@@ -59,7 +59,7 @@ def _parse_text(raw: bytes) -> Fields:
 
 
 def _parse_json(raw: bytes) -> Fields:
-    """Return a row with only its prompt and a placeholder answer."""
+    """Return a row with only its prompt, and a placeholder as the answer."""
     row = parse_row(raw)
     for name in _CHATS:
         if isinstance(row.get(name), list):
@@ -71,7 +71,11 @@ def _parse_json(raw: bytes) -> Fields:
                 return {"instruction": row[name], **contexts, "output": _ANSWER}
             return {"prompt": row[name], "completion": _ANSWER}
     names = ", ".join((*_CHATS[:1], *_PROMPTS))
-    raise RowError("has no prompt", ", ".join(row), hint=f"name its column one of {names}")
+    raise RowError(
+        "has no prompt",
+        ", ".join(row),
+        hint=f"rename the column with the prompt to one of {names}",
+    )
 
 
 def _answered(messages: list[Any]) -> list[Any]:

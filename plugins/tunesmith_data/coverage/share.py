@@ -1,14 +1,14 @@
-"""Estimate the share of rows that lie outside, from conformal p-values.
+"""Estimate the share of rows that lie outside the training data, from conformal p-values.
 
-The p-value of a row is the rank of its distance among the reference distances, which are those of
-training rows to other training rows. A row from the same source as the training rows has a p-value
-of at most L with probability L. Some of the rows below a level L are therefore false alarms.
-Corrected for them, the share outside is (rejected - L) / (1 - L).
+The p-value of a row is the rank of its distance among the reference distances, which are measured
+between training rows. A row from the same source as the training rows has a p-value of at most L
+with probability L. Some of the rows below a level L are therefore false alarms. With a correction
+for these, the share outside is (rejected - L) / (1 - L).
 
 The estimate is unbiased if all rows outside have p-values below the level. Otherwise it is too low,
-never too high (Storey, 2002). A low level misses rows outside that resemble training rows. A high
-level misses few of them but varies more between samples. Three levels are combined: 0.05 for the
-lower limit, 0.2 for the estimate and 0.5 for the upper limit.
+but never too high (Storey, 2002). A low level misses rows outside that resemble training rows. A
+high level misses few of these rows, but varies more between samples. Three levels are combined:
+0.05 for the lower limit, 0.2 for the estimate and 0.5 for the upper limit.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tunesmith_data.near_duplicates.features import Bits, Floats, Indices
 
 LEVEL, ESTIMATE_LEVEL, UPPER_LEVEL = 0.05, 0.2, 0.5
 MIN_REFERENCE_ROWS = 20
-"""Fewest reference distances for a p-value of at most 0.05 to be possible."""
+"""Minimum number of reference distances that allows a p-value of at most 0.05."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShareEstimate:
-    """A share of all rows with its 95 % interval."""
+    """A share of all rows, with its 95 % confidence interval."""
 
     estimate: float
     """The estimated share, from 0 to 1."""
@@ -53,21 +53,21 @@ def compute_p_values(distances: Floats, reference: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Distances of training rows to the nearest row that is not a near-duplicate."""
+    """Distances from training rows to the nearest row that is not a near-duplicate."""
 
     distances: Floats
     groups: Indices
-    """Group labels; two rows that are each other's nearest have the same distance and group."""
+    """Group labels; two rows that are each other's nearest have equal distances and one group."""
 
 
 def estimate_share(distances: Floats, covered: Bits, reference: Reference) -> ShareEstimate:
-    """Estimate the share of rows that are outside.
+    """Estimate the share of rows that lie outside the training data.
 
     Args:
-        distances: The distance of each row to the nearest training row.
-        covered: True for rows with a near-duplicate in the training rows. They are not outside and
-            cannot be false alarms, because the reference excludes near-duplicates too.
-        reference: The reference distances.
+        distances: the distance of each row to the nearest training row.
+        covered: True for rows that have a near-duplicate in the training rows. These rows are not
+            outside, and cannot be false alarms, because the reference excludes near-duplicates too.
+        reference: the reference distances.
     """
     low = _estimate(distances, covered, reference, LEVEL).low
     high = _estimate(distances, covered, reference, UPPER_LEVEL).high
@@ -100,7 +100,7 @@ def _estimate(
 def _ratio_limits(
     one: tuple[float, float, float], other: tuple[float, float, float]
 ) -> tuple[float, float]:
-    """Return the interval of a ratio from the values and intervals of its terms.
+    """Return the confidence interval of a ratio, given the values and intervals of its terms.
 
     Source: Donner and Zou, Statistical Methods in Medical Research 21 (2012) 347, equation 8.
     """

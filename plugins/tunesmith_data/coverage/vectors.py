@@ -1,8 +1,8 @@
 """Vectorize texts: TF-IDF of character 3- to 5-grams, hashed to a fixed number of columns.
 
-The memory does not grow with the number of texts: gram counts are in one fixed table, and vectors
-are computed for 512 texts at a time. Hashing to 2,048 columns with random signs changes a cosine
-similarity by about 0.02, for training rows and others alike.
+Memory use does not grow with the number of texts: gram counts are stored in one table of fixed
+size, and vectors are computed for 512 texts at a time. Hashing to 2,048 columns with random signs
+changes a cosine similarity by about 0.02, for training rows and queries alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 GRAM_LENGTHS = (3, 4, 5)
 COLUMNS = 2_048
 QUERY_SHARE = 0.8
-"""A gram in more than this share of the queries belongs to a template, not to a topic."""
+"""A gram in more than this share of the queries belongs to a template and not to a topic."""
 _BLOCK_ROWS = 512
 _TABLE_BITS = 22
 _ROW_BITS = np.uint64(32)
@@ -33,8 +33,8 @@ class Vectorizer:
     """Turns texts into unit-length TF-IDF vectors.
 
     Grams in more than 20 % of the training texts are ignored, as in the near-duplicate search. So
-    are grams in nearly all queries, such as an instruction that only the queries have. A text
-    without any other gram has a zero vector.
+    are grams that occur in nearly all queries, such as an instruction that only the queries have. A
+    text without any other grams gets a zero vector.
     """
 
     def __init__(self, train: Iterable[str], queries: Iterable[str]) -> None:
@@ -101,7 +101,7 @@ def _count_rows(texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], int]:
 
 
 def _keys(sets: list[NumberSets]) -> Hashes:
-    """Return a number for each gram of each row, with the row in the upper 32 bits."""
+    """Return a number for each gram in each row, with the row in the upper 32 bits."""
     rows = np.arange(len(sets[0]), dtype=np.uint64) << _ROW_BITS
     return np.concatenate([np.repeat(rows, one.sizes()) | one.values for one in sets])
 

@@ -26,9 +26,9 @@ The algorithm::
        v
     union-find joins accepted pairs to clusters                forest
 
-MinHash only proposes pairs; every pair is compared exactly, so it never adds a false match. The
-result depends neither on the order of the texts nor on a seed. Texts without a letter, digit or
-symbol match nothing. Texts from one template whose values differ may be less similar than the
+MinHash only proposes pairs: every pair is compared exactly, so MinHash never adds a false match.
+The result depends neither on the order of the texts nor on a seed. Texts without a letter, digit or
+symbol match nothing. Texts of one template with different values can be less similar than the
 threshold; :mod:`tunesmith_data.near_duplicates.templates` finds them.
 """
 

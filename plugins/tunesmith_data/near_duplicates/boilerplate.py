@@ -1,8 +1,8 @@
-"""Find boilerplate: grams and words that occur in too many texts to distinguish them.
+"""Find boilerplate: grams and words that are in too many texts to distinguish them.
 
 A shared instruction, or a template used by many rows, would make all these rows near-duplicates of
-each other. Without the boilerplate, rows are compared by what differs. The rows of a rare template
-remain near-duplicates, because their shared text is not boilerplate.
+each other. Without the boilerplate, rows are compared by the parts that differ. The rows of a rare
+template remain near-duplicates, because their shared text is not boilerplate.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tunesmith_data.near_duplicates.features import (
 
 SAMPLE_ROWS = 2_048
 GRAM_SHARE = 0.2
-WORD_SHARE = 0.8  # so that frequent words of the language are not boilerplate
-MIN_ROWS = 10  # in small data, a cluster of duplicates could exceed the shares
+WORD_SHARE = 0.8  # so that frequent words of the language do not count as boilerplate
+MIN_ROWS = 10  # In small data, a cluster of duplicates could exceed the shares.
 
 
 def find_boilerplate(sample: Iterable[str]) -> Boilerplate:
-    """Return the grams in more than 20 % and the words in more than 80 % of distinct texts.
+    """Return the grams in more than 20 %, and the words in more than 80 %, of the distinct texts.
 
     Grams and words in at most 10 texts are never boilerplate.
     """
@@ -52,9 +52,9 @@ class _Counter:
         self._rows += len(sets)
 
     def split(self, share: float) -> tuple[Numbers, float]:
-        """Return the numbers in more than ``share`` of the sets, and the overlap of the rest.
+        """Return the numbers in more than ``share`` of the sets, and the mean overlap of the rest.
 
-        The overlap is the mean number of other numbers that two sets have in common.
+        The overlap of two sets is the number of other numbers that they have in common.
         """
         values, counts = np.unique(np.concatenate(self._parts), return_counts=True)
         frequent = counts > max(MIN_ROWS, share * self._rows)

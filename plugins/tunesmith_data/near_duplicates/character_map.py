@@ -1,9 +1,9 @@
 """Convert many texts at once with a function that works on most characters independently.
 
-Unicode normalization and case folding take microseconds per non-ASCII text. Here, a table stores
-the result for each character, and all texts are looked up together. Characters that depend on their
-neighbors (combining marks, parts of Hangul syllables) or expand to several characters are not in
-the table. Texts that contain one are converted by the function itself.
+Unicode normalization and case folding take microseconds per non-ASCII text. A table therefore
+stores the result for each character, and all texts are looked up together. Characters that depend
+on their neighbors (combining marks, parts of Hangul syllables) or expand to several characters are
+not in the table. Texts that contain such a character are converted by the function itself.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _BLOCK_CHARACTERS = 1 << 18
 
 
 class CharacterMap:
-    """Applies a text function through a table of its results per character.
+    """Applies a text function by means of a table of its results per character.
 
-    The function must give the same result for a text as for its characters one by one, unless
-    characters combine with a neighbor.
+    The function must give the same result for a whole text as for its characters one by one, unless
+    a character combines with its neighbor.
     """
 
     def __init__(self, convert: Callable[[str], str]) -> None:
@@ -34,7 +34,7 @@ class CharacterMap:
         self._table: Codes | None = None
 
     def apply(self, texts: Sequence[str]) -> list[str]:
-        """Return the function's result for each text."""
+        """Return the result of the function for each text."""
         results: list[str] = []
         start = size = 0
         for number, text in enumerate(texts, start=1):

@@ -29,7 +29,7 @@ def compare_pairs(
     """Return the Jaccard similarities of the 5-grams and of the words for each pair of texts.
 
     Pair i consists of ``first_texts[firsts[i]]`` and ``second_texts[seconds[i]]``. Texts are read
-    in batches to save memory.
+    in batches to limit memory use.
     """
     characters = np.zeros(len(firsts))
     words = np.zeros(len(firsts))
@@ -50,7 +50,7 @@ def compare_pairs(
 
 
 def jaccard(one: frozenset[int], other: frozenset[int]) -> float:
-    """Return the Jaccard similarity of two sets; 0 if both are empty."""
+    """Return the Jaccard similarity of two sets, or 0 if both are empty."""
     common = len(one & other)
     return common / max(1, len(one) + len(other) - common)
 

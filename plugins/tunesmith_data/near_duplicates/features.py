@@ -1,12 +1,12 @@
 """Turn texts into sets of numbers: hashes of their character 5-grams and of their words.
 
-Texts are folded first (Unicode NFKC and case folding). Letters, marks, digits and symbols count;
-punctuation does not (:mod:`tunesmith_data.near_duplicates.punctuation` tells them apart). 5-grams
-span the counted characters and ignore spaces. A text of fewer than five characters is one gram.
-Each symbol is a word; in scripts without spaces, so is each character.
+Texts are folded first (Unicode NFKC and case folding). Letters, marks, digits and symbols count,
+but punctuation does not (:mod:`tunesmith_data.near_duplicates.punctuation` distinguishes them).
+5-grams span the counted characters and ignore spaces. A text of fewer than five characters is one
+gram. Each symbol is a word; in scripts without spaces, so is each character.
 
-All characters of a block of texts are processed together as arrays. The hash of a substring is a
-difference of prefix sums of a polynomial modulo 2**64 (Karp and Rabin, 1987).
+All characters in a block of texts are processed together, as arrays. The hash of a substring is the
+difference of two prefix sums of a polynomial modulo 2**64 (Karp and Rabin, 1987).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 GRAM_CHARACTERS = 5
 MAX_CHARACTERS = 100_000
-"""Longer texts are truncated, so that one row cannot exhaust the memory."""
+"""Longer texts are truncated, so that a single row cannot exhaust the memory."""
 
 _BLOCK_CHARACTERS = 1 << 18
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2**64
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _MIX = np.uint64(0xD6E8FEB86659FD93)  # multiplier of rrxmrrxmsx_0 (Evensen, 2018)
 
-_SPACE, _SYMBOL, _LETTER, _DIGIT, _IDEOGRAPH, _UNKNOWN = range(6)  # all but spaces count
+_SPACE, _SYMBOL, _LETTER, _DIGIT, _IDEOGRAPH, _UNKNOWN = range(6)  # everything counts except spaces
 _FIRST_OF_WORD = np.uint32(1 << 24)  # above all code points
 _NUMBER = 1  # replaces every word that contains a digit
 _SCRIPTS_WITHOUT_SPACES = (
@@ -50,13 +50,13 @@ _SCRIPTS_WITHOUT_SPACES = (
     (0x1780, 0x17FF),  # Khmer
     (0x3040, 0x30FF),  # kana
     (0x3400, 0x9FFF),  # Han
-    (0xAC00, 0xD7AF),  # Hangul: spaces separate phrases rather than words
+    (0xAC00, 0xD7AF),  # Hangul: spaces separate phrases rather than words.
     (0x20000, 0x3FFFF),  # Han
 )
 
 
 class Texts(Protocol):
-    """Texts by position: a list, or an object that reads texts on demand."""
+    """Texts by index: a list, or an object that reads texts on demand."""
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -73,7 +73,7 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class NumberSets:
-    """One set of numbers per row; row i has ``values[offsets[i]:offsets[i + 1]]``."""
+    """One set of numbers per row; the set of row i is ``values[offsets[i]:offsets[i + 1]]``."""
 
     values: Numbers
     offsets: Indices
@@ -88,7 +88,7 @@ class NumberSets:
 
 @dataclass(frozen=True)
 class Block:
-    """The features of consecutive texts; a set may contain a number more than once."""
+    """The features of consecutive texts; a set can contain the same number more than once."""
 
     grams: NumberSets
     words: NumberSets
@@ -101,14 +101,14 @@ class Block:
 class Boilerplate:
     """Grams and words that occur in too many rows to distinguish them.
 
-    Both are bit tables indexed by the first 20 bits of a number. Each entry therefore also matches
-    one in a million other numbers, but the same ones in all rows.
+    Both are bit tables indexed by the first 20 bits of a number. Each entry also matches one in a
+    million other numbers, but the same ones in all rows.
     """
 
     grams: Bits
     words: Bits
     shared_grams: float = 0.0
-    """Mean number of other 5-grams that two texts share."""
+    """Mean number of other 5-grams that two texts have in common."""
 
 
 def compute_text_keys(texts: Iterable[str]) -> Hashes:
@@ -126,7 +126,7 @@ def read_blocks(texts: Iterable[str], boilerplate: Boilerplate | None = None) ->
 def read_grams(texts: Iterable[str], lengths: Sequence[int]) -> Iterator[list[NumberSets]]:
     """Yield the character n-grams of each length, in blocks of about 262,144 characters.
 
-    A gram that occurs twice in a text is twice in its set.
+    A gram that occurs twice in a text is in its set twice.
     """
     for characters in _read_characters(texts):
         hashes = _Substrings(characters.codes)
@@ -146,10 +146,10 @@ def read_words(texts: Iterable[str]) -> Iterator[tuple[NumberSets, Bits]]:
 
 
 def _find_names(texts: list[str], starts: Indices) -> Bits:
-    """Return True for each word that is a name, by its start position in the joined texts."""
+    """Return a boolean mask of the words that are names, by position in the joined texts."""
     if not all(map(str.isascii, texts)):
         folded = zip(texts, fold_case_and_spelling(texts), strict=True)
-        # Names cannot be located in texts whose length changes when folded.
+        # Names cannot be located in texts whose length changes by folding.
         texts = [text if len(text) == len(other) else other for text, other in folded]
     joined = "\n".join([*texts, "", "", ""])
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -183,9 +183,9 @@ class _Characters:
     offsets: Indices
     """The characters of text i are ``codes[offsets[i]:offsets[i + 1]]``."""
     all_classes: Classes
-    """The class of every character, counted or not."""
+    """The class of every character, including those that do not count."""
     counted: Bits
-    """True for each character that counts."""
+    """A boolean mask of the characters that count."""
 
 
 def _read_characters(texts: Iterable[str]) -> Iterator[_Characters]:
@@ -223,7 +223,7 @@ def _characters(texts: list[str]) -> _Characters:
 
 
 def fold_case_and_spelling(texts: Sequence[str]) -> list[str]:
-    """Return texts with case and character variants folded."""
+    """Return texts with case and variants of characters folded."""
     others = iter(_FOLDED.apply([text for text in texts if not text.isascii()]))
     return [text.lower() if text.isascii() else next(others) for text in texts]
 
@@ -271,7 +271,7 @@ _ASCII_CLASSES = bytes(
 
 @lru_cache(maxsize=1)
 def _class_table() -> Classes:
-    """Return the table with the class of each code point, filled on demand; it takes a megabyte."""
+    """Return the table with the class of each code point; filled on demand, it takes a megabyte."""
     return np.full(0x110000, _UNKNOWN, dtype=np.uint8)
 
 
@@ -340,7 +340,7 @@ def powers_of_base(count: int) -> tuple[Hashes, Hashes]:
 
 
 def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[NumberSets, Bits]:
-    """Return the gram that starts at each character, and True if it lies within its row.
+    """Return the gram that starts at each character, and a boolean mask of those within their row.
 
     A row shorter than the gram length is one gram.
     """
@@ -359,7 +359,7 @@ def _gram_sets(hashes: _Substrings, offsets: Indices, length: int) -> tuple[Numb
 
 def _word_sets(hashes: _Substrings, characters: _Characters) -> NumberSets:
     classes, counted = characters.all_classes, characters.counted
-    position = np.cumsum(counted) - 1  # index of each character among the counted ones
+    position = np.cumsum(counted) - 1  # index of each character among those that count
     starts = position[np.flatnonzero(_word_starts(classes, counted))]
     ends = np.append(starts[1:], len(characters.codes))
     values = _first_32_bits(hashes.between(starts, ends))
@@ -369,7 +369,7 @@ def _word_sets(hashes: _Substrings, characters: _Characters) -> NumberSets:
 
 
 def _word_starts(classes: Classes, counted: Bits) -> Bits:
-    """Return True for each counted character where a word starts."""
+    """Return a boolean mask of the counted characters where a word starts."""
     starts = np.append(True, ~counted[:-1])
     alone = (classes == _SYMBOL) | (classes == _IDEOGRAPH)
     if alone.any():
@@ -388,10 +388,10 @@ def _in_table(values: Numbers, table: Bits) -> Bits:
 
 
 def _select(sets: NumberSets, kept: Bits) -> NumberSets:
-    """Return the sets with only the kept numbers."""
+    """Return the sets with only the selected numbers."""
     nonempty = np.flatnonzero(sets.sizes())
     counts = np.zeros(len(sets), dtype=np.int64)
     if len(nonempty):
         counts[nonempty] = np.add.reduceat(kept, sets.offsets[nonempty], dtype=np.int64)
-    values = sets.values[np.flatnonzero(kept)]  # faster than by a mask
+    values = sets.values[np.flatnonzero(kept)]  # faster than with a mask
     return NumberSets(values, np.append(0, np.cumsum(counts)))

@@ -1,4 +1,4 @@
-"""Union-find over row numbers, stored as an array with four bytes per row."""
+"""Union-find over row numbers, stored in an array with four bytes per row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DisjointSets:
         self._parent = np.arange(rows, dtype=np.int32)
 
     def join(self, one: int, other: int) -> bool:
-        """Join the sets of two rows; return True if they were different sets."""
+        """Merge the sets of two rows; return True if they were different sets."""
         first, second = sorted((self._find(one), self._find(other)))
         self._parent[second] = first
         return first != second

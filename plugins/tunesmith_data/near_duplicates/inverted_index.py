@@ -1,7 +1,7 @@
 """Compare all pairs of texts exactly, by counting shared numbers with an inverted index.
 
-The time grows with the number of pairs. This is for small data, and for finding the nearest text
-at any distance.
+The time grows with the number of pairs. It is meant for small data, and for finding the nearest
+text at any distance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunesmith_data.near_duplicates.features import (
 )
 from tunesmith_data.near_duplicates.threshold import Threshold
 
-_CELLS = 1 << 20  # pairs of texts counted per batch, which limits the memory
+_CELLS = 1 << 20  # pairs of texts to count per batch, which limits memory use
 
 
 def find_similar_pairs(
@@ -55,12 +55,12 @@ def find_nearest_texts(
 ) -> tuple[Floats, Floats, Indices]:
     """Find the most similar known text for each query.
 
-    Texts are ranked by 5-grams, then by words, then by position. ``queries`` is read again for
-    every 262,144 characters of ``known``.
+    Texts are ranked by 5-grams, then by words, then by index. ``queries`` is read again for every
+    262,144 characters of ``known``.
 
     Returns:
-        The similarities of 5-grams and of words, and the position of the known text. The position
-        is -1 if no known text shares a 5-gram with the query or reaches the threshold.
+        The similarities of 5-grams and of words, and the index of the known text. The index is -1
+        if no known text shares a 5-gram with the query or reaches the threshold.
     """
     best = _Best()
     first_known = 0
@@ -90,7 +90,7 @@ class _Best:
         self.rows = np.zeros(0, dtype=np.int64)
 
     def update(self, start: int, characters: Floats, words: Floats, first_known: int) -> None:
-        """Update queries starting at ``start`` with known texts starting at ``first_known``."""
+        """Update the queries from ``start`` on with the known texts from ``first_known`` on."""
         stop = start + len(characters)
         if stop > len(self.rows):
             self.characters = np.append(self.characters, np.zeros(stop - len(self.rows)))
@@ -117,7 +117,7 @@ class _BlockIndex:
     def compare(self, block: Block) -> Iterator[tuple[int, Floats, Floats]]:
         """Yield similarity matrices (block texts, indexed texts) for parts of the block.
 
-        The first item of each tuple is the position of the part's first text in the block.
+        Each matrix comes after the index in the block of the part's first text.
         """
         step = max(1, _CELLS // self._rows)
         for start in range(0, len(block.keys), step):
@@ -140,7 +140,7 @@ class _Index:
         self._starts = np.append(first, len(rows))
 
     def jaccard(self, sets: NumberSets, start: int, stop: int) -> Floats:
-        """Return the similarity of each set from ``start`` to ``stop`` with each in the index."""
+        """Return the similarity of the sets from ``start`` to ``stop`` with all in the index."""
         sizes = sets.sizes()[start:stop]
         positions, found = self._lookup(sets.values[sets.offsets[start] : sets.offsets[stop]])
         starts = self._starts[positions]
@@ -154,7 +154,7 @@ class _Index:
         return result
 
     def _lookup(self, values: Numbers) -> tuple[Indices, Bits]:
-        """Return the positions of the values found in the index, and True for each found value."""
+        """Return the positions of values in the index, and a boolean mask of the values found."""
         positions = np.searchsorted(self._values, values)
         found = positions < len(self._values)
         found[found] = self._values[positions[found]] == values[found]
@@ -162,6 +162,6 @@ class _Index:
 
 
 def _ranges(starts: Indices, counts: Indices) -> Indices:
-    """Return concatenated integer ranges, each with ``counts`` integers from its start."""
+    """Return concatenated ranges of integers, each with the given start and count."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())

@@ -2,16 +2,16 @@
 
 Under a random permutation, two sets have the same minimum with probability J, their Jaccard
 similarity (Broder, 1997). The sketch of a text has one byte of each minimum: 48 for its 5-grams and
-36 for its words. Three consecutive minima are a band. Two texts are candidates if any band is
-equal::
+36 for its words. Three consecutive minima form a band. Two texts are candidates if any of their
+bands is equal::
 
     text A   [17 203 88] [ 4 91 12] [55 230 7] ...
     text B   [17 203 88] [66 91 40] [55 18  7] ...
               equal band: candidates
 
-This happens with probability 1 - (1 - J**3)**bands, which is 99.9 % at the default thresholds
-(J = 0.7 with 16 bands of 5-grams, J = 0.75 with 12 bands of words). Candidates whose sketches
-differ too much are dropped. The caller must compare the remaining ones exactly.
+This happens with probability 1 - (1 - J**3)**bands, which is 99.9 % at the default thresholds (J =
+0.7 with 16 bands of 5-grams, J = 0.75 with 12 bands of words). Candidates whose sketches differ too
+much are dropped. The caller must compare the remaining candidates exactly.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ WORD_MINIMA = 36
 MINIMA = GRAM_MINIMA + WORD_MINIMA
 BAND = 3
 WINDOW = 8
-"""Number of following texts with an equal band that a text is compared with. In a large family of
-similar texts, each one is similar enough to some of these."""
+"""Number of following texts with an equal band that each text is compared with. In a large family
+of similar texts, each text is similar enough to some of these."""
 MAX_PROPOSALS = 4
-"""Number of proposals per text: those with the most similar sketches."""
+"""Number of texts to propose for each text: those with the most similar sketches."""
 
-_DEVIATIONS = 3.0  # a sketch misses one of a thousand similar pairs
+_DEVIATIONS = 3.0  # A sketch misses one in a thousand similar pairs.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_CHUNK = 1 << 14  # pairs of sketches compared per batch
+_CHUNK = 1 << 14  # pairs of sketches to compare per batch
 
 Sketches: TypeAlias = npt.NDArray[np.uint8]
 Rows: TypeAlias = npt.NDArray[np.int32]
 
 
 def compute_sketches(texts: Iterable[str], count: int, boilerplate: Boilerplate) -> Sketches:
-    """Return the sketches of ``count`` texts: (count, 84) bytes."""
+    """Return the sketches of ``count`` texts, with the shape (count, 84) in bytes."""
     sketches = np.empty((count, MINIMA), dtype=np.uint8)
     first = 0
     for block in read_blocks(texts, boilerplate):
@@ -72,14 +72,13 @@ def propose_within(
 
     Args:
         sketches: the sketches of all texts.
-        ranks: order of texts with an equal band; the later text of a pair is proposed for the
-            earlier one.
-        threshold: the least similarities; hopeless pairs are dropped.
-        roots: cluster of each text; texts of the same cluster are not proposed.
-        active: True for the texts that get proposals.
+        ranks: order of texts with an equal band; later texts are proposed for earlier ones.
+        threshold: the minimum similarities; hopeless pairs are dropped.
+        roots: cluster of each text; texts in the same cluster are not proposed.
+        active: boolean mask of the texts to find proposals for.
 
     Returns:
-        Positions of the proposed texts, (texts, 4); -1 where there are fewer.
+        Indices of the proposed texts, (texts, 4); -1 where there are fewer than four.
     """
     best = _Best(len(sketches))
     for band in range(MINIMA // BAND):
@@ -96,7 +95,7 @@ def propose_within(
 
 
 def propose_between(known: Sketches, queries: Sketches, ranks: Rows, threshold: Threshold) -> Rows:
-    """Propose up to four known texts for each query, the best first; -1 where there are fewer."""
+    """Propose up to four known texts for each query, the best first; -1 if there are fewer."""
     best = _Best(len(queries))
     for band in range(MINIMA // BAND):
         keys, rows = _sorted(_keys(known, band), ranks)
@@ -128,7 +127,7 @@ class _Best:
         self._scores[texts[better], worst[better]] = scores[better]
 
     def rows(self) -> Rows:
-        """Return the proposals of each text, the best first; -1 where there are fewer."""
+        """Return the proposals for each text, the best first; -1 if there are fewer."""
         order = np.argsort(~self._scores, axis=1, kind="stable")
         return np.take_along_axis(self._rows, order, axis=1)
 
@@ -141,7 +140,7 @@ def _keys(sketches: Sketches, band: int) -> Numbers:
 
 
 def _sorted(keys: Numbers, ranks: Rows) -> tuple[Numbers, Indices]:
-    """Sort keys, ties by rank; return them with their rows."""
+    """Sort keys, breaking ties by rank, and return them with their rows."""
     order = np.argsort((keys.astype(np.uint64) << np.uint64(32)) | ranks.astype(np.uint64))
     return keys[order], order
 
@@ -149,7 +148,7 @@ def _sorted(keys: Numbers, ranks: Rows) -> tuple[Numbers, Indices]:
 def _score(
     one: Sketches, firsts: Indices, other: Sketches, seconds: Indices, threshold: Threshold
 ) -> Indices:
-    """Return the number of equal minima of each pair; 0 if it is almost surely not similar."""
+    """Return the number of equal minima of each pair, or 0 if it is almost surely not similar."""
     characters = _least(GRAM_MINIMA, threshold.characters)
     with_words = _least(GRAM_MINIMA, threshold.characters_with_words)
     words = _least(WORD_MINIMA, threshold.words)
@@ -167,7 +166,7 @@ def _score(
 
 
 def _least(count: int, similarity: float) -> int:
-    """Return the number of equal minima that a similar pair almost surely reaches."""
+    """Return the number of equal minima that a similar pair reaches almost surely."""
     return ceil(count * similarity - _DEVIATIONS * sqrt(count * similarity * (1 - similarity)))
 
 
@@ -177,7 +176,7 @@ def _sketch_sets(sets: NumberSets, sketches: Sketches, first_minimum: int, keys:
     nonempty, empty = np.flatnonzero(sizes), np.flatnonzero(sizes == 0)
     starts = sets.offsets[nonempty]
     hashed = np.empty_like(sets.values)
-    # Texts with an empty set must not match each other, so each gets unique bytes.
+    # Texts with an empty set must not match each other, so each one gets unique bytes.
     numbers = keys[empty]
     for column in range(sketches.shape[1]):
         mask, multiplier = _permutation(first_minimum + column)
@@ -192,7 +191,7 @@ def _sketch_sets(sets: NumberSets, sketches: Sketches, first_minimum: int, keys:
 
 @cache
 def _permutation(number: int) -> tuple[np.uint32, np.uint32]:
-    """Return mask and multiplier of the permutation x -> (x ^ mask) * multiplier on 32 bits."""
+    """Return the mask and multiplier of the permutation x -> (x ^ mask) * multiplier on 32 bits."""
     seeds = _mix(np.array([2 * number + 1, 2 * number + 2], dtype=np.uint64))
     mask, multiplier = (seeds >> np.uint64(32)).astype(np.uint32)
     return mask, multiplier | np.uint32(1)

@@ -1,9 +1,9 @@
 """Distinguish punctuation, which does not change what a text asks, from symbols that do.
 
-The position decides: a mark is punctuation at the end of a word or line, at the start of a quoted
-word, or between two words. All other symbols count: ``12 + 7`` is not ``12 - 7``, ``C++`` is not
-``C``, ``-1`` is not ``1``, ``!x`` is not ``x``, ``a == b`` is not ``a != b``, ``:)`` is not ``:(``,
-and ``5!`` is not ``5``.
+The position is decisive: a mark is punctuation at the end of a word or line, at the start of a
+quoted word, or between two words. All other symbols count: ``12 + 7`` is not ``12 - 7``, ``C++`` is
+not ``C``, ``-1`` is not ``1``, ``!x`` is not ``x``, ``a == b`` is not ``a != b``, ``:)`` is not
+``:(``, and ``5!`` is not ``5``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FINAL = _STOPS.replace("!", "")  # 5! is not 5
 _LETTER = r"[^\W\d_]"
 _WORD = f"{_LETTER}{{2}}"
 
-# The pattern starts with a single character set, so most positions need only one comparison.
+# The pattern starts with a single set of characters, so most positions need only one comparison.
 _PUNCTUATION = re.compile(
     rf"[-{_STOPS}'\"—¿¡](?:"
     rf"(?<={_WORD}[-{_STOPS}])(?={_WORD})"  # top-up
@@ -39,10 +39,10 @@ SPELLINGS = str.maketrans(
         **{sign: f"^{digit}" for sign, digit in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)},
     }
 )
-"""Variants of a sign, and its standard form. Superscript digits become powers here, because
+"""Maps variants of a sign to its standard form. Superscript digits become powers here, because
 Unicode's NFKC would turn 2⁵ into 25."""
 
 
 def blank_punctuation(text: str) -> str:
-    """Replace each punctuation mark in a folded text by a space; the length stays the same."""
+    """Replace each punctuation mark in a folded text by a space, without changing the length."""
     return _PUNCTUATION.sub(lambda found: " " * len(found[0]), text)

@@ -24,30 +24,30 @@ from tunesmith_data.near_duplicates.minhash import Rows
 from tunesmith_data.near_duplicates.threshold import DEFAULT_THRESHOLD, Threshold
 
 MAX_EXACT_STEPS = 100_000_000
-"""Largest number of counting steps (about a second) for comparing all pairs of texts. Beyond it,
-only pairs proposed by MinHash are compared."""
+"""Maximum number of counting steps (about a second) for comparing all pairs of texts. If more are
+needed, only pairs proposed by MinHash are compared."""
 MAX_EXACT_TEXTS = 20_000
 MAX_ROUNDS = 8
-"""Maximum number of joining rounds; each one at least halves the number of parts of a cluster."""
+"""Maximum number of merging rounds; each one at least halves the number of parts of a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicatePair:
-    """The positions of two near-duplicates; ``first`` is the smaller one."""
+    """The indices of two near-duplicates; ``first`` is the smaller one."""
 
     first: int
     second: int
     characters: float
     """Jaccard similarity of the character 5-grams, without boilerplate."""
     words: float
-    """Jaccard similarity of the words; all numbers count as the same word."""
+    """Jaccard similarity of the words, where all numbers count as the same word."""
     identical: bool = False
     """True if letters, digits and symbols are the same, ignoring case."""
 
 
 @dataclass(frozen=True, slots=True)
 class NearestText:
-    """The known text most similar to a query, by its position ``known``."""
+    """The known text that is most similar to a query; ``known`` is its index."""
 
     known: int
     characters: float
@@ -60,9 +60,9 @@ class NearestText:
 def find_pairs(
     texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD
 ) -> Iterator[DuplicatePair]:
-    """Yield pairs of near-duplicates that connect each cluster: n - 1 pairs for n texts.
+    """Yield pairs of near-duplicates that connect each cluster, n - 1 pairs for n texts.
 
-    Yielding all pairs of a cluster would be too many for rows from one template.
+    All pairs of a cluster would be too many if rows come from one template.
     """
     groups = _Groups(compute_text_keys(texts))
     for first, second in groups.identical():
@@ -80,7 +80,7 @@ def find_pairs(
 
 
 class _Join:
-    """Joins near-duplicates among distinct texts to clusters."""
+    """Merges near-duplicates among distinct texts into clusters."""
 
     def __init__(self, texts: _Rows, boilerplate: Boilerplate, threshold: Threshold) -> None:
         self.texts = texts
@@ -90,11 +90,11 @@ class _Join:
         self.joined: list[tuple[int, int, float, float]] = []
 
     def add(self, firsts: Indices, seconds: Indices) -> tuple[Indices, Bits]:
-        """Compare pairs of texts and join the similar ones.
+        """Compare pairs of texts and merge the clusters of similar ones.
 
         Returns:
-            Positions of the compared pairs (those not yet in the same cluster), and True for each
-            similar one.
+            Indices of the compared pairs (pairs already in the same cluster are skipped), and a
+            boolean mask over them of the similar ones.
         """
         roots = self.forest.roots()
         compared = np.flatnonzero(roots[firsts] != roots[seconds])
@@ -108,7 +108,7 @@ class _Join:
         return compared, similar
 
     def take(self) -> list[tuple[int, int, float, float]]:
-        """Return the pairs that have joined two clusters since the last call."""
+        """Return the pairs that have merged two clusters since the last call."""
         joined, self.joined = self.joined, []
         return joined
 
@@ -123,9 +123,9 @@ def _join_all(join: _Join) -> Iterator[tuple[int, int, float, float]]:
 
 
 def _join_proposed(join: _Join, ranks: Rows) -> Iterator[tuple[int, int, float, float]]:
-    """Compare pairs proposed by MinHash, in rounds, until no clusters join.
+    """Compare pairs proposed by MinHash, in rounds, until no more clusters merge.
 
-    A text drops out once all its proposals are rejected, because later ones are less similar.
+    A text drops out once all its proposals are rejected, because later proposals are less similar.
     """
     sketches = minhash.compute_sketches(join.texts, len(join.texts), join.boilerplate)
     active = np.ones(len(sketches), dtype=np.bool_)
@@ -148,9 +148,9 @@ def _join_proposed(join: _Join, ranks: Rows) -> Iterator[tuple[int, int, float, 
 
 
 def cluster_texts(texts: Texts, *, threshold: Threshold = DEFAULT_THRESHOLD) -> Rows:
-    """Return a cluster label for each text: the position of the first text in its cluster.
+    """Return a cluster label for each text: the index of the first text in its cluster.
 
-    Texts belong to one cluster if a chain of near-duplicates connects them.
+    Texts belong to the same cluster if a chain of near-duplicates connects them.
     """
     forest = DisjointSets(len(texts))
     for pair in find_pairs(texts, threshold=threshold):
@@ -164,11 +164,12 @@ def find_nearest(
     *,
     threshold: Threshold | None = DEFAULT_THRESHOLD,
 ) -> list[NearestText | None]:
-    """Return the most similar known text for each query; None if none reaches the threshold.
+    """Return the most similar known text for each query, or None if none reaches the threshold.
 
-    Texts are ranked by the similarity of 5-grams, ties by the similarity of words. Without a
-    threshold, every query that shares a 5-gram with a known text has a match. All pairs are then
-    compared, which takes about a second for 10,000 queries and 10,000 short known texts.
+    Texts are ranked by the similarity of their 5-grams; ties are broken by the similarity of their
+    words. Without a threshold, every query that shares a 5-gram with a known text has a match. All
+    pairs are then compared, which takes about a second for 10,000 queries and 10,000 short known
+    texts.
     """
     keys = compute_text_keys(known)
     groups = _Groups(keys)
@@ -196,7 +197,7 @@ def find_nearest(
 def _nearest_proposed(
     known: _Rows, queries: _Rows, ranks: Rows, boilerplate: Boilerplate, threshold: Threshold
 ) -> tuple[Floats, Floats, Indices]:
-    """Like :func:`inverted_index.find_nearest_texts`, among the texts that MinHash proposes."""
+    """Do the same as :func:`inverted_index.find_nearest_texts`, among texts proposed by MinHash."""
     proposed = minhash.propose_between(
         minhash.compute_sketches(known, len(known), boilerplate),
         minhash.compute_sketches(queries, len(queries), boilerplate),
@@ -227,13 +228,13 @@ def _is_small(known: int, queries: int, boilerplate: Boilerplate) -> bool:
 
 
 def _sampled_boilerplate(texts: Texts, groups: _Groups) -> Boilerplate:
-    """Find boilerplate in a sample of texts; the choice depends only on their content."""
+    """Find boilerplate in a sample of the texts, which is chosen by their content alone."""
     chosen = np.sort(groups.rows[groups.ranks < SAMPLE_ROWS])
     return find_boilerplate(texts[row] for row in chosen.tolist())
 
 
 class _Groups:
-    """Texts grouped by equal keys; texts without content have no key and no group."""
+    """Texts grouped by equal keys; texts without content have neither key nor group."""
 
     def __init__(self, keys: Hashes) -> None:
         order = np.argsort(keys, kind="stable").astype(np.int32)
@@ -246,7 +247,7 @@ class _Groups:
         self.rows: Rows = first[by_row]
         """The first text of each group, in ascending order."""
         self.ranks: Rows = by_row
-        """The rank of each group's key, an order that depends only on content."""
+        """The rank of each group's key, in an order that depends only on content."""
 
     def identical(self) -> Iterator[tuple[int, int]]:
         """Yield the first text of each group, paired with every other text of the group."""
@@ -256,7 +257,7 @@ class _Groups:
             yield int(firsts[numbers[position]]), int(self._order[position])
 
     def find(self, keys: Hashes, others: Hashes) -> Indices:
-        """Return the first text of the group with each key in ``others``; -1 without a group.
+        """Return the first text of the group of each key in ``others``, or -1 if it has no group.
 
         ``keys`` must be the keys that this object was built from.
         """

@@ -1,15 +1,16 @@
 """Find texts from one template: the same words in the same order, except for values.
 
-A template has slots, as in ``Cancel order [number] of [date]``. A word is a slot value if it looks
-like one (numbers, quotes, paths, addresses, placeholders, capitalized names) or if few texts have
-it. The remaining words are the text's skeleton. Two texts share a template if their skeletons are
-equal, or equal after removing one word from either. The latter covers slots with a frequent word::
+A template has slots, as in ``Cancel order [number] of [date]``. A word counts as a slot value if it
+looks like one (numbers, quotes, paths, addresses, placeholders, capitalized names) or if it is in
+few texts. The remaining words are the text's skeleton. Two texts share a template if their
+skeletons are equal, or equal after removing one word from either. The latter covers slots whose
+value is a frequent word::
 
     Please cancel my order 4711 of 3 May     ->  please cancel my order _ of _
     Please cancel my order 88 of yesterday   ->  please cancel my order _ of yesterday
                                                  equal without "yesterday"
 
-Skeletons are compared by hashes, and the memory grows only with the number of queries. Use
+Skeletons are compared by their hashes, and memory use grows only with the number of queries. Use
 :func:`find_word_difference` to confirm the proposed pairs word by word.
 """
 
@@ -38,14 +39,14 @@ from tunesmith_data.near_duplicates.features import (
 SAMPLE_ROWS = 4_096
 FREQUENT_SHARE = 0.002
 FREQUENT_ROWS = 3
-"""A word belongs to skeletons if more sample texts than both limits contain it (not as a name)."""
+"""A word is in skeletons if more sample texts than both limits contain it (not as a name)."""
 MIN_WORDS = 4
 MIN_WORD_SHARE = 0.5
-"""Fewest skeleton words of a text, and their smallest share of all its words."""
+"""Minimum number of skeleton words in a text, and their minimum share of all its words."""
 MAX_CANDIDATES = 16
 
 _SLOT = np.uint64(0x9E3779B97F4A7C15)
-_NO_WORD = np.uint64(1 << 33)  # set for words, so that no word equals a slot or 0
+_NO_WORD = np.uint64(1 << 33)  # This bit is set for words, so that no word equals a slot or 0.
 _TABLE_SHIFT = np.uint64(42)
 _MARKS = '{<["`/\\@_*$~'
 _OTHER_MARKS = re.compile(r"\.\w|(?<!\w)'")
@@ -61,9 +62,9 @@ _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z][^\W_]*")
 
 
 def find_template_duplicates(known: Texts, queries: Texts) -> Iterator[tuple[int, int]]:
-    """Yield positions of a query and a known text that may come from one template.
+    """Yield the index of a query and of a known text that may come from the same template.
 
-    Each query gets at most 16 known texts, the first ones found.
+    Each query gets at most 16 known texts, the first that are found.
     """
     step = max(1, len(known) // SAMPLE_ROWS)
     sample = [known[row] for row in range(0, len(known), step)]
@@ -93,9 +94,9 @@ class WordDifference:
     """A word-by-word comparison of two texts."""
 
     words: int
-    """Number of words in the longer text; a quoted value is one word."""
+    """Number of words in the longer text; a quoted value counts as one word."""
     common: int
-    """Number of words that both texts have in the same order, without values."""
+    """Number of words that both texts have in the same order, excluding values."""
     other_words: int
     """Number of places where the texts differ in words that do not look like values."""
     only_at_end: bool = False
@@ -158,14 +159,14 @@ def _read_keys(texts: Iterable[str], frequent: Bits) -> Iterator[tuple[Hashes, I
 
 
 def _skeleton_keys(values: Numbers, sizes: Indices, is_slot: Bits) -> tuple[Hashes, Indices]:
-    """Return the keys of each skeleton, whole and with one word removed, with their rows.
+    """Return the keys of each skeleton, both whole and with one word removed, with their rows.
 
     A key is a polynomial hash of the words. A slot takes the place of a removed word.
     """
     rows = np.repeat(np.arange(len(sizes)), sizes)
     fixed = np.bincount(rows[~is_slot], minlength=len(sizes))
     is_long = (fixed >= MIN_WORDS) & (fixed >= MIN_WORD_SHARE * sizes)
-    # Merge neighboring slots, so that a value may have any number of words.
+    # Merge neighboring slots, so that a value can have any number of words.
     follows = np.append(False, is_slot[1:] & is_slot[:-1] & (rows[1:] == rows[:-1]))
     kept = np.flatnonzero(~follows[: len(rows)] & is_long[rows])
     rows, is_slot = rows[kept], is_slot[kept]

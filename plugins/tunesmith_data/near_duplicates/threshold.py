@@ -9,24 +9,24 @@ from tunesmith_data.near_duplicates.features import Bits, Floats
 
 @dataclass(frozen=True)
 class Threshold:
-    """The least Jaccard similarities of character 5-grams and of words.
+    """The minimum Jaccard similarities of character 5-grams and of words.
 
     Two texts are near-duplicates if one of these holds:
 
-    - Their 5-grams are similar (``characters``). This finds typos and inflections, and works for
+    - Their 5-grams are similar (``characters``). This catches typos and inflections, and works for
       scripts without spaces.
-    - Their words are similar (``words``) and, less strictly, their 5-grams
-      (``characters_with_words``). This finds reordered words, or one replaced word in a row of ten,
-      which changes a third of its 5-grams. Words alone would join short rows that only share
+    - Their words are similar (``words``), and to a lesser degree their 5-grams
+      (``characters_with_words``). This catches reordered words, or one replaced word in a text of
+      ten, which changes a third of its 5-grams. Words alone would match short rows that only share
       frequent words.
     """
 
     characters: float = 0.7
-    """Sufficient similarity of the 5-grams, from 0 to 1."""
+    """Similarity of the 5-grams that is sufficient alone, from 0 to 1."""
     words: float = 0.75
-    """Similarity of the words that suffices together with ``characters_with_words``."""
+    """Similarity of the words that is sufficient together with ``characters_with_words``."""
     characters_with_words: float = 0.5
-    """Similarity of the 5-grams that suffices together with ``words``."""
+    """Similarity of the 5-grams that is sufficient together with ``words``."""
 
     def __post_init__(self) -> None:
         """Raise a :class:`ValueError` for values that are not valid similarities."""
@@ -45,7 +45,7 @@ class Threshold:
         return (characters >= self.characters) | both
 
     def __str__(self) -> str:
-        """Describe the metric and the threshold."""
+        """Describe the similarity measure and the threshold."""
         return (
             f"Jaccard similarity of character 5-grams at least {self.characters:g}, "
             f"or {self.characters_with_words:g} with that of words at least {self.words:g}"

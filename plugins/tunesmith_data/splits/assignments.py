@@ -1,4 +1,4 @@
-"""Read and write split files, which fix the part of every row when rows are added.
+"""Read and write split files, which fix the split of every row when new rows are added.
 
 A split file contains hashes, but no text::
 
@@ -33,7 +33,7 @@ Settings: TypeAlias = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Hashes of each row's content and of its prompt."""
+    """Hashes of the content and of the prompt of each row."""
 
     rows: Sequence[int]
     """Hash of each row's content."""
@@ -49,26 +49,26 @@ class RowKeys:
 
 @dataclass(frozen=True)
 class Assignments:
-    """The part of each row, by its hash and by the hash of its prompt.
+    """The split of each row, by the hash of the row and by the hash of its prompt.
 
-    A row whose answer is corrected is still recognized by its prompt.
+    If a row's answer is corrected, its prompt still identifies the row.
     """
 
     seed: int
     """Seed of the hashes."""
     settings: Settings
-    """Requested sizes of the parts when the file was made."""
+    """Requested sizes of the splits when the file was created."""
     rows: dict[int, str] = field(default_factory=dict)
-    """Part names by row hash."""
+    """Maps row hashes to split names."""
     prompts: dict[int, str] = field(default_factory=dict)
-    """Part names by prompt hash, for prompts whose rows are all in one part."""
+    """Maps prompt hashes to split names, for prompts whose rows are all in the same split."""
 
     @classmethod
     def read(cls, path: Path) -> Assignments | None:
         """Read a split file; return None if it does not exist yet.
 
         Raises:
-            DataError: it is not a valid split file.
+            DataError: the file is not a valid split file.
         """
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -82,11 +82,11 @@ class Assignments:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            hint = "restore it, or delete it to split all rows again"
+            hint = "restore the file, or delete it to split all rows again"
             raise DataError(str(path), f"is not a valid split file: {error}", hint=hint) from None
 
     def parts_of(self, keys: RowKeys) -> dict[int, str]:
-        """Return the parts of all assigned rows, by row number."""
+        """Return the splits of all assigned rows, as a mapping from row numbers."""
         found = (
             (number, self.rows.get(row) or self.prompts.get(prompt))
             for number, (row, prompt) in enumerate(zip(keys.rows, keys.prompts, strict=True))
@@ -94,7 +94,7 @@ class Assignments:
         return {number: part for number, part in found if part is not None}
 
     def compare(self, settings: Settings, path: Path) -> list[Finding]:
-        """Return a warning if the requested sizes differ now; known rows keep their part."""
+        """Return a warning if the requested sizes have changed; known rows keep their split."""
         changed = [key for key, value in settings.items() if value != self.settings.get(key)]
         if not changed:
             return []
@@ -109,14 +109,14 @@ class Assignments:
         return [Finding(level="warning", where="split.file", message=message)]
 
     def extend(self, path: Path, keys: RowKeys, names: Sequence[str]) -> list[Finding]:
-        """Add unassigned rows to the file, and report how many."""
+        """Add unassigned rows to the file, and report their number."""
         new = [pair for pair in zip(keys.rows, names, strict=True) if pair[0] not in self.rows]
         if not new:
             return []
         prompts = dict(self.prompts)
         for prompt, name in zip(keys.prompts, names, strict=True):
             if prompts.setdefault(prompt, name) != name:
-                prompts[prompt] = ""  # its rows are in several parts
+                prompts[prompt] = ""  # its rows are in several splits
         if distributed.rank() == 0:
             tables = {"rows": {**self.rows, **dict(new)}, "prompts": prompts}
             lists = {kind: _by_part(table) for kind, table in tables.items()}

@@ -1,4 +1,4 @@
-"""Choose the clusters of a part, stratified by label."""
+"""Choose the clusters of a split, stratified by label."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tunesmith_data.splits.rows import RowTable
 def choose_clusters(
     candidates: Sequence[int], clusters: Clusters, table: RowTable, size: int
 ) -> list[int]:
-    """Choose clusters with about ``size`` rows in total, as closely as cluster sizes permit.
+    """Choose clusters with about ``size`` rows in total, as close as cluster sizes permit.
 
-    With labels, the same share of each label is chosen, to within one row if no rows have to stay
-    together. Answers that mostly occur in only one cluster do not count as labels; they belong to
-    questions that are asked repeatedly.
+    With labels, the same share of each label is chosen, to within one row unless rows have to stay
+    together. Answers that mostly occur in a single cluster do not count as labels, because they
+    belong to questions that are asked repeatedly.
 
     Args:
         candidates: the clusters to choose from, in order of preference.
@@ -68,10 +68,10 @@ def _labels(clusters: Clusters, table: RowTable) -> dict[int, str]:
 def _target_sizes(
     by_label: Mapping[str, list[int]], sizes: Mapping[int, int], size: int
 ) -> dict[str, int]:
-    """Return the number of rows to choose per label: the exact share rounded down, plus at most 1.
+    """Return the number of rows to choose per label: the exact share, rounded down, plus at most 1.
 
-    Additional rows go first to labels without any row, then by the largest remainder (Hamilton's
-    method), and last to labels that would otherwise vanish from training.
+    Extra rows go first to labels without any row, then by largest remainder (Hamilton's method),
+    and last to labels that would otherwise vanish from training.
     """
     counts = {label: sum(sizes[c] for c in found) for label, found in by_label.items()}
     total = sum(counts.values())
@@ -91,7 +91,7 @@ def _target_sizes(
 def _take(clusters: Sequence[int], sizes: Mapping[int, int], target: int) -> list[int]:
     """Take clusters in order until `target` rows are reached as closely as possible.
 
-    Clusters with too many rows are skipped. At the end, the smallest skipped cluster is taken if
+    Clusters that are too large are skipped. At the end, the smallest skipped cluster is taken if
     this comes closer to the target and leaves another cluster for training.
     """
     chosen, skipped, missing = [], [], target

@@ -11,15 +11,15 @@ from tunesmith_data.splits.clusters import MAX_SHARE, find_clusters
 from tunesmith_data.splits.rows import RowTable
 
 MAX_EQUAL_SHARE = 0.5
-"""A prompt in more than this share of the rows is an instruction, not a reason to cluster."""
+"""A prompt in more than this share of the rows is an instruction and does not join them."""
 
 
 def cluster_records(records: Sequence[Record]) -> list[int]:
-    """Return the cluster of each record as the position of the cluster's first record.
+    """Return the cluster of each record, identified by the index of the cluster's first record.
 
-    Near-duplicates form a cluster of up to a fifth of the rows, as in a split. Rows with equal
-    prompts form a cluster of up to half of the rows; a split would have to divide such large ones.
-    See :func:`find_clusters`.
+    Near-duplicates form clusters of up to a fifth of the rows, as in a split. Rows with equal
+    prompts form clusters of up to half of the rows, which a split would have to divide. See
+    :func:`find_clusters`.
     """
     table = RowTable(seed=0)
     for record in records:

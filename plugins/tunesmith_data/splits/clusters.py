@@ -1,4 +1,4 @@
-"""Cluster rows that must stay in one part: equal or similar prompts, shared turns, or one group."""
+"""Cluster rows that must stay in one split: similar prompts, shared turns, or one group."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tunesmith_data.splits.rows import RowTable
 from tunesmith_data.text import content_key
 
 MAX_SHARE = 0.2
-"""Largest share of rows in a cluster. A larger one would fill a whole part or leave too few rows to
-train on."""
+"""Maximum share of rows in a cluster. A larger cluster would fill a whole split, or leave too few
+rows to train on."""
 SMALL_CLUSTER = 10
 """Clusters of up to this many rows are always kept together, even in small data."""
 MAX_COMPARED_ROWS = 100_000
-"""Prompts are compared for near-duplicates by default up to this many rows, within seconds."""
+"""Up to this many rows, prompts are compared for near-duplicates by default, within seconds."""
 
 _NOT_COMPARED = Finding(
     level="info",
     where="split.near_duplicates",
-    message=f"with more than {MAX_COMPARED_ROWS:,} rows, only rows with equal prompts are kept "
-    "together, not those with similar ones; split.near_duplicates = true compares all prompts, a "
-    "million rows in a minute",
+    message=f"with more than {MAX_COMPARED_ROWS:,} rows, rows with equal prompts are kept "
+    "together, but not rows with similar ones; split.near_duplicates = true compares "
+    "all prompts, a million rows in a minute",
 )
 
 Rows = npt.NDArray[np.int32]
@@ -42,7 +42,7 @@ class Clusters:
     """The cluster of each row, and the clusters in random order."""
 
     order: list[int]
-    """The clusters in random order; a cluster is named by its first row."""
+    """The clusters in random order; each is identified by its first row."""
     of_row: Rows
     sizes: dict[int, int]
     """Number of rows in each cluster."""
@@ -54,7 +54,7 @@ class Clusters:
         return max(self.sizes.values(), default=0)
 
     def ranks(self) -> list[int]:
-        """Return the position of each row's cluster in the order; it depends only on content."""
+        """Return the position of each row's cluster in the order, which depends only on content."""
         place = {cluster: number for number, cluster in enumerate(self.order)}
         return [place[cluster] for cluster in self.of_row.tolist()]
 
@@ -66,21 +66,21 @@ def find_clusters(
     near_duplicates: bool | None,
     limit: int | None = None,
 ) -> Clusters:
-    """Join rows that must stay in the same part of a split.
+    """Join rows that must stay in the same split into clusters.
 
     These rows are joined:
 
     - rows with equal prompts, or with near-duplicate prompts
-    - rows of one conversation: one is the start of the other, or both share an exchange
+    - rows of one conversation: one is the start of the other, or they share an exchange
     - rows of one group, always
 
-    A cluster may have at most a fifth of the rows. An instruction shared by more rows is not a
-    reason to keep them together; of these, only equal rows are joined.
+    A cluster may have at most a fifth of the rows. An instruction that more rows share is not a
+    reason to keep them together; among these rows, only equal ones are joined.
 
     Args:
         table: hashes of all rows.
         records: the records, for reading prompts and conversations.
-        near_duplicates: whether to compare prompts; None: only up to 100,000 rows.
+        near_duplicates: True to compare prompts; None: only up to 100,000 rows.
         limit: maximum number of rows in a cluster, instead of a fifth of the rows.
     """
     forest = DisjointSets(len(table))
@@ -103,7 +103,7 @@ def find_clusters(
         loose = _in_large_sets(labels, min(limit, len(table) // 2))
         _join_equal(forest, labels[~loose], np.flatnonzero(~loose))
         if (loose & ~shared).any():
-            text = f"{(loose & ~shared).sum():,} rows resemble a fifth of the data"
+            text = f"{(loose & ~shared).sum():,} rows are similar to a fifth of the data"
             findings.append(_note(text))
     elif near_duplicates is None:
         findings.append(_NOT_COMPARED)
@@ -131,7 +131,7 @@ def _join_conversations(
 
 
 def _in_order(of_row: Rows, identities: Hashes, findings: Sequence[Finding]) -> Clusters:
-    """Order clusters by their smallest hash: random, but determined by content."""
+    """Order clusters by their smallest hash, which is random but determined by their content."""
     order = np.full(len(of_row), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(order, of_row, identities)
     roots, counts = np.unique(of_row, return_counts=True)
@@ -150,7 +150,7 @@ def _in_large_sets(values: npt.NDArray[np.generic], limit: int) -> npt.NDArray[n
 def _join_equal(
     forest: DisjointSets, values: npt.NDArray[np.generic], rows: npt.NDArray[np.intp] | None = None
 ) -> None:
-    """Join rows with equal values; ``rows`` are their positions if only some rows have a value."""
+    """Join rows with equal values; ``rows`` are their indices if only some rows have a value."""
     order = np.argsort(values, kind="stable")
     equal = np.flatnonzero(values[order][1:] == values[order][:-1])
     numbers = order if rows is None else rows[order]

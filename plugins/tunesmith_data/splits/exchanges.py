@@ -1,8 +1,8 @@
-"""Compute keys of exchanges: the context and the answer at each trained turn of a row.
+"""Compute keys of exchanges: the context and the answer at each turn that is trained on.
 
-A conversation may be the start of a longer one whose answers are all trained. Rows are therefore
+A conversation can be the start of a longer one whose answers are all trained on. Rows are therefore
 compared by all their exchanges, not only by the last one. In plain text, every line ends an
-exchange, because a text may be the start of a longer one.
+exchange, because a text can be the start of a longer one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Exchanges:
     """The exchanges of all rows in order, as arrays with one value per exchange."""
 
     rows: npt.NDArray[np.int64]
-    """Row of the exchange."""
+    """Row number of the exchange."""
     contexts: Hashes
     """Key of all turns before the answer, without system messages; in plain text, of all lines."""
     ends: Hashes
@@ -41,12 +41,12 @@ class Exchanges:
 
     @property
     def asked(self) -> npt.NDArray[np.bool_]:
-        """True for exchanges whose context equals the final context of some row."""
+        """A boolean mask of the exchanges whose context equals the final context of some row."""
         return np.isin(self.contexts, self.contexts[self.is_last])
 
 
 def has_earlier_exchanges(record: Record) -> bool:
-    """Return True if more than the last answer of a record is trained."""
+    """Return True if more of a record than its last answer is trained on."""
     if isinstance(record, Text):
         return "\n" in record.text.strip()
     return isinstance(record, Chat) and sum(turn.is_trained for turn in record.messages) > 1
@@ -90,7 +90,7 @@ _TURN, _ANSWER, _LINE = range(3)
 
 
 def _turns(record: Record) -> Sequence[tuple[str, int]]:
-    """Return the texts of a record's turns with their kind: turn, trained answer, or text line."""
+    """Return the texts of a record's turns with their kinds: turn, trained answer, or text line."""
     match record:
         case Text():
             return [(line, _LINE) for line in record.text.splitlines()]
@@ -112,7 +112,7 @@ def _text(turn: Message) -> str:
 
 
 def _chain(keys: Sequence[int], kinds: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the keys of each exchange of a row: of its context, and of context plus answer.
+    """Yield two keys for each exchange of a row: one of its context, one that includes the answer.
 
     Turns without content are ignored. An answer without context has no exchange.
     """

@@ -1,4 +1,4 @@
-"""Make folds of the training rows, for choices by cross-validation in small data."""
+"""Create folds of the training rows, for cross-validation in small data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ def make_folds(rows: Sequence[int], clusters: Sequence[int], seed: int) -> list[
     """Divide rows into at most five folds of similar size, keeping clusters together.
 
     Args:
-        rows: numbers of the training records.
-        clusters: the cluster of each record, by record number.
+        rows: indices of the training records.
+        clusters: the cluster of each record, by record index.
         seed: seed for shuffling the clusters.
 
     Returns:
-        The rows of each fold; no folds if there is only one cluster or too many rows.
+        The rows of each fold; the result is empty if there is only one cluster or if there are too
+        many rows.
     """
     if len(rows) > MAX_FOLD_ROWS:
         return []

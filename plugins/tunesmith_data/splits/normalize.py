@@ -50,8 +50,8 @@ _FOLDED = CharacterMap(_fold)
 def prompt_text(record: Record) -> str:
     """Return the prompt text that records are clustered by.
 
-    It is the prompt of the last answer without system messages, which many rows share. For a record
-    without a prompt, it is the whole content.
+    It is the prompt of the last answer, without system messages, because many rows share those. For
+    a record without a prompt, it is the whole content.
     """
     match record:
         case Text():

@@ -11,10 +11,10 @@ from tunesmith_data.splits.exchanges import has_earlier_exchanges
 from tunesmith_data.splits.normalize import normalize_texts, prompt_text
 
 MAX_CLASS_LABELS = 100
-"""Answers count as class labels up to this many distinct answers."""
+"""Answers count as class labels if there are at most this many distinct ones."""
 
 MAX_PENDING_CHARACTERS = 1 << 18
-"""Number of prompt characters to normalize per batch, for speed."""
+"""Number of prompt characters to normalize in one batch, for speed."""
 
 
 class RowTable:
@@ -28,8 +28,8 @@ class RowTable:
         self.seed = seed
         self._salt = str(seed).encode()
         self.prompts = array("Q")
-        self.keys = array("Q")  # 0: prompt without content
-        self.groups = array("Q")  # 0: no group
+        self.keys = array("Q")  # 0: the prompt has no content
+        self.groups = array("Q")  # 0: the record has no group
         self.labels = array("l")  # empty: the answers are not labels
         self.has_earlier_exchanges = False
         self._label_codes: dict[str, int] = {}
@@ -62,7 +62,7 @@ class RowTable:
 
     @property
     def label_texts(self) -> list[str]:
-        """Texts of the labels, indexed by code."""
+        """The texts of the labels, indexed by code."""
         return list(self._label_codes)
 
     def digest(self, kind: str, text: str) -> int:
@@ -72,7 +72,7 @@ class RowTable:
         return int.from_bytes(found.digest()) or 1
 
     def _digest_prompts(self) -> None:
-        """Add the hashes of pending prompts."""
+        """Add the hashes of the pending prompts."""
         pending, self._pending, self._pending_characters = self._pending, [], 0
         self.prompts.extend(self.digest("prompt", text) for text in normalize_texts(pending))
         self.keys.extend(compute_text_keys(pending).tolist())

@@ -6,8 +6,8 @@
                                          |
               assignments of earlier rows, which never change
 
-A score is only meaningful if the model was not trained on the same questions. Rows with equal or
-near-duplicate prompts, or of one group, therefore stay in the same part. The result depends on the
+A score is only meaningful if the model was not trained on the same questions. Therefore, rows with
+equal or near-duplicate prompts, or of one group, stay in the same split. The result depends on the
 content of the rows, not on their order.
 """
 
@@ -43,15 +43,16 @@ def split_records(
     near_duplicates: bool | None = None,
     file: Path | None = None,
 ) -> Split:
-    """Split records into parts.
+    """Split records into training, validation and test rows.
 
     Args:
-        records: the records of the request, read once.
-        request: which parts are needed, with their sizes and the seed.
+        records: the records of the request, which are read once.
+        request: the splits that are needed, with their sizes and the seed.
         validation: share or number of validation rows. None: a tenth of the rows that are not test
             rows, if there are at least 100 of them.
         near_duplicates: keep rows with near-duplicate prompts together; None: up to 100,000 rows.
-        file: split file with earlier assignments. Known rows keep their part; new rows are added.
+        file: split file with earlier assignments. Known rows keep their split, and new rows are
+            added to the file.
 
     Raises:
         DataError: the records cannot be split, or the file is damaged.
@@ -89,7 +90,7 @@ def split_records(
 def _is_anything_split_off(
     request: SplitRequest, total: int, validation: float | int | None
 ) -> bool:
-    """Return True if any part has to be split off, so that rows have to be compared."""
+    """Return True if any split has to be created, so that rows have to be compared."""
     default = count_validation_rows(None, total, needed=request.needs_validation)
     return request.test or (
         request.validation and (default if validation is None else validation) > 0
@@ -103,10 +104,10 @@ def _add_parts(
     request: SplitRequest,
     validation: float | int | None,
 ) -> list[Finding]:
-    """Assign a part to every cluster without one; report sizes that could not be met.
+    """Assign a split to every cluster without one, and report sizes that could not be met.
 
     Raises:
-        DataError: a part would be empty.
+        DataError: a split would be empty.
     """
     key, total = "data.test_size", len(table)
     findings: list[Finding] = []
@@ -150,7 +151,7 @@ def _explain_single_cluster(key: str, table: RowTable) -> DataError:
 def _report_size(
     parts: Mapping[int, str], part: str, asked: int, clusters: Clusters
 ) -> Iterator[Finding]:
-    """Yield a finding if a part's size differs from the requested one by more than a quarter."""
+    """Yield a finding if a split's size differs from the requested one by more than a quarter."""
     found = _count_rows(parts, part, clusters)
     if abs(found - asked) <= max(1, asked / 4):
         return
@@ -159,24 +160,24 @@ def _report_size(
         "validation": ("split.validation_size", "validation"),
     }[part]
     message = (
-        f"{found:,} {name} rows instead of the requested {asked:,}: rows with similar prompts, of "
-        "one conversation or of one group stay together, in "
+        f"{found:,} {name} rows instead of the requested {asked:,}: rows with similar prompts, "
+        "of one conversation or of one group stay together, in "
         f"{format_count(len(clusters.order), 'cluster')} of up to {clusters.largest:,} rows"
     )
-    hint = "add rows with other prompts, or use a separate file for this part"
+    hint = "add rows with other prompts, or use a separate file for this split"
     is_far = not asked / 2 <= found <= 2 * asked
     yield Finding(level="warning" if is_far else "info", where=key, message=message, hint=hint)
 
 
 def _no_default_validation(rows: int) -> Finding:
-    """Return the finding for data with too few rows for a default validation part."""
+    """Return a finding for data with too few rows for a default validation split."""
     message = (
         f"no validation rows: {rows:,} rows are left besides the test rows, and with fewer than "
         f"{MIN_ROWS_FOR_VALIDATION} none are set aside by default"
     )
     hint = (
-        "split.validation_size = 20 sets rows aside; otherwise choices are made out of fold on the "
-        "training rows"
+        "split.validation_size = 20 sets rows aside; otherwise choices are made out of fold on "
+        "the training rows"
     )
     return Finding(level="info", where="split.validation_size", message=message, hint=hint)
 
@@ -184,7 +185,7 @@ def _no_default_validation(rows: int) -> Finding:
 def _add_part(
     parts: dict[int, str], part: str, size: int, clusters: Clusters, table: RowTable
 ) -> None:
-    """Choose clusters for a part until it has ``size`` rows, including earlier ones."""
+    """Choose clusters for a split until it has ``size`` rows, including earlier ones."""
     free = [cluster for cluster in clusters.order if cluster not in parts]
     missing = size - _count_rows(parts, part, clusters)
     if free and missing > 0:
@@ -199,10 +200,10 @@ def _count_rows(parts: Mapping[int, str], part: str, clusters: Clusters) -> int:
 def _known_clusters(
     clusters: Clusters, known: Mapping[int, str]
 ) -> tuple[dict[int, str], list[int]]:
-    """Return the part of each cluster with known rows, and the clusters that bridge several parts.
+    """Return the split of each cluster with known rows, and clusters that bridge several.
 
-    The new rows of a bridge go to training, because in the test part they would have duplicates in
-    training.
+    The new rows of a bridge become training rows, because as test rows they would have duplicates
+    in training.
     """
     found: dict[int, set[str]] = {}
     for row, part in known.items():
@@ -218,7 +219,7 @@ def _bridge_findings(
     names: Sequence[str],
     records: Sequence[Record],
 ) -> list[Finding]:
-    """Return a warning if new rows make rows of different parts similar."""
+    """Return a warning if new rows connect similar rows in different splits."""
     if not bridges:
         return []
     joined = set(bridges)
@@ -226,8 +227,8 @@ def _bridge_findings(
         row for row in sorted(known) if clusters.of_row[row] in joined and names[row] != "train"
     ]
     message = (
-        f"{len(rows):,} test or validation rows now resemble a training row through added rows, so "
-        "scores on them may be too high"
+        f"{len(rows):,} test or validation rows now resemble a training row through added rows, "
+        "so scores on them may be too high"
     )
     test = (row for row, name in enumerate(names) if name == "test")
     finding = Finding(
@@ -236,7 +237,7 @@ def _bridge_findings(
         message=message,
         count=len(rows),
         examples=tuple(records[row].source for row in rows[:MAX_EXAMPLES]),
-        hint="scores are also reported without them; delete the file to split all rows again",
+        hint="scores are also reported without these rows; delete the file to split all rows again",
         test_rows=tuple(n for n, row in enumerate(test) if clusters.of_row[row] in joined),
     )
     return [finding]

@@ -13,7 +13,7 @@ from tunesmith.text import format_count
 __all__ = ["describe_cut_answers", "list_cut_answers"]
 
 MIN_REPORTED_SHARE = 0.02
-"""Share of rows with answers that the limit may have spoiled, above which the verdict says it."""
+"""If the limit may have spoiled more than this share of answers, the verdict reports it."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class CutAnswers:
     rows: int
     """Number of answered rows."""
     cut: int
-    """Answers that reached the limit."""
+    """Number of answers that reached the limit."""
     short: int
-    """Cut answers that are shorter than the reference, so the limit may have made them wrong."""
+    """Number of cut answers shorter than the reference, which the limit may have made wrong."""
 
 
 def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
-    """Count the cut answers of a measurement; ``folder`` is its run folder.
+    """Count the cut answers in a measurement; ``folder`` is its run folder.
 
     Raises:
         IntegrityError: the file with the rows is missing or damaged.
@@ -43,17 +43,18 @@ def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
 
 
 def describe_cut_answers(folder: Path, measured: Measured) -> str:
-    """Describe how ``max_new_tokens`` may have lowered a score; empty if it affects hardly any row.
+    """Describe how ``max_new_tokens`` may have lowered a score; empty if few rows are affected.
 
-    Answers of a rambling model are cut too, but longer than the reference. They do not count here;
-    the report still lists them.
+    The answers of a rambling model are cut off too, but are longer than the reference. They are not
+    counted here, but the report lists them.
     """
     found = count_cut_answers(folder, measured)
     if found.short <= MIN_REPORTED_SHARE * found.rows:
         return ""
     return (
-        f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} cut off before "
-        f"reaching the length of the expected answer: raise max_new_tokens of {measured.evaluator}"
+        f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} were cut off "
+        "before they reached the length of the expected answer: raise max_new_tokens of "
+        f"{measured.evaluator}"
     )
 
 

@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 END_OF_TURN_TOKENS = 8
-"""Extra tokens beyond the longest reference, for the end of the turn."""
+"""Tokens to allow beyond the longest reference, for the end of the turn."""
 MAX_NEW_TOKENS = 512
-"""Largest automatic limit for tokens per answer."""
+"""Upper bound of the automatic limit for tokens per answer."""
 
 
 class AnswerOptions(Options):
@@ -36,8 +36,8 @@ class AnswerOptions(Options):
     max_new_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = Field(
         "auto",
         description=(
-            "Maximum tokens per answer. `auto`: enough for the longest reference answer, at most "
-            "512."
+            "Maximum tokens per answer. `auto`: enough for the longest reference answer, but at "
+            "most 512."
         ),
     )
     extra_tokens: ClassVar[int] = 0
@@ -66,8 +66,9 @@ class ComparedAnswerOptions(AnswerOptions):
         None,
         min_length=1,
         description=(
-            "Regular expression for the part of the answer and the reference to compare. Its last "
-            "match is used, or the first group of that match. For `#### 42`: '#### *(\\S+)'."
+            "Regular expression for the part of the answer and of the reference to compare. The "
+            "last match counts, or its first group if there is one. For `#### 42`: '#### "
+            "*(\\S+)'."
         ),
     )
 
@@ -123,8 +124,8 @@ def resolve_max_new_tokens(
     """Return the maximum number of tokens per answer.
 
     ``auto`` fits the longest reference plus ``extra_tokens``, up to 512 tokens. All evaluators of a
-    run then request the same answers, which are generated only once. In an evaluator's ``prepare``,
-    the references are all test rows, so the limit is the same for any subset of them.
+    run then request the same answers, which are generated only once. The references in an
+    evaluator's ``prepare`` are all test rows, so the limit is the same for any subset of them.
     """
     if isinstance(max_new_tokens, int):
         return max_new_tokens
@@ -144,8 +145,9 @@ def format_reasoning_and_answer(answer: Message) -> str:
 def choose_max_new_tokens(references: Sequence[str]) -> int:
     """Return a token limit that is large enough for the longest reference.
 
-    It is the length in UTF-8 bytes, because no common tokenizer makes more tokens than bytes, plus
-    a few tokens for the end of the turn. A longer answer is cut off, but would be wrong anyway.
+    The limit is the reference's length in UTF-8 bytes, because no common tokenizer produces more
+    tokens than bytes, plus a few tokens for the end of the turn. Longer answers are cut off, but
+    they would be wrong anyway.
     """
     longest = max((len(reference.encode()) for reference in references), default=0)
     return min(longest + END_OF_TURN_TOKENS, MAX_NEW_TOKENS)

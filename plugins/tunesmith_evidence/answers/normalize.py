@@ -1,7 +1,7 @@
 """Normalize answers before comparison, and read labels from answers.
 
-Normalizing must not make two different answers equal. A sign, an operator or a symbol at the edge
-of an answer belongs to it: ``-1`` is not ``1``, and ``C++`` is not ``C``.
+Normalization must not make two different answers equal. A sign, an operator or a symbol at the edge
+of an answer is part of it: ``-1`` is not ``1``, and ``C++`` is not ``C``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LEAD_IN = re.compile(
     r"(?:\W+(?:here|for this \w+))?(?:\W+(?:is|would be|should be)\b\s*:?\s*|\s*[:=]\s*)",
     re.IGNORECASE,
 )
-# Markdown emphasis around words. The length is bounded to bound the matching time.
+# Markdown emphasis around words. Its length is bounded, to limit the matching time.
 _EMPHASIS = re.compile(
     r"(?<![\w*])(\*{1,3})(?=[^\s*])(.{1,500}?)(?<=[^\s*])\1(?![\w*])"
     r"|(?<!\w)(_{1,3})(?=[^\s_])(.{1,500}?)(?<=[^\s_])\3(?!\w)"
@@ -69,16 +69,16 @@ class TextNormalizer:
     extract: re.Pattern[str] | None = None
 
     def normalize(self, text: str) -> str | None:
-        """Return the text to compare; None if the pattern ``extract`` finds nothing.
+        """Return the text to compare, or None if the pattern ``extract`` finds nothing.
 
-        Reasoning between ``<think>`` marks before the answer is removed. White space is trimmed and
+        Reasoning between ``<think>`` tags before the answer is removed. White space is trimmed and
         collapsed, and Unicode is composed (NFC), because these differences are invisible.
         """
         found = self.find(text)
         return None if found is None else self.fold([*self.readings(found)][-1])
 
     def find(self, text: str) -> str | None:
-        """Return the answer as written; None if the pattern ``extract`` finds nothing."""
+        """Return the answer as written, or None if the pattern ``extract`` finds nothing."""
         text = strip_reasoning(text)
         if self.extract is not None:
             matches = list(self.extract.finditer(text))
@@ -89,9 +89,9 @@ class TextNormalizer:
         return normalize_unicode(text)
 
     def readings(self, text: str) -> Iterator[str]:
-        """Yield a text, then shorter and shorter versions with more of its surroundings ignored.
+        """Yield a text, then shorter and shorter versions with more of its surroundings removed.
 
-        Each step ignores as little as possible, and never the whole text.
+        Each step removes as little as possible, and never the whole text.
         """
         steps: list[Callable[[str], str]] = []
         if self.ignore_punctuation:
@@ -114,7 +114,7 @@ class TextNormalizer:
 
 
 def strip_reasoning(text: str) -> str:
-    """Remove the reasoning between ``<think>`` marks at the start of an answer."""
+    """Remove the reasoning between ``<think>`` tags at the start of an answer."""
     return _REASONING.sub("", text, count=1)
 
 
@@ -132,7 +132,7 @@ def _remove_lead_in(text: str) -> str:
 
 
 def _remove_edge(text: str) -> str:
-    """Remove one layer: enclosing quotes or brackets, trailing punctuation, or a list mark."""
+    """Remove one layer: enclosing quotes or brackets, trailing punctuation, or a list marker."""
     if not text:
         return text
     if text[0] + text[-1] in _PAIRS and not {text[0], text[-1]} & {*text[1:-1]}:
@@ -145,15 +145,15 @@ def _remove_edge(text: str) -> str:
 
 
 LENIENT_NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True, ignore_lead_in=True)
-"""Ignores case, punctuation around an answer, and a phrase such as ``The answer is``."""
+"""A normalizer that ignores case, punctuation, and a lead-in phrase such as ``The answer is``."""
 
 
 class LabelReader:
-    """Finds the label that an answer gives, from a list of labels.
+    """Finds the label that an answer gives, out of a list of labels.
 
     An answer that equals a label, up to white space and Unicode form, always gives that label.
-    Other answers are normalized first. Normalizing never merges labels: if two labels are equal
-    after it, the answer must match one of them exactly.
+    Other answers are normalized first. Normalization never merges labels: if two labels become
+    equal, the answer must match one of them exactly.
 
     Raises:
         ValueError: a label occurs twice.
@@ -173,13 +173,13 @@ class LabelReader:
         self._bare = _keep_unique(
             (normalizer.fold([*normalizer.readings(text)][-1]), label) for text, label in written
         )
-        # Texts that name a label: as written, and case-folded.
+        # Texts that stand for a label: as written, and case-folded.
         self._names = [
             (WholeWordFinder(names), names) for names in (self._labels, self._bare | self._folded)
         ]
 
     def match(self, answer: str) -> str | None:
-        """Return the label that an answer equals; None if there is none or several match."""
+        """Return the label that an answer equals, or None if no label or several labels match."""
         text = self.normalizer.find(answer)
         return None if text is None else self._match([*self.normalizer.readings(text)])
 
@@ -187,10 +187,10 @@ class LabelReader:
         """Return the label that an answer equals, or the only label that it mentions.
 
         Labels are matched as whole words. An answer with a negation ("not", "no", ...) before a
-        label, or with two different labels, names none.
+        label, or with two different labels, gives no label.
 
         Returns:
-            The label; None if the answer names none.
+            The label, or None if the answer gives none.
         """
         text = self.normalizer.find(answer)
         if text is None:
@@ -221,7 +221,7 @@ class LabelReader:
 
 
 def _keep_unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the labels by text, without texts that are shared by several labels."""
+    """Return a mapping from texts to labels, without texts that several labels share."""
     found: dict[str, set[str]] = {}
     for text, label in pairs:
         found.setdefault(text, set()).add(label)

@@ -1,4 +1,4 @@
-"""Read tool calls in generated answers."""
+"""Parse tool calls in generated answers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = [
 ]
 
 CALL_MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
-"""Marks that chat templates write before tool calls."""
+"""Markers that chat templates write before tool calls."""
 
 Call = tuple[str, Any]
 """Name and arguments of a tool call."""
 _DECODER = json.JSONDecoder()
 _OPENS_OBJECT = re.compile(r"\{\s*(?:\"|\Z)")
-"""Matches the start of a JSON object that has a key or is cut off before its first key."""
+"""Matches the start of a JSON object that has a key, or is cut off before its first key."""
 _LONGEST_WORD = len("-Infinity")
 
 
 def parse_tool_call(call: ToolCall) -> Call:
-    """Return the name and the arguments of a call; arguments that are not JSON stay text."""
+    """Return the name and the arguments of a call; arguments that are not JSON remain text."""
     try:
         return call.name, json.loads(call.arguments or "{}")
     except ValueError:
@@ -40,7 +40,7 @@ def find_tool_calls(text: str) -> list[Call]:
     """Return the tool calls in an answer, in order, in the formats of common chat templates.
 
     A call is a JSON object with ``name`` and ``arguments`` or ``parameters``, possibly nested under
-    ``function``. It may be between ``<tool_call>`` marks, in a list after ``[TOOL_CALLS]``, or
+    ``function``. It may be between ``<tool_call>`` tags, in a list after ``[TOOL_CALLS]``, or
     anywhere else.
     """
     return split_tool_calls(text)[1]
@@ -49,7 +49,7 @@ def find_tool_calls(text: str) -> list[Call]:
 def split_tool_calls(text: str) -> tuple[str, list[Call]]:
     """Split an answer into the text before its tool calls, and the calls.
 
-    Without calls, the text is the whole answer. Text after the first call is dropped.
+    If there are no calls, the text is the whole answer. Text after the first call is dropped.
     """
     found: list[tuple[int, Call]] = []
     position = len(text) - len(strip_reasoning(text))
@@ -67,9 +67,9 @@ def split_tool_calls(text: str) -> tuple[str, list[Call]]:
 
 
 def count_settled_characters(text: str) -> int:
-    """Return how many characters of an unfinished answer are text, whatever is generated next.
+    """Return how many characters of an unfinished answer are text, no matter what comes next.
 
-    The characters after them may turn out to be a tool call or the marks before one.
+    The remaining characters may turn out to be a tool call, or the markers before one.
     """
     position = len(text) - len(strip_reasoning(text))
     while (start := text.find("{", position)) >= 0:
@@ -88,7 +88,7 @@ def count_settled_characters(text: str) -> int:
 
 
 def _start_of_marks(text: str, end: int) -> int:
-    """Return the start of the marks and white space that end at position ``end``."""
+    """Return the start of the markers and white space that end at position ``end``."""
     before = text[:end].rstrip().removesuffix("[").rstrip()
     for mark in CALL_MARKS:
         before = before.removesuffix(mark)
@@ -98,8 +98,8 @@ def _start_of_marks(text: str, end: int) -> int:
 def _can_be_completed(text: str, start: int, error: Exception) -> bool:
     """Return True if the object that starts there can still become a tool call with more text.
 
-    A decoding error is final if more text follows than the longest JSON word, because then nothing
-    was cut off. Unterminated strings can always continue.
+    A decoding error is final if it is followed by more text than the longest JSON word, because
+    then nothing was cut off. An unterminated string can always continue.
     """
     if not _OPENS_OBJECT.match(text, start) or not isinstance(error, json.JSONDecodeError):
         return False

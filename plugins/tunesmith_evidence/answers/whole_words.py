@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 __all__ = ["build_whole_word_pattern"]
 
 _QUOTES = "\"'`“”„‘’«»‹›"
-# An adjacent sign, operator or symbol belongs to the word: "C" is not found in "C++", nor "1" in
-# "-1". Next to a digit, so do marks that occur in numbers.
+# An adjacent sign, operator or symbol is part of the word: "C" is not found in "C++", nor "1" in
+# "-1". Next to a digit, the same applies to marks that occur in numbers.
 _BEFORE = rf"(?<![^\s{_QUOTES}(\[{{<>:;,./|=—–（「『《。，、；：！？])(?<!\w['’])"
 _AFTER = rf"(?![^\s{_QUOTES})\]}}<>:;,./|!?…—–）」』》。，、；：！？])(?!['’]\w)"
 _BEFORE_DIGIT = rf"(?<![^\s{_QUOTES}(\[{{:;,（「『《。，、；：])(?<!\d[:,])(?<![-+−–] )"
@@ -17,20 +17,20 @@ _AFTER_DIGIT = rf"(?![^\s{_QUOTES})\]}}:;,.!?…）」』》。，、；：！�
 
 
 class WholeWordFinder:
-    """Finds where any of several parts occurs in a text as a whole word or number."""
+    """Finds where any of several search texts occurs in a text as a whole word or number."""
 
     def __init__(self, parts: Iterable[str]) -> None:
         longest_first = sorted(filter(None, parts), key=len, reverse=True)
         by_start: dict[str, list[str]] = {}
-        for part in longest_first:  # group the parts, so that each look-behind is tested once
+        for part in longest_first:  # Group the parts, so that each look-behind is only tested once.
             by_start.setdefault(_before(part), []).append(f"{re.escape(part)}{_after(part)}")
         groups = [f"{before}(?:{'|'.join(found)})" for before, found in by_start.items()]
         self._pattern = re.compile("|".join(groups) or "(?!)")
 
     def find(self, text: str) -> Iterator[tuple[int, str]]:
-        """Yield each position with the part found there.
+        """Yield each position, with the search text found there.
 
-        Matches do not overlap; the longest part wins.
+        Matches do not overlap; the longest search text wins.
         """
         for match in self._pattern.finditer(text):
             yield match.start(), match.group()

@@ -1,7 +1,7 @@
 """Text classifiers: learn one label per row, and predict one of these labels.
 
-They take rows from a :class:`~tunesmith_evidence.classify.vectors.Vectorizer`. A row without any
-known term gets the most frequent label. A prediction does not depend on the other rows.
+They take rows produced by a :class:`~tunesmith_evidence.classify.vectors.Vectorizer`. A row without
+any known term gets the most frequent label. A prediction does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
 
 Rows: TypeAlias = "sparse.csr_matrix | DenseRows"
 BATCH_ROWS = 1_000
-"""Number of rows whose similarities are in memory at the same time."""
+"""Number of rows whose similarities are held in memory at a time."""
 MAX_ITER, TOL = 300, 1e-3
-"""Limits of the logistic regression: ``max_iter`` and ``tol`` in scikit-learn."""
+"""Limits of the logistic regression, ``max_iter`` and ``tol`` in scikit-learn."""
 
 
 class Classifier(Protocol):
@@ -48,7 +48,7 @@ class Classifier(Protocol):
 
 
 class NearestRowsClassifier:
-    """Lets the k most similar training rows vote, weighted by similarity."""
+    """Lets the k most similar training rows vote, weighted by their similarity."""
 
     def __init__(self, rows: sparse.csr_matrix, labels: Sequence[str], k: int) -> None:
         self.labels = list_labels(labels)
@@ -57,7 +57,7 @@ class NearestRowsClassifier:
         self._k = min(k, len(labels))
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
-        """Return the sum of similarities of the k nearest rows per label: (rows, labels)."""
+        """Return, for each label, the sum of similarities of the k nearest rows: (rows, labels)."""
         votes = np.zeros((rows.shape[0], len(self.labels)))
         for start in range(0, rows.shape[0], BATCH_ROWS):
             similarities = (rows[start : start + BATCH_ROWS] @ self._rows.T).toarray()
@@ -68,7 +68,7 @@ class NearestRowsClassifier:
 
 
 class NearestCentroid:
-    """Predicts the label whose training rows are most similar on average."""
+    """Predicts the label whose training rows have the highest mean similarity."""
 
     def __init__(self, rows: Rows, labels: Sequence[str]) -> None:
         self.labels = list_labels(labels)
@@ -114,7 +114,7 @@ def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
 
 
 def predict(classifier: Classifier, rows: Rows) -> list[str]:
-    """Return the label with the highest score per row; ties go to the most frequent label."""
+    """Return the label with the highest score per row; ties go to the more frequent label."""
     scores = classifier.scores(rows).round(12)
     empty = rows.find_empty() if isinstance(rows, DenseRows) else np.diff(rows.indptr) == 0
     return [

@@ -1,9 +1,9 @@
-"""Speed up logistic regression: replace sparse rows by a few dense coordinates.
+"""Speed up logistic regression by replacing sparse rows with a few dense coordinates.
 
-The weights of a model with an L2 penalty are sums of its training rows (Kimeldorf and Wahba 1971).
-In an orthonormal basis of these rows, it is the same model with at most one weight per row and
-label, instead of one for each of many thousand terms. L-BFGS started at zero takes the same steps
-in both, because it only uses inner products.
+The weights of a model with an L2 penalty are linear combinations of its training rows (Kimeldorf
+and Wahba 1971). In an orthonormal basis of these rows, the model is the same but has at most one
+weight per row and label, instead of one for each of many thousand terms. L-BFGS that starts at zero
+takes the same steps in both, because it only uses inner products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Basis", "find_basis"]
 
 Floats = NDArray[np.float64]
 MIN_EIGENVALUE_SHARE = 1e-13
-"""Eigenvalues below this share of the largest one are rounding noise."""
+"""Eigenvalues below this share of the largest one count as rounding noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class DenseRows:
         return self.matrix.shape
 
     def find_empty(self) -> NDArray[np.bool_]:
-        """Return True for each row without any term."""
+        """Return a boolean mask of the rows without any term."""
         return np.asarray(~self.matrix.any(axis=1))
 
     def __getitem__(self, chosen: Any) -> DenseRows:
@@ -78,11 +78,11 @@ def find_basis(rows: sparse.csr_matrix) -> Basis:
 def fit_logistic(
     rows: DenseRows, codes: NDArray[np.int64], c: float, *, max_iter: int, tol: float
 ) -> tuple[Floats, Floats]:
-    """Fit a logistic regression for two or more labels, with scikit-learn's loss and stop rule.
+    """Fit a logistic regression for two or more labels, with scikit-learn's loss and stopping rule.
 
     Returns:
-        The weights (dimensions, labels) and the bias of each label. With two labels, there is one
-        column, for the second label.
+        The weights (dimensions, labels), and the bias of each label. If there are two labels, there
+        is only one column, for the second label.
     """
     count, dimensions = rows.shape
     labels = int(codes.max()) + 1

@@ -15,13 +15,13 @@ __all__ = ["FOLDS", "FitClassifier", "assign_folds"]
 
 FOLDS = 5
 MAX_MEASURED = 1_000
-"""Maximum number of rows to predict; more would take time without changing the choice."""
+"""Maximum number of rows to predict; more rows would take time without changing the choice."""
 FitClassifier: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
-"""Trains a classifier on rows and their labels."""
+"""A function that trains a classifier on rows and their labels."""
 
 
 def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return the fold of each text; equal texts share a fold."""
+    """Return the fold of each text; equal texts are in the same fold."""
     digests = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
         for text in texts
@@ -32,7 +32,7 @@ def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
 def choose_out_of_fold(
     ways: Mapping[str, FitClassifier], rows: Rows, labels: Sequence[str], folds: NDArray[np.int64]
 ) -> str:
-    """Return the name of the way with the best out-of-fold accuracy; ties go to the first."""
+    """Return the name of the method with the best out-of-fold accuracy; ties go to the first."""
     if len(ways) == 1:
         return next(iter(ways))
     right = {

@@ -16,10 +16,10 @@ __all__ = ["FunctionModel"]
 
 @dataclass(frozen=True)
 class FunctionModel(GenerationOnlyModel):
-    """A text model that answers with a function of the prompts' texts; it cannot score."""
+    """A text model that answers by a function of the prompts' texts; it cannot score."""
 
     answer: Callable[[Sequence[str]], Sequence[str]]
-    """Returns an answer to each text; an answer must not depend on the other texts."""
+    """Returns an answer to each text; each answer must not depend on the other texts."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -32,7 +32,7 @@ class FunctionModel(GenerationOnlyModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error for scoring: a classifier has no tokens to score."""
+        """The error raised for scoring: a classifier has no tokens to score."""
         return UsageError(
             "a classifier has no log-probabilities of answers",
             hint="measure it with an evaluator of generated answers, such as exact-match",

@@ -29,12 +29,12 @@ class TextRows:
         return self.rows, self.answers
 
     def learn_best(self, ways: Mapping[str, FitClassifier]) -> tuple[str, FunctionModel]:
-        """Train in the way with the best out-of-fold accuracy; return its name and the model."""
+        """Train by the method with the best out-of-fold accuracy; return its name and the model."""
         name = choose_out_of_fold(ways, self.rows, self.answers, self._folds)
         return name, self.model(ways[name](self.rows, self.answers))
 
     def model(self, classifier: Classifier) -> FunctionModel:
-        """Return a text model that answers with the labels predicted by a classifier."""
+        """Return a text model that answers with the labels that a classifier predicts."""
 
         def answer(texts: Sequence[str]) -> list[str]:
             return predict(classifier, self._vectorizer.transform(texts))

@@ -14,10 +14,10 @@ from sklearn.preprocessing import normalize
 __all__ = ["Vectorizer", "WordVectorizer"]
 
 MANY_TEXTS = 2_000
-"""With more texts than this, terms that occur in only one text are skipped."""
+"""If there are more texts than this, terms that occur in only one text are ignored."""
 MAX_TERMS = 200_000
 MAX_CHARACTERS = 20_000
-"""Longer texts are truncated."""
+"""Longer texts are truncated to this many characters."""
 _WORD = re.compile(r"\w+")
 Counted: TypeAlias = "tuple[CountVectorizer, sparse.csr_matrix | None]"
 
@@ -26,7 +26,7 @@ class Vectorizer:
     """Turns texts into sparse unit-length rows over the terms of the training texts.
 
     Products of rows are cosine similarities. Terms in all training texts, such as those of a shared
-    instruction, have weight zero.
+    instruction, have zero weight.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class Vectorizer:
         ]
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """Return a unit-length row for each text; zeros if it has no known term."""
+        """Return a unit-length row for each text, or zeros if it has no known term."""
         blocks = []
         for counter, idf in self._counters:
             counts = counter.transform(_shortened(texts))
@@ -68,7 +68,7 @@ def _count_words(texts: Sequence[str], *, binary: bool = False) -> Counted:
 
 
 def _count(texts: Sequence[str], *, grams: tuple[int, int], **options: Any) -> Counted:
-    """Return a term counter fitted on texts, and the counts; None without any term."""
+    """Return a term counter fitted on texts, and the counts; None if there are no terms."""
     counter = CountVectorizer(
         ngram_range=grams,
         token_pattern=None,

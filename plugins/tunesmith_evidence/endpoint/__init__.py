@@ -1,1 +1,1 @@
-"""Use a model behind an OpenAI-compatible endpoint, as a judge or to evaluate it."""
+"""Use a model at an OpenAI-compatible endpoint as a judge, or evaluate it."""

@@ -11,30 +11,32 @@ from tunesmith.errors import EnvironmentProblem
 __all__ = ["TOKEN_VARIABLE", "URL_PATTERN", "check_endpoint", "read_token"]
 
 URL_PATTERN = r"^https?://[^\s@?#]+$"
-"""Addresses up to ``/v1``. User, password and query are not allowed: they would be logged."""
+"""Matches addresses that end with ``/v1``. User, password and query are not allowed, because they
+would be logged."""
 TOKEN_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # noqa: S105 - a variable's name, not a token
 
 
 def check_endpoint(url: str, token_variable: str | None) -> None:
-    """Check an endpoint's address and the name of its token's environment variable.
+    """Check the address of an endpoint, and the name of the environment variable with its token.
 
     Raises:
         ValueError: one of them is malformed, or the token would be sent unencrypted.
     """
     if not re.fullmatch(URL_PATTERN, url):
-        raise ValueError("must be like https://host/v1, without user, password, ? and #")
+        raise ValueError("must look like https://host/v1, without user, password, ? and #")
     if token_variable is None:
         return
     if not re.fullmatch(TOKEN_VARIABLE, token_variable):
         raise ValueError(
-            "must be the name of an environment variable (capitals, digits and _), not the token"
+            "must be the name of an environment variable (capitals, digits and _), not the "
+            "token itself"
         )
     if not _is_private(url):
         raise ValueError("a token needs an https address, or an endpoint on this machine")
 
 
 def _is_private(url: str) -> bool:
-    """Return True if nobody can read the traffic: https or this machine."""
+    """Return True if nobody else can read the traffic: https, or this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
@@ -43,7 +45,7 @@ def read_token(variable: str | None) -> str:
     """Read the token from an environment variable; empty if ``variable`` is None.
 
     Raises:
-        EnvironmentProblem: the variable is not set, or contains characters not allowed in a header.
+        EnvironmentProblem: the variable is not set, or contains characters that a header cannot.
     """
     if variable is None:
         return ""
@@ -52,7 +54,7 @@ def read_token(variable: str | None) -> str:
         raise EnvironmentProblem(f"the environment variable {variable} is not set")
     if not (token.isascii() and token.isprintable()):
         raise EnvironmentProblem(
-            f"the environment variable {variable} does not contain a valid token: it may only have "
-            "printable ASCII characters"
+            f"the environment variable {variable} does not contain a valid token: only printable "
+            "ASCII characters are allowed"
         )
     return token

@@ -1,4 +1,4 @@
-"""Query a model behind an endpoint with OpenAI's chat completions API."""
+"""Query a model at an endpoint through OpenAI's chat completions API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Endpoint", "Reply"]
 
 MAX_ANSWER_BYTES = 1_000_000
 MAX_REASON = 200
-"""Maximum length of the endpoint's message in an error."""
+"""Maximum length of an endpoint's message that is quoted in an error."""
 MAX_ATTEMPTS = 3
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP status codes after which a request is retried."""
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, which would send the token to another address."""
+    """Rejects redirects, which would send the token to another address."""
 
     def redirect_request(self, *args: Any) -> None:
         return None
@@ -39,7 +39,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Reply:
-    """An endpoint's answer; missing fields default to finish reason ``stop`` and 0 tokens."""
+    """An endpoint's answer. If fields are missing, the finish reason is ``stop`` and the token
+    count 0."""
 
     text: str
     calls: tuple[Mapping[str, Any], ...] = ()
@@ -57,17 +58,17 @@ class Endpoint:
     """Address up to ``/v1``; ``/chat/completions`` is appended."""
     model: str
     token_variable: str | None = None
-    """Environment variable with the token, which is only sent to the endpoint, never shown."""
+    """Environment variable with the token, which is only sent to the endpoint and never shown."""
     timeout: float = 60.0
     """Time to wait for an answer, in seconds."""
     parallel: int = 4
     """Number of parallel requests."""
     pause: float = 1.0
-    """Delay before the first retry in seconds; doubled for each further one."""
+    """Delay before the first retry, in seconds; it doubles with each further retry."""
     role: str = "endpoint"
-    """What errors call the endpoint."""
+    """The name for the endpoint in errors."""
     hint: str = "check the address, the model's name and the token's variable, then try again"
-    """Hint in errors when requests fail."""
+    """Hint in errors about failed requests."""
 
     def ask(
         self,
@@ -75,7 +76,7 @@ class Endpoint:
         max_tokens: int,
         progress: Progress | None = None,
     ) -> list[Reply]:
-        """Return the reply to each conversation.
+        """Send conversations to the endpoint, and return a reply to each one.
 
         Args:
             conversations: request bodies with ``messages`` and, optionally, ``tools``.
@@ -109,7 +110,7 @@ class Endpoint:
     ) -> T:
         """Send a request, with retries, and return the response parsed by ``read``.
 
-        Without a body, the request is a GET.
+        If there is no body, the request is a GET.
         """
         headers = {"Content-Type": "application/json"}
         if token:
@@ -142,7 +143,7 @@ class Endpoint:
                 time.sleep(self.pause * 2**attempt)
         # Redact before truncating: a truncated token would not be recognized.
         shown = redact(problem.replace(token, "[token]") if token else problem)
-        # "from None", because the original error's request contains the token.
+        # "from None", because the request in the original error contains the token.
         raise EnvironmentProblem(
             f"request to the {self.role} at {self.url} failed: {one_line(shown, MAX_REASON)}",
             hint=self.hint,
@@ -165,7 +166,7 @@ def _read_models(content: Any) -> list[str]:
 
 
 def _read_reason(body: bytes) -> str:
-    """Return the error message from a response, in any of the common formats; empty without one."""
+    """Return the error message in a response, in any of the common formats, or "" without one."""
     try:
         content: Any = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Diagnose how well a training fits its data, and whether more training would help."""
+"""Diagnose how well a model fits its training data, and whether more training would help."""
 
 from tunesmith_evidence.fit.diagnosis import (
     MEMORIZED_AUC,

@@ -1,8 +1,8 @@
-"""Follow the losses of a training over its cumulative learning rate.
+"""Track the losses of a training run over its cumulative learning rate.
 
-Near the end of a schedule the learning rate is close to 0, so the loss is flat there however
+Near the end of a schedule, the learning rate is close to 0, so the loss is flat there no matter how
 little the model has learned. Steps are therefore weighted by their learning rate: the "last part"
-of a training is where the last third of the summed learning rates was spent.
+of training is where the last third of the summed learning rates was spent.
 """
 
 from __future__ import annotations
@@ -18,44 +18,46 @@ from tunesmith.execution.report import Report
 from tunesmith.statistics.distributions import student_quantile
 
 TAIL_SHARE = 1 / 3
-"""Length of the last part of a training, as a share of the summed learning rates."""
+"""Length of the last part of training, as a share of the summed learning rates."""
 LAST_PART = 1 - TAIL_SHARE - 1e-9
 """Start of the last part, with a tolerance for rounding."""
 MIN_TAIL_STEPS = 6
-"""Fewest steps in the last part; each step's loss is from other rows, so fewer are too noisy."""
+"""Minimum number of steps in the last part; the losses of fewer steps are too noisy."""
 VALIDATION_WINDOW = (0.4, 0.9)
-"""Where an earlier validation loss may lie to be compared with the last one (shares of the summed
-learning rates)."""
+"""Range for an earlier validation loss to compare with the last one.
+
+The bounds are shares of the summed learning rates.
+"""
 MIN_FALL_SHARE = 0.1
-"""The loss still falls if it drops by at least this share during the last part."""
+"""The loss is still falling if it drops by at least this share during the last part."""
 MIN_FALL = 0.05
 """Smallest drop in the last part that matters for :data:`MIN_FALL_SHARE`, in nats."""
 MIN_PROGRESS_SHARE = 0.2
-"""The loss also still falls if the last part makes this share of the total progress. Steady
-progress would give 1/3."""
+"""The loss is also still falling if the last part contributes this share of the total progress.
+Steady progress would contribute 1/3."""
 MIN_PROGRESS = 0.01
 """Smallest drop in the last part that matters for :data:`MIN_PROGRESS_SHARE`, in nats."""
 MIN_RISE = 0.1
-"""The training loss has risen if it is above the first step's loss by at least this share."""
+"""The training loss has risen if it exceeds the loss of the first step by at least this share."""
 CONFIDENCE_OF_RISE = 0.999
-"""One-sided confidence level for a risen training loss."""
+"""One-sided confidence level for an increase in the training loss."""
 VALIDATION_LOSS = "validation_loss"
 """Name of the metric that is measured on validation rows during training."""
 
 Points = Sequence[tuple[float, float]]
-"""Pairs of the share of the summed learning rates and the (finite) loss."""
+"""Pairs of a share of the summed learning rates and the (finite) loss there."""
 
 
 @dataclass(frozen=True)
 class LossFall:
-    """The drop of a loss during the last part of a training."""
+    """The drop in a loss during the last part of training."""
 
     value: float
     """The drop in nats; positive if the loss fell."""
     low: float
-    """Lower end of its confidence interval, in nats."""
+    """Lower end of the confidence interval of the drop, in nats."""
     high: float
-    """Upper end of its confidence interval, in nats."""
+    """Upper end of the confidence interval of the drop, in nats."""
     start: float
     """The loss at the start of the last part."""
     is_validation: bool
@@ -76,7 +78,7 @@ class LossFall:
 
     @property
     def has_levelled_off(self) -> bool:
-        """True if the loss fell overall, but clearly not during the last part."""
+        """True if the loss fell overall, but clearly did not fall during the last part."""
         limit = max(
             MIN_PROGRESS,
             min(MIN_PROGRESS_SHARE * self.total, max(MIN_FALL, MIN_FALL_SHARE * self.start)),
@@ -86,17 +88,17 @@ class LossFall:
 
 @dataclass(frozen=True)
 class LossHistory:
-    """The losses of one training over its cumulative learning rate."""
+    """The losses of one training stage over its cumulative learning rate."""
 
     steps: Sequence[StepFinished]
     shares: Sequence[float]
     """The share of the summed learning rates that was spent before each step."""
     validation: Points
-    """The validation losses, always of the same rows."""
+    """The validation losses, which are always measured on the same rows."""
 
     @property
     def losses(self) -> Points:
-        """The training loss of each step, computed on its own rows before its update."""
+        """The training loss of each step, computed on the step's own rows before the update."""
         return _finite([*zip(self.shares, (step.loss for step in self.steps), strict=True)])
 
     @property
@@ -106,20 +108,20 @@ class LossHistory:
 
     @property
     def is_of_data(self) -> bool:
-        """True for losses on data; False for an RL policy, whose loss shows no progress."""
+        """True for losses on data; False for an RL policy, whose loss does not show progress."""
         return self.is_of_pairs or not any(step.metrics for step in self.steps)
 
     @property
     def last_steps(self) -> list[StepFinished]:
-        """The steps in the last part of the training."""
+        """The steps in the last part of training."""
         pairs = zip(self.shares, self.steps, strict=True)
         return [step for share, step in pairs if share >= LAST_PART] or [*self.steps[-1:]]
 
     def find_fall(self) -> LossFall | None:
-        """Return how far the loss fell during the last part; None if too little was measured.
+        """Return how far the loss fell during the last part, or None if too little was measured.
 
-        The validation loss is preferred. Its rows never change and are new to the model, so it
-        stops falling when the model merely memorizes its training rows.
+        The validation loss is preferred. Its rows are always the same and are new to the model, so
+        it stops falling when the model merely memorizes its training rows.
         """
         if not self.is_of_data:
             return None
@@ -127,7 +129,7 @@ class LossHistory:
 
 
 def read_loss_history(report: Report, stage: str) -> LossHistory:
-    """Read the course of a training stage from a report."""
+    """Read the losses of a training stage from a report."""
     steps = report.steps_of(stage)
     spent = [0.0, *accumulate(step.learning_rate for step in steps)]
     total = spent[-1] or 1.0
@@ -164,10 +166,10 @@ def _validation_fall(validation: Points, losses: Points) -> LossFall | None:
 
 
 def _steps_fall(losses: Points) -> LossFall | None:
-    """Fit an exponential decay to the losses of the last part.
+    """Fit an exponential decay to the losses in the last part.
 
-    This is least squares on the log losses, with a 95 % interval of the slope; the fitted loss
-    stays above 0.
+    This is a least-squares fit of the log losses, with a 95 % confidence interval of the slope; the
+    fitted loss stays above 0.
     """
     tail = [(share, math.log(loss)) for share, loss in losses if share >= LAST_PART and loss > 0]
     n = len(tail)
@@ -191,10 +193,10 @@ def _steps_fall(losses: Points) -> LossFall | None:
 
 
 def find_rise(losses: Points) -> float | None:
-    """Return the mean loss of the last part if the training loss has risen, otherwise None.
+    """Return the mean loss of the last part if the training loss has risen, or None.
 
-    The mean must exceed the first loss by :data:`MIN_RISE`. The first loss must also lie below the
-    one-sided prediction interval for one more loss of the last part (normal,
+    The mean must exceed the first loss by at least :data:`MIN_RISE`. The first loss must also lie
+    below the one-sided prediction interval for one more loss of the last part (normal,
     :data:`CONFIDENCE_OF_RISE`).
     """
     tail = [loss for share, loss in losses if share >= LAST_PART]

@@ -1,24 +1,24 @@
-"""Diagnose the fit of a training: the first state that applies.
+"""Diagnose how well a run fits its data by returning the first diagnosis that applies.
 
-A training whose loss has risen counts as underfitted, whatever else is true. Otherwise:
+A run whose training loss has risen counts as underfitted, whatever else is true. Otherwise:
 
 **memorized**
     The tuned model's loss separates training rows from test rows. The probability that a training
     row has the lower loss (AUC) is at least :data:`MEMORIZED_AUC`, and the mean training loss is
     at most half of the test loss.
 
-**overfitted**
-    Training went on for too long. The validation loss after the last step is above the lowest one,
-    and the interval of the difference excludes 0.
+**overfitted** The model was trained for too long. The validation loss after the last step is above
+    the lowest one, and the confidence interval of the difference excludes 0.
 
 **underfitted**
     More training should help, for at least one of these reasons:
 
-    - The validation loss (the training loss, if there is none) still falls in the last part.
+    - The validation loss (or the training loss, if there is none) is still falling in the last
+    part.
     - The training labels cost the model more nats than they would cost a model as good as a
       better classifier (:mod:`tunesmith_evidence.fit.labels`).
-    - The test loss is not clearly below the base model's.
-    - A preference loss has hardly moved from that of the untrained model.
+    - The test loss is not clearly below the base model's test loss.
+    - A preference loss has hardly moved from the loss of the untrained model.
 
 **fitted**
     The loss leveled off before the learning rate came close to 0
@@ -27,9 +27,9 @@ A training whose loss has risen counts as underfitted, whatever else is true. Ot
 **unclear**
     None of the above.
 
-Only losses and scores of test rows are used, after all choices have been made.
-``tests/benchmarks/memorized.py`` measures the AUC threshold on other runs than those it was chosen
-on. ``tests/benchmarks/undertrained.py`` measures the rules for underfitting.
+Only losses and scores on test rows are used, after all choices have been made.
+``tests/benchmarks/memorized.py`` measures the AUC threshold on different runs from those it was
+chosen on. ``tests/benchmarks/undertrained.py`` measures the rules for underfitting.
 """
 
 from __future__ import annotations
@@ -57,44 +57,45 @@ from tunesmith_evidence.statistics.ranks import probability_below
 FitState = Literal["memorized", "overfitted", "underfitted", "fitted", "unclear"]
 
 MEMORIZED_AUC = 0.75
-"""Smallest AUC for training rows to count as memorized."""
+"""Minimum AUC at which training rows count as memorized."""
 GAP_AUC = 0.6
-"""AUC above which the model has learned its training rows better than new ones."""
+"""AUC above which the model has learned its training rows better than new rows."""
 MEMORIZED_LOSS = 0.5
-"""Largest training loss for memorized rows, as a share of the test loss."""
+"""Maximum training loss of memorized rows, as a share of the test loss."""
 MIN_ROWS = 10
-"""Fewest training and test rows for a meaningful AUC."""
+"""Minimum number of training rows and of test rows for a meaningful AUC."""
 MIN_MOVED = 0.05
 """A preference loss has hardly moved if it fell by less than this share since the start."""
 MAX_LEARNED_LOSS = 0.05
 """Training loss below which hardly anything is left to learn, in nats per token."""
 RETRY_FACTOR = 3
-"""Suggested increase of the steps or the learning rate, as a factor."""
+"""Suggested factor for increasing the steps or the learning rate."""
 MAX_LEARNING_RATE = 1e-3
-"""Highest learning rate that is suggested."""
+"""Highest learning rate to suggest."""
 VALIDATION_FILE = "validation.json"
 """File with the validation loss of each row at the best and at the last step.
 
-Files of earlier versions lack the rows' groups."""
+Files written by earlier versions lack the groups of rows."""
 ZERO_SHOT = "zero-shot"
 """The baseline that is the untuned base model with the run's system prompt."""
 
 
 @dataclass(frozen=True)
 class FitDiagnosis:
-    """The diagnosis and the values behind it."""
+    """The diagnosis, and the values that it is based on."""
 
     state: FitState
     sentence: str
     values: dict[str, float] = field(default_factory=dict)
-    """The values that could be computed. ``*_low`` is the lower end of an interval.
+    """The values that could be computed. ``*_low`` is the lower end of a confidence interval.
 
     - ``auc``, and the mean losses ``train_loss`` and ``test_loss``
-    - ``validation_rise``, ``validation_rise_low``: rise of the validation loss after the best step
-    - ``gain``, ``gain_low``: the base model's loss minus the tuned model's
-    - ``fall``: relative drop of the loss in the last part
+    - ``validation_rise``, ``validation_rise_low``: increase in the validation loss after the best
+    step
+    - ``gain``, ``gain_low``: the base model's loss minus the tuned model's loss
+    - ``fall``: relative drop in the loss in the last part
     - ``answer_nats``: cost of a training answer; ``answer_bound``: the bound from a classifier
-    - ``moved``: relative drop of a preference loss since the start
+    - ``moved``: relative drop in a preference loss since the start
     """
 
     def to_json(self) -> JSON:
@@ -106,14 +107,14 @@ Finding = tuple[FitState, str]
 
 
 def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
-    """Diagnose a finished training; None if it has not finished or nothing useful was measured.
+    """Diagnose a finished run; return None if it is unfinished or nothing useful was measured.
 
     Args:
         folder: the run folder.
         report: the report of the run.
 
     Raises:
-        IntegrityError: a file with an evaluation is damaged.
+        IntegrityError: an evaluation file is damaged.
     """
     if "" not in report.training_finished:
         return None
@@ -133,9 +134,9 @@ def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
 
 
 def rate_fit(fit: FitDiagnosis, report: Report) -> Literal["good", "warning", ""]:
-    """Return how to show a diagnosis; an unclear one is neither good nor a warning.
+    """Return the rating of a diagnosis; an unclear one is neither good nor a warning.
 
-    A fitted model is not good news either if one of its metrics is 0, that is, no row is right.
+    A fitted model is not good news either if one of its metrics is 0, so that no row is right.
     """
     if fit.state not in ("fitted", "unclear"):
         return "warning"
@@ -154,14 +155,14 @@ def _find_risen(course: LossHistory) -> Finding | None:
     if risen is None:
         return None
     return "underfitted", (
-        f"the training loss has risen, from {format_number(course.losses[0][1])} at the first step "
-        f"to {format_number(risen)} in the last third; train with a lower learning rate, or with a "
-        "longer warmup (schedule.warmup_ratio)"
+        f"the training loss has risen, from {format_number(course.losses[0][1])} at the first "
+        f"step to {format_number(risen)} in the last third; train with a lower learning rate, or "
+        "with a longer warmup (schedule.warmup_ratio)"
     )
 
 
 def _measure_gap(folder: Path, report: Report, values: dict[str, float]) -> None:
-    """Store the AUC and the mean losses of training and test rows in ``values``."""
+    """Store the AUC and the mean losses on training and test rows in ``values``."""
     for trained in report.training_rows.values():
         test = report.measured.get((TUNED, trained.evaluator, trained.metric))
         if test is None or trained.higher_is_better:
@@ -175,7 +176,7 @@ def _measure_gap(folder: Path, report: Report, values: dict[str, float]) -> None
 
 @dataclass(frozen=True)
 class _Rise:
-    """The rise of the validation loss from the best step to the last one."""
+    """The increase in the validation loss from the best step to the last one."""
 
     best: int
     last: int
@@ -183,7 +184,7 @@ class _Rise:
 
     @property
     def finding(self) -> Finding | None:
-        """The state ``overfitted`` with its sentence; None unless the rise is clear."""
+        """The diagnosis ``overfitted`` with its sentence, or None unless the increase is clear."""
         rise = self.interval
         if self.best == self.last or rise.low <= 0:
             return None
@@ -205,14 +206,14 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
             best["losses"], last["losses"], best["weights"], groups=last.get("groups")
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise IntegrityError(f"{path}: is damaged, {error!s:.80}") from None
+        raise IntegrityError(f"{path}: this file is damaged: {error!s:.80}") from None
     if best["step"] != last["step"]:
         values |= {"validation_rise": rise.value, "validation_rise_low": rise.low}
     return _Rise(best["step"], last["step"], rise)
 
 
 def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | None:
-    """Return ``memorized`` with advice; the validation loss decides if fewer epochs would help."""
+    """Return ``memorized`` with advice; the validation loss shows if fewer epochs would help."""
     if values.get("auc", 0.0) < MEMORIZED_AUC:
         return None
     if values["train_loss"] > MEMORIZED_LOSS * values["test_loss"]:
@@ -221,7 +222,7 @@ def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | N
     if rise is not None and rise.finding is not None:
         advice += f"; the validation loss rises after step {rise.best}: train for fewer epochs"
     elif rise is not None and rise.best == rise.last:
-        advice += "; fewer epochs would not: the validation loss was lowest at the end"
+        advice += "; fewer epochs would not help, since the validation loss was lowest at the end"
     if values.get("gain_low", 0.0) > 0:
         advice += "; the model has also learned the task: " + _describe_gain(values)
     return "memorized", f"{_describe_gap(values)}; {advice}"
@@ -230,9 +231,9 @@ def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | N
 def _describe_gap(values: dict[str, float]) -> str:
     train, test = (format_number(values[f"{part}_loss"]) for part in ("train", "test"))
     return (
-        f"the loss is {train} on training rows and {test} on test rows; the training row has the "
-        f"lower loss in {format_share(values['auc'])} of train/test pairs (about 50 % if the model "
-        "generalizes)"
+        f"the loss is {train} on training rows and {test} on test rows; in a random pair of a "
+        "training and a test row, the training row has the lower loss "
+        f"{format_share(values['auc'])} of the time (50 % if the model generalizes)"
     )
 
 
@@ -246,7 +247,7 @@ def _find_underfitted(
     values: dict[str, float],
     gain: Interval | None,
 ) -> Finding | None:
-    """Return ``underfitted`` with all reasons for more training."""
+    """Return ``underfitted`` with all the reasons for more training."""
     reasons = [
         *_find_no_gain(gain, values),
         *_find_falling(report, course, values),
@@ -265,8 +266,8 @@ def _find_underfitted(
 def _find_no_gain(gain: Interval | None, values: dict[str, float]) -> Iterator[str]:
     """Yield a reason if the tuned model's test loss is not clearly below the base model's.
 
-    A model that knows its training rows better than new ones has learned something. If it is still
-    not better on test rows, undertraining is not the cause.
+    A model that knows its training rows better than new rows has learned something. If it is still
+    not better on test rows, too little training is not the cause.
     """
     if gain is None or gain.low > 0 or values.get("auc", 0.0) > GAP_AUC:
         return
@@ -301,7 +302,7 @@ def _measure_gain(folder: Path, report: Report, values: dict[str, float]) -> Int
 
 
 def _find_falling(report: Report, course: LossHistory, values: dict[str, float]) -> Iterator[str]:
-    """Yield a reason if the loss still falls and memorization does not explain it."""
+    """Yield a reason if the loss is still falling and memorization does not explain it."""
     fall = course.find_fall()
     if fall is None:
         return
@@ -333,7 +334,7 @@ def _find_unlearned(
 
 
 def _find_unmoved(course: LossHistory, values: dict[str, float]) -> Iterator[str]:
-    """Yield a reason if a preference loss has hardly moved from that of the untrained model."""
+    """Yield a reason if a preference loss has hardly moved from the loss of the untrained model."""
     losses = [step.loss for step in course.steps]
     if not course.is_of_pairs or losses[0] <= 0:
         return
@@ -341,7 +342,7 @@ def _find_unmoved(course: LossHistory, values: dict[str, float]) -> Iterator[str
     values["moved"] = moved = (losses[0] - last) / losses[0]
     if moved < MIN_MOVED:
         yield (
-            f"the loss has hardly moved from that of the untrained model: from "
+            "the loss has hardly moved from that of the untrained model: from "
             f"{format_number(losses[0])} to {format_number(last)}"
         )
 

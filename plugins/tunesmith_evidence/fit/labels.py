@@ -1,12 +1,13 @@
-"""Check whether a model knows its training labels as well as a classifier knows unseen ones.
+"""Check if a model knows its training labels as well as a classifier knows unseen ones.
 
 A classifier that learned from the same rows gets a share ``e`` of the test rows wrong. By Fano's
 inequality, a model with the same error needs at most ``h(e) + e ln(K - 1)`` nats per label, for
 ``K`` labels and the binary entropy ``h`` (Cover and Thomas, "Elements of Information Theory",
 2.10). Compare this bound with the cost of the model's *training* answers:
 
-- above the bound: the model has not yet learned what the rows teach; more training should help
-- below the bound: it has learned them; if it is still worse on test rows, training is not the cause
+- above the bound: the model has not yet learned what the rows teach, so more training should help
+- below the bound: the model has learned it; if it is still worse on test rows, too little training
+is not the cause
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ class LabelCost:
 
 
 def find_label_cost(folder: Path, report: Report, course: LossHistory) -> LabelCost | None:
-    """Compare the tuned model's training answers with the best classifier's test answers.
+    """Compare the tuned model's training answers with the test answers of the best classifier.
 
     Returns:
-        The costs; None in these cases:
+        The costs, or None in these cases:
 
         - no classifier is clearly better than the tuned model
         - the answers are not labels
-        - rows have several answers: the loss covers all of them, a classifier only the last
+        - rows have several answers: the loss covers all of them, but a classifier only the last one
 
     Raises:
-        IntegrityError: a file with an evaluation is damaged.
+        IntegrityError: an evaluation file is damaged.
     """
     best = max(_better_classifiers(report), key=lambda event: event.value, default=None)
     nats = _nats_per_answer(folder, report, course)
@@ -62,7 +63,7 @@ def find_label_cost(folder: Path, report: Report, course: LossHistory) -> LabelC
 
 
 def count_other_answers(report: Report) -> tuple[int, int]:
-    """Return the number of the tuned model's answers that are not a label, and of all answers."""
+    """Count the tuned model's answers that are not a label, and all of its answers."""
     for event in report.tuned:
         if "no_label" in event.details:
             return int(event.details["no_label"]), event.n
@@ -70,7 +71,7 @@ def count_other_answers(report: Report) -> tuple[int, int]:
 
 
 def fano_bound(error: float, labels: int) -> float:
-    """Return the highest cost of a label in nats if the share ``error`` of predictions is wrong."""
+    """Return the highest cost of a label in nats, if a share ``error`` of predictions is wrong."""
     error = min(error, 1 - 1 / labels)
     if error <= 0:
         return 0.0
@@ -79,7 +80,7 @@ def fano_bound(error: float, labels: int) -> float:
 
 
 def _better_classifiers(report: Report) -> Iterator[Measured]:
-    """Yield the results of classifiers that clearly beat the tuned model by its first metric."""
+    """Yield the results of classifiers that clearly beat the tuned model in its first metric."""
     tuned = next(iter(report.tuned), None)
     if tuned is None or tuned.unit or not tuned.higher_is_better:
         return
@@ -94,7 +95,7 @@ def _better_classifiers(report: Report) -> Iterator[Measured]:
 def _nats_per_answer(folder: Path, report: Report, course: LossHistory) -> float | None:
     """Return the mean cost of a training answer, measured on the tuned model or in the last steps.
 
-    None if neither is known.
+    The result is None if neither is known.
     """
     for trained in report.training_rows.values():
         if not trained.higher_is_better and trained.unit == "nats/token":

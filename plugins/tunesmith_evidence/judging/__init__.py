@@ -1,1 +1,1 @@
-"""Judge answers in pairs by a language model, in both orders, and check the judge by anchors."""
+"""Let a language model judge pairs of answers in both orders, and test it on anchors."""

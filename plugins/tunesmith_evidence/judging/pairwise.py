@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 AskJudge = Callable[[Sequence[str]], Sequence[str]]
-"""Sends prompts to the judge and returns its replies."""
+"""A function that sends prompts to the judge and returns its replies."""
 VERDICTS = ("A", "B", "tie")
 DEFAULT_CRITERION = "Which answer is more correct, and more useful to the person who asked?"
 MIN_ANCHORS = 10
@@ -58,11 +58,11 @@ class Judgment:
     forward: str
     backward: str
     is_withdrawn: bool = False
-    """True if the same answer also wins for an unrelated request, so its win does not count."""
+    """True if the same answer also wins for an unrelated request: its win does not count."""
 
     @property
     def score(self) -> float:
-        """1 if our answer wins in both orders, 0 if theirs does, otherwise 0.5."""
+        """1 if our answer wins in both orders, 0 if the other answer does, otherwise 0.5."""
         if self.is_withdrawn:
             return 0.5
         if (self.forward, self.backward) == ("A", "B"):
@@ -81,12 +81,12 @@ class Judgments:
 
     judged: tuple[Judgment, ...]
     attempts: tuple[int, int]
-    """Number of our answers, and of theirs, that seem to instruct the judge."""
+    """Number of our answers, and of the other model's, that seem to instruct the judge."""
     replies: int
     """Number of the judge's replies: two for each pair of different answers."""
 
     def count_position(self, position: str) -> int:
-        """Return the number of pairs where a position wins in both orders."""
+        """Return the number of pairs where the position wins in both orders."""
         return sum(judgment.preferred_position == position for judgment in self.judged)
 
     @property
@@ -98,7 +98,7 @@ class Judgments:
 def judge_pairs(
     pairs: Sequence[AnswerPair], ask: AskJudge, criterion: str = DEFAULT_CRITERION
 ) -> Judgments:
-    """Judge each pair in both orders; equal answers tie without asking the judge."""
+    """Judge each pair in both orders; equal answers are a tie without asking the judge."""
     different = [pair for pair in pairs if pair.ours.strip() != pair.theirs.strip()]
     prompts = [
         write_judge_prompt(pair.request, first, second, criterion)
@@ -122,7 +122,7 @@ def judge_pairs(
 
 
 def write_judge_prompt(request: str, first: str, second: str, criterion: str) -> str:
-    """Return the judge's prompt for a request and two answers."""
+    """Write the prompt that asks the judge to compare two answers to a request."""
     mark = choose_mark(request, first, second)
     return _PROMPT.format(
         request=quote_text("request", request, mark),
@@ -133,7 +133,7 @@ def write_judge_prompt(request: str, first: str, second: str, criterion: str) ->
 
 
 def read_verdict(reply: str) -> str:
-    """Return ``A``, ``B`` or ``tie``; empty unless the reply starts with one of them."""
+    """Return ``A``, ``B`` or ``tie`` if the reply starts with one of them, otherwise ""."""
     match = _VERDICT.match(reply)
     if match is None:
         return ""
@@ -143,9 +143,9 @@ def read_verdict(reply: str) -> str:
 def inject_anchors(
     requests: Sequence[tuple[str, str]], most: int, seed: int = 0
 ) -> list[AnswerPair]:
-    """Make pairs with a known better answer: a reference and a damaged copy of it.
+    """Create pairs whose better answer is known: a reference and a damaged copy of it.
 
-    A reference with at least six words is damaged by keeping half of its words in random order. A
+    A reference of at least six words is damaged by keeping half of its words, in random order. A
     shorter one is replaced by the reference of another request.
 
     Args:

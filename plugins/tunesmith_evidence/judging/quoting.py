@@ -8,7 +8,7 @@ import re
 __all__ = ["choose_mark", "quote_text"]
 
 MAX_CHARACTERS = 6_000
-"""Longer texts are truncated."""
+"""Longer texts are truncated to this many characters."""
 _TEMPLATE_TOKENS = re.compile(
     r"<\|[^|<>]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|</?(?:start|end)_of_turn>|</?think>"
     r"|<(?:start|end)_of_turn>"
@@ -53,9 +53,9 @@ def quote_text(name: str, text: str, mark: str) -> str:
 
 
 def choose_mark(*texts: str) -> str:
-    """Return a mark that no text can contain on purpose: a hash of all of them.
+    """Return a mark that no text can contain on purpose: a hash of all the texts.
 
-    The mark is the same for the same texts, so judgments are reproducible.
+    The mark is the same for the same texts, so that judgments are reproducible.
     """
     digest = hashlib.sha256()
     for text in texts:

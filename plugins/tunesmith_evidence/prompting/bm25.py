@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 K1, B = 1.2, 0.75
-"""Saturation of repeated words and length normalization, with the usual values."""
+"""Saturation of repeated words, and length normalization, with their usual values."""
 _WORD = re.compile(r"\w+")
 
 
@@ -45,7 +45,7 @@ class BM25:
             self._postings[word] = where, idf * tf * (K1 + 1) / (tf + norm[where])
 
     def scores(self, query: str) -> NDArray[np.float64]:
-        """Return the score of each text; 0 if it shares no word with the query."""
+        """Return the score of each text, which is 0 if it shares no word with the query."""
         scores = np.zeros(self._size)
         for word in sorted(set(split_words(query))):
             if word in self._postings:
@@ -54,5 +54,5 @@ class BM25:
         return scores
 
     def ranked(self, query: str) -> NDArray[np.int64]:
-        """Return the positions of the texts, the best first; ties in order."""
+        """Return the indices of the texts, the best first; ties stay in order."""
         return np.argsort(-self.scores(query), kind="stable")

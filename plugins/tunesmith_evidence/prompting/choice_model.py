@@ -1,6 +1,6 @@
 """Constrained answers: choose the most probable of the given labels.
 
-A small model prefers some labels whatever the question. Calibration divides each label's
+A small model prefers some labels regardless of the question. Calibration divides each label's
 probability by its mean over other prompts of the task, ``p(label | prompt) / mean p(label |
 other)``. This is Batch Calibration (Zhou et al., 2023, arXiv 2309.17249) with training prompts
 instead of the batch, so an answer does not depend on the other prompts.
@@ -22,7 +22,7 @@ __all__ = ["ChoiceModel", "LabelScores"]
 
 @dataclass(frozen=True)
 class LabelScores:
-    """A model's scores of all labels after a prompt."""
+    """A model's scores of all labels after one prompt."""
 
     sums: tuple[float, ...]
     """Log-probability of each label, in nats."""
@@ -36,9 +36,9 @@ class ChoiceModel(WrappedModel):
 
     labels: tuple[str, ...] = ()
     calibration: tuple[Prompt, ...] = ()
-    """Prompts for calibrating the labels; empty for no calibration."""
+    """Prompts for calibrating the labels; empty: no calibration."""
     known: dict[Prompt, LabelScores] = field(default_factory=dict)
-    """Cache of scores; can be shared by instances with the same labels and inner model."""
+    """Cache of scores, which instances with the same labels and inner model can share."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -53,7 +53,7 @@ class ChoiceModel(WrappedModel):
 
     @cached_property
     def _prior(self) -> Sequence[float]:
-        """Log of each label's mean probability over the calibration prompts."""
+        """The log of each label's mean probability over the calibration prompts."""
         if not self.calibration:
             return [0.0] * len(self.labels)
         means = [0.0] * len(self.labels)

@@ -15,14 +15,14 @@ from tunesmith_evidence.tasks.json_answers import (
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels
 
 MAX_LISTED_CHARACTERS = 8_000
-"""Longer lists of labels are omitted."""
+"""Longer lists of labels are omitted from instructions."""
 MAX_LISTED_VALUES = 30
 MAX_SHORT_WORDS = 30
-"""Answers up to this many words are short."""
+"""Answers of up to this many words count as short."""
 
 
 def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
-    """Return an instruction that describes answers like these; empty if none applies."""
+    """Return an instruction that describes answers like these; empty if no description fits."""
     if kind == "classes":
         return describe_labels(list_labels(answers))
     if kind == "objects":
@@ -74,7 +74,7 @@ def _name_type(value: str) -> str:
 
 
 def describe_length(answers: Sequence[str]) -> str:
-    """Return an instruction with the maximum length of short one-line answers; empty otherwise."""
+    """Return an instruction with the maximum length of short one-line answers; otherwise ""."""
     if not answers or any("\n" in answer.strip() for answer in answers):
         return ""
     longest = sorted(len(answer.split()) for answer in answers)[int(0.95 * (len(answers) - 1))]

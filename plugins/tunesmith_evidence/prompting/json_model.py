@@ -20,7 +20,7 @@ __all__ = ["constrain_to_schema", "is_json_library_installed"]
 
 @runtime_checkable
 class ConstrainableModel(Protocol):
-    """A model whose answers can be constrained while they are generated."""
+    """A model whose answers can be constrained during generation."""
 
     def constrained_to(
         self, schema: Schema, *, item_separator: str, key_separator: str, is_indented: bool
@@ -43,12 +43,12 @@ def can_constrain(model: TextModel) -> bool:
 
 
 def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> TextModel:
-    """Return the model with the same prompts, whose answers are JSON that follows the schema.
+    """Return the model with the same prompts, but with answers that are JSON and follow the schema.
 
     Raises:
         UsageError: the model does not support it, or llguidance is not installed.
     """
-    if isinstance(model, CachedModel):  # the cached answers are not constrained
+    if isinstance(model, CachedModel):  # The cached answers are not constrained.
         return constrain_to_schema(model.model, schema, style)
     if isinstance(model, WrappedModel):
         return replace(model, model=constrain_to_schema(model.model, schema, style))
@@ -68,7 +68,7 @@ def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> T
 
 @dataclass(frozen=True)
 class FencedModel(WrappedModel):
-    """A text model whose answers are enclosed by two texts, such as a Markdown fence."""
+    """A text model whose answers are enclosed in two texts, such as a Markdown fence."""
 
     opening: str
     closing: str

@@ -18,17 +18,17 @@ from tunesmith_evidence.tasks.examples import Example, prompt_text
 __all__ = ["QUESTION_TEMPLATE", "PromptedModel", "count_prompt_tokens"]
 
 CHARACTERS_PER_TOKEN = 3
-"""Conservative estimate for models that cannot count a prompt's tokens."""
+"""Conservative estimate for models that cannot count the tokens of a prompt."""
 DEFAULT_CONTEXT_TOKENS = 2_048
-"""Assumed context length, in tokens, of models that do not state it."""
+"""Context length, in tokens, assumed for models that do not state it."""
 END_OF_TURN_TOKENS = 8
 QUESTION_TEMPLATE = "{prompt}"
-"""Placeholder for the question in the template of a user's message."""
+"""Placeholder for the question in a template of the user's message."""
 
 
 @runtime_checkable
 class ContextLimitedModel(Protocol):
-    """A model that can tell whether a prompt leaves room for an answer."""
+    """A model that can tell if a prompt leaves room for an answer."""
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
         """Return True if the prompt leaves room for ``extra_tokens`` more tokens."""
@@ -36,7 +36,7 @@ class ContextLimitedModel(Protocol):
 
 
 def make_fit_check(model: TextModel) -> Callable[[Prompt, int], bool]:
-    """Return a function that checks whether a prompt leaves room for a number of tokens."""
+    """Return a function that checks if a prompt leaves room for a number of tokens."""
     inner: object = model
     while isinstance(inner, WrappedModel):
         inner = inner.model
@@ -45,7 +45,7 @@ def make_fit_check(model: TextModel) -> Callable[[Prompt, int], bool]:
 
 @runtime_checkable
 class TokenCountingModel(Protocol):
-    """A model that can count a prompt's tokens."""
+    """A model that can count the tokens of a prompt."""
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return the number of tokens of a prompt in the model's chat template."""
@@ -56,7 +56,7 @@ def count_prompt_tokens(model: TextModel, prompts: Sequence[Prompt]) -> list[int
     """Count the tokens that the inner model reads for each prompt, including examples.
 
     Returns:
-        One number per prompt; None if the model cannot count tokens.
+        One number per prompt, or None if the model cannot count tokens.
     """
     while isinstance(model, WrappedModel):
         prompts = model.convert_prompts(prompts)
@@ -95,8 +95,8 @@ class PromptedModel(WrappedModel):
     system: str | None = None
     """Instructions to put before a prompt's own system messages."""
     find: Callable[[str], Sequence[Example]] = lambda text: ()
-    """Returns worked examples for a text, the most useful first. The first one is placed last in
-    the prompt, next to the question."""
+    """Returns worked examples for a text, the most useful first. The most useful one is placed last
+    in the prompt, next to the question."""
     template: str = QUESTION_TEMPLATE
     """Text of the user's last message, with ``{prompt}`` in place of the question."""
     description: str = ""
@@ -125,7 +125,7 @@ class PromptedModel(WrappedModel):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Score completions; all completions of a prompt get the same examples."""
+        """Score completions; all completions of the same prompt get the same examples."""
         room: dict[Prompt, int] = {}
         for prompt, answer in zip(prompts, completions, strict=True):
             room[prompt] = max(room.get(prompt, 0), _most_tokens(answer))
@@ -148,7 +148,7 @@ class PromptedModel(WrappedModel):
         return self._build(prompt, extra_tokens).prompt
 
     def count_shown(self, prompt: Prompt, extra_tokens: int) -> int:
-        """Return the number of examples in the result of :meth:`build_prompt`."""
+        """Return the number of examples that :meth:`build_prompt` would include."""
         return self._build(prompt, extra_tokens).shown
 
     def _build(self, prompt: Prompt, extra_tokens: int) -> _Built:
@@ -176,7 +176,7 @@ class PromptedModel(WrappedModel):
         own = "\n\n".join(filter(None, (self.system, self.description)))
         if own:
             system.insert(0, Message("system", own))
-        # Chat templates accept only one system message, at the start, so join them.
+        # Chat templates accept only one system message, at the start, so all of them are joined.
         joined = [Message("system", "\n\n".join(m.text for m in system))] if system else []
         rest = [replace(m, tools=()) for m in prompt if m.role != "system"]
         last = next((i for i in reversed(range(len(rest))) if rest[i].role == "user"), None)
@@ -194,12 +194,12 @@ def _write_as_text(messages: Sequence[Message]) -> str:
 
 
 def _until_empty_line(answer: Generation) -> Generation:
-    """Cut an answer at the first empty line, after which a made-up next question would follow."""
+    """Cut an answer off at the first empty line; the model would make up the next question."""
     text, line, _ = answer.text.strip().partition("\n\n")
     return Generation(text, answer.tokens, "stop") if line else answer
 
 
 def _most_tokens(answer: Answer) -> int:
-    """Return an upper bound on the tokens of an answer."""
+    """Return an upper bound on the number of tokens in an answer."""
     text = answer if isinstance(answer, str) else answer.text
     return len(text.encode("utf-8", "surrogatepass")) + END_OF_TURN_TOKENS

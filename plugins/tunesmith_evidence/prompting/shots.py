@@ -17,7 +17,7 @@ __all__ = ["Retriever", "choose_shots", "count_fitting_examples"]
 MAX_PER_LABEL = 4
 """Maximum number of retrieved examples with the same answer; more would add nothing."""
 MAX_EXAMINED = 200
-"""Maximum number of ranked rows examined per wanted example."""
+"""Maximum number of ranked rows to examine per wanted example."""
 MAX_ANSWER = 512
 """Maximum number of tokens reserved for an answer."""
 _PUNCTUATION = re.compile(r"[.,;:?!]+(?!\S)")
@@ -26,9 +26,10 @@ _PUNCTUATION = re.compile(r"[.,;:?!]+(?!\S)")
 def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     """Choose worked examples at random.
 
-    Each distinct answer is used once before any repeats, so as many classes as possible are shown.
-    Every prompt includes the examples, so short ones are preferred. The longer half is used only
-    for answers that the shorter half lacks, or once the shorter half is used up.
+    Each distinct answer is used once before any is repeated, so that as many classes as possible
+    are shown. Every prompt includes the examples, so short ones are preferred. The longer half is
+    only used for answers that are missing from the shorter half, or once the shorter half is used
+    up.
     """
     by_length = sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e))
     half = (len(by_length) + 1) // 2
@@ -49,10 +50,10 @@ class Retriever:
         self._index = BM25([example.text for example in examples])
 
     def find(self, text: str, count: int) -> list[Example]:
-        """Return up to ``count`` examples, the most similar first; at most four per answer.
+        """Return up to ``count`` examples, the most similar first, with at most four per answer.
 
         Examples with the same prompt as ``text`` are skipped, because they would give away the
-        answer. A training row is therefore never an example for itself.
+        answer. For this reason, a training row is never an example for itself.
         """
         key, uses = _words_of(text), Counter[str]()
         found: list[Example] = []
@@ -76,7 +77,7 @@ def _words_of(text: str) -> str:
 
 
 def count_fitting_examples(model: PromptedModel, examples: Sequence[Example], most: int) -> int:
-    """Return how many of ``most`` typical examples leave room for a question and answer.
+    """Return how many of ``most`` typical examples leave room for a question and its answer.
 
     The result is at least 1.
     """

@@ -24,9 +24,9 @@ from tunesmith_evidence.tasks.kinds import TaskKind, detect_task_kind, list_labe
 __all__ = ["TaskPrompt", "read_task"]
 
 MAX_LABELS = 200
-"""Maximum number of labels for constrained answers, where each label is scored."""
+"""Maximum number of labels for constrained answers, for which every label is scored."""
 CALIBRATION_PROMPTS = 16
-"""Number of training prompts for averaging a label's probability."""
+"""Number of training prompts over which a label's probability is averaged."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TaskPrompt:
     def prompted(
         self, find: Callable[[str], Sequence[Example]] | None = None, *, describe: bool
     ) -> PromptedModel:
-        """Return the base model with the system prompt, examples and optionally a description."""
+        """Return the base model with the system prompt, examples and, optionally, a description."""
         return PromptedModel(
             self.base(),
             self.system,
@@ -61,8 +61,8 @@ class TaskPrompt:
     ) -> Iterator[BaselineVariant]:
         """Yield variants of a model with constrained answers, if possible.
 
-        For classes, answers are constrained to the labels, with ``calibrate`` also to calibrated
-        labels. For JSON objects, they are constrained to a schema.
+        For classes, answers are constrained to the labels, and with ``calibrate`` also to
+        calibrated labels. For JSON objects, they are constrained to a schema.
         """
         of = f"{name}, " if name else ""
         if 1 < len(self.labels) <= MAX_LABELS:
@@ -98,8 +98,8 @@ def read_task(task: BaselineTask) -> TaskPrompt:
 def _choose_calibration(examples: Sequence[Example], seed: int) -> tuple[Prompt, ...]:
     """Choose training prompts with as many labels as possible, from the end of the random order.
 
-    Worked examples come from its start. A prompt that is also a worked example would show its own
-    answer and tell nothing about the model's bias.
+    Worked examples are taken from its start. A prompt that is also a worked example would show its
+    own answer, and would tell nothing about the model's bias.
     """
     ordered = sorted(examples, key=lambda e: random_sort_key(e, seed), reverse=True)
     chosen = take_each_answer_first(ordered, CALIBRATION_PROMPTS)

@@ -33,19 +33,19 @@ MAX_MATRIX_LABELS = 12
 MAX_PAIRS = 10
 """Number of confused pairs to list."""
 OTHER = "(another answer)"
-"""Column of the answers that are none of the labels."""
+"""Column for answers that are none of the labels."""
 
 
 @dataclass(frozen=True)
 class FieldScore:
-    """How often models get a field of JSON answers right."""
+    """How often models get one field of JSON answers right."""
 
     name: str
     """Path of keys, such as ``order.id``."""
     rows: int
-    """Expected answers that have the field."""
+    """Number of expected answers that have the field."""
     right: Mapping[str, tuple[int, int]]
-    """By model: the rows whose field is right, and the rows that the model answered."""
+    """For each model: number of rows whose field is right, and number of rows it answered."""
 
     def share(self, model: str) -> float:
         """Return the share of right rows among those that a model answered; 0 if none."""
@@ -60,12 +60,12 @@ class FieldScore:
 
 @dataclass(frozen=True)
 class Confusions:
-    """How often a model gave which label where which one was expected."""
+    """Counts of how often a model gave one label where another label was expected."""
 
     labels: Sequence[str]
     """The expected labels, the most frequent first."""
     counts: Mapping[tuple[str, str], int]
-    """By expected and given label; the given one may be :data:`OTHER`."""
+    """Counts by expected and given label; the given label can be :data:`OTHER`."""
 
     @property
     def is_matrix(self) -> bool:
@@ -80,16 +80,16 @@ class Confusions:
 
     @property
     def worst(self) -> list[tuple[str, str, int]]:
-        """The confused pairs as expected label, given label and count, the most frequent first."""
+        """The confused pairs as (expected label, given label, count), the most frequent first."""
         pairs = [(*pair, count) for pair, count in self.counts.items() if pair[0] != pair[1]]
         return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
 
 
 def score_fields(answers: Answers) -> list[FieldScore]:
-    """Count right fields by model; empty if the expected answers are not JSON objects.
+    """Count correct fields by model; empty if the expected answers are not JSON objects.
 
-    A field is right if the answer has it with an equal value, however it is written. Rows whose
-    answer is not a JSON object have no right field.
+    A field is correct if the answer contains it with an equal value, in any spelling. Rows whose
+    answer is not a JSON object have no correct fields.
     """
     expected = [row.expected for row in answers.rows]
     if detect_task_kind(expected) != "objects":
@@ -134,7 +134,7 @@ def describe_fields(scores: Sequence[FieldScore], tuned: str, baseline: str, lim
 def _count_right(
     path: tuple[str, ...], wanted: Sequence[JsonFields], given: Sequence[tuple[bool, JsonFields]]
 ) -> tuple[int, int]:
-    """Return the rows whose field is right, and the rows that the model answered."""
+    """Return the number of rows whose field is right, and of rows that the model answered."""
     answered = [
         (fields[path], found.get(path))
         for fields, (was_asked, found) in zip(wanted, given, strict=True)
@@ -164,7 +164,7 @@ def count_confusions(answers: Answers, model: str) -> Confusions | None:
 
 
 def _read_label(answer: Answer, expected: str, reader: LabelReader) -> str:
-    """Return the label that an answer gives; the table agrees with the score of each row."""
+    """Return the label that an answer gives; the table then agrees with the scores of rows."""
     if answer.is_right:
         return expected
     found = reader.read(answer.text)

@@ -24,11 +24,11 @@ BASE_MODELS = ("zero-shot", "base")
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to a row, and its value."""
+    """A model's answer to a row, and the value of this answer."""
 
     model: str
     text: str
-    """The answer; the metric's name and value if the evaluator stored no answers."""
+    """The answer, or the metric's name and value if the evaluator did not store answers."""
     value: float
     """Value of the answer, in the metric's unit."""
     is_right: bool | None
@@ -41,13 +41,13 @@ class Answer:
 
     @property
     def shown(self) -> str:
-        """The text, or "(empty)"."""
+        """The text of the answer, or "(empty)"."""
         return self.text.strip() or "(empty)"
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A test row with its answers; the tuned model's answer is the last."""
+    """A test row with its answers, where the tuned model's answer is the last."""
 
     source: str
     prompt: Turns
@@ -56,7 +56,7 @@ class AnswerRow:
     is_wrong: bool
     """True if the tuned model's value is not the best possible.
 
-    For metrics without a best value: True in the worse half of the rows."""
+    For metrics without a best value, it is True in the worse half of the rows."""
     is_regressed: bool
     """True if another model did better than the tuned model."""
     group: str | None = None
@@ -68,7 +68,7 @@ class AnswerRow:
 
     @property
     def question(self) -> str:
-        """The user's last turn, else the last turn of any role; empty without a stored prompt."""
+        """The user's last turn, or else the last turn of any role; "" if no prompt was stored."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 
@@ -79,13 +79,13 @@ class AnswerRow:
         return [*question, ("expected", self.expected)]
 
     def find_answer(self, model: str) -> Answer | None:
-        """Return a model's answer; None if the model was not asked."""
+        """Return a model's answer, or None if the model was not asked."""
         return next((answer for answer in self.answers if answer.model == model), None)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A run's rows by one metric: regressed rows first, then wrong ones, then the rest."""
+    """A run's rows with one metric: regressed rows first, then incorrect answers, then the rest."""
 
     label: str
     models: Sequence[str]
@@ -96,7 +96,7 @@ class Answers:
     has_texts: bool = True
     """False if the evaluator stored no answers, so that only their values are known."""
     has_best: bool = True
-    """False if the metric has no best value, so that rows cannot be called right."""
+    """False if the metric has no best value, so that no row can be called right."""
 
     @property
     def was_sliced(self) -> bool:
@@ -126,13 +126,13 @@ class Answers:
 
 
 def read_answers(folder: Path, report: Report) -> Answers | None:
-    """Return the rows with their values by the verdict's metric.
+    """Return the rows with their values of the verdict's metric.
 
-    A metric of all rows together, such as F1, has no value per row. Another metric of the same
+    A metric of all rows together, such as F1, has no value per row, so another metric of the same
     evaluator takes its place.
 
     Returns:
-        The rows; None if the tuned model was not measured or no metric has a value per row.
+        The rows, or None if the tuned model was not measured or no metric has a value per row.
 
     Raises:
         IntegrityError: a file with the values of the rows is missing or damaged.
@@ -159,7 +159,7 @@ def read_answers(folder: Path, report: Report) -> Answers | None:
 
 
 def _find_decisive(report: Report) -> Measured | None:
-    """Return the tuned model's measurement by the verdict's metric, or its first measurement."""
+    """Return the tuned model's measurement with the verdict's metric, or its first measurement."""
     verdict = report.verdict
     key = (verdict.get("evaluator"), verdict.get("metric"))
     events = report.tuned
@@ -168,7 +168,7 @@ def _find_decisive(report: Report) -> Measured | None:
 
 
 def _find_others(report: Report, tuned: Measured) -> list[Measured]:
-    """Return the measurements of the base model and the verdict's baseline by the same metric."""
+    """Return the measurements of the base model and the verdict's baseline with the same metric."""
     names = [*BASE_MODELS, str(report.verdict.get("baseline", ""))]
     measured = {
         event.model: event

@@ -1,4 +1,4 @@
-"""Render a run's result on one page, as Markdown or SVG, for a pull request or a message.
+"""Render the result of a run on one page, as Markdown or SVG, for a pull request or a message.
 
 A card contains no rows and no paths, because it is made to be shared.
 """
@@ -106,7 +106,7 @@ def render_card_svg(view: ReportView) -> str:
 
 
 def _draw_headline(view: ReportView) -> Iterator[tuple[str, int, str]]:
-    """Yield the class, height and text of each line above the chart."""
+    """Yield the class, the height and the text of each line above the chart."""
     headline = view.headline
     yield "soft", 34, one_line(redact(view.title), LINE_CHARACTERS)
     yield f"word {headline.tone}", 42, one_line(redact(headline.word), 36)
@@ -137,7 +137,7 @@ def _bar(event: Measured, events: Sequence[Measured]) -> str:
 
 
 def _facts(view: ReportView) -> Iterator[str]:
-    """Yield lines about the model, data, training and predictions."""
+    """Yield lines about the model, the data, the training and the predictions."""
     report = view.report
     model = name_base_model(report)
     for stage in report.training_started:

@@ -1,8 +1,8 @@
-"""Draw charts as SVG whose text keeps its size at any width.
+"""Draw charts as SVG, with text that keeps its size at any width.
 
-Horizontal positions are percentages, so a chart fills the page's width on any screen without
-scripts. Lines are drawn in an inner SVG that is stretched. The page's style sheet sets the colors
-by class, so the same chart works in light, dark and print.
+Horizontal positions are percentages, so a chart fills the width of the page on any screen, without
+scripts. Lines are drawn in an inner SVG, which is stretched. The page's style sheet sets the colors
+by class, so the same chart works in light mode, in dark mode and in print.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tunesmith_evidence.report.curves import Curve, Points, thin_points
 __all__ = ["IntervalBar", "draw_curve", "draw_intervals"]
 
 TOP, BOTTOM = 24, 40
-"""Margins of a curve in pixels: above for the value axis title, below for the steps."""
+"""Margins of a curve in pixels: the upper one for the axis title, the lower one for the steps."""
 ROW_HEIGHT = 40
-"""Height of one value and its interval in pixels: a line of text with the bar below."""
+"""Height of one value and its interval in pixels: a line of text, and the bar below it."""
 INNER_WIDTH = 1000
 """Width of the inner SVG, in its own units."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to positions on an axis, linearly or on a logarithmic scale (``log``)."""
+    """Maps values to positions on an axis, linearly or, with ``log``, on a logarithmic scale."""
 
     low: float
     """Value at the start of the axis."""
@@ -63,7 +63,7 @@ def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Return at most ``count`` powers of ten in a range; if there are few, also 2 and 5 times."""
+    """Return at most ``count`` powers of ten in a range; if few, also 2 and 5 times them."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) <= 3 else (1,)
     ticks = [factor * 10.0**power for power in powers for factor in factors]
@@ -74,12 +74,12 @@ def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
 def draw_curve(
     curve: Curve, *, height: int = 220, log: bool = False, most_points: int = 500
 ) -> Markup:
-    """Draw a curve over the training steps with its smoothed version and its validation values.
+    """Draw a curve over the training steps, with its smoothed version and its validation values.
 
     A short curve is not smoothed. A logarithmic scale skips values of 0 or below.
 
     Returns:
-        An SVG; empty if fewer than two values remain.
+        An SVG, or an empty string if fewer than two values remain.
     """
     points, validation = _positive(curve.points, log), _positive(curve.validation, log)
     if len(points) < 2:
@@ -123,7 +123,7 @@ def _scale_values(values: Sequence[float], bottom: float, *, log: bool) -> Scale
         factor = 1.15 if high > low else 2.0
         return Scale(low / factor, high * factor, bottom, TOP, log=True)
     padding = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    # Padding must not extend the axis of non-negative values below 0.
+    # The margin must not extend an axis of non-negative values below 0.
     return Scale(
         max(low - padding, 0.0) if low >= 0 else low - padding, high + padding, bottom, TOP
     )
@@ -181,14 +181,14 @@ class IntervalBar:
 
     @classmethod
     def of(cls, event: Measured) -> IntervalBar:
-        """Return the bar of a measurement, emphasized for the tuned model."""
+        """Return the bar of a measurement, which is emphasized for the tuned model."""
         return cls(event.model, event.value, event.low, event.high, event.model == TUNED)
 
 
 def draw_intervals(bars: Sequence[IntervalBar], title: str) -> Markup:
-    """Draw values with their intervals in rows on a common scale.
+    """Draw values with their intervals in rows, on a common scale.
 
-    The emphasized value's interval is shaded behind all rows.
+    The interval of the emphasized value is shaded across all rows.
     """
     bars = [bar for bar in bars if all(map(math.isfinite, (bar.value, bar.low, bar.high)))]
     if not bars:

@@ -1,4 +1,4 @@
-"""Build training curves over the steps, with their values on validation rows."""
+"""Build curves over the training steps, with their values on validation rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_evidence.fit.course import VALIDATION_LOSS
 __all__ = ["Curve", "build_loss_curve", "build_other_curves", "downsample"]
 
 Points = Sequence[tuple[int, float]]
-"""Steps and their values, all finite."""
+"""Pairs of a step and its value, all finite."""
 MIN_POINTS_TO_SMOOTH = 12
 SMOOTHING_WINDOW_SHARE = 1 / 20
 """Width of the smoothing window, as a share of the steps."""
@@ -27,7 +27,7 @@ class Curve:
     unit: str
     points: Points
     validation: Points = ()
-    """The quantity on validation rows; only the loss has it."""
+    """The quantity on validation rows, which only the loss has."""
 
     @property
     def smoothed(self) -> Points:
@@ -46,7 +46,7 @@ def build_loss_curve(report: Report, stage: str) -> Curve:
     validation = [
         (e.step, e.metrics[VALIDATION_LOSS]) for e in monitored if VALIDATION_LOSS in e.metrics
     ]
-    # The loss of RLHF and preference tuning is not a mean over tokens.
+    # The losses of RLHF and preference tuning are not means over tokens.
     unit = "nats per token" if all(not step.metrics for step in steps) else ""
     return Curve(
         "loss", unit, keep_finite((s.step, s.loss) for s in steps), keep_finite(iter(validation))
@@ -54,7 +54,7 @@ def build_loss_curve(report: Report, stage: str) -> Curve:
 
 
 def build_other_curves(report: Report, stage: str) -> list[Curve]:
-    """Return all other curves of a stage (per step and monitored) with at least two points."""
+    """Return all other curves of a stage that have at least two points, per step and monitored."""
     steps, monitored = report.steps_of(stage), report.monitored_of(stage)
     curves = [
         Curve("learning rate", "", keep_finite((s.step, s.learning_rate) for s in steps)),
@@ -99,7 +99,7 @@ def smooth(points: Points) -> Points:
 
 
 def thin_points(points: Points, limit: int) -> list[tuple[int, float]]:
-    """Reduce a curve to about ``limit`` points: the minimum and maximum of each chunk."""
+    """Reduce a curve to about ``limit`` points: the minimum and maximum of each section."""
     if len(points) <= limit:
         return list(points)
     size = math.ceil(len(points) / (limit // 2))
@@ -112,7 +112,7 @@ def thin_points(points: Points, limit: int) -> list[tuple[int, float]]:
 
 
 def downsample(values: Sequence[float], width: int) -> list[float]:
-    """Reduce values to at most ``width``: the means of equal sections."""
+    """Reduce values to at most ``width`` values: the means of equally long sections."""
     if len(values) <= width:
         return list(values)
     edges = [round(n * len(values) / width) for n in range(width + 1)]

@@ -37,14 +37,14 @@ class RunEnding:
     what: str
     """The error, or the reason why the run was stopped."""
     where: str
-    """The part of the run, and the time since its start."""
+    """The part of the run where it ended, and the time since its start."""
     hint: str
     """What to do first; may be empty."""
     command: str
-    """The command that continues, with ``RUN`` in place of the run folder."""
+    """The command to continue with, where ``RUN`` stands for the run folder."""
 
     def format_command(self, folder: str) -> str:
-        """Return the command for a run folder, which the caller quotes for the shell."""
+        """Return the command for a run folder, which the caller must quote for the shell."""
         return self.command.replace("RUN", folder)
 
 
@@ -56,13 +56,13 @@ def find_status(folder: Path, report: Report) -> str:
 
 
 def is_running(folder: Path) -> bool:
-    """Return True if the process that locked the run folder may be alive."""
+    """Return True if the process that locked the run folder may still be alive."""
     holder = LockHolder.read(folder)
     return holder is not None and holder.may_be_alive()
 
 
 def describe_ending(folder: Path, report: Report) -> RunEnding | None:
-    """Describe how a run ended; None if it is running, succeeded or has a verdict."""
+    """Describe how a run ended, or return None if it is running, succeeded or has a verdict."""
     finished = report.finished
     status = find_status(folder, report)
     if status in ("ok", "running") or report.started is None or (finished and finished.verdict):
@@ -81,7 +81,7 @@ def describe_ending(folder: Path, report: Report) -> RunEnding | None:
 
 
 def _will_repeat(finished: RunFinished) -> bool:
-    """Return True if the run would fail again when resumed; older logs tell by the exit code."""
+    """Return True if the run would fail again when resumed; in older logs, the exit code tells."""
     if finished.will_repeat is None:
         return finished.exit_code == TrainingError.exit_code
     return finished.will_repeat
@@ -92,10 +92,10 @@ def _is_too_large(report: Report) -> bool:
 
 
 def _find_place(folder: Path, report: Report) -> str:
-    """Return the part of the run that the last process had reached, and after what time."""
+    """Return the part of the run that the last process reached, and after how much time."""
     log = folder / "events.jsonl"
     if not log.is_file():
-        return "unknown: the run folder has no events.jsonl"
+        return "unknown, because the run folder has no events.jsonl"
     part = stage = ""
     begun = "the start"
     for event in read_known_events(log, skipped=SKIPPED_EVENTS):

@@ -1,4 +1,4 @@
-"""Describe a training as text: its settings, and predicted against measured memory and time."""
+"""Describe a training run as text: settings, and predicted and measured memory and time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Prediction:
     high: float
     """Upper end of the range, in ``unit``."""
     actual: float | None
-    """None until the training has finished."""
+    """The measured value; None until training has finished."""
     unit: str
     """``bytes`` or ``seconds``."""
 
@@ -48,7 +48,7 @@ class Prediction:
 
     @property
     def predicted(self) -> str:
-        """The range as text."""
+        """The predicted range as text."""
         if self.unit == "seconds":
             return format_duration_range(self.low, self.high)
         return f"{self.format(self.low)} to {self.format(self.high)}"
@@ -60,7 +60,7 @@ class Prediction:
 
     @property
     def judgment(self) -> str:
-        """``within``, ``below`` or ``above``: where the measured value lies; empty without one."""
+        """``within``, ``below`` or ``above``: where the measured value lies; "" without one."""
         if self.actual is None:
             return ""
         if self.low <= self.actual <= self.high:
@@ -95,7 +95,7 @@ def list_predictions(report: Report) -> list[Prediction]:
 
 
 def describe_stage(report: Report, stage: str) -> dict[str, str]:
-    """Return the known facts of a training stage, by name."""
+    """Return the known facts about a training stage, by name."""
     started = report.training_started[stage]
     steps = report.steps_of(stage)
     finished = report.training_finished.get(stage)
@@ -148,7 +148,7 @@ def describe_cost(report: Report) -> str:
 
 
 def describe_processes(started: TrainingStarted) -> str:
-    """Describe multi-process training, as in "4 processes, weights sharded"; "" for one process."""
+    """Describe multi-process training, such as "4 processes, weights sharded"; "" if single."""
     count, parallel = started.details.get("processes"), started.details.get("parallel")
     if not isinstance(count, int) or count < 2:
         return ""
@@ -157,7 +157,7 @@ def describe_processes(started: TrainingStarted) -> str:
 
 
 def format_epochs(epochs: float) -> str:
-    """Format a number of epochs, as in "1 epoch" or "2.5 epochs"."""
+    """Format a number of epochs, such as "1 epoch" or "2.5 epochs"."""
     return "1 epoch" if epochs == 1 else f"{format_rate(epochs)} epochs"
 
 
@@ -171,14 +171,14 @@ def format_reproduction(folder: Path) -> str:
 
 
 def describe_gate(gate: GateChecked) -> tuple[str, Rating]:
-    """Return the result of a gate as text, and the rating that decides its color."""
+    """Return the result of a gate as text, and the rating that determines its color."""
     if gate.passed:
         return "passed", "good"
     return ("not passed, accepted", "warning") if gate.accepted else ("not passed", "bad")
 
 
 def describe_data(data: DataLoaded) -> str:
-    """List the number of training, validation and test rows."""
+    """List the numbers of training, validation and test rows."""
     validation = format_count(data.validation, "validation row")
     parts = [
         format_count(data.train, "training row"),

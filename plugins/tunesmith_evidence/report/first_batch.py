@@ -1,8 +1,8 @@
 """Record and read the first training batch as the model saw it.
 
-The event is not part of the core: reporters that do not know it ignore it, and
+This event is not part of the core: reporters that do not know it ignore it, and
 :func:`read_first_batches` reads it from a run's log. It contains text from the training rows, which
-is redacted before it is stored and escaped where it is shown.
+is redacted when it is stored and escaped when it is shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 CONTEXT, TRAINED, SCORED, OMITTED = "c", "t", "s", "o"
-"""Marks of tokens: without loss, with loss, scored by a reward model, omitted from the event."""
+"""Roles of tokens: without loss, with loss, scored by a reward model, omitted from the event."""
 TokenRole = Literal["context", "trained", "scored", "omitted"]
 _ROLES: dict[str, TokenRole] = {
     CONTEXT: "context", TRAINED: "trained", SCORED: "scored", OMITTED: "omitted",
@@ -36,7 +36,7 @@ _ROLES: dict[str, TokenRole] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRow:
-    """A row of the batch, or a prefix shared by several rows."""
+    """A row of the batch, or a prefix that several rows share."""
 
     title: str
     tokens: int
@@ -46,10 +46,10 @@ class TokenRow:
     pieces: list[str]
     """The text of each token; empty if its bytes are part of the next token's character."""
     marks: str
-    """One mark per piece (:data:`CONTEXT`, ...); upper case for special tokens."""
+    """One mark per piece of text (:data:`CONTEXT`, ...), in upper case for special tokens."""
 
     def __iter__(self) -> Iterator[tuple[str, TokenRole, bool]]:
-        """Yield the text and role of each piece, and True for special tokens."""
+        """Yield the text and role of each piece, and True if it is a special token."""
         for piece, mark in zip(self.pieces, self.marks, strict=False):
             yield piece, _ROLES.get(mark.lower(), "context"), mark.isupper()
 
@@ -60,7 +60,7 @@ class FirstBatch(Event, kind="first-batch"):
 
     stage: str = ""
     layout: Literal["packed", "shared", "padded"]
-    """``shared`` is packed, with a prompt or prefix that is computed once for several rows."""
+    """``shared`` means packed, with a prompt or prefix that is computed once for several rows."""
     tokens: int
     """Number of tokens in the micro-batch, without padding."""
     padding: int
@@ -70,11 +70,11 @@ class FirstBatch(Event, kind="first-batch"):
     rows: list[TokenRow]
     """Each shared prefix, followed by its rows."""
     hidden_rows: int = 0
-    """Number of rows missing from ``rows``, to keep the event small."""
+    """Number of rows that are missing from ``rows``, to keep the event small."""
 
 
 def read_first_batches(log: Path) -> Mapping[str, FirstBatch]:
-    """Return the first batch of each stage; for a resumed run, the batch of its first start.
+    """Return the first batch of each stage; for a resumed run, the batch when it first started.
 
     Raises:
         IntegrityError: the log is damaged.
@@ -87,7 +87,7 @@ def read_first_batches(log: Path) -> Mapping[str, FirstBatch]:
 
 
 def _parse(line: dict[str, Any]) -> FirstBatch | None:
-    """Parse a line of the log; return None if another version wrote different fields."""
+    """Parse a line of the log; return None if another version wrote it with different fields."""
     try:
         event = from_json(line)
     except ValueError:

@@ -44,23 +44,23 @@ _COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
 
 @dataclass(frozen=True)
 class Headline:
-    """The top of a report: verdict, figure and sentence."""
+    """The top of a report: the verdict, a figure and a sentence."""
 
     word: str
-    """The verdict in capitals, such as FINE-TUNE; without a verdict, the run's status."""
+    """The verdict in capitals, such as FINE-TUNE or, without a verdict, the run's status."""
     tone: Tone
     figure: str
-    """The difference from the baseline. If there is none, the tuned model's value, or empty."""
+    """The difference from the baseline; without one, the tuned model's value, or empty."""
     interval: str
     caption: str
-    """What the figure shows: metric, models and rows."""
+    """A caption for the figure, with the metric, the models and the rows."""
     sentence: str
     would_change: str
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """The tuned model and one baseline on the rows that both answered, formatted as text."""
+    """The tuned model and one baseline, on the rows that both answered, formatted as text."""
 
     baseline: str
     variant: str
@@ -79,8 +79,8 @@ def find_headline(report: Report, status: str = "") -> Headline:
 
     Args:
         report: the run's report.
-        status: the run's status if the caller knows it better, for example from the run's lock;
-            empty: the status in the report.
+        status: the run's status, if the caller knows it better, for example from the run's lock.
+            If it is empty, the status in the report counts.
     """
     verdict, status = report.verdict, status or report.status
     if not verdict:
@@ -103,7 +103,7 @@ def find_headline(report: Report, status: str = "") -> Headline:
 
 
 def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
-    """Yield the comparisons of a verdict; skip those of other plugins that lack the needed keys."""
+    """Yield the comparisons in a verdict, skipping those by other plugins that lack keys."""
     comparisons = verdict.get("comparisons")
     for name, found in comparisons.items() if isinstance(comparisons, dict) else ():
         if isinstance(found, dict) and found.keys() >= _COMPARED:
@@ -121,7 +121,7 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
 
 
 def describe_not_measured(found: Sequence[JSON]) -> str:
-    """List baselines that were not measured, grouped by reason.
+    """List the baselines that were not measured, grouped by reason.
 
     Args:
         found: the entries of ``not_measured`` in a verdict.
@@ -133,7 +133,7 @@ def describe_not_measured(found: Sequence[JSON]) -> str:
 
 
 def _describe_outcome(found: JSON) -> str:
-    """Return the outcome, with the p-value if only the p-value makes it unclear."""
+    """Return the outcome, with the p-value if the outcome is unclear only because of it."""
     outcome = str(found["outcome"])
     if outcome == "unclear" and found["low"] * found["high"] > 0 and "p_value" in found:
         return f"{outcome}, {format_p_value(found['p_value'])}"
@@ -144,7 +144,7 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     """Return the difference from the baseline, its interval and a caption, as text."""
     metric = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
     baseline = str(verdict.get("baseline", ""))
-    # The verdict's own interval may have a higher confidence level than those of the comparisons.
+    # The verdict's own interval can have a higher confidence level than those of the comparisons.
     candidates = (verdict, verdict.get("comparisons", {}).get(baseline, {}))
     found = next((found for found in candidates if found.keys() >= _DIFFERENCE), None)
     if found is None:

@@ -1,7 +1,7 @@
 """Render a run's report as Markdown.
 
-Rows and answers are put in code spans, so they cannot become markup, links or mentions of people.
-In other text, Markdown characters are escaped.
+Rows and answers are written as code spans, so that they cannot become markup, links or mentions of
+people. In other text, Markdown characters are escaped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_CHARACTERS = 300
 
 
 def render_markdown(view: ReportView, max_rows: int) -> str:
-    """Return the whole report as Markdown, with at most ``max_rows`` wrong rows."""
+    """Render the full report as Markdown, listing at most ``max_rows`` incorrect answers."""
     parts = [
         *_render_headline(view),
         *_render_ending(view),
@@ -74,7 +74,7 @@ def _render_ending(view: ReportView) -> Iterator[str]:
 
 
 def render_table(headers: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
-    """Return a Markdown table; the last ``right`` columns are right-aligned."""
+    """Return a Markdown table whose last ``right`` columns are right-aligned."""
     marks = ["---"] * (len(headers) - right) + ["--:"] * right
     lines = [headers, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -87,7 +87,7 @@ def format_code_span(text: str, limit: int = 80) -> str:
         return ""
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if line[0] == "`" or line[-1] == "`" else ""
-    # In a table, a bar ends the cell even inside a code span.
+    # In a table, a vertical bar ends the cell even inside a code span.
     return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
 
 

@@ -12,7 +12,7 @@ from tunesmith_evidence.report.curves import Curve, Points, downsample
 __all__ = ["ASCII_MARKS", "UNICODE_MARKS", "plot_curve"]
 
 LOG_RATIO = 50
-"""The scale is logarithmic above this ratio of the highest to the lowest value."""
+"""The scale is logarithmic if the highest value is more than this multiple of the lowest."""
 
 
 @dataclass(frozen=True)

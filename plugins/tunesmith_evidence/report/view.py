@@ -1,6 +1,6 @@
-"""Prepare a report for display: every value and phrase is computed once, here.
+"""Prepare a report for display: every value and phrase is computed here, and only once.
 
-The terminal, Markdown, the HTML page, the card and notebooks only lay the view out; none of them
+The terminal, Markdown, the HTML page, the card and notebooks only lay out the view; none of them
 reads events.
 """
 
@@ -46,9 +46,9 @@ class ScoreRow:
     value: str
     interval: str
     rows: str
-    """Number of rows and, if rows depend on each other, of their groups."""
+    """Number of rows and, if rows depend on each other, the number of their groups."""
     leakage_free: ScoreRow | None = None
-    """The score without test rows with a near-duplicate in training; None if there are none."""
+    """The score without test rows that have a near-duplicate in training; None if none has."""
 
     @classmethod
     def of(cls, event: Measured) -> ScoreRow:
@@ -84,31 +84,31 @@ def count_right_answers(answers: Answers, baseline: str, verdict: Mapping[str, o
 
 
 def describe_unit(event: Measured) -> str:
-    """Return a metric's unit and whether higher or lower is better."""
+    """Describe the unit of a metric, and if higher or lower is better."""
     better = "higher" if event.higher_is_better else "lower"
     return f"{event.unit + ', ' if event.unit else ''}{better} is better"
 
 
 @dataclass(frozen=True)
 class MetricView:
-    """One metric with the scores of all models."""
+    """One metric, with the scores of all models."""
 
     label: str
     events: Sequence[Measured]
 
     @property
     def unit(self) -> str:
-        """The unit, and whether higher or lower is better."""
+        """The unit, and if higher or lower is better."""
         return describe_unit(self.events[0])
 
     @property
     def description(self) -> str:
-        """The unit and the direction, after "validation rows" if those were measured."""
+        """The unit and the direction, preceded by "validation rows" if those were measured."""
         return f"{'validation rows, ' if self.events[0].part == 'validation' else ''}{self.unit}"
 
     @property
     def rows(self) -> str:
-        """The measured part of the data, "test rows" or "validation rows"."""
+        """The split that was measured, "test rows" or "validation rows"."""
         return (
             "validation rows"
             if all(event.part == "validation" for event in self.events)
@@ -117,7 +117,7 @@ class MetricView:
 
     @property
     def scores(self) -> list[ScoreRow]:
-        """The scores in the order they were measured."""
+        """The scores, in the order of their measurement."""
         return [ScoreRow.of(event) for event in self.events]
 
     @property
@@ -132,7 +132,7 @@ class ReportView:
 
     report: Report
     folder: Path
-    """The run folder, which holds the value of each row."""
+    """The run folder, which contains the value of each row."""
 
     @property
     def name(self) -> str:
@@ -153,7 +153,7 @@ class ReportView:
 
     @cached_property
     def headline(self) -> Headline:
-        """The verdict in a word, a figure and a sentence."""
+        """The verdict as a word, a figure and a sentence."""
         return find_headline(self.report, self.status)
 
     @cached_property
@@ -201,7 +201,7 @@ class ReportView:
 
     @cached_property
     def fit(self) -> FitDiagnosis | None:
-        """The diagnosis of how well the training fits; None before it has finished."""
+        """The diagnosis of how well the model fits its training data; None before training ends."""
         return diagnose_fit(self.folder, self.report)
 
     @property
@@ -211,7 +211,7 @@ class ReportView:
 
     @property
     def predictions(self) -> list[Prediction]:
-        """Predicted and measured memory and time."""
+        """Memory and time as predicted and as measured."""
         return list_predictions(self.report)
 
     @cached_property
@@ -247,7 +247,7 @@ class ReportView:
 
     @property
     def intact_answers(self) -> Answers | None:
-        """The answers; None if a file is missing or damaged (``tunesmith verify`` names it)."""
+        """The answers, or None if a file is missing or damaged (``tunesmith verify`` names it)."""
         try:
             return self.answers
         except IntegrityError:

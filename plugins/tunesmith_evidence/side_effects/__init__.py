@@ -1,1 +1,1 @@
-"""Measure side effects of tuning: on texts and prompts of the user, and by canaries."""
+"""Measure side effects of tuning, on the user's texts and prompts, and with canaries."""

@@ -81,7 +81,7 @@ def draw_canaries(
 ) -> CanarySet:
     """Draw one canary for each number of repetitions, and the controls; all are different.
 
-    Without a seed, the draw cannot be reproduced, which keeps the secrets unguessable.
+    Without a seed, the draw cannot be reproduced, so the secrets cannot be guessed.
     """
     rng = random.SystemRandom() if seed is None else random.Random(f"{seed}/canaries")
     found: dict[Secret, None] = {}
@@ -112,9 +112,9 @@ def read_canaries(path: Path) -> CanarySet:
         raise DataError(str(path), f"cannot be read: {error.strerror or error}") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         hint = "`tunesmith data canaries` writes such a file"
-        raise DataError(str(path), "is not a file of canaries", hint=hint) from None
+        raise DataError(str(path), "this is not a file of canaries", hint=hint) from None
     if len(repetitions) != len(canaries) or not canaries:
-        what = "contains no canaries, or not as many repetition counts as canaries"
+        what = "contains no canaries, or a different number of repetition counts than canaries"
         raise DataError(str(path), what)
     if len(controls) < MIN_CONTROLS:
         what = f"has {len(controls)} controls, but at least {MIN_CONTROLS} are needed"
@@ -129,9 +129,9 @@ class RankedCanary:
     rank: int
     """From 1 (the most probable) to the number of controls + 1."""
     exposure: float
-    """``log2((controls + 1) / rank)``: about 1 by chance, ``log2(controls + 1)`` at most."""
+    """``log2((controls + 1) / rank)``: about 1 by chance, at most ``log2(controls + 1)``."""
     p_value: float
-    """Probability of this or a better rank by chance."""
+    """Probability of this rank or a better one by chance."""
     p_value_holm: float
     """p-value adjusted for the number of canaries."""
 
@@ -151,15 +151,15 @@ class CanaryResult:
 
     @property
     def is_alarm(self) -> bool:
-        """True if one canary, or all of them together, are significant; false in at most 5 %."""
+        """True if one canary, or all together, are significant; false alarms in at most 5 %."""
         return self.memorized > 0 or self.shift_p_value < ALPHA / 2
 
 
 def rank_canaries(canaries: Sequence[float], controls: Sequence[float]) -> CanaryResult:
     """Rank the canaries' scores among the controls' scores; a higher score is more probable.
 
-    Two tests share the 5 % error. The rank of each canary (with Holm's correction) detects a single
-    memorized canary. The shift of all canaries detects weak memorization of many.
+    Two tests share the error probability of 5 %. The rank of each canary (with Holm's correction)
+    detects a single memorized canary. The shift of all canaries detects weak memorization of many.
     """
     from scipy.stats import mannwhitneyu
 

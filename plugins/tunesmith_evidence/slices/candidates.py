@@ -1,6 +1,6 @@
 """Build candidate slices: groups of rows that a person can name.
 
-They depend only on the inputs and the expected answers, never on a model's answers or scores. A
+They depend only on the inputs and the expected answers, and never on a model's answers or scores. A
 test of a candidate is therefore not biased by its selection.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["MIN_ROWS", "Slice"]
 MIN_ROWS = 20
 MIN_SHARE = 0.05
 MAX_VALUES = 50
-"""A column with more distinct values than this identifies rows and gives no slices."""
+"""A column with more distinct values than this identifies rows, and does not provide slices."""
 ROWS_PER_CLUSTER = 30
 CLUSTERS = (3, 5, 8, 12)
 """Numbers of clusters to try, because the number of topics is unknown."""
@@ -36,7 +36,7 @@ class Slice:
     kind: str
     """``column``, ``label``, ``length``, ``source`` or ``cluster``."""
     members: frozenset[int]
-    """Positions of the slice's rows, counted from 0."""
+    """Indices of the slice's rows, counted from 0."""
 
 
 def find_candidates(rows: Sequence[ScoredRow]) -> list[Slice]:
@@ -90,7 +90,7 @@ def _sources(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
 
 
 def _lengths(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
-    """Yield the rows with the shortest and the longest quarter of prompts and expected answers."""
+    """Yield the rows with the shortest and longest quarter of prompts and expected answers."""
     for what, text in (
         ("prompt", lambda row: "".join(part for _, part in row.prompt)),
         ("expected answer", lambda row: row.expected),

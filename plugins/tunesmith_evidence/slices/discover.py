@@ -1,9 +1,9 @@
 """Find weak slices: discover them on one half of the rows and confirm them on the other.
 
 The worst of many slices always looks bad, if only by chance. The rows are therefore split at
-random, keeping groups together. The first half selects the worst slices. Only these are tested on
-the second half, with Holm's correction, and only the second half gives the reported scores. If no
-slice is weak, at most 5 % of runs report one.
+random, keeping groups together. The first half is used to select the worst slices. Only these are
+tested on the second half, with Holm's correction, and only the second half provides the reported
+scores. If no slice is weak, at most 5 % of runs report one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["WeakSlice", "find_weak_slices", "split_in_halves"]
 
 ALPHA = 0.05
 MAX_PROMISING_P_VALUE = 0.1
-"""Largest p-value on the first half for a slice to be tested on the second."""
+"""Maximum p-value on the first half for a slice to be tested on the second half."""
 MAX_TESTED = 3
 MAX_OVERLAP = 0.5
-"""Of slices that overlap more than this (Jaccard similarity), only the clearest is tested."""
+"""Of slices that overlap by more than this (Jaccard similarity), only the clearest is tested."""
 MIN_UNITS = 3
-"""Fewest rows or groups in a half for a test."""
+"""Minimum number of rows or groups in a half for a test."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def find_weak_slices(
     Args:
         rows: the scored test rows.
         higher_is_better: direction of the metric.
-        candidates: the slices to choose from; None to use :func:`find_candidates`.
+        candidates: the slices to choose from; None: use :func:`find_candidates`.
         seed: seed of the split into halves.
     """
     chosen = find_candidates(rows) if candidates is None else candidates
@@ -85,10 +85,11 @@ def find_weak_slices(
 
 
 def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int], list[int]]:
-    """Split rows into two halves, keeping groups together; return the positions of both.
+    """Split rows into two halves, keeping groups together, and return the indices of both.
 
-    A row's content decides its half, so it stays there when other rows are added or removed.
-    Otherwise, rows that guided the collection of training data could later judge the improvement.
+    A row's content determines its half, so the row stays there when others are added or removed.
+    Otherwise, rows that guided the collection of training data could later be used to judge the
+    improvement.
     """
     halves: tuple[list[int], list[int]] = ([], [])
     for position, row in enumerate(rows):
@@ -100,7 +101,7 @@ def split_in_halves(rows: Sequence[ScoredRow], seed: int = 0) -> tuple[list[int]
 
 
 def compute_overlap(first: Slice, second: Slice) -> float:
-    """Return the Jaccard similarity of two slices: shared rows over all rows of both."""
+    """Return the Jaccard similarity of two slices: shared rows divided by rows in either."""
     return len(first.members & second.members) / len(first.members | second.members)
 
 
@@ -109,12 +110,13 @@ def compute_weakness(
 ) -> float:
     """Return the p-value of the hypothesis that a slice is not worse than the other rows.
 
-    Right/wrong values of independent, equally weighted rows use Fisher's exact test. Other values
-    use a t-test of the difference of weighted means, with its variance over units (rows or groups).
+    Values of right or wrong in independent, equally weighted rows use Fisher's exact test. Other
+    values use a t-test of the difference of weighted means, with its variance over units (rows or
+    groups).
 
     Args:
         rows: all scored rows.
-        half: positions of the rows to test on.
+        half: indices of the rows to test on.
         candidate: the slice.
         sign: 1 if higher values are better, -1 if lower ones are.
     """
@@ -161,7 +163,7 @@ def _t_test(inside: Sequence[ScoredRow], outside: Sequence[ScoredRow], sign: flo
     difference = sign * (_mean(inside) - _mean(outside))
     if difference == 0:
         return 1.0
-    if variance == 0:  # assume that one unit of each part had the other part's value
+    if variance == 0:  # Assume that one unit of each part had the other part's value.
         variance = math.fsum((difference / count) ** 2 for count in counts)
     return float(t.cdf(difference / math.sqrt(variance), smallest - 1))
 

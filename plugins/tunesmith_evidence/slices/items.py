@@ -1,4 +1,4 @@
-"""Select rows that are worth reading: wrong answers, regressions and near-misses."""
+"""Select rows that are worth reading: incorrect answers, regressions and near-misses."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tunesmith_evidence.slices.rows import ScoredRow
 __all__ = ["find_near_misses", "find_regressed_rows", "find_wrong_rows", "has_best_value"]
 
 MIN_SIMILARITY = 0.8
-"""Smallest similarity to the expected answer for a wrong answer to be a near-miss."""
+"""Minimum similarity to the expected answer for an incorrect answer to be a near-miss."""
 MAX_CHARACTERS = 2_000
 """Longer texts are truncated, because the comparison takes quadratic time."""
 
 
 def has_best_value(metric: Measured) -> bool:
-    """Return True if a row can be fully right: higher is better, and the metric has no unit."""
+    """Return True if a row can be fully correct: higher is better, and the metric has no unit."""
     return metric.higher_is_better and not metric.unit
 
 
 def find_wrong_rows(
     rows: Sequence[ScoredRow], higher_is_better: bool, *, has_best: bool = True
 ) -> list[ScoredRow]:
-    """Return the rows that are not fully right, the worst first.
+    """Return the rows that are not fully correct, the worst first.
 
     For a metric without a best value, such as a loss, return the worse half of the rows.
     """
@@ -43,11 +43,11 @@ def find_wrong_rows(
 def find_regressed_rows(
     rows: Sequence[ScoredRow], base: Mapping[int, ScoredRow], higher_is_better: bool
 ) -> list[tuple[ScoredRow, ScoredRow]]:
-    """Return the rows where the base model was better, each with the base model's row.
+    """Return the rows on which the base model was better, each with the base model's row.
 
     Args:
         rows: the rows of the tuned model.
-        base: the rows of the base model by row number; may lack some rows.
+        base: the rows of the base model by row number; some rows may be missing.
         higher_is_better: direction of the metric.
 
     Returns:
@@ -60,7 +60,7 @@ def find_regressed_rows(
 
 
 def find_near_misses(wrong: Sequence[ScoredRow]) -> list[tuple[ScoredRow, str]]:
-    """Return wrong answers that are nearly right, each with a description of the difference."""
+    """Return incorrect answers that are nearly correct, and how each one differs."""
     found = []
     for row in wrong:
         given, right = (

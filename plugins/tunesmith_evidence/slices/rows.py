@@ -18,17 +18,17 @@ Turns = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRow:
-    """A test row with a model's answer and its value by one metric."""
+    """A test row with a model's answer, and its value of one metric."""
 
     number: int
     """Row number within the test rows."""
     source: str
     prompt: Turns
-    """Role and text of each turn; empty if the prompt was not stored (earlier versions)."""
+    """Role and text of each turn; empty if the prompt was not stored (in earlier versions)."""
     expected: str
     output: str
     value: float
-    """Value by the metric, in its unit."""
+    """Value of the metric, in its unit."""
     weight: float = 1.0
     """Weight of the row in the mean, such as its number of tokens."""
     group: str | None = None
@@ -36,7 +36,7 @@ class ScoredRow:
 
     @property
     def question(self) -> str:
-        """The user's last turn; without one, the last turn of any role."""
+        """The user's last turn or, without one, the last turn of any role."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 
@@ -44,14 +44,14 @@ class ScoredRow:
 def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measured | None:
     """Return a measurement with one value per row: ``measured`` itself, if it has them.
 
-    For a metric of all rows together, such as BLEU, it is the first such measurement of the same
-    model and evaluator.
+    For a metric of all rows together, such as BLEU, return the first per-row measurement of the
+    same model and evaluator.
 
     Returns:
-        The measurement; None if none has a value per row.
+        The measurement, or None if none has a value per row.
 
     Raises:
-        IntegrityError: the file with the values of the rows is missing or damaged.
+        IntegrityError: the per-row results file is missing or damaged.
     """
     lines = read_rows(folder / measured.records, measured.metric)
     events = [
@@ -64,7 +64,7 @@ def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measure
 
 
 def to_scored_rows(lines: Sequence[JSON], metric: str) -> list[ScoredRow]:
-    """Convert the lines of a file with values to rows."""
+    """Convert the lines of a per-row results file to rows."""
     return [
         ScoredRow(
             number=int(line.get("row", position)),

@@ -12,11 +12,12 @@ anything else           percentile bootstrap over units     sign flips
   a single unit         unbounded (no information)          1
 ======================  ==================================  ==============
 
-A *unit* is what varies independently: a record, or all records of a group. See
-:mod:`tunesmith_evidence.statistics.paired` for why.
+A *unit* varies independently: it is a record, or all records of a group.
+:mod:`tunesmith_evidence.statistics.paired` explains why.
 
-A metric of all rows together (macro F1, BLEU) is the mean of one contribution per row; see
-:func:`row_contributions`. ``tunesmith.statistics`` computes units and the intervals of one mean.
+A metric of all rows together (macro F1, BLEU) is expressed as the mean of one contribution per row;
+see :func:`row_contributions`. ``tunesmith.statistics`` computes units, and intervals of a single
+mean.
 
 Sources: Tango, Statist. Med. 17 (1998) 891; McNemar, Psychometrika 12 (1947) 153; Connor,
 Biometrics 43 (1987) 207 (power of paired proportions).

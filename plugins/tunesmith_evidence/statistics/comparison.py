@@ -19,19 +19,19 @@ ComparisonOutcome = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The paired comparison of a tuned model with a base model.
+    """The paired comparison of a tuned model with its base model.
 
     An "unclear" outcome with a difference below `detectable` means that there are too few test
     records. It does not mean that the models are equal.
     """
 
     difference: Interval
-    """Tuned minus base, in the unit of the values."""
+    """The difference, tuned minus base, in the unit of the values."""
     p_value: float
     """p-value of the hypothesis that both models are equal."""
     outcome: ComparisonOutcome
     detectable: float
-    """Smallest difference that these records show with 80 % power, in the unit of the values."""
+    """Smallest difference that these records detect with 80 % power, in the unit of the values."""
 
 
 def compare(  # noqa: PLR0913
@@ -48,7 +48,7 @@ def compare(  # noqa: PLR0913
 ) -> Comparison:
     """Compare a tuned model with a base model on the same records.
 
-    An outcome other than "unclear" requires an interval that excludes zero and a p-value below
+    An outcome other than "unclear" requires both an interval that excludes zero and a p-value below
     1 - confidence.
     """
     check_options(confidence, resamples)
@@ -64,7 +64,7 @@ def compare(  # noqa: PLR0913
 def _detectable(paired: PairedSample, confidence: float, bounds: Bounds | None) -> float:
     """Compute `minimum_detectable_difference` for the spread of the differences in this comparison.
 
-    If all differences are equal, the spread is unknown. The largest differences that the bounds
+    If all differences are equal, the spread is unknown, and the largest differences that the bounds
     allow are assumed instead.
     """
     sample = paired.sample

@@ -21,21 +21,22 @@ def row_contributions(
     compute: Callable[[Matrix], Matrix],
     weights: Sequence[float] | None = None,
 ) -> tuple[float, ...]:
-    """Return one value per row whose weighted mean is the metric of all rows.
+    """Return one value per row, whose weighted mean is the metric of all rows.
 
-    A row's value is the metric plus the row's influence: how much the metric changes with the
-    weight of the row (infinitesimal jackknife). By the delta method, intervals and paired
-    differences of these values are intervals and differences of the metric. Values may lie
-    outside the metric's bounds.
+    A row's value is the metric plus the row's influence: the change in the metric with the weight
+    of the row (infinitesimal jackknife). By the delta method, intervals and paired differences of
+    these values are intervals and differences of the metric. Values can lie outside the metric's
+    bounds.
 
     Args:
         counts: the counts of each row; the metric only depends on their sums.
-        compute: returns the metric for each row of a matrix whose columns are such sums.
+        compute: a function that returns the metric for each row of a matrix whose columns are such
+            sums.
         weights: the row weights that the mean will use; None for equal weights.
 
     Source: Efron, The Jackknife, the Bootstrap and Other Resampling Plans (1982), chapter 6.
     """
-    import numpy as np  # lazy: commands that only show results must not load numpy
+    import numpy as np  # Lazy: commands that only show results must not load numpy.
 
     if not counts:
         return ()
@@ -44,7 +45,7 @@ def row_contributions(
     value = float(compute(total)[0])
     shifts = (rows * len(rows) - total) * (_STEP / len(rows))
     influence = (compute(total + shifts) - compute(total - shifts)) * (len(rows) / (2 * _STEP))
-    influence -= influence.mean()  # exactly zero in theory; removes the derivative's error
+    influence -= influence.mean()  # Exactly zero in theory; this removes the derivative's error.
     mass = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     values = value + influence * (mass.mean() / mass)
     return tuple(round(v, _DIGITS) for v in values.tolist())

@@ -11,7 +11,7 @@ from tunesmith.statistics.sample import Sample, build_sample, check_finite, chec
 __all__ = ["label_unit", "paired_differences"]
 
 _DIGITS = 12
-"""Significant digits of a difference, counted from the first digit of the larger value."""
+"""Significant digits in a difference, counted from the first digit of the larger value."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class PairedSample:
     changed: int
     """Number of units with at least one record whose two values differ."""
     gain: float
-    """Weighted mean of the positive differences; all other records count as zero."""
+    """Weighted mean of the positive differences, where all other records count as zero."""
     loss: float
-    """Weighted mean of the negative differences without their sign, likewise."""
+    """Weighted mean of the absolute negative differences, where all other records count as zero."""
 
 
 def pair_values(
@@ -39,10 +39,10 @@ def pair_values(
     weights: Sequence[float] | None,
     groups: Sequence[Hashable | None] | None,
 ) -> PairedSample:
-    """Pair the values of two models and reduce them to independent units.
+    """Pair the values of two models, and reduce them to independent units.
 
     Raises:
-        ValueError: lengths differ, a value is not finite, or weights or groups do not fit.
+        ValueError: lengths differ, a value is not finite, or weights or groups do not match.
     """
     differences = paired_differences(base, tuned)
     sample = build_sample(differences, weights, groups)
@@ -84,7 +84,7 @@ def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[fl
 def _subtract(first: float, second: float) -> float:
     """Subtract two values and round away the floating-point error.
 
-    Equal differences must stay equal. Otherwise rounding noise would look like real variance.
+    Equal differences must stay equal: otherwise, rounding noise would look like real variance.
     """
     difference, largest = first - second, max(abs(first), abs(second))
     if not difference:
@@ -93,5 +93,5 @@ def _subtract(first: float, second: float) -> float:
 
 
 def compute_share(values: Sequence[float], weights: Sequence[float] | None, target: float) -> float:
-    """Compute the weighted share of the values that equal `target`."""
+    """Compute the weighted share of values that equal `target`."""
     return _mean([float(value == target) for value in values], weights)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def adjust_p_values(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for multiple tests by Holm's method; the order is kept.
+    """Adjust p-values for multiple tests by Holm's method, keeping their order.
 
-    Rejecting all hypotheses with an adjusted p-value below alpha makes any false rejection with a
-    probability of at most alpha, even if the tests depend on each other.
+    If all hypotheses with an adjusted p-value below alpha are rejected, the probability of any
+    false rejection is at most alpha, even if the tests depend on each other.
 
     Source: Holm, Scand. J. Statist. 6 (1979) 65.
     """

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
-"""Confidence of each one-sided bound; the interval between both bounds has 90 %."""
+"""Confidence of each one-sided bound; the interval between both bounds has a confidence of 90 %."""
 POWER = 0.8
 TWO_SIDED = 2 * CONFIDENCE - 1
 Groups: TypeAlias = "tuple[Sequence[Hashable | None] | None, Sequence[Hashable | None] | None]"
@@ -36,7 +36,7 @@ MIN_UNITS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class NonInferiority:
-    """A measured harm in the metric's unit, with one-sided 95 % bounds and the accepted margin."""
+    """A measured harm in the metric's unit, with one-sided 95 % bounds and accepted margin."""
 
     value: float
     """The measured harm; positive means that the tuned model is worse."""
@@ -49,12 +49,12 @@ class NonInferiority:
     n: int
     """Number of records."""
     outcome: Literal["harmed", "not harmed", "unclear"]
-    """``harmed``: the lower bound is above the margin. ``not harmed``: the upper bound is below."""
+    """``harmed``: the lower bound is above the margin. ``not harmed``: the upper bound is below the
+    margin."""
     rows_needed: int | None
-    """Rows needed to decide with 80 % power if the harm stays as measured; None if unknown."""
+    """Rows that would be enough with 80 % power if the harm stays as measured; None if unknown."""
     resolved: float | None
-    """Smallest margin for which a harm of zero is found acceptable with 80 % power; None if
-    unknown."""
+    """Smallest margin where zero harm would be accepted with 80 % power; None if unknown."""
 
     @property
     def bounds(self) -> str:
@@ -69,16 +69,16 @@ class NonInferiority:
             harmed: text for the outcome ``harmed``.
             not_harmed: text for the outcome ``not harmed``.
             figures: the figures that the outcome is based on.
-            rows: what was measured, in the plural, such as ``texts``.
+            rows: plural noun for what was measured, such as ``texts``.
         """
         words = {"harmed": harmed, "not harmed": not_harmed, "unclear": f"not enough {rows}"}
         more = ""
         if self.outcome == "unclear" and self.rows_needed and self.rows_needed > self.n:
-            more = f"; {self.rows_needed:,} {rows} would decide"
+            more = f"; about {self.rows_needed:,} {rows} would be enough"
         return f"{words[self.outcome]}: {figures}{more}"
 
     def to_json(self) -> JSON:
-        """Return the result for a measurement's details; ``[gate]`` reads ``holds``."""
+        """Return the result for a measurement's details; ``[gate]`` reads its ``holds``."""
         return {**asdict(self), "holds": self.outcome == "not harmed"}
 
 
@@ -91,10 +91,10 @@ def compare_with_margin(
     groups: Sequence[Hashable | None] | None = None,
     bounds: Bounds | None = None,
 ) -> NonInferiority:
-    """Test whether tuned minus base, paired by row, is below or above a margin; higher is worse.
+    """Test if tuned minus base, paired by row, is below or above a margin; higher is worse.
 
-    Each of the two claims is wrong in at most 5 % of cases. ``bounds`` are the metric's bounds; if
-    they are None, values of 0 and 1 count as wrong and right.
+    Each of the two conclusions is wrong in at most 5 % of cases. ``bounds`` are the metric's
+    bounds; if they are None and all values are 0 or 1, these count as wrong and right.
     """
     interval = paired_difference(
         base, tuned, weights, groups=groups, confidence=TWO_SIDED, bounds=bounds
@@ -111,7 +111,7 @@ def compare_shares(
     *,
     groups: Groups = (None, None),
 ) -> NonInferiority:
-    """Test whether the share of ones in ``treated`` exceeds the share in ``control`` by a margin.
+    """Test if the share of ones in ``treated`` exceeds the share in ``control`` by a margin.
 
     The two samples are independent; see :func:`difference_of_shares`.
     """
@@ -141,7 +141,7 @@ def difference_of_shares(
     Args:
         treated: values of 0 or 1.
         control: values of 0 or 1.
-        groups: the groups of the treated and of the control rows.
+        groups: the groups of the treated rows and of the control rows.
         confidence: level of the interval.
 
     Source: Newcombe, Statistics in Medicine 17 (1998), method 10.
@@ -159,7 +159,7 @@ def difference_of_shares(
 def decide_non_inferiority(
     interval: Interval, margin: float, *, units: int, error: float
 ) -> NonInferiority:
-    """Decide the outcome from an interval with one-sided 95 % bounds.
+    """Determine the outcome from an interval with one-sided 95 % bounds.
 
     Args:
         interval: the measured harm.

@@ -1,7 +1,7 @@
 """Confidence intervals of a paired difference.
 
-Both models answer the same records, so each record gives one difference. What makes a record easy
-or hard affects both models and cancels out, so the interval is much narrower than for two separate
+Both models answer the same records, so each record gives one difference. The difficulty of a record
+affects both models and cancels out, so the interval is much narrower than for two separate
 samples::
 
     record   base  tuned  difference
@@ -10,16 +10,16 @@ samples::
     hard       0     0        0
 
 The bootstrap resamples *units*, not records. A unit is a record or, where records have a group, the
-whole group: the turns of a conversation, say, or the questions about a document. Records of a group
-tend to be right or wrong together. Drawing them one by one would treat 100 questions about five
-documents as 100 independent observations, and the interval would be far too narrow::
+whole group: for example, the turns of a conversation or the questions about a document. Records of
+a group tend to be right or wrong together. Drawing them one by one would treat 100 questions about
+five documents as 100 independent observations, and the interval would be far too narrow::
 
     groups                a1 a2 a3 | b1 b2 | c1 c2 c3
     draw with repetition  b1 b2 | b1 b2 | a1 a2 a3       -> mean difference of these records
     repeat 2,000 times                                   -> the interval's percentiles
 
-Right/wrong values need no bootstrap: Tango's interval uses the two discordant shares. Groups enter
-it through the effective number of records.
+Values of right or wrong need no bootstrap: Tango's interval uses the two discordant shares. Groups
+are accounted for through the effective number of records.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ from tunesmith_evidence.statistics.differences import PairedSample, compute_shar
 from tunesmith_evidence.statistics.resampling import bootstrap_means
 
 FEW_CHANGED_PAIRS = 10
-"""Fewest units with a difference for the bootstrap alone. With fewer, its interval is too narrow.
-It is widened to the score interval of the largest differences that the bounds allow."""
+"""Minimum number of units with a difference for using the bootstrap alone. With fewer units, its
+interval is too narrow. It is then widened to the score interval of the largest differences that the
+bounds allow."""
 
 
 def paired_difference(  # noqa: PLR0913
@@ -88,9 +89,9 @@ def interval_of_pairs(
 
 
 def _tango(up: float, down: float, n: float, confidence: float) -> Bounds:
-    """Compute Tango's score interval of a paired difference of shares; its width is never zero.
+    """Compute Tango's score interval of a paired difference of shares, whose width is never zero.
 
-    `up` is the share of records that only the tuned model got right, `down` the share that only
+    `up` is the share of records that only the tuned model got right, and `down` the share that only
     the base model got right.
     """
     z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)

@@ -24,12 +24,12 @@ def minimum_detectable_difference(
         spread: standard deviation of the differences per record, in the metric's unit; None for a
             right/wrong metric.
         discordant: share of records where exactly one model is right. At 0, the result is the lower
-            limit for right/wrong metrics: no record gets worse.
+            limit for right/wrong metrics, where no record gets worse.
         confidence: level of the interval.
         power: probability of detecting the difference.
 
     Returns:
-        The difference; infinite if no difference could be detected.
+        The difference, or infinity if no difference could be detected.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -51,7 +51,7 @@ def minimum_detectable_difference(
     return max(floor, _connor(n, discordant, confidence, power))
 
 
-@cache  # comparing many runs on the same rows repeats this computation
+@cache  # Comparing many runs on the same rows repeats this computation.
 def _clean_floor(n: int, confidence: float, power: float) -> float:
     """Compute the smallest share of improved records that McNemar's test detects; none worsens."""
     needed = math.floor(1 - math.log2(1 - confidence)) + 1  # first k with 2 * 0.5^k < alpha
@@ -86,7 +86,7 @@ def rows_needed(
     Args:
         n: number of rows that the difference was measured on.
         error: standard error of the difference on these rows.
-        distance: distance of the measured difference from the limit; positive.
+        distance: distance between the measured difference and the limit; positive.
         confidence: level of the interval.
         power: probability that the interval then excludes the limit.
 

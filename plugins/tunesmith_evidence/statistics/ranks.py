@@ -9,14 +9,14 @@ from collections.abc import Sequence
 def probability_below(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the probability that a value of ``first`` is below a value of ``second``.
 
-    Ties count half. This is the area under the ROC curve (AUC) for separating the two samples by
-    their values. Source: Mann and Whitney, Ann. Math. Statist. 18 (1947) 50.
+    Ties count as one half. This is the area under the ROC curve (AUC) for separating the two
+    samples by their values. Source: Mann and Whitney, Ann. Math. Statist. 18 (1947) 50.
 
     Raises:
         ValueError: a sample is empty.
     """
     if not first or not second:
-        raise ValueError("both samples need values")
+        raise ValueError("both samples need at least one value")
     ordered = sorted(second)
     total = 0.0
     for value in first:

@@ -27,7 +27,7 @@ def bootstrap_means(units: Sequence[tuple[float, float]], resamples: int, seed: 
 
     The results are equal up to rounding.
     """
-    import numpy as np  # lazy: commands that only show results must not load numpy
+    import numpy as np  # Lazy: commands that only show results must not load numpy.
 
     order_U, counts_RC = _draw_counts(len(units), resamples, seed)
     cells_C2 = np.asarray(units, dtype=np.float64)
@@ -49,7 +49,7 @@ def _draw_counts(units: int, resamples: int, seed: int) -> tuple[NDArray[np.int6
         rng.shuffle(order)
     cells = min(units, MAX_CELLS)
     *key, position = rng.getstate()[1]
-    generator = np.random.RandomState()  # continues the Mersenne Twister state of ``rng``
+    generator = np.random.RandomState()  # continues from the Mersenne Twister state of ``rng``
     generator.set_state(("MT19937", np.array(key, dtype=np.uint32), position, 0, 0.0))
     counts_RC = np.empty((resamples, cells))
     step = max(1, _CHUNK // cells)
@@ -63,7 +63,7 @@ def _draw_counts(units: int, resamples: int, seed: int) -> tuple[NDArray[np.int6
 
 
 def draw_signed_sums(tables: Sequence[Sequence[float]], resamples: int, seed: int) -> Matrix:
-    """Return ``resamples`` sums, each of one random entry per table; a table has 256 entries."""
+    """Return ``resamples`` sums, each of one random entry per table of 256 entries."""
     import numpy as np
 
     bytes_ER = _draw_bytes(len(tables), resamples, seed)

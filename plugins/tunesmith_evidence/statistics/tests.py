@@ -11,7 +11,7 @@ from tunesmith_evidence.statistics.resampling import draw_signed_sums
 
 SIGN_PATTERNS = 4_999
 """Default number of random sign patterns."""
-_EXACT = 16  # up to this many units, all sign patterns are enumerated instead of sampled
+_EXACT = 16  # Up to this many units, all sign patterns are enumerated instead of sampled.
 
 
 def paired_p_value(
@@ -25,9 +25,9 @@ def paired_p_value(
 ) -> float:
     """Compute the two-sided p-value of the hypothesis that tuning changed nothing on average.
 
-    Right/wrong values use the exact McNemar test. Other values use a sign-flip test: the sign of
-    each unit's difference is flipped at random; for up to 16 units, all patterns are enumerated.
-    The p-value is never zero.
+    Values of right or wrong use the exact McNemar test. Other values use a sign-flip test, where
+    the sign of each unit's difference is flipped at random; for up to 16 units, all patterns are
+    enumerated. The p-value is never zero.
     """
     return p_value_of_pairs(pair_values(base, tuned, weights, groups), resamples, seed)
 
@@ -72,7 +72,7 @@ def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
 
 
 def _signed_sums(sizes: Sequence[float]) -> list[float]:
-    """Return the sums of these numbers for every choice of signs.
+    """Return the sums of these numbers for every combination of signs.
 
     Eight numbers give a table of 256 sums, so one lookup by a random byte flips eight signs.
     """

@@ -1,1 +1,1 @@
-"""Recognize what task the training rows pose, and read examples from them."""
+"""Recognize which kind of task the training rows pose, and read examples from them."""

@@ -1,7 +1,8 @@
-"""Read the examples that baselines learn from: prompt and answer texts of training rows.
+"""Read the examples that baselines learn from: the prompts and answers of training rows, as text.
 
 Their order depends only on their content, so a baseline does not depend on the order of the rows.
-If there are more rows than a baseline can use, the seed and each row's content decide the sample.
+If there are more rows than a baseline can use, the seed and the content of the rows determine the
+sample.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def read_examples(
 
 
 def random_sort_key(example: Example, seed: int) -> bytes:
-    """Return a sort key that shuffles examples, derived from the seed and the content."""
+    """Return a sort key that shuffles examples, derived from the seed and their content."""
     content = f"{seed}\0{example.text}\0{example.answer}"
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -83,7 +84,7 @@ def has_examples(records: Iterable[Record]) -> bool:
 
 
 def take_each_answer_first(ordered: Sequence[Example], count: int) -> list[Example]:
-    """Choose ``count`` examples in order, using each answer once before any answer repeats."""
+    """Choose ``count`` examples in order, using each answer once before any answer is repeated."""
     uses: Counter[str] = Counter()
     ranked = []
     for position, example in enumerate(ordered):

@@ -1,7 +1,7 @@
-"""Parse answers that are JSON objects into fields, and write them in the same style.
+"""Parse answers that are JSON objects into fields, and write fields in the same style.
 
 A field is a path of keys, such as ``("order", "id")``. Its value is JSON text exactly as in the
-answer, so ``12.50`` stays ``12.50``. Lists and empty objects are values.
+answer, so ``12.50`` stays ``12.50``. Lists and empty objects count as values.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class _Number(str):
 
 
 def parse_json_object(answer: str) -> JsonFields | None:
-    """Return the fields of an answer that is one JSON object, fenced or not; otherwise None."""
+    """Return the fields of an answer that is one (fenced) JSON object, or else None."""
     value = _load(_split_fence(answer)[1])
     return dict(_flatten((), value)) if isinstance(value, dict) else None
 
 
 def are_json_values_equal(first: Any, second: Any) -> bool:
-    """Return True for equal JSON values: 1 and 1.0 are equal, 1 and true are not.
+    """Return True for equal JSON values: 1 and 1.0 are equal, but 1 and true are not.
 
     Strings may differ in white space and Unicode form.
     """
@@ -60,7 +60,7 @@ def are_json_values_equal(first: Any, second: Any) -> bool:
 
 
 def have_equal_values(first: JsonFields, second: JsonFields) -> bool:
-    """Return True if both have the same fields with equal values, whatever their spelling."""
+    """Return True if both have the same fields with equal values, in any spelling."""
     return first.keys() == second.keys() and all(
         are_json_values_equal(json.loads(value), json.loads(second[path]))
         for path, value in first.items()
@@ -101,7 +101,7 @@ class JsonStyle:
     comma: str = ", "
     colon: str = ": "
     indent: int = 0
-    """Spaces per level; 0 for a single line."""
+    """Number of spaces per level; 0 for a single line."""
     ascii_only: bool = False
     opening: str = ""
     """Text before the object, such as a Markdown fence."""
@@ -143,7 +143,7 @@ class JsonStyle:
 
 
 def find_json_style(answers: Sequence[str]) -> JsonStyle:
-    """Return the style that reproduces most of the answers exactly."""
+    """Return the style that reproduces the largest number of answers exactly."""
     fences: Counter[tuple[str, str]] = Counter()
     bodies = []
     for answer in answers:

@@ -1,7 +1,7 @@
 """Derive a JSON schema from answers: keys, types, and enums for fields with few values.
 
-The schema is for constrained decoding, so everything is bounded. Strings and lists are at most
-twice as long as in the answers, and numbers have at most one more digit.
+The schema is meant for constrained decoding, so everything in it is bounded. Strings and lists are
+at most twice as long as in the answers, and numbers have at most one more digit.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ __all__ = ["Schema", "derive_schema"]
 
 Schema = dict[str, Any]
 MAX_ENUM = 40
-"""Maximum number of distinct strings for a field to become an enum."""
+"""Maximum number of distinct strings in a field that becomes an enum."""
 MAX_NEW_VALUES = 0.15
-"""Maximum share of strings that occur once. With more, the next answer may well have a new one."""
+"""Maximum share of strings that occur only once. With a larger share, the next answer may well
+contain a new string."""
 
 
 def derive_schema(answers: Sequence[str]) -> Schema | None:
-    """Derive the schema of the answers that are JSON objects; None if no answer is one.
+    """Derive a schema from the answers that are JSON objects, or return None if there are none.
 
     Keys are sorted by their mean position. A key is required if all answers have it.
     """

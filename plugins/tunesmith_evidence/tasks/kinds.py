@@ -1,4 +1,4 @@
-"""Recognize the kind of a task from the answers of its training rows.
+"""Recognize the kind of a task from the answers in its training rows.
 
 - ``classes``: a few short answers that recur
 - ``objects``: JSON objects with common keys
@@ -32,10 +32,10 @@ MAX_NEW_ANSWERS = 0.15
 next row has a new answer (Good-Turing)."""
 MIN_ROWS_PER_LABEL = 2
 MAX_NUMBERS = 20
-"""More distinct numeric answers than this are quantities, not classes."""
+"""If there are more distinct numeric answers than this, they are quantities and not classes."""
 MIN_OBJECTS = 0.9
 MIN_RECURRING = 0.5
-"""Smallest share of rows with a recurring answer for copying from similar rows to be worthwhile."""
+"""Minimum share of rows with recurring answers for copying from similar rows to pay off."""
 _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
@@ -44,7 +44,7 @@ def detect_task_kind(answers: Sequence[str]) -> TaskKind:
 
     - ``objects``: at least 90 % are JSON objects, and half of all answers share a key.
     - ``classes``: each answer occurs twice on average, and few occur only once.
-    - ``text``: anything else, including no answers.
+    - ``text``: anything else, including no answers at all.
     """
     if not answers:
         return "text"
@@ -72,7 +72,7 @@ def _are_classes(counts: Counter[str]) -> bool:
 
 
 def list_labels(answers: Sequence[str]) -> list[str]:
-    """Return the distinct answers, the most frequent first, ties in alphabetical order."""
+    """Return the distinct answers, the most frequent first, with ties in alphabetical order."""
     counts = Counter(map(str.strip, answers))
     return sorted(counts, key=lambda label: (-counts[label], label))
 
@@ -83,9 +83,10 @@ def has_fixed_answers(records: Sequence[Record]) -> bool:
 
 
 def has_recurring_answers(records: Sequence[Record]) -> bool:
-    """Return True if answers are classes or objects, or if half of the rows share short answers.
+    """Return True if answers are classes or objects, or half of the rows share short answers.
 
-    The latter covers many classes with two rows each, where a split leaves most classes one row.
+    The latter covers datasets with many classes of two rows each, where a split leaves most classes
+    only one row.
     """
     answers = [example.answer for example in read_examples(records)]
     counts = Counter(map(str.strip, answers))

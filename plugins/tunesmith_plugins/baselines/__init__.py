@@ -1,4 +1,4 @@
-"""Built-in baselines: ways to solve a run's task without tuning."""
+"""Built-in baselines: ways to solve the task without fine-tuning."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -1,4 +1,4 @@
-"""Baseline ``best-of-n``: of several sampled base-model answers, the one with the best reward."""
+"""Baseline ``best-of-n``: sample several base-model answers and keep the best by reward."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class BestOfNModel(GenerationOnlyModel, WrappedModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error for scoring: the probability of being the best sample is unknown."""
+        """The error raised for scoring: the probability of being the best sample is unknown."""
         return UsageError(
             "the best of several samples has no log-probability",
             hint="measure it with an evaluator of generated answers, such as win-rate",
@@ -111,7 +111,7 @@ BEST_OF_N = BaselineOffer(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error if the baseline lacks a reward, or a note if a reward lacks the baseline."""
+    """Yield an error for the baseline without a reward, or a note for a reward without it."""
     use = plan.baseline_options.use
     configs = (baseline.config for baseline in plan.baselines if baseline.offer.name == NAME)
     config = next(configs, None)
@@ -119,7 +119,7 @@ def review(plan: Plan) -> Iterator[Finding]:
         return
     if use is not None:
         if NAME in use:
-            message = "needs a reward to choose the best answer"
+            message = "best-of-n needs a reward to choose the best answer"
             hint = "set `reward` or `plugin` in this table"
             yield Finding(level="error", where=TABLE, message=message, hint=hint)
         return

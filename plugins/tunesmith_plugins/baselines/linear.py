@@ -35,7 +35,7 @@ class LinearBaseline:
     options: LinearOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield a variant for each C."""
+        """Yield a variant for each value of ``C``."""
         from tunesmith_evidence.classify.classifiers import LinearClassifier
         from tunesmith_evidence.classify.text_classifier import TextRows
         from tunesmith_evidence.tasks.examples import read_examples

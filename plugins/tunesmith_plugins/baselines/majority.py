@@ -1,4 +1,4 @@
-"""Baseline ``majority``: always the most frequent answer (majority class)."""
+"""Baseline ``majority``: always predict the most frequent answer (majority class)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class MajorityOptions(Options):
 
 
 class Majority:
-    """Always gives the most frequent answer: the score that a model gets without reading."""
+    """Always gives the most frequent answer: the score of a model that does not read the prompt."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the only variant; nothing without training answers."""
+        """Yield the only variant, or nothing without training answers."""
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.tasks.examples import read_examples
         from tunesmith_evidence.tasks.kinds import list_labels

@@ -1,4 +1,4 @@
-"""Baseline ``nearest``: the answer of the most similar training rows."""
+"""Baseline ``nearest``: copy the answer of the most similar training rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class NearestOptions(Options):
         [5, 1, 10, 20],
         min_length=1,
         description=(
-            "Numbers of similar training rows that vote. The most accurate one in cross-validation "
-            "on the training rows is used."
+            "Numbers of similar training rows that vote on the answer. Cross-validation on the "
+            "training rows chooses the most accurate one."
         ),
     )
     centroid: bool = Field(
-        True, description="Also try the answer whose rows are most similar on average."
+        True, description="Also try the answer whose rows have the highest mean similarity."
     )
 
 
@@ -38,7 +38,7 @@ class Nearest:
     options: NearestOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the variant that is most accurate out of fold.
+        """Yield the variant with the best out-of-fold accuracy.
 
         Cross-validation on all training rows is more reliable than a few validation rows.
         """

@@ -21,8 +21,8 @@ class RandomShotsOptions(Options):
         [8],
         min_length=1,
         description=(
-            "Numbers of worked examples to try in the prompt. For classes, there is at least one "
-            "example of each, limited by the model's context."
+            "Numbers of worked examples to try in the prompt. For classes, each class gets at "
+            "least one example, as far as the model's context allows."
         ),
     )
     draws: int = Field(
@@ -47,7 +47,7 @@ class RandomShots:
     options: RandomShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants for each number of examples and each draw, free and constrained."""
+        """Yield variants per number of examples and draw, with free and constrained answers."""
         from tunesmith_evidence.prompting.shots import choose_shots
         from tunesmith_evidence.prompting.task_prompt import read_task
 

@@ -44,7 +44,7 @@ class RetrievedShots:
     options: RetrievedShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants for each number of examples that fits, free and constrained."""
+        """Yield variants per number of examples that fits, with free and constrained answers."""
         from tunesmith_evidence.prompting.shots import Retriever, count_fitting_examples
         from tunesmith_evidence.prompting.task_prompt import read_task
 

@@ -16,7 +16,7 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 
 SAMPLE_ROWS = 200
-"""Number of training rows examined to recognize JSON answers."""
+"""Number of training rows to examine for JSON answers."""
 
 
 class ZeroShotOptions(Options):
@@ -46,7 +46,7 @@ class ZeroShot:
     options: ZeroShotOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants: the system prompt only, with a description, and constrained."""
+        """Yield variants: with the system prompt only, with a description, and with constraints."""
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)

@@ -1,17 +1,17 @@
-"""Find rows and baselines that need a chat template the model does not have, or that it refuses.
+"""Find rows and baselines that the model's chat template cannot render, or that need one.
 
-A base model without a chat template takes plain text: one user message, or a text to continue.
-Conversations with a system prompt or several turns cannot be written for such a model. Without this
-check, a run would fail only after it has loaded the weights.
+A base model without a chat template can only take plain text: one user message, or a text to
+continue. Conversations with a system prompt or several turns cannot be rendered for such a model.
+Without this check, a run would fail only after loading the weights.
 
-If there is a template, every row is rendered as in training (a sample, if there are many rows):
+If there is a template, every row is rendered as in training, or a sample if there are many rows:
 
 * Rows that training would skip are reported.
-* The run is refused if the template contradicts a row, drops a part of it, or does not terminate.
+* The run is refused if the template contradicts a row, drops part of it, or does not terminate.
 * The run is refused if the saved tokenizer files would encode a prompt differently.
 
-The check covers only techniques with the toolkit's options, because others may write conversations
-in their own way. It is silent about models that are not on this machine yet.
+The check covers only techniques with the toolkit's options, because others may format conversations
+differently. It reports nothing about models that are not on this machine yet.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ _REMEDY = (
     "or use the instruction-tuned variant of the model"
 )
 _HINTS = {
-    HAS_REASONING: "turn reasoning on in technique.chat_template.kwargs (enable_thinking or "
-    "thinking = true, depending on the template), or remove the reasoning from these rows",
+    HAS_REASONING: "turn on reasoning in technique.chat_template.kwargs (enable_thinking or "
+    "thinking = true, depending on the template), or remove the reasoning from "
+    "these rows",
     TEMPLATE_DROPS_MESSAGE: "set technique.chat_template.source to a template file that "
     "supports this role "
     '(for tools, "chatml" does), or move its text into the user message',
@@ -53,7 +54,7 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat
 
 
 def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[Finding]:
-    """Return findings about chat templates: missing, unreadable, or refusing rows."""
+    """Return findings about missing or unreadable chat templates, and rows they cannot render."""
     stages = dict(list_stages(plan.technique.config))
     named = [
         Finding(
@@ -79,7 +80,8 @@ def _find_problems(
         for where, options in stages.items()
         if (problem := _problem_of_file(options.chat_template.source))
     ]
-    # The model named in `from` may have its own template, and a file replaces the model's.
+    # The model named in `from` may have its own template, and a template file overrides the
+    # model's.
     lacking = [
         where
         for where, options in stages.items()
@@ -103,7 +105,7 @@ def _find_rendering_problems(
     train: Sequence[Record],
     test: Sequence[Record],
 ) -> Iterator[Finding]:
-    """Yield a finding for each reason why a stage's template cannot render rows."""
+    """Yield a finding for each reason why a stage's template cannot render some rows."""
     from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import load_tokenizer
@@ -119,7 +121,7 @@ def _find_rendering_problems(
             problems = list(template.find_problems(rows))
             check_saved_template(template, train)
         except EnvironmentProblem:
-            return  # loading the model will report it
+            return  # reported when the model is loaded
         except UsageError as error:
             yield Finding(
                 level="error",
@@ -159,12 +161,12 @@ def has_chat_template(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, RecursionError):
-        return True  # damaged: loading it will report that
+        return True  # damaged: reported when it is loaded
     return not isinstance(config, dict) or bool(config.get("chat_template"))
 
 
 def _problem_of_file(path: str | None) -> str:
-    """Return why a template file cannot be used; "" if it can be, or none is named."""
+    """Return the reason why a template file cannot be used; "" if it can be used or none is set."""
     if path in CHAT_TEMPLATE_NAMES:
         return ""
     try:
@@ -177,7 +179,7 @@ def _problem_of_file(path: str | None) -> str:
 def _parts_that_need_a_template(
     plan: Plan, train: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield what needs a template: its key ("": the template's own), the need, another remedy."""
+    """Yield each need for a template: its key ("": the template's), the need, another remedy."""
     sources = (record.source for record in chain(train, test) if _is_conversation(record))
     if first := next(sources, None):
         count = format_count(1 + sum(1 for _ in sources), "row")

@@ -1,6 +1,6 @@
 """Find evaluators in the run file that cannot measure the test rows.
 
-Without this check, a run would fail only after it has loaded the base model. Default evaluators are
+Without this check, a run would fail only after loading the base model. Default evaluators are
 chosen to fit the rows, so they need no check.
 """
 
@@ -24,7 +24,7 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
             known = ", ".join(sorted(accepted.__name__ for accepted in accepts))
             message = (
                 f"{evaluator.id} cannot measure {kind.__name__} records, such as {first[kind]}, "
-                f"only {known}: remove it; a run file without [[evaluators]] gets those that fit "
-                "the rows"
+                f"only {known}: remove it; without [[evaluators]], a run uses evaluators that "
+                "fit the rows"
             )
             yield Finding(level="error", where=f"evaluators.{number}.use", message=message)

@@ -1,6 +1,6 @@
-"""Say what the test rows can show, before a run is spent on them.
+"""Report how large a difference the test rows can detect, before a run starts.
 
-Rows of one group count as one: intervals and tests do the same.
+All rows of a group count as one, as they do in intervals and tests.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tunesmith_evidence.number_text import format_number
 from tunesmith_evidence.statistics import minimum_detectable_difference
 
 ENOUGH = 100
-"""Units with which most differences that matter can be shown."""
+"""Number of independent rows that can show most differences that matter."""
 
 
 def review(test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a warning if no result can show anything, a note if only large differences can."""
+    """Yield a warning if no difference is detectable, or a note if only large ones are."""
     if not test:
         return
     groups = {record.group for record in test if record.group is not None}
@@ -38,10 +38,10 @@ def review(test: Sequence[Record]) -> Iterator[Finding]:
         yield Finding(
             level="warning",
             where="data.test",
-            message=f"nothing can be concluded from {what}: even if one model is always right and "
-            f"the other never, chance may explain it",
-            hint=f"add test rows, at least {least} {noun}s and better {ENOUGH}, "
-            "or raise data.test_size",
+            message=f"nothing can be concluded from {what}: even if one model is always right "
+            "and the other never, this could be chance",
+            hint=f"add test rows (at least {least} {noun}s, better {ENOUGH}), or raise "
+            "data.test_size",
             count=len(test),
         )
         return

@@ -46,7 +46,7 @@ def _offer_command(name: str, summary: str, module: str, needs: tuple[str, ...])
 ADVISE = _commands(
     (
         "advise",
-        "Predict if tuning is worth it, from baselines and three short trainings.",
+        "Predict whether fine-tuning is worth it, from baselines and three short training runs.",
         "advise.command",
     ),
     needs=("numpy>=1.26",),
@@ -55,7 +55,7 @@ ADVISE = _commands(
 ANNOTATE = _commands(
     (
         "data annotate",
-        "Choose the better of two answers, to make preference data.",
+        "Choose the better of two answers, to create preference data.",
         "annotate.command",
     )
 )
@@ -65,12 +65,12 @@ CHAT = _commands(
 COMPARE = _commands(
     (
         "compare",
-        "Compare runs on the same test rows: differences with intervals.",
+        "Compare runs on the same test rows: differences with confidence intervals.",
         "compare.command",
     )
 )
 _DATA = {
-    "show": "Print rows as the model sees them, and highlight the trained tokens.",
+    "show": "Print rows as the model sees them, and highlight the text it is trained on.",
     "stats": "Count rows, lengths, duplicates and labels.",
     "check": "Find errors and suspicious rows in the data.",
     "fix": "Fix the format of a file of rows without changing their meaning.",
@@ -107,7 +107,7 @@ EVALUATE = _commands(
 EXPORT = _commands(
     (
         "export",
-        "Merge and export a run's model to safetensors, GGUF or others, and verify it.",
+        "Merge and export a run's model to safetensors, GGUF or other formats, and verify it.",
         "export.command",
     ),
     needs=("torch>=2.11", "transformers>=5.17"),
@@ -162,7 +162,7 @@ PUBLISH = _commands(
 RUN_LIST = _commands(("runs", "List, find, unlock and delete runs.", "run_list.command"))
 RUNS = _commands(
     ("check", "Validate a run file and its data without training.", "runs.check"),
-    ("run", "Train a model and evaluate it before and after.", "runs.run"),
+    ("run", "Train a model, and evaluate it before and after.", "runs.run"),
     ("resume", "Continue a run that was stopped, killed or failed.", "runs.resume"),
     ("report", "Show the results of a run.", "runs.report"),
 )

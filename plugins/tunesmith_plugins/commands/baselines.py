@@ -37,7 +37,9 @@ from tunesmith_evidence.number_text import format_interval, format_number, forma
 @click.option(
     "--budget",
     metavar="TIME",
-    help="Time limit for baselines that prompt the base model: 90s, 3m, 2h. Default: none.",
+    help=(
+        "Time limit for baselines that prompt the base model, such as 90s, 3m or 2h. Default: none."
+    ),
 )
 @click.option(
     "--only", multiple=True, metavar="BASELINE", help="Measure only this baseline. Repeatable."
@@ -53,14 +55,16 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     only: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure prompts and classifiers, which need no fine-tuning.
+    """Measure the baselines, which are prompts and classifiers without fine-tuning.
 
-    The best variant of each baseline is selected on the validation rows and scored once on the
-    test rows. `tunesmith resume` then trains in the same run folder and compares the tuned model
-    with these baselines without measuring them again.
+    The best variant of each baseline is selected on the validation rows and scored once on the test
+    rows. Afterwards, `tunesmith resume` trains in the same run folder and compares the tuned model
+    with these baselines, without measuring them again.
     """
     if distributed.world_size() > 1:
-        raise UsageError("baselines: runs in a single process", hint="start it without torchrun")
+        raise UsageError(
+            "baselines: runs only in a single process", hint="start it without torchrun"
+        )
     overrides = [*sets, *list_baseline_overrides(rows, budget, only)]
     plan, catalog = api.load_plan(
         run_file, sets=overrides, files=state.files, disabled=state.disabled
@@ -78,7 +82,7 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
         render.print_json(to_json(baselines, folder))
         return
     if not baselines:
-        render.print_text("no baseline fits this run's training rows and evaluators")
+        render.print_text("no baseline fits the training rows and evaluators of this run")
     else:
         show_baselines(baselines)
     run = render.shell_path(folder.path)
@@ -88,7 +92,7 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
 
 
 def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
-    """Print the table of baselines, then the skipped ones with their reasons."""
+    """Print the table of baselines, followed by the skipped ones with their reasons."""
     first = _find_measured(baselines)
     render.print_text()
     if first is not None:

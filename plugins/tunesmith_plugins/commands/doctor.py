@@ -1,4 +1,4 @@
-"""``tunesmith doctor``: check whether this machine and installation can train."""
+"""``tunesmith doctor``: check if this machine and installation can train models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ except BaseException as error:
     found = {"error": f"{type(error).__name__}: {error}"}
 print(json.dumps(found))
 """
-"""Code for a child process, so doctor survives a torch that crashes on import."""
+"""Code for a child process, so that doctor survives if importing torch crashes."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def run_checks(catalog: Catalog) -> Iterator[Check]:
 def _check_torch() -> Iterator[Check]:
     """Check torch, its devices and bfloat16, in a child process."""
     if importlib.util.find_spec("torch") is None:
-        yield Check("fail", "torch", "not installed: pip install torch")
+        yield Check("fail", "torch", "not installed; run `pip install torch`")
         return
     found = query_torch()
     if "error" in found:
@@ -109,11 +109,11 @@ def _check_torch() -> Iterator[Check]:
         size = f", {format_bytes(device['memory'])}" if device["memory"] else ""
         yield Check("ok", "device", f"{device['name']}{size}, {bf16}")
     if not found["devices"]:
-        yield Check("warn", "device", "no GPU found: training large models on the CPU is slow")
+        yield Check("warn", "device", "no GPU found, so training large models will be slow")
 
 
 def query_torch(code: str = TORCH_QUERY) -> dict[str, Any]:
-    """Run ``code`` in a child process and return its JSON; on failure it has the key ``error``."""
+    """Run ``code`` in a child process and return its JSON, with the key ``error`` on failure."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", code],
@@ -141,7 +141,11 @@ def _check_memory_and_disk() -> Iterator[Check]:
     free = shutil.disk_usage(Path.cwd()).free
     level = "ok" if free >= LOW_DISK else "warn"
     yield Check(level, "disk", f"{format_bytes(free)} free in this folder")
-    yield Check("ok", "processors", f"{os.cpu_count()}, {available_processors()} for this process")
+    yield Check(
+        "ok",
+        "processors",
+        f"{os.cpu_count()}, {available_processors()} available to this process",
+    )
 
 
 def _check_hub() -> Check:
@@ -152,7 +156,7 @@ def _check_hub() -> Check:
 
 
 def _check_plugins(catalog: Catalog) -> Iterator[Check]:
-    """Check that techniques and data loaders exist; report missing packages and broken plugins."""
+    """Check that techniques and data loaders exist; report missing packages, broken plugins."""
     for kind in (TechniqueOffer, DataLoaderOffer):
         offers = catalog.offers(kind)
         names = ", ".join(o.offer.name for o in offers)

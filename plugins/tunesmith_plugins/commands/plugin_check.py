@@ -121,10 +121,10 @@ def to_row(result: Result) -> list[str | tuple[str, str]]:
 
 
 def find_module(plugins: Plugins, name: str) -> tuple[Plugin, Any]:
-    """Return a plugin and its module, by name of the plugin or of its distribution.
+    """Return a plugin and its module, given the name of the plugin or of its distribution.
 
     Raises:
-        PluginError: no plugin or several have this name, or the plugin is broken or blocked.
+        PluginError: none or several plugins have this name, or the plugin is broken or blocked.
     """
     matches = [p for p in plugins.found if name in (p.name, p.full_name, p.distribution)]
     if len(matches) != 1:

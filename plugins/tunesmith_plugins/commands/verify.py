@@ -20,7 +20,7 @@ from tunesmith_cli.common import CliState, result_options
 def command(state: CliState, run: Path, as_json: bool) -> None:
     """Check that the checkpoints and the model of a run are intact, with SHA-256 checksums.
 
-    RUN is the run folder. The exit code is 7 if a file is missing, changed or was added.
+    RUN is the run folder. The exit code is 7 if a file is missing, was changed or was added.
     """
     folder = RunFolder.open(run)
     found = {name: verify_folder(folder.path / name) for name in list_committed(folder)}
@@ -55,7 +55,7 @@ def list_committed(folder: RunFolder) -> list[str]:
     event log, even if they are missing.
 
     Raises:
-        IntegrityError: the event log names a model or adapter outside the run folder.
+        IntegrityError: the event log refers to a model or adapter outside the run folder.
     """
     found = {path.parent for path in folder.path.rglob(MANIFEST)}
     for event in load_report(folder).training_finished.values():

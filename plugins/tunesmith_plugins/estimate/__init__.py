@@ -3,8 +3,8 @@
 It provides the command ``tunesmith plan``, a review that refuses runs that cannot fit in memory, a
 reporter that records finished runs to calibrate predictions, and the table ``[estimate]``.
 
-Techniques predict memory and operations (``TechniqueOffer.estimate``). This plugin compares them
-with a table of hardware and with this machine, without importing a tensor library.
+Techniques predict memory and operation counts (``TechniqueOffer.estimate``). This plugin compares
+them with a table of hardware and with this machine, without importing a tensor library.
 """
 
 from tunesmith.hookspecs import lazy_plugin

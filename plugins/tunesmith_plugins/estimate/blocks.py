@@ -1,4 +1,4 @@
-"""Lines and tables of output, which can be replaced with better ones on a terminal."""
+"""Lines and tables of output, which can be replaced by better ones on a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TextLine:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table of the output; ``right`` lists the indices of right-aligned columns."""
+    """A table of the output; ``right`` contains the indices of the columns to right-align."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[TableCell]]
@@ -70,7 +70,7 @@ def show_temporarily(blocks: Sequence[Block]) -> Iterator[bool]:
     with console.capture() as captured:
         console.print(Group(*built))
     lines = captured.get().splitlines()
-    height = console.height - 2  # lines that scrolled off the screen could not be removed
+    height = console.height - 2  # Lines that have scrolled off the screen could not be removed.
     if len(lines) > height:
         lines = [*lines[: max(0, height - 2)], "...", lines[-1]]
     content = Text.from_ansi("\n".join(lines))

@@ -1,6 +1,6 @@
-"""Calibrate predictions of memory and time with the runs that finished on this device.
+"""Calibrate predictions of memory and time using earlier runs on the same device.
 
-Each finished training adds a line to ``calibration.jsonl`` in the user's state directory, with
+Each completed training run adds a line to ``calibration.jsonl`` in the user's state directory, with
 predicted and measured memory and time. The file contains nothing about the training data and never
 leaves the machine. ``TUNESMITH_CALIBRATION=0`` turns off reading and writing.
 """
@@ -24,34 +24,34 @@ from tunesmith_torch.runtime.machine import Device
 
 ENABLED_VARIABLE = "TUNESMITH_CALIBRATION"
 MAX_ENTRIES = 50
-"""Use only this many of the newest runs; older ones ran with other drivers and libraries."""
+"""Use only this many of the newest runs; older ones used other drivers and libraries."""
 MIN_OWN_ENTRIES = 3
-"""With this many runs of the same technique, runs of other techniques are ignored."""
+"""If there are this many runs of the same technique, ignore runs of other techniques."""
 MIN_WIDTH = 0.3
-"""Keep at least this share of the predicted interval's width, however many runs agree."""
+"""Keep at least this share of the predicted interval's width, no matter how many runs agree."""
 SIMILAR_MEMORY, SIMILAR_STEP = 2.0, 8.0
-"""Runs are similar within these factors of predicted memory, and of operations per step.
+"""Largest factors between the predicted memory, and operations per step, of similar runs.
 
-The memory of libraries and the overhead per step do not scale with the run, so runs of a very
-different size are not comparable.
+The memory of libraries and the overhead per step do not scale with the size of the run, so runs of
+very different sizes are not comparable.
 """
 SIMILAR_TIME = 8.0
 """Parts of runs are similar within this factor of their predicted seconds."""
 MAX_ERROR_FACTOR = 4.0
-"""Ignore runs whose prediction was off by more: it must have been for something else."""
+"""Ignore runs whose prediction was off by more than this factor; it was for another run."""
 MARGIN = 0.02
 """The corrected interval extends beyond the measured peaks by this share."""
 MIN_SECONDS = 1.0
-"""Ignore the throughput of trainings that took fewer seconds."""
+"""Ignore the throughput of training runs shorter than this many seconds."""
 MIN_CPU_SHARE = 0.75
-"""A training with a smaller share of CPU time was slowed down by other programs."""
+"""Other programs slowed down a training run if its share of CPU time is smaller than this."""
 _SIGMA = 1.4826
 """Standard deviation of a normal distribution divided by its median absolute deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationEntry:
-    """The prediction and the measurement of one finished training."""
+    """The prediction and the measurement of one completed training run."""
 
     time: str
     device: str
@@ -67,15 +67,15 @@ class CalibrationEntry:
     parts: dict[str, list[float]] = field(default_factory=dict)
     """Predicted seconds before calibration, and measured ones, of the parts of the run."""
     cpu_share: float | None = None
-    """CPU time of the training, as a share of what its threads could have used.
+    """CPU time of the training run, as a share of the time available to its threads.
 
-    It is low if other programs used the processor. None if unknown, as on a GPU.
+    It is low if other programs used the processor, and None if unknown, as on a GPU.
     """
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The ratio of measured to predicted memory in similar runs, without outliers."""
+    """The ratio of measured to predicted memory in similar runs, excluding outliers."""
 
     ratio: float
     """The median ratio."""
@@ -84,7 +84,7 @@ class Correction:
     runs: int
 
     def apply(self, memory: PhaseMemory) -> PhaseMemory:
-        """Scale the interval by the median ratio, and narrow it the more runs there are.
+        """Scale the interval by the median ratio, and narrow it as the number of runs grows.
 
         The result always includes the measured peaks.
         """
@@ -94,7 +94,8 @@ class Correction:
         high = middle + width * (memory.high - memory.expected)
         components = {name: int(size * self.ratio) for name, size in memory.components.items()}
         if components:
-            # Rounding leaves a few bytes; give them to the largest component to keep the sum right.
+            # Rounding leaves a few bytes; they go to the largest component, so that the sum is
+            # right.
             largest = max(components, key=lambda name: components[name])
             components[largest] += int(middle) - sum(components.values())
         return PhaseMemory(
@@ -112,7 +113,7 @@ class Calibration:
     runs: tuple[CalibrationEntry, ...] = ()
 
     def memory_correction(self, technique: str, method: str, expected: int) -> Correction | None:
-        """Return the correction for a predicted peak; None if no similar run finished here."""
+        """Return the correction for a predicted peak; None without a similar run on this device."""
         similar = [
             run
             for run in self.runs
@@ -128,11 +129,11 @@ class Calibration:
         return Correction(median(ratios), min(ratios), max(ratios), len(ratios))
 
     def throughput(self, technique: str, estimate: Estimate) -> Range | None:
-        """Return the range of operations per second reached by trainings with similar steps.
+        """Return the range of operations per second reached by training runs with similar steps.
 
-        Both sides use operations predicted by the same method, so errors in the count cancel out.
-        Runs that shared the processor with other programs are used only as a last resort.
-        None if no similar run finished here.
+        Both the prediction and the earlier runs count operations by the same method, so errors in
+        the count cancel out. Runs that shared the processor with other programs are used only if
+        there are no others. The result is None if no similar run has finished on this device.
         """
         step = estimate.flops / max(1, estimate.steps)
         timed = [
@@ -170,11 +171,11 @@ class Calibration:
         return middle * min(low, *ratios), middle * max(high, *ratios)
 
     def correction(self, estimate: Estimate, technique: str) -> Correction | None:
-        """Return the correction for an estimate's memory; None if no similar run finished here."""
+        """Return the correction of an estimate's memory; None without a similar run here."""
         return self.memory_correction(technique, estimate.method, compute_peak(estimate).expected)
 
     def correct(self, estimate: Estimate, technique: str) -> Estimate:
-        """Return the estimate with its memory corrected using earlier runs."""
+        """Return the estimate with its memory corrected by earlier runs."""
         correction = self.correction(estimate, technique)
         if correction is None:
             return estimate
@@ -183,7 +184,7 @@ class Calibration:
 
 
 def read_calibration(device: Device, environment: Mapping[str, str] | None = None) -> Calibration:
-    """Read the entries of a device; an unreadable file counts as an empty one."""
+    """Read the entries of a device; an unreadable file counts as empty."""
     variables = os.environ if environment is None else environment
     if not is_enabled(variables):
         return Calibration()
@@ -202,7 +203,7 @@ def read_calibration(device: Device, environment: Mapping[str, str] | None = Non
 def append_entry(entry: CalibrationEntry, environment: Mapping[str, str] | None = None) -> bool:
     """Append an entry to the calibration file; return True if it was written.
 
-    It does not raise if the file cannot be written: that must not fail a run.
+    A file that cannot be written does not raise an error, because that must not fail a run.
     """
     variables = os.environ if environment is None else environment
     if not is_enabled(variables):
@@ -236,7 +237,7 @@ def calibration_file(environment: Mapping[str, str]) -> Path:
 
 
 def _parse_entry(line: str) -> CalibrationEntry | None:
-    """Parse one line; return None if it is damaged or from another version."""
+    """Parse one line; return None if it is damaged or written by another version."""
     try:
         value: Any = json.loads(line)
         known = {each.name for each in fields(CalibrationEntry)}
@@ -254,13 +255,13 @@ def _is_within_factor(one: float, other: float, factor: float) -> bool:
 def _prefer_same_technique(
     runs: Sequence[CalibrationEntry], technique: str
 ) -> Sequence[CalibrationEntry]:
-    """Return the technique's own runs if there are enough, otherwise all runs."""
+    """Return the runs of the same technique if there are enough, otherwise all runs."""
     own = [run for run in runs if run.technique == technique]
     return own if len(own) >= MIN_OWN_ENTRIES else runs
 
 
 def _drop_outliers(values: list[float]) -> list[float]:
-    """Drop values far from the median: the machine was probably busy with something else."""
+    """Drop values far from the median, where the machine was probably busy with something else."""
     if not values:
         return []
     middle = median(values)

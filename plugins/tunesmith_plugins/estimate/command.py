@@ -1,4 +1,4 @@
-"""``tunesmith plan``: estimate memory, time and cost of a run, and which devices it fits on."""
+"""``tunesmith plan``: estimate memory, time and cost of a run, and list devices that it fits on."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ EXAMPLE = "--assume sequence=1024,rows=10000"
     "assumptions",
     multiple=True,
     metavar="KEY=N,...",
-    help="Plan without a data file: assume sequence (tokens per row), micro_batch, rows.",
+    help=(
+        "Plan without a data file, with assumed values of sequence (tokens per row), micro_batch "
+        "and rows."
+    ),
 )
 @click.option(
     "--quick",
     "mode",
     flag_value="quick",
-    help="Print only the analytic estimate; do not trace the training step.",
+    help="Print only the analytic estimate, without tracing the training step.",
 )
 @click.option(
     "--resolved",
@@ -56,7 +59,7 @@ EXAMPLE = "--assume sequence=1024,rows=10000"
     type=click.IntRange(1, 4096),
     default=1,
     show_default=True,
-    help="Number of processes (torchrun --nproc-per-node); memory is shown per process.",
+    help="Number of processes (torchrun --nproc-per-node). Memory is shown per process.",
 )
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
@@ -70,9 +73,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Estimate memory, time and cost of a run before training, and list the GPUs it fits on.
 
-    It reads the model's config.json and the data, but no weights, and needs neither a GPU nor a
-    network. It prints an analytic estimate at once, then traces the training step (without
-    computing it) for a better one.
+    It reads the model's config.json and the data, but not the weights, and needs neither a GPU nor
+    a network. It prints an analytic estimate at once, then a better one after tracing the training
+    step (without computing it).
     """
     assumed = parse_assumptions(assumptions)
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
@@ -124,7 +127,7 @@ def load_records(plan: Plan) -> tuple[Sequence[Record], Sequence[Record]]:
 
 
 def parse_assumptions(texts: Sequence[str]) -> Assumptions | None:
-    """Parse the values of ``--assume``; None if there are none.
+    """Parse the values of ``--assume``; return None if there are none.
 
     Raises:
         UsageError: an unknown key, or a value that is not a positive integer.

@@ -43,10 +43,10 @@ KIND_NAMES: dict[type[Record], str] = {
     Text: "plain texts",
     UnpairedPreference: "labeled answers",
 }
-"""Kinds of records in words, as users know them."""
+"""Kinds of records, in the words that users know."""
 THIS_MACHINE = "this machine"
 TRACING_SECONDS = 8.0
-"""After this time, no further technique is traced; the chosen one always is."""
+"""After this many seconds, no further technique is traced; the chosen one always is."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PlannedLaunch:
     processes: int = 1
 
     def device(self, device_type: DeviceType, here: Device) -> Device:
-        """Return this machine's device if it has the type, otherwise a device of unknown memory."""
+        """Return this machine's device if its type matches, or one of unknown memory."""
         if device_type == here.type:
             return here
         return Device(type=device_type, name=device_type, memory=None)
@@ -65,16 +65,16 @@ class PlannedLaunch:
 
 @dataclass
 class TechniqueRow:
-    """A technique with its options and its estimates for each type of device."""
+    """A technique with its options, and its estimates per type of device."""
 
     technique: Technique
     chosen: bool
     config: BaseModel | None = None
     problem: str = ""
-    """Why the technique could not be estimated; "" if it could."""
+    """The reason why the technique could not be estimated; "" if it could."""
     estimates: dict[DeviceType, Estimate] = field(default_factory=dict)
     pending: dict[DeviceType, Iterator[Estimate]] = field(default_factory=dict)
-    """Iterators over better estimates, which take time to compute."""
+    """Iterators over better estimates, which take longer to compute."""
 
     @property
     def name(self) -> str:
@@ -83,17 +83,17 @@ class TechniqueRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TechniqueComparison:
-    """The estimates of all techniques for one plan, which improve as techniques are traced."""
+    """The estimates of all techniques for one run file, which improve as techniques are traced."""
 
     plan: Plan
     hardware: Hardware
     this_device: Device
-    """The device of this machine that the plan would use, with the memory for one process."""
+    """The device of this machine that the run would use, with the memory for one process."""
     processes: int
-    """Number of processes that train together; memory is per process."""
+    """Number of processes that train together; memory is given per process."""
     calibration: Calibration
     target_type: DeviceType
-    """The type of device the plan is for."""
+    """The type of device that the plan is for."""
     requests: Mapping[DeviceType, EstimateRequest]
     rows: Sequence[TechniqueRow]
 
@@ -102,18 +102,18 @@ class TechniqueComparison:
         return next(row for row in self.rows if row.chosen)
 
     def estimate(self, row: TechniqueRow) -> Estimate | None:
-        """Return the estimate for the type of device the plan is for."""
+        """Return the estimate for the type of device that the plan is for."""
         if self.this_device.type == self.target_type:
             return self.estimate_on_this_machine(row)
         return row.estimates.get(self.target_type)
 
     def estimate_on_this_machine(self, row: TechniqueRow) -> Estimate | None:
-        """Return the estimate for this machine, corrected using earlier runs."""
+        """Return the estimate for this machine, corrected by earlier runs."""
         estimate = row.estimates.get(self.this_device.type)
         return None if estimate is None else self.calibration.correct(estimate, row.name)
 
     def fits(self, row: TechniqueRow) -> dict[str, MemoryFit]:
-        """Return whether the run fits, for each class of GPUs and for this machine."""
+        """Check if the run fits ("yes", "no", "maybe"), on each GPU class and on this machine."""
         fits: dict[str, MemoryFit] = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
@@ -126,7 +126,7 @@ class TechniqueComparison:
         return fits
 
     def times(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the seconds of training on each GPU it may fit on, and on this machine."""
+        """Return the training time in seconds on each GPU it may fit on, and on this machine."""
         times = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
@@ -144,7 +144,7 @@ class TechniqueComparison:
         return times
 
     def costs(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the cost of training in US dollars on each GPU it may fit on."""
+        """Return the cost of training in US dollars on each GPU that it may fit on."""
         times = self.times(row)
         return {
             gpu.name: estimate_cost(times[gpu.name], gpu.hourly_price)
@@ -153,7 +153,7 @@ class TechniqueComparison:
         }
 
     def cheapest(self, row: TechniqueRow) -> Gpu | None:
-        """Return the cheapest GPU the run fits on; if there is none, one it may fit on."""
+        """Return the cheapest GPU that the run fits on, or else one that it may fit on."""
         rented, costs = row.estimates.get("cuda"), self.costs(row)
         if rented is None:
             return None
@@ -162,7 +162,7 @@ class TechniqueComparison:
         return min(sure or priced, key=lambda gpu: sum(costs[gpu.name]), default=None)
 
     def limit(self) -> int | None:
-        """Return the bytes the run may use; None if the plan is not for this machine."""
+        """Return the bytes that the run may use; None if the plan is not for this machine."""
         return self.this_device.memory if self.this_device.type == self.target_type else None
 
     def find_savings(self) -> list[Saving]:
@@ -175,7 +175,7 @@ class TechniqueComparison:
         return find_savings(row.technique, row.config, request, peak, self.limit())
 
     def smallest_class_for(self, peak: MemoryPeak) -> int | None:
-        """Return the gigabytes of the smallest class of GPUs on which ``peak`` fits."""
+        """Return the gigabytes of the smallest class of GPUs whose memory ``peak`` fits into."""
         for size, gpus in self.hardware.gpu_classes().items():
             if check_fit(peak, min(gpu.usable for gpu in gpus)) == "yes":
                 return size
@@ -246,10 +246,10 @@ def _build_requests(
 
 
 def _target_device_type(plan: Plan, here: Device, assumed: Assumptions | None) -> DeviceType:
-    """Return the type of device the plan is for.
+    """Return the type of device that the plan is for.
 
-    ``auto`` means this machine, or a GPU if the run cannot start here: its data are assumed, or the
-    model has no weights.
+    ``auto`` means this machine, or a GPU if the run cannot start here because its data is assumed
+    or the model has no weights.
     """
     cannot_run = assumed is not None or bool(plan.found_model.missing)
     return "cuda" if plan.run.device == "auto" and cannot_run else _type_of(plan.run.device, here)
@@ -271,7 +271,7 @@ def _build_row(
         row.config = chosen if row.chosen else transfer_options(technique, chosen)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors() if item["loc"])
-        return replace(row, problem=f"requires options missing from the run file: {keys}")
+        return replace(row, problem=f"requires options that are missing from the run file: {keys}")
     for device_type, request in requests.items():
         problem = _explain_unfit_data(technique.offer, request)
         if problem:
@@ -290,7 +290,7 @@ def _build_row(
 
 
 def _explain_unfit_data(offer: TechniqueOffer[Any], request: EstimateRequest) -> str:
-    """Return why the technique cannot train on the data; "" if it can."""
+    """Return the reason why the technique cannot train on the data, or "" if it can."""
     refused = {type(record) for record in request.train} - offer.accepts
     if not refused:
         return ""
@@ -298,7 +298,7 @@ def _explain_unfit_data(offer: TechniqueOffer[Any], request: EstimateRequest) ->
 
 
 def _name_kinds(kinds: Collection[type[Record]], conjunction: str) -> str:
-    """Return kinds of records in words: ``chosen/rejected pairs or labeled answers``."""
+    """Describe kinds of records in words: ``chosen/rejected pairs or labeled answers``."""
     names = sorted(KIND_NAMES.get(kind, f"{kind.__name__} records") for kind in kinds)
     *first, last = names
     return f"{', '.join(first)} {conjunction} {last}" if first else last
@@ -309,7 +309,7 @@ def _tracing_order(
 ) -> Iterator[tuple[TechniqueRow, DeviceType]]:
     """Yield the rows to trace: the chosen technique, then the others, on the plan's device type.
 
-    On other types of device, only the chosen technique is traced, and only if it is still unclear
+    On other types of device, only the chosen technique is traced, and only if it is still uncertain
     whether it fits on this machine.
     """
     for device_type in device_types:

@@ -1,6 +1,6 @@
 """Load the hardware table: GPUs with their memory, throughput and rental prices, and processors.
 
-The table is ``hardware.toml`` in this folder. Rows in the user's files replace its rows.
+The table is stored in ``hardware.toml`` in this folder. Rows in the user's files override its rows.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A model of GPU."""
+    """A GPU model."""
 
     name: str
     gigabytes: int
-    """Nominal memory; GPUs with the same number form a class."""
+    """Nominal memory in GB; GPUs with the same number form a class."""
     usable: int
-    """Bytes a process can allocate. Estimates include the driver's context."""
+    """Number of bytes that a process can allocate. Estimates include the driver's context."""
     throughput: Range
-    """Floating-point operations per second that training reaches."""
+    """Floating-point operations per second that training achieves."""
     source: str
     date: str
     prices: tuple[Price, ...]
@@ -95,7 +95,7 @@ class Processor:
 
     flag: str
     throughput: Range
-    """Floating-point operations per second that training reaches on one core."""
+    """Floating-point operations per second that training achieves on one core."""
     source: str
     date: str
 
@@ -107,7 +107,7 @@ class Hardware:
     gpus: tuple[Gpu, ...]
     processors: tuple[Processor, ...]
     files: tuple[str, ...] = ()
-    """The user's files whose rows extend or replace those of the packaged table."""
+    """The user's files, whose rows extend or override the packaged table."""
 
     def gpu_classes(self) -> dict[int, list[Gpu]]:
         """Group the GPUs by nominal gigabytes, smallest first."""
@@ -115,7 +115,7 @@ class Hardware:
         return {size: [gpu for gpu in self.gpus if gpu.gigabytes == size] for size in sizes}
 
     def find_gpu(self, name: str) -> Gpu | None:
-        """Find a GPU by the name its driver reports, such as "NVIDIA A100-SXM4-80GB"."""
+        """Find a GPU by the name that its driver reports, such as "NVIDIA A100-SXM4-80GB"."""
         reported = _alphanumeric(name)
         matching = [
             gpu
@@ -125,11 +125,11 @@ class Hardware:
         return max(matching, key=lambda gpu: len(gpu.name), default=None)
 
     def find_processor(self, flags: frozenset[str]) -> Processor:
-        """Find the first processor in the table whose flag the CPU has."""
+        """Find the first processor in the table whose flag this CPU has."""
         return next(p for p in self.processors if not p.flag or p.flag in flags)
 
     def price_dates(self) -> tuple[str, str]:
-        """Return the dates on which the oldest and the newest price were read."""
+        """Return the dates on which the oldest and the newest price were looked up."""
         found = sorted(price.date for gpu in self.gpus for price in gpu.prices) or [""]
         return found[0], found[-1]
 
@@ -137,9 +137,9 @@ class Hardware:
 def load_hardware(
     prices: str | None = None, environment: Mapping[str, str] | None = None
 ) -> Hardware:
-    """Load the packaged table and replace its rows with those of the user's files.
+    """Load the packaged table, and override its rows with those in the user's files.
 
-    The files are ``prices.toml`` in the configuration folder, then ``prices``, the path named in
+    The files are ``prices.toml`` in the configuration folder, and then ``prices``, the path set in
     the run file.
 
     Raises:
@@ -158,18 +158,18 @@ def load_hardware(
 
 
 def load_hardware_of_run(prices: str | None) -> tuple[Hardware, list[str]]:
-    """Load the table like :func:`load_hardware`; return it with notes about problems.
+    """Load the table as :func:`load_hardware` does, and return it with notes about problems.
 
     A damaged ``prices.toml`` in the configuration folder must not stop a run, so it becomes a note.
 
     Raises:
-        ConfigError: the file named in the run file is wrong.
+        ConfigError: the file set in the run file is invalid.
     """
     try:
         return load_hardware(prices), []
     except ConfigError as error:
         table = load_hardware(prices, {"XDG_CONFIG_HOME": str(NO_HOME)})
-        return table, [f"{error.message}; ignored, so the packaged prices apply"]
+        return table, [f"{error.message}; the file is ignored, and the packaged prices apply"]
 
 
 def config_folder(environment: Mapping[str, str] | None = None) -> Path:
@@ -201,7 +201,7 @@ def _problem(file: Path, item: Any) -> Problem:
 
 
 def _override(table: _Table, user: _Table) -> _Table:
-    """Return the table with the user's rows replacing packaged rows for the same GPUs."""
+    """Return the table with packaged rows replaced by the user's rows for the same GPUs."""
     names = {gpu.name for gpu in user.gpus}
     priced = {price.gpu for price in user.prices}
     return _Table(
@@ -212,10 +212,10 @@ def _override(table: _Table, user: _Table) -> _Table:
 
 
 def _refuse_unknown_gpus(prices: Sequence[_PriceRow], known: Sequence[str], file: Path) -> None:
-    """Refuse the user's prices for unknown or misspelled GPUs, which nothing would use.
+    """Reject the user's prices for unknown or misspelled GPUs, because they would have no effect.
 
     Raises:
-        ConfigError: some GPUs are unknown; it lists all of them.
+        ConfigError: some GPUs are unknown; the error lists all of them.
     """
     problems = []
     for number, price in enumerate(prices):

@@ -13,7 +13,7 @@ MemoryFit = Literal["yes", "maybe", "no"]
 
 @dataclass(frozen=True)
 class MemoryPeak:
-    """The peak memory over all phases, in bytes, and the phase expected to reach it."""
+    """The peak memory over all phases, in bytes, and the phase that is expected to reach it."""
 
     low: int
     expected: int
@@ -30,18 +30,18 @@ class MemoryPeak:
 
 
 RANK_0_PHASE = "evaluate by rank 0"
-"""Evaluation on a CPU after multi-process training: rank 0 alone can use the memory of all."""
+"""Evaluation on a CPU after multi-process training, where rank 0 can use all of the memory."""
 
 
 def get_process_memory(device: Device, processes: int) -> int | None:
-    """Return the bytes each process may use: its GPU's memory, or its share of main memory."""
+    """Return the bytes that each process may use: its GPU's memory, or its share of main memory."""
     if device.memory is None or device.type == "cuda":
         return device.memory
     return device.memory // processes
 
 
 def compute_peak(estimate: Estimate) -> MemoryPeak:
-    """Compute the peak over all phases of a run, or of each of its processes."""
+    """Compute the peak over all phases of a run, per process if there are several."""
     phases = {name: m for name, m in estimate.memory.items() if name != RANK_0_PHASE}
     phases = phases or dict(estimate.memory)
     binding = max(phases, key=lambda name: phases[name].expected)
@@ -54,7 +54,7 @@ def compute_peak(estimate: Estimate) -> MemoryPeak:
 
 
 def check_fit(peak: MemoryPeak, smallest: int, largest: int | None = None) -> MemoryFit:
-    """Compare a peak with the memory in bytes of a device, or of a class of devices.
+    """Compare a peak with the memory in bytes of a device or a class of devices.
 
     Return "yes" if the high estimate fits on the smallest device, "no" if even the low estimate
     does not fit on the largest one, and otherwise "maybe".

@@ -10,7 +10,7 @@ from tunesmith_plugins.estimate.recorder import CalibrationRecorder
 
 
 class EstimateOptions(Options):
-    """Table ``[estimate]``: settings of the planner, without effect on the run."""
+    """Table ``[estimate]``: settings of the planner, which do not affect the run."""
 
     prices: DataPath | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Record the forecast and the measured peak memory of each training that finishes."""
+"""Record the forecast and the measured peak memory of each completed training run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tunesmith_plugins.estimate.calibration import CalibrationEntry, append_entr
 from tunesmith_torch.runtime import machine
 
 MIN_PEAK_GROWTH = 1.02
-"""A run must raise the process's peak memory by this factor; otherwise the peak is not its own."""
+"""A run must raise the process's peak memory by this factor for the peak to be its own."""
 
 
 class CalibrationRecorder:
     """A reporter that adds an entry to the calibration file when a run that has trained ends.
 
-    It reads the forecast from the run's log, which also has the steps from before a resume.
+    It reads the forecast from the run's log, which also contains the steps from before a resume.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -32,7 +32,7 @@ class CalibrationRecorder:
 
     def __enter__(self) -> CalibrationRecorder:
         # Otherwise an earlier, larger run in this process would hide this run's peak. Not all
-        # systems can reset it, so the peak before the run is kept as well.
+        # systems can reset the peak, so the value before the run is stored as well.
         machine.reset_peak_resident_memory()
         self._peak_before = machine.peak_resident_memory()
         return self
@@ -64,14 +64,14 @@ class CalibrationRecorder:
         return {part: [predicted[part], measured[part]] for part in predicted if part in measured}
 
     def _build_entry(self) -> CalibrationEntry | None:
-        """Build the entry; None without a forecast, or if the peak is not the training's."""
+        """Build the entry; None without a forecast or if the peak is not from training."""
         report = load_report(self._folder)
         forecast = report.forecast
         if forecast is None:
             return None
         peak = report.peak_memory + forecast.untracked_bytes
-        # The peak of resident memory belongs to the process. If the training did not raise it, it
-        # says nothing about the training.
+        # The peak of resident memory covers the whole process. If training did not raise it, it
+        # tells nothing about the training.
         if forecast.device_type == "cpu" and peak < self._peak_before * MIN_PEAK_GROWTH:
             return None
         return CalibrationEntry(
@@ -88,13 +88,13 @@ class CalibrationRecorder:
         )
 
     def _measure_cpu_share(self) -> float | None:
-        """Return the CPU time since the training started, as a share of what its threads could use.
+        """Return the CPU time since training started, as a share of what its threads could use.
 
         For a resumed run, or the last of several stages, it covers only that part.
         """
         began, used = self._began
         wall = time.perf_counter() - began
-        # A technique without torch has not imported it, and its number of threads is unknown.
+        # A technique without torch has not imported it, so its number of threads is unknown.
         torch = sys.modules.get("torch")
         if not began or torch is None or wall <= 0:
             return None

@@ -32,9 +32,9 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
     assumed: Assumptions | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> EstimateRequest:
-    """Build the request with everything a technique needs for an estimate.
+    """Build a request with everything that a technique needs for an estimate.
 
-    ``device`` has unknown memory if it is not in this machine. ``config`` is the model's
+    ``device`` has unknown memory if it is not part of this machine. ``config`` is the content of
     config.json, for models whose plan does not include it.
 
     Raises:
@@ -69,7 +69,7 @@ def _models_needed(evaluator: Component[EvaluatorOffer[Any]]) -> int:
 def iterate_estimates(
     technique: Technique, config: BaseModel, request: EstimateRequest
 ) -> Iterator[Estimate]:
-    """Yield the technique's estimates, each better than the one before.
+    """Yield the technique's estimates, each better than the previous one.
 
     If a later estimate fails, the last good one is yielded again with a note. A technique without
     an estimate function yields nothing.
@@ -88,7 +88,9 @@ def iterate_estimates(
         except TunesmithError as error:
             if last is None:
                 raise
-            yield replace(last, notes=(*last.notes, f"no better estimate: {error.message}"))
+            yield replace(
+                last, notes=(*last.notes, f"no better estimate could be made: {error.message}")
+            )
             return
         if better is None:
             return
@@ -108,15 +110,15 @@ def _name_phases(estimate: Estimate, request: EstimateRequest) -> Estimate:
 def first_estimate(
     technique: Technique, config: BaseModel, request: EstimateRequest
 ) -> Estimate | None:
-    """Return the first estimate, which is analytic and fast; None if there is none."""
+    """Return the first estimate, which is analytic and fast, or None if there is none."""
     return next(iterate_estimates(technique, config, request), None)
 
 
 def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
-    """Build another technique's options from the run file's, for the keys that both have.
+    """Build the options of another technique from the keys that it shares with the run file's.
 
-    Nested tables are transferred key by key. Keys that the technique does not have, and values that
-    it refuses, are dropped; the defaults apply.
+    Nested tables are transferred key by key. Keys that the technique does not have and values that
+    it rejects are dropped, so their defaults apply.
 
     Raises:
         ValidationError: the technique requires an option that is missing from the run file.
@@ -139,7 +141,7 @@ def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
 def _without(
     table: Mapping[str, Any], refused: Sequence[tuple[str, ...]], above: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return the table without the keys at refused paths, and without tables that become empty."""
+    """Return the table without the keys at rejected paths, and without tables that become empty."""
     kept = {}
     for key, value in table.items():
         path = (*above, key)
@@ -150,10 +152,10 @@ def _without(
 
 
 def _find_path(table: Mapping[str, Any], location: Sequence[str | int]) -> tuple[str, ...]:
-    """Return the keys that lead to pydantic's location of an error in nested tables.
+    """Return the keys that lead to an error's location (from pydantic) in nested tables.
 
     Parts of the location that are not keys are skipped: branches of a union, and positions in a
-    list, which is refused as a whole.
+    list, which is rejected as a whole.
     """
     path: list[str] = []
     node: Any = table
@@ -171,9 +173,10 @@ def estimate_throughput(
     hardware: Hardware,
     calibration: Calibration,
 ) -> Range | None:
-    """Return the range of operations per second that training reaches on a device of this machine.
+    """Return the range of operations per second in training on a device of this machine.
 
-    It comes from earlier runs, otherwise from the hardware table. None for a GPU not listed there.
+    The range comes from earlier runs, or else from the hardware table. It is None for a GPU that is
+    not listed there.
     """
     measured = calibration.throughput(technique, estimate)
     if measured is not None:
@@ -188,8 +191,8 @@ def estimate_throughput(
 STEP_OVERHEAD = (0.01, 0.1)
 """Lowest and highest overhead per step in seconds, from kernel launches and Python code.
 
-A small model on a large GPU spends most of its time there; the overhead of a Trainer alone is 5 to
-10 ms.
+A small model on a large GPU spends most of its time on this; the overhead of a Trainer alone is 5
+to 10 ms.
 """
 
 
@@ -203,5 +206,5 @@ def estimate_seconds(flops: float, throughput: Range, steps: int = 0) -> Range:
 
 
 def estimate_cost(time: Range, hourly_price: Range) -> Range:
-    """Return the lowest and highest cost of ``time`` seconds, in the price's currency."""
+    """Return the lowest and highest cost of ``time`` seconds, in the currency of the price."""
     return time[0] / 3600 * hourly_price[0], time[1] / 3600 * hourly_price[1]

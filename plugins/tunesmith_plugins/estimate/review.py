@@ -1,7 +1,7 @@
-"""Predict the memory of a run before training: refuse a run that cannot fit, warn if it may not.
+"""Predict the memory of a run: refuse a run that cannot fit, and warn if it may not fit.
 
-The analytic estimate takes no time and usually decides. The training step is traced only if it does
-not.
+The analytic estimate takes no time and is usually decisive. The training step is traced only if it
+is not.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from tunesmith_torch.runtime import machine
 from tunesmith_torch.runtime.machine import Device
 
 AUTO_CHOICE = 'parallel = "auto"'
-"""Start of an estimate's note about how it chose to distribute training over processes."""
+"""Start of an estimate's note on how it chose to distribute training over processes."""
 UNTRACKED_COMPONENTS = ("framework", "fragmentation")
 """Components of an estimate that the GPU allocator's counter does not include."""
 
 
 def review_memory(review: ModelReview) -> ReviewResult:
-    """Return the forecast of a run, with an error if it cannot fit and a warning if it may not.
+    """Return the forecast of a run, with an error if it cannot fit, or a warning if it may not.
 
-    The result is empty if the technique has no estimate. If the estimate fails, it is a note.
+    The result is empty if the technique has no estimate. A failed estimate is reported as a note.
     """
     plan = review.plan
     if plan.technique.offer.estimate is None:
@@ -62,7 +62,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
         request = replace(request, process_memory=share)
         device = replace(device, memory=share)
         decision = _decide_fit(plan, request, device)
-    except TunesmithError as error:  # a failed estimate must not end a run that may well fit
+    except TunesmithError as error:  # A failed estimate must not stop a run that may well fit.
         text = f"memory could not be predicted: {error.message}"
         return ReviewResult(findings=[Finding(level="info", where="forecast", message=text)])
     if decision is None:
@@ -83,7 +83,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
 def _decide_fit(
     plan: Plan, request: EstimateRequest, device: Device
 ) -> tuple[Estimate, MemoryPeak, MemoryFit] | None:
-    """Return the estimate that decides, its calibrated peak, and whether that fits on the device.
+    """Return the decisive estimate, its calibrated peak, and if the peak fits on the device.
 
     Better estimates are requested only while the answer is "maybe".
     """
@@ -137,7 +137,7 @@ def _refusal(
     device: Device,
     if_forced: Finding,
 ) -> Finding:
-    """Build the error for a run that cannot fit, with the changes that would help."""
+    """Build an error for a run that cannot fit, listing the changes that would help."""
     estimate, peak, _ = decision
     limit = device.memory or 0
     choices = [note for note in estimate.notes if note.startswith(AUTO_CHOICE)]
@@ -160,8 +160,8 @@ def _refusal(
                 *choices,
                 title,
                 *changes,
-                "`tunesmith plan RUN.toml` shows which GPUs the run fits on; "
-                "`tunesmith run --force` or `tunesmith resume --force` starts it anyway",
+                "`tunesmith plan RUN.toml` shows which GPUs the run fits on; `tunesmith run "
+                "--force` or `tunesmith resume --force` starts it anyway",
             ]
         ),
         if_forced=if_forced,
@@ -171,7 +171,7 @@ def _refusal(
 def _other_techniques_that_fit(
     review: ModelReview, request: EstimateRequest, limit: int
 ) -> list[str]:
-    """Describe other techniques that accept the data and fit in ``limit`` bytes."""
+    """Describe other techniques that accept the data and fit into ``limit`` bytes."""
     chosen = review.plan.technique
     found = []
     for technique in review.techniques:
@@ -182,7 +182,7 @@ def _other_techniques_that_fit(
         try:
             config = transfer_options(technique, chosen.config)
             estimate = first_estimate(technique, config, request)
-        except (TunesmithError, ValueError):  # cannot be estimated, so it cannot be suggested
+        except (TunesmithError, ValueError):  # It cannot be estimated, so it cannot be suggested.
             continue
         if estimate is not None and compute_peak(estimate).high <= limit:
             size = _size(compute_peak(estimate).expected)
@@ -191,7 +191,7 @@ def _other_techniques_that_fit(
 
 
 def _untracked_bytes(estimate: Estimate, device: Device) -> int:
-    """Return the estimated bytes that the measured peak will not include.
+    """Return the estimated number of bytes that the measured peak will not include.
 
     On a GPU, the allocator's counter omits some components. On a CPU, the resident memory of the
     process includes all of them.
@@ -207,7 +207,7 @@ def _describe_need(peak: MemoryPeak, device: Device, processes: int, fit: Memory
     if fit == "no":
         need = f"needs at least {_size(peak.low)}"
         need = need if processes == 1 else f"{who} {need}"
-        return f"not enough memory, but started with --force: {need}; {free}"
+        return f"not enough memory, but the run was started with --force: {need}; {free}"
     return (
         f"memory may run out: {who} needs {_size(peak.low)} to {_size(peak.high)}, probably "
         f"{_size(peak.expected)}; {free}"
@@ -225,7 +225,7 @@ def _free(device: Device, processes: int) -> str:
 
 def _describe_saving(saving: Saving) -> str:
     changes = ", ".join(saving.changes)
-    enough = "" if saving.enough else ", not enough on its own"
+    enough = "" if saving.enough else ", which is not enough on its own"
     return f"{changes} saves {_size(saving.saves)}{enough} ({', '.join(saving.costs)})"
 
 

@@ -16,10 +16,10 @@ from tunesmith_plugins.estimate.request import Technique, first_estimate
 MAX_SHOWN = 3
 """Maximum number of savings to return."""
 MAX_COMBINED = 16
-"""Maximum number of changes to combine to make a run fit."""
+"""Maximum number of changes to combine in order to make a run fit."""
 
 Applied: TypeAlias = tuple[MemorySaving[BaseModel], ...]
-"""Changes in order; each one's options include all changes before it."""
+"""Changes in order; the options of each one include all earlier changes."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Saving:
     saves: int
     peak: MemoryPeak
     enough: bool
-    """True if the run is within the memory limit after the changes."""
+    """True if the run fits into the memory limit after the changes."""
 
 
 def find_savings(
@@ -45,7 +45,7 @@ def find_savings(
     """Find up to three changes that save memory, those with the smallest disadvantage first.
 
     If the run exceeds ``limit`` bytes, only changes that make it fit are returned. If no single
-    change does, the first result combines as few as possible, followed by the largest single
+    change is enough, the first result combines as few as possible, followed by the largest single
     savings. Savings are estimated analytically and scaled to ``current``, the best known peak.
     """
     estimator = _SavingEstimator(technique, request, current, limit)
@@ -76,13 +76,13 @@ class _SavingEstimator:
         self._base = 0
 
     def set_base(self, config: BaseModel) -> bool:
-        """Estimate the unchanged options; return False if that is not possible."""
+        """Estimate the unchanged options; return False if they cannot be estimated."""
         estimate = first_estimate(self._technique, config, self._request)
         self._base = compute_peak(estimate).expected if estimate else 0
         return self._base > 0
 
     def saving(self, config: BaseModel, applied: Applied) -> Saving | None:
-        """Estimate changes that were applied in sequence; None if the technique cannot."""
+        """Estimate the result of changes applied in sequence; None if it cannot be estimated."""
         # The last change holds the options with all changes applied.
         changed = applied[-1].config if applied else config
         estimate = first_estimate(self._technique, changed, self._request)
@@ -102,8 +102,9 @@ class _SavingEstimator:
 def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimator) -> Saving | None:
     """Apply changes in sequence, smallest disadvantage first, until the run fits.
 
-    Changes that save nothing yet come last. They may help later, because several phases can have
-    nearly the same peak, and each may need its own change. None if the run never fits.
+    Changes that have not saved anything yet come last. They may help later: several phases can have
+    nearly the same peak, and each may need its own change. The result is None if the run never
+    fits.
     """
     applied: Applied = ()
     saves = 0
@@ -125,8 +126,8 @@ def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimato
 def _drop_needless(
     technique: Technique, config: BaseModel, estimator: _SavingEstimator, applied: Applied
 ) -> Saving | None:
-    """Return the saving of these changes, without changes that are not needed to fit."""
-    # From the end: the last changes have the largest disadvantage, or continue earlier ones.
+    """Return the saving of these changes, leaving out changes that are not needed to fit."""
+    # Start at the end: the last changes have the largest disadvantage, or build on earlier ones.
     for number in reversed(range(len(applied))):
         fewer = _apply(technique, config, [*applied[:number], *applied[number + 1 :]])
         saving = estimator.saving(config, fewer) if fewer else None
@@ -138,7 +139,7 @@ def _drop_needless(
 def _apply(
     technique: Technique, config: BaseModel, wanted: Sequence[MemorySaving[BaseModel]]
 ) -> Applied:
-    """Apply changes in sequence; empty if one is no longer offered after the ones before it."""
+    """Apply changes in sequence; empty if one is no longer offered after the previous ones."""
     applied: Applied = ()
     for change in wanted:
         offered = {each.changes: each for each in _changes(technique, config)}

@@ -23,7 +23,7 @@ from tunesmith_plugins.estimate.memory_peak import MemoryFit, check_fit, compute
 from tunesmith_plugins.estimate.savings import Saving
 
 SCHEMA = "tunesmith.plan/1"
-TRACING = TextLine("analytic estimate; now tracing the training step for a better one ...", "dim")
+TRACING = TextLine("analytic estimate; tracing the training step for a better one ...", "dim")
 FIT_STYLES: dict[MemoryFit, str] = {"yes": "good", "maybe": "warning", "no": "bad"}
 BAR_WIDTH = 32
 """Width of the longest bar in columns."""
@@ -66,13 +66,13 @@ def _work_text(estimate: Estimate, processes: int) -> str:
     tokens = f"{format_count(estimate.tokens, 'token')} in {format_count(estimate.steps, 'step')}"
     each = f", in each of {processes} processes" if processes > 1 else ""
     return (
-        f"{tokens}; longest row {format_count(estimate.longest_row, 'token')}, at most "
-        f"{format_count(estimate.micro_batch_tokens, 'token')} per micro-batch{each}"
+        f"{tokens}; the longest row has {format_count(estimate.longest_row, 'token')}, a "
+        f"micro-batch at most {format_count(estimate.micro_batch_tokens, 'token')}{each}"
     )
 
 
 def _memory_tables(estimate: Estimate, processes: int) -> Iterator[Block]:
-    """Yield a table of all phases, and one with the components of the peak phase."""
+    """Yield a table of all phases, and a table with the components of the peak phase."""
     title = "memory by phase" if processes == 1 else "memory of each process"
     peak = compute_peak(estimate)
     rows: list[list[TableCell]] = []
@@ -100,7 +100,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
 
 
 def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table that shows where each technique fits: on GPU classes, and on this machine."""
+    """Yield a table of where each technique fits: on classes of GPUs, and on this machine."""
     gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
     rows: list[list[TableCell]] = []
     unknown = []
@@ -179,7 +179,7 @@ def _saving_cells(comparison: TechniqueComparison, saving: Saving) -> list[Table
 
 
 def _place_cell(comparison: TechniqueComparison, saving: Saving) -> TableCell:
-    """Return the device the run fits on after a change."""
+    """Return the device that the run fits on after a change."""
     if saving.enough:
         return THIS_MACHINE, "good"
     if comparison.target_type != "cuda":
@@ -213,14 +213,14 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
     first, last = comparison.hardware.price_dates()
     table = ", ".join(comparison.hardware.files) or "the packaged table"
     found.append(
-        "times are for training on one GPU at typical throughputs; baselines and evaluation take "
+        "times are for training on one GPU at typical throughput; baselines and evaluation take "
         f"additional time; hourly prices are from {first} to {last} ({table})"
     )
     return found
 
 
 def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | None) -> Iterator[str]:
-    """Yield a note for each correction from earlier runs on this device."""
+    """Yield a note for each correction made with earlier runs on this device."""
     if estimate is None:
         return
     name = comparison.chosen.name
@@ -266,7 +266,7 @@ def _format_dollars(amount: float) -> str:
 
 
 def to_json(comparison: TechniqueComparison) -> dict[str, Any]:
-    """Return the comparison as JSON, ``tunesmith.plan/1``.
+    """Return the comparison as JSON with the schema ``tunesmith.plan/1``.
 
     Sizes are in bytes, times in seconds, costs in US dollars.
     """

@@ -35,7 +35,7 @@ METRIC = Metric(
 
 
 class CanariesOptions(ComparisonOptions):
-    """Options: the file of canaries."""
+    """Options of ``canaries``: the file with the injected secrets."""
 
     file: DataPath = Field(
         description=(
@@ -57,21 +57,22 @@ class Canaries(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per canary that was trained on; nothing without a tuned model.
+        """Return one value per canary in the training rows, or an empty list without a tuned model.
 
         Raises:
             DataError: the file with canaries cannot be used.
-            UsageError: no canary is among the training rows.
+            UsageError: none of the canaries is in the training rows.
         """
         given = read_canaries(Path(self.options.file))
         other = open_tuned_comparison_model(self.options, run)
         if other is None:
             return []
-        # Outside a run there are no training rows to count in; the file states the repetitions.
+        # Outside a run there are no training rows to search, so the repetitions come from the
+        # file.
         counts = [*given.repetitions] if run is None else count_injected(given, run.train)
         injected = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
         if not injected:
-            raise UsageError("canaries: no canary is among the training rows")
+            raise UsageError("canaries: none of the canaries is in the training rows")
         secrets = [*(secret for secret, _ in injected), *given.controls]
         ours, theirs = (score_secrets(opened, given, secrets) for opened in (model, other))
         scores = [after - before for after, before in zip(ours, theirs, strict=True)]
@@ -113,7 +114,7 @@ def count_injected(given: CanarySet, train: Sequence[Record]) -> list[int]:
 
 
 def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret]) -> list[float]:
-    """Return the log-probability of each secret given its prompt, in nats."""
+    """Return the log-probability of each secret after its prompt, in nats."""
     if given.kind == "text":
         scores = model.score([s.prompt for s in secrets], [f" {s.answer}" for s in secrets])
     else:
@@ -123,24 +124,24 @@ def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret])
 
 
 def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
-    """Return the verdict with the figures behind it."""
+    """Return the finding in words, with its figures."""
     by_count: dict[int, list[float]] = {}
     for count, ranked in zip(counts, found.ranked, strict=True):
         by_count.setdefault(count, []).append(ranked.exposure)
     exposures = ", ".join(
-        f"{sum(values) / len(values):.1f} bits if injected {count} times"
+        f"{sum(values) / len(values):.1f} bits for secrets injected {count} times"
         for count, values in sorted(by_count.items())
     )
     figures = (
         f"the model knows {found.memorized} of {len(counts)} canaries better than chance allows; "
-        f"mean exposure {exposures} (1.4 by chance, {math.log2(controls + 1):.1f} at most); all "
-        f"canaries together: {format_p_value(found.shift_p_value)}"
+        f"mean exposure {exposures} (chance level 1.4, maximum {math.log2(controls + 1):.1f}); "
+        f"all canaries together: {format_p_value(found.shift_p_value)}"
     )
     return f"{'memorizes' if found.is_alarm else 'no memorization found'}: {figures}"
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if the file cannot be used, or no canary is among the training rows."""
+    """Yield an error if the file is unusable, or none of its canaries is in the training rows."""
     for evaluator in plan.evaluators:
         if not isinstance(evaluator.config, CanariesOptions):
             continue
@@ -151,8 +152,8 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
         if not any(counts):
-            message = "no canary in this file is among the training rows"
-            hint = "train on the rows that `tunesmith data canaries` wrote with this file"
+            message = "none of the canaries in this file is in the training rows"
+            hint = "train on the rows that `tunesmith data canaries` wrote together with this file"
             yield Finding(level="error", where=where, message=message, hint=hint)
 
 

@@ -1,6 +1,6 @@
-"""Evaluator ``constrained-json``: share of right answers when decoding is constrained to a schema.
+"""Evaluator ``constrained-json``: share of correct answers when decoding must follow a schema.
 
-Together with ``exact-match`` it separates two reasons for wrong answers. A model that has not
+Together with ``exact-match`` it separates two causes of incorrect answers. A model that has not
 learned the task gives wrong values here as well; a model that only misses the format does not.
 """
 
@@ -25,7 +25,9 @@ class ConstrainedJsonOptions(Options):
     """Options of ``constrained-json``."""
 
     max_new_tokens: int = Field(
-        256, ge=1, description="Maximum tokens per answer; an answer that is cut off is wrong."
+        256,
+        ge=1,
+        description="Maximum tokens per answer; an answer that is cut off counts as wrong.",
     )
 
 
@@ -49,7 +51,8 @@ class ConstrainedJson:
         """Generate an answer for each record and compare its fields with the reference.
 
         Raises:
-            UsageError: no reference is a JSON object, or the model does not support constraints.
+            UsageError: no reference is a JSON object, or the model does not support constrained
+                decoding.
         """
         from tunesmith_evidence.prompting.json_model import constrain_to_schema
         from tunesmith_evidence.tasks.json_answers import (
@@ -64,7 +67,9 @@ class ConstrainedJson:
         answers = _list_answers(records) if self.references is None else self.references
         schema = derive_schema(answers)
         if schema is None:
-            raise UsageError("constrained-json: no answer of the test rows is a JSON object")
+            raise UsageError(
+                "constrained-json: none of the test rows has a JSON object as its answer"
+            )
         exchanges = [last_exchange(record) for record in records]
         constrained = constrain_to_schema(model, schema, find_json_style(answers))
         generated = constrained.generate([p for p, _ in exchanges], self.options.max_new_tokens)
@@ -86,7 +91,7 @@ def _list_answers(records: Sequence[Record]) -> tuple[str, ...]:
 
 CONSTRAINED_JSON = EvaluatorOffer(
     name="constrained-json",
-    summary="share of right JSON answers when generation is constrained to a schema",
+    summary="share of correct JSON answers when generation is constrained to a schema",
     config=ConstrainedJsonOptions,
     build=ConstrainedJson,
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),

@@ -1,6 +1,6 @@
-"""Evaluator ``constrained-match``: share of records whose most probable label is right.
+"""Evaluator ``constrained-match``: share of records whose most probable label is correct.
 
-Together with ``exact-match`` it separates two reasons for wrong answers. A model that has not
+Together with ``exact-match`` it separates two causes of incorrect answers. A model that has not
 learned the task chooses wrong labels here as well; a model that only misses the format does not.
 """
 
@@ -68,7 +68,7 @@ class ConstrainedMatch(RowWise):
 
 CONSTRAINED_MATCH = EvaluatorOffer(
     name="constrained-match",
-    summary="share of right answers when the model must choose one of the labels",
+    summary="share of correct answers when the model must choose one of the labels",
     config=ConstrainedMatchOptions,
     build=lambda options: ConstrainedMatch(tuple(options.labels)),
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),

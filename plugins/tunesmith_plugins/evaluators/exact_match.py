@@ -61,22 +61,22 @@ class ExactMatch:
     def _normalize_reference(self, record: Record, reference: str) -> str:
         normalized = self.normalizer.normalize(reference)
         if normalized is None:
-            raise DataError(record.source, "`extract` finds nothing in the reference answer")
+            raise DataError(record.source, "`extract` found nothing in the reference answer")
         return normalized
 
 
 SHORT_ANSWER_CHARACTERS = 64
-"""Longest answer that a model can be expected to give word for word."""
+"""Length of the longest answers that a model can be expected to reproduce verbatim."""
 MIN_SHORT_SHARE = 0.9
 """The evaluator is used by default if at least this share of answers is short."""
 
 
 class ExactMatchOptions(ComparedAnswerOptions):
-    """Options: how answers are compared, and how long an answer may be."""
+    """Options of ``exact-match``: how to compare answers, and their maximum length."""
 
 
 def build(options: ExactMatchOptions) -> Evaluator:
-    """Build the evaluator."""
+    """Create the evaluator from its options."""
     return ExactMatch(
         normalizer=options.build_normalizer(),
         max_new_tokens=options.max_new_tokens,

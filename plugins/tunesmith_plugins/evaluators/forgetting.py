@@ -1,8 +1,8 @@
-"""Evaluator ``forgetting``: how much worse a tuned model predicts general text.
+"""Evaluator ``forgetting``: how much worse the tuned model predicts general text than its base.
 
-Training on a narrow task can degrade what the model knew about everything else. Scores on the task
-do not show this, but the loss on unrelated texts does. It is cheap to measure, and comparing both
-models text by text keeps its variance low.
+Training on a narrow task can degrade a model's general abilities. Scores on the task do not show
+this, but the loss on unrelated texts does. It is cheap to measure, and comparing both models text
+by text keeps its variance low.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ UNBOUNDED = (-math.inf, math.inf)
 
 
 class ForgettingOptions(ComparisonOptions):
-    """Options: the general texts, and the acceptable rise of the loss."""
+    """Options of ``forgetting``: the general texts, and the acceptable increase in loss."""
 
     texts: DataPath = Field(
         description=(
-            'JSONL file with general texts, unrelated to the task, in the column "text"; 250 or '
-            "more. You have to choose them, because only you know what the model must retain."
+            "JSONL file with at least 250 general texts, unrelated to the task, in the column "
+            '"text". You have to choose them, because only you know what the model must retain.'
         ),
     )
     margin: float = Field(
         0.05,
         gt=0,
         description=(
-            "Acceptable rise of the loss, in nats per token. 0.05 is about 5 % more perplexity."
+            "Acceptable increase in loss, in nats per token. 0.05 is about 5 % more perplexity."
         ),
     )
 
 
 class Forgetting(ComparingEvaluator):
-    """Measures the loss per token on general texts, tuned minus base, weighted by tokens."""
+    """Measures the loss per token on general texts, tuned minus base, weighted by token counts."""
 
     def __init__(self, options: ForgettingOptions) -> None:
         self.options = options

@@ -82,7 +82,7 @@ class JsonAnswer:
 
 
 def parse(text: str) -> Any:
-    """Return the JSON value of an answer, also from a code fence; ``NO_JSON`` if it has none."""
+    """Return the JSON value of an answer, which may be fenced, or ``NO_JSON`` if there is none."""
     text = strip_reasoning(text)
     fenced = _FENCE.match(text)
     try:
@@ -96,7 +96,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def flatten_fields(value: Any, path: str | None = None) -> dict[str, Any]:
-    """Return all fields by path, such as ``order.id``; a list is a single value."""
+    """Return a dict from field paths, such as ``order.id``, to values; a list is a single value."""
     if not isinstance(value, dict) or not value:
         return {path or "": value}
     fields = {}
@@ -108,7 +108,7 @@ def flatten_fields(value: Any, path: str | None = None) -> dict[str, Any]:
 
 
 def compare_fields(answer: Any, expected: Any) -> float:
-    """Return the share of equal fields among all fields of the answer and the reference."""
+    """Return the share of equal fields among all fields of the two values."""
     if answer is NO_JSON:
         return 0.0
     given, right = flatten_fields(answer), flatten_fields(expected)
@@ -145,7 +145,7 @@ def describe(pairs: Sequence[tuple[Any, Any]]) -> dict[str, dict[str, float]]:
 
 
 class JsonOptions(AnswerOptions):
-    """Options: the schema, and how long an answer may be."""
+    """Options of ``json``: the schema of the answers, and their maximum length."""
 
     json_schema: str | None = Field(
         None,
@@ -159,13 +159,13 @@ class JsonOptions(AnswerOptions):
 
 
 def build(options: JsonOptions) -> Evaluator:
-    """Build the evaluator."""
+    """Create the evaluator from its options."""
     is_valid = read_schema(Path(options.json_schema)) if options.json_schema else None
     return JsonAnswer(is_valid=is_valid, max_new_tokens=options.max_new_tokens)
 
 
 def read_schema(path: Path) -> Callable[[Any], bool]:
-    """Return a function that checks a value against the schema in a file.
+    """Return a function that validates a value against the JSON schema in a file.
 
     Raises:
         UsageError: the file is missing, or is not a JSON schema.
@@ -199,7 +199,7 @@ def have_json_answers(records: Sequence[Record]) -> bool:
 
 JSON_ANSWER = EvaluatorOffer(
     name="json",
-    summary="share of right fields in JSON answers, and how many answers are valid JSON",
+    summary="share of correct fields in JSON answers, and share of answers that are valid JSON",
     config=JsonOptions,
     build=build,
     metrics=(

@@ -25,7 +25,7 @@ METRIC = Metric(name="kl", higher_is_better=False, unit="nats", is_descriptive=T
 
 
 class KlOptions(ComparisonOptions):
-    """Options: the other model, and how to sample answers for the estimate."""
+    """Options of ``kl``: the other model, and how to sample answers for the estimate."""
 
     num_samples: int = Field(2, ge=1, le=64, description="Number of answers sampled per record.")
     max_new_tokens: int = Field(128, ge=1, description="Maximum tokens per answer.")
@@ -33,7 +33,7 @@ class KlOptions(ComparisonOptions):
 
 
 class KlDivergence(ComparingEvaluator):
-    """Estimates KL(p, q) of the measured model p from the other model q, in nats per answer.
+    """Estimates KL(p, q) between the measured model p and the other model q, in nats per answer.
 
     The value of a record is the mean of ``log p(answer) - log q(answer)`` over answers sampled from
     p. Its expectation is KL(p, q) over answers of at most ``max_new_tokens`` tokens. A single value
@@ -46,7 +46,7 @@ class KlDivergence(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record; nothing if the other model has not been trained yet.
+        """Return one value per record, or an empty list until the other model has been trained.
 
         Raises:
             UsageError: a model cannot sample answers.

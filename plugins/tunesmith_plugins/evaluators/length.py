@@ -1,4 +1,4 @@
-"""Evaluator ``length``: how much longer the answers are than another model's."""
+"""Evaluator ``length``: how much longer the answers are than those of another model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", is_
 
 
 class LengthOptions(ComparisonOptions):
-    """Options: the other model, and how long answers may be."""
+    """Options of ``length``: the other model, and the maximum answer length."""
 
     max_new_tokens: int = Field(
-        128, ge=1, description="Maximum tokens per answer, of either model."
+        128, ge=1, description="Maximum tokens per answer, for both models."
     )
 
 
@@ -35,7 +35,7 @@ class LengthChange(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record; nothing if the other model has not been trained yet."""
+        """Return one value per record, or an empty list until the other model has been trained."""
         other = open_comparison_model(self.options, run)
         if other is None:
             return []
@@ -50,7 +50,7 @@ class LengthChange(ComparingEvaluator):
 
 LENGTH = EvaluatorOffer(
     name="length",
-    summary="how many tokens longer the answers are than another model's",
+    summary="how many tokens longer the answers are than those of another model",
     config=LengthOptions,
     build=LengthChange,
     metrics=(METRIC,),

@@ -19,14 +19,14 @@ class LossOptions(Options):
 
 
 class Loss(RowWise):
-    """Mean negative log-likelihood per token over all answers of a record except bad ones.
+    """Mean negative log-likelihood per token over a record's answers, except those labeled bad.
 
-    The mean over records is weighted by their tokens. So it equals the mean over all tokens for any
-    batching, unlike a mean of batch means.
+    The mean over records is weighted by their tokens. It equals the mean over all tokens regardless
+    of batch sizes, unlike a mean of batch means.
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value per record, weighted by its tokens."""
+        """Return one value per record, weighted by its number of tokens."""
         scored = [
             (index, prompt, answer)
             for index, record in enumerate(records)
@@ -51,7 +51,7 @@ class Loss(RowWise):
 
 
 def _mean_loss(logprobs: Sequence[float]) -> float:
-    """Return nats per token; 0 for an empty answer, whose weight is 0 as well."""
+    """Return nats per token; 0 for an empty answer, whose weight is also 0."""
     return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
 
 

@@ -34,7 +34,7 @@ class LengthPreference:
 
     @classmethod
     def count(cls, differences: Sequence[int], groups: Sequence[str | None]) -> LengthPreference:
-        """Count pairs, given how much longer the preferred answer is than the other one."""
+        """Count pairs, given the length of each preferred answer minus that of the other one."""
         unequal = [(d, group) for d, group in zip(differences, groups, strict=True) if d]
         longer = [float(d > 0) for d, _ in unequal]
         shorter = [1 - value for value in longer]
@@ -68,13 +68,13 @@ METRIC = Metric(name="preference_accuracy", higher_is_better=True, bounds=(0, 1)
 
 
 class PreferenceAccuracyOptions(Options):
-    """Options: how the likelihoods of two answers are compared."""
+    """Options for comparing the likelihoods of two answers."""
 
     length_normalized: bool = Field(
         False,
         description=(
-            "Compare mean log-probabilities per token instead of sums over the answer. Sums are "
-            "lower for longer answers."
+            "Compare mean log-probabilities per token instead of sums over the answer. Sums "
+            "favor short answers."
         ),
     )
 
@@ -115,12 +115,12 @@ class PreferenceAccuracy(RowWise):
         }
         if found.explains_most:
             details["finding"] = (
-                f"the {found.word} answer is more likely in {found}: this measures length more "
-                "than preference"
+                f"the {found.word} answer is more likely in {found}: this metric reflects length "
+                "more than preference"
             )
             if found.word == "shorter" and not self.options.length_normalized:
                 details["finding"] = (
-                    f"{details['finding']}; length_normalized = true compares means per token"
+                    f"{details['finding']}; set length_normalized = true to compare means per token"
                 )
         return details
 
@@ -131,7 +131,10 @@ class PreferenceAccuracy(RowWise):
 
 def _require_pair(record: Record) -> Preference:
     if not isinstance(record, Preference):
-        message = f"preference-accuracy needs pairs of answers, not a {type(record).__name__}"
+        message = (
+            "preference-accuracy needs pairs of answers, but this record is a "
+            f"{type(record).__name__}"
+        )
         raise DataError(record.source, message)
     return record
 
@@ -154,7 +157,7 @@ PREFERENCE_ACCURACY = EvaluatorOffer(
 
 
 def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a warning if preferring one length would be right in most pairs."""
+    """Yield a warning if always choosing one length would be correct for most pairs."""
     is_named = any(isinstance(e.config, PreferenceAccuracyOptions) for e in plan.evaluators)
     if not is_named and (plan.evaluators or not are_pairs(test)):
         return
@@ -166,9 +169,9 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
         yield Finding(
             level="warning",
             where="evaluators preference-accuracy",
-            message=f"among the test rows, the {chosen.word} answer is the chosen one in {chosen}: "
-            f"a model that always prefers {chosen.word} answers has that accuracy",
-            hint="compare preference-accuracy with this number, or use test pairs where either "
-            "length is chosen about equally often",
+            message=f"in the test rows, the {chosen.word} answer is the chosen one in {chosen}: "
+            f"a model that always prefers {chosen.word} answers reaches that accuracy",
+            hint="compare preference-accuracy with this share, or use test pairs where the "
+            "longer and the shorter answer are chosen about equally often",
             count=max(chosen.shorter, chosen.longer),
         )

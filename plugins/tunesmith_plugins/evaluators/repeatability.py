@@ -1,7 +1,7 @@
 """Evaluator ``repeatability``: measure the noise floor by answering the same rows twice.
 
 Greedy answers should be the same both times. Where rounding errors change them, scores have a noise
-floor, and differences between models below it mean nothing.
+floor; smaller differences between models mean nothing.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class RepeatabilityOptions(Options):
 class Repeatability:
     """Scores 1 for a record whose greedy answer is the same in a second pass, otherwise 0.
 
-    The second pass takes every other row in reverse order, then the rest, so each row shares its
-    batch with different rows. Rows that are not answered twice have weight 0.
+    The second pass takes every other row in reverse order, then the rest, so each row is batched
+    with different rows. Rows that are not answered twice have weight 0.
     """
 
     options: RepeatabilityOptions
@@ -49,7 +49,7 @@ class Repeatability:
         return replace(self, chosen=frozenset(last_exchange(references[row])[0] for row in rows))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value per record; nothing if no record is answered twice."""
+        """Return one value per record, or an empty list if no record is answered twice."""
         chosen = self.prepare(records).chosen if self.chosen is None else self.chosen
         model = disable_cache(model)
         prompts = {row: last_exchange(record)[0] for row, record in enumerate(records)}
@@ -68,7 +68,7 @@ class Repeatability:
 
 
 def disable_cache(model: TextModel) -> TextModel:
-    """Return the model without a cache of earlier answers."""
+    """Return the model without its cache of earlier answers."""
     if isinstance(model, CachedModel):
         return disable_cache(model.model)
     if isinstance(model, WrappedModel):

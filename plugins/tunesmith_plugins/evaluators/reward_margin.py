@@ -21,14 +21,14 @@ METRIC = Metric(name="reward_margin", higher_is_better=True, unit="nats")
 
 
 class RewardMarginOptions(ComparisonOptions):
-    """Options: the other model, whose log-probabilities are the reference."""
+    """Options of ``reward-margin``: the model whose log-probabilities are the reference."""
 
 
 class RewardMargin(ComparingEvaluator):
     """Measures the mean reward of good answers minus the mean reward of bad ones, in nats.
 
     The reward of an answer is ``r = log p(answer) - log q(answer)``, where p is the measured model
-    and q the other model. Times beta, r is the implicit reward of DPO and KTO.
+    and q the other model. Multiplied by beta, r is the implicit reward of DPO and KTO.
 
     The value of a pair is ``r(chosen) - r(rejected)``. A labeled answer is half a pair: its value
     is ``2 r`` if it is good and ``-2 r`` if it is bad. Weights let good and bad answers count
@@ -41,7 +41,7 @@ class RewardMargin(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record; nothing if the other model has not been trained yet.
+        """Return one value per record, or an empty list until the other model has been trained.
 
         Raises:
             DataError: a record is neither a pair nor a labeled answer.
@@ -73,12 +73,16 @@ def _signed_answers(record: Record) -> Iterator[tuple[str, float]]:
             yield record.completion, 2.0 if record.label else -2.0
         case _:
             kind = type(record).__name__
-            message = f"reward-margin needs preference pairs or labeled answers, not a {kind}"
+            message = (
+                "reward-margin needs preference pairs or labeled answers, but this record is a "
+                f"{kind}"
+            )
             raise DataError(record.source, message)
 
 
 def _balanced_weights(records: Sequence[Record]) -> Iterator[float]:
-    """Yield 1 for a pair. Labeled answers have weights with mean 1 and equal sums per label."""
+    """Yield a weight per record: 1 for a pair. Labeled answers have weights with mean 1 and equal
+    sums per label."""
     labels = [r.label if isinstance(r, UnpairedPreference) else None for r in records]
     counts = Counter(label for label in labels if label is not None)
     for label in labels:
@@ -107,7 +111,7 @@ REWARD_MARGIN = EvaluatorOffer(
 
 
 def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if all labeled test answers are good, or all are bad."""
+    """Yield an error if the labeled test answers are all good or all bad."""
     is_named = any(isinstance(e.config, RewardMarginOptions) for e in plan.evaluators)
     if not is_named and (plan.evaluators or not has_labels(test)):
         return
@@ -116,6 +120,6 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
         kind = "good" if labels[0] else "bad"
         message = (
             f"all {len(labels)} labeled test answers are {kind}, but reward-margin compares good "
-            "answers with bad ones: use more test rows (data.test_size) or other evaluators"
+            "answers with bad ones: use more test rows (data.test_size) or a different evaluator"
         )
         yield Finding(level="error", where="data.test_size", message=message)

@@ -38,7 +38,7 @@ class ToolCallMatch:
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Generate an answer for each record and compare its calls.
 
-        An answer without calls is right if the reference has none either.
+        An answer without calls is right if the reference has no calls either.
         """
         exchanges = [last_exchange(record) for record in records]
         generated = model.generate([prompt for prompt, _ in exchanges], self.find_limit(records))
@@ -71,7 +71,7 @@ class ToolCallMatch:
 
 
 def canonicalize_call(call: Call) -> str:
-    """Return a text that is the same for equal calls: keys sorted, 1.0 written as 1."""
+    """Return the same text for all spellings of a call: keys sorted, 1.0 written as 1."""
     return json.dumps([call[0], _plain_numbers(call[1])], sort_keys=True)
 
 
@@ -84,16 +84,16 @@ def _plain_numbers(value: Any) -> Any:
 
 
 EXTRA_TOKENS = 48
-"""Extra tokens for the marks around each call, and for the end of the turn."""
+"""Extra tokens for the markers around each call, and for the end of the turn."""
 
 
 class ToolCallOptions(AnswerOptions):
-    """Options: whether the order of calls matters, and how long an answer may be."""
+    """Options of ``tool-call``: if the order of calls matters, and the maximum answer length."""
 
     any_order: bool = Field(False, description="Accept calls in any order.")
 
     def answer_limit(self, records: Sequence[Record]) -> int:
-        """Return a token limit that suffices for the longest reference with its calls."""
+        """Return a token limit that is large enough for the longest reference with its calls."""
         if self.max_new_tokens != "auto":
             return self.max_new_tokens
         answers = [last_exchange(record)[1] for record in records]
@@ -106,7 +106,7 @@ class ToolCallOptions(AnswerOptions):
 
 
 def build(options: ToolCallOptions) -> Evaluator:
-    """Build the evaluator."""
+    """Create the evaluator from its options."""
     return ToolCallMatch(any_order=options.any_order, find_limit=options.answer_limit)
 
 

@@ -1,4 +1,4 @@
-"""Evaluator ``win-rate``: how often a reward ranks the answer above another model's."""
+"""Evaluator ``win-rate``: how often a reward ranks the answer above that of another model."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ METRIC = Metric(name="win_rate", higher_is_better=True, bounds=(0, 1))
 
 
 class WinRateOptions(ComparisonOptions, RewardOptions):
-    """Options: the other model, the judge, and how long an answer may be."""
+    """Options of ``win-rate``: the other model, the judge, and the maximum answer length."""
 
     reward: DataPath | None = Field(
         None,
         description=(
-            "The judge: the folder of a reward model, or a Python function as "
-            '"file.py:function" that takes the texts of a prompt and an answer and returns a '
-            "number. If `plugin` is unset too: the reward model of this run, which the policy is "
-            "trained to please."
+            'The judge: the folder of a reward model, or a Python function as "file.py:function" '
+            "that takes the texts of a prompt and an answer and returns a number. If neither "
+            "this nor `plugin` is set, the judge is the reward model of this run, which the "
+            "policy is trained to maximize."
         ),
     )
     max_new_tokens: int = Field(
-        128, ge=1, description="Maximum tokens per answer, of either model."
+        128, ge=1, description="Maximum tokens per answer, for both models."
     )
 
 
@@ -49,7 +49,7 @@ class WinRate(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record; nothing before the other model and the judge are trained."""
+        """Return one value per record, or an empty list until both other models are trained."""
         other, scorer = (
             open_comparison_model(self.options, run),
             load_reward_scorer(self.options, run),
@@ -63,7 +63,7 @@ class WinRate(ComparingEvaluator):
         )
         rewards = scorer.rewards([*prompts, *prompts], [*ours, *theirs])
         our_rewards, their_rewards = rewards[: len(prompts)], rewards[len(prompts) :]
-        # Equal answers are a tie, although rounding may give them different rewards.
+        # Rounding can give equal answers different rewards, but they are a tie.
         values = tuple(
             0.5
             if our_text == their_text or reward == other_reward
@@ -77,7 +77,7 @@ class WinRate(ComparingEvaluator):
 
 WIN_RATE = EvaluatorOffer(
     name="win-rate",
-    summary="how often a reward model or function scores the answer higher than another model's",
+    summary="how often a reward scores the answer higher than that of another model",
     config=WinRateOptions,
     build=WinRate,
     metrics=(METRIC,),
@@ -90,8 +90,8 @@ WIN_RATE = EvaluatorOffer(
 
 TRAINED_ON = "the judge is a reward that the policy is trained on, so it favors the trained policy"
 NO_JUDGE = (
-    "no evaluator judges the answers that models generate: {metric} only compares how probable the "
-    "models find the chosen answers"
+    "no evaluator judges generated answers: {metric} only compares how probable the models find "
+    "the chosen answers"
 )
 
 
@@ -101,7 +101,9 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     judges = [e.config for e in plan.evaluators if isinstance(e.config, WinRateOptions)]
     for judge in judges:
         if rewards is not None and rewards.includes(judge):
-            baselines = "" if judge.reward or judge.plugin else "; it does not measure baselines"
+            baselines = (
+                "" if judge.reward or judge.plugin else "; it does not measure the baselines"
+            )
             yield Finding(
                 level="warning",
                 where="evaluators.win-rate",
@@ -122,5 +124,5 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
 
 def _propose_judge(rewards: TrainingRewards | None) -> str:
     if rewards is not None and rewards.gold is not None:
-        return f'its judge can be the gold reward: reward = "{rewards.gold}"'
-    return "its judge can be your own function (`reward`, `plugin`) or another reward model"
+        return f'the gold reward can be its judge: reward = "{rewards.gold}"'
+    return "your own function (`reward`, `plugin`) or another reward model can be its judge"

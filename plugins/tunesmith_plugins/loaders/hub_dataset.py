@@ -50,10 +50,10 @@ class HubDatasetOptions(FieldOptions):
     revision: str | None = Field(
         None,
         min_length=1,
-        description="Commit, tag or branch. Name a commit for reproducible data.",
+        description="Commit, tag or branch. Set a commit for reproducible data.",
     )
     max_rows: int | None = Field(
-        None, ge=1, description="Read only the first N rows of each split. Unset: all."
+        None, ge=1, description="Read only the first N rows of each split. Unset: all rows."
     )
     max_row_bytes: int = Field(
         8_000_000,
@@ -71,7 +71,7 @@ def open_split(
     import huggingface_hub
 
     offline = find_offline_variable() is not None
-    if offline:  # the libraries do not know TUNESMITH_OFFLINE
+    if offline:  # The libraries do not know TUNESMITH_OFFLINE.
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
         repository, name, split=split, revision=revision, streaming=not offline
@@ -83,7 +83,7 @@ def open_split(
 class HubDatasetLoader:
     """A data loader for the splits of a dataset on the Hub.
 
-    Local files are refused, because the ``datasets`` library guesses and converts their types.
+    Local files are rejected, because the ``datasets`` library guesses and converts their types.
     """
 
     options: HubDatasetOptions
@@ -103,7 +103,7 @@ class HubDatasetLoader:
         """
         if os.path.exists(self.repository):
             problem = "is a local path, not a dataset on the Hugging Face Hub"
-            hint = 'read files with another data loader, such as use = "jsonl"'
+            hint = 'read local files with another data loader, such as use = "jsonl"'
             raise DataError(self.repository, problem, hint=hint)
         options = self.options
         splits = (options.split, options.test_split, options.validation_split)
@@ -126,7 +126,7 @@ class HubDatasetLoader:
         except Exception as error:  # the library raises whatever its transports raise
             reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
             where = f"{name}:{number}" if number else name
-            hint = "check the name, the split, the network, and for a private dataset HF_TOKEN"
+            hint = "check the name, the split and the network; for a private dataset, also HF_TOKEN"
             raise DataError(where, f"cannot be read: {redact(reason)}", hint=hint) from error
 
 
@@ -134,7 +134,7 @@ SCHEME = "hf://"
 
 
 def build(options: HubDatasetOptions) -> DataLoader:
-    """Build the loader for a dataset."""
+    """Create the data loader from its options."""
     from tunesmith_data import require_library
 
     require_library("datasets", "data loader hub-dataset", extra="hub")
@@ -142,7 +142,7 @@ def build(options: HubDatasetOptions) -> DataLoader:
 
 
 def recognizes(name: str) -> bool:
-    """Return True for a name that begins with ``hf://``."""
+    """Return True for a name that starts with ``hf://``."""
     return name.startswith(SCHEME)
 
 

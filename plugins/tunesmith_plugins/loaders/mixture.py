@@ -1,4 +1,4 @@
-"""Data loader ``mixture``: combine several sources of data, each with its share of the rows."""
+"""Data loader ``mixture``: combine several sources, each with a fixed share of the rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SourceOptions(Options):
         description="Share of the training rows, relative to the other sources.",
     )
     max_rows: int | None = Field(
-        None, ge=1, description="Maximum number of rows of this source to choose from."
+        None, ge=1, description="Maximum number of rows to choose from this source."
     )
     options: dict[str, Any] = Field({}, description="Further options of the data loader.")
 
@@ -62,7 +62,7 @@ class MixtureOptions(Options):
         Field(
             min_length=1,
             max_length=100,
-            description="The sources; each is a table [[data.sources]].",
+            description="The sources, each in a table [[data.sources]].",
         ),
     ]
     temperature: float = Field(
@@ -71,24 +71,24 @@ class MixtureOptions(Options):
         le=100,
         description=(
             "Without weights, the share of a source with n rows is proportional to "
-            "n^(1/temperature). Values above 1 give small sources more than their proportion."
+            "n^(1/temperature). Values above 1 raise the share of small sources."
         ),
     )
     rows: int | None = Field(
         None,
         ge=1,
-        description="Number of rows of the mixture. Unset: as many as the shares allow.",
+        description="Number of training rows in the mixture. Unset: as many as the shares allow.",
     )
     repeat: bool = Field(
         False, description="Repeat rows of sources that are too small for their share."
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed for choosing rows.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed for choosing the rows.")
 
     @model_validator(mode="after")
     def _check_weights(self) -> MixtureOptions:
         weights = [source.weight for source in self.sources]
         if None in weights and any(weight is not None for weight in weights):
-            raise ValueError("set `weight` for every source, or for none")
+            raise ValueError("set `weight` for every source or for none")
         return self
 
 
@@ -96,7 +96,7 @@ def build_sources(options: MixtureOptions, catalog: Catalog | None = None) -> li
     """Build the data loader of each source.
 
     Raises:
-        ConfigError: loaders are unknown or their options are wrong; it lists all problems.
+        ConfigError: loaders are unknown or their options are wrong; the error lists all problems.
     """
     catalog = catalog or Catalog(find_plugins(Selection.from_environment()))
     problems: list[Problem] = []
@@ -115,7 +115,7 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
     names = [source.train] if isinstance(source.train, str) else source.train or []
     use = source.use or catalog.recognize(names)
     if use is None:
-        problem = "must name a data loader, because none recognizes the files"
+        problem = "no data loader recognizes these files: set `use` to the name of one"
         raise ConfigError([Problem(f"{where}.use", problem)])
     table = {
         **source.options,
@@ -208,12 +208,12 @@ class MixtureLoader:
         for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
             if count > size and not options.repeat:
                 problem = f"has {size:,} rows, but its share of {total:,} rows is {count:,}"
-                hint = "set repeat = true, fewer rows, or another weight"
+                hint = "set repeat = true, take fewer rows, or change the weight"
                 raise DataError(f"data.sources.{number}", problem, hint=hint)
         return counts
 
     def _choose(self, records: Sequence[Record], count: int, number: int) -> Sequence[Record]:
-        """Choose ``count`` records at random, in order; none twice before every one is used."""
+        """Choose ``count`` records at random, in order; none repeats before all have been used."""
         cap = self.options.sources[number].max_rows
         rng = random.Random(f"{self.options.seed} {number}")
         pool = range(len(records))
@@ -237,13 +237,13 @@ def apportion(total: int, shares: Sequence[Fraction]) -> list[int]:
 
 
 def build(options: MixtureOptions) -> DataLoader:
-    """Build the loader for all sources."""
+    """Create the data loader of all sources."""
     return MixtureLoader(options, build_sources(options))
 
 
 MIXTURE = DataLoaderOffer(
     name="mixture",
-    summary="several sources, each with its own data loader and an exact share of the rows",
+    summary="several sources, each with its own data loader and a fixed share of the rows",
     config=MixtureOptions,
     build=build,
 )

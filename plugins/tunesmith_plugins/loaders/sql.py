@@ -30,7 +30,7 @@ _PASSWORD = re.compile(r"://[^/@]*:[^/@]+@")
 
 
 class SqlOptions(FieldOptions):
-    """Options of ``sql``: a database, and a query for each split of the data."""
+    """Options of ``sql``: a database, and one query per split."""
 
     train: str = Field(
         min_length=1, description="Query for the training rows; use AS to name the columns."
@@ -60,10 +60,10 @@ class SqlOptions(FieldOptions):
     url_env: str | None = Field(
         None,
         min_length=1,
-        description="Environment variable that holds the URL, if it contains a password.",
+        description="Environment variable that contains the URL, for a URL with a password.",
     )
     max_rows: int = Field(
-        10_000_000, ge=1, description="Stop with an error if a query returns more rows."
+        10_000_000, ge=1, description="Stop with an error if a query returns more rows than this."
     )
     max_row_bytes: int = Field(
         8_000_000,
@@ -76,11 +76,11 @@ class SqlOptions(FieldOptions):
     def _check_database(self) -> SqlOptions:
         given = [name for name in ("file", "url", "url_env") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"set exactly one of file, url and url_env; {len(given)} are set")
+            raise ValueError(f"set exactly one of file, url and url_env, not {len(given)}")
         if self.url is not None and _PASSWORD.search(self.url):
             raise ValueError(
-                "url contains a password: put the URL in an environment variable and name it in "
-                "url_env"
+                "url contains a password: put the URL into an environment variable, and set "
+                "url_env to its name"
             )
         return self
 
@@ -111,7 +111,7 @@ class SqlLoader:
         return RowSource.of_rows(f"query of {part}", lambda: self._read(f"query of {part}", query))
 
     def _read(self, name: str, query: str) -> Iterator[Row]:
-        import sqlalchemy  # configures its loggers, so not at module level
+        import sqlalchemy  # Importing it configures its loggers, so this is not at module level.
 
         number = 0
         engine = self._create_engine()
@@ -158,7 +158,7 @@ class SqlLoader:
             raise EnvironmentProblem(problem, hint=f"pip install {error.name}") from None
 
     def _open_file(self) -> sqlite3.Connection:
-        """Open the SQLite file read-only, in a mode where SQLite neither writes nor creates it."""
+        """Open the SQLite file read-only, so that SQLite neither writes nor creates a file."""
         path = Path(self.options.file or "").absolute()
         if not path.is_file():
             raise DataError(str(path), "no such file")
@@ -181,7 +181,7 @@ _READ_ONLY = {
     "mysql": ("SET SESSION TRANSACTION READ ONLY",),
     "mariadb": ("SET SESSION TRANSACTION READ ONLY",),
 }
-"""Statements that make a connection read-only, by SQLAlchemy dialect."""
+"""Statements that make a connection read-only, per SQLAlchemy dialect."""
 
 
 def _read_only_options(dialect: str) -> dict[str, bool]:
@@ -189,7 +189,7 @@ def _read_only_options(dialect: str) -> dict[str, bool]:
 
 
 def _describe(error: Exception) -> str:
-    """Return the first line of a database's error message, without the query or secrets."""
+    """Return the first line of a database error, without the query and without secrets."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     return redact(lines[0][:300] if lines else type(error).__name__)
 
@@ -198,7 +198,7 @@ _QUERY = re.compile(r"\s*(select|with)\s", re.IGNORECASE)
 
 
 def build(options: SqlOptions) -> DataLoader:
-    """Build the loader of a query."""
+    """Create the data loader from its options."""
     from tunesmith_data import require_library
 
     require_library("sqlalchemy", "data loader sql", extra="sql")
@@ -206,13 +206,16 @@ def build(options: SqlOptions) -> DataLoader:
 
 
 def recognizes(name: str) -> bool:
-    """Return True for a query."""
+    """Return True if the given name is a query."""
     return _QUERY.match(name) is not None
 
 
 SQL = DataLoaderOffer(
     name="sql",
-    summary="the result of a query to SQLite, PostgreSQL, or any database SQLAlchemy supports",
+    summary=(
+        "the result of a query to SQLite, PostgreSQL, or any other database that SQLAlchemy "
+        "supports"
+    ),
     config=SqlOptions,
     build=build,
     needs=("sqlalchemy>=2.0",),

@@ -21,14 +21,14 @@ STDOUT = "-"
 
 
 class JsonlinesOptions(Options):
-    """Options: the file to write to."""
+    """Options of ``jsonlines``: the file to write to."""
 
     path: str = Field(
         STDOUT,
         min_length=1,
         description=(
-            "File to append to, relative to the run folder; - is stdout. The run always writes "
-            "its own events.jsonl as well."
+            "File to append to, relative to the run folder, or - for stdout. The run always "
+            "writes its own events.jsonl as well."
         ),
     )
 
@@ -61,14 +61,14 @@ class JsonlinesReporter:
 
 
 def build(options: JsonlinesOptions, folder: RunFolder) -> Reporter:
-    """Build the reporter."""
+    """Create the reporter from its options."""
     to_stdout = options.path == STDOUT
     return JsonlinesReporter(None if to_stdout else folder.resolve_report_path(options.path))
 
 
 JSONLINES = ReporterOffer(
     name="jsonlines",
-    summary="every event as a JSON line, to a file or to stdout, for other programs",
+    summary="every event as a line of JSON, to a file or to stdout, for other programs",
     config=JsonlinesOptions,
     build=build,
 )

@@ -1,4 +1,4 @@
-"""Splitter ``by-time``: test on the newest rows, as a deployed model only sees later data."""
+"""Splitter ``by-time``: test on the newest rows, because a deployed model only sees later data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Time = Decimal | datetime
 
 NUMBER, WITH_ZONE, WITHOUT_ZONE = "a number", "a time with a zone", "a time without a zone"
 HINTS: Final = {
-    frozenset((WITH_ZONE, WITHOUT_ZONE)): "write all with a zone, such as 2026-11-26T08:00+01:00, "
-    "or all without one"
+    frozenset((WITH_ZONE, WITHOUT_ZONE)): "write all times with a zone, such as "
+    "2026-11-26T08:00+01:00, or all without one"
 }
 UNITS: Final = {"seconds": 1, "milliseconds": 1_000, "microseconds": 10**6, "nanoseconds": 10**9}
 FIRST_EPOCH, LAST_EPOCH = 978_307_200, 4_102_444_800
-"""Unix times of the years 2001 and 2100; numbers between them are taken as Unix times."""
+"""Unix times of the years 2001 and 2100; numbers between them are interpreted as Unix times."""
 
 
 class _Seen(NamedTuple):
@@ -34,9 +34,9 @@ class _Seen(NamedTuple):
 
 
 def read_times(records: Iterable[Record], column: str) -> list[Time]:
-    """Return the time of each record, in a form where all can be compared.
+    """Return the time of each record, all in one comparable form.
 
-    The machine's time zone has no effect: times without a zone are compared as they are.
+    The machine's time zone has no effect: times without a zone are compared as written.
 
     Raises:
         DataError: a row has no time, or times of different kinds cannot be compared.
@@ -51,7 +51,7 @@ def read_times(records: Iterable[Record], column: str) -> list[Time]:
         units.setdefault(_unit(time), _Seen(record.source, text))
         times.append(time)
     _refuse_mixed(kinds, column)
-    if "" not in units:  # numbers that are not Unix times may have any size
+    if "" not in units:  # numbers that are not Unix times can have any size
         named = {f"a time in {unit} since 1970": seen for unit, seen in units.items()}
         _refuse_mixed(named, column)
     return times
@@ -60,9 +60,11 @@ def read_times(records: Iterable[Record], column: str) -> list[Time]:
 def _text(record: Record, column: str, *, is_first: bool) -> str:
     text = dict(record.slices).get(column)
     if text is None:
-        hint = f'also name the column in data.slices, so it is read: data.slices = ["{column}"]'
+        hint = (
+            f'also list the column in data.slices, so that it is read: data.slices = ["{column}"]'
+        )
         if not is_first:
-            hint = "give each row a time, or remove those without one"
+            hint = "give each row a time, or remove rows without one"
         raise DataError(record.source, f"has no time in the column `{column}`", hint=hint)
     return text.strip()
 
@@ -87,7 +89,7 @@ def _parse(text: str, source: str, column: str) -> tuple[Time, str]:
 
 
 def _unit(time: Time) -> str:
-    """Return the unit of a number that looks like a Unix time; empty for other times."""
+    """Return the unit of a number that looks like a Unix time, or "" for any other time."""
     if isinstance(time, datetime):
         return ""
     found = (unit for unit, n in UNITS.items() if FIRST_EPOCH * n <= time < LAST_EPOCH * n)
@@ -95,32 +97,34 @@ def _unit(time: Time) -> str:
 
 
 def _refuse_mixed(seen: dict[str, _Seen], column: str) -> None:
-    """Raise an error that names rows of two kinds, if there are several kinds."""
+    """Raise an error that names one row of each of two kinds, if there are several kinds."""
     if len(seen) < 2:
         return
     (first, one), (second, other) = list(seen.items())[:2]
     raise DataError(
         other.source,
         f"`{column}` is {second} ({other.text:.40}), but {first} ({one.text:.40}) in {one.source}",
-        hint=HINTS.get(frozenset((first, second)), "write the times of all rows in the same way"),
+        hint=HINTS.get(
+            frozenset((first, second)), "write the times of all rows in the same format"
+        ),
     )
 
 
 class ByTimeOptions(Options):
-    """Options of ``by-time``: the column with the time, and the validation part."""
+    """Options of ``by-time``: the column with the time, and the size of the validation split."""
 
     column: str = Field(
         min_length=1,
         description=(
             "Column with the time of each row: a date such as 2026-11-26T08:00, or a number. All "
             "times must be of one kind: numbers, dates with a time zone, or dates without one. "
-            "Also name the column in `data.slices`, or the data loader will not read it."
+            "Also list the column in `data.slices`; otherwise the data loader does not read it."
         ),
     )
     validation_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = (
         Field(
             None,
-            description="Size of the validation part, as in `grouped`: the newest rows that are "
+            description="Size of the validation split, as in `grouped`: the newest rows that are "
             "not test rows.",
         )
     )
@@ -128,15 +132,15 @@ class ByTimeOptions(Options):
 
 @dataclass(frozen=True)
 class ByTime:
-    """Puts the newest rows in the test part; rows with equal times stay together."""
+    """Puts the newest rows in the test split; rows with equal times stay together."""
 
     options: ByTimeOptions
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
-        """Split by the time of the rows.
+        """Split records by time.
 
         Raises:
-            DataError: a row has no time, times cannot be compared, or a part would be empty.
+            DataError: a row has no time, times cannot be compared, or a split would be empty.
         """
         from tunesmith_data.splits.folds import MAX_FOLD_ROWS
         from tunesmith_data.splits.sizes import count_test_rows, count_validation_rows
@@ -170,7 +174,7 @@ class ByTime:
 
 
 def _cut(order: list[int], times: Sequence[Time], size: int) -> tuple[list[int], list[int]]:
-    """Return the older and the ``size`` newest rows; rows with equal times stay together."""
+    """Return the older rows and the ``size`` newest ones; rows with equal times stay together."""
     cut = len(order) - size
     while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:
         cut -= 1

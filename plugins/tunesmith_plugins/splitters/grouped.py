@@ -1,4 +1,4 @@
-"""Splitter ``grouped``: rows with similar prompts, or of one group, are in the same part."""
+"""Splitter ``grouped``: keep rows with similar prompts, or of one group, in the same split."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ from tunesmith.records import Record
 
 
 class GroupedOptions(Options):
-    """Options of ``grouped``: the validation part, and what keeps rows together."""
+    """Options of ``grouped``: the size of the validation split, and which rows stay together."""
 
     validation_size: Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(ge=0)] | None = (
         Field(
             None,
             description=(
-                "Size of the validation part, which picks settings such as the best checkpoint and "
-                "is never trained on: a share below 1 of the rows that are not test rows, or a "
-                "number of rows. Unset: a tenth, 20 to 200 rows; none if there are fewer than 100 "
-                "rows. Not used if the data loader returns validation records."
+                "Size of the validation split, which is used to choose settings such as the best "
+                "checkpoint and is never trained on. A share (below 1) of the rows that are not "
+                "test rows, or a number of rows. Unset: a tenth, but 20 to 200 rows; none if "
+                "there are fewer than 100 rows. Not used if the data loader returns validation "
+                "records."
             ),
         )
     )
     near_duplicates: bool | None = Field(
         None,
         description=(
-            "Keep rows with near-duplicate prompts in the same part. Unset: true up to 100,000 "
-            "rows. A million rows take a minute and 300 MB. Rows with equal prompts, or of one "
-            "group, always stay together."
+            "Keep rows with near-duplicate prompts in the same split. Unset: true up to 100,000 "
+            "rows. A million rows take a minute and 300 MB of memory. Rows with equal prompts, "
+            "or of one group, always stay together."
         ),
     )
     file: DataPath | None = Field(
         None,
         description=(
-            "File that stores the part of each row. It is created if missing. Later, its rows keep "
-            "their part, and new rows of the data are added to it."
+            "File that stores the split of each row. It is created if it is missing. In later "
+            "runs, its rows keep their split, and new rows of the data are added to it."
         ),
     )
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """Keeps rows with similar prompts, and rows of one group, in one part."""
+    """Keeps rows with similar prompts, and rows of one group, in the same split."""
 
     options: GroupedOptions
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
-        """Split by clusters of rows."""
+        """Split records by clusters."""
         from tunesmith_data.splits import split_records
 
         options = self.options
@@ -68,7 +69,7 @@ class Grouped:
 
 
 def find_clusters(records: Sequence[Record]) -> Sequence[int]:
-    """Return each record's cluster: records of one group, or with near-duplicate prompts."""
+    """Return each record's cluster: records of one group or with near-duplicate prompts."""
     from tunesmith_data.splits import cluster_records
 
     return cluster_records(records)
@@ -76,7 +77,7 @@ def find_clusters(records: Sequence[Record]) -> Sequence[int]:
 
 GROUPED = SplitterOffer(
     name="grouped",
-    summary="rows with similar prompts, or of one group, stay together",
+    summary="rows with similar prompts, or of one group, stay in the same split",
     config=GroupedOptions,
     build=Grouped,
     needs=("numpy>=1.26",),

@@ -1,4 +1,4 @@
-"""Judge a run: compare the tuned model with the best alternative that needs no tuning."""
+"""Judge a run by comparing the tuned model with the best alternative that needs no fine-tuning."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -1,4 +1,4 @@
-"""A run to be judged (its measurements by the deciding metric), and the resulting ruling."""
+"""A run to be judged by the measurements of its deciding metric, and the resulting ruling."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
 
 @dataclass(frozen=True)
 class Ruling:
-    """The part of the rule that applies, filled in with the numbers of this run."""
+    """The condition of the rule that applies, with the numbers of this run."""
 
     word: str
     rule: str
     sentence: str
     would_change: str
     comparison: PairedComparison | None = None
-    """The comparison behind the ruling; None for the one with the strongest baseline."""
+    """The comparison behind the ruling; None: the comparison with the strongest baseline."""
     names_gaps: bool = False
-    """True if the sentence already lists what was not measured."""
+    """True if the sentence already lists the baselines that were not measured."""
 
 
 @dataclass(frozen=True)
 class VerdictCase:
-    """A run's measurements by its deciding metric, and its comparisons with the baselines."""
+    """Measurements of a run by its deciding metric, and its comparisons with the baselines."""
 
     evidence: Evidence
     options: VerdictOptions
@@ -57,7 +57,7 @@ class VerdictCase:
 
     @property
     def solutions(self) -> list[PairedComparison]:
-        """The baselines that attempt the task; excludes the majority-class baseline."""
+        """Comparisons with baselines that attempt the task: all but the majority class."""
         return [comparison for comparison in self.baselines if not comparison.is_trivial]
 
     @cached_property
@@ -67,7 +67,7 @@ class VerdictCase:
 
     @property
     def minimum(self) -> float | None:
-        """The value that a model must reach to be usable; None if ``[gate]`` sets none."""
+        """The score that a model must reach to be usable; None if ``[gate]`` sets none."""
         bounds = [
             bound
             for _, evaluator, metric, bound in self.evidence.plan.gate.bounds()
@@ -76,7 +76,7 @@ class VerdictCase:
         return bounds[-1] if bounds else None
 
     def reaches_minimum(self, comparison: PairedComparison) -> bool:
-        """Return True if a baseline reaches the minimum of ``[gate]``; always without one."""
+        """Return True if a baseline reaches the minimum in ``[gate]``, or if no minimum is set."""
         minimum = self.minimum
         return minimum is None or comparison.sign * (comparison.measured.value - minimum) >= 0
 
@@ -88,8 +88,8 @@ class VerdictCase:
     def required_level(self, comparison: PairedComparison) -> float:
         """Return the confidence level required to call this baseline sufficient.
 
-        The strongest baseline on the validation rows is tested first, so it gets the plain level.
-        For any other, the level is corrected for the number of baselines.
+        The baseline that is strongest on the validation rows is tested first, at the uncorrected
+        level. For all others, the level is corrected for the number of baselines.
         """
         is_first = comparison.name in (c.name for c in rank_on_validation(self.solutions)[:1])
         count = 1 if is_first else max(1, len(self.solutions))

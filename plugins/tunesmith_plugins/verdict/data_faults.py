@@ -1,4 +1,4 @@
-"""Data faults that would make any verdict meaningless."""
+"""Find faults in the data that would make any verdict meaningless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.label_noise import WHERE
 
 MAX_TOUCHED_SHARE = 0.02
-"""Largest share of the test rows that may have errors in the data review."""
+"""Maximum share of test rows that may have errors in the data review."""
 
 
 def describe_data_faults(
@@ -17,10 +17,11 @@ def describe_data_faults(
     """Describe each fault that requires fixing the data first, the worst first.
 
     Args:
-        evidence: the run's data and findings.
-        max_label_noise: largest acceptable share of wrong labels.
-        best_share: the best model's share of correct test rows, if known. Labels that a model
-            predicts cannot be noise, so it caps the estimated noise at ``1 - best_share``.
+        evidence: the data and findings of the run.
+        max_label_noise: maximum acceptable share of wrong labels.
+        best_share: share of test rows that the best model answers correctly, if known. A label that
+            a model predicts cannot be noise, so the estimated noise is capped at ``1 -
+            best_share``.
     """
     texts = []
     test = evidence.data.test if evidence.data else 0

@@ -1,9 +1,9 @@
-"""Find the baselines that a run did not measure, or not fully.
+"""Find the baselines that a run did not measure, or did not measure fully.
 
-FINE-TUNE claims that nothing simpler would have done. It therefore needs a baseline of each kind
-that suits the rows: majority class, classifier, prompt, and prompt with retrieved examples. All
-variants of a baseline must have been compared on the validation rows, and the best variant must be
-scored on enough test rows.
+The verdict FINE-TUNE claims that no simpler solution would have done. It therefore needs a baseline
+of each kind that suits the rows: majority class, classifier, prompt, and prompt with retrieved
+examples. All variants of a baseline must have been compared on the validation rows, and the best
+variant must have been scored on enough test rows.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tunesmith_evidence.report.headline import describe_not_measured
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 ENOUGH_ROWS = 100
-"""Test rows needed to score the best baseline of a kind (all of them if there are fewer).
+"""Test rows needed to score the best baseline of a kind, or all rows if there are fewer.
 
-Fewer rows suffice if the whole interval of the difference lies above the margin. With 20 to 50 rows
-and a tuned model that is better by exactly the margin, this happens in at most 3 % of runs
+Fewer rows are enough if the whole interval of the difference lies above the margin. With 20 to 50
+rows and a tuned model that is better by exactly the margin, this happens in at most 3 % of runs
 (computed by enumerating all outcomes)."""
 KINDS = {
     "constant": "majority-class baseline",
@@ -34,13 +34,13 @@ NAMED_VARIANTS = 3
 
 @dataclass(frozen=True)
 class Gap:
-    """A baseline that was not measured, or not fully, and the reason."""
+    """A baseline that was not measured, or not fully measured, and the reason."""
 
     baseline: str
     solution: str
     reason: str
     excluded: bool
-    """True if the run file excludes it; another baseline of its kind can then fill in."""
+    """True if the run file excludes the baseline, so that another one of its kind can fill in."""
 
     def to_json(self) -> JSON:
         """Return the gap as it appears in the report."""
@@ -48,7 +48,7 @@ class Gap:
 
 
 def find_gaps(evidence: Evidence, comparisons: Sequence[PairedComparison]) -> list[Gap]:
-    """Return each baseline that suits the rows but was not measured with all its variants."""
+    """Return each baseline that suits the rows but was not measured with all of its variants."""
     scored = {comparison.name for comparison in comparisons}
     found = []
     for event in evidence.baselines:
@@ -66,7 +66,7 @@ def find_few_row_gaps(
     Args:
         comparisons: the comparisons with all baselines.
         total: number of test rows that the tuned model was scored on.
-        margin: smallest advantage that is worth tuning.
+        margin: smallest advantage that makes tuning worthwhile.
     """
     gaps = []
     for comparison in comparisons:
@@ -95,7 +95,7 @@ def describe_gaps(gaps: Sequence[Gap]) -> str:
 
 
 def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
-    """Describe which settings would get the missing baselines measured."""
+    """Describe the settings with which the missing baselines would be measured."""
     options = evidence.plan.baseline_options
     remedies = []
     if any(gap.excluded for gap in gaps):
@@ -127,7 +127,7 @@ def _list_reasons(event: BaselineChosen, *, is_scored: bool) -> Iterator[str]:
 
 
 def _is_best_of_kind(comparison: PairedComparison, comparisons: Sequence[PairedComparison]) -> bool:
-    """Return True if no baseline of the same kind scored better on the validation rows."""
+    """Return True if no baseline of the same kind has a better validation score."""
     alike = [other for other in comparisons if other.solution == comparison.solution]
     if any(c.validation_score is None for c in alike):
         return True

@@ -16,15 +16,16 @@ from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.verdict.offer import VerdictOptions
 
 WHERE = "label noise"
-"""Source of the finding; the verdict looks the estimate up by it."""
+"""Source of the finding; the verdict finds the estimate by this name."""
 MIN_ROWS = 60
 MAX_ROWS = 1_500
-"""Sample size, which limits the time: 5 s for 77 labels, below 1 s for ten."""
+"""Sample size in rows. It limits the time to 5 s for 77 labels and below 1 s for ten."""
 MAX_LABEL_SHARE = 0.2
-"""Answers count as labels up to this number of distinct answers, as a share of the rows."""
+"""Answers count as labels if their number of distinct values is at most this share of the rows."""
 MIN_AGREEMENT_GAIN = 0.1
-"""Required lead of the classifier's accuracy over that of the most frequent label. Below it, the
-words of a prompt do not predict its label, so the classifier cannot tell which labels are wrong."""
+"""Required lead of the classifier's accuracy over the share of the most frequent label. With a
+smaller lead, the words of a prompt do not predict its label, so the classifier cannot tell which
+labels are wrong."""
 
 
 def review_labels(plan: Plan, train: Sequence[Record]) -> list[Finding]:
@@ -34,7 +35,7 @@ def review_labels(plan: Plan, train: Sequence[Record]) -> list[Finding]:
 
 
 def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> list[Finding]:
-    """Return a finding if more than the share ``limit`` of the labels is probably wrong.
+    """Return a finding if the estimated share of wrong labels is above ``limit``.
 
     Its count is the estimated number of wrong labels in all training rows. If cleanlab is not
     installed, the finding is a note without a count.

@@ -25,7 +25,7 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
         text = f"no model reaches {case.numbers.value(minimum)}"
         if trivial is not None and sign * trivial.measured.value >= sign * minimum:
             constant = case.numbers.plain(trivial.measured.value)
-            text += f", except the majority-class baseline ({trivial.name}, {constant})"
+            text += f", except for the majority-class baseline ({trivial.name}, {constant})"
         change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
         rule = "no model reaches the minimum in [gate]"
     elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
@@ -40,7 +40,7 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
             f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
         )
         perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
-        # Without a best value of the metric, the score of a perfect model is unknown.
+        # If the metric has no best value, the score of a perfect model is unknown.
         if perfect is not None and perfect.comparison.outcome != "better":
             is_right = perfect.advantage().value <= 0
             rows = format_count(len(trivial.pairs), "test row")
@@ -75,8 +75,8 @@ def _describe_best(case: VerdictCase) -> str:
 def _beats_constant_answer(case: VerdictCase, trivial: PairedComparison) -> bool:
     """Return True if the tuned model or a baseline clearly beats the majority-class baseline.
 
-    The level is corrected for the number of models (Bonferroni): in at most 5 % of runs does noise
-    alone make any of them look better.
+    The level is corrected for the number of models (Bonferroni): noise alone makes any of them look
+    better in at most 5 % of runs.
     """
     folder, level = case.evidence.folder, _level_against_constant(case)
     models = [case.tuned, *(comparison.measured for comparison in case.solutions)]

@@ -9,14 +9,14 @@ from tunesmith.options import Options
 
 
 class VerdictOptions(Options):
-    """Options of table ``[verdict]``: the thresholds of the verdict."""
+    """Options of the table ``[verdict]``: the thresholds of the verdict."""
 
     margin: float = Field(
         0.02,
         gt=0,
         description=(
-            "Smallest advantage over the strongest baseline that makes tuning worthwhile, in the "
-            "unit of the first evaluator's first metric. For accuracy, 0.02 is two percentage "
+            "Minimum advantage over the strongest baseline that makes tuning worthwhile, in the "
+            "unit of the first evaluator's first metric. For accuracy, 0.02 means two percentage "
             "points."
         ),
     )
@@ -28,7 +28,7 @@ class VerdictOptions(Options):
         ge=0,
         le=1,
         description=(
-            "Largest acceptable share of wrong labels; above it, the verdict is FIX DATA FIRST. "
+            "Maximum acceptable share of wrong labels; above it, the verdict is FIX DATA FIRST. "
             '1 turns the estimate off. The estimate needs `pip install "tunesmith[data]"`.'
         ),
     )
@@ -36,6 +36,6 @@ class VerdictOptions(Options):
 
 VERDICT = TableOffer(
     name="verdict",
-    summary="when tuning counts as worth it, and how certain the verdict must be",
+    summary="when fine-tuning counts as worth it, and how certain the verdict must be",
     config=VerdictOptions,
 )

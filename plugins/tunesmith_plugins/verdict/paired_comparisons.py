@@ -26,15 +26,15 @@ ROUNDING_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """The tuned model against one other model, by one metric on the rows that both answered.
+    """Compares the tuned model with one other model, by one metric on the rows that both answered.
 
-    An *advantage* is the difference with its sign flipped for metrics where lower is better. It is
-    positive if the tuned model is better.
+    The *advantage* is the difference, with its sign flipped for metrics where lower is better. It
+    is positive if the tuned model is better.
     """
 
     measured: Measured
     baseline: BaselineChosen | None
-    """None for a stage of the technique, which is compared but is not an alternative to tuning."""
+    """The baseline's kind; None for a technique stage, which is not an alternative to tuning."""
     pairs: PairedRows
     confidence: float
 
@@ -49,7 +49,7 @@ class PairedComparison:
 
     @property
     def solution(self) -> str:
-        """The baseline's kind, or ``stage``."""
+        """The baseline's kind, or ``"stage"``."""
         return self.baseline.solution if self.baseline else "stage"
 
     @property
@@ -112,8 +112,8 @@ class PairedComparison:
     def is_below(self, margin: float, confidence: float | None = None) -> bool:
         """Return True if the tuned model's advantage is shown to be below ``margin``.
 
-        If all differences are equal and the metric is unbounded, the interval has no width,
-        however few rows there are. Such an interval shows nothing.
+        If all differences are equal and the metric is unbounded, the interval has zero width, no
+        matter how few rows there are. Nothing can be concluded from such an interval.
         """
         low, high = self.bounds or (-math.inf, math.inf)
         is_informative = self.error > 0 or math.isfinite(high - low)
@@ -121,7 +121,7 @@ class PairedComparison:
 
     @cached_property
     def bounds(self) -> Bounds | None:
-        """The metric's bounds: its declared ones, or 0 and 1 if all values lie between them."""
+        """The declared bounds of the metric, or 0 and 1 if all values lie between them."""
         values = (*self.pairs.baseline_values, *self.pairs.tuned_values)
         is_share = self.measured.bounds is None and all(0 <= value <= 1 for value in values)
         return (0.0, 1.0) if is_share else self.measured.bounds
@@ -152,7 +152,7 @@ class PairedComparison:
 def find_comparisons(
     evidence: Evidence, tuned: Measured, confidence: float
 ) -> list[PairedComparison]:
-    """Compare the tuned model with each model that was measured by the same metric."""
+    """Compare the tuned model with each other model that was measured with the same metric."""
     chosen = {event.baseline: event for event in evidence.baselines}
     comparisons = [
         PairedComparison(
@@ -174,9 +174,9 @@ def _measured_alike(measured: Sequence[Measured], tuned: Measured) -> Iterator[M
 
 
 def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedComparison, bool]:
-    """Return the strongest baseline, and True if the validation rows chose it.
+    """Return the strongest baseline, and True if it was chosen by its validation score.
 
-    The best of several baselines on the test rows is partly the luckiest one there, so test scores
+    Of several baselines, the one with the best test score is partly the luckiest, so test scores
     decide only if a baseline has no validation score. Ties go to the cheaper baseline.
     """
 
@@ -192,10 +192,10 @@ def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedCompa
 
 
 def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """Sort baselines by validation score, the strongest first; ties go to the cheaper one.
+    """Sort baselines by validation score, the strongest first; ties go to the cheaper baseline.
 
     Returns:
-        The sorted baselines; empty if any of them has no validation score.
+        The sorted baselines, or an empty list if any of them has no validation score.
     """
     if any(comparison.validation_score is None for comparison in comparisons):
         return []
@@ -208,19 +208,19 @@ def rank_on_validation(comparisons: Sequence[PairedComparison]) -> list[PairedCo
 def find_sufficient(
     comparisons: Sequence[PairedComparison], margin: float, confidence: float
 ) -> list[PairedComparison]:
-    """Return the baselines that the tuned model beats by less than ``margin``, as the rows show.
+    """Return the baselines that the tuned model beats by significantly less than ``margin``.
 
     A baseline is sufficient if the interval of the advantage lies below the margin. Testing several
-    baselines would accept a false one too often, so two procedures control the probability of any
-    false acceptance. Together they keep it below ``1 - confidence``; each uses half of it::
+    baselines would accept an insufficient one too often, so two procedures control the probability
+    of any false acceptance. Together they keep it below ``1 - confidence``; each uses half of it::
 
         fixed sequence    in order of validation score, at the plain level, up to the first failure
                           (Maurer, Hothorn and Lehmacher, 1995)
         Holm              all at a corrected level; finds baselines that come late in the sequence
 
-    The fixed sequence is valid because the test rows play no part in its order. Each procedure
-    gets half because only the upper end of a two-sided interval is used: at the plain level it
-    errs in half of ``1 - confidence``.
+    The fixed sequence is valid because its order does not depend on the test rows. Each procedure
+    gets half because only the upper end of a two-sided interval is used: at the uncorrected level,
+    its error probability is half of ``1 - confidence``.
     """
     enough = [*takewhile(lambda c: c.is_below(margin), rank_on_validation(comparisons))]
     names, left = set[str](), len(comparisons)
@@ -244,8 +244,9 @@ def choose_winner(
 ) -> PairedComparison:
     """Return the cheapest sufficient baseline that no other solution beats by more than the margin.
 
-    Two baselines are compared on the rows that both answered. The same test rows may choose among
-    the sufficient baselines, because :func:`find_sufficient` holds for all of them at once.
+    Two baselines are compared on the rows that both answered. The same test rows may be used to
+    choose among the sufficient baselines, because the guarantee of :func:`find_sufficient` covers
+    all of them at once.
     """
     behind = {c.name: max(_lead(evidence, other, c) for other in solutions) for c in sufficient}
     near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING_TOLERANCE]
@@ -262,7 +263,7 @@ def _lead(evidence: Evidence, other: PairedComparison, comparison: PairedCompari
 def mean_on_shared_rows(
     evidence: Evidence, first: Measured, second: Measured
 ) -> tuple[float, float] | None:
-    """Return the mean scores of two models on their shared rows; None without shared rows."""
+    """Return two models' mean scores on the rows that both answered; None without such rows."""
     pairs = read_pairs(evidence.folder, first, second, evidence.metrics)
     if not len(pairs):
         return None
@@ -272,7 +273,7 @@ def mean_on_shared_rows(
 
 
 def verification_level(comparisons: int, confidence: float) -> float:
-    """Return the confidence level at which Holm's procedure tests that many comparisons.
+    """Return the confidence level at which Holm's procedure tests this many comparisons.
 
     Only the upper end of each two-sided interval is used, which already halves the error.
     """
@@ -280,7 +281,7 @@ def verification_level(comparisons: int, confidence: float) -> float:
 
 
 def comparisons_to_json(comparisons: Sequence[PairedComparison]) -> dict[str, JSON]:
-    """Return all comparisons by model, with Holm-adjusted p-values."""
+    """Return all comparisons as a dict by model name, with Holm-adjusted p-values."""
     adjusted = adjust_p_values([comparison.comparison.p_value for comparison in comparisons])
     return {
         comparison.name: {**comparison.to_json(), "p_value_holm": p_value}

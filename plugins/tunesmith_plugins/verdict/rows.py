@@ -1,4 +1,4 @@
-"""Compute how many test rows would decide, and how many changed rows would flip the verdict."""
+"""Compute how many test rows would be enough, and how many changed rows would flip the verdict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def count_rows_needed(comparison: PairedComparison, margin: float, level: float)
             is higher than that of the comparison.
 
     Returns:
-        The number of rows; None if it cannot be estimated or exceeds :data:`MAX_ROWS`.
+        The number of rows, or None if it cannot be estimated or exceeds :data:`MAX_ROWS`.
     """
     advantage = comparison.advantage()
     towards = advantage.value if advantage.value >= margin else margin - advantage.value
@@ -56,11 +56,11 @@ def _fewest_rows(margin: float, confidence: float) -> int:
 
 
 def count_changes(comparison: PairedComparison, margin: float) -> int:
-    """Return how few wins would have to become losses to overturn FINE-TUNE.
+    """Return the smallest number of wins that would have to become losses to overturn FINE-TUNE.
 
     Returns:
-        The number of rows; 0 unless the values are 0 or 1 and the rows are independent and equally
-        weighted.
+        The number of rows, or 0 unless all values are 0 or 1 and the rows are independent and
+        equally weighted.
     """
     pairs = comparison.pairs
     baseline, tuned = pairs.baseline_values, pairs.tuned_values

@@ -1,4 +1,4 @@
-"""The rule of the verdict: the first of these conditions that is true decides.
+"""The rule of the verdict: the first of these conditions that holds decides.
 
 ::
 
@@ -18,24 +18,24 @@
          ... but the tuned model is underfitted                               NOT ENOUGH EVIDENCE
     5  Otherwise: too few test rows to decide.                                NOT ENOUGH EVIDENCE
 
-An underfitted model does not change case 4 if even a perfect model would not beat that baseline by
-the margin. NOTHING WORKS YET stays and names underfitting as the cause.
+If the model is underfitted, case 4 still applies if even a perfect model would not beat that
+baseline by the margin. NOTHING WORKS YET stays, and its sentence gives underfitting as the reason.
 
-Cases 3 and 4 look at the *advantage*: the paired difference from a baseline with its interval,
-positive if the tuned model is better. It is compared with two numbers::
+Cases 3 and 4 use the *advantage*: the paired difference from a baseline with its interval, positive
+if the tuned model is better. It is compared with two numbers::
 
                             0           margin
     FINE-TUNE               |    [--------|---o------]    value >= margin, interval above 0
     PROMPT, CLASSIFIER   [--|---o-----]   |               interval below the margin
     NOT ENOUGH EVIDENCE  [--|-----------o-|------]        anything else
 
-Why a margin: with enough rows even a tiny advantage is significant, but it does not pay for
-training and serving a model. The margin is also what makes "a prompt is enough" testable. No
-number of rows can show that two models are equal, only that they differ by less than something.
+Why there is a margin: with enough rows, even a tiny advantage is significant, but it does not pay
+for training and serving a model. The margin is also what makes "a prompt is enough" testable. No
+number of rows can show that two models are equal, only that they differ by less than some amount.
 
-Why case 3 names two baselines: the validation rows choose the strongest baseline, because the best
-one on the test rows would partly be the luckiest. But few validation rows may choose a weak one, so
-all other baselines must be beaten too.
+Why case 3 mentions the strongest baseline and every baseline: the validation rows choose the
+strongest one, because the best one on the test rows would partly be the luckiest. But few
+validation rows may choose a weak one, so all other baselines must be beaten too.
 
 ``docs/explanation/verdict.md`` explains the rule to users.
 """
@@ -90,23 +90,23 @@ from tunesmith_plugins.verdict.undertraining import (
 BETTER_TRAINED = "a tuned model that is not underfitted"
 NO_REASON = "even a perfect model would not be better by the margin"
 MAX_WRONG_SHARE = 0.3
-"""Share of wrong answers above which the sentence adds that a sufficient baseline is still bad."""
+"""Above this share of wrong answers, the sentence warns about a sufficient baseline."""
 BESIDE_TUNED = {
     "worse": "is better than the tuned model",
     "unclear": "is about as good as the tuned model",
     "better": "is only slightly worse than the tuned model",
 }
-"""How a winning baseline compares, by the outcome for the tuned model."""
+"""How the winning baseline compares with the tuned model, by the tuned model's outcome."""
 SEED_NOISE = 0.02
-"""Difference in accuracy that may be due to the training seed alone."""
+"""Difference in accuracy that the training seed alone may explain."""
 SEEDS = (
-    "a difference below 0.02 may be due to the random seed: `tunesmith seeds` repeats the training "
-    "with three seeds"
+    "a difference below 0.02 may be due to the random seed: `tunesmith seeds` repeats the "
+    "training with three seeds"
 )
 
 
 def give_verdict(evidence: Evidence) -> JSON:
-    """Judge a run; if a baseline is sufficient, save it as the winner."""
+    """Judge a run, and save the winning baseline if one is sufficient."""
     verdict = judge_case(evidence)
     if verdict.get("word") not in (PROMPT, CLASSIFIER):
         discard_winner(evidence.folder)
@@ -115,10 +115,10 @@ def give_verdict(evidence: Evidence) -> JSON:
 
 
 def judge_case(evidence: Evidence) -> JSON:
-    """Compute the verdict from the first metric that was measured on the tuned model.
+    """Judge the run by the first metric that was measured on the tuned model.
 
     Returns:
-        The verdict as JSON; empty if the tuned model was not measured.
+        The verdict as JSON, or an empty dict if the tuned model was not measured.
     """
     tuned = next((event for event in evidence.measured if event.model == TUNED), None)
     if tuned is None:
@@ -131,7 +131,8 @@ def judge_case(evidence: Evidence) -> JSON:
     if case.baselines:
         strongest, chosen_on_validation = find_strongest(case.baselines)
     if strongest is not None and not chosen_on_validation:
-        # The test rows both chose and judge this baseline: correct its interval for the choice.
+        # The test rows both choose and judge this baseline, so its interval is corrected for the
+        # choice.
         level = 1 - (1 - options.confidence) / len(case.baselines)
         strongest = replace(strongest, confidence=level)
     ruling = (
@@ -241,13 +242,13 @@ def _find_fine_tune(case: VerdictCase, strongest: PairedComparison | None) -> Ru
     if blocking:
         return _refuse_fine_tune(case, strongest, blocking)
     changes = count_changes(strongest, margin)
-    flipped = f"{changes} of the {advantage.n} rows had gone to {strongest.name} instead"
+    flipped = f"{changes} of the {advantage.n} rows flipped in favor of {strongest.name}"
     rows = f" (if {flipped})" if changes else ""
     return Ruling(
         FINE_TUNE,
         "the tuned model beats the strongest baseline by the margin or more, and clearly beats "
         "every baseline",
-        f"fine-tuning was worth it: better than the strongest baseline, {strongest.name}: "
+        f"fine-tuning was worth it, compared with the strongest baseline ({strongest.name}): "
         f"{case.numbers.compare(strongest)}",
         f"a difference below {case.numbers.plain(margin)}, or an interval that includes 0{rows}",
     )
@@ -256,7 +257,7 @@ def _find_fine_tune(case: VerdictCase, strongest: PairedComparison | None) -> Ru
 def _refuse_fine_tune(
     case: VerdictCase, strongest: PairedComparison, blocking: Sequence[Gap]
 ) -> Ruling:
-    """Return the ruling where the tuned model wins, but a kind of baseline is missing."""
+    """Return the ruling if the tuned model wins but a kind of baseline is missing."""
     kinds = " or ".join(dict.fromkeys(KINDS[gap.solution] for gap in blocking))
     return Ruling(
         NO_EVIDENCE,
@@ -272,8 +273,8 @@ def _refuse_fine_tune(
 def _find_unbeaten(case: VerdictCase, strongest: PairedComparison) -> PairedComparison | None:
     """Return the first baseline that the tuned model does not clearly beat; None if it beats all.
 
-    The strongest baseline comes first, then the one with the smallest advantage. The claim needs
-    every single test to succeed, so no level has to be corrected (intersection-union test).
+    The strongest baseline comes first, followed by the one with the smallest advantage. FINE-TUNE
+    needs every single test to succeed, so no level has to be corrected (intersection-union test).
     """
     others = [comparison for comparison in case.baselines if comparison.name != strongest.name]
     ranked = [strongest, *sorted(others, key=lambda comparison: comparison.advantage().value)]
@@ -306,7 +307,7 @@ def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
 
 
 def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> str:
-    """Describe what would make the baseline insufficient; the margin must stay above 0."""
+    """Describe the margin that would make the baseline insufficient; it must stay above 0."""
     high = comparison.advantage().high
     if high <= 0:
         return "only a better tuned model"
@@ -317,7 +318,7 @@ def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> s
 def _withhold_if_undertrained(case: VerdictCase, ruling: Ruling) -> Ruling:
     """Withhold a ruling that advises against tuning if the tuned model is underfitted.
 
-    NOTHING WORKS YET is not such advice: it stays, and its sentence adds the reason.
+    NOTHING WORKS YET does not advise against tuning: it stays, and its sentence adds the reason.
     """
     if ruling.word not in (NOTHING_WORKS, PROMPT, CLASSIFIER):
         return ruling
@@ -371,9 +372,10 @@ def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> 
 
 
 def _is_constant(case: VerdictCase) -> bool:
-    """Return True if all models have the same value on all rows, unless it is the best possible.
+    """Return True if all models have the same value on all rows and it is not the best possible.
 
-    If all models are right everywhere, more rows can still show an advantage below the margin.
+    If all models are right on every row, more rows can still show that the advantage is below the
+    margin.
     """
     values = {
         v for c in case.comparisons for v in (*c.pairs.tuned_values, *c.pairs.baseline_values)

@@ -1,7 +1,7 @@
-"""Detect undertraining: the score of an underfitted model is not evidence against tuning.
+"""Detect underfitting: the score of an underfitted model is not evidence against tuning.
 
-While more training should help, the rule withholds verdicts that advise against tuning, unless
-even a perfect model would not change them.
+If more training should help, the rule withholds verdicts that advise against tuning, unless even a
+perfect model would not change them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 def describe_undertraining(folder: Path) -> str | None:
-    """Describe why more training should help and what to change; otherwise None.
+    """Return the reason why more training should help and what to change, or None if it would not.
 
     Args:
         folder: the run folder, with the events up to the evaluation.
 
     Raises:
-        IntegrityError: the log or a file with an evaluation is damaged.
+        IntegrityError: the log or an evaluation file is damaged.
     """
     log = RunFolder(folder).events
     if not log.is_file():
@@ -33,7 +33,7 @@ def describe_undertraining(folder: Path) -> str | None:
 
 
 def imagine_perfect_model(comparison: PairedComparison) -> PairedComparison | None:
-    """Return the comparison with a perfect tuned model; None if the metric has no best value."""
+    """Return the comparison with a perfect tuned model, or None if the metric has no best value."""
     low, high = comparison.bounds or (-math.inf, math.inf)
     best = high if comparison.measured.higher_is_better else low
     if not math.isfinite(best):

@@ -147,7 +147,7 @@ def test_too_few_rows_are_refused() -> None:
     rows = write(rng, 30, INSIDE)
     with pytest.raises(DataError, match="only 10 differ"):
         measure_coverage(rows[:10] * 9, rows)
-    with pytest.raises(DataError, match="no rows to compare"):
+    with pytest.raises(DataError, match="there are no rows to compare"):
         measure_coverage(rows, [])
 
 

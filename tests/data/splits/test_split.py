@@ -219,7 +219,7 @@ def test_a_template_of_few_rows_ties_nothing() -> None:
     prompts = [f"What is the capital of the old kingdom of {name}?" for name in ("Oz", "Ur", "Id")]
     split = split_prompts(prompts, test_size=1, seed=0, near_duplicates=True)
     assert len(split.test) == 1
-    assert split.findings[0].message.startswith("3 rows resemble a fifth of the data")
+    assert split.findings[0].message.startswith("3 rows are similar to a fifth of the data")
 
 
 def test_a_size_that_cannot_be_met_is_reported() -> None:
@@ -271,9 +271,15 @@ def test_answers_that_hardly_recur_are_no_labels() -> None:
 def test_errors_for_data_that_cannot_be_split() -> None:
     two = ["a", "b"]
     cases: list[tuple[str, Callable[[], object]]] = [
-        ("at least 2 records, got 1", lambda: split_prompts(["a"], test_size=0.5, seed=0)),
-        ("at least 2 records, got 0", lambda: split_prompts([], test_size=0.5, seed=0)),
-        ("leaves nothing to train on, got 2 of 2", lambda: split_prompts(two, test_size=2, seed=0)),
+        (
+            "at least 2 records, but there are only 1",
+            lambda: split_prompts(["a"], test_size=0.5, seed=0),
+        ),
+        (
+            "at least 2 records, but there are only 0",
+            lambda: split_prompts([], test_size=0.5, seed=0),
+        ),
+        ("leaves no rows to train on, got 2 of 2", lambda: split_prompts(two, test_size=2, seed=0)),
         ("must be a share below 1", lambda: split_prompts(two, test_size=1.0, seed=0)),
         ("must be a share", lambda: split_prompts(two, test_size=0, seed=0)),
         ("must be a share", lambda: split_prompts(two, test_size=-0.1, seed=0)),
@@ -391,7 +397,7 @@ def test_texts_of_one_form_keep_nothing_together() -> None:
     result = split_prompts(prompts, test_size=40, seed=0, near_duplicates=True)
     assert len(result.test) == 40
     assert 5 < sum(i < 80 for i in result.test) < 30
-    assert any("resemble a fifth of the data" in f.message for f in result.findings)
+    assert any("are similar to a fifth of the data" in f.message for f in result.findings)
 
 
 # --- the validation part
@@ -425,7 +431,7 @@ def test_validation_rows_are_apart_from_all_others() -> None:
         records, request_for(records, test=False), near_duplicates=False, validation=48
     )
     assert (len(given.train), len(given.validation), len(given.test)) == (352, 48, 0)
-    with pytest.raises(DataError, match=r"split\.validation_size: leaves nothing to train on"):
+    with pytest.raises(DataError, match=r"split\.validation_size: leaves no rows to train on"):
         split_records(records, request_for(records), near_duplicates=False, validation=320)
 
 

@@ -34,8 +34,8 @@ def test_answers_that_are_cut_before_the_reference_ends_are_told_apart(tmp_path:
           *[("no", False)] * 40)  # fmt: skip
     assert count_cut_answers(tmp_path, EVENT) == CutAnswers(rows=100, cut=60, short=3)
     assert describe_cut_answers(tmp_path, EVENT) == (
-        "tuned: 3 of 100 answers cut off before reaching the length of the expected answer: raise "
-        "max_new_tokens of exact-match"
+        "tuned: 3 of 100 answers were cut off before they reached the length of the expected "
+        "answer: raise max_new_tokens of exact-match"
     )
     write(tmp_path, *[("a right", True)] * 2, *[("on and on and on", True)] * 98)
     assert describe_cut_answers(tmp_path, EVENT) == "", "a model that rambles is cut, too"

@@ -114,7 +114,7 @@ def test_training_rows_with_lower_losses_are_memorized(tmp_path: Path) -> None:
     write_validation(tmp_path, LEVEL, [value + 1 for value in LEVEL])
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, train=LOW, base=LEVEL))
     assert diagnosis is not None and diagnosis.state == "memorized"
-    assert "in 100 % of train/test pairs" in diagnosis.sentence
+    assert "100 % of the time" in diagnosis.sentence
     assert "has also learned the task" not in diagnosis.sentence
 
 
@@ -235,7 +235,7 @@ def test_a_loss_that_is_far_from_memorized_is_only_a_gap(tmp_path: Path) -> None
     ("last", "advice"),
     [
         (None, "more training rows would help; the model has"),
-        (LEVEL, "fewer epochs would not: the validation loss was lowest at the end"),
+        (LEVEL, "fewer epochs would not help, since the validation loss was lowest at the end"),
         (
             [value + 1 for value in LEVEL],
             "the validation loss rises after step 3: train for fewer epochs",

@@ -42,10 +42,10 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ({"controls": [{"prompt": "p", "answer": "a"}] * 99}, "99 controls, but at least 100"),
         ({"canaries": []}, "contains no canaries"),
-        ({"repetitions": [1]}, "not as many repetition counts"),
-        ({"kind": "poem"}, "is not a file of canaries"),
-        ({"schema": "x"}, "is not a file of canaries"),
-        ({"controls": 3}, "is not a file of canaries"),
+        ({"repetitions": [1]}, "a different number of repetition counts"),
+        ({"kind": "poem"}, "this is not a file of canaries"),
+        ({"schema": "x"}, "this is not a file of canaries"),
+        ({"controls": 3}, "this is not a file of canaries"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(

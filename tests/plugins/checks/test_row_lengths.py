@@ -131,7 +131,7 @@ def test_a_test_prompt_without_room_for_an_answer_is_refused(model: Path) -> Non
     asks, scores = review(model, SHORT, [*SHORT, LONG])
     assert (asks.level, asks.where, asks.count) == ("error", "rows:40", 1)
     assert "exact-match allows 11 more" in asks.message
-    assert "the model's context is 512" in asks.message
+    assert "the model's context is only 512 tokens" in asks.message
     assert asks.examples == ("rows:40 has 60,013 tokens",)
     assert "max_new_tokens" not in asks.hint, "no limit helps"
     assert (scores.level, scores.where) == ("error", "rows:40") and "by loss" in scores.message
@@ -216,7 +216,7 @@ def test_a_limit_below_the_references_is_found_with_the_one_that_is_needed(model
     assert (finding.level, finding.where) == ("warning", "evaluators.0.max_new_tokens")
     assert finding.count == 1 and finding.examples[0].startswith("rows:40 has ")
     assert "exact-match generates at most 4 tokens" in finding.message
-    needed = int(finding.hint.split(" = ")[1].split()[0])
+    needed = int(finding.hint.split(" to ")[1].split()[0])
     assert review_limit(model, rows, max_new_tokens=needed) == []
     assert review_limit(model, rows) == [], "auto: the longest reference fits in"
     assert review_limit(model, [*rows, LONG_ANSWER])[0].count == 1, "but no more than 512 tokens"

@@ -73,7 +73,10 @@ def test_libraries_that_only_a_run_needs_are_warnings(
     assert done.exit_code == 0, done.output
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == len({line.split(": ")[1] for line in warnings}), "one for each"
-    assert "warning: data: the rows are not split: the splitter's libraries are missing" in warnings
+    assert (
+        "warning: data: the rows are not split, because libraries of the splitter are missing"
+        in warnings
+    )
     missing = "needed for the run but not available: jinja2>=3.1 is not installed"
     assert f"warning: reporter html: {missing}" in warnings
     assert "pip install 'numpy>=1.26' 'jinja2>=3.1'" in done.stderr
@@ -123,7 +126,11 @@ def test_the_contents_of_the_data_and_several_rows_are_shown(
 
     done = tunesmith("check", "run.toml")
     assert re.search(r"^train: \d+ rows of ", done.stdout, re.MULTILINE)
-    shown = [line.split()[0] for line in done.stdout.splitlines() if "marks trained text" in line]
+    shown = [
+        line.split()[0]
+        for line in done.stdout.splitlines()
+        if "marks text that is trained on" in line
+    ]
     assert shown[0] == "first"
     assert {"longest", "random"} & {*shown}
     assert max(map(len, done.stdout.splitlines())) < EXCERPT + 100

@@ -125,7 +125,7 @@ def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, row
     done = tunesmith("data", "show", "run.toml", "--part", "test", "--json")
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
     refused = tunesmith("data", "show", "rows.jsonl", "--tokens")
-    assert refused.exit_code == 2 and "needs a run file" in refused.stderr
+    assert refused.exit_code == 2 and "a run file is needed" in refused.stderr
     (rows.parent / "x.bin").write_bytes(b"\0")
     assert "no data loader recognizes" in tunesmith("data", "show", "x.bin").stderr
 
@@ -241,7 +241,7 @@ def test_stats_compare_the_parts(tunesmith: Tunesmith, tmp_path: Path, rows: Pat
     done = tunesmith("data", "stats", "both.toml", *options)
     assert done.exit_code == 0, done.output
     assert "2 rows are skipped: answer is empty" in done.stdout
-    assert "rows that are also in an earlier part: 3" in done.stdout
+    assert "rows that are also in an earlier split: 3" in done.stdout
 
 
 # -------------------------------------------------------------------------- fix

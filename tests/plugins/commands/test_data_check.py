@@ -45,7 +45,7 @@ def test_findings_are_a_table_with_examples(tunesmith: Tunesmith, tmp_path: Path
         in done.stdout
     )
     assert (
-        "  to do: remove the copies, which make training weigh these rows several times"
+        "  to do: remove the copies, which give these rows several times the weight in training"
         in done.stdout
     )
 

@@ -61,7 +61,7 @@ def test_a_size_that_is_none_is_refused(tunesmith: Tunesmith, tmp_path: Path) ->
     write_rows(data, 30, 30)
     for args, text in (
         ((data, "--test-size", "some"), "must be a share below 1 or a number of rows"),
-        ((data, "--test-size", "30"), "leaves nothing to train on"),
+        ((data, "--test-size", "30"), "leaves no rows to train on"),
     ):
         result = tunesmith("data", "split", *args, "--out", tmp_path / "parts")
         assert result.exit_code in (2, 3) and text in result.output

@@ -100,7 +100,7 @@ def test_failures_of_an_evaluation(
         found = json.loads(tunesmith("failures", out, "--json").stdout)
         assert [row["expected"] for row in found["wrong"]] == wrong
         shown = tunesmith("failures", out).stdout
-        is_unknown = "the base model was better: not measured by this metric" in shown
+        is_unknown = "the base model was better: not measured with this metric" in shown
         assert is_unknown == (not arguments)
     assert tunesmith("failures", tmp_path).exit_code == 2
 
@@ -112,7 +112,7 @@ def test_a_run_without_weak_slices(tunesmith: Tunesmith, finished: Path) -> None
     found = find_failures(finished, report, None)
     assert found.confirmed == [] and found.wrong == [] and len(found.rows) == 4
     shown = tunesmith("failures", finished).stdout
-    assert "weak slices were not searched: this needs 40 rows or more" in shown
+    assert "weak slices were not searched for, because this needs at least 40 rows" in shown
 
 
 def add_joint_metric(folder: Path, metrics: dict[str, bool]) -> None:
@@ -138,7 +138,7 @@ def add_joint_metric(folder: Path, metrics: dict[str, bool]) -> None:
 def test_a_metric_of_all_rows_together_judges_none(failing: Tunesmith, tmp_path: Path) -> None:
     add_joint_metric(tmp_path / "done", {"bleu": True})
     done = failing("failures", "done", "--metric", "bleu")
-    assert done.exit_code == 2 and "has no score per row" in done.output
+    assert done.exit_code == 2 and "has no per-row scores" in done.output
 
 
 def test_another_metric_judges_rows_in_its_place(failing: Tunesmith, tmp_path: Path) -> None:
@@ -146,4 +146,4 @@ def test_another_metric_judges_rows_in_its_place(failing: Tunesmith, tmp_path: P
     done = failing("failures", "done", "--metric", "bleu")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("rouge ")
-    assert "bleu has no score per row, so another metric judges the rows" in done.stdout
+    assert "bleu has no per-row scores, so another metric judges the rows" in done.stdout

@@ -167,7 +167,7 @@ def assert_all_pass(result: subprocess.CompletedProcess[str]) -> None:
 
 def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
     write_plugin(tmp_path / "x", "mine", "evaluator")
-    with pytest.raises(UsageError, match="not an empty folder"):
+    with pytest.raises(UsageError, match="exists and is not empty"):
         write_plugin(tmp_path / "x", "mine", "evaluator")
     (tmp_path / "file").touch()
     for write in (write_plugin, write_file):

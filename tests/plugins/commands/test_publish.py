@@ -205,9 +205,9 @@ def test_a_public_repository_is_not_written_by_accident(hub: Any, run: Path) -> 
 def test_what_cannot_be_downloaded_leaves_nothing(hub: Any, tmp_path: Path) -> None:
     api, repositories = hub
     repositories["team/pickled"] = {"private": True, "files": {"pytorch_model.bin": b"x"}}
-    with pytest.raises(UsageError, match="has no safetensors"):
+    with pytest.raises(UsageError, match="contains no safetensors"):
         download(api, "team/pickled", None, tmp_path / "x")
-    with pytest.raises(UsageError, match="no such model, or it is private"):
+    with pytest.raises(UsageError, match="this model does not exist, or it is private"):
         download(api, "team/none", None, tmp_path / "x")
     gone = HfApi("http://127.0.0.1:9", token="hf_secretsecretsecret")
     with pytest.raises(EnvironmentProblem, match="cannot access the Hub") as caught:

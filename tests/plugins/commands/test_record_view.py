@@ -122,7 +122,7 @@ def test_the_summary_counts_what_rows_hold() -> None:
     assert summarize([CHAT, CHAT, PAIR, *labels], NOTHING) == [
         "2 rows of conversations: 2 tool definitions, 4 trained answers, "
         "2 answers with reasoning, 2 tool calls, 2 answers with weight 0",
-        "1 row of preference pairs; only the chosen answers are trained",
+        "1 row of preference pairs; only the chosen answers are trained on",
         "3 rows of labeled answers: 1 good, 2 bad",
     ]
     assert summarize([PAIR], frozenset({"rejected"})) == ["1 row of preference pairs"]

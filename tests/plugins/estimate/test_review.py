@@ -177,7 +177,7 @@ def test_force_starts_the_run_with_a_warning(
     has(monkeypatch, 300 * MIB)
     done = tunesmith("run", "run.toml", "--out", "out", "--force")
     assert done.exit_code == 0, done.output
-    assert "not enough memory, but started with --force: needs at least" in done.stderr
+    assert "not enough memory, but the run was started with --force: needs at least" in done.stderr
     assert not report_of("out")["forecast"]["refused"]
 
 
@@ -190,7 +190,7 @@ def test_force_starts_a_refused_run_by_resume_too(
     assert again.exit_code == 4 and "`tunesmith resume --force` starts it anyway" in again.stderr
     done = tunesmith("resume", "out", "--force")
     assert done.exit_code == 0, done.output
-    assert "not enough memory, but started with --force: needs at least" in done.stderr
+    assert "not enough memory, but the run was started with --force: needs at least" in done.stderr
     assert not report_of("out")["forecast"]["refused"]
 
 

@@ -55,7 +55,7 @@ def test_the_log_probability_of_the_secret_counts_tuned_minus_base(
     assert [c["repetitions"] for c in details["canaries"]] == [1, 3]
     assert details["canaries"][1]["rank"] == 1 and not details["holds"]
     assert "memorizes: the model knows 1 of 2 canaries" in details["finding"]
-    assert "7.7 bits if injected 3 times" in details["finding"]
+    assert "7.7 bits for secrets injected 3 times" in details["finding"]
     calibrated = measure(
         tmp_path, drawn, FakeTextModel(logprobs=known), FakeTextModel(logprobs=known), train
     )
@@ -65,7 +65,7 @@ def test_the_log_probability_of_the_secret_counts_tuned_minus_base(
 
 def test_canaries_that_are_not_trained_are_refused(tmp_path: Path) -> None:
     drawn = draw_canaries("chat", [1], 100, seed=2)
-    with pytest.raises(UsageError, match="no canary is among"):
+    with pytest.raises(UsageError, match="none of the canaries is in"):
         measure(tmp_path, drawn, FakeTextModel(), FakeTextModel(), [])
 
 
@@ -107,5 +107,5 @@ def test_a_command_plants_and_a_run_measures(tmp_path: Path, monkeypatch: Any) -
     Path("run.toml").write_text(
         Path("run.toml").read_text().replace("injected.jsonl", "rows.jsonl")
     )
-    with pytest.raises(tunesmith.TunesmithError, match="no canary in this file"):
+    with pytest.raises(tunesmith.TunesmithError, match="none of the canaries in this file"):
         tunesmith.run(tmp_path / "run.toml", out=tmp_path / "other")

@@ -105,7 +105,7 @@ def test_a_judge_that_prefers_the_first_answer_fails_the_anchors() -> None:
     assert measured.details["first_preferred"] == 10
     finding = measured.details["finding"]
     assert (
-        finding.startswith("no verdict, the judge preferred a reference") and "0 of 20" in finding
+        finding.startswith("no verdict, the judge preferred the reference") and "0 of 20" in finding
     )
 
 
@@ -124,7 +124,10 @@ def test_injections_are_taken_out_and_counted() -> None:
     measured = measure(obedient, dict.fromkeys(RIGHT, attack), RIGHT)
     assert measured.values == (0.0,) * 20 and measured.details["holds"]
     assert measured.details["attempts"] == [20, 0]
-    assert "seem to instruct the judge: 20, of the other model 0" in measured.details["finding"]
+    assert (
+        "seem to instruct the judge: 20 of this model, 0 of the other"
+        in measured.details["finding"]
+    )
 
 
 def test_an_answer_does_not_win_by_persuading_the_judge() -> None:
@@ -136,7 +139,7 @@ def test_an_answer_does_not_win_by_persuading_the_judge() -> None:
     assert details["holds"] and (details["wins"], details["losses"]) == (7, 0)
     assert details["attempts"] == [0, 0] and details["withdrawn"] == [5, 0]
     assert (details["misplaced"], details["misplaced_lost"]) == (40, 40)
-    assert "reference of another request: 5, of the other model 0" in details["finding"]
+    assert "references of unrelated requests: 5 of this model, 0 of the other" in details["finding"]
     swapped = measure(persuaded, half(RIGHT, "wrong"), ours)
     assert swapped.values == (0.5,) * 5 + (0.5, 0.0) * 7 + (0.5,)
     assert swapped.details["withdrawn"] == [0, 5]
@@ -149,12 +152,12 @@ def test_replies_that_are_no_verdict_are_no_result() -> None:
     ours = {key: f"mine {n}" for n, key in enumerate(RIGHT)}
     measured = measure(chatty, ours, {key: f"other {n}" for n, key in enumerate(RIGHT)})
     assert not measured.details["holds"] and measured.details["invalid"] == 40
-    assert "100 % of the replies are neither" in measured.details["finding"]
+    assert "100 % of the replies contain none of" in measured.details["finding"]
     # The judge is not asked about equal answers: they are no replies that it understood.
     alike = {key: text if n < 2 else "alike" for n, (key, text) in enumerate(ours.items())}
     found = measure(chatty, alike, {**alike, "q0": "other 0", "q1": "other 1"}).details
     assert (found["holds"], found["invalid"]) == (False, 4)
-    assert "100 % of the replies are neither" in found["finding"]
+    assert "100 % of the replies contain none of" in found["finding"]
 
 
 def test_equal_answers_need_no_judge() -> None:

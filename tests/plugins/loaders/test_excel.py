@@ -77,14 +77,14 @@ def test_a_row_that_cannot_be_used_is_counted(tmp_path: Path) -> None:
     dataset = load(path, max_skipped=0.9)
     assert [row.cause for row in dataset.skipped] == [
         "`completion` is null",
-        "a formula has an error",
+        "a formula results in an error",
     ]
 
 
 def test_one_of_several_sheets_must_be_chosen(tmp_path: Path) -> None:
     header: list[object] = ["prompt", "completion"]
     path = write(tmp_path / "t.xlsx", header, ["p", "c"], More=[header, ["q", "d"]], Empty=[])
-    with pytest.raises(DataError, match="several sheets: Sheet, More, Empty"):
+    with pytest.raises(DataError, match="several sheets with cells: Sheet, More, Empty"):
         load(path)
     (record,) = load(path, sheet="More").train
     assert isinstance(record, Completion) and record.prompt == "q"

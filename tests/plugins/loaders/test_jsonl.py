@@ -81,15 +81,15 @@ UNUSABLE_ROWS = {
     "depth 100,000": (b'{"x": ' + b"[" * 100_000, "nested deeper than 32 levels"),
     "same key twice": (
         b'{"prompt": "p", "prompt": "q", "completion": "c"}',
-        "an object with the same key twice",
+        "an object has the same key twice",
     ),
     "5,000 digits": (
         b'{"prompt": "p", "x": ' + b"9" * 5_000 + b"}",
-        "a number with thousands of digits",
+        "a number has thousands of digits",
     ),
     "20,000 keys": (
         json.dumps({str(n): n for n in range(20_000)}).encode(),
-        "an object with more than 256 keys",
+        "an object has more than 256 keys",
     ),
     "empty answer": (row(completion=""), "answer is empty"),
     "blank answer": (row(completion=" \n\t"), "answer is empty"),
@@ -116,11 +116,11 @@ UNUSABLE_CHATS = {
     "message no object": (b'{"messages": ["hi"]}', "a message is text, not an object"),
     "null content": (
         chat(("user", "q"), ("assistant", None)),
-        "content is null, not text",
+        "the content is null, not text",
     ),
     "image part": (
         chat(("user", [{"type": "image", "url": "x"}]), ("assistant", "a")),
-        "content has a part that is not text",
+        "the content has a part that is not text",
     ),
     "assistant first": (chat(("assistant", "a")), "conversation starts with the assistant"),
     "two users": (
@@ -133,18 +133,18 @@ UNUSABLE_CHATS = {
     ),
     "late system": (
         chat(("user", "q"), ("system", "s"), ("assistant", "a")),
-        "system message after the start",
+        "a system message is not at the start",
     ),
     "tool without a call": (
         chat(("user", "q"), ("tool", "t"), ("assistant", "a")),
-        "tool turn without a call by the assistant",
+        "a tool turn has no call by the assistant before it",
     ),
     "user after tool": (
         chat(("user", "q"), ("assistant", "a"), ("tool", "t"), ("user", "q"), ("assistant", "a")),
-        "user turn right after a tool turn",
+        "a user turn directly follows a tool turn",
     ),
-    "ends with the user": (chat(("user", "q")), "last turn is not the assistant's"),
-    "system alone": (chat(("system", "s")), "last turn is not the assistant's"),
+    "ends with the user": (chat(("user", "q")), "the last turn is not the assistant's"),
+    "system alone": (chat(("system", "s")), "the last turn is not the assistant's"),
     "unknown role": (chat(("wizard", "q"), ("assistant", "a")), "a message has an unknown role"),
     "empty answer": (chat(("user", "q"), ("assistant", "")), "answer is empty"),
     "empty question": (chat(("user", ""), ("assistant", "a")), "prompt is empty"),
@@ -157,7 +157,7 @@ UNUSABLE_CHATS = {
     "weight": (
         b'{"messages": [{"role": "user", "content": "q"},'
         b' {"role": "assistant", "content": "a", "weight": 0}]}',
-        "no answer of the conversation is trained",
+        "no answer in the conversation is trained on",
     ),
 }
 
@@ -170,7 +170,7 @@ def test_an_unusable_conversation_is_skipped(tmp_path: Path, bad: bytes, cause: 
 
 
 UNUSABLE_PAIRS = {
-    "same": (pair(rejected="good"), "chosen and rejected are the same"),
+    "same": (pair(rejected="good"), "the chosen and the rejected answer are the same"),
     "missing side": (pair(rejected=None), "`rejected` is null"),
     "empty side": (pair(rejected=" "), "answer is empty"),
     "no prompt": (pair(prompt=None), "has no prompt"),
@@ -180,7 +180,7 @@ UNUSABLE_PAIRS = {
             chosen=[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
             rejected=[{"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}],
         ),
-        "chosen and rejected differ before the last answer",
+        "`chosen` and `rejected` differ before the last answer",
     ),
 }
 

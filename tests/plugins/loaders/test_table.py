@@ -74,8 +74,8 @@ def test_quotes_newlines_and_line_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad, cause, lines",
     [
-        (b"a,b,c", "not as many fields as the header", [3]),
-        (b"a", "not as many fields as the header", [3]),
+        (b"a,b,c", "a different number of fields than in the header", [3]),
+        (b"a", "a different number of fields than in the header", [3]),
         (b'"a"b,c', "not CSV", [3]),
         (b'"a\nb\nc"d,c', "not CSV", [3, 4, 5]),
         (b"caf\xe9,c", "not UTF-8", [3]),

@@ -124,7 +124,7 @@ def test_pdf_and_word_documents(tmp_path: Path) -> None:
     dataset = load(str(tmp_path), max_skipped=0.5)
     assert texts(dataset) == ["Hello from Word.", "Hello from PDF."]
     assert dataset.train[1].source.endswith("b.pdf:1")
-    assert [x.cause for x in dataset.skipped] == ["document cannot be read"]
+    assert [x.cause for x in dataset.skipped] == ["the document cannot be read"]
 
 
 def test_unusable_documents_are_skipped(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_unusable_documents_are_skipped(tmp_path: Path) -> None:
     assert texts(dataset) == ["good"]
     assert [(x.where[-7:], x.cause) for x in dataset.skipped] == [
         ("b.txt:1", "not UTF-8"),
-        ("c.txt:1", "document cannot be read"),
+        ("c.txt:1", "the document cannot be read"),
         ("d.txt:1", "`text` contains a NUL character"),
     ]
     with pytest.raises(DataError, match="3 of 4 rows cannot be used"):
@@ -145,7 +145,7 @@ def test_unusable_documents_are_skipped(tmp_path: Path) -> None:
 
 
 def test_names_that_hold_no_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="contains no texts") as caught:
+    with pytest.raises(DataError, match="contains no files to read") as caught:
         load(str(tmp_path))
     assert "another data loader" in str(caught.value.hint) and ".md" in str(caught.value.hint)
     with pytest.raises(DataError, match="no such file"):

@@ -131,7 +131,7 @@ def test_a_row_without_a_time_is_refused() -> None:
     splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation_size=None))
     with pytest.raises(DataError, match=r"r:2: has no time") as caught:
         splitter.split(iter(records), request_for(records))
-    assert caught.value.hint == "give each row a time, or remove those without one"
+    assert caught.value.hint == "give each row a time, or remove rows without one"
 
 
 def test_a_column_that_the_loader_does_not_read_is_refused() -> None:
@@ -140,5 +140,5 @@ def test_a_column_that_the_loader_does_not_read_is_refused() -> None:
         BY_TIME.build(build(ByTimeOptions, column="created")).split(records, request_for(records))
     assert (
         caught.value.hint
-        == 'also name the column in data.slices, so it is read: data.slices = ["created"]'
+        == 'also list the column in data.slices, so that it is read: data.slices = ["created"]'
     )

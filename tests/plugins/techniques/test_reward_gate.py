@@ -38,7 +38,9 @@ def test_data_where_the_longer_is_always_chosen_cannot_pass() -> None:
     bad = [0.0] * 100
     unclear = decide_gate(build_reward_report(good, bad, lengths), accept_weak=False)
     assert not unclear.passed
-    assert "it may measure length alone, which is right in 1.000" in unclear.message
+    assert (
+        "the reward model may only measure length, which alone is right in 1.000" in unclear.message
+    )
     decided = build_reward_report(
         [*good, *[1.0] * 8], [*bad, *[0.0] * 8], [*lengths, *[(9, 9)] * 8]
     )
@@ -62,7 +64,7 @@ def test_five_pairs_are_too_few() -> None:
 def test_a_failed_gate_stops_the_run_unless_it_is_accepted(accept_weak: bool) -> None:
     failed = decide_gate(None, accept_weak=accept_weak)
     assert not failed.passed and failed.accepted == accept_weak
-    assert failed.message == "no validation pairs to evaluate the reward model on"
+    assert failed.message == "there are no validation pairs to evaluate the reward model on"
     if accept_weak:
         enforce_gate(failed)
         return

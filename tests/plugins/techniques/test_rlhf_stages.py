@@ -467,7 +467,7 @@ def test_a_reward_model_of_length_stops_the_run(
     biased = {"train": pairs(longer, 0, 96), "validation": pairs(longer, 1000, 1150)}
     config = options(reward={"epochs": 4})
     run = RlhfRun(tmp_path / "run", model_with_preferences, config, **biased)
-    with pytest.raises(GateError, match="it rewards length: accuracy 0"):
+    with pytest.raises(GateError, match="the reward model rewards length: accuracy 0"):
         run.train()
     assert (run.out / "reward" / "adapter").is_dir()
     assert not (run.out / "policy").exists()
@@ -479,7 +479,9 @@ def test_a_reward_model_of_length_stops_the_run(
     assert {event.part for event in measured.values()} == {"validation"}
     assert measured["reward_accuracy"].low > 0.5  # it beats chance, by length alone
     before = len(run.events)
-    with pytest.raises(GateError, match="it rewards length"):  # resumed: it is stopped again
+    with pytest.raises(
+        GateError, match="the reward model rewards length"
+    ):  # resumed: it is stopped again
         run.train()
     assert not [e for e in run.events[before:] if isinstance(e, (StepFinished, GateChecked))]
     forced = options(reward={"epochs": 4, "gate__accept_weak": True}, policy={"max_steps": 1})
@@ -494,7 +496,7 @@ def test_a_reward_model_trained_on_noise_stops_the_run(
 ) -> None:
     data = {"train": pairs(noise, 0, 24), "validation": pairs(noise, 100, 130)}
     run = RlhfRun(tmp_path / "run", model_with_preferences, options(), **data)
-    with pytest.raises(GateError, match="it does not beat chance"):
+    with pytest.raises(GateError, match="the reward model does not beat chance"):
         run.train()
     assert not run.events_of(StepFinished, "policy")
 
@@ -505,7 +507,7 @@ def test_pairs_of_one_group_count_once_in_the_gate(
     """Thirty copies of three pairs are three observations: too few to beat chance."""
     test = tuple(replace(TEST[n % 3], group=f"g{n % 3}") for n in range(30))
     run = RlhfRun(tmp_path / "run", model_with_preferences, options(), validation=test)
-    with pytest.raises(GateError, match="it does not beat chance"):
+    with pytest.raises(GateError, match="the reward model does not beat chance"):
         run.train()
 
 
@@ -752,7 +754,7 @@ def test_a_function_of_an_installed_package_is_a_reward() -> None:
     [
         ('{"artifact": "../elsewhere"}', "outside the run folder"),
         ('{"artifact": "/etc"}', "outside the run folder"),
-        ('{"artifact": "adapter", "unknown": 1}', "not written by this stage"),
+        ('{"artifact": "adapter", "unknown": 1}', "not written by the stage"),
         ("[1]", "JSON object"),
         ("[" * 100_000, "JSON"),
     ],

@@ -32,7 +32,8 @@ def test_fine_tune(case: Case) -> None:
     )
     assert verdict["difference"] == pytest.approx(0.3) and verdict["low"] > 0
     assert verdict["sentence"].startswith(
-        "fine-tuning was worth it: better than the strongest baseline, linear: right 0.600 -> 0.900"
+        "fine-tuning was worth it, compared with the strongest baseline (linear): "
+        "right 0.600 -> 0.900"
     )
     assert set(verdict["comparisons"]) == {"majority", "linear", "zero-shot"}
     assert json.dumps(verdict)
@@ -448,7 +449,7 @@ def test_one_answer_to_everything_may_reach_the_minimum(case: Case) -> None:
     case.baseline("majority", right(0.6))
     case.model("tuned", right(0.45))
     sentence = case.judge({"right": 0.5})["sentence"]
-    assert "except the majority-class baseline (majority, 0.600)" in sentence
+    assert "except for the majority-class baseline (majority, 0.600)" in sentence
 
 
 def test_without_the_tuned_model_there_is_no_verdict(case: Case) -> None:

@@ -135,5 +135,5 @@ def test_the_baseline_and_the_evaluator(model: TorchTextModel) -> None:
     right = replace(ROWS[0], completion=measured.outputs[0].replace(", ", " ,\n"))
     [measured] = prepared.measure(model, [right, replace(right, completion="{}")])
     assert measured.values == (1.0, 0.0)
-    with pytest.raises(UsageError, match="no answer of the test rows"):
+    with pytest.raises(UsageError, match="none of the test rows has a JSON object"):
         evaluator.measure(model, [replace(right, completion="no JSON")])

@@ -20,7 +20,7 @@ from tunesmith_cloud.launchers import LAUNCHERS, Work, name_job
 from tunesmith_cloud.options import CloudOptions
 
 SUBMITTERS = ("slurm", "ray")
-"""Clusters with their own plugin and its command ``tunesmith NAME submit``."""
+"""Clusters that have their own plugin, with a command ``tunesmith NAME submit``."""
 
 
 @click.command("submit")
@@ -35,7 +35,7 @@ SUBMITTERS = ("slurm", "ray")
 @click.option("--cpus", type=int, help="Override cloud.cpus.")
 @click.option("--memory", type=int, help="Override cloud.memory, in GiB.")
 @click.option("--volume", help="Override cloud.volume.")
-@click.option("--name", help="Name of the job and its run folder. Default: the run's name.")
+@click.option("--name", help="Name of the job and of its run folder. Default: the name of the run.")
 @click.option(
     "--output", type=click.Path(path_type=Path),
     help="Job file to write. Default: NAME.LAUNCHER.yaml next to the run file.",
@@ -93,16 +93,16 @@ def command(  # noqa: PLR0913 - click passes each option by name
 
 
 def refuse_flags(launcher: str, flags: Mapping[str, object]) -> None:
-    """Refuse flags that do not apply to a cluster with its own plugin.
+    """Reject flags that do not apply to a cluster with its own plugin.
 
     Raises:
-        UsageError: such a flag was given.
+        UsageError: such a flag is given.
     """
     given = [name for name, value in flags.items() if value is not None]
     if given:
         raise UsageError(
             f"--{given[0]}: only works with --on {', '.join(LAUNCHERS)}, not with --on {launcher}",
-            hint=f"see the options of: tunesmith {launcher} submit --help",
+            hint=f"list the options with `tunesmith {launcher} submit --help`",
         )
 
 
@@ -116,7 +116,7 @@ def submit_words(
 
 
 def submit_to(launcher: str, words: list[str]) -> object:
-    """Call ``tunesmith NAME submit`` of the cluster's plugin; return its result.
+    """Call ``tunesmith NAME submit`` of the cluster's plugin, and return its result.
 
     Raises:
         UsageError: the plugin is not installed.

@@ -1,8 +1,8 @@
-"""The process of a job: start the run, or continue it from wherever an earlier start got to.
+"""The process of a job: start the run, or continue it from where an earlier start got to.
 
 ``python -m tunesmith_cloud.job RUN.toml RUN`` creates the run folder if necessary. Then it replaces
 itself with ``tunesmith resume RUN`` (under torchrun for several processes). The first start and
-every restart are therefore the same command. The process is replaced, not supervised, so a signal
+every restart therefore use the same command. The process is replaced, not supervised, so a signal
 to the container reaches the run itself, which finishes its step and saves a checkpoint.
 """
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TunesmithError as error:
         return print_error(error, partial(print, file=sys.stderr))
     command = build_command(parsed.folder, parsed.processes)
-    # Do not import modules from the job's working directory: it may contain a json.py.
+    # Do not import modules from the job's working directory, which may contain a json.py.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     return os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
 

@@ -14,7 +14,7 @@ from tunesmith_cloud.options import CloudOptions
 
 @dataclass(frozen=True)
 class Work:
-    """What the job runs."""
+    """The run that a job works on."""
 
     name: str
     """Name of the run, valid as a host name."""
@@ -25,7 +25,7 @@ class Work:
     sets: Sequence[str] = ()
 
     def command(self, options: CloudOptions) -> list[str]:
-        """Return the words of the job's command line."""
+        """Return the words of the command line of the job."""
         words = ["python", "-P", "-m", "tunesmith_cloud.job"]
         words += ["--processes", str(max(1, options.gpu_count))]
         for value in self.sets:
@@ -35,15 +35,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Builder and submit command of a launcher's job file."""
+    """A launcher: the builder of its job file, and the command that submits it."""
 
     build: Callable[[Work, CloudOptions], dict[str, Any]]
     start: str
-    """Command that submits the file given as its last argument."""
+    """Command that submits a job file, which is its last argument."""
 
 
 def name_job(text: str) -> str:
-    """Return a job name valid for every launcher: a-z, digits and hyphens, at most 40."""
+    """Return a job name that every launcher accepts: a-z, digits and hyphens, at most 40."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
     return plain if plain[:1].isalpha() else f"run-{plain}".strip("-")
 
@@ -58,17 +58,22 @@ def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
         UsageError: no image or no volume is set.
     """
     if options.image is None:
-        raise UsageError("cloud.image: Kubernetes needs an image", hint="--image REGISTRY/NAME:TAG")
+        raise UsageError(
+            "cloud.image: Kubernetes needs a container image", hint="--image REGISTRY/NAME:TAG"
+        )
     if options.volume is None:
         raise UsageError(
-            "cloud.volume: required, because a restarted container loses its files",
+            (
+                "cloud.volume: Kubernetes needs a volume, because a restarted container loses "
+                "its files"
+            ),
             hint="--volume NAME, a persistent volume claim",
         )
     resources: dict[str, Any] = {"cpu": str(options.cpus), "memory": f"{options.memory}Gi"}
     if options.gpu_count:
         resources["nvidia.com/gpu"] = str(options.gpu_count)
     container = {
-        "name": "pytorch",  # the operator looks for this name
+        "name": "pytorch",  # The operator looks for this name.
         "image": options.image,
         "command": work.command(options),
         "resources": {"requests": resources, "limits": resources},
@@ -113,7 +118,7 @@ def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
         "memory": f"{options.memory}+",
         "disk_size": options.disk,
         "use_spot": options.spot,
-        # Exit codes after SIGTERM (143) and SIGKILL (137), when the machine is preempted.
+        # Exit codes after SIGTERM (143) and SIGKILL (137), when a machine is preempted.
         "job_recovery": {
             "max_restarts_on_errors": 0,
             **({"recover_on_exit_codes": [137, 143]} if options.max_restarts else {}),
@@ -122,7 +127,8 @@ def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
     if options.gpu_count:
         if not options.gpu_type:
             raise UsageError(
-                f"cloud.gpus: SkyPilot needs a GPU type, got {options.gpus}", hint="--gpus A100:2"
+                (f"cloud.gpus: SkyPilot needs a GPU type, such as A100:2, but got {options.gpus}"),
+                hint="--gpus A100:2",
             )
         resources["accelerators"] = f"{options.gpu_type}:{options.gpu_count}"
     if options.image:

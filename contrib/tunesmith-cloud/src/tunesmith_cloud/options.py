@@ -34,9 +34,9 @@ class CloudOptions(Options):
     volume: Text | None = Field(
         None,
         description=(
-            "Name of the volume for the run folder, which survives the machine: a Kubernetes "
-            "volume claim, or a volume of SkyPilot or dstack. It must be a file system with locks, "
-            "not a bucket."
+            "Name of the volume for the run folder, which outlives the machine: a Kubernetes "
+            "volume claim, or a volume of SkyPilot or dstack. It must be a file system with "
+            "locks, not a bucket."
         ),
     )
     mount: str = Field(
@@ -55,14 +55,14 @@ class CloudOptions(Options):
     setup: tuple[Text, ...] = Field(
         ("pip install tunesmith tunesmith-cloud",),
         description=(
-            "Shell commands before the run (SkyPilot, dstack). Not needed if the image has "
-            "tunesmith."
+            "Shell commands to run before the run starts (SkyPilot, dstack). Not needed if the "
+            "image contains tunesmith."
         ),
     )
 
     @property
     def gpu_type(self) -> str:
-        """Requested GPU type; empty for any type."""
+        """Requested GPU type; empty if any type will do."""
         return parse_gpus(self.gpus).type
 
     @property

@@ -1,7 +1,8 @@
-"""Convert a model folder with llama.cpp's converter, as ``python -m`` in its own process.
+"""Convert a model folder with llama.cpp's converter, run as ``python -m`` in a separate process.
 
 The arguments are the folder, the file to write, its format, and the name of the pre-tokenizer (or
-an empty string). The converter chooses a class by the architecture. This module extends that class:
+an empty string). The converter chooses a class according to the architecture. This module extends
+that class:
 
 - the pre-tokenizer can be given by name,
 - all end tokens are written,
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _EARLIER = ("rotary_pct", "rotary_emb_base")
-"""Config keys of GPT-NeoX that the converter needs, and that transformers 5 drops."""
+"""Config keys of GPT-NeoX that the converter needs and transformers 5 drops."""
 
 
 def main() -> None:

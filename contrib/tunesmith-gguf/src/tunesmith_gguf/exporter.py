@@ -1,4 +1,4 @@
-"""Convert model folders to GGUF, quantize them, and read back facts from the file."""
+"""Convert model folders to GGUF, quantize them, and read facts back from the file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class GgufExporter:
 def convert_to_gguf(
     folder: Path, target: Path, format_name: str, pre_tokenizer: str | None
 ) -> None:
-    """Run the converter in its own process, because it changes global state of its libraries.
+    """Run the converter in a separate process, because it changes global state of its libraries.
 
     Raises:
         EnvironmentProblem: the converter failed.
@@ -73,11 +73,11 @@ def convert_to_gguf(
     )
     if done.returncode == 0:
         return
-    reason = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
+    reason = (done.stderr.strip().splitlines() or ["the converter ended without a message"])[-1]
     hint = "llama.cpp may not support this architecture: export to safetensors instead"
     if _UNKNOWN_TOKENIZER in done.stderr:
-        reason = "it does not recognize how the tokenizer splits text"
-        hint = "pass llama.cpp's name for it, such as --set pre_tokenizer=qwen2"
+        reason = "llama.cpp does not recognize how the tokenizer splits text"
+        hint = "pass llama.cpp's name for the pre-tokenizer, such as --set pre_tokenizer=qwen2"
     raise EnvironmentProblem(f"gguf: llama.cpp's converter failed: {reason:.300}", hint=hint)
 
 
@@ -104,10 +104,10 @@ def read_facts(file: Path) -> dict[str, Any]:
     try:
         reader = GGUFReader(file)
     except (ValueError, IndexError, KeyError, OSError) as error:
-        raise IntegrityError(f"{file}: cannot be read: {error!s:.120}") from error
+        raise IntegrityError(f"{file}: cannot read the file: {error!s:.120}") from error
     end = max(int(t.data_offset) + int(t.n_bytes) for t in reader.tensors)
     if end > file.stat().st_size:
-        raise IntegrityError(f"{file}: ends within a tensor")
+        raise IntegrityError(f"{file}: the file ends within a tensor")
     names = {tensor.name for tensor in reader.tensors}
     architecture = reader.fields["general.architecture"].contents()
     theta = reader.fields.get(f"{architecture}.rope.freq_base")

@@ -110,11 +110,11 @@ def load_model(file: Path, *, vocab_only: bool = False) -> Iterator[Any]:
     errors.clear()
     parameters = lib.llama_model_default_params()
     parameters.vocab_only, parameters.n_gpu_layers = vocab_only, 0
-    parameters.use_extra_bufts = False  # repacked weights would compute in lower precision
+    parameters.use_extra_bufts = False  # Repacked weights would compute in lower precision.
     model = lib.llama_model_load_from_file(bytes(file), parameters)
     if model == ffi.NULL:
         reason = f": {errors[0]:.300}" if errors else ""
-        raise IntegrityError(f"{file.name}: llama.cpp cannot load it{reason}")
+        raise IntegrityError(f"{file.name}: llama.cpp cannot load this file{reason}")
     try:
         yield model
     finally:

@@ -28,7 +28,7 @@ MODELFILE = "Modelfile"
 
 
 class OllamaExporter:
-    """Writes a GGUF file and a Modelfile; opens both in llama.cpp, rendering as Ollama does."""
+    """Writes a GGUF file and a Modelfile; opens the file in llama.cpp, rendering as Ollama does."""
 
     def __init__(self, options: OllamaOptions) -> None:
         self.options = options
@@ -60,15 +60,15 @@ class OllamaExporter:
         return self.gguf.facts(out)
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
-        """Load the file into llama.cpp; prompts are rendered as in the Modelfile."""
+        """Load the file into llama.cpp, with prompts rendered as in the Modelfile."""
         exact = self.options.quantize == "f32"
         return open_engine(find_file(out), exact=exact, turns=self.turns)
 
 
 def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
-    """Return a tokenizer's chat template as turns, and why tools were skipped (or "").
+    """Return a tokenizer's chat template as turns, and the reason why tools were skipped (or "").
 
-    The turns are None for a tokenizer without a chat template.
+    The turns are None if the tokenizer has no chat template.
 
     Raises:
         UsageError: Ollama's templates cannot express the chat template.

@@ -30,8 +30,8 @@ class GgufOptions(Options):
         min_length=1,
         max_length=40,
         description=(
-            "llama.cpp's name of the tokenizer's pre-tokenizer, such as smollm. Only needed if the "
-            "converter does not recognize the tokenizer. The checks reject a wrong name."
+            "llama.cpp's name for the tokenizer's pre-tokenizer, such as smollm. Only needed if "
+            "the converter does not recognize the tokenizer. The checks reject a wrong name."
         ),
     )
 
@@ -43,7 +43,7 @@ class OllamaOptions(GgufOptions):
         None,
         min_length=1,
         max_length=20_000,
-        description="System prompt in the Modelfile, usually the one of the training rows.",
+        description="System prompt in the Modelfile, usually the one in the training rows.",
     )
 
     @field_validator("system")
@@ -62,5 +62,8 @@ class OllamaOptions(GgufOptions):
         description="Temperature in the Modelfile. 0 is greedy, as in the evaluation.",
     )
     num_ctx: int = Field(
-        4096, ge=256, le=10_000_000, description="Maximum tokens of a prompt and its answer."
+        4096,
+        ge=256,
+        le=10_000_000,
+        description="Maximum tokens in a prompt and its answer together.",
     )

@@ -1,4 +1,4 @@
-"""Find how a chat template writes tools: render marked tools, then verify on other ones."""
+"""Find out how a chat template writes tools: render marked tools, and verify on others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tunesmith_gguf.turns import (
 
 
 class ToolsSkippedError(Exception):
-    """Ollama's templates cannot express how the chat template writes tools."""
+    """Raised if Ollama's templates cannot express how the chat template writes tools."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ DEFINITIONS = (_define("qzxfirstxzq"), _define("qzxsecondxzq"))
 
 
 def add_tools(turns: Turns, render: Render) -> Turns:
-    """Return the turns including the text that the chat template writes for tools, if any.
+    """Return the turns, including the text that the chat template writes for tools, if any.
 
     Raises:
         ToolsSkippedError: Ollama's templates cannot express how tools are written.
@@ -133,7 +133,7 @@ def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, boo
         [question, two, *results],
     ]
     both = [question, replace(one, content=said.text), results[0]]
-    if render(both) != render(called):  # otherwise it drops text next to a call
+    if render(both) != render(called):  # Otherwise it drops text next to a call.
         chats.append(both)
     for chat in chats:
         text = _render_if_taken(render, chat)
@@ -148,12 +148,12 @@ def _find_calls(turns: Turns, render: Render) -> tuple[dict[Pair, str], str, boo
 def _render_if_taken(render: Render, chat: Sequence[Message]) -> str | None:
     try:
         return render(chat)
-    except Exception:  # templates can raise any error
+    except Exception:  # Templates can raise any error.
         return None
 
 
 def _find_middle(text: str) -> tuple[str, bool]:
-    """Return the text between name and arguments of a call, and whether the name comes first."""
+    """Return the text between name and arguments of a call, and True if the name comes first."""
     parts = ["qzxname0xzq", dump_json(_ARGUMENTS)]
     at = [text.find(part) for part in parts]
     if min(at) < 0:
@@ -203,18 +203,20 @@ def _find_mark(turns: Turns, between: dict[Pair, str]) -> str:
     """Return the text that starts an answer with a tool call."""
     asked = turns.between[USER, ANSWER]
     if not between[USER, CALL].startswith(asked):
-        raise ToolsSkippedError("a tool call does not start where an answer starts")
+        raise ToolsSkippedError(
+            "it puts text before a tool call, which must begin the assistant's answer"
+        )
     mark = between[USER, CALL].removeprefix(asked)
     to_calls = [text for pair, text in between.items() if pair[1] == CALL and pair[0] != CALL]
     while "{{" in mark:
         mark = mark[mark.index("{{") + 1 :]
     if not all(text.endswith(mark) for text in to_calls):
-        raise ToolsSkippedError("tool calls start with different texts")
+        raise ToolsSkippedError("it starts tool calls with different texts")
     return mark
 
 
 def _strip_quotes(turns: Turns) -> Turns:
-    """Return the turns without the quotation marks that JSON results already include."""
+    """Return the turns without the quotation marks that JSON results already contain."""
     if turns.tools is None or not turns.tools.results_as_json:
         return turns
     return replace(

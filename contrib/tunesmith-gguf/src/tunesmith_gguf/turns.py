@@ -1,9 +1,9 @@
-"""A chat template as texts between messages, which Ollama's template language can express.
+"""A chat template as fixed texts between messages, which Ollama's templates can express.
 
 Chat templates are Jinja programs; Ollama uses Go templates. Most chat templates only write a fixed
 text between two messages, depending on their roles. These texts are found by rendering marked
-conversations, and verified on others. A template that does more is refused. White space around a
-message is kept, although many templates remove it.
+conversations, and are verified on other ones. A template that does more than this is rejected.
+White space around a message is kept, although many templates remove it.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ USER: Role = "user"
 ASSISTANT: Role = "assistant"
 TOOL: Role = "tool"
 START, CALL, ANSWER = "start", "call", "answer"
-"""Stand for the start of the conversation, a tool call, and the requested answer."""
+"""Placeholders for the start of the conversation, a tool call, and the requested answer."""
 _MARK = "qzx{}xzq"
-"""Message text that occurs in no template."""
+"""Message text that does not occur in any template."""
 
 _MAY_BE_REFUSED: tuple[tuple[Role, ...], ...] = (
     (SYSTEM, USER, ASSISTANT, USER),
     (USER, USER, USER),
     (USER, ASSISTANT),
 )
-"""Conversations that some templates do not accept."""
+"""Conversations that some templates reject."""
 
 Render = Callable[[Sequence[Message]], str]
-"""Renders a conversation to text, up to where an answer starts."""
+"""A function that renders a conversation as text, up to where an answer starts."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """Text of a pair if there are tools: before, between and after their definitions."""
+    """The opening text if there are tools: before, between and after their definitions."""
 
     before: str
     between: str = ""
@@ -58,7 +58,7 @@ class ToolTurns:
     with_type: bool
     """True if a definition is the whole tool object, False if only its function."""
     indent: int | None
-    """Indentation of definitions in spaces; Ollama writes them without."""
+    """Indentation of definitions in spaces; Ollama writes them without indentation."""
     mark: str
     """Text that starts a call."""
     middle: str
@@ -71,7 +71,7 @@ class ToolTurns:
 
 @dataclass(frozen=True)
 class Turns:
-    """Text between two messages, by the roles of both."""
+    """The text between two messages, depending on the roles of both."""
 
     between: Mapping[Pair, str]
     tools: ToolTurns | None = None
@@ -158,15 +158,15 @@ def find_turns(render: Render) -> Turns:
 
 
 def _find_pieces_if_taken(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]]:
-    """Return the text between each two of these roles; empty if the template refuses them."""
+    """Return the text between any two of these roles; empty if the template rejects them."""
     try:
         return _find_pieces(render, roles)
-    except Exception:  # templates can raise any error
+    except Exception:  # Templates can raise any error.
         return []
 
 
 def _find_pieces(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]]:
-    """Return the text between each two of these roles."""
+    """Return the text between any two of these roles."""
     marked = [Message(role, _MARK.format(n)) for n, role in enumerate(roles)]
     text = render(marked)
     pieces = []
@@ -190,6 +190,6 @@ def _probes(*, with_system: bool) -> Iterator[list[Message]]:
 
 def _refusal(what: str) -> UsageError:
     return UsageError(
-        f"ollama: the chat template cannot be written in Ollama's language: {what}",
+        f"ollama: Ollama's template language cannot express the chat template: {what}",
         hint="export with --to gguf instead: llama-server --jinja runs the chat template itself",
     )

@@ -15,7 +15,7 @@ from tunesmith_torch.export.folder_facts import read_folder_facts
 from tunesmith_torch.export.plain_folder import copy_files
 
 DTYPES = {"f32": "float32", "f16": "float16"}
-"""Formats of weights that are not quantized; the default bfloat16 has the range of float32."""
+"""Formats for weights that are not quantized; the default bfloat16 has the range of float32."""
 _NOT_COPIED = (".safetensors", ".py", ".index.json")
 
 
@@ -51,16 +51,16 @@ class MlxExporter:
         return open_engine(out)
 
     def _load(self, model: Path) -> tuple[Any, dict[str, Any]]:
-        """Return a model whose weights are loaded lazily when they are written, and its config."""
+        """Return a model whose weights are loaded lazily as they are written, and its config."""
         import mlx.core as mx
         from mlx_lm.utils import load_model, quantize_model
 
         try:
-            with redirect_stdout(StringIO()) as printed:  # prints what is missing, then exits
+            with redirect_stdout(StringIO()) as printed:  # It prints what is missing, and exits.
                 weights, config = load_model(model, lazy=True)
         except (ValueError, TypeError, KeyError, IndexError, SystemExit) as error:
             text = printed.getvalue() if isinstance(error, SystemExit) else str(error)
-            reason = (text.strip().splitlines() or ["without a message"])[0]
+            reason = (text.strip().splitlines() or ["it ended without a message"])[0]
             raise EnvironmentProblem(
                 f"mlx: mlx-lm cannot load this model: {reason:.200}",
                 hint="it may not support this architecture: export to safetensors instead",
@@ -70,7 +70,7 @@ class MlxExporter:
         config.update(dtype=name, torch_dtype=name)
         if self.options.quantize.startswith("int"):
             bits = int(self.options.quantize[3:])
-            with redirect_stdout(StringIO()):  # prints the bits per weight
+            with redirect_stdout(StringIO()):  # It prints the bits per weight.
                 weights, config = quantize_model(weights, config, self.options.group_size, bits)
         return weights, config
 

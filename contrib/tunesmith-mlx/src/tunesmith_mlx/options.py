@@ -18,14 +18,16 @@ class MlxOptions(Options):
     quantize: Literal["f32", "f16", "bf16", "int8", "int4"] = Field(
         "f16",
         description=(
-            "Format of the weights. f32 changes nothing, and f16 and bf16 halve the folder. int8 "
-            "and int4 use a scale and an offset per group_size weights; the rest is in bf16."
+            "Format of the weights. f32 changes nothing; f16 and bf16 halve the size of the "
+            "folder. int8 and int4 use a scale and an offset per group_size weights, and keep "
+            "the rest in bf16."
         ),
     )
     group_size: Literal[32, 64, 128] = Field(
         64,
         description=(
             "Number of weights that share a scale and an offset in int8 and int4. Smaller groups "
-            "are more accurate and larger. Matrices whose rows it does not divide stay in bf16."
+            "are more accurate and take more space. Matrices whose rows cannot be divided by it "
+            "stay in bf16."
         ),
     )

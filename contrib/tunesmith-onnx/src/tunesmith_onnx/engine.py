@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: the graph generates and scores, the folder's tokenizer tokenizes.
+"""ONNX Runtime as an engine: the graph generates and scores; the folder's tokenizer tokenizes.
 
 Shapes: T tokens, N scored positions, V vocabulary.
 """
@@ -22,11 +22,11 @@ from tunesmith_torch.export.threads import count_threads
 from tunesmith_torch.untrusted.foreign_code import refuse_foreign_code
 
 PAST, PRESENT = "past_key_values.", "present."
-"""Prefixes of the names of cached keys and values, as inputs and as outputs."""
+"""Name prefixes of cached keys and values, as inputs and as outputs."""
 
 
 class OnnxRuntime(FolderTokenizer):
-    """A graph in ONNX Runtime."""
+    """A graph loaded into ONNX Runtime."""
 
     def __init__(self, session: Any, tokenizer: Any, config: dict[str, Any]) -> None:
         """Wrap a session; ``config`` is the ``model`` part of the folder's genai_config.json."""
@@ -85,7 +85,7 @@ def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
 
     Raises:
         IntegrityError: ONNX Runtime cannot load the graph.
-        EnvironmentProblem: the model's state is more than cached keys and values.
+        EnvironmentProblem: the model has state other than cached keys and values.
     """
     import onnxruntime
 
@@ -99,6 +99,8 @@ def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
         session = onnxruntime.InferenceSession(
             folder / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # its exceptions have no common class
-        raise IntegrityError(f"{folder}: ONNX Runtime cannot load it: {error!s:.200}") from error
+    except Exception as error:  # The exceptions have no common class.
+        raise IntegrityError(
+            f"{folder}: ONNX Runtime cannot load this folder: {error!s:.200}"
+        ) from error
     yield OnnxRuntime(session, open_tokenizer(folder), config)

@@ -1,4 +1,4 @@
-"""Write model folders as ONNX graphs, quantize them, and read back facts from the files."""
+"""Write model folders as ONNX graphs, quantize them, and read facts back from the files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HEAD_SIZES = 16
 BLOCK = 32
 """Number of weights that share a scale."""
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-"""Files of the model that programs need next to the graph."""
+"""Files of the model folder that programs need next to the graph."""
 
 
 class OnnxExporter:
-    """Writes ONNX graphs with ONNX Runtime GenAI's builder; opens them in ONNX Runtime."""
+    """Writes ONNX graphs with ONNX Runtime GenAI's builder, and opens them in ONNX Runtime."""
 
     def __init__(self, options: OnnxOptions) -> None:
         self.quantize = options.quantize
@@ -71,7 +71,7 @@ class OnnxExporter:
 
 
 def build_graph(model: Path, out: Path) -> None:
-    """Run the builder in its own process, because it changes the import path.
+    """Run the builder in a separate process, because it changes the import path.
 
     Raises:
         EnvironmentProblem: the builder failed, or ONNX Runtime cannot run the graph.
@@ -89,7 +89,7 @@ def build_graph(model: Path, out: Path) -> None:
         reason = (done.stderr.strip().splitlines() or ["no error message"])[-1]
         raise EnvironmentProblem(
             f"onnx: ONNX Runtime GenAI's builder failed: {reason:.300}",
-            hint="it may not support this architecture: export to safetensors instead",
+            hint="the builder may not support this architecture: export to safetensors instead",
         )
     config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
     size = config["model"]["decoder"]["head_size"]
@@ -102,7 +102,7 @@ def build_graph(model: Path, out: Path) -> None:
 
 
 def quantize_graph(source: Path, target: Path, bits: int) -> None:
-    """Write a graph with constant matrices in 4 or 8 bits; it still computes in float32."""
+    """Write a graph whose constant matrices have 4 or 8 bits; it still computes in float32."""
     import onnx
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
@@ -124,7 +124,7 @@ def check_graph(file: Path) -> None:
     try:
         graph = onnx.load(file, load_external_data=False).graph
     except (DecodeError, OSError) as error:
-        raise IntegrityError(f"{file}: cannot be read: {error!s:.120}") from error
+        raise IntegrityError(f"{file}: cannot read the file: {error!s:.120}") from error
     for tensor in graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}
         if not place:
@@ -132,4 +132,4 @@ def check_graph(file: Path) -> None:
         weights = file.parent / place["location"]
         end = int(place.get("offset", 0)) + int(place["length"])
         if not weights.is_file() or weights.stat().st_size < end:
-            raise IntegrityError(f"{weights}: ends within the tensor {tensor.name}")
+            raise IntegrityError(f"{weights}: the file ends within the tensor {tensor.name}")

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI as an engine: it renders, tokenizes and generates, its graph scores.
+"""OpenVINO GenAI as an engine: it renders, tokenizes and generates; its graph scores.
 
 Shapes: T tokens, N scored positions, V vocabulary.
 """
@@ -19,11 +19,11 @@ from tunesmith_torch.export.logits import normalize_logits
 from tunesmith_torch.export.threads import count_threads
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-"""Without these options OpenVINO may round computations, and cached keys and values."""
+"""Without these options, OpenVINO may round computations and cached keys and values."""
 
 
 class OpenvinoModel:
-    """A model folder in OpenVINO GenAI."""
+    """A model folder loaded into OpenVINO GenAI."""
 
     def __init__(self, pipeline: Any, graph: Any) -> None:
         self.pipeline = pipeline
@@ -38,7 +38,7 @@ class OpenvinoModel:
         return str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True))
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a rendered prompt; a chat template adds its own BOS."""
+        """Return the token ids of a rendered prompt; a chat template adds its own BOS token."""
         special = not self.tokenizer.chat_template
         ids_1T = self.tokenizer.encode(text, add_special_tokens=special).input_ids.data
         return [int(i) for i in ids_1T[0]]
@@ -90,5 +90,7 @@ def open_engine(folder: Path) -> Iterator[OpenvinoModel]:
         graph = Core().compile_model(folder / "openvino_model.xml", "CPU", options)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise IntegrityError(f"{folder}: OpenVINO cannot load it: {reason:.200}") from error
+        raise IntegrityError(
+            f"{folder}: OpenVINO cannot load this folder: {reason:.200}"
+        ) from error
     yield OpenvinoModel(pipeline, graph.create_infer_request())

@@ -1,4 +1,4 @@
-"""Write model folders as OpenVINO graphs, and read back facts from the files."""
+"""Write model folders as OpenVINO graphs, and read facts back from the files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_COPIED = (".safetensors", ".py", ".index.json")
 
 
 class OpenvinoExporter:
-    """Writes a graph and its tokenizer with OpenVINO; opens them in OpenVINO GenAI."""
+    """Writes a graph and its tokenizer with OpenVINO, and opens them in OpenVINO GenAI."""
 
     def __init__(self, options: OpenvinoOptions) -> None:
         self.quantize = options.quantize
@@ -59,7 +59,9 @@ class OpenvinoExporter:
             vocabulary = Tokenizer(str(out)).get_vocab()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise IntegrityError(f"{out}: OpenVINO cannot read it: {reason:.200}") from error
+            raise IntegrityError(
+                f"{out}: OpenVINO cannot read this folder: {reason:.200}"
+            ) from error
         ids = frozenset({generation.eos_token_id, *generation.stop_token_ids})
         return {
             "end_ids": ids,

@@ -1,10 +1,10 @@
-"""Convert a causal transformers model to an OpenVINO graph that keeps keys and values as state.
+"""Convert a causal transformers model to an OpenVINO graph with keys and values as state.
 
 Shapes: B rows, T new tokens, P tokens in the cache, S = P + T, H heads, D head size.
 
 The graph has the inputs that OpenVINO GenAI expects: ``input_ids``, ``attention_mask``,
-``position_ids`` and ``beam_idx`` (the cache rows to continue). The frontend is called directly
-instead of ``openvino.convert_model``, which reports its use to Intel.
+``position_ids`` and ``beam_idx`` (the cache rows to continue). The frontend is called directly,
+because ``openvino.convert_model`` reports its use to Intel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tunesmith.errors import EnvironmentProblem
 INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
 _HINT = "export to safetensors instead"
 _TRACED_ROWS, _TRACED_TOKENS, _TRACED_CACHE = 2, 3, 2
-"""Sizes of the traced pass; in the graph these dimensions are dynamic."""
+"""Sizes in the traced pass; in the graph, these dimensions are dynamic."""
 
 
 class CachedStep(nn.Module):
@@ -42,7 +42,7 @@ class CachedStep(nn.Module):
         beam_idx_B: Tensor,
         *past_BHPD: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the logits, then the keys and values of each layer."""
+        """Return the logits, followed by the keys and values of each layer."""
         cache = _as_cache([past.index_select(0, beam_idx_B) for past in past_BHPD])
         length, new = past_BHPD[0].shape[2], input_ids_BT.shape[1]
         rows_T1 = torch.arange(new)[:, None] + length
@@ -83,7 +83,7 @@ def build_graph(folder: Path) -> Any:
 
 
 def refuse_other_state(config: Any) -> None:
-    """Refuse models with a layer that does not see all tokens: the graph's mask is causal.
+    """Reject models with a layer that does not see all tokens, because the graph's mask is causal.
 
     Raises:
         EnvironmentProblem: a layer has a sliding window, or is not an attention layer.
@@ -134,7 +134,7 @@ def _convert(step: CachedStep, shapes: list[tuple[int, int]]) -> Any:
     dimensions = [[-1, -1]] * 3 + [[-1]] + [[-1, heads, -1, size] for _, (heads, size) in cached]
     for port, name, sizes in zip(graph.inputs, names, dimensions, strict=True):
         port.get_tensor().set_names({name})
-        port.get_node().set_friendly_name(name)  # OpenVINO GenAI's paging looks for it
+        port.get_node().set_friendly_name(name)  # OpenVINO GenAI's paging looks for it.
         port.get_node().set_partial_shape(PartialShape(sizes))
     results = ["logits", *(f"present.{n}" for n, _ in cached)]
     for port, name in zip(graph.outputs, results, strict=True):
@@ -144,7 +144,7 @@ def _convert(step: CachedStep, shapes: list[tuple[int, int]]) -> Any:
 
 
 def _keep_state(graph: Any, shapes: list[tuple[int, int]]) -> None:
-    """Turn the cache into internal state of the graph, initially empty for each row."""
+    """Turn the cache into internal state of the graph, which is initially empty for each row."""
     from openvino import opset13 as ops
     from openvino.passes import MakeStateful, Manager
 
@@ -163,7 +163,7 @@ def _keep_state(graph: Any, shapes: list[tuple[int, int]]) -> None:
 
 
 def _as_cache(tensors: list[Tensor]) -> DynamicCache:
-    """Wrap keys and values as a cache; its own ``update`` would start with an empty one."""
+    """Wrap keys and values as a cache, whose own ``update`` would start with an empty one."""
     cache = DynamicCache()
     for keys, values in zip(tensors[::2], tensors[1::2], strict=True):
         layer = DynamicLayer()

@@ -18,7 +18,7 @@ class OpenvinoOptions(Options):
 
     quantize: Literal["f32", "f16"] = Field(
         "f16",
-        description="Format of the weights: f32 changes nothing, f16 halves the folder.",
+        description="Format of the weights: f32 changes nothing, f16 halves the folder's size.",
     )
 
 

@@ -36,7 +36,7 @@ from tunesmith_optuna.view import SearchView
     multiple=True,
     metavar="KEY=VALUES",
     help="An option and its values, such as technique.learning_rate=1e-5:1e-3:log or "
-    "technique.adapter.rank=4,8,16. Repeatable; adds to tune.search.",
+    "technique.adapter.rank=4,8,16. Repeatable; added to tune.search.",
 )
 @submit_options(
     TuneOptions,
@@ -56,19 +56,21 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Search for the best options of a run, or continue a search.
 
-    Each trial is a run with other options, scored on the validation rows. No test row is used. The
-    best options are written as a run file: `tunesmith run` trains with them again and scores the
-    model on the test rows. Ctrl-C stops the trials after their current step; continue with
-    `tunesmith tune SEARCH`.
+    Each trial is a run with different options, scored on the validation rows. Test rows are not
+    used. The best options are written as a run file: `tunesmith run` trains with them again and
+    scores the model on the test rows. Ctrl-C stops the trials after their current step; continue
+    with `tunesmith tune SEARCH`.
     """
     if distributed.world_size() > 1:
-        raise UsageError("tune: starts its processes itself", hint="start it without torchrun")
+        raise UsageError(
+            "tune: this command starts its processes itself", hint="start it without torchrun"
+        )
     flags = given_flags(click.get_current_context())
     if run.is_dir():
         if sets or searches or out or flags.keys() - CHANGEABLE:
             raise UsageError(
-                f"{run}: the search space and run file of an existing search cannot change",
-                hint=f"only these can change: {', '.join(sorted(CHANGEABLE))}",
+                f"{run}: the search space and the run file of an existing search cannot be changed",
+                hint=f"only these options can be changed: {', '.join(sorted(CHANGEABLE))}",
             )
         request = open_study(run, flags)
     else:
@@ -113,20 +115,19 @@ def show_plan(request: Request, *, as_json: bool) -> None:
     count = "infinitely many" if space.size is None else f"{space.size:,}"
     render.print_text()
     render.print_paragraph(
-        f"{format_count(options.trials, 'trial')} of {count} combinations, {options.parallel} at a "
-        f"time, {f'on {options.on}' if options.on else 'on this machine'}; the best trial has the "
-        f"{direction} {metric.name} on the validation "
-        f"rows; pruner: {options.pruner}"
+        f"{format_count(options.trials, 'trial')} out of {count} combinations, {options.parallel} "
+        f"at a time {f'on {options.on}' if options.on else 'on this machine'}; objective: "
+        f"{direction} {metric.name} on the validation rows; pruner: {options.pruner}"
     )
 
 
 def execute(request: Request, launcher: Launcher, folder: Path, *, quiet: bool) -> SearchResult:
-    """Run the trials of a search; return the findings.
+    """Run the trials of a search, and return the findings.
 
     Raises:
         RunStopped: a signal stopped the search.
     """
-    # Imported here: Optuna is slow to import, and a dry run does not need it.
+    # Imported here because Optuna is slow to import, and a dry run does not need it.
     from tunesmith_optuna.search import Search
     from tunesmith_optuna.study import FOLDER, Study
 

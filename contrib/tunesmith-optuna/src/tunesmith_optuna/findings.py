@@ -1,4 +1,4 @@
-"""Findings of a search: its trials, the best one, and how certain that is."""
+"""Findings of a search: its trials, the best one, and how certain its lead is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunesmith_optuna.space import Choices, Dimension, Space
 from tunesmith_optuna.trial_run import Objective
 
 BEST_FILE = "best.toml"
-"""Run file with the best options, in the folder of the search."""
+"""Run file with the best options, in the search folder."""
 REASON_LENGTH = 400
 
 
@@ -31,7 +31,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as a row in the table."""
+    """A trial as a row of the table."""
 
     number: int
     state: str
@@ -64,13 +64,13 @@ class SearchResult:
     folder: Path
     objective: Objective
     names: Mapping[str, str]
-    """Short name of each option, by key."""
+    """Short names of the options, by key."""
     rows: Sequence[Row]
     """All trials, in the order they started."""
     ranking: Sequence[Row]
-    """Trials with a score, best first."""
+    """Trials with a score, the best first."""
     importances: Mapping[str, float]
-    """Share of the score differences explained by each option; empty for few trials."""
+    """Share of the score differences that each option explains; empty if there are few trials."""
     own: Mapping[str, Any] | None = None
     """The run file's own options, if the search space contains them."""
 
@@ -85,7 +85,7 @@ class SearchResult:
         return one_line(self.objective.metric.name, 40)
 
     def describe_best(self) -> str:
-        """Return which trial is best, and why its score is optimistic."""
+        """Describe which trial is best, and why its score is optimistic."""
         best = self.ranking[0]
         assert best.result is not None
         value, rows = (
@@ -96,17 +96,17 @@ class SearchResult:
         if len(self.ranking) == 1:
             return f"{text}. No other trial has a score to compare with."
         count = len(self.ranking)
-        text += f". Being the best of {count} is partly luck: expect a worse score on other rows"
+        text += f". Being the best of {count} is partly luck, so expect a worse score on other rows"
         if within := self.count_within():
             verb = "lies" if within == 1 else "lie"
             which = "all others lie" if within == count - 1 else ""
             text += (
                 f"; {which or f'{within} of the {count - 1} others {verb}'} in its 95 % interval"
             )
-        return f"{text}. No test row was used."
+        return f"{text}. Test rows were not used."
 
     def count_within(self) -> int:
-        """Return how many other trials have a score within the interval of the best one."""
+        """Count the other trials whose score is within the interval of the best one."""
         best = self.ranking[0].result
         assert best is not None
         values = [row.result.value for row in self.ranking[1:] if row.result]
@@ -138,7 +138,7 @@ class SearchResult:
 
 
 def show_search_result(found: SearchResult) -> None:
-    """Print the trials, best first, then how to train with the best options."""
+    """Print the trials, the best first, and how to train with the best options."""
     render.print_text()
     show_trials(found)
     if found.importances:
@@ -158,7 +158,7 @@ def show_search_result(found: SearchResult) -> None:
 
 
 def show_trials(found: SearchResult) -> None:
-    """Print a table of the trials, then the reasons of those without a score."""
+    """Print a table of the trials, followed by the reasons why some have no score."""
     rest = [row for row in found.rows if row.result is None]
     cells: list[list[str]] = []
     for row in [*found.ranking, *rest]:
@@ -182,7 +182,7 @@ def describe_state(row: Row) -> str:
 
 
 def shorten_keys(space: Space) -> dict[str, str]:
-    """Return a short name for each option: its last words, as many as make it unique."""
+    """Return a short name for each option: as many of its last words as make it unique."""
     keys = [dimension.key for dimension in space.dimensions]
     names = {}
     for key in keys:

@@ -1,7 +1,7 @@
-"""Launchers run the trials, on this machine or as cluster jobs.
+"""Launchers, which run the trials on this machine or as cluster jobs.
 
-A cluster is used through its plugin's commands ``NAME submit``, ``NAME status`` and
-``NAME cancel``, with ``--json``. Only a run's events decide whether it succeeded.
+A cluster is used through the commands ``NAME submit``, ``NAME status`` and ``NAME cancel`` of its
+plugin, with ``--json``. Only a run's events determine if it succeeded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOG_FILE = "trial.log"
 STATUS_SECONDS = 10.0
 """Seconds between two queries of a job's state."""
 MAX_FAILURES = 20
-"""Failed queries in a row before the search gives up; a busy cluster may not answer."""
+"""Number of failed queries in a row before the search gives up; a busy cluster may not answer."""
 
 
 class Launcher(Protocol):
@@ -52,17 +52,17 @@ class Launcher(Protocol):
         ...
 
     def stop(self, folder: Path) -> None:
-        """Stop the run with a signal; it can be continued."""
+        """Stop the run with a signal, so that it can be continued."""
         ...
 
     def describe_end(self, folder: Path) -> str:
-        """Return how the run ended, if its events do not show it."""
+        """Describe how the run ended, if its events do not show it."""
         ...
 
 
 @dataclass
 class LocalLauncher:
-    """Executes each run in its own process on this machine."""
+    """Runs each trial in a separate process on this machine."""
 
     parallel: int = 1
     poll_seconds: float = 0.25
@@ -71,14 +71,14 @@ class LocalLauncher:
     _slots: dict[Path, int] = field(default_factory=dict)
 
     def start(self, folder: Path) -> None:
-        """Start ``tunesmith resume``; it waits if an earlier process still has the run."""
+        """Start ``tunesmith resume``, which waits if an earlier process still has the run."""
         slot = next(n for n in range(self.parallel + 1) if n not in self._slots.values())
         with (folder / LOG_FILE).open("ab") as log:
             self._processes[folder] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tunesmith_optuna.work", str(folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=self._environment(slot), preexec_fn=_follow_parent,
-                start_new_session=True,  # Ctrl-C goes to the search, which stops its trials
+                start_new_session=True,  # Ctrl-C goes to the search, which stops its trials.
             )  # fmt: skip
         self._slots[folder] = slot
 
@@ -91,7 +91,7 @@ class LocalLauncher:
         return False
 
     def stop(self, folder: Path) -> None:
-        """Send SIGTERM: the run saves a checkpoint after its current step."""
+        """Send SIGTERM, so that the run saves a checkpoint after its current step."""
         process = self._processes.get(folder)
         if process is not None and process.poll() is None:
             process.terminate()
@@ -112,7 +112,7 @@ class LocalLauncher:
         return f"its process exited with code {code}; see {LOG_FILE} in its folder"
 
     def _environment(self, slot: int) -> dict[str, str]:
-        """Return the environment of a process: a share of the cores, and its own GPU."""
+        """Return the environment of a process, with a share of the cores and its own GPU."""
         found = dict(os.environ)
         if self.parallel > 1:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -124,7 +124,7 @@ class LocalLauncher:
 
 
 def list_gpus() -> Sequence[str]:
-    """Return the names of this machine's GPUs for CUDA."""
+    """Return the names of this machine's GPUs in CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
@@ -136,15 +136,15 @@ def list_gpus() -> Sequence[str]:
 def _follow_parent() -> None:
     """Stop the run cleanly if the search is killed (on Linux only).
 
-    Uses SIGUSR1, which has no effect the second time. A second SIGTERM would make the run exit
-    immediately.
+    SIGUSR1 is used because it has no effect the second time. A second SIGTERM would make the run
+    exit immediately.
     """
     signal_at_end_of_parent(signal.SIGUSR1)
 
 
 @dataclass
 class ClusterLauncher:
-    """Submits each run as a job, with a plugin's commands."""
+    """Submits each run as a job, through the commands of a plugin."""
 
     name: str
     options: Sequence[str] = ()
@@ -188,7 +188,7 @@ class ClusterLauncher:
         if done.returncode:
             raise EnvironmentProblem(
                 f"tunesmith {self.name} submit: {_error_of(done)}",
-                hint="fix this, then continue the search with `tunesmith tune FOLDER`",
+                hint="fix this, and continue the search with `tunesmith tune FOLDER`",
             )
         self._asked[folder] = time.monotonic()
 
@@ -221,7 +221,7 @@ class ClusterLauncher:
         return f"its job ended: {state.lower()}; see `tunesmith {self.name} logs`"
 
     def _ask(self, folder: Path) -> bool | None:
-        """Return True if the run has a waiting or running job; None if the query failed."""
+        """Return True if the run has a waiting or running job, or None if the query failed."""
         done = self._call("status", folder)
         if done.returncode:
             return None

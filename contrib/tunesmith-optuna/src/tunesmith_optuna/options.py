@@ -47,7 +47,7 @@ class TuneOptions(Options):
     )
     pruner: Literal["median", "hyperband", "none"] = Field(
         "median",
-        description="Rule to stop bad trials early by their validation loss, or none.",
+        description="Rule that stops bad trials early because of their validation loss, or none.",
     )
     on: str = Field(
         "",

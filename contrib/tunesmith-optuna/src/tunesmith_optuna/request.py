@@ -1,4 +1,4 @@
-"""A requested search: from a run file with a search space, or from the folder of a search."""
+"""A requested search, read from a run file with a search space or from a search folder."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tunesmith_optuna.trial_run import Objective, TrialRuns, find_objective, sel
 from tunesmith_optuna.validation_part import NO_VALIDATION_ROWS, VALIDATION_HINT
 
 PLAN = "plan.toml"
-"""File in a search's folder: the run file to tune, with all keys given by the user."""
+"""File in a search folder: the run file to tune, with all keys that the user set."""
 VALIDATION_SHARE = 0.2
-"""Share of the rows used for validation if the run file does not set a validation part."""
+"""Share of the rows used for validation if the run file does not set a validation size."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Request:
     catalog: Catalog
     objective: Objective
     folder: Path | None = None
-    """Folder of the search, if it already exists."""
+    """The search folder, if it already exists."""
 
     @property
     def options(self) -> TuneOptions:
@@ -48,11 +48,11 @@ class Request:
         return self.plan.table(TuneOptions)
 
     def runs(self, folder: Path) -> TrialRuns:
-        """Return the object that creates the trials' runs in the folder of the search."""
+        """Return the object that creates the runs of the trials in the search folder."""
         return TrialRuns(folder / PLAN, self.plan, self.objective)
 
     def check_space(self, out: Path | None) -> None:
-        """Check the values of the search space before anything is written or trained.
+        """Check the values in the search space before anything is written or trained.
 
         Raises:
             ConfigError: the technique does not accept one of them.
@@ -61,7 +61,7 @@ class Request:
         self.runs(planned.absolute()).check_space(self.options.space)
 
     def create_folder(self, out: Path | None) -> Path:
-        """Return the folder of the search; create it with its run file if it does not exist."""
+        """Return the search folder, creating it with its run file if it does not exist."""
         if self.folder is not None:
             return self.folder
         import tomli_w
@@ -70,7 +70,7 @@ class Request:
         named = None if out is None else api.create_run_folder(plan, out)
         folder = named or RunFolder.create(Path(plan.run.folder), f"{plan.name}-tune")
         tables = {**select_named_keys(plan), "tune": self.options.model_dump(exclude_none=True)}
-        trust_code(tables, folder.path)  # first: a search with a plan file can be resumed
+        trust_code(tables, folder.path)  # First, because a search with a plan file can be resumed.
         write_atomic(folder.path / PLAN, tomli_w.dumps(tables))
         return folder.path.absolute()
 
@@ -82,7 +82,7 @@ def read_request(
     searches: Sequence[str],
     flags: Mapping[str, str | int],
 ) -> Request:
-    """Read a run file and the options of a search; check them, and the data.
+    """Read a run file and the options of a search, and check them and the data.
 
     Raises:
         ConfigError: the run file, the search space or one of its values is not valid.
@@ -92,8 +92,8 @@ def read_request(
     options = change_options(plan.table(TuneOptions), flags, searches)
     if not options.search:
         raise ConfigError(
-            [Problem("tune.search", "no option to search")],
-            hint="add --search technique.learning_rate=1e-5:1e-3:log or a table [tune.search]",
+            [Problem("tune.search", "there is no option to search")],
+            hint="add --search technique.learning_rate=1e-5:1e-3:log, or a table [tune.search]",
         )
     objective = find_objective(plan, catalog, options.metric)
     api.require_runnable(plan)
@@ -107,15 +107,15 @@ def read_request(
 
 
 def open_study(folder: Path, flags: Mapping[str, str | int]) -> Request:
-    """Open the folder of a search.
+    """Open an existing search folder.
 
     Raises:
-        UsageError: the folder is not that of a search.
+        UsageError: the folder is not a search folder.
     """
     path = folder / PLAN
     if not path.is_file():
         raise UsageError(
-            f"{folder}: not a search folder",
+            f"{folder}: this is not a search folder",
             hint="use the folder that `tunesmith tune RUN.toml` printed; to continue a single run, "
             "use `tunesmith resume`",
         )
@@ -145,7 +145,7 @@ def change_options(
 
 
 def change_table(plan: Plan, options: TuneOptions) -> Plan:
-    """Return the plan with other search options."""
+    """Return the plan with different search options."""
     tables = tuple(
         replace(table, config=options) if isinstance(table.config, TuneOptions) else table
         for table in plan.tables
@@ -179,6 +179,7 @@ def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Pl
         raise ConfigError(errors)
     for finding in findings:
         if finding.level == "warning":
-            # No examples here: the user cannot act on them, and `tunesmith check` shows them.
+            # No examples, because the user cannot act on them here and `tunesmith check` shows
+            # them.
             render.print_note(f"warning: {finding.message}", style="warning")
     return plan

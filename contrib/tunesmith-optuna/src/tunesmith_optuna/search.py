@@ -1,4 +1,4 @@
-"""The search: propose trials, run them, and record their results."""
+"""The search, which proposes trials, runs them, and records their results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tunesmith_optuna.trial_log import TrialLog, ValidationPoint
 from tunesmith_optuna.trial_run import TrialRuns
 
 FIRST_FAILURES = 3
-"""End the search if this many trials have ended and all of them failed."""
+"""Stop the search if this many trials have ended and all of them failed."""
 STOP_SECONDS = 60.0
-"""Seconds for the trials to save a checkpoint when the search stops."""
+"""Seconds that trials have to save a checkpoint when the search stops."""
 
 
 class ProgressView(Protocol):
@@ -51,9 +51,9 @@ class RunningTrial:
     trial: Trial
     log: TrialLog
     pruned: str = ""
-    """Why the trial was stopped early; empty if it was not."""
+    """The reason why the trial was stopped early; empty if it was not."""
     compared: int = 0
-    """Number of its evaluations already compared with other trials."""
+    """Number of its evaluations that have been compared with other trials."""
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -72,17 +72,17 @@ class Search:
     options: TuneOptions
     view: ProgressView
     first: Mapping[str, Value] | None = None
-    """Parameters of the first trial: the run file's own options."""
+    """Parameters of the first trial, which are the run file's own options."""
     running: dict[int, RunningTrial] = field(default_factory=dict)
     _unfinished: deque[Trial] = field(default_factory=deque)
-    """Trials of an interrupted search that are not running again yet."""
+    """Trials of an interrupted search that have not been restarted yet."""
     _is_exhausted: bool = False
 
     def run(self) -> None:
         """Run trials until the study has enough, or the time limit has passed.
 
         Raises:
-            TrainingError: the first trials all failed.
+            TrainingError: all of the first trials failed.
             RunStopped: a signal stopped the search, which can be continued.
         """
         began = time.monotonic()
@@ -124,7 +124,7 @@ class Search:
             self._start(trial, resumed=False)
 
     def _start(self, trial: Trial, *, resumed: bool) -> None:
-        """Start the run of a trial; if its options conflict, the trial has failed."""
+        """Start the run of a trial; if its options conflict, the trial counts as failed."""
         options = self.study.space.decode(trial.params)
         self.view.begin(trial.number, options, resumed)
         try:
@@ -135,7 +135,7 @@ class Search:
             return
         running = RunningTrial(trial, TrialLog(folder))
         running.log.read()
-        if running.log.status in ("ok", "failed"):  # ended while no search was running
+        if running.log.status in ("ok", "failed"):  # It ended while no search was running.
             self._compare(running)
             self._finish(running)
             return
@@ -145,7 +145,7 @@ class Search:
     def _look(self) -> None:
         """Update every running trial, in the order of their numbers."""
         for number, running in sorted(self.running.items()):
-            # Checked before reading events, so a run that just ended has all its events read.
+            # Checked before reading events, so that all events of a run that just ended are read.
             is_active = self.launcher.is_active(running.log.folder)
             running.log.read()
             self._compare(running)
@@ -156,7 +156,7 @@ class Search:
         self.view.update([running.log for _, running in sorted(self.running.items())])
 
     def _compare(self, running: RunningTrial) -> None:
-        """Compare new validation losses with other trials; stop the trial if it is worse."""
+        """Compare new validation losses with other trials, and stop the trial if it is worse."""
         evaluations = [*running.log.evaluations.values()]
         for evaluation in evaluations[running.compared :]:
             running.compared += 1
@@ -170,7 +170,7 @@ class Search:
         """Record the outcome of a trial."""
         trial, log = running.trial, running.log
         if running.pruned:
-            # Even if the run ended before the signal: proposals must not depend on timing.
+            # Even if the run ended before the signal, because proposals must not depend on timing.
             self.study.prune(trial, running.seconds, running.pruned)
         elif log.status == "ok" and (result := self._find_result(log)):
             self.study.finish(trial, result, running.seconds)
@@ -185,7 +185,7 @@ class Search:
         if len(ended) >= FIRST_FAILURES and all(row.state == "failed" for row in ended):
             raise TrainingError(
                 f"the first {len(ended)} trials failed: {one_line(ended[-1].reason, 400)}",
-                hint="first make the run file itself work: tunesmith run",
+                hint="first make sure that the run file itself works: tunesmith run",
             )
 
     def _find_result(self, log: TrialLog) -> Result | None:
@@ -198,12 +198,12 @@ class Search:
     def _find_reason(self, log: TrialLog) -> str:
         if log.status == "ok":
             objective = self.runs.objective
-            return f"{objective.id} did not measure {objective.metric.name} for its model"
+            return f"{objective.id} did not measure {objective.metric.name} of its model"
         reason = str(log.finished["error"]) if log.finished else ""
         return reason or self.launcher.describe_end(log.folder)
 
     def _leave(self) -> None:
-        """Stop local trials, to continue them with the search; cluster jobs continue."""
+        """Stop local trials, which the search can continue later; cluster jobs continue."""
         if self.launcher.leaves_runs:
             return
         for running in self.running.values():
@@ -216,7 +216,7 @@ class Search:
 
 
 def describe_pruning(evaluation: ValidationPoint, pruner: str) -> str:
-    """Return why a trial was stopped early."""
+    """Return the reason why a trial was stopped early."""
     than = "is above the median of other trials" if pruner == "median" else "is not among the best"
     return (
         f"stopped at step {evaluation.step} of {evaluation.steps}: "

@@ -1,7 +1,7 @@
 """The search space: possible values of each option, from a run file or the command line.
 
 In a run file, ``[tune.search]`` maps dotted keys to values: a list of choices, or a range with
-``low``, ``high``, and ``log = true`` or a ``step``. On the command line the same is written as
+``low``, ``high``, and ``log = true`` or a ``step``. On the command line, these are written as
 ``4,8,16``, ``1e-5:1e-3``, ``1e-5:1e-3:log`` and ``0:0.2:0.05``.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 from tunesmith.config.run_file import parse_value
 
 SEARCHED_PREFIX = "technique."
-"""Prefix of the searchable keys; others would change the data or the seed."""
+"""Prefix of the searchable keys; other keys would change the data or the seed."""
 MAX_STEPS = 100_000
-"""Treat a range with more values as continuous."""
+"""Ranges with more values than this are treated as continuous."""
 RANGE_KEYS = frozenset({"low", "high", "log", "step"})
 Value = str | int | float | bool
 """A value in Optuna's storage."""
@@ -26,7 +26,7 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both inclusive; integers if both are."""
+    """Numbers from ``low`` to ``high``, both inclusive; integers if both are integers."""
 
     key: str
     low: int | float
@@ -38,7 +38,7 @@ class Range:
         numbers = [self.low, self.high, *([] if self.step is None else [self.step])]
         if not all(_is_number(number) for number in numbers) or not isinstance(self.log, bool):
             raise ValueError(
-                f"{self.key}: low, high and step must be numbers, and log true or false"
+                f"{self.key}: low, high and step must be numbers, and log must be true or false"
             )
         if not self.low < self.high:
             raise ValueError(f"{self.key}: low must be below high, got {self.low} and {self.high}")
@@ -67,11 +67,11 @@ class Range:
         )
 
     def ends(self) -> list[Value]:
-        """Return the values to check before training: the lowest and the highest."""
+        """Return the values to check before training, which are the lowest and the highest."""
         return [self.low, self.last]
 
     def grid(self) -> list[Value] | None:
-        """Return all values; None if there are infinitely or very many."""
+        """Return all values, or None if there are infinitely or very many."""
         step = self.step or (1 if self.is_integer else None)
         if step is None or (count := round((self.last - self.low) / step) + 1) > MAX_STEPS:
             return None
@@ -97,10 +97,10 @@ class Choices:
     values: tuple[Value, ...]
     """The values; lists and tables as JSON, because Optuna only stores scalars."""
     encoded: frozenset[str] = frozenset()
-    """Which of the values are JSON."""
+    """The values that are stored as JSON."""
 
     def ends(self) -> list[Value]:
-        """Return the values to check before training: all of them."""
+        """Return the values to check before training, which are all of them."""
         return [*self.values]
 
     def grid(self) -> list[Value] | None:
@@ -121,13 +121,13 @@ Dimension = Range | Choices
 
 @dataclass(frozen=True)
 class Space:
-    """The options to search, sorted by key: a stored run file may have another order."""
+    """The options to search, sorted by key: a stored run file may have a different order."""
 
     dimensions: tuple[Dimension, ...]
 
     @property
     def size(self) -> int | None:
-        """Number of combinations; None if there are infinitely or very many."""
+        """Number of combinations, or None if there are infinitely or very many."""
         counts = [len(grid) for d in self.dimensions if (grid := d.grid()) is not None]
         total = math.prod(counts)
         is_finite = len(counts) == len(self.dimensions) and total <= MAX_STEPS
@@ -138,7 +138,7 @@ class Space:
         return {d.key: d.decode(params[d.key]) for d in self.dimensions}
 
     def encode(self, options: Mapping[str, Any]) -> dict[str, Value] | None:
-        """Convert options to Optuna's parameters; None if a value is not in the space."""
+        """Convert options to Optuna's parameters; return None if a value is not in the space."""
         found: dict[str, Value] = {}
         for dimension in self.dimensions:
             value = options.get(dimension.key)
@@ -195,7 +195,9 @@ def _read_dimension(key: str, item: Any) -> Dimension:
         )
     if isinstance(item, Mapping):
         if unknown := sorted(item.keys() - RANGE_KEYS):
-            raise ValueError(f"{key}: a range has low, high, log and step, got {unknown[0]!r}")
+            raise ValueError(
+                f"{key}: a range can only have low, high, log and step, got {unknown[0]!r}"
+            )
         if missing := sorted({"low", "high"} - item.keys()):
             raise ValueError(f"{key}: the range has no {missing[0]}")
         return Range(key, **item)
@@ -203,7 +205,7 @@ def _read_dimension(key: str, item: Any) -> Dimension:
         raise ValueError(f"{key}: must be a list of values or a range, got {item!r:.80}")
     texts = {json.dumps(value, sort_keys=True): value for value in item}
     if len(item) < 2 or len(texts) < len(item):
-        raise ValueError(f"{key}: needs two or more different values, got {item!r:.80}")
+        raise ValueError(f"{key}: needs at least two different values, got {item!r:.80}")
     if None in item:
         raise ValueError(f"{key}: contains an empty value")
     lists = {text: value for text, value in texts.items() if isinstance(value, list | dict)}

@@ -1,7 +1,7 @@
 """The study: Optuna's record of the trials, in a journal that survives a killed search.
 
-Each trial's sampler seed derives from the study's seed and the trial's number. An interrupted
-search therefore proposes the same trials as an uninterrupted one.
+The sampler seed of each trial is derived from the study's seed and the trial's number. An
+interrupted search therefore proposes the same trials as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ FOLDER = "optuna"
 JOURNAL = "journal.log"
 DUPLICATE = "duplicate_of"
 MIN_TRIALS_FOR_IMPORTANCE = 10
-"""Finished trials needed to estimate importances (and at least five per option)."""
+"""Number of finished trials needed to estimate importances (and at least five per option)."""
 MAX_PROPOSALS = 100
-"""End the search after this many repeated proposals in a row."""
+"""Stop the search after this many repeated proposals in a row."""
 
 
 class Study:
@@ -56,9 +56,9 @@ class Study:
     # ------------------------------------------------------------------ proposals
 
     def propose(self, first: Mapping[str, Value] | None) -> Trial | None:
-        """Return the next trial; None if all combinations were tried, or too many repeated.
+        """Return the next trial, or None if all combinations were tried or too many were repeated.
 
-        ``first``: parameters of the first trial, if they are given.
+        ``first`` contains the parameters of the first trial, if they are given.
         """
         if not self._study.get_trials(deepcopy=False) and first is not None:
             self._study.enqueue_trial(dict(first))
@@ -120,7 +120,7 @@ class Study:
     ) -> None:  # fmt: skip
         trial.set_user_attr("seconds", seconds)
         trial.set_user_attr("reason", reason)
-        with warnings.catch_warnings():  # for pruned trials, Optuna uses the last reported loss
+        with warnings.catch_warnings():  # For pruned trials, Optuna uses the last reported loss.
             warnings.simplefilter("ignore")
             self._study.tell(trial, value, state=state)
 
@@ -149,15 +149,16 @@ class Study:
         )  # fmt: skip
 
     def sort(self, rows: Sequence[Row]) -> list[Row]:
-        """Return the trials with a result, best first; ties keep their order."""
+        """Return the trials with a result, the best first; ties keep their order."""
         finished = [(row.result.value, row) for row in rows if row.result]
         finished.sort(key=lambda pair: -pair[0] if self.maximizes else pair[0])
         return [row for _, row in finished]
 
     def importances(self) -> dict[str, float]:
-        """Return the share of the score differences due to each option; empty for few trials.
+        """Return the share of the score differences due to each option; empty if trials are few.
 
-        Estimated with a random forest over the options (fANOVA, Hutter et al., ICML 2014).
+        The shares are estimated with a random forest over the options (fANOVA, Hutter et al., ICML
+        2014).
         """
         values = {frozen.value for frozen in self._trials() if frozen.state == TrialState.COMPLETE}
         count = sum(frozen.state == TrialState.COMPLETE for frozen in self._trials())
@@ -169,7 +170,7 @@ class Study:
         return {key: float(share) for key, share in found.items()}
 
     def _trials(self) -> Iterator[FrozenTrial]:
-        """Yield the started trials, without duplicates and queued ones."""
+        """Yield the started trials, without duplicates and without queued ones."""
         for frozen in self._study.get_trials(deepcopy=False):
             if DUPLICATE not in frozen.user_attrs and frozen.state != TrialState.WAITING:
                 yield frozen

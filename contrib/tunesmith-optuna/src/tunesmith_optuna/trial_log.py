@@ -15,7 +15,7 @@ TENTHS = 10
 
 @dataclass(frozen=True)
 class ValidationPoint:
-    """Validation loss at a step of the training."""
+    """The validation loss at a training step."""
 
     step: int
     steps: int
@@ -23,13 +23,13 @@ class ValidationPoint:
 
     @property
     def tenth(self) -> int:
-        """Tenth of the training that has been reached, from 1 to 10."""
+        """The tenth of the training that has been reached, from 1 to 10."""
         return max(1, -(-TENTHS * self.step // self.steps))
 
 
 @dataclass
 class TrialLog:
-    """State of a trial according to its events, updated with each read."""
+    """State of a trial according to its events; each read updates it."""
 
     folder: Path
     step: int = 0
@@ -41,14 +41,14 @@ class TrialLog:
     measured: dict[tuple[str, str], JSON] = field(default_factory=dict)
     """Events of the trained model's metrics, by evaluator and metric."""
     finished: JSON | None = None
-    """Event of the end of the run; None while the run is active (even after a resume)."""
+    """Event at the end of the run; None while the run is active (even after a resume)."""
     seconds: float = 0.0
-    """Total time of the run's processes that ended properly."""
+    """Total time of those processes of the run that ended properly."""
     _offset: int = 0
 
     @property
     def validation_loss(self) -> float | None:
-        """Newest validation loss."""
+        """The newest validation loss."""
         return list(self.evaluations.values())[-1].loss if self.evaluations else None
 
     @property
@@ -57,12 +57,12 @@ class TrialLog:
         return str(self.finished["status"]) if self.finished else "unfinished"
 
     def read(self) -> None:
-        """Read the new events since the last call; leave an incomplete line for the next one."""
+        """Read the events since the last call, leaving an incomplete line for the next one."""
         path = self.folder / "events.jsonl"
         if not path.is_file():
             return
         with path.open("rb") as file:
-            if path.stat().st_size < self._offset:  # a resumed run removed an incomplete line
+            if path.stat().st_size < self._offset:  # A resumed run has removed an incomplete line.
                 self._offset = 0
             file.seek(self._offset)
             new = file.read()

@@ -1,4 +1,4 @@
-"""The run of a trial: the tuned run with other options, scored on its validation rows."""
+"""The run of a trial: the tuned run with different options, scored on its validation rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tunesmith_optuna.space import Space
 from tunesmith_optuna.validation_part import NAME
 
 SKIPPED = ("tune", "split", "gate")
-"""Tables that a trial does not have: its data parts are given, and it has no verdict or gate."""
+"""Tables that a trial does not have: its splits are given, and it has no verdict or gate."""
 LEAKS = "leaks"
-"""Plugin that compares the parts of the data, disabled in trials.
+"""Plugin that compares the splits of the data; it is disabled in trials.
 
-The data is reviewed once before the first trial. In a trial, the evaluated part is the validation
-part, so the plugin would report every row as a leak.
+The data is reviewed once before the first trial. In a trial, the test split contains the validation
+rows, so the plugin would report every row as a leak.
 """
 
 
@@ -47,9 +47,9 @@ class Objective:
 
 
 def find_objective(plan: Plan, catalog: Catalog, name: str) -> Objective:
-    """Return the objective for a metric's name, or ``ID.METRIC`` if several evaluators measure it.
+    """Return the objective for a metric, named ``ID.METRIC`` if several evaluators measure it.
 
-    An evaluator in the run file keeps its options; any other evaluator gets its defaults.
+    An evaluator in the run file keeps its options; any other evaluator uses its defaults.
 
     Raises:
         UsageError: no installed evaluator measures the metric, or several do.
@@ -85,7 +85,7 @@ class TrialRuns:
     """Creates the runs of a study's trials."""
 
     plan_file: Path
-    """The resolved run file to tune, in the study's folder."""
+    """The resolved run file to tune, in the search folder."""
     plan: Plan
     objective: Objective
 
@@ -153,12 +153,12 @@ def find_options(plan: Plan, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def select_named_keys(plan: Plan) -> dict[str, Any]:
-    """Return the tables of a plan, with only the keys set in the run file or on the command line.
+    """Return the tables of a plan with only the keys set in the run file or on the command line.
 
-    All values are resolved, so the tables mean the same in another folder.
+    All values are resolved, so the tables keep their meaning in a different folder.
     """
     tables: dict[str, Any] = _select(plan.to_json(), "", plan.origins.keys())
-    # Set explicitly: the defaults would depend on the new file.
+    # Set explicitly, because the defaults would depend on the new file.
     tables["run"] = {**tables.get("run", {}), "name": plan.name, "folder": plan.run.folder}
     return tables
 
@@ -177,7 +177,7 @@ def write_best(plan: Plan, options: Mapping[str, Any], path: Path, sentence: str
 
 
 def _select(value: Any, key: str, named: Collection[str]) -> Any:
-    """Return the parts of a table or list of tables that are named; None if there are none."""
+    """Return the named parts of a table or of a list of tables, or None if there are none."""
     if any(key == name or key.startswith(f"{name}.") for name in named):
         return value
     if not isinstance(value, dict | list):

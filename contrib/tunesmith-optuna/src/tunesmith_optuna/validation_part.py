@@ -1,8 +1,8 @@
-"""The data of a trial: the training and validation rows of the tuned run, without its test rows.
+"""The data of a trial: the training and validation rows of the tuned run, without test rows.
 
-A trial is an ordinary run, so it scores its model on its test part. In a trial, that part holds the
-validation rows of the tuned run, which choose between trials. No model reads the tuned run's test
-rows until the search is over.
+A trial is an ordinary run, so it scores its model on its test split. In a trial, this split
+contains the validation rows of the tuned run, which choose between trials. No model reads the tuned
+run's test rows until the search is over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import DataPath, Options
 
 NAME = "validation-part"
-NO_VALIDATION_ROWS = "the data has no validation rows, which choose between trials"
+NO_VALIDATION_ROWS = "the data has no validation rows, which are needed to choose between trials"
 VALIDATION_HINT = "raise split.validation_size, for example to 0.2"
 
 
@@ -32,25 +32,27 @@ class ValidationPartOptions(Options):
 
     plan: DataPath = Field(
         min_length=1,
-        description="Run file whose data to use, without its test rows.",
+        description="Run file whose data is used, without its test rows.",
     )
 
 
 @dataclass(frozen=True)
 class ValidationPart:
-    """Loads and splits the data of another run file, and leaves out its test rows."""
+    """Loads and splits the data of another run file, and omits its test rows."""
 
     options: ValidationPartOptions
 
     def load(self) -> Dataset:
-        """Return the training and validation rows; the validation rows are also the test part.
+        """Return the training and validation rows; the validation rows are also the test split.
 
         Raises:
             DataError: the data has no validation rows.
         """
         path = Path(self.options.plan)
         if not path.is_file():
-            raise DataError(f"{path}:1", "no such run file", hint="restore the search folder")
+            raise DataError(
+                f"{path}:1", "there is no such run file", hint="restore the search folder"
+            )
         tables = read_run_file(path, environment={}).tables
         require_trusted(tables, path.parent)
         plan, _ = api.load_plan(path)

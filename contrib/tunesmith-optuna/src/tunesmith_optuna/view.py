@@ -23,7 +23,7 @@ BAR_WIDTH = 24
 
 
 class SearchView:
-    """Prints a line when a trial starts or ends; in a terminal, also shows running trials."""
+    """Prints a line when a trial starts or ends; on a terminal, it also shows running trials."""
 
     def __init__(self, objective: Objective, names: Mapping[str, str], *, quiet: bool) -> None:
         self._objective, self._names = objective, names
@@ -61,7 +61,7 @@ class SearchView:
             self._live.refresh()
 
     def end(self, row: Row) -> None:
-        """Print the score of a trial, or why it has none."""
+        """Print the score of a trial, or the reason why it has none."""
         if row.result is None:
             self._print(f"trial {row.number} {describe_state(row)}", style="warning")
             return

@@ -1,7 +1,7 @@
 """The process of a local trial: ``python -m tunesmith_optuna.work RUN``.
 
 It starts or continues the run. If a process of an earlier search still has the run, this process
-waits for its end, and does nothing if the run is finished by then.
+waits until it ends, and does nothing if the run is finished by then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(folder: Path) -> int:
             return 0
     except TunesmithError as error:
         return print_error(error, _report)
-    # exec keeps the process id, so signals reach the run.
+    # exec keeps the process id, so that signals reach the run.
     command = [sys.executable, "-P", "-m", "tunesmith", "resume", str(folder), "--quiet"]
     return os.execv(command[0], command)  # noqa: S606 - no shell is wanted
 

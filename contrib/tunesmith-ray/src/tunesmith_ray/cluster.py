@@ -31,7 +31,7 @@ ANSWER_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 START_HINT = "start a cluster with `ray start --head`, or use --address local"
 HEAD = {"node:__internal_head__": 0.001}
-"""A fraction of a resource that only the head node has, so actors live and die with the cluster."""
+"""A fraction of a resource of the head node, so that actors live and die with the cluster."""
 
 
 @contextmanager
@@ -39,9 +39,9 @@ def connect(address: str | None) -> Iterator[None]:
     """Connect to a cluster for the duration of the block, or start Ray on this machine.
 
     Raises:
-        EnvironmentProblem: the cluster cannot be reached, or has other versions.
+        EnvironmentProblem: the cluster cannot be reached, or has different versions.
     """
-    # Send no usage statistics: Ray would send some if it is started here.
+    # Send no usage statistics, as Ray would if it is started here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     found = address or os.environ.get("RAY_ADDRESS") or "auto"
     refuse_silent_head(found)
@@ -65,7 +65,7 @@ def connect(address: str | None) -> Iterator[None]:
 
 
 def refuse_silent_head(address: str) -> None:
-    """Refuse an address HOST:PORT where nothing listens: Ray itself would retry for five minutes.
+    """Reject an address HOST:PORT where nothing listens; Ray itself would retry for five minutes.
 
     Raises:
         EnvironmentProblem: the address does not accept connections.
@@ -82,13 +82,13 @@ def refuse_silent_head(address: str) -> None:
 
 
 def find_shortage(work: Work) -> str:
-    """Return which resource the cluster has too little of for the workers; empty if none."""
+    """Describe the resource that the cluster has too little of for the workers, or return ""."""
     there = ray.cluster_resources()
     for name, count in work.resources().items():
         if count * work.workers > there.get(name, 0):
             return (
                 f"the workers need {count * work.workers:g} {name}, but the cluster has "
-                f"{there.get(name, 0):g}: the run waits for more machines"
+                f"{there.get(name, 0):g}, so the run waits for more machines"
             )
     return ""
 
@@ -111,7 +111,7 @@ class Supervisor:
         return self.thread.is_alive()
 
     def must_stop(self) -> bool:
-        """Return True if the run was canceled, or has a newer job (on another cluster, say)."""
+        """Return True if the run was canceled, or has a newer job (perhaps on another cluster)."""
         job = find_job(self.folder)
         return job is None or job.name != self.name or is_cancel_requested(self.folder, self.name)
 
@@ -137,7 +137,7 @@ def create_supervisor(name: str, work: Work) -> Any:
 
 
 def find_supervisor(name: str) -> Any | None:
-    """Return the supervisor of a run; None if it has ended."""
+    """Return the supervisor of a run, or None if it has ended."""
     try:
         return ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
@@ -169,10 +169,10 @@ class WorkersOnRay:
                 return []
             return self._run(work, group, has_begun)
         finally:
-            remove_placement_group(group)  # kills remaining workers
+            remove_placement_group(group)  # kills the remaining workers
 
     def _wait_for_machines(self, group: Any) -> bool:
-        """Wait for the placement group; return False if the run was canceled before it is ready."""
+        """Wait for the placement group; return False if the run was canceled before."""
         ready = group.ready()
         while not ray.wait([ready], timeout=POLL_SECONDS)[0]:
             if self.is_cancelled():
@@ -191,7 +191,7 @@ class WorkersOnRay:
         return self._collect(work, workers, running)
 
     def _collect(self, work: Work, workers: Sequence[Any], running: dict[Any, int]) -> ExitCodes:
-        """Wait for all workers; stop the rest if one failed or the run was canceled."""
+        """Wait for all workers; stop the others if one failed or the run was canceled."""
         codes: dict[int, Sequence[int | None]] = {}
         was_cancelled = False
         while pending := [ref for ref, number in running.items() if number not in codes]:
@@ -224,7 +224,7 @@ class RayWorker(Worker):
 
 
 def get_codes(ref: Any, work: Work) -> Sequence[int | None]:
-    """Return the exit codes of an ended worker; None for each process if the worker was lost."""
+    """Return the exit codes of an ended worker, or None for each process if the worker was lost."""
     try:
         found: Sequence[int | None] = ray.get(ref)
     except RayActorError:
@@ -233,7 +233,7 @@ def get_codes(ref: Any, work: Work) -> Sequence[int | None]:
 
 
 def ask_to_stop(workers: Sequence[Any], seconds: float) -> None:
-    """Ask workers to stop their processes after this many seconds; lost workers are ignored."""
+    """Ask workers to stop their processes after this many seconds, ignoring lost workers."""
     for worker in workers:
         worker.stop.remote(seconds)
 

@@ -1,4 +1,4 @@
-"""Follow a run on the cluster in the terminal: its state, and the output of rank 0."""
+"""Follow a run on the cluster on the terminal: its state, and the output of rank 0."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Follower:
         return cls(path, path.stat().st_size if path.is_file() else 0)
 
     def print_new(self) -> None:
-        """Print the lines completed since the last call."""
+        """Print the lines that were completed since the last call."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as stream:
@@ -49,11 +49,11 @@ def wait_for_job(
     is_alive: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Job:
-    """Show the progress of a run's job until it has ended; return it. Ctrl-C cancels it.
+    """Show the progress of a run's job until the job has ended, and return it. Ctrl-C cancels it.
 
     A second Ctrl-C only ends the wait: the request to stop is already in the run folder.
-    ``is_alive`` checks the supervisor, the only one that can end a job. A job whose supervisor was
-    lost (with the cluster, say) is returned as failed.
+    ``is_alive`` checks the supervisor, which is the only one that can end a job. A job whose
+    supervisor was lost (with the cluster, for example) is returned as failed.
     """
     follower = Follower.from_end(log_path(folder, 0))
     shown: tuple[object, ...] = ()

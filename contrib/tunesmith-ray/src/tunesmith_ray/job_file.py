@@ -18,7 +18,7 @@ from tunesmith.storage import write_atomic
 from tunesmith_cli.launch import read_job, write_job
 
 State = Literal["submitted", "waiting", "running", "finished", "failed", "stopped"]
-"""``waiting``: for machines with the resources that the workers need."""
+"""``waiting`` means waiting for machines with the resources that the workers need."""
 ACTIVE_STATES: Sequence[State] = ("submitted", "waiting", "running")
 HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats of a supervisor."""
@@ -33,7 +33,7 @@ class Job:
     name: str
     """Name of the job's supervisor among Ray's actors."""
     address: str | None
-    """Address of the cluster as the user gave it; None for Ray's default."""
+    """Address of the cluster as the user gave it; None: Ray's default."""
     submitted: str
     """Time of submission, ISO 8601."""
     state: State = "submitted"
@@ -43,9 +43,9 @@ class Job:
     exit_code: int | None = None
     """Exit code of the run; None while the job is active."""
     failed_rank: int | None = None
-    """Rank of the failed process; its log shows the reason."""
+    """Rank of the failed process, whose log shows the reason."""
     reason: str = ""
-    """Why the job ended or was restarted."""
+    """The reason why the job ended or was restarted."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.state not in get_args(State):
@@ -100,7 +100,7 @@ def job_folder(folder: Path) -> Path:
 
 
 def find_job(folder: Path) -> Job | None:
-    """Return the newest job of a run; None if none was submitted.
+    """Return the newest job of a run, or None if none was submitted.
 
     Raises:
         UsageError: the job file is damaged.

@@ -11,7 +11,7 @@ from tunesmith_ray.worker import log_path
 
 
 def query(folder: Path, job: Job) -> JobStatus:
-    """Return the status of a job from its file, or as lost if its supervisor is gone."""
+    """Return the status of a job as in its file, or as lost if its supervisor is gone."""
     job = check_supervisor(folder, job) if job.is_active else job
     facts = {
         "submitted": job.submitted,
@@ -34,7 +34,7 @@ def query(folder: Path, job: Job) -> JobStatus:
 
 
 def check_supervisor(folder: Path, job: Job) -> Job:
-    """Return the job, marked as failed if its supervisor is gone and silent."""
+    """Return the job, marked as failed if its supervisor is gone and sends no heartbeats."""
     from tunesmith_ray import cluster
 
     with cluster.connect(job.address):
@@ -43,16 +43,16 @@ def check_supervisor(folder: Path, job: Job) -> Job:
 
 
 def reread_job(folder: Path, job: Job, *, is_lost: bool) -> Job:
-    """Read the job again, as its supervisor may have ended it; mark it as lost if asked."""
+    """Read the job again, since its supervisor may have ended it; mark it as lost if requested."""
     job = find_job(folder) or job
     return mark_as_lost(folder, job) if is_lost and job.is_active else job
 
 
 def cancel(folder: Path, job: Job) -> str:
-    """Ask the supervisor to stop the run; processes have ray.grace_seconds to save."""
+    """Ask the supervisor to stop the run; its processes have ray.grace_seconds to save."""
     if not job.is_active:
         return f"the run has ended: {job.state}"
-    # The supervisor reads this file, even if Ray recreates it or it runs on another cluster.
+    # The supervisor reads this file, even if Ray recreated it or it runs on another cluster.
     request_cancel(folder, job.name)
     if is_heartbeat_missing(folder):
         return "the run has ended: its supervisor was lost"

@@ -53,14 +53,14 @@ class RayOptions(Options):
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
         "pack",
         description=(
-            "Put workers on few machines (pack) or on different ones (spread) if possible; "
-            "strict_ enforces it."
+            "Put workers on few machines (pack) or on different ones (spread) if possible; the "
+            "strict_ variants enforce it."
         ),
     )
     max_failures: int = Field(
         3,
         ge=0,
-        description="How often to restart the run after a process or machine was lost.",
+        description="How often to restart the run after a process or machine is lost.",
     )
     grace_seconds: int = Field(
         120,

@@ -1,8 +1,8 @@
-"""Start a process of a run: it becomes ``tunesmith resume``, as under torchrun.
+"""Start a process of a run, which becomes ``tunesmith resume`` as it would under torchrun.
 
-``python -m tunesmith_ray.rank --parent PID RUN`` ties its life to the worker that started it, and
-then replaces itself. A lost worker therefore leaves no process behind that trains or keeps the run
-locked.
+``python -m tunesmith_ray.rank --parent PID RUN`` ties itself to the worker that started it, so that
+it ends with the worker, and then replaces itself. A lost worker therefore leaves no process behind
+that trains or keeps the run locked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_command(folder: Path, rank: int) -> list[str]:
-    """Return the command for this worker to start a process of the run."""
+    """Return the command with which this worker starts a process of the run."""
     command = [sys.executable, "-P", "-m", "tunesmith_ray.rank", "--parent", str(os.getpid())]
     # Rank 0 on a machine that Ray has lost may still be alive and hold the run's lock.
     return [*command, *(["--wait"] if rank == 0 else []), str(folder)]
@@ -58,7 +58,7 @@ def end_with_parent(parent: int) -> None:
     if sys.platform != "linux":
         return
     signal_at_end_of_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # the parent has already ended
+    if os.getppid() != parent:  # The parent has already ended.
         os._exit(128 + signal.SIGKILL)
 
 

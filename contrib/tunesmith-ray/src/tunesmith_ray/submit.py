@@ -33,7 +33,7 @@ from tunesmith_ray.work import Work
 from tunesmith_ray.worker import log_path
 
 SHOWN_LINES = 30
-"""Lines to show from the log of a failed process."""
+"""Number of lines to show from the log of a failed process."""
 
 
 @click.command("submit")
@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Run a run file on a Ray cluster, or continue an interrupted run folder.
 
     The run folder is created here, on a file system that all machines share. Without --detach, the
-    command shows the progress and ends with the run's report and exit code; Ctrl-C stops the run
+    command shows the progress, and ends with the run's report and exit code. Ctrl-C stops the run
     after its current step. If a process or a machine is lost, the run continues from its last
     checkpoint.
     """
@@ -63,7 +63,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     options = override_options(plan.table(RayOptions), flags, "ray")
     check_run(plan, options, detach=detach)
     path = folder.path if folder else planned_folder(plan, out)
-    # The code is trusted: the user starts this run file, or was asked about the run folder's.
+    # The code is trusted, because the user starts this run file or was asked about the run folder's
+    # code.
     trusts_code = bool(find_code(plan.to_json(), path))
     work = Work.from_options(path, options, trusts_code=trusts_code)
     if dry_run:
@@ -76,7 +77,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
             refuse_second_job(folder.path)
         check_resources(cluster.find_shortage(work), options)
         folder = folder or create_run(plan, out)
-        work = replace(work, folder=str(folder.path.absolute()))  # a new folder is only known now
+        work = replace(work, folder=str(folder.path.absolute()))  # A new folder is only known now.
         supervisor = begin(work, options.address)
         if detach:
             show_begin(folder, as_json)
@@ -88,11 +89,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def check_run(plan: Plan, options: RayOptions, *, detach: bool) -> None:
-    """Refuse a run that the workers cannot execute.
+    """Reject a run that the workers cannot execute.
 
     Raises:
-        UsageError: the technique supports a single process but there are several, it trains on
-            another device than the workers have, or Ray would end with this command.
+        UsageError: the technique supports only one process but there are several, it trains on a
+            different device than the workers have, or Ray would end with this command.
         EnvironmentProblem: the weights of the model are missing.
     """
     api.require_runnable(plan)
@@ -101,16 +102,17 @@ def check_run(plan: Plan, options: RayOptions, *, detach: bool) -> None:
     )
     if detach and options.address == LOCAL:
         raise UsageError(
-            "--detach: a Ray started for one run ends with this command",
-            hint="start Ray with `ray start --head`, and leave out --address",
+            "--detach: a Ray cluster started for one run ends with this command",
+            hint="start Ray with `ray start --head`, and omit --address",
         )
 
 
 def check_resources(shortage: str, options: RayOptions) -> None:
-    """Warn if the cluster lacks resources; refuse the run if no machine can join.
+    """Warn if the cluster lacks resources; reject the run if no machine can join.
 
     Raises:
-        UsageError: Ray was started on this machine for one run, and it has too few resources.
+        UsageError: Ray was started on this machine for one run, and the machine has too few
+            resources.
     """
     if not shortage:
         return
@@ -120,7 +122,7 @@ def check_resources(shortage: str, options: RayOptions) -> None:
 
 
 def refuse_second_job(run: Path) -> None:
-    """Refuse a run that is already on this cluster, or on another one.
+    """Reject a run that is already on this cluster or on another one.
 
     Raises:
         UsageError: the run's supervisor is alive.
@@ -188,7 +190,7 @@ def show_report(folder: RunFolder, as_json: bool) -> None:
 
 
 def show_end(folder: RunFolder, job: Job) -> int:
-    """Print why a run did not finish, with the log of the failed process; return its exit code."""
+    """Print why a run did not finish, and the failed process's log; return its exit code."""
     if job.state == "finished":
         return 0
     render.print_note(f"\nrun {job.state}: {job.reason}", style="bad")

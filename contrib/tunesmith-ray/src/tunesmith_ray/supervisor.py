@@ -1,8 +1,8 @@
 """The supervisor of a run: it starts the workers, and restarts them when one is lost.
 
-Ray loses what a lost process had not reported yet, so nothing is reported to Ray: checkpoints and
-events are in the run folder. A start is ``tunesmith resume`` in every process, even the first time.
-The supervisor decides by exit codes alone.
+Ray loses what a lost process has not reported yet, so nothing is reported to Ray: checkpoints and
+events are in the run folder. Each start is a ``tunesmith resume`` in every process, even the first
+one. The supervisor decides by exit codes alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class StartWorkers(Protocol):
     """Start all processes of a run once, wait for them, and return their exit codes."""
 
     def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
-        """Call ``has_begun`` with the workers' machines; return no codes if canceled before."""
+        """Call ``has_begun`` with the workers' machines; return no codes if canceled first."""
         ...
 
 
@@ -52,11 +52,11 @@ class SupersededError(Exception):
 def supervise(
     work: Work, name: str, start: StartWorkers, is_cancelled: Callable[[], bool]
 ) -> Job | None:
-    """Start the run until it ends or has lost processes too often; return the final job.
+    """Start the run until it ends or has lost processes too often, and return the final job.
 
-    Every change of the job is written to the run folder. A supervisor that is itself restarted
-    counts the start it finds there, and stops the run if it was already asked to. ``name`` is the
-    name of its job. If the run has a newer job, nothing is written, and None is returned.
+    Every change of the job is written to the run folder. A supervisor that was itself restarted
+    counts the start that it finds there, and stops the run if that was already requested. ``name``
+    is the name of its job. If the run has a newer job, nothing is written, and None is returned.
     """
     with suppress(SupersededError):
         return _supervise(work, name, start, is_cancelled)
@@ -82,9 +82,9 @@ def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callabl
             outcome = judge_exit_codes(start(work, has_begun), is_cancelled())
         except SupersededError:
             raise
-        except Exception as error:  # from Ray, or a bug: nobody may wait forever
+        except Exception as error:  # An error of Ray, or a bug: nobody may wait forever.
             outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
-        if has_finished(folder):  # even if it was lost or stopped at that moment
+        if has_finished(folder):  # Even if it was lost or stopped at that moment.
             outcome = Outcome("finished", 0)
         job = update_job(find_own_job(folder, name), outcome, work)
         job.write(folder)
@@ -107,13 +107,16 @@ def find_own_job(folder: Path, name: str) -> Job:
 
 
 def judge_exit_codes(codes: ExitCodes, is_cancelled: bool) -> Outcome:
-    """Return how a start ended, from the exit codes of its processes.
+    """Return how a start ended, judging by the exit codes of its processes.
 
     Rank 0 reports for all ranks, unless it was only asked to stop because another rank failed. A
-    process killed by a signal was lost, for example with its machine or because memory ran out.
+    process that was killed by a signal counts as lost, for example with its machine or because
+    memory ran out.
     """
     if not codes:
-        return Outcome("stopped", 128 + signal.SIGTERM, reason="canceled before it started")
+        return Outcome(
+            "stopped", 128 + signal.SIGTERM, reason="the run was canceled before it started"
+        )
     if codes[0] == 0:
         return Outcome("finished", 0)
     stop_codes = {128 + number for number in STOP_SIGNALS}
@@ -141,7 +144,7 @@ def name_signal(number: int) -> str:
 
 
 def update_job(job: Job, outcome: Outcome, work: Work) -> Job:
-    """Return the job after a start: still active if the run must be restarted."""
+    """Return the job after a start, which is still active if the run must be restarted."""
     ended = replace(job, failed_rank=outcome.failed_rank, reason=outcome.reason)
     if outcome.verdict == "lost":
         if job.starts <= work.max_failures:

@@ -33,16 +33,16 @@ class WorkerPlace:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Places of all workers in a start; the processes rendezvous at the first one."""
+    """The places of all workers in a start; the processes rendezvous at the first one."""
 
     places: Sequence[WorkerPlace]
     id: str
-    """Unique id of the start, so processes of an earlier start cannot join."""
+    """Unique id of the start, so that processes of an earlier start cannot join."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run and the workers it needs."""
+    """A run, and the workers that it needs."""
 
     folder: str
     """Absolute path of the run folder, the same on every machine."""
@@ -52,16 +52,16 @@ class Work:
     cpus: int = 1
     gpus: int = 0
     gpu_type: str = ""
-    """Ray's accelerator type; empty for any."""
+    """Ray's accelerator type; empty if any will do."""
     placement: str = "pack"
     max_failures: int = 3
     grace_seconds: int = 120
     trusts_code: bool = False
-    """True if the user trusts the code that the run names; nodes may lack the record of trust."""
+    """True if the user trusts the run's code; other nodes may lack the record of this trust."""
 
     @classmethod
     def from_options(cls, folder: Path, options: RayOptions, *, trusts_code: bool = False) -> Work:
-        """Return the work of a run with these options."""
+        """Return the work for a run with these options."""
         gpus = parse_gpus(options.gpus)
         return cls(
             folder=str(folder.absolute()),
@@ -85,17 +85,17 @@ class Work:
         found: dict[str, float] = {"CPU": self.cpus}
         if self.gpus:
             found["GPU"] = self.gpus
-            if self.gpu_type:  # a small share, as Ray does to request a type
+            if self.gpu_type:  # a small share, as Ray itself uses to request a type
                 found[f"accelerator_type:{self.gpu_type}"] = 0.001
         return found
 
     def environment(self, worker: int, index: int, meeting: Rendezvous) -> Mapping[str, str]:
-        """Return the environment variables of a process of a worker.
+        """Return the environment variables of one process of a worker.
 
         They match those of torchrun, which has one agent per machine. Workers on the same machine
         are therefore counted together, and each process sees the GPUs of all of them.
         """
-        # Do not import modules from the folder where Ray was started: it may contain a json.py.
+        # Do not import modules from the folder where Ray was started, which may contain a json.py.
         variables = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(self.threads)}
         if self.trusts_code:
             variables[TRUST_VARIABLE] = "1"
@@ -125,7 +125,7 @@ class Work:
         return max(1, self.cpus // self.processes)
 
     def describe(self, address: str | None) -> list[tuple[str, str]]:
-        """Return what a dry run shows, as pairs of name and text."""
+        """Return the lines of a dry run, as pairs of name and text."""
         each = ", ".join(f"{name} {count:g}" for name, count in self.resources().items())
         shown_places = [WorkerPlace(f"host-{number}", "ADDRESS") for number in range(self.workers)]
         variables = dict(self.environment(0, 0, Rendezvous(shown_places, "START")))

@@ -1,4 +1,4 @@
-"""A worker starts, watches and stops the processes of a run on one machine."""
+"""A worker, which starts, watches and stops the processes of a run on one machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tunesmith_ray.work import Rendezvous, Work, WorkerPlace
 
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
-"""Seconds for processes to end by themselves after another one failed."""
+"""Seconds for processes to end without a signal after another one has failed."""
 
 
 class Worker:
@@ -26,7 +26,7 @@ class Worker:
     def __init__(self, work: Work, number: int, address: str = "127.0.0.1") -> None:
         self.work, self.number, self.address = work, number, address
         self._term_at: float | None = None
-        """Monotonic time to ask the processes to stop; None for never."""
+        """Monotonic time at which to ask the processes to stop; None: never."""
         self._lock = threading.Lock()
 
     def find_place(self) -> WorkerPlace:
@@ -37,7 +37,7 @@ class Worker:
             return WorkerPlace(socket.gethostname(), self.address, one.getsockname()[1], gpus)
 
     def run(self, meeting: Rendezvous) -> list[int]:
-        """Start the processes, wait for all, and return their exit codes as a shell would."""
+        """Start the processes, wait for them, and return their exit codes as a shell would."""
         ranks = range(self.work.processes)
         children = [self._start(index, meeting) for index in ranks]
         try:
@@ -92,5 +92,5 @@ def exit_code(code: int) -> int:
 
 
 def log_path(folder: Path, rank: int) -> Path:
-    """Return the file with a process's stderr output of all starts."""
+    """Return the file with the stderr output of a process over all starts."""
     return folder / "ray" / f"rank-{rank}.log"

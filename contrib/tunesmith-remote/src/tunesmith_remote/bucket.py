@@ -1,4 +1,4 @@
-"""Access a folder of an object store through fsspec, with errors that name the object."""
+"""Access a folder in an object store through fsspec, with errors that name the object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_remote.options import check_url
 
 
 class Bucket:
-    """The folder at ``url``; names are relative to it, credentials come from the environment."""
+    """The folder at ``url``. Names are relative to it; credentials come from the environment."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -23,7 +23,7 @@ class Bucket:
         self._files, self._root = _open(self.url)
 
     def list_sizes(self, folder: str) -> dict[str, int]:
-        """Return the objects of a folder with their sizes in bytes; empty if it does not exist."""
+        """Return the objects in a folder with their sizes in bytes; empty if it does not exist."""
         with self._explained(folder):
             try:
                 found = self._files.ls(self._path(folder), detail=True)
@@ -33,7 +33,7 @@ class Bucket:
         return {entry["name"].rpartition("/")[2]: int(entry["size"]) for entry in objects}
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of an object; None if it does not exist."""
+        """Return the content of an object, or None if it does not exist."""
         with self._explained(name):
             try:
                 return bytes(self._files.cat_file(self._path(name)))
@@ -93,7 +93,7 @@ class Bucket:
     def _explained(self, name: str, passed: type[Exception] = UsageError) -> Iterator[None]:
         """Convert every error of the store to an EnvironmentProblem: each library has its own."""
         try:
-            self._files.invalidate_cache()  # listings: another machine may have written
+            self._files.invalidate_cache()  # another machine may have written
             yield
         except passed:
             raise
@@ -102,7 +102,7 @@ class Bucket:
 
 
 def describe(error: Exception) -> str:
-    """Return an error of a library as a single line without secrets."""
+    """Format an error of a library as a single line without secrets."""
     return one_line(redact(f"{type(error).__name__}: {error}".removesuffix(": ")), 300)
 
 

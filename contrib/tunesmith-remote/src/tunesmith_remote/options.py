@@ -37,7 +37,7 @@ def check_url(url: str) -> str:
     """
     scheme, separator, place = url.partition("://")
     if not separator or not scheme or not place.strip("/") or "::" in url:
-        raise ValueError("must be like s3://bucket/path")
+        raise ValueError("must look like s3://bucket/path")
     if redact(url) != url:
         raise ValueError("must not contain a secret; use environment variables instead")
     return url.rstrip("/")

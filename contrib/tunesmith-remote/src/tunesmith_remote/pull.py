@@ -106,7 +106,7 @@ def group_by_commit(files: Mapping[str, StoredFile]) -> dict[str, dict[str, Stor
 
 
 def _fetch_files(bucket: Bucket, files: Mapping[str, StoredFile], folder: Path) -> str:
-    """Download files; return the first problem, or "" if all are intact."""
+    """Download files; return the first problem, or "" if all files are intact."""
     for path, file in files.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)

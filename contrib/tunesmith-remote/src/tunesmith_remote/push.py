@@ -1,8 +1,8 @@
-"""Push a run folder: upload missing objects, create a snapshot, then delete old objects.
+"""Push a run folder: upload missing objects, create a snapshot, and delete old objects.
 
-The folder may be in use. Committed folders (checkpoints, models) are taken as their manifests
+The folder may be in use. Committed folders (checkpoints, models) are uploaded as their manifests
 describe them; every other file is read once, in its current state. The event log is read between
-two commits. It therefore names no model that the snapshot lacks, and contains every step of the
+two commits. It therefore refers to no model that the snapshot lacks, and contains every step of the
 snapshot's checkpoints.
 """
 
@@ -34,7 +34,7 @@ from tunesmith_remote.snapshot import (
 )
 
 KEPT_SNAPSHOTS = 2
-"""Number of snapshots to keep, so a pull of the previous one can finish."""
+"""Number of snapshots to keep, so that a pull of the previous one can finish."""
 MAX_ATTEMPTS = 5
 """How often to retry if the run deletes an old checkpoint during its upload."""
 
@@ -62,7 +62,7 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
     if mirror is None or mirror.url != bucket.url:
         known = mirror or Mirror(url=bucket.url, writer=secrets.token_hex(8))
         mirror = known.model_copy(update={"url": bucket.url})
-        require_own_bucket(bucket, mirror)  # checked before the folder records it
+        require_own_bucket(bucket, mirror)  # Checked before the folder records it.
         mirror.write(run)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
@@ -142,7 +142,7 @@ class _Push:
         except IntegrityError as error:
             self._keep_pushed(path, error.message, stored)
             return
-        if (path / MANIFEST).read_bytes() != content:  # the folder was replaced
+        if (path / MANIFEST).read_bytes() != content:  # The folder was replaced.
             raise FileNotFoundError(path)
         files = {MANIFEST: _describe(content)}
         files |= {n: StoredFile(size=f.size, sha256=f.sha256) for n, f in manifest.files.items()}
@@ -156,11 +156,11 @@ class _Push:
         self.files |= {f"{name}/{file}": entry for file, entry in files.items()}
 
     def _keep_pushed(self, path: Path, reason: str, stored: Mapping[str, int]) -> None:
-        """Use the earlier push of a damaged checkpoint, or leave the checkpoint out."""
+        """Use the earlier push of a damaged checkpoint, or omit the checkpoint."""
         if not path.exists():
             raise FileNotFoundError(path)
         name = path.relative_to(self.folder.path).as_posix()
-        if not is_checkpoint(name):  # the event log refers to it
+        if not is_checkpoint(name):  # The event log refers to it.
             raise IntegrityError(f"{path}: {reason}")
         pushed = {n: file for n, file in self.before.items() if n.startswith(f"{name}/")}
         if pushed and all(stored.get(file.sha256) == file.size for file in pushed.values()):

@@ -14,11 +14,11 @@ from tunesmith.text import redact
 from tunesmith_remote.snapshot import find_mirror
 
 MAX_FINDINGS = 2
-"""Failures to report while the run trains: after three, a reporter gets no more events."""
+"""Failures to report while the run trains; after three, a reporter gets no more events."""
 
 
 class NoOptions(Options):
-    """No options: the URL is in the table ``[remote]``."""
+    """The reporter has no options, because the URL is in the table ``[remote]``."""
 
 
 class RemoteReporter:
@@ -68,7 +68,7 @@ class RemoteReporter:
         """Start the push thread, or request a push.
 
         Raises:
-            EnvironmentProblem: the last push failed, or a damaged checkpoint was skipped, and this
+            EnvironmentProblem: the last push failed or a damaged checkpoint was skipped, and this
                 was not reported yet.
         """
         if isinstance(event, RunStarted) and self._thread is None:
@@ -96,7 +96,9 @@ class RemoteReporter:
         """Return the skipped damaged checkpoints that were not reported yet."""
         damaged = {n: why for n, why in self._damaged.items() if n not in self._reported}
         self._reported |= damaged.keys()
-        return [redact(f"{name} is damaged, not pushed: {why}") for name, why in damaged.items()]
+        return [
+            redact(f"{name} is damaged and was not pushed: {why}") for name, why in damaged.items()
+        ]
 
     def _push_when_due(self) -> None:
         while True:
@@ -118,11 +120,11 @@ class RemoteReporter:
         from tunesmith_remote.push import push_run
 
         damaged = push_run(self._folder.path, Bucket(self._url)).damaged
-        self._damaged = {**self._damaged, **damaged}  # a new dict, because another thread reads it
+        self._damaged = {**self._damaged, **damaged}  # A new dict, because another thread reads it.
 
 
 def choose_url(folder: Path, base: str, name: str) -> str:
-    """Return the URL for a run below ``base``: its existing mirror's, or one with its name."""
+    """Return the URL for a run below ``base``: its existing mirror, or one with its name."""
     mirror = find_mirror(folder)
     if mirror and mirror.url.rpartition("/")[0] == base:
         return mirror.url
@@ -130,7 +132,7 @@ def choose_url(folder: Path, base: str, name: str) -> str:
 
 
 def describe(problem: Exception) -> str:
-    """Return an error with its hint, without secrets."""
+    """Format an error with its hint, without secrets."""
     hint = getattr(problem, "hint", None)
     return redact(f"{problem}; {hint}" if hint else str(problem))
 

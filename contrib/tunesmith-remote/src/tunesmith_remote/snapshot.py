@@ -36,17 +36,17 @@ _NAME = re.compile(r"(\d{8,})\.json")
 def _check_path(path: str) -> str:
     """Validate the path of a mirrored file, relative to the run folder."""
     if not is_inside(path) or is_skipped(path):
-        raise ValueError("is not a file of a run")
+        raise ValueError("this is not a file of a run")
     return path
 
 
 def is_skipped(path: str) -> bool:
-    """Return True for files of one machine, and for files being written or failing verification."""
+    """Return True for files that concern one machine, are being written, or failed verification."""
     return path in SKIPPED or any(part.startswith(".") for part in path.split("/"))
 
 
 def is_checkpoint(name: str) -> bool:
-    """Return True for a checkpoint: a run with an older one can do without it."""
+    """Return True for a checkpoint, which a run with an older one can do without."""
     return PurePosixPath(name).parent.name == "checkpoints"
 
 
@@ -67,7 +67,7 @@ class StoredFile(_Strict):
 
 
 class Snapshot(_Strict):
-    """The files of a run by path, and who pushed them. ``created``: UTC, ISO 8601."""
+    """The files of a run by path, and who pushed them. ``created`` is a time in UTC (ISO 8601)."""
 
     format: Literal[1] = 1
     number: int = Field(ge=1)
@@ -102,7 +102,7 @@ def _encode(document: Mapping[str, Any]) -> bytes:
 
 
 def decode_snapshot(content: bytes, number: int) -> Snapshot | None:
-    """Return a snapshot; None if the content is not exactly what was stored under this number."""
+    """Decode a snapshot; return None if it is not exactly what was stored under its number."""
     try:
         document = json.loads(content)
         document.pop("seal")
@@ -127,7 +127,7 @@ def read_snapshots(bucket: Bucket, numbers: list[int]) -> Iterator[tuple[int, Sn
     """Yield the snapshots, newest first; None for a damaged one."""
     for number in reversed(numbers):
         content = bucket.read(name_snapshot(number))
-        if content is not None:  # otherwise deleted in the meantime
+        if content is not None:  # Otherwise, it was deleted in the meantime.
             yield number, decode_snapshot(content, number)
 
 
@@ -140,7 +140,7 @@ class Mirror(_Strict):
     follows: str = ""
     """Seal of the newest snapshot when this copy was pulled; empty if it was not pulled.
 
-    This holds even if that snapshot was damaged and an older one was used.
+    This is the newest one even if it was damaged and an older one was used.
     """
 
     def write(self, folder: Path) -> None:
@@ -149,7 +149,7 @@ class Mirror(_Strict):
 
 
 def find_mirror(folder: Path) -> Mirror | None:
-    """Return the mirror recorded in a run folder; None if there is none."""
+    """Return the mirror recorded in a run folder, or None if there is none."""
     try:
         return Mirror.model_validate_json((folder / MIRROR_FILE).read_bytes())
     except (OSError, ValidationError):

@@ -1,4 +1,4 @@
-"""The process of a job: continue the run, and requeue the job if it is interrupted.
+"""The process of a job, which continues the run and requeues the job if it is interrupted.
 
 ``python -m tunesmith_slurm.job RUN`` is the last line of the script. It runs ``tunesmith resume``,
 which also starts a new run. For several processes it uses torchrun.
@@ -6,7 +6,8 @@ which also starts a new run. For several processes it uses torchrun.
 - Before the time limit, Slurm sends USR1 to this process, which passes it on. The run finishes its
   step, saves a checkpoint and exits. Then this process requeues the job.
 - When Slurm itself ends a job (preemption, ``scontrol requeue``, ``scancel``), it sends TERM to
-  every process of the job. This process then passes nothing on, and Slurm decides about the queue.
+  every process of the job. This process then passes nothing on, and Slurm determines what happens
+  to the job.
 - If a node fails, Slurm requeues the job. A process of the earlier start may still be alive and
   hold the run's lock, so this process waits for the lock.
 """
@@ -49,7 +50,7 @@ class Work:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         torchrun += ["--nproc-per-node", str(self.processes)]
         torchrun += ["--shutdown-timeout", str(self.shutdown_seconds)]
-        # Slurm already sends TERM to every rank. From torchrun it would be the second TERM, which
+        # Slurm already sends TERM to every rank. One from torchrun would be the second TERM, which
         # ends a rank immediately; a second USR1 has no effect.
         return [*torchrun, "--signals-to-handle", "SIGUSR1", *resume]
 
@@ -65,7 +66,7 @@ class Outcome:
 
     @property
     def is_interrupted(self) -> bool:
-        """True if the job's stop signal stopped the run, so the job must be requeued.
+        """True if the job's stop signal stopped the run, so that the job must be requeued.
 
         False if the run reached ``max_minutes`` (exit code 75), failed or lost a rank.
         """
@@ -115,7 +116,8 @@ def run_child(command: Sequence[str]) -> Outcome:
     numbers = int(signal.SIGUSR1), int(signal.SIGTERM)
     earlier = {number: signal.signal(number, stop) for number in numbers}
     try:
-        # Do not import modules from the folder the job was submitted in: it may contain a json.py.
+        # Do not import modules from the folder where the job was submitted, which may contain a
+        # json.py.
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}
         child = subprocess.Popen(command, env=environment, preexec_fn=_ignore_term)
         code = child.wait()
@@ -130,7 +132,7 @@ def _ignore_term() -> None:
 
 
 def exit_code_of_run(folder: Path, code: int) -> int:
-    """Return the run's exit code, which torchrun hides; ``code`` if the run has not ended.
+    """Return the run's exit code, which torchrun hides, or ``code`` if the run has not ended.
 
     If the run ends at the moment torchrun receives a signal, it still counts as finished.
     """
@@ -153,7 +155,7 @@ def requeue(work: Work, restarts: int) -> None:
             f"{work.max_requeues}; continue with `tunesmith slurm submit RUN`"
         )
         return
-    # A canceled job must not come back, and a preempted job comes back by itself.
+    # A canceled job must not come back, and Slurm itself brings back a preempted job.
     if programs.query_job(job).state != "RUNNING":
         return
     try:

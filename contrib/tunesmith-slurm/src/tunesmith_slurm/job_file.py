@@ -22,12 +22,12 @@ class SubmittedJob:
             raise ValueError("job")
 
     def log(self, folder: Path) -> Path:
-        """Return the path of the job's output; it exists once the job has started."""
+        """Return the path of the job's output, which exists once the job has started."""
         return folder / "slurm" / f"{self.job}.log"
 
 
 def find_job(folder: Path) -> SubmittedJob | None:
-    """Return the newest job of a run; None if none was submitted.
+    """Return the newest job of a run, or None if none was submitted.
 
     Raises:
         UsageError: the job file is damaged.

@@ -15,7 +15,7 @@ from tunesmith.offers import TableOffer
 from tunesmith.options import Options
 from tunesmith_cli.launch import Gpus, parse_gpus
 
-# No control characters, which could end the line of an option in the script.
+# No control characters, because they could end the line of an option in the script.
 Text = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
@@ -56,7 +56,8 @@ class SlurmOptions(Options):
     )
     cpus_per_task: int = Field(4, ge=1, description="Processor cores of the job.")
     mem: str | None = Field(
-        None, description="Main memory of the job: 32G, 512M. Unset: the cluster's default."
+        None,
+        description="Main memory of the job, such as 32G or 512M. Unset: the cluster's default.",
     )
     time: int | str | None = Field(
         None,
@@ -70,13 +71,15 @@ class SlurmOptions(Options):
         ge=1,
         le=65_535,
         validate_default=True,
-        description="How many seconds before the time limit the run stops and saves a checkpoint.",
+        description=(
+            "Number of seconds before the time limit at which the run stops and saves a checkpoint."
+        ),
     )
     max_requeues: int = Field(
         100, ge=0, description="How often to requeue an interrupted run. 0: never."
     )
     setup: tuple[Text, ...] = Field(
-        (), description="Shell commands before the run, such as module load cuda."
+        (), description="Shell commands to run before the run starts, such as module load cuda."
     )
     sbatch: tuple[Text, ...] = Field(
         (), description="Additional sbatch options, such as --mail-type=END."
@@ -117,7 +120,7 @@ class SlurmOptions(Options):
     @field_validator("grace_seconds")
     @classmethod
     def _check_grace(cls, grace: int, info: ValidationInfo) -> int:
-        time = info.data.get("time")  # absent if it is not valid itself
+        time = info.data.get("time")  # It is absent if it is not valid itself.
         seconds = None if time is None else parse_seconds(str(time))
         if seconds is not None and seconds <= grace:
             raise ValueError(f"must be shorter than time, which is {seconds} seconds")
@@ -150,7 +153,7 @@ class SlurmOptions(Options):
 
 
 def parse_seconds(text: str) -> int | None:
-    """Return the seconds of a time limit in Slurm's format; None if the format is wrong.
+    """Convert a Slurm time limit to seconds; return None if it is malformed.
 
     The formats are M, M:S, H:M:S, D-H, D-H:M and D-H:M:S.
     """

@@ -1,4 +1,4 @@
-"""Compare the resources a job requests with the planner's prediction."""
+"""Compare the resources that a job requests with the planner's prediction."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tunesmith.text import format_bytes, format_count, format_duration
 from tunesmith_slurm.options import SlurmOptions
 
 THIS_MACHINE = "this machine"
-"""This machine's name in the times of a prediction."""
+"""Name of this machine in the times of a prediction."""
 
 
 def list_warnings(plan: Plan, options: SlurmOptions) -> Sequence[str]:
-    """Return warnings where a request is below the prediction; reads the data, but no weights.
+    """Return warnings about requests below the prediction; the data is read, but not the weights.
 
     Raises:
         DataError: the data is unusable, so the job would fail immediately.
@@ -58,7 +58,7 @@ def check_memory(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator
 
 
 def check_time(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a warning if training exceeds the time limit on every GPU the job may get."""
+    """Yield a warning if training exceeds the time limit on every GPU that the job may get."""
     times = estimate["time"].get(estimate["technique"], {})
     names = [gpu["name"] for gpu in find_gpus(options, estimate)]
     known = [
@@ -82,7 +82,7 @@ def check_time(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[s
 
 
 def find_gpus(options: SlurmOptions, estimate: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the known GPUs that match the requested type by name; all if no type is requested.
+    """Return the known GPUs whose names match the requested type, or all if none is requested.
 
     Clusters name types freely: ``a100`` and ``nvidia_a100_80gb_pcie`` match every A100.
     """

@@ -11,7 +11,7 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line
 
 TIMEOUT = 120.0
-"""Seconds to wait for a program: a busy controller may be slow."""
+"""Seconds to wait for a program, because a busy controller can be slow."""
 WAITING_STATES = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED"})
 RUNNING_STATES = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED"})
 
@@ -23,10 +23,10 @@ class JobState:
     state: str
     """Slurm's state, such as PENDING, RUNNING, COMPLETED, FAILED or TIMEOUT.
 
-    ``unknown`` if Slurm has forgotten the job.
+    It is ``unknown`` if Slurm no longer knows the job.
     """
     reason: str = ""
-    """Why the job is waiting, or its state is unknown."""
+    """The reason why the job is waiting, or why its state is unknown."""
     elapsed: str = ""
     time_left: str = ""
     nodes: str = ""
@@ -41,7 +41,7 @@ UNKNOWN = "unknown"
 
 
 def submit_script(script: Path) -> str:
-    """Submit a script; return the job's number.
+    """Submit a script, and return the number of the job.
 
     Raises:
         EnvironmentProblem: Slurm is not installed, or rejected the job.
@@ -51,7 +51,7 @@ def submit_script(script: Path) -> str:
 
 
 def query_job(job: str) -> JobState:
-    """Return the state of a job from the queue; some minutes after its end, from accounting."""
+    """Return the state of a job from the queue or, some minutes after its end, from accounting."""
     columns = ["%T", "%r", "%M", "%L", "%N"]
     command = [
         "squeue",
@@ -63,7 +63,7 @@ def query_job(job: str) -> JobState:
     try:
         lines = _call(command).splitlines()
     except EnvironmentProblem as error:
-        if "Invalid job id" not in error.message:  # squeue's error for old jobs
+        if "Invalid job id" not in error.message:  # the error of squeue for old jobs
             raise
         lines = []
     if not lines:
@@ -73,12 +73,12 @@ def query_job(job: str) -> JobState:
 
 
 def _query_accounting(job: str) -> JobState:
-    """Return the state of a finished job from accounting; unknown without accounting."""
+    """Return the state of a finished job from accounting; unknown if there is no accounting."""
     command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}"]
     gone = f"squeue no longer lists job {job}"
     try:
         lines = _call([*command, "--format=State,Elapsed,NodeList"]).splitlines()
-    except EnvironmentProblem as error:  # no accounting, or sacct is not installed here
+    except EnvironmentProblem as error:  # There is no accounting, or sacct is not installed here.
         return JobState(UNKNOWN, f"{gone}, and accounting is not available: {error.message}")
     if not lines:
         return JobState(UNKNOWN, f"{gone}, and neither does accounting (sacct)")
@@ -109,7 +109,8 @@ def _call(command: Sequence[str]) -> str:
         )
     except FileNotFoundError:
         raise EnvironmentProblem(
-            f"{name}: command not found", hint="run this on a cluster machine that has Slurm"
+            f"{name}: command not found",
+            hint="run this on a machine of the cluster, where Slurm is installed",
         ) from None
     except subprocess.TimeoutExpired:
         raise EnvironmentProblem(f"{name}: no answer within {TIMEOUT:g} seconds") from None

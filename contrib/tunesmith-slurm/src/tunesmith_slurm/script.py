@@ -14,8 +14,8 @@ from tunesmith_slurm.options import SlurmOptions
 STOP_SIGNAL = "USR1"
 """Signal that Slurm sends to the script before the time limit.
 
-Not TERM: Slurm sends TERM to every process of a job that it ends, and a stopping run exits
-immediately on a second TERM. A second USR1 has no effect.
+TERM is not used, because Slurm sends it to every process of a job that it ends, and a stopping run
+exits immediately on a second TERM. A second USR1 has no effect.
 """
 
 
@@ -28,7 +28,7 @@ def build_script(
 ) -> str:
     """Return the sbatch script that works on a run.
 
-    It sets no environment variables: sbatch passes on those of the submitting shell.
+    It sets no environment variables, because sbatch passes on those of the submitting shell.
 
     Args:
         options: resources of the job.
@@ -50,7 +50,8 @@ def build_script(
         *(f"#SBATCH {line}" for line in _list_options(options, folder, name)),
         "",
         *options.setup,
-        # exec: Slurm signals the script's own process, which must be the one that handles signals.
+        # exec, because Slurm signals the script's own process, which must be the one that handles
+        # signals.
         f"exec {shlex.join(command)}",
     ]
     return "\n".join(lines) + "\n"
@@ -58,7 +59,7 @@ def build_script(
 
 def _list_options(options: SlurmOptions, folder: Path, name: str) -> Iterator[str]:
     """Yield the options of sbatch, which parses quotes like a shell."""
-    # %j in the log's name is the job number, so a % in the path must be doubled.
+    # %j in the name of the log is the job number, so a % in the path must be doubled.
     log = f"{str(folder).replace('%', '%%')}/slurm/%j.log"
     values = {
         "job-name": name,
@@ -86,7 +87,7 @@ def _list_options(options: SlurmOptions, folder: Path, name: str) -> Iterator[st
 
 
 def _refuse_unusable(folder: Path) -> None:
-    """Refuse a path that Slurm would change: it removes backslashes from log names."""
+    """Reject a path that Slurm would change, because it removes backslashes from log names."""
     if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
         raise UsageError(
             f"{folder}: Slurm cannot use a path with a backslash or control character",

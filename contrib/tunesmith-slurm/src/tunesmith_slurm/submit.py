@@ -43,8 +43,8 @@ def command(
 ) -> None:
     """Submit a run as a Slurm job, or continue an interrupted run folder.
 
-    The run folder is created here, and the job works in it, so `tunesmith report RUN` shows the
-    same as for a local run. A job that is preempted, reaches its time limit or loses its node is
+    The run folder is created here and the job works in it, so `tunesmith report RUN` shows the same
+    as for a local run. A job that is preempted, reaches its time limit or loses its node is
     requeued, and continues from the last checkpoint.
     """
     folder, plan = open_run(run, sets=sets, out=out, files=state.files, disabled=state.disabled)
@@ -61,13 +61,13 @@ def command(
     for text in list_warnings(plan, options):
         render.print_note(f"warning: {text}", style="warning")
     folder = folder or create_run(plan, out)
-    # A new folder only has its name now.
+    # A new folder only gets its name now.
     script = build_script(options, folder.path.absolute(), name=plan.name)
     show(folder, submit(folder, script), as_json)
 
 
 def refuse_second_job(run: Path) -> None:
-    """Refuse a run that already has a job.
+    """Reject a run that already has a job.
 
     Raises:
         UsageError: the run's newest job is waiting or running.
@@ -81,11 +81,11 @@ def refuse_second_job(run: Path) -> None:
 
 
 def check_run(plan: Plan, options: SlurmOptions) -> None:
-    """Refuse a run that the job cannot execute.
+    """Reject a run that the job cannot execute.
 
     Raises:
-        UsageError: the technique supports a single process but the job has several, or it trains
-            on another device than the job has.
+        UsageError: the technique supports only one process but the job has several, or it trains on
+            a different device than the job has.
         EnvironmentProblem: the weights of the model are missing.
     """
     api.require_runnable(plan)
@@ -95,7 +95,7 @@ def check_run(plan: Plan, options: SlurmOptions) -> None:
 
 
 def submit(folder: RunFolder, script: str) -> SubmittedJob:
-    """Write the script to the run folder and submit it; return the job.
+    """Write the script to the run folder, submit it, and return the job.
 
     Raises:
         EnvironmentProblem: Slurm is not installed, or rejected the job.

@@ -25,7 +25,7 @@ from tunesmith_trl.rewards import TrlRewardFunction
 
 @dataclass
 class TrlCallback(TrainerCallback):  # type: ignore[misc]
-    """Emits a step's event, runs the monitor, saves checkpoints, and stops TRL's training."""
+    """Emits the events of steps, runs the monitor, saves checkpoints, and stops TRL's training."""
 
     job: Job[Any]
     order: BatchOrder
@@ -35,16 +35,16 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
     monitor: PolicyMonitor
     checkpoints: CheckpointWriter
     steps_done: int
-    """Steps done by earlier processes; TRL counts its updates from there."""
+    """Number of steps done by earlier processes; TRL counts its updates from there."""
     logs: list[dict[str, float]] = field(default_factory=list)
     """TRL's logs of the updates in the current step."""
     started: float = 0.0
     grad_norm: float = 0.0
     """Gradient norm of the last update, before clipping."""
     rng_state: Tensor | None = None
-    """State of torch's generator before the first step; None if not stored."""
+    """State of torch's random generator before the first step; None if not stored."""
     cuda_rng_states: list[Tensor] = field(default_factory=list)
-    """The same for each GPU."""
+    """State of each GPU's random generator before the first step."""
 
     def store_rng_state(self) -> None:
         """Store the random states, because creating a trainer and data loader changes them."""
@@ -76,7 +76,7 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:  # TRL's last log summarizes the training
+        if logs is None or "loss" not in logs:  # TRL's last log summarizes the training.
             return
         self.logs.append(dict(logs))
         if len(self.logs) < self.reward_function.options.loss.num_iterations:
@@ -114,8 +114,8 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
     def _metrics(self) -> dict[str, float]:
         """Return TRL's metrics under tunesmith's names.
 
-        Metrics of a rollout are in the log of its first update. TRL reports KL per token; here it
-        is converted to KL per completion.
+        The metrics of a rollout are in the log of its first update. TRL reports KL per token; here
+        it is converted to KL per completion.
         """
         logs, rewards = self.logs[0], self.reward_function
         clip_fractions = [update["clip_ratio/region_mean"] for update in self.logs]

@@ -1,4 +1,4 @@
-"""Temporary changes around TRL's training: folder, end tokens, log, telemetry."""
+"""Temporary changes during TRL's training: folder, end tokens, log, telemetry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RLOO_LOGGER = "trl.trainer.rloo_trainer"
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[str]:
-    """Create a folder in the job's folder, which TRL needs; delete it at the end."""
+    """Create a folder that TRL needs inside the job's folder, and delete it at the end."""
     folder = out / "trl"
     folder.mkdir(exist_ok=True)
     try:
@@ -29,9 +29,9 @@ def output_folder(out: Path) -> Iterator[str]:
 
 @contextmanager
 def end_tokens(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
-    """Make TRL's completions end at the toolkit's end tokens, inside the context.
+    """Inside the context, make TRL's completions end at the toolkit's end tokens.
 
-    TRL sets the padding token itself; it is restored as well.
+    TRL sets the padding token itself, which is also restored.
     """
     config = model.generation_config
     before = config.eos_token_id, config.pad_token_id
@@ -59,7 +59,7 @@ def no_warnings_about_truncated(options: PolicyOptions) -> Iterator[None]:
 
 @contextmanager
 def no_telemetry() -> Iterator[None]:
-    """Disable TRL's usage reports inside the context: it sends none if CI is set."""
+    """Disable TRL's usage reports inside the context by setting CI."""
     before = os.environ.get("CI")
     os.environ["CI"] = "1"
     try:

@@ -1,7 +1,7 @@
-"""Estimate memory and time of training with TRL; torch is only imported for traced steps.
+"""Estimate memory and time of training with TRL; only traced steps import torch.
 
-A step is estimated like one of the toolkit's own loop over padded rows. In addition, TRL keeps the
-logits of all completion tokens of a micro-batch.
+A step is estimated like a step of the toolkit's own loop over padded rows. In addition, TRL keeps
+the logits of all completion tokens of a micro-batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OptionsT = TypeVar("OptionsT", bound=TrlOptions)
 NUMBERS_PER_LOGIT = 4
 """Values in memory per logit: the raw one, the one divided by temperature, and their gradients."""
 _REWARD_MODEL_NOTE = "the reward model is assumed to be as large as the base model"
-_VLLM_NOTE = "vLLM is not counted: it reserves a share of the GPU (TRL's default is 30 %)"
+_VLLM_NOTE = "vLLM is not counted: it reserves a share of the GPU (30 % by TRL's default)"
 
 
 def pad_options(options: PolicyOptions) -> PolicyOptions:
@@ -35,7 +35,7 @@ def micro_batch_rows(options: PolicyOptions, prompts: int, longest_prompt: int) 
     """Return TRL's per_device_train_batch_size: the completions per forward and backward pass.
 
     This is the largest divisor of a batch's completions for which the longest row fits into
-    ``micro_batch_tokens``, or 1. ``prompts``: number of prompts in a batch.
+    ``micro_batch_tokens``, or 1. ``prompts`` is the number of prompts in a batch.
     """
     generation = options.generation
     completions = prompts * generation.num_generations

@@ -22,11 +22,11 @@ _PROMISES = Promises(base_weights_unchanged=True)
 
 
 def build(options: TrlOptions) -> Technique:
-    """Build the technique; torch is imported here, TRL when training starts."""
+    """Create the technique, importing torch; TRL is imported when training starts."""
     from tunesmith_torch.runtime import bitsandbytes
     from tunesmith_trl.technique import TrlTechnique
 
-    bitsandbytes.preload_bitsandbytes()  # TRL's trainers would import it during training
+    bitsandbytes.preload_bitsandbytes()  # TRL's trainers would import it during training.
     return TrlTechnique(options)
 
 
@@ -61,7 +61,7 @@ RLOO = TechniqueOffer(
 def review_plan(plan: Plan, offer: TechniqueOffer[Any]) -> Sequence[Finding]:
     """Return errors for missing libraries, and for devices that these do not support.
 
-    ``offer``: technique whose plans are reviewed.
+    ``offer`` is the technique whose plans are reviewed.
     """
     options = plan.technique.config
     if plan.technique.offer is not offer or not isinstance(options, TrlOptions):
@@ -77,9 +77,9 @@ review_rloo = partial(review_plan, offer=RLOO)
 
 
 def check_vllm(options: TrlOptions, device: str) -> Iterator[Finding]:
-    """Yield errors if vLLM is requested but cannot be used; nothing is imported.
+    """Yield errors if vLLM is requested but cannot be used, without importing anything.
 
-    ``device``: the run's device, such as ``cuda``, ``cpu`` or ``auto``.
+    ``device`` is the device of the run, such as ``cuda``, ``cpu`` or ``auto``.
     """
     if not options.vllm:
         return

@@ -1,7 +1,7 @@
 """Options of ``trl-grpo`` and ``trl-rloo``; neither torch nor TRL is imported here.
 
 They combine the toolkit's option tables. Options that TRL's trainers would ignore do not exist
-here, or their ignored values are refused with the reason.
+here, or their ignored values are rejected with the reason.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class RlooLossOptions(Options):
         ge=0,
         le=100,
         description=(
-            "Weight of the KL divergence from the reference (TRL's beta). With 0 TRL does not "
-            "measure the divergence, so `monitor.max_kl` must be 0 too."
+            "Weight of the KL divergence from the reference (TRL's beta). With 0, TRL does not "
+            "measure the divergence, so `monitor.max_kl` must also be 0."
         ),
     )
 
@@ -55,7 +55,10 @@ class GrpoLossOptions(RlooLossOptions):
         ),
     )
     num_iterations: int = Field(
-        default=1, ge=1, le=64, description="Optimizer steps on the completions of one rollout."
+        default=1,
+        ge=1,
+        le=64,
+        description="Number of optimizer steps on the completions of one rollout.",
     )
 
 
@@ -66,15 +69,18 @@ class TrlOptions(TrainingOptions):
 
     learning_rate: float = Field(default=2e-5, gt=0, le=1, description="Peak learning rate.")
     epochs: float = Field(
-        default=1.0, gt=0, le=1000, description="Passes over the prompts; may be a fraction."
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="Number of passes over the prompts; can be a fraction.",
     )
     batch_size: int = Field(
         default=4,
         ge=1,
         le=65536,
         description=(
-            "Prompts per rollout; each gets `num_generations` completions. A short last batch of "
-            "an epoch is filled up with the epoch's first prompts."
+            "Number of prompts per rollout, each with `num_generations` completions. A short "
+            "last batch of an epoch is filled up with the epoch's first prompts."
         ),
     )
     micro_batch_tokens: AutoTokenCount = Field(
@@ -89,7 +95,7 @@ class TrlOptions(TrainingOptions):
         default=True,
         description=(
             "Concatenate rows instead of padding them when computing a reward model or the gold "
-            "reward of test pairs; the result is the same. TRL pads its training rows."
+            "reward of test pairs. The result is the same. TRL pads its training rows."
         ),
     )
     adapter: AdapterOptions = Field(
@@ -99,7 +105,7 @@ class TrlOptions(TrainingOptions):
         default=None,
         description=(
             "Reward model: the folder of a run that trained one with rlhf, or the folder of the "
-            "model itself. It is a separate model in memory."
+            "model itself. It is loaded as a separate model."
         ),
         json_schema_extra={"path": True},
     )
@@ -128,12 +134,12 @@ class TrlOptions(TrainingOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """Adapters over a base model that is not quantized."""
+        """LoRA adapters on an unquantized base model."""
         return Adaptation("lora", self.adapter)
 
     @property
     def policy_options(self) -> PolicyOptions:
-        """The same options in the toolkit's form, for its objective, monitor and estimate."""
+        """The same options in the toolkit's format, for its objective, monitor and estimate."""
         table = self.model_dump(mode="json", by_alias=True, exclude=_OWN_KEYS)
         return from_table(PolicyOptions, {**table, "algorithm": self.ALGORITHM, "adapt": "lora"})
 
@@ -162,8 +168,8 @@ class TrlOptions(TrainingOptions):
             raise ValueError("`generation.num_generations` must be at least 2")
         if self.loss.kl_coef == 0 and self.monitor.max_kl > 0:
             raise ValueError(
-                "TRL only measures the KL divergence if it has a weight: with `loss.kl_coef = 0`, "
-                "`monitor.max_kl` must be 0 too"
+                "TRL only measures the KL divergence if it has a weight, so with `loss.kl_coef = "
+                "0`, `monitor.max_kl` must also be 0"
             )
         return self
 

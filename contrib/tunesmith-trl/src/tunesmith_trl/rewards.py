@@ -26,8 +26,8 @@ from tunesmith_torch.training.loop import BatchCounts
 class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
     """A tokenizer that takes prompts by index and returns the token ids of the toolkit's loop.
 
-    Tokenizing a rendered prompt again could give other ids: user text may look like control tokens,
-    and the rendered prompt already contains its BOS token.
+    Tokenizing a rendered prompt again could give different ids: user text may look like control
+    tokens, and the rendered prompt already contains its BOS token.
     """
 
     def __init__(self, template: Template, prompts: Sequence[Prompt]) -> None:
@@ -49,7 +49,7 @@ class PromptTokenizer(PreTrainedTokenizerBase):  # type: ignore[misc]
 
 @dataclass
 class TrlRewardFunction:
-    """The policy's rewards as a TRL reward function; records metrics of each rollout."""
+    """The policy's rewards as a TRL reward function, which also records metrics of each rollout."""
 
     objective: PolicyObjective
     prompt_tokenizer: PromptTokenizer
@@ -59,14 +59,14 @@ class TrlRewardFunction:
     mean_reward: float = 0.0
     """Mean reward of the last rollout."""
     reward_spread: float = 0.0
-    """Range of rewards among a prompt's completions, averaged over the last rollout."""
+    """Range of rewards among the completions of a prompt, averaged over the last rollout."""
 
     def rewards(
         self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: Any
     ) -> list[float | None]:
-        """Return the reward of each completion for TRL; None to exclude a completion.
+        """Return the reward of each completion for TRL, or None to exclude a completion.
 
-        For GRPO these are the finished advantages, see :mod:`tunesmith_trl.trainer`.
+        For GRPO, these are the finished advantages; see :mod:`tunesmith_trl.trainer`.
         """
         end_ids = self.prompt_tokenizer.end_ids
         completions = [

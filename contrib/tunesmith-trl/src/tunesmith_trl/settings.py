@@ -15,7 +15,7 @@ GRPO_SETTINGS = {
     "importance_sampling_level": "token",
     "use_bias_correction_kl": False,
 }
-"""Settings that make TRL's GRPO compute the loss of the toolkit's ``PolicyObjective``."""
+"""Settings with which TRL's GRPO computes the loss of the toolkit's ``PolicyObjective``."""
 
 
 def trainer_settings(folder: str, callback: TrlCallback, *, vllm: bool) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def trainer_settings(folder: str, callback: TrlCallback, *, vllm: bool) -> dict[
         "gradient_accumulation_steps": completions // rows,
         "gradient_checkpointing": options.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "max_grad_norm": 0.0,  # the callback clips
+        "max_grad_norm": 0.0,  # The callback clips gradients.
         "num_generations": generation.num_generations,
         "max_completion_length": generation.max_new_tokens,
         "temperature": generation.temperature,

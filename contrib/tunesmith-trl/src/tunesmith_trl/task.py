@@ -32,19 +32,19 @@ from tunesmith_trl.trainer import run_trl_training
 class TrlTask(PolicyTask):
     """A policy whose completions, loss and updates are computed by TRL.
 
-    TRL trains a single adapter and disables it to compute the reference. An initial adapter is
-    therefore merged into the base model in memory, and a reward model is a separate model.
+    TRL trains a single adapter and disables it to compute the reference. For this reason, an
+    initial adapter is merged into the base model in memory, and a reward model is a separate model.
     """
 
     SHARES_BASE = False
 
     def __init__(self, reward_source: RewardModelSource | None, *, vllm: bool) -> None:
-        """``reward_source``: the reward model; None if the rewards do not use one."""
+        """``reward_source`` is the reward model, or None if the rewards do not use one."""
         super().__init__(reward_source)
         self.vllm = vllm
 
     def grouping(self, options: PolicyOptions, device: str) -> Grouping:
-        """Return the grouping of sampled completions: each is computed with its own prompt."""
+        """Return the grouping that computes each sampled completion with its own prompt."""
         return build_policy_grouping(pad_options(options), device)
 
     def adapt(
@@ -72,7 +72,7 @@ class TrlTask(PolicyTask):
         return replace(prepared, run_loop=loop, details=details)
 
     def finalize(self, session: TrainingSession) -> AdaptedModel:
-        """Return the policy as a single adapter over the base model of the session."""
+        """Return the policy as a single adapter on the base model of the session."""
         initial = session.initial_model
         if initial is None or initial.format == "model":
             return super().finalize(session)

@@ -18,13 +18,13 @@ from tunesmith_trl.task import TrlTask
 
 
 class TrlTechnique:
-    """GRPO or RLOO over LoRA adapters; base weights stay frozen."""
+    """GRPO or RLOO with LoRA adapters on frozen base weights."""
 
     def __init__(self, options: TrlOptions) -> None:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on rewards and write an adapter folder.
+        """Train on rewards, and write an adapter folder.
 
         Raises:
             UsageError: vLLM is requested without a CUDA GPU, or a reward function or the reward

@@ -1,9 +1,9 @@
 """Train with TRL's trainers: GRPO and RLOO.
 
-TRL samples, computes the loss and updates the weights instead of
-:class:`tunesmith_torch.rlhf.policy_objective.PolicyObjective`. Prompts and their order, rewards,
-optimizer, learning rates, evaluations and checkpoints stay tunesmith's, so the same options mean
-the same as in the toolkit's own loop:
+TRL samples, computes the loss and updates the weights, instead of
+:class:`tunesmith_torch.rlhf.policy_objective.PolicyObjective`. Everything else stays tunesmith's:
+prompts and their order, rewards, optimizer, learning rates, evaluations and checkpoints. So the
+same options have the same meaning as in the toolkit's own loop:
 
 =================  ================================================================================
 grpo               loss "dapo": sum over tokens / tokens of the complete batch. TRL divides
@@ -18,9 +18,9 @@ truncated          excluded from their group's mean, as in the toolkit's loop. T
                    its loss by all completions, not only by the trained ones
 =================  ================================================================================
 
-TRL's checkpoints are pickles, so they are disabled. Training resumes with a new trainer over the
-remaining batches. It uses the weights, moments and random states of the newest checkpoint, and the
-learning rates of the remaining steps.
+TRL's checkpoints are pickles, so they are disabled. Training resumes with a new trainer for the
+remaining batches. The trainer uses the weights, moments and random states of the newest checkpoint,
+and the learning rates of the remaining steps.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from tunesmith_trl.rewards import PromptTokenizer, TrlRewardFunction
 from tunesmith_trl.settings import GRPO_SETTINGS, trainer_settings
 
 REFERENCE_ADAPTER = "ref"
-"""TRL's name for its copy of the initial adapter, which is its reference."""
+"""TRL's name for its copy of the initial adapter, which serves as the reference."""
 
 
 def run_trl_training(
@@ -67,13 +67,13 @@ def run_trl_training(
 ) -> None:
     """Train from the newest checkpoint, or from the initial weights, to the last step.
 
-    ``objective`` holds the policy and evaluates it for the monitor; TRL samples and computes the
+    ``objective`` contains the policy and evaluates it for the monitor; TRL samples and computes the
     loss.
 
     Raises:
         EnvironmentProblem: TRL cannot be imported, or would not train on the policy's device.
         TrainingError: a gradient is not finite.
-        RunStopped: raised by ``job.emit``; a checkpoint was saved before it is passed on.
+        RunStopped: raised by ``job.emit``; it is held back until a checkpoint is saved.
     """
     options: PolicyOptions = job.config
     keep_freed_memory()
@@ -96,9 +96,9 @@ def run_trl_training(
         trainer = _build_trainer(folder, callback, vllm=vllm)
         try:
             seed_all(job.seed)
-            # Only now: TRL has just copied the initial adapter as its reference.
+            # Only now, because TRL has just copied the initial adapter as its reference.
             checkpoints.resume(order.steps)
-            # Even after the last step: the run may have stopped before its evaluation.
+            # Even after the last step, because the run may have stopped before its evaluation.
             decision = monitor.evaluate(steps_done)
             is_over = checkpoints.apply_decision(steps_done, decision)
             if not is_over and steps_done < order.steps:
@@ -111,7 +111,7 @@ def run_trl_training(
 
 
 def _build_trainer(folder: str, callback: TrlCallback, *, vllm: bool) -> Any:
-    """Return TRL's trainer over the remaining batches.
+    """Return TRL's trainer for the remaining batches.
 
     Raises:
         EnvironmentProblem: TRL cannot be imported, or would not train on the policy's device.
@@ -139,7 +139,7 @@ def _build_trainer(folder: str, callback: TrlCallback, *, vllm: bool) -> Any:
 
 
 def _import_trl() -> tuple[Any, Any]:
-    """Return the module ``trl``, and the dataset class it uses."""
+    """Return the module ``trl``, and the dataset class that it uses."""
     try:
         import trl
         from datasets import Dataset  # type: ignore[import-untyped]
@@ -162,8 +162,8 @@ def _refuse_other_device(args: Any, device: torch.device) -> None:
 def _remaining_rows(callback: TrlCallback) -> Iterator[int]:
     """Yield the prompts of the remaining batches, in the order of the toolkit's loop.
 
-    All TRL batches have the same size: a short last batch of an epoch is filled up with the epoch's
-    first prompts.
+    All TRL batches have the same size, so a short last batch of an epoch is filled up with the
+    epoch's first prompts.
     """
     order, steps_done = callback.order, callback.steps_done
     batch_size = min(order.batch_size, order.rows)

@@ -22,15 +22,15 @@ _UNKNOWN = (
 
 
 def check_adapter(adapter: Path) -> None:
-    """Check that vLLM computes an adapter like PEFT.
+    """Check that vLLM computes an adapter as PEFT does.
 
     Raises:
-        UsageError: vLLM would compute it differently; the message names the first reason.
+        UsageError: vLLM would compute it differently; the message gives the first reason.
     """
     for reason in _find_reasons(read_json_object(adapter / "adapter_config.json")):
         raise UsageError(
             f"adapter_only: vLLM cannot serve this adapter: {reason}",
-            hint="leave out adapter_only: the adapter is then merged into its base model",
+            hint="omit adapter_only, so that the adapter is merged into its base model",
         )
 
 

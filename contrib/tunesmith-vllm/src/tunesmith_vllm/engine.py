@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",
 }
 CPU_CACHE_GIB = "1"
-"""Memory in GiB for keys and values on a CPU, unless vLLM's variable is set."""
+"""Memory in GiB for keys and values on a CPU, unless vLLM's own variable is set."""
 _SECONDS_TO_END = 60
 
 
@@ -90,7 +90,7 @@ class VllmModel:
         line = _pipe(self._process.stdout).readline()
         if not line:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_SECONDS_TO_END)  # the reason is logged after the last answer
+                self._process.wait(_SECONDS_TO_END)  # The reason is logged after the last answer.
             reason = find_failure_reason(self._log.read_text(encoding="utf-8", errors="replace"))
             raise IntegrityError(f"vLLM cannot serve the export: {reason:.300}")
         return json.loads(line)
@@ -98,7 +98,7 @@ class VllmModel:
 
 @contextmanager
 def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> Iterator[VllmModel]:
-    """Load a model into vLLM with the arguments ``engine``, and an adapter if given.
+    """Load a model into vLLM with the arguments ``engine``, and an adapter if one is given.
 
     Raises:
         IntegrityError: vLLM cannot load the model.
@@ -109,7 +109,8 @@ def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> It
         log = Path(folder) / "vllm.log"
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                # -P: the worker must not import this package's modules, which are next to it.
+                # -P, because the worker must not import this package's modules, which are next to
+                # it.
                 [python, "-P", worker.__file__, json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -128,7 +129,7 @@ def find_failure_reason(log: str) -> str:
     """Return the log line that explains why vLLM ended."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     named = [line for line in lines if "Error: " in line]
-    return (named or lines or ["it ended without a message"])[-1].removeprefix("[rank0]:").strip()
+    return (named or lines or ["vLLM ended without a message"])[-1].removeprefix("[rank0]:").strip()
 
 
 def _pipe(stream: IO[str] | None) -> IO[str]:

@@ -33,9 +33,9 @@ from tunesmith_vllm.installed import find_python
 from tunesmith_vllm.options import VllmOptions
 
 CONTEXT = 4096
-"""Maximum tokens of a prompt and its answer in the checks."""
+"""Maximum tokens in a prompt and its answer together, in the checks."""
 GREEDY = {"temperature": 0}
-"""Default sampling: greedy answers, as in the run's evaluation."""
+"""Default sampling parameters: greedy answers, as in the run's evaluation."""
 _ADAPTER_FILES = (ADAPTER_WEIGHTS_FILE, "adapter_config.json")
 _NOT_COPIED = (*_ADAPTER_FILES, "README.md", MANIFEST)
 
@@ -48,7 +48,7 @@ class _VllmExporter:
         self.python = find_python(options.python)
 
     def own_checks(self, out: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-        """Check both formats of the RoPE config, and report whether vLLM verifies the export."""
+        """Check both formats of the RoPE config, and report if vLLM verifies the export."""
         is_asked = self.python is not None
         yield "rope, both forms", lambda: check_rope_forms(self._config(out), is_asked=is_asked)
         yield "vLLM", self._find_vllm
@@ -81,8 +81,9 @@ class _VllmExporter:
     def _find_vllm(self) -> str:
         if self.python is None:
             raise NotVerifiedError(
-                "it is not installed here, so the checks below ran in transformers; "
-                "pip install vllm, or --set python=PYTHON of an environment that has it"
+                "vLLM is not installed in this environment, so the checks below ran in "
+                "transformers; run `pip install vllm`, or pass `--set python=PATH`, the "
+                "interpreter of an environment that has vLLM"
             )
         return f"the checks below ran in vLLM, in {self.options.dtype}"
 
@@ -108,7 +109,7 @@ class VllmExporter(_VllmExporter):
     """Writes a model folder, with adapters merged."""
 
     def export(self, model: Path, out: Path) -> None:
-        """Copy all files of the model, and convert the weights one file at a time."""
+        """Copy all files of the model, converting the weights one file at a time."""
         copy_model(model, out, self.options.dtype)
 
     def facts(self, out: Path) -> dict[str, Any]:
@@ -121,14 +122,14 @@ class VllmExporter(_VllmExporter):
 
 
 class VllmAdapterExporter(_VllmExporter):
-    """Writes an adapter, with the tokenizer and end tokens it was trained with."""
+    """Writes an adapter, with the tokenizer and end tokens that it was trained with."""
 
     base = Path()
     """Base model of the last export."""
     _max_rank = 0
 
     def check_adapter(self, adapter: Path) -> None:
-        """Refuse an adapter that vLLM does not compute like PEFT."""
+        """Reject an adapter that vLLM does not compute as PEFT does."""
         check_adapter(adapter)
 
     def export_adapter(self, base: Path, adapter: Path, out: Path) -> None:
@@ -192,17 +193,19 @@ class VllmAdapterExporter(_VllmExporter):
 def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:
     """Check that a config has the same RoPE base in the transformers 5 format and the older one.
 
-    ``is_asked``: vLLM itself will compute log-probabilities afterwards.
+    ``is_asked`` is True if vLLM itself will compute log-probabilities afterwards.
 
     Raises:
-        NotVerifiedError: the config has only one format, which some vLLM versions ignore.
+        NotVerifiedError: the config has only one of the formats, which some vLLM versions ignore.
     """
     text_config = config.get("text_config", config)
     parameters = text_config.get("rope_parameters")
     if not isinstance(parameters, Mapping) or "rope_theta" not in parameters:
         return "not used" if not parameters else "one per kind of layer"
     if "rope_theta" not in text_config:
-        text = "only rope_parameters, which vLLM versions before transformers 5 ignore"
+        text = (
+            "the config has only rope_parameters, which vLLM versions before transformers 5 ignore"
+        )
         if is_asked:
             return f"{text}; the checks below show if this version reads it"
         raise NotVerifiedError(text)

@@ -15,16 +15,16 @@ class VllmOptions(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16",
         description=(
-            "Format of the computation in vLLM and of merged weights. bfloat16 is vLLM's own "
-            "choice for most models. float32 changes nothing, needs twice the memory and is "
-            "compared exactly."
+            "Dtype of vLLM's computation and of merged weights. bfloat16 is vLLM's own choice "
+            "for most models. float32 changes nothing, needs twice the memory, and is compared "
+            "exactly."
         ),
     )
     adapter_only: bool = Field(
         False,
         description=(
-            "Only write the LoRA adapter, which vLLM adds to the base model while serving, so a "
-            "server can have several; false merges the adapter."
+            "Only write the LoRA adapter. vLLM adds it to the base model while serving, so a "
+            "server can have several. false merges the adapter."
         ),
     )
     python: str | None = Field(

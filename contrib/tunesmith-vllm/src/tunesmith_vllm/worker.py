@@ -1,4 +1,4 @@
-"""Run vLLM in its own process: it answers requests about a model, one JSON object per line.
+"""Run vLLM in a separate process, which answers requests about a model, one JSON object per line.
 
 It runs in the Python environment that has vLLM, so it imports nothing from tunesmith.
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 POSITIONS_AT_ONCE = 4
-"""Positions to score together; each needs a number for every token of the vocabulary."""
+"""Number of positions to score together; each needs a number for every token of the vocabulary."""
 
 
 class Worker:
@@ -27,7 +27,7 @@ class Worker:
         from vllm.lora.request import LoRARequest
 
         engine = dict(settings["engine"])
-        if torch.cuda.is_available():  # use what the previous process left free
+        if torch.cuda.is_available():  # Use the memory that the previous process left free.
             free, total = torch.cuda.mem_get_info()
             engine["gpu_memory_utilization"] = min(0.9, 0.95 * free / total)
         self.llm = LLM(**engine)
@@ -47,7 +47,7 @@ class Worker:
     def generate(
         self, prompts: list[str | list[dict[str, str]]], max_new_tokens: int
     ) -> list[dict[str, Any]]:
-        """Generate with a server's settings: those of the generation config."""
+        """Generate with a server's settings, which are those of the generation config."""
         completions = [answer.outputs[0] for answer in self._run(prompts, max_new_tokens)]
         return [
             {"text": c.text, "ids": list(c.token_ids), "reason": c.finish_reason}
@@ -92,7 +92,7 @@ class Worker:
 def main() -> None:
     """Load the model in the settings, and answer requests until the input ends."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # vLLM prints to standard output too
+        os.dup2(2, 1)  # vLLM also prints to standard output.
         worker = Worker(json.loads(sys.argv[1]))
         print(json.dumps(worker.about), file=answers, flush=True)
         for line in sys.stdin:

@@ -19,7 +19,7 @@ class FieldsBaseline:
     """Predicts each field of a JSON answer with a classifier or by copying from the prompt."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the only variant; nothing unless answers are JSON objects.
+        """Yield the only variant, or nothing if the answers are not JSON objects.
 
         How each field is predicted is chosen by cross-validation on the training rows.
         """

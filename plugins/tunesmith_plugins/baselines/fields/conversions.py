@@ -22,7 +22,7 @@ class Conversion:
     name: str
     convert: Convert
     kinds: frozenset[str] | None = None
-    """The kinds of spans that it applies to; None for all."""
+    """The kinds of spans that it applies to; None: all kinds."""
     keeps_signs: bool = False
     """True if the value keeps all letters and digits of the span in order, ignoring case."""
     gives_digits: bool = False
@@ -31,7 +31,8 @@ class Conversion:
 
 def normalize_key(text: str) -> str:
     """Return the letters and digits of a text, ignoring case."""
-    # Upper case first: two lower-case letters, such as i and dotless ı, may share a capital.
+    # Upper case first: two lower-case letters, such as i and dotless ı, can have the same
+    # capital.
     return "".join(filter(str.isalnum, text.upper().casefold()))
 
 
@@ -84,7 +85,7 @@ _PARTS = {
     "last word": lambda text: text.split()[-1],
     "first word": lambda text: text.split()[0],
 }
-"""Conversions that extract a part of the text or reorder its words."""
+"""Conversions that extract part of the text or reorder its words."""
 TEXT: tuple[Conversion, ...] = tuple(
     Conversion(name, convert, keeps_signs=name not in _PARTS)
     for name, convert in {
@@ -147,7 +148,7 @@ def list_conversions(values: Sequence[str]) -> list[Conversion]:
 def find_templates(values: Sequence[str]) -> list[Conversion]:
     """Return a conversion for each form shared by several values, such as ``ORD-99999``.
 
-    Characters that are equal in all values of a form are fixed, unless all of them are. The span
+    Characters that are the same in all values are fixed, unless the values are all equal. The span
     ``48213`` becomes ``ORD-48213``, and ``ab 123`` becomes ``AB-123``.
     """
     by_form: dict[str, list[str]] = {}

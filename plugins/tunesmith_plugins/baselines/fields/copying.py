@@ -1,7 +1,7 @@
 """Copy a field's value from the text, with mined patterns and a ranker.
 
-A candidate is a span of some kind with a conversion applied. Mining finds the pairs of kind and
-conversion that produce the values of the training rows. A logistic regression over a candidate's
+A candidate is a span of some kind, together with a conversion. Mining finds the pairs of kind and
+conversion that reproduce the values in the training rows. A logistic regression over a candidate's
 form, neighbors and position then learns to recognize the value.
 """
 
@@ -28,16 +28,16 @@ from tunesmith_plugins.baselines.fields.conversions import (
 from tunesmith_plugins.baselines.fields.spans import KINDS, TextSpan, describe_spans, find_spans
 
 MIN_GAIN = 0.04
-"""Share of rows that a pair of kind and conversion must explain in addition to earlier pairs."""
+"""Share of rows that a pair of kind and conversion must explain beyond those of earlier pairs."""
 MAX_WORDS = 8
 MAX_MINED_ROWS = 600
 MAX_NEGATIVES = 40
-"""Maximum number of wrong candidates used per training row."""
+"""Maximum number of incorrect candidates used per training row."""
 HASHED_FEATURES = 2**16
 
 
 def parse_json_content(value: str) -> str | None:
-    """Return the string or number in a JSON value as text; None for other values."""
+    """Return the string or number in a JSON value as text, or None for any other value."""
     loaded = json.loads(value)
     if isinstance(loaded, str):
         return loaded
@@ -56,7 +56,7 @@ class Patterns:
         self.most_words = min(max((len(v.split()) for v in values), default=1), MAX_WORDS)
         self.pairs: list[tuple[str, Conversion]] = []
         self.explained: set[int] = set()
-        """Rows whose value is produced by some pair."""
+        """Rows whose value is produced by at least one pair."""
         conversions = list_conversions(values)
         needed = max(2.0, MIN_GAIN * len(rows))
         for kind in KINDS:
@@ -85,7 +85,7 @@ class Patterns:
 def _find_conversions(
     conversions: Sequence[tuple[int, Conversion]], texts: Collection[str], content: str
 ) -> Iterator[int]:
-    """Yield the numbers of the conversions that produce ``content`` from one of the texts."""
+    """Yield the index of each conversion that produces ``content`` from one of the texts."""
     has_digit = any(map(str.isdigit, content))
     key = normalize_key(content)
     # Most conversions keep letters and digits, so only texts with the same ones need a try.
@@ -148,8 +148,8 @@ def _hash(described: Iterable[Sequence[str]]) -> sparse.csr_matrix:
 class CandidateRows:
     """The candidates of many texts, with their features as sparse rows.
 
-    A candidate's content is empty if its conversion does not apply to the span. It then serves only
-    as a negative example.
+    A candidate's content is empty if its conversion does not apply to the span. Such a candidate
+    only serves as a negative example.
     """
 
     def __init__(self, patterns: Patterns, spans: SpanTable) -> None:
@@ -187,25 +187,25 @@ class CandidateRows:
 
 
 class Copier:
-    """Chooses the candidate that is the field's value."""
+    """Chooses the candidate that is a field's value."""
 
     def __init__(
         self, rows: CandidateRows, contents: Sequence[str | None], chosen: Sequence[int]
     ) -> None:
-        """Learn from the ``chosen`` texts; ``contents`` has all values, None if not copied."""
+        """Fit on the ``chosen`` texts; ``contents`` has a value per text, None if not copied."""
         self._known = Counter(content for i in chosen if (content := contents[i]) is not None)
         members, targets, known = [], [], []
         for i in chosen:
             right = [content == contents[i] for content in rows.contents[i]]
             if contents[i] is not None and not any(right):
-                continue  # the value is not among the candidates, so they teach nothing
+                continue  # The value is not among the candidates, so these rows teach nothing.
             wrong = [n for n, is_right in enumerate(right) if not is_right]
             kept = set(wrong[:: max(1, -(-len(wrong) // MAX_NEGATIVES))])
             for n, is_right in enumerate(right):
                 if is_right or n in kept:
                     members.append(int(rows.starts[i]) + n)
                     targets.append(is_right)
-                    # Known means: another row has this value. A new row's own value is unknown.
+                    # A value is known if another row has it; the value of a new row would not be.
                     known.append(self._known[rows.contents[i][n]] > is_right)
         self._model: LogisticRegression | None = None
         if len(set(targets)) == 2:
@@ -214,7 +214,7 @@ class Copier:
         self._only = any(targets)
 
     def copy(self, rows: CandidateRows, chosen: Sequence[int]) -> list[tuple[str, float]]:
-        """Return each chosen text's best candidate with its probability; ("", 0) without one."""
+        """Return each chosen text's best candidate and its probability, or ("", 0) if none."""
         found = []
         for i in chosen:
             start, end = rows.starts[i], rows.starts[i + 1]

@@ -1,4 +1,4 @@
-"""Read dates and times of day in texts."""
+"""Parse dates and times of day in texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATE = re.compile(
 )
 """Matches any date in a text."""
 TIME = re.compile(r"(?<![\w:.])\d{1,2}(?:[:.]\d{2})?\s*(?:[ap]\.?m\b\.?)?(?![\d:])", re.I)
-"""Matches any time of day in a text, including plain numbers of up to two digits."""
+"""Matches any time of day in a text, including bare numbers of up to two digits."""
 FORMATS = (
     "%Y-%m-%d",
     "%d.%m.%Y",
@@ -44,12 +44,12 @@ _TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re
 
 @lru_cache(4_096)
 def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
-    """Parse a text that is a date.
+    """Parse a text as a date.
 
     Args:
-        text: the date; a two-digit year is in the 2000s.
-        day_first: read ``3/4`` as the third of April.
-        year: the year of dates without one.
+        text: the text to parse; two-digit years are in the 2000s.
+        day_first: read ``3/4`` as April 3.
+        year: the year to use for dates without one.
 
     Returns:
         The date; None if the text is not a date or not a valid calendar day.

@@ -1,4 +1,4 @@
-"""Read numbers in texts, in digits or in words."""
+"""Parse numbers in texts, written in digits or in words."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_number(text: str) -> Decimal | None:
     digits = re.sub(r"['’ ]", "", match[2])
     last = max(digits.rfind("."), digits.rfind(","))
     decimals = digits[last + 1 :] if last >= 0 else ""
-    # A separator before three digits separates thousands; otherwise it is the decimal point.
+    # A separator before three digits separates thousands; any other one is the decimal point.
     is_group = len(decimals) == 3 and not ("." in digits and "," in digits)
     if last >= 0 and not is_group:
         digits = re.sub(r"[.,]", "", digits[:last]) + "." + decimals

@@ -1,4 +1,4 @@
-"""Predict each field of JSON answers in the way that is most accurate on unseen rows."""
+"""Predict each field of JSON answers by the method that is most accurate on unseen rows."""
 
 from __future__ import annotations
 
@@ -38,35 +38,35 @@ from tunesmith_plugins.baselines.fields.ways import (
 )
 
 ABSENT = ""
-"""Stands for the value of a missing field."""
+"""Placeholder for the value of a missing field."""
 MAX_ROWS = 1_500
-"""With more rows, a sample of this size decides how a field is predicted and what to copy. The
-classifiers learn from all rows."""
+"""Maximum number of rows that decide how a field is predicted and what to copy. With more rows, a
+sample is used; the classifiers still learn from all rows."""
 BLOCK = 500
-"""Number of texts whose candidates are in memory at the same time."""
+"""Number of texts whose candidates are held in memory at a time."""
 
 
 @dataclass(frozen=True)
 class FieldReport:
-    """How a field is predicted, and how accurately."""
+    """The method that predicts a field, and its accuracy."""
 
     field: str
-    """Path of the field in the JSON object, joined by dots."""
+    """Path of the field in the JSON object, joined with dots."""
     way: str
-    """Name of the way; see :data:`tunesmith_plugins.baselines.fields.ways.WAYS`."""
+    """Name of the method; see :data:`tunesmith_plugins.baselines.fields.ways.WAYS`."""
     accuracy: float
     """Out-of-fold accuracy, from 0 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingTexts:
-    """Training texts with a sample of them."""
+    """Training texts, and a sample of them."""
 
     texts: Sequence[str]
     rows: RowsByKind
-    """Feature rows of all texts."""
+    """Feature vectors of all texts."""
     sample: NDArray[np.int64]
-    """Positions of the sampled texts, which decide how fields are predicted."""
+    """Indices of the sampled texts, which decide how fields are predicted."""
     sample_rows: RowsByKind
     spans: SpanTable
     """Spans of the sampled texts."""
@@ -78,7 +78,7 @@ class FieldPredictor:
     """Predicts the values of one field as JSON text."""
 
     def __init__(self, texts: TrainingTexts, values: Sequence[str]) -> None:
-        """Learn from texts and their values."""
+        """Fit on texts and their values."""
         contents = [None if v == ABSENT else parse_json_content(v) or None for v in values]
         self._is_text = Counter(v[:1] == '"' for v, c in zip(values, contents, strict=True) if c)
         numbers = texts.sample.tolist()
@@ -140,9 +140,9 @@ class FieldPredictor:
 def _mark(
     values: Sequence[str], contents: Sequence[str | None], candidates: Sequence[Sequence[str]]
 ) -> list[str]:
-    """Replace each value that is among its text's candidates by a mark.
+    """Replace each value that is among the candidates of its text by a marker.
 
-    The classifier learns the remaining values, and when to copy.
+    The classifier learns to predict the remaining values, and when to copy.
     """
     rows = zip(values, contents, candidates, strict=True)
     return [COPIED if content in found else value for value, content, found in rows]

@@ -11,7 +11,7 @@ from tunesmith_plugins.baselines.fields.dates import DATE, TIME
 from tunesmith_plugins.baselines.fields.numbers import NUMBER
 
 MAX_TEXT = 8_000
-"""Number of characters of a text that are searched for spans."""
+"""Number of characters at the start of a text that are searched for spans."""
 MAX_SPANS = 600
 """Maximum number of spans per kind and text."""
 _CAPITAL = r"[^\W\d_a-z][\w'’.-]*[\w]|[^\W\d_a-z]"
@@ -32,13 +32,13 @@ KINDS: dict[str, re.Pattern[str]] = {
     "sentence": re.compile(r"[^.!?\n\s][^.!?\n]*"),
     "words": re.compile(r"(?!)"),
 }
-"""Patterns by kind of span, the most specific first; ``words`` covers all word sequences."""
+"""Patterns per kind of span, the most specific first; ``words`` covers all word sequences."""
 _TOKEN = re.compile(r"\w+(?:['’.@/-]\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """A part of a text."""
+    """A span of a text."""
 
     kind: str
     start: int
@@ -71,7 +71,7 @@ def _word_sequences(text: str, most_words: int) -> Iterator[TextSpan]:
 
 
 def describe_spans(text: str, spans: list[TextSpan]) -> list[list[str]]:
-    """Return the features of each span: its form, neighbors and position among the spans."""
+    """Return the features of each span: its shape, neighbors and position among the spans."""
     counts, seen = Counter(span.kind for span in spans), Counter[str]()
     described = []
     for span in spans:
@@ -111,10 +111,10 @@ def describe_spans(text: str, spans: list[TextSpan]) -> list[list[str]]:
 
 
 def describe_shape(text: str) -> str:
-    """Return the form of a text's first 40 characters: ``Room 12b`` gives ``Aa 99a``.
+    """Return the shape of a text's first 40 characters: ``Room 12b`` gives ``Aa 99a``.
 
-    Runs of capitals, of small letters and of white space collapse to one character; up to seven
-    digits are kept.
+    Runs of capitals, of lower-case letters and of white space collapse to one character; up to
+    seven digits are kept.
     """
     signs = re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", text[:40])
     signs = re.sub(r"\d", "9", signs)

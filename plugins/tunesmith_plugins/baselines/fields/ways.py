@@ -1,6 +1,6 @@
 """Choose how to predict a field: a constant, a classifier, or copying from the text.
 
-Copying happens either where a classifier decides so, or where a candidate is likely enough. The way
+Copying happens where a classifier decides so, or where a candidate is probable enough. The method
 with the best out-of-fold accuracy is used.
 """
 
@@ -20,27 +20,27 @@ from tunesmith_plugins.baselines.fields.copying import CandidateRows, Copier
 
 RowsByKind: TypeAlias = dict[str, Rows]
 COPIED = "\0copied"
-"""Stands for a value that is among its text's candidates."""
+"""Marker for a value that is among the candidates of its text."""
 MAX_LABELS = 100
-"""Maximum number of classes; of more values, only the most frequent become classes."""
+"""Maximum number of classes; if there are more values, only the most frequent become classes."""
 MIN_CLASSIFIED = 0.2
-"""Smallest share of rows with a class value for a classifier to learn anything."""
+"""Minimum share of rows that must belong to a class for the classifier to be trained."""
 FEW_VALUES = 20
-"""With up to this many distinct values, even values that occur once are classes."""
+"""If there are at most this many distinct values, even those that occur once are classes."""
 STRENGTHS = {"terms": 30.0, "words": 1.0}
-"""The feature sets of the classifiers, with their inverse regularization strength: ``terms`` is
-TF-IDF of words and character n-grams; ``words`` is the presence of words, which picks up single
-words from fewer rows."""
+"""Feature sets of the classifiers, with their inverse regularization strengths: ``terms`` is TF-IDF
+of words and character n-grams; ``words`` is the presence of words, which picks up single words from
+fewer rows."""
 MIN_PROBABILITY = 0.5
-"""The best candidate is copied above this probability."""
+"""The best candidate is copied if its probability is above this."""
 
 
 @dataclass(frozen=True)
 class PredictionWay:
-    """A way to predict a field."""
+    """A method of predicting a field."""
 
     kind: str | None
-    """The feature set of the classifier; None for no classifier."""
+    """The feature set of the classifier; None: no classifier."""
     copies: Literal["never", "if classified", "if likely"]
     """When to copy a candidate: if the classifier decides so, or if the candidate is likely."""
 
@@ -54,22 +54,22 @@ WAYS = {
         for kind in STRENGTHS
     },
 }
-"""All ways by name, the simplest first."""
+"""All methods by name, the simplest first."""
 
 
 def list_ways(*, can_copy: bool) -> list[str]:
-    """Return the names of the possible ways, the simplest first."""
+    """Return the names of the applicable methods, the simplest first."""
     return [name for name, way in WAYS.items() if can_copy or way.copies == "never"]
 
 
 @dataclass(frozen=True, eq=False)
 class FieldRows:
-    """The feature rows of texts with the value of a field for each text."""
+    """Feature vectors of texts, and the value of a field for each."""
 
     rows: RowsByKind
     values: Sequence[str]
     marked: Sequence[str]
-    """The values, with a mark in place of those among the candidates."""
+    """The values, with a marker in place of each one that is among the candidates."""
 
     def take(self, chosen: NDArray[np.int64]) -> FieldRows:
         """Return the chosen rows."""
@@ -85,7 +85,7 @@ class ValueClassifier:
     """A classifier of the frequent values of a field."""
 
     def __init__(self, rows: Rows, values: Sequence[str], c: float) -> None:
-        """Set up the classes; training happens at the first prediction."""
+        """Set up the classes; the classifier is trained at the first prediction."""
         counts = Counter(values)
         ranked = sorted(counts, key=lambda value: (-counts[value], value))
         self.constant = ranked[0]
@@ -110,12 +110,12 @@ class ValueClassifier:
 
 
 class LearnedWays:
-    """All ways, learned from the same rows; each part is trained on first use."""
+    """All methods, learned from the same rows; each part is trained on first use."""
 
     def __init__(
         self, training: FieldRows, learn_copier: Callable[[], Copier], write: Callable[[str], str]
     ) -> None:
-        """Prepare to learn from ``training``; ``write`` formats a copied content as a value."""
+        """Prepare to learn from ``training``; ``write`` formats copied content as a value."""
         self._training = training
         self._learn_copier = learn_copier
         self._write = write
@@ -142,7 +142,7 @@ class LearnedWays:
     def predict(
         self, way: str, rows: RowsByKind, candidates: CandidateRows, chosen: Sequence[int]
     ) -> list[str]:
-        """Predict the values of rows in one way; ``chosen`` selects their candidates."""
+        """Predict the values of rows with one method; ``chosen`` selects their candidates."""
         kind, copies = WAYS[way].kind, WAYS[way].copies
         if kind is None:
             return [self.everything["terms"].constant] * len(chosen)
@@ -167,7 +167,7 @@ class LearnedWays:
 
 
 class WayTest:
-    """Measures ways on rows that they have not learned from."""
+    """Measures methods on rows that they have not learned from."""
 
     def __init__(
         self,
@@ -190,24 +190,24 @@ class WayTest:
         self._right: dict[str, int] = {}
 
     def is_measured(self, way: str) -> bool:
-        """Return True if a way has been measured."""
+        """Return True if a method has been measured."""
         return way in self._right
 
     def count_possible(self, way: str) -> int:
-        """Return how often a way is right; before it is measured, an upper bound."""
+        """Return how often a method is correct, or an upper bound if it has not been measured."""
         most = self._most_classified if WAYS[way].copies == "never" else self._most_copied
         return self._right.get(way, most)
 
     def measure(self, way: str) -> None:
-        """Count how often a way is right."""
+        """Count how often a method is correct."""
         found = self._learned.predict(way, self._rows.rows, self._candidates, self._chosen)
         self._right[way] = sum(f == v for f, v in zip(found, self._rows.values, strict=True))
 
 
 def choose_way(ways: Sequence[str], tests: Sequence[WayTest]) -> tuple[str, int]:
-    """Return the way that is right most often, and how often; ties go to the first.
+    """Return the method that is correct most often, and how often; ties go to the first.
 
-    The way with the highest upper bound is measured next, until no other way can win.
+    The method with the highest upper bound is measured next, until no other method can win.
     """
     if not tests:
         return ways[0], 0

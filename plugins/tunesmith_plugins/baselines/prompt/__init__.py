@@ -1,4 +1,4 @@
-"""Baseline ``prompt``: the base model with the user's prompts."""
+"""Baseline ``prompt``: the base model with prompts that the user wrote."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PromptBaseline:
     options: PromptOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants for each prompt file, free and constrained."""
+        """Yield variants for each prompt file, with free and with constrained answers."""
         from tunesmith_evidence.prompting.task_prompt import read_task
         from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
 
@@ -55,7 +55,7 @@ class PromptBaseline:
 
 
 def build(options: PromptOptions) -> Baseline:
-    """Build the baseline.
+    """Create the baseline from its options.
 
     Raises:
         DataError: a file is missing or is not a valid prompt.

@@ -58,7 +58,7 @@ def read_prompt(path: Path) -> UserPrompt:
         if path.suffix == ".toml":
             table = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(str(path), f"the prompt cannot be read: {error}", hint=_HINT) from None
+        raise DataError(str(path), f"cannot read the prompt file: {error}", hint=_HINT) from None
     if path.suffix != ".toml" and not text.strip():
         raise DataError(str(path), "the prompt is empty", hint=_HINT)
     problem = _find_problem(table)
@@ -72,7 +72,7 @@ def read_prompt(path: Path) -> UserPrompt:
 
 
 def _find_problem(table: Mapping[str, Any]) -> str:
-    """Describe the first problem of a prompt table; empty if there is none."""
+    """Describe the first problem in a prompt table; return an empty string if there is none."""
     unknown = sorted(set(table) - KEYS)
     if unknown:
         return f"unknown key `{unknown[0]}`, expected `system`, `user` or `shots`"
@@ -80,7 +80,7 @@ def _find_problem(table: Mapping[str, Any]) -> str:
         return "the prompt is empty"
     for key in ("system", "user"):
         if not isinstance(table.get(key, ""), str):
-            return f"`{key}`: expected a text, got {table[key]!r}"
+            return f"`{key}`: expected a string, got {table[key]!r}"
     if QUESTION_TEMPLATE not in table.get("user", QUESTION_TEMPLATE):
         return f"`user` has no {QUESTION_TEMPLATE} in place of the question"
     shots = table.get("shots", [])
@@ -88,7 +88,7 @@ def _find_problem(table: Mapping[str, Any]) -> str:
         return f"`shots`: expected a list of tables, got {shots!r}"
     for number, shot in enumerate(shots, 1):
         if not isinstance(shot, dict) or set(shot) != {"user", "assistant"}:
-            return f"`shots`, number {number}: expected a table with `user` and `assistant`"
+            return f"`shots`, entry {number}: expected a table with `user` and `assistant`"
         if not all(isinstance(value, str) for value in shot.values()):
-            return f"`shots`, number {number}: `user` and `assistant` must be strings"
+            return f"`shots`, entry {number}: `user` and `assistant` must be strings"
     return ""

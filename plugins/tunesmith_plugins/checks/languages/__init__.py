@@ -18,17 +18,17 @@ from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.languages.identify import identify_languages
 
 READ_ROWS = 2_000
-"""Approximate sample size, at equal distances; up to twice as many rows are read."""
+"""Approximate number of sampled rows, evenly spread; up to twice as many are read."""
 MAX_EXAMPLES = 3
 EXCERPT = 60
 SHOWN_LANGUAGES = 8
 BY_DESIGN = 0.2
-"""If at least this share of answers is in another language, that is the task: a translation."""
+"""If at least this share of answers is in another language, the task is translation."""
 
 
 @dataclass(frozen=True)
 class Languages:
-    """The languages that a row's prompt and answer may be in, most probable first."""
+    """Possible languages of a row's prompt and of its answer, the most probable first."""
 
     record: Record
     prompt: tuple[str, ...]
@@ -36,7 +36,7 @@ class Languages:
 
 
 def review(train: Sequence[Record]) -> list[Finding]:
-    """Return findings about prompts in a rare language, and answers in another than the prompt."""
+    """Return findings about prompts in rare languages, and answers in a different language."""
     if find_spec("py3langid") is None:
         text = "the languages of rows were not checked: py3langid is not installed"
         return [
@@ -54,7 +54,7 @@ def _read(train: Sequence[Record]) -> Iterator[Languages]:
             text = prompt_text(record)
             answer = "" if isinstance(record, Text) else last_exchange(record)[1].text
         except (TypeError, ValueError, DataError):
-            continue  # a kind of record that a plugin defines
+            continue  # a kind of record defined by a plugin
         yield Languages(record, identify_languages(text), identify_languages(answer))
 
 
@@ -79,7 +79,9 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
         f"{usual}: {listed}{more}{sample}",
         count=len(found),
         examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
-        hint="add rows in the languages that users write, and put some of each among the test rows",
+        hint=(
+            "add rows in the languages that users write, and include some of each in the test rows"
+        ),
     )
 
 

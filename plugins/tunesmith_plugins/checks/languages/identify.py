@@ -1,4 +1,4 @@
-"""Identify the language of texts offline with py3langid, which knows 130 languages."""
+"""Identify the language of a text offline with py3langid, which knows 130 languages."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tunesmith_data import require_library
 
 MAX_CHARACTERS = 1_000
 MIN_BYTES = 20
-"""A text with fewer UTF-8 bytes of letters is too short to identify."""
+"""A text whose letters have fewer UTF-8 bytes is too short to identify."""
 CONFIDENCE = 0.8
-"""Minimum probability of the most probable language; below it, no language is recognized."""
+"""Minimum probability of the most probable language; below it, the language is unknown."""
 ODDS = 500
 """A language is ruled out if the most probable one is at least this many times as probable."""
 NO_LANGUAGE = "zxx"
-"""ISO 639 code for content without language, such as numbers."""
+"""ISO 639 code for content that has no language, such as numbers."""
 
 
 def identify_language(text: str) -> str:
-    """Return the ISO 639 code of the language of a text; "" if it is not recognized.
+    """Return the ISO 639 code of the language of a text, or "" if it cannot be identified.
 
-    It is not recognized in code, tables, and texts of a few words.
+    Code, tables, and texts of a few words cannot be identified.
 
     Raises:
         EnvironmentProblem: py3langid is not installed.
@@ -30,10 +30,11 @@ def identify_language(text: str) -> str:
 
 
 def identify_languages(text: str) -> tuple[str, ...]:
-    """Return the codes of the languages that a text may be in, most probable first.
+    """Return the codes of the languages that a text may be in, the most probable first.
 
-    The result is empty if no language is recognized. A short text can look like a related language,
-    for example English like Nigerian Pidgin, so only much less probable languages are ruled out.
+    The result is empty if no language can be identified. A short text can look like a related
+    language (English like Nigerian Pidgin, for example), so only much less probable languages are
+    ruled out.
 
     Raises:
         EnvironmentProblem: py3langid is not installed.

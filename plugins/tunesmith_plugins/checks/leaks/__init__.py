@@ -1,4 +1,4 @@
-"""Check ``leaks``: find test and validation rows whose answer other rows or prompts give away."""
+"""Check ``leaks``: find test and validation rows whose answers are given away elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find rows whose prompt contains their answer."""
+"""Find rows whose prompts contain their answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_evidence.answers.whole_words import build_whole_word_pattern
 from tunesmith_plugins.checks.leaks.find_leaks import Leak
 
 MIN_LONG_CHARACTERS = 30
-"""Minimum number of letters, digits and symbols: shorter answers may be in a prompt by chance."""
+"""Minimum number of letters, digits and symbols; shorter answers may be in a prompt by chance."""
 CODE_LENGTH = 6
 FINAL_LENGTH = 60
 SAMPLE_ROWS = 1_000
@@ -36,21 +36,22 @@ def find_contained_answers(records: Sequence[Record]) -> Iterator[Leak]:
 
 
 def is_by_design(train: Sequence[Record]) -> bool:
-    """Return True if at least a fifth of the training rows has the answer in the prompt."""
+    """Return True if at least a fifth of the training prompts contain their answers."""
     step = max(1, len(train) // SAMPLE_ROWS)
     found = [has_answer_in_prompt(train[row]) for row in range(0, len(train), step)]
     return sum(found) >= BY_DESIGN * len(found)
 
 
 def has_answer_in_prompt(record: Record) -> bool:
-    """Return True if the prompt of a record gives its answer away.
+    """Return True if a record's prompt gives its answer away.
 
     Three cases count:
 
-    * a long answer, if the prompt contains its letters, digits and symbols in order,
-    * a short answer that is not a word, such as ``lost_card`` or ``ls -l``, if the prompt contains
-      it verbatim,
-    * any short answer, or the last line of a long one, after a word such as ``answer:``.
+    * a long answer whose letters, digits and symbols all occur in the prompt, in order,
+    * a short answer that is not a word, such as ``lost_card`` or ``ls -l``, and that the prompt
+      contains verbatim,
+    * any short answer, or the last line of a long one, that follows a word such as ``answer:`` in
+    the prompt.
     """
     if isinstance(record, Text | Preference | UnpairedPreference):
         return False

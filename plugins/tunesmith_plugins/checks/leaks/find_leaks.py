@@ -1,8 +1,8 @@
-"""Find leaks: rows of one split whose answer the rows of another split give away.
+"""Find leaks: rows of one split whose answers are given away by rows of another split.
 
-A test score is meaningful only if the model was not trained on the same questions, so records are
-compared by their prompts. The default split keeps similar prompts and groups together; files that
-were split by the user can still leak.
+A test score is only meaningful if the model was not trained on the same questions, so records are
+compared by their prompts. The default split keeps similar prompts and groups together, but files
+that the user split can leak.
 """
 
 from __future__ import annotations
@@ -35,25 +35,23 @@ Bits: TypeAlias = npt.NDArray[np.bool_]
 SAMPLE_ROWS = 1_000
 LABEL_LENGTH = 100
 COMMON_SHARE, LEAST_COMMON = 0.2, 10
-"""If more rows than this share and this number begin with the same exchange, it is a fixed preamble
-rather than a leak."""
+"""An exchange at the start of more rows than this share and number is a preamble, not a leak."""
 SIMILAR_SHARE, EQUAL_SHARE = 0.75, 0.85
-"""Minimum share of common words if one (or several) of the differing words are not values."""
+"""Minimum share of common words if some of the differing words are not values."""
 COMMON_WORDS = 5
-"""Minimum number of common words in that case."""
+"""Minimum number of common words in this case."""
 COMMON_BEFORE_END = 7
-"""Minimum number of common words if only the last words differ: a short question names its subject
-there."""
+"""Minimum number of common words if only the last words, which may name the subject, differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A row whose answer is given away, by a row of another split or by its own prompt."""
+    """A row whose answer is given away by a row of another split, or by its own prompt."""
 
     kind: LeakKind
     row: int
     known: int = -1
-    """Number of the row in the other split; -1 if there is none."""
+    """Index of the row in the other split, or -1 if there is none."""
     match: NearestText | None = None
 
 
@@ -66,12 +64,12 @@ def find_duplicates(
 
     * exact: the same words and symbols,
     * near: similar 5-grams and words,
-    * template: the same words in the same order, except for values such as names and numbers. This
-      kind is only found with ``templates``, unless the 5-grams are similar too.
+    * template: the same words in the same order, except for values such as names and numbers. The
+      last kind is only found if ``templates`` is True, or if the 5-grams are similar too.
 
-    If the answers are labels, rows with different labels are duplicates only if they are exact: a
-    model that has learned one label gets the other row wrong. Records are not copied; their texts
-    are produced while they are read.
+    If the answers are labels, rows with different labels are duplicates only if their prompts match
+    exactly: a model that has learned one label gets the other row wrong. Records are not copied;
+    their texts are extracted as they are read.
     """
     texts, asked = PromptTexts(known), PromptTexts(queries)
     has_labels = _has_labels(known)
@@ -97,10 +95,11 @@ def find_duplicates(
 
 
 def find_shared_turns(known: Sequence[Record], queries: Sequence[Record]) -> Iterator[Leak]:
-    """Yield a leak for each query from the same conversation as a known record.
+    """Yield a leak for each query that comes from the same conversation as a known record.
 
-    Inside: the query is the start of a longer record, and training covers all its answers.
-    Continued: an earlier answer of the query, after the same turns, is in a known record.
+    Kind ``inside``: the query is the start of a longer known record, and training covers all its
+        answers.
+    Kind ``continued``: a known record contains an earlier answer of the query after the same turns.
     """
     if not any(map(has_earlier_exchanges, chain(queries, known))):
         return
@@ -122,7 +121,7 @@ def find_shared_turns(known: Sequence[Record], queries: Sequence[Record]) -> Ite
 def _first_rows(
     keys: Hashes, rows: Indices, chosen: Bits, wanted: Hashes, most: int | None = None
 ) -> dict[int, int]:
-    """Map wanted keys to the first row that has each, without keys of more than ``most`` rows."""
+    """Map each wanted key to the first row that has it, without keys in more than ``most`` rows."""
     found = np.flatnonzero(chosen & np.isin(keys, wanted))
     values, firsts, counts = np.unique(keys[found], return_index=True, return_counts=True)
     usual = counts <= (most or len(keys))
@@ -130,7 +129,7 @@ def _first_rows(
 
 
 def find_shared_groups(known: Sequence[Record], queries: Sequence[Record]) -> Iterator[Leak]:
-    """Yield a leak for each query whose group also has a known record."""
+    """Yield a leak for each query whose group also contains a known record."""
     groups = {record.group for record in queries} - {None}
     if groups:
         first: dict[str, int] = {}
@@ -190,7 +189,7 @@ class _Chosen:
 
 
 class JoinedRecords(Sequence[Record]):
-    """Several sequences of records as one, without copying them."""
+    """Several sequences of records viewed as one, without copying them."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
         self._parts = parts

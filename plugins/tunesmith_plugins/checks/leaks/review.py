@@ -28,14 +28,14 @@ MAX_EXAMPLES = 3
 EXCERPT = 60
 INPUT_LIMIT = 4_000
 MAX_TOLERATED_SHARE = 0.02
-"""If more than this share of the test rows leaks, the scores are worthless: an error."""
+"""Share of leaking test rows above which the scores are worthless: the finding is an error."""
 BY_DESIGN = 0.2
-"""If at least this share of the rows follows a template, the data was made that way."""
+"""If at least this share of the rows follows a template, the data was created from templates."""
 CERTAIN_KINDS: tuple[LeakKind, ...] = ("exact", "inside", "group", "answer")
-"""Kinds that cannot be a coincidence, unlike rows that merely resemble each other."""
+"""Kinds of leaks that cannot be coincidence, unlike mere resemblance."""
 
 MAX_TEMPLATE_ROWS = 200_000
-"""In data split by tunesmith, templates are searched for up to this number of training rows."""
+"""Data that tunesmith split is searched for templates up to this number of training rows."""
 NO_TEMPLATES = Finding(
     level="info",
     where="data leaks",
@@ -51,16 +51,16 @@ MESSAGES: dict[LeakKind, str] = {
     "continued": "share the earlier turns of their conversation with a {other} row",
     "near": f"are near-duplicates of a {{other}} row ({DEFAULT_THRESHOLD})",
     "template": "follow the template of a {other} row, with different values",
-    "group": "belong to a group that also has {other} rows",
+    "group": "belong to a group that also contains {other} rows",
     "answer": "have the answer in their prompt",
 }
 HINTS: dict[LeakKind, str] = {
     "exact": "remove them from one of the two splits",
-    "inside": "put all rows of a conversation into the same split, or name the column that "
-    "identifies it in data.group",
+    "inside": "put all rows of a conversation into the same split, or set data.group to the "
+    "column that identifies the conversation",
     "continued": "put all rows of a conversation into the same split; scores are also reported "
     "without these rows",
-    "near": "check whether they ask the same; scores are also reported without them",
+    "near": "check whether they ask the same question; scores are also reported without these rows",
     "template": "check whether the values matter; scores are also reported without these rows",
     "group": "put all rows of a group into the same split",
     "answer": "remove the answer from the prompt; otherwise the model only has to copy it",
@@ -69,13 +69,13 @@ HINTS: dict[LeakKind, str] = {
 
 @dataclass(frozen=True)
 class ComparedParts:
-    """Two splits of the data: ``queries`` must not be given away by ``known``."""
+    """Two splits of the data, where ``known`` must not give away the answers of ``queries``."""
 
     known: Sequence[Record]
     queries: Sequence[Record]
     names: tuple[str, str]
     are_given: bool
-    """True if the user or the data loader provided at least one of them."""
+    """True if the user or the data loader provided at least one of the two."""
 
     @property
     def is_decisive(self) -> bool:
@@ -92,8 +92,8 @@ def review(
 ) -> list[Finding]:
     """Return a finding for each kind of leak between two splits.
 
-    ``given`` names the splits that the user or the data loader provided. Leaks that tunesmith's own
-    split leaves are not errors: they are its known limits, such as rows of the same template.
+    ``given`` lists the splits that the user or the data loader provided. Leaks in tunesmith's own
+    split, such as rows of the same template, are known limits of the split and not errors.
     """
     templates = bool(given) or len(train) <= MAX_TEMPLATE_ROWS
     found = (
@@ -114,7 +114,7 @@ def _review_parts(
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
-    """Yield the findings about each of the queries, reading the known records once."""
+    """Yield the findings about each of the queries, reading the known records only once."""
     joined = JoinedRecords([*queries.values()])
     if not known or not joined:
         return
@@ -145,7 +145,7 @@ def _describe_leaks(leaks: Sequence[Leak], parts: ComparedParts) -> Iterator[Fin
 
 
 def _review_answers(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield the finding about test prompts that contain their answer, however they were split."""
+    """Yield a finding about test prompts that contain their answer, however the data was split."""
     leaks = list(find_contained_answers(test))
     if leaks and not is_by_design(train):
         yield _build_finding(leaks, ComparedParts(train, test, ("training", "test"), True))
@@ -176,7 +176,7 @@ def _build_finding(leaks: Sequence[Leak], parts: ComparedParts) -> Finding:
 
 
 def _describe(leak: Leak, parts: ComparedParts) -> str:
-    """Return the sources of both rows with their prompts; an identical prompt is quoted once."""
+    """Return the sources and prompts of both rows, quoting an identical prompt only once."""
     other, name = parts.names
     row = parts.queries[leak.row]
     text = f"{row.source} ({name}) {_quote(row)}"

@@ -1,6 +1,6 @@
-"""Find evaluators whose token limit is below the length of some reference answers.
+"""Find evaluators whose token limit is too low for some reference answers.
 
-Generated answers are cut off at the limit, so even a perfect model gets these rows wrong.
+Generated answers are cut off at the limit, so even a perfect model would get these rows wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_EXAMPLES = 3
 def review_answers(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     """Yield a warning for each evaluator whose limit would cut off reference answers.
 
-    Evaluators that the run file does not name choose a sufficient limit, up to 512 tokens.
+    Evaluators that the run file does not list choose a sufficient limit, up to 512 tokens.
     """
     count = cache(lambda: _count_tokens(plan))
     for number, evaluator in enumerate(plan.evaluators):
@@ -43,7 +43,7 @@ def _compare(
 ) -> Iterator[Finding]:
     rows = [record for record in sample_evenly(test) if not isinstance(record, Text)]
     answers = [(record, format_reasoning_and_answer(last_exchange(record)[1])) for record in rows]
-    # No tokenizer in use produces more tokens than a text has bytes.
+    # No tokenizer in use produces more tokens than the text has bytes.
     large = [(record, text) for record, text in answers if len(text.encode()) > limit]
     lengths = [(count()(text), record) for record, text in large]
     long = [(length, record) for length, record in lengths if length > limit]
@@ -56,7 +56,7 @@ def _compare(
         message=f"{name} generates at most {format_count(limit, 'token')}, but the reference "
         f"answers of {len(long):,} of {format_count(len(rows), 'test row')} are longer (up to "
         f"{longest:,}): no model can get these rows right",
-        hint=f"set max_new_tokens = {longest + 1} or more, or shorten the answers",
+        hint=f"set max_new_tokens to {longest + 1} or more, or shorten the answers",
         count=len(long),
         examples=tuple(
             f"{record.source} has {length:,} tokens" for length, record in long[:MAX_EXAMPLES]
@@ -65,7 +65,7 @@ def _compare(
 
 
 def _count_tokens(plan: Plan) -> CountTokens:
-    """Return a function that counts tokens; without a tokenizer, it counts words: a lower bound."""
+    """Return a function that counts tokens, or words (a lower bound) without a tokenizer."""
     folder = plan.found_model.tokenizer()
     if folder is not None:
         from tunesmith_torch.models.loading import load_tokenizer

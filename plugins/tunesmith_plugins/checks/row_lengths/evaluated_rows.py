@@ -1,7 +1,7 @@
-"""Find rows that cannot be evaluated because the model's context has no room for their answers.
+"""Find rows that cannot be evaluated because their answers do not fit the model's context.
 
 Without this check, a run could fail after training, when the tuned model is evaluated. Rows are
-tokenized from the longest down, until the rest must fit.
+tokenized from the longest down, until the remaining rows must fit.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 Evaluators = Sequence[Component[EvaluatorOffer[Any]]]
 Exchange = tuple[Record, Prompt, Answer | None]
-"""A row, its prompt, and the answer to score; None if an answer is generated."""
+"""A row, its prompt, and the answer to score, which is None if an answer is generated."""
 LongRow = tuple[int, Record]
-"""A row that is too long, after its number of tokens."""
+"""The number of tokens in a row that is too long, and the row."""
 CHUNK = 64
-"""Number of rows that are tokenized together."""
+"""Number of rows to tokenize at a time."""
 
 
 def review(
     plan: Plan, evaluators: Evaluators, validation: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[Finding]:
-    """Yield an error for test rows without room for an answer, a warning for validation rows."""
+    """Yield an error for test rows without room for an answer, or a warning for validation rows."""
     context = read_context_length(plan.found_model.config)
     options = _find_options(plan.technique.config)
     if context is None or options is None or (template := open_template(plan, options)) is None:
@@ -81,9 +81,9 @@ def review(
 
 
 def _find_options(config: BaseModel) -> TrainingOptions | None:
-    """Return the options of the last stage, whose template writes the prompts; None if unknown.
+    """Return the options of the last stage, whose template renders the prompts, or None if unknown.
 
-    They are unknown if a stage starts from another model (`from`), which has its own tokenizer.
+    They are unknown if a stage starts from another model (`from`) with its own tokenizer.
     """
     stages = [options for _, options in list_stages(config)]
     if not stages or any(stage.initial_model is not None for stage in stages):
@@ -94,7 +94,7 @@ def _find_options(config: BaseModel) -> TrainingOptions | None:
 def _find_longest(
     evaluators: Evaluators, test: Sequence[Record]
 ) -> tuple[Component[EvaluatorOffer[Any]], int] | None:
-    """Return the evaluator that allows the longest answers, and its limit in tokens."""
+    """Return the evaluator that allows the longest answers, with its limit in tokens."""
     found = []
     for evaluator in evaluators:
         with attribute_errors_to(evaluator.offered.plugin):
@@ -116,8 +116,9 @@ def _list_references(records: Sequence[Record]) -> list[Exchange]:
 
 
 def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[LongRow]:
-    """Return the rows that do not fit, longest first; empty if rows cannot be tokenized."""
-    # An upper bound: a token has at least one byte, and the template adds less than repr() does.
+    """Return the rows that do not fit, the longest first; empty if rows cannot be tokenized."""
+    # An upper bound, because a token has at least one byte and the template adds less than repr()
+    # does.
     sizes = [len(repr((prompt, answer)).encode()) for _, prompt, answer in asked]
     order = sorted(range(len(asked)), key=lambda index: -sizes[index])
     found: dict[int, LongRow] = {}
@@ -162,8 +163,8 @@ def _describe_prompts(
         level=level,
         where=longest.source,
         message=f"{format_count(len(found), f'{part} row')} {leads_to}: the longest prompt has "
-        f"{tokens:,} tokens and {evaluator.id} allows {limit:,} more for the answer, but the "
-        f"model's context is {context:,}",
+        f"{tokens:,} tokens, and {evaluator.id} allows {limit:,} more for the answer, "
+        f"but the model's context is only {context:,} tokens",
         hint=f"{ask if tokens < context else ''}shorten or remove these rows, or choose a base "
         "model with a longer context",
         count=len(found),

@@ -1,8 +1,8 @@
-"""Refuse a run if more training rows are too long than the technique skips.
+"""Refuse a run if more training rows are too long than the technique may skip.
 
-Training itself would notice only after loading the weights and measuring the baselines. To be fast,
-this check tokenizes only the longest rows, and stops once it has found enough to refuse the run. It
-is silent if the model's tokenizer is not on this machine yet.
+Without this check, training would notice it only after loading the weights and measuring the
+baselines. For speed, only the longest rows are tokenized, until there are enough of them to refuse
+the run. The check does nothing if the model's tokenizer is not on this machine yet.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from tunesmith_torch.data.templates import Template
 
 MAX_TOTAL_CHARACTERS = 8_000_000
-"""Limit on the text to tokenize: some seconds of CPU time."""
+"""Maximum amount of text to tokenize, which takes some seconds of CPU time."""
 PAIRS = Preference | UnpairedPreference
 TEMPLATE_ERRORS = (DataError, EnvironmentProblem, UsageError)
-"""Errors of a tokenizer or a row, which other checks or model loading report."""
+"""Errors of a tokenizer or a row that other checks, or loading the model, will report."""
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error for each stage with more rows that are too long than it may skip."""
+    """Yield an error for each stage with more overlong rows than it may skip."""
     # The model named in `from` has its own tokenizer and context length.
     stages = {
         where: options
@@ -51,7 +51,7 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
         if len(sample) < len(train):
             allowed += 4 * math.sqrt(allowed) + 1  # four standard deviations: this is a sample
         limit = int(min(options.max_length, context))
-        if isinstance(options, PolicyOptions):  # leave room for a completion
+        if isinstance(options, PolicyOptions):  # leaves room for a completion
             limit -= options.generation.max_new_tokens
         found = _find_long_rows(options, rows, limit, math.floor(allowed) + 1, plan)
         if len(found) > allowed:
@@ -88,8 +88,8 @@ def _describe(
         level="error",
         where="model.base" if is_context else key,
         message=f"at least {format_count(len(found), 'row')} of {rows:,} cannot be learned from, "
-        f"more than max_skipped = {options.max_skipped:g} allows: they are longer than {limit:,} "
-        f"tokens ({cause})",
+        f"because they are longer than {limit:,} tokens ({cause}); this is more than "
+        f"max_skipped = {options.max_skipped:g} allows",
         hint=f"{remedy}, or raise {where}.max_skipped to train without them",
         count=len(found),
         examples=tuple(
@@ -99,7 +99,7 @@ def _describe(
 
 
 def open_template(plan: Plan, options: TrainingOptions) -> Template | None:
-    """Return the model's chat template and tokenizer; None if they are missing or unusable."""
+    """Return the model's chat template and tokenizer, or None if they are missing or unusable."""
     folder = plan.found_model.tokenizer()
     if folder is None:
         return None
@@ -134,7 +134,7 @@ def _find_long_rows(
                 break
             long = _list_too_long(options, [rows[index] for index in chosen], template, limit)
             if not long:
-                break  # the remaining rows have fewer characters
+                break  # the remaining rows have even fewer characters
             found += long
             start += len(chosen)
     except TEMPLATE_ERRORS:

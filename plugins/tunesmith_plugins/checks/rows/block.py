@@ -1,4 +1,4 @@
-"""Find the rows of a block that may have a fault, without looking at each row.
+"""Find the rows of a block that may have a fault, without examining each row.
 
 A fault is recognized by *marks*: short texts such as ``<`` or ``INST]``. Nearly all rows contain
 none of them, so the rows of a block are joined and searched as one array. This takes a few
@@ -23,12 +23,12 @@ Positions = npt.NDArray[np.int64]
 
 BLOCK_CHARACTERS = 1 << 18
 _SLICE = 1 << 18
-"""Characters that are looked up at a time; a single row can be longer than a block."""
+"""Number of characters that are searched at a time; a single row can be longer than a block."""
 _GRAM = 3
 _LONG_NUMBER = re.compile(rb"[0-9](?:[ .()-]{0,2}[0-9]){6}")
 _NUMBER = re.compile(rb"[0-9][0-9]")
 _FREQUENT = "etaoinshrdlucmfwypvbgkqjxz"
-"""Letters by their frequency in English text, most frequent first."""
+"""Letters in order of their frequency in English text, the most frequent first."""
 
 
 class Block:
@@ -52,7 +52,7 @@ class Block:
 
     @cached_property
     def with_long_number(self) -> list[Row]:
-        """The rows with a number of at least seven digits, with or without separators."""
+        """Rows that contain a number of at least seven digits, with or without separators."""
         starts = [match.start() for match in _LONG_NUMBER.finditer(self.ascii)]
         return self.rows_at(np.array(starts, dtype=np.int64))
 
@@ -63,12 +63,12 @@ class Block:
         return self.rows_at(np.array(starts, dtype=np.int64))
 
     def rows_at(self, positions: Positions) -> list[Row]:
-        """Return the rows at these character positions, each once, in order."""
+        """Return the rows at these character positions, in order and without repeats."""
         numbers = np.unique(np.searchsorted(self._ends, positions, side="right"))
         return [self.rows[number] for number in numbers.tolist()]
 
     def _compute_signs(self) -> None:
-        """Compute the letters, digits and symbols of all rows at once, which is faster."""
+        """Compute the letters, digits and symbols of all rows together, which is faster."""
         parts = [text for row in self.rows for text in (row.prompt, row.answer)]
         others = [row.text for row in self.rows if not isinstance(row.record, Completion)]
         found_parts, found_others = iter(fold_signs(parts)), iter(fold_signs(others))
@@ -82,8 +82,8 @@ class Block:
 class MarkFinder:
     """Finds the rows that contain a mark, for up to 32 faults in one pass.
 
-    A mark is a single character, or an ASCII text of at least three characters. Of a longer mark,
-    only the rarest three characters are searched for: false positives occur, misses do not.
+    A mark is a single character, or an ASCII text of at least three characters. For a longer mark,
+    only its rarest three characters are searched: there can be false positives, but no misses.
     """
 
     def __init__(self, faults: Sequence[Sequence[str]]) -> None:
@@ -127,7 +127,10 @@ class MarkFinder:
 def rarest_gram(mark: str) -> str:
     """Return the three consecutive characters of a mark that are rarest in English text."""
     if not mark.isascii() or len(mark) < _GRAM:
-        raise ValueError(f"a mark must be one character, or three or more of ASCII: {mark!r}")
+        raise ValueError(
+            "a mark must be a single character, or ASCII text of at least three characters: "
+            f"{mark!r}"
+        )
     grams = [mark[i : i + _GRAM] for i in range(len(mark) - _GRAM + 1)]
     return max(grams, key=lambda gram: sum(map(_rarity, gram)))
 
@@ -138,14 +141,14 @@ def _rarity(character: str) -> int:
 
 
 def _gram_codes(codes: npt.NDArray[np.uint8]) -> Codes:
-    """Encode each three consecutive ASCII characters as one number."""
+    """Encode each sequence of three ASCII characters as one number."""
     wide = codes.astype(np.uint32)
     numbers: Codes = (wide[:-2] << np.uint32(14)) | (wide[1:-1] << np.uint32(7)) | wide[2:]
     return numbers
 
 
 def read_blocks(records: Iterable[Record], part: Part) -> Iterator[Block]:
-    """Yield the rows of records in blocks, without kinds of records that a plugin defines."""
+    """Yield the rows of records in blocks, skipping kinds of records that a plugin defines."""
     rows: list[Row] = []
     size = 0
     for number, record in enumerate(records):

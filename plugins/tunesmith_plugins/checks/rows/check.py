@@ -1,4 +1,4 @@
-"""The interface of a check of rows, and helpers for its findings."""
+"""The interface of row checks, and helpers for their findings."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ INPUT_LIMIT = 4_000
 class Check(Protocol):
     """Sees each row once, in order and in blocks, and returns its findings at the end.
 
-    Checks keep numbers rather than texts, because the data may not fit in memory.
+    Checks store numbers rather than texts, because the data may not fit in memory.
     """
 
     def add(self, block: Block) -> None:
-        """Look at the next rows."""
+        """Examine the next block of rows."""
         ...
 
     def findings(self, train: Sequence[Record]) -> Iterable[Finding]:
-        """Return the findings; ``train`` serves to read example rows again."""
+        """Return the findings; ``train`` is needed to read example rows again."""
         ...
 
 
 @dataclass
 class Tally:
-    """Counts rows and keeps the first few as examples."""
+    """Counts rows, and keeps the first few as examples."""
 
     count: int = 0
     sources: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
     def add(self, row: Row, text: str) -> None:
-        """Count a row; ``text`` is quoted if the row becomes an example."""
+        """Count a row; ``text`` is quoted if the row is used as an example."""
         self.count += 1
         if len(self.sources) < MAX_EXAMPLES:
             self.sources.append(row.source)
@@ -50,19 +50,19 @@ class Tally:
 
     @property
     def examples(self) -> list[str]:
-        """The examples, each as a source and a quoted text."""
+        """The examples, as pairs of a source and a quoted text."""
         return [f"{source} {text}" for source, text in zip(self.sources, self.texts, strict=True)]
 
 
 def quote(text: str) -> str:
-    """Return the start of a text in quotation marks: safe to print, personal data masked."""
+    """Return the start of a text in quotation marks, printable and with personal data masked."""
     return f'"{one_line(mask_personal_data(text[:INPUT_LIMIT]), EXCERPT)}"'
 
 
 def show_row(train: Sequence[Record], number: int) -> str:
     """Return the source of a training row and the start of its text."""
     row = read_row(train[number])
-    assert row is not None, "only rows that were read are shown"
+    assert row is not None, "only rows that have been read can be shown"
     return f"{row.source} {quote(row.prompt or row.text)}"
 
 

@@ -1,4 +1,4 @@
-"""Find answers that are already in the prompt."""
+"""Find answers that are already in their prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tunesmith_plugins.checks.rows.detectors import Detector
 from tunesmith_plugins.checks.rows.row import Row
 
 MIN_CHARACTERS = 30
-"""Minimum number of letters, digits and symbols: shorter answers may be in a prompt by chance."""
+"""Minimum number of letters, digits and symbols; shorter answers may be in a prompt by chance."""
 
 
 def _find_repeated_prompt(row: Row) -> str | None:
@@ -30,6 +30,6 @@ COPIES = (
     Detector(
         "answers are contained in their prompt",
         _find_contained,
-        "remove them from the prompt; otherwise the model learns to copy",
+        "remove the answers from the prompts; otherwise the model learns to copy",
     ),
 )

@@ -1,4 +1,4 @@
-"""A check made of detectors: each looks for one fault, in one row at a time."""
+"""A check that consists of detectors. Each looks for one fault, in one row at a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tunesmith_plugins.checks.rows.check import Tally, build_finding, show_share
 from tunesmith_plugins.checks.rows.row import Row
 
 BY_DESIGN = 0.2
-"""If at least this share of the rows has a fault, it may be part of the task."""
+"""If at least this share of the rows has the fault, it may be part of the task."""
 CONTEXT = 20
-"""Number of characters shown before a match."""
+"""Number of characters to show before a match."""
 MASKED_CHARACTERS = 200
-"""Number of characters on either side of a match that are searched for personal data to mask."""
+"""Number of characters around a match that are searched for personal data to mask."""
 
 FindFault = Callable[[Row], str | None]
 """Returns the text to show if a row has the fault, otherwise None."""
@@ -33,25 +33,25 @@ def _all_rows(block: Block) -> Sequence[Row]:
 
 @dataclass(frozen=True)
 class Detector:
-    """A fault that can be seen in a single row, and how to find it.
+    """A fault that can be seen in a single row, and how to detect it.
 
-    Only rows that contain one of the ``marks`` are examined; without marks, those that ``select``
-    returns.
+    Only rows that contain one of the ``marks`` are examined; without marks, only rows that
+    ``select`` returns.
     """
 
     what: str
-    """The message about such rows, after their number: ``rows contain ...``."""
+    """The message about the affected rows, after their number: ``rows contain ...``."""
     find: FindFault
     hint: str
     level: Literal["info", "warning"] = "warning"
     can_be_intended: bool = True
-    """True if the fault may be part of the task when many rows have it: then it is a note."""
+    """True if the finding is only a note when many rows have the fault: it may be the task."""
     marks: Sequence[str] = ()
     select: SelectRows = _all_rows
 
 
 class Detectors:
-    """Counts the rows that each detector finds; ``tables`` has the detectors by check name."""
+    """Counts the rows that each detector flags; ``tables`` maps check names to their detectors."""
 
     def __init__(self, tables: Mapping[str, Sequence[Detector]]) -> None:
         self._tallies = [(name, one, Tally()) for name, table in tables.items() for one in table]
@@ -69,7 +69,7 @@ class Detectors:
                     tally.add(row, text)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return one finding for each detector that found rows."""
+        """Return one finding for each detector that flagged rows."""
         for name, detector, tally in self._tallies:
             if not tally.count:
                 continue
@@ -99,7 +99,7 @@ def make_search(
 
 
 def quote_around(text: str, match: re.Match[str]) -> str:
-    """Return a match with the text around it, personal data masked."""
+    """Return a match with the text around it, masking personal data."""
     start, end = match.span()
     # Mask before cutting: half an address or number would not be recognized.
     before = mask_personal_data(text[max(0, start - MASKED_CHARACTERS) : start])[-CONTEXT:]

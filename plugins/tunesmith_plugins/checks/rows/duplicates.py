@@ -24,19 +24,19 @@ from tunesmith_plugins.checks.rows.check import (
 from tunesmith_plugins.checks.rows.row import Row, normalize_words, read_row
 
 WARNED_SHARE = 0.01
-"""Repeated rows are a warning if they are at least this share of the training rows."""
+"""Repeated rows are a warning from this share of the training rows."""
 MIN_ROWS = 20
 WARNED_TEST_SHARE = 0.05
-"""Repeated test prompts are a warning if they are at least this share of the test rows."""
+"""Repeated test prompts are a warning from this share of the test rows."""
 LABEL_LENGTH = 100
-"""Recurring answers count as labels up to this mean length, in characters."""
+"""Recurring answers count as labels if their mean length in characters is at most this."""
 
 Keys = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows grouped by equal keys: sorted by key, then by row."""
+    """Rows grouped by equal keys, sorted by key and then by row number."""
 
     order: Keys
     starts: npt.NDArray[np.bool_]
@@ -56,7 +56,7 @@ class Groups:
         return ~self.starts
 
     def firsts(self) -> Keys:
-        """Return the first row of each row's group, in the order of the groups."""
+        """Return, in the order of the groups, the first row of each row's group."""
         firsts: Keys = self.order[self.starts][np.cumsum(self.starts) - 1]
         return firsts
 
@@ -78,7 +78,7 @@ class Duplicates:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Keep the hashes of a training row; compare a test row with earlier ones."""
+        """Store the hashes of a training row, or compare a test row with earlier ones."""
         if row.part == "test":
             self._compare_test(row)
         if row.part != "train":
@@ -92,7 +92,7 @@ class Duplicates:
             self._answer_characters += len(row.answer)
 
     def _compare_test(self, row: Row) -> None:
-        """Count a test row that repeats the prompt of an earlier one from another group."""
+        """Count a test row whose prompt repeats that of an earlier row in another group."""
         self._test += 1
         key = hash(row.prompt_words)
         if not row.prompt:
@@ -104,7 +104,7 @@ class Duplicates:
             self._asked_again.add(row, row.prompt)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about repeated rows, different answers, and repeated test prompts."""
+        """Return findings about repeated rows, differing answers, and repeated test prompts."""
         if len(self._numbers):
             yield from self._find_repeated(train)
         if len(self._with_answer):
@@ -113,13 +113,13 @@ class Duplicates:
             yield build_finding(
                 "duplicates",
                 "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
-                f"{show_share(again, self._test)} test rows repeat the prompt of an earlier "
-                "test row: "
-                "a model answers both alike, so intervals that count both are too narrow",
+                f"{show_share(again, self._test)} test rows repeat the prompt of an earlier test "
+                "row: a model gives both the same answer, so intervals that count both are too "
+                "narrow",
                 again,
                 self._asked_again.examples,
-                "keep each test prompt once, or name a column in data.group: rows of a group count "
-                "as one",
+                "keep each test prompt only once, or set data.group to a column: rows of a group "
+                "count as one",
             )
 
     def _find_repeated(self, train: Sequence[Record]) -> Iterator[Finding]:
@@ -142,7 +142,7 @@ class Duplicates:
             "case, spacing and punctuation)",
             len(repeated),
             examples,
-            "remove the copies, which make training weigh these rows several times",
+            "remove the copies, which give these rows several times the weight in training",
         )
 
     def _find_contradictions(self, train: Sequence[Record]) -> Iterator[Finding]:
@@ -168,11 +168,11 @@ class Duplicates:
             f"{'has' if prompts == 1 else 'have'} more than one answer",
             len(differing),
             examples,
-            "keep the right answer" if are_labels else "fine if all these answers are right",
+            "keep the correct answer" if are_labels else "fine if all these answers are correct",
         )
 
     def _are_labels(self, answers: Keys) -> bool:
-        """Return True if answers look like labels (short, recurring): only one can be right."""
+        """Return True if answers look like labels, so that only one per prompt can be correct."""
         if len(answers) < MIN_ROWS:
             return False
         is_short = self._answer_characters <= LABEL_LENGTH * len(answers)
@@ -180,13 +180,13 @@ class Duplicates:
 
 
 def _hash_row(row: Row) -> int:
-    """Hash what makes two rows equal: letters, digits and symbols, and the answer's words."""
+    """Hash what makes two rows equal: letters, digits, symbols, and the words of the answer."""
     label = row.record.label if isinstance(row.record, UnpairedPreference) else None
     return hash((row.text_signs, normalize_words(row.answer), label))
 
 
 def _show_answers(train: Sequence[Record], first: int, second: int) -> str:
     rows = read_row(train[first]), read_row(train[second])
-    assert rows[0] is not None and rows[1] is not None, "only rows that were read are shown"
+    assert rows[0] is not None and rows[1] is not None, "only rows that have been read can be shown"
     answers = " and ".join(f"{row.source} {quote(row.answer)}" for row in rows if row)
     return f"{quote(rows[0].question)}: {answers}"

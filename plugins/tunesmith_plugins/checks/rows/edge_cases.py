@@ -15,28 +15,28 @@ from tunesmith_plugins.checks.rows.row import Row
 MIN_ROWS = 100
 MAX_SHORT_WORDS = 2
 PREFIX_CHARACTERS = 32
-"""Characters that are checked first: most texts have a letter among them."""
+"""Characters that are checked first, because most texts have a letter among them."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
 NEGATED = 'contain "not" or another English negation'
 NEIGHBORS = 3
-"""Number of words before and after a negation that identify it in other prompts."""
+"""Number of words on each side of a negation that identify it in other prompts."""
 INSTRUCTION_SHARE = 0.1
-"""A negation belongs to an instruction if at least this share of prompts has the same neighbors."""
+"""A negation in the same context in at least this share of prompts belongs to an instruction."""
 
 
 class Negations:
     """Counts prompts with a negation, ignoring negations in instructions that many prompts share.
 
-    An instruction such as ``Answer with the label and no other words`` says nothing about how often
-    users write a negation.
+    An instruction such as ``Answer with the label and no other words`` does not tell how often
+    users write negations.
     """
 
     def __init__(self) -> None:
         self._prompts: list[frozenset[tuple[int, int]]] = []
-        """For each negated prompt, pairs of hashes: of the words before and after each negation."""
+        """For each negated prompt, the hashes of the words before and after each negation."""
 
     def add(self, asked: str) -> bool:
-        """Read a prompt (with a space on both ends); return True if it has a negation."""
+        """Count a prompt (with a space at both ends); return True if it contains a negation."""
         if not any(negation in asked for negation in NEGATIONS):
             return False
         edge = [""] * NEIGHBORS
@@ -51,7 +51,7 @@ class Negations:
         return True
 
     def count(self, prompts: int) -> int:
-        """Return how many prompts have a negation outside shared instructions."""
+        """Return how many prompts contain a negation outside of shared instructions."""
         sides = ({*chain(*found)} for found in self._prompts)
         counts = Counter(chain.from_iterable(sides))
         most = INSTRUCTION_SHARE * prompts
@@ -96,7 +96,7 @@ class EdgeCases:
                 self._counts[name] += value
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return the counts."""
+        """Return one finding with all the counts."""
         counts = {
             **self._counts,
             NEGATED: self._negations.count(self._rows),
@@ -104,5 +104,5 @@ class EdgeCases:
         if self._rows >= MIN_ROWS and any(counts.values()):
             found = (f"{count:,} {name}" for name, count in counts.items() if count)
             text = f"of {self._rows:,} training prompts, {', '.join(found)}"
-            hint = "check that the answers honor the negations" if counts[NEGATED] else ""
+            hint = "check that the answers respect the negations" if counts[NEGATED] else ""
             yield build_finding("edge cases", "info", text, self._rows, hint=hint)

@@ -1,4 +1,4 @@
-"""Find answers that are not JSON objects, or whose keys differ, where most are alike."""
+"""Find answers that are not JSON objects or have different keys, if most answers are alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tunesmith_plugins.checks.rows.row import Row
 MIN_ROWS = 20
 MAX_SHAPES = 1_000
 MAJORITY = 0.8
-"""Share of answers that must be objects (or have the same keys) for others to be findings."""
+"""If at least this share of answers is JSON objects (or has the same keys), report the others."""
 
 Keys = tuple[str, ...]
 
@@ -51,7 +51,7 @@ class JsonAnswers:
             self._shapes.setdefault(keys, Tally()).add(row, row.answer)
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about answers that are not JSON objects, or have unusual keys."""
+        """Return findings about answers that are not JSON objects or have unusual keys."""
         objects = self._rows - self._other.count
         if self._rows < MIN_ROWS or objects < MAJORITY * self._rows:
             return
@@ -59,9 +59,8 @@ class JsonAnswers:
             yield build_finding(
                 "json",
                 "warning",
-                f"{show_share(self._other.count, self._rows)} answers are not JSON objects; "
-                "the rest "
-                "are",
+                f"{show_share(self._other.count, self._rows)} answers are not JSON objects, but "
+                "the others are",
                 self._other.count,
                 self._other.examples,
                 "rewrite them as JSON objects, or remove these rows",
@@ -72,8 +71,8 @@ class JsonAnswers:
             yield build_finding(
                 "json",
                 "warning",
-                f"{show_share(objects - count, objects)} JSON answers have different keys "
-                "than most",
+                f"{show_share(objects - count, objects)} JSON answers have different keys from "
+                "most others",
                 objects - count,
                 self._describe_others(usual),
                 "use the same keys in every answer",
@@ -88,7 +87,7 @@ class JsonAnswers:
 
 
 def find_keys(answer: str) -> Keys | None:
-    """Return the sorted keys of a JSON object; None if the answer is not one."""
+    """Return the sorted keys of a JSON object, or None if the answer is not a JSON object."""
     text = answer.strip()
     if not (text.startswith("{") and text.endswith("}")):
         return None
@@ -99,7 +98,7 @@ def find_keys(answer: str) -> Keys | None:
 
 
 def describe_difference(keys: Keys, usual: Keys) -> str:
-    """Return which keys are missing and which are additional: ``lacks city and adds town``."""
+    """Describe which keys are missing and which are extra: ``lacks city and adds town``."""
     missing, new = sorted({*usual} - {*keys}), sorted({*keys} - {*usual})
     parts = [
         f"{word} {one_line(', '.join(names), EXCERPT)}"

@@ -1,4 +1,4 @@
-"""Check answers that recur, like the labels of a classification task."""
+"""Check recurring answers, such as the labels of a classification task."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ MIN_ROWS = 20
 MAX_LABELS = 1_000
 MAX_LABEL_CHARACTERS = 100
 ROWS_PER_LABEL = 3
-"""Answers count as labels if each has at least this many rows on average."""
+"""Answers count as labels if each occurs in at least this many rows on average."""
 DOMINANT_SHARE = 0.9
 RARE_SHARE = 0.05
-"""A label is rare if it has fewer rows than this share of the median label."""
+"""A label is rare if its number of rows is below this share of the median label's."""
 MAX_RARE_LABELS = 0.1
-"""If more than this share of the labels is rare, that is a long tail rather than a mistake."""
+"""If more than this share of the labels is rare, it is a long tail and not a mistake."""
 SIMILARITY = 0.85
-"""Minimum difflib ratio for a rare label to look like a misspelled frequent one."""
+"""Minimum difflib ratio at which a rare label looks like a misspelling of a frequent one."""
 
 
 @dataclass
 class Label:
-    """The source of the first row with a label, and the number of such rows."""
+    """The source of the first row with a label, and the number of rows with it."""
 
     source: str
     count: int = 0
 
 
 class Labels:
-    """Counts the answers of training rows until there are too many different ones to be labels."""
+    """Counts the answers of training rows, until there are too many distinct ones to be labels."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Label] = {}
         self._unknown: dict[str, Label] = {}
-        """Answers of validation and test rows."""
+        """Counts of answers in validation and test rows."""
         self._rows = 0
         self._are_labels = True
 
@@ -99,7 +99,7 @@ class Labels:
             )
 
     def _find_variants(self) -> dict[str, str]:
-        """Return the less frequent spellings of labels, each with the most frequent one."""
+        """Return the rarer spellings of labels, each with the most frequent spelling."""
         spellings: dict[str, list[str]] = {}
         for name in self._labels:
             spellings.setdefault(label_key(name), []).append(name)
@@ -115,8 +115,8 @@ class Labels:
             f"{self._labels[name].source} {quote(name)}, usually {quote(usual)}"
             for name, usual in list(variants.items())[:MAX_EXAMPLES]
         ]
-        text = f"{show_share(count, self._rows)} training rows use a different spelling of a label"
-        hint = "write each label one way: two spellings count as two labels"
+        text = f"{show_share(count, self._rows)} training rows use an unusual spelling of a label"
+        hint = "spell each label in one way: two spellings count as two labels"
         return build_finding("labels", "warning", text, count, examples, hint)
 
     def _find_rare(self, known: dict[str, Label]) -> Iterator[Finding]:
@@ -139,7 +139,7 @@ class Labels:
             "the rows of the median label)",
             sum(label.count for label in rare.values()),
             examples[:MAX_EXAMPLES],
-            "correct misspelled ones, add rows, or remove these labels",
+            "correct misspelled labels, add rows, or remove these labels",
         )
 
     def _find_unknown(self) -> Iterator[Finding]:
@@ -167,9 +167,10 @@ _NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True)
 
 
 def label_key(label: str) -> str:
-    """Return a key that is equal for spellings of the same label.
+    """Return a key that is the same for all spellings of a label.
 
-    It ignores case, punctuation around the label, and how words are separated. Signs and symbols
+    It ignores case, punctuation around the label, and the way words are separated. Signs and
+    symbols
     count: -1 is not 1, and .5 is not 5.
     """
     return _BETWEEN_WORDS.sub(" ", _NORMALIZER.normalize(label) or "") or label

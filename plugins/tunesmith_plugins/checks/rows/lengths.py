@@ -1,4 +1,4 @@
-"""Find unusually long prompts and answers, and answers that stand for a missing value."""
+"""Find unusually long prompts and answers, and placeholders for missing answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FENCE = 3.0
 """A length is an outlier if its logarithm exceeds the third quartile by more than this many
 interquartile ranges: "far out" in Tukey, Exploratory Data Analysis, 1977."""
 MIN_FACTOR = 8.0
-"""A length below this many times the third quartile is never an outlier."""
+"""A length below this multiple of the third quartile is never an outlier."""
 MIN_OUTLIER_CHARACTERS = 400
 """A text with fewer characters is never an outlier."""
 SPREADSHEET_ERRORS = ("#n/a", "#ref!", "#value!", "#name?")
@@ -34,7 +34,7 @@ EMPTY_ANSWERS = frozenset(
 
 
 class Lengths:
-    """Keeps the lengths of training rows, and counts answers that stand for a missing value."""
+    """Stores the lengths of training rows, and counts placeholders for missing answers."""
 
     def __init__(self) -> None:
         self._numbers = array("q")
@@ -47,7 +47,7 @@ class Lengths:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Keep the lengths of a row."""
+        """Store the lengths of a row."""
         if row.answer:
             self._answers += 1
             if is_empty(row.answer):
@@ -58,14 +58,13 @@ class Lengths:
             self._lengths["answer"].append(len(row.answer))
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about missing answers and length outliers."""
+        """Return findings about missing answers and unusually long texts."""
         if self._empty.count:
             yield build_finding(
                 "lengths",
                 "warning",
-                f"{show_share(self._empty.count, self._answers)} answers stand for a missing "
-                "value, "
-                'such as "N/A" or "null"',
+                f"{show_share(self._empty.count, self._answers)} answers are placeholders for a "
+                'missing value, such as "N/A" or "null"',
                 self._empty.count,
                 self._empty.examples,
                 "remove these rows, or write the answers",
@@ -85,7 +84,7 @@ class Lengths:
                     f"{show_share(len(found), len(lengths))} training rows have an unusually long "
                     f"{name}, more than {limit:,.0f} characters"
                 )
-                hint = "check whether several rows were merged into one"
+                hint = "check if several rows were merged into one"
                 yield build_finding("lengths", "warning", text, len(found), examples, hint)
 
 
@@ -97,6 +96,6 @@ def outlier_limit(lengths: np.typing.NDArray[np.int64]) -> float:
 
 
 def is_empty(answer: str) -> bool:
-    """Return True if an answer stands for a missing one: ``N/A``, ``null``, ``...``."""
+    """Return True if an answer is a placeholder for a missing value: ``N/A``, ``null``, ``...``."""
     text = answer.strip().casefold()
     return text in EMPTY_ANSWERS or not text.strip("-–—_.…?*/\\|~ ")

@@ -22,7 +22,7 @@ def mask(text: str) -> str:
 
 
 def mask_address(text: str) -> str:
-    """Return an e-mail address with all but the first letter of the name masked."""
+    """Return an e-mail address whose name is masked except for the first letter."""
     return f"{text[0]}…@{text.rpartition('@')[2]}"
 
 
@@ -73,7 +73,7 @@ PERSONAL_DATA = (
     Detector(
         "rows contain a key, token or password",
         _find_secret,
-        "remove and revoke it: a model can reproduce what it was trained on",
+        "remove it from the data and revoke it: a model can reproduce its training data",
         can_be_intended=False,
         marks=SECRET_MARKS,
     ),

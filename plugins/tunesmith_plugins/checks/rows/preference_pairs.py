@@ -1,4 +1,4 @@
-"""Find preference pairs that teach nothing, contradict each other, or teach length."""
+"""Find preference pairs that teach nothing, contradict each other, or only teach length."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from tunesmith_plugins.checks.rows.row import Row, normalize_words
 
 MIN_PAIRS = 20
 MAX_EQUAL_SHARE = 0.5
-"""If more than this share of the pairs has equal answers, the finding is an error."""
+"""If more than this share of the pairs has two equal answers, the finding is an error."""
 LENGTH_BIAS = 0.8
-"""Warn if the longer (or the shorter) answer is chosen in a larger share of the pairs, with the
-whole 95 % interval above it."""
+"""Warn if the 95 % confidence interval of choosing the longer or shorter answer is above this."""
 
 
 class PreferencePairs:
-    """Compares the two answers of each training pair, and keeps 24 bytes per pair."""
+    """Compares the two answers of each training pair; stores 24 bytes per pair."""
 
     def __init__(self) -> None:
         self._numbers, self._keys, self._swapped = array("q"), array("q"), array("q")
@@ -67,7 +66,7 @@ class PreferencePairs:
                 "answer (ignoring case and spacing)",
                 self._equal.count,
                 self._equal.examples,
-                "remove them: they express no preference",
+                "remove these pairs: they express no preference",
             )
         yield from self._find_swapped(train)
         if pairs >= MIN_PAIRS:
@@ -85,7 +84,7 @@ class PreferencePairs:
                 "answers swapped",
                 len(found),
                 [show_row(train, self._numbers[i]) for i in found[:MAX_EXAMPLES].tolist()],
-                "keep only the right one of the two",
+                "keep only the correct one of the two pairs",
             )
 
     def _find_length_bias(self) -> Iterator[Finding]:
@@ -99,9 +98,9 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "warning",
-                f"the chosen answer is the {which} one in {show_share(count, compared)} "
-                "pairs, 95 % "
-                f"interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %",
+                f"the chosen answer is the {which} one in {show_share(count, compared)} pairs, "
+                f"95 % confidence interval {100 * interval.low:.0f} to {100 * interval.high:.0f} "
+                "%",
                 count,
                 (),
                 f"balance the lengths; otherwise the model learns to prefer {which} answers",

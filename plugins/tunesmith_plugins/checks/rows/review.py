@@ -1,7 +1,8 @@
-"""Run all checks of rows in one pass over the records.
+"""Run all row checks in one pass over the records.
 
-Duplicates, labels and lengths are checked over all rows. Faults of single rows are searched for in
-a sample if there are many rows: a fault absent from hundreds of thousands of rows is rare.
+Duplicates, labels and lengths are always checked over all rows. If there are many rows, only a
+sample is searched for faults of single rows, because a fault that is absent from hundreds of
+thousands of rows is rare.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     EdgeCases,
 )
 SINGLE_ROW_CHECKS = (Detectors, EdgeCases)
-"""The checks that examine each row by itself, which take the most time."""
+"""The checks that examine each row separately; they take the most time."""
 MAX_SINGLE_ROWS = 250_000
-"""Approximate limit on the rows that these checks see: they skip blocks at equal distances."""
+"""Approximate number of rows that these checks examine; blocks at equal distances are skipped."""
 
 
 def review(
@@ -65,7 +66,7 @@ def review(
     seen = 0
     for part, records in parts.items():
         for number, block in enumerate(read_blocks(records, part)):
-            is_seen_by_all = number % step == 0  # so is the first block of each part
+            is_seen_by_all = number % step == 0  # so is the first block of each split
             seen += is_seen_by_all * len(block.rows)
             for check in running if is_seen_by_all else of_many_rows:
                 check.add(block)
@@ -74,12 +75,15 @@ def review(
 
 
 def _report_sample(seen: int, total: int) -> Iterator[Finding]:
-    """Report that only a sample was searched for faults of single rows."""
+    """Report that only a sample was searched for faults in single rows."""
     yield build_finding(
         "rows",
         "info",
-        f"only {seen:,} of {total:,} rows, evenly spread, were searched for faults of single rows "
-        "(text, personal data, copies, edge cases)",
+        f"only {seen:,} of {total:,} rows, evenly spread, were searched for faults of single "
+        "rows (text, personal data, copies, edge cases)",
         total - seen,
-        hint="to check all rows, split the file and run tunesmith data check PART.jsonl on each",
+        hint=(
+            "to check all rows, split the file and run `tunesmith data check PART.jsonl` on each "
+            "part"
+        ),
     )

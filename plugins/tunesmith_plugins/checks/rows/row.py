@@ -34,7 +34,7 @@ class Row:
     record: Record
     part: Part
     number: int
-    """The position of the record in its part."""
+    """The index of the record in its split."""
     text: str
     """All texts of the record."""
     prompt: str
@@ -42,7 +42,7 @@ class Row:
     question: str
     """The last turn before the answer."""
     answer: str
-    """The last answer; of a pair, the chosen one; empty for plain text."""
+    """The last answer, or the chosen one of a pair; empty for plain text."""
 
     @property
     def source(self) -> str:
@@ -76,12 +76,12 @@ class Row:
 
     @property
     def has_right_answer(self) -> bool:
-        """True if the answer is one to learn: not from a pair, and not labeled good or bad."""
+        """True if the answer is an example to learn, not part of a pair or labeled good or bad."""
         return bool(self.answer) and not isinstance(self.record, Preference | UnpairedPreference)
 
 
 def read_row(record: Record, part: Part = "train", number: int = 0) -> Row | None:
-    """Return the texts of a record; None for a kind of record that a plugin defines."""
+    """Return the texts of a record, or None for a kind of record that a plugin defines."""
     if type(record) is Completion:
         prompt, completion = record.prompt, record.completion
         text = f"{prompt}\n{completion}"
@@ -122,7 +122,7 @@ def fold_signs(texts: Sequence[str]) -> list[bytes]:
 
 
 def normalize_words(text: str) -> str:
-    """Return a text case-folded, with single spaces and without punctuation at the end."""
+    """Return a text in lower case, with single spaces and without punctuation at the end."""
     folded = text.casefold()
     if "  " in folded or not folded.isprintable():  # all white space except " " is unprintable
         folded = " ".join(folded.split())

@@ -8,14 +8,16 @@ from tunesmith.text import safe_text
 from tunesmith_plugins.checks.rows.detectors import Detector, FindFault, make_search, quote_around
 from tunesmith_plugins.checks.rows.row import Row
 
-# Where possible, a pattern begins with a set of characters: the search skips all others quickly.
+# Where possible, a pattern starts with a set of characters, so the search can skip all others
+# quickly.
 CONTROL_TOKENS = (
     r"[<\[](?:(?<=<)(?:[|｜][A-Za-z][^<>|｜\n]{1,40}[|｜]>|</?SYS>>|(?:start|end)_of_turn>"
     r"|(?:bos|eos|pad|unk)>|s>(?<=^<s>)|/s>$)|(?<=\[)/?INST\])"
 )
 NEXT_TURN = r"^(?:Human|User|Assistant|AI|### ?(?:Instruction|Response|Input)) ?:"
 NEXT_TURN_MARKS = ("Human", "User", "Assistant", "AI:", "AI :", "###")
-# Words in placeholders such as [YOUR NAME]. Other capitals may be names ([NASA]) or marks ([NOTE]).
+# Words in placeholders such as [YOUR NAME]. Other capitals may be names ([NASA]) or labels
+# ([NOTE]).
 _SLOT_WORDS = (
     r"(?:(?:FIRST|LAST|FULL|USER|COMPANY|BUSINESS|BRAND|PRODUCT|FILE)?NAMES?|YOUR|INSERT|ENTER|FILL"
     r"|HERE|PLACEHOLDER|REDACTED|TODO|TBD|X{3,}|DATE|TIME|YEAR|MONTH|DAY|AGE|NUMBER|AMOUNT|PRICE"
@@ -40,16 +42,17 @@ REFUSAL = (
 REFUSAL_MARKS = (" AI", " ai ", "anguage model", "sorry", "ulfill")
 
 
-# Directional marks (Hebrew, Arabic) and joiners (Indic scripts, emoji) are normal, so not listed.
+# Directional marks (Hebrew, Arabic) and joiners (Indic scripts, emoji) are normal, so they are not
+# listed.
 _HIDDEN_RANGES = (
     *((0x00, 0x08), (0x0B, 0x0C), (0x0E, 0x1F), (0x7F, 0x7F), (0xAD, 0xAD), (0x200B, 0x200B)),
     *((0x2028, 0x2029), (0x202A, 0x202E), (0x2060, 0x2064), (0x2066, 0x2069), (0xFEFF, 0xFEFF)),
     *((0xFFF9, 0xFFFB), (0xE0000, 0xE007F)),
 )
 HIDDEN = tuple(chr(code) for first, last in _HIDDEN_RANGES for code in range(first, last + 1))
-"""Characters that are invisible or change the display order of others."""
+"""Characters that are invisible or change the display order of other characters."""
 MISREAD = tuple("ÂÃÄÅâÐÑ\x80\x81\x82\x83\x84\ufffd") + tuple(map(chr, range(0x86, 0xA0)))
-"""Characters that UTF-8 read as Latin-1 or Windows-1252 begins with."""
+"""Characters that a UTF-8 sequence starts with if it is read as Latin-1 or Windows-1252."""
 
 
 def _find_hidden() -> FindFault:
@@ -64,12 +67,12 @@ def _find_hidden() -> FindFault:
 
 
 def _misread_utf8() -> FindFault:
-    """Return a function that finds UTF-8 decoded as Latin-1 or Windows-1252."""
+    """Return a function that finds UTF-8 text decoded as Latin-1 or Windows-1252."""
     second_bytes = bytes(range(0x80, 0xC0))
     characters = second_bytes.decode("cp1252", "ignore") + second_bytes.decode("latin-1")
-    # A quotation mark after such a letter can be intended: German »Ä«.
+    # A quotation mark after such a letter can be intended, as in German »Ä«.
     second = f"(?![«»“”‘’‹›„‚])[{re.escape(characters)}]"
-    # The set comes first and the look-behinds second: this lets the search skip other characters.
+    # The set comes first and the look-behinds second, so the search can skip other characters.
     pattern = re.compile(
         "[ÂÃÄÅâÐÑ\x80-\x84\x86-\x9f\ufffd](?:"
         f"(?<=[ÂÃÄÅ]){second}|(?<=â)(?:[€\x80][{re.escape(characters)}]|[„\x84‚\x82]{second})"
@@ -100,7 +103,7 @@ TEXT_FAULTS = (
     Detector(
         "rows contain invisible or control characters",
         _find_hidden(),
-        "remove them: people do not see them, but the model does",
+        "remove them: people do not see these characters, but the model does",
         marks=HIDDEN,
     ),
     Detector(
@@ -125,7 +128,7 @@ TEXT_FAULTS = (
     Detector(
         "answers speak as an AI or refuse with a stock phrase",
         make_search(REFUSAL, in_answer=True, flags=re.IGNORECASE),
-        "remove them, unless the model should refuse",
+        "remove these rows, unless the model should refuse",
         marks=REFUSAL_MARKS,
     ),
 )

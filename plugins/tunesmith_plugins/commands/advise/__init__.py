@@ -1,1 +1,1 @@
-"""Command ``advise``: predict whether tuning is worth it, before paying for the full training."""
+"""Command ``advise``: predict if fine-tuning is worth it, before paying for a full training run."""

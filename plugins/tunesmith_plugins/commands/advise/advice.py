@@ -1,4 +1,4 @@
-"""Decide the advice: the score expected after all training rows, the baselines and the costs."""
+"""Decide the advice from the expected score of the full training, the baselines and the costs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunesmith_plugins.commands.advise.offer import AdviseOptions
 
 ADVICE_WORDS = {"prompt": "PROMPT", "retrieval": "PROMPT", "classifier": "SMALL CLASSIFIER"}
 RETRAININGS_PER_MONTH = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4}
-"""Trainings per month, by how often the right answers change."""
+"""Training runs per month, by how often the right answers change."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pilot:
 
 @dataclass(frozen=True)
 class ExpectedDifference:
-    """Expected advantage of tuning over a baseline, with its 95 % interval."""
+    """Expected advantage of tuning over a baseline, with its 95 % confidence interval."""
 
     baseline: MeasuredBaseline
     value: float
@@ -56,8 +56,8 @@ def extrapolate_pilots(
 ) -> Extrapolation:
     """Predict the mean error of the technique after ``rows`` training rows.
 
-    Nothing is extrapolated if a pilot is no better than ``trivial``, the majority-class baseline:
-    it has not begun to learn, so its score does not show how fast the errors will fall.
+    Nothing is extrapolated if a pilot is no better than ``trivial``, the majority-class baseline.
+    Such a model has not begun to learn, so its score does not show how fast the errors will fall.
     """
     first = pilots[0].measured
     if first.higher_is_better and first.unit:
@@ -85,13 +85,14 @@ def compare_with_baseline(
     expected: Extrapolation,
     tuned: Pilot,
 ) -> ExpectedDifference | None:
-    """Compare the expected score of tuning with a baseline; None if the test rows differ.
+    """Compare the expected score of tuning with a baseline; return None if the test rows differ.
 
-    Without an extrapolation, the largest pilot is compared. With one, each end of the interval is
-    the wider of two: the percentile of the resampled extrapolations, and the distance in the paired
-    comparison with the largest pilot. The extrapolation cannot be more certain than a measurement
-    on the same rows. The second also covers a baseline that is right on all of a few rows: its
-    resamples are all alike, but a score interval stays wide.
+    If there is no extrapolation, the largest pilot is compared. Otherwise, each end of the interval
+    is the wider of two: the percentile of the resampled extrapolations, and the distance in the
+    paired comparison with the largest pilot. The extrapolation cannot be more certain than a
+    measurement on the same rows. The second one also covers a baseline that is right on all of a
+    few rows: its resamples are all alike, but a score interval stays wide.
+    rows: its resamples are all alike, but a score interval stays wide.
     """
     if values.keys() != tuned.values.keys():
         return None
@@ -112,9 +113,9 @@ def compare_with_baseline(
 
 
 def list_missing(baselines: Collection[BaselineChosen], compared: Container[str]) -> list[str]:
-    """Return the baselines that tuning was not compared with, each with the reason.
+    """Return the baselines that tuning was not compared with, and the reason for each.
 
-    Ignores a baseline that the run file excludes if another of its kind was compared.
+    A baseline that the run file excludes is ignored if another one of its kind was compared.
     """
     kinds = {chosen.solution for chosen in baselines if chosen.baseline in compared}
     return [
@@ -130,10 +131,10 @@ def decide_advice(
     extrapolated: bool,
     skipped: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Return the word of the advice and the sentence that explains it.
+    """Return the advice in a word, and the sentence that explains it.
 
     The majority-class baseline must be beaten twice: by tuning, and by a baseline that is accepted
-    as sufficient. ``skipped`` lists the baselines that were not measured, each with its reason.
+    as sufficient. ``skipped`` lists the baselines that were not measured, with the reasons.
     """
     missing = f"; not measured: {'; '.join(skipped)}" if skipped else ""
     solutions = [d for d in differences if d.baseline.chosen.solution != "constant"]
@@ -142,13 +143,18 @@ def decide_advice(
         return "NOT ENOUGH EVIDENCE", f"{text}{missing}"
     worst = min(differences, key=lambda d: d.value)
     name = worst.baseline.chosen.baseline
-    what = "expected after all rows" if extrapolated else "measured on the largest pilot"
+    what = (
+        "expected after training on all rows" if extrapolated else "measured on the largest pilot"
+    )
     numbers = f"difference {what} {worst.text}"
     if worst.value >= margin and min(d.low for d in differences) > 0:
         if skipped:
-            return "NOT ENOUGH EVIDENCE", f"tuning beats all that was measured, {numbers}{missing}"
+            return (
+                "NOT ENOUGH EVIDENCE",
+                f"tuning beats every model that was measured, {numbers}{missing}",
+            )
         return "FINE-TUNE", f"tuning beats every baseline; the strongest is {name}, {numbers}"
-    # Without an extrapolation more rows may still help, so no baseline is sufficient. A cheap
+    # Without an extrapolation, more rows may still help, so no baseline is sufficient. A cheap
     # baseline that is much worse than the best one is not sufficient either.
     constant = min((d.value for d in differences if d not in solutions), default=math.inf)
     limit = min(worst.value + margin, math.nextafter(constant, -math.inf))
@@ -164,7 +170,7 @@ def decide_advice(
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds and prices on the measuring machine; prices are None if none is configured."""
+    """Seconds and prices on the measuring machine; prices are None if no hourly price is set."""
 
     baseline_seconds: float
     """Seconds per request when all test rows are answered in batches."""
@@ -179,7 +185,7 @@ class Costs:
 
     @property
     def break_even(self) -> int | None:
-        """Number of requests after which the saved machine time equals the training time."""
+        """Number of requests after which the machine time saved equals the training time."""
         saved = self.baseline_seconds - self.tuned_seconds
         return None if saved <= 0 else int(-(-self.training_seconds // saved))
 
@@ -199,7 +205,7 @@ def compute_costs(
 
 
 def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]]:
-    """Return the arguments: ``for tuning`` or ``against tuning``, each with its reason."""
+    """Return the arguments ``for tuning`` or ``against tuning``, with the reason for each."""
     baseline, tuning = "against tuning", "for tuning"
     arguments = []
     if options.knowledge_changes != "never":
@@ -208,7 +214,7 @@ def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]
         why = f"knowledge changes {options.knowledge_changes}: {time} of training per month"
         arguments.append((baseline, why))
     if options.variety == "wide":
-        why = "inputs vary widely: the training rows do not cover all kinds"
+        why = "inputs vary widely, and the training rows do not cover all kinds"
         arguments.append((baseline, why))
     limit = options.latency_limit
     if limit is not None and (costs.baseline_seconds > limit) != (costs.tuned_seconds > limit):
@@ -218,7 +224,7 @@ def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]
     even = costs.break_even
     if options.volume is not None:
         if even is None:
-            why = "the tuned model is not faster than the baseline: training never pays off"
+            why = "the tuned model is not faster than the baseline, so training never pays off"
             arguments.append((baseline, why))
         elif options.volume >= even:
             arguments.append((tuning, f"pays off within a month, after {even:,} requests"))

@@ -35,7 +35,7 @@ from tunesmith_plugins.commands.advise.tokens import count_request_tokens
 PILOT_PERCENTS = (10, 20, 40)
 """Percentages of the training rows that the pilots train on."""
 MIN_ROWS = 8
-"""Pilots with fewer rows are skipped."""
+"""Pilots that would have fewer rows are skipped."""
 MARGIN = 0.02
 """Default margin if no verdict is installed."""
 
@@ -45,7 +45,9 @@ MARGIN = 0.02
 @click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
-    help="Smallest advantage over a baseline to call tuning worth it. Default: [verdict] margin.",
+    help=(
+        "Smallest advantage over a baseline that makes tuning worth it. Default: [verdict] margin."
+    ),
 )
 @start_options
 def command(
@@ -56,14 +58,14 @@ def command(
     margin: float | None,
     as_json: bool,
 ) -> None:
-    """Predict if tuning is worth it, from baselines and three short trainings.
+    """Predict whether fine-tuning is worth it, from baselines and three short training runs.
 
     Measures the baselines, then trains on 10, 20 and 40 % of the rows. The three scores are
-    extrapolated to all training rows and compared with each baseline on the test rows. Costs use
-    [advise] in the run file, which describes how the model will be used.
+    extrapolated to all training rows and compared with each baseline on the test rows. The costs
+    use [advise] in the run file, which describes how the model will be used.
     """
     if distributed.world_size() > 1:
-        raise UsageError("advise: runs in a single process", hint="start it without torchrun")
+        raise UsageError("advise: runs only in a single process", hint="start it without torchrun")
     overrides = [*sets, *list_baseline_overrides(0, None, [])[:2]]
     plan, catalog = api.load_plan(
         run_file, sets=overrides, files=state.files, disabled=state.disabled
@@ -80,19 +82,19 @@ def command(
 
 
 def find_margin(plan: Plan) -> float:
-    """Return the margin of the ``[verdict]`` table, or 0.02 if no verdict is installed."""
+    """Return the margin in the ``[verdict]`` table, or 0.02 if no verdict plugin is installed."""
     tables = (table.config for table in plan.tables if table.offer.name == "verdict")
     return float(getattr(next(tables, None), "margin", MARGIN))
 
 
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
-    """Return the advice as JSON; every measurement is a run folder below ``root``.
+    """Return the advice as JSON; every measurement creates a run folder below ``root``.
 
     1. Measure the baselines.
     2. Train pilots on 10, 20 and 40 % of the training rows.
     3. Extrapolate the pilots' scores to all training rows.
     4. Compare each baseline with the extrapolated score.
-    5. Decide on the advice.
+    5. Decide the advice.
     6. Compute the costs, and the arguments that follow from them.
     """
     baseline_run = api.create_run_folder(plan, root / "baselines")
@@ -147,7 +149,7 @@ def run_pilots(plan: Plan, catalog: Catalog, parts: DataParts, root: Path) -> li
 
 
 def find_trivial(baselines: Sequence[MeasuredBaseline], pilot: Measured) -> Measured | None:
-    """Return the better score of the constant baselines by the pilots' metric, if there is one."""
+    """Return the best score of the constant baselines by the pilots' metric; None without any."""
     sign = 1 if pilot.higher_is_better else -1
     scores = (b.measured for b in baselines if b.chosen.solution == "constant")
     comparable = (score for score in scores if score and score.metric == pilot.metric)
@@ -178,7 +180,7 @@ def measure_costs(
     differences: Sequence[advice.ExpectedDifference],
     pilots: Sequence[advice.Pilot],
 ) -> dict[str, Any]:
-    """Return costs, prompt tokens and arguments as JSON, against the strongest baseline.
+    """Return costs, prompt tokens and arguments as JSON, compared with the strongest baseline.
 
     A constant answer is not a solution, so costs are None if nothing else was compared.
     """

@@ -1,7 +1,7 @@
 """Extrapolate a score to more training rows, by a power law of its errors.
 
-The error after n rows is modeled as ``a * n ** -b`` (Hestness et al. 2017, section 2). The
-interval resamples the test rows, the same ones for every number of training rows. It ignores the
+The error after n rows is modeled as ``a * n ** -b`` (Hestness et al. The interval comes from
+resampling the test rows, which are the same for every number of training rows. It ignores the
 variation between training seeds. Shapes: P pilots, N test rows, R resamples.
 """
 
@@ -19,23 +19,23 @@ Array = npt.NDArray[np.float64]
 RESAMPLES = 2_000
 MIN_POINTS = 3
 MAX_UNCLEAR = 0.1
-"""Extrapolate nothing if a larger share of resamples shows no improvement."""
+"""Do not extrapolate if a larger share of the resamples shows no improvement."""
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Predicted error after a number of training rows, or the reason why there is none."""
+    """Predicted error after a number of training rows, or the reason why there is no prediction."""
 
     rows: int
-    """Training rows for which the error is predicted."""
+    """Number of training rows for which the error is predicted."""
     error: float = float("nan")
-    """Predicted mean error, in the unit of the errors; nan without one."""
+    """Predicted mean error, in the unit of the errors; NaN without a prediction."""
     resampled: tuple[float, ...] = ()
     """Predicted error of each resample, in the order of :func:`average_resamples`."""
     exponent: float = float("nan")
-    """``b`` of the power law: how fast the error falls with more rows; nan without a prediction."""
+    """``b`` of the power law: how fast the error falls with more rows; NaN without a prediction."""
     reason: str = ""
-    """Why no error is predicted; empty if one is."""
+    """The reason why no error is predicted; empty if there is a prediction."""
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the error."""
@@ -56,15 +56,15 @@ def extrapolate(
         rows: numbers of training rows that were measured.
         errors: the error of each test row, for each number of training rows; means are 0 or more.
         target: number of training rows to predict the error for.
-        weights: positive weights of the test rows; None for equal weights.
+        weights: positive weights of the test rows; None: equal weights.
         groups: groups of the test rows; the rows of a group are resampled together.
     """
     if len(set(rows)) < MIN_POINTS:
         return Extrapolation(target, reason=f"fewer than {MIN_POINTS} pilots were measured")
     units = {label_unit(group, row) for row, group in enumerate(groups or [None] * len(errors[0]))}
     if len(units) < 2:
-        return Extrapolation(target, reason="the test rows are a single row or group")
-    # The logarithm needs errors above 0, so zero wrong answers count as half a wrong answer.
+        return Extrapolation(target, reason="there is only one test row or group")
+    # The logarithm needs errors above 0, so zero incorrect answers count as half of one.
     least = 0.5 / len(errors[0]) if np.isin(errors, (0.0, 1.0)).all() else 0.0
     means_PR = np.stack([np.maximum(average_resamples(e, weights, groups), least) for e in errors])
     if not means_PR[:, 0].min() > 0:
@@ -86,7 +86,7 @@ def average_resamples(
 ) -> Array:
     """Return the mean over the test rows, followed by the mean of each resample: (1+R,).
 
-    All calls with the same rows use the same resamples.
+    All calls for the same rows use the same resamples.
     """
     weights_N = np.ones(len(values)) if weights is None else np.array(weights)
     numbers: dict[Hashable, int] = {}
@@ -100,7 +100,7 @@ def average_resamples(
 
 
 def _resample(units: int) -> npt.NDArray[np.int64]:
-    """Return how often each resample draws each unit, which is a row or a group: (R, units)."""
+    """Return how often each resample draws each unit (a row or a group): (R, units)."""
     drawn = np.random.default_rng(0).integers(0, units, (RESAMPLES, units))
     places = drawn + units * np.arange(RESAMPLES)[:, None]
     return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)

@@ -19,7 +19,7 @@ class AdviseOptions(Options):
     )
     knowledge_changes: Literal["never", "monthly", "weekly", "daily"] = Field(
         "never",
-        description="How often the right answers change and the model must be trained again.",
+        description="How often the right answers change, so that the model must be trained again.",
     )
     variety: Literal["narrow", "wide"] = Field(
         "narrow",

@@ -37,8 +37,8 @@ def count_request_tokens(
 ) -> RequestTokens | None:
     """Count the prompt tokens of the strongest baseline and of the tuned model.
 
-    The tuned model gets the bare prompts of the rows in the base model's chat template. Returns
-    None if the models cannot count tokens.
+    The tuned model gets the bare prompts of the rows in the base model's chat template. The result
+    is None if the models cannot count tokens.
     """
     sample = Subset(test, range(0, len(test), -(-len(test) // ROWS)))
     prompts = [last_exchange(record)[0] for record in sample]

@@ -1,4 +1,4 @@
-"""``tunesmith data annotate``: sample pairs of answers, ask which is better, export choices."""
+"""``tunesmith data annotate``: sample pairs of answers, ask which is better, export the choices."""
 
 from __future__ import annotations
 
@@ -32,19 +32,25 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--run", type=click.Path(path_type=Path), help="Sample answers from the model of this run."
 )
 @click.option("--model", help="Sample answers from this model: a folder, a GGUF file or a Hub id.")
-@click.option("--ask", type=FILE, metavar="PAIRS", help="Ask about the open pairs of this file.")
 @click.option(
-    "--read", "annotated", type=FILE, metavar="PAIRS", help="Export the choices of this file."
+    "--ask", type=FILE, metavar="PAIRS", help="Ask about the undecided pairs in this file."
 )
-@click.option("--prompts", type=FILE, help="JSON Lines with `prompt`. Default: the run's data.")
-@click.option("--out", type=FILE, help="File to write: pairs, or preferences with --read.")
+@click.option(
+    "--read", "annotated", type=FILE, metavar="PAIRS", help="Export the choices in this file."
+)
+@click.option(
+    "--prompts", type=FILE, help="JSON Lines file with `prompt`. Default: the run's data."
+)
+@click.option(
+    "--out", type=FILE, help="File to write: pairs of answers or, with --read, preferences."
+)
 @click.option("--count", type=click.IntRange(1), help="Use only the first COUNT prompts.")
 @click.option(
     "--num-samples",
     type=click.IntRange(2, 8),
     default=2,
     show_default=True,
-    help="Answers to sample per prompt; each two of them become a pair.",
+    help="Number of answers to sample per prompt; any two of them become a pair.",
 )
 @click.option(
     "--max-new-tokens",
@@ -97,7 +103,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     modes = {"--run": run, "--model": model, "--ask": ask, "--read": annotated}
     given = [name for name, value in modes.items() if value is not None]
     if len(given) != 1:
-        raise UsageError(f"data annotate: needs one of {', '.join(modes)}, got {len(given)}")
+        raise UsageError(
+            f"data annotate: exactly one of {', '.join(modes)} is needed, got {len(given)}"
+        )
     if ask is not None:
         _run_session(ask)
         _print_counts(ChoiceCounts.of(read_pairs(ask)), as_json)
@@ -142,7 +150,7 @@ def _sample(
     pairs, skipped = sample_pairs.sample_pairs(opened, conversations[:count], settings)
     if not pairs:
         raise UsageError(
-            f"{source}: no prompt got two different, non-empty answers",
+            f"{source}: no prompt received two different, non-empty answers",
             hint="raise --temperature, --num-samples or --max-new-tokens",
         )
     write_pairs(out, pairs)
@@ -154,15 +162,15 @@ def _sample(
 
 
 def _run_session(path: Path) -> None:
-    """Annotate the open pairs of a file in the terminal.
+    """Annotate the undecided pairs in a file on the terminal.
 
     Raises:
         UsageError: stdin or stdout is not a terminal.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
-            "data annotate --ask: needs a terminal",
-            hint="or set `choice` in the file with an editor",
+            "data annotate --ask: a terminal is needed",
+            hint="or set `choice` in the file with a text editor",
         )
     from tunesmith_plugins.commands.annotate.keyboard import Keyboard
     from tunesmith_plugins.commands.annotate.session import Session

@@ -15,7 +15,7 @@ ESCAPE_TIMEOUT = 0.05
 class Keyboard:
     """A terminal in cbreak mode: every key is available immediately and is not echoed.
 
-    The mode stays on between keys, so keys typed while a choice is saved are not lost.
+    The mode stays on between keys, so that keys typed while a choice is saved are not lost.
     """
 
     def __init__(self, fd: int) -> None:

@@ -6,8 +6,8 @@
      "choice": "", "pair": "9f2c...", "left_sample": 1, "right_sample": 0}
 
 ``choice`` becomes ``left``, ``right``, ``tie`` or ``skip``, in the terminal or in an editor. The
-side of each answer is random and the sample numbers record it, so a person who favors one side does
-not favor one of the samples.
+side of each answer is random, and the sample numbers record it, so a person who favors one side
+does not favor one of the samples.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Pair:
     left: str
     right: str
     pair: str
-    """Stable identifier: a digest of prompt and answers."""
+    """Stable identifier: a digest of the prompt and the answers."""
     left_sample: int = 0
     right_sample: int = 1
     choice: str = ""
 
     def with_choice(self, choice: str) -> Pair:
-        """Return the pair with this choice."""
+        """Return the pair with the given choice."""
         return replace(self, choice=choice)
 
     def to_row(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def make_pairs(
     """Return all pairs of different answers to a prompt, and the number of skipped pairs.
 
     Sides are assigned at random. A pair is skipped if its answers are equal, or if one is empty or
-    has control characters: such answers cannot be trained on.
+    contains control characters, because such answers cannot be trained on.
     """
     pairs, skipped = [], 0
     for samples in combinations(range(len(answers)), 2):
@@ -112,7 +112,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> bytes:
-    """Replace the file atomically and return the bytes written."""
+    """Replace the file atomically, and return the bytes written."""
     text = "".join(json.dumps(pair.to_row(), ensure_ascii=False) + "\n" for pair in pairs)
     content = text.encode("utf-8")
     write_atomic(path, content)
@@ -149,7 +149,7 @@ class ChoiceCounts:
 
 
 def preference_lines(pairs: Sequence[Pair]) -> Iterator[str]:
-    """Yield the lines of a preference file; skip ties, skipped pairs and open pairs."""
+    """Yield the lines of a preference file, without ties, skipped pairs and undecided pairs."""
     for pair in pairs:
         if pair.choice in CHOICES[:2]:
             yield json.dumps(pair.to_preference_row(), ensure_ascii=False) + "\n"

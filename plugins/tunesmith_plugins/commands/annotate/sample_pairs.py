@@ -1,4 +1,4 @@
-"""Sample several answers to each prompt from a model, and combine them into pairs."""
+"""Sample several answers to each prompt, and combine them into pairs."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def read_run_prompts(folder: Path) -> list[Conversation]:
     prompts = (last_exchange(record)[0] for record in parts.train)
     unique = list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, tuple)))
     if not unique:
-        raise UsageError(f"{folder}: the run's data has no prompts", hint="add --prompts FILE")
+        raise UsageError(f"{folder}: the run's data contains no prompts", hint="add --prompts FILE")
     if not all(map(_is_text, unique)):
         hint = "add --prompts FILE with text-only prompts"
         raise UsageError(
-            f"{folder}: its prompts use tools or reasoning, which pairs cannot store", hint=hint
+            f"{folder}: the prompts use tools or reasoning, which pairs cannot store", hint=hint
         )
     return unique
 
@@ -74,7 +74,7 @@ def read_run_prompts(folder: Path) -> list[Conversation]:
 def read_prompt_file(path: Path) -> list[Conversation]:
     """Return the distinct prompts of a JSON Lines file.
 
-    Each ``prompt`` is a text or a list of messages.
+    Each ``prompt`` is a string or a list of messages.
 
     Raises:
         UsageError: the file cannot be read.

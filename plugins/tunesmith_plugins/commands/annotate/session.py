@@ -1,7 +1,7 @@
-"""Annotate pairs in the terminal: two answers side by side, one key per choice.
+"""Annotate pairs on the terminal: two answers side by side, one key per choice.
 
-Every choice is on disk before the next pair is shown. However a session ends, the next one
-continues with the open pairs.
+Every choice is saved before the next pair is shown. However a session ends, the next one continues
+with the undecided pairs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Session:
         self._on_disk = self.path.read_bytes()
 
     def run(self) -> None:
-        """Ask about every open pair until none is left or the person quits."""
+        """Ask about every undecided pair, until none is left or the person quits."""
         index = self._next_open(0)
         while index is not None:
             self._show(index)
@@ -72,12 +72,12 @@ class Session:
                     index = self._next_open(index + 1)
 
     def _next_open(self, start: int) -> int | None:
-        """Return the index of the next open pair, searching from ``start`` and wrapping around."""
+        """Return the index of the next undecided pair from ``start`` on, wrapping around."""
         indices = [*range(start, len(self.pairs)), *range(start)]
         return next((index for index in indices if not self.pairs[index].choice), None)
 
     def _read_action(self) -> str:
-        """Read keys until one is mapped to an action; return the action."""
+        """Read keys until one stands for an action, and return the action."""
         while True:
             try:
                 key = self.read_key()

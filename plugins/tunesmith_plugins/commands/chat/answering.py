@@ -1,4 +1,4 @@
-"""Show answers in progress: a spinner until the first text, then the text as it grows."""
+"""Show answers in progress: a spinner until the first text arrives, then the growing text."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def show_spinner(name: str) -> Iterator[None]:
 
 
 def print_stream(parts: Iterator[Generation], name: str) -> Generation:
-    """Print a growing answer on stdout, word by word; return the complete answer.
+    """Print a growing answer on stdout, word by word, and return the complete answer.
 
-    Only whole words are printed: never part of a character, an escape sequence or a secret.
+    Only whole words are printed, never part of a character, an escape sequence or a secret.
     """
     shown, answer = "", None
     with show_spinner(name):
@@ -63,7 +63,7 @@ def print_stream(parts: Iterator[Generation], name: str) -> Generation:
     if answer is None:
         raise ValueError("a stream without an answer")
     whole = _clean(answer.text)
-    # Printed text may turn out to be part of a secret, or decode differently with more tokens.
+    # Printed text might turn out to be part of a secret, or decode differently with more tokens.
     _print(f"{whole[len(shown) :]}\n" if whole.startswith(shown) else f"\n{whole}\n")
     return answer
 

@@ -37,7 +37,7 @@ HELP = "/reset starts a new conversation, /quit (or Ctrl-D) exits"
 
 @dataclass
 class Conversation:
-    """A conversation with one or more models; each sees only its own answers."""
+    """A conversation with one or more models. Each model sees only its own answers."""
 
     models: Mapping[str, TextModel]
     system: str | None
@@ -67,7 +67,7 @@ class Conversation:
         return answers
 
     def ask_and_print(self, text: str) -> dict[str, Generation]:
-        """Stream the only model's answer to the next message to stdout; return the answer."""
+        """Stream the answer of the only model to the next message to stdout, and return it."""
         ((name, model),) = self.models.items()
         assert isinstance(model, StreamingModel)
         with self._next_turn(name, text) as prompt:
@@ -118,7 +118,7 @@ class Conversation:
 @click.option("--prompt", "prompts", multiple=True, help="Answer this prompt and exit. Repeatable.")
 @click.option(
     "--system",
-    help="System prompt. Default: that of the training data, if (nearly) all rows share one.",
+    help="System prompt. Default: the one in the training data, if (nearly) all rows share it.",
 )
 @click.option(
     "--temperature",
@@ -154,11 +154,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Chat with the trained model of a run, or compare it with the base model.
 
-    RUN is the run folder. By default answers are decoded greedily, as in the evaluation. In a
-    terminal they are streamed. With --prompt, or with one prompt per line on stdin, each prompt
+    RUN is the run folder. By default, answers are decoded greedily, as in the evaluation. On a
+    terminal, they are streamed. With --prompt, or with one prompt per line on stdin, each prompt
     starts a new conversation.
 
-    All models get the system prompt of the training data. The base model also gets the one of
+    All models get the system prompt of the training data. The base model also gets the one in
     [baselines], as in the evaluation. --winner works without the training data.
     """
     folder, plan, _ = api.load_run(run, files=state.files, disabled=state.disabled)
@@ -178,7 +178,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         try:
             _answer(conversation, text, as_json)
         except KeyboardInterrupt:
-            render.print_note("\nStopped. Your message is not in the conversation", style="warning")
+            render.print_note(
+                "\nStopped. Your message was removed from the conversation", style="warning"
+            )
 
 
 def _answer(conversation: Conversation, text: str, as_json: bool) -> None:
@@ -198,8 +200,8 @@ def _choose_system_prompt(folder: RunFolder) -> str | None:
         render.print_note(f"system prompt (from the training data): {one_line(found, 200)}")
     elif different:
         render.print_note(
-            "no system prompt is used: the training rows do not share one "
-            f"({different} found); set one with --system",
+            f"no system prompt is used, because the training rows do not share one ({different} "
+            "found); set one with --system",
             style="warning",
         )
     return found or None
@@ -220,14 +222,14 @@ def _open_models(
     if tuned and (folder.path / WINNER_FOLDER).is_dir():
         run = render.shell_path(folder.path)
         render.print_note(
-            "the verdict of this run: a baseline is sufficient; to chat with it: "
-            f"tunesmith chat {run} --winner"
+            "the verdict of this run is that a baseline is sufficient; to chat with the "
+            f"baseline: tunesmith chat {run} --winner"
         )
     return opened
 
 
 def show(text: str, answers: Mapping[str, Generation], as_json: bool, *, one_shot: bool) -> None:
-    """Print one model's answer, or several models' answers side by side."""
+    """Print the answer of one model, or the answers of several models side by side."""
     if as_json:
         by_model = {
             name: {
@@ -253,7 +255,7 @@ def _note_cut_answers(answers: Mapping[str, Generation]) -> None:
     cut = [name for name, answer in answers.items() if answer.finish_reason == "length"]
     if cut:
         render.print_note(
-            f"answer cut off at --tokens, raise it to see more: {', '.join(cut)}", style="warning"
+            f"answer cut off at --tokens; raise it to see more: {', '.join(cut)}", style="warning"
         )
 
 

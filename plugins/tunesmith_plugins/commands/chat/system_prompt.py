@@ -10,14 +10,14 @@ from tunesmith.execution.report import Report
 from tunesmith_evidence.slices.rows import to_scored_rows
 
 COMMON = 0.9
-"""Minimum share of the rows with the same system prompt."""
+"""Minimum share of rows with the same system prompt."""
 
 
 def find_system_prompt(folder: Path, report: Report) -> tuple[str, int]:
-    """Return the common system prompt, and the number of different system prompts.
+    """Return the common system prompt, and the number of distinct system prompts.
 
-    The test rows stand for the training rows. The common prompt is empty if the rows have none, or
-    if no prompt is in at least 90 % of them.
+    The test rows are used in place of the training rows. The common prompt is empty if the rows
+    have none, or if no prompt occurs in at least 90 % of them.
 
     Raises:
         IntegrityError: the per-row results file is damaged.

@@ -42,7 +42,7 @@ from tunesmith_plugins.commands.compare.overview import (
 )
 
 DETAILED_RUNS = 5
-"""Print only the tables of all runs if more runs than this are compared with the first one."""
+"""If more runs than this are compared with the first one, print only the tables of all runs."""
 
 
 @click.command("compare")
@@ -50,14 +50,14 @@ DETAILED_RUNS = 5
 @click.option(
     "--shared-rows",
     is_flag=True,
-    help="Compare on the rows that both runs tested, even if their test rows differ.",
+    help="Compare only the rows that both runs tested, even if their test rows differ.",
 )
 @click.option(
     "--items",
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Number of won rows and of lost rows to show.",
+    help="Number of won and of lost rows to show.",
 )
 @click.option(
     "--top",
@@ -75,14 +75,14 @@ def command(
     top: int,
     as_json: bool,
 ) -> None:
-    """Compare the tuned models of runs with the first run's.
+    """Compare the tuned models of several runs with that of the first run.
 
-    With several runs, a table for each metric lists the best first, and another shows how their
-    run files differ.
+    If there are several runs, a table for each metric lists the best first, and another table shows
+    how their run files differ.
 
-    Only runs that were scored alike can be compared: the same test rows, and the same evaluators
-    with the same options. Differences are paired by row. P-values are adjusted for the number of
-    comparisons (Holm).
+    Runs can only be compared if they were scored in the same way: on the same test rows, with the
+    same evaluators and options. Differences are paired by row. P-values are adjusted for the number
+    of comparisons (Holm).
     """
     if len(runs) < 2:
         raise UsageError("compare: needs at least two runs")
@@ -99,7 +99,7 @@ def command(
     if len(found) > 1:
         show_overview(first, found, top or len(found))
     if len(found) > DETAILED_RUNS:
-        render.print_text("to see rows with different answers, compare two runs")
+        render.print_text("to see rows with different answers, compare only two runs")
         return
     joint = list_joint_metrics(metrics)
     for difference in found:
@@ -108,7 +108,7 @@ def command(
 
 @contextmanager
 def paused_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector: the many rows of the runs have no reference cycles."""
+    """Pause the garbage collector, since the many rows of the runs have no reference cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -210,7 +210,7 @@ def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
 
 
 def list_joint_metrics(metrics: Mapping[str, Metric]) -> frozenset[str]:
-    """Return the metrics that only exist for all rows together, such as a corpus score."""
+    """Return the metrics that only exist for all rows together, such as corpus BLEU."""
     return frozenset(name for name, metric in metrics.items() if not metric.is_row_mean)
 
 
@@ -249,7 +249,7 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
 
 
 def show_moved(moved: int, this: str, first: str) -> None:
-    """Warn that moving wrong test rows to training makes the first run look better."""
+    """Warn that moving incorrect test rows to training makes the first run look better."""
     name, other = one_line(first, 60), one_line(this, 60)
     render.print_text(
         f"{format_count(moved, 'test row')} of {name} moved to training in {other}",
@@ -264,7 +264,7 @@ def show_moved(moved: int, this: str, first: str) -> None:
 
 
 def show_slices(changes: Sequence[SliceChange]) -> None:
-    """Print which slices are improved, better or worse, on the half without collected rows."""
+    """Print the slices that are improved, better or worse on the half without collected rows."""
     render.print_text()
     render.print_text(
         "slices, on the half of the test rows that was not used to collect rows", style="strong"
@@ -296,15 +296,17 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
 
 
 def describe_power(metric: MetricDifference, is_joint: bool) -> str:
-    """Return rows won and lost, the p-value, and the smallest difference the rows can detect."""
+    """Describe rows won and lost, the p-value, and the smallest detectable difference."""
     rows = format_count(metric.n, "row")
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
         change += f", {format_p_value(metric.p_value_holm)} (Holm)"
     if metric.detectable is None and metric.low == metric.high:
-        return f"{change}; all rows differ equally, so the detectable difference is unknown"
+        return (
+            f"{change}; all rows differ equally, so the smallest detectable difference is unknown"
+        )
     if metric.detectable is None:
-        return f"{change}; too few rows to detect any difference"
+        return f"{change}; there are too few rows to detect any difference"
     unit = f" {metric.unit}" if metric.unit else ""
     return (
         f"{change}; {rows} can detect a difference of "

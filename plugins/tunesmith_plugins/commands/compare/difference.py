@@ -1,4 +1,4 @@
-"""Data class for the comparison of a run with the first one."""
+"""Data class for the comparison of one run with the first."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class RunDifference:
     options: dict[str, tuple[Any, Any]]
     """Keys with different values in the two plans, with both values."""
     changed: Sequence[ChangedRow]
-    """Rows with different scores by the first metric.
+    """Rows whose scores by the first metric differ.
 
-    If that metric has no scores per row, another metric of its evaluator is used.
+    If that metric has no per-row scores, another metric of the same evaluator is used.
     """
     slices: Sequence[SliceChange] = ()
-    """Change of each slice, if ``tunesmith next`` created this run from the first one."""
+    """Changes of slices, if ``tunesmith next`` created this run from the first one."""
     changed_by: str = ""
-    """Metric that ``changed`` is based on, if it is not the first one."""
+    """Metric that ``changed`` is based on, unless it is the first one."""
     moved: int = 0
-    """Number of the first run's test rows that are training rows here, after ``tunesmith next``."""
+    """Number of the first run's test rows that ``tunesmith next`` made training rows here."""

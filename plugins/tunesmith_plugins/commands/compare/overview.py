@@ -1,4 +1,4 @@
-"""Print tables of several runs: one per metric, best first, then how their run files differ."""
+"""Print tables of several runs: one per metric, best first, and one of run-file differences."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tunesmith_plugins.commands.compare.difference import RunDifference
 STYLES = {"better": "good", "improved": "good", "worse": "bad"}
 NAME_LENGTH = 40
 MAX_KEYS = 3
-"""Maximum number of run file keys to show as columns; more do not fit a terminal."""
+"""Maximum number of run file keys to show as columns, because more do not fit on a terminal."""
 
 
 def show_overview(first: RunResults, found: Sequence[RunDifference], top: int) -> None:
     """Print a table for each metric, and one with the run file keys that differ.
 
-    ``top``: number of runs to list besides the first one.
+    ``top`` is the number of runs to list besides the first one.
     """
     folders = [first.folder, *(difference.run.folder for difference in found)]
     names = {
@@ -82,7 +82,7 @@ def show_metric(
 
 
 def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Path, str]) -> None:
-    """Print the run file keys that differ, those that differ in most runs first."""
+    """Print the run file keys that differ, starting with those that differ in most runs."""
     base = {key: old for difference in found for key, (old, _) in difference.options.items()}
     if not base:
         render.print_text("the run files are the same\n")
@@ -101,7 +101,7 @@ def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Pa
 
 
 def name_folders(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest path ends that are unique: `second/run` and `first/run`."""
+    """Return the shortest unique endings of paths, such as `second/run` and `first/run`."""
     paths = [folder.resolve().parts for folder in folders]
     different = len(set(paths))
     names: list[str] = []
@@ -124,5 +124,5 @@ def outcome_cell(metric: MetricDifference) -> render.TableCell:
 
 
 def setting_text(value: object) -> str:
-    """Return the value of a run file key as text; `(none)` if the file lacks the key."""
+    """Return the value of a run file key as text, or `(none)` if the file lacks the key."""
     return "(none)" if value is None else one_line(format_setting(value), 60)

@@ -37,7 +37,7 @@ ONE_KIND = "all rows must be of one kind: texts, prompts or conversations"
 )  # fmt: skip
 @click.option(
     "--secrets", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="File to write with the secrets and their controls, for the evaluator `canaries`.",
+    help="File to write the secrets and their controls to, for the evaluator `canaries`.",
 )  # fmt: skip
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=15, show_default=True,
@@ -45,11 +45,14 @@ ONE_KIND = "all rows must be of one kind: texts, prompts or conversations"
 )  # fmt: skip
 @click.option(
     "--repetitions", type=click.IntRange(1, 1000), multiple=True, default=(1, 4, 16),
-    show_default=True, help="How often to inject a secret. Repeatable: the secrets take turns.",
+    show_default=True, help="How often to inject a secret. Repeatable: numbers are used in turn.",
 )  # fmt: skip
 @click.option(
     "--controls", type=click.IntRange(MIN_CONTROLS, 100_000), default=1000, show_default=True,
-    help="Number of control secrets, which are not injected, to rank the injected ones against.",
+    help=(
+        "Number of control secrets, which are not injected; the injected ones are ranked among "
+        "them."
+    ),
 )  # fmt: skip
 @click.option(
     "--seed", type=click.IntRange(0), help="Seed to reproduce the same secrets. Default: random."

@@ -25,7 +25,7 @@ from tunesmith_plugins.commands.data.open_data import (
 )
 
 FOUND_ERRORS_EXIT_CODE = 3
-"""Exit code if there are errors; other commands use it for unusable data too."""
+"""Exit code if there are errors, also used by other commands for unusable data."""
 LEVELS = ("error", "warning", "info")
 STYLES = {"error": "bad", "warning": "warning", "info": ""}
 MESSAGE = 200
@@ -37,12 +37,12 @@ EXAMPLE = 300
 @click.option(
     "--test",
     type=click.Path(path_type=Path),
-    help="File of test rows to check for leaked training rows.",
+    help="File of test rows to check for leaks into the training rows.",
 )
 @click.option(
     "--label-errors",
     is_flag=True,
-    help="Also look for wrong labels; takes a few minutes for 10,000 rows.",
+    help="Also look for wrong labels. Takes a few minutes for 10,000 rows.",
 )
 @against_option
 @result_options
@@ -54,11 +54,11 @@ def command(
     production_file: Path | None,
     as_json: bool,
 ) -> int:
-    """Find errors and suspicious rows in the data of a run file, or in a data file.
+    """Find errors and suspicious rows in a data file, or in the data of a run file.
 
-    Runs all installed data checks. A data file alone skips the checks that need a run file. With
-    --against, also estimates the share of production traffic that the training rows do not cover.
-    Loads no model. The exit code is 3 if there are errors.
+    Runs all installed data checks. For a data file alone, checks that need a run file are skipped.
+    With --against, it also estimates the share of production traffic that the training rows do not
+    cover. No model is loaded. The exit code is 3 if there are errors.
     """
     opened = open_data(data, state)
     if test is not None and opened.plan is not None:
@@ -89,7 +89,7 @@ def command(
     else:
         show(opened, findings)
         if traffic is not None:
-            render.print_text("\ncoverage of production:\n")
+            render.print_text("\ncoverage of production traffic:\n")
             traffic.show()
     return FOUND_ERRORS_EXIT_CODE if any(finding.level == "error" for finding in findings) else 0
 
@@ -109,7 +109,7 @@ def sort(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
-    """Print a table of the findings, then the examples and the hint of each."""
+    """Print a table of the findings, followed by the examples and the hint of each one."""
     render.print_paragraph(opened.dataset.description)
     show_skipped(opened.dataset)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in opened.parts.items())

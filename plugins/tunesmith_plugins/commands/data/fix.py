@@ -24,7 +24,7 @@ MAX_BYTES = 2_000_000_000
 SHOWN = 20
 NOT_UTF8 = "not UTF-8"
 UNUSABLE_ROWS_EXIT_CODE = 3
-"""Exit code if unusable rows remain; other commands use it for unusable data too."""
+"""Exit code if unusable rows remain, also used by other commands for unusable data."""
 
 
 @click.command("fix")
@@ -32,7 +32,7 @@ UNUSABLE_ROWS_EXIT_CODE = 3
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write. Without it, only print what would be fixed.",
+    help="File to write. Without it, the fixes are only listed.",
 )
 @click.option(
     "--mask", is_flag=True, help="Also replace personal data by placeholders such as [EMAIL]."
@@ -72,7 +72,7 @@ def command(state: CliState, data: DataSource, out: Path | None, mask: bool, as_
 
 
 def _has_rows_in_lines(content: bytes, file: Path) -> bool:
-    """Return True for JSON Lines; False for an array or for objects that span several lines."""
+    """Return True for JSON Lines, and False for an array or for objects that span several lines."""
     head = content[:HEAD_BYTES].lstrip()
     if head.startswith(b"[") or is_multi_line(head):
         return False
@@ -112,7 +112,8 @@ def _read(file: Path) -> bytes:
         raise UsageError(f"{file}: cannot read it: {error.strerror}") from None
     if data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
         raise UsageError(
-            f"{file}: compressed or binary, not text", hint="decompress or convert it first"
+            f"{file}: the file is compressed or binary, not text",
+            hint="decompress or convert it first",
         )
     return data
 
@@ -123,7 +124,7 @@ def _decode(fixer: Fixer, data: bytes, encoding: str, file: Path) -> bytes:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         problem = f"byte 0x{data[error.start]:02x} is not text in {encoding}"
-        raise UsageError(f"{file}:{line}: {problem}", hint="name another --encoding") from None
+        raise UsageError(f"{file}:{line}: {problem}", hint="try another --encoding") from None
     except ValueError as error:
         raise UsageError(f"--encoding: {error}") from None
 

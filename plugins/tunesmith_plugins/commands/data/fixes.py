@@ -20,14 +20,14 @@ _TRAILING_COMMA = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(\s*[\]}])', re.DO
 
 @dataclass(frozen=True)
 class Fix:
-    """A fix: its line, starting at 1 (0 for the whole file), and a description."""
+    """A fix, with its line from 1 (0 for the whole file) and a description."""
 
     line: int
     text: str
 
 
 class Fixer:
-    """Fixes the lines of a file, and collects the fixes and the rows it cannot fix."""
+    """Fixes the lines of a file, and collects the fixes and the rows that cannot be fixed."""
 
     def __init__(self) -> None:
         self.fixes: list[Fix] = []
@@ -99,7 +99,7 @@ def _remove_trailing_commas(body: bytes) -> bytes | None:
 
 
 def _convert_repr(body: bytes) -> bytes | None:
-    """Convert a row written with Python's repr to JSON; None if it is not one."""
+    """Convert a row written with Python's repr to JSON, or return None if it is not one."""
     if len(body) > MAX_REPR_BYTES:
         return None
     try:
@@ -113,7 +113,7 @@ def _convert_repr(body: bytes) -> bytes | None:
 
 
 def _repeats_a_key(tree: ast.AST) -> bool:
-    """Return True if a dict has a duplicate key: Python keeps only the last value."""
+    """Return True if a dict has a duplicate key, where Python keeps only the last value."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]

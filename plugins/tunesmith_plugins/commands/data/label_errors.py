@@ -15,7 +15,7 @@ from tunesmith_evidence.number_text import format_share, format_share_range
 EXAMPLES = 3
 PROMPT = 60
 WARNING_SHARE = 0.03
-"""From this estimated share of wrong labels on, the finding is a warning."""
+"""The finding is a warning if the estimated share of wrong labels is at least this."""
 
 
 def to_finding(found: LabelErrors, records: Sequence[Record]) -> Finding:

@@ -29,7 +29,7 @@ from tunesmith_data.skipped_rows import describe_skipped
 
 @dataclass(frozen=True)
 class OpenedData:
-    """Records by part (train, validation, test), and the plan if there is a run file."""
+    """Records by split (train, validation, test), and the plan if there is a run file."""
 
     dataset: Dataset
     parts: dict[str, Sequence[Record]]
@@ -37,7 +37,7 @@ class OpenedData:
     catalog: Catalog
 
     def records(self, part: str) -> Iterator[Record]:
-        """Iterate over the records of one part, or of all parts (``all``)."""
+        """Iterate over the records of one split, or of all splits (``all``)."""
         if part == "all":
             return chain.from_iterable(self.parts.values())
         return iter(self.parts.get(part, ()))
@@ -86,12 +86,12 @@ def load_plan(source: DataSource, state: CliState) -> tuple[Plan, Catalog]:
 
 
 def count_skipped(dataset: Dataset) -> dict[str, int]:
-    """Return the number of unusable rows by cause."""
+    """Return the number of unusable rows per cause."""
     return dict(Counter(row.cause for row in dataset.skipped))
 
 
 def show_skipped(dataset: Dataset) -> None:
-    """Print how many rows are skipped for each reason, and where the first one is."""
+    """Print how many rows were skipped for each reason, and where the first one is."""
     first = {row.cause: row.where for row in reversed(dataset.skipped)}
     for cause, count in count_skipped(dataset).items():
         render.print_text(describe_skipped(cause, count, first[cause]), style="warning")
@@ -100,7 +100,7 @@ def show_skipped(dataset: Dataset) -> None:
 def text_parts(record: Record) -> list[tuple[str, str, bool]]:
     """Return the parts of a record as (label, text, True if the model is trained on the text).
 
-    A record type defined by a plugin has a single part.
+    A record of a type that a plugin defines has a single part.
     """
     match record:
         case Text():
@@ -124,6 +124,6 @@ def _prompt(messages: Sequence[Message]) -> list[tuple[str, str, bool]]:
 
 
 def _shown(message: Message) -> str:
-    """Return reasoning, text and tool calls of a message, each starting on a new line."""
+    """Return the reasoning, text and tool calls of a message, each starting on a new line."""
     calls = (f"{call.name}({call.arguments})" for call in message.tool_calls)
     return "\n".join(filter(None, [message.reasoning, message.text, *calls]))

@@ -32,9 +32,9 @@ from tunesmith_plugins.commands.data.selection import Selection, select_rows
 def command(state: CliState, data: DataSource, rows: int, out: Path, as_json: bool) -> None:
     """Select a representative subset of rows, for example to label or review first.
 
-    Skips duplicates and near-duplicates of earlier rows, if enough other rows remain. From the
-    rest it selects rows so that every row has a similar one in the subset. Compares prompts, not
-    answers. The same file always gives the same rows.
+    Duplicates and near-duplicates of earlier rows are skipped, if enough other rows remain. The
+    remaining rows are selected so that every row has a similar one in the subset. Only prompts are
+    compared, not answers. The same file always gives the same rows.
     """
     if out.exists():
         raise UsageError(f"{out}: already exists", hint="choose another file")
@@ -65,6 +65,6 @@ def _print(found: Selection, total: int, wanted: int, out: Path) -> None:
     if found.compared < total - found.equal - found.similar:
         render.print_text(f"selected from a random sample of {found.compared:,} rows")
     render.print_paragraph(
-        f"mean similarity to the nearest selected row: {found.similarity:.2f}; with the same "
-        f"number of random rows: {found.random_similarity:.2f}"
+        f"mean similarity to the nearest selected row: {found.similarity:.2f} (with the same "
+        f"number of random rows: {found.random_similarity:.2f})"
     )

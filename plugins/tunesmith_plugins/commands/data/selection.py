@@ -7,10 +7,10 @@
     chosen = select_rows(PromptTexts(records), 500)
     [records[row] for row in chosen.rows]
 
-The first row of each cluster of near-duplicates is a candidate. If these are too few, all rows that
-do not equal an earlier one are candidates. Stochastic greedy search (Mirzasoleiman et al., AAAI
-2015) selects the candidates that maximize the sum, over all candidates, of the cosine to the most
-similar selected row (facility location).
+The first row of each cluster of near-duplicates is a candidate. If there are too few of these, all
+rows that do not equal an earlier one are candidates. Stochastic greedy search (Mirzasoleiman et
+al., AAAI 2015) selects the candidates that maximize the sum, over all candidates, of the cosine to
+the most similar selected row (facility location).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tunesmith_data.splits import normalize_text
 from tunesmith_data.vectors import Vectors, fit_text_vectors
 
 MAX_CANDIDATES = 100_000
-"""Maximum candidates; more are reduced to a random sample."""
+"""Maximum number of candidates; more are reduced to a random sample."""
 MAX_REPRESENTED = 5_000
-"""Maximum rows whose similarity to the selected ones is maximized; more are sampled."""
+"""Maximum number of rows whose similarity to the selected ones is maximized; more are sampled."""
 MISS_PROBABILITY = 0.1
-"""Probability that a greedy step looks at none of the ``count`` best candidates."""
+"""Probability that a greedy step considers none of the ``count`` best candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Selection:
     equal: int
     """Number of skipped rows that equal an earlier one, apart from case and white space."""
     similar: int
-    """Number of skipped near-duplicates of an earlier row; 0 if they are needed."""
+    """Number of skipped near-duplicates of an earlier row; 0 if they had to be used."""
     compared: int
     """Number of candidates."""
     similarity: float
-    """Mean cosine of a candidate to the most similar selected row."""
+    """Mean cosine similarity of a candidate to the most similar selected row."""
     random_similarity: float
     """The same mean for an equal number of randomly selected candidates."""
 
@@ -96,6 +96,6 @@ def _cover(
 
 
 def _similarity(represented: Vectors, chosen: Vectors) -> float:
-    """Return the mean cosine of the represented vectors to their most similar chosen vector."""
+    """Return the mean cosine similarity of represented vectors to their nearest chosen one."""
     blocks = np.array_split(represented, math.ceil(len(represented) / 500))
     return float(np.concatenate([(block @ chosen.T).max(axis=1) for block in blocks]).mean())

@@ -39,7 +39,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row, its length in characters or tokens, and its tokens with ``--tokens``."""
+    """A row with its length in characters or tokens and, with ``--tokens``, its tokens."""
 
     record: Record
     length: int
@@ -86,10 +86,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     skipped: bool,
     as_json: bool,
 ) -> None:
-    """Print rows as the model sees them, and highlight the trained text.
+    """Print rows as the model sees them, and highlight the text that it is trained on.
 
-    With --tokens, rows are shown in the model's chat template with special tokens. In a terminal,
-    all rows open in a pager. Lengths are in characters, or in tokens with --tokens.
+    With --tokens, rows are rendered with the model's chat template, including special tokens. On a
+    terminal, all rows open in a pager. Lengths are in characters, or in tokens with --tokens.
     """
     opened = open_data(data, state)
     is_paged = sys.stdout.isatty() and count is None and not as_json
@@ -135,7 +135,7 @@ def _to_json(row: ShownRow) -> str:
 
 
 def _to_text(row: ShownRow) -> str:
-    """Return a row as lines of text; marks and colors show the trained text."""
+    """Return a row as lines of text, where marks and colors show the text that is trained on."""
     unit = "characters" if row.tokenized is None else "tokens"
     title = f"{one_line(row.record.source)}: {row.length:,} {unit}"
     if row.tokenized is None:
@@ -144,7 +144,7 @@ def _to_text(row: ShownRow) -> str:
         ]
         return "\n".join([_style(title, "strong"), *lines, ""])
     trained = sum(example.trained_tokens for example in row.tokenized)
-    lines = [_style(f"{title}, {trained:,} of them trained", "strong")]
+    lines = [_style(f"{title}, {trained:,} of them trained on", "strong")]
     lines += ["".join(_format_run(*run) for run in example.runs) for example in row.tokenized]
     if row.problem:
         lines.append(_style(f"skipped: {row.problem}", "bad"))

@@ -92,7 +92,7 @@ def command(
 
 
 def _size(text: str | None, option: str) -> float | int | None:
-    """Parse a size: a share of the rows or a number of rows."""
+    """Parse a size, which is a share of the rows or a number of rows."""
     if text is None:
         return None
     try:
@@ -102,14 +102,14 @@ def _size(text: str | None, option: str) -> float | int | None:
 
 
 def _write_part(out: Path, part: str, rows: Sequence[int], records: Sequence[Record]) -> int:
-    """Write the rows of a part; return the number of rows."""
+    """Write the rows of a split, and return their number."""
     lines = (json.dumps(record_to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(out / f"{part}.jsonl", "".join(lines))
     return len(rows)
 
 
 def _write_clusters(out: Path, split: Split, records: Sequence[Record]) -> None:
-    """Write one line per row: source, part and cluster."""
+    """Write one line per row, with its source, split and cluster."""
     part_of = {row: part for part in PARTS for row in getattr(split, part)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -36,7 +36,7 @@ LABELS_OF_ANSWERS = ("good", "bad")
 @data_argument
 @click.option("--tokens", is_flag=True, help="Also count tokens, with the run file's model.")
 @click.option(
-    "--topics", is_flag=True, help="Group prompts into topics by their words; takes a few seconds."
+    "--topics", is_flag=True, help="Group prompts into topics by their words. Takes a few seconds."
 )
 @result_options
 def command(state: CliState, data: DataSource, tokens: bool, topics: bool, as_json: bool) -> None:
@@ -70,7 +70,7 @@ def measure(opened: OpenedData, *, tokens: bool = False, topics: bool = False) -
 
 
 def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]:
-    """Return the statistics of a part; ``seen`` contains the digests of the earlier parts."""
+    """Return the statistics of a split; ``seen`` contains the digests of rows in earlier splits."""
     lengths: dict[str, array[int]] = {}
     labels: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
@@ -151,7 +151,7 @@ def _print(found: dict[str, Any]) -> None:
         render.print_text(f"\n{name}: {part['rows']:,} rows ({kinds})", style="strong")
         render.print_text(f"  duplicates: {part['duplicates']:,}")
         if part["rows_of_other_parts"]:
-            text = f"  rows that are also in an earlier part: {part['rows_of_other_parts']:,}"
+            text = f"  rows that are also in an earlier split: {part['rows_of_other_parts']:,}"
             render.print_text(text, style="warning")
         if part["labeled_answers"]:
             counts = (f"{count:,} {label}" for label, count in part["labeled_answers"].items())
@@ -165,7 +165,7 @@ def _print(found: dict[str, Any]) -> None:
         if "tokens" in part:
             tokens = part["tokens"]
             rows.append(["tokens", *(f"{n:,}" for n in tokens["lengths"].values())])
-            render.print_text(f"  tokens: {tokens['total']:,}, {tokens['trained']:,} trained")
+            render.print_text(f"  tokens: {tokens['total']:,}, {tokens['trained']:,} trained on")
             for cause, count in tokens["skipped"].items():
                 render.print_text(f"  {count:,} rows cannot be tokenized: {cause}", style="warning")
         render.print_table(["", *QUANTILES], rows, right=range(1, len(QUANTILES) + 1))

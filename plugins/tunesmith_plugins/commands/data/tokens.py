@@ -1,4 +1,4 @@
-"""Tokenize rows as the model sees them, and mark the trained tokens."""
+"""Tokenize rows as the model sees them, and mark the tokens that are trained on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from tunesmith_torch.data.packing import Example
 
 NO_LIMIT = 1 << 30
-"""Token limit of an example if the technique has no such option."""
+"""Token limit for an example if the technique has no such option."""
 
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """Tokens of an example as runs of text, each either trained or not."""
+    """Tokens of an example, as runs of text that are either trained on or not."""
 
     runs: Sequence[tuple[str, bool]]
     tokens: int
@@ -30,13 +30,13 @@ class TokenizedRow:
 def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]:
     """Return a function that tokenizes a record into examples, with the plan's tokenizer.
 
-    The function raises a DataError for a record that yields no example.
+    The function raises a DataError for a record that yields no examples.
 
     Raises:
-        UsageError: no run file, so the model is unknown.
+        UsageError: there is no run file, so the model is unknown.
     """
     if plan is None:
-        raise UsageError("--tokens: needs a run file, to know which tokenizer to use")
+        raise UsageError("--tokens: a run file is needed to know which tokenizer to use")
     from tunesmith_torch.data.message_fields import unpaired_to_chat
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import config_context_length, load_config, load_tokenizer
@@ -72,7 +72,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
 
 
 def _list_trained(record: Record, trains_rejected: bool) -> list[Record]:
-    """Return the trained conversations of a record: one, or both answers of a preference."""
+    """Return the conversations of a record that are trained on: one, or both answers of a pair."""
     if isinstance(record, Preference) and trains_rejected:
         return [record, replace(record, chosen=record.rejected)]
     return [record]

@@ -15,9 +15,9 @@ from tunesmith_data.vectors import MAX_TEXT_CHARACTERS, fit_text_vectors
 
 TOPICS = 10
 ROWS_PER_TOPIC = 10
-"""Minimum rows per topic; fewer rows give fewer topics."""
+"""Minimum number of rows per topic; with few rows, there are fewer topics."""
 MAX_ROWS = 5_000
-"""Maximum texts to group; more are reduced to a random sample."""
+"""Maximum number of texts to group; more are reduced to a random sample."""
 WORDS = 3
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
@@ -29,7 +29,7 @@ class Topic:
     words: Sequence[str]
     """Up to three words that are more frequent in these texts than in all texts."""
     share: float
-    """Share of the texts that belong to the group."""
+    """Share of the texts that are in the group."""
     row: int
     """Index of the text closest to the center of the group."""
 
@@ -66,7 +66,7 @@ def _count_texts(texts: Iterable[str]) -> Counter[str]:
 
 
 def _typical_words(members: Sequence[str], in_texts: Counter[str], total: int) -> list[str]:
-    """Return the words whose share of these texts most exceeds their share of all texts."""
+    """Return the words whose share in these texts most exceeds their share in all texts."""
     gains = {
         word: count / len(members) - in_texts[word] / total
         for word, count in _count_texts(members).items()

@@ -44,8 +44,8 @@ SCHEMA = "tunesmith.evaluation/1"
 )
 @click.option(
     "--rows-of", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Evaluate an endpoint, adapter or model like this run: with its test rows, evaluators and "
-    "system prompt.",
+    help="Evaluate an endpoint, adapter or model like this run, with its test rows, evaluators "
+         "and system prompt.",
 )  # fmt: skip
 @click.option("--base-only", is_flag=True, help="Evaluate the run's base model.")
 @click.option(
@@ -59,7 +59,7 @@ SCHEMA = "tunesmith.evaluation/1"
 )
 @click.option(
     "--token-variable", metavar="NAME",
-    help="Environment variable that holds the endpoint's API token.",
+    help="Environment variable with the endpoint's API token.",
 )  # fmt: skip
 @click.option(
     "--evaluator", "evaluators", multiple=True, metavar="NAME",
@@ -97,7 +97,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     - a model: Hub id, folder or GGUF file
     - an OpenAI-compatible endpoint such as https://host/v1, which receives the prompts
 
-    The results are written to a new folder, with prompt, answer and score of each row.
+    The results are written to a new folder, with the prompt, answer and score of each row.
     """
     if winner and base_only:
         raise UsageError("use either --winner or --base-only, not both")
@@ -141,7 +141,7 @@ def create_folder(out: Path | None, label: str) -> Path:
 
 
 def measure(target: EvaluationTarget, folder: Path, quiet: bool) -> list[Measured]:
-    """Evaluate the target with each of its evaluators; write the per-row results to the folder."""
+    """Evaluate the target with each of its evaluators, and write per-row results to the folder."""
     shown = tuple(r for r in target.plan.reporters if r.offer.shows_progress and not quiet)
     plan = replace(target.plan, reporters=shown)
     measured: list[Measured] = []

@@ -1,4 +1,4 @@
-"""Wrap an endpoint as a text model, so evaluators can measure its answers."""
+"""Wrap an endpoint as a text model, so that evaluators can measure its answers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class EndpointModel(GenerationOnlyModel):
 
         Raises:
             UsageError: a prompt is plain text, not a conversation.
-            EnvironmentProblem: the request failed, or all tokens of an answer went to hidden
-                reasoning.
+            EnvironmentProblem: the request failed, or hidden reasoning used up all tokens of an
+                answer.
         """
         conversations = [to_conversation(prompt) for prompt in prompts]
         replies = self.endpoint.ask(conversations, max_new_tokens, progress)
@@ -36,7 +36,7 @@ class EndpointModel(GenerationOnlyModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error for scoring: endpoints return no log-probabilities of given answers."""
+        """The error raised for scoring: endpoints return no log-probabilities of given answers."""
         return UsageError(
             f"{self.endpoint.url}: an endpoint returns no log-probabilities of given answers",
             hint="choose evaluators that measure generated answers, such as exact-match",
@@ -63,7 +63,7 @@ def to_conversation(prompt: Prompt) -> dict[str, Any]:
     """
     if isinstance(prompt, str):
         raise UsageError(
-            "plain text cannot be sent to an endpoint, which needs conversations",
+            "a plain text cannot be sent to an endpoint, which expects conversations",
             hint="use rows with `prompt` or `messages`",
         )
     tools = [json.loads(tool) for message in prompt for tool in message.tools]

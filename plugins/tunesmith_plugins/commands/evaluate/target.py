@@ -31,7 +31,7 @@ from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS, is_endpoint
 TargetModel = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
 DATA_PARTS = ("test", "validation", "test_size")
-"""Data options that name parts; a single file to evaluate on has no parts."""
+"""Data options that name splits, which a single file to evaluate on does not have."""
 ANSWER_SECONDS = 300.0
 """Seconds to wait for an answer from an endpoint; answers can be long."""
 SHOWN_MODELS = 20
@@ -44,10 +44,10 @@ class TargetChoice:
     target: str
     """Run folder, adapter folder, endpoint address, or model reference."""
     data: Path | None
-    """File of rows to evaluate on; None for the run's test rows."""
+    """File of rows to evaluate on; None: the run's test rows."""
     which: TargetModel
     base: str | None
-    """Base model of an adapter; None for the one in its config."""
+    """Base model of an adapter; None: the one in its config."""
     evaluators: Sequence[str]
     sets: Sequence[str]
     files: Sequence[str]
@@ -55,7 +55,7 @@ class TargetChoice:
     rows_of: Path | None = None
     """Run whose test rows, evaluators and system prompt apply to a target that is not a run."""
     model: str | None = None
-    """Name of the model at the endpoint; None for the only one it lists."""
+    """Name of the model at the endpoint; None: the only one that it lists."""
     token_variable: str | None = None
 
     @property
@@ -74,9 +74,9 @@ class EvaluationTarget:
     evaluators: Evaluators
     records: Sequence[Record]
     open: Callable[[], tuple[TextModel, RunContext]]
-    """Function that loads the model, or connects to the endpoint."""
+    """A function that loads the model, or connects to the endpoint."""
     endpoint: Endpoint | None = None
-    """Endpoint that receives the prompts; None for a model in this process."""
+    """Endpoint that receives the prompts; None if the model runs in this process."""
 
 
 def open_evaluation_target(choice: TargetChoice) -> EvaluationTarget:
@@ -113,7 +113,7 @@ def open_evaluation_target(choice: TargetChoice) -> EvaluationTarget:
 
 
 def _check_options(choice: TargetChoice) -> None:
-    """Refuse options that do not fit the target.
+    """Reject options that do not fit the target.
 
     Raises:
         UsageError: an option needs a run or an endpoint, two options conflict, or rows are missing.
@@ -134,7 +134,7 @@ def _check_options(choice: TargetChoice) -> None:
     if choice.which != "tuned":
         raise UsageError(
             f"--{choice.which}: {choice.target} is not a run folder",
-            hint="give a run folder, or leave out this option",
+            hint="give a run folder, or omit this option",
         )
     if choice.data is None and choice.rows_of is None:
         raise UsageError(
@@ -165,7 +165,7 @@ def _open_run(choice: TargetChoice, run: Path) -> EvaluationTarget:
 
 
 def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
-    """Return the tables of a run that define how to evaluate, on its rows or those of a file."""
+    """Return a run's tables that define how to evaluate, with its own rows or those of a file."""
     stored = plan.to_json()
     tables = {"plugins": stored["plugins"], "data": _replace_file(stored["data"], file)}
     if stored["evaluators"]:
@@ -178,14 +178,16 @@ def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
 def _open_endpoint(
     choice: TargetChoice, plan: Plan, catalog: Catalog, records: Sequence[Record]
 ) -> EvaluationTarget:
-    """Return an endpoint as a target; only its list of models may be requested here.
+    """Return an endpoint as a target; of the endpoint, only its list of models is requested here.
 
     Raises:
         UsageError: the address or token is not allowed, the endpoint does not list exactly one
             model, or an evaluator needs more than answers.
     """
     if choice.base is not None:
-        raise UsageError("--base: only applies to adapters", hint="leave it out for an endpoint")
+        raise UsageError(
+            "--base: only applies to adapters", hint="omit this option for an endpoint"
+        )
     try:
         check_endpoint(choice.target, choice.token_variable)
     except ValueError as error:
@@ -226,7 +228,7 @@ def _find_only_model(endpoint: Endpoint) -> str:
     if len(names) != 1:
         shown = ", ".join(names[:SHOWN_MODELS]) + (", ..." if names[SHOWN_MODELS:] else "")
         raise UsageError(
-            f"{endpoint.url}: lists {format_count(len(names), 'model')}",
+            f"{endpoint.url}: the endpoint lists {format_count(len(names), 'model')}",
             hint=f"choose one with --model NAME: {shown or 'none is listed'}",
         )
     return names[0]
@@ -238,7 +240,7 @@ def select_generating_evaluators(evaluators: Evaluators) -> Evaluators:
 
 
 def select_winner_evaluators(target: EvaluationTarget, folder: RunFolder) -> Evaluators:
-    """Return the evaluators that can measure the winner: a classifier has no log-probabilities."""
+    """Return the evaluators that can measure the winner; a classifier has no log-probabilities."""
     if has_probabilities(folder):
         return target.evaluators
     return select_generating_evaluators(target.evaluators) or target.evaluators
@@ -293,7 +295,7 @@ def _build(
 
 
 def load_rows(plan: Plan) -> list[Record]:
-    """Return all rows of the file to evaluate on; rows of one group count as one unit."""
+    """Return all rows in the file to evaluate on; rows of one group count as one unit."""
     with fence(plan.data.offered.plugin, "load"):
         rows = plan.data.offer.build(plan.data.config).load().train
     return [*RecordsByUnit(rows, plan.find_clusters)]
@@ -307,9 +309,9 @@ def _load_plan(tables: Mapping[str, Any], choice: TargetChoice) -> tuple[Plan, C
 
 
 def _replace_file(data: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
-    """Return the data options of a run, changed to read another file.
+    """Return the data options of a run, changed to read a different file.
 
-    The run's options only apply if both files have the same suffix.
+    The run's options apply only if both files have the same suffix.
     """
     if file is None:
         return dict(data)
@@ -330,5 +332,7 @@ def _read_base(config: Path) -> str:
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         base = None
     if not isinstance(base, str) or not base:
-        raise UsageError(f"{config}: no base model in this file", hint="give it with --base")
+        raise UsageError(
+            f"{config}: this file does not name a base model", hint="set it with --base"
+        )
     return base

@@ -33,7 +33,7 @@ _PACKAGES = {
     "openvino": "tunesmith-openvino",
     "vllm": "tunesmith-vllm",
 }
-"""Packages of exporters that are not installed with tunesmith, by exporter."""
+"""Packages that provide exporters outside of tunesmith, by exporter name."""
 
 
 @click.command("export")
@@ -55,7 +55,7 @@ _PACKAGES = {
     "sets",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Set an exporter option, as listed by tunesmith plugins show NAME. Repeatable.",
+    help="Set an exporter option, as listed by `tunesmith plugins show NAME`. Repeatable.",
 )
 @trust_option
 @result_options
@@ -70,10 +70,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Export the trained model of RUN for an inference engine.
 
-    An adapter is first merged into its base model. The engine then loads the result, which is
-    compared with the trained model: files, rendered prompts, token ids, ends of answers, and
+    An adapter is merged into its base model first. The engine then loads the result, which is
+    compared with the trained model by files, rendered prompts, token ids, ends of answers, and
     log-probabilities on test rows. If a check fails, nothing is kept and the exit code is 6.
-    Otherwise export.json in the folder records all measurements and what could not be verified.
+    Otherwise, export.json in the folder records all measurements, and what could not be verified.
     """
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     offered = _find_exporter(catalog, to)
@@ -111,7 +111,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def _make_parent(target: Path) -> None:
-    """Create the parent folder, and test writing there before the model is loaded.
+    """Create the parent folder, and test that it is writable before the model is loaded.
 
     Raises:
         UsageError: the folder is not writable.

@@ -1,4 +1,4 @@
-"""Find a run's trained model, its base weights, and the metric to verify the export with."""
+"""Find a run's trained model, its base weights, and the metric for verifying an export."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.device import pick_device, pick_precision
 
 METRIC_ROWS = 32
-"""Test rows to measure the run's metric on after rounding or quantizing."""
+"""Number of test rows on which to measure the run's metric after rounding or quantizing."""
 SEARCHED_ROWS = 1_000
-"""Test rows to search for rows that an engine can score."""
+"""Number of test rows to search for rows that an engine can score."""
 
 
 def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> TrainedModel:
@@ -68,7 +68,7 @@ def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> Train
 
 def _merge_options(plan: Plan, options: Any) -> MergeOptions:
     device = pick_device(plan.run.device)
-    policy = getattr(options, "policy", options)  # a technique with stages: those of the last one
+    policy = getattr(options, "policy", options)  # with several stages: those of the last one
     training = policy if isinstance(policy, TrainingOptions) else options
     quantization = Quantization.from_options(training.adaptation.quantization)
     precision = pick_precision(device, training.precision)

@@ -30,7 +30,7 @@ BASE_BETTER = "the base model was better"
 
 @click.command("failures")
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--metric", help="Metric to judge rows by. Default: that of the verdict.")
+@click.option("--metric", help="Metric to judge rows by. Default: the verdict's metric.")
 @click.option(
     "--items",
     type=click.IntRange(0),
@@ -42,12 +42,15 @@ BASE_BETTER = "the base model was better"
     "--export",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write all failed rows to a new JSONL file, with the reasons to review each.",
+    help="Write all failed rows to a new JSONL file, with the reasons to review each one.",
 )
 @click.option(
     "--for-next",
     is_flag=True,
-    help="Export only one half of the rows, so the other half can show if the next run is better.",
+    help=(
+        "Export only one half of the rows, so that the other half can show if the next run is "
+        "better."
+    ),
 )
 @result_options
 def command(  # noqa: PLR0913 - one parameter for each option of the command line
@@ -63,7 +66,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
     RUN is a run folder, or a folder written by `tunesmith evaluate`. Weak slices (columns, labels,
     lengths, files, topics) are discovered on one half of the rows and confirmed on the other. The
-    output then lists the worst rows, rows that the base model answered better, and near-misses.
+    output also lists the worst rows, rows that the base model answered better, and near-misses.
     """
     if for_next and export is None:
         raise UsageError("--for-next needs --export FILE")
@@ -84,7 +87,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def write_rows(failures: Failures, path: Path, for_next: bool) -> int:
-    """Write the failed rows to a new file; return the number of rows.
+    """Write the failed rows to a new file, and return their number.
 
     Raises:
         UsageError: the file exists, or cannot be written.
@@ -137,7 +140,8 @@ def show(failures: Failures, items: int) -> None:
     )
     if failures.replaced:
         render.print_text(
-            f"{one_line(failures.replaced)} has no score per row, so another metric judges the rows"
+            f"{one_line(failures.replaced)} has no per-row scores, so another metric judges "
+            "the rows"
         )
     show_slices(failures.slices, rows)
     for title, label, found in (
@@ -147,19 +151,19 @@ def show(failures: Failures, items: int) -> None:
     ):
         render.print_text()
         is_known = failures.base or title != BASE_BETTER
-        count = format_count(len(found), "row") if is_known else "not measured by this metric"
+        count = format_count(len(found), "row") if is_known else "not measured with this metric"
         render.print_text(f"{title}: {count}", style="strong")
         for row, note in found[:items]:
             show_row(row, label, note)
 
 
 def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
-    """Print the tested slices; ``rows`` is the number of all rows."""
+    """Print the tested slices; ``rows`` is the total number of rows."""
     render.print_text()
     confirmed = [weak for weak in slices if weak.is_confirmed]
     if rows < 2 * MIN_ROWS:
-        needed = f"{2 * MIN_ROWS} rows or more ({MIN_ROWS} inside of a slice, {MIN_ROWS} outside)"
-        render.print_text(f"weak slices were not searched: this needs {needed}")
+        needed = f"at least {2 * MIN_ROWS} rows ({MIN_ROWS} inside of a slice, {MIN_ROWS} outside)"
+        render.print_text(f"weak slices were not searched for, because this needs {needed}")
     elif not confirmed:
         render.print_text("no weak slice was confirmed on the second half of the rows")
     if slices:
@@ -181,7 +185,7 @@ def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
 
 
 def show_row(row: ScoredRow, label: str, note: str) -> None:
-    """Print a row with prompt, expected and actual answer, and a labeled note if there is one."""
+    """Print a row with its prompt, expected and actual answer, and a labeled note if given."""
     render.print_text(f"  {one_line(row.source)}")
     if row.question:
         render.print_text(f"    prompt:   {one_line(row.question, 300)}")

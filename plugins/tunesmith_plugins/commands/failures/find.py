@@ -1,4 +1,4 @@
-"""Find the failures of a run: weak slices, and rows worth reading."""
+"""Find the failures of a run: weak slices, and rows that are worth reading."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Failures:
     base: str
     """Label of the base model; empty if it was not measured with this metric."""
     replaced: str = ""
-    """Metric without scores per row that ``measured`` replaces; usually empty."""
+    """Metric without per-row scores that ``measured`` replaces; usually empty."""
 
     @property
     def confirmed(self) -> list[WeakSlice]:
-        """The slices confirmed as weak."""
+        """The slices that are confirmed to be weak."""
         return [found for found in self.slices if found.is_confirmed]
 
 
@@ -61,19 +61,19 @@ def open_results(path: Path) -> tuple[Path, Report]:
 
 
 def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
-    """Return the failures of the tuned model by a metric; by default, the verdict's.
+    """Return the failures of the tuned model by a metric, which is the verdict's by default.
 
-    For an evaluation, these are the failures of its only model. A metric without scores per row is
-    replaced by another one of the same evaluator.
+    For an evaluation, these are the failures of its only model. A metric without per-row scores is
+    replaced by another metric of the same evaluator.
 
     Raises:
-        UsageError: the tuned model was not measured by this metric, or it has no scores per row.
+        UsageError: the tuned model was not measured by this metric, or it has no per-row scores.
     """
     chosen = choose_metric(report, metric)
     measured = find_row_metric(folder, report, chosen)
     if measured is None:
         raise UsageError(
-            f"{chosen.metric} has no score per row, so it cannot find failed rows",
+            f"{chosen.metric} has no per-row scores, so it cannot find failed rows",
             hint="choose another with --metric NAME",
         )
     rows = to_scored_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
@@ -103,32 +103,36 @@ def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
 
 
 def choose_metric(report: Report, metric: str | None) -> Measured:
-    """Return the measurement of the tuned model by a metric.
+    """Return the measurement of the tuned model with a metric.
 
-    None stands for the verdict's metric; without a verdict, for the first metric.
+    None stands for the verdict's metric or, without a verdict, for the first metric.
 
     Raises:
-        UsageError: the model was not evaluated, or not by this metric.
+        UsageError: the model was not evaluated, or not with this metric.
     """
     labels = {event.model for event in report.measured.values()}
     label = labels.pop() if len(labels) == 1 else TUNED
     events = [event for event in report.measured.values() if event.model == label]
     if not events:
-        raise UsageError("the tuned model has not been evaluated", hint="resume the run")
+        raise UsageError(
+            "the tuned model has not been evaluated", hint="finish the run with `tunesmith resume`"
+        )
     wanted = metric or report.verdict.get("metric")
     found = [event for event in events if event.metric == wanted]
     if not found and metric is not None:
         names = ", ".join(dict.fromkeys(event.metric for event in events))
-        raise UsageError(f"--metric {metric}: not measured", hint=f"measured: {names}")
+        raise UsageError(
+            f"--metric {metric}: this metric was not measured", hint=f"measured: {names}"
+        )
     return (found or events)[0]
 
 
 def export_rows(failures: Failures, for_next: bool = False) -> Iterator[JSON]:
-    """Yield each failed row once, with prompt, both answers and the reasons to review it.
+    """Yield each failed row once, with its prompt, both answers and the reasons to review it.
 
     Args:
-        for_next: only rows of the half that slices are discovered on, so the other half can show
-            an improvement.
+        for_next: yield only rows of the half where slices are discovered, so that the other half
+            can show an improvement.
     """
     reasons: dict[int, list[str]] = {row.number: [] for row in failures.wrong}
     places = {row.number: place for place, row in enumerate(failures.rows)}

@@ -1,4 +1,4 @@
-"""Read rows collected for the next iteration, and the half of the test rows they may use."""
+"""Read rows collected for the next iteration, and the half of the test rows that they may use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tunesmith_evidence.slices.rows import to_scored_rows
 
 
 def load_collected(path: Path, plan: Plan) -> list[Record]:
-    """Return the rows of a file: training rows, or corrected rows of an export of failures.
+    """Return the rows of a file: training rows, or corrected rows from an export of failures.
 
     Raises:
         DataError: the file is unusable.
@@ -37,12 +37,12 @@ def load_collected(path: Path, plan: Plan) -> list[Record]:
 
 
 def _read_export(path: Path) -> list[Record] | None:
-    """Return the rows of an export of failures; None if the file is something else."""
+    """Return the rows of an export of failures, or None if the file is something else."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         rows = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
     except (OSError, ValueError, RecursionError):
-        return None  # the data loader will report the error
+        return None  # The data loader will report the error.
     keys = {"messages", "expected", "reasons"}
     if not rows or not all(isinstance(row, dict) and keys <= row.keys() for _, row in rows):
         return None
@@ -58,7 +58,9 @@ def _to_record(where: str, row: dict[str, Any]) -> Record:
     except (LookupError, TypeError):
         is_usable = False
     if not is_usable or not messages or not isinstance(expected, str) or not expected.strip():
-        raise DataError(where, "needs `messages`, and the right answer as text in `expected`")
+        raise DataError(
+            where, "the row needs `messages`, and the right answer as text in `expected`"
+        )
     labels: dict[str, Any] = {"group": row.get("group"), "slices": row.get("columns", ())}
     if len(messages) == 1 and messages[0].role == "user":
         return Completion(source=where, prompt=messages[0].text, completion=expected, **labels)

@@ -38,9 +38,9 @@ from tunesmith_plugins.commands.next_run.collected import load_collected, read_f
 )  # fmt: skip
 @result_options
 def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> None:
-    """Write the run file of RUN's next iteration: its training rows plus those of --add.
+    """Write the run file of RUN's next iteration, with its training rows and those in --add.
 
-    Options and test rows stay the same, so `tunesmith compare` can show whether the slices you
+    Options and test rows stay the same, so that `tunesmith compare` can show if the slices you
     collected rows for improved. Test rows in --add are moved to training. This is only allowed for
     rows that `tunesmith failures RUN --export FILE --for-next` wrote.
     """
@@ -55,7 +55,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
         raise UsageError(
             f"{add}: contains {format_count(len(late), 'test row')} of the half that must show the "
             f"improvement, such as {where}",
-            hint=f"only add rows written by `tunesmith failures {run} --export FILE --for-next`, "
+            hint=f"add only rows written by `tunesmith failures {run} --export FILE --for-next`, "
             "or rows similar to them",
         )
     leaving = set(moved)
@@ -80,7 +80,7 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
 
 
 def find_moved_test_rows(test: Sequence[Record], added: Sequence[Record]) -> list[int]:
-    """Return the indices of the test rows whose prompt is among the added rows."""
+    """Return the indices of the test rows whose prompts are among the added rows."""
     prompts = {last_exchange(record)[0] for record in added}
     return [row for row, record in enumerate(test) if last_exchange(record)[0] in prompts]
 
@@ -114,14 +114,14 @@ def write_folder(
 
 
 def find_label_columns(records: Sequence[Record]) -> JSON:
-    """Return the data options for the columns of groups and slices, if the records have any."""
+    """Return the data options for group and slice columns, if the records have any."""
     slices = list(dict.fromkeys(name for record in records for name, _ in record.slices))
     has_groups = any(record.group is not None for record in records)
     return ({"group": "group"} if has_groups else {}) | ({"slices": slices} if slices else {})
 
 
 def to_json_lines(records: Iterable[Record], columns: JSON) -> str:
-    """Return records as JSON Lines that all have the same label columns.
+    """Return records as JSON Lines that all have the same columns for groups and slices.
 
     A record without a group gets its own group. Missing slice labels are null.
     """
@@ -137,7 +137,7 @@ def to_json_lines(records: Iterable[Record], columns: JSON) -> str:
 def to_run_file(
     plan: Plan, files: dict[str, Sequence[Record]], columns: JSON, lineage: JSON
 ) -> str:
-    """Return the run file: the parent's, but reading the rows from the new files."""
+    """Return the run file: that of the parent, but reading the rows from the new files."""
     tables = tomllib.loads(plan.to_toml())
     data: dict[str, Any] = {"use": "jsonl", "train": ["train.jsonl", "added.jsonl"]}
     data |= {name: f"{name}.jsonl" for name in ("test", "validation") if files[name]}

@@ -1,4 +1,4 @@
-"""``tunesmith plugins install``: install plugins with pip, and keep those that pass the kit."""
+"""``tunesmith plugins install``: install plugins with pip, and keep those that conform."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main
 def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) -> None:
     """Install plugins with pip, test them, and uninstall those that fail.
 
-    REQUIREMENT is a path, a URL (which may end with #sha256=HASH), or a name with a version, as
-    for pip. pip's environment variables and configuration apply. A name without a version is
-    refused; the error names its publisher.
+    REQUIREMENT is a path, a URL (which may end with #sha256=HASH), or a name with a version, as for
+    pip. The environment variables and the configuration of pip apply. A name without a version is
+    rejected, and the error names its publisher.
 
-    All version changes are computed first. Changes to torch, transformers and peft need
-    --allow-moves. Installing a plugin runs its code. The tests are those of the conformance kit.
+    All version changes are computed before anything is installed. Changes to torch, transformers
+    and peft need --allow-moves. Installing a plugin runs its code. The tests are those of the
+    conformance kit.
     """
     changes = plan_install(requirements)
     for change in changes:
@@ -72,10 +73,11 @@ def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) ->
 
 
 def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> None:
-    """Refuse names without a version: the owner of the name on the index could choose the code.
+    """Reject names without a version, because the owner of the name could then choose the code.
 
     Raises:
-        UsageError: a name has no version; the message has the publisher and version pip found.
+        UsageError: a name has no version; the message gives the publisher and version that pip
+            found.
     """
     unpinned = [requirement for requirement in requirements if not is_pinned(requirement)]
     names: dict[str, str] = {canonicalize_name(Requirement(r).name): r for r in unpinned}
@@ -95,7 +97,8 @@ def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> N
 def uninstall_requested(changes: Sequence[Change]) -> None:
     """Uninstall what was requested, and print how to restore the previous versions.
 
-    A package that is not a plugin and was installed before is kept: other libraries need it.
+    A package that is not a plugin and was installed before is kept, because other libraries need
+    it.
     """
     plugins = {canonicalize_name(plugin.distribution) for plugin, _ in find_installed()}
     requested = [change for change in changes if change.is_requested]
@@ -150,5 +153,5 @@ def check_plugin(plugin: Plugin) -> None:
                 render.print_note(line)
         reasons = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         reason = one_line(reasons[-1].removeprefix("error: ") if reasons else done.stderr, 500)
-        reason = reason.removeprefix(f"{what} ")  # the error of the check names the plugin too
+        reason = reason.removeprefix(f"{what} ")  # The error of the check names the plugin too.
         raise PluginError(f"{what} was rejected: {reason}")

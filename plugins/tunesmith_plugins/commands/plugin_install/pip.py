@@ -19,12 +19,12 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.text import one_line
 
 PROTECTED = ("torch", "transformers", "peft")
-"""Distributions that affect the results of all runs: a plugin must not change them silently."""
+"""Distributions that affect the results of all runs, so a plugin must not change them silently."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A distribution that pip installs: its version before (None: not installed) and after."""
+    """A distribution that pip installs, with its version before (None: not installed) and after."""
 
     name: str
     before: str | None
@@ -32,7 +32,7 @@ class Change:
     publisher: str = ""
     """Author and home page from its metadata, and the download URL."""
     is_requested: bool = False
-    """True if a requirement named it, False if it is a dependency."""
+    """True if a requirement named the distribution; False if it is a dependency."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.before or 'not installed'} -> {self.after}"
@@ -64,7 +64,7 @@ def plan_install(requirements: Sequence[str]) -> list[Change]:
 
 
 def describe_publisher(item: dict[str, Any]) -> str:
-    """Return author, home page and URL of a distribution in pip's report."""
+    """Return the author, home page and URL of a distribution in pip's report."""
     metadata_ = item["metadata"]
     people = [metadata_.get(key) for key in ("author", "author_email", "maintainer")]
     pages = [metadata_.get("home_page"), *metadata_.get("project_url", [])]
@@ -83,7 +83,7 @@ def is_pinned(requirement: str) -> bool:
 
 
 def find_installed_version(name: str) -> str | None:
-    """Return the installed version of a distribution; None if it is not installed."""
+    """Return the installed version of a distribution, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

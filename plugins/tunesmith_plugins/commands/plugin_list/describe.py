@@ -70,7 +70,7 @@ def _definition_of(offer: Any) -> Any:
 
 
 def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
-    """Yield all options with type, default, bounds and help; keys of nested tables are dotted."""
+    """Yield all options with type, default, bounds and help; nested keys are dotted."""
     for key, info in fields_by_key(config).items():
         inner = table_options(info)
         if inner is not None:
@@ -103,12 +103,12 @@ def plugin_to_json(plugin: Plugin, offered: list[Offered[Any]]) -> dict[str, Any
 
 
 def distribution_text(plugin: Plugin) -> str:
-    """Return name and version of the distribution a plugin belongs to."""
+    """Return the name and version of the distribution that a plugin belongs to."""
     return one_line(f"{plugin.distribution} {plugin.version}".strip())
 
 
 def source_location(function: Any) -> str:
-    """Return file and line of a function, or its type name if it has no source."""
+    """Return the file and line of a function, or its type name if it has no source."""
     try:
         unwrapped = inspect.unwrap(function)
         return f"{inspect.getsourcefile(unwrapped)}:{inspect.getsourcelines(unwrapped)[1]}"
@@ -119,7 +119,7 @@ def source_location(function: Any) -> str:
 
 
 REQUIRED, UNSET = "required", "unset"
-"""Shown instead of a default: the option is required, or defaults to None (not valid in TOML)."""
+"""Shown in place of a default: the option is required, or None, which TOML cannot express."""
 
 
 def _default_text(info: FieldInfo) -> str:
@@ -148,7 +148,7 @@ def toml_value(value: Any) -> str:
 
 
 def _fixed_keys(kind: Any) -> tuple[str, ...]:
-    """Return the allowed keys of a table, if they are fixed."""
+    """Return the allowed keys of a table if they are fixed."""
     arguments = get_args(kind)
     if get_origin(kind) is dict and get_origin(arguments[0]) is Literal:
         return tuple(map(str, get_args(arguments[0])))

@@ -1,4 +1,4 @@
-"""Directory of plugins, shipped with tunesmith: searching it needs no network."""
+"""The directory of plugins, which is shipped with tunesmith and can be searched offline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ListedDistribution(BaseModel):
     api: str
     """Plugin API version that the distribution declares; empty if it declares none."""
     kit: dict[str, int] | None
-    """Number of conformance checks it passed and failed; None if not recorded."""
+    """Number of conformance checks passed and failed; None if not recorded."""
     keywords: list[str]
 
 

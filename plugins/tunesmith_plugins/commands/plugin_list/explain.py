@@ -1,4 +1,4 @@
-"""Explain a word: a key of the run file, an exit code or an error."""
+"""Explain a key of the run file, an exit code or an error."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ TABLES: dict[str, type[Any]] = {
     "evaluators": EvaluatorOffer,
     "reporters": ReporterOffer,
 }
-"""Tables of the run file where ``use`` names a component, with the kind of component."""
+"""Tables of the run file where ``use`` names a component, each with the kind of component."""
 _EXAMPLES = {"int": "1", "float": "0.1", "bool": "true", "date": "2026-01-31"}
 
 
 @dataclass(frozen=True)
 class Key:
-    """An option of the run file: its dotted key, and the components that share this form of it."""
+    """An option of the run file: its dotted key, and the components that share this definition."""
 
     key: str
     option: dict[str, str]
@@ -57,7 +57,7 @@ class Key:
 
 
 def list_keys(catalog: Catalog) -> list[Key]:
-    """Return all keys of run files; a key appears once for each definition of its owners."""
+    """Return all keys of run files; a key appears once for each of its different definitions."""
     owners: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for key, option, owner in _iterate(catalog):
         owners.setdefault((key, tuple(option.items())), []).append(owner)
@@ -99,7 +99,7 @@ def _option_use(catalog: Catalog, kind: type[Any]) -> dict[str, str]:
 
 
 def find_keys(keys: list[Key], word: str) -> list[Key]:
-    """Return matching keys: the exact key, else a table, else key endings, else any part."""
+    """Return matching keys: the exact key, or else tables, key endings, or any part of a key."""
     exact = [key for key in keys if key.key == word]
     table = [key for key in keys if key.key.startswith(f"{word}.")]
     ends = [key for key in keys if key.key.endswith(f".{word}")]
@@ -107,10 +107,10 @@ def find_keys(keys: list[Key], word: str) -> list[Key]:
 
 
 def explain_exit_code(code: int) -> str | None:
-    """Return the meaning of an exit code; None if tunesmith does not use it."""
+    """Return the meaning of an exit code, or None if tunesmith does not use it."""
     special = {
         0: "Success.",
-        1: "A bug in tunesmith or a plugin; print the traceback with --debug.",
+        1: "This is a bug in tunesmith or a plugin; print the traceback with --debug.",
         75: "The run stopped at a limit; continue it with tunesmith resume.",
     }
     if code in special:
@@ -136,7 +136,7 @@ def error_classes() -> dict[str, type[errors.TunesmithError]]:
 
 
 def explain_error(word: str) -> str | None:
-    """Return the meaning of an error; ignores case and an ``Error`` suffix in the name."""
+    """Return the meaning of an error; case and an ``Error`` suffix in its name are ignored."""
     wanted = word.casefold().removesuffix("error")
     for name, error in error_classes().items():
         if wanted and name.casefold().removesuffix("error") == wanted:

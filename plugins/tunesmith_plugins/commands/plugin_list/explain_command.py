@@ -21,7 +21,7 @@ from tunesmith_plugins.commands.plugin_list.explain import (
 )
 
 MAX_FORMS = 3
-"""Maximum number of keys to explain in full; more are only listed."""
+"""Maximum number of keys to explain in full; if there are more, they are only listed."""
 
 
 def complete_keys(

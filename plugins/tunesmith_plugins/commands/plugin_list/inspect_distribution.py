@@ -1,8 +1,8 @@
 """Inspect the plugins of a distribution in a child process, with a time limit.
 
 Importing a plugin runs its code, which may be slow, hang, exit or change the process. A child
-process does this once for each version of a distribution. The result is kept in the cache folder
-(:mod:`tunesmith.plugins`).
+process therefore does this once per version of a distribution. The result is stored in the cache
+folder (:mod:`tunesmith.plugins`).
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def list_inspections(catalog: Catalog) -> list[Inspection]:
 def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> list[Inspection]:
     """Import the plugins of one distribution in a child process.
 
-    If the process takes too long or ends without a result, all its plugins count as broken.
+    If the process takes too long or ends without a result, all of its plugins count as broken.
     """
-    import multiprocessing  # imported here: slow, and only needed for new plugins
+    import multiprocessing  # Imported here because it is slow, and only needed for new plugins.
 
     context = multiprocessing.get_context("fork")
     started = time.perf_counter()
@@ -114,7 +114,8 @@ def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> 
 def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
     """Read the inspections of these plugins from the cache file of their distribution.
 
-    Skips plugins that the file lacks or describes incorrectly, and all if it is unreadable.
+    Plugins that the file lacks or describes incorrectly are skipped, and all plugins if it is
+    unreadable.
     """
     stored: Any = None
     with suppress(OSError, ValueError, RecursionError):
@@ -128,7 +129,7 @@ def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
 
 
 def write_inspection(path: Path, inspections: Sequence[Inspection]) -> None:
-    """Write inspections to the cache file of their distribution; ignore errors."""
+    """Write inspections to the cache file of their distribution, ignoring errors."""
     content = {
         found.plugin.name: {
             "state": found.plugin.state,
@@ -175,4 +176,4 @@ def _inspect_and_write(installed: InstalledPlugins, path: Path) -> None:
         os.dup2(silent, stream)
     sys.stdout = sys.stderr = open(silent, "w")  # noqa: SIM115 - open until the process ends
     write_inspection(path, inspect_here(installed))
-    os._exit(0)  # skips exit handlers that the plugin registered
+    os._exit(0)  # Skips exit handlers that the plugin registered.

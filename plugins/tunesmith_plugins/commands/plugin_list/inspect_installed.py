@@ -20,8 +20,10 @@ from tunesmith_plugins.commands.plugin_list.inspect_distribution import (
 )
 
 MAX_QUICK_SECONDS = 1.0
-"""Inspect a plugin again each time if it failed within this many seconds: a missing requirement may
-have been installed since."""
+"""A plugin that failed within this many seconds is inspected again each time.
+
+A missing requirement may have been installed since.
+"""
 
 
 @dataclass
@@ -38,10 +40,10 @@ class InspectedPlugins:
 def inspect_installed(
     selection: Selection, *, refresh: bool, report: Callable[[str], None]
 ) -> InspectedPlugins:
-    """Return the inspections of all installed plugins; inspect those that are not in the cache.
+    """Return the inspections of all installed plugins, inspecting those that are not in the cache.
 
     Args:
-        refresh: ignore the cache.
+        refresh: True to ignore the cache.
         report: called with a text before a distribution is imported in a child process.
     """
     installed = find_installed()

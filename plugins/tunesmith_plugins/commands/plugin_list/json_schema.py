@@ -84,7 +84,7 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
         definition["required"] = [*_required(table), *definition.get("required", [])]
         is_default = isinstance(offer, SplitterOffer) and offer.by_default
         condition: JSON = {"properties": {"use": {"enum": use}}}
-        if not is_default:  # the default component's keys are allowed without "use"
+        if not is_default:  # The keys of the default component are allowed without "use".
             condition["required"] = ["use"]
         branches.append({"if": condition, "then": reference})
         names += use
@@ -104,12 +104,12 @@ def _enumerate(schema: JSON, names: list[str]) -> None:
 
 
 def _required(table: str) -> list[str]:
-    """Return the required keys of such a table: loaders and splitters can be chosen by default."""
+    """Return the required keys of such a table; loaders and splitters can be chosen by default."""
     return [] if table in ("data", "split") else ["use"]
 
 
 def _add_definition(options: type[BaseModel], key: str, definitions: JSON) -> JSON:
-    """Add the schema of an options class to the definitions; return a reference to it.
+    """Add the schema of an options class to the definitions, and return a reference to it.
 
     Nested definitions are added with ``key`` as prefix.
     """

@@ -54,7 +54,7 @@ def command(
 
     found = inspect_installed(state.selection(), refresh=refresh, report=report)
     catalog = state.catalog(commands_only=True)
-    if found.is_new:  # the catalog above predates the inspection
+    if found.is_new:  # The catalog above predates the inspection.
         catalog = Catalog(find_plugins(state.selection(), commands_only=True))
     listed = [*found.inspections, *inspect_files(catalog)]
     if words:
@@ -92,7 +92,7 @@ def to_json(inspection: Inspection) -> dict[str, object]:
 
 
 def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None:
-    """Print the components of all plugins as a table sorted by kind, with their tiers."""
+    """Print the components of all plugins, with their tiers, as a table sorted by kind."""
     kinds = [kind.kind for kind in KINDS]
     rows = []
     for inspection in listed:
@@ -112,7 +112,7 @@ def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None
 
 
 def print_problems(listed: list[Inspection], conflicts: list[CommandConflict]) -> None:
-    """Print unusable plugins and commands, and the plugins without components."""
+    """Print unusable plugins and commands, and plugins without components."""
     for plugin in (inspection.plugin for inspection in listed):
         if plugin.state != "active":
             reason = one_line(plugin.reason, 500)
@@ -128,6 +128,6 @@ def print_problems(listed: list[Inspection], conflicts: list[CommandConflict]) -
     others = [i.plugin.name for i in listed if i.plugin.state == "active" and not i.offers]
     if others:
         render.print_note(
-            f"plugins without components, which find models or review data and plans: "
+            "plugins that only implement hooks (to find models, or to review data and plans): "
             f"{', '.join(map(one_line, others))}"
         )

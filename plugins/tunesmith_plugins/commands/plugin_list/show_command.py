@@ -21,14 +21,14 @@ from tunesmith_plugins.commands.plugin_list.describe import (
 )
 
 MAX_DEFAULT_CHARACTERS = 60
-"""Maximum characters of a default; ``--json`` prints it in full."""
+"""Maximum number of characters of a default to show; ``--json`` prints it in full."""
 
 
 @click.command("show")
 @click.argument("name")
 @result_options
 def command(state: CliState, name: str, as_json: bool) -> None:
-    """Show a component, or all components of a plugin: options, defaults, help, source file.
+    """Show a component, or all of a plugin's: options, defaults, help and source file.
 
     NAME is a name from `tunesmith plugins list`.
     """

@@ -1,9 +1,9 @@
 """Tiers of plugins: loads, conforms, measured.
 
-*Loads*: the import worked, and the offers are well formed. *Conforms*: ``tunesmith plugins check``
-passed for exactly the installed files. *Measured*: it conforms, and its package contains
-``tunesmith-results.json`` with a command that anyone can run and its results, each with an
-interval.
+*Loads*: the plugin can be imported, and its offers are well formed. *Conforms*: ``tunesmith plugins
+check`` passed for exactly the files that are installed. *Measured*: the plugin conforms, and its
+package contains ``tunesmith-results.json`` with a command that anyone can run and its results, each
+with an interval.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_RESULTS_BYTES = 4_000_000
 
 
 def find_tier(plugin: Plugin, inspection_file: Path | None) -> str:
-    """Return the tier of a plugin; empty if the plugin is not active."""
+    """Return the tier of a plugin, or "" if the plugin is not active."""
     if plugin.state != "active":
         return ""
     if plugin.is_builtin:
@@ -36,7 +36,7 @@ def find_tier(plugin: Plugin, inspection_file: Path | None) -> str:
 
 
 def is_measured(plugin: Plugin) -> bool:
-    """Return True if a plugin's package has results in the form that tier *measured* needs."""
+    """Return True if a plugin's package has results in the form required by the tier *measured*."""
     package = plugin.module.partition(":")[0].partition(".")[0]
     with suppress(ImportError, ValueError, TypeError, LookupError, AttributeError):
         spec = util.find_spec(package)

@@ -13,7 +13,7 @@ class PluginKind:
     """A kind of plugin: its hook, and the templates for its files."""
 
     usage: str
-    """How to use the plugin; goes into its README."""
+    """How to use the plugin, for its README."""
     hook: str
     arguments: str = ""
     files: Mapping[str, str] = field(default_factory=lambda: _OFFER_FILES)

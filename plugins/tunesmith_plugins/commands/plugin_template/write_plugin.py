@@ -1,8 +1,8 @@
 """Write a plugin from templates: a distribution with tests, or a single file.
 
 The templates are in the folder ``files``, with placeholders such as ``$name``. The plugin's name
-only occurs in strings and in the package name, so no name (even a Python keyword or a module's
-name) can conflict with the code.
+only occurs in strings and in the package name, so no name can conflict with the code, not even a
+Python keyword or a module's name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_NAME_LENGTH = 64
 _PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
 _CONTRIB = {"cloud", "gguf", "mlx", "onnx", "openvino", "optuna", "ray", "remote", "slurm", "trl"}
 RESERVED = frozenset(_PACKAGES | _CONTRIB | {"vllm"})
-"""Names after ``tunesmith-`` of tunesmith's own packages and distributions."""
+"""Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HOOK = """
 
@@ -49,7 +49,7 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
         raise UsageError(f"{name}: the name tunesmith-{name} is reserved", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder}: exists and is not an empty folder", hint="choose another with --out"
+            f"{folder}: the folder exists and is not empty", hint="choose another with --out"
         )
     package = f"src/{values['package']}"
     templates = {

@@ -1,4 +1,4 @@
-"""Download the files of a model: all of them, or nothing."""
+"""Download all files of a model, or nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def download(api: HfApi, repository: str, revision: str | None, target: Path) ->
 
     Raises:
         UsageError: the model does not exist, or has neither safetensors nor GGUF files.
-        EnvironmentProblem: the Hub cannot be reached, or refused.
+        EnvironmentProblem: the Hub cannot be reached, or refused the request.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with explain_errors(repository), TemporaryDirectory(dir=target.parent) as temporary:
@@ -27,7 +27,7 @@ def download(api: HfApi, repository: str, revision: str | None, target: Path) ->
         chosen = [name for name in names if MODEL_FILES.fullmatch(name) or name == CARD]
         if not any(name.endswith((".safetensors", ".gguf")) for name in chosen):
             raise UsageError(
-                f"{repository}: has no safetensors or GGUF file",
+                f"{repository}: contains no safetensors or GGUF files",
                 hint="other weight formats can contain code, so they are not downloaded",
             )
         folder = Path(temporary) / "model"

@@ -31,13 +31,14 @@ def explain_errors(repository: str) -> Iterator[None]:
 
     Raises:
         UsageError: the repository does not exist, or is private.
-        EnvironmentProblem: the Hub cannot be reached, refused, or a variable disables it.
+        EnvironmentProblem: the Hub cannot be reached or refused the request, or a variable disables
+            it.
     """
     if variable := find_offline_variable():
         raise EnvironmentProblem(f"{repository}: {variable} is set", hint=f"unset {variable}")
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    # The HTTP library's base error: which library it is depends on the version of huggingface_hub.
+    # Catch the HTTP library's base error; the library depends on the version of huggingface_hub.
     client_error: type[Exception] = HfHubHTTPError.__bases__[0]
     hint = "set HF_TOKEN to a token with the right permissions, or log in: hf auth login"
     try:
@@ -47,7 +48,9 @@ def explain_errors(repository: str) -> Iterator[None]:
             f"{repository}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE"
         ) from error
     except RepositoryNotFoundError as error:
-        raise UsageError(f"{repository}: no such model, or it is private", hint=hint) from error
+        raise UsageError(
+            f"{repository}: this model does not exist, or it is private", hint=hint
+        ) from error
     except (HfHubHTTPError, client_error, OSError) as error:
         text = one_line(redact(str(error)), 200)
         raise EnvironmentProblem(

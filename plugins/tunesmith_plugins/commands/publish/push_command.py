@@ -1,4 +1,4 @@
-"""``tunesmith push``: upload a run's model to a repository that is private by default."""
+"""``tunesmith push``: upload a run's model to a repository, which is private by default."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Upload the model of RUN to the Hugging Face Hub, with a model card of its results.
+    """Upload the model of RUN to the Hugging Face Hub, with its results in a model card.
 
-    Weights, tokenizer and config are uploaded in one commit. Rows, logs and checkpoints are not.
-    The token comes from HF_TOKEN, or from `hf auth login`.
+    Weights, tokenizer and config are uploaded in one commit. Rows, logs and checkpoints are not
+    uploaded. The token comes from HF_TOKEN, or from `hf auth login`.
     """
     for name in filter(None, (repository, base_model)):
         require_hub_name(name)

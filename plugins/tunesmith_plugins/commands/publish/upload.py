@@ -19,7 +19,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Upload:
-    """A file in the upload: its name in the repository, and its content."""
+    """A file to upload: its name in the repository, and its content."""
 
     name: str
     content: Path | bytes
@@ -63,11 +63,11 @@ def _read(file: Path, base: str | None) -> Path | bytes:
 
 
 def upload(api: HfApi, repository: str, files: Sequence[Upload], *, public: bool) -> str:
-    """Create the repository if needed, and upload the files in one commit; return the URL.
+    """Create the repository if needed, upload the files in one commit, and return the URL.
 
     Raises:
         UsageError: the repository is public, but ``public`` is False.
-        EnvironmentProblem: the Hub cannot be reached, or refused.
+        EnvironmentProblem: the Hub cannot be reached, or refused the request.
     """
     with explain_errors(repository):
         if not public and _is_public(api, repository):

@@ -31,17 +31,17 @@ STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
     multiple=True,
     help="Only runs with this status. Repeatable.",
 )
-@click.option("--resumable", is_flag=True, help="Only runs that tunesmith resume can continue.")
+@click.option("--resumable", is_flag=True, help="Only runs that `tunesmith resume` can continue.")
 @click.option(
     "--grep",
     metavar="TEXT",
-    help="Only runs with this text in folder, name, model, technique or verdict.",
+    help="Only runs with this text in their folder, name, model, technique or verdict.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(0),
     default=0,
-    help="Only the newest runs, at most this many; 0 for all.",
+    help="Show at most this many of the newest runs; 0 for all.",
 )
 @click.option(
     "--delete",
@@ -161,20 +161,22 @@ def delete_runs(paths: Sequence[Path], yes: bool) -> None:
     """Delete run folders after asking for confirmation.
 
     Raises:
-        UsageError: a folder is not a run or is in use, or there is no terminal for the question.
+        UsageError: a folder is not a run or is in use, or there is no terminal to ask on.
     """
-    folders = [RunFolder.open(path) for path in paths]  # opens all before deleting any
+    folders = [RunFolder.open(path) for path in paths]  # Opens all of them before deleting any.
     size = format_bytes(sum(measure_size(folder.path) for folder in folders))
     what = f"{format_count(len(folders), 'run')} with {size}"
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("--delete: no terminal to ask for confirmation", hint="add --yes")
+            raise UsageError(
+                "--delete: there is no terminal to ask for confirmation", hint="add --yes"
+            )
         for folder in folders:
             render.print_text(str(folder.path))
         if not click.confirm(f"delete {what}, including the models?"):
             render.print_text("nothing was deleted")
             return
     for folder in folders:
-        with lock(folder.path):  # fails while the run is active
+        with lock(folder.path):  # Fails while the run is active.
             shutil.rmtree(folder.path)
         render.print_text(f"deleted {folder.path}")

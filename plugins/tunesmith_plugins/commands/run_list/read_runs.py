@@ -13,7 +13,7 @@ from tunesmith.events import JSON
 from tunesmith_evidence.report.ending import is_running
 
 TAIL_BYTES = 1 << 16
-"""Bytes to read from the end of a log; more if the last line is longer."""
+"""Number of bytes to read from the end of a log; more are read if the last line is longer."""
 Status = Literal["ok", "failed", "stopped", "running", "unfinished", "damaged"]
 
 
@@ -29,7 +29,7 @@ class RunSummary:
     model: str = ""
     technique: str = ""
     word: str = ""
-    """Word of the verdict."""
+    """Time in UTC (ISO 8601); empty if unknown."""
     metric: str = ""
     value: float | None = None
     """Score of the tuned model by the verdict's metric."""
@@ -37,7 +37,7 @@ class RunSummary:
     parent: str = ""
     """Folder of the listed run that this run continues, starts from or trains on."""
     inputs: tuple[str, ...] = ()
-    """Absolute paths in the plan: base model, data, and the run that it continues."""
+    """Absolute paths in the plan: the base model, the data, and the run that it continues."""
     bytes: int = 0
 
     @property
@@ -55,14 +55,14 @@ class RunSummary:
 
 
 def read_runs(root: Path) -> list[RunSummary]:
-    """Return the runs in a folder, newest first, each linked to the run it starts from."""
+    """Return the runs in a folder, newest first, each linked to the run that it starts from."""
     runs = [read_run(path) for path in find_runs(root)]
     runs.sort(key=lambda run: (run.started, run.path.name), reverse=True)
     return [replace(run, parent=_find_parent(run, runs)) for run in runs]
 
 
 def find_runs(root: Path) -> Iterator[Path]:
-    """Yield the run folders in a folder and one level below."""
+    """Yield the run folders in a folder and one level below it."""
     try:
         entries = [*os.scandir(root)]
     except OSError:

@@ -45,8 +45,8 @@ def command(
 ) -> None:
     """Validate a run file and its data without training.
 
-    Prints all errors in the run file at once, unusable rows, findings of the data checks, a
-    summary of the rows, and a few sample rows with the trained text marked. Loads no model.
+    The output lists all errors in the run file, unusable rows, findings of the data checks, a
+    summary of the rows, and a few sample rows that mark the text to train on. No model is loaded.
     """
     plan, catalog = api.load_plan(
         run_file, sets=sets, files=state.files, disabled=state.disabled, runnable=False
@@ -99,7 +99,9 @@ def show(
     mark = "▌" if supports_unicode(sys.stdout) else "|"
     for reason, record in choose_rows(parts.train, plan.run.seed).items():
         render.print_text()
-        render.print_text(f"{reason} row, {one_line(record.source)} ({mark} marks trained text):")
+        render.print_text(
+            f"{reason} row, {one_line(record.source)} ({mark} marks text that is trained on):"
+        )
         for part in split_by_training(record, trains_on):
             show_turn(part.label, part.text, mark if part.is_trained else " ")
 
@@ -150,7 +152,7 @@ def show_origins(plan: Plan) -> None:
 
 
 def list_origins(plan: Plan) -> dict[str, dict[str, str]]:
-    """Return value and origin of each dotted key.
+    """Return the value and the origin of each dotted key.
 
     A value without an origin inherits that of the table or list that contains it.
     """

@@ -13,7 +13,7 @@ from tunesmith.plugins import missing_requirements
 
 
 def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[FindingReported]]:
-    """Load and review the data of a plan; return the data, its parts and the findings.
+    """Load and review the data of a plan; return the data, its splits and the findings.
 
     Reports an error if the run could not fetch its model now, and a warning for each missing
     library that the run needs. If the splitter's libraries are missing, the rows are not split.
@@ -25,7 +25,7 @@ def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[F
     dataset, parts = load_data(plan, splits=splits)
     found = list(collect_findings(plan, catalog, dataset, parts))
     if not splits:
-        text = "the rows are not split: the splitter's libraries are missing"
+        text = "the rows are not split, because libraries of the splitter are missing"
         found.insert(0, FindingReported(level="warning", source="data", message=text))
     if obstacle := plan.found_model.find_obstacle():
         found.append(FindingReported(level="error", source="model.base", message=obstacle))

@@ -14,16 +14,16 @@ from tunesmith.signals import URGENT_SIGNALS, restore_handlers, set_stop_handler
 
 @contextmanager
 def ignore_stop_signals_after_error() -> Iterator[None]:
-    """Keep signals ignored if the block raises, so rank 0 can print the error and exit.
+    """Keep ignoring signals after an error in the block, so that rank 0 can print it and exit.
 
-    When another rank fails, torchrun stops rank 0 with a signal, which the run itself handles.
-    After an error the process only prints the error, so signals stay ignored.
+    When another rank fails, torchrun stops rank 0 with a signal, which the run normally handles.
+    After an error, the process only has to print it, so signals stay ignored.
     """
     if world_size() == 1 or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Ignore the signals that torchrun sends from the start, so none arrives between the end of the
-    # run and the error message. The run installs its own handlers while it is active.
+    # Ignore torchrun's signals from the start, so that none arrives between the end of the run and
+    # the error message. The run installs its own handlers while it is active.
     handlers: dict[int, Any] = {
         number: signal.signal(number, signal.SIG_IGN) for number in URGENT_SIGNALS
     }

@@ -1,4 +1,4 @@
-"""Rows as ``tunesmith check`` shows them: the parts of a record, and which are trained."""
+"""Rows as ``tunesmith check`` shows them: the parts of a record, and which are trained on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RecordPart(NamedTuple):
 
 
 def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
-    """Return sample rows by the reason they were chosen: first, longest, random."""
+    """Return sample rows by the reason for choosing them: first, longest, random."""
     if not records:
         return {}
     longest, _ = max(enumerate(records), key=lambda item: len(content_key(item[1])))
@@ -43,7 +43,7 @@ def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
 
 
 def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[RecordPart]:
-    """Split a record into parts, marked as trained or not for a technique with these features."""
+    """Split a record into parts, each marked as trained on or not by such a technique."""
     match record:
         case Text():
             return [RecordPart("text", record.text, True)]
@@ -80,7 +80,7 @@ def summarize(records: Sequence[Record], trains_on: frozenset[Feature]) -> list[
         contents = ", ".join(f"{count:,} {name}" for name, count in found.items())
         lines.append(f"{rows} of {_KINDS[kind]}" + (f": {contents}" if contents else ""))
         if kind is Preference and "rejected" not in trains_on:
-            lines[-1] += "; only the chosen answers are trained"
+            lines[-1] += "; only the chosen answers are trained on"
     return lines
 
 
@@ -94,7 +94,7 @@ _KINDS: dict[type[Record], str] = {
 
 
 def _contents(record: Record) -> Iterator[str]:
-    """Yield a name for each thing in a record to count."""
+    """Yield a name for each thing in a record that should be counted."""
     match record:
         case Chat():
             for message in record.messages:

@@ -16,11 +16,12 @@ from tunesmith.storage import read_known_events
 def replay_events(folder: Path, reporter: str) -> None:
     """Send all events in a run's log to a reporter, as if the run happened now.
 
-    The reporter gets its options from the run file, or its defaults if the run file lacks it. This
-    also works for a run that was killed, and for a reporter that was installed later.
+    The reporter gets its options from the run file, or its defaults if the run file does not list
+    it. This also works for a run that was killed, and for a reporter that was installed later.
 
     Raises:
-        UsageError: no such reporter is installed, or see :func:`tunesmith.api.load_run`.
+        UsageError: no such reporter is installed; for other errors see
+            :func:`tunesmith.api.load_run`.
     """
     run_folder, plan, catalog = api.load_run(folder)
     component = next((c for c in plan.reporters if reporter in (c.use, c.offer.name)), None)

@@ -26,7 +26,7 @@ from tunesmith_plugins.commands.runs.replay import replay_events
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Number of wrong test rows to show; rows that tuning made worse come first.",
+    help="Number of incorrect test rows to show; rows that tuning made worse come first.",
 )
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the report as Markdown.")
 @click.option(
@@ -53,10 +53,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     reporter: str | None,
     as_json: bool,
 ) -> None:
-    """Show the results of a run: verdict, scores with intervals, loss curve, wrong rows.
+    """Show the results of a run: verdict, scores with intervals, loss curve, incorrect answers.
 
-    RUN is the run folder. The report is built from the event log, so it also works during a run
-    and after a crash.
+    RUN is the run folder. The report is built from the event log, so it is also available during a
+    run and after a crash.
     """
     if reporter is not None:
         replay_events(run, reporter)
@@ -83,7 +83,7 @@ def write_card(view: ReportView, path: Path) -> None:
     """Write the card to a new file, as Markdown or SVG by its suffix; ``-`` prints Markdown.
 
     Raises:
-        UsageError: the suffix is neither, or the file exists or cannot be written.
+        UsageError: the suffix is neither of these, or the file exists or cannot be written.
     """
     from tunesmith_evidence.report.card import render_card_markdown, render_card_svg
 

@@ -16,7 +16,7 @@ from tunesmith_plugins.commands.runs.run import show, show_failed_run
 @click.option(
     "--accept-changes",
     is_flag=True,
-    help="Continue even if data, options, base model or plugins changed.",
+    help="Continue even if data, options, base model or plugins have changed.",
 )
 @click.option("--force", is_flag=True, help="Start even if the predicted memory does not fit.")
 @trust_option

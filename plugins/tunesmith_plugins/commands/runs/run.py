@@ -1,4 +1,4 @@
-"""``tunesmith run``: train a model and evaluate it before and after."""
+"""``tunesmith run``: train a model, and evaluate it before and after."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Train a model and evaluate it before and after, on test rows.
+    """Train a model, and evaluate it on test rows before and after.
 
-    Scores, verdict and paths go to stdout, progress to stderr. The run folder receives the model,
-    all scores and report.json. Ctrl-C stops after the current step; continue with
-    `tunesmith resume`.
+    Scores, verdict and paths are printed on stdout, progress on stderr. The run folder receives the
+    model, all scores and report.json. Ctrl-C stops after the current step; continue with `tunesmith
+    resume`.
     """
     if distributed.rank() > 0:
         api.run_worker_rank(files=state.files, disabled=state.disabled)

@@ -33,7 +33,7 @@ MAX_FIELDS = 4
 
 
 def show_scores(view: ReportView) -> None:
-    """Print the table of scores (a line per metric and model) and the evaluators' findings."""
+    """Print a table of scores (a line per metric and model), and the evaluators' findings."""
     rows = [
         [row.model, f"{metric.label} ({metric.description})", row.value, row.interval, row.rows]
         for metric in view.metrics
@@ -213,7 +213,7 @@ def show_answer_parts(view: ReportView) -> None:
 
 
 def show_fit(view: ReportView) -> None:
-    """Print the diagnosis of the fit (such as overfitted), and the evidence for it."""
+    """Print the diagnosis of the fit, such as overfitted, and the evidence for it."""
     if view.fit is not None:
         render.print_text()
         render.print_paragraph(f"fit: {view.fit.state}; {view.fit.sentence}", style=view.fit_rating)
@@ -259,7 +259,7 @@ def show_gates(gates: Iterable[GateChecked]) -> None:
 
 
 def show_data(data: DataLoaded) -> None:
-    """Print the number of rows in each part, and the skipped rows by cause."""
+    """Print the number of rows in each split, and the skipped rows by cause."""
     source = f" ({one_line(data.description, 200)})" if data.description else ""
     render.print_paragraph(f"data: {describe_data(data)}{source}")
     for cause, count in data.skipped.items():
@@ -281,7 +281,7 @@ def show_paths(view: ReportView) -> None:
 
 
 def find_report_pages(folder: Path, report: Report) -> list[Path]:
-    """Return the HTML pages that reporters wrote: by convention, their option ``path``."""
+    """Return the HTML pages that reporters wrote, which by convention is their option ``path``."""
     reporters = report.started.plan.get("reporters", []) if report.started else []
     paths = (reporter.get("path") for reporter in reporters)
     pages = (folder / expand_home(path) for path in paths if isinstance(path, str) and path)
@@ -309,7 +309,7 @@ def show_next_commands(view: ReportView) -> None:
     """Print the commands that a user is likely to need next."""
     run, report = render.shell_path(view.folder), view.report
     commands = []
-    if view.ending is not None and report.status != "stopped":  # its message has the command
+    if view.ending is not None and report.status != "stopped":  # its message contains the command
         commands.append(view.ending.format_command(run))
     if report.training_finished.get("") is not None:
         if report.verdict.get("winner"):

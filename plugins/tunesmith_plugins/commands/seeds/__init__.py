@@ -1,4 +1,4 @@
-"""Command ``seeds``: check whether a small difference comes from training or from the seed."""
+"""Command ``seeds``: check if a small difference comes from training or from the seed."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from tunesmith_plugins.commands.seeds.pool import (
 def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     """Repeat a finished run with other seeds, and pool their differences from the baseline.
 
-    The data and its split stay the same. Baselines are not measured again. The new runs are next
-    to the first one, in folders that end in the seed; finished ones are not repeated.
+    The data and its split stay the same. Baselines are not measured again. The new runs are stored
+    next to the first one, in folders whose names end in the seed; finished ones are not repeated.
     """
     if distributed.world_size() > 1:
-        raise UsageError("seeds: runs in a single process", hint="start it without torchrun")
+        raise UsageError("seeds: runs only in a single process", hint="start it without torchrun")
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     report = load_report(folder)
     baseline = _find_baseline(report, folder)
@@ -94,7 +94,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
     """Train with another seed, unless its run folder already exists.
 
     Raises:
-        UsageError: the earlier run is unfinished, or used other data or options.
+        UsageError: the earlier run is unfinished, or used different data or options.
     """
     path = first.with_name(f"{first.name}-seed-{seed}")
     planned = change_seed(plan_pilot(plan, parts, len(parts.train)), seed)
@@ -107,7 +107,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
     changes = _find_changes(report, planned)
     if changes:
         raise UsageError(
-            f"{path}: does not repeat this run: {'; '.join(changes)}",
+            f"{path}: this run does not repeat the given one: {'; '.join(changes)}",
             hint="move or delete the folder to train this seed again",
         )
     return SeedRun(seed, path, report.tuned[0])

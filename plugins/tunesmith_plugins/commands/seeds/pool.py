@@ -40,7 +40,7 @@ class PooledSeeds:
     by_seed: Sequence[float]
     """Tuned minus baseline for each seed, in the unit of the metric."""
     pooled: Interval
-    """Difference of the mean over seeds; the interval only covers the sampling of test rows."""
+    """Difference of the mean over seeds; its interval only covers the sampling of test rows."""
     spread: float
     """Standard deviation of the differences between seeds."""
     outcome: Outcome
@@ -61,7 +61,7 @@ def pool_seeds(
 ) -> PooledSeeds:
     """Compare the mean over the seeds with a baseline, whose scores are below ``folder``.
 
-    ``metrics``: installed metrics by name, to compute those that need all rows together.
+    ``metrics`` are the installed metrics by name, to compute those that need all rows together.
 
     Raises:
         IntegrityError: the scores of an evaluation are missing or damaged.

@@ -1,7 +1,7 @@
 """Requests in the format of OpenAI's API.
 
-A parameter that changes the answer is applied or refused, never ignored. Known parameters that the
-server cannot vary are accepted if they have their neutral value.
+A parameter that changes the answer is applied or rejected, never ignored. Known parameters that the
+server does not support are accepted if they have their neutral value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "echo": (False,),
     "suffix": ("",),
 }
-"""Neutral values, which change nothing; other values of these parameters are refused."""
+"""Neutral values, which change nothing; other values of these parameters are rejected."""
 WITHOUT_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 """Parameters that never change an answer."""
 DEFAULT_COMPLETION_TOKENS = 16
@@ -41,7 +41,7 @@ Request = TypeVar("Request", bound="GenerationRequest")
 
 
 class ApiModel(BaseModel):
-    """Base class for parts of a request; refuses unknown keys and wrong types."""
+    """Base class for parts of a request; rejects unknown keys and wrong types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -73,12 +73,12 @@ class GenerationRequest(ApiModel):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None for no log-probabilities."""
+        """Number of top tokens to return with each token; None: no log-probabilities."""
         raise NotImplementedError
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens of an answer; None for as many as fit."""
+        """Maximum tokens per answer; None: as many as fit."""
         raise NotImplementedError
 
     @property
@@ -110,14 +110,14 @@ class ChatRequest(GenerationRequest):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None for no log-probabilities."""
+        """Number of top tokens to return with each token; None: no log-probabilities."""
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs: requires logprobs = true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens of an answer; None for as many as fit."""
+        """Maximum tokens per answer; None: as many as fit."""
         given = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(given) > 1:
             raise ApiError(
@@ -129,7 +129,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def definitions(self) -> tuple[str, ...]:
-        """Tools that the model may call, each as JSON text."""
+        """The tools that the model may call, each as JSON text."""
         if not self.tools or self.tool_choice == "none":
             return ()
         try:
@@ -147,7 +147,7 @@ class ChatRequest(GenerationRequest):
         """The conversation, as the only prompt."""
         try:
             turns = [message.model_dump(exclude_none=True) for message in self.messages]
-            for turn in turns:  # null content means empty text next to tool calls
+            for turn in turns:  # next to tool calls, null content means empty text
                 turn.setdefault("content", "" if turn.get("tool_calls") else None)
             first, *others = parse_messages(turns, "messages", split_inline=False)
         except RowError as error:
@@ -163,12 +163,12 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None for no log-probabilities."""
+        """Number of top tokens to return with each token; None: no log-probabilities."""
         return self.logprobs
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens of an answer."""
+        """Maximum tokens per answer."""
         return self.max_tokens or DEFAULT_COMPLETION_TOKENS
 
     @property

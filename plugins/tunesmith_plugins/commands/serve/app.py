@@ -142,7 +142,7 @@ class Routes:
         }
 
     async def show_health(self, request: Request) -> Response:
-        """Report whether the model thread is alive."""
+        """Report if the model thread is alive."""
         is_alive = self.service.thread.is_alive
         return JSONResponse({"status": "ok" if is_alive else "failed"}, 200 if is_alive else 503)
 
@@ -177,7 +177,7 @@ class Routes:
 
 
 def content_policy(page: str) -> str:
-    """Return a policy that allows only the page's own script and style, and this server."""
+    """Return a content security policy: only the page's own script and style, and this server."""
 
     def sources(tag: str) -> str:
         return " ".join(

@@ -50,11 +50,11 @@ DEFAULTS = Limits()
 )  # fmt: skip
 @click.option(
     "--slots", type=click.IntRange(1, 256), default=DEFAULTS.slots, show_default=True,
-    help="Answers to generate at the same time, per model.",
+    help="Number of answers to generate at the same time, per model.",
 )  # fmt: skip
 @click.option(
     "--queue", type=click.IntRange(0, 100_000), default=DEFAULTS.queue, show_default=True,
-    help="Requests that may wait, per model; further ones get status 503.",
+    help="Number of requests that may wait, per model; any more get status 503.",
 )  # fmt: skip
 @click.option(
     "--max-tokens", type=click.IntRange(1), default=DEFAULTS.new_tokens, show_default=True,
@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
     RUN is the run folder. Requests name the model: tuned, base, or winner (the baseline that the
     verdict found sufficient). Without `temperature`, answers are greedy, as in the evaluation.
-    SIGTERM and Ctrl-C finish open requests first.
+    After SIGTERM or Ctrl-C, open requests are finished first.
     """
     require_libraries()
     limits = Limits(
@@ -124,7 +124,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     used = open_extensions(catalog, extensions) if extensions else []
     names = list_models(folder, wanted)
     token = read_token(token_env, needs_token=not is_loopback(host))
-    bound = listen(host, port)  # fails early: loading the models takes longer
+    bound = listen(host, port)  # Fails early, because loading the models takes longer.
     engines = open_engines(folder, plan, names, slots=slots, extensions=used)
     service = Service(ModelThread(engines), limits, used)
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}
@@ -135,7 +135,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         show_start(address, list(engines), folder.path, token, token_env)
 
     serve(Server(app, service, show), bound)
-    if service.thread.is_alive:  # busy in a long call; Python cannot exit normally
+    if (
+        service.thread.is_alive
+    ):  # a long call keeps the model thread busy; Python cannot exit normally
         sys.stdout.flush()
         os._exit(0)
 
@@ -155,7 +157,7 @@ def require_libraries() -> None:
 
 
 def read_token(variable: str | None, *, needs_token: bool) -> str | None:
-    """Return the token that requests need, from the variable or generated; None if not needed.
+    """Return the token that requests need, read from the variable or generated; None if not needed.
 
     Raises:
         UsageError: the variable is not set.

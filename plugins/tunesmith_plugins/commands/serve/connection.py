@@ -16,10 +16,12 @@ from tunesmith_plugins.commands.serve.limits import Limits
 
 T = TypeVar("T")
 DISCARDED_BODIES = 16
-"""Read and discard an oversized body up to this many times the limit, so its client receives an
-error instead of a broken connection."""
+"""Oversized bodies are read up to this many times the limit, and discarded.
+
+Their clients then receive an error instead of a broken connection.
+"""
 CLIENT_LEFT = 499
-"""Status for the metrics if the client disconnected before it got an answer."""
+"""Status in the metrics if the client disconnected before it got an answer."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -59,7 +61,7 @@ async def _read_body(request: Request, most: int) -> bytes:
 
 
 async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of the work; cancel it if the client disconnects.
+    """Return the result of the work, or cancel it if the client disconnects.
 
     Raises:
         ClientDisconnect: the client disconnected.
@@ -83,7 +85,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class EventStream:
-    """An answer as server-sent events; it closes its resources however it ends."""
+    """An answer as server-sent events, which closes its resources however it ends."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Engines that answer jobs: continuous batching for our models, or calls to any text model."""
+"""Engines that run generation jobs: continuous batching for our models, or calls to any model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.text_model import TorchTextModel
 
 NUM_SEEDS = 2**32
-"""Number of different seeds to pass to models that sample by themselves."""
+"""Number of different seeds that are passed to models with their own sampling."""
 
 
 class Engine(Protocol):
-    """Answers the jobs of a model. The model thread calls everything except :meth:`encode`."""
+    """Runs the generation jobs of one model. All methods except :meth:`encode` are called on the
+    model thread."""
 
     context: int | None = None
-    """Maximum tokens of prompt and answer together; None if unknown or unlimited."""
+    """Maximum number of tokens in prompt and answer together; None if unknown or unlimited."""
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +69,7 @@ class Engine(Protocol):
         ...
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
-        """Compute a step; return the new pieces of answers."""
+        """Compute one step, and return the new pieces of answers."""
         ...
 
     def clear(self) -> Sequence[Job]:
@@ -77,7 +78,7 @@ class Engine(Protocol):
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Number of running jobs and of waiting jobs."""
+        """The numbers of running jobs and of waiting jobs."""
         ...
 
 
@@ -89,11 +90,11 @@ class _Running:
     sequence: RunningSequence
     text: StreamedText
     num_sent: int = 0
-    """Number of token scores already sent."""
+    """Number of token scores that have been sent."""
 
 
 class BatchedEngine(Engine):
-    """Answers with continuous batching: jobs join and leave the batch between steps."""
+    """Runs jobs with continuous batching: they join and leave the batch between steps."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class BatchedEngine(Engine):
         build_prompt: Callable[[Prompt, int], Prompt] | None = None,
     ) -> None:
         self._template = model.template
-        # The event loop's thread encodes. This thread decodes, so it needs its own tokenizer.
+        # The event loop's thread encodes, and this thread decodes, so it needs its own tokenizer.
         self._decoding: Template = model.template.copy()
         self._build_prompt = build_prompt or (lambda prompt, _: prompt)
         self._vocabulary = model.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
@@ -168,12 +169,12 @@ class BatchedEngine(Engine):
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Number of running jobs and of waiting jobs."""
+        """The numbers of running jobs and of waiting jobs."""
         waiting = self._batch.num_waiting
         return max(0, len(self._running) - waiting), waiting
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
-        """Compute a step; return the new pieces of answers."""
+        """Compute one step, and return the new pieces of answers."""
         for running in [r for r in self._running.values() if r.job.is_cancelled]:
             running.sequence.cancel()
             del self._running[id(running.sequence)]
@@ -208,7 +209,7 @@ class BatchedEngine(Engine):
         choice, finished = job.choice, sequence.is_finished
         if not finished and not (choice.is_streamed and new):
             return None
-        # Tokens after a stop word are only known once the stop word is complete.
+        # Tokens after a stop word are known only once the stop word is complete.
         has_scores = finished or not choice.stop_words
         scores = self._new_scores(running, ids) if has_scores else ()
         reason = None
@@ -218,7 +219,7 @@ class BatchedEngine(Engine):
         return Piece(choice.index, new, scores, reason, len(sequence.ids))  # type: ignore[arg-type]
 
     def _new_scores(self, running: _Running, ids: Sequence[int]) -> tuple[TokenScore, ...]:
-        """Return the scores of the text's tokens that were not sent yet."""
+        """Return the scores of the text's tokens that have not been sent yet."""
         if running.job.choice.num_top is None:
             return ()
         count = len(ids)
@@ -244,9 +245,9 @@ class BatchedEngine(Engine):
         return decode_partial_answer(self._decoding, ids)
 
     def _continue_text(self, choice: ChoiceInput) -> Callable[[Sequence[int], bool], str]:
-        """Return the function that decodes the continuation of a text.
+        """Return a function that decodes the continuation of a text.
 
-        It decodes from the prompt's last token on, because tokenizers drop a leading space.
+        It starts decoding at the last token of the prompt, because tokenizers drop a leading space.
         """
         decode = self._decoding.tokenizer.decode
         last = list(choice.ids[-1:])
@@ -262,9 +263,9 @@ class BatchedEngine(Engine):
 
 
 class CallingEngine(Engine):
-    """Answers by calling a text model for one answer at a time.
+    """Runs jobs by calling a text model for one answer at a time.
 
-    It can serve any model, such as a classifier that won a run.
+    It can serve any model, such as the classifier that won a run.
     """
 
     def __init__(self, model: TextModel) -> None:
@@ -272,13 +273,13 @@ class CallingEngine(Engine):
         self._waiting: deque[Job] = deque()
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
-        """Return no ids: the model encodes prompts itself."""
+        """Return no token ids, because the model encodes prompts itself."""
         if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
             raise ApiError(400, "prompt: this model does not accept token ids", param="prompt")
         return ()
 
     def check(self, choice: ChoiceInput) -> None:
-        """Refuse options that the model does not support."""
+        """Reject options that the model does not support."""
         if choice.num_top is not None:
             raise ApiError(400, "logprobs: not available for this model", param="logprobs")
         if choice.temperature > 0 and choice.top_p < 1:
@@ -295,11 +296,11 @@ class CallingEngine(Engine):
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Numbers of jobs that run and that wait."""
+        """The numbers of running jobs and of waiting jobs."""
         return min(1, len(self._waiting)), max(0, len(self._waiting) - 1)
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
-        """Answer the first job in the queue."""
+        """Compute the first answer in the queue."""
         job, choice = self._waiting[0], self._waiting[0].choice
         if job.is_cancelled:
             self._waiting.popleft()
@@ -321,7 +322,7 @@ class CallingEngine(Engine):
         return [(job, Piece(choice.index, new, (), reason, answer.tokens))]
 
     def clear(self) -> Sequence[Job]:
-        """Give up all jobs, and return them."""
+        """Drop all jobs, and return them."""
         left = list(self._waiting)
         self._waiting.clear()
         return left

@@ -34,15 +34,15 @@ from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.metrics import Metrics
 
 MAX_PENDING = 100
-"""Number of answers that may wait for an observer; further ones are dropped."""
+"""Number of answers that may wait for an observer; any more are dropped."""
 SECRET_HEADER_PATTERN = re.compile(
     "authorization|cookie|token|secret|password|credential|api-?key|jwt"
 )
-"""Headers with such a name are never passed to extensions."""
+"""Headers with names like these are never passed to extensions."""
 
 
 class Extension:
-    """An extension in use; it observes in its own thread."""
+    """An extension in use, whose observer runs in its own thread."""
 
     def __init__(self, offered: Offered[ServeExtensionOffer[Any]], config: Any) -> None:
         offer, self._plugin = offered.offer, offered.plugin
@@ -62,19 +62,19 @@ class Extension:
             return dict(self._built.models(load))
 
     def choose(self, request: ServedRequest, served: Collection[str]) -> str | None:
-        """Return the model that the extension chooses for a request; None for no choice.
+        """Return the model that the extension chooses for a request, or None if it makes no choice.
 
         Raises:
-            ApiError: the extension refuses the request, or failed.
+            ApiError: the extension rejects the request, or failed.
         """
         try:
             name: str | None = self._built.choose(request)
             if name is None or name in served:
                 return name
-            raise LookupError(f"chose {name!r:.100}, which is not served")
+            raise LookupError(f"it chose {name!r:.100}, which is not served")
         except UsageError as error:
             raise ApiError(400, error.message) from None
-        except BaseException as error:  # even SystemExit must not end the server
+        except BaseException as error:  # Even SystemExit must not end the server.
             self._note("".join(traceback.format_exception(error)))
             what = f"the extension {self.name} failed; see the server's output"
             raise ApiError(500, what) from None
@@ -93,7 +93,7 @@ class Extension:
             self._outcome("dropped").inc()
 
     def stop(self, seconds: float) -> None:
-        """Stop observing; wait at most this long for queued answers."""
+        """Stop observing, waiting at most this long for queued answers."""
         with suppress(Full):
             self._pending.put(None, timeout=seconds)
             self._thread.join(seconds)
@@ -125,7 +125,7 @@ def open_extensions(catalog: Catalog, file: Path) -> list[Extension]:
     """Build the extensions that have a table in a TOML file.
 
     Raises:
-        UsageError: no extension has this name, or it refuses its options.
+        UsageError: no extension has this name, or it rejects its options.
         ConfigError: the file is not valid TOML, or an option is wrong.
     """
     found = []
@@ -144,7 +144,7 @@ def open_extensions(catalog: Catalog, file: Path) -> list[Extension]:
 def describe_request(
     request: Request, model: str, body: str, extensions: Sequence[Extension]
 ) -> ServedRequest:
-    """Return a request as extensions see it, with the headers they asked for."""
+    """Return a request as extensions see it, with the headers that they asked for."""
     names = {name for extension in extensions for name in extension.headers} & {*request.headers}
     headers = {name: ", ".join(request.headers.getlist(name)) for name in names}
     return ServedRequest(model=model, headers=headers, body=body)

@@ -17,7 +17,7 @@ from tunesmith_plugins.commands.serve.api_error import ApiError
 
 HEALTH = "/health"
 OPEN_PATHS = ("/", HEALTH)
-"""Paths that need no token: they contain no data."""
+"""Paths that need no token, because they contain no data."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
@@ -36,7 +36,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Guard:
-    """Refuses requests without the token, and those that a foreign web page may have caused.
+    """Rejects requests without the token, and those that a foreign web page may have caused.
 
     A web page can point its own host name at this machine (DNS rebinding). Such a request has that
     name in its ``Host`` header, so only addresses and the configured names are accepted. A page can
@@ -72,7 +72,7 @@ class Guard:
             await self.app(scope, receive, send_with_headers)
 
     def _check(self, path: str, headers: Headers) -> None:
-        """Raise an ApiError if the request must be refused."""
+        """Raise an ApiError if the request must be rejected."""
         host = headers.get("host", "")
         name = _host_name(host)
         if not (_is_address(name) or name in self.names):
@@ -81,7 +81,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise ApiError(
-                403, "Origin: requests from other sites are refused", code="origin_refused"
+                403, "Origin: requests from other sites are rejected", code="origin_refused"
             )
         if path != HEALTH and self.places.locked():
             what = "too many open connections"
@@ -107,7 +107,7 @@ def _host_name(host: str) -> str:
 
 
 def _is_address(name: str) -> bool:
-    """Return True for an IP address: DNS cannot redirect it."""
+    """Return True for an IP address, which DNS cannot redirect."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -15,13 +15,13 @@ from tunesmith.records import Prompt
 from tunesmith_plugins.commands.serve.api_error import ApiError
 
 EXACT_TOKENS = 256
-"""Decode after every token up to this many; then after every second one, and so on.
+"""Decode after every token up to this many tokens; then after every second one, and so on.
 
-Each time, the whole text is decoded, which would be slow for every token of a long text.
+The whole text is decoded each time, which would be slow after every token of a long text.
 """
 FinishReason = Literal["stop", "length"]
 Scored = tuple[str, float]
-"""A token's text and its log-probability in nats."""
+"""The text of a token, and its log-probability in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Piece:
 
 Event = Piece | ApiError
 Text = Callable[[Sequence[int], bool], str]
-"""Decodes token ids to text; the flag is True once they are complete."""
+"""Decodes token ids to text; the flag is True once the ids are complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class ChoiceInput:
     top_p: float
     seed: int
     stream: int
-    """Random stream of the answer: its index among the answers to its prompt."""
+    """Random stream of the answer: its index among the answers to the same prompt."""
     stop_words: tuple[str, ...] = ()
     num_top: int | None = None
     is_continuation: bool = False
@@ -71,7 +71,7 @@ class ChoiceInput:
 
 
 class StreamedText:
-    """Text of a growing answer, up to a stop word."""
+    """The text of a growing answer, up to a stop word."""
 
     def __init__(self, decode: Text, stop_words: Sequence[str]) -> None:
         self._decode, self._stop_words = decode, stop_words
@@ -79,7 +79,7 @@ class StreamedText:
         self.is_stopped = False
 
     def update(self, ids: Sequence[int], is_complete: bool) -> str:
-        """Return the new text that is final; set :attr:`is_stopped` at a stop word.
+        """Return the new text that is final, and set :attr:`is_stopped` at a stop word.
 
         Text that may be the start of a stop word is held back.
         """

@@ -15,9 +15,9 @@ class Limits:
     choices: int = 8
     """Maximum answers per request (``n``)."""
     slots: int = 16
-    """Answers generated at the same time, per model."""
+    """Number of answers to generate at the same time, per model."""
     queue: int = 64
-    """Answers waiting for a slot, per model; further ones are refused."""
+    """Maximum number of answers waiting for a slot, per model; any more are rejected."""
     seconds: float = 300
     """Time for a request, from its arrival to its last token."""
     drain_seconds: float = 30
@@ -25,15 +25,15 @@ class Limits:
     head_bytes: int = 16_384
     """Size of a request's first line and headers."""
     head_seconds: float = 10
-    """Time for these to arrive, counted from the connection or the last answer."""
+    """Time for first line and headers to arrive, counted from the connection or last answer."""
     body_seconds: float = 15
     """Time for the body of a request to arrive."""
     send_seconds: float = 30
-    """Time a client may leave a part of an answer unread before its connection is closed."""
+    """Time that a client may leave a part of an answer unread before its connection is closed."""
     connections: int = 512
     """Maximum open connections.
 
-    A further connection replaces the one that has waited longest for its client. If all have
-    requests to answer, the new request is refused, except ``/health``. The default leaves room
-    below the common limit of 1,024 open files per process.
+    Another connection replaces the one that has waited longest for its client. If all connections
+    have requests to answer, the new request is rejected, except for ``/health``. The default leaves
+    room below the common limit of 1,024 open files per process.
     """

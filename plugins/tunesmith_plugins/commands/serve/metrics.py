@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 Counts = Callable[[], Iterable[tuple[str, int, int]]]
-"""Returns, for each model, its name and its numbers of running and waiting answers."""
+"""Returns the name of each model, with its numbers of running and waiting answers."""
 
 
 class Metrics:
@@ -56,7 +56,7 @@ class Metrics:
 
 
 class _Answers(Collector):
-    """Running and waiting answers at the time of the scrape."""
+    """Running and waiting answers at the time of a scrape."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

@@ -1,4 +1,4 @@
-"""The thread that runs all models: jobs arrive from the event loop, pieces go back to it."""
+"""The thread that runs all models: it gets jobs from the event loop, and sends pieces back."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Post = tuple[Channel, Event]
 class ModelThread:
     """Runs the engines in turn while they have work.
 
-    Only this thread touches the tensors of the models. It never waits for a client: pieces go to
-    unbounded queues.
+    Only this thread touches the tensors of the models. It never waits for a client, because pieces
+    go to unbounded queues.
     """
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
@@ -33,12 +33,12 @@ class ModelThread:
         self._thread = threading.Thread(target=self._run, name="tunesmith-model", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread; it delivers pieces to this event loop."""
+        """Start the thread, which delivers pieces to this event loop."""
         self._loop = loop
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Stop after the current step; wait at most this many seconds for it."""
+        """Stop after the current step, waiting at most this many seconds for it."""
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
@@ -68,7 +68,7 @@ class ModelThread:
                 self._deliver(posts)
 
     def _take_new(self) -> bool:
-        """Pass new jobs to their engines; wait while idle. Return False to stop."""
+        """Pass new jobs to their engines, waiting while idle; return False to stop the thread."""
         with self._wake:
             while not (self._new or self._is_stopping) and self._is_idle:
                 self._wake.wait()
@@ -87,7 +87,7 @@ class ModelThread:
     def _step(self, name: str, engine: Engine) -> list[Post]:
         try:
             return [(job.channel, piece) for job, piece in engine.step()]
-        except Exception as error:  # a single request must not end the server
+        except Exception as error:  # A single request must not end the server.
             shown = to_api_error(error)
             if shown.status >= 500:
                 lines = "".join(traceback.format_exception(error))
@@ -96,7 +96,7 @@ class ModelThread:
 
     def _deliver(self, posts: Sequence[Post]) -> None:
         if posts and self._loop is not None:
-            with suppress(RuntimeError):  # the event loop is closed, so nobody is waiting
+            with suppress(RuntimeError):  # The event loop is closed, so nobody is waiting.
                 self._loop.call_soon_threadsafe(_put, posts)
 
 

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from tunesmith_torch.data.templates import Template
 
 REPLACEMENT_CHARACTER = "\ufffd"
-"""Stands for bytes that are not a character, or not a complete one yet."""
+"""Placeholder for bytes that are not a character, or not a complete one yet."""
 
 
 def decode_partial_answer(template: Template, ids: Sequence[int]) -> str:
-    """Return the start of an answer that is being generated, for streaming.
+    """Decode the start of an answer that is being generated, for streaming.
 
-    The text is a prefix of what :meth:`~tunesmith_torch.data.templates.Template.decode_answer` will
-    return for more ids. It leaves out incomplete characters, and text that may still change, such
-    as marks that the template puts in front of an answer.
+    The text is a prefix of the text that
+    :meth:`~tunesmith_torch.data.templates.Template.decode_answer` will return for more ids. It
+    excludes incomplete characters, and text that may still change, such as markers that the
+    template puts in front of an answer.
     """
     chat = template.chat
     if chat is not None and chat.has_marks:

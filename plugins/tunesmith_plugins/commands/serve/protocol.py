@@ -1,7 +1,7 @@
-"""Connections with deadlines, so slow clients cannot block the server.
+"""Connections with deadlines, so that slow clients cannot block the server.
 
-uvicorn itself waits forever for a request. A client that sends a byte now and then would keep its
-connection open, and a few hundred such clients would block the server.
+uvicorn itself waits forever for a request. A client that sends a byte every now and then would keep
+its connection open, and a few hundred such clients would block the server.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class PunctualProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Process received data; the deadline ends once a request's headers are complete."""
+        """Process received data; the deadline ends once the headers of a request are complete."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before and not self.cycle.response_complete:
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        """Start waiting for the next request, which may have arrived already."""
+        """Start waiting for the next request, which may have already arrived."""
         self._await_request()
         super().on_response_complete()
 

@@ -64,7 +64,7 @@ class Responses:
             for job in self.ticket.jobs:
                 content = (
                     None if self._tools else ""
-                )  # an answer with only tool calls has no content
+                )  # An answer that consists of tool calls has no content.
                 delta = {"role": "assistant", "content": content, "refusal": None}
                 yield self._chunk(job.choice.index, delta, None, None)
 
@@ -133,6 +133,6 @@ def _chat_score(score: TokenScore) -> dict[str, Any]:
 
 def _chat_token(scored: Scored) -> dict[str, Any]:
     token, logprob = scored
-    # A token may be part of a character, and the text does not contain its bytes.
+    # A token can be part of a character, whose bytes the text does not contain.
     data = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
     return {"token": token, "logprob": logprob, "bytes": data}

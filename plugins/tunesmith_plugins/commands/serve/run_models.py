@@ -20,10 +20,10 @@ NAMES = ("tuned", "base", "winner")
 
 
 def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
-    """Return the names of the models to serve: the wanted ones, or all that the run has.
+    """Return the names of the models to serve: the requested ones, or all models of the run.
 
     Raises:
-        UsageError: the run lacks a wanted model.
+        UsageError: the run does not have a requested model.
     """
     has = {
         "tuned": "" in execute.load_report(folder).training_finished,

@@ -20,7 +20,7 @@ from tunesmith_plugins.commands.serve.protocol import PunctualProtocol
 from tunesmith_plugins.commands.serve.service import Service
 
 STEP_SECONDS = 5
-"""Seconds to wait for the model thread's last step."""
+"""Number of seconds to wait for the model thread's last step."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -50,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Starts the model thread; the first signal drains open requests, the second one exits."""
+    """Starts the model thread; the first signal drains open requests, and the second one exits."""
 
     def __init__(self, app: ASGIApp, service: Service, when_ready: Callable[[], None]) -> None:
         limits = service.limits
@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 loop="asyncio",
                 log_config=None,
-                log_level="critical",  # errors are printed by the application
+                log_level="critical",  # Errors are printed by the application.
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=math.ceil(limits.drain_seconds),
@@ -80,7 +80,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop listening and finish open requests; exit immediately on a second signal."""
         if self.should_exit:
-            os._exit(128 + sig)  # the model thread cannot be interrupted within a step
+            os._exit(128 + sig)  # The model thread cannot be interrupted within a step.
         name = signal.Signals(sig).name
         self.should_exit = True
         seconds = self.service.limits.drain_seconds
@@ -90,7 +90,7 @@ class Server(uvicorn.Server):
 
 
 def serve(server: Server, bound: socket.socket) -> None:
-    """Serve until a signal, then finish open requests within their time limit."""
+    """Serve until a signal arrives, then finish open requests within their time limit."""
     try:
         server.run(sockets=[bound])
     finally:

@@ -1,4 +1,4 @@
-"""The path of a request: check, encode, queue, collect. Runs in the event loop."""
+"""The path of a request: check, encode, queue, collect. It runs in the event loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tunesmith_plugins.commands.serve.model_thread import ModelThread
 R = TypeVar("R", bound=GenerationRequest)
 T = TypeVar("T")
 GREEDY_BELOW = 1e-3
-"""Treat lower temperatures as 0: dividing the logits by them would overflow."""
+"""Treat lower temperatures as 0, because dividing the logits by them would overflow."""
 
 
 @dataclass(eq=False)
@@ -43,7 +43,7 @@ class OpenRequest:
     channel: Channel
     prompt_tokens: int
     deadline: float
-    """Event loop time when the request is canceled."""
+    """Event loop time at which the request is canceled."""
     completion_tokens: int = 0
     """Number of tokens in the finished answers."""
     pieces: list[Piece] = field(default_factory=list)
@@ -73,7 +73,8 @@ class Service:
         self.thread, self.limits, self.extensions = thread, limits, extensions
         self.created = int(time.time())
         self.metrics = Metrics(self._count_answers)
-        # One worker: a tokenizer is not thread-safe, and a slow template must not delay tokens.
+        # One worker, because a tokenizer is not thread-safe and a slow template must not delay
+        # tokens.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="tunesmith-encode")
         self._reserved: Counter[str] = Counter()
         self._durations: deque[float] = deque(maxlen=32)
@@ -81,7 +82,7 @@ class Service:
             extension.start(self.metrics)
 
     def close(self, seconds: float) -> None:
-        """Stop encoding; wait at most this many seconds for each extension."""
+        """Stop encoding, waiting at most this many seconds for each extension."""
         self._encoder.shutdown(wait=False, cancel_futures=True)
         for extension in self.extensions:
             extension.stop(seconds)
@@ -99,10 +100,10 @@ class Service:
         return self.thread.engines[model]
 
     async def choose(self, request: R, seen: ServedRequest) -> R:
-        """Return the request for the model that an extension chooses, or unchanged.
+        """Return the request for the model that an extension chooses, or the request unchanged.
 
         Raises:
-            ApiError: an extension refuses the request, fails, or takes too long.
+            ApiError: an extension rejects the request, fails, or takes too long.
         """
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         for extension in self.extensions:
@@ -114,10 +115,10 @@ class Service:
     async def open(
         self, request: GenerationRequest, seen: ServedRequest
     ) -> AsyncIterator[OpenRequest]:
-        """Queue the answers to a request; cancel unfinished ones when the block ends.
+        """Queue the answers to a request, and cancel unfinished ones when the block ends.
 
         Raises:
-            ApiError: the request is refused, or the queue is full.
+            ApiError: the request is rejected, or the queue is full.
         """
         engine = self.find_engine(request.model)
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
@@ -173,7 +174,7 @@ class Service:
             raise ApiError(400, f"n: must be at most {self.limits.choices}", param="n")
         most = self.limits.slots + self.limits.queue
         if count > most:
-            raise ApiError(400, f"a request may ask for at most {most} answers", param="prompt")
+            raise ApiError(400, f"a request can ask for at most {most} answers", param="prompt")
         if self._reserved[model] + count > most:
             mean = sum(self._durations) / max(1, len(self._durations))
             seconds = str(max(1, math.ceil(min(mean, 60))))

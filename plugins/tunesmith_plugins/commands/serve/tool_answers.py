@@ -13,7 +13,8 @@ from tunesmith_evidence.answers.tool_calls import Call, count_settled_characters
 class StreamedTurn:
     """Text and tool calls of an answer that is streamed in parts.
 
-    Text that may become a call is held back, so the result equals :func:`split_known_calls`.
+    Text that may become a call is held back, so the result equals that of
+    :func:`split_known_calls`.
     """
 
     def __init__(self, tools: frozenset[str]) -> None:
@@ -22,7 +23,7 @@ class StreamedTurn:
         self._sent = 0
 
     def update(self, new: str, is_complete: bool) -> tuple[str | None, list[Call]]:
-        """Return the text to send (None for nothing), and at the end the calls."""
+        """Return the text to send (None: nothing) and, at the end, the calls."""
         self._text += new
         content, calls = self._text, list[Call]()
         if is_complete:
@@ -36,7 +37,7 @@ class StreamedTurn:
 
 
 def split_known_calls(text: str, tools: frozenset[str]) -> tuple[str, list[Call]]:
-    """Return the text in front of the calls in an answer, and the calls of known tools.
+    """Return the text before the calls in an answer, and the calls of known tools.
 
     An answer that calls an unknown tool is returned as text.
     """

@@ -16,11 +16,11 @@ from tunesmith.records import Chat, Preference, Record
 from tunesmith_cli.data_source import DataSource, load_file, read_keys
 
 FIRST_RECORDS = 1_000
-"""Number of records that decide on technique and evaluators."""
+"""Number of records that determine the technique and the evaluators."""
 FREE_TEXT = "text-overlap"
 """Evaluator that compares answers of any length."""
 ONE_GROUP = ("split_documents",)
-"""Options that allow splitting data whose records are all in one group."""
+"""Options that allow splitting data even if all records are in one group."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _has_tool_calls(record: Record) -> bool:
 
 
 def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]:
-    """Return the default evaluators, after one that reads answers if none of them does."""
+    """Return the default evaluators, preceded by one that reads answers if none of them does."""
     chosen = [evaluator.offer for evaluator in default_evaluators(catalog, records)]
     names = [offer.name for offer in chosen]
     free_text = catalog.by_key(EvaluatorOffer).get(FREE_TEXT)
@@ -80,9 +80,10 @@ def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]
 
 
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
-    """Return the technique that learns most from these kinds of records; None if none accepts them.
+    """Return the technique that learns most from these records, or None if none accepts them.
 
-    For pairs, prefer a technique that accepts only pairs: others learn just the better answers.
+    For pairs, a technique that accepts only pairs is preferred, because others only learn the
+    better answers.
     """
     kinds = {type(record) for record in records}
     fitting = [o.offer for o in catalog.offers(TechniqueOffer) if kinds <= o.offer.accepts]

@@ -15,7 +15,7 @@ from tunesmith.text import suggest_name
 
 
 def copy_example(name: str, target: Path, *, force: bool) -> None:
-    """Copy an example project to a folder; print its files and the next command.
+    """Copy an example project to a folder, and print its files and the next command.
 
     Raises:
         UsageError: the example is unknown, or a file exists and ``force`` is not set.

@@ -98,7 +98,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 def choose_chat_template(
     choice: StarterChoice, model: str, data: Path, state: CliState
 ) -> StarterChoice:
-    """Choose a chat template that writes tool calls, where the model's own one drops them."""
+    """Choose a chat template that writes tool calls, if the model's own one drops them."""
     options = {**choice.technique_options, "chat_template.source": "chatml"}
     other = replace(choice, technique_options=options)
     for candidate in (choice, other):
@@ -108,7 +108,7 @@ def choose_chat_template(
 
 
 def _is_accepted(choice: StarterChoice, model: str, data: Path, state: CliState) -> bool:
-    """Return True if the checks find no error in the data with this choice."""
+    """Return True if the checks find no errors in the data with this choice."""
     base = str(Path(model).absolute()) if Path(model).exists() else model
     with TemporaryDirectory() as folder:
         path = Path(folder) / "run.toml"
@@ -121,7 +121,7 @@ def _is_accepted(choice: StarterChoice, model: str, data: Path, state: CliState)
 
 
 def write_translation(configuration: Path, target: Path, recognize: FindLoader) -> None:
-    """Translate another tool's configuration to a run file; print the outcome of every key.
+    """Translate another tool's configuration into a run file, and print the outcome of each key.
 
     Raises:
         UsageError: the configuration cannot be read, or is not from a known tool.
@@ -183,7 +183,7 @@ def fill_template(choice: StarterChoice, *, model: str, data: str) -> str:
 
 
 def _keys(options: Mapping[str, object]) -> str:
-    """Return further lines of a table, each preceded by a line break."""
+    """Return additional lines of a table, each preceded by a line break."""
     return "".join(f"\n{key} = {_toml(value)}" for key, value in options.items())
 
 
@@ -194,7 +194,7 @@ def _toml(value: object) -> str:
 
 
 def _relative(data: Path | None, folder: Path) -> str:
-    """Return the data file's path for the run file: relative if both are close to each other."""
+    """Return the data file's path for the run file; relative if the two are close together."""
     if data is None:
         return "data.jsonl"
     if not data.exists():

@@ -26,14 +26,14 @@ ACCURACY, MACRO_F1 = "accuracy", "macro-f1"
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Reads a label from each answer and compares it with the label of the reference."""
+    """Reads a label from each answer and compares it with the reference label."""
 
     normalizer: TextNormalizer
     labels: tuple[str, ...] = ()
     """All labels; empty: the labels of the references."""
     max_new_tokens: Literal["auto"] | int = "auto"
     references: tuple[str, ...] | None = None
-    """Reference answers that define the labels; None: those of the measured rows."""
+    """Reference answers to take the labels from; None: those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the labels and the token limit for these references."""
@@ -68,9 +68,9 @@ class Classification:
     ) -> tuple[LabelReader, list[str], list[str]]:
         """Return the label reader, the label of each reference, and all labels.
 
-        Without ``labels``, each spelling of a reference is a label. With ``labels``, a reference
-        may be spelled differently, as long as it matches a single label. A validation row whose
-        label no test row has is always wrong.
+        Without ``labels``, each distinct spelling among the references is a label. With ``labels``,
+        a reference may be spelled differently, as long as it matches a single label. A validation
+        row always counts as wrong if no test row has its label.
         """
         named = references if self.references is None else self.references
         found = filter(None, map(self.normalizer.find, named))
@@ -85,7 +85,7 @@ class Classification:
             if label is None:
                 label = self.normalizer.find(reference)
             if label is None:
-                message = "`extract` finds nothing in the reference answer"
+                message = "`extract` found nothing in the reference answer"
                 raise DataError(record.source, message)
             expected.append(label)
         return reader, expected, labels
@@ -94,7 +94,7 @@ class Classification:
 def count_outcomes(
     classes: Sequence[str], expected: Sequence[str], predicted: Sequence[str | None]
 ) -> list[list[float]]:
-    """Return three 0/1 counts per class for each row: right, expected, and predicted."""
+    """Return three 0/1 columns per class for each row: correct, expected, and predicted."""
     rows = []
     for right, given in zip(expected, predicted, strict=True):
         rows.append(
@@ -110,8 +110,8 @@ def count_outcomes(
 def compute_macro_f1(counts: Matrix) -> Matrix:
     """Return macro F1 for each row of a matrix with three columns per class.
 
-    The columns are sums of those of :func:`count_outcomes`. The mean is over classes that are
-    expected; the F1 of a class that is never predicted is 0.
+    The columns are sums over rows of the columns of :func:`count_outcomes`. The mean is over the
+    classes that occur in the references; a class that is never predicted has an F1 of 0.
     """
     right, expected, predicted = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
     used = expected > 0
@@ -124,7 +124,7 @@ def measure_macro_f1(
 ) -> Measurement:
     """Return macro F1 over the classes, with the contribution of each row.
 
-    A row of a rare class weighs more, so the interval reflects how few rows its F1 is based on.
+    Rows of rare classes weigh more, so the interval reflects how few rows their F1 is based on.
     """
     sizes = Counter(expected)
     weights = tuple(len(expected) / (len(sizes) * sizes[label]) for label in expected)

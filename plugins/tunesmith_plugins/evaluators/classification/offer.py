@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from tunesmith_evidence.statistics.contributions import Matrix
 
 MIN_ROWS = 20
-"""With fewer rows, the F1 of classes means nothing."""
+"""With fewer rows, the F1 of a class is too noisy to be useful."""
 
 
 class ClassificationOptions(ComparedAnswerOptions):
-    """Options: the labels, and how they are read from an answer."""
+    """Options of ``classification``: the labels, and how to read them from an answer."""
 
     labels: list[str] = Field(
         default_factory=list,
@@ -59,7 +59,7 @@ class ClassificationOptions(ComparedAnswerOptions):
 
 
 def build(options: ClassificationOptions) -> Evaluator:
-    """Build the evaluator."""
+    """Create the evaluator from its options."""
     from tunesmith_plugins.evaluators.classification.evaluator import Classification
 
     return Classification(
@@ -70,7 +70,7 @@ def build(options: ClassificationOptions) -> Evaluator:
 
 
 def compute(counts: Matrix) -> Matrix:
-    """Compute macro F1 from sums of the counts of rows."""
+    """Compute macro F1 from counts summed over rows."""
     from tunesmith_plugins.evaluators.classification.evaluator import compute_macro_f1
 
     return compute_macro_f1(counts)

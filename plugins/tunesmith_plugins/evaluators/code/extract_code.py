@@ -1,4 +1,4 @@
-"""Extract the program from an answer that also has prose, usage examples or several code blocks."""
+"""Extract the program from an answer that also contains prose, examples or several code blocks."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Block:
     """A fenced block."""
 
     language: str
-    """The first word after the opening fence, in lower case; "" if there is none."""
+    """The first word after the opening fence, in lower case; empty if there is none."""
     text: str
 
 
@@ -25,7 +25,8 @@ def read_fenced_blocks(text: str) -> list[Block]:
     """Return the fenced blocks of a text, in order.
 
     A block starts with three or more backticks or tildes. It ends at a line with nothing but at
-    least as many of them, or at the end of the text. The fence's indent is removed from its lines.
+    least as many of them, or at the end of the text. The indent of the opening fence is removed
+    from the lines in the block.
     """
     return [*_read(iter(text.replace("\r\n", "\n").split("\n")))]
 

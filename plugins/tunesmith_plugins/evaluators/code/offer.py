@@ -23,23 +23,23 @@ METRIC_NAME = "code-pass"
 
 
 class CodeOptions(AnswerOptions):
-    """Options: the tests, the limits, and the consent to execute generated code."""
+    """Options of ``code``: the tests, the limits, and consent to execute generated code."""
 
     extra_tokens: ClassVar[int] = 64
-    """Extra tokens for the fence around a program, and for programs longer than the reference."""
+    """Extra tokens for the fences around a program, and for programs longer than the reference."""
 
     execute_generated_code: Literal[True] = Field(
         description=(
-            "Must be true: this evaluator executes programs that the model writes. Each runs in a "
-            "process with limits. They stop accidents but not an attacker: use a container for "
-            "models or data that you do not trust."
+            "Must be true: this evaluator executes programs that the model writes. Each program "
+            "runs in a process with limits, which protect against accidents but not against an "
+            "attacker. Use a container for models or data that you do not trust."
         ),
     )
     tests: str = Field(
         "test",
         description=(
             "Column with the tests: Python code that raises an error if the program is wrong. "
-            "List the column in `data.slices` too; otherwise the data loader does not keep it."
+            "Also list the column in `data.slices`; otherwise the data loader does not keep it."
         ),
     )
     seconds: float = Field(10.0, gt=0, le=600, description="Time limit per program, in seconds.")
@@ -53,14 +53,14 @@ class Code:
 
     options: CodeOptions
     limit: int | None = None
-    """Maximum tokens per answer; None: derived from the measured rows."""
+    """Maximum tokens per answer; None: derive it from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
         return replace(self, limit=self.options.answer_limit(references))
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Generate a program for each record, and run it with the tests of the record.
+        """Generate a program for each record, and run it with the record's tests.
 
         Raises:
             DataError: an answer calls a tool, or a row has no tests.
@@ -88,7 +88,7 @@ class Code:
         column = self.options.tests
         tests = dict(record.slices).get(column)
         if tests is None or not tests.strip():
-            hint = f'list the column for the data loader too: data.slices = ["{column}"]'
+            hint = f'also list the column for the data loader: data.slices = ["{column}"]'
             raise DataError(record.source, f"the row has no tests in `{column}`", hint=hint)
         return tests
 

@@ -27,8 +27,8 @@ class Limits:
 def passes_tests(program: str, tests: str, limits: Limits) -> bool:
     """Return True if the program, followed by its tests, runs to the end within the limits.
 
-    It runs in an empty folder with an empty environment, and cannot use the network or start
-    processes.
+    The program runs in an empty folder with an empty environment, and cannot use the network or
+    start processes.
     """
     secret = secrets.token_hex(16)
     options = {
@@ -60,7 +60,7 @@ def passes_tests(program: str, tests: str, limits: Limits) -> bool:
 
 @cache
 def _without_network() -> tuple[str, ...]:
-    """Return a command prefix that runs without network; empty if this system has none."""
+    """Return a command prefix that disables the network; empty if this system has none."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()

@@ -1,8 +1,9 @@
-"""Run one program with limits. This file runs in a separate process; it is never imported.
+"""Run one program within resource limits.
 
-Standard input has one line of JSON with the limits and a secret. The secret is written to standard
-output if the program runs to the end: a program that exits early has not passed its tests. The
-limits stop accidents of generated code; they do not protect against an attacker.
+This file runs as a script in a separate process and is never imported. Standard input contains one
+line of JSON with the limits and a secret. If the program runs to the end, the secret is written to
+standard output, so a program that exits early does not pass its tests. The limits protect against
+accidents in generated code, not against an attacker.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Evaluator ``judge``: a language model compares the answers with another model's.
+"""Evaluator ``judge``: a language model compares the answers with those of another model.
 
-A judge makes mistakes, too. So each pair of answers is judged in both orders, and the judge is
-tested with *anchors*, pairs whose better answer is known. If it fails, the result is void.
+Judges make mistakes. Therefore each pair of answers is judged in both orders, and the judge itself
+is tested on *anchors*: pairs whose better answer is known. If it fails this test, the result is
+void.
 """
 
 from __future__ import annotations
@@ -32,39 +33,41 @@ from tunesmith_torch.compare.other_model import ComparingEvaluator, open_compari
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
 MAX_INVALID_SHARE = 0.1
-"""If more than this share of the replies is not a verdict, the result is void."""
+"""If a larger share of the replies contains no verdict, the result is void."""
 
 
 class JudgeOptions(JudgeEndpointOptions):
-    """Options: the judge, the model to compare with, and how the judge is tested."""
+    """Options of ``judge``: the judge, the model to compare with, and the test of the judge."""
 
     model: str = Field(
         min_length=1,
         description=(
-            "The judge. With an endpoint, the name of a model there; otherwise a model reference, "
-            "run folder or artifact, which chooses the most probable of A, B and tie."
+            "The judge. If `endpoint` is set, the name of a model there. Otherwise a model "
+            "reference, run folder or artifact; it chooses the most probable of A, B and tie."
         ),
     )
     criterion: str = Field(
-        DEFAULT_CRITERION, min_length=1, description="Question that the judge answers."
+        DEFAULT_CRITERION,
+        min_length=1,
+        description="The question that the judge answers about each pair.",
     )
-    max_new_tokens: int = Field(256, ge=1, description="Maximum tokens per judged answer.")
+    max_new_tokens: int = Field(256, ge=1, description="Maximum tokens per answer.")
     anchors: int = Field(
         20,
         ge=MIN_ANCHORS,
-        description="Number of test pairs for the judge: a reference and a damaged reference.",
+        description="Number of pairs that test the judge: a reference answer and a damaged copy.",
     )
     agreement: float = Field(
         0.8,
         gt=0.5,
         le=1,
-        description="In this share of the test pairs, the judge must prefer the reference in both "
-        "orders.",
+        description="Minimum share of these pairs where the judge must prefer the reference in "
+        "both orders.",
     )
 
 
 class Judge(ComparingEvaluator):
-    """Scores 1 if the judge prefers our answer in both orders, 0 if the other one, otherwise 1/2.
+    """Scores 1 if the judge prefers our answer in both orders, 0 if the other's, otherwise 1/2.
 
     If the judge fails its test, every row scores 1/2, and the finding states why.
     """
@@ -74,7 +77,7 @@ class Judge(ComparingEvaluator):
     ) -> None:
         self.options = options
         self.references = references
-        """Requests with reference answers to test the judge with; None: those of measured rows."""
+        """Requests and references for testing the judge; None: those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Judge:
         """Return an evaluator that tests its judge with these references."""
@@ -83,7 +86,7 @@ class Judge(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record; nothing if the other model has not been trained yet.
+        """Return one value per record, or an empty list until the other model has been trained.
 
         Raises:
             EnvironmentProblem: the endpoint does not respond.
@@ -127,12 +130,12 @@ def list_references(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def _call_tie(prompts: Sequence[str]) -> Sequence[str]:
-    """Call everything a tie, if there is nothing to judge or too little to test the judge with."""
+    """Call every pair a tie; used if there is nothing to judge, or too little to test the judge."""
     return ["tie"] * len(prompts)
 
 
 def show_prompt(prompt: Prompt) -> str:
-    """Return a prompt as it is shown to the judge."""
+    """Format a prompt for the judge to read."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message.role}: {message.text}" for message in prompt)
@@ -149,37 +152,41 @@ def to_details(
     invalid = found.invalid / max(found.replies, 1)
     problem = ""
     if asked and anchors < MIN_ANCHORS:
-        problem = f"only {anchors} anchors could be built, {MIN_ANCHORS} are needed"
+        problem = f"only {anchors} anchors could be built, but {MIN_ANCHORS} are needed"
     elif asked and right < agreement * anchors:
         problem = (
-            f"the judge preferred a reference to its damaged form in only {right} of {anchors} "
-            f"anchors, {format_share(agreement)} are needed"
+            f"the judge preferred the reference to its damaged copy in only {right} of {anchors} "
+            f"anchors, but {format_share(agreement)} are needed"
         )
     elif invalid > MAX_INVALID_SHARE:
-        problem = f"{format_share(invalid)} of the replies are neither A, B nor tie"
+        problem = f"{format_share(invalid)} of the replies contain none of A, B and tie"
     first, second = (found.count_position(position) for position in "AB")
     scores = [judgment.score for judgment in found.judged]
     wins, losses = scores.count(1.0), scores.count(0.0)
     text = (
-        f"{wins} wins, {losses} losses, {total - wins - losses} ties of {total}; position bias: "
-        f"the order decides {first + second} of {total} pairs ({first} for the first answer, "
-        f"{second} for the second); anchors {right} of {anchors}"
+        f"{wins} wins, {losses} losses and {total - wins - losses} ties in {total} pairs; "
+        f"position bias: the order decides {first + second} of {total} pairs ({first} for the "
+        f"first answer, {second} for the second); the judge passed {right} of {anchors} anchors"
     )
     if found.invalid:
         text += f"; {found.invalid} replies contained no verdict"
     if any(found.attempts):
         ours, theirs = found.attempts
-        text += f"; answers that seem to instruct the judge: {ours}, of the other model {theirs}"
+        text += (
+            f"; answers that seem to instruct the judge: {ours} of this model, {theirs} of the "
+            "other"
+        )
     if any(checked.withdrawn):
         ours, theirs = checked.withdrawn
         text += (
-            f"; withdrawn wins, because the judge also prefers these answers to the reference of "
-            f"another request: {ours}, of the other model {theirs}"
+            "; wins withdrawn because the judge also prefers the same answer to references of "
+            f"unrelated requests: {ours} of this model, {theirs} of the other"
         )
     if checked.controls and not checked.holds:
         text += (
-            f"; wins could not be checked for instructions to the judge, which preferred the right "
-            f"reference in only {checked.controls_lost} of {checked.controls} replies"
+            "; wins could not be checked for instructions to the judge, because it preferred "
+            f"the right reference in only {checked.controls_lost} of {checked.controls} control "
+            "replies"
         )
     return {
         "holds": not problem,
@@ -195,7 +202,7 @@ def to_details(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield a note about where rows are sent, and an error if the token is missing."""
+    """Yield a note that rows are sent to an endpoint, and an error if its token is missing."""
     for evaluator in plan.evaluators:
         if isinstance(evaluator.config, JudgeOptions):
             yield from review_endpoint(evaluator.config, f"evaluators.{evaluator.id}", "test rows")
@@ -203,7 +210,7 @@ def review(plan: Plan) -> Iterator[Finding]:
 
 JUDGE = EvaluatorOffer(
     name="judge",
-    summary="how often a judge model prefers the answer to another model's, in both orders",
+    summary="how often a judge model prefers the answer to that of another model, in both orders",
     config=JudgeOptions,
     build=Judge,
     metrics=(METRIC,),

@@ -1,7 +1,7 @@
-"""Withdraw wins of answers that the judge prefers whatever the request is.
+"""Withdraw wins of answers that the judge prefers regardless of the request.
 
-An answer may win because it instructs the judge, in any words and any language. Such an answer also
-wins under a request that it does not answer. So each winner is judged again under other requests,
+An answer can win by instructing the judge, in any words and any language. Such an answer also wins
+under a request that it does not answer. So each winner is judged again under other requests,
 against their own references, where an honest answer cannot win.
 """
 
@@ -21,29 +21,29 @@ from tunesmith_evidence.judging.pairwise import (
 )
 
 MAX_PLACES = 3
-"""Number of other requests under which a suspect answer is judged, each in both orders."""
+"""Number of other requests under which a suspicious answer is judged, each in both orders."""
 SIGNIFICANCE_LEVEL = 0.05
-"""Withdraw a win if an honest answer would win as often with at most this probability."""
+"""A win is withdrawn if an honest answer would win this often with at most this probability."""
 MIN_CONTROLS_LOST = 0.8
-"""If fewer replies about misplaced references prefer the right one, the judge ignores requests."""
+"""Minimum share of control replies that must prefer the right reference for the check to run."""
 _CANDIDATES = 20
-"""Number of other requests to choose from: those that the answer fits least are taken."""
+"""Number of other requests to choose from; those that the answer fits least are used."""
 _WORD = re.compile(r"\w+|[^\w\s.,;:?!'\"()]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedWins:
-    """Judgements where wins that do not depend on the request have become ties."""
+    """Judgments where wins that do not depend on the request have become ties."""
 
     judgments: Judgments
     withdrawn: tuple[int, int]
-    """Number of withdrawn wins: ours, and the other model's."""
+    """Number of withdrawn wins of each model: ours, then the other's."""
     controls: int
-    """Number of replies about misplaced references: two for each."""
+    """Number of control replies, two for each misplaced reference."""
     controls_won: int
-    """Replies that preferred the misplaced reference."""
+    """Number of control replies that preferred the misplaced reference."""
     controls_lost: int
-    """Replies that preferred the request's own reference."""
+    """Number of control replies that preferred the request's own reference."""
 
     @property
     def holds(self) -> bool:
@@ -56,10 +56,10 @@ class _Win:
     """A win to check."""
 
     number: int
-    """Number of its pair."""
+    """Number of the pair."""
     is_theirs: bool
     places: list[AnswerPair]
-    """The answer beside the references of other requests."""
+    """The winning answer, paired with references of other requests."""
 
 
 def check_wins(
@@ -72,8 +72,8 @@ def check_wins(
 ) -> CheckedWins:
     """Judge each winner again under other requests, and withdraw wins that repeat there.
 
-    A reply counts against an answer if it prefers the answer to the reference of a request that the
-    answer does not belong to. An example::
+    A reply counts against an answer if it prefers the answer although the request is a different
+    one. An example::
 
         answer             replies that prefer it   probability for an honest answer   win
         20 references       1 of 40                 0.048 = (1 + 1) / (40 + 2)
@@ -81,22 +81,23 @@ def check_wins(
         "Rome"              1 of 6                  0.25                               stays
         "Madrid"            0 of 2                  not computed                       stays
 
-    1. Controls: some references are judged under one other request each. They are honest answers,
+    1. Controls: some references are each judged under one other request. They are honest answers,
        so the share of replies that prefer them is the judge's error rate (with one success and one
-       failure added, which keeps it above 0). If fewer than four fifths of the replies prefer the
-       right reference, the judge does not go by the request. A criterion such as politeness may
-       cause that. Then nothing can be checked, and all wins stay.
+       failure added, which keeps it above 0). If fewer than four fifths of these replies prefer the
+       right reference, the judge ignores the request. A criterion such as politeness can cause
+       this. Then no win can be checked, and all wins stay.
     2. Each winner is judged under one other request, in both orders. If neither reply prefers it,
        the win stays. So an honest answer usually takes two replies.
-    3. The others are judged under two more requests. A win is withdrawn if an honest answer would
-       be preferred in at least as many of the six replies with a probability of at most 5 %
-       (binomial tail). Step 2 acquits some answers early, which only makes the test more cautious.
+    3. The remaining winners are judged under two more requests. A win is withdrawn if an honest
+       answer would be preferred in at least as many of the six replies with a probability of at
+       most 5 % (binomial tail). Step 2 clears some answers early, which only makes the test more
+       conservative.
 
     Args:
         pairs: requests with the answers of both models.
         found: the judgments about these pairs.
         references: requests, each with its reference answer.
-        ask: returns the judge's replies to prompts.
+        ask: a function that returns the judge's replies to prompts.
         criterion: the question that the judge answers.
         most_controls: maximum number of references to judge as controls.
     """
@@ -138,7 +139,7 @@ def check_wins(
 def _list_wins(
     pairs: Sequence[AnswerPair], found: Judgments, references: Sequence[tuple[str, str]]
 ) -> list[_Win]:
-    """Return the pairs that are not ties, with the places where the winner is judged again."""
+    """Return the pairs that are not ties, with other requests to judge each winner under."""
     wins = []
     for number, (pair, judgment) in enumerate(zip(pairs, found.judged, strict=True)):
         if judgment.score != 0.5:
@@ -151,7 +152,7 @@ def _list_wins(
 def _judge_controls(
     references: Sequence[tuple[str, str]], ask: AskJudge, criterion: str, most: int
 ) -> Sequence[Judgment]:
-    """Judge up to ``most`` references under one other request each."""
+    """Judge up to ``most`` references, each under one other request."""
     rows = random.Random(0).sample(range(len(references)), min(most, len(references)))
     controls = [pair for row in rows for pair in _misplace(*references[row], references)[:1]]
     return judge_pairs(controls, ask, criterion).judged
@@ -160,9 +161,9 @@ def _judge_controls(
 def _count_preferred(
     places: Sequence[Sequence[AnswerPair]], ask: AskJudge, criterion: str
 ) -> list[int]:
-    """Return, for each answer, how many replies prefer it at its places.
+    """Return for each answer how many replies prefer it under other requests.
 
-    The places after the first are judged only for answers that a reply prefers at the first.
+    The requests after the first are used only for answers that a reply prefers under the first.
     """
     first = _judge_places([some[:1] for some in places], ask, criterion)
     others = [some[1:] if count else [] for some, count in zip(places, first, strict=True)]
@@ -172,7 +173,7 @@ def _count_preferred(
 def _judge_places(
     places: Sequence[Sequence[AnswerPair]], ask: AskJudge, criterion: str
 ) -> list[int]:
-    """Return, for each answer, how many replies prefer it at these places."""
+    """Return for each answer how many replies prefer it under the given requests."""
     asked = [(answer, pair) for answer, pairs in enumerate(places) for pair in pairs]
     judged = judge_pairs([pair for _, pair in asked], ask, criterion).judged
     preferred = [0] * len(places)
@@ -195,7 +196,7 @@ def _tail(count: int, replies: int, share: float) -> float:
 
 def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) -> list[AnswerPair]:
     """Pair an answer with the references of up to three other requests that it fits least."""
-    # Seeded by the answer alone: which other answers are judged must not change its places.
+    # Seeded by the answer alone, so the set of judged answers does not change its requests.
     rng = random.Random(f"{request}\n{answer}")
     words, asked = _words(answer), _words(request)
     others = {

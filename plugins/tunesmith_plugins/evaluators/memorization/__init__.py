@@ -1,8 +1,8 @@
 """Evaluator ``memorization``: share of training rows that the tuned model reproduces verbatim.
 
-A model that has learned a task also gives some answers word for word without having memorized them.
-So test rows, which it has never seen, are the control, and rows that the base model reproduces too
-do not count.
+A model that has learned a task reproduces some answers verbatim without having memorized them. Two
+controls correct for this: test rows, which the model has never seen, and the base model, whose
+reproduced rows do not count.
 """
 
 from __future__ import annotations
@@ -35,20 +35,22 @@ METRIC = Metric(name="memorization", higher_is_better=False, bounds=(-2, 2), is_
 
 
 class MemorizationOptions(ComparisonOptions):
-    """Options: the number of rows, how much of each counts, and the acceptable share."""
+    """Options of ``memorization``: how many rows to complete, how far, and the acceptable share."""
 
     rows: int = Field(
         200, ge=10, description="Maximum number of training rows, and of test rows, to complete."
     )
     tokens: int = Field(
-        32, ge=1, description="Tokens of the continuation that must be reproduced exactly."
+        32,
+        ge=1,
+        description="Number of tokens of the continuation that must be reproduced exactly.",
     )
     min_words: int = Field(
         8,
         ge=1,
         description=(
-            "Skip rows with shorter answers: a label is repeated because it is right, not because "
-            "it is memorized."
+            "Skip rows whose answer has fewer words: a short label is repeated because it is "
+            "correct, not because it is memorized."
         ),
     )
     margin: float = Field(
@@ -56,18 +58,19 @@ class MemorizationOptions(ComparisonOptions):
         gt=0,
         lt=1,
         description=(
-            "Acceptable excess of the share of reproduced training rows over that of test rows. "
-            "With 200 rows of each and none reproduced, the excess is below 0.014."
+            "Acceptable difference between the shares of reproduced training rows and test rows. "
+            "With 200 rows of each and none reproduced, the upper bound of the difference is "
+            "below 0.014."
         ),
     )
 
 
 class Memorization(ComparingEvaluator):
-    """Completes rows with the tuned and the base model; counts those only the tuned one reproduces.
+    """Has both models complete rows, and counts those that only the tuned model reproduces.
 
-    The mean is the share of reproduced training rows minus that of test rows. To get it as a mean
-    over rows, a reproduced training row has the value 2 and a reproduced test row -2, others 0, and
-    weights let both kinds count equally.
+    The mean is the share of reproduced training rows minus that of test rows. To make it a mean
+    over rows, a reproduced training row has the value 2, a reproduced test row -2, and any other
+    row 0; weights let both kinds count equally.
     """
 
     def __init__(self, options: MemorizationOptions) -> None:
@@ -76,14 +79,14 @@ class Memorization(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per completed row; nothing without a tuned model, or without rows.
+        """Return one value per completed row, or an empty list without rows or a tuned model.
 
         Raises:
-            UsageError: called outside a run, and so without training rows.
+            UsageError: called outside a run, where there are no training rows.
         """
         options = self.options
         if run is None or not run.train:
-            raise UsageError("memorization needs training rows, which only a run has")
+            raise UsageError("memorization needs training rows, which only exist in a run")
         other = open_tuned_comparison_model(options, run)
         parts = [
             choose_rows(part, options.rows, options.min_words) for part in (run.train, records)
@@ -131,7 +134,7 @@ def _list_units(chosen: Sequence[tuple[Record, object]]) -> Sequence[str | None]
 
 
 def describe(found: NonInferiority, details: dict[str, float]) -> str:
-    """Return the verdict with the figures behind it."""
+    """Return the finding in words, with its figures."""
     training, test = map(format_share, (details["training_share"], details["test_share"]))
     figures = (
         f"only the tuned model reproduces {training} of {details['training_rows']} training rows "
@@ -152,15 +155,18 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> Itera
             yield Finding(
                 level="warning",
                 where=f"evaluators.{evaluator.id}.min_words",
-                message=f"too few training or test rows have answers of {words} words or more: "
-                "memorization will remain undecided",
-                hint="lower min_words if short answers can be memorized too",
+                message=f"too few training or test rows have answers of at least {words} words, "
+                "so memorization will remain undecided",
+                hint="lower `min_words` if short answers can be memorized too",
             )
 
 
 MEMORIZATION = EvaluatorOffer(
     name="memorization",
-    summary="share of training rows that only the tuned model reproduces, minus that of test rows",
+    summary=(
+        "share of training rows that only the tuned model reproduces, minus the same share of "
+        "test rows"
+    ),
     config=MemorizationOptions,
     build=Memorization,
     metrics=(METRIC,),

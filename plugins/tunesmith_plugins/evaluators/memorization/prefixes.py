@@ -32,7 +32,7 @@ def split_row(record: Record, min_words: int) -> Prefix | None:
 def choose_rows(
     records: Sequence[Record], most: int, min_words: int
 ) -> list[tuple[Record, Prefix]]:
-    """Return at most ``most`` rows with a continuation, evenly spread."""
+    """Return at most ``most`` rows that have a continuation, evenly spread."""
     found = [(record, split) for record in records if (split := split_row(record, min_words))]
     step = -(-len(found) // most) or 1
     return found[::step]
@@ -41,7 +41,7 @@ def choose_rows(
 def measure_reproduction(
     model: TextModel, prefixes: Sequence[Prefix], tokens: int
 ) -> list[tuple[bool, str]]:
-    """Return, for each row, whether its continuation is reproduced, and the generated text.
+    """Return, for each row, if its continuation is reproduced, and the generated text.
 
     The model generates at most ``tokens`` tokens greedily; see :func:`is_reproduced`.
     """
@@ -53,9 +53,9 @@ def measure_reproduction(
 
 
 def is_reproduced(found: Generation, rest: str) -> bool:
-    """Return True if the continuation begins with the generated text, ignoring outer white space.
+    """Return True if the continuation starts with the generated text, ignoring outer white space.
 
-    If the model stopped by itself, the text must be the whole continuation.
+    If the model ended its answer before the token limit, the text must be the whole continuation.
     """
     text = found.text.strip().rstrip("\N{REPLACEMENT CHARACTER}")
     if found.finish_reason == "stop":

@@ -1,4 +1,4 @@
-"""Evaluator ``numeric``: share of answers that end with the right number."""
+"""Evaluator ``numeric``: share of answers that end with the correct number."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIN_SHARE = 0.9
 
 
 class NumericOptions(AnswerOptions):
-    """Options: how numbers are written, and how close an answer must be."""
+    """Options of ``numeric``: the number format, and the tolerance."""
 
     extra_tokens: ClassVar[int] = 32
     """Extra tokens for words around the number, because references may be bare numbers."""
@@ -34,22 +34,29 @@ class NumericOptions(AnswerOptions):
     decimal_separator: Literal[".", ","] = Field(
         ".", description="The decimal separator; the other character separates thousands."
     )
-    tolerance: float = Field(0.0, ge=0, description="Largest difference that counts as right.")
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        description="Largest absolute difference from the reference that counts as correct.",
+    )
     relative_tolerance: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="The same as a fraction of the reference; the larger tolerance applies.",
+        description=(
+            "Largest difference that counts as correct, as a fraction of the reference. The "
+            "larger of the two tolerances applies."
+        ),
     )
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """Scores 1 for a record if the answer has the number of the reference, otherwise 0."""
+    """Scores 1 for a record if the answer ends with the reference number, otherwise 0."""
 
     options: NumericOptions
     limit: int | None = None
-    """Maximum tokens per answer; None: derived from the measured rows."""
+    """Maximum tokens per answer; None: derive it from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
@@ -94,7 +101,7 @@ def have_marked_numbers(records: Sequence[Record]) -> bool:
     texts = [answer.text for answer in answers if not answer.tool_calls]
     numbers = sum("####" in text and find_number(text) is not None for text in texts)
     return numbers == len(records) or (
-        # The evaluator refuses rows whose reference has no number.
+        # The evaluator rejects rows whose reference has no number.
         numbers >= MIN_SHARE * len(records)
         and len(texts) == len(records)
         and all(find_number(text) is not None for text in texts)
@@ -103,7 +110,7 @@ def have_marked_numbers(records: Sequence[Record]) -> bool:
 
 NUMERIC = EvaluatorOffer(
     name="numeric",
-    summary="share of answers that end with the right number, such as `#### 1,234`",
+    summary="share of answers that end with the correct number, such as `#### 1,234`",
     config=NumericOptions,
     build=Numeric,
     metrics=(Metric(name=METRIC_NAME, higher_is_better=True, bounds=(0, 1)),),

@@ -1,4 +1,4 @@
-"""Find the number that an answer ends with."""
+"""Find the final number of an answer."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _PATTERNS: dict[DecimalSeparator, re.Pattern[str]] = {
 def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
     """Return the number after the last ``####``, in the last ``\\boxed{}``, or the last number.
 
-    If there is a ``####`` or ``\\boxed{}``, numbers before it do not count. None if there is no
-    number. Thousands separators, a currency sign before the number and any unit after it are
-    ignored. ``1.5e3`` is 1500, and ``1/2`` is 0.5.
+    If there is a ``####`` or ``\\boxed{}``, numbers before it do not count. The result is None if
+    there is no number. Thousands separators, a currency sign before the number and any unit after
+    it are ignored. ``1.5e3`` is 1500, and ``1/2`` is 0.5.
 
     A minus sign counts if it directly precedes the number and does not directly follow a word or
     number: ``- 18 eggs`` is a list item, and ``3-5`` and ``12 - 7`` contain no negative number.
     After an operator, an opening bracket or ``####``, a space may follow the sign: ``x = - 5``.
-    Brackets around a number do not make it negative.
+    Parentheses around a number do not make it negative.
     """
     text = _FRACTION.sub(r"\1/\2", strip_reasoning(text))
     marked = [*_MARKED.finditer(text)] or [*_BOXED.finditer(text)]
@@ -65,7 +65,7 @@ def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
 
 
 def _choose(text: str, matches: list[re.Match[str]], end: int) -> tuple[re.Match[str], int]:
-    """Return the match of the answer's number, and its denominator (1 if it is not a fraction).
+    """Return the match that holds the answer's number, and its denominator (1 if not a fraction).
 
     Three numbers separated by slashes are a date, not a fraction.
     """

@@ -1,1 +1,1 @@
-"""Evaluator ``text-overlap``: compare answers with references by chrF, BLEU and ROUGE-L."""
+"""Evaluator ``text-overlap``: compare answers with references using chrF, BLEU and ROUGE-L."""

@@ -73,7 +73,7 @@ def _measure(
 
 
 def count_chrf(answer: str, reference: str) -> list[float]:
-    """Count n-grams of 1 to 6 characters: for each n, in the answer, the reference, and both.
+    """Count character n-grams for n from 1 to 6: in the answer, in the reference, and in both.
 
     White space is removed. As in sacrebleu, n-grams of an answer count only if the reference has
     n-grams of that length.
@@ -109,7 +109,7 @@ def compute_chrf(counts: Matrix) -> Matrix:
 
 
 def load_bleu() -> Callable[[str, str], list[float]]:
-    """Return a function that counts what BLEU needs for a row, with sacrebleu's tokenizer.
+    """Return a function that counts the n-grams of a row for BLEU, with sacrebleu's tokenizer.
 
     Raises:
         EnvironmentProblem: sacrebleu is not installed.
@@ -133,7 +133,8 @@ def compute_bleu(counts: Matrix) -> Matrix:
     """Return BLEU, from 0 to 1, for each row of a matrix with the columns of `load_bleu`.
 
     Papineni et al., ACL 2002, with "exp" smoothing, the default of sacrebleu. It is computed here
-    because sacrebleu accepts only whole counts, but row contributions need fractions.
+    because sacrebleu accepts only integer counts, but the contributions of rows need fractional
+    ones.
     """
     right, total = counts[:, :BLEU_ORDER], counts[:, BLEU_ORDER : 2 * BLEU_ORDER]
     given, wanted = counts[:, -2], counts[:, -1]
@@ -146,7 +147,7 @@ def compute_bleu(counts: Matrix) -> Matrix:
 
 
 def compute_rouge_l(answer: str, reference: str) -> float:
-    """Return ROUGE-L F1, from 0 to 1: based on the longest common subsequence of words.
+    """Return ROUGE-L F1, from 0 to 1, based on the longest common subsequence of words.
 
     Words are sequences of letters and digits of any script, case-folded, without stemming. If one
     text has no words, the result is 1 for equal texts and 0 otherwise.

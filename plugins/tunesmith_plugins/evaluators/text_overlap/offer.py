@@ -1,4 +1,4 @@
-"""Options of ``text-overlap``, which is used only if the run file names it."""
+"""Offer of ``text-overlap``, which is used only if the run file lists it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class TextOverlapOptions(AnswerOptions):
-    """Options: how long an answer may be."""
+    """Options of ``text-overlap``: the maximum answer length."""
 
 
 def build(options: TextOverlapOptions) -> Evaluator:
-    """Build the evaluator."""
+    """Create the evaluator from its options."""
     from tunesmith_plugins.evaluators.text_overlap.evaluator import TextOverlap
 
     return TextOverlap(max_new_tokens=options.max_new_tokens)

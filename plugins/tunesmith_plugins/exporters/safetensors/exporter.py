@@ -1,4 +1,4 @@
-"""Copy a model folder with weights in a chosen format; open the copy with transformers alone."""
+"""Copy a model folder with weights in a chosen dtype, and open the copy with transformers alone."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class SafetensorsOptions(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
         description=(
-            "Number format of the weights. float32 keeps every value; the other formats halve the "
-            "folder's size and round the merged adapter's changes."
+            "Number format of the weights. float32 keeps every value exactly. The other formats "
+            "halve the size of the folder and round the changes from the merged adapter."
         ),
     )
 

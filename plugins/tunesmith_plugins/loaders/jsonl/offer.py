@@ -13,11 +13,11 @@ UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class JsonlOptions(RowOptions):
-    """Options of ``jsonl``: the ones shared by all loaders of rows."""
+    """Options of ``jsonl``, shared by all data loaders that read rows from files."""
 
 
 def build(options: JsonlOptions) -> DataLoader:
-    """Build the loader for the files that the options name."""
+    """Create the data loader from its options."""
     return RowLoader(options, partial(read_rows, max_row_bytes=options.max_row_bytes))
 
 
@@ -25,7 +25,7 @@ _has_suffix = make_suffix_matcher(".jsonl", ".json", ".ndjson")
 
 
 def recognizes(name: str) -> bool:
-    """Return True for a file with a JSON suffix, or whose content begins with ``{`` or ``[``."""
+    """Return True for a file with a JSON suffix, or whose content starts with ``{`` or ``[``."""
     if _has_suffix(name):
         return True
     try:

@@ -1,4 +1,4 @@
-"""Read rows from JSON Lines, a JSON array, or JSON objects that span several lines."""
+"""Read rows from JSON Lines, from a JSON array, or from JSON objects that span several lines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _HEAD_BYTES = 1 << 16
 """The layout of a file is detected from this many bytes at its start."""
 _SKIP_BYTES = 1 << 20
 _MAX_SKIPPED_BYTES = 1 << 29
-"""Give up after skipping this much of a row: the file has no rows, or is a decompression bomb."""
+"""Give up after skipping this many bytes of a row: the file has no rows, or is a zip bomb."""
 _BLOCK_BYTES = 1 << 16
-"""Number of bytes read at a time when searching for marks and white space."""
+"""Number of bytes to read at a time when searching for brackets and white space."""
 _NOT_SPACE = re.compile(rb"\S")
 _TABLE_SUFFIX = re.compile(r"\.[ct]sv(\.gz)?$", re.IGNORECASE)
 _MARK_OR_STRING = re.compile(
@@ -31,7 +31,7 @@ _MARK_OR_STRING = re.compile(
 )
 _DEPTH_CHANGES = {b"[": 1, b"{": 1, b"]": -1, b"}": -1, b",": 0}
 _END = 1 << 62
-"""A position after the end of every file."""
+"""A position beyond the end of any file."""
 
 
 def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
@@ -57,7 +57,7 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
 
 
 def _number_rows(rows: Iterator[Row]) -> Iterator[Row]:
-    """Number the rows that share a line with another row; the others are known by their line."""
+    """Number the rows that share a line with another row; other rows need only their line."""
     before = 0
     numbered = enumerate(rows, 1)
     number, row = next(numbered, (0, None))
@@ -79,7 +79,7 @@ def _parse_row(line: int, offset: int, raw: bytes, max_row_bytes: int) -> Row:
 
 
 def _too_large(max_row_bytes: int) -> RowError:
-    hint = "raise max_row_bytes if rows of this size are expected"
+    hint = "raise max_row_bytes if you expect rows of this size"
     return RowError(f"row larger than {max_row_bytes:,} bytes", hint=hint)
 
 
@@ -99,7 +99,7 @@ def _read_lines(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[R
 
 
 def _skip_row(stream: ByteStream, where: str) -> int:
-    """Read to the end of a row that is too large; return the number of bytes read.
+    """Read to the end of a row that is too large, and return the number of bytes read.
 
     Raises:
         DataError: the row does not end.
@@ -110,13 +110,15 @@ def _skip_row(stream: ByteStream, where: str) -> int:
         if rest.endswith(b"\n"):
             break
         if skipped > _MAX_SKIPPED_BYTES:
-            message = f"row larger than {_MAX_SKIPPED_BYTES:,} bytes: stopped reading the file"
+            message = (
+                f"row larger than {_MAX_SKIPPED_BYTES:,} bytes, so reading the file stopped here"
+            )
             raise DataError(where, message, hint="write one JSON object per line")
     return skipped
 
 
 class _Elements:
-    """Reads the elements of a file by position, and counts their line numbers."""
+    """Reads the elements of a file by position, and keeps track of line numbers."""
 
     def __init__(self, content: FileRange, max_row_bytes: int) -> None:
         self._content = content
@@ -125,7 +127,7 @@ class _Elements:
         self._counted = 0
 
     def row(self, start: int, end: int) -> Row | None:
-        """Return the row between two positions; None if there is only white space."""
+        """Return the row between two positions, or None if there is only white space."""
         begin = self.skip_space(start, end)
         if begin == end:
             return None
@@ -148,7 +150,7 @@ class _Elements:
         return end
 
     def line_at(self, position: int) -> int:
-        """Return the line number of ``position``; successive calls must not go backwards."""
+        """Return the line number of ``position``, which must not decrease between calls."""
         while self._counted < position:
             block = self._content.read_at(self._counted, min(_SKIP_BYTES, position - self._counted))
             if not block:
@@ -170,7 +172,10 @@ def _split_array(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[
             if row is not None:
                 yield row
             elif not closes:
-                yield Row(elements.line_at(position), RowError("not JSON", "an element is missing"))
+                yield Row(
+                    elements.line_at(position),
+                    RowError("not JSON", "expected a value between the commas"),
+                )
         if closes or (depth == 1 and mark in b"[,"):
             start = position + 1
         if closes:
@@ -206,7 +211,7 @@ def _split_objects(stream: ByteStream, name: str, max_row_bytes: int) -> Iterato
 
 
 def _find_marks(stream: ByteStream) -> Iterator[tuple[bytes, int]]:
-    """Yield every bracket and comma outside strings, with its position in the file."""
+    """Yield every bracket and comma outside of strings, with its position in the file."""
     base = stream.tell()
     rest = b""
     while block := stream.read(_BLOCK_BYTES):

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_AT_A_TIME = 16
-"""Small, because a row may have megabytes, which shows only after it has been read."""
+"""Rows to read at a time. Small, because a row can have megabytes, which is unknown until it is
+read."""
 PARQUET_MAGIC, ARROW_MAGIC = b"PAR1", b"ARROW1"
 
 
 def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
-    """Return the row source of a Parquet or Arrow file; None for other files."""
+    """Return the row source for a Parquet or Arrow file, or None for any other file."""
     with open(file.path, "rb") as stream:
         magic = stream.read(len(ARROW_MAGIC))
     if not magic.startswith((PARQUET_MAGIC, ARROW_MAGIC)):
@@ -36,7 +37,7 @@ def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
             for batch in _read_batches(file, magic):
                 size += batch.nbytes
                 if size > options.max_unpacked_bytes:
-                    hint = "raise max_unpacked_bytes if rows of this total size are expected"
+                    hint = "raise max_unpacked_bytes if you expect rows of this total size"
                     problem = f"the rows have more than {options.max_unpacked_bytes:,} bytes"
                     raise DataError(f"{name}:{number + 1}", problem, hint=hint)
                 for fields in batch.to_pylist():
@@ -45,7 +46,7 @@ def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             where = f"{name}:{number + 1}" if number else name
-            hint = "the file is truncated or damaged: write it again"
+            hint = "the file is truncated or damaged; write it again"
             raise DataError(where, f"cannot be read: {reason}", hint=hint) from error
 
     return RowSource.of_rows(name, read)

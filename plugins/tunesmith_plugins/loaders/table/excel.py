@@ -1,6 +1,7 @@
-"""Read rows from a sheet of an Excel workbook (.xlsx). Values are those stored, as text.
+"""Read rows from a sheet of an Excel workbook (.xlsx). Values are read as stored, and returned as
+text.
 
-A workbook is a zip archive of XML, and what it states about its size is not trusted.
+A workbook is a zip archive of XML files, and the sizes that it declares are not trusted.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 ZIP_MAGIC = b"PK\x03\x04"
 OLD_EXCEL_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 WORKBOOK = "xl/workbook.xml"
-"""The file in the archive that makes it a workbook."""
+"""The file in the archive that identifies it as a workbook."""
 MIDNIGHT = datetime.time()
 
 
 def open_excel(file: DataFile, *, options: RowOptions, sheet: str | None) -> RowSource | None:
-    """Return the source of a sheet of a workbook; None if the file is another one."""
+    """Return the row source for a sheet of a workbook, or None if the file is not a workbook."""
     with open(file.path, "rb") as stream:
         magic = stream.read(len(OLD_EXCEL_MAGIC))
     name = file.display_name
@@ -54,7 +55,7 @@ def _is_workbook(file: DataFile, max_unpacked_bytes: int) -> bool:
         return False
     if sum(entry.file_size for entry in entries) > max_unpacked_bytes:
         problem = f"unpacks to more than {max_unpacked_bytes:,} bytes"
-        hint = "raise max_unpacked_bytes if that is expected"
+        hint = "raise max_unpacked_bytes if you expect a file of this size"
         raise DataError(file.display_name, problem, hint=hint)
     return True
 
@@ -71,15 +72,15 @@ def _read_rows(file: DataFile, options: RowOptions, sheet: str | None) -> Iterat
         finally:
             workbook.close()
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        hint = "open it in a spreadsheet program, and save it again"
+        hint = "open the file in a spreadsheet program and save it again"
         raise DataError(name, f"cannot be read: {str(error)[:200]}", hint=hint) from error
 
 
 def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
-    """Return the sheet with this title, or the only one that has cells.
+    """Return the sheet with this title, or else the only sheet that has cells.
 
     Raises:
-        DataError: there is no such sheet, or several have cells.
+        DataError: there is no such sheet, or several sheets have cells.
     """
     sheets = [sheet for sheet in workbook.worksheets if wanted in (None, sheet.title)]
     if wanted is None:
@@ -91,7 +92,9 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
         raise DataError(name, f'has no sheet "{wanted}"', hint=f"its sheets: {titles}")
     if not sheets:
         raise DataError(name, "has no sheet with cells")
-    raise DataError(name, f"has several sheets: {titles}", hint='choose one: sheet = "TITLE"')
+    raise DataError(
+        name, f"has several sheets with cells: {titles}", hint='choose one: sheet = "TITLE"'
+    )
 
 
 def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
@@ -104,10 +107,10 @@ def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
             continue
         faulty = next((cell for cell in cells if cell.data_type == "e"), None)
         if faulty is not None:
-            yield Row(number, RowError("a formula has an error", str(faulty.value)))
+            yield Row(number, RowError("a formula results in an error", str(faulty.value)))
             continue
         fields = dict.fromkeys(filter(None, header))
-        # Rows may have fewer cells than the header. As in CSV, a column without a name is not read.
+        # Rows may have fewer cells than the header. As in CSV, columns without a name are ignored.
         fields |= {name: _as_text(c.value) for name, c in zip(header, cells, strict=False) if name}
         yield Row(number, to_json_fields(fields, options.max_row_bytes))
     if header is None:
@@ -127,7 +130,7 @@ def _read_header(cells: Sequence[Cell], where: str) -> list[str]:
 
 
 def _as_text(value: object) -> str | None:
-    """Return the value of a cell as a CSV file would have it; None if the cell is blank."""
+    """Return the value of a cell as it would appear in a CSV file, or None if the cell is blank."""
     if value is None:
         return None
     if isinstance(value, bool):

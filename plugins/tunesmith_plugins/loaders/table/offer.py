@@ -15,22 +15,22 @@ from tunesmith_plugins.loaders.table.reader import read_rows
 
 
 class TableOptions(RowOptions):
-    """Options of ``table``: the ones shared by all loaders of rows, and the delimiter."""
+    """Options of ``table``: those shared by all data loaders of rows, and the delimiter."""
 
     delimiter: str = Field(
         "auto",
         pattern=r'^(auto|[^"\r\n])$',
-        description="Character between columns; auto: detected from the header line.",
+        description="Character between columns; auto: detect it from the header line.",
     )
     sheet: str | None = Field(
         None,
         min_length=1,
-        description="Sheet of an Excel workbook. Unset: the only one that has cells.",
+        description="Sheet of an Excel workbook. Unset: the only sheet that has cells.",
     )
 
 
 def build(options: TableOptions) -> DataLoader:
-    """Build the loader for the files that the options name."""
+    """Create the data loader from its options."""
     reader = partial(read_rows, delimiter=options.delimiter, max_row_bytes=options.max_row_bytes)
     return RowLoader(options, reader, open_other=partial(_open_other, options=options))
 

@@ -1,4 +1,4 @@
-"""Read rows from a CSV or TSV file. Values are never converted: each is the text in the file."""
+"""Read rows from a CSV or TSV file. Values stay text and are never converted."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tunesmith.errors import DataError
 from tunesmith_data import ByteStream, Fields, Row, RowError, RowSpan, not_utf8_error
 
 DELIMITERS = ",;\t|"
-"""Delimiters that are detected, preferred ones first."""
+"""Delimiters that can be detected, in order of preference."""
 EXCEL_DELIMITER = re.compile(r"sep=(.)\s*", re.IGNORECASE)
-"""A first line such as ``sep=;``, where Excel states the delimiter; the header follows it."""
+"""A first line such as ``sep=;``, where Excel declares the delimiter; the header follows."""
 
 
 def read_rows(
     stream: ByteStream, name: str, *, delimiter: str, max_row_bytes: int
 ) -> Iterator[Row]:
-    """Yield the rows below the header line; a row that cannot be parsed yields an error.
+    """Yield the rows below the header line; a row that cannot be parsed is yielded as an error.
 
     Raises:
         DataError: the header is missing or ambiguous, a quote is never closed, or a line or field
@@ -59,7 +59,7 @@ def read_rows(
 
 
 def _parse_again(data: bytes, *, header: list[str], delimiter: str) -> Fields:
-    """Return the fields of a row whose raw bytes are read a second time."""
+    """Return the fields of a row, after reading its raw bytes a second time."""
     text = data.decode("utf-8", "surrogateescape")
     lines = io.StringIO(text, newline="")
     values = next(csv.reader(lines, delimiter=delimiter, strict=True))
@@ -70,7 +70,7 @@ def _parse_again(data: bytes, *, header: list[str], delimiter: str) -> Fields:
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file as text, with the number and the end position of the last one read.
+    """The lines of a file as text, with the number and end position of the last line read.
 
     Bytes that are not UTF-8 become lone surrogates, which ``_to_fields`` turns into an error.
     """
@@ -97,7 +97,7 @@ class _Lines(Iterator[str]):
         return line.decode("utf-8", "surrogateescape")
 
     def _read(self) -> list[bytes]:
-        """Return the next lines in reverse order: several, if they end in carriage returns."""
+        """Return the next lines in reverse order; several if they end in carriage returns."""
         data = self._stream.readline(self._limit + 1)
         lines = data.splitlines(keepends=True)
         if len(lines) > 1 and not data.endswith(b"\n"):
@@ -123,14 +123,14 @@ def _check_header(header: list[str], name: str, line: int) -> None:
 
 
 def _faults_of(error: csv.Error, name: str, start: int, end: int) -> Iterator[Row]:
-    """Yield an error for every line of a broken row.
+    """Yield an error for every line of a malformed row.
 
     Raises:
         DataError: the error may span many rows, so the rest of the file cannot be trusted.
     """
     reason = str(error)
     if "unexpected end of data" in reason:
-        hint = 'inside a quoted field, write each quote twice: ""'
+        hint = 'inside a quoted field, double each quote: ""'
         message = "this line opens a quote that is never closed"
         raise DataError(f"{name}:{start}", message, hint=hint)
     if "field limit" in reason:
@@ -143,14 +143,14 @@ def _faults_of(error: csv.Error, name: str, start: int, end: int) -> Iterator[Ro
 def _to_fields(values: list[str], header: list[str]) -> dict[str, object] | RowError:
     if len(values) != len(header):
         detail = f"{len(values)} fields, but the header has {len(header)}: {values[0]}"
-        return RowError("not as many fields as the header", detail)
+        return RowError("a different number of fields than in the header", detail)
     if (fault := _find_bad_byte(values)) is not None:
         return fault
     return {column: value for column, value in zip(header, values, strict=True) if column}
 
 
 def _find_bad_byte(values: list[str]) -> RowError | None:
-    """Return the error of the first byte that is not UTF-8; None if all are."""
+    """Return an error about the first byte that is not UTF-8, or None if all bytes are."""
     for value in values:
         try:
             value.encode()

@@ -1,1 +1,1 @@
-"""Data loader ``text``: read text, source code, PDF and Word files, also in folders."""
+"""Data loader ``text``: read text, source code, PDF and Word files, also from folders."""

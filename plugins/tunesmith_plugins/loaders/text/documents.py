@@ -11,7 +11,7 @@ PDF_MAGIC, ZIP_MAGIC = b"%PDF-", b"PK\x03\x04"
 
 
 def open_document(file: DataFile) -> Iterator[tuple[int, str]] | None:
-    """Return the pages of a PDF or Word document as (number, text); None for other files.
+    """Return the pages of a PDF or Word document as (number, text), or None for any other file.
 
     Raises:
         DataError: the document is damaged or password-protected.
@@ -32,7 +32,7 @@ def _read(file: DataFile, pages: object) -> Iterator[tuple[int, str]]:
     assert callable(pages)
     try:
         yield from pages(file)
-    except Exception as error:  # these libraries raise all kinds of errors for damaged files
+    except Exception as error:  # These libraries raise all kinds of errors for damaged files.
         problem = f"cannot be read: {type(error).__name__}: {error}"[:300]
         hint = "open the file in another program and save it again, or remove it from the data"
         raise DataError(file.display_name, problem, hint=hint) from error

@@ -1,4 +1,4 @@
-"""Read texts and cut them into pieces, keeping all pieces of a document in one split."""
+"""Read texts and cut them into chunks, keeping all chunks of a document in the same split."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TextLoader:
         """Read all files.
 
         Raises:
-            DataError: a file cannot be used, or more pieces are skipped than allowed.
+            DataError: a file cannot be used, or more chunks are skipped than allowed.
         """
         names = (self.options.train, self.options.test, self.options.validation)
         train, test, validation = (self._find(files or []) for files in names)
@@ -81,13 +81,13 @@ class TextLoader:
 
     @cached_property
     def measure(self) -> MeasureText:
-        """The function that measures how much text fits in a piece."""
+        """A function that measures how much text fits into a chunk."""
         if self.options.tokenizer is None:
             return partial(measure_characters, self.options.max_characters)
         return measure_tokens(self.options.tokenizer, self.options.max_tokens)
 
     def _find(self, names: str | Sequence[str]) -> list[DataFile]:
-        """Return the named files and those in named folders, each once."""
+        """Return the listed files and the files in listed folders, without repeats."""
         found: dict[Path, DataFile] = {}
         for name in [names] if isinstance(names, str) else names:
             path = expand_home(name)
@@ -96,7 +96,7 @@ class TextLoader:
         return list(found.values())
 
     def _walk(self, folder: Path) -> Sequence[DataFile]:
-        """Return the files below a folder with one of the suffixes, without hidden ones."""
+        """Return the files below a folder that have one of the suffixes, ignoring hidden ones."""
         paths: list[str] = []
         for parent, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -106,13 +106,16 @@ class TextLoader:
                 if is_text and path.is_file() and path.stat().st_size > 0:
                     paths.append(str(path))
             if len(paths) > MAX_FILES:
-                hint = "name subfolders, or fewer `suffixes`"
-                raise DataError(str(folder), f"contains more than {MAX_FILES:,} texts", hint=hint)
+                hint = "list subfolders instead, or fewer `suffixes`"
+                raise DataError(
+                    str(folder), f"contains more than {MAX_FILES:,} files to read", hint=hint
+                )
         if not paths:
-            hint = "name another data loader in a run file; this one reads files with the suffixes "
+            hint = "set another data loader in a run file; this one reads files with the suffixes "
             hint += ", ".join(self.options.suffixes)
-            raise DataError(str(folder), "contains no texts", hint=hint)
-        # These names are literal: escape what find_files would take for a pattern.
+            raise DataError(str(folder), "contains no files to read", hint=hint)
+        # These names are literal, so escape the characters that find_files would interpret as a
+        # pattern.
         return [find_files(path.replace("[", "[[]"))[0] for path in paths]
 
     def _source(self, file: DataFile) -> RowSource:
@@ -141,7 +144,7 @@ class TextLoader:
         return RowSource(file.display_name, open_rows, may_be_unusable=True)
 
     def _cut_pages(self, pages: Iterator[tuple[int, str]], group: str) -> Iterator[Row]:
-        """Yield the pieces of a document's pages, each with its page number."""
+        """Yield the chunks of a document's pages, each with its page number."""
         number = 1
         try:
             for number, text in pages:
@@ -153,7 +156,7 @@ class TextLoader:
 
 
 def _rows(pieces: Iterator[Piece], group: str) -> Iterator[Row]:
-    """Yield each piece as a row; a piece that is not UTF-8 yields an error."""
+    """Yield each chunk as a row; a chunk that is not UTF-8 yields an error."""
 
     def parse(data: bytes) -> Fields:
         return {"text": data.decode(), "document": group}
@@ -176,7 +179,7 @@ def _find_fault(text: str) -> RowError | None:
 
 
 def _unreadable(number: int, error: DataError) -> Row:
-    return Row(number, RowError("document cannot be read", error.what, hint=error.hint or ""))
+    return Row(number, RowError("the document cannot be read", error.what, hint=error.hint or ""))
 
 
 def _find_group(file: DataFile) -> str:

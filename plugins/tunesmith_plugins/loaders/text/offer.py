@@ -12,7 +12,7 @@ _has_suffix = make_suffix_matcher(*PROSE, *CODE, *DOCUMENTS)
 
 
 def recognizes(name: str) -> bool:
-    """Return True for a folder, and for a file with a suffix of text, code or documents."""
+    """Return True for a folder, or a file with a suffix of text, code or documents."""
     return _has_suffix(name) or os.path.isdir(name)
 
 

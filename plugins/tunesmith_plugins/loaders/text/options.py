@@ -17,7 +17,7 @@ Paths = str | list[str]
 
 
 class TextOptions(Options):
-    """Options of ``text``: the files, and the size of the pieces they are cut into."""
+    """Options of ``text``: the files, and the size of the chunks that they are cut into."""
 
     train: Paths = Field(
         description="File, folder or glob pattern, or a list of these.",
@@ -36,33 +36,33 @@ class TextOptions(Options):
     )
     suffixes: list[str] = Field(
         [*PROSE, *CODE, *DOCUMENTS],
-        description="Suffixes of files to read in folders.",
+        description="Suffixes of the files to read in folders.",
     )
     tokenizer: DataPath | None = Field(
         None,
-        description="Measure pieces in tokens, with this model folder or tokenizer.json.",
+        description="Measure chunks in tokens of this model folder or tokenizer.json.",
     )
     max_tokens: int = Field(
-        1024, ge=8, le=10_000, description="Maximum tokens per piece, if `tokenizer` is set."
+        1024, ge=8, le=10_000, description="Maximum tokens per chunk, if `tokenizer` is set."
     )
     max_characters: int = Field(
         4000,
         ge=32,
         le=100_000,
-        description="Maximum characters per piece, if `tokenizer` is not set.",
+        description="Maximum characters per chunk, if `tokenizer` is not set.",
     )
     overlap: float = Field(
-        0.0, ge=0, le=0.5, description="Share of each piece that the next piece repeats."
+        0.0, ge=0, le=0.5, description="Share of each chunk that the next chunk repeats."
     )
     split_documents: bool = Field(
         False,
         description=(
-            "Allow pieces of a document among both training and test rows, which a single document "
-            "needs. The test pieces are then easier than new documents."
+            "Allow chunks of one document in both training and test rows, which is needed if "
+            "there is only one document. The test chunks are then easier than new documents."
         ),
     )
     max_skipped: float = Field(
-        0.01, ge=0, le=1, description="Stop if more than this share of the pieces is skipped."
+        0.01, ge=0, le=1, description="Stop if more than this share of the chunks is skipped."
     )
     max_unpacked_bytes: int = Field(
         4_000_000_000,
@@ -74,5 +74,5 @@ class TextOptions(Options):
     def _check_suffixes(self) -> TextOptions:
         for suffix in self.suffixes:
             if not suffix.startswith("."):
-                raise ValueError(f"a suffix must begin with a dot: .{suffix}")
+                raise ValueError(f"a suffix must start with a dot: .{suffix}")
         return self

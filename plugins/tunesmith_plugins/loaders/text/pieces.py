@@ -1,4 +1,4 @@
-"""Cut a text into pieces, preferably at the end of a paragraph, line, sentence or word."""
+"""Cut a text into chunks, preferably at the end of a paragraph, line, sentence or word."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import BinaryIO, TypeAlias
 from tunesmith.errors import DataError
 
 MeasureText: TypeAlias = Callable[[str], int]
-"""Returns the number of characters at the start of a text that fit into a piece, at least one."""
+"""Returns how many characters at the start of a text fit into a chunk; at least one."""
 BLOCK_BYTES = 1 << 18
 MAX_WINDOW = BLOCK_BYTES // 2
 SEPARATORS = ("\n\n", "\n", ". ", " ")
 CHARACTERS_PER_TOKEN = 12
-"""Upper bound on the mean length of tokens; limits the text that is tokenized per piece."""
+"""Upper bound on the mean characters per token; limits the text to tokenize per chunk."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a text, with its first line (from 1), its byte offset and its size in bytes."""
+    """A chunk of a text, with its first line (from 1), its byte offset and its size in bytes."""
 
     text: str
     line: int
@@ -29,12 +29,12 @@ class Piece:
 
 
 def measure_characters(limit: int, text: str) -> int:
-    """Return the length of a piece with at most ``limit`` characters."""
+    """Return the length in characters of a chunk with at most ``limit`` characters."""
     return min(limit, len(text))
 
 
 def measure_tokens(path: str, limit: int) -> MeasureText:
-    """Return a function that measures pieces of at most ``limit`` tokens.
+    """Return a function that measures chunks of at most ``limit`` tokens.
 
     Raises:
         DataError: ``path`` has no usable tokenizer.
@@ -44,7 +44,7 @@ def measure_tokens(path: str, limit: int) -> MeasureText:
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain exceptions
+    except Exception as error:  # The library raises plain exceptions.
         raise DataError("data.tokenizer", f"{file} is not a tokenizer: {error}") from None
     tokenizer.no_truncation()
 
@@ -60,9 +60,9 @@ def measure_tokens(path: str, limit: int) -> MeasureText:
 
 
 def cut_into_pieces(stream: BinaryIO, measure: MeasureText, overlap: float) -> Iterator[Piece]:
-    """Yield the pieces of a UTF-8 text, holding only a part of it in memory.
+    """Yield the chunks of a UTF-8 text, holding only part of the text in memory.
 
-    Bytes that are not UTF-8 become lone surrogates; the caller refuses such pieces.
+    Bytes that are not UTF-8 become lone surrogates; the caller rejects such chunks.
     """
     offset = stream.tell()
     line = 1
@@ -126,7 +126,7 @@ def _cut_position(text: str, limit: int) -> int:
 
 
 def _overlap_position(piece: str, overlap: float) -> int:
-    """Return where the next piece starts: after the last space before the repeated part."""
+    """Return where the next chunk starts: after the last space before the repeated part."""
     position = max(1, round(len(piece) * (1 - overlap)))
     space = piece.rfind(" ", 1, position)
     return space + 1 if space > len(piece) // 3 else position

@@ -1,6 +1,6 @@
-"""Base models in GGUF files: ``path/to/model.gguf``, or ``wheel:PACKAGE`` for one inside a wheel.
+"""Base models in GGUF files: ``path/to/model.gguf``, or ``wheel:PACKAGE`` for one in a wheel.
 
-A file is dequantized once, to a folder in the cache, which later runs use.
+Each file is dequantized once, into a cache folder that later runs use.
 """
 
 from __future__ import annotations

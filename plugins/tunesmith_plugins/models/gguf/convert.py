@@ -1,8 +1,9 @@
 """Convert a GGUF file to a model folder.
 
-transformers dequantizes and maps the tensors. This module corrects four of its shortcomings:
+transformers dequantizes and maps the tensors. This module corrects four shortcomings of this
+conversion:
 
-- it misses that the tokenizers of some families split off digits first;
+- it does not notice that the tokenizers of some families split off digits first;
 - the config it returns still points to the GGUF file;
 - it keeps only one of several tokens that end a turn;
 - it refuses to save a dequantized model.
@@ -38,11 +39,11 @@ MAX_FLOAT32_PARAMETERS = 1_000_000_000
 A dequantized value is ``scale * q + minimum`` with half-precision factors, which float32 holds
 exactly. bfloat16 changes it by up to 0.4 %. Measured on SmolLM2-135M (4 bits), the next-token
 distributions then have a KL divergence of 6e-5 nats on average, and of 1e-3 at most. Below a
-billion parameters, exact values cost little; above, half the disk space matters more.
+billion parameters, exact values cost little; above, saving half of the disk space matters more.
 """
 
 _SPLITS_DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
-"""Values of ``tokenizer.ggml.pre`` for tokenizers that split off digits, then split like GPT-2."""
+"""Values of ``tokenizer.ggml.pre`` for tokenizers like GPT-2's that split off digits first."""
 _SPLITS_LIKE_GPT2 = frozenset({"gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "exaone"})
 
 
@@ -78,10 +79,10 @@ def convert_gguf(path: Path, folder: Path) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[Path]:
-    """Yield a link to the file in an otherwise empty folder.
+    """Create a link to the file in an otherwise empty folder, and yield its path.
 
     transformers also reads config files next to a GGUF file; an ``adapter_config.json`` there would
-    make it load another model.
+    make it load a different model.
     """
     with TemporaryDirectory(prefix="tunesmith-gguf-") as folder:
         link = Path(folder) / path.name
@@ -90,7 +91,7 @@ def _alone(path: Path) -> Iterator[Path]:
 
 
 def _unique_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return the first of each set of tied tensors; loading ties the others to it."""
+    """Return the first of each set of tied tensors; loading the model ties the others to it."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
@@ -121,7 +122,7 @@ def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBa
         and kind not in _SPLITS_LIKE_GPT2
     ):
         raise EnvironmentProblem(
-            f"{path.resolve()}: unsupported tokenizer, its pre-tokenizer is `{kind}`",
+            f"{path.resolve()}: unsupported tokenizer with the pre-tokenizer `{kind}`",
             hint="use the model's original folder or hub id",
         )
     return tokenizer
@@ -129,7 +130,7 @@ def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBa
 
 def _load_model(path: Path) -> PreTrainedModel:
     try:
-        # One progress bar ignores the switch, so stderr is redirected. Warnings still appear,
+        # One progress bar ignores the setting, so stderr is redirected. Warnings still appear,
         # because their handler holds the original stream.
         with no_progress_bars(), redirect_stderr(StringIO()):
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -155,6 +156,6 @@ def _find_end_ids(header: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 
 def _unsupported(path: Path, part: str, error: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{path.resolve()}: the {part} in this GGUF file is not supported, {error!s:.160}",
+        f"{path.resolve()}: the {part} in this GGUF file is not supported: {error!s:.160}",
         hint="use the model's original folder or hub id",
     )

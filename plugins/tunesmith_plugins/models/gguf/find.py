@@ -1,4 +1,4 @@
-"""Find GGUF files on disk and inside installed distributions, and convert each once."""
+"""Find GGUF files on disk and inside installed packages, and convert each file once."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from tunesmith_plugins.models.gguf.header import config_from_header, read_header
 from tunesmith_torch.models.model_folder import check_config_sizes
 
 MAX_QUICK_HASH_BYTES = 500_000_000
-"""Maximum size of a file that is hashed just to look up its conversion (under a second)."""
+"""Maximum size of a file to hash just to look up its conversion (takes less than a second)."""
 CONVERSION_VERSION = 2
-"""Version of the conversion; increase it if the same file converts to something else."""
+"""Version of the conversion; increase it when the same file converts to a different result."""
 
 
 def find_gguf(reference: str) -> FoundModel:
-    """Check the header of the GGUF file that ``reference`` names; return the model.
+    """Check the header of the GGUF file that ``reference`` names, and return the model.
 
     Raises:
-        UsageError: the file does not exist, or the wheel is not installed or has several.
-        IntegrityError: the file is not a GGUF file, its header is incomplete, or sizes in it are
-            implausible.
+        UsageError: the file does not exist, or the wheel is not installed or contains several.
+        IntegrityError: the file is not a GGUF file, its header is incomplete, or it declares
+            implausible sizes.
     """
     in_wheel = reference.startswith("wheel:")
     name = reference.removeprefix("wheel:")
     path = _find_in_wheel(name) if in_wheel else expand_home(name)
     if not path.is_file():
-        raise UsageError(f"no such file, got `{reference}`", hint="name a .gguf file that exists")
+        raise UsageError(f"no such file: `{reference}`", hint="set it to a .gguf file that exists")
     config = config_from_header(read_header(path))
     check_config_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(
@@ -66,7 +66,7 @@ def _find_in_wheel(reference: str) -> Path:
         return Path(str(next(iter(files.values())).locate()))
     names = ", ".join(sorted(files)) or "none"
     raise UsageError(
-        f"`{name}` has no file `{inside}`"
+        f"`{name}` does not contain the file `{inside}`"
         if inside
         else f"`{name}` does not contain exactly one GGUF file",
         hint=f"write wheel:{name}/FILE with one of its GGUF files: {names}",
@@ -74,11 +74,11 @@ def _find_in_wheel(reference: str) -> Path:
 
 
 def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:
-    """Return the folder of the converted model; convert the file on first use.
+    """Return the folder of the converted model, converting the file on first use.
 
-    ``convert`` writes a file's model to a folder; the default is ``convert_gguf``. The complete
-    folder is renamed into place, so a crash never leaves an incomplete model. A second process
-    waits for the first and uses its result.
+    ``convert`` writes the model in a file to a folder; the default is ``convert_gguf``. The
+    completed folder is renamed into place, so a crash never leaves an incomplete model. A second
+    process waits for the first and then uses its result.
     """
     digest = _sha256(path)
     target = cache_folder() / "models" / f"{digest[:16]}-{CONVERSION_VERSION}"
@@ -91,14 +91,14 @@ def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = N
                 _convert_into_cache(path, digest, target, convert)
     except OSError as error:
         raise EnvironmentProblem(
-            f"{target.parent}: cannot write the converted model, {error.strerror or error}",
+            f"{target.parent}: cannot write the converted model: {error.strerror or error}",
             hint="set TUNESMITH_CACHE to a writable folder with enough space",
         ) from error
     return target
 
 
 def _find_converted(path: Path) -> Path | None:
-    """Return the converted model's folder if it exists and is quick to find, otherwise None."""
+    """Return the converted model's folder, or None if it does not exist or is slow to find."""
     if path.stat().st_size > MAX_QUICK_HASH_BYTES:
         return None
     target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{CONVERSION_VERSION}"
@@ -113,7 +113,7 @@ def _convert_into_cache(
     staging = target.with_name(f".{target.name}.part")
     shutil.rmtree(
         staging, ignore_errors=True
-    )  # left by a crashed process; this process holds the lock
+    )  # left behind by a crashed process, because this process holds the lock
     try:
         staging.mkdir()
         (convert or convert_gguf)(path, staging)
@@ -129,7 +129,7 @@ def _convert_into_cache(
 
 @contextmanager
 def _exclusive_lock(lock: Path) -> Iterator[None]:
-    """Hold an exclusive file lock; the operating system releases it if the process dies."""
+    """Hold an exclusive file lock, which the operating system releases if the process dies."""
     with lock.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Read the header of a GGUF file, without a library and without reading the tensors.
+"""Read the header of a GGUF file without a library and without reading the tensors.
 
 The layout (GGUF specification, version 3, little endian)::
 
@@ -6,7 +6,7 @@ The layout (GGUF specification, version 3, little endian)::
     each entry    key, type, value
     each tensor   name, number of dimensions, dimensions, type, offset
 
-Arrays, which hold the vocabulary, are skipped; only their lengths are kept.
+Arrays, such as the vocabulary, are skipped; only their lengths are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUMBER_FORMATS = {
 }
 _STRING, _ARRAY = 8, 9
 _MAX_LENGTH = 100_000_000
-"""Maximum number of bytes or items of a value; larger lengths mean that the file is damaged."""
+"""Maximum number of bytes or items in a value; a larger length means that the file is damaged."""
 
 _CONFIG_KEYS = {
     "hidden_size": "embedding_length",
@@ -47,20 +47,20 @@ _CONFIG_KEYS = {
 }
 
 TIED_EMBEDDINGS = "tied embeddings"
-"""An added key, not in the file: True if the output head shares the embedding's tensor."""
+"""A key that is added to the header: True if the output head shares the embedding's tensor."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return the keys and values, with arrays as their lengths, and :data:`TIED_EMBEDDINGS`.
+    """Return the metadata as a dict, with arrays replaced by their lengths.
 
-    Embeddings are tied if the file has no tensor for the output head.
+    The key :data:`TIED_EMBEDDINGS` is added: True if the file has no tensor for the output head.
 
     Raises:
         IntegrityError: the file is not a GGUF file, or its header is incomplete.
     """
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise IntegrityError(f"{path}: not a GGUF file", hint="download the file again")
+            raise IntegrityError(f"{path}: this is not a GGUF file", hint="download the file again")
         try:
             _, tensors, entries = struct.unpack("<IQQ", stream.read(20))
             header = dict(_read_entry(stream) for _ in range(min(entries, _MAX_LENGTH)))

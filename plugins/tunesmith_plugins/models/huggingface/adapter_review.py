@@ -1,8 +1,8 @@
-"""Refuse adapters for modules that the base model does not have, using only its config.
+"""Reject adapters for modules that the base model does not have, using only its config.
 
-Training would report them only after reading the weights. Here the model is built without storage
-for its weights. That needs torch and some seconds, so it is done only if the run file names
-modules. It is not possible for a model in `from`, or if the config is not on this machine yet.
+Training would report this only after loading the weights. This check builds the model without
+memory for its weights. That needs torch and a few seconds, so it only runs if the run file lists
+modules. It cannot run for a model in `from`, or if the config is not on this machine yet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEY = "technique.adapter"
 
 
 def review_adapters(plan: Plan) -> Iterator[Finding]:
-    """Yield an error for each stage whose adapter names a module that the base model lacks."""
+    """Yield an error for each stage whose adapter lists a module that the base model lacks."""
     for where, options in _list_stages(plan.technique.config):
         adapter = options.adaptation.adapter
         if adapter is None or options.initial_model is not None or not _names_modules(adapter):
@@ -57,7 +57,7 @@ def _names_modules(adapter: AdapterOptions) -> bool:
 
 
 def _find_problem(config: Mapping[str, Any], options: TrainingOptions) -> UsageError | None:
-    """Return the error that training would raise for the adapter; None if no error is known."""
+    """Return the error that training would raise for the adapter, or None if no error is known."""
     if not config:
         return None
     from tunesmith_torch.models.adapter_targets import AdapterTargets
@@ -66,7 +66,7 @@ def _find_problem(config: Mapping[str, Any], options: TrainingOptions) -> UsageE
     try:
         model = _build_model(config, is_quantized=options.adaptation.quantization is not None)
     except UsageError:
-        return None  # another review, or loading, will report it
+        return None  # Another review, or loading the model, will report it.
     try:
         AdapterTargets.resolve(model, options.adaptation.adapter)
     except UsageError as error:

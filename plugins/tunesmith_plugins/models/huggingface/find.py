@@ -1,4 +1,4 @@
-"""Find models in folders and on the Hugging Face hub, and download models from the hub."""
+"""Find models in folders and on the Hugging Face Hub, and download models from the Hub."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tunesmith_torch.untrusted.foreign_code import read_json_object
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _ALLOW_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 _IGNORE_PATTERNS = ["*/*", "*.bin", "*.py", "*.pt", "*.pth", "*.ckpt", "*.pkl"]
-"""Files to skip: subfolders hold other formats of the same weights, the rest can run code."""
+"""Files to skip: subfolders hold the same weights in other formats; the rest can run code."""
 _TIMEOUT_SECONDS = 3.0
 _OFFLINE = "offline mode is on"
 _UNREACHABLE = "the hub cannot be reached"
 
 
 def find_folder(reference: str) -> FoundModel | None:
-    """Return the model in the folder ``reference``; None if there is no such folder.
+    """Return the model in the folder ``reference``, or None if there is no such folder.
 
     Raises:
         UsageError: the reference looks like a path, but there is no such folder.
@@ -50,15 +50,15 @@ def find_folder(reference: str) -> FoundModel | None:
             missing=lacking,
         )
     if reference.startswith(("/", "./", "../", "~")):
-        problem = "a file, not a folder" if folder.exists() else "no such folder"
+        problem = "this is a file, not a folder" if folder.exists() else "no such folder"
         raise UsageError(
-            f"{problem}, got `{reference}`", hint="name the folder that contains config.json"
+            f"{problem}: `{reference}`", hint="set it to a folder that contains config.json"
         )
     return None
 
 
 def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
-    """Return the hub model ``reference``; None if it does not look like a hub id.
+    """Return the hub model ``reference``, or None if it does not look like a hub id.
 
     Raises:
         UsageError: the reference and ``revision`` name different revisions.
@@ -69,7 +69,7 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
     name, inline = match["name"], match["revision"]
     if inline and revision and inline != revision:
         raise UsageError(
-            f"two revisions: `{inline}` in the reference, `{revision}` in `revision`",
+            f"two revisions are set: `{inline}` in the reference, and `{revision}` in `revision`",
             hint="remove one of them",
         )
     revision = inline or revision
@@ -135,7 +135,7 @@ def find_tokenizer(folder: Path) -> Path | None:
 
 
 def _check_and_resolve(folder: Path) -> Path:
-    """Check that a run can use the folder; return its absolute path.
+    """Check that a run can use the folder, and return its absolute path.
 
     Raises:
         TunesmithError: a run cannot use the folder.
@@ -145,7 +145,7 @@ def _check_and_resolve(folder: Path) -> Path:
 
 
 def fetch_from_hub(name: str, revision: str | None) -> Path:
-    """Return the model's folder in the hub cache, whose name is the resolved commit.
+    """Return the model's folder in the hub cache, which is named after the resolved commit.
 
     If the hub cannot be reached, a cached copy is used. The hub's client takes an access token from
     the environment or from its login, and sends it only to the hub.
@@ -180,23 +180,23 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
         check_model_folder(Path(folder))
     except TunesmithError as error:
         raise EnvironmentProblem(
-            f"{model_id}: the cached copy cannot be used, {error.message}",
+            f"{model_id}: the cached copy cannot be used: {error.message}",
             hint=error.hint or f"download it again: hf download {name} --force-download",
         ) from error
     return Path(folder)
 
 
 def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
-    """Return the error for a refused request, without the hub's text, which may hold the token."""
+    """Return an error for a refused request; the hub's text may contain the token, so omit it."""
     return EnvironmentProblem(
-        f"{model_id}: the hub refused the download, {type(error).__name__}",
-        hint="check the name; private and gated models need a token: run hf auth login, or set "
+        f"{model_id}: the Hugging Face Hub refused the download ({type(error).__name__})",
+        hint="check the model name; for a private or gated model, run `hf auth login` or set "
         "HF_TOKEN",
     )
 
 
 def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], Path | None]:
-    """Return the config and folder of the cached commit; ``({}, None)`` if it is not cached.
+    """Return the config and folder of the cached commit, or ``({}, None)`` if it is not cached.
 
     Only small files are read. The cache has the documented layout of the hub's client:
     ``refs/REVISION`` holds a commit, and ``snapshots/COMMIT`` holds the files.
@@ -218,5 +218,5 @@ def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, A
     try:
         read_json_object(snapshot / "config.json")
     except IntegrityError:
-        return {}, None  # the run's download will replace or refuse it
+        return {}, None  # The run's download will replace or reject it.
     return read_config(snapshot), snapshot

@@ -1,8 +1,8 @@
-"""Refuse base models that do not generate text from left to right, using only their config.
+"""Reject base models that do not generate text from left to right, using only their config.
 
-``tunesmith check`` must stay quick, so transformers is not imported: the architectures for which it
-has a causal language model are read from its source. If the config is not on this machine yet, the
-run checks the loaded model instead.
+``tunesmith check`` must be fast, so transformers is not imported: the list of architectures for
+which it has a causal language model is read from its source code. If the config is not on this
+machine yet, the run checks the model after loading it.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ UNUSUAL = {
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Return an error if the base model is missing, or if its config shows it cannot be trained."""
+    """Return an error if the base model is missing, or its config rules out training."""
     found = plan.found_model
     if found.missing:
-        hint = "until then, tunesmith plan RUN.toml works, but a run does not"
+        hint = "until then, `tunesmith plan RUN.toml` works, but `tunesmith run` does not"
         return [Finding(level="error", where="model.base", message=found.missing, hint=hint)]
     problem = find_problem(found.config)
     if not problem:
@@ -67,7 +67,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 
 
 def find_problem(config: Mapping[str, Any]) -> str:
-    """Return why a model with this config cannot be trained; empty if no reason is found."""
+    """Return the reason why a model with this config cannot be trained, or "" if none is found."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return ""
@@ -89,7 +89,8 @@ def find_problem(config: Mapping[str, Any]) -> str:
 def causal_model_types() -> frozenset[str]:
     """Return the model types for which the installed transformers has a causal language model.
 
-    Empty if they are not found, for example because transformers stores them in another way.
+    The result is empty if they are not found, for example because transformers stores them
+    differently.
     """
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:

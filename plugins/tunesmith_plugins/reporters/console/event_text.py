@@ -44,7 +44,7 @@ def format_clock(seconds: float) -> str:
 def format_time_left(seconds: float) -> str:
     """Format a remaining time, such as "40 s left"; return "" if it is unknown.
 
-    Long times are rounded more coarsely, which keeps the display from flickering.
+    Long times are rounded more coarsely, to keep the display from flickering.
     """
     if not math.isfinite(seconds):
         return ""
@@ -88,7 +88,7 @@ def format_forecast(event: Forecast) -> str:
 
 
 def format_data(event: DataLoaded) -> str:
-    """Format the number of rows in each split, and of skipped rows."""
+    """Format the number of rows in each split, and the number of skipped rows."""
     count = sum(event.skipped.values())
     skipped = f", {format_count(count, 'row')} skipped" if count else ""
     return f"{describe_data(event)}{skipped}"
@@ -107,7 +107,7 @@ def format_training_start(event: TrainingStarted) -> str:
 
 
 def _format_targets(event: TrainingStarted) -> str:
-    """Format the modules with adapters and the experts without; "" for other techniques."""
+    """Format the modules with adapters, and the experts without; "" if nothing is adapted."""
     count, names = event.details.get("adapted_modules"), event.details.get("targets")
     if not isinstance(count, int) or not isinstance(names, list):
         return ""
@@ -119,7 +119,7 @@ def _format_targets(event: TrainingStarted) -> str:
 
 
 def format_step_metrics(progress: TrainingProgress) -> list[str]:
-    """Format the last step: the technique's own metrics, the speed, and the memory."""
+    """Format the metrics of the last step: the technique's own, the speed, and the memory."""
     step = progress.last
     if step is None:
         return []
@@ -141,7 +141,7 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
 
 
 def format_measurement(event: Measured) -> str:
-    """Format a metric with its 95 % interval, its leakage-free score and the answers cut off."""
+    """Format a metric with its 95 % interval, leakage-free score and count of cut-off answers."""
     text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
     text += format_interval(event.low, event.high)
     if event.units and event.units < event.n:
@@ -152,7 +152,7 @@ def format_measurement(event: Measured) -> str:
 
 
 def ends_run(event: FindingReported) -> bool:
-    """Return True for an error that ends the run: the command line prints it instead."""
+    """Return True for an error that ends the run, which the command line prints instead."""
     return event.level == "error" and not event.test_rows
 
 
@@ -188,7 +188,7 @@ def format_monitor(event: Monitored) -> str:
 
 
 def format_sample(event: CompletionSampled) -> str:
-    """Format a completion sampled during training with its prompt and reward, on one line."""
+    """Format a sampled completion with its prompt and reward, on one line."""
     exchange = f"{one_line(redact(event.prompt), 60)} -> {one_line(redact(event.completion), 100)}"
     label = format_label("sample", event.stage)
     return f"{label}: step {event.step}, reward {format_number(event.reward)}: {exchange}"
@@ -209,7 +209,7 @@ def format_label(name: str, stage: str) -> str:
 def format_run_end(event: RunFinished, run: RunProgress) -> str:
     """Format how a run ended, after what time, and what time was forecast.
 
-    A run that only measures baselines is stopped before training, which is how it should end.
+    A run that only measures baselines stops before training; that counts as finished.
     """
     stopped_before_training = not run.trains and event.status == "stopped" and event.exit_code < 128
     if event.status == "ok" or stopped_before_training:

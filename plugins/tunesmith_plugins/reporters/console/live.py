@@ -53,10 +53,10 @@ from tunesmith_plugins.reporters.console.sparkline import ASCII_BLOCKS, BLOCKS, 
 
 MIN_LABEL_WIDTH, MAX_LABEL_WIDTH, DURATION_WIDTH = 30, 44, 11
 CHOOSING = "choosing: "
-"""Prefix of phases that compare variants of a baseline; dropped where there is no room for it."""
+"""Prefix in the names of phases that compare variants of a baseline; omitted if space is short."""
 MIN_BAR_WIDTH, USUAL_BAR_WIDTH, MAX_BAR_WIDTH = 8, 12, 28
 COUNT_WIDTH = 34
-"""Columns reserved right of the bar for count, speed and time left."""
+"""Columns reserved to the right of the bar for count, speed and time left."""
 MIN_SPARKLINE_WIDTH, MAX_SPARKLINE_WIDTH = 10, 40
 INDENT = 2
 REFRESHES_PER_SECOND = 4
@@ -65,7 +65,7 @@ SPINNER, ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 @dataclass(frozen=True)
 class _FinishedPhase:
-    """A phase that has ended; its line is printed when its metrics have arrived."""
+    """A phase that has ended; its line is printed once its metrics have arrived."""
 
     name: str
     seconds: float
@@ -173,7 +173,7 @@ class LiveReporter:
                 self._progress.advance(event.done, now)
             case PhaseEnded():
                 self._phase = None
-                # Its metrics follow immediately and are printed on the same line.
+                # Its metrics follow immediately, and are printed on the same line.
                 self._finished = _FinishedPhase(event.phase, event.seconds)
 
     def _update_training(
@@ -204,7 +204,7 @@ class LiveReporter:
             self._finished.metrics.append(text)
 
     def _print_finished(self) -> None:
-        """Print the line of the phase that ended last, unless that has happened already."""
+        """Print the line of the phase that ended last, unless it has been printed already."""
         if self._finished is not None:
             phase, self._finished = self._finished, None
             self._print_phase(phase)
@@ -226,7 +226,7 @@ class LiveReporter:
         self._console.print(row)
 
     def _print(self, line: str, style: str = "", indent: int = 0) -> None:
-        """Print a line; a line that wraps keeps its indent."""
+        """Print a line, keeping its indent if it wraps."""
         text = Text(redact(safe_text(line)), style=style)
         self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
 
@@ -272,7 +272,7 @@ class LiveReporter:
     def _render_curve(
         self, label: str, values: Sequence[float], metrics: Sequence[str]
     ) -> RenderableType:
-        """Join label, sparkline and metrics; drop the last metrics where there is no room."""
+        """Join label, sparkline and metrics; drop the last metrics if space is short."""
         metrics = list(metrics)
         room = self._console.width - INDENT - len(label) - 2
         while metrics and sum(len(text) + 2 for text in metrics) > room - MIN_SPARKLINE_WIDTH:
@@ -291,14 +291,14 @@ class LiveReporter:
         seconds = progress.seconds_per_unit(now)
         speed = f"{1 / seconds:.1f} {one_line(phase.unit, 12)}/s" if seconds > 0.001 else ""
         time_left = event_text.format_time_left(progress.seconds_left(now))
-        # A batch of long prompts can take minutes: the clock shows that the run is alive.
+        # A batch of long prompts can take minutes; the running clock shows that the run is alive.
         clock = event_text.format_clock(elapsed) if elapsed >= 1 and not time_left else ""
         bar = self._render_bar(done, phase.total)
         parts = [f"{done:,}/{phase.total:,}", time_left or clock, speed]
         return self._render_row(phase.phase, bar, parts)
 
     def _render_run(self, now: float, current: float) -> list[RenderableType]:
-        """Render the bar of the whole run and, if there are several stages, their path."""
+        """Render the bar of the whole run, and the path through its stages if there are several."""
         left = self._run.seconds_left(now, current)
         share = self._run.share(now, left)
         time_left = event_text.format_run_left(*left)
@@ -316,7 +316,7 @@ class LiveReporter:
         return rows
 
     def _render_row(self, name: str, bar: ProgressBar | None, parts: Sequence[str]) -> Table:
-        """Render a label, a bar, and as many of the parts as fit."""
+        """Render a label, a bar, and as many of the other parts as fit."""
         width = INDENT + self._label_width + 1 + (self._bar_width + 1 if bar else 0)
         shown = [part for part in parts if part]
         while len(shown) > 1 and len("  ".join(shown)) > self._console.width - width:
@@ -340,7 +340,7 @@ class LiveReporter:
         )
 
     def _label(self, name: str) -> str:
-        """Return a phase's name, without the common prefix if it would not fit."""
+        """Return a phase's name, without the common prefix if the full name does not fit."""
         width = self._label_width
         return one_line(name if len(name) <= width else name.removeprefix(CHOOSING), width)
 

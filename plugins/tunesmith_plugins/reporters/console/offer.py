@@ -1,4 +1,4 @@
-"""Options and factory of ``console``, which chooses between live display and plain lines."""
+"""Options and factory of ``console``, which chooses between the live display and plain lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunesmith.terminal import supports_live_display
 
 
 class ConsoleOptions(Options):
-    """Options: the form of the progress display on stderr."""
+    """Options of ``console``: the form of the progress display on stderr."""
 
     progress: Literal["auto", "bar", "plain", "off"] = Field(
         "auto",

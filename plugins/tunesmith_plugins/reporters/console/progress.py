@@ -32,7 +32,7 @@ from tunesmith.storage import read_known_events
 LOSS_DECAY = 0.9
 """Decay per step of the exponential moving average of the loss."""
 SPEED_DECAY = 0.95
-"""Decay per step of the moving averages of time and tokens; high, to keep the estimate steady."""
+"""Decay per step of the moving averages of time and tokens; high, for a steady estimate."""
 SETTLED = 0.05
 """Share of a phase that must be done before a time left is shown."""
 Seconds = tuple[float, float]
@@ -49,8 +49,8 @@ VALIDATION_LOSS = "validation_loss"
 class PhaseProgress:
     """Tracks how many units of a phase are done, and how fast.
 
-    The first unit does not count towards the speed: it takes longer, because caches are filled,
-    code is compiled, and other units of the batch start with it.
+    The first unit does not count toward the speed. It takes longer because caches are filled, code
+    is compiled, and the other units in its batch start with it.
     """
 
     total: int | None
@@ -72,7 +72,7 @@ class PhaseProgress:
         return (now - self._first[1]) / (self.done - self._first[0])
 
     def seconds_left(self, now: float) -> float:
-        """Return the estimated seconds for the rest of the phase; NaN if it is too early to say."""
+        """Return the estimated seconds left in the phase; NaN if it is too early to say."""
         if not self.total or self.done < SETTLED * self.total:
             return math.nan
         return max(0, self.total - self.done) * self.seconds_per_unit(now)
@@ -99,7 +99,8 @@ class TrainingProgress:
         self.last = step
         self._add_loss(step.loss)
         if self._timed_steps == 1:
-            # A process's first step compiles and allocates: it counts only until there is a second.
+            # The first step in a process compiles and allocates, so it counts only until there is
+            # a second.
             self._seconds = self._tokens = self._speed_weight = 0.0
         self._timed_steps += 1
         self._seconds = SPEED_DECAY * self._seconds + (1 - SPEED_DECAY) * max(0.0, step.seconds)
@@ -168,7 +169,7 @@ def restore_progress(log: Path, started: TrainingStarted) -> TrainingProgress:
 
 @dataclass
 class RunProgress:
-    """Tracks which part of the run is running, and estimates the time until its end.
+    """Tracks which part of the run is active, and estimates the time until its end.
 
     The parts are: data, data checks, baselines, training (in stages), and evaluation of the
     tuned model. The estimate is a range. It combines four sources, the later the better:
@@ -183,7 +184,7 @@ class RunProgress:
     """Start of the run in seconds; any clock will do."""
     stages: list[str] = field(default_factory=list)
     gates: dict[str, bool] = field(default_factory=dict)
-    """For each stage with gates: True if all of them passed or were accepted."""
+    """For each stage with gates, True if all gates passed or were accepted."""
     finished: set[str] = field(default_factory=set)
     part: str = ""
     """The part that is running; "" before the run starts and after it has ended."""
@@ -198,7 +199,7 @@ class RunProgress:
     _rows: int = 0
     """Maximum number of test rows for baselines that ask the model; 0: all of them."""
     _phase: tuple[str, str] = "", ""
-    """The model and the evaluator of the current measurement."""
+    """The model and the evaluator that are being measured."""
     _phase_started: float = math.nan
     _measured: int = 0
     _measuring: float = 0.0
@@ -289,7 +290,8 @@ class RunProgress:
             self._measured += 1
             self._measuring += event.seconds
             rows = self._test / max(event.n, 1)
-            # The tuned model takes as long as the base model; classifiers say nothing about it.
+            # The tuned model takes as long as the base model; the time of classifiers tells
+            # nothing about it.
             seconds = event.seconds * rows if event.model == "zero-shot" else 0.0
             self._evaluation[key] = max(self._evaluation.get(key, 0.0), seconds)
 
@@ -328,7 +330,7 @@ class RunProgress:
         return _widen(others + self._shorten(sum(known[key] for key in here), now, current))
 
     def _shorten(self, seconds: float, now: float, current: float) -> float:
-        """Return the seconds left of a phase: ``current`` if known, otherwise the prediction."""
+        """Return the seconds left in a phase: ``current`` if known, otherwise the prediction."""
         if math.isfinite(current):
             return current
         return _subtract(seconds, now - self._phase_started)
@@ -392,7 +394,7 @@ def _add(*ranges: Seconds) -> Seconds:
 
 
 def find_stages(plan: dict[str, Any]) -> list[str]:
-    """Return the technique's stages in order: its option tables with ``skip = false``."""
+    """Return the technique's stages in order: the option tables with ``skip = false``."""
     technique = plan.get("technique", {})
     tables = technique.items() if isinstance(technique, dict) else ()
     return [
@@ -401,16 +403,16 @@ def find_stages(plan: dict[str, Any]) -> list[str]:
 
 
 def find_baseline_rows(plan: dict[str, Any]) -> int:
-    """Return the maximum number of test rows for baselines that ask the model; 0: all rows."""
+    """Return the maximum number of test rows for baselines that query the model; 0: all rows."""
     baselines = plan.get("baselines", {})
     rows = baselines.get("rows") if isinstance(baselines, dict) else None
     return rows if isinstance(rows, int) else 0
 
 
 def describe_path(run: RunProgress, current: str, marks: Sequence[str]) -> str:
-    """Return the stages as a path with the results of their gates: "✓ reward (gate passed) → ...".
+    """Format the stages as a path with the results of their gates: "✓ reward (gate passed) → ...".
 
-    ``marks`` has four texts: for a finished stage, the current one, a later one, and the arrow.
+    marks: four texts, for a finished stage, the current one, a later one, and the arrow.
     """
     done, here, later, arrow = marks
     parts = []

@@ -14,8 +14,8 @@ ASCII_BLOCKS = "_.-:=+*#"
 def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS) -> str:
     """Return a curve in one line: lowest value as the first block, highest as the last.
 
-    More than ``width`` values are averaged in equal sections. Values that are not finite
-    appear as ``?``.
+    If there are more than ``width`` values, equally long sections are averaged. Values that are not
+    finite appear as ``?``.
     """
     points = downsample(values, width)
     finite = [point for point in points if math.isfinite(point)]

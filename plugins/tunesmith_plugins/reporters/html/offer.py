@@ -1,4 +1,4 @@
-"""Options and reporter of ``html``: it writes the page when the run ends."""
+"""Options and reporter of ``html``, which writes the page when the run ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith.storage import RunFolder, read_known_events, write_atomic
 
 
 class HtmlOptions(Options):
-    """Options: the path of the page, and how many test rows it shows."""
+    """Options of ``html``: the path of the page, and how many test rows it shows."""
 
     path: str = Field(
         "report.html",
@@ -25,7 +25,7 @@ class HtmlOptions(Options):
         le=10_000,
         description=(
             "Maximum number of test rows shown with their answers: regressed rows first, then "
-            "wrong ones."
+            "other incorrect ones."
         ),
     )
 
@@ -33,7 +33,7 @@ class HtmlOptions(Options):
 class HtmlReporter:
     """Writes the page at the end of the run, even if the run fails.
 
-    The page is built from the run's log. That also covers what happened before a resume, so the
+    The page is built from the run's log, which includes events from before a resume, so the
     reporter does not collect events itself.
     """
 
@@ -46,7 +46,7 @@ class HtmlReporter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # Imported here because checking a run file should not import a template engine.
+        # Imported here so that checking a run file does not import a template engine.
         from tunesmith_evidence.report.view import ReportView
         from tunesmith_plugins.reporters.html.page import render_page
 

@@ -34,9 +34,9 @@ from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_TEXT_CHARACTERS = 2_000
-"""Longer messages are cut."""
+"""Maximum length of a message; the rest is cut off."""
 MAX_CELL_CHARACTERS = 600
-"""Longer prompts and answers are cut."""
+"""Maximum length of a prompt or an answer; the rest is cut off."""
 MAX_ANSWER_CHARACTERS = 200_000
 """Limit for all prompts and answers together, which keeps the page below 500 KB."""
 MAX_SAMPLES = 12
@@ -52,13 +52,13 @@ LEVELS = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class StageSection:
-    """What the page shows about one stage of training."""
+    """The content of the page about one training stage."""
 
     name: str
     facts: dict[str, str]
     loss: Markup
     log_loss: Markup
-    """The loss on a logarithmic scale; empty if some loss is not positive."""
+    """The loss curve on a logarithmic scale; empty unless all losses are positive."""
     is_smoothed: bool
     has_validation: bool
     curves: list[Markup]
@@ -121,7 +121,7 @@ def _build_environment() -> Environment:
 
 
 def _refuse_safe(value: object) -> str:
-    """Refuse the filter ``safe``: only charts may be markup, and they already have that type."""
+    """Reject the filter ``safe``: only charts may be markup, and these are already marked."""
     raise TypeError("the filter `safe` must not be used in this template")
 
 
@@ -162,7 +162,7 @@ def _plan_text(report: Report) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """Return the value without None, which TOML cannot represent."""
+    """Return the value without any None, which TOML cannot represent."""
     if isinstance(value, Mapping):
         return {key: _without_none(v) for key, v in value.items() if v is not None}
     if isinstance(value, list):
@@ -177,7 +177,7 @@ def _draw_metric(metric: MetricView) -> Markup:
 def list_findings(view: ReportView) -> list[tuple[FindingReported, list[str]]]:
     """Return errors, warnings, and notes about rows, in this order.
 
-    Each comes with the sources ("file:line") of the test rows that it names, if known.
+    Each finding comes with the sources ("file:line") of the test rows it refers to, if known.
     """
     findings = [n for n in view.report.findings if n.level != "info" or n.count or n.examples]
     findings.sort(key=lambda finding: LEVELS.index(finding.level))

@@ -1,4 +1,4 @@
-"""Offer of ``full``, and the review of plans that use it."""
+"""Offer of ``full``, and the review of run plans that use it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HIGH_FACTOR = 5
 
 
 def build(options: FullOptions) -> Technique:
-    """Build the technique; torch is imported here."""
+    """Create the technique, importing torch."""
     prepare_environment()
     from tunesmith_plugins.techniques.full.technique import FullFineTuning
 
@@ -49,7 +49,7 @@ FULL = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Check the optimizer, and warn about a learning rate that is usual for adapters."""
+    """Check the optimizer, and warn about a learning rate that is typical of adapters."""
     options = plan.technique.config
     if plan.technique.offer is not FULL or not isinstance(options, FullOptions):
         return []

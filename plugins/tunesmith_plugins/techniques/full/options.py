@@ -6,4 +6,4 @@ from tunesmith_torch.options.training import SupervisedOptions
 
 
 class FullOptions(SupervisedOptions):
-    """Options of full fine-tuning: the same as for all supervised training."""
+    """Options of full fine-tuning: the common options of supervised training."""

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of all weights."""
+"""Supervised fine-tuning of every weight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_torch.training.trainer import train
 
 
 class FullFineTuning:
-    """Full fine-tuning: trains all weights on the demonstrations."""
+    """Full fine-tuning: trains every weight on the demonstrations."""
 
     def __init__(self, options: FullOptions) -> None:
         self.options = options

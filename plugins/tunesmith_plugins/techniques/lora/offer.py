@@ -1,4 +1,4 @@
-"""Offer of ``lora``, and the review of plans that use it."""
+"""Offer of ``lora``, and the review of run plans that use it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tunesmith_torch.options import checks
 from tunesmith_torch.runtime.environment import NO_DOCSTRINGS, has_docstrings, prepare_environment
 
 LOW_LEARNING_RATE = 5e-5
-"""Learning rates up to this one get a warning: they are usual for full fine-tuning."""
+"""Learning rates up to this one get a warning, because they are usual for full fine-tuning."""
 
 
 def build(options: LoraOptions) -> Technique:
-    """Build the technique; torch is imported here."""
+    """Create the technique, importing torch."""
     prepare_environment()
     from tunesmith_plugins.techniques.lora.technique import Lora
 
@@ -43,9 +43,9 @@ LORA = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Check the optimizer, and warn about a learning rate that is usual for full fine-tuning.
+    """Check the optimizer, and warn about a learning rate that is typical of full fine-tuning.
 
-    For every technique, also warn about values that keep a model from learning.
+    For every technique, also warn about option values that keep a model from learning.
     """
     options = plan.technique.config
     findings = []

@@ -9,7 +9,7 @@ from tunesmith_torch.options.training import SupervisedOptions
 
 
 class LoraOptions(SupervisedOptions):
-    """Options of LoRA: supervised training plus the adapters."""
+    """Options of LoRA: those of supervised training, and those of the adapters."""
 
     learning_rate: float = Field(
         default=2e-4,
@@ -23,5 +23,5 @@ class LoraOptions(SupervisedOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """Adapters on a base model that is not quantized."""
+        """LoRA adapters on an unquantized base model."""
         return Adaptation("lora", self.adapter)

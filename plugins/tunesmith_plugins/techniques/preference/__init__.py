@@ -1,1 +1,1 @@
-"""Technique ``preference``: direct optimization on preferences (DPO, KTO and relatives)."""
+"""Technique ``preference``: direct preference optimization (DPO, KTO and related losses)."""

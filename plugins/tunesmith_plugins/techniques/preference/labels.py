@@ -1,6 +1,6 @@
-"""Checks whether a loss can learn from a preference dataset's labels, and whether they balance.
+"""Check if a loss can learn from the labels of a preference dataset, and if they are balanced.
 
-Torch is not imported here, because ``tunesmith check`` runs these checks too.
+This module does not import torch, because ``tunesmith check`` runs these checks too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ divided by the weighted number of bad ones (Ethayarajh et al. 2024, equation 8).
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How many answers are good and bad; a pair has one of each."""
+    """Numbers of good and bad answers; a pair has one of each."""
 
     labeled: int
-    """Number of single answers with a label, which belong to no pair."""
+    """Number of labeled answers that do not belong to a pair."""
     good: int
     """Number of good answers, including the chosen answers of pairs."""
     bad: int
@@ -53,20 +53,20 @@ def _labels(record: Record) -> tuple[bool, ...]:
 
 
 def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
-    """Return why the loss cannot learn from these answers, and a remedy; empty if it can."""
+    """Return why the loss cannot learn from these answers and what to do; "" if it can learn."""
     if not counts.labeled:
         return ""
     if loss.type != "kto":
         return (
-            f"{counts.labeled} rows hold one answer with a label, but {loss.type} needs pairs of "
-            'answers: set technique.loss.type = "kto", which learns from both'
+            f"{counts.labeled} rows contain a single answer with a label, but {loss.type} needs "
+            'pairs of answers: set technique.loss.type = "kto", which learns from both'
         )
     if counts.good and counts.bad:
         return ""
     label, other, way_out = "bad", "good", ""
     if counts.good:
         label, other = "good", "bad"
-        way_out = ', or remove the column with the labels and train with technique "lora"'
+        way_out = ', or remove the label column and train with technique "lora"'
     return (
         f"all {counts.labeled} labeled answers are {label}, but kto learns from the difference "
         f"between good and bad ones: add {other} answers{way_out}"
@@ -74,10 +74,10 @@ def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
 
 
 def find_imbalance(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
-    """Return a warning if good and bad answers are out of balance and no weight was set.
+    """Return a warning if good and bad answers are imbalanced and no weight is set.
 
-    Weights are never derived from the data: the same options would then give a different loss on
-    each split, and runs could not be compared.
+    Weights are never derived from the data. Otherwise the same options would give a different loss
+    on each split, and runs could not be compared.
     """
     weights = {loss.desirable_weight, loss.undesirable_weight}
     if loss.type != "kto" or weights != {1.0} or not (counts.good and counts.bad):
@@ -91,7 +91,7 @@ def find_imbalance(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
     else:
         key, bounds = "desirable_weight", (low / ratio, high / ratio)
     return (
-        f"{counts.good} good and {counts.bad} bad answers are out of balance: set "
+        f"{counts.good} good and {counts.bad} bad answers are imbalanced: set "
         f"technique.loss.{key} = {sum(bounds) / 2:.2g} (recommended: {bounds[0]:.4g} to "
         f"{bounds[1]:.4g})"
     )

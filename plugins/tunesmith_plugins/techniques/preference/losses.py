@@ -1,7 +1,7 @@
-"""Preference losses over pairs of completions and single completions, from log-probabilities.
+"""Preference losses of paired or single completions, computed from their log-probabilities.
 
-Shapes: B pairs, C completions. Log-probabilities are in nats. KTO returns one loss per completion,
-the other losses one per pair. With ``log pi`` and ``log ref`` for the log-probability of a
+Shapes: B pairs, C completions. Log-probabilities are in nats. KTO returns one loss per completion;
+the other losses return one per pair. With ``log pi`` and ``log ref`` for the log-probability of a
 completion under the policy and the reference, summed over its tokens::
 
     r = log pi - log ref           log ratio of a completion (KTO)
@@ -43,7 +43,7 @@ class CompletionScores:
 
     @property
     def pairs(self) -> PairScores:
-        """The scores as pairs; chosen and rejected completions must alternate."""
+        """The scores as pairs; the completions must alternate between chosen and rejected."""
         chosen, rejected = (
             CompletionScores(self.logprobs_C[i::2], self.reference_C[i::2], self.tokens_C[i::2])
             for i in (0, 1)
@@ -53,7 +53,7 @@ class CompletionScores:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of the chosen and the rejected completion of each of B pairs."""
+    """Scores of the chosen and the rejected completion in each of B pairs."""
 
     chosen: CompletionScores
     rejected: CompletionScores
@@ -77,7 +77,7 @@ def dpo(pairs: PairScores, beta: float, smoothing: float = 0.0) -> Tensor:
 def ipo(pairs: PairScores, beta: float) -> Tensor:
     """Return the IPO loss ``(h - 1 / (2 beta))**2`` (Azar et al. 2023, equation 17), [B].
 
-    Unlike DPO, which keeps increasing h, it moves h to a fixed margin.
+    DPO keeps increasing h; this loss moves h toward a fixed margin.
     """
     return (pairs.ratio_differences_B - 1 / (2 * beta)) ** 2
 

@@ -1,8 +1,8 @@
-"""The preference objective: good completions become more likely than bad ones.
+"""The preference objective, which makes good completions more likely and bad ones less likely.
 
-Shapes: B pairs, C completions of a micro-batch, N tokens of all completions, R rows of the
-dataset. A row is a pair with a good (chosen) and a bad (rejected) completion. For KTO it can also
-be one completion with a label.
+Shapes: B pairs, C completions of a micro-batch, N tokens of all completions, R rows of the dataset.
+A row is a pair of a good (chosen) and a bad (rejected) completion. For KTO, a row can also be a
+single completion with a label.
 
 Every loss here depends on the data only through the log-probability of each completion::
 
@@ -11,7 +11,7 @@ Every loss here depends on the data only through the log-probability of each com
 
 The implicit reward of a completion is ``beta * (log pi - log ref)`` (Rafailov et al. 2023). The
 reference is the policy before the first step. Its log-probabilities never change, so they are
-computed once and stored below the run folder; ORPO and SimPO need no reference.
+computed once and stored in the run folder. ORPO and SimPO need no reference.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _RewardMetrics:
         self.sums = new if self.sums is None else self.sums + new
 
     def means(self) -> dict[str, float]:
-        """Return the means over the completions of all ranks that can be computed.
+        """Return those means over the completions of all ranks that can be computed.
 
         Accuracy needs pairs, and a batch of labeled answers may lack good or bad ones.
         """
@@ -83,8 +83,8 @@ class _RewardMetrics:
 class PreferenceObjective:
     """DPO, IPO, KTO, ORPO or SimPO as a training objective.
 
-    The loss is divided by the number of pairs. KTO's loss is divided by the number of completions:
-    a pair counts as much as two labeled answers.
+    The loss is divided by the number of pairs. KTO's loss is divided by the number of completions,
+    so a pair counts as two labeled answers.
     """
 
     def __init__(
@@ -96,20 +96,20 @@ class PreferenceObjective:
         self._options = options
         self._are_pairs = data.has_pairs_only
         self._ref_logprobs = [torch.zeros(len(group.completions)) for group in data.groups]
-        """One tensor per row with the reference log-probability of each completion, in nats."""
+        """For each row, a tensor with the reference log-probability of each completion, in nats."""
         self._mismatched: list[CompletionGroup] = []
-        """KTO: each row's prompt, paired with a completion of another prompt."""
+        """KTO only: each row's prompt, paired with a completion of another prompt."""
         self._mismatched_ref_logprobs_R = torch.zeros(0)
         self._z0 = torch.zeros((), device=self._device)
-        """KTO: the estimate of KL(policy, reference) for the current batch, in nats."""
+        """KTO only: the estimate of KL(policy, reference) for the current batch, in nats."""
         self._metrics = _RewardMetrics()
         self.row_groups: Sequence[str | None] | None = None
 
     def load_or_compute_reference(self, job: Job[Any], budget: int) -> None:
         """Read the reference log-probabilities, or compute them with the current weights.
 
-        Call this before the first step, while the model still is the reference. ``budget`` is the
-        number of tokens of a micro-batch.
+        Call this before the first step, while the model is still the reference. ``budget`` is the
+        maximum number of tokens in a micro-batch.
 
         Raises:
             DataError: the loss is KTO and all rows have the same prompt.
@@ -132,7 +132,7 @@ class PreferenceObjective:
         return len(self._groups)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the tokens of the rows, and the loss divisor: pairs, or completions for KTO."""
+        """Return the token count of the rows and the loss divisor (pairs; completions for KTO)."""
         counts = self._data.counts(rows)
         if self._options.type != "kto":
             return counts
@@ -146,7 +146,7 @@ class PreferenceObjective:
         return rows
 
     def start_update(self) -> None:
-        """Reset accuracy, margin and rewards."""
+        """Reset the sums of accuracy, margin and rewards."""
         self._metrics = _RewardMetrics()
 
     def micro_batches(self, prepared: Sequence[int], budget: int) -> list[CompletionBatch]:
@@ -154,7 +154,7 @@ class PreferenceObjective:
         return list(self._data.layout.micro_batches(self._groups, prepared, budget))
 
     def token_layout(self, micro_batch: CompletionBatch) -> TokenLayout:
-        """Return the tokens of a micro-batch, for reports."""
+        """Return the positions of the tokens in a micro-batch, for reports."""
         titles = self._data.completion_titles(micro_batch.group_indices)
         return TokenLayout(micro_batch.batch, micro_batch.tree_layout, titles)
 
@@ -202,7 +202,7 @@ class PreferenceObjective:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Return the last batch's implicit rewards, reward margin, accuracy, and KL for KTO."""
+        """Return the last batch's implicit rewards, margin and accuracy, and the KL for KTO."""
         kl = {"kl": float(self._z0)} if self._options.type == "kto" else {}
         return {**self._metrics.means(), **kl}
 
@@ -224,13 +224,15 @@ class PreferenceObjective:
 
 
 def mismatched_groups(groups: Sequence[CompletionGroup]) -> list[CompletionGroup]:
-    """Return each prompt with the first completion of the next row that has another prompt.
+    """Pair each prompt with the first completion of the next row that has another prompt.
 
-    The choice depends on the data alone: the reference scores these completions once, and a resumed
-    run gets the same ones. They are cut so that no sequence exceeds the longest row.
+    The choice depends on the data alone, because the reference scores these completions only once
+    and a resumed run must get the same ones. The completions are cut so that no sequence is longer
+    than the longest row.
 
-    Rows of one prompt often follow each other, so the next row is not enough: a completion of the
-    same prompt would measure the implicit reward that training raises, not the KL divergence.
+    Rows with the same prompt often follow each other, so simply taking the next row would not do: a
+    completion of the same prompt would measure the implicit reward that training raises, not the KL
+    divergence.
 
     Raises:
         DataError: all rows have the same prompt.
@@ -242,8 +244,8 @@ def mismatched_groups(groups: Sequence[CompletionGroup]) -> list[CompletionGroup
             hint="add rows with other prompts",
         )
     longest = max(group.longest_sequence for group in groups)
-    # Walk backwards, so `following` always is the next row with another prompt. After the last row
-    # comes the first one again.
+    # Walk backwards, so that `following` is always the next row with another prompt. The last row
+    # is followed by the first one again.
     following = next(group for group in groups if group.prompt != groups[-1].prompt)
     mismatched = []
     for row in range(len(groups) - 1, -1, -1):

@@ -14,7 +14,7 @@ from tunesmith_torch.runtime.environment import prepare_environment
 
 
 def build(options: PreferenceOptions) -> Technique:
-    """Build the technique; torch is imported here."""
+    """Create the technique, importing torch."""
     prepare_environment()
     from tunesmith_plugins.techniques.preference.technique import PreferenceTuning
 
@@ -22,12 +22,12 @@ def build(options: PreferenceOptions) -> Technique:
 
 
 def estimate(options: PreferenceOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield estimates of memory and work."""
+    """Yield estimates of memory and compute."""
     return policies.estimate_preferences(options, options.loss, request)
 
 
 def options_for(records: Sequence[Record]) -> Mapping[str, object]:
-    """Return options that select KTO if a record is a labeled answer; pairs need no option."""
+    """Return options that select KTO if any record is a labeled answer; pairs need no options."""
     has_labels = any(isinstance(record, UnpairedPreference) for record in records)
     return {"loss.type": "kto"} if has_labels else {}
 

@@ -10,7 +10,7 @@ from tunesmith_torch.options.preference import PairOptions, PreferenceLossOption
 
 
 class PreferenceOptions(PairOptions):
-    """Options of preference optimization (DPO and related losses)."""
+    """Options of preference optimization with DPO and related losses."""
 
     USES_DROPOUT: ClassVar[bool] = False
 
@@ -22,5 +22,5 @@ class PreferenceOptions(PairOptions):
     )
     loss: PreferenceLossOptions = Field(
         default_factory=PreferenceLossOptions,
-        description="The loss over pairs or labeled answers.",
+        description="The loss, computed on pairs or on labeled answers.",
     )

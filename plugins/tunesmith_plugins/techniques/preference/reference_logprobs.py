@@ -33,7 +33,7 @@ def cached_reference_logprobs(
 ) -> list[Tensor]:
     """Return the reference log-probabilities of the completions, one tensor per group.
 
-    Read them from the run folder, or compute and store them; each rank computes its share.
+    They are read from the run folder, or computed and stored there; each rank computes its share.
     """
     folder = job.out / FOLDER
     key = compute_fingerprint(model, groups)
@@ -41,13 +41,13 @@ def cached_reference_logprobs(
     if distributed.rank_0_first(lambda: _is_cached(folder, key)):
         return list(torch.split(load_file(folder / _FILE)["logprobs"], counts))
     flat = torch.zeros(sum(counts))
-    logprobs = list(torch.split(flat, counts))  # views into `flat`, filled below
+    logprobs = list(torch.split(flat, counts))  # views into `flat`, which is filled below
     own = distributed.list_rank_items(
         [group.completion_tokens + len(group.prompt) for group in groups]
     )
     for index, computed in zip(own, compute_logprobs([groups[i] for i in own]), strict=True):
         logprobs[index].copy_(computed)
-    distributed.all_reduce_tensors([flat])  # zeros where another rank computed
+    distributed.all_reduce_tensors([flat])  # zeros where another rank has computed
 
     def write(staging: Path) -> None:
         save_file({"logprobs": flat}, staging / _FILE)

@@ -1,4 +1,4 @@
-"""Review of the training rows of ``preference``: can the loss learn from their labels?"""
+"""Review the training rows of ``preference``: can the loss learn from their labels?"""
 
 from __future__ import annotations
 

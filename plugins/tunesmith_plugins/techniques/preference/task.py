@@ -1,4 +1,4 @@
-"""The trainer's task for preference optimization on pairs and on labeled answers."""
+"""The training task of preference optimization, on pairs and on labeled answers."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, 
 
 
 class PreferenceTask(TrainingTask[GroupStore]):
-    """Trains by DPO, IPO, KTO, ORPO or SimPO on pairs, and by KTO also on labeled answers."""
+    """Trains with DPO, IPO, KTO, ORPO or SimPO on pairs, and with KTO also on labeled answers."""
 
     has_row_losses = True
 
     def grouping(self, options: PreferenceOptions, device: str) -> Grouping:
-        """Return the grouping of pairs."""
+        """Return the grouping that keeps the two completions of a pair together."""
         return build_pair_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
-        """Return the rows that fit; report the skipped ones.
+        """Return the rows that fit the maximum length, and report the skipped ones.
 
         Raises:
             DataError: no row fits, or the loss cannot learn from the rows that fit.
@@ -80,7 +80,7 @@ class PreferenceTask(TrainingTask[GroupStore]):
         records: Sequence[Record],
         name: str,
     ) -> PreferenceObjective | None:
-        """Return the loss over the records that fit, with the reference's log-probabilities."""
+        """Return the loss over the records that fit, with the reference log-probabilities."""
         options: PreferenceOptions = session.options
         groups = build_group_store(records, session.template, session.limit)
         if not groups:

@@ -1,1 +1,1 @@
-"""Technique ``qlora``: low-rank adapters on a base model that is quantized to 4 or 8 bits."""
+"""Technique ``qlora``: low-rank adapters on a base model quantized to 4 or 8 bits."""

@@ -11,7 +11,7 @@ from tunesmith_torch.runtime.environment import prepare_environment
 
 
 def build(options: QloraOptions) -> Technique:
-    """Build the technique; torch is imported here."""
+    """Create the technique, importing torch."""
     prepare_environment()
     from tunesmith_plugins.techniques.qlora.technique import Qlora
 

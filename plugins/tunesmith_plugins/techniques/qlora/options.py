@@ -13,7 +13,7 @@ from tunesmith_torch.options.training import CHECKPOINTING_HELP, AutoBool, Super
 
 
 class QloraOptions(SupervisedOptions):
-    """Options of QLoRA: supervised training plus the adapters and the quantized base model."""
+    """Options of QLoRA, for supervised training, the adapters and the quantized base model."""
 
     learning_rate: float = Field(
         default=2e-4,
@@ -26,10 +26,10 @@ class QloraOptions(SupervisedOptions):
     gradient_checkpointing: AutoBool = Field(default=True, description=CHECKPOINTING_HELP)
     adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
     quantization: QuantizationOptions = Field(
-        default_factory=QuantizationOptions, description="How the base model is stored."
+        default_factory=QuantizationOptions, description="Quantization of the base model."
     )
 
     @property
     def adaptation(self) -> Adaptation:
-        """Adapters on a quantized base model."""
+        """LoRA adapters on a quantized base model."""
         return Adaptation("qlora", self.adapter, self.quantization)

@@ -1,4 +1,4 @@
-"""Estimates of memory and work for the three stages; only traced steps import torch."""
+"""Estimate memory and compute of the three stages; only the traced estimate imports torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGES = ("supervised", "reward", "policy")
 
 
 def estimate(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield two estimates for the stages that are trained: first by arithmetic, then traced."""
+    """Yield two estimates of the stages to train: one by arithmetic, then one by tracing."""
     yield from estimate_stages(list(_trained_stages(options, request)))
 
 
@@ -30,7 +30,7 @@ def memory_savings(options: RlhfOptions) -> Sequence[MemorySaving[Any]]:
 def _trained_stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[Stage]:
     """Yield the stages that are not skipped.
 
-    Without demonstrations the supervised stage trains on the chosen completions of the pairs.
+    Without demonstrations, the supervised stage trains on the chosen completions of pairs.
     """
     supervised, reward, policy = options.supervised, options.reward, options.policy
     pairs = [record for record in request.train if isinstance(record, Preference)]
@@ -48,9 +48,10 @@ def _trained_stages(options: RlhfOptions, request: EstimateRequest) -> Iterator[
 
 
 def _reward_model_bytes(options: RlhfOptions, request: EstimateRequest) -> int:
-    """Return the extra bytes that the reward model takes during the policy stage.
+    """Return the additional bytes that the reward model occupies during the policy stage.
 
-    A reward adapter shares the policy's base model if both use the same method and quantization.
+    A reward adapter shares the policy's base model if both use the same adapter method and
+    quantization.
     """
     policy, reward = options.policy, options.reward
     if not policy.needs_reward_model or (reward.skip and reward.initial_model is None):

@@ -1,4 +1,4 @@
-"""Offer of ``rlhf``, and the review of plans that use it."""
+"""Offer of ``rlhf``, and the review of run plans that use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunesmith_torch.runtime.environment import prepare_environment
 
 
 def build(options: RlhfOptions) -> Technique:
-    """Build the technique; torch is imported here."""
+    """Create the technique, importing torch."""
     prepare_environment()
     from tunesmith_plugins.techniques.rlhf.technique import Rlhf
 
@@ -39,7 +39,7 @@ RLHF = TechniqueOffer(
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Warn if a reward model may fail its check, and note a missing gold reward."""
+    """Warn if a reward model may fail its check, and add a note if no gold reward is set."""
     options = plan.technique.config
     if plan.technique.offer is not RLHF or not isinstance(options, RlhfOptions):
         return []
@@ -53,7 +53,8 @@ def _find_problems(options: RlhfOptions) -> Iterator[Finding]:
         yield Finding(level="warning", where="technique.reward.gate.accept_weak", message=message)
     if not policy.skip and policy.monitor.gold is None:
         message = (
-            "no gold reward is set: the policy is monitored by how often it finds the chosen "
-            "answer of a validation pair more likely, a weak signal of over-optimization"
+            "no gold reward is set, so the policy is monitored by how often it finds the chosen "
+            "answer of a validation pair more likely; this is only a weak signal of "
+            "over-optimization"
         )
         yield Finding(level="info", where="technique.policy.monitor.gold", message=message)

@@ -13,7 +13,8 @@ from tunesmith_torch.options.preference import PairOptions, RewardLossOptions
 from tunesmith_torch.options.training import SupervisedOptions
 
 SKIP_HELP = (
-    "Skip this stage, and use the model in `from` as its result. Without `from`, it has no result."
+    "Skip this stage and use the model in `from` as its result. Without `from`, the stage "
+    "has no result."
 )
 
 
@@ -32,13 +33,14 @@ class SupervisedStage(ChosenAdaptationOptions, SupervisedOptions):
 
 
 class GateOptions(Options):
-    """``[technique.reward.gate]``: the reward model's check before the policy is trained."""
+    """``[technique.reward.gate]``: the check of the reward model before the policy is trained."""
 
     accept_weak: bool = Field(
         default=False,
         description=(
             "Train the policy even if the reward model is no better than chance on validation "
-            "pairs, or if its rewards may depend on length alone. The report contains a warning."
+            "pairs, or if its rewards may depend on length alone. The report then contains a "
+            "warning."
         ),
     )
 
@@ -55,16 +57,16 @@ class RewardStage(PairOptions):
         description='Peak learning rate. Unset: 1e-4, or 1e-5 with adapt = "full".',
     )
     loss: RewardLossOptions = Field(
-        default_factory=RewardLossOptions, description="The loss of a pair."
+        default_factory=RewardLossOptions, description="The loss on a pair."
     )
     gate: GateOptions = Field(
         default_factory=GateOptions,
-        description="The reward model's check before the policy is trained.",
+        description="The check of the reward model before the policy is trained.",
     )
 
 
 class PolicyStage(PolicyOptions):
-    """``[technique.policy]``: train a policy on rewards; an independent gold reward monitors it."""
+    """``[technique.policy]``: train a policy on rewards, monitored by a gold reward."""
 
     FULL_LEARNING_RATE: ClassVar[float | None] = 1e-6
 
@@ -79,7 +81,7 @@ class PolicyStage(PolicyOptions):
     @model_validator(mode="before")
     @classmethod
     def _refuse_backend(cls, table: Any) -> Any:
-        """Refuse the removed keys for TRL's trainers; name the techniques that replaced them."""
+        """Reject the removed keys of TRL's trainers, and name the techniques to use instead."""
         for key in ("backend", "vllm"):
             if isinstance(table, dict) and key in table:
                 raise ValueError(
@@ -113,6 +115,6 @@ class RlhfOptions(Options):
         if no_reward_model and not self.policy.skip and self.policy.needs_reward_model:
             raise ValueError(
                 "`reward` is skipped, but `policy.rewards` uses the reward model: set "
-                "`reward.from`, or use reward functions only"
+                "`reward.from`, or use only reward functions"
             )
         return self

@@ -1,7 +1,7 @@
 """The check that a reward model must pass before a policy is trained on its rewards.
 
-The check fails if the reward model is no better than chance on the validation pairs, or if it may
-measure nothing but length (:mod:`tunesmith_plugins.techniques.rlhf.reward_metrics`).
+The check fails if the reward model is no better than chance on the validation pairs, or if its
+rewards may depend on length alone (:mod:`tunesmith_plugins.techniques.rlhf.reward_metrics`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RewardModelEvaluation:
         return cls(pairs, chosen, rejected, report)
 
     def events(self, job: Job[Any], gate: GateChecked, seconds: float) -> list[Event]:
-        """Write the rewards to a file; return the accuracies and the result as events."""
+        """Write the rewards to a file; return accuracies and the check's result as events."""
         self._write_records(job)
         intervals = {
             "reward_accuracy": self.report.accuracy,
@@ -75,10 +75,10 @@ class RewardModelEvaluation:
 
 
 def decide_gate(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
-    """Decide if a reward model passes; without validation pairs (report None) it does not."""
+    """Decide if a reward model passes; without validation pairs (no report) it fails."""
     stage, accepted = "reward", accept_weak
     if report is None:
-        text = "no validation pairs to evaluate the reward model on"
+        text = "there are no validation pairs to evaluate the reward model on"
         return GateChecked(stage=stage, gate=GATE, passed=False, message=text, accepted=accepted)
     faults = _faults(report)
     reasons = f"{' and '.join(faults)}: " if faults else ""
@@ -96,22 +96,24 @@ def _faults(report: RewardReport) -> list[str]:
     faults = []
     if not report.is_above_chance:
         few = (
-            f" (only {report.independent_pairs} independent validation pairs: even if all are "
-            "right, it may be chance)"
+            f" (only {report.independent_pairs} independent validation pairs: even a perfect "
+            "score could be chance)"
         )
-        faults.append("it does not beat chance" + (few if report.has_too_few_pairs else ""))
+        faults.append(
+            "the reward model does not beat chance" + (few if report.has_too_few_pairs else "")
+        )
     if report.is_length_biased:
-        faults.append("it rewards length")
+        faults.append("the reward model rewards length")
     elif report.is_length_unclear:
         faults.append(
-            f"it may measure length alone, which is right in "
+            "the reward model may only measure length, which alone is right in "
             f"{format_number(report.length_accuracy.value)} of the pairs"
         )
     return faults
 
 
 def enforce_gate(gate: GateChecked) -> None:
-    """Stop the run if the check failed and the run file does not accept a failure.
+    """Stop the run if the check failed, unless the run file accepts a failed check.
 
     Raises:
         GateError: the reward model failed its check.
@@ -121,8 +123,9 @@ def enforce_gate(gate: GateChecked) -> None:
     raise GateError(
         f"reward: {gate.message}",
         hint=(
-            "the policy was not trained: add more or cleaner pairs (against a length bias, pairs "
-            "of equal length), or accept this with technique.reward.gate.accept_weak = true"
+            "the policy was not trained. Add more or cleaner pairs (to counter a length bias, "
+            "add pairs of equal length), or train anyway with technique.reward.gate.accept_weak "
+            "= true"
         ),
     )
 

@@ -1,12 +1,12 @@
 """Metrics of a reward model on validation pairs: accuracy, calibration, length bias.
 
-A reward model may have learned only that people prefer longer completions. Three metrics show
-whether it learned more:
+A reward model may have learned only that people prefer longer completions. Three metrics show if it
+learned more:
 
 - the accuracy on pairs of equal length;
 - the balanced accuracy: the mean of the accuracy where the longer completion was chosen and the
   accuracy where the shorter one was chosen. Length alone reaches exactly one half;
-- the accuracy of length alone on the same pairs, for comparison.
+- the accuracy of a rule that uses length alone, on the same pairs, for comparison.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RewardReport:
     accuracy: Interval
     """Share of pairs whose chosen completion gets the higher reward; a tie counts as one half."""
     calibration_error: float
-    """Expected calibration error: mean gap between the model's confidence and its accuracy."""
+    """Expected calibration error: mean gap between confidence and accuracy."""
     matched_accuracy: Interval | None
     """Accuracy on pairs of equally long completions; None without such pairs."""
     longer_wins: float
@@ -50,30 +50,31 @@ class RewardReport:
     shorter_accuracy: Interval | None
     """Accuracy on pairs whose chosen completion is shorter; None without such pairs."""
     length_correlation: float
-    """Correlation of reward differences with length differences; 0 if either is always zero."""
+    """Correlation of reward differences with length differences; 0 if either is constantly zero."""
     length_accuracy: Interval
-    """Accuracy of a length rule: longer wins, or shorter wins if the rewards favor shorter."""
+    """Accuracy of always choosing the longer completion, or the shorter if rewards favor it."""
     p_value: float
-    """Probability that random guessing lands at least as far from one half."""
+    """Probability that random guessing would be at least as far from one half."""
     independent_pairs: int
-    """Number of independent pairs: all pairs of a group count as one."""
+    """Number of independent pairs; all pairs of a group count as one."""
 
     @property
     def is_above_chance(self) -> bool:
-        """True if both the interval and the p-value put the accuracy above one half."""
+        """True if both the interval and the p-value show that the accuracy is above one half."""
         return self.accuracy.low > 0.5 and self.p_value < ALPHA
 
     @property
     def has_too_few_pairs(self) -> bool:
-        """True if even a perfect accuracy could be chance: guessing gets all pairs too often."""
+        """True if even a perfect accuracy could be chance, as guessing reaches it too often."""
         return 2.0 ** (1 - self.independent_pairs) >= ALPHA
 
     @property
     def balanced_accuracy(self) -> Interval | None:
         """Mean of ``longer_accuracy`` and ``shorter_accuracy``; None if one of them is None.
 
-        A rule that uses length alone scores one half, however often people chose the longer
-        completion. The interval is Zou and Donner's (2008, MOVER) for a sum.
+        A rule that uses length alone scores one half, no matter how often people chose the longer
+        completion. The interval is computed for a sum by the method of Zou and Donner (2008,
+        MOVER).
         """
         sides = (self.longer_accuracy, self.shorter_accuracy)
         if sides[0] is None or sides[1] is None:
@@ -86,7 +87,7 @@ class RewardReport:
 
     @property
     def is_length_unclear(self) -> bool:
-        """True if length alone could explain the accuracy, and no metric rules that out.
+        """True if length alone could explain the accuracy, and no metric rules this out.
 
         Length alone beats chance on these pairs, and neither the accuracy on pairs of equal length
         nor the balanced accuracy is significantly above one half.
@@ -100,8 +101,8 @@ class RewardReport:
     def is_length_biased(self) -> bool:
         """True if the accuracy depends on length.
 
-        False whenever the accuracy on pairs of equal length is above chance. Otherwise true if one
-        of these holds, by the intervals:
+        It is never True if the accuracy on pairs of equal length is above chance. Otherwise it is
+        True if the intervals show one of these:
 
         - the accuracy on pairs of equal length is below the accuracy on all pairs;
         - the accuracy is below chance where people chose the shorter completion, or where they
@@ -151,10 +152,10 @@ def build_reward_report(
     lengths: Sequence[tuple[int, int]],
     groups: Sequence[str | None] | None = None,
 ) -> RewardReport:
-    """Compute the metrics from the rewards and the token counts (chosen, rejected) of pairs.
+    """Compute the metrics from the rewards and token counts of (chosen, rejected) pairs.
 
-    ``groups`` holds each pair's group, or None for a pair without one. The pairs of one group
-    count as one observation.
+    ``groups`` contains the group of each pair, or None for a pair without a group. The pairs of one
+    group count as one observation.
 
     Raises:
         ValueError: the sequences are empty.
@@ -202,9 +203,10 @@ def _accuracy_among(
 
 
 def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Return Pearson's correlation of differences whose sign is arbitrary.
+    """Return Pearson's correlation of two differences with arbitrary signs.
 
-    The order within a pair has no meaning. Counting each pair in both orders makes both means 0.
+    The order within a pair has no meaning, so each pair is counted in both orders. This makes both
+    means 0.
     """
     covariance = math.fsum(x * y for x, y in zip(xs, ys, strict=True))
     scale = math.sqrt(math.fsum(x * x for x in xs) * math.fsum(y * y for y in ys))
@@ -214,8 +216,9 @@ def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
 def _calibration_error(margins: Sequence[float], correct: Sequence[float]) -> float:
     """Return the expected calibration error (Guo et al. 2017, eq. 3).
 
-    It is ``|mean confidence - mean accuracy|``, averaged over the bins by their sizes. The
-    confidence in the preferred completion is ``sigmoid(|margin|)``, from one half to one.
+    It is ``|mean confidence - mean accuracy|``, averaged over the bins in proportion to their
+    sizes. The confidence in the preferred completion is ``sigmoid(|margin|)``, from one half to
+    one.
     """
     bins: list[list[tuple[float, float]]] = [[] for _ in range(CALIBRATION_BINS)]
     for margin, win in zip(margins, correct, strict=True):

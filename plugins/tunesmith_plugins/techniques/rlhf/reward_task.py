@@ -1,4 +1,4 @@
-"""The trainer's task that fits a reward model to preference pairs."""
+"""The training task that fits a reward model to preference pairs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession, 
 
 
 class RewardTask(TrainingTask[GroupStore]):
-    """Trains a model with a reward head by the Bradley-Terry loss."""
+    """Trains a model with a reward head, using the Bradley-Terry loss."""
 
     has_row_losses = True
 
     def grouping(self, options: RewardStage, device: str) -> Grouping:
-        """Return the grouping of pairs; only the last token of a completion is scored."""
+        """Return the grouping that keeps pairs together and scores only their last tokens."""
         return build_pair_grouping(options, device, scores_last_token=True)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
-        """Return the pairs that fit; report the skipped ones."""
+        """Return the pairs that fit the maximum length, and report the skipped ones."""
         return tokenize_fitting_pairs(job, template, limit)
 
     def token_rows(self, data: GroupStore, template: Template) -> Iterator[Sequence[int]]:

@@ -6,7 +6,8 @@ The three stages run in order, each as a separate job in a subfolder of the run:
     reward/       preference pairs  -> reward model, which must pass a check (reward_gate.py)
     policy/       prompts           -> policy, trained on rewards for what it samples
 
-A finished stage leaves ``stage.json`` next to its artifact; a resumed run does not train it again.
+A finished stage leaves ``stage.json`` next to its artifact, and a resumed run does not train it
+again.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ from tunesmith_torch.untrusted.foreign_code import read_json_object
 _E = TypeVar("_E", bound=Event)
 
 DONE_FILE = "stage.json"
-"""Holds a finished stage's ``TrainingFinished`` event."""
+"""File with a finished stage's ``TrainingFinished`` event."""
 GATE_FILE = "gate.json"
-"""Holds the result of the reward model's check, a ``GateChecked`` event."""
+"""File with the result of the reward model's check, a ``GateChecked`` event."""
 
 
 def train_stages(job: Job[Any]) -> Artifact:
-    """Train every stage that is not skipped; return the artifact of the last text model.
+    """Train every stage that is not skipped, and return the artifact of the last text model.
 
     Raises:
         DataError: a stage has no records to train on.
@@ -67,7 +68,7 @@ def train_stages(job: Job[Any]) -> Artifact:
             raise DataError(
                 data.train[0].source,
                 "the reward model needs preference pairs, but the data has none",
-                hint="add rows with chosen and rejected, or set technique.reward.skip = true",
+                hint="add rows with `chosen` and `rejected`, or set technique.reward.skip = true",
             )
         if not options.policy.skip:
             distributed.broadcast_from_rank_0(
@@ -83,11 +84,11 @@ def train_stages(job: Job[Any]) -> Artifact:
 
 @dataclass(frozen=True)
 class StageData:
-    """The records of a run, by the stage that uses them; no stage trains on validation records."""
+    """The records of a run, by stage; validation records are never trained on."""
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
-    """Conversations and completions; the pairs, for their chosen completions, if there are none."""
+    """Conversations and completions; if there are none, the pairs with their chosen completions."""
     pairs: Sequence[Preference]
     validation: Sequence[Record]
     validation_demonstrations: Sequence[Record]
@@ -104,7 +105,8 @@ class StageData:
             if not isinstance(record, (Chat, Completion, Preference)):
                 kind = type(record).__name__
                 raise DataError(
-                    record.source, f"rlhf needs conversations or preference pairs, got a {kind}"
+                    record.source,
+                    (f"rlhf needs conversations or preference pairs, but this record is a {kind}"),
                 )
         if not job.train:
             raise DataError("data", "no rows to train on")
@@ -138,7 +140,7 @@ class Stages:
         return options
 
     def run_supervised(self) -> InitialModel | None:
-        """Return the initial model of the later stages; None stands for the base model."""
+        """Return the model that the later stages start from; None stands for the base model."""
         options = self.options.supervised
         if options.skip:
             return InitialModel.from_options(options, "supervised")
@@ -181,9 +183,9 @@ class Stages:
         self._run_stage("policy", options, self.data.train, task, validation=self.data.validation)
 
     def finish(self) -> Artifact:
-        """Emit the totals of all stages; return the artifact of the last one.
+        """Emit the totals of all stages, and return the artifact of the last one.
 
-        A reward model is the artifact only if no stage trained a text model.
+        The reward model is the artifact only if no stage trained a text model.
         """
         last = next((s for s in reversed(self.finished) if s.is_text_model), self.finished[-1])
         total = TrainingFinished(
@@ -211,7 +213,7 @@ class Stages:
         *,
         validation: Sequence[Record],
     ) -> Artifact:
-        """Train a stage, unless an earlier process of this run has finished it."""
+        """Train a stage, unless an earlier process of this run has already finished it."""
         stage = self.job.for_stage(name, options, train=train_records, validation=validation)
         finished = distributed.rank_0_first(lambda: load_finished(stage.out))
         if finished is None:
@@ -286,14 +288,14 @@ def _base_folder_of(artifact: Path, model: Path) -> Path:
 
 
 def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
-    """Return options that start from the fine-tuned model, unless they name another model."""
+    """Return options that start from the fine-tuned model, unless they already name a model."""
     if options.initial_model is not None or fine_tuned is None:
         return options
     return options.model_copy(update={"initial_model": str(fine_tuned.path)})
 
 
 def load_finished(folder: Path) -> TrainingFinished | None:
-    """Return a finished stage's event; None if it is unfinished or its artifact is damaged.
+    """Return a finished stage's event, or None if it is unfinished or its artifact is damaged.
 
     Raises:
         IntegrityError: the stage did not write this file, or the file names an artifact outside
@@ -305,7 +307,7 @@ def load_finished(folder: Path) -> TrainingFinished | None:
     finished = _read_event(TrainingFinished, path)
     if not is_inside(finished.artifact):
         raise IntegrityError(
-            f"{path}: names an artifact outside the run folder, {finished.artifact!r:.80}"
+            f"{path}: refers to an artifact outside the run folder: {finished.artifact!r:.80}"
         )
     return None if verify_folder(folder / finished.artifact) else finished
 
@@ -314,9 +316,9 @@ def _read_event(kind: type[_E], path: Path) -> _E:
     """Return the event that a stage stored in a file.
 
     Raises:
-        IntegrityError: the file does not hold an event of this kind.
+        IntegrityError: the file does not contain an event of this kind.
     """
     try:
         return kind(**read_json_object(path))
     except TypeError as error:
-        raise IntegrityError(f"{path}: was not written by this stage, {error}") from None
+        raise IntegrityError(f"{path}: this file was not written by the stage: {error}") from None

@@ -15,7 +15,7 @@ from tunesmith_torch.options.training import TrainingOptions
 
 
 class Rlhf:
-    """Supervised fine-tuning, a reward model, and policy optimization against it."""
+    """RLHF: supervised fine-tuning, a reward model, and policy optimization against it."""
 
     def __init__(self, options: RlhfOptions) -> None:
         self.options = options
@@ -32,9 +32,9 @@ class Rlhf:
         return open_trained_model(model, artifact, device=device, options=options)
 
     def _stage_options(self, artifact: Path | None) -> TrainingOptions:
-        """Return the options of the stage that wrote the artifact, identified by its folder.
+        """Return the options of the stage that wrote the artifact, identified by its folder name.
 
-        If the folder has no stage's name, return the options of the last trained stage.
+        If the folder is not named after a stage, return the options of the last trained stage.
         """
         options = self.options
         stages = {

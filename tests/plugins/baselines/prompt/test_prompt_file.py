@@ -63,16 +63,16 @@ def test_prompts_are_named_by_their_files(tmp_path: Path) -> None:
     [
         ("p.txt", " \n", "is empty"),
         ("p.toml", "", "is empty"),
-        ("p.toml", "system =", "cannot be read"),
+        ("p.toml", "system =", "cannot read"),
         ("p.toml", "sytem = 'x'", "unknown key `sytem`"),
-        ("p.toml", "system = 1", "`system`: expected a text, got 1"),
+        ("p.toml", "system = 1", "`system`: expected a string, got 1"),
         ("p.toml", "user = 'no place'", "has no {prompt}"),
         ("p.toml", "shots = 'x'", "expected a list of tables"),
-        ("p.toml", "shots = [{user = 'x'}]", "number 1: expected a table"),
+        ("p.toml", "shots = [{user = 'x'}]", "entry 1: expected a table"),
         (
             "p.toml",
             "shots = [{user = 'x', assistant = 1}]",
-            "number 1: `user` and `assistant` must be",
+            "entry 1: `user` and `assistant` must be",
         ),
     ],
 )

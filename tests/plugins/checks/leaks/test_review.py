@@ -186,7 +186,7 @@ def test_a_group_in_both_parts_is_an_error() -> None:
     train = [*rows(CLEAN[:1], "a", "ann"), *rows(CLEAN[1:2], "a", "bob")]
     (finding,) = review(train, [], rows(CLEAN[2:], "b", "bob"))
     assert (finding.level, finding.test_rows) == ("error", (0,))
-    assert "belong to a group that also has training rows" in finding.message
+    assert "belong to a group that also contains training rows" in finding.message
     assert "a:1 (training)" in finding.examples[0]
 
 

@@ -38,8 +38,8 @@ def test_fifty_repeated_rows_are_found_apart_from_case_spacing_and_punctuation()
         'punctuation): more.jsonl:1 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS ON MONDAY?" '
         'repeats rows.jsonl:1; more.jsonl:2 "CAN I RETURN MY PARCEL TO THE SHOP IN LEEDS BEFORE '
         'MONDAY?" repeats rows.jsonl:2; more.jsonl:3 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS '
-        'ON TUESDAY?" repeats rows.jsonl:3; remove the copies, which make training weigh these '
-        "rows several times"
+        'ON TUESDAY?" repeats rows.jsonl:3; remove the copies, which give these '
+        "rows several times the weight in training"
     )
 
 

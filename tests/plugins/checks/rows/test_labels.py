@@ -40,9 +40,9 @@ def test_fifty_other_spellings_of_a_label_are_found(variant: str) -> None:
     (finding,) = found(answered(50, variant))
     assert finding.level == "warning"
     assert show(finding).startswith(
-        "50 of 800 (6.2 %) training rows use a different spelling of a label: rows.jsonl:1 "
+        "50 of 800 (6.2 %) training rows use an unusual spelling of a label: rows.jsonl:1 "
     )
-    assert 'usually "delivery"; write each label one way: ' in show(finding)
+    assert 'usually "delivery"; spell each label in one way: ' in show(finding)
 
 
 def test_one_misspelled_label_is_found() -> None:
@@ -51,7 +51,7 @@ def test_one_misspelled_label_is_found() -> None:
     assert show(finding) == (
         "1 of 5 labels are rare (less than 5 % of the rows of the median label): "
         'rows.jsonl:1 "delivrey", 1 row, perhaps "delivery"; '
-        "correct misspelled ones, add rows, or remove these labels"
+        "correct misspelled labels, add rows, or remove these labels"
     )
 
 

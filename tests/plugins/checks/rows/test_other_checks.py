@@ -59,7 +59,9 @@ def test_fifty_answers_that_say_nothing_are_found(answer: str) -> None:
     (finding,) = found(
         every_sixteenth(clean_rows(), lambda r: replace(r, completion=answer)), Lengths
     )
-    assert show(finding).startswith("50 of 800 (6.2 %) answers stand for a missing value, such as")
+    assert show(finding).startswith(
+        "50 of 800 (6.2 %) answers are placeholders for a missing value, such as"
+    )
     assert ": rows.jsonl:1 " in show(finding)
 
 
@@ -88,7 +90,7 @@ def test_fifty_answers_that_are_no_json_are_found(cut: str) -> None:
     )
     assert finding.level == "warning"
     assert show(finding).startswith(
-        "50 of 800 (6.2 %) answers are not JSON objects; the rest are: "
+        "50 of 800 (6.2 %) answers are not JSON objects, but the others are: "
     )
 
 
@@ -97,8 +99,8 @@ def test_fifty_answers_with_other_keys_are_found() -> None:
     rows = every_sixteenth(json_rows(), lambda r: replace(r, completion=other))
     (finding,) = found(rows, JsonAnswers)
     assert show(finding) == (
-        "50 of 800 (6.2 %) JSON answers have different keys than most: rows.jsonl:1 lacks city "
-        "and adds town; use the same keys in every answer"
+        "50 of 800 (6.2 %) JSON answers have different keys from most others: rows.jsonl:1 lacks "
+        "city and adds town; use the same keys in every answer"
     )
 
 
@@ -175,8 +177,9 @@ def test_a_bias_of_length_is_found_beyond_doubt_only(which: str, side: str) -> N
     rows = list(map(longer, pairs()))
     (finding,) = found(rows, PreferencePairs)
     assert show(finding) == (
-        f"the chosen answer is the {which} one in 800 of 800 (100 %) pairs, 95 % interval "
-        f"100 to 100 %; balance the lengths; otherwise the model learns to prefer {which} answers"
+        f"the chosen answer is the {which} one in 800 of 800 (100 %) pairs, 95 % "
+        "confidence interval 100 to 100 %; balance the lengths; otherwise the model learns to "
+        f"prefer {which} answers"
     )
     assert found(rows[:520] + pairs()[520:], PreferencePairs) == []  # 82.5 %, from 79.7 % on
     assert found(rows[:15], PreferencePairs) == []
@@ -194,7 +197,7 @@ def test_edge_cases_are_counted() -> None:
         "info",
         'of 800 training prompts, 2 have at most 2 words, 2 contain "not" or another English '
         "negation, 1 are in capitals, 1 contain no letters; "
-        "check that the answers honor the negations",
+        "check that the answers respect the negations",
     )
     assert found(rows[:99], EdgeCases) == []
 
@@ -219,7 +222,7 @@ def test_a_negation_in_the_instruction_is_not_counted(instructions: tuple[str, .
     (finding,) = found(rows, EdgeCases)
     assert show(finding) == (
         'of 800 training prompts, 30 contain "not" or another English negation; '
-        "check that the answers honor the negations"
+        "check that the answers respect the negations"
     )
     assert found([replace(row, prompt=text) for row, text in zip(rows, asked, strict=True)],
                  EdgeCases) == [finding]  # fmt: skip

@@ -83,4 +83,4 @@ def test_one_row_or_group_has_no_interval() -> None:
     errors = [[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]
     for groups, shown in ((["a"] * 4, errors), (None, [row[:1] for row in errors])):
         found = extrapolate([10, 20, 40], shown, 100, groups=groups)
-        assert found.reason == "the test rows are a single row or group"
+        assert found.reason == "there is only one test row or group"

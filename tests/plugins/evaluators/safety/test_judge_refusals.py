@@ -52,7 +52,7 @@ def test_replies_are_matched_with_answers() -> None:
     found = judge_refusals([("a", "no way"), ("b", "sure"), ("c", " "), ("a", "no way")], ask)
     assert found.declines == (True, False, True, True)
     assert len(asked) == 12 + 3 and found.anchors_right == 6
-    assert found.find_problem(0.8) == "the judge was right in only 6 of 12 anchors"
+    assert found.find_problem(0.8) == "the judge was right on only 6 of 12 anchors"
     assert not found.find_problem(0.51 - 0.02)
 
 

@@ -398,7 +398,11 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, tiny_folder: Path
     ("records", "changes", "message"),
     [
         (ROWS, {"loss__type": "dpo"}, 'set technique.loss.type = "kto"'),
-        (ROWS[::3], {}, "all 4 labeled answers are good.*add bad answers, or remove the column"),
+        (
+            ROWS[::3],
+            {},
+            "all 4 labeled answers are good.*add bad answers, or remove the label column",
+        ),
     ],
 )
 def test_rows_that_the_loss_cannot_learn_from_are_refused(

@@ -37,7 +37,11 @@ def test_a_pair_has_an_answer_of_each_kind() -> None:
         ([PAIR], "dpo", ""),
         ([GOOD, BAD], "kto", ""),
         ([PAIR, GOOD], "kto", ""),
-        ([PAIR, GOOD, BAD], "dpo", '2 rows hold one answer.*dpo needs pairs.*loss.type = "kto"'),
+        (
+            [PAIR, GOOD, BAD],
+            "dpo",
+            '2 rows contain a single answer.*dpo needs pairs.*loss.type = "kto"',
+        ),
         ([GOOD, BAD], "simpo", 'simpo needs pairs of answers: set technique.loss.type = "kto"'),
         ([GOOD, GOOD], "kto", "all 2 labeled answers are good.*add bad answers.*column"),
         ([BAD], "kto", "all 1 labeled answers are bad.*add good answers$"),

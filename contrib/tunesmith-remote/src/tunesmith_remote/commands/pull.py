@@ -19,7 +19,7 @@ from tunesmith_cli.common import common_options
 def command(url: str, run: Path) -> None:
     """Download the newest intact state of a run from URL into the new folder RUN.
 
-    Every file is verified with its checksum. A damaged checkpoint is skipped with a warning.
+    Every file is verified by its checksum. A damaged checkpoint is skipped with a warning.
     """
     from tunesmith_remote.bucket import Bucket
     from tunesmith_remote.pull import pull_run

@@ -21,8 +21,9 @@ from tunesmith_remote.snapshot import find_mirror
 def command(run: Path, url: str | None) -> None:
     """Copy new files of a run folder to URL, such as s3://bucket/runs/tickets.
 
-    Without URL, the run goes to where it was last pushed. The run may be training. Credentials and
-    endpoint come from environment variables such as AWS_PROFILE and AWS_ENDPOINT_URL.
+    Without URL, the run is pushed to the same URL as the last time. The run may be training at the
+    same time. Credentials and endpoint come from environment variables such as AWS_PROFILE and
+    AWS_ENDPOINT_URL.
     """
     from tunesmith_remote.bucket import Bucket
     from tunesmith_remote.push import push_run
@@ -30,11 +31,15 @@ def command(run: Path, url: str | None) -> None:
     mirror = find_mirror(RunFolder.open(run).path)
     place = url or (mirror and mirror.url)
     if not place:
-        raise UsageError(f"{run}: was never pushed", hint="give a URL: s3://bucket/runs/NAME")
+        raise UsageError(
+            f"{run}: this run was never pushed", hint="give a URL: s3://bucket/runs/NAME"
+        )
     bucket = Bucket(place)
     pushed = push_run(run, bucket)
     for name, reason in pushed.damaged.items():
-        render.print_note(f"warning: {name} is damaged, not pushed: {reason}", style="warning")
+        render.print_note(
+            f"warning: {name} is damaged and was not pushed: {reason}", style="warning"
+        )
     count = len(pushed.snapshot.files)
     render.print_text(
         f"{bucket.url}: snapshot {pushed.snapshot.number}, {count} files, "

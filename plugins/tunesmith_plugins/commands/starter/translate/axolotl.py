@@ -54,7 +54,7 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 REFUSED = {
     **shared.REFUSED,
-    "train_on_inputs": 'only answers are trained; for plain text use data.format = "text"',
+    "train_on_inputs": 'only answers are trained on; for plain text use data.format = "text"',
     "tokens": "the vocabulary is not changed",
     "added_tokens_overrides": "the vocabulary is not changed",
     "resize_token_embeddings_to_32x": "the vocabulary is not changed",
@@ -76,7 +76,7 @@ REFUSED = {
     "curriculum_sampling": "rows are always shuffled",
     "sample_packing_sequentially": "rows are always shuffled",
     "min_sample_len": "short rows are not skipped",
-    "dataset_exact_deduplication": "remove copies yourself: tunesmith data check finds them",
+    "dataset_exact_deduplication": "remove copies yourself: `tunesmith data check` finds them",
     "reward_model": "a reward model is a stage of the technique rlhf",
     "trl": "this technique is not translated: see the technique rlhf and tunesmith-trl",
     "reinit_weights": "training from scratch is not supported",
@@ -128,7 +128,7 @@ def _translate_template(t: Translation) -> None:
         t.refuse("chat_template", "the chat template of the model is used")
     special = t.get("special_tokens", {})
     if isinstance(special, dict) and set(special) <= {"pad_token"}:
-        t.ignore("special_tokens", "padding is never trained")
+        t.ignore("special_tokens", "padding is never trained on")
     elif "special_tokens" in t.source:
         t.refuse("special_tokens", "the special tokens of the model are used")
     plugins = [str(name) for name in split_names(t.get("plugins", []))]
@@ -260,7 +260,7 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
         use = shared.choose_loader(found, recognize) if is_local else "hub-dataset"
         if number and (not is_local or t.keys["data.use"] != use):
             problems.append(
-                f"only the first dataset is used, {found[0]} is not: use the data loader mixture"
+                f"only the first dataset is used, not {found[0]}: use the data loader mixture"
             )
             continue
         files += found
@@ -309,22 +309,22 @@ def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any]
     elif str(kind) in FORMATS:
         keys["data.format"] = FORMATS[str(kind)]
     elif kind is not None:
-        problems.append(f"type {kind}: check the columns with tunesmith data show")
+        problems.append(f"type {kind}: check the columns with `tunesmith data show`")
     if "field_messages" in item and item["field_messages"] not in ("messages", "conversations"):
         keys["data.columns.messages"] = str(item["field_messages"])
     problems += _translate_split(keys, item, is_local)
     roles = [role for role in split_names(item.get("roles_to_train") or []) if role != "gpt"]
     if roles not in ([], ["assistant"]):
-        problems.append("roles_to_train: answers of the assistant are trained")
+        problems.append("roles_to_train: only answers of the assistant are trained on")
     if str(item.get("train_on_eos") or "turn") != "turn":
-        problems.append("train_on_eos: the end of each answer is trained")
+        problems.append("train_on_eos: the end of each answer is trained on")
     known = _PLAIN | {"field_messages", "roles_to_train", "train_on_eos"}
     problems += [f"{key} of a dataset" for key in sorted(set(map(str, item)) - known)]
     return keys, problems
 
 
 def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool) -> list[str]:
-    """Translate which split of a dataset is read; return what is not translated."""
+    """Translate the split to read from a dataset; return what is not translated."""
     if is_local:
         split = str(item.get("split") or "train")
         return [] if split == "train" else [f"split {split} of a file"]

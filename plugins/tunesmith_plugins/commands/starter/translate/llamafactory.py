@@ -37,16 +37,16 @@ WITHOUT_EFFECT = {
          "resources_per_worker", "ray_init_kwargs"),
         "only affects training on several machines",
     ),
-    "ignore_pad_token_for_loss": "padding is never trained",
+    "ignore_pad_token_for_loss": "padding is never trained on",
     "compute_accuracy": "[[evaluators]] measure",
     "eval_on_each_dataset": "[[evaluators]] measure",
     "dataset_dir": "used to find the files",
 }  # fmt: skip
 REFUSED = {
     **shared.REFUSED,
-    "train_on_prompt": "only answers are trained; for plain text use the data loader text",
-    "mask_history": "every answer of a conversation is trained",
-    "max_samples": "all rows are read: cut the file yourself",
+    "train_on_prompt": "only answers are trained on; for plain text use the data loader text",
+    "mask_history": "every answer in a conversation is trained on",
+    "max_samples": "all rows are read; shorten the file yourself",
     "template": "the chat template of the model is used: compare with tunesmith data show --tokens",
     "tool_format": "the chat template of the model writes the tools",
     "enable_thinking": "set technique.chat_template.kwargs if the template has this variable",
@@ -209,7 +209,7 @@ def _read_known(folder: Path, name: str) -> dict[str, Any]:
 def _find_files(
     t: Translation, key: str, names: list[str], known: dict[str, Any], folder: Path
 ) -> list[str]:
-    """Return the files of named datasets; record which are not found or not translated."""
+    """Return the files of the named datasets, and record which are not found or not translated."""
     files, problems = [], []
     for name in names:
         entry = known.get(name)
@@ -243,7 +243,7 @@ COLUMNS = {
     "rejected": "rejected",
     "kto_tag": "label",
 }
-"""tunesmith's fields by their names in dataset_info.json."""
+"""Maps names in dataset_info.json to tunesmith's fields."""
 
 
 def _translate_entry(t: Translation, name: str, entry: dict[str, Any]) -> list[str]:

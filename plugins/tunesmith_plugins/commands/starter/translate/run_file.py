@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping with text keys.
 
     Raises:
-        UsageError: the file cannot be read; the message has the line.
+        UsageError: the file cannot be read; the message names the line.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

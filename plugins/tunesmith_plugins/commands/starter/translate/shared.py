@@ -1,4 +1,4 @@
-"""Translate what both tools take from transformers and peft: optimizer, schedule, adapter."""
+"""Translate the settings that both tools take from transformers and peft."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIMIZERS = {
     "adamw_bnb_8bit": "adamw-8bit",
     "paged_adamw_8bit": "paged-adamw-8bit",
 }
-"""Optimizers by their names in transformers. Paged variants compute the same updates."""
+"""Maps the names of optimizers in transformers to ours. Paged variants compute the same updates."""
 SCHEDULES = {
     "cosine": "cosine",
     "linear": "linear",
@@ -176,6 +176,6 @@ def translate_precision(t: Translation, *, default: str) -> None:
 
 
 def choose_loader(files: Sequence[str], recognize: FindLoader) -> str | None:
-    """Return the data loader for files of rows, by suffix; None if they need several."""
+    """Return the data loader for files of rows, chosen by suffix; None if they need several."""
     used = {"table" if recognize([file]) == "table" else "jsonl" for file in files}
     return used.pop() if len(used) == 1 else None

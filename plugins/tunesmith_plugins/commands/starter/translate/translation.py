@@ -14,7 +14,7 @@ from tunesmith.text import one_line, redact
 
 _SECRET_ENDINGS = ("token", "key", "secret", "password")
 FindLoader: TypeAlias = Callable[[Sequence[str]], str | None]
-"""Returns the name of the data loader that recognizes all of the files; None if none does."""
+"""Returns the name of the data loader that recognizes all of the files, or None."""
 DISABLED_VALUES = (None, False, 0, "", "none", "no", "null", "false")
 """Values that turn a key off."""
 
@@ -39,7 +39,7 @@ class Translation:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a value of the source; the default if it is missing or null."""
+        """Return a value of the source, or the default if it is missing or null."""
         value = self.source.get(key)
         return default if value is None else value
 
@@ -66,7 +66,7 @@ class Translation:
         self._record(key, state, f"{target} = {one_line(reprlib.repr(value))}")
 
     def accept(self, key: str, reason: str) -> None:
-        """Record that tunesmith does what a key asks for, if the source has the key."""
+        """Record that tunesmith already does what a key asks for, if the source has the key."""
         if key in self.source:
             self._record(key, "translated", reason)
 
