@@ -36,11 +36,11 @@ def call(code: str, shell: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("redirection", "code", "stderr"),
     [
-        ("schema | head -c 1", 0, ""),
-        ("schema | true", 0, ""),
-        ("schema > /dev/full", 4, "stdout could not be written"),
-        ("schema >&-", 4, "stdout could not be written"),
-        ("schema 2>&- >/dev/null <&-", 0, ""),
+        ("explain --schema | head -c 1", 0, ""),
+        ("explain --schema | true", 0, ""),
+        ("explain --schema > /dev/full", 4, "stdout could not be written"),
+        ("explain --schema >&-", 4, "stdout could not be written"),
+        ("explain --schema 2>&- >/dev/null <&-", 0, ""),
         ("--no-such-option 2> /dev/full", 2, ""),
     ],
 )

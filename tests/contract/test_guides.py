@@ -144,7 +144,7 @@ def test_every_page_with_files_is_played() -> None:
     with_files = {
         page for page in DOCS.rglob("*.md") if any(t for _, t, _ in FENCE.findall(page.read_text()))
     }
-    names = ("addition", "metric", "database", "reporter", "peft-adapter")
+    names = ("addition", "metric", "database", "reporter", "peft-adapter", "choose-weights")
     played = {GUIDES / f"{name}.md" for name in names}
     played |= {GUIDES / "serve.md"}  # test_serve_guide.py
     assert with_files <= played | INSTALLED

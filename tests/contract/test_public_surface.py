@@ -39,7 +39,6 @@ A folder is too large when its name no longer tells what is in it; divide it by 
 TESTED_THROUGH = {
     # Commands run through the command line, as a user runs them.
     "tests/cli/test_commands.py": ("tunesmith.execution.versions",),
-    "tests/plugins/commands/test_check.py": ("tunesmith_cli.render",),
     # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.
     "tests/core/testing/test_kit.py": (
         "tunesmith.testing.loaders",

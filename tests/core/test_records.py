@@ -73,7 +73,7 @@ def test_a_record_with_a_list_inside_a_message_is_not_immutable() -> None:
 
 def test_content_that_is_neither_text_nor_parts_is_refused() -> None:
     parts: Any = [{"type": "text", "text": "q"}]
-    with pytest.raises(TypeError, match="is text or parts, got"):
+    with pytest.raises(TypeError, match="must be text or parts, got"):
         Message("user", parts)
 
 

@@ -44,7 +44,9 @@ def test_a_share_without_a_single_label_is_not_shown() -> None:
         )
         assert (finding.level, finding.hint, finding.examples) == ("info", "", ())
     finding = to_finding(replace(found, highest_share=0.012), item_rows())
-    assert finding.message.startswith("up to 1.2 % of the labels look wrong, by a classifier")
+    assert finding.message.startswith(
+        "up to 1.2 % of the labels look wrong, according to a classifier"
+    )
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:

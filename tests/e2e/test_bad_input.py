@@ -145,7 +145,7 @@ def test_unusual_learning_rates_give_a_warning(folder: Path, tunesmith: Tunesmit
     assert outcome.code == 0
     assert "technique.learning_rate" in outcome.err + outcome.out
     edit(folder, 'use = "lora"', 'use = "full"')
-    edit(folder, "1e-5", "3e-4")
+    edit(folder, "1e-5", "3e-2")
     outcome = tunesmith("check", folder / "run.toml")
     assert "technique.learning_rate" in outcome.err + outcome.out
 

@@ -263,10 +263,10 @@ MODELS: dict[str, tuple[Build, int, str]] = {
     "10^9 labels": (edited("config.json", num_labels=10**9), 7, "num_labels"),
     "heads that need 4 TB": (
         edited("config.json", num_attention_heads=8192, num_key_value_heads=8192,
-               head_dim=100_000, hidden_size=8192), 7, "promise"
+               head_dim=100_000, hidden_size=8192), 7, "but the files"
     ),
     "experts that the files do not hold": (
-        edited("config.json", model_type="mixtral", num_local_experts=10_000), 7, "promise"
+        edited("config.json", model_type="mixtral", num_local_experts=10_000), 7, "but the files"
     ),
     # values that no architecture expects
     "hidden_act is a list": (edited("config.json", hidden_act=["x"]), 7, "hidden_act"),

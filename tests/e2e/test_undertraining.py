@@ -57,7 +57,8 @@ def test_a_run_that_was_trained_too_little(
     done = tunesmith("run", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run"))
     assert done.code == 0, done.err
     output = " ".join((done.out + done.err).split())
-    assert "NOT ENOUGH EVIDENCE not enough evidence: the tuned model is underfitted: " in output
+    assert output.startswith("NOT ENOUGH EVIDENCE ")
+    assert " not enough evidence: the tuned model is underfitted: " in output
     assert "a training answer costs the tuned model" in output
     assert "fit: underfitted; " in output and " steps instead of " in output
     assert not (tmp_path / "run" / "winner").exists()

@@ -94,7 +94,7 @@ def test_runs_without_a_common_row_or_metric_are_refused(good: Run, tmp_path: Pa
     with pytest.raises(UsageError, match="no test row in common"):
         compare_runs(good.path, other.path)
     (other.path / "events.jsonl").write_text("", encoding="utf-8")
-    with pytest.raises(UsageError, match="no common metric"):
+    with pytest.raises(UsageError, match="have no metric in common"):
         compare_runs(good.path, other.path)
 
 

@@ -23,10 +23,11 @@ def test_they_are_public_names() -> None:
 
 
 def test_findings_are_returned(tmp_path: Path) -> None:
-    assert tunesmith.check(tables(tmp_path)) == []
-    (found,) = tunesmith.check(tables(tmp_path), set={"run.seed": 13})
+    (rows,) = tunesmith.check(tables(tmp_path))
+    assert (rows.level, rows.source) == ("info", "data.test")
+    found, _ = tunesmith.check(tables(tmp_path), set={"run.seed": 13})
     assert (found.level, found.source) == ("warning", "run.seed")
-    (error,) = tunesmith.check(tables(tmp_path), set={"run.seed": 666})
+    error, _ = tunesmith.check(tables(tmp_path), set={"run.seed": 666})
     assert error.level == "error"
 
 

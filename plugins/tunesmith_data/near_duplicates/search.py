@@ -33,10 +33,12 @@ MAX_ROUNDS = 8
 
 @dataclass(frozen=True, slots=True)
 class DuplicatePair:
-    """The indices of two near-duplicates; ``first`` is the smaller one."""
+    """Two near-duplicates of a list of texts."""
 
     first: int
+    """Index of the earlier text."""
     second: int
+    """Index of the later text."""
     characters: float
     """Jaccard similarity of the character 5-grams, without boilerplate."""
     words: float

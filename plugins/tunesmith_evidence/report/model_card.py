@@ -17,7 +17,6 @@ from tunesmith.machine import expand_home
 from tunesmith.plan import Plan
 from tunesmith.storage import write_atomic
 from tunesmith.text import format_count, redact
-from tunesmith_evidence.report.card import render_card_markdown
 from tunesmith_evidence.report.facts import describe_data
 from tunesmith_evidence.report.markdown import escape_markdown
 from tunesmith_evidence.report.view import ReportView
@@ -117,6 +116,9 @@ def render_model_card(
 
 def render_results(view: ReportView, license: str | None) -> str:
     """Return the verdict with all scores, the data and the limits, as Markdown sections."""
+    # The card needs MarkupSafe, which the light requirements do not have.
+    from tunesmith_evidence.report.card import render_card_markdown
+
     data, measured = view.report.data, dict.fromkeys(e.metric for e in view.report.tuned)
     skipped = sum(data.skipped.values()) if data else 0
     metrics = ", ".join(escape_markdown(metric) for metric in measured) or "nothing"

@@ -503,7 +503,7 @@ def test_a_baseline_that_suits_the_rows_and_is_not_named_is_reported(table_bench
     ("baselines", "where", "what"),
     [
         ({"use": ["tabel"]}, "baselines.use", "tabel"),
-        ({"use": ["zero-shot"], "table": {"sizes": [3]}}, "baselines.table", "not used"),
+        ({"use": ["zero-shot"], "table": {"sizes": [3]}}, "baselines.table", "has no effect"),
         ({"table": {"size": 3}}, "baselines.table.size", "unknown key"),
         ({"table": 3}, "baselines.table", "must be a table"),
         ({"tabel": {}}, "baselines.tabel", "unknown key"),

@@ -85,7 +85,7 @@ def test_everything_that_was_not_met_is_named() -> None:
 
 def test_must_beat_fails_for_a_baseline_without_evaluation() -> None:
     tuned = measured("score", 1.0)
-    with pytest.raises(GateError, match='better than base, but is "not measured"'):
+    with pytest.raises(GateError, match='must beat base, but is "not measured"'):
         check_gate(GateOptions(must_beat=["base"]), [tuned], {})
 
 

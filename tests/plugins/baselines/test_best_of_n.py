@@ -127,7 +127,7 @@ def test_a_judge_that_is_trained_on_is_a_warning() -> None:
 def test_the_reward_model_of_the_run_is_no_judge() -> None:
     own = rlhf(reward={})
     [finding] = judge(own, WinRateOptions())
-    assert finding.level == "warning" and "baselines are not measured" in finding.message
+    assert finding.level == "warning" and "does not measure the baselines" in finding.message
     given = rlhf(reward={"skip": True, "from": "runs/one/reward"})
     assert judge(given, WinRateOptions(reward="runs/one/reward"))
     assert judge(given, WinRateOptions(reward="runs/one"))
@@ -137,7 +137,8 @@ def test_the_reward_model_of_the_run_is_no_judge() -> None:
 def test_pairs_without_a_judge_are_compared_by_probabilities() -> None:
     [finding] = judge(from_table(PreferenceOptions, {}))
     assert (
-        finding.level == "info" and "preference-accuracy compares how probable" in finding.message
+        finding.level == "info"
+        and "preference-accuracy only compares how probable" in finding.message
     )
     assert judge(from_table(PreferenceOptions, {}), rows=ROWS) == []
     [finding] = judge(rlhf(**RULES))

@@ -35,7 +35,7 @@ def test_baselines_prints_a_table_and_trains_nothing(
     assert "tunesmith resume" in done.stderr
     resumed = with_baselines("resume", "steps")
     assert resumed.exit_code == 0, resumed.output
-    assert "tuned" in resumed.stdout and "zero-shot" in resumed.stdout
+    assert "fine-tuning" in resumed.stdout and "zero-shot" in resumed.stdout
 
 
 def test_baselines_as_json(with_baselines: Tunesmith) -> None:

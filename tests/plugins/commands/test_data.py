@@ -408,7 +408,6 @@ COMMANDS = {
     "fix": (),
     "split": ("--out", "out"),
     "select": ("--rows", "3", "--out", "out.jsonl"),
-    "coverage": ("--against", "rows.csv"),
     "canaries": ("--out", "out.jsonl", "--secrets", "secrets.json"),
 }
 

@@ -50,7 +50,10 @@ def test_forms_of_several_owners_are_listed(tunesmith: Tunesmith) -> None:
         ("3", "DataError: A data file cannot be used"),
         ("75", "stopped at a limit"),
         ("130", "stopped by signal SIGINT"),
-        ("gateerror", "GateError: A quality gate of the run file did not pass. Exit code 6."),
+        (
+            "gateerror",
+            "GateError: The run did not meet an exit criterion of its run file. Exit code 6.",
+        ),
         ("RunStopped", "A signal or a limit ended the run"),
     ],
 )

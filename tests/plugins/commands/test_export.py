@@ -81,8 +81,8 @@ def test_a_terminal_shows_the_steps_and_what_was_not_verified(
     arguments = ["export", str(finished), "--to", "safetensors", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments, env={"FORCE_COLOR": "1", "NO_COLOR": ""})
     assert done.exit_code == 0, done.output
-    steps = re.findall(r"^(observing|merging|writing|loading) ", done.stderr, re.MULTILINE)
-    assert steps == ["observing", "merging", "writing", "loading"]
+    steps = re.findall(r"^(running|merging|writing|loading) ", done.stderr, re.MULTILINE)
+    assert steps == ["running", "merging", "writing", "loading"]
     assert "not verified: stop" in done.stderr and "\x1b[33m" in done.stderr, "in yellow"
 
 

@@ -74,7 +74,7 @@ def test_rows_are_exported_once_with_their_reasons(failing: Tunesmith, tmp_path:
     assert any("weak slice: channel = mail" in row["reasons"] for row in rows)
     assert rows[0]["messages"][0]["role"] == "user" and rows[0]["columns"]
     again = failing("failures", "done", "--export", "rows.jsonl")
-    assert again.exit_code == 2 and "exists already" in again.stderr
+    assert again.exit_code == 2 and "already exists" in again.stderr
 
 
 def test_a_half_is_not_chosen_without_a_file(failing: Tunesmith) -> None:

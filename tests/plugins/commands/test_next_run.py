@@ -100,8 +100,14 @@ def test_corrected_rows_of_the_export_move_to_training(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"messages": [], "expected": "x", "reasons": []}', "more.jsonl:1: needs `messages`"),
-        ('{"messages": [{"role": "user"}], "expected": "x", "reasons": []}', "needs `messages`"),
+        (
+            '{"messages": [], "expected": "x", "reasons": []}',
+            "more.jsonl:1: the row needs `messages`",
+        ),
+        (
+            '{"messages": [{"role": "user"}], "expected": "x", "reasons": []}',
+            "the row needs `messages`",
+        ),
         (
             '{"messages": [{"role": "user", "content": "a"}], "expected": "", "reasons": []}',
             "needs",

@@ -75,7 +75,7 @@ def test_the_publisher_of_an_unpinned_name_is_named() -> None:
     assert publisher.endswith("Home, https://a.example; from https://index.example/t.whl")
     found = Change("tunesmith-trl", None, "9", publisher, is_requested=True)
     needed = Change("other", None, "1")
-    with pytest.raises(UsageError, match="names no version; 9 is published by Ann") as refused:
+    with pytest.raises(UsageError, match="no version given; 9 is published by Ann") as refused:
         refuse_unpinned(["Tunesmith_TRL>=1"], [found, needed])
     assert "tunesmith plugins install tunesmith-trl==9" in str(refused.value.hint)
     refuse_unpinned(["tunesmith-trl==9"], [found, needed])
@@ -132,7 +132,7 @@ def test_a_plugin_is_installed_checked_and_listed(
     refused = tunesmith("plugins", "install", "tunesmith-greet")
     assert refused.stdout == "tunesmith-greet not installed -> 1.0\n"
     assert refused.returncode == 2 and contents(environment) == before
-    assert "names no version; 1.0 is published by nobody; from file://" in refused.stderr
+    assert "no version given; 1.0 is published by nobody; from file://" in refused.stderr
     assert "tunesmith plugins install tunesmith-greet==1.0" in refused.stderr
     done = tunesmith("plugins", "install", "tunesmith-greet==1.0")
     assert done.returncode == 0, done.stderr

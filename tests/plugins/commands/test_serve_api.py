@@ -240,7 +240,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
     ({"repetition_penalty": 1.0}, "repetition_penalty", "unknown parameter"),
     ({"tool_choice": "required", "tools": [TOOL]}, "tool_choice", "cannot be forced"),
-    ({"tools": [{"type": "function"}]}, "tools", "without the name"),
+    ({"tools": [{"type": "function"}]}, "tools", "without the tool's name"),
     ({"temperature": -1}, "temperature", "greater than or equal to 0"),
     ({"temperature": "hot"}, "temperature", "valid number"),
     ({"top_p": 0}, "top_p", "greater than 0"),

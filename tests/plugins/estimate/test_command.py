@@ -312,7 +312,9 @@ def test_text_output(plan: Plan) -> None:
 
 def test_without_a_terminal_both_estimates_are_printed(plan: Plan) -> None:
     text = plan().stdout
-    assert text.index("(analytic)") < text.index("now tracing") < text.index("(traced)")
+    assert (
+        text.index("(analytic)") < text.index("tracing the training step") < text.index("(traced)")
+    )
 
 
 def test_a_model_without_weights_is_planned_but_not_run(plan: Plan, here: Path) -> None:

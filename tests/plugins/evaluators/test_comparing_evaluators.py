@@ -121,7 +121,7 @@ def test_no_win_rate_before_the_reward_model_is_trained() -> None:
 
 
 def test_outside_of_a_run_the_other_model_must_be_named() -> None:
-    with pytest.raises(UsageError, match="no run"):
+    with pytest.raises(UsageError, match="outside a run"):
         LENGTH.build(LENGTH.config()).measure(model("a"), ROWS)
 
 

@@ -84,7 +84,7 @@ def test_extract_compares_the_last_match(
 
 
 def test_reference_without_an_extract_match_is_an_error_that_names_the_record() -> None:
-    with pytest.raises(DataError, match="a:0: `extract` finds nothing"):
+    with pytest.raises(DataError, match="a:0: `extract` found nothing"):
         matches("#### 1", "forty-two", extract="#### *(.*)")
 
 

@@ -107,7 +107,7 @@ def test_without_rows_or_a_model_nothing_is_measured() -> None:
         open=lambda path: knowing([]), train=TRAIN,
     )  # fmt: skip
     assert evaluator.compare(knowing([]), TEST, run) == []
-    with pytest.raises(UsageError, match="only a run"):
+    with pytest.raises(UsageError, match="only exist in a run"):
         evaluator.measure(knowing([]), TEST)
 
 
@@ -151,7 +151,7 @@ def run_noise(folder: Path, epochs: float, words: int = 4) -> Any:
 
 def test_a_run_without_long_answers_is_warned(tmp_path: Path) -> None:
     report = run_noise(tmp_path, 0.1, words=6).report
-    assert any("answers of 6 words" in finding.message for finding in report.findings)
+    assert any("answers of at least 6 words" in finding.message for finding in report.findings)
     assert not [e for e in report.measured.values() if e.metric == "memorization"]
 
 

@@ -176,7 +176,7 @@ def test_file_in_a_wheel_is_found_by_distribution_name(
     write_distribution(tmp_path, "pkg/a.gguf", "pkg/__init__.py")
     for reference in ("wheel:some", "wheel:some/pkg/a.gguf"):
         assert find_model(reference, None) is not None
-    with pytest.raises(UsageError, match="has no file") as caught:
+    with pytest.raises(UsageError, match="does not contain the file") as caught:
         find_model("wheel:some/pkg/b.gguf", None)
     assert "pkg/a.gguf" in str(caught.value.hint)
     write_distribution(tmp_path, "pkg/a.gguf", "pkg/b.gguf")

@@ -174,7 +174,7 @@ def test_the_hub_is_asked_for_a_model_that_is_not_on_this_machine(
 ) -> None:
     assert find_obstacle("org/there@v1") == ""
     assert Hub.asked == ["/org/there/resolve/v1/config.json"]
-    assert "the hub refused" in find_obstacle("org/absent")
+    assert "refused the download" in find_obstacle("org/absent")
     online("http://127.0.0.1:9")
     obstacle = find_obstacle("org/there@v1")
     assert obstacle.startswith("org/there@v1: not on this machine, and the hub cannot be reached")

@@ -128,4 +128,4 @@ def test_a_plan_that_a_hook_changes_is_not_trained_with(
     source = HEADER.format(change="pass") + HOOKS.format(review=change, report="pass")
     weights, log = train(tmp_path, tiny_folder, source)
     assert weights == expected
-    assert "tunesmith_review_plan changed the plan" in log
+    assert "tunesmith_review_plan changed its copy of the plan" in log

@@ -371,7 +371,7 @@ def test_demonstrations_are_used_if_there_are_any(
         ((), "no rows to train on"),
         (
             (Text(source="x:1", text="t"),),
-            "rlhf needs conversations or .* got a Text",
+            "rlhf needs conversations or .* is a Text",
         ),
         ((Completion(source="x:2", prompt="a", completion="b"),), "the data has none"),
     ],

@@ -34,5 +34,5 @@ def test_where_rows_are_sent_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_stays_private() -> None:
-    with pytest.raises(ValidationError, match="https only"):
+    with pytest.raises(ValidationError, match="needs an https address"):
         JudgeEndpointOptions(endpoint="http://example.org/v1", token_variable="T")

@@ -31,6 +31,8 @@ from tunesmith_torch.rlhf.policy_task import PolicyTask, gold_reward
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training.trainer import train
 
+ENDS = (GateChecked, TrainingFinished)
+
 VOWELS = "def reward(prompt, answer):\n    return sum(answer.count(x) for x in 'aeiou') / 4\n"
 ROWS: tuple[Record, ...] = tuple(
     Completion(source=f"rows:{n}", prompt=f"What is {n % 6}?", completion="ten") for n in range(8)
@@ -173,7 +175,7 @@ def test_a_policy_is_trained_without_a_reward_model(
     assert {name: started.details[name] for name in details} == details
     steps = run.of(StepFinished)
     assert len(steps) == 2 and abs(steps[0].metrics["kl"]) < 1e-4
-    assert [type(event) for event in run.events[-2:]] == [GateChecked, TrainingFinished]
+    assert [type(event) for event in run.events if isinstance(event, ENDS)] == [*ENDS]
     (finished,) = run.of(TrainingFinished)
     assert finished.tokens == sum(step.tokens for step in steps)
     assert finished.trained_tokens == sum(step.trained_tokens for step in steps)

@@ -87,7 +87,7 @@ def test_a_torchrun_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyP
     for name, value in {**variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
     started = time.monotonic()
-    with pytest.raises(RankLostError, match="torchrun has ended") as caught:
+    with pytest.raises(RankLostError, match="torchrun has exited") as caught:
         form_group.form_group(torch.device("cpu"), lambda event: None)
     assert time.monotonic() - started < 30
     assert caught.value.hint == "tunesmith resume continues from the last checkpoint"

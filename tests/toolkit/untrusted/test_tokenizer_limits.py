@@ -73,7 +73,7 @@ def test_a_changed_file_is_checked_again(folder: Path) -> None:
     edit(folder, pre_tokenizer=split(DIGITS))
     check_tokenizer(folder)
     edit(folder, pre_tokenizer=split("((("))
-    with pytest.raises(EnvironmentProblem, match="not used"):
+    with pytest.raises(EnvironmentProblem, match="is rejected"):
         check_tokenizer(folder)
 
 
