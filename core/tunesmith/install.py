@@ -6,8 +6,7 @@ import json
 import shlex
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from tunesmith.offers import BUILTIN_DISTRIBUTION
 
@@ -37,7 +36,7 @@ def find_checkout() -> Path | None:
         is_editable = origin.get("dir_info", {}).get("editable", False)
     except (metadata.PackageNotFoundError, ValueError, AttributeError):
         return None
-    folder = Path(url2pathname(urlsplit(origin.get("url", "")).path))
+    folder = Path(unquote(urlsplit(origin.get("url", "")).path))
     return folder if is_editable and folder.is_dir() else None
 
 

@@ -132,7 +132,7 @@ def test_help_imports_no_plugin_at_all_once_they_were_listed(tmp_path: Path) -> 
         ["plan", "run.toml", "--resolved"],
         ["plugins", "list"],
         ["plugins", "show", "lora"],
-        ["schema"],
+        ["explain", "--schema"],
     ],
     ids=lambda arguments: " ".join(arguments),
 )

@@ -204,7 +204,7 @@ def test_a_signal_ends_all_ranks_after_the_step(
     started: list[Any] = []
     owner, name = {
         "training": (loop._GradientAccumulator, "compute_gradient"),
-        "saving": (training_state, "save"),
+        "saving": (training_state, "save_training_state"),
     }[phase]
 
     def wait_for_signal() -> None:
