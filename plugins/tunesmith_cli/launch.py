@@ -189,10 +189,10 @@ def create_run(plan: Plan, out: Path | None) -> RunFolder:
 
 
 def create_run_once(folder: Path, make_plan: Callable[[], Plan]) -> None:
-    """Create a run folder like :func:`create_run`, unless an earlier start has created it.
+    """Create a run folder like :func:`create_run`, unless an earlier launch already did.
 
-    A folder without a run file comes from a start that was interrupted. Its run file is written
-    now, as that start would have done.
+    If the folder exists but has no run file, the earlier launch was interrupted, so the run file is
+    written now.
     """
     run = RunFolder(folder)
     if run.run_file.is_file():

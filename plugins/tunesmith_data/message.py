@@ -205,7 +205,7 @@ def _call_turn(item: Mapping[str, object], value: object, turn: str) -> Message:
     """Return a turn whose content is a tool call."""
     calls = parse_tool_calls(value, turn)
     if any(item.get(key) for key in CALL_KEYS):
-        raise RowError(f"{turn} has tool calls both in its content and next to it")
+        raise RowError(f"{turn} has tool calls both in `content` and in `tool_calls`")
     reasoning, weight = _reasoning(item, ""), _weight(item, "assistant")
     return Message("assistant", "", reasoning=reasoning, tool_calls=calls, weight=weight)
 
@@ -216,7 +216,7 @@ def _assistant(item: Mapping[str, object], value: object, split_inline: bool) ->
     if value is None and not calls:
         raise RowError("the content is null, not text")
     if calls and part_calls:
-        raise RowError("a message has tool calls both in its content and next to it")
+        raise RowError("a message has tool calls both in `content` and in `tool_calls`")
     reasoning, weight = _reasoning(item, part_reasoning), _weight(item, "assistant")
     calls = calls or part_calls
     message = Message(

@@ -81,7 +81,7 @@ def test_the_notebook_runs(workplace: Path) -> None:
         for name, source in cells(DOCS / "tutorials" / "notebook.ipynb").items()
     }
     assert shown["data"] == 36
-    assert [line.partition(":")[0] for line in shown["check"]] == ["info"]
+    assert [line.partition(":")[0] for line in shown["check"]] == ["info", "info"]
     assert 0 < shown["estimate"]["low"] <= shown["estimate"]["high"]
     assert "exact-match" in shown["run"]._repr_html_()
     assert shown["report"][0] == shown["later"] == "ok"

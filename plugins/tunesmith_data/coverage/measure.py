@@ -160,7 +160,7 @@ class _Search:
             start += len(block)
 
     def distances(self) -> Floats:
-        """Return each text's distance to its most similar training row; 0 if all boilerplate."""
+        """Return each text's distance to its most similar training row; 0 for pure boilerplate."""
         distances = np.clip(1 - self._similarities, 0, 1)
         return np.where(self.vectors.any(axis=1), distances, 0.0)
 

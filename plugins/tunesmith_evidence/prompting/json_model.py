@@ -56,7 +56,9 @@ def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> T
         text = "constrained JSON answers need llguidance, which is not installed"
         raise UsageError(text, hint=install_extra("json"))
     if not isinstance(model, ConstrainableModel):
-        raise UsageError(f"{type(model).__name__}: the answers of this model cannot be constrained")
+        raise UsageError(
+            f"{type(model).__name__}: this model does not support decoding that is constrained to a JSON schema"
+        )
     constrained = model.constrained_to(
         schema,
         item_separator=style.comma,

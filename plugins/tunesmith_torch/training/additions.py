@@ -281,7 +281,7 @@ class Additions:
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the states among the tensors of a checkpoint."""
+        """Restore the state of each addition from the tensors of a checkpoint."""
         for added in self._stateful:
             prefix = f"addition.{added.origin.table}."
             names = [name for name in tensors if name.startswith(prefix)]

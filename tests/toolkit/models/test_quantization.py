@@ -256,7 +256,7 @@ def test_no_code_is_downloaded_from_a_hub(tmp_path: Path, imported_before: bool)
     code = "import kernels\n" if imported_before else ""
     code += (
         "import tunesmith_torch.models.adapters; from tunesmith_torch.runtime import bitsandbytes\n"
-        "bitsandbytes.get_package(); import kernels; assert kernels.get_kernel"
+        "bitsandbytes.import_bitsandbytes(); import kernels; assert kernels.get_kernel"
     )
     roots = [str(tmp_path), *(p for p in sys.path if p)]
     done = subprocess.run(

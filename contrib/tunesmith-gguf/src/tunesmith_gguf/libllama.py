@@ -136,7 +136,7 @@ def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool)
         parameters.flash_attn_type = 0
     context = lib.llama_init_from_model(model, parameters)
     if context == ffi.NULL:
-        raise EnvironmentProblem("gguf: llama.cpp has not enough memory for a context")
+        raise EnvironmentProblem("gguf: not enough memory for a llama.cpp context")
     batch = lib.llama_batch_init(len(ids), 0, 1)
     try:
         batch.n_tokens = len(ids)
@@ -145,7 +145,7 @@ def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool)
             batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
             batch.logits[position] = position >= first
         if lib.llama_decode(context, batch) != 0:
-            raise EnvironmentProblem("gguf: llama.cpp failed to compute the row")
+            raise EnvironmentProblem("gguf: llama.cpp failed to decode the tokens of a row")
         rows = [
             np.frombuffer(ffi.buffer(lib.llama_get_logits_ith(context, i), size * 4), np.float32)
             for i in range(first, len(ids))

@@ -211,7 +211,7 @@ def _find_mark(turns: Turns, between: dict[Pair, str]) -> str:
     while "{{" in mark:
         mark = mark[mark.index("{{") + 1 :]
     if not all(text.endswith(mark) for text in to_calls):
-        raise ToolsSkippedError("it starts tool calls with different texts")
+        raise ToolsSkippedError("it does not always start a tool call with the same text")
     return mark
 
 

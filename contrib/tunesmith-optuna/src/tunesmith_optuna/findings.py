@@ -145,7 +145,9 @@ def show_search_result(found: SearchResult) -> None:
         shares = sorted(found.importances.items(), key=lambda item: -item[1])
         texts = [f"{found.names[key]} {format_share(share)}" for key, share in shares]
         render.print_text()
-        render.print_paragraph(f"Estimated share of the score differences: {', '.join(texts)}.")
+        render.print_paragraph(
+            f"Estimated importance of each option (share of the variance of scores): {', '.join(texts)}."
+        )
     if found.ranking:
         render.print_text()
         render.print_paragraph(found.describe_best())

@@ -185,7 +185,7 @@ class FieldsModel:
         return {**rows, **{kind: basis.convert(rows[kind]) for kind, basis in self._bases.items()}}
 
     def report(self) -> list[FieldReport]:
-        """Return how each field is predicted."""
+        """Return the prediction method chosen for each field."""
         return [
             FieldReport(".".join(path), p.way, p.accuracy) for path, p in self._predictors.items()
         ]

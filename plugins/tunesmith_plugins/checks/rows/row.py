@@ -51,7 +51,7 @@ class Row:
 
     @cached_property
     def prompt_signs(self) -> bytes:
-        """The letters, digits and symbols of the prompt."""
+        """The prompt without white space and punctuation."""
         return fold_signs([self.prompt])[0]
 
     @cached_property

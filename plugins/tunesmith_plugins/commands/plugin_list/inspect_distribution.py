@@ -114,8 +114,8 @@ def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> 
 def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
     """Read the inspections of these plugins from the cache file of their distribution.
 
-    Plugins that the file lacks or describes incorrectly are skipped, and all plugins if it is
-    unreadable.
+    Plugins whose entry is missing or malformed are skipped. If the file is unreadable, all are
+    skipped.
     """
     stored: Any = None
     with suppress(OSError, ValueError, RecursionError):

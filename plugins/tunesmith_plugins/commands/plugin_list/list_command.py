@@ -14,7 +14,6 @@ from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.groups import CommandConflict, resolve_command_conflicts
-from tunesmith_plugins.commands.plugin_list.available import list_available
 from tunesmith_plugins.commands.plugin_list.inspect_distribution import Inspection
 from tunesmith_plugins.commands.plugin_list.inspect_installed import (
     inspect_files,
@@ -45,7 +44,9 @@ def command(
     commands with conflicts, are listed with the reason.
     """
 
-    if available:
+    if available:  # reads the directory with pydantic, which the list itself does not need
+        from tunesmith_plugins.commands.plugin_list.available import list_available
+
         list_available(words, as_json=as_json)
         return
 
