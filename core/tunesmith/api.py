@@ -137,7 +137,7 @@ def require_runnable(plan: Plan) -> None:
     processes = distributed.world_size()
     if processes > 1 and (part := plan.single_process_part):
         raise UsageError(
-            f"{part}: does not support training with several processes, but torchrun started {processes}",
+            f"{part}: does not support several processes, but torchrun started {processes}",
             hint="start it without torchrun",
         )
     if plan.found_model.missing:

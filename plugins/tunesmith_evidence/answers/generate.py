@@ -124,8 +124,8 @@ def resolve_max_new_tokens(
     """Return the maximum number of tokens per answer.
 
     ``auto`` fits the longest reference plus ``extra_tokens``, up to 512 tokens. All evaluators of a
-    run then request the same answers, which are generated only once. An evaluator's ``prepare`` gets the references of all test rows, so the limit does not depend on
-    which subset is evaluated.
+    run then request the same answers, which are generated only once. An evaluator's ``prepare``
+    gets the references of all test rows, so the limit does not depend on which subset is evaluated.
     """
     if isinstance(max_new_tokens, int):
         return max_new_tokens

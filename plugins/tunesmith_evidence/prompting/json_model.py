@@ -57,7 +57,8 @@ def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> T
         raise UsageError(text, hint=install_extra("json"))
     if not isinstance(model, ConstrainableModel):
         raise UsageError(
-            f"{type(model).__name__}: this model does not support decoding that is constrained to a JSON schema"
+            f"{type(model).__name__}: this model does not support decoding that is constrained to "
+            "a JSON schema"
         )
     constrained = model.constrained_to(
         schema,

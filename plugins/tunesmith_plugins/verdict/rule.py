@@ -19,7 +19,8 @@
     5  Otherwise: too few test rows to decide.                                NOT ENOUGH EVIDENCE
 
 If the model is underfitted, case 4 still applies if even a perfect model would not beat that
-baseline by the margin. NOTHING WORKS YET is unchanged, but its sentence names underfitting as the reason.
+baseline by the margin. NOTHING WORKS YET is unchanged, but its sentence names underfitting as the
+reason.
 
 Cases 3 and 4 use the *advantage*: the paired difference from a baseline with its interval, positive
 if the tuned model is better. It is compared with two numbers::

@@ -60,7 +60,8 @@ def open_judge(
     """Return a function that asks the judge about prompts.
 
     Without an endpoint, the judge is a model reference, a run folder or an artifact, and answers
-    with the most probable of the labels. ``option`` is the option that names the judge; errors mention it.
+    with the most probable of the labels. ``option`` is the option that names the judge; errors
+    mention it.
     """
     # Offers import this module, so urllib.request and torch must not be imported at the top.
     from tunesmith_evidence.endpoint.client import Endpoint

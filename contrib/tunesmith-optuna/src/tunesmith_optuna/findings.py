@@ -146,7 +146,8 @@ def show_search_result(found: SearchResult) -> None:
         texts = [f"{found.names[key]} {format_share(share)}" for key, share in shares]
         render.print_text()
         render.print_paragraph(
-            f"Estimated importance of each option (share of the variance of scores): {', '.join(texts)}."
+            "Estimated importance of each option (share of the variance of scores): "
+            f"{', '.join(texts)}."
         )
     if found.ranking:
         render.print_text()
