@@ -81,7 +81,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if controls < CONTROLS_PER_CANARY * count:
         needed = CONTROLS_PER_CANARY * count
         raise UsageError(
-            f"--controls: {controls:,} controls are too few to show that any of the {count} secrets "
+            f"--controls: {controls:,} controls are too few to show that any of {count} secrets "
             "was memorized",
             hint=f"use {needed:,} or more, or lower --count",
         )
