@@ -38,11 +38,11 @@ def test_contract(check):
 TECHNIQUE_CONTRACT = """
 from tunesmith_copied import PLUGIN
 from tunesmith.testing import parametrize_checks
-from tunesmith_torch.testing.tiny_model import tiny_model_folder
+from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
 
 QUICK = {"epochs": 6.0, "batch_size": 4, "learning_rate": 1e-2}
 
-@parametrize_checks(PLUGIN, model=tiny_model_folder, samples={"copied": QUICK})
+@parametrize_checks(PLUGIN, model=get_tiny_model_folder, samples={"copied": QUICK})
 def test_contract(check):
     check()
 """

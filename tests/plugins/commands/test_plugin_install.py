@@ -132,7 +132,7 @@ def test_a_plugin_is_installed_checked_and_listed(
     refused = tunesmith("plugins", "install", "tunesmith-greet")
     assert refused.stdout == "tunesmith-greet not installed -> 1.0\n"
     assert refused.returncode == 2 and contents(environment) == before
-    assert "no version given; 1.0 is published by nobody; from file://" in refused.stderr
+    assert "no version given; 1.0 is published by an unnamed author; from file://" in refused.stderr
     assert "tunesmith plugins install tunesmith-greet==1.0" in refused.stderr
     done = tunesmith("plugins", "install", "tunesmith-greet==1.0")
     assert done.returncode == 0, done.stderr
