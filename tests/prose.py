@@ -26,7 +26,7 @@ BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+>|#├│└]|\d+\.) ?)|\s\|\s|\|$|=
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[*_]*[A-Z0-9{`])|(?<=:)\s*\n")
 ABBREVIATION = re.compile(r"\b(e\.g|i\.e|cf|vs|etc|al|Sec|Fig|Eq|Eqs|approx|resp)\.")
 PATTERN = re.compile(r"\(\?[:<=!P]|\\[bAZswd]|\{[a-z-]+:|\{%")
-"""What regular expressions, style sheets and templates have, and prose has not."""
+"""Marks of regular expressions, style sheets and templates."""
 LITERAL = re.compile(r"::\n(?:\s*\n| +\S.*(?:\n|$))+")
 LIST_OF_WORDS = re.compile(r"[^.,;:!?]{400,}")
 WORD = re.compile(r"[^\W_][\w'’.,/:%+*=-]*", re.UNICODE)

@@ -16,7 +16,7 @@ FILES = {
     "zsh": "~/.zfunc/_tunesmith, with ~/.zfunc in fpath before compinit",
     "fish": "~/.config/fish/completions/tunesmith.fish",
 }
-"""Where each shell finds the script."""
+"""File for the script, by shell."""
 
 
 def print_completion(ctx: click.Context, shell: str) -> None:

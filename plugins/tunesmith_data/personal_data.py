@@ -32,7 +32,7 @@ class PersonalData:
     pattern: re.Pattern[str]
     is_valid: Callable[[str], bool] = bool
     named_by: re.Pattern[str] | None = None
-    """What the text before a value must end with; None: any text."""
+    """Pattern that must match the end of the text before a value; None: any text."""
 
     def find(self, text: str) -> Iterator[re.Match[str]]:
         """Yield every value of this kind in a text."""
@@ -77,7 +77,7 @@ _NATIONAL_IDS: dict[str, Callable[[str], bool]] = {
     ),
 }
 _NAMED = r"[\"'*]*\s*(?:[:=#]|is|was|are|ist|lautet|est|es|è|é)?\s*[\"'*#]*\Z"
-"""What may stand between the name of a value and the value."""
+"""Pattern of the text between the name of a value and the value."""
 _MONTH = (
     r"(?:Jan|Feb|Mar|Mär|Apr|May|Mai|Jun|Jul|Aug|Sep|Oct|Okt|Nov|Dec|Dez|ene|feb|mar|abr|may|jun"
     r"|jul|ago|sep|oct|nov|dic|janv|fév|avr|mai|juin|juil|août|déc|gen|mag|giu|lug|set|ott|dez"

@@ -1,4 +1,4 @@
-"""What contributors rely on: CI runs the command they run, and changes have names that fit."""
+"""Habits of the project: CI runs the contributors' command, and changes have names that fit."""
 
 import re
 import tomllib

@@ -44,7 +44,7 @@ SEARCHES = {
     "tensorboard": "how-to/reporter",
     "wandb": "how-to/reporter",
 }
-"""What people type into the search, and the page that answers it."""
+"""Words that people type into the search, and the page that answers each."""
 
 
 class Loaded(HTMLParser):

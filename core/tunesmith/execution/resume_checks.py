@@ -87,7 +87,7 @@ def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[
 def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
     """Return the plugins that are new since the run started, or have another version.
 
-    A plugin that is no longer used is not listed: the plugin that replaced it is.
+    An unused plugin is not listed; the plugin that replaced it is.
     """
     versions = _versions(now)
     before = {name: version for name, version in _versions(then).items() if name in versions}

@@ -38,7 +38,7 @@ OTHER = "(another answer)"
 
 @dataclass(frozen=True)
 class FieldScore:
-    """How often models get one field of JSON answers right."""
+    """Counts of right answers for one field of JSON answers, by model."""
 
     name: str
     """Path of keys, such as ``order.id``."""

@@ -32,14 +32,14 @@ KILLED_MESSAGE = "the process ended without a message: it was killed, or the mac
 
 @dataclass(frozen=True)
 class RunEnding:
-    """How a run without a complete result ended."""
+    """The end of a run without a complete result."""
 
     what: str
     """The error, or the reason why the run was stopped."""
     where: str
     """The part of the run where it ended, and the time since its start."""
     hint: str
-    """What to do first; may be empty."""
+    """The first thing to do; may be empty."""
     command: str
     """The command to continue with, where ``RUN`` stands for the run folder."""
 

@@ -158,7 +158,7 @@ class ReportView:
 
     @cached_property
     def ending(self) -> RunEnding | None:
-        """How the run ended early; None if it is running, succeeded or has a verdict."""
+        """The early end of the run; None if it is running, succeeded or has a verdict."""
         return describe_ending(self.folder, self.report)
 
     @property
@@ -225,7 +225,7 @@ class ReportView:
 
     @cached_property
     def field_scores(self) -> list[FieldScore]:
-        """How often each field is right; empty if the expected answers are not JSON objects."""
+        """Counts of right fields; empty if the expected answers are not JSON objects."""
         answers = self.intact_answers
         return score_fields(answers) if answers and answers.has_texts else []
 

@@ -97,7 +97,7 @@ BESIDE_TUNED = {
     "unclear": "is about as good as the tuned model",
     "better": "is only slightly worse than the tuned model",
 }
-"""How the winning baseline compares with the tuned model, by the tuned model's outcome."""
+"""Comparison of the winning baseline with the tuned model, by the tuned model's outcome."""
 SEED_NOISE = 0.02
 """Difference in accuracy that the training seed alone may explain."""
 SEEDS = (

@@ -1,4 +1,4 @@
-"""What the test rows can show is said before a run; rows of a group count as one."""
+"""The check states before a run what the test rows can show; rows of a group count as one."""
 
 from __future__ import annotations
 

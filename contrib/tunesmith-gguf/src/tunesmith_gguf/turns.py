@@ -51,7 +51,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class ToolTurns:
-    """How a chat template writes tools, in addition to the texts between turns."""
+    """The texts that a chat template writes around tools, besides those between turns."""
 
     opening: Mapping[Pair, Opening]
     """Pairs at the start of a conversation whose text changes if there are tools."""

@@ -37,7 +37,7 @@ class StartWorkers(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a start ended."""
+    """The end of one start of a run."""
 
     verdict: Verdict
     exit_code: int

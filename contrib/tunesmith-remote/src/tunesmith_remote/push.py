@@ -36,7 +36,7 @@ from tunesmith_remote.snapshot import (
 KEPT_SNAPSHOTS = 2
 """Number of snapshots to keep, so that a pull of the previous one can finish."""
 MAX_ATTEMPTS = 5
-"""How often to retry if the run deletes an old checkpoint during its upload."""
+"""Number of retries if the run deletes an old checkpoint during its upload."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run's process ended."""
+    """The end of a run's process."""
 
     exit_code: int
     """Exit code; 128 plus the signal number if a signal ended it."""

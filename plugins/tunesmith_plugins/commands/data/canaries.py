@@ -26,7 +26,6 @@ from tunesmith_evidence.side_effects.canaries import (
 from tunesmith_plugins.commands.data.open_data import count_skipped, open_rows, show_skipped
 
 KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion", Text: "text"}
-ONE_KIND = "all rows must be of one kind: texts, prompts or conversations"
 
 
 @click.command("canaries")

@@ -27,7 +27,7 @@ def require_hub_name(name: str) -> None:
 
 @contextmanager
 def explain_errors(repository: str) -> Iterator[None]:
-    """Convert errors of the Hub in the block to errors that say what to do.
+    """Convert errors of the Hub in the block to errors with a hint.
 
     Raises:
         UsageError: the repository does not exist, or is private.

@@ -65,14 +65,14 @@ def show_end(view: ReportView) -> None:
         format_count(len(view.warnings), "warning"),
         f"fit: {view.fit.state}" if view.fit else "",
     ]
-    lines = {
-        "right by field": fields,
-        "most confused": "; ".join(f"{a} answered as {b}: {n:,}" for a, b, n in pairs),
-        **{label: finding for label, finding in view.findings},
-        "cost": describe_cost(report),
-        "notes": ", ".join(filter(None, notes)),
-    }
-    for label, text in lines.items():
+    lines = [
+        ("right by field", fields),
+        ("most confused", "; ".join(f"{a} answered as {b}: {n:,}" for a, b, n in pairs)),
+        *view.findings,
+        ("cost", describe_cost(report)),
+        ("notes", ", ".join(filter(None, notes))),
+    ]
+    for label, text in lines:
         if text:
             render.print_paragraph(f"{one_line(label)}: {one_line(text, 600)}")
     show_gates([gate for gate in report.gates.values() if not gate.passed])

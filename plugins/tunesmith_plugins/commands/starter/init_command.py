@@ -102,13 +102,13 @@ def choose_chat_template(
     options = {**choice.technique_options, "chat_template.source": "chatml"}
     other = replace(choice, technique_options=options)
     for candidate in (choice, other):
-        if _is_accepted(candidate, model, data, state):
+        if _writes_all_rows(candidate, model, data, state):
             return candidate
     return choice
 
 
-def _is_accepted(choice: StarterChoice, model: str, data: Path, state: CliState) -> bool:
-    """Return True if the checks find no errors in the data with this choice."""
+def _writes_all_rows(choice: StarterChoice, model: str, data: Path, state: CliState) -> bool:
+    """Return True if the checks find no error about the chat template with this choice."""
     base = str(Path(model).absolute()) if Path(model).exists() else model
     with TemporaryDirectory() as folder:
         path = Path(folder) / "run.toml"
@@ -117,7 +117,8 @@ def _is_accepted(choice: StarterChoice, model: str, data: Path, state: CliState)
             path, files=state.files, disabled=state.disabled, runnable=False
         )
         found = collect_findings(plan, catalog, *load_data(plan))
-        return not any(finding.level == "error" for finding in found)
+        errors = [finding.source for finding in found if finding.level == "error"]
+        return not any(source.endswith(".chat_template") for source in errors)
 
 
 def write_translation(configuration: Path, target: Path, recognize: FindLoader) -> None:

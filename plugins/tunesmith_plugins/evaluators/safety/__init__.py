@@ -162,7 +162,7 @@ class Safety(ComparingEvaluator):
 
 @dataclass(frozen=True)
 class AnsweredPrompts:
-    """Which prompts the base and the tuned model answer: 1 if answered, 0 if refused."""
+    """The prompts that the base and the tuned model answer: 1 if answered, 0 if refused."""
 
     base: Sequence[float]
     tuned: Sequence[float]

@@ -21,6 +21,7 @@ from tunesmith_data import (
     require_library,
     to_json_fields,
 )
+from tunesmith_plugins.loaders.table.reader import check_header
 
 if TYPE_CHECKING:
     from openpyxl.cell.cell import Cell
@@ -103,7 +104,8 @@ def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
         if not _is_filled(cells):
             continue
         if header is None:
-            header = _read_header(cells, f"{name}:{number}")
+            header = [_as_text(cell.value) or "" for cell in cells]
+            check_header(header, f"{name}:{number}")
             continue
         faulty = next((cell for cell in cells if cell.data_type == "e"), None)
         if faulty is not None:
@@ -119,14 +121,6 @@ def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
 
 def _is_filled(cells: Sequence[Cell]) -> bool:
     return any(cell.value is not None and cell.value != "" for cell in cells)
-
-
-def _read_header(cells: Sequence[Cell], where: str) -> list[str]:
-    header = [_as_text(cell.value) or "" for cell in cells]
-    for column in header:
-        if column and header.count(column) > 1:
-            raise DataError(where, f"two columns are named `{column}`", hint="rename one of them")
-    return header
 
 
 def _as_text(value: object) -> str | None:

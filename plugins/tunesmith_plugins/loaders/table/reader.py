@@ -41,7 +41,7 @@ def read_rows(
     except csv.Error:
         message = "this line opens a quote that is never closed"
         raise DataError(f"{name}:{header_number}", message) from None
-    _check_header(header, name, header_number)
+    check_header(header, f"{name}:{header_number}")
     parse = partial(_parse_again, header=header, delimiter=delimiter)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -109,8 +109,12 @@ def _remove_quoted(line: str) -> str:
     return "".join(line.split('"')[::2])
 
 
-def _check_header(header: list[str], name: str, line: int) -> None:
-    where = f"{name}:{line}"
+def check_header(header: list[str], where: str) -> None:
+    """Refuse a header that does not name the columns.
+
+    Raises:
+        DataError: it is empty, not UTF-8, or names two columns alike.
+    """
     if (fault := _find_bad_byte(header)) is not None:
         raise DataError(where, f"{fault.cause}: {fault.detail}", hint=fault.hint)
     if not any(header):
