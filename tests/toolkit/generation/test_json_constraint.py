@@ -106,7 +106,7 @@ def test_a_mask_leaves_the_tokens_that_are_allowed() -> None:
 
 def test_what_cannot_be_constrained(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
     assert can_constrain(CachedModel(model)) and not can_constrain(FakeTextModel())
-    with pytest.raises(UsageError, match="FakeTextModel: the answers"):
+    with pytest.raises(UsageError, match="FakeTextModel: this model does not support decoding"):
         constrain_to_schema(FakeTextModel(), SCHEMA, JsonStyle())
     with pytest.raises(UsageError, match="constrained"):
         compile_schema(
