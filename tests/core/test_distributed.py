@@ -290,7 +290,9 @@ def test_a_technique_without_data_parallel_is_refused(
     )
     plan: Any = SimpleNamespace(technique=SimpleNamespace(offer=offer))
     plan.single_process_part = Plan.single_process_part.__get__(plan)
-    with pytest.raises(UsageError, match="technique solo: does not support several processes, but torchrun started 2"):
+    with pytest.raises(
+        UsageError, match="solo: does not support several processes, but torchrun started 2"
+    ):
         api.require_runnable(plan)
 
 

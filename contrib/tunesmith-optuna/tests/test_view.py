@@ -67,7 +67,7 @@ def test_the_table_has_every_trial_and_the_reasons(capsys: pytest.CaptureFixture
         "1", "0", "2",
     ]  # fmt: skip
     assert "trial 2 failed: out of\\x1b[2J memory" in printed.out and "\x1b" not in printed.out
-    assert "Estimated importance of each option (share of the variance of scores): rank 80 %, learning_rate 20 %." in printed.out
+    assert "Importance (share of the score variance): rank 80 %, learning_rate 20 %." in printed.out
     assert "run file: /study/best.toml" in printed.out
     assert "tunesmith run /study/best.toml" in printed.err
     assert max(map(len, lines[:8])) <= 80

@@ -145,10 +145,7 @@ def show_search_result(found: SearchResult) -> None:
         shares = sorted(found.importances.items(), key=lambda item: -item[1])
         texts = [f"{found.names[key]} {format_share(share)}" for key, share in shares]
         render.print_text()
-        render.print_paragraph(
-            "Estimated importance of each option (share of the variance of scores): "
-            f"{', '.join(texts)}."
-        )
+        render.print_paragraph(f"Importance (share of the score variance): {', '.join(texts)}.")
     if found.ranking:
         render.print_text()
         render.print_paragraph(found.describe_best())
