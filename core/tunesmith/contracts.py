@@ -176,6 +176,40 @@ class TextModel(Protocol):
         ...
 
 
+class Vectors(Protocol):
+    """A matrix of numbers, such as a NumPy array of float32; ``numpy.asarray`` reads it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of rows and columns."""
+        ...
+
+    def __array__(self) -> Any: ...
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors; texts with similar meanings have vectors with a large product."""
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
+        """Return a vector of length 1 for each text: (texts, dimensions).
+
+        A vector does not depend on the other texts. Every text has one, also an empty one.
+        """
+        ...
+
+
+@runtime_checkable
+class EmbeddingModel(TextModel, Protocol):
+    """A text model that can also return its own hidden states."""
+
+    def embed(self, prompts: Sequence[Prompt], *, progress: Progress | None = None) -> Vectors:
+        """Return the mean of the last layer's hidden states over each prompt's tokens.
+
+        The result is (prompts, hidden size), and a row does not depend on the other prompts.
+        """
+        ...
+
+
 @runtime_checkable
 class SamplingModel(TextModel, Protocol):
     """A text model that can also sample completions at random."""
@@ -356,6 +390,10 @@ class BaselineTask:
     seed: int
     system_prompt: str | None = None
     """The system prompt that the user would write without fine-tuning."""
+    encoder: Callable[[], Encoder] | None = None
+    """Return the run's encoder, which is opened only once; None if none is installed."""
+    encodes_everywhere: bool = False
+    """True if the run file has ``[encoder]``: also retrieve examples and documents with it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The hooks that a plugin can implement.
 
-Ten hooks return *offers*, which describe the components of the plugin. One hook finds the base
+Eleven hooks return *offers*, which describe the components of the plugin. One hook finds the base
 model for a reference. Three hooks review a run before any weight is read. One hook decides the
 verdict of a run. No hook changes a plan, patches a library or runs inside the training loop.
 
@@ -41,6 +41,7 @@ from tunesmith.offers import (
     BaselineOffer,
     CommandOffer,
     DataLoaderOffer,
+    EncoderOffer,
     EvaluatorOffer,
     ExporterOffer,
     ImportString,
@@ -150,6 +151,16 @@ def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty
     it as well as the tuned model. Each baseline's best variant on the validation rows is scored on
     the test rows. ``[baselines] use`` names baselines; if it is unset, a run uses every baseline
     whose ``suits`` returns True.
+    """
+
+
+@hookspec
+def tunesmith_encoders() -> Sequence[EncoderOffer[Any]]:  # type: ignore[empty-body]
+    """Offer encoders, which turn texts into vectors.
+
+    A run file chooses one with ``[encoder] use = "NAME"``; retrieval, near-duplicates, coverage and
+    slices then use it. Without that table, only classifier baselines use an encoder: the first one
+    whose ``is_installed`` returns True. ``build`` is only called when texts are encoded.
     """
 
 

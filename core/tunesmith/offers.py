@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from tunesmith.additions import Addition
-    from tunesmith.contracts import Baseline, DataLoader, Evaluator, Reporter, Splitter, Technique
+    from tunesmith.contracts import (
+        Baseline,
+        DataLoader,
+        Encoder,
+        Evaluator,
+        Reporter,
+        Splitter,
+        Technique,
+    )
     from tunesmith.data.units import FindClusters
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
     from tunesmith.records import Feature, Record
@@ -37,6 +45,7 @@ RUN_FILE_TABLES = (
     "evaluators",
     "reporters",
     "baselines",
+    "encoder",
     "gate",
     "plugins",
 )
@@ -298,6 +307,18 @@ class BaselineOffer(ComponentOffer[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncoderOffer(ComponentOffer[C]):
+    """An offer of an encoder, which turns texts into vectors: ``[encoder]`` in a run file."""
+
+    kind: ClassVar[str] = "encoder"
+    hook: ClassVar[str] = "tunesmith_encoders"
+    build: _Imported[Callable[[C], Encoder]] = _Imported()
+    is_installed: Callable[[C], bool] = lambda config: False
+    """Return True if it can encode without a download. Without ``[encoder]``, classifier baselines
+    use the first encoder whose default options are installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReporterOffer(ComponentOffer[C]):
     """An offer of a reporter, which receives the events of a run."""
 
@@ -378,6 +399,7 @@ KINDS: tuple[type[Offer], ...] = (
     TechniqueOffer,
     EvaluatorOffer,
     BaselineOffer,
+    EncoderOffer,
     ReporterOffer,
     ExporterOffer,
     ServeExtensionOffer,

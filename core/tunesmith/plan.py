@@ -18,6 +18,7 @@ from tunesmith.offers import (
     BaselineOffer,
     ConfiguredOffer,
     DataLoaderOffer,
+    EncoderOffer,
     EvaluatorOffer,
     Metric,
     Offered,
@@ -83,6 +84,8 @@ class Plan:
     baseline_options: BaselineOptions
     baselines: tuple[Component[BaselineOffer[Any]], ...]
     """The baselines to choose from when the records are read; final if ``baselines.use`` is set."""
+    encoder: Component[EncoderOffer[Any]] | None
+    """The encoder of ``[encoder]``, or else an installed one, whose ``use`` is then empty."""
     gate: GateOptions
     tables: tuple[Component[TableOffer[Any]], ...]
     """The tables of plugins, including tables with only defaults."""
@@ -97,6 +100,11 @@ class Plan:
     @property
     def name(self) -> str:
         return self.run.name
+
+    @property
+    def encodes_everywhere(self) -> bool:
+        """True if the run file has ``[encoder]``, so everything that compares texts uses it."""
+        return self.encoder is not None and bool(self.encoder.use)
 
     @property
     def single_process_part(self) -> str:
@@ -141,6 +149,7 @@ class Plan:
                     for baseline in self.baselines
                 },
             },
+            **({"encoder": self.encoder.to_json()} if self.encoder and self.encoder.use else {}),
             "gate": self.gate.model_dump(mode="json"),
             **{
                 table.use: table.config.model_dump(mode="json", by_alias=True)

@@ -28,6 +28,7 @@ from tunesmith import api
 from tunesmith.contracts import BaselineTask, TextModel
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.events import BaselineChosen
+from tunesmith.execution.encoder import find_encoder
 from tunesmith.fence import fence
 from tunesmith.offers import BaselineOffer
 from tunesmith.plan import Component, Evidence, Plan
@@ -116,6 +117,8 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
         base=cache(lambda: api.open_models(run, plan, tuned=False, base=True)["base"]),
         seed=saved["seed"],
         system_prompt=saved["system_prompt"],
+        encoder=find_encoder(plan),
+        encodes_everywhere=plan.encodes_everywhere,
     )
     config = _read_options(baseline.offer, saved["options"], saved["files"], folder)
     names = (saved["variant"], str(folder / saved["variant"]))
@@ -158,6 +161,8 @@ def rebuild_baseline(
         base=lambda: base,
         seed=plan.run.seed,
         system_prompt=plan.baseline_options.system_prompt,
+        encoder=find_encoder(plan),
+        encodes_everywhere=plan.encodes_everywhere,
     )
     return _build_variant(baseline, baseline.config, task, (chosen.variant,))
 

@@ -41,6 +41,7 @@ from tunesmith.offers import (
     BaselineOffer,
     ComponentOffer,
     DataLoaderOffer,
+    EncoderOffer,
     EvaluatorOffer,
     Offered,
     ReporterOffer,
@@ -112,6 +113,8 @@ def list_requirements(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]
     offers: list[ComponentOffer[Any]] = [plan.data.offer, plan.split.offer, plan.technique.offer]
     if plan.baseline_options.use is not None:
         offers += [baseline.offer for baseline in plan.baselines]
+    if plan.encoder is not None and plan.encoder.use:
+        offers.append(plan.encoder.offer)
     offers += [evaluator.offer for evaluator in plan.evaluators]
     offers += [reporter.offer for reporter in plan.reporters]
     offers += islice(_cluster_finders(catalog, plan.split.offer), 1)
@@ -144,6 +147,7 @@ class _Reader:
         run = self._core_table("run", RunOptions)
         model = self._core_table("model", ModelOptions)
         baseline_options, baselines = self._baselines()
+        encoder = self._encoder()
         gate = self._core_table("gate", GateOptions)
         plugins = self._core_table("plugins", PluginsOptions)
         data_options, data = self._data()
@@ -176,6 +180,7 @@ class _Reader:
             reporters=tuple(reporters),
             baseline_options=baseline_options,
             baselines=tuple(baselines),
+            encoder=encoder,
             gate=gate,
             tables=tuple(tables),
             plugins=plugins,
@@ -344,6 +349,19 @@ class _Reader:
             if named is not None and name in offers and name not in named
         ]
         return options, [baseline for baseline in baselines if baseline is not None]
+
+    def _encoder(self) -> Component[EncoderOffer[Any]] | None:
+        """Return the encoder of ``[encoder]``, or else an installed one; None if there is none."""
+        if "encoder" in self.runfile.tables:
+            return self._component(EncoderOffer, "encoder", self._table("encoder"))
+        for offered in self.catalog.offers(EncoderOffer):
+            with attribute_errors_to(offered.plugin, " in is_installed"):
+                config = offered.offer.config()
+                if offered.offer.is_installed(config) and not missing_requirements(
+                    offered.offer.needs
+                ):
+                    return Component(offered, config)
+        return None
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
         """Return the reporters: the named or default ones, and those that every run uses."""

@@ -50,6 +50,7 @@ from tunesmith.events import JSON, TUNED, FindingReported
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.emitter import Emitter, Reporters, take_findings
+from tunesmith.execution.encoder import find_encoder
 from tunesmith.execution.evaluate import evaluate_model, exclude_prompts
 from tunesmith.execution.gate import check_gate, check_warnings
 from tunesmith.execution.guards import create_guards
@@ -341,6 +342,8 @@ class _ModelPhases:
             base=base,
             seed=self.plan.run.seed,
             system_prompt=options.system_prompt,
+            encoder=find_encoder(self.plan),
+            encodes_everywhere=self.plan.encodes_everywhere,
         )
         run = self._run_so_far()
         choice = BaselineChoice(self.plan, task, self.parts, first, run, self.emit)

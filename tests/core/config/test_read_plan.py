@@ -324,7 +324,7 @@ def test_a_table_of_the_core_cannot_be_offered(bench: Bench, name: str) -> None:
 
 
 def test_the_names_of_the_cores_tables() -> None:
-    chosen = {"data", "split", "technique", "evaluators", "reporters"}
+    chosen = {"data", "split", "technique", "encoder", "evaluators", "reporters"}
     assert {*CORE_TABLES, *chosen} == set(RUN_FILE_TABLES)
 
 

@@ -18,6 +18,7 @@ from tunesmith.offers import (
     BaselineOffer,
     ConfiguredOffer,
     DataLoaderOffer,
+    EncoderOffer,
     EvaluatorOffer,
     ReporterOffer,
     SplitterOffer,
@@ -31,6 +32,7 @@ TABLES: dict[str, type[Any]] = {
     "data": DataLoaderOffer,
     "split": SplitterOffer,
     "technique": TechniqueOffer,
+    "encoder": EncoderOffer,
     "evaluators": EvaluatorOffer,
     "reporters": ReporterOffer,
 }

@@ -14,6 +14,7 @@ from tunesmith.offers import (
     BaselineOffer,
     ComponentOffer,
     DataLoaderOffer,
+    EncoderOffer,
     EvaluatorOffer,
     Offered,
     ReporterOffer,
@@ -28,6 +29,7 @@ COMPONENT_TABLES: dict[str, tuple[type[Any], bool]] = {
     "data": (DataLoaderOffer, False),
     "split": (SplitterOffer, False),
     "technique": (TechniqueOffer, False),
+    "encoder": (EncoderOffer, False),
     "evaluators": (EvaluatorOffer, True),
     "reporters": (ReporterOffer, True),
 }
