@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,6 +100,33 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+
+def find_runs(root: Path) -> Iterator[Path]:
+    """Yield the run folders in a folder and one level below it."""
+    try:
+        entries = [*os.scandir(root)]
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        path = Path(entry.path)
+        if is_run(path):
+            yield path
+            continue
+        try:
+            below = [e.path for e in os.scandir(path) if e.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        yield from (folder for folder in map(Path, below) if is_run(folder))
+
+
+def is_run(path: Path) -> bool:
+    """Return True if a folder is a run."""
+    return (path / "lock").is_file() and (
+        (path / "events.jsonl").is_file() or (path / "run.toml").is_file()
+    )
 
 
 def _describe_other(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,3 +179,29 @@ def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:
     ]  # fmt: skip
     assert "won" not in done.stdout
     assert "won" in two("compare", "bad", "good", "c").stdout
+
+
+def test_a_page_compares_all_runs_of_a_folder(two: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "good").rename(tmp_path / "runs_good")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("bad", "runs_good"):
+        (tmp_path / name).rename(folder / name)
+    rows = ["--set", "data.test_size=5", "--set", "run.title=<b>evil</b>"]
+    done = two("run", "run.toml", "--out", "project/a-rows", *rows)
+    assert done.exit_code == 0, done.output
+    done = two("compare", "project", "--page", "page.html")
+    assert done.exit_code == 0, done.output
+    assert "skipped: project/runs_good and project/a-rows cannot be compared" in done.stderr
+    text = (tmp_path / "page.html").read_text()
+    assert "2 runs compared" in text and "Both runs share the first rank" in text
+    assert text.index("runs_good") < text.index(">bad")
+    assert "technique.generalizes" in text and "-1.000 [" in text
+    assert not re.search(r"<script|https?:|src=|url\(|@import|<link", text)
+    again = two("compare", "project", "--page", "page.html")
+    assert again.exit_code == 2 and "page.html" in again.stderr
+    shared = two("compare", "project", "--shared-rows", "--page", "all.html")
+    assert shared.exit_code == 0, shared.output
+    text = (tmp_path / "all.html").read_text()
+    assert "3 runs compared" in text and "<b>evil" not in text and "&lt;b&gt;evil" in text
+    assert two("compare", "project", "--page", "page.pdf").exit_code == 2

@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 
 from tunesmith.catalog import Catalog
-from tunesmith.errors import UsageError
+from tunesmith.errors import TunesmithError, UsageError
 from tunesmith.events import JSON
 from tunesmith.offers import Metric
+from tunesmith.storage import find_runs
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
@@ -41,12 +42,20 @@ from tunesmith_plugins.commands.compare.overview import (
     show_overview,
 )
 
+MAX_SKIPPED = 3
+"""Number of skipped runs to name with the reason."""
 DETAILED_RUNS = 5
 """If more runs than this are compared with the first one, print only the tables of all runs."""
 
 
 @click.command("compare")
 @click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the comparison to FILE.html: a leaderboard and the loss curves of all runs.",
+)
 @click.option(
     "--shared-rows",
     is_flag=True,
@@ -67,15 +76,19 @@ DETAILED_RUNS = 5
     help="Number of runs to list for each metric, best first; 0 for all.",
 )
 @result_options
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     runs: tuple[Path, ...],
+    page: Path | None,
     shared_rows: bool,
     items: int,
     top: int,
     as_json: bool,
 ) -> None:
     """Compare the tuned models of several runs with that of the first run.
+
+    RUN is a run folder, or a folder of runs. Of a folder, the newest run comes first, and runs that
+    cannot be compared with the first one are skipped.
 
     If there are several runs, a table for each metric lists the best first, and another table shows
     how their run files differ.
@@ -84,15 +97,15 @@ def command(
     same evaluators and options. Differences are paired by row. P-values are adjusted for the number
     of comparisons (Holm).
     """
-    if len(runs) < 2:
-        raise UsageError("compare: needs at least two runs")
     catalog = state.catalog()
     with paused_garbage_collection():
-        first, *others = [read_results(path) for path in runs]
-        for other in others:
-            refuse_incomparable(first, other, catalog, shared_rows)
+        first, *others = read_comparable(runs, catalog, shared_rows)
+        if not others:
+            raise UsageError("compare: needs at least two runs")
         metrics = list_metrics(catalog)
         found = compare_all(first, others, metrics)
+        if page is not None:
+            write_page(page, first, found, metrics)
     if as_json:
         render.print_json(to_json(first, found))
         return
@@ -116,6 +129,53 @@ def paused_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def read_comparable(paths: Sequence[Path], catalog: Catalog, shared_rows: bool) -> list[RunResults]:
+    """Return the results of the given runs, and of the runs in given folders that can be compared.
+
+    Raises:
+        UsageError: a run that was named has no results, or cannot be compared with the first one.
+    """
+    found: dict[Path, RunResults] = {}
+    skipped = []
+    for path in paths:
+        listed = () if (path / "lock").exists() else sorted(find_runs(path), reverse=True)
+        for folder in listed or (path,):
+            if folder.resolve() in found:
+                continue
+            try:
+                results = read_results(folder)
+                if found:
+                    refuse_incomparable(next(iter(found.values())), results, catalog, shared_rows)
+            except TunesmithError as error:
+                if not listed:
+                    raise
+                skipped.append(error.message)
+            else:
+                found[folder.resolve()] = results
+    for message in skipped[:MAX_SKIPPED]:
+        render.print_note(f"skipped: {message}")
+    if len(skipped) > MAX_SKIPPED:
+        render.print_note(f"and {format_count(len(skipped) - MAX_SKIPPED, 'more run')} skipped")
+    return [*found.values()]
+
+
+def write_page(
+    path: Path, first: RunResults, found: Sequence[RunDifference], metrics: Mapping[str, Metric]
+) -> None:
+    """Write the comparison to a new HTML file.
+
+    Raises:
+        UsageError: the file is not named FILE.html, exists, or cannot be written.
+    """
+    # Imported here, since a comparison without a page needs no template engine.
+    from tunesmith_plugins.commands.compare.page import render_page
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--page {path}: the page is HTML", hint="use FILE.html")
+    render.write_new_file(path, [render_page(first, found, metrics)])
+    render.print_note(f"page: {path}")
 
 
 def read_results(path: Path) -> RunResults:

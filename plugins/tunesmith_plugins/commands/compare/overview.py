@@ -83,21 +83,32 @@ def show_metric(
 
 def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Path, str]) -> None:
     """Print the run file keys that differ, starting with those that differ in most runs."""
-    base = {key: old for difference in found for key, (old, _) in difference.options.items()}
-    if not base:
+    keys, values = list_settings(found)
+    if not keys:
         render.print_text("the run files are the same\n")
         return
-    keys = sorted(base, key=lambda key: -sum(key in difference.options for difference in found))
-    shown = keys[:MAX_KEYS]
-    rows = [[names[first], *(setting_text(base[key]) for key in shown)]]
-    for difference in found:
-        values = [difference.options.get(key, (None, base[key]))[1] for key in shown]
-        rows.append([names[difference.run.folder], *map(setting_text, values)])
+    shown = [names[folder] for folder in (first, *(d.run.folder for d in found))]
+    rows = [[name, *row[:MAX_KEYS]] for name, row in zip(shown, values, strict=True)]
     render.print_text("differences between the run files", style="strong")
-    render.print_table(["run", *(one_line(key, NAME_LENGTH) for key in shown)], rows)
-    if len(keys) > len(shown):
-        render.print_text(f"{format_count(len(keys) - len(shown), 'more key')}, shown with --json")
+    render.print_table(["run", *(one_line(key, NAME_LENGTH) for key in keys[:MAX_KEYS])], rows)
+    if len(keys) > MAX_KEYS:
+        render.print_text(f"{format_count(len(keys) - MAX_KEYS, 'more key')}, shown with --json")
     render.print_text()
+
+
+def list_settings(found: Sequence[RunDifference]) -> tuple[list[str], list[list[str]]]:
+    """Return the run file keys that differ, those that differ in most runs first.
+
+    Returns:
+        The keys, and their values in the first run and in each other run.
+    """
+    base = {key: old for difference in found for key, (old, _) in difference.options.items()}
+    keys = sorted(base, key=lambda key: -sum(key in difference.options for difference in found))
+    rows = [[setting_text(base[key]) for key in keys]]
+    for difference in found:
+        values = (difference.options.get(key, (None, base[key]))[1] for key in keys)
+        rows.append([*map(setting_text, values)])
+    return keys, rows
 
 
 def name_folders(folders: Sequence[Path]) -> list[str]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import tomli_w
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from tunesmith.errors import IntegrityError
 from tunesmith.events import TUNED, CompletionSampled, FindingReported
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith.text import format_count, one_line, redact, safe_text
-from tunesmith_evidence.number_text import format_date, format_number
+from tunesmith.text import redact, safe_text
 from tunesmith_evidence.report.answer_parts import MAX_PAIRS, find_weakest_field
 from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
 from tunesmith_evidence.report.curves import build_loss_curve, build_other_curves
@@ -29,14 +25,11 @@ from tunesmith_evidence.report.facts import (
     format_reproduction,
 )
 from tunesmith_evidence.report.first_batch import FirstBatch, read_first_batches
+from tunesmith_evidence.report.html import MAX_CELL_CHARACTERS, build_environment
 from tunesmith_evidence.report.similar_rows import SimilarRows, join_similar_rows
 from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
-MAX_TEXT_CHARACTERS = 2_000
-"""Maximum length of a message; the rest is cut off."""
-MAX_CELL_CHARACTERS = 600
-"""Maximum length of a prompt or an answer; the rest is cut off."""
 MAX_ANSWER_CHARACTERS = 200_000
 """Limit for all prompts and answers together, which keeps the page below 500 KB."""
 MAX_SAMPLES = 12
@@ -75,9 +68,9 @@ def render_page(view: ReportView, max_answers: int) -> str:
     answers = view.intact_answers
     rows = join_similar_rows(answers.rows) if answers else []
     shown = list(_limit_rows(rows[:max_answers]))
-    template = _build_environment().get_template("page.html")
-    return template.render(
-        css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
+    environment = build_environment(PACKAGE)
+    environment.globals.update(chart=_draw_metric, gate=describe_gate, data=describe_data)
+    return environment.get_template("page.html").render(
         view=view,
         report=view.report,
         headline=view.headline,
@@ -95,51 +88,6 @@ def render_page(view: ReportView, max_answers: int) -> str:
         plan=_plan_text(view.report),
         command=format_reproduction(view.folder),
     )
-
-
-def _build_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader(PACKAGE, "."),
-        autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        safe=_refuse_safe,
-        line=_line,
-        text=_shorten,
-        cell=_shorten_cell,
-        token=_show_token,
-        date=lambda time: one_line(format_date(time)),
-        number=format_number,
-        count=format_count,
-        quote=shlex.quote,
-    )
-    environment.globals.update(chart=_draw_metric, gate=describe_gate, data=describe_data)
-    return environment
-
-
-def _refuse_safe(value: object) -> str:
-    """Reject the filter ``safe``: only charts may be markup, and these are already marked."""
-    raise TypeError("the filter `safe` must not be used in this template")
-
-
-def _line(value: str, limit: int = 80) -> str:
-    return one_line(redact(value), limit)
-
-
-def _shorten(value: str) -> str:
-    # Redact before cutting: half a secret would not be recognized.
-    return safe_text(redact(value), MAX_TEXT_CHARACTERS)
-
-
-def _shorten_cell(value: str) -> str:
-    return safe_text(redact(value).strip(), MAX_CELL_CHARACTERS)
-
-
-def _show_token(value: str) -> str:
-    return safe_text(value).replace("\n", "↵\n").replace("\t", "⇥\t")
 
 
 def _limit_rows(rows: Sequence[SimilarRows]) -> Iterator[SimilarRows]:
