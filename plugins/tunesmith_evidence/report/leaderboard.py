@@ -20,7 +20,7 @@ from tunesmith_evidence.pairs import NO_METRICS
 from tunesmith_evidence.report.charts import MAX_OVERLAID
 from tunesmith_evidence.report.curves import Curve, build_loss_curve
 
-__all__ = ["Place", "describe_cost_of_run", "describe_size", "list_loss_plots", "rank_runs"]
+__all__ = ["Place", "describe_cost_of_run", "describe_size", "rank_runs", "read_loss_plots"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def describe_cost_of_run(run: RunResults) -> str:
 
 
 def describe_size(run: RunResults) -> str:
-    """Describe the trained model on disk, and the share of parameters that were trained."""
+    """Describe the trained model on disk, by its format and size."""
     finished = run.report.training_finished.get("")
     if finished is None:
         return ""
@@ -82,9 +82,7 @@ def describe_size(run: RunResults) -> str:
     return f"{finished.format} {format_bytes(size)}" if size else finished.format
 
 
-def list_loss_plots(
-    runs: Mapping[str, RunResults],
-) -> list[tuple[str, dict[str, Curve]]]:
+def read_loss_plots(runs: Mapping[str, RunResults]) -> list[tuple[str, dict[str, Curve]]]:
     """Read the losses of the first runs, by stage and unit; each plot has a curve for each run.
 
     Returns:

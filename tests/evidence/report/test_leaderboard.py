@@ -13,7 +13,7 @@ from tunesmith.execution.report import build_report
 from tunesmith.storage.atomic import encode_json
 from tunesmith.testing import sample_event, sample_run
 from tunesmith_evidence.comparison import RunResults
-from tunesmith_evidence.report.leaderboard import describe_size, list_loss_plots, rank_runs
+from tunesmith_evidence.report.leaderboard import describe_size, rank_runs, read_loss_plots
 
 KEY = ("exact", "exact")
 
@@ -102,7 +102,7 @@ def test_losses_of_other_units_or_stages_are_in_other_plots(tmp_path: Path) -> N
         lines = (encode_json(event.to_json()) + "\n" for event in events)
         (folder / "events.jsonl").write_text("".join(lines))
         runs[name] = RunResults(folder, build_report(events))
-    plots = list_loss_plots(runs)
+    plots = read_loss_plots(runs)
     assert [(stage, [*curves]) for stage, curves in plots] == [
         ("", ["a", "b"]), ("", ["c"]), ("policy", ["d"]),
     ]  # fmt: skip
