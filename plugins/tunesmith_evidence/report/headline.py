@@ -69,8 +69,8 @@ class ComparisonRow:
     difference: str
     interval: str
     p_value: str
-    n: int
-    """Number of rows that both answered."""
+    rows: str
+    """Number of rows that both answered, and of their groups."""
     outcome: str
 
 
@@ -115,7 +115,7 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
                 difference=format_difference(found["difference"]),
                 interval=format_interval(found["low"], found["high"], signed=True),
                 p_value=format_number(found["p_value_holm"]),
-                n=int(found["n"]),
+                rows=format_rows(int(found["n"]), int(found.get("units", 0))),
                 outcome=_describe_outcome(found),
             )
 
@@ -152,10 +152,11 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     before, after = format_number(found["value"]), format_number(found["tuned"])
     rows = format_rows(int(found["n"]), int(found.get("units", 0)), "test row")
     confidence = format_confidence(float(verdict.get("confidence", 0.95)))
-    interval = format_interval(found["low"], found["high"], signed=True)
+    label = f"{confidence} interval"
+    interval = format_interval(found["low"], found["high"], signed=True, label=label)
     return (
         format_difference(found["difference"]),
-        f"difference, {confidence} interval {interval}",
+        f"difference, {interval}",
         f"{one_line(metric)}: {before} without fine-tuning ({one_line(baseline)}), "
         f"{after} with it, on {rows}",
     )
@@ -169,6 +170,6 @@ def _describe_measured(report: Report) -> tuple[str, str, str]:
     rows = format_rows(tuned.n, tuned.units, "test row")
     return (
         format_number(tuned.value),
-        f"95 % interval {format_interval(tuned.low, tuned.high)}",
+        format_interval(tuned.low, tuned.high, label="95 % interval"),
         f"{one_line(label)} of the tuned model on {rows}",
     )

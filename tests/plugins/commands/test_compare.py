@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -205,3 +206,21 @@ def test_a_page_compares_all_runs_of_a_folder(two: Tunesmith, tmp_path: Path) ->
     text = (tmp_path / "all.html").read_text()
     assert "3 runs compared" in text and "<b>evil" not in text and "&lt;b&gt;evil" in text
     assert two("compare", "project", "--page", "page.pdf").exit_code == 2
+
+
+def test_rows_of_few_groups_are_counted_as_such(two: Tunesmith, tmp_path: Path) -> None:
+    for name in ("good", "bad", "third"):
+        if name == "third":
+            shutil.copytree(tmp_path / "good", tmp_path / name)
+            continue
+        path = tmp_path / name / "evaluations" / "tuned.same.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = (json.dumps({**row, "group": f"g{n % 2}"}) + "\n" for n, row in enumerate(rows))
+        path.write_text("".join(lines))
+    for runs in (("bad", "good"), ("bad", "good", "third")):
+        done = two("compare", *runs, "--page", f"{len(runs)}.html")
+        assert done.stdout.count("4 of 2 groups") == (1 if len(runs) == 2 else 4)
+        assert "lost of 4 rows of 2 groups" in done.stdout
+        assert "on 4 of 2 groups" in (tmp_path / f"{len(runs)}.html").read_text()
+    (found,) = json.loads(two("compare", "bad", "good", "--json").stdout)["comparisons"]
+    assert found["metrics"]["same"]["units"] == 2

@@ -30,7 +30,7 @@ from tunesmith_evidence.comparison import (
     list_plan_differences,
 )
 from tunesmith_evidence.improvement import OTHER_ROWS, SliceChange, compare_with_parent
-from tunesmith_evidence.number_text import format_number, format_p_value
+from tunesmith_evidence.number_text import format_number, format_p_value, format_rows
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import (
@@ -341,7 +341,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
                 format_number(change.before),
                 format_number(change.after),
                 format_change(change.after - change.before, change.low, change.high),
-                f"{change.n:,}",
+                format_rows(change.n, change.units),
                 (change.outcome, STYLES.get(change.outcome, "dim")),
             ]
             for change in [*targets, *others]
@@ -357,7 +357,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
 
 def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     """Describe rows won and lost, the p-value, and the smallest detectable difference."""
-    rows = format_count(metric.n, "row")
+    rows = format_rows(metric.n, metric.units, "row")
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
         change += f", {format_p_value(metric.p_value_holm)} (Holm)"
@@ -380,7 +380,7 @@ def _to_row(name: str, metric: MetricDifference) -> list[render.TableCell]:
         format_number(metric.first),
         format_number(metric.second),
         format_change(metric.difference, metric.low, metric.high),
-        f"{metric.n:,}",
+        format_rows(metric.n, metric.units),
         outcome_cell(metric),
     ]
 

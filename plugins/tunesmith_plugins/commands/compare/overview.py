@@ -12,6 +12,7 @@ from tunesmith_evidence.number_text import (
     format_difference,
     format_interval,
     format_number,
+    format_rows,
     format_setting,
 )
 from tunesmith_plugins.commands.compare.difference import RunDifference
@@ -57,7 +58,7 @@ def show_metric(
             names[folder],
             format_number(value.second),
             format_change(value.difference, value.low, value.high),
-            f"{value.n:,}",
+            format_rows(value.n, value.units),
             outcome_cell(value),
         ]
         for folder, value in measured[:top]
