@@ -28,14 +28,6 @@ __all__ = [
 
 Tone = Literal["good", "bad", "open"]
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
-OPEN_VERDICTS = (
-    "PROMPT",
-    "SMALL CLASSIFIER",
-    "NOT ENOUGH EVIDENCE",
-    "NOTHING WORKS YET",
-    "FIX DATA FIRST",
-)
-"""Built-in verdicts that are never shown as a success, even if the tuned model is better."""
 _DIFFERENCE = {"value", "tuned", "difference", "low", "high", "n"}
 """Keys that a comparison with a baseline needs for the headline's figure."""
 _COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
@@ -93,7 +85,8 @@ def find_headline(report: Report, status: str = "") -> Headline:
     tone = TONES.get(str(verdict.get("outcome")), "open")
     return Headline(
         word=word,
-        tone="open" if tone == "good" and word in OPEN_VERDICTS else tone,
+        # A tuned model can be better and still not be worth it.
+        tone="open" if tone == "good" and verdict.get("worth_it") is False else tone,
         figure=figure,
         interval=interval,
         caption=caption,
