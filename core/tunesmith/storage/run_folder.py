@@ -102,24 +102,17 @@ class RunFolder:
         return self.path / "checkpoints"
 
 
-def find_runs(root: Path) -> Iterator[Path]:
-    """Yield the run folders in a folder and one level below it."""
+def find_runs(root: Path, depth: int = 2) -> Iterator[Path]:
+    """Yield the run folders in a folder and one level below it, without following links."""
     try:
-        entries = [*os.scandir(root)]
+        folders = [Path(e.path) for e in os.scandir(root) if e.is_dir(follow_symlinks=False)]
     except OSError:
         return
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
-            continue
-        path = Path(entry.path)
-        if is_run(path):
-            yield path
-            continue
-        try:
-            below = [e.path for e in os.scandir(path) if e.is_dir(follow_symlinks=False)]
-        except OSError:
-            continue
-        yield from (folder for folder in map(Path, below) if is_run(folder))
+    for folder in folders:
+        if is_run(folder):
+            yield folder
+        elif depth > 1:
+            yield from find_runs(folder, depth - 1)
 
 
 def is_run(path: Path) -> bool:

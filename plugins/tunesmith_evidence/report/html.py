@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from tunesmith.text import format_count, one_line, redact, safe_text
@@ -23,9 +23,9 @@ MAX_CELL_CHARACTERS = 600
 
 
 def build_environment(package: str) -> Environment:
-    """Return the environment of a package's templates, with the style sheet in ``css``."""
+    """Return the environment of a package's templates, which extend ``base.html``."""
     environment = Environment(
-        loader=PackageLoader(package, "."),
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader(__package__, ".")]),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import shutil
@@ -22,7 +21,6 @@ from tunesmith_plugins.commands.compare.command import (
     describe_power,
     last_turn,
     list_joint_metrics,
-    paused_garbage_collection,
 )
 from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import name_folders, show_metric
@@ -92,18 +90,16 @@ def test_another_scorer_is_refused(two: Tunesmith, tmp_path: Path) -> None:
     assert "the options of evaluator same differ: other_models" in refused.stderr
 
 
-def test_what_cannot_be_compared(two: Tunesmith) -> None:
+def test_what_cannot_be_compared(two: Tunesmith, tmp_path: Path) -> None:
     assert two("compare", "good").exit_code == 2
     assert two("run", "run.toml", "--out", "failed", "--set", "run.seed=666").exit_code == 2
-    refused = two("compare", "good", "failed")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "failed").rename(tmp_path / "all" / "failed")
+    none = two("compare", "all")
+    assert none.exit_code == 2 and "needs at least two runs" in none.stderr
+    assert "skipped: all/failed: the tuned model has not been evaluated" in none.stderr
+    refused = two("compare", "good", "all/failed")
     assert refused.exit_code == 2 and "has not been evaluated" in refused.stderr
-
-
-def test_garbage_is_collected_again_also_after_an_error() -> None:
-    with pytest.raises(KeyError), paused_garbage_collection():
-        assert not gc.isenabled()
-        raise KeyError
-    assert gc.isenabled()
 
 
 def test_the_last_turn_of_a_prompt() -> None:

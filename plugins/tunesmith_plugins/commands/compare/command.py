@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -98,14 +96,14 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     of comparisons (Holm).
     """
     catalog = state.catalog()
-    with paused_garbage_collection():
-        first, *others = read_comparable(runs, catalog, shared_rows)
-        if not others:
-            raise UsageError("compare: needs at least two runs")
-        metrics = list_metrics(catalog)
-        found = compare_all(first, others, metrics)
-        if page is not None:
-            write_page(page, first, found, metrics)
+    results = read_comparable(runs, catalog, shared_rows)
+    if len(results) < 2:
+        raise UsageError("compare: needs at least two runs that can be compared")
+    first, *others = results
+    metrics = list_metrics(catalog)
+    found = compare_all(first, others, metrics)
+    if page is not None:
+        write_page(page, first, found, metrics)
     if as_json:
         render.print_json(to_json(first, found))
         return
@@ -117,18 +115,6 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     joint = list_joint_metrics(metrics)
     for difference in found:
         show(first, difference, items, joint)
-
-
-@contextmanager
-def paused_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector, since the many rows of the runs have no reference cycles."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def read_comparable(paths: Sequence[Path], catalog: Catalog, shared_rows: bool) -> list[RunResults]:
