@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, se
 from markupsafe import Markup
 
 from tunesmith.text import format_count, one_line, redact, safe_text
-from tunesmith_evidence.number_text import format_date, format_number, format_rows
+from tunesmith_evidence.number_text import format_date, format_number, format_rows, format_share
 
 __all__ = ["MAX_CELL_CHARACTERS", "build_environment"]
 
@@ -40,6 +40,7 @@ def build_environment(package: str) -> Environment:
         date=lambda time: one_line(format_date(time)),
         number=format_number,
         count=format_count,
+        share=format_share,
         quote=shlex.quote,
     )
     environment.globals["rows"] = format_rows

@@ -11,13 +11,17 @@ import tomli_w
 from markupsafe import Markup
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import TUNED, CompletionSampled, FindingReported
+from tunesmith.events import TUNED, CompletionSampled, DataLoaded, FindingReported
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
 from tunesmith.text import redact, safe_text
 from tunesmith_evidence.report.answer_parts import MAX_PAIRS, find_weakest_field
-from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
-from tunesmith_evidence.report.curves import build_loss_curve, build_other_curves
+from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals, draw_overlay
+from tunesmith_evidence.report.curves import (
+    build_loss_curve,
+    build_other_curves,
+    build_stage_curves,
+)
 from tunesmith_evidence.report.facts import (
     describe_data,
     describe_gate,
@@ -68,8 +72,11 @@ def render_page(view: ReportView, max_answers: int) -> str:
     answers = view.intact_answers
     rows = join_similar_rows(answers.rows) if answers else []
     shown = list(_limit_rows(rows[:max_answers]))
+    courses = build_stage_curves(view.report)
     environment = build_environment(PACKAGE)
-    environment.globals.update(chart=_draw_metric, gate=describe_gate, data=describe_data)
+    environment.globals.update(
+        chart=_draw_metric, gate=describe_gate, data=describe_data, lengths=list_lengths
+    )
     return environment.get_template("page.html").render(
         view=view,
         report=view.report,
@@ -78,6 +85,8 @@ def render_page(view: ReportView, max_answers: int) -> str:
         fit=view.fit,
         fit_style="ok" if view.fit_rating == "good" else view.fit_rating,
         stages=list(_stage_sections(view)),
+        courses=draw_overlay(courses),
+        course_names=[*courses],
         answers=answers,
         models=answers.models if answers else (),
         shown_rows=shown,
@@ -116,6 +125,24 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(v) for v in value if v is not None]
     return value
+
+
+def list_lengths(data: DataLoaded) -> Iterator[tuple[str, list[tuple[str, list[float]]]]]:
+    """Yield the ranges of lengths of prompts and answers, with the shares of both splits."""
+    for part in ("prompt", "answer"):
+        splits = [data.lengths.get(split, {}).get(part, {}) for split in ("train", "test")]
+        powers = [int(top).bit_length() for counts in splits for top in counts]
+        tops = [1 << (n - 1) for n in range(min(powers), max(powers) + 1)] if powers else []
+        yield (
+            part,
+            [
+                (
+                    f"{top // 2 + 1:,} to {top:,}",
+                    [counts.get(str(top), 0) / max(sum(counts.values()), 1) for counts in splits],
+                )
+                for top in tops
+            ],
+        )
 
 
 def _draw_metric(metric: MetricView) -> Markup:
