@@ -265,9 +265,9 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
     names = name_folders([difference.run.folder, first.folder])
     render.print_text(" minus ".join(one_line(name, 60) for name in names), style="strong")
     render.print_table(
-        ["metric", "first", "this", "difference, 95 % interval", "n", "this is"],
+        ["metric", "first", "this", "difference, 95 % interval", "this is"],
         [_to_row(name, metric) for name, metric in difference.metrics.items()],
-        right=(1, 2, 3, 4),
+        right=(1, 2, 3),
     )
     for name, metric in difference.metrics.items():
         render.print_paragraph(
@@ -355,7 +355,7 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
         return f"{change}; there are too few rows to detect any difference"
     unit = f" {metric.unit}" if metric.unit else ""
     return (
-        f"{change}; {rows} can detect a difference of "
+        f"{change}; these rows can detect a difference of "
         f"{format_number(metric.detectable)}{unit} or more (80 % power)"
     )
 
@@ -366,7 +366,6 @@ def _to_row(name: str, metric: MetricDifference) -> list[render.TableCell]:
         format_number(metric.first),
         format_number(metric.second),
         format_change(metric.difference, metric.low, metric.high),
-        format_rows(metric.n, metric.units),
         outcome_cell(metric),
     ]
 

@@ -71,9 +71,16 @@ def show_metric(
     ]  # fmt: skip
     rows.insert(min(better, top), base)
     order = "lower" if sign > 0 else "higher"
-    render.print_text(f"{one_line(metric)}, {order} is better", style="strong")
-    against = f"minus {one_line(names[first], 20)}, 95 % interval"
-    render.print_table(["run", "value", against, "n", "is"], rows, right=(1, 2, 3))
+    title = f"{one_line(metric)}, {order} is better"
+    header = ["run", "value", f"minus {one_line(names[first], 20)}, 95 % interval", "n", "is"]
+    counts = {format_rows(value.n, value.units, "row") for _, value in measured}
+    if len(counts) == 1:
+        title += f", on {counts.pop()}"
+        del header[3]
+        for row in rows:
+            del row[3]
+    render.print_text(title, style="strong")
+    render.print_table(header, rows, right=range(1, len(header) - 1))
     if len(measured) > top:
         render.print_text(
             f"and {format_count(len(measured) - top, 'more run')}, shown with --top 0"
