@@ -40,8 +40,6 @@ from tunesmith_plugins.commands.compare.overview import (
     show_overview,
 )
 
-MAX_SKIPPED = 3
-"""Number of skipped runs to name with the reason."""
 DETAILED_RUNS = 5
 """If more runs than this are compared with the first one, print only the tables of all runs."""
 
@@ -85,8 +83,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Compare the tuned models of several runs with that of the first run.
 
-    RUN is a run folder, or a folder of runs. Of a folder, the newest run comes first, and runs that
-    cannot be compared with the first one are skipped.
+    RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse order of
+    their names, which starts with the newest run by default. Those that cannot be compared with the
+    first run are skipped.
 
     If there are several runs, a table for each metric lists the best first, and another table shows
     how their run files differ.
@@ -140,10 +139,9 @@ def read_comparable(paths: Sequence[Path], catalog: Catalog, shared_rows: bool) 
                 skipped.append(error.message)
             else:
                 found[folder.resolve()] = results
-    for message in skipped[:MAX_SKIPPED]:
-        render.print_note(f"skipped: {message}")
-    if len(skipped) > MAX_SKIPPED:
-        render.print_note(f"and {format_count(len(skipped) - MAX_SKIPPED, 'more run')} skipped")
+    if skipped:
+        others = f"; {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        render.print_note(f"skipped: {skipped[0]}{others}")
     return [*found.values()]
 
 
