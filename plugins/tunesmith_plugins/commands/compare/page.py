@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tunesmith.offers import Metric
-from tunesmith_evidence.comparison import MetricDifference, RunResults
-from tunesmith_evidence.number_text import format_rows
+from tunesmith_evidence.comparison import RunResults
 from tunesmith_evidence.report.charts import IntervalBar, draw_intervals, draw_overlay
 from tunesmith_evidence.report.html import build_environment
 from tunesmith_evidence.report.leaderboard import (
@@ -46,7 +45,7 @@ def render_page(
     settings = dict(zip(names.values(), values, strict=True))
     environment = build_environment(__package__)
     environment.globals.update(
-        change=_describe_change, score=ScoreRow.of, cost=describe_cost_of_run, size=describe_size
+        change=format_change, score=ScoreRow.of, cost=describe_cost_of_run, size=describe_size
     )
     return environment.get_template("page.html").render(
         boards=boards,
@@ -62,11 +61,3 @@ def render_page(
         hidden=len(keys[MAX_KEYS:]),
         settings={names[run.folder]: settings[names[run.folder]][:MAX_KEYS] for run in best},
     )
-
-
-def _describe_change(found: MetricDifference | None) -> str:
-    """Return a difference from the best run with its interval, and the rows that it is based on."""
-    if found is None:
-        return ""
-    change = format_change(found.difference, found.low, found.high)
-    return f"{change} on {format_rows(found.n, found.units)}"
