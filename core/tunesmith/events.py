@@ -136,6 +136,9 @@ class DataLoaded(Event, kind="data-loaded"):
     """Some of the skipped rows, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
     """SHA-256 of the records of each split, in order. A run cannot be resumed with other data."""
+    lengths: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    """Numbers of texts by length: the next power of 2 characters, for ``prompt`` and ``answer`` of
+    ``train`` and ``test``. Of a large split, only some rows are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)

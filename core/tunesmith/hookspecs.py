@@ -280,7 +280,8 @@ def tunesmith_verdict(evidence: Evidence) -> JSON | None:
     therefore replace the built-in rule with a house rule, such as non-inferiority with its own
     margin. Return None for runs that the rule does not cover.
 
-    The verdict is a JSON object. tunesmith prints ``word`` and then ``sentence``. ``comparisons``
+    The verdict is a JSON object. tunesmith prints ``word`` and then ``sentence``. ``worth_it`` is
+    true if the verdict recommends the tuned model; ``[gate] strict`` requires that. ``comparisons``
     has an object for each baseline, whose ``outcome`` (``better``, ``worse`` or ``unclear``)
     decides ``[gate] must_beat``. An exception ends the run with an error; ``tunesmith resume`` then
     repeats only the verdict.

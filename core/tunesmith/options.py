@@ -209,8 +209,8 @@ class GateOptions(Options):
     strict: bool = Field(
         False,
         description=(
-            "Each warning before training ends the run, and so does any verdict other than "
-            "FINE-TUNE at its end. `tunesmith run --strict` sets this."
+            "Each warning before training ends the run, and so does a verdict at its end that "
+            "does not recommend the tuned model. `tunesmith run --strict` sets this."
         ),
     )
 

@@ -7,12 +7,13 @@ different learning rates::
     tunesmith run quickstart/run.toml --set technique.use=lora --set baselines.budget=1s \\
         --set technique.learning_rate=1e-3 --out HIGH
 
-It writes four files beside this script, every number in them from these runs:
+It writes five files beside this script, every number in them from these runs:
 
 * ``example.svg``: the result card of ``RUN``
 * ``live.svg``: the live display of ``RUN`` at a step of its training, replayed from its event log
 * ``report.svg``: the beginning of ``tunesmith report RUN``
 * ``compare.svg``: ``tunesmith compare LOW HIGH``
+* ``compare-page.png``: its page, as the browser ``chromium`` shows it
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest import mock
 
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -40,6 +42,8 @@ from tunesmith_plugins.reporters.console.live import LiveReporter
 HERE = Path(__file__).parent
 WIDTH = 100
 """Columns of the terminals in the pictures."""
+PAGE_SIZE = 1200, 1000
+"""Width and height of the picture of a page."""
 STEP = 40
 """The step of the training that the picture of the live display shows."""
 LIVE_LINES, REPORT_LINES = 20, 15
@@ -64,6 +68,18 @@ def main() -> None:
     compared = capture("tunesmith", "compare", str(low), str(high), "--items", "1")
     title = f"tunesmith compare {low.name} {high.name}"
     save(terminal(compared.splitlines()), "compare.svg", title)
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        capture("tunesmith", "compare", str(low), str(high), "--page", str(page))
+        screenshot(page, "compare-page.png")
+
+
+def screenshot(page: Path, name: str) -> None:
+    """Write the beginning of a page as a picture beside this script."""
+    size = f"--window-size={','.join(map(str, PAGE_SIZE))}"
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", size]
+    picture = f"--screenshot={HERE / name}"
+    subprocess.run(["chromium", *options, picture, page.as_uri()], check=True, capture_output=True)
 
 
 def capture(*command: str) -> str:

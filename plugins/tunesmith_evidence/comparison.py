@@ -33,6 +33,7 @@ __all__ = [
     "RowKey",
     "RunResults",
     "adjust_differences",
+    "compare_metric",
     "compare_metrics",
     "find_comparison_obstacles",
     "find_row_metric",
@@ -118,6 +119,8 @@ class MetricDifference:
     """Upper end of the difference's interval."""
     n: int
     """Number of test rows that both runs evaluated."""
+    units: int = 0
+    """Number of independent units among these rows: groups, and rows without a group."""
     p_value: float
     """p-value of the hypothesis that both runs are equal, not adjusted for several metrics."""
     outcome: ComparisonOutcome
@@ -268,17 +271,28 @@ def compare_metrics(
         )
     differences = {}
     for key in shared:
-        after = measured[1][key]
-        pairs = pair_rows(first, second, *key, metrics)
-        if len(pairs):
-            name = second.report.metric_label(after.evaluator, after.metric)
-            differences[name] = compare_pairs(after, pairs, confidence)
+        found = compare_metric(first, second, key, confidence=confidence, metrics=metrics)
+        if found is not None:
+            differences[second.report.metric_label(*key)] = found
     if not differences:
         raise UsageError(
             f"{names}: the runs have no test row in common",
             hint="use the same data, [split] and [run] seed, or a separate test file",
         )
     return differences
+
+
+def compare_metric(
+    first: RunResults,
+    second: RunResults,
+    key: tuple[str, str],
+    *,
+    confidence: float = 0.95,
+    metrics: Mapping[str, Metric] = NO_METRICS,
+) -> MetricDifference | None:
+    """Compare two runs by one evaluator and metric; return None if they share no row."""
+    pairs = pair_rows(first, second, *key, metrics)
+    return compare_pairs(second.measured[key], pairs, confidence) if len(pairs) else None
 
 
 def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> MetricDifference:
@@ -305,6 +319,7 @@ def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> M
         low=found.difference.low,
         high=found.difference.high,
         n=found.difference.n,
+        units=found.difference.units,
         p_value=found.p_value,
         outcome=found.outcome,
         won=sum(gain > 0 for gain in gains),

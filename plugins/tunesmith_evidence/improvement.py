@@ -60,6 +60,8 @@ class SliceChange:
     """True if the slice looked weak on the first half, so that rows were collected for it."""
     n: int
     """Number of rows that both runs answered."""
+    units: int
+    """Number of independent units among them: groups, and rows without a group."""
     before: float
     """Score of the parent run, in the metric's unit."""
     after: float
@@ -170,6 +172,7 @@ def _describe(
         name=part.name,
         is_target=is_target,
         n=len(members),
+        units=found.difference.units,
         before=old,
         after=old + found.difference.value,
         low=found.difference.low,

@@ -81,10 +81,15 @@ def format_confidence(level: float) -> str:
     return f"{f'{100 - missing:.{decimals}f}'.rstrip('0').rstrip('.')} %"
 
 
-def format_interval(low: float, high: float, *, signed: bool = False) -> str:
-    """Format an interval: "[0.814, 0.937]", or ``signed`` "[-0.168, +0.008]"."""
+def format_interval(low: float, high: float, *, signed: bool = False, label: str = "") -> str:
+    """Format an interval: "[0.814, 0.937]", or ``signed`` "[-0.168, +0.008]"; after a label.
+
+    With an infinite end, it is "no interval": a single group of rows shows nothing of its spread.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval"
     ends = map(format_difference if signed else format_number, (low, high))
-    return f"[{', '.join(ends)}]"
+    return f"{label} [{', '.join(ends)}]".lstrip()
 
 
 def format_rows(n: int, units: int, noun: str = "") -> str:

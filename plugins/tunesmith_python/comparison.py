@@ -15,7 +15,12 @@ from tunesmith_evidence.comparison import (
     adjust_differences,
     compare_metrics,
 )
-from tunesmith_evidence.number_text import format_difference, format_interval, format_number
+from tunesmith_evidence.number_text import (
+    format_difference,
+    format_interval,
+    format_number,
+    format_rows,
+)
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_python.html import table_to_html
 
@@ -56,7 +61,7 @@ class RunComparison(Mapping[str, MetricDifference]):
                 format_number(found.second),
                 format_difference(found.difference),
                 format_interval(found.low, found.high, signed=True),
-                f"{found.n}",
+                format_rows(found.n, found.units),
                 found.outcome if found.is_clear else "unclear",
             ]
             for name, found in self.differences.items()

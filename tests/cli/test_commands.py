@@ -285,6 +285,19 @@ def test_strict_ends_with_6_on_a_warning(tunesmith: Tunesmith, here: Path) -> No
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "FINE-TUNE"), done.stderr
 
 
+@pytest.mark.parametrize(("worth_it", "code"), [(True, 0), (False, 6)])
+def test_a_house_rule_passes_strict_with_words_of_its_own(
+    tunesmith: Tunesmith, here: Path, worth_it: bool, code: int
+) -> None:
+    verdict = {"word": "SHIP IT", "worth_it": worth_it, "outcome": "better", "comparisons": {}}
+    rule = f"def tunesmith_verdict(evidence):\n    return {verdict}\n"
+    text = f"from tunesmith.hookspecs import hookimpl\n\n\n@hookimpl\n{rule}"
+    (here / "other.py").write_text(text)
+    done = tunesmith("--plugin", "other.py", "run", "run.toml", "--strict", "--out", "good")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (code, "SHIP IT"), done.stderr
+    assert ("does not recommend the tuned model: SHIP IT" in done.stderr) == bool(code)
+
+
 def test_a_failing_reporter_does_not_stop_the_run(tunesmith: Tunesmith, here: Path) -> None:
     (here / "run.toml").write_text(RUN_FILE + '[[reporters]]\nuse = "failing"\n')
     assert tunesmith("run", "run.toml").exit_code == 0

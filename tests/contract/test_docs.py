@@ -45,7 +45,8 @@ CODE_PAGES = [
 PLAYED = [page for page in PAGES if re.search(r'^```\w+ title="', page.read_text(), re.MULTILINE)]
 """Guides, whose commands are run: ``test_guides.py`` and ``test_installed_guides.py``."""
 OTHER_PROGRAMS = {
-    "cd", "curl", "export", "git", "hf", "llama-server", "ollama", "pip", "source", "vllm",
+    "cd", "chromium", "curl", "export", "git", "hf", "llama-server", "ollama", "pip", "source",
+    "vllm",
 }  # fmt: skip
 """Programs in console blocks that are not checked."""
 

@@ -106,7 +106,7 @@ def test_only_the_half_that_was_not_collected_decides() -> None:
     assert outcome(changes, mail.name) == "improved"
     [target] = [change for change in changes if change.is_target]
     assert (target.before, target.after) == (0.0, 1.0)
-    assert target.n == len(mail.members & set(second))
+    assert target.n == target.units == len(mail.members & set(second))
     assert outcome(changes, OTHER_ROWS) == "unclear"
 
 

@@ -68,6 +68,9 @@ def test_differences_and_intervals_have_signs() -> None:
     ]
     assert format_interval(0, 0.036993) == "[0.000, 0.037]"
     assert format_interval(-0.168, 0.008, signed=True) == "[-0.168, +0.008]"
+    assert format_interval(0, 1, label="95 % CI") == "95 % CI [0.000, 1.000]"
+    assert format_interval(0, math.inf, label="95 % CI") == "no interval"
+    assert format_interval(-math.inf, math.inf, signed=True) == "no interval"
 
 
 @pytest.mark.parametrize(

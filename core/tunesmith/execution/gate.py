@@ -9,9 +9,6 @@ from tunesmith.errors import GateError
 from tunesmith.events import JSON, TUNED, FindingReported, GateChecked, Measured
 from tunesmith.options import GateOptions
 
-FINE_TUNE = "FINE-TUNE"
-"""The word of a verdict for fine-tuning."""
-
 
 def check_warnings(gate: GateOptions, findings: Sequence[FindingReported]) -> None:
     """Check that there are no warnings before training, if ``[gate] strict`` is set.
@@ -48,9 +45,9 @@ def check_gate(
             failures.append(
                 f'gate.must_beat: the tuned model must beat {baseline}, but is "{outcome}"'
             )
-    word = verdict.get("word", verdict.get("outcome", "missing"))
-    if gate.strict and word != FINE_TUNE:
-        failures.append(f"gate.strict: the verdict must be {FINE_TUNE}, but is {word}")
+    if gate.strict and verdict.get("worth_it") is not True:
+        word = verdict.get("word", verdict.get("outcome", "missing"))
+        failures.append(f"gate.strict: the verdict does not recommend the tuned model: {word}")
     failures += _missed_bounds(gate, [event for event in measured if event.model == TUNED])
     refused = (event for event in inner if not event.passed and not event.accepted)
     failures += [f"{event.stage}: {event.message}" for event in refused]

@@ -11,6 +11,7 @@ import random
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from tunesmith.execution.check_records import check_records
 from tunesmith.fence import attribute_errors_to, check_unchanged, fence
 from tunesmith.fence.returned import blame_plugin, check_dataset, check_split
 from tunesmith.plan import Plan
-from tunesmith.records import Record
+from tunesmith.records import Message, Record, exchanges
 from tunesmith.storage import Checkpoints, RunFolder, write_atomic
+
+MEASURED_ROWS = 2_000
+"""About this many rows of a split are measured, which takes a moment for any data."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,21 @@ def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
         skipped=dict(Counter(row.cause for row in dataset.skipped)),
         examples=[{key: getattr(row, key) for key in keys} for row in dataset.skipped[:20]],
         fingerprint=parts.fingerprint,
+        lengths={"train": count_lengths(parts.train), "test": count_lengths(parts.test)},
     )
+
+
+def count_lengths(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Count prompts and answers by length: by the next power of 2 characters."""
+    counts: dict[str, Counter[str]] = {"prompt": Counter(), "answer": Counter()}
+    for row in range(0, len(records), -(-len(records) // MEASURED_ROWS) or 1):
+        with suppress(TypeError):  # a kind of record that a plugin defines has no exchanges
+            for prompt, answer in exchanges(records[row]):
+                turns = [m.shown_text for m in prompt if isinstance(m, Message)]
+                for part, texts in (("prompt", turns), ("answer", [answer.shown_text])):
+                    if any(texts):
+                        counts[part][str(1 << (sum(map(len, texts)) - 1).bit_length())] += 1
+    return {part: dict(found) for part, found in counts.items()}
 
 
 def write_skipped(folder: RunFolder, skipped: Sequence[SkippedRow]) -> None:

@@ -29,11 +29,12 @@ from tunesmith.storage.manifest import (
     FileProblem,
     Manifest,
     commit_folder,
+    folder_size,
     is_inside,
     read_manifest,
     verify_folder,
 )
-from tunesmith.storage.run_folder import RunFolder
+from tunesmith.storage.run_folder import RunFolder, find_runs
 from tunesmith.storage.run_lock import LEASE_FILE, LockHolder, lock, lock_to_read
 
 __all__ = [
@@ -49,6 +50,8 @@ __all__ = [
     "Manifest",
     "RunFolder",
     "commit_folder",
+    "find_runs",
+    "folder_size",
     "free_bytes",
     "is_inside",
     "lock",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,6 +100,26 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+
+def find_runs(root: Path, depth: int = 2) -> Iterator[Path]:
+    """Yield the run folders in a folder and one level below it, without following links."""
+    try:
+        folders = [Path(e.path) for e in os.scandir(root) if e.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for folder in folders:
+        if is_run(folder):
+            yield folder
+        elif depth > 1:
+            yield from find_runs(folder, depth - 1)
+
+
+def is_run(path: Path) -> bool:
+    """Return True if a folder is a run."""
+    return (path / "lock").is_file() and (
+        (path / "events.jsonl").is_file() or (path / "run.toml").is_file()
+    )
 
 
 def _describe_other(path: Path) -> str:

@@ -8,7 +8,7 @@ by class, so the same chart works in light mode, in dark mode and in print.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -18,7 +18,12 @@ from tunesmith.text import one_line, redact
 from tunesmith_evidence.number_text import format_interval, format_number, format_rate, format_ticks
 from tunesmith_evidence.report.curves import Curve, Points, thin_points
 
-__all__ = ["IntervalBar", "draw_curve", "draw_intervals"]
+__all__ = ["MAX_OVERLAID", "IntervalBar", "draw_curve", "draw_intervals", "draw_overlay"]
+
+MAX_OVERLAID = 8
+"""Maximum number of curves in one plot, because more colors cannot be told apart."""
+OVERLAID_POINTS = 160
+"""Maximum number of points of each of them."""
 
 TOP, BOTTOM = 24, 40
 """Margins of a curve in pixels: the upper one for the axis title, the lower one for the steps."""
@@ -100,17 +105,46 @@ def draw_curve(
     )
     if validation:
         description += f"; last value on validation rows {format_number(validation[-1][1])}"
-    parts = [
-        _draw_text("0", 12, axis, dx=-52),
-        *_draw_value_ticks(y, log=log),
-        *_draw_steps(x, height),
-        Markup(
-            '<svg x="0" y="0" width="100%" height="{0}" viewBox="0 0 {1} {0}" '
-            'preserveAspectRatio="none" overflow="visible">{2}</svg>'
-        ).format(bottom, INNER_WIDTH, Markup("").join(lines)),
-        *_draw_marks(validation, x, y),
-    ]
+    parts = [*_draw_plot(lines, x, y, axis, log=log), *_draw_marks(validation, x, y)]
     return _draw_svg("curve", height, description, parts)
+
+
+def draw_overlay(curves: Mapping[str, Curve], *, height: int = 280) -> Markup:
+    """Draw the curves of several runs or stages on the same axes, each in another color.
+
+    A short curve is not smoothed. At most :data:`MAX_OVERLAID` curves are drawn, the first ones;
+    the color of a curve is the style sheet's class ``c0``, ``c1`` and so on.
+
+    Returns:
+        An SVG, or an empty string if there is no curve.
+    """
+    shown = [*curves.items()][:MAX_OVERLAID]
+    everything = [p for _, c in shown for p in (*(c.smoothed or c.points), *c.validation)]
+    if not everything:
+        return Markup("")
+    x = Scale(min(everything)[0], max(max(everything)[0], min(everything)[0] + 1), 0, 100)
+    y = _scale_values([value for _, value in everything], height - BOTTOM, log=False)
+    lines = [
+        _draw_line(thin_points(points, OVERLAID_POINTS), x, y, f"{kind} c{number}", label)
+        for number, (label, curve) in enumerate(shown)
+        for kind, points in (("own", curve.smoothed or curve.points), ("dashed", curve.validation))
+    ]
+    axis = shown[0][1].axis
+    parts = [*_draw_plot(lines, x, y, axis, log=False)]
+    return _draw_svg("curve", height, f"{axis} of {', '.join(curves)}", parts)
+
+
+def _draw_plot(
+    lines: Sequence[Markup], x: Scale, y: Scale, axis: str, *, log: bool
+) -> Iterator[Markup]:
+    """Draw lines with the axes of a plot; ``y`` starts at its lower edge."""
+    yield _draw_text("0", 12, axis, dx=-52)
+    yield from _draw_value_ticks(y, log=log)
+    yield from _draw_steps(x, round(y.start) + BOTTOM)
+    yield Markup(
+        '<svg x="0" y="0" width="100%" height="{0:.0f}" viewBox="0 0 {1} {0:.0f}" '
+        'preserveAspectRatio="none" overflow="visible">{2}</svg>'
+    ).format(y.start, INNER_WIDTH, Markup("").join(lines))
 
 
 def _positive(points: Points, log: bool) -> Points:
@@ -129,14 +163,15 @@ def _scale_values(values: Sequence[float], bottom: float, *, log: bool) -> Scale
     )
 
 
-def _draw_line(points: Points, x: Scale, y: Scale, kind: str) -> Markup:
+def _draw_line(points: Points, x: Scale, y: Scale, kind: str, label: str = "") -> Markup:
     if len(points) < 2:
         return Markup("")
     path = " ".join(
         f"{x.position_of(step) * INNER_WIDTH / 100:.0f},{y.position_of(value):.1f}"
         for step, value in points
     )
-    return Markup('<polyline class="{}" points="{}"/>').format(kind, path)
+    title = Markup("<title>{}</title>").format(one_line(redact(label))) if label else ""
+    return Markup('<polyline class="{}" points="{}">{}</polyline>').format(kind, path, title)
 
 
 def _draw_marks(points: Points, x: Scale, y: Scale) -> Iterator[Markup]:

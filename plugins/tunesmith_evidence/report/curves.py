@@ -10,7 +10,7 @@ from itertools import pairwise
 from tunesmith.execution.report import Report
 from tunesmith_evidence.fit.course import VALIDATION_LOSS
 
-__all__ = ["Curve", "build_loss_curve", "build_other_curves", "downsample"]
+__all__ = ["Curve", "build_loss_curve", "build_other_curves", "build_stage_curves", "downsample"]
 
 Points = Sequence[tuple[int, float]]
 """Pairs of a step and its value, all finite."""
@@ -51,6 +51,22 @@ def build_loss_curve(report: Report, stage: str) -> Curve:
     return Curve(
         "loss", unit, keep_finite((s.step, s.loss) for s in steps), keep_finite(iter(validation))
     )
+
+
+def build_stage_curves(report: Report) -> dict[str, Curve]:
+    """Return the loss of each stage, each scaled to its own range; empty if there is one stage.
+
+    The losses of stages are different quantities, so only their courses can be compared.
+    """
+    scaled = {}
+    for stage in report.training_started if len(report.training_started) > 1 else ():
+        curve = build_loss_curve(report, stage)
+        points = curve.smoothed or curve.points
+        low = min((value for _, value in points), default=0.0)
+        span = max((value for _, value in points), default=0.0) - low or 1.0
+        course = [(step, (value - low) / span) for step, value in points]
+        scaled[stage] = Curve("loss, from the lowest (0) to the highest (1)", "", course)
+    return scaled
 
 
 def build_other_curves(report: Report, stage: str) -> list[Curve]:

@@ -28,14 +28,6 @@ __all__ = [
 
 Tone = Literal["good", "bad", "open"]
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "failed": "bad"}
-OPEN_VERDICTS = (
-    "PROMPT",
-    "SMALL CLASSIFIER",
-    "NOT ENOUGH EVIDENCE",
-    "NOTHING WORKS YET",
-    "FIX DATA FIRST",
-)
-"""Built-in verdicts that are never shown as a success, even if the tuned model is better."""
 _DIFFERENCE = {"value", "tuned", "difference", "low", "high", "n"}
 """Keys that a comparison with a baseline needs for the headline's figure."""
 _COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
@@ -69,8 +61,8 @@ class ComparisonRow:
     difference: str
     interval: str
     p_value: str
-    n: int
-    """Number of rows that both answered."""
+    rows: str
+    """Number of rows that both answered, and of their groups."""
     outcome: str
 
 
@@ -93,7 +85,8 @@ def find_headline(report: Report, status: str = "") -> Headline:
     tone = TONES.get(str(verdict.get("outcome")), "open")
     return Headline(
         word=word,
-        tone="open" if tone == "good" and word in OPEN_VERDICTS else tone,
+        # A tuned model can be better and still not be worth it.
+        tone="open" if tone == "good" and verdict.get("worth_it") is False else tone,
         figure=figure,
         interval=interval,
         caption=caption,
@@ -115,7 +108,7 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
                 difference=format_difference(found["difference"]),
                 interval=format_interval(found["low"], found["high"], signed=True),
                 p_value=format_number(found["p_value_holm"]),
-                n=int(found["n"]),
+                rows=format_rows(int(found["n"]), int(found.get("units", 0))),
                 outcome=_describe_outcome(found),
             )
 
@@ -152,10 +145,11 @@ def _describe_difference(report: Report, verdict: JSON) -> tuple[str, str, str]:
     before, after = format_number(found["value"]), format_number(found["tuned"])
     rows = format_rows(int(found["n"]), int(found.get("units", 0)), "test row")
     confidence = format_confidence(float(verdict.get("confidence", 0.95)))
-    interval = format_interval(found["low"], found["high"], signed=True)
+    label = f"{confidence} interval"
+    interval = format_interval(found["low"], found["high"], signed=True, label=label)
     return (
         format_difference(found["difference"]),
-        f"difference, {confidence} interval {interval}",
+        f"difference, {interval}",
         f"{one_line(metric)}: {before} without fine-tuning ({one_line(baseline)}), "
         f"{after} with it, on {rows}",
     )
@@ -169,6 +163,6 @@ def _describe_measured(report: Report) -> tuple[str, str, str]:
     rows = format_rows(tuned.n, tuned.units, "test row")
     return (
         format_number(tuned.value),
-        f"95 % interval {format_interval(tuned.low, tuned.high)}",
+        format_interval(tuned.low, tuned.high, label="95 % interval"),
         f"{one_line(label)} of the tuned model on {rows}",
     )

@@ -42,6 +42,8 @@ class WeakSlice:
     """Number of the slice's rows in the second half."""
     p_value: float
     """Holm-adjusted p-value of the hypothesis that the slice is not worse."""
+    units: int
+    """Number of independent units among the ``n`` rows: groups, and rows without a group."""
 
     @property
     def is_confirmed(self) -> bool:
@@ -151,10 +153,9 @@ def _t_test(inside: Sequence[ScoredRow], outside: Sequence[ScoredRow], sign: flo
         mean = _mean(part)
         keys = set()
         for row in part:
-            key = row.number if row.group is None else f"group {row.group}"
             share = direction * row.weight * (row.value - mean) / mass
-            units[key] = units.get(key, 0.0) + share
-            keys.add(key)
+            units[_unit(row)] = units.get(_unit(row), 0.0) + share
+            keys.add(_unit(row))
         counts.append(len(keys))
     smallest = min(counts)
     if smallest < MIN_UNITS:
@@ -183,4 +184,10 @@ def _describe(
 ) -> WeakSlice:
     inside = [rows[i] for i in half if i in candidate.members]
     outside = [rows[i] for i in half if i not in candidate.members]
-    return WeakSlice(candidate, _mean(inside), _mean(outside), len(inside), p_value)
+    units = len({_unit(row) for row in inside})
+    return WeakSlice(candidate, _mean(inside), _mean(outside), len(inside), p_value, units)
+
+
+def _unit(row: ScoredRow) -> object:
+    """Return what identifies a row's independent unit: its group, or the row itself."""
+    return row.number if row.group is None else f"group {row.group}"

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.catalog import Catalog
+from tunesmith.config.evaluators import choose_evaluators
 from tunesmith.errors import TunesmithError
 from tunesmith.estimates import Assumptions, Estimate, EstimateRequest
 from tunesmith.offers import TechniqueOffer
-from tunesmith.plan import Plan
+from tunesmith.plan import ModelReview, Plan
 from tunesmith.records import Chat, Completion, Preference, Record, Text, UnpairedPreference
 from tunesmith_plugins.estimate.calibration import Calibration, read_calibration
 from tunesmith_plugins.estimate.hardware import Gpu, Hardware, Range
@@ -33,6 +34,7 @@ from tunesmith_plugins.estimate.request import (
     iterate_estimates,
     transfer_options,
 )
+from tunesmith_plugins.estimate.run_time import predict_run_time
 from tunesmith_plugins.estimate.savings import Saving, find_savings
 from tunesmith_torch.runtime.machine import Device, DeviceType, Machine
 
@@ -96,6 +98,8 @@ class TechniqueComparison:
     """The type of device that the plan is for."""
     requests: Mapping[DeviceType, EstimateRequest]
     rows: Sequence[TechniqueRow]
+    review: ModelReview | None
+    """The run, to predict the time of all its parts; None if the data is assumed."""
 
     @property
     def chosen(self) -> TechniqueRow:
@@ -142,6 +146,22 @@ class TechniqueComparison:
                 # No overhead per step is added, because measured throughputs include it.
                 times[THIS_MACHINE] = estimate_seconds(own.flops, throughput)
         return times
+
+    def run_time(self) -> dict[str, Range]:
+        """Return the seconds of each part of the run on this machine, in order, if they are known.
+
+        The parts are those of the chosen technique: ``baselines``, ``training`` with loading and
+        saving, and ``evaluation``.
+        """
+        name, estimate = self.chosen.name, self.estimate_on_this_machine(self.chosen)
+        training = self.times(self.chosen).get(THIS_MACHINE)
+        if estimate is None or training is None or self.review is None:
+            return {}
+        listed = estimate_throughput(self.this_device, name, estimate, self.hardware, Calibration())
+        found = predict_run_time(
+            self.review, estimate, training, listed, self.calibration, self.this_device
+        )
+        return found.parts
 
     def costs(self, row: TechniqueRow) -> dict[str, Range]:
         """Return the cost of training in US dollars on each GPU that it may fit on."""
@@ -214,6 +234,7 @@ def compare_techniques(
         target_type=target_type,
         requests=requests,
         rows=sorted(rows, key=lambda row: not row.chosen),
+        review=_build_review(plan, catalog, data) if assumed is None else None,
     )
     yield comparison
     for row, device_type in _tracing_order(comparison, device_types):
@@ -223,6 +244,15 @@ def compare_techniques(
         for better in row.pending.pop(device_type):
             row.estimates[device_type] = better
             yield comparison
+
+
+def _build_review(
+    plan: Plan, catalog: Catalog, data: tuple[Sequence[Record], Sequence[Record]]
+) -> ModelReview:
+    """Return the run that is planned, with the evaluators that it will use."""
+    train, test = data
+    planned = replace(plan, evaluators=choose_evaluators(plan, catalog, test))
+    return ModelReview(plan=planned, config={}, train=train, test=test, techniques=())
 
 
 def _build_requests(

@@ -47,6 +47,7 @@ def build_blocks(comparison: TechniqueComparison) -> list[Block]:
             TextLine(),
         ]
     found += [*_fit_table(comparison), TextLine(), *_cost_table(comparison)]
+    found += _run_time_table(comparison)
     found += _savings_table(comparison)
     found += [TextLine(), *(TextLine(f"- {note}", "dim") for note in list_notes(comparison))]
     return found
@@ -156,6 +157,20 @@ def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
         yield TableBlock(["training only", "cheapest GPU", "time", "cost"], rows)
 
 
+def _run_time_table(comparison: TechniqueComparison) -> Iterator[Block]:
+    """Yield a table of the time of the whole run on this machine, and of its parts."""
+    parts = comparison.run_time()
+    if len(parts) < 2:
+        return
+    low, high = map(sum, zip(*parts.values(), strict=True))
+    rows: list[list[TableCell]] = [
+        [part, format_duration_range(*seconds)] for part, seconds in parts.items()
+    ]
+    rows.append([("total", "strong"), (format_duration_range(low, high), "strong")])
+    yield TextLine()
+    yield TableBlock(["whole run", f"time on {THIS_MACHINE}"], rows)
+
+
 def _savings_table(comparison: TechniqueComparison) -> Iterator[Block]:
     found = comparison.find_savings()
     if not found:
@@ -213,8 +228,8 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
     first, last = comparison.hardware.price_dates()
     table = ", ".join(comparison.hardware.files) or "the packaged table"
     found.append(
-        "times are for training on one GPU at typical throughput; baselines and evaluation take "
-        f"additional time; hourly prices are from {first} to {last} ({table})"
+        "times and costs of training only are for one GPU at typical throughput; hourly prices "
+        f"are from {first} to {last} ({table})"
     )
     return found
 
@@ -285,6 +300,7 @@ def to_json(comparison: TechniqueComparison) -> dict[str, Any]:
         "work": {name: _work_json(estimate) for name, estimate in found.items()},
         "fits": {name: comparison.fits(row) for name, row in known.items()},
         "time": {name: _ranges_json(comparison.times(row)) for name, row in known.items()},
+        "run_time": _ranges_json(comparison.run_time()),
         "cost": {name: _ranges_json(comparison.costs(row)) for name, row in known.items()},
         "memory_savings": [_saving_json(saving) for saving in comparison.find_savings()],
         "this_machine": {

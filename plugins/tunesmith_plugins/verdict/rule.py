@@ -157,6 +157,7 @@ def _to_json(
     shown = ruling.comparison or strongest
     verdict: JSON = {
         "word": ruling.word,
+        "worth_it": ruling.word == FINE_TUNE,
         "rule": ruling.rule,
         "sentence": ruling.sentence,
         "would_change": ruling.would_change,

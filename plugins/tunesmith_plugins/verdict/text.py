@@ -44,9 +44,11 @@ class MetricFormatter:
         baseline, tuned = comparison.values
         difference = comparison.comparison.difference
         confidence = format_confidence(comparison.confidence)
-        interval = format_interval(difference.low, difference.high, signed=True)
+        interval = format_interval(
+            difference.low, difference.high, signed=True, label=f"{confidence} CI"
+        )
         rows = format_rows(difference.n, difference.units, "test row")
         return (
             f"{self.label} {format_number(baseline)} -> {self.plain(tuned)} on {rows}, "
-            f"difference {format_difference(difference.value)}, {confidence} CI {interval}"
+            f"difference {format_difference(difference.value)}, {interval}"
         )

@@ -101,11 +101,23 @@ def test_a_missed_bound_differs_from_what_is_shown(
         check_gate(GateOptions(at_least={metric: bound}), [event], {})
 
 
-@pytest.mark.parametrize("verdict", [{"word": "PROMPT"}, {"outcome": "better"}, {}])
-def test_strict_requires_the_word_fine_tune(verdict: dict[str, object]) -> None:
-    check_gate(GateOptions(strict=True), [], {"word": "FINE-TUNE"})
+@pytest.mark.parametrize(
+    ("verdict", "word"),
+    [
+        ({"word": "PROMPT", "worth_it": False}, "PROMPT"),
+        ({"word": "SHIP IT", "worth_it": "yes"}, "SHIP IT"),
+        ({"word": "FINE-TUNE"}, "FINE-TUNE"),
+        ({"outcome": "better"}, "better"),
+        ({}, "missing"),
+    ],
+)
+def test_strict_requires_a_verdict_for_the_tuned_model(
+    verdict: dict[str, object], word: str
+) -> None:
+    for passing in ("FINE-TUNE", "SHIP IT"):
+        check_gate(GateOptions(strict=True), [], {"word": passing, "worth_it": True})
     check_gate(GateOptions(), [], verdict)
-    with pytest.raises(GateError, match="the verdict must be FINE-TUNE, but is"):
+    with pytest.raises(GateError, match=f"does not recommend the tuned model: {word}$"):
         check_gate(GateOptions(strict=True), [], verdict)
 
 

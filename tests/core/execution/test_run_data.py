@@ -15,7 +15,7 @@ from tunesmith.contracts import Dataset, SkippedRow
 from tunesmith.data.subset import Subset
 from tunesmith.data.units import RecordsByUnit
 from tunesmith.errors import DataError
-from tunesmith.execution.run_data import load_data
+from tunesmith.execution.run_data import count_lengths, load_data
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.records import Completion, Record, Text
 
@@ -185,3 +185,29 @@ def test_the_fingerprint_is_that_of_the_content_and_not_of_the_folder(
 
     assert fingerprint(where) == fingerprint("a:7")
     assert fingerprint(where) != fingerprint(where, prompt="another")
+
+
+def test_lengths_are_counted_by_powers_of_two() -> None:
+    class Own(Record):
+        """A kind that a plugin defines."""
+
+    def completion(prompt: int, answer: int) -> Completion:
+        return Completion(source="s", prompt="x" * prompt, completion="y" * answer)
+
+    sizes = [(1, 1), (2, 3), (16, 17), (33, 0)]
+    records = [
+        *(completion(*pair) for pair in sizes),
+        Text(source="s", text="12345"),
+        Own(source="s"),
+    ]
+    assert count_lengths(records) == {
+        "prompt": {"1": 1, "2": 1, "16": 1, "64": 1},
+        "answer": {"1": 1, "4": 1, "32": 1, "8": 1},
+    }
+    assert count_lengths([]) == {"prompt": {}, "answer": {}}
+
+
+def test_of_many_rows_only_some_are_measured() -> None:
+    records = CountingRecords(1_000_000)
+    counted = count_lengths(records)
+    assert sum(counted["prompt"].values()) == len(records.read) == 2_000

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith_evidence.report.charts import (
+    MAX_OVERLAID,
     IntervalBar,
     choose_log_ticks,
     choose_ticks,
     draw_curve,
     draw_intervals,
+    draw_overlay,
 )
 from tunesmith_evidence.report.curves import Curve
 
@@ -122,3 +124,24 @@ def test_log_ticks_are_few_and_inside_the_range(low: float, ratio: float) -> Non
     found = choose_log_ticks(low, low * ratio)
     assert 1 <= len(found) <= 7
     assert all(low * (1 - 1e-6) <= tick <= low * ratio * (1 + 1e-6) for tick in found)
+
+
+def test_overlaid_curves_share_their_axes() -> None:
+    long = curve(4, 3, 2, 1, validation=((1, 4.0), (4, 2.0)))
+    svg = parse(draw_overlay({"a": long, "<b>": curve(3, 2)}))
+    own, dashed, other = svg.iter("polyline")
+    assert [line.attrib["class"] for line in (own, dashed, other)] == [
+        "own c0",
+        "dashed c0",
+        "own c1",
+    ]
+    assert own[0].text == dashed[0].text == "a" and other[0].text == "<b>"
+    assert points(own)[1][1] == points(other)[0][1], "a loss of 3 is at the same height"
+    assert points(other)[1][0] == points(own)[1][0], "step 2 is at the same place"
+    assert points(dashed)[0][1] == points(own)[0][1]
+
+
+def test_an_overlay_has_a_limited_number_of_curves() -> None:
+    svg = parse(draw_overlay({str(n): curve(3, 2) for n in range(20)}))
+    assert len([*svg.iter("polyline")]) == MAX_OVERLAID
+    assert draw_overlay({}) == "" and draw_overlay({"a": Curve("t", "", ())}) == ""

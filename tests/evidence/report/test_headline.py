@@ -61,18 +61,19 @@ def test_the_interval_is_that_of_the_confidence_that_it_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "outcome", "tone"),
+    ("outcome", "worth_it", "tone"),
     [
-        ("FINE-TUNE", "better", "good"),
-        ("NOTHING WORKS YET", "better", "open"),
-        ("FIX DATA FIRST", "better", "open"),
-        ("NOT ENOUGH EVIDENCE", "better", "open"),
-        ("PROMPT", "worse", "bad"),
-        ("SAFE TO SHIP", "better", "good"),
+        ("better", {"worth_it": True}, "good"),
+        ("better", {"worth_it": False}, "open"),
+        ("worse", {"worth_it": False}, "bad"),
+        ("unclear", {"worth_it": False}, "open"),
+        ("better", {}, "good"),
     ],
 )
-def test_of_the_built_in_words_only_fine_tune_is_good(word: str, outcome: str, tone: str) -> None:
-    assert find_headline(report(word=word, outcome=outcome)).tone == tone
+def test_a_better_model_that_is_not_worth_it_is_no_success(
+    outcome: str, worth_it: dict[str, bool], tone: str
+) -> None:
+    assert find_headline(report(word="W", outcome=outcome, **worth_it)).tone == tone
 
 
 def test_without_a_verdict_the_word_is_the_status() -> None:
@@ -85,7 +86,7 @@ def test_without_a_verdict_the_word_is_the_status() -> None:
 def test_comparisons_as_text() -> None:
     (row,) = list_comparisons({"comparisons": {"linear": COMPARISON, "old": {"low": 0.1}}})
     assert (row.value, row.tuned, row.difference) == ("0.781", "0.904", "+0.123")
-    assert (row.interval, row.p_value, row.n) == ("[+0.045, +0.201]", "<0.001", 104)
+    assert (row.interval, row.p_value, row.rows) == ("[+0.045, +0.201]", "<0.001", "104")
     for odd in (0.5, {"linear": 0.5}, {"linear": {"value": 1.0, "p_value_holm": 0.1}}, None):
         assert not [*list_comparisons({"comparisons": odd})], "a plugin has others"
 

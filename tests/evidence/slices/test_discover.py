@@ -120,3 +120,13 @@ def test_equal_values_are_no_weakness_in_spite_of_rounding() -> None:
         value, rows = order.random(), 2 * order.randint(4, 30)
         weights = [order.choice([1.0, 3.0, 7.0]) for _ in range(rows)]
         assert weakness([value] * rows, {}, weights) == 1
+
+
+def test_the_groups_of_a_slice_are_counted() -> None:
+    alone = [row(n, float(n >= 100 or n % 4 == 0)) for n in range(300)]
+    pairs = [replace(each, group=f"g{each.number // 2}") for each in alone]
+    weak = Slice("first", "column", frozenset(range(100)))
+    (found,) = find_weak_slices(alone, True, candidates=[weak])
+    assert found.units == found.n
+    (found,) = find_weak_slices(pairs, True, candidates=[weak])
+    assert 2 * found.units == found.n

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,6 @@ from tunesmith_plugins.commands.compare.command import (
     describe_power,
     last_turn,
     list_joint_metrics,
-    paused_garbage_collection,
 )
 from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import name_folders, show_metric
@@ -90,18 +90,16 @@ def test_another_scorer_is_refused(two: Tunesmith, tmp_path: Path) -> None:
     assert "the options of evaluator same differ: other_models" in refused.stderr
 
 
-def test_what_cannot_be_compared(two: Tunesmith) -> None:
+def test_what_cannot_be_compared(two: Tunesmith, tmp_path: Path) -> None:
     assert two("compare", "good").exit_code == 2
     assert two("run", "run.toml", "--out", "failed", "--set", "run.seed=666").exit_code == 2
-    refused = two("compare", "good", "failed")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "failed").rename(tmp_path / "all" / "failed")
+    none = two("compare", "all")
+    assert none.exit_code == 2 and "needs at least two runs" in none.stderr
+    assert "skipped: all/failed: the tuned model has not been evaluated" in none.stderr
+    refused = two("compare", "good", "all/failed")
     assert refused.exit_code == 2 and "has not been evaluated" in refused.stderr
-
-
-def test_garbage_is_collected_again_also_after_an_error() -> None:
-    with pytest.raises(KeyError), paused_garbage_collection():
-        assert not gc.isenabled()
-        raise KeyError
-    assert gc.isenabled()
 
 
 def test_the_last_turn_of_a_prompt() -> None:
@@ -167,7 +165,7 @@ def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:
     done = two("compare", "bad", "good", *"cdefg", "--top", "2")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0] == "same, higher is better"
+    assert lines[0] == "same, higher is better, on 4 rows"
     assert lines[3].split()[:3] == ["good", "1.000", "+1.000"]
     assert [line.split()[0] for line in lines[3:6]] == ["good", "bad", "c"]
     assert "place 2 of 7" in lines[4] and lines[6] == "and 4 more runs, shown with --top 0"
@@ -178,3 +176,47 @@ def test_several_runs_are_listed_with_the_best_first(two: Tunesmith) -> None:
     ]  # fmt: skip
     assert "won" not in done.stdout
     assert "won" in two("compare", "bad", "good", "c").stdout
+
+
+def test_a_page_compares_all_runs_of_a_folder(two: Tunesmith, tmp_path: Path) -> None:
+    (tmp_path / "good").rename(tmp_path / "runs_good")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("bad", "runs_good"):
+        (tmp_path / name).rename(folder / name)
+    rows = ["--set", "data.test_size=5", "--set", "run.title=<b>evil</b>"]
+    done = two("run", "run.toml", "--out", "project/a-rows", *rows)
+    assert done.exit_code == 0, done.output
+    done = two("compare", "project", "--page", "page.html")
+    assert done.exit_code == 0, done.output
+    assert "skipped: project/runs_good and project/a-rows cannot be compared" in done.stderr
+    text = (tmp_path / "page.html").read_text()
+    assert "2 runs compared" in text and "Both runs share the first rank" in text
+    assert text.index("runs_good") < text.index(">bad")
+    assert "technique.generalizes" in text and "-1.000 [" in text
+    assert not re.search(r"<script|https?:|src=|url\(|@import|<link", text)
+    again = two("compare", "project", "--page", "page.html")
+    assert again.exit_code == 2 and "page.html" in again.stderr
+    shared = two("compare", "project", "--shared-rows", "--page", "all.html")
+    assert shared.exit_code == 0, shared.output
+    text = (tmp_path / "all.html").read_text()
+    assert "3 runs compared" in text and "<b>evil" not in text and "&lt;b&gt;evil" in text
+    assert two("compare", "project", "--page", "page.pdf").exit_code == 2
+
+
+def test_rows_of_few_groups_are_counted_as_such(two: Tunesmith, tmp_path: Path) -> None:
+    for name in ("good", "bad", "third"):
+        if name == "third":
+            shutil.copytree(tmp_path / "good", tmp_path / name)
+            continue
+        path = tmp_path / name / "evaluations" / "tuned.same.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = (json.dumps({**row, "group": f"g{n % 2}"}) + "\n" for n, row in enumerate(rows))
+        path.write_text("".join(lines))
+    for runs in (("bad", "good"), ("bad", "good", "third")):
+        done = two("compare", *runs, "--page", f"{len(runs)}.html")
+        assert done.stdout.count("lost of 4 rows of 2 groups") == len(runs) - 1
+        assert ("same, higher is better, on 4 rows of 2 groups" in done.stdout) == (len(runs) > 2)
+        assert "on 4 of 2 groups" in (tmp_path / f"{len(runs)}.html").read_text()
+    (found,) = json.loads(two("compare", "bad", "good", "--json").stdout)["comparisons"]
+    assert found["metrics"]["same"]["units"] == 2

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
 from tests.plugins.commands.conftest import Tunesmith
 
-from tunesmith.storage import lock
+from tunesmith.events import Measured
+from tunesmith.statistics import mean_interval
+from tunesmith.storage import RunFolder, lock
+from tunesmith.storage.atomic import encode_json
+from tunesmith.testing import sample_event, sample_run
+from tunesmith_evidence.statistics import compare
+from tunesmith_plugins.reporters.console.event_text import format_measurement
+from tunesmith_plugins.reporters.html.offer import HTML, HtmlOptions
 
 
 def test_report_shows_regressions(tunesmith: Tunesmith, finished: Path) -> None:
@@ -160,3 +171,63 @@ def test_a_lost_evaluation_is_named(tunesmith: Tunesmith, finished: Path) -> Non
     done = tunesmith("report", finished)
     assert done.exit_code == 7 and "no clear difference" in done.stdout
     assert "tuned.same.jsonl:1: the evaluation is missing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("groups", "rows", "interval"),
+    [
+        ("aaa", "3 of 1 group", "no interval"),
+        ("a" * 8 + "b" * 8, "16 of 2 groups", "0.870, 1.505"),
+    ],
+)
+def test_rows_of_few_groups_are_counted_as_such(
+    tunesmith: Tunesmith, tmp_path: Path, groups: str, rows: str, interval: str
+) -> None:
+    """The loss of rows of one group has no interval, and no view prints an infinite one."""
+    losses = [1.0 + n % 5 / 10 for n in range(len(groups))]
+    others = [loss + 0.5 + n % 3 / 10 for n, loss in enumerate(losses)]
+    bounds = (0.0, math.inf)
+    found = compare(others, losses, higher_is_better=False, groups=groups, bounds=bounds)
+    scores = dict(
+        evaluator="loss",
+        metric="loss",
+        unit="nats",
+        higher_is_better=False,
+        records="evaluations/x.jsonl",
+    )
+    measured = [
+        sample_event(Measured, model=model, **scores, **asdict(mean))
+        for model, values in (("zero-shot", others), ("tuned", losses))
+        for mean in [mean_interval(values, groups=groups, bounds=bounds)]
+    ]
+    comparison = {
+        **asdict(found.difference), "value": measured[0].value, "tuned": measured[1].value,
+        "difference": found.difference.value, "p_value_holm": found.p_value,
+        "outcome": found.outcome,
+    }  # fmt: skip
+    verdict = {
+        "word": "UNCLEAR", "sentence": "s", "outcome": "unclear", "baseline": "zero-shot",
+        "evaluator": "loss", "metric": "loss", "comparisons": {"zero-shot": comparison},
+    }  # fmt: skip
+    *events, end = (event for event in sample_run() if not isinstance(event, Measured))
+    events += [*measured, replace(end, verdict=verdict)]
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "lock").touch()
+    lines = (encode_json(event.to_json()) + "\n" for event in events)
+    (tmp_path / "few" / "events.jsonl").write_text("".join(lines))
+    with HTML.build(HtmlOptions(), RunFolder(tmp_path / "few")):
+        pass
+    texts = [
+        *(
+            tunesmith("report", "few", *form).stdout
+            for form in ((), ("--markdown",), ("--card", "-"))
+        ),
+        (tmp_path / "few" / "report.html").read_text(),
+        format_measurement(measured[1]),
+    ]
+    for text in texts:
+        assert not re.search(r"\binf\b|interval no", text)
+        assert interval in text and any(
+            form in text for form in (rows, rows.replace(" of", " rows of"))
+        )
+    assert texts[0].count(rows) == 3, "two scores and their comparison"

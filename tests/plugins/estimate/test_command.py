@@ -332,3 +332,17 @@ def test_the_environment_is_unchanged(plan: Plan, here: Path) -> None:
     answer(plan("--json"))
     assert dict(os.environ) == before
     assert sorted(path.name for path in here.iterdir()) == ["data.tsv", "run.toml"]
+
+
+def test_the_whole_run_is_the_sum_of_its_parts(plan: Plan) -> None:
+    sets = ("--set", "run.device=cpu", "--quick")
+    found = answer(plan("--json", *sets))["run_time"]
+    assert list(found) == ["baselines", "training", "evaluation"]
+    assert all(0 < part["low"] < part["high"] for part in found.values())
+    without = answer(plan("--json", *sets, "--set", "baselines.use=[]"))["run_time"]
+    assert list(without) == ["training", "evaluation"]
+    lines = plan(*sets).stdout.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("whole run"))
+    assert [line.split()[0] for line in lines[start + 2 : start + 6]] == [*found, "total"]
+    assumed = ("--assume", "sequence=8,micro_batch=1,rows=9")
+    assert answer(plan("--json", *sets, *assumed))["run_time"] == {}

@@ -14,6 +14,7 @@ import pytest
 from tunesmith.errors import UsageError
 from tunesmith.events import (
     CompletionSampled,
+    DataLoaded,
     Event,
     FindingReported,
     Measured,
@@ -440,3 +441,31 @@ def test_the_first_batch_shows_trained_and_special_tokens(tmp_path: Path) -> Non
 def test_a_run_without_a_first_batch_shows_none(tmp_path: Path) -> None:
     text = outline(page(tmp_path, list(sample_run()))).text
     assert "Training" in text and "as the model saw it" not in text
+
+
+def test_the_losses_of_several_stages_share_a_chart(tmp_path: Path) -> None:
+    events: list[Event] = [*sample_run()][:6]
+    for stage, height in (("sft", 3.0), ("policy", 0.01)):
+        events.append(sample_event(TrainingStarted, stage=stage, steps=3))
+        losses = ((step, height / step) for step in (1, 2, 3))
+        events += [replace(step_finished(*loss), stage=stage) for loss in losses]
+    text = page(tmp_path, events)
+    chart = text.partition("Training of all stages")[2].partition("</svg></svg>")[0]
+    lines = re.findall(r'class="own (c\d)" points="([^"]+)"><title>(\w+)', text)
+    assert [(color, stage) for color, _, stage in lines] == [("c0", "sft"), ("c1", "policy")]
+    assert lines[0][1] == lines[1][1], "both fall by the same factor"
+    assert chart and outline(text).text.count("Training of all stages") == 1
+    assert "Training of all stages" not in page(tmp_path, [*sample_run()])
+
+
+def test_the_lengths_of_the_data_are_shown(tmp_path: Path) -> None:
+    lengths = {
+        "train": {"prompt": {"16": 3, "64": 1}, "answer": {}},
+        "test": {"prompt": {"32": 2}, "answer": {}},
+    }
+    data = sample_event(DataLoaded, lengths=lengths)
+    events = [data if isinstance(event, DataLoaded) else event for event in sample_run()]
+    text = " ".join(outline(page(tmp_path, events)).text.split())
+    assert "length of the prompts" in text and "length of the answers" not in text
+    assert "9 to 1675 %0 % 17 to 320 %100 % 33 to 6425 %0 %" in text
+    assert "length of the" not in outline(page(tmp_path, [*sample_run()])).text

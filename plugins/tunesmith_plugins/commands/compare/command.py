@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from tunesmith.catalog import Catalog
-from tunesmith.errors import UsageError
+from tunesmith.errors import TunesmithError, UsageError
 from tunesmith.events import JSON
 from tunesmith.offers import Metric
+from tunesmith.storage import find_runs
 from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
@@ -29,7 +28,7 @@ from tunesmith_evidence.comparison import (
     list_plan_differences,
 )
 from tunesmith_evidence.improvement import OTHER_ROWS, SliceChange, compare_with_parent
-from tunesmith_evidence.number_text import format_number, format_p_value
+from tunesmith_evidence.number_text import format_number, format_p_value, format_rows
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import (
@@ -47,6 +46,12 @@ DETAILED_RUNS = 5
 
 @click.command("compare")
 @click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the comparison to FILE.html: a leaderboard and the loss curves of all runs.",
+)
 @click.option(
     "--shared-rows",
     is_flag=True,
@@ -67,15 +72,20 @@ DETAILED_RUNS = 5
     help="Number of runs to list for each metric, best first; 0 for all.",
 )
 @result_options
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     runs: tuple[Path, ...],
+    page: Path | None,
     shared_rows: bool,
     items: int,
     top: int,
     as_json: bool,
 ) -> None:
     """Compare the tuned models of several runs with that of the first run.
+
+    RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse order of
+    their names, which starts with the newest run by default. Those that cannot be compared with the
+    first run are skipped.
 
     If there are several runs, a table for each metric lists the best first, and another table shows
     how their run files differ.
@@ -84,15 +94,15 @@ def command(
     same evaluators and options. Differences are paired by row. P-values are adjusted for the number
     of comparisons (Holm).
     """
-    if len(runs) < 2:
-        raise UsageError("compare: needs at least two runs")
     catalog = state.catalog()
-    with paused_garbage_collection():
-        first, *others = [read_results(path) for path in runs]
-        for other in others:
-            refuse_incomparable(first, other, catalog, shared_rows)
-        metrics = list_metrics(catalog)
-        found = compare_all(first, others, metrics)
+    results = read_comparable(runs, catalog, shared_rows)
+    if len(results) < 2:
+        raise UsageError("compare: needs at least two runs that can be compared")
+    first, *others = results
+    metrics = list_metrics(catalog)
+    found = compare_all(first, others, metrics)
+    if page is not None:
+        write_page(page, first, found, metrics)
     if as_json:
         render.print_json(to_json(first, found))
         return
@@ -106,16 +116,50 @@ def command(
         show(first, difference, items, joint)
 
 
-@contextmanager
-def paused_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector, since the many rows of the runs have no reference cycles."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def read_comparable(paths: Sequence[Path], catalog: Catalog, shared_rows: bool) -> list[RunResults]:
+    """Return the results of the given runs, and of the runs in given folders that can be compared.
+
+    Raises:
+        UsageError: a run that was named has no results, or cannot be compared with the first one.
+    """
+    found: dict[Path, RunResults] = {}
+    skipped = []
+    for path in paths:
+        listed = () if (path / "lock").exists() else sorted(find_runs(path), reverse=True)
+        for folder in listed or (path,):
+            if folder.resolve() in found:
+                continue
+            try:
+                results = read_results(folder)
+                if found:
+                    refuse_incomparable(next(iter(found.values())), results, catalog, shared_rows)
+            except TunesmithError as error:
+                if not listed:
+                    raise
+                skipped.append(error.message)
+            else:
+                found[folder.resolve()] = results
+    if skipped:
+        others = f"; {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        render.print_note(f"skipped: {skipped[0]}{others}")
+    return [*found.values()]
+
+
+def write_page(
+    path: Path, first: RunResults, found: Sequence[RunDifference], metrics: Mapping[str, Metric]
+) -> None:
+    """Write the comparison to a new HTML file.
+
+    Raises:
+        UsageError: the file is not named FILE.html, exists, or cannot be written.
+    """
+    # Imported here, since a comparison without a page needs no template engine.
+    from tunesmith_plugins.commands.compare.page import render_page
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--page {path}: the page is HTML", hint="use FILE.html")
+    render.write_new_file(path, [render_page(first, found, metrics)])
+    render.print_note(f"page: {path}")
 
 
 def read_results(path: Path) -> RunResults:
@@ -219,9 +263,9 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
     names = name_folders([difference.run.folder, first.folder])
     render.print_text(" minus ".join(one_line(name, 60) for name in names), style="strong")
     render.print_table(
-        ["metric", "first", "this", "difference, 95 % interval", "n", "this is"],
+        ["metric", "first", "this", "difference, 95 % interval", "this is"],
         [_to_row(name, metric) for name, metric in difference.metrics.items()],
-        right=(1, 2, 3, 4),
+        right=(1, 2, 3),
     )
     for name, metric in difference.metrics.items():
         render.print_paragraph(
@@ -281,7 +325,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
                 format_number(change.before),
                 format_number(change.after),
                 format_change(change.after - change.before, change.low, change.high),
-                f"{change.n:,}",
+                format_rows(change.n, change.units),
                 (change.outcome, STYLES.get(change.outcome, "dim")),
             ]
             for change in [*targets, *others]
@@ -297,7 +341,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
 
 def describe_power(metric: MetricDifference, is_joint: bool) -> str:
     """Describe rows won and lost, the p-value, and the smallest detectable difference."""
-    rows = format_count(metric.n, "row")
+    rows = format_rows(metric.n, metric.units, "row")
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
         change += f", {format_p_value(metric.p_value_holm)} (Holm)"
@@ -309,7 +353,7 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
         return f"{change}; there are too few rows to detect any difference"
     unit = f" {metric.unit}" if metric.unit else ""
     return (
-        f"{change}; {rows} can detect a difference of "
+        f"{change}; these rows can detect a difference of "
         f"{format_number(metric.detectable)}{unit} or more (80 % power)"
     )
 
@@ -320,7 +364,6 @@ def _to_row(name: str, metric: MetricDifference) -> list[render.TableCell]:
         format_number(metric.first),
         format_number(metric.second),
         format_change(metric.difference, metric.low, metric.high),
-        f"{metric.n:,}",
         outcome_cell(metric),
     ]
 

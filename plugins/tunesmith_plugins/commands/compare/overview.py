@@ -12,6 +12,7 @@ from tunesmith_evidence.number_text import (
     format_difference,
     format_interval,
     format_number,
+    format_rows,
     format_setting,
 )
 from tunesmith_plugins.commands.compare.difference import RunDifference
@@ -57,7 +58,7 @@ def show_metric(
             names[folder],
             format_number(value.second),
             format_change(value.difference, value.low, value.high),
-            f"{value.n:,}",
+            format_rows(value.n, value.units),
             outcome_cell(value),
         ]
         for folder, value in measured[:top]
@@ -70,9 +71,16 @@ def show_metric(
     ]  # fmt: skip
     rows.insert(min(better, top), base)
     order = "lower" if sign > 0 else "higher"
-    render.print_text(f"{one_line(metric)}, {order} is better", style="strong")
-    against = f"minus {one_line(names[first], 20)}, 95 % interval"
-    render.print_table(["run", "value", against, "n", "is"], rows, right=(1, 2, 3))
+    title = f"{one_line(metric)}, {order} is better"
+    header = ["run", "value", f"minus {one_line(names[first], 20)}, 95 % interval", "n", "is"]
+    counts = {format_rows(value.n, value.units, "row") for _, value in measured}
+    if len(counts) == 1:
+        title += f", on {counts.pop()}"
+        del header[3]
+        for row in rows:
+            del row[3]
+    render.print_text(title, style="strong")
+    render.print_table(header, rows, right=range(1, len(header) - 1))
     if len(measured) > top:
         render.print_text(
             f"and {format_count(len(measured) - top, 'more run')}, shown with --top 0"
@@ -83,21 +91,32 @@ def show_metric(
 
 def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Path, str]) -> None:
     """Print the run file keys that differ, starting with those that differ in most runs."""
-    base = {key: old for difference in found for key, (old, _) in difference.options.items()}
-    if not base:
+    keys, values = list_settings(found)
+    if not keys:
         render.print_text("the run files are the same\n")
         return
-    keys = sorted(base, key=lambda key: -sum(key in difference.options for difference in found))
-    shown = keys[:MAX_KEYS]
-    rows = [[names[first], *(setting_text(base[key]) for key in shown)]]
-    for difference in found:
-        values = [difference.options.get(key, (None, base[key]))[1] for key in shown]
-        rows.append([names[difference.run.folder], *map(setting_text, values)])
+    shown = [names[folder] for folder in (first, *(d.run.folder for d in found))]
+    rows = [[name, *row[:MAX_KEYS]] for name, row in zip(shown, values, strict=True)]
     render.print_text("differences between the run files", style="strong")
-    render.print_table(["run", *(one_line(key, NAME_LENGTH) for key in shown)], rows)
-    if len(keys) > len(shown):
-        render.print_text(f"{format_count(len(keys) - len(shown), 'more key')}, shown with --json")
+    render.print_table(["run", *(one_line(key, NAME_LENGTH) for key in keys[:MAX_KEYS])], rows)
+    if len(keys) > MAX_KEYS:
+        render.print_text(f"{format_count(len(keys) - MAX_KEYS, 'more key')}, shown with --json")
     render.print_text()
+
+
+def list_settings(found: Sequence[RunDifference]) -> tuple[list[str], list[list[str]]]:
+    """Return the run file keys that differ, those that differ in most runs first.
+
+    Returns:
+        The keys, and their values in the first run and in each other run.
+    """
+    base = {key: old for difference in found for key, (old, _) in difference.options.items()}
+    keys = sorted(base, key=lambda key: -sum(key in difference.options for difference in found))
+    rows = [[setting_text(base[key]) for key in keys]]
+    for difference in found:
+        values = (difference.options.get(key, (None, base[key]))[1] for key in keys)
+        rows.append([*map(setting_text, values)])
+    return keys, rows
 
 
 def name_folders(folders: Sequence[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from tunesmith.events import JSON
 from tunesmith.text import format_count, one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
-from tunesmith_evidence.number_text import format_number
+from tunesmith_evidence.number_text import format_number, format_rows
 from tunesmith_evidence.slices.candidates import MIN_ROWS
 from tunesmith_evidence.slices.discover import WeakSlice
 from tunesmith_evidence.slices.rows import ScoredRow
@@ -114,6 +114,7 @@ def to_json(folder: Path, failures: Failures) -> JSON:
                 "value": weak.value,
                 "others": weak.others,
                 "n": weak.n,
+                "units": weak.units,
                 "p_value_holm": weak.p_value,
                 "rows": [failures.rows[i].number for i in sorted(weak.slice.members)],
             }
@@ -135,7 +136,7 @@ def show(failures: Failures, items: int) -> None:
     better = "higher" if measured.higher_is_better else "lower"
     render.print_text(
         f"{one_line(measured.metric)} {format_number(measured.value)} "
-        f"on {format_count(rows, 'row')}, {better} is better",
+        f"on {format_rows(rows, measured.units, 'row')}, {better} is better",
         style="strong",
     )
     if failures.replaced:
@@ -174,7 +175,7 @@ def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
                     one_line(weak.slice.name, 70),
                     format_number(weak.value),
                     format_number(weak.others),
-                    f"{weak.n}",
+                    format_rows(weak.n, weak.units),
                     format_number(weak.p_value),
                     ("weak", "bad") if weak.is_confirmed else ("unclear", "dim"),
                 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.events import JSON
+from tunesmith.storage import find_runs
 from tunesmith_evidence.report.ending import is_running
 
 TAIL_BYTES = 1 << 16
@@ -59,33 +60,6 @@ def read_runs(root: Path) -> list[RunSummary]:
     runs = [read_run(path) for path in find_runs(root)]
     runs.sort(key=lambda run: (run.started, run.path.name), reverse=True)
     return [replace(run, parent=_find_parent(run, runs)) for run in runs]
-
-
-def find_runs(root: Path) -> Iterator[Path]:
-    """Yield the run folders in a folder and one level below it."""
-    try:
-        entries = [*os.scandir(root)]
-    except OSError:
-        return
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
-            continue
-        path = Path(entry.path)
-        if is_run(path):
-            yield path
-            continue
-        try:
-            below = [e.path for e in os.scandir(path) if e.is_dir(follow_symlinks=False)]
-        except OSError:
-            continue
-        yield from (folder for folder in map(Path, below) if is_run(folder))
-
-
-def is_run(path: Path) -> bool:
-    """Return True if a folder is a run."""
-    return (path / "lock").is_file() and (
-        (path / "events.jsonl").is_file() or (path / "run.toml").is_file()
-    )
 
 
 def read_run(path: Path) -> RunSummary:

@@ -92,7 +92,10 @@ def write_card(view: ReportView, path: Path) -> None:
         return
     forms = {".md": render_card_markdown, ".svg": render_card_svg}
     if path.suffix.lower() not in forms:
-        raise UsageError(f"--card {path}: unknown card format", hint="use FILE.md or FILE.svg")
+        raise UsageError(
+            f"--card {path}: unknown card format",
+            hint="use FILE.md or FILE.svg; a browser prints an SVG as PDF",
+        )
     render.write_new_file(path, [forms[path.suffix.lower()](view)])
     render.print_note(f"card: {path}")
 

@@ -104,7 +104,7 @@ def show_verdict(view: ReportView) -> None:
             row.value,
             row.tuned,
             f"{row.difference} {row.interval}",
-            f"{row.n:,}",
+            row.rows,
             one_line(row.outcome),
         ]
         for row in view.comparisons

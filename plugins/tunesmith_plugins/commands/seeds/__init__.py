@@ -23,7 +23,12 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import one_line, redact_all
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
-from tunesmith_evidence.number_text import format_difference, format_estimate, format_number
+from tunesmith_evidence.number_text import (
+    format_difference,
+    format_estimate,
+    format_number,
+    format_rows,
+)
 from tunesmith_evidence.pairs import list_metrics
 from tunesmith_evidence.pilots import plan_pilot
 from tunesmith_plugins.commands.seeds.pool import (
@@ -159,8 +164,9 @@ def show(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> No
     )
     interval = pooled.pooled
     difference = format_estimate(interval.value, interval.low, interval.high, signed=True)
+    rows = format_rows(interval.n, interval.units, "test row")
     render.print_text()
     render.print_paragraph(
-        f"{pooled.outcome}: difference from {name} {difference} on {interval.n:,} test rows "
+        f"{pooled.outcome}: difference from {name} {difference} on {rows} "
         f"(mean of {len(runs)} seeds, standard deviation {format_number(pooled.spread)})"
     )

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import tomli_w
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import TUNED, CompletionSampled, FindingReported
+from tunesmith.events import TUNED, CompletionSampled, DataLoaded, FindingReported
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report
-from tunesmith.text import format_count, one_line, redact, safe_text
-from tunesmith_evidence.number_text import format_date, format_number
+from tunesmith.text import redact, safe_text
 from tunesmith_evidence.report.answer_parts import MAX_PAIRS, find_weakest_field
-from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals
-from tunesmith_evidence.report.curves import build_loss_curve, build_other_curves
+from tunesmith_evidence.report.charts import IntervalBar, draw_curve, draw_intervals, draw_overlay
+from tunesmith_evidence.report.curves import (
+    build_loss_curve,
+    build_other_curves,
+    build_stage_curves,
+)
 from tunesmith_evidence.report.facts import (
     describe_data,
     describe_gate,
@@ -29,14 +29,11 @@ from tunesmith_evidence.report.facts import (
     format_reproduction,
 )
 from tunesmith_evidence.report.first_batch import FirstBatch, read_first_batches
+from tunesmith_evidence.report.html import MAX_CELL_CHARACTERS, build_environment
 from tunesmith_evidence.report.similar_rows import SimilarRows, join_similar_rows
 from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
-MAX_TEXT_CHARACTERS = 2_000
-"""Maximum length of a message; the rest is cut off."""
-MAX_CELL_CHARACTERS = 600
-"""Maximum length of a prompt or an answer; the rest is cut off."""
 MAX_ANSWER_CHARACTERS = 200_000
 """Limit for all prompts and answers together, which keeps the page below 500 KB."""
 MAX_SAMPLES = 12
@@ -75,9 +72,12 @@ def render_page(view: ReportView, max_answers: int) -> str:
     answers = view.intact_answers
     rows = join_similar_rows(answers.rows) if answers else []
     shown = list(_limit_rows(rows[:max_answers]))
-    template = _build_environment().get_template("page.html")
-    return template.render(
-        css=Markup(files(PACKAGE).joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704
+    courses = build_stage_curves(view.report)
+    environment = build_environment(PACKAGE)
+    environment.globals.update(
+        chart=_draw_metric, gate=describe_gate, data=describe_data, lengths=list_lengths
+    )
+    return environment.get_template("page.html").render(
         view=view,
         report=view.report,
         headline=view.headline,
@@ -85,6 +85,8 @@ def render_page(view: ReportView, max_answers: int) -> str:
         fit=view.fit,
         fit_style="ok" if view.fit_rating == "good" else view.fit_rating,
         stages=list(_stage_sections(view)),
+        courses=draw_overlay(courses),
+        course_names=[*courses],
         answers=answers,
         models=answers.models if answers else (),
         shown_rows=shown,
@@ -95,51 +97,6 @@ def render_page(view: ReportView, max_answers: int) -> str:
         plan=_plan_text(view.report),
         command=format_reproduction(view.folder),
     )
-
-
-def _build_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader(PACKAGE, "."),
-        autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        safe=_refuse_safe,
-        line=_line,
-        text=_shorten,
-        cell=_shorten_cell,
-        token=_show_token,
-        date=lambda time: one_line(format_date(time)),
-        number=format_number,
-        count=format_count,
-        quote=shlex.quote,
-    )
-    environment.globals.update(chart=_draw_metric, gate=describe_gate, data=describe_data)
-    return environment
-
-
-def _refuse_safe(value: object) -> str:
-    """Reject the filter ``safe``: only charts may be markup, and these are already marked."""
-    raise TypeError("the filter `safe` must not be used in this template")
-
-
-def _line(value: str, limit: int = 80) -> str:
-    return one_line(redact(value), limit)
-
-
-def _shorten(value: str) -> str:
-    # Redact before cutting: half a secret would not be recognized.
-    return safe_text(redact(value), MAX_TEXT_CHARACTERS)
-
-
-def _shorten_cell(value: str) -> str:
-    return safe_text(redact(value).strip(), MAX_CELL_CHARACTERS)
-
-
-def _show_token(value: str) -> str:
-    return safe_text(value).replace("\n", "↵\n").replace("\t", "⇥\t")
 
 
 def _limit_rows(rows: Sequence[SimilarRows]) -> Iterator[SimilarRows]:
@@ -168,6 +125,24 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_none(v) for v in value if v is not None]
     return value
+
+
+def list_lengths(data: DataLoaded) -> Iterator[tuple[str, list[tuple[str, list[float]]]]]:
+    """Yield the ranges of lengths of prompts and answers, with the shares of both splits."""
+    for part in ("prompt", "answer"):
+        splits = [data.lengths.get(split, {}).get(part, {}) for split in ("train", "test")]
+        powers = [int(top).bit_length() for counts in splits for top in counts]
+        tops = [1 << (n - 1) for n in range(min(powers), max(powers) + 1)] if powers else []
+        yield (
+            part,
+            [
+                (
+                    f"{top // 2 + 1:,} to {top:,}",
+                    [counts.get(str(top), 0) / max(sum(counts.values()), 1) for counts in splits],
+                )
+                for top in tops
+            ],
+        )
 
 
 def _draw_metric(metric: MetricView) -> Markup:
