@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tunesmith import __version__
@@ -20,6 +21,15 @@ from tunesmith_plugins.commands.serve.tool_answers import (
     split_known_calls,
     write_calls,
 )
+
+REVIEW_HEADER = "X-Tunesmith-Review"
+NO_REVIEW: Mapping[str, Any] = MappingProxyType({})
+
+
+def review_headers(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header that says if a person must check any choice of a complete answer."""
+    found = [c["tunesmith"]["needs_review"] for c in answer["choices"] if "tunesmith" in c]
+    return {REVIEW_HEADER: "needed" if any(found) else "not-needed"} if found else {}
 
 
 class Responses:
@@ -46,6 +56,7 @@ class Responses:
 
     def _choice(self, piece: Piece) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
+        choice |= self._review(piece)
         if isinstance(self.request, CompletionRequest):
             return {**choice, "text": piece.text, "logprobs": self._logprobs(piece)}
         text, calls = split_known_calls(piece.text, self._tools)
@@ -71,8 +82,10 @@ class Responses:
     def write_piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
         """Yield the chunks of a stream for a piece."""
         if isinstance(self.request, CompletionRequest):
-            logprobs = self._logprobs(piece)
-            yield self._chunk(piece.index, {"text": piece.text}, logprobs, piece.finish_reason)
+            logprobs, review = self._logprobs(piece), self._review(piece)
+            yield self._chunk(
+                piece.index, {"text": piece.text}, logprobs, piece.finish_reason, review
+            )
             return
         is_last = piece.finish_reason is not None
         text, calls = self._turns[piece.index].update(piece.text, is_last)
@@ -83,7 +96,7 @@ class Responses:
             yield self._chunk(piece.index, delta, self._logprobs(piece), None)
         if is_last:
             reason = "tool_calls" if calls else piece.finish_reason
-            yield self._chunk(piece.index, {}, None, reason)
+            yield self._chunk(piece.index, {}, None, reason, self._review(piece))
 
     def write_last(self) -> Iterator[dict[str, Any]]:
         """Yield the last chunk of a stream: the usage, if requested."""
@@ -95,10 +108,17 @@ class Responses:
         return {**self._head, "object": chunk}
 
     def _chunk(
-        self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: Any,
+        reason: str | None,
+        review: Mapping[str, Any] = NO_REVIEW,
     ) -> dict[str, Any]:
         content = {"delta": delta} if self._is_chat else delta
-        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
+        choice = {
+            "index": index, **content, "logprobs": logprobs, "finish_reason": reason, **review
+        }  # fmt: skip
         chunk = {**self._chunk_head(), "choices": [choice]}
         return {**chunk, "usage": None} if self.request.stream_options.include_usage else chunk
 
@@ -108,6 +128,15 @@ class Responses:
         read, written = self.ticket.prompt_tokens, self.ticket.completion_tokens
         total = read + written
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": total}
+
+    def _review(self, piece: Piece) -> dict[str, Any]:
+        """Return the field that says if a person must check a finished answer, if known."""
+        policy, score = self.ticket.policy, piece.score
+        if policy is None or piece.finish_reason is None:
+            return {}
+        confidence = None if score is None else policy.confidence(score)
+        needed = score is None or policy.needs_review(score)
+        return {"tunesmith": {"confidence": confidence, "needs_review": needed}}
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if self.request.num_top is None:
