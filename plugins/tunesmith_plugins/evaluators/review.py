@@ -69,8 +69,12 @@ class Review(RowWise):
     options: ReviewOptions
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return nothing: only a run has validation rows."""
-        return []
+        """Raise an error: only a run has validation rows.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("review chooses a threshold on the validation rows of a run")
 
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
@@ -82,7 +86,7 @@ class Review(RowWise):
         """
         from tunesmith_evidence.review.choose import choose_policy
 
-        if not len(run.validation):
+        if run.measure_first is None or not len(run.validation):
             return []
         groups = [record.group for record in run.validation]
         scores, right = self._score(model, run.validation, run)
@@ -110,8 +114,7 @@ class Review(RowWise):
     ) -> tuple[list[float], list[bool]]:
         """Return how sure the model is about its answer to each record, and if it is right."""
         recorded = RecordedModel(model)
-        if run.measure_first is None:
-            raise UsageError("review measures the models of a run only")
+        assert run.measure_first is not None
         values = run.measure_first(recorded, records).values
         prompts = [last_exchange(record)[0] for record in records]
         if not recorded.answers.keys() >= {*prompts}:
