@@ -71,7 +71,7 @@ class Run:
         Raises:
             UsageError: the evaluator ``review`` did not measure the model.
         """
-        policies = find_policies(self.report)
+        policies = find_policies([*self.report.measured.values()])
         if name not in policies:
             known = ", ".join(policies) or "none"
             raise UsageError(

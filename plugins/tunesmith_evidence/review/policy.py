@@ -1,25 +1,22 @@
-"""The rule that decides which answers of a model are automated. Plain data, stored as JSON."""
+"""The rule that decides which answers of a model are automated. It is stored as JSON."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tunesmith.contracts import TextModel
-from tunesmith.events import JSON, Measured
-from tunesmith.execution.report import Report
+from tunesmith.events import Measured
 from tunesmith.records import Prompt
 from tunesmith_evidence.review.scores import NEVER, score_answers
 
-__all__ = ["AUTOMATED", "RIGHT", "ReviewPolicy", "ReviewedAnswer", "find_policies", "read_policy"]
+__all__ = ["AUTOMATED", "DETAIL", "ReviewPolicy", "ReviewedAnswer", "find_policies"]
 
 AUTOMATED = "automated"
 """Metric: the share of rows whose answer needs no person."""
-RIGHT = "automated-right"
-"""Metric: the share of right answers among these rows."""
 DETAIL = "review"
-"""Key of the policy in the details of a measurement."""
+"""Key of the policy in the details of this metric."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,6 @@ class ReviewPolicy:
     """With ``slope``, the calibration: confidence = 1 / (1 + exp(-(slope * score + intercept)))."""
     rows: int
     """Number of validation rows."""
-    rows_needed: int
-    """Fewest independent validation rows that can show the precision, if every answer is right."""
-    curve: Sequence[Sequence[float]] = ()
-    """Share of automated validation rows, and the share of right answers among these."""
 
     def confidence(self, score: float) -> float:
         """Return the calibrated probability that an answer with this score is right."""
@@ -69,21 +62,8 @@ class ReviewPolicy:
             for answer, score in zip(answers, score_answers(model, prompts, answers), strict=True)
         ]
 
-    def to_json(self) -> JSON:
-        """Return the policy as a JSON object; :func:`read_policy` reads it."""
-        return asdict(self)
 
-
-def read_policy(measured: Measured) -> ReviewPolicy | None:
-    """Return the policy in a measurement; None if there is none."""
-    found = measured.details.get(DETAIL)
-    return ReviewPolicy(**found) if measured.metric == AUTOMATED and found else None
-
-
-def find_policies(report: Report) -> Mapping[str, ReviewPolicy]:
-    """Return the policies of a run by model: ``tuned``, or the name of a baseline.
-
-    If several evaluators chose a policy, the first one counts.
-    """
-    found = [(event.model, read_policy(event)) for event in report.measured.values()]
-    return {model: policy for model, policy in reversed(found) if policy is not None}
+def find_policies(measured: Sequence[Measured]) -> Mapping[str, ReviewPolicy]:
+    """Return the policies of a run by model; if several were chosen, the first counts."""
+    found = (event for event in reversed(measured) if event.metric == AUTOMATED)
+    return {event.model: ReviewPolicy(**event.details[DETAIL]) for event in found}

@@ -21,23 +21,20 @@ def score_answers(
 ) -> list[float]:
     """Return a score for each answer that grows with the model's confidence.
 
-    It is the confidence that the model states, otherwise computed from the log-probability of the
-    answer's tokens. A score depends only on the prompt and its answer.
+    It is the confidence that the model states, otherwise the log-odds of the answer's tokens. It
+    depends only on the prompt and its answer.
     """
     scores = [NEVER if a.finish_reason == "length" else a.confidence for a in answers]
-    for is_exact in (True, False):
-        rows = [i for i, a in enumerate(answers) if scores[i] is None and bool(a.ids) is is_exact]
-        if not rows:
-            continue
+    for has_ids in (True, False):
+        rows = [i for i, a in enumerate(answers) if scores[i] is None and bool(a.ids) is has_ids]
         asked, given = [prompts[i] for i in rows], [answers[i] for i in rows]
-        found = (
-            require_sampling(model).score_generations(asked, given)
-            if is_exact
-            else model.score(asked, [answer.text for answer in given])
-        )
+        if has_ids and rows:
+            found = require_sampling(model).score_generations(asked, given)
+        else:
+            found = model.score(asked, [answer.text for answer in given]) if rows else []
         for i, tokens in zip(rows, found, strict=True):
             scores[i] = score_logprob(math.fsum(tokens.logprobs))
-    return [NEVER if score is None else max(score, NEVER) for score in scores]
+    return [score for score in scores if score is not None]
 
 
 def score_logprob(logprob: float) -> float:

@@ -88,7 +88,7 @@ def test_sure_answers_are_automated() -> None:
     assert confidences[1] > 0.95 and confidences[0] == pytest.approx(0.5, abs=0.05)
     finding = found["automated"].details["finding"]
     assert finding.startswith("50 % of requests need no person (confidence above 0.5")
-    assert "100 % [84 %, 100 %] of these answers are right; required: 90 %" in finding
+    assert "100 % [84 %, 100 %] of their answers are right, with a required precision" in finding
     policy = ReviewPolicy(**found["automated"].details["review"])
     assert policy.threshold == pytest.approx(score_logprob(UNSURE))
 
@@ -150,8 +150,8 @@ def component(offer: Any, **options: Any) -> Any:
         ([EXACT_MATCH], 0, [], ""),
         ([EXACT_MATCH, REVIEW], 20, ["warning"], "validation_size = 118"),
         ([EXACT_MATCH, REVIEW], 0, ["error"], "validation_size = 118"),
-        ([REVIEW], 400, ["error"], "name one before it"),
-        ([LOSS, REVIEW], 400, ["error"], "name one before it"),
+        ([REVIEW], 400, ["error"], "put one before it"),
+        ([LOSS, REVIEW], 400, ["error"], "put one before it"),
     ],
 )
 def test_a_run_that_cannot_choose_a_threshold_is_rejected(

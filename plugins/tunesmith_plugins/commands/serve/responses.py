@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from tunesmith import __version__
@@ -22,14 +21,11 @@ from tunesmith_plugins.commands.serve.tool_answers import (
     write_calls,
 )
 
-REVIEW_HEADER = "X-Tunesmith-Review"
-NO_REVIEW: Mapping[str, Any] = MappingProxyType({})
-
 
 def review_headers(answer: Mapping[str, Any]) -> dict[str, str]:
     """Return the header that says if a person must check any choice of a complete answer."""
     found = [c["tunesmith"]["needs_review"] for c in answer["choices"] if "tunesmith" in c]
-    return {REVIEW_HEADER: "needed" if any(found) else "not-needed"} if found else {}
+    return {"X-Tunesmith-Review": "needed" if any(found) else "not-needed"} if found else {}
 
 
 class Responses:
@@ -56,7 +52,6 @@ class Responses:
 
     def _choice(self, piece: Piece) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": piece.index, "finish_reason": piece.finish_reason}
-        choice |= self._review(piece)
         if isinstance(self.request, CompletionRequest):
             return {**choice, "text": piece.text, "logprobs": self._logprobs(piece)}
         text, calls = split_known_calls(piece.text, self._tools)
@@ -65,6 +60,7 @@ class Responses:
         if calls:
             message["tool_calls"] = write_calls(calls)
             choice["finish_reason"] = "tool_calls"
+        choice |= self._review(piece)
         return {**choice, "message": message, "logprobs": self._logprobs(piece)}
 
     # ----------------------------------------------------------------- streams
@@ -82,10 +78,8 @@ class Responses:
     def write_piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
         """Yield the chunks of a stream for a piece."""
         if isinstance(self.request, CompletionRequest):
-            logprobs, review = self._logprobs(piece), self._review(piece)
-            yield self._chunk(
-                piece.index, {"text": piece.text}, logprobs, piece.finish_reason, review
-            )
+            logprobs = self._logprobs(piece)
+            yield self._chunk(piece.index, {"text": piece.text}, logprobs, piece.finish_reason)
             return
         is_last = piece.finish_reason is not None
         text, calls = self._turns[piece.index].update(piece.text, is_last)
@@ -108,17 +102,10 @@ class Responses:
         return {**self._head, "object": chunk}
 
     def _chunk(
-        self,
-        index: int,
-        delta: dict[str, Any],
-        logprobs: Any,
-        reason: str | None,
-        review: Mapping[str, Any] = NO_REVIEW,
+        self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None, review: Any = ()
     ) -> dict[str, Any]:
-        content = {"delta": delta} if self._is_chat else delta
-        choice = {
-            "index": index, **content, "logprobs": logprobs, "finish_reason": reason, **review
-        }  # fmt: skip
+        content = {"delta": delta, **dict(review)} if self._is_chat else delta
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self._chunk_head(), "choices": [choice]}
         return {**chunk, "usage": None} if self.request.stream_options.include_usage else chunk
 
@@ -130,9 +117,9 @@ class Responses:
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": total}
 
     def _review(self, piece: Piece) -> dict[str, Any]:
-        """Return the field that says if a person must check a finished answer, if known."""
+        """Return the field that says if a person must check an answer, if the run chose a rule."""
         policy, score = self.ticket.policy, piece.score
-        if policy is None or piece.finish_reason is None:
+        if policy is None:
             return {}
         confidence = None if score is None else policy.confidence(score)
         needed = score is None or policy.needs_review(score)

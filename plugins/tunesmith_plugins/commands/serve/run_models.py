@@ -49,7 +49,7 @@ def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
 def find_served_policies(folder: RunFolder) -> dict[str, ReviewPolicy]:
     """Return the review policies that the run chose for its tuned model and its winner."""
     report = execute.load_report(folder)
-    policies = find_policies(report)
+    policies = find_policies([*report.measured.values()])
     labels = {"tuned": TUNED, "winner": str(report.verdict.get("baseline"))}
     return {name: policies[label] for name, label in labels.items() if label in policies}
 

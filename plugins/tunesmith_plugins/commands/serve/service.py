@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tunesmith_cli.serving import ServedAnswer, ServedRequest
@@ -31,7 +30,6 @@ from tunesmith_plugins.commands.serve.model_thread import ModelThread
 
 R = TypeVar("R", bound=GenerationRequest)
 T = TypeVar("T")
-NO_POLICIES: Mapping[str, ReviewPolicy] = MappingProxyType({})
 GREEDY_BELOW = 1e-3
 """Treat lower temperatures as 0, because dividing the logits by them would overflow."""
 
@@ -77,10 +75,10 @@ class Service:
         thread: ModelThread,
         limits: Limits,
         extensions: Sequence[Extension] = (),
-        policies: Mapping[str, ReviewPolicy] = NO_POLICIES,
+        policies: Mapping[str, ReviewPolicy] | None = None,
     ) -> None:
         self.thread, self.limits, self.extensions = thread, limits, extensions
-        self.policies = policies
+        self.policies = policies or {}
         self.created = int(time.time())
         self.metrics = Metrics(self._count_answers)
         # One worker, because a tokenizer is not thread-safe and a slow template must not delay
@@ -135,13 +133,14 @@ class Service:
         channel, created = Channel(), time.monotonic()
         with self._reserve(request), self.metrics.open_requests.track_inprogress():
             scores = any(extension.needs_logprobs for extension in self.extensions)
-            policy = self.policies.get(request.model)
+            is_chat = isinstance(request, ChatRequest)
+            policy = self.policies.get(request.model) if is_chat else None
             choices = await self._run(
                 deadline, make_choices, engine, request, self.limits, scores, policy is not None
             )
             jobs = [Job(choice, channel, created) for choice in choices]
             prompts = {choice.index // request.n: len(choice.ids) for choice in choices}
-            kind = "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
+            kind = "chatcmpl" if is_chat else "cmpl"
             id_, tokens = f"{kind}-{secrets.token_hex(12)}", sum(prompts.values())
             ticket = OpenRequest(id_, request.model, jobs, channel, tokens, deadline, policy=policy)
             self.metrics.prompt_tokens.labels(request.model).inc(ticket.prompt_tokens)
@@ -232,7 +231,7 @@ def make_choices(
 ) -> list[ChoiceInput]:
     """Encode the prompts of a request, and return the input of each answer.
 
-    A review policy holds for answers as the run evaluated them: greedy, and in a conversation.
+    If answers are ``reviewed``, greedy ones are scored, as the run evaluated only those.
 
     Raises:
         ApiError: the request does not fit the model or the limits.
@@ -263,9 +262,7 @@ def make_choices(
                     num_top=unasked if request.num_top is None else request.num_top,
                     is_continuation=isinstance(request, CompletionRequest),
                     is_streamed=request.stream,
-                    is_scored=reviewed
-                    and not (temperature or request.stop_words)
-                    and isinstance(request, ChatRequest),
+                    is_scored=reviewed and not (temperature or request.stop_words),
                 )
             )
     engine.check(choices[0])
