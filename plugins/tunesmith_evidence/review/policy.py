@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tunesmith.contracts import TextModel
 from tunesmith.events import Measured
-from tunesmith.records import Prompt
+from tunesmith.records import Message, Prompt
 from tunesmith_evidence.review.scores import NEVER, score_answers
 
 __all__ = ["AUTOMATED", "DETAIL", "ReviewPolicy", "ReviewedAnswer", "find_policies"]
@@ -21,11 +21,12 @@ DETAIL = "review"
 
 @dataclass(frozen=True)
 class ReviewedAnswer:
-    """An answer, with the probability that it is right, and whether a person must check it."""
+    """An answer, with its calibrated ``confidence``, the probability that it is right."""
 
     text: str
     confidence: float
     needs_review: bool
+    """True if a person must check it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class ReviewPolicy:
     threshold: float | None
     """Answers with a higher score are automated; None: no answer is."""
     slope: float
+    """Calibration: confidence = 1 / (1 + exp(-(slope * score + intercept)))."""
     intercept: float
-    """With ``slope``, the calibration: confidence = 1 / (1 + exp(-(slope * score + intercept)))."""
+    """Log-odds of a right answer with the score 0."""
     rows: int
     """Number of validation rows."""
 
@@ -55,7 +57,11 @@ class ReviewPolicy:
     def answer(
         self, model: TextModel, prompts: Sequence[Prompt], max_new_tokens: int
     ) -> list[ReviewedAnswer]:
-        """Generate an answer to each prompt with the model that the policy was chosen for."""
+        """Generate an answer to each prompt with the model that the policy was chosen for.
+
+        A plain text is a user's turn.
+        """
+        prompts = [(Message("user", p),) if isinstance(p, str) else p for p in prompts]
         answers = model.generate(prompts, max_new_tokens)
         return [
             ReviewedAnswer(answer.text, self.confidence(score), self.needs_review(score))

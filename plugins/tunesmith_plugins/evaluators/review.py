@@ -21,7 +21,7 @@ from tunesmith.plan import Component
 from tunesmith.prepared import RowWise
 from tunesmith.records import Prompt, Record, last_exchange
 from tunesmith.statistics import mean_interval
-from tunesmith_evidence.number_text import format_number, format_share
+from tunesmith_evidence.number_text import format_estimate, format_number, format_share
 from tunesmith_evidence.review.policy import AUTOMATED, DETAIL, ReviewPolicy
 from tunesmith_evidence.review.scores import score_answers
 
@@ -130,11 +130,10 @@ def describe(
     if not any(automated):
         return text
     found = mean_interval([*map(float, right)], automated, groups=groups)
-    low, high = format_share(found.low), format_share(found.high)
     return (
-        f"{text} (confidence above {format_number(policy.confidence(policy.threshold))}); "
-        f"{format_share(found.value)} [{low}, {high}] of their answers are right, with a required "
-        f"precision of {target}"
+        f"{text} (confidence above {format_number(policy.confidence(policy.threshold))}); of their "
+        f"answers, {format_estimate(found.value, found.low, found.high)} are right, with a "
+        f"required precision of {target}"
     )
 
 

@@ -48,6 +48,13 @@ def test_the_threshold_separates_sure_answers_from_others() -> None:
     assert policy.confidence(1_399.0) > 0.95 and policy.confidence(0.0) < 0.6
 
 
+def test_the_first_failure_ends_the_sequence() -> None:
+    """All answers together would pass, but the surest ones are half wrong."""
+    scores = [float(-n) for n in range(500)]
+    assert choose(scores, [n % 2 == 0 or n >= 100 for n in range(500)], 0.8).threshold is None
+    assert choose(scores, [n % 10 != 0 for n in range(500)], 0.8).threshold == NEVER
+
+
 def test_copies_of_rows_are_no_evidence() -> None:
     """Fifty answers are too few for 95 %, however often each was asked."""
     scores, right = [float(n // 10) for n in range(500)], [True] * 500
@@ -60,6 +67,7 @@ def test_cut_answers_are_never_automated() -> None:
     policy = choose([0.0] * 400 + [NEVER] * 100, [True] * 500, 0.95)
     assert not policy.needs_review(0.0) and policy.needs_review(NEVER)
     assert policy.confidence(NEVER) == 0
+    assert policy.confidence(0.0) == choose([0.0] * 400, [True] * 400, 0.95).confidence(0.0)
 
 
 @settings(max_examples=20, deadline=None)
@@ -120,15 +128,15 @@ def test_confidences_are_calibrated_on_other_rows() -> None:
         assert abs(stated[part].mean() - right[part].mean()) < 0.05
 
 
-def count_broken(seeds: range) -> tuple[int, int]:
+def count_broken(seeds: range, rows: int) -> tuple[int, int]:
     """Return how often a promised precision does not hold, and how often anything is automated."""
-    results = [simulate(seed) for seed in seeds]
+    results = [simulate(seed, rows) for seed in seeds]
     broken = sum(actual < required for required, actual, _ in results)
     return broken, sum(coverage > 0 for *_, coverage in results)
 
 
 def test_the_precision_holds_in_simulated_tasks() -> None:
-    broken, automated = count_broken(range(20))
+    broken, automated = count_broken(range(20), 20_000)
     assert broken <= 2 and automated >= 3
 
 
@@ -138,7 +146,7 @@ def test_a_model_without_signal_automates_nothing() -> None:
 
 @pytest.mark.long
 def test_the_precision_holds_in_many_simulated_tasks() -> None:
-    broken, automated = count_broken(range(500))
+    broken, automated = count_broken(range(500), 200_000)
     print(f"{broken} of 500 promises broken; {automated} tasks with an automated share")
     assert broken <= 25 and automated >= 100
     lucky = sum(map(simulate_without_signal, range(500)))

@@ -85,7 +85,7 @@ def test_the_served_confidence_is_that_of_the_evaluation(client: OpenAI) -> None
         "needs_review": False,
     }
     assert header == "not-needed"
-    (answered,) = ALL.answer(ending_model(), [PROMPT], 40)
+    (answered,) = ALL.answer(ending_model(), [TEXT], 40)
     assert (answered.confidence, answered.needs_review) == (ALL.confidence(score), False)
 
 

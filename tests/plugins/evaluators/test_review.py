@@ -88,7 +88,10 @@ def test_sure_answers_are_automated() -> None:
     assert confidences[1] > 0.95 and confidences[0] == pytest.approx(0.5, abs=0.05)
     finding = found["automated"].details["finding"]
     assert finding.startswith("50 % of requests need no person (confidence above 0.5")
-    assert "100 % [84 %, 100 %] of their answers are right, with a required precision" in finding
+    assert (
+        "of their answers, 1.000 [0.839, 1.000] are right, with a required precision of 90 %"
+        in finding
+    )
     policy = ReviewPolicy(**found["automated"].details["review"])
     assert policy.threshold == pytest.approx(score_logprob(UNSURE))
 
