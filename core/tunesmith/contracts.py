@@ -144,6 +144,9 @@ class Generation:
     ids: tuple[int, ...] = ()
     """The generated token ids, including the end token. Compute log-probabilities from these: the
     text may tokenize differently. Empty if the model does not return them."""
+    confidence: float | None = None
+    """A number that grows with the model's confidence in this answer, such as the lead of the
+    chosen label. None: the answer's log-probability says it."""
 
 
 Progress = Callable[[int], None]
@@ -366,6 +369,11 @@ class RunContext:
     """The training records, for evaluators that need them, for example to look for secrets."""
     test: Sequence[Record] = ()
     """All test records, from which evaluators derive their rules; empty: the measured records."""
+    validation: Sequence[Record] = ()
+    """The validation records, for evaluators that choose something, such as a threshold."""
+    measure_first: Callable[[TextModel, Sequence[Record]], Measurement] | None = None
+    """Measure a model on any records by the first metric of the run's first evaluator, which
+    decides the verdict; None outside of a run."""
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.report.model_card import write_model_card
 from tunesmith_evidence.report.view import ReportView
+from tunesmith_evidence.review.policy import ReviewPolicy, find_policies
 from tunesmith_python.comparison import RunComparison, compare_runs
 from tunesmith_python.html import report_to_html
 
@@ -60,6 +61,24 @@ class Run:
         folder, plan, _ = api.load_run(self.path, trust_plugins=self.trust_plugins)
         models = api.open_models(folder, plan, tuned=name == "tuned", base=name == "base")
         return models[name]
+
+    def review(self, name: str = "tuned") -> ReviewPolicy:
+        """Return the review policy of a model of the run: ``tuned``, or the name of a baseline.
+
+        ``run.review().answer(run.model(), ["a prompt"], 64)`` returns answers with their
+        confidence, and whether a person must check them.
+
+        Raises:
+            UsageError: the evaluator ``review`` did not measure the model.
+        """
+        policies = find_policies([*self.report.measured.values()])
+        if name not in policies:
+            known = ", ".join(policies) or "none"
+            raise UsageError(
+                f"{self.path}: no review policy of {name!r}; available: {known}",
+                hint='add [[evaluators]] use = "review" to the run file',
+            )
+        return policies[name]
 
     def compare(self, other: Run, *, confidence: float = 0.95) -> RunComparison:
         """Compare the tuned model of this run with the tuned model of another run.

@@ -126,6 +126,9 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "compare.other_model:load_reward_scorer",
         "compare.other_model:open_comparison_model",
     ),
+    "only the values of the first evaluator show it, before training if there is a baseline": (
+        "evaluators.review:score_rows",
+    ),
     "it would execute code of the user": (
         "rlhf.reward_functions:FunctionReward._from_callable",
         "rlhf.reward_functions:FunctionReward.from_file",
@@ -135,6 +138,7 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "data.packing:_check_lengths",
         "data.packing:collate",
         "evaluators.constrained_json:ConstrainedJson.measure",
+        "evaluators.review:Review.measure",
         "models.merging:refuse_other_folder",
     ),
 }

@@ -96,7 +96,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
         isolate(
             plugin, "measure", guards_state=True, may_take_long=True, keep_new_variables=False
         ) as changes,
-        require_unchanged(plugin, *([] if plugin.is_builtin else [run.train])),
+        require_unchanged(plugin, *([] if plugin.is_builtin else [run.train, run.validation])),
     ):
         built = evaluator.offer.build(evaluator.config)
         checked = CheckedModel(model, technique, not_finite, set() if cut is None else cut)

@@ -37,7 +37,15 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import Evaluators, choose_evaluators, default_evaluators
 from tunesmith.config.trust import trust_code
-from tunesmith.contracts import Artifact, BaselineTask, Dataset, RunContext, Technique, TextModel
+from tunesmith.contracts import (
+    Artifact,
+    BaselineTask,
+    Dataset,
+    Measurement,
+    RunContext,
+    Technique,
+    TextModel,
+)
 from tunesmith.data.subset import Subset
 from tunesmith.errors import (
     ConfigError,
@@ -54,6 +62,7 @@ from tunesmith.execution.encoder import find_encoder
 from tunesmith.execution.evaluate import evaluate_model, exclude_prompts
 from tunesmith.execution.gate import check_gate, check_warnings
 from tunesmith.execution.guards import create_guards
+from tunesmith.execution.measure_part import measure_part
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
 from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
@@ -72,9 +81,11 @@ from tunesmith.execution.run_events import (
 )
 from tunesmith.execution.suitable_baselines import choose_baselines, list_evaluators, list_excluded
 from tunesmith.execution.wrapped_model import CachedModel
+from tunesmith.fence import attribute_errors_to
 from tunesmith.fence.returned import blame_plugin, check_technique_artifact
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Evidence, Plan
+from tunesmith.records import Record
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
     Checkpoints,
@@ -429,12 +440,21 @@ class _ModelPhases:
             model=self.model,
             train=self.parts.train,
             test=self.parts.test,
+            validation=self.parts.validation,
+            measure_first=self._measure_first,
             device=self.plan.run.device,
             artifacts=MappingProxyType(paths),
             open=lambda artifact: self.technique.open(
                 self.model, artifact, device=self.plan.run.device
             ),
         )
+
+    def _measure_first(self, model: TextModel, records: Sequence[Record]) -> Measurement:
+        first = self.evaluators[0]
+        with attribute_errors_to(first.offered.plugin):
+            built = first.offer.build(first.config)
+            measured = measure_part(first.offer, built, model, records, self._run_so_far())
+            return next(m for m in measured if m.metric == first.offer.metrics[0].name)
 
     def _pending_evaluators(
         self, label: str, baseline: Component[BaselineOffer[Any]] | None = None

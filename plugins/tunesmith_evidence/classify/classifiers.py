@@ -115,9 +115,21 @@ def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
 
 def predict(classifier: Classifier, rows: Rows) -> list[str]:
     """Return the label with the highest score per row; ties go to the more frequent label."""
+    return [label for label, _ in predict_with_lead(classifier, rows)]
+
+
+def predict_with_lead(classifier: Classifier, rows: Rows) -> list[tuple[str, float]]:
+    """Return each row's label with its lead over the second-best label, as in :func:`predict`.
+
+    The lead is a difference of scores: for a logistic regression, the log-odds of the two labels.
+    """
     scores = classifier.scores(rows).round(12)
     empty = rows.find_empty() if isinstance(rows, DenseRows) else np.diff(rows.indptr) == 0
+    ordered = np.sort(scores, axis=1)
+    leads = ordered[:, -1] - ordered[:, -2] if scores.shape[1] > 1 else np.zeros(len(scores))
     return [
-        classifier.labels[0 if is_empty else int(best)]
-        for best, is_empty in zip(scores.argmax(axis=1), empty, strict=True)
+        (classifier.labels[0], 0.0) if is_empty else (classifier.labels[best], lead)
+        for best, lead, is_empty in zip(
+            scores.argmax(axis=1).tolist(), leads.tolist(), empty, strict=True
+        )
     ]

@@ -18,17 +18,22 @@ __all__ = ["FunctionModel"]
 class FunctionModel(GenerationOnlyModel):
     """A text model that answers by a function of the prompts' texts; it cannot score."""
 
-    answer: Callable[[Sequence[str]], Sequence[str]]
-    """Returns an answer to each text; each answer must not depend on the other texts."""
+    answer: Callable[[Sequence[str]], Sequence[str | tuple[str, float]]]
+    """Returns an answer to each text, alone or with its confidence; an answer must not depend on
+    the other texts."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Return the answers; ``max_new_tokens`` is ignored."""
-        answers = self.answer(prompt_texts(prompts)) if prompts else []
+        found = self.answer(prompt_texts(prompts)) if prompts else []
         if progress is not None:
             progress(len(prompts))
-        return [Generation(answer, len(answer.split()) + 1, "stop") for answer in answers]
+        pairs = ((each, 0.0) if isinstance(each, str) else each for each in found)
+        return [
+            Generation(answer, len(answer.split()) + 1, "stop", confidence=confidence)
+            for answer, confidence in pairs
+        ]
 
     @property
     def refusal(self) -> UsageError:

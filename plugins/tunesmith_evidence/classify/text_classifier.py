@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict
+from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict_with_lead
 from tunesmith_evidence.classify.folds import FitClassifier, assign_folds, choose_out_of_fold
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.vectors import Vectorizer
@@ -36,7 +36,7 @@ class TextRows:
     def model(self, classifier: Classifier) -> FunctionModel:
         """Return a text model that answers with the labels that a classifier predicts."""
 
-        def answer(texts: Sequence[str]) -> list[str]:
-            return predict(classifier, self._vectorizer.transform(texts))
+        def answer(texts: Sequence[str]) -> list[tuple[str, float]]:
+            return predict_with_lead(classifier, self._vectorizer.transform(texts))
 
         return FunctionModel(answer)

@@ -48,7 +48,9 @@ class ChoiceModel(WrappedModel):
         for scores in self._score_labels(prompts, progress):
             gains = [a - b for a, b in zip(scores.sums, self._prior, strict=True)]
             best = max(range(len(gains)), key=gains.__getitem__)
-            answers.append(Generation(self.labels[best], scores.tokens[best], "stop"))
+            lead = gains[best] - max([*gains[:best], *gains[best + 1 :]], default=gains[best])
+            tokens = scores.tokens[best]
+            answers.append(Generation(self.labels[best], tokens, "stop", confidence=lead))
         return answers
 
     @cached_property

@@ -36,6 +36,9 @@ PREFERENCE_ACCURACY = lazy_plugin(
     tunesmith_review_data=".preference_accuracy:review",
 )
 REPEATABILITY = lazy_plugin(__name__, tunesmith_evaluators=".repeatability:REPEATABILITY")
+REVIEW = lazy_plugin(
+    __name__, tunesmith_evaluators=".review:REVIEW", tunesmith_review_data=".review:review"
+)
 REWARD_MARGIN = lazy_plugin(
     __name__,
     tunesmith_evaluators=".reward_margin:REWARD_MARGIN",

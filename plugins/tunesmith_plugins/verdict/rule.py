@@ -81,6 +81,7 @@ from tunesmith_plugins.verdict.paired_comparisons import (
     find_strongest,
     find_sufficient,
 )
+from tunesmith_plugins.verdict.review import describe_review, find_review
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
 from tunesmith_plugins.verdict.text import MetricFormatter
 from tunesmith_plugins.verdict.undertraining import (
@@ -188,6 +189,9 @@ def _to_json(
         None, (describe_cut_answers(case.evidence.folder, event) for event in models)
     ):
         verdict["sentence"] += f"; {text}"
+    if review := find_review(case.evidence.measured, verdict["baseline"]):
+        verdict["review"] = review
+        verdict["sentence"] += f"; {describe_review(review)}"
     if _may_be_the_seed(ruling, shown):
         verdict["sentence"] += f"; {SEEDS}"
     missed = [gap for gap in case.gaps if not gap.excluded]

@@ -199,6 +199,7 @@ OTHERS = {
     "canaries": "rows of its own, and only of a tuned model",
     "forgetting": "rows of its own, and only of a tuned model",
     "memorization": "rows of its own, and only of a tuned model",
+    "review": "its threshold comes from validation rows, which test_review.py has",
     "safety": "rows of its own, and only of a tuned model",
 }
 """Evaluators without a baseline on a part of the test rows, and the reason."""

@@ -36,7 +36,7 @@ from tunesmith_plugins.commands.serve.connection import (
 )
 from tunesmith_plugins.commands.serve.extensions import describe_request
 from tunesmith_plugins.commands.serve.guard import Guard
-from tunesmith_plugins.commands.serve.responses import Responses
+from tunesmith_plugins.commands.serve.responses import Responses, review_headers
 from tunesmith_plugins.commands.serve.service import OpenRequest, Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -91,7 +91,7 @@ class Routes:
         if not asked.stream:
             answer = await run_while_connected(request.receive, self._answer_whole(asked, seen))
             self._count(request, 200)
-            return JSONResponse(answer)
+            return JSONResponse(answer, headers=review_headers(answer))
         async with AsyncExitStack() as stack:
             ticket = await stack.enter_async_context(self.service.open(asked, seen))
             chunks = self._stream(Responses(asked, ticket), ticket)

@@ -116,7 +116,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     from tunesmith_plugins.commands.serve.extensions import open_extensions
     from tunesmith_plugins.commands.serve.guard import is_loopback
     from tunesmith_plugins.commands.serve.model_thread import ModelThread
-    from tunesmith_plugins.commands.serve.run_models import list_models, open_engines
+    from tunesmith_plugins.commands.serve.run_models import (
+        find_served_policies,
+        list_models,
+        open_engines,
+    )
     from tunesmith_plugins.commands.serve.server import Server, listen, serve
     from tunesmith_plugins.commands.serve.service import Service
 
@@ -126,7 +130,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     token = read_token(token_env, needs_token=not is_loopback(host))
     bound = listen(host, port)  # Fails early, because loading the models takes longer.
     engines = open_engines(folder, plan, names, slots=slots, extensions=used)
-    service = Service(ModelThread(engines), limits, used)
+    service = Service(ModelThread(engines), limits, used, find_served_policies(folder))
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}
     app = build_app(service, names=hosts, token=token)
     address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"

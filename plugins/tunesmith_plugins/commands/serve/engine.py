@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Protocol, Self
 from tunesmith.contracts import TextModel, require_sampling
 from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Prompt
+from tunesmith_evidence.review.scores import NEVER, score_answers, score_logprob
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.job import (
     ChoiceInput,
@@ -155,7 +157,7 @@ class BatchedEngine(Engine):
             choice.ids,
             max_new_tokens=choice.max_tokens,
             sampler=sampler,
-            num_top=choice.num_top,
+            num_top=0 if choice.is_scored and choice.num_top is None else choice.num_top,
         )
         decode = self._continue_text(choice) if choice.is_continuation else self._decode_answer
         text = StreamedText(decode, choice.stop_words)
@@ -212,11 +214,14 @@ class BatchedEngine(Engine):
         # Tokens after a stop word are known only once the stop word is complete.
         has_scores = finished or not choice.stop_words
         scores = self._new_scores(running, ids) if has_scores else ()
-        reason = None
+        reason = score = None
         if finished:
             reason = "stop" if is_at_end or text.is_stopped else "length"
             new = new if choice.is_streamed else text.sent
-        return Piece(choice.index, new, scores, reason, len(sequence.ids))  # type: ignore[arg-type]
+        if finished and choice.is_scored:
+            logprob = math.fsum(token.logprob for token in sequence.scores)
+            score = score_logprob(logprob) if reason == "stop" else NEVER
+        return Piece(choice.index, new, scores, reason, len(sequence.ids), score)  # type: ignore[arg-type]
 
     def _new_scores(self, running: _Running, ids: Sequence[int]) -> tuple[TokenScore, ...]:
         """Return the scores of the text's tokens that have not been sent yet."""
@@ -318,8 +323,11 @@ class CallingEngine(Engine):
         text = StreamedText(lambda *_: answer.text, choice.stop_words)
         new = text.update(answer.ids, True)
         reason = "stop" if text.is_stopped else answer.finish_reason
+        score = None
+        if choice.is_scored:
+            (score,) = score_answers(self._model, [choice.prompt], [answer])
         self._waiting.popleft()
-        return [(job, Piece(choice.index, new, (), reason, answer.tokens))]
+        return [(job, Piece(choice.index, new, (), reason, answer.tokens, score))]
 
     def clear(self) -> Sequence[Job]:
         """Drop all jobs, and return them."""

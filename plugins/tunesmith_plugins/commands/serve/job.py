@@ -42,6 +42,8 @@ class Piece:
     finish_reason: FinishReason | None = None
     tokens: int = 0
     """Number of tokens generated so far, including the end token."""
+    score: float | None = None
+    """How sure the model is about a finished answer, for a review policy; None if unknown."""
 
 
 Event = Piece | ApiError
@@ -68,6 +70,8 @@ class ChoiceInput:
     is_continuation: bool = False
     """True if the answer continues a text, False if it is a turn in a conversation."""
     is_streamed: bool = False
+    is_scored: bool = False
+    """True if the finished answer needs a score for a review policy."""
 
 
 class StreamedText:

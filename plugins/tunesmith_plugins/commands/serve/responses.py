@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tunesmith import __version__
@@ -20,6 +20,12 @@ from tunesmith_plugins.commands.serve.tool_answers import (
     split_known_calls,
     write_calls,
 )
+
+
+def review_headers(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header that says if a person must check any choice of a complete answer."""
+    found = [c["tunesmith"]["needs_review"] for c in answer["choices"] if "tunesmith" in c]
+    return {"X-Tunesmith-Review": "needed" if any(found) else "not-needed"} if found else {}
 
 
 class Responses:
@@ -54,6 +60,7 @@ class Responses:
         if calls:
             message["tool_calls"] = write_calls(calls)
             choice["finish_reason"] = "tool_calls"
+        choice |= self._review(piece)
         return {**choice, "message": message, "logprobs": self._logprobs(piece)}
 
     # ----------------------------------------------------------------- streams
@@ -83,7 +90,7 @@ class Responses:
             yield self._chunk(piece.index, delta, self._logprobs(piece), None)
         if is_last:
             reason = "tool_calls" if calls else piece.finish_reason
-            yield self._chunk(piece.index, {}, None, reason)
+            yield self._chunk(piece.index, {}, None, reason, self._review(piece))
 
     def write_last(self) -> Iterator[dict[str, Any]]:
         """Yield the last chunk of a stream: the usage, if requested."""
@@ -95,9 +102,9 @@ class Responses:
         return {**self._head, "object": chunk}
 
     def _chunk(
-        self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None
+        self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None, review: Any = ()
     ) -> dict[str, Any]:
-        content = {"delta": delta} if self._is_chat else delta
+        content = {"delta": delta, **dict(review)} if self._is_chat else delta
         choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self._chunk_head(), "choices": [choice]}
         return {**chunk, "usage": None} if self.request.stream_options.include_usage else chunk
@@ -108,6 +115,15 @@ class Responses:
         read, written = self.ticket.prompt_tokens, self.ticket.completion_tokens
         total = read + written
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": total}
+
+    def _review(self, piece: Piece) -> dict[str, Any]:
+        """Return the field that says if a person must check an answer, if the run chose a rule."""
+        policy, score = self.ticket.policy, piece.score
+        if policy is None:
+            return {}
+        confidence = None if score is None else policy.confidence(score)
+        needed = score is None or policy.needs_review(score)
+        return {"tunesmith": {"confidence": confidence, "needs_review": needed}}
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if self.request.num_top is None:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from tunesmith import api
 from tunesmith.contracts import TextModel
 from tunesmith.errors import UsageError
+from tunesmith.events import TUNED
 from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
+from tunesmith_evidence.review.policy import ReviewPolicy, find_policies
 from tunesmith_evidence.winner import WINNER_FOLDER, open_winner
 from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, Engine
 from tunesmith_plugins.commands.serve.extensions import Extension
@@ -42,6 +44,14 @@ def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
                 hint="available models: " + ", ".join(n for n in NAMES if has[n]),
             )
     return [name for name in NAMES if (name in wanted if wanted else has[name])]
+
+
+def find_served_policies(folder: RunFolder) -> dict[str, ReviewPolicy]:
+    """Return the review policies that the run chose for its tuned model and its winner."""
+    report = execute.load_report(folder)
+    policies = find_policies([*report.measured.values()])
+    labels = {"tuned": TUNED, "winner": str(report.verdict.get("baseline"))}
+    return {name: policies[label] for name, label in labels.items() if label in policies}
 
 
 def open_engines(

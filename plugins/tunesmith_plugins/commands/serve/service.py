@@ -7,13 +7,14 @@ import math
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tunesmith_cli.serving import ServedAnswer, ServedRequest
+from tunesmith_evidence.review.policy import ReviewPolicy
 from tunesmith_plugins.commands.serve.api_error import ApiError
 from tunesmith_plugins.commands.serve.api_request import (
     ChatRequest,
@@ -47,6 +48,8 @@ class OpenRequest:
     completion_tokens: int = 0
     """Number of tokens in the finished answers."""
     pieces: list[Piece] = field(default_factory=list)
+    policy: ReviewPolicy | None = None
+    """The rule that decides which answers a person must check, if the run chose one."""
 
     def to_answer(self) -> ServedAnswer:
         """Return the answer as extensions observe it."""
@@ -68,9 +71,14 @@ class Service:
     """Answers requests with the models of a run."""
 
     def __init__(
-        self, thread: ModelThread, limits: Limits, extensions: Sequence[Extension] = ()
+        self,
+        thread: ModelThread,
+        limits: Limits,
+        extensions: Sequence[Extension] = (),
+        policies: Mapping[str, ReviewPolicy] | None = None,
     ) -> None:
         self.thread, self.limits, self.extensions = thread, limits, extensions
+        self.policies = policies or {}
         self.created = int(time.time())
         self.metrics = Metrics(self._count_answers)
         # One worker, because a tokenizer is not thread-safe and a slow template must not delay
@@ -125,12 +133,16 @@ class Service:
         channel, created = Channel(), time.monotonic()
         with self._reserve(request), self.metrics.open_requests.track_inprogress():
             scores = any(extension.needs_logprobs for extension in self.extensions)
-            choices = await self._run(deadline, make_choices, engine, request, self.limits, scores)
+            is_chat = isinstance(request, ChatRequest)
+            policy = self.policies.get(request.model) if is_chat else None
+            choices = await self._run(
+                deadline, make_choices, engine, request, self.limits, scores, policy is not None
+            )
             jobs = [Job(choice, channel, created) for choice in choices]
             prompts = {choice.index // request.n: len(choice.ids) for choice in choices}
-            kind = "chatcmpl" if isinstance(request, ChatRequest) else "cmpl"
+            kind = "chatcmpl" if is_chat else "cmpl"
             id_, tokens = f"{kind}-{secrets.token_hex(12)}", sum(prompts.values())
-            ticket = OpenRequest(id_, request.model, jobs, channel, tokens, deadline)
+            ticket = OpenRequest(id_, request.model, jobs, channel, tokens, deadline, policy=policy)
             self.metrics.prompt_tokens.labels(request.model).inc(ticket.prompt_tokens)
             self.thread.submit(request.model, jobs)
             try:
@@ -215,9 +227,11 @@ class Service:
 
 
 def make_choices(
-    engine: Engine, request: GenerationRequest, limits: Limits, scores: bool
+    engine: Engine, request: GenerationRequest, limits: Limits, scores: bool, reviewed: bool
 ) -> list[ChoiceInput]:
     """Encode the prompts of a request, and return the input of each answer.
+
+    If answers are ``reviewed``, greedy ones are scored, as the run evaluated only those.
 
     Raises:
         ApiError: the request does not fit the model or the limits.
@@ -248,6 +262,7 @@ def make_choices(
                     num_top=unasked if request.num_top is None else request.num_top,
                     is_continuation=isinstance(request, CompletionRequest),
                     is_streamed=request.stream,
+                    is_scored=reviewed and not (temperature or request.stop_words),
                 )
             )
     engine.check(choices[0])
