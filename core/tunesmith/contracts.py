@@ -367,6 +367,8 @@ class BaselineVariant:
     model: TextModel
     """The model that answers prompts. If it has no probabilities, its ``score`` raises
     UsageError."""
+    omitted: str = ""
+    """The reason why the baseline leaves this variant out. The variant is then only reported."""
 
 
 class Baseline(Protocol):
