@@ -440,7 +440,7 @@ def test_each_variant_states_why_it_was_not_chosen(
     bench = slow_bench(tmp_path, monkeypatch, {"four": four, "slow": SLOW_PAIR})
     bench.write_rows(rows(110))
     split = {"validation_size": 44}
-    baselines = bench.run(baselines={"budget": "60s"}, split=split).baselines
+    baselines = bench.run(baselines={"budget": "55s"}, split=split).baselines
     assert {v["name"]: v["reason"] for v in baselines["four"].variants} == {
         "right=1": "after 10 rows: not in the better half",
         "right=2": "after 10 rows: not in the better half",
@@ -464,7 +464,7 @@ SLOW_PAIR = {name: {"seconds": 2.5, "right": 3} for name in ("slow", "slower")}
 def test_a_baseline_without_a_right_answer_needs_few_rows(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Twenty validation rows (ten for a single variant) and twenty test rows show how weak it is."""
+    """It is scored on 20 validation rows (10 if it has one variant) and on 20 test rows."""
     zero = {f"zero {n}": {"right": 0} for n in range(count)}
     one = {"one": {"right": 1}}
     bench = slow_bench(
