@@ -368,7 +368,7 @@ class BaselineVariant:
     """The model that answers prompts. If it has no probabilities, its ``score`` raises
     UsageError."""
     omitted: str = ""
-    """The reason why the baseline leaves this variant out. The variant is then only reported."""
+    """The reason why the baseline omits this variant, which is then only reported."""
 
 
 class Baseline(Protocol):

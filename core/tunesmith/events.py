@@ -352,7 +352,7 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     """The variants that were tried, each with ``name``, ``score``, ``rows``, ``seconds`` and
     ``reason``: why it was not chosen; empty for the chosen one."""
     omitted: list[JSON] = field(default_factory=list)
-    """The variants that the baseline itself left out, each with ``name`` and ``reason``."""
+    """The variants that the baseline itself omits, each with ``name`` and ``reason``."""
     not_tried: list[JSON] = field(default_factory=list)
     """The variants that were not compared, each with ``name`` and ``reason`` (no time, or an
     error). The name is empty if the variant could not be built. If the error came late, ``score``

@@ -54,7 +54,7 @@ class BaselineCandidate:
     """The tried variants that are still being compared."""
     not_tried: list[JSON] = field(default_factory=list)
     omitted: list[JSON] = field(default_factory=list)
-    """The variants that the baseline left out."""
+    """The variants that the baseline itself omits."""
     seconds: float = 0.0
     unscored: BaselineVariant | None = None
     """The first variant, chosen if no variant can be measured."""

@@ -81,7 +81,7 @@ class VariantRow:
 
     @classmethod
     def list_all(cls, event: BaselineChosen) -> Iterator[VariantRow]:
-        """Yield all variants of a baseline: compared, left out and failed ones."""
+        """Yield all variants of a baseline: compared, omitted and failed ones."""
         chosen = "chosen"
         if event.test_rows is not None:
             chosen += f"; worst possible score, so at most {event.test_rows} test rows"
@@ -202,7 +202,7 @@ class ReportView:
 
     @property
     def variants(self) -> list[VariantRow]:
-        """The variants of all baselines that were compared, left out or failed."""
+        """The variants of all baselines that were compared, omitted or failed."""
         chosen = self.report.baselines.values()
         return [row for event in chosen for row in VariantRow.list_all(event)]
 

@@ -51,7 +51,7 @@ class RandomShotsOptions(Options):
         description=(
             "Maximum number of prompt tokens for comparing draws and templates on ten rows. "
             "Examples that all rows share count once. One prompt is always tried, and the report "
-            "lists those that are left out. Unlike a time limit, this gives the same choice on "
+            "lists the others. Unlike a time limit, this gives the same choice on "
             "every machine."
         ),
     )
@@ -90,10 +90,13 @@ class RandomShots:
             if model is None:
                 continue
             name = f"k={k}, draw {draw + 1}" + (f", {template}" if template != "turns" else "")
-            is_first, spent = not spent, spent + count_tokens(model, prompt.examples)
-            omitted = "" if is_first or spent <= self.options.tokens else LIMIT_REACHED
-            yield BaselineVariant(name=name, model=model, omitted=omitted)
-            if self.options.constrain and not omitted:
+            tokens = count_tokens(model, prompt.examples)
+            if spent and spent + tokens > self.options.tokens:
+                yield BaselineVariant(name=name, model=model, omitted=LIMIT_REACHED)
+                continue
+            spent += tokens
+            yield BaselineVariant(name=name, model=model)
+            if self.options.constrain:
                 yield from prompt.constrained(model, name, shots)
 
     def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:

@@ -139,6 +139,11 @@ def variants_of(name: str, plain: Plain, tmp_path: Path) -> list[BaselineVariant
     return [*offer.build(offer.config(**options)).variants(task)]
 
 
+@pytest.fixture(autouse=True)
+def few_calibration_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith_evidence.prompting.task_prompt.CALIBRATION_PROMPTS", 4)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Plain:
     changes = {"initializer_range": 0.3}  # so that answers depend on the prompt
@@ -147,9 +152,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Plain:
 
 @pytest.mark.parametrize("name", OFFERS)
 def test_each_prompt_baseline_answers_as_plain_transformers(
-    name: str, tiny: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tiny: Plain, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tunesmith_evidence.prompting.task_prompt.CALIBRATION_PROMPTS", 4)
     variants = variants_of(name, tiny, tmp_path)
     ways = {variant.name.rpartition(", ")[2] for variant in variants}
     assert {"constrained", "calibrated"} <= ways and len(ways) > 2

@@ -377,13 +377,13 @@ def test_an_equal_prefix_is_computed_once_and_changes_no_bit(
         prompts, completions = exchanges(4, system)
         calls.append((prompts, ["yes ten two"] * 4))
         calls.append((prompts, completions))
-    for text_model, count in ((kept, 3), (TorchTextModel(model, template, CPU), 10)):
+    for scorer, count in ((kept, 3), (TorchTextModel(model, template, CPU), 10)):
         computed.clear()
         results = []
         for prompts, completions in (*calls, calls[0]):
-            results.append(text_model.score(prompts, completions))
-            results.append(text_model.generate(prompts, 3))
+            results.append(scorer.score(prompts, completions))
+            results.append(scorer.generate(prompts, 3))
         assert len(computed) == count
-        if text_model is kept:
+        if scorer is kept:
             with_kept = results
     assert results == with_kept
