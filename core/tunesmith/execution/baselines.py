@@ -120,15 +120,17 @@ class BaselineChoice:
         on the validation rows is scored on all test rows if time allows, because a few rows cannot
         show that it is good enough.
         """
-        rows = self.plan.baseline_options.max_rows
         metric = self.evaluator.offer.metrics[0]
         has_parts = metric.is_row_mean or metric.compute is not None
-        if not baseline.offer.needs_model or not rows or rows >= count or not has_parts:
+        if not baseline.offer.needs_model or not has_parts:
             return range(count)
+        rows = min(self.plan.baseline_options.max_rows or count, count)
         sample = random.Random(self.plan.run.seed).sample(range(count), rows)
         chosen = self.emit.report.baselines.get(baseline.offer.name)
         if chosen is not None and chosen.test_rows is not None:
             return sorted(sample[: chosen.test_rows])
+        if rows == count:
+            return range(count)
         costly = {r.offer.name for r in self.plan.baselines if r.offer.needs_model}
         scored = [c for c in self.emit.report.baselines.values() if c.validation_score is not None]
         # If scores are equal, prefer a costly baseline; if several are costly, the cheapest.

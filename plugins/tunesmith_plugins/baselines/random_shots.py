@@ -18,7 +18,6 @@ from tunesmith.options import Options
 from tunesmith_evidence.tasks.examples import has_examples
 
 LIMIT_REACHED = "the limit [baselines.random-shots] tokens was reached"
-TEMPLATES = ("turns", "labeled", "instruction last")
 
 
 class RandomShotsOptions(Options):
@@ -36,7 +35,7 @@ class RandomShotsOptions(Options):
         3, ge=1, le=20, description="Number of random draws to try for each number of examples."
     )
     templates: list[Literal["turns", "labeled", "instruction last"]] = Field(
-        [*TEMPLATES],
+        ["turns", "labeled", "instruction last"],
         min_length=1,
         description=(
             "Ways to write the prompt. `turns`: each question and each answer is a turn. "

@@ -484,6 +484,9 @@ def test_a_baseline_without_a_right_answer_needs_few_rows(
         for (name, _, _), event in report.measured.items()
     }
     assert answered["zero"] < answered["one"], "weak baselines are compared on the same rows"
+    monkeypatch.setattr("tunesmith.options.DEFAULT_BASELINE_ROWS", 100)
+    all_rows = bench.run(folder="all", **settings).measured
+    assert [all_rows[name, "right", "right"].n for name in ("zero", "one")] == [20, 30]
     asked = bench.run(folder="asked", baselines={"rows": 25}, **settings)
     assert asked.measured["zero", "right", "right"].n == 25, "the run file's number counts"
 
