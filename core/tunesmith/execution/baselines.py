@@ -153,8 +153,8 @@ class BaselineChoice:
 
     def _needs_few_rows(self, offer: BaselineOffer[Any], best: TriedVariant) -> bool:
         """Return True if few test rows are enough, unless the run file sets their number."""
-        is_free = not offer.needs_model or self.plan.baseline_options.rows is not None
-        return not is_free and self._is_worst(best.score)
+        is_set = self.plan.baseline_options.rows is not None
+        return offer.needs_model and not is_set and self._is_worst(best.score)
 
     def _is_undecided(self, contender: BaselineCandidate, done: int) -> bool:
         """Return True if further rows may change the choice between variants."""
@@ -184,12 +184,11 @@ class BaselineChoice:
             try:
                 contender.built = baseline.offer.build(baseline.config)
                 for place, variant in enumerate(contender.built.variants(self.task)):
-                    if variant.omitted:
-                        omitted = {"name": variant.name, "reason": variant.omitted}
-                        contender.omitted.append(omitted)
+                    if not variant.omitted:
+                        contender.untried.append((place, variant))
+                        contender.count += 1
                         continue
-                    contender.untried.append((place, variant))
-                    contender.count += 1
+                    contender.omitted.append({"name": variant.name, "reason": variant.omitted})
             except REFUSAL_ERRORS as error:
                 self._refuse(contender, error)
         with blame_plugin(baseline.offered.plugin, "variants"):

@@ -27,10 +27,7 @@ def write_with_template(
 ) -> PromptedModel | None:
     """Return the base model with examples in a template; None if the template changes nothing."""
     if template == "labeled":
-        shots = [
-            replace(shot, question=LABELED.replace(QUESTION_TEMPLATE, shot.question))
-            for shot in shots
-        ]
+        shots = [replace(shot, question=LABELED.format(prompt=shot.question)) for shot in shots]
     model = prompt.prompted(lambda text: shots, describe=describe)
     if template == "labeled":
         return replace(model, template=LABELED)
@@ -49,7 +46,5 @@ def count_tokens(model: PromptedModel, examples: Sequence[Example]) -> int:
 
 
 def _count(model: PromptedModel, prompt: tuple[Message, ...]) -> int:
-    counted = count_prompt_tokens(model, [prompt])
-    if counted is not None:
-        return counted[0]
-    return len(prompt_text(model.build_prompt(prompt, 0))) // CHARACTERS_PER_TOKEN
+    text = prompt_text(model.build_prompt(prompt, 0))
+    return (count_prompt_tokens(model, [prompt]) or [len(text) // CHARACTERS_PER_TOKEN])[0]

@@ -45,7 +45,7 @@ class RandomShotsOptions(Options):
         ),
     )
     tokens: int = Field(
-        20_000,
+        6_000,
         ge=0,
         description=(
             "Maximum number of prompt tokens for comparing draws and templates on ten rows. "
