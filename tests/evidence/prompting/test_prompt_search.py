@@ -13,7 +13,7 @@ from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.prompting.prompt_search import count_tokens, write_with_template
 from tunesmith_evidence.prompting.task_prompt import TaskPrompt, read_task
 
-ROWS = [Completion(source=f"{n}", prompt=f"is {n} odd?", completion="no yes".split()[n % 2])
+ROWS = [Completion(source=f"{n}", prompt=f"is {n} odd?", completion=["no", "yes"][n % 2])
         for n in range(10)]  # fmt: skip
 QUESTION = (Message("user", "is 11 odd?"),)
 

@@ -178,7 +178,7 @@ def test_every_variant_of_a_baseline_has_a_row_with_its_result(tmp_path: Path) -
         baseline="random-shots", variant="k=1", solution="prompt", cost=120, test_rows=20,
         variants=[
             {"name": "k=1", **scored, "reason": ""},
-            {"name": "k=2", **scored, "rows": 10, "reason": "after 10 rows: not in the better half"},
+            {"name": "k=2", **scored, "rows": 10, "reason": "after 10 rows: stopped"},
         ],
         omitted=[{"name": "k=3", "reason": "too many tokens"}], not_tried=[late],
     )  # fmt: skip
@@ -187,7 +187,7 @@ def test_every_variant_of_a_baseline_has_a_row_with_its_result(tmp_path: Path) -
     few = "chosen; worst possible score, so at most 20 test rows"
     for row in (
         "linearC=10.50040chosen", "linearC=90.50040", f"random-shotsk=10.50040{few}",
-        "random-shotsk=20.50010after 10 rows: not in the better half",
+        "random-shotsk=20.50010after 10 rows: stopped",
         "random-shotsk=3too many tokens", "random-shotsk=90.25010no room",
     ):  # fmt: skip
         assert row in lines.replace("\n", ""), row
