@@ -413,6 +413,8 @@ class BaselineVariant:
     model: TextModel
     """The model that answers prompts. If it has no probabilities, its ``score`` raises
     UsageError."""
+    omitted: str = ""
+    """The reason why the baseline omits this variant, which is then only reported."""
 
 
 class Baseline(Protocol):

@@ -352,13 +352,20 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     """Number of cross-validation folds used instead of validation rows; the score is
     out-of-fold."""
     variants: list[JSON] = field(default_factory=list)
-    """The variants that were tried, each with ``name``, ``score``, ``rows`` and ``seconds``."""
+    """The variants that were tried, each with ``name``, ``score``, ``rows``, ``seconds`` and
+    ``reason``: why it was not chosen; empty for the chosen one."""
+    omitted: list[JSON] = field(default_factory=list)
+    """The variants that the baseline itself omits, each with ``name`` and ``reason``."""
     not_tried: list[JSON] = field(default_factory=list)
     """The variants that were not compared, each with ``name`` and ``reason`` (no time, or an
-    error). The name is empty if the variant could not be built."""
+    error). The name is empty if the variant could not be built. If the error came late, ``score``
+    and ``rows`` are those so far."""
     seconds: float = 0.0
     skipped: str = ""
     """The reason why the baseline is not measured; empty if it is measured."""
+    test_rows: int | None = None
+    """Number of test rows that suffice, because the score on the validation rows is the worst
+    possible one; None: the number in ``[baselines] rows``."""
     excluded: bool = False
     """True if the baseline suits the rows but ``[baselines] use`` does not name it."""
 

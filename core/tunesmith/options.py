@@ -144,6 +144,9 @@ class EvaluatorKeys(Options):
     )
 
 
+DEFAULT_BASELINE_ROWS = 100
+
+
 class BaselineOptions(Options):
     """Table ``[baselines]``: the baselines that the tuned model is compared with.
 
@@ -157,13 +160,15 @@ class BaselineOptions(Options):
             "Unset: all that suit the training rows."
         ),
     )
-    rows: int = Field(
-        100,
+    rows: int | None = Field(
+        None,
         ge=0,
         description=(
             "Number of random test rows for the baselines that query the base model; 0: all. "
-            "A baseline that no other beats on the validation rows is scored on all test rows if "
-            "the budget allows. Baselines without a model are always scored on all test rows."
+            "Unset: 100, or 20 for a baseline with the worst possible score on the validation "
+            "rows. A baseline that no other beats on the validation rows is scored on all test "
+            "rows if the budget allows. Baselines without a model are always scored on all test "
+            "rows."
         ),
     )
     budget: str = Field(
@@ -181,6 +186,11 @@ class BaselineOptions(Options):
             "write without fine-tuning. The tuned model does not get it."
         ),
     )
+
+    @property
+    def max_rows(self) -> int:
+        """The value of ``rows``, or its default."""
+        return DEFAULT_BASELINE_ROWS if self.rows is None else self.rows
 
     @property
     def budget_seconds(self) -> float:

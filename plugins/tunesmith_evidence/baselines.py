@@ -65,6 +65,8 @@ class MeasuredBaseline:
             "validation_rows": chosen.validation_rows,
             "folds": chosen.folds,
             "variants": chosen.variants,
+            "omitted": chosen.omitted,
+            "not_tried": chosen.not_tried,
             "value": measured.value if measured else None,
             "low": measured.low if measured else None,
             "high": measured.high if measured else None,

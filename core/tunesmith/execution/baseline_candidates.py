@@ -10,6 +10,7 @@ from tunesmith.events import JSON
 from tunesmith.offers import BaselineOffer
 from tunesmith.plan import Component
 from tunesmith.statistics import mean_interval
+from tunesmith.text import format_count
 
 
 @dataclass
@@ -22,14 +23,21 @@ class TriedVariant:
     weights: list[float] = field(default_factory=list)
     rows: int = 0
     seconds: float = 0.0
+    reason: str = ""
+    """Why the variant is no longer compared, or was not chosen."""
 
     @property
     def score(self) -> float:
         return mean_interval(self.values, self.weights, resamples=100).value
 
+    def stop(self, reason: str) -> None:
+        """Record why the variant is not compared on further rows."""
+        self.reason = f"after {format_count(self.rows, 'row')}: {reason}"
+
     def to_json(self) -> JSON:
-        names = {"name": self.variant.name, "score": self.score}
-        return {**names, "rows": self.rows, "seconds": self.seconds}
+        """Return the variant as it appears in the event about the choice."""
+        scored = {"score": self.score, "rows": self.rows, "seconds": self.seconds}
+        return {"name": self.variant.name, **scored, "reason": self.reason}
 
 
 @dataclass
@@ -45,6 +53,8 @@ class BaselineCandidate:
     left: list[TriedVariant] = field(default_factory=list)
     """The tried variants that are still being compared."""
     not_tried: list[JSON] = field(default_factory=list)
+    omitted: list[JSON] = field(default_factory=list)
+    """The variants that the baseline itself omits."""
     seconds: float = 0.0
     unscored: BaselineVariant | None = None
     """The first variant, chosen if no variant can be measured."""
@@ -58,8 +68,13 @@ class BaselineCandidate:
         return not (self.tried or self.not_tried)
 
     def reject(self, reason: str, variant: BaselineVariant | None = None) -> None:
-        """Record why a variant was not compared; its name is unknown if it could not be built."""
-        self.not_tried.append({"name": variant.name if variant else "", "reason": reason})
+        """Record why a variant was not compared; its name is unknown if it could not be built.
+
+        A variant that failed only on further rows keeps its score so far.
+        """
+        scores = ({"score": o.score, "rows": o.rows} for o in self.tried if o.variant is variant)
+        name = variant.name if variant else ""
+        self.not_tried.append({"name": name, "reason": reason, **next(scores, {})})
 
     def give_up(self, reason: str) -> None:
         """Exclude the variants that were not tried yet."""

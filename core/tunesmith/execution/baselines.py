@@ -14,7 +14,11 @@ that every baseline gets a turn::
     40      the better half of these, if more than one is left
     80      the same
 
-The event about the choice lists variants that the budget skipped or that failed.
+A baseline with a single variant stops after 10 rows. If even the best variant has the worst
+possible score after 20 rows, such as 0 right answers, further rows would not tell the variants
+apart, so the comparison stops. Few test rows are then enough to show how weak the baseline is.
+
+The event about the choice lists all variants with the reason why they were stopped or skipped.
 """
 
 from __future__ import annotations
@@ -53,7 +57,11 @@ REFUSAL_ERRORS = (ConfigError, DataError, UsageError)
 """Errors that mean that a baseline cannot solve a task. Any other error is a bug in its plugin."""
 ROUND_ROWS = (10, 20, 40, 80)
 """Rows on which variants that query the base model have been compared after each round."""
+ROWS_AT_WORST = 20
+"""Test rows for a costly baseline with the worst possible score on the validation rows."""
 NEVER_TRIED = "the time limit [baselines] budget was reached"
+WORSE_HALF = "not in the better half"
+NOT_BETTER = "not better than the chosen variant"
 NO_VALIDATION_ROWS = "there are no validation rows to compare it on"
 
 
@@ -90,7 +98,7 @@ class BaselineChoice:
         for done, wanted in pairwise(ROUND_ROWS):
             rows = self._draw_rows(done, wanted)
             for contender in sorted(costly, key=lambda one: -one.promise(self._sign)):
-                if rows and (len(contender.left) > 1 or done == ROUND_ROWS[0]):
+                if rows and self._is_undecided(contender, done):
                     self._narrow_down(contender, rows, budget)
         chosen = [(each.baseline, self._conclude(each)) for each in contenders]
         return [(baseline, model) for baseline, model in chosen if model is not None], budget.left
@@ -112,10 +120,16 @@ class BaselineChoice:
         on the validation rows is scored on all test rows if time allows, because a few rows cannot
         show that it is good enough.
         """
-        rows = self.plan.baseline_options.rows
         metric = self.evaluator.offer.metrics[0]
         has_parts = metric.is_row_mean or metric.compute is not None
-        if not baseline.offer.needs_model or not rows or rows >= count or not has_parts:
+        if not baseline.offer.needs_model or not has_parts:
+            return range(count)
+        rows = min(self.plan.baseline_options.max_rows or count, count)
+        sample = random.Random(self.plan.run.seed).sample(range(count), rows)
+        chosen = self.emit.report.baselines.get(baseline.offer.name)
+        if chosen is not None and chosen.test_rows is not None:
+            return sorted(sample[: chosen.test_rows])
+        if rows == count:
             return range(count)
         costly = {r.offer.name for r in self.plan.baselines if r.offer.needs_model}
         scored = [c for c in self.emit.report.baselines.values() if c.validation_score is not None]
@@ -126,11 +140,27 @@ class BaselineChoice:
             variant = next(v for v in best.variants if v["name"] == best.variant)
             if variant["seconds"] * count / best.validation_rows <= seconds_left:
                 return range(count)
-        return sorted(random.Random(self.plan.run.seed).sample(range(count), rows))
+        return sorted(sample)
 
     @property
     def _sign(self) -> int:
         return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
+
+    def _is_worst(self, score: float) -> bool:
+        """Return True if no score can be worse, as if all answers are wrong."""
+        metric = self.evaluator.offer.metrics[0]
+        return score == (metric.limits or (0.0, 1.0))[0 if metric.higher_is_better else 1]
+
+    def _needs_few_rows(self, offer: BaselineOffer[Any], best: TriedVariant) -> bool:
+        """Return True if few test rows are enough, unless the run file sets their number."""
+        is_set = self.plan.baseline_options.rows is not None
+        return offer.needs_model and not is_set and self._is_worst(best.score)
+
+    def _is_undecided(self, contender: BaselineCandidate, done: int) -> bool:
+        """Return True if further rows may change the choice between variants."""
+        if done == ROUND_ROWS[0]:
+            return contender.count > 1
+        return len(contender.left) > 1 and not all(self._is_worst(o.score) for o in contender.left)
 
     def _open_all(self, baselines: Baselines) -> list[BaselineCandidate]:
         """Build the variants of all baselines; those without a model learn from all rows here."""
@@ -154,8 +184,11 @@ class BaselineChoice:
             try:
                 contender.built = baseline.offer.build(baseline.config)
                 for place, variant in enumerate(contender.built.variants(self.task)):
-                    contender.untried.append((place, variant))
-                    contender.count += 1
+                    if not variant.omitted:
+                        contender.untried.append((place, variant))
+                        contender.count += 1
+                        continue
+                    contender.omitted.append({"name": variant.name, "reason": variant.omitted})
             except REFUSAL_ERRORS as error:
                 self._refuse(contender, error)
         with blame_plugin(baseline.offered.plugin, "variants"):
@@ -213,9 +246,12 @@ class BaselineChoice:
         half = -(-len(ranked) // 2)
         best, others = ranked[:half], ranked[half:]
         if len(best) == 1 and best[0].rows >= ROUND_ROWS[1]:
-            contender.left = best  # no other variant is left to compare with
-            return
-        if not best or not budget.covers(sum(o.seconds / o.rows * len(rows) for o in best)):
+            best, contender.left = [], best  # no other variant is left to compare with
+        elif not budget.covers(sum(o.seconds / o.rows * len(rows) for o in best)):
+            best, others = [], ranked
+        for one in others:
+            one.stop(NEVER_TRIED if others is ranked else WORSE_HALF)
+        if not best:
             return
         contender.left = [*best]  # a variant that fails is removed from this list
         scored = self._list_scored(contender, rows)
@@ -262,6 +298,11 @@ class BaselineChoice:
         offer, metric = contender.offer, self.evaluator.offer.metrics[0]
         best = next(iter(contender.rank(self._sign)), None)
         variant = best.variant if best else contender.unscored
+        for one in contender.tried:
+            if one is best:
+                one.reason = ""
+            elif not one.reason:
+                one.stop(NOT_BETTER)
         skipped = ""
         if variant is None:
             reasons = [one["reason"] for one in contender.not_tried]
@@ -276,7 +317,9 @@ class BaselineChoice:
             validation_rows=best.rows if best else 0,
             folds=0 if len(self.parts.validation) or best is None else len(self.parts.folds),
             variants=[one.to_json() for one in contender.tried],
+            omitted=contender.omitted,
             not_tried=contender.not_tried,
+            test_rows=ROWS_AT_WORST if best and self._needs_few_rows(offer, best) else None,
             seconds=contender.seconds,
             skipped=skipped,
         )

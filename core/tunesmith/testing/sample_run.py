@@ -207,7 +207,7 @@ def _evaluation_fields(text: str) -> dict[type[Event], dict[str, Any]]:
             "metric": text,
             "validation_score": 0.5,
             "validation_rows": 40,
-            "variants": [{"name": text, "score": 0.5, "rows": 40, "seconds": 2.0}],
+            "variants": [{"name": text, "score": 0.5, "rows": 40, "seconds": 2.0, "reason": ""}],
             "seconds": 2.0,
         },
         Measured: {

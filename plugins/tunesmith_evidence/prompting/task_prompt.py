@@ -42,8 +42,7 @@ class TaskPrompt:
     description: str
     """An instruction that describes the answers; may be empty."""
     base: Callable[[], TextModel]
-    calibration: tuple[Prompt, ...] = ()
-    """Prompts for calibrating the labels."""
+    seed: int = 0
 
     def prompted(
         self, find: Callable[[str], Sequence[Example]] | None = None, *, describe: bool
@@ -57,19 +56,21 @@ class TaskPrompt:
         )
 
     def constrained(
-        self, model: TextModel, name: str, *, calibrate: bool = False
+        self, model: TextModel, name: str, shown: Sequence[Example] = ()
     ) -> Iterator[BaselineVariant]:
         """Yield variants of a model with constrained answers, if possible.
 
-        For classes, answers are constrained to the labels, and with ``calibrate`` also to
-        calibrated labels. For JSON objects, they are constrained to a schema.
+        For classes, answers are constrained to the labels: the most probable one, uncalibrated and
+        calibrated. Both share the scores of the labels. For JSON objects, answers are constrained
+        to a schema. ``shown``: worked examples that are in every prompt.
         """
         of = f"{name}, " if name else ""
         if 1 < len(self.labels) <= MAX_LABELS:
             free = ChoiceModel(model, self.labels)
             yield BaselineVariant(name=f"{of}constrained", model=free)
-            if calibrate:
-                calibrated = replace(free, calibration=self.calibration)
+            prompts = self._choose_calibration(shown)
+            if prompts:
+                calibrated = replace(free, calibration=prompts)
                 yield BaselineVariant(name=f"{of}calibrated", model=calibrated)
         if self.kind == "objects" and can_constrain(model):
             answers = [example.answer for example in self.examples]
@@ -77,6 +78,18 @@ class TaskPrompt:
             if schema is not None:
                 constrained = constrain_to_schema(model, schema, find_json_style(answers))
                 yield BaselineVariant(name=f"{of}constrained", model=constrained)
+
+    def _choose_calibration(self, shown: Sequence[Example]) -> tuple[Prompt, ...]:
+        """Choose training prompts with as many labels as possible, in a random order.
+
+        A prompt that is also a worked example would show its own answer, and would tell nothing
+        about the model's bias.
+        """
+        questions = {example.question for example in shown}
+        others = [example for example in self.examples if example.question not in questions]
+        ordered = sorted(others, key=lambda e: random_sort_key(e, self.seed), reverse=True)
+        chosen = take_each_answer_first(ordered, CALIBRATION_PROMPTS)
+        return tuple((Message("user", example.question),) for example in chosen)
 
 
 def read_task(task: BaselineTask) -> TaskPrompt:
@@ -91,19 +104,8 @@ def read_task(task: BaselineTask) -> TaskPrompt:
         system=task.system_prompt,
         description=describe_answers(kind, answers),
         base=task.base,
-        calibration=_choose_calibration(examples, task.seed) if kind == "classes" else (),
+        seed=task.seed,
     )
-
-
-def _choose_calibration(examples: Sequence[Example], seed: int) -> tuple[Prompt, ...]:
-    """Choose training prompts with as many labels as possible, from the end of the random order.
-
-    Worked examples are taken from its start. A prompt that is also a worked example would show its
-    own answer, and would tell nothing about the model's bias.
-    """
-    ordered = sorted(examples, key=lambda e: random_sort_key(e, seed), reverse=True)
-    chosen = take_each_answer_first(ordered, CALIBRATION_PROMPTS)
-    return tuple((Message("user", example.question),) for example in chosen)
 
 
 def _find_nothing(text: str) -> Sequence[Example]:

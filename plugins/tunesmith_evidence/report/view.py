@@ -6,14 +6,14 @@ reads events.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from tunesmith.errors import IntegrityError
-from tunesmith.events import TUNED, FindingReported, Measured
+from tunesmith.events import TUNED, BaselineChosen, FindingReported, Measured
 from tunesmith.execution.report import Report
 from tunesmith.text import one_line
 from tunesmith_evidence.answers.cut_answers import list_cut_answers
@@ -66,6 +66,34 @@ class ScoreRow:
             format_interval(values["low"], values["high"]),
             format_rows(int(values["n"]), int(values.get("units", 0))),
         )
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One variant of a baseline on the validation rows, as text."""
+
+    baseline: str
+    variant: str
+    score: str
+    rows: str
+    result: str
+    """``chosen``, or why the variant was not chosen."""
+
+    @classmethod
+    def list_all(cls, event: BaselineChosen) -> Iterator[VariantRow]:
+        """Yield all variants of a baseline: compared, omitted and failed ones."""
+        chosen = "chosen"
+        if event.test_rows is not None:
+            chosen += f"; worst possible score, so at most {event.test_rows} test rows"
+        for found in (*event.variants, *event.omitted, *event.not_tried):
+            score, rows = found.get("score"), found.get("rows", 0)
+            yield cls(
+                event.baseline,
+                str(found["name"]),
+                "" if score is None else format_number(score),
+                f"{rows:,}" if rows else "",
+                str(found.get("reason") or (chosen if found["name"] == event.variant else "")),
+            )
 
 
 def count_right_answers(answers: Answers, baseline: str, verdict: Mapping[str, object]) -> str:
@@ -171,6 +199,12 @@ class ReportView:
     def comparisons(self) -> list[ComparisonRow]:
         """The comparisons of the tuned model with its baselines."""
         return [*list_comparisons(self.report.verdict)]
+
+    @property
+    def variants(self) -> list[VariantRow]:
+        """The variants of all baselines that were compared, omitted or failed."""
+        chosen = self.report.baselines.values()
+        return [row for event in chosen for row in VariantRow.list_all(event)]
 
     @cached_property
     def metrics(self) -> list[MetricView]:

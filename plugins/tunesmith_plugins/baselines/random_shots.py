@@ -1,17 +1,23 @@
-"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt."""
+"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt.
+
+Prompts differ in their examples and in how they are written. The first ones combine each draw of
+examples with another template, so that few prompts cover all draws and all templates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tunesmith.contracts import BaselineTask, BaselineVariant, TextModel
+from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith_evidence.tasks.examples import has_examples
+
+LIMIT_REACHED = "the limit [baselines.random-shots] tokens was reached"
 
 
 class RandomShotsOptions(Options):
@@ -28,14 +34,35 @@ class RandomShotsOptions(Options):
     draws: int = Field(
         3, ge=1, le=20, description="Number of random draws to try for each number of examples."
     )
+    templates: list[Literal["turns", "labeled", "instruction last"]] = Field(
+        ["turns", "labeled", "instruction last"],
+        min_length=1,
+        description=(
+            "Ways to write the prompt. `turns`: each question and each answer is a turn. "
+            "`labeled`: the same, with `Question:` and `Answer:` in the question's turn. "
+            "`instruction last`: the description of the answers follows the last question instead "
+            "of the system prompt."
+        ),
+    )
+    tokens: int = Field(
+        6_000,
+        ge=0,
+        description=(
+            "Maximum number of prompt tokens for comparing draws and templates on ten rows. "
+            "Examples that all rows share count once. One prompt is always tried, and the report "
+            "lists the others. Unlike a time limit, this gives the same choice on "
+            "every machine."
+        ),
+    )
     describe: bool = Field(
         True, description="Describe the answers in the prompt, like `zero-shot`."
     )
     constrain: bool = Field(
         True,
         description=(
-            "Also try each draw of examples with constrained answers: the most probable label for "
-            "classes, or answers that follow a schema for JSON objects."
+            "Also try each prompt with constrained answers. For classes, take the most probable "
+            "label, uncalibrated and calibrated with training prompts. For JSON objects, constrain "
+            "decoding to a schema."
         ),
     )
 
@@ -47,25 +74,37 @@ class RandomShots:
     options: RandomShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants per number of examples and draw, with free and constrained answers."""
+        """Yield variants per prompt, with free and constrained answers."""
+        from tunesmith_evidence.prompting.prompt_search import count_tokens, write_with_template
         from tunesmith_evidence.prompting.shots import choose_shots
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)
         if not prompt.examples:
             return
-        counts = [*dict.fromkeys(max(k, len(prompt.labels)) for k in self.options.k)]
-
-        def prompted(k: int, draw: int) -> TextModel:
+        spent = 0
+        for k, draw, template in self._combine(len(prompt.labels)):
             shots = choose_shots(prompt.examples, k, task.seed + draw)
-            return prompt.prompted(lambda text: shots, describe=self.options.describe)
+            model = write_with_template(prompt, shots, template, describe=self.options.describe)
+            if model is None:
+                continue
+            name = f"k={k}, draw {draw + 1}" + (f", {template}" if template != "turns" else "")
+            tokens = count_tokens(model, prompt.examples)
+            if spent and spent + tokens > self.options.tokens:
+                yield BaselineVariant(name=name, model=model, omitted=LIMIT_REACHED)
+                continue
+            spent += tokens
+            yield BaselineVariant(name=name, model=model)
+            if self.options.constrain:
+                yield from prompt.constrained(model, name, shots)
 
-        for k in counts:
-            for draw in range(self.options.draws):
-                name, model = f"k={k}, draw {draw + 1}", prompted(k, draw)
-                yield BaselineVariant(name=name, model=model)
-                if self.options.constrain:
-                    yield from prompt.constrained(model, name)
+    def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:
+        """Yield each number of examples with each draw and template; templates rotate."""
+        templates = [*dict.fromkeys(self.options.templates)]
+        for k in dict.fromkeys(max(k, labels) for k in self.options.k):
+            for shift in range(len(templates)):
+                for draw in range(self.options.draws):
+                    yield k, draw, templates[(draw + shift) % len(templates)]
 
 
 RANDOM_SHOTS = BaselineOffer(

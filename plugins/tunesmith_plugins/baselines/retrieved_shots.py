@@ -31,8 +31,9 @@ class RetrievedShotsOptions(Options):
     constrain: bool = Field(
         True,
         description=(
-            "Also try each number of examples with constrained answers: the most probable label "
-            "for classes, or answers that follow a schema for JSON objects."
+            "Also try each number of examples with constrained answers. For classes, take the most "
+            "probable label, uncalibrated and calibrated with training prompts. For JSON objects, "
+            "constrain decoding to a schema."
         ),
     )
 

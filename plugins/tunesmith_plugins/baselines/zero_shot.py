@@ -57,7 +57,7 @@ class ZeroShot:
             what = {"classes": "labels", "objects": "keys", "text": "length"}[prompt.kind]
             yield BaselineVariant(name=f"with {what}", model=model)
         if self.options.constrain:
-            yield from prompt.constrained(model, "", calibrate=True)
+            yield from prompt.constrained(model, "")
 
 
 ZERO_SHOT = BaselineOffer(

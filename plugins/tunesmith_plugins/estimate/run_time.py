@@ -104,7 +104,7 @@ def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> 
             low, high = max(low, CLASSIFIERS[0]), max(high, CLASSIFIERS[1])
             continue
         growth = PROMPT_GROWTH.get(offer.solution, 1)
-        rows = min(options.rows or test, test)
+        rows = min(options.max_rows or test, test)
         low += time_of(CHOOSING_ROWS[0] + rows, 0) + LOADING[0] / len(baselines)
         high += time_of(CHOOSING_ROWS[1] + rows, 1, growth) + LOADING[1] / len(baselines)
     found = {"baselines": (low, high)} if baselines else {}

@@ -364,6 +364,8 @@ def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> 
     comparison = _find_unbeaten(case, strongest) or strongest
     needed = count_rows_needed(comparison, margin, case.required_level(comparison))
     rows = f"about {needed:,} test rows" if needed else "more test rows"
+    if needed and comparison.advantage().n < needed <= case.tuned.n:
+        rows = f"[baselines] rows = {needed}"  # there are enough test rows; it answered only some
     would = f"{rows} would show {_claim(comparison, margin)} if the difference stays the same"
     if comparison.is_trivial and comparison.comparison.outcome == "worse":
         would, rows = "more rows would not help", "a better tuned model"

@@ -69,11 +69,13 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
     progress: Callable[[int], None] | None = None,
     sampler: Sampler | None = None,
     constrain: Callable[[], TokenConstraint] | None = None,
+    last_prefix: prefix_cache.LastPrefix | None = None,
 ) -> list[GeneratedSequence]:
     """Continue every prompt by at most ``max_new_tokens`` tokens, or until one of ``end_ids``.
 
     The model's ``generation_config`` is ignored: without a sampler the most likely token is chosen,
-    without penalties. ``constrain`` returns a new constraint for one completion.
+    without penalties. ``constrain`` returns a new constraint for one completion. ``last_prefix``
+    holds the common prefix of an earlier call with the same weights.
 
     Returns:
         The completions in the order of the prompts.
@@ -106,6 +108,7 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
                 max(token_budget, 1),
                 sampler,
                 partial(_report_sum, report, finished),
+                last_prefix or prefix_cache.LastPrefix(),
             )
             _generate_group(model, group, length_class, settings)
             finished += len(group)
@@ -166,7 +169,8 @@ def _decode(
     """
     prompts = [row.prompt for row in rows]
     max_prefix = min(map(len, prompts)) - 1 if share_prefix else 0
-    prefix = prefix_cache.compute_common_prefix(model, prompts, max_prefix)
+    last = settings.last_prefix
+    prefix = prefix_cache.compute_common_prefix(model, prompts, max_prefix, last)
     cache = DecodingCache(prefix)
     for row in rows:
         row.prompt = row.prompt[cache.prefix_length :]

@@ -53,4 +53,6 @@ def open_text_model(
     adapted: nn.Module = base.model
     if adapter and artifact is not None:
         adapted = artifacts.attach_adapter(base, artifact, fused_kernels=options.fused_kernels)
-    return TorchTextModel(adapted, Template.from_options(base.tokenizer, options), torch_device)
+    template = Template.from_options(base.tokenizer, options)
+    # An adapter is merged during generation only, so its prefix has other bits than in scoring.
+    return TorchTextModel(adapted, template, torch_device, keeps_prefix=not adapter)

@@ -86,12 +86,31 @@ def common_prefix_length(rows: Sequence[Any], max_length: int) -> int:
     return count
 
 
+class LastPrefix:
+    """The common prefix of the last call; the next call often has the same one.
+
+    Answers to the same prompts are generated and scored, for example. Only an equal prefix is used
+    again, so results are the same bits as without it. The model's weights must not change.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[list[int], Prefix] | None = None
+
+    def compute(self, model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
+        """Return the prefix with these tokens, computed unless it is the last one."""
+        last = self._last
+        if last is None or last[0] != [*ids]:
+            last = self._last = None  # frees the memory of the old prefix first
+            last = self._last = [*ids], compute_prefix(model, ids)
+        return last[1]
+
+
 def compute_common_prefix(
-    model: PreTrainedModel, rows: Sequence[Any], max_length: int
+    model: PreTrainedModel, rows: Sequence[Any], max_length: int, last: LastPrefix
 ) -> Prefix | None:
     """Compute the prefix that all rows share, up to ``max_length`` tokens; None if too short."""
     shared = common_prefix_length(rows, max_length) if len(rows) > 1 else 0
-    return compute_prefix(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
+    return last.compute(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
 
 
 def compute_prefix(

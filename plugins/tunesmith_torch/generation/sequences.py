@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from tunesmith_torch.generation.constraints import TokenConstraint, mask_logits
+from tunesmith_torch.generation.prefix_cache import LastPrefix
 from tunesmith_torch.generation.sampling import Sampler
 
 __all__ = ["GeneratedSequence"]
@@ -65,6 +66,7 @@ class GenerationSettings:
     """Maximum tokens in a batch: number of rows times the longest prompt with its answer."""
     sampler: Sampler | None
     progress: Callable[[int], None]
+    last_prefix: LastPrefix
 
     def is_finished(self, row: PartialSequence) -> bool:
         """Return True if the last token ends the row or the row has reached its limit."""

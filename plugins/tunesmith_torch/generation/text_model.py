@@ -88,6 +88,8 @@ class TorchTextModel:
     """A causal language model as a :class:`tunesmith.contracts.TextModel`.
 
     The model keeps its dtype. Calls switch it to eval mode and restore the mode afterwards.
+    ``keeps_prefix``: keep the common prefix of the last prompts for the next call; this requires
+    that the weights never change.
     """
 
     def __init__(
@@ -96,12 +98,15 @@ class TorchTextModel:
         template: Template,
         device: torch.device,
         token_budget: int | None = None,
+        *,
+        keeps_prefix: bool = False,
     ) -> None:
         self.model = model
         self.template = template
         self.device = device
         self.token_budget = token_budget or self._default_token_budget()
         self._constrain: Callable[[], TokenConstraint] | None = None
+        self._kept_prefix = prefix_cache.LastPrefix() if keeps_prefix else None
 
     def constrained_to(
         self,
@@ -281,6 +286,7 @@ class TorchTextModel:
             progress=progress,
             sampler=sampler,
             constrain=self._constrain,
+            last_prefix=self._kept_prefix,
         )
         return [self._to_generation(answer) for answer in answers]
 
@@ -393,7 +399,9 @@ class TorchTextModel:
         # may not have.
         shareable = is_cached and classes.class_of(longest) == 0
         ids = [row.ids for row in rows]
-        prefix = prefix_cache.compute_common_prefix(base, ids, max_prefix) if shareable else None
+        last = self._kept_prefix or prefix_cache.LastPrefix()
+        max_prefix = max_prefix if shareable else 0
+        prefix = prefix_cache.compute_common_prefix(base, ids, max_prefix, last)
         budget = min(self.token_budget, SCORING_TOKENS)
         shared: Iterable[tuple[prefix_attention.Prefix | None, list[int]]]
         shared = _share_prompts(base, rows, prefix) if shareable else [(None, [*range(len(rows))])]

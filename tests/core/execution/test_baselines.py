@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from tests.fixtures.python.bench import (
 from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import ConfigError, PluginError, PromptTooLongError, UsageError
 from tunesmith.execution.baselines import BaselineChoice
+from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.execute import load_report
 from tunesmith.execution.suitable_baselines import SAMPLE_ROWS, choose_baselines
 from tunesmith.options import Options
@@ -326,7 +328,10 @@ class SlowModel(FakeTextModel):
 
 
 def slow_bench(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, baselines: dict[str, dict[str, dict[str, Any]]]
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    baselines: dict[str, dict[str, dict[str, Any]]],
+    **plugins: Any,
 ) -> Bench:
     """Return a bench with costly baselines, the cheapest first, and a clock that they advance."""
     clock = Clock()
@@ -339,7 +344,8 @@ def slow_bench(
         )  # fmt: skip
 
     offers = [offer_of(place, name) for place, name in enumerate(baselines)]
-    return Bench(tmp_path, catalog_of(**{o.name: offering("baselines", o) for o in offers}))
+    plugins |= {o.name: offering("baselines", o) for o in offers}
+    return Bench(tmp_path, catalog_of(**plugins))
 
 
 def test_no_costly_baseline_starves_and_the_most_promising_one_goes_on(
@@ -404,7 +410,9 @@ def test_a_variant_that_fails_on_more_rows_does_not_spare_another_one_its_rows(
     bench = slow_bench(tmp_path, monkeypatch, {"shots": variants})
     bench.write_rows(rows(400))
     chosen = bench.run(split={"validation_size": 60}).baselines["shots"]
-    assert chosen.not_tried == [{"name": failing, "reason": "no room"}]
+    score = {"right=6": 1.0, "right=5": pytest.approx(0.8, abs=0.25)}[failing]
+    failed = {"name": failing, "reason": "no room", "score": score, "rows": 10}
+    assert chosen.not_tried == [failed], "it keeps its score so far"
     (other,) = {"right=6", "right=5"} - {failing}
     assert (chosen.variant, chosen.validation_rows) == (other, 20)
 
@@ -423,6 +431,134 @@ def test_the_worse_variants_are_left_if_the_better_ones_fail_on_more_rows(
     chosen = bench.run(split={"validation_size": 60}).baselines["shots"]
     assert (chosen.variant, chosen.skipped, chosen.validation_rows) == ("fair", "", 20)
     assert [variant["name"] for variant in chosen.not_tried] == ["best", "good"]
+
+
+def test_each_variant_states_why_it_was_not_chosen(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    four = {f"right={right}": {"right": right} for right in (1, 5, 2, 6)}
+    bench = slow_bench(tmp_path, monkeypatch, {"four": four, "slow": SLOW_PAIR})
+    bench.write_rows(rows(110))
+    split = {"validation_size": 44}
+    baselines = bench.run(baselines={"budget": "55s"}, split=split).baselines
+    assert {v["name"]: v["reason"] for v in baselines["four"].variants} == {
+        "right=1": "after 10 rows: not in the better half",
+        "right=2": "after 10 rows: not in the better half",
+        "right=5": "after 20 rows: not in the better half",
+        "right=6": "",
+    }
+    no_time = "after 10 rows: the time limit [baselines] budget was reached"
+    assert [v["reason"] for v in baselines["slow"].variants] == ["", no_time]
+
+
+def test_a_variant_of_a_free_baseline_states_why_it_was_not_chosen(table_bench: Bench) -> None:
+    report = table_bench.run(baselines={"use": ["table"]}, split={"validation_size": 12})
+    reasons = [v["reason"] for v in report.baselines["table"].variants]
+    assert reasons == ["after 12 rows: not better than the chosen variant", ""]
+
+
+SLOW_PAIR = {name: {"seconds": 2.5, "right": 3} for name in ("slow", "slower")}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_baseline_without_a_right_answer_needs_few_rows(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """It is scored on 20 validation rows (10 if it has one variant) and on 20 test rows."""
+    zero = {f"zero {n}": {"right": 0} for n in range(count)}
+    one = {"one": {"right": 1}}
+    bench = slow_bench(
+        tmp_path, monkeypatch, {"zero": zero, "one": one, "best": {"b": {"right": 6}}}
+    )
+    monkeypatch.setattr("tunesmith.options.DEFAULT_BASELINE_ROWS", 25)
+    bench.write_rows(rows(110))
+    settings: dict[str, Any] = {"split": {"validation_size": 24}, "data": {"test_size": 30}}
+    report = bench.run(**settings)
+    chosen = report.baselines["zero"]
+    assert (chosen.validation_rows, chosen.test_rows) == (20 if count > 1 else 10, 20)
+    counts = {name: report.measured[name, "right", "right"].n for name in ("zero", "one", "best")}
+    assert counts == {"zero": 20, "one": 25, "best": 30}
+    assert report.baselines["one"].test_rows is None
+    answered = {
+        name: {row["row"] for row in read_rows(bench.root / "out" / event.records, "right")}
+        for (name, _, _), event in report.measured.items()
+    }
+    assert answered["zero"] < answered["one"], "weak baselines are compared on the same rows"
+    monkeypatch.setattr("tunesmith.options.DEFAULT_BASELINE_ROWS", 100)
+    all_rows = bench.run(folder="all", **settings).measured
+    assert [all_rows[name, "right", "right"].n for name in ("zero", "one")] == [20, 30]
+    asked = bench.run(folder="asked", baselines={"rows": 25}, **settings)
+    assert asked.measured["zero", "right", "right"].n == 25, "the run file's number counts"
+
+
+def test_a_share_of_wrong_answers_is_worst_at_one(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best baseline has 0 wrong answers, and is not taken for one without a right answer."""
+    metric = replace(RIGHT.metrics[0], higher_is_better=False)
+    inverted = offering("evaluators", replace(RIGHT, metrics=(metric,)))
+    variants = {"zero": {"z": {"right": 0}}, "best": {"b": {"right": 6}}}
+    bench = slow_bench(tmp_path, monkeypatch, variants, right=inverted)
+    report = bench.run(
+        evaluators=[{"use": "file:right:right", "inverted": True}], split={"validation_size": 12}
+    )
+    assert [report.baselines[name].test_rows for name in ("zero", "best")] == [20, None]
+
+
+class Omitting(Table):
+    """Leaves its second variant out."""
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        first, second = super().variants(task)
+        yield from (first, replace(second, omitted="too many tokens"))
+
+
+def test_a_variant_that_the_baseline_leaves_out_is_reported_and_not_compared(
+    tmp_path: Any,
+) -> None:
+    offer = replace(TABLE, build=Omitting)
+    bench = Bench(tmp_path, catalog_of(table=offering("baselines", offer)))
+    chosen = bench.run(baselines={"use": ["table"]}, split={"validation_size": 12})
+    event = chosen.baselines["table"]
+    assert event.omitted == [{"name": "size=6", "reason": "too many tokens"}]
+    assert [v["name"] for v in event.variants] == ["size=2"] and not event.not_tried
+
+
+def test_a_baseline_depends_neither_on_the_others_nor_on_unused_time(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the number of its test rows may differ: the strongest baseline gets all of them."""
+    rng = random.Random(1)
+    specs = {
+        name: {
+            f"{name} {n}": {"right": rng.randrange(7), "seconds": rng.random()}
+            for n in range(rng.randint(1, 5))
+        }
+        for name in ("one", "two", "three")
+    }
+
+    def measure(names: list[str], budget: str) -> dict[str, Any]:
+        root = tmp_path / f"{len(names)}{names[0]}{budget}"
+        root.mkdir()
+        bench = slow_bench(root, monkeypatch, {name: specs[name] for name in names})
+        bench.write_rows(rows(110))
+        report = bench.run(baselines={"budget": budget}, split={"validation_size": 44})
+        return {name: outcome(bench, report, name) for name in names}
+
+    def outcome(bench: Bench, report: Any, name: str) -> tuple[Any, dict[int, float]]:
+        chosen = report.baselines[name]
+        tried = [[v[key] for key in ("name", "score", "rows", "reason")] for v in chosen.variants]
+        path = bench.root / "out" / report.measured[name, "right", "right"].records
+        values = {row["row"]: row["right"]["value"] for row in read_rows(path, "right")}
+        return (chosen.variant, chosen.validation_score, chosen.test_rows, tried), values
+
+    together = measure([*specs], "10h")
+    others = [measure([*specs][::-1], "20h"), measure(["two"], "10h")]
+    for name, (choice, values) in ((n, o) for other in others for n, o in other.items()):
+        assert choice == together[name][0]
+        shared = values.keys() & together[name][1].keys()
+        assert len(shared) >= min(len(values), len(together[name][1]))
+        assert all(values[row] == together[name][1][row] for row in shared)
 
 
 @dataclass

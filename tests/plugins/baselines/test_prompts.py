@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from baseline_rows import WORDS, class_rows, list_variants, names, object_rows, text_rows
 
-from tunesmith.contracts import BaselineVariant
+from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import DataError
 from tunesmith.offers import BaselineOffer
 from tunesmith.records import Message, Preference, Prompt, Record, Text, last_exchange
+from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_plugins.baselines.prompt import PROMPT, PromptOptions
@@ -24,6 +25,8 @@ from tunesmith_plugins.baselines.zero_shot import ZERO_SHOT
 TRAIN = class_rows(60, 1)
 QUESTION = (Message("user", "my mortgage is gone"),)
 SHOTS = (RANDOM_SHOTS, RETRIEVED_SHOTS)
+WAYS = ("", ", constrained", ", calibrated")
+"""Ends of the names of a prompt's variants: free answers, labels, calibrated labels."""
 
 
 def built(variant: BaselineVariant, prompt: Prompt = QUESTION) -> tuple[Message, ...]:
@@ -71,11 +74,12 @@ def test_what_can_be_described(rows: list[Record], expected: list[str]) -> None:
 
 
 def test_random_shots_show_every_label() -> None:
-    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6], constrain=False)
+    options = {"k": [2, 6], "templates": ["turns"]}
+    variants = list_variants(RANDOM_SHOTS, TRAIN, **options, constrain=False)
     draws = [f"k={k}, draw {draw}" for k in (3, 6) for draw in (1, 2, 3)]
     assert names(variants) == draws
-    both = names(list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6]))
-    assert both == [name for draw in draws for name in (draw, f"{draw}, constrained")]
+    all_ways = names(list_variants(RANDOM_SHOTS, TRAIN, **options))
+    assert all_ways == [f"{draw}{way}" for draw in draws for way in WAYS]
     assert set(shown(variants[0])) == set(WORDS)
     assert Counter(shown(variants[3])) == dict.fromkeys(WORDS, 2)
     assert len({tuple(m.text for m in built(v)) for v in variants[:3]}) == 3
@@ -84,7 +88,7 @@ def test_random_shots_show_every_label() -> None:
 
 def test_retrieved_shots_are_similar_to_the_question() -> None:
     both = names(list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6]))
-    assert both == ["k=2", "k=2, constrained", "k=6", "k=6, constrained"]
+    assert both == [f"k={k}{way}" for k in (2, 6) for way in WAYS]
     variants = list_variants(RETRIEVED_SHOTS, TRAIN, k=[2, 6], constrain=False)
     assert shown(variants[0]) == ["loan", "loan"]
     assert "mortgage" in built(variants[0])[-3].text
@@ -97,7 +101,7 @@ def test_no_more_retrieved_shots_than_fit() -> None:
         for row in TRAIN
     ]
     variants = list_variants(RETRIEVED_SHOTS, long)  # a model of an unknown context: 6,000 signs
-    assert [name for name in names(variants) if "constrained" not in name] == ["k=3"]
+    assert names(variants) == [f"k=3{way}" for way in WAYS]
 
 
 def test_a_training_row_is_not_shown_for_itself() -> None:
@@ -111,6 +115,7 @@ def test_a_training_row_is_not_shown_for_itself() -> None:
 def test_descriptions_can_be_skipped(offer: BaselineOffer[Any]) -> None:
     variants = list_variants(offer, TRAIN, describe=False, constrain=False)
     assert {built(v)[0].text for v in variants} == {"Sort it."}
+    assert all("Answer with" not in message.text for v in variants for message in built(v))
 
 
 @pytest.mark.parametrize("offer", SHOTS, ids=lambda offer: offer.name)
@@ -134,8 +139,7 @@ def test_prompts_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text('user = "Sort: {prompt}"', encoding="utf-8")
     files = [str(tmp_path / name) for name in ("a.txt", "b.toml")]
     both = names(list_variants(PROMPT, TRAIN, files=files))
-    ways = ("", ", constrained", ", calibrated")
-    assert both == [f"{name}{way}" for name in ("a.txt", "b.toml") for way in ways]
+    assert both == [f"{name}{way}" for name in ("a.txt", "b.toml") for way in WAYS]
     variants = list_variants(PROMPT, TRAIN, files=files, constrain=False)
     assert names(variants) == ["a.txt", "b.toml"]
     assert [m.text for m in built(variants[0])] == ["Be brief.", "my mortgage is gone"]
@@ -148,3 +152,76 @@ def test_prompts_of_the_user(tmp_path: Path) -> None:
 def test_a_prompt_that_is_missing_is_an_error_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         PROMPT.build(PromptOptions(files=[str(tmp_path / "nowhere.txt")]))
+
+
+def test_the_first_prompts_cover_all_draws_and_templates() -> None:
+    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[3], constrain=False, tokens=10**6)
+    found = names(variants)
+    assert found[:3] == ["k=3, draw 1", "k=3, draw 2, labeled", "k=3, draw 3, instruction last"]
+    assert len(set(found)) == len(found) == 9
+    turns, labeled, last = (
+        {v.name: built(v) for v in variants}[f"k=3, draw 1{template}"]
+        for template in ("", ", labeled", ", instruction last")
+    )
+    assert [m.text for m in labeled[1:]] == [
+        f"Question: {m.text}\nAnswer:" if m.role == "user" else m.text for m in turns[1:]
+    ]
+    assert labeled[0] == turns[0]
+    description = turns[0].text.removeprefix("Sort it.\n\n")
+    assert last == (
+        Message("system", "Sort it."),
+        *turns[1:-1],
+        Message("user", f"{turns[-1].text}\n\n{description}"),
+    )
+
+
+def test_prompts_beyond_the_token_limit_are_left_out_with_the_reason() -> None:
+    """The limit counts tokens, so every machine tries the same prompts."""
+    everything = list_variants(RANDOM_SHOTS, TRAIN, k=[3], tokens=10**6)
+    assert not any(variant.omitted for variant in everything)
+    few = list_variants(RANDOM_SHOTS, TRAIN, k=[3], tokens=1)
+    assert names([v for v in few if not v.omitted]) == [f"k=3, draw 1{way}" for way in WAYS]
+    omitted = [variant for variant in few if variant.omitted]
+    assert len(omitted) == 8
+    assert {v.omitted for v in omitted} == {"the limit [baselines.random-shots] tokens was reached"}
+    counts = [
+        sum(not v.omitted for v in list_variants(RANDOM_SHOTS, TRAIN, k=[3], tokens=tokens))
+        for tokens in range(0, 20_000, 1_000)
+    ]
+    assert counts == sorted(counts) and {counts[0], counts[-1]} == {3, 27}
+
+
+def test_a_worked_example_does_not_calibrate() -> None:
+    """Its own answer would be in the prompt."""
+    for few in (TRAIN, TRAIN[:8]):
+        for variant in list_variants(RANDOM_SHOTS, few, k=[6], tokens=10**6):
+            if isinstance(variant.model, ChoiceModel) and variant.model.calibration:
+                questions = {prompt[0].text for prompt in variant.model.calibration}  # type: ignore[union-attr]
+                shown = {m.text for m in built(variant)[:-1] if m.role == "user"}
+                assert not any(q in text for q in questions for text in shown)
+
+
+@pytest.mark.parametrize("offer", [ZERO_SHOT, *SHOTS], ids=lambda offer: offer.name)
+def test_an_answer_does_not_depend_on_other_variants(offer: BaselineOffer[Any]) -> None:
+    """Variants share the scores of labels, so each is also tried alone and in another order."""
+    prompts = [last_exchange(row)[0] for row in class_rows(5, 9)]
+
+    def answers(variants: list[BaselineVariant]) -> dict[str, list[str]]:
+        return {v.name: [a.text for a in v.model.generate(prompts, 8)] for v in variants}
+
+    together = answers(list_variants(offer, TRAIN))
+    assert answers(list_variants(offer, TRAIN)[::-1]) == together
+    for place, (name, given) in enumerate(together.items()):
+        assert answers([list_variants(offer, TRAIN)[place]]) == {name: given}
+
+
+def test_labels_are_scored_once_for_all_ways_to_choose_them() -> None:
+    """Twice the same rows, and 16 prompts to calibrate with: 3 labels each."""
+    model = FakeTextModel()
+    task = BaselineTask(train=TRAIN, base=lambda: model, seed=1)
+    prompts = [last_exchange(row)[0] for row in class_rows(5, 9)]
+    for variant in ZERO_SHOT.build(ZERO_SHOT.config()).variants(task):
+        if isinstance(variant.model, ChoiceModel):
+            variant.model.generate(prompts, 8)
+            variant.model.generate(prompts, 8)
+    assert model.calls == [("score", 5 * 3), ("score", 16 * 3)]

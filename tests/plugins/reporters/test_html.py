@@ -13,6 +13,7 @@ import pytest
 
 from tunesmith.errors import UsageError
 from tunesmith.events import (
+    BaselineChosen,
     CompletionSampled,
     DataLoaded,
     Event,
@@ -164,6 +165,34 @@ def test_the_verdict_begins_with_its_word(tmp_path: Path) -> None:
     found = text[text.index("</style>") if "</style>" in text else text.index("started 1 Jan") :]
     places = [found.index(word) for word in (*words, "C=10", "0.012", "All scores")]
     assert places == sorted(places)
+
+
+def test_every_variant_of_a_baseline_has_a_row_with_its_result(tmp_path: Path) -> None:
+    """The first event is as an earlier version wrote it: its variants have no reasons."""
+    scored = {"score": 0.5, "rows": 40, "seconds": 2.0}
+    earlier = BaselineChosen(
+        baseline="linear", variant="C=1", solution="classifier", cost=10,
+        variants=[{"name": "C=1", **scored}, {"name": "C=9", **scored}],
+    )  # fmt: skip
+    late = {"name": "k=9", "score": 0.25, "rows": 10, "reason": "no room"}
+    chosen = BaselineChosen(
+        baseline="random-shots", variant="k=1", solution="prompt", cost=120, test_rows=20,
+        variants=[
+            {"name": "k=1", **scored, "reason": ""},
+            {"name": "k=2", **scored, "rows": 10, "reason": "after 10 rows: stopped"},
+        ],
+        omitted=[{"name": "k=3", "reason": "too many tokens"}], not_tried=[late],
+    )  # fmt: skip
+    text = outline(page(tmp_path, [*sample_run(), earlier, chosen])).text
+    lines = " ".join(text.split())
+    few = "chosen; worst possible score, so at most 20 test rows"
+    for row in (
+        "linearC=10.50040chosen", "linearC=90.50040", f"random-shotsk=10.50040{few}",
+        "random-shotsk=20.50010after 10 rows: stopped",
+        "random-shotsk=3too many tokens", "random-shotsk=90.25010no room",
+    ):  # fmt: skip
+        assert row in lines.replace("\n", ""), row
+    assert "linearC=90.50040chosen" not in lines
 
 
 def test_the_comparisons_of_an_earlier_version_are_skipped(tmp_path: Path) -> None:

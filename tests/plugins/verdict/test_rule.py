@@ -597,6 +597,21 @@ class TestGaps:
             assert "scored on 40 of 200 test rows" in verdict["sentence"]
             assert verdict["would_change"] == "[baselines] rows = 100"
 
+    @pytest.mark.parametrize(("share", "word"), [(0.1, "NOT ENOUGH EVIDENCE"), (0.3, "FINE-TUNE")])
+    def test_twenty_rows_of_a_baseline_without_a_right_answer(
+        self, case: Case, share: float, word: str
+    ) -> None:
+        """They are enough, unless the tuned model is nearly as weak: then more rows must answer."""
+        case.baseline("majority", right(0.0, 100), 0.0)
+        case.baseline("zero-shot", dict(enumerate(right(0.0, 20))), 0.0)
+        case.model("tuned", right(share, 10) * 10)
+        verdict = case.judge()
+        assert verdict["word"] == word
+        if word != "FINE-TUNE":
+            setting, number = verdict["would_change"].split(" = ")
+            assert setting == "[baselines] rows" and 20 < int(number) <= 100
+            assert f"{verdict['would_change']} would show that tuning" in verdict["sentence"]
+
     def test_another_word_names_what_was_not_measured(self, case: Case) -> None:
         case.baseline("linear", right(0.95, 400))
         case.model("tuned", right(0.85, 400))

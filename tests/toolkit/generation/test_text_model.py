@@ -356,3 +356,34 @@ def test_a_streamed_answer_needs_room_too(template: Template) -> None:
     small = varied_model("llama", template, max_position_embeddings=64)
     with pytest.raises(UsageError, match="context"):
         next(TorchTextModel(small, template, CPU).stream((Message("user", "x " * 80),), 8))
+
+
+def test_an_equal_prefix_is_computed_once_and_changes_no_bit(
+    model: PreTrainedModel, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free answers and the scores of labels have the same prompts, with others in between."""
+    computed: list[list[int]] = []
+
+    def compute(model: Any, ids: Sequence[int], before: Any = None) -> Any:
+        computed.append([*ids])
+        return original(model, ids, before)
+
+    TorchTextModel(model, template, CPU).score(*exchanges(2, "The model's test run comes first."))
+    original = prefix_cache.compute_prefix
+    monkeypatch.setattr(prefix_cache, "compute_prefix", compute)
+    kept = TorchTextModel(model, template, CPU, keeps_prefix=True)
+    calls = []
+    for system in ("yes one two three four five six", "yes six five four three two one"):
+        prompts, completions = exchanges(4, system)
+        calls.append((prompts, ["yes ten two"] * 4))
+        calls.append((prompts, completions))
+    for scorer, count in ((kept, 3), (TorchTextModel(model, template, CPU), 10)):
+        computed.clear()
+        results = []
+        for prompts, completions in (*calls, calls[0]):
+            results.append(scorer.score(prompts, completions))
+            results.append(scorer.generate(prompts, 3))
+        assert len(computed) == count
+        if scorer is kept:
+            with_kept = results
+    assert results == with_kept

@@ -51,7 +51,7 @@ class PromptBaseline:
             model = prompt.apply_to(task.base())
             yield BaselineVariant(name=name, model=model)
             if rows is not None:
-                yield from rows.constrained(model, name, calibrate=True)
+                yield from rows.constrained(model, name, prompt.shots)
 
 
 def build(options: PromptOptions) -> Baseline:

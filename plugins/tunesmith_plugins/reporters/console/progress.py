@@ -27,6 +27,7 @@ from tunesmith.events import (
     TrainingFinished,
     TrainingStarted,
 )
+from tunesmith.options import DEFAULT_BASELINE_ROWS
 from tunesmith.storage import read_known_events
 
 LOSS_DECAY = 0.9
@@ -302,7 +303,7 @@ class RunProgress:
             return math.nan
         rows = self._test
         if event.solution in ("prompt", "retrieval"):
-            rows = min(self._rows or rows, rows)
+            rows = min(event.test_rows or self._rows or rows, rows)
         return float(chosen["seconds"] / chosen["rows"]) * rows
 
     def _baselines_left(self, now: float, current: float) -> Seconds:
@@ -406,7 +407,7 @@ def find_baseline_rows(plan: dict[str, Any]) -> int:
     """Return the maximum number of test rows for baselines that query the model; 0: all rows."""
     baselines = plan.get("baselines", {})
     rows = baselines.get("rows") if isinstance(baselines, dict) else None
-    return rows if isinstance(rows, int) else 0
+    return rows if isinstance(rows, int) else DEFAULT_BASELINE_ROWS
 
 
 def describe_path(run: RunProgress, current: str, marks: Sequence[str]) -> str:

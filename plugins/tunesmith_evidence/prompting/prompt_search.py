@@ -1,0 +1,50 @@
+"""Ways to write the same instructions and examples as a prompt, and what comparing them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tunesmith.records import Message
+from tunesmith_evidence.prompting.prompted_model import (
+    CHARACTERS_PER_TOKEN,
+    QUESTION_TEMPLATE,
+    PromptedModel,
+    count_prompt_tokens,
+)
+from tunesmith_evidence.prompting.task_prompt import TaskPrompt
+from tunesmith_evidence.tasks.examples import Example, prompt_text
+
+__all__ = ["count_tokens", "write_with_template"]
+
+LABELED = f"Question: {QUESTION_TEMPLATE}\nAnswer:"
+ROWS = 10
+"""Number of rows on which all variants of a baseline are compared."""
+
+
+def write_with_template(
+    prompt: TaskPrompt, shots: Sequence[Example], template: str, *, describe: bool
+) -> PromptedModel | None:
+    """Return the base model with examples in a template; None if the template changes nothing."""
+    if template == "labeled":
+        shots = [replace(shot, question=LABELED.format(prompt=shot.question)) for shot in shots]
+    model = prompt.prompted(lambda text: shots, describe=describe)
+    if template == "labeled":
+        return replace(model, template=LABELED)
+    if template == "instruction last":
+        last = f"{QUESTION_TEMPLATE}\n\n{model.description}"
+        return replace(model, template=last, description="") if model.description else None
+    return model
+
+
+def count_tokens(model: PromptedModel, examples: Sequence[Example]) -> int:
+    """Count the prompt tokens of ten typical questions, with what they have in common once."""
+    typical = sorted(examples, key=lambda e: (len(e.question), e))[len(examples) // 2]
+    question = (Message("user", typical.question),)
+    alone = PromptedModel(model.model, template=model.template)
+    return _count(model, question) + (ROWS - 1) * _count(alone, question)
+
+
+def _count(model: PromptedModel, prompt: tuple[Message, ...]) -> int:
+    text = prompt_text(model.build_prompt(prompt, 0))
+    return (count_prompt_tokens(model, [prompt]) or [len(text) // CHARACTERS_PER_TOKEN])[0]
