@@ -46,7 +46,7 @@ class LengthControl:
     wins: Sequence[float]
     """1 for a win, 1/2 for a tie, 0 for a loss."""
     differences: Sequence[int]
-    """Length of the answer minus that of the other one, in characters."""
+    """Length of the answer minus that of the other one."""
     groups: Sequence[str | None]
 
     @classmethod

@@ -26,9 +26,9 @@ class LengthRule:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Return a negative number for each completion, highest for the preferred length."""
+        """Return a score per character, whose sum and mean are highest for the preferred length."""
         lengths = [1 + len(c if isinstance(c, str) else c.text) for c in completions]
-        return [TokenScores((-1 / n if self.prefers_longer else -float(n),)) for n in lengths]
+        return [TokenScores((-(n**-2.0 if self.prefers_longer else n),) * n) for n in lengths]
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None

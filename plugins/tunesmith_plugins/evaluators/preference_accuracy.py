@@ -100,12 +100,12 @@ class PreferenceAccuracy(RowWise):
         prompts = [pair.prompt for pair in pairs]
         answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         scored = model.score([*prompts, *prompts], answers)
-        scores = [self._score(s) for s in scored]
         values, preferred = [], []
-        for pair, good, bad in zip(pairs, scores[: len(pairs)], scores[len(pairs) :], strict=True):
-            sign = (good > bad) - (good < bad)
+        for good, bad in zip(scored[: len(pairs)], scored[len(pairs) :], strict=True):
+            better, worse = self._score(good), self._score(bad)
+            sign = (better > worse) - (better < worse)
             values.append((1 + sign) / 2)
-            preferred.append(sign * (len(pair.chosen) - len(pair.rejected)))
+            preferred.append(sign * (len(good.logprobs) - len(bad.logprobs)))
         control = LengthControl(values, preferred, [pair.group for pair in pairs])
         details = self._describe(control)
         return [
