@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import BaselineTask, BaselineVariant, Generation, Progress, TokenScores
+from tunesmith.contracts import (
+    BaselineTask,
+    BaselineVariant,
+    Finding,
+    Generation,
+    Progress,
+    TokenScores,
+)
 from tunesmith.errors import UsageError
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
+from tunesmith.plan import Plan
 from tunesmith.records import Answer, Preference, Prompt
 from tunesmith_evidence.tasks.kinds import are_pairs
+
+NAME = "answer-length"
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class AnswerLength:
 
 
 ANSWER_LENGTH = BaselineOffer(
-    name="answer-length",
+    name=NAME,
     summary="always prefer the longer answer of a pair, or always the shorter one",
     config=AnswerLengthOptions,
     build=lambda options: AnswerLength(),
@@ -69,3 +79,16 @@ ANSWER_LENGTH = BaselineOffer(
     ranks_answers=True,
     suits=are_pairs,
 )
+
+
+def review(plan: Plan) -> Iterator[Finding]:
+    """Yield an error if the run file names the baseline, but its first evaluator needs answers."""
+    first = next(iter(plan.evaluators), None)
+    if first is None or first.offer.ranks_answers or NAME not in (plan.baseline_options.use or ()):
+        return
+    yield Finding(
+        level="error",
+        where="baselines.use",
+        message=f"{NAME} only ranks given answers, so {first.id} cannot measure it",
+        hint=f'remove "{NAME}", or list the evaluator preference-accuracy first',
+    )

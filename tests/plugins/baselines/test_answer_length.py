@@ -12,7 +12,7 @@ from tunesmith.errors import UsageError
 from tunesmith.execution.suitable_baselines import can_measure
 from tunesmith.records import Completion, Message, Preference, Record
 from tunesmith.testing.fakes import FakeTextModel
-from tunesmith_plugins.baselines.answer_length import ANSWER_LENGTH, AnswerLengthOptions
+from tunesmith_plugins.baselines.answer_length import ANSWER_LENGTH, AnswerLengthOptions, review
 from tunesmith_plugins.evaluators.exact_match import EXACT_MATCH
 from tunesmith_plugins.evaluators.loss import LOSS
 from tunesmith_plugins.evaluators.preference_accuracy import (
@@ -84,3 +84,23 @@ def test_only_an_evaluator_that_ranks_answers_measures_it(offer: Any, expected: 
     (variant,) = learn(LONGER)
     with pytest.raises(UsageError, match="cannot write"):
         variant.model.generate(["p"], 8)
+
+
+@pytest.mark.parametrize(
+    ("use", "offers", "count"),
+    [
+        (["answer-length"], [WIN_RATE, PREFERENCE_ACCURACY], 1),
+        (["answer-length"], [PREFERENCE_ACCURACY, WIN_RATE], 0),
+        (["answer-length"], [], 0),
+        (["zero-shot"], [WIN_RATE], 0),
+        (None, [WIN_RATE], 0),
+    ],
+)
+def test_naming_it_before_an_evaluator_of_answers_is_an_error(
+    use: list[str] | None, offers: list[Any], count: int
+) -> None:
+    evaluators = [SimpleNamespace(offer=offer, id=offer.name) for offer in offers]
+    plan: Any = SimpleNamespace(evaluators=evaluators, baseline_options=SimpleNamespace(use=use))
+    found = list(review(plan))
+    assert len(found) == count
+    assert all(f.level == "error" and "win-rate cannot measure it" in f.message for f in found)
