@@ -16,6 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import click
     from pydantic import BaseModel
 
@@ -198,6 +200,9 @@ class TechniqueOffer(ComponentOffer[C]):
     Otherwise a run file with a table that adds to the training is rejected."""
     options_for: Callable[[Sequence[Record]], Mapping[str, object]] = lambda records: {}
     """Return the options that these records need, by dotted key, for ``tunesmith init``."""
+    find_initial_model: Callable[[C], Path | None] = lambda config: None
+    """Return the artifact that training starts from, which is then evaluated like a stage. None:
+    the base model, or a model that need not be evaluated."""
     memory_savings: Callable[[C], Sequence[MemorySaving[C]]] | None = None
     """Propose option changes that save memory, the cheapest first."""
 
@@ -255,6 +260,9 @@ class EvaluatorOffer(ComponentOffer[C]):
     leaves no room for that many tokens."""
     scores_references: bool = False
     """True if it scores the records' reference answers, which must then fit into the context."""
+    ranks_answers: bool = False
+    """True if it only ranks the records' answers by their scores. It can then also measure a
+    baseline that ranks answers without probabilities."""
     on_training_rows: bool = False
     """True if it also measures the tuned model on a sample of training rows, for comparison."""
     reads_media: bool = False
@@ -291,6 +299,9 @@ class BaselineOffer(ComponentOffer[C]):
     can_score: bool = True
     """False if its answers have no probabilities. Only evaluators of answers can then measure
     it."""
+    ranks_answers: bool = False
+    """True if it only ranks given answers, like a rule by length: its scores are not probabilities,
+    and it cannot generate. Only evaluators that rank answers can measure it."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
     """Return True if the baseline suits these training records (a sample). Only called if the run
     file names no baselines."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.fixtures.python.verdict_cases import Case
 
 from tunesmith.statistics import Interval, mean_interval
+from tunesmith_evidence.judging.equal_length import LengthControl
 from tunesmith_evidence.statistics import compare, paired_difference
 
 SIZES = (60, 124, 500)
@@ -389,6 +390,43 @@ def _answer_alike(
     return values
 
 
+def length_table(runs: int) -> Iterator[list[str]]:
+    """Yield the coverage of the share of wins at equal length, and how often it looks above 0.5.
+
+    Answers are longer than the other ones in three of four rows.
+    """
+    yield [
+        "share at equal length",
+        "longer answers win",
+        "60 rows",
+        "100 rows",
+        "400 rows",
+        "> 0.5",
+    ]
+    yield _rule(6)
+    for share in (0.5, 0.7, 0.9):
+        for effect, name in ((0.0, "no"), (2.0, "often"), (4.0, "nearly always")):
+            found = {n: _draw_equal_lengths(share, effect, n, runs) for n in (60, 100, 400)}
+            covered = [
+                f"{100 * sum(i.low <= share <= i.high for i in intervals) / len(intervals):.1f}"
+                for intervals in found.values()
+            ]
+            above = sum(i.low > 0.5 for i in found[100]) / len(found[100])
+            yield [f"{share:g}", name, *covered, f"{100 * above:.1f} %"]
+
+
+def _draw_equal_lengths(share: float, effect: float, n: int, runs: int) -> list[Interval]:
+    rng, found = random.Random(0), []
+    for _ in range(runs):
+        differences = [round(rng.gauss(70, 100)) for _ in range(n)]
+        logits = [math.log(share / (1 - share)) + effect * math.tanh(d / 120) for d in differences]
+        wins = [float(rng.random() < 1 / (1 + math.exp(-logit))) for logit in logits]
+        for measured in LengthControl(wins, differences, [None] * n).measurements("wins"):
+            assert measured.interval is not None
+            found.append(Interval(0.0, *measured.interval, n))
+    return found
+
+
 TABLES: dict[str, Callable[[int], Iterator[list[str]]]] = {
     "shares": share_table,
     "pairs": pair_table,
@@ -397,6 +435,7 @@ TABLES: dict[str, Callable[[int], Iterator[list[str]]]] = {
     "verdicts": verdict_table,
     "clusters": cluster_table,
     "clustered-verdicts": clustered_verdict_table,
+    "lengths": length_table,
 }
 
 if __name__ == "__main__":

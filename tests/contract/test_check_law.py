@@ -77,6 +77,7 @@ FOUND: Mapping[str, Sequence[str]] = {
         "techniques.preference.task:PreferenceTask.tokenize",
         "models.initial_model:InitialModel.find",
     ),
+    "the review of the baseline `answer-length`": ("baselines.answer_length:LengthRule.generate",),
     "`tunesmith plan` predicts memory, and `run` does before the training": (
         "execution.model_review:ModelReviewer.review",
     ),

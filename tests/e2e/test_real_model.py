@@ -180,7 +180,7 @@ def test_labeled_answers_from_init_to_the_verdict(
         *('technique.precision="fp32"', 'technique.schedule.type="constant"'),
         *(
             'baselines={use=["zero-shot"], zero-shot={describe=false, constrain=false}}',
-            'gate={must_beat=["zero-shot"], at_least={reward_margin=2.0}}',
+            'gate={must_beat=["zero-shot"], at_least={reward-margin=2.0}}',
         ),
     ]
     sets = [text for setting in settings for text in ("--set", setting)]
@@ -193,8 +193,8 @@ def test_labeled_answers_from_init_to_the_verdict(
     assert done.code == 0, done.err
     report = tunesmith("report", tmp_path / "out", "--json").data
     values = {(e["model"], e["metric"]): e for e in report["evaluations"]}
-    assert values["zero-shot", "reward_margin"]["value"] == pytest.approx(0, abs=1e-3)
-    assert values["tuned", "reward_margin"]["low"] > 1
+    assert values["zero-shot", "reward-margin"]["value"] == pytest.approx(0, abs=1e-3)
+    assert values["tuned", "reward-margin"]["low"] > 1
     assert values["tuned", "loss"]["n"] == 12  # good answers
     assert report["verdict"]["outcome"] == "better"
 

@@ -98,7 +98,7 @@ def test_the_commands_and_the_table_are_those_of_the_plugin(here: Path, tiny_fol
 
 def test_a_run_of_the_planner_is_resumed_without_it(here: Path, tiny_folder: Path) -> None:
     write_run(here, tiny_folder, "lora")
-    gate = ("--set", "gate.at_least={preference_accuracy = 2.0}")
+    gate = ("--set", "gate.at_least={preference-accuracy = 2.0}")
     done = command("run", "run.toml", "--out", "out", *gate, planner=True)
     assert done.exit_code == 6, done.output
     assert command("resume", "out").exit_code == 6

@@ -81,7 +81,7 @@ from tunesmith.execution.run_events import (
 )
 from tunesmith.execution.suitable_baselines import choose_baselines, list_evaluators, list_excluded
 from tunesmith.execution.wrapped_model import CachedModel
-from tunesmith.fence import attribute_errors_to
+from tunesmith.fence import attribute_errors_to, call_in_fence
 from tunesmith.fence.returned import blame_plugin, check_technique_artifact
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Evidence, Plan
@@ -96,6 +96,9 @@ from tunesmith.storage import (
     write_atomic,
 )
 from tunesmith.text import redact_all
+
+INITIAL_MODEL = "initial-model"
+"""Label of the model that training started from, if that is not the base model."""
 
 
 def run(
@@ -385,7 +388,13 @@ class _ModelPhases:
             return check_technique_artifact(artifact)
 
     def evaluate_stages(self, artifact: Artifact) -> None:
-        """Evaluate the artifacts of earlier stages that are text models."""
+        """Evaluate the initial model and the artifacts of earlier stages that are text models."""
+        technique = self.plan.technique
+        if self._pending_evaluators(INITIAL_MODEL):
+            find = technique.offer.find_initial_model
+            path = call_in_fence(technique.offered, "find_initial_model", find, technique.config)
+            if path is not None:
+                self._evaluate(INITIAL_MODEL, self._open_model("initial model", path))
         for stage, trained in list(self.emit.report.training_finished.items()):
             path = self.folder.path / trained.artifact
             if not stage or not trained.is_text_model or path == artifact.path:

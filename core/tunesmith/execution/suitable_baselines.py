@@ -70,7 +70,9 @@ def _create_filter(
 
 
 def can_measure(evaluator: Component[EvaluatorOffer[Any]], offer: BaselineOffer[Any]) -> bool:
-    """Return True unless the evaluator needs probabilities and the baseline has none."""
+    """Return True unless the evaluator needs probabilities or answers that the baseline lacks."""
+    if offer.ranks_answers:
+        return evaluator.offer.ranks_answers
     return evaluator.offer.generates or offer.has_probabilities
 
 

@@ -17,7 +17,7 @@ from tunesmith.contracts import (
     TokenScores,
 )
 from tunesmith.errors import UsageError
-from tunesmith.records import Answer, Completion, Prompt, Record, last_exchange
+from tunesmith.records import Answer, Completion, Prompt, Record, last_exchange, to_answer
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.examples import CHATS, COMPLETIONS, PREFERENCES, TEXTS, UNPAIRED_PREFERENCES
 
@@ -101,20 +101,25 @@ def list_variants(subject: Subject, records: Sequence[Record]) -> list[BaselineV
 
 
 def solved(subject: Subject) -> list[tuple[BaselineVariant, list[str]]]:
-    """Return each variant with its answers to the sample records' prompts; cached."""
+    """Return each variant with its answers to the sample records; cached."""
     if "solved" not in subject.cache:
         records = choose_records(subject)
         variants = list_variants(subject, records)
-        subject.cache["solved"] = [(variant, answers(variant, records)) for variant in variants]
+        subject.cache["solved"] = [(v, answers(subject, v, records)) for v in variants]
     found: list[tuple[BaselineVariant, list[str]]] = subject.cache["solved"]
     if not found:
         raise NotApplicable("it has no variants for the sample records and options")
     return found
 
 
-def answers(variant: BaselineVariant, records: Sequence[Record]) -> list[str]:
-    """Return the answers of a variant to the prompts of the records."""
-    prompts = [last_exchange(record)[0] for record in records]
+def answers(subject: Subject, variant: BaselineVariant, records: Sequence[Record]) -> list[str]:
+    """Return the variant's answers to the prompts of the records, or the scores of their answers
+    if it only ranks answers."""
+    exchanges = [last_exchange(record) for record in records]
+    prompts = [prompt for prompt, _ in exchanges]
+    if subject.offer.ranks_answers:
+        scores = variant.model.score(prompts, [to_answer(answer) for _, answer in exchanges])
+        return [str(score.logprobs) for score in scores]
     return [generation.text for generation in variant.model.generate(prompts, MAX_NEW_TOKENS)]
 
 
@@ -134,7 +139,7 @@ def answers_every_prompt(subject: Subject) -> None:
     records = choose_records(subject)
     for variant, given in solved(subject):
         require(len(given) == len(records), f"{len(given)} answers for {len(records)} prompts")
-        require(answers(variant, []) == [], "it gives answers although it got no prompts")
+        require(answers(subject, variant, []) == [], "it gives answers although it got no prompts")
 
 
 @check("baseline")
@@ -142,7 +147,7 @@ def solves_the_same_way_twice(subject: Subject) -> None:
     """The same training rows and the same seed give the same answers."""
     records = choose_records(subject)
     first = [(variant.name, given) for variant, given in solved(subject)]
-    second = [(v.name, answers(v, records)) for v in list_variants(subject, records)]
+    second = [(v.name, answers(subject, v, records)) for v in list_variants(subject, records)]
     require(first == second, "the same baseline, built a second time, gives other answers")
 
 
@@ -151,10 +156,10 @@ def does_not_depend_on_other_prompts(subject: Subject) -> None:
     """An answer does not depend on the other prompts or on their order."""
     records = choose_records(subject)
     for variant, given in solved(subject):
-        backwards = answers(variant, records[::-1])[::-1]
+        backwards = answers(subject, variant, records[::-1])[::-1]
         require(backwards == given, f"{variant.name or 'it'}: the order of prompts matters")
         for record, answer in zip(records, given, strict=True):
-            alone = answers(variant, [record])
+            alone = answers(subject, variant, [record])
             require(
                 alone == [answer],
                 f"{variant.name or 'it'} answers {record.source} with {alone} alone, but with "
@@ -177,7 +182,7 @@ def knows_only_its_training_rows(subject: Subject) -> None:
         raise NotApplicable("it is not used for prompts with completions")
 
     def solve(rows: Sequence[Record]) -> list[list[str]]:
-        return [answers(variant, unseen) for variant in list_variants(subject, list(rows))]
+        return [answers(subject, variant, unseen) for variant in list_variants(subject, list(rows))]
 
     first = solve(seen)
     solve(records)
@@ -190,15 +195,15 @@ def leaves_training_rows_unchanged(subject: Subject) -> None:
     records = list(choose_records(subject))
     before = list(records)
     for variant in subject.build().variants(sample_task(subject, records)):
-        answers(variant, before)
+        answers(subject, variant, before)
     require(records == before, "it changed the training rows")
 
 
 @check("baseline")
 def classifiers_refuse_to_score(subject: Subject) -> None:
     """A classifier's ``score`` raises UsageError, because it has no probabilities of texts."""
-    if subject.offer.solution in ("prompt", "retrieval"):
-        raise NotApplicable("its solution is a prompt")
+    if subject.offer.solution in ("prompt", "retrieval") or subject.offer.ranks_answers:
+        raise NotApplicable("its solution is a prompt, or it ranks answers by scores")
     for variant, _ in solved(subject):
         try:
             variant.model.score(["a prompt"], ["a completion"])
@@ -214,4 +219,4 @@ def copes_with_few_rows(subject: Subject) -> None:
     few: tuple[Sequence[Record], ...] = ((), records[:1])
     for rows in few:
         for variant in list_variants(subject, rows):
-            answers(variant, records[:2])
+            answers(subject, variant, records[:2])

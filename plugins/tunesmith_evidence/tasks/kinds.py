@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from tunesmith.records import Record
+from tunesmith.records import Preference, Record
 from tunesmith_evidence.tasks.examples import read_examples
 from tunesmith_evidence.tasks.json_answers import parse_json_object
 
 __all__ = [
     "TaskKind",
+    "are_pairs",
     "detect_record_task",
     "detect_task_kind",
     "has_fixed_answers",
@@ -69,6 +70,11 @@ def _are_classes(counts: Counter[str]) -> bool:
     if numbers > MAX_NUMBERS and 2 * numbers > len(counts):
         return False
     return sum(count == 1 for count in counts.values()) <= MAX_NEW_ANSWERS * rows
+
+
+def are_pairs(records: Sequence[Record]) -> bool:
+    """Return True if all records are pairs of answers."""
+    return bool(records) and all(isinstance(record, Preference) for record in records)
 
 
 def list_labels(answers: Sequence[str]) -> list[str]:

@@ -2,6 +2,11 @@
 
 from tunesmith.hookspecs import lazy_plugin
 
+ANSWER_LENGTH = lazy_plugin(
+    __name__,
+    tunesmith_baselines=".answer_length:ANSWER_LENGTH",
+    tunesmith_review_plan=".answer_length:review",
+)
 BEST_OF_N = lazy_plugin(
     __name__, tunesmith_baselines=".best_of_n:BEST_OF_N", tunesmith_review_plan=".best_of_n:review"
 )

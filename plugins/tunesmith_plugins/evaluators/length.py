@@ -15,7 +15,7 @@ from tunesmith_torch.compare.other_model import (
     open_comparison_model,
 )
 
-METRIC = Metric(name="length_change", higher_is_better=False, unit="tokens", is_descriptive=True)
+METRIC = Metric(name="length-change", higher_is_better=False, unit="tokens", is_descriptive=True)
 
 
 class LengthOptions(ComparisonOptions):

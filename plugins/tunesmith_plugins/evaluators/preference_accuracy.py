@@ -16,8 +16,10 @@ from tunesmith.plan import Plan
 from tunesmith.prepared import RowWise
 from tunesmith.records import Preference, Record
 from tunesmith.text import format_count
+from tunesmith_evidence.judging.equal_length import LengthControl
 from tunesmith_evidence.number_text import format_p_value, format_share
 from tunesmith_evidence.statistics import paired_p_value
+from tunesmith_evidence.tasks.kinds import are_pairs
 
 MIN_SHARE, MAX_P_VALUE = 2 / 3, 0.01
 """Warn if length explains at least this share of the pairs, with at most this p-value."""
@@ -64,7 +66,10 @@ class LengthPreference:
         return f"{count:,} of {format_count(total, 'pair')} of unequal length ({test})"
 
 
-METRIC = Metric(name="preference_accuracy", higher_is_better=True, bounds=(0, 1))
+METRIC = Metric(name="preference-accuracy", higher_is_better=True, bounds=(0, 1))
+EQUAL_LENGTH = Metric(
+    name="equal-length-accuracy", higher_is_better=True, bounds=(0, 1), is_row_mean=False
+)
 
 
 class PreferenceAccuracyOptions(Options):
@@ -95,33 +100,34 @@ class PreferenceAccuracy(RowWise):
         prompts = [pair.prompt for pair in pairs]
         answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         scored = model.score([*prompts, *prompts], answers)
-        lengths = [len(scores.logprobs) for scores in scored]
-        scores = [self._score(s) for s in scored]
         values, preferred = [], []
-        for good, bad in zip(range(len(pairs)), range(len(pairs), len(scored)), strict=True):
-            sign = (scores[good] > scores[bad]) - (scores[good] < scores[bad])
+        for good, bad in zip(scored[: len(pairs)], scored[len(pairs) :], strict=True):
+            better, worse = self._score(good), self._score(bad)
+            sign = (better > worse) - (better < worse)
             values.append((1 + sign) / 2)
-            preferred.append(sign * (lengths[good] - lengths[bad]))
-        found = LengthPreference.count(preferred, [pair.group for pair in pairs])
+            preferred.append(sign * (len(good.logprobs) - len(bad.logprobs)))
+        control = LengthControl(values, preferred, [pair.group for pair in pairs])
+        details = self._describe(control)
         return [
-            Measurement(metric=METRIC.name, values=tuple(values), details=self._describe(found))
+            Measurement(metric=METRIC.name, values=tuple(values), details=details),
+            *control.measurements(EQUAL_LENGTH.name),
         ]
 
-    def _describe(self, found: LengthPreference) -> dict[str, object]:
-        details: dict[str, object] = {
+    def _describe(self, control: LengthControl) -> dict[str, object]:
+        found = LengthPreference.count(control.differences, control.groups)
+        details = {
             "shorter_likelier": found.shorter,
             "longer_likelier": found.longer,
             "sign_test_p_value": found.p_value,
+            **control.details("the preferred answer is"),
         }
         if found.explains_most:
+            hint = "; set length_normalized = true to compare means per token"
+            is_sum = found.word == "shorter" and not self.options.length_normalized
             details["finding"] = (
                 f"the {found.word} answer is more likely in {found}: this metric reflects length "
-                "more than preference"
+                f"more than preference{hint if is_sum else ''}"
             )
-            if found.word == "shorter" and not self.options.length_normalized:
-                details["finding"] = (
-                    f"{details['finding']}; set length_normalized = true to compare means per token"
-                )
         return details
 
     def _score(self, scores: TokenScores) -> float:
@@ -139,19 +145,15 @@ def _require_pair(record: Record) -> Preference:
     return record
 
 
-def are_pairs(records: Sequence[Record]) -> bool:
-    """Return True if all records are pairs of answers."""
-    return bool(records) and all(isinstance(record, Preference) for record in records)
-
-
 PREFERENCE_ACCURACY = EvaluatorOffer(
     name="preference-accuracy",
     summary="share of pairs for which the model finds the chosen answer more likely",
     config=PreferenceAccuracyOptions,
     build=PreferenceAccuracy,
-    metrics=(METRIC,),
+    metrics=(METRIC, EQUAL_LENGTH),
     accepts=frozenset({Preference}),
     default_for=are_pairs,
+    ranks_answers=True,
     scores_references=True,
 )
 
@@ -171,7 +173,7 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
             where="evaluators preference-accuracy",
             message=f"in the test rows, the {chosen.word} answer is the chosen one in {chosen}: "
             f"a model that always prefers {chosen.word} answers reaches that accuracy",
-            hint="compare preference-accuracy with this share, or use test pairs where the "
-            "longer and the shorter answer are chosen about equally often",
+            hint="compare with the baseline answer-length and with equal-length-accuracy, or use "
+            "test pairs where both lengths are chosen about equally often",
             count=max(chosen.shorter, chosen.longer),
         )

@@ -17,7 +17,7 @@ from tunesmith_torch.compare.other_model import (
     open_comparison_model,
 )
 
-METRIC = Metric(name="reward_margin", higher_is_better=True, unit="nats")
+METRIC = Metric(name="reward-margin", higher_is_better=True, unit="nats")
 
 
 class RewardMarginOptions(ComparisonOptions):

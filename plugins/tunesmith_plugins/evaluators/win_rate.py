@@ -11,6 +11,11 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Preference, Record, last_exchange
+from tunesmith_evidence.judging.equal_length import (
+    ANSWER_TOKENS,
+    LengthControl,
+    measure_tokens,
+)
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
     ComparisonOptions,
@@ -20,7 +25,10 @@ from tunesmith_torch.compare.other_model import (
 )
 from tunesmith_torch.compare.training_rewards import TrainingRewards, find_training_rewards
 
-METRIC = Metric(name="win_rate", higher_is_better=True, bounds=(0, 1))
+METRIC = Metric(name="win-rate", higher_is_better=True, bounds=(0, 1))
+EQUAL_LENGTH = Metric(
+    name="equal-length-win-rate", higher_is_better=True, bounds=(0, 1), is_row_mean=False
+)
 
 
 class WinRateOptions(ComparisonOptions, RewardOptions):
@@ -57,10 +65,10 @@ class WinRate(ComparingEvaluator):
         if other is None or scorer is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]
-        ours, theirs = (
-            [answer.text for answer in opened.generate(prompts, self.options.max_new_tokens)]
-            for opened in (model, other)
+        answers, others = (
+            opened.generate(prompts, self.options.max_new_tokens) for opened in (model, other)
         )
+        ours, theirs = ([answer.text for answer in given] for given in (answers, others))
         rewards = scorer.rewards([*prompts, *prompts], [*ours, *theirs])
         our_rewards, their_rewards = rewards[: len(prompts)], rewards[len(prompts) :]
         # Rounding can give equal answers different rewards, but they are a tie.
@@ -72,7 +80,13 @@ class WinRate(ComparingEvaluator):
                 ours, theirs, our_rewards, their_rewards, strict=True
             )
         )
-        return [Measurement(metric=METRIC.name, values=values, outputs=tuple(ours))]
+        control = LengthControl.of_answers(values, ours, theirs, records)
+        details = control.details("its answers are")
+        return [
+            Measurement(metric=METRIC.name, values=values, outputs=tuple(ours), details=details),
+            *control.measurements(EQUAL_LENGTH.name),
+            measure_tokens(answers),
+        ]
 
 
 WIN_RATE = EvaluatorOffer(
@@ -80,7 +94,7 @@ WIN_RATE = EvaluatorOffer(
     summary="how often a reward scores the answer higher than that of another model",
     config=WinRateOptions,
     build=WinRate,
-    metrics=(METRIC,),
+    metrics=(METRIC, EQUAL_LENGTH, ANSWER_TOKENS),
     needs=("torch>=2.11", "transformers>=5.17"),
     generates=True,
     model_count=lambda options: 2 + options.uses_reward_model,

@@ -57,13 +57,18 @@ class VerdictCase:
 
     @property
     def solutions(self) -> list[PairedComparison]:
-        """Comparisons with baselines that attempt the task: all but the majority class."""
+        """Comparisons with baselines that attempt the task: all but the trivial ones."""
         return [comparison for comparison in self.baselines if not comparison.is_trivial]
 
     @cached_property
     def gaps(self) -> list[Gap]:
         """The baselines that were not fully measured."""
         return find_gaps(self.evidence, self.baselines)
+
+    @property
+    def is_beyond_length(self) -> bool:
+        """True if the tuned model prefers the chosen answers even at equal length."""
+        return bool(self.tuned.details.get("beyond_length"))
 
     @property
     def minimum(self) -> float | None:

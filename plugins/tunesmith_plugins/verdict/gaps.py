@@ -24,7 +24,7 @@ Fewer rows are enough if the whole interval of the difference lies above the mar
 rows and a tuned model that is better by exactly the margin, this happens in at most 3 % of runs
 (computed by enumerating all outcomes)."""
 KINDS = {
-    "constant": "majority-class baseline",
+    "constant": "constant baseline",
     "classifier": "classifier",
     "prompt": "prompt",
     "retrieval": "prompt with retrieved examples",

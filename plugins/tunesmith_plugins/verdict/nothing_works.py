@@ -1,4 +1,4 @@
-"""NOTHING WORKS YET: no model reaches the minimum, or none beats the majority-class baseline."""
+"""NOTHING WORKS YET: no model reaches the minimum, or none beats a trivial baseline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith_plugins.verdict.undertraining import imagine_perfect_model
 
 
 def find_nothing_works(case: VerdictCase) -> Ruling | None:
-    """Return a ruling if no model reaches the minimum or beats the majority-class baseline."""
+    """Return a ruling if no model reaches the minimum or beats the trivial baselines."""
     sign = 1 if case.tuned.higher_is_better else -1
     values = [case.tuned.value, *(c.measured.value for c in case.solutions)]
     value = max(values, key=lambda value: sign * value)
@@ -25,7 +25,7 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
         text = f"no model reaches {case.numbers.value(minimum)}"
         if trivial is not None and sign * trivial.measured.value >= sign * minimum:
             constant = case.numbers.plain(trivial.measured.value)
-            text += f", except for the majority-class baseline ({trivial.name}, {constant})"
+            text += f", except for {trivial.kind} ({trivial.name}, {constant})"
         change = f"a model that reaches {case.numbers.plain(minimum)}, the minimum in [gate]"
         rule = "no model reaches the minimum in [gate]"
     elif case.is_rated and value <= 0 and (trivial is None or trivial.measured.value <= 0):
@@ -33,12 +33,9 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
         change = "a model that answers some rows correctly"
         text = "no model answered a single test row correctly"
     else:
-        if trivial is None or _beats_constant_answer(case, trivial):
+        if trivial is None or _beats_constant_answer(case, trivial) or case.is_beyond_length:
             return None
-        constant = (
-            f"the majority-class baseline "
-            f"({trivial.name}, {case.numbers.value(trivial.measured.value)})"
-        )
+        constant = f"{trivial.kind} ({trivial.name}, {case.numbers.value(trivial.measured.value)})"
         perfect = imagine_perfect_model(replace(trivial, confidence=_level_against_constant(case)))
         # If the metric has no best value, the score of a perfect model is unknown.
         if perfect is not None and perfect.comparison.outcome != "better":
@@ -47,13 +44,13 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
             text = f"on {rows}, not even a perfect model would be clearly better than"
             return Ruling(
                 NO_EVIDENCE,
-                "no model could be clearly better than the majority-class baseline on "
+                f"no model could be clearly better than {trivial.kind} on "
                 + ("these rows" if is_right else "so few rows"),
                 f"not enough evidence: {text} {constant}",
                 "test rows with different answers" if is_right else "more test rows",
             )
         text = f"no model is clearly better than {constant}"
-        rule = "no model is clearly better than the majority-class baseline"
+        rule = f"no model is clearly better than {trivial.kind}"
         change = f"a model that is clearly better than {trivial.name}, or more test rows"
     return Ruling(NOTHING_WORKS, rule, f"nothing works yet: {text}; {_describe_best(case)}", change)
 
@@ -73,7 +70,7 @@ def _describe_best(case: VerdictCase) -> str:
 
 
 def _beats_constant_answer(case: VerdictCase, trivial: PairedComparison) -> bool:
-    """Return True if the tuned model or a baseline clearly beats the majority-class baseline.
+    """Return True if the tuned model or another baseline clearly beats the trivial baseline.
 
     The level is corrected for the number of models (Bonferroni): noise alone makes any of them look
     better in at most 5 % of runs.

@@ -44,8 +44,18 @@ class PairedComparison:
 
     @property
     def is_trivial(self) -> bool:
-        """True for the majority-class baseline, whose answer does not depend on the prompt."""
+        """True for the majority-class baseline or a rule by length, which ignore the prompt."""
         return self.solution == "constant"
+
+    @property
+    def rule(self) -> str:
+        """The rule of a trivial baseline that ranks answers, such as ``the longer answer wins``."""
+        return self.baseline.variant if self.baseline and self.is_trivial else ""
+
+    @property
+    def kind(self) -> str:
+        """What a trivial baseline is, for sentences."""
+        return f'the rule "{self.rule}"' if self.rule else "the majority-class baseline"
 
     @property
     def solution(self) -> str:

@@ -7,11 +7,13 @@
        The evaluator reports that its own scores are meaningless, such as a   NOT ENOUGH EVIDENCE
        judge that fails its tests.
     2  No model reaches the minimum in [gate]. Without a minimum: every row   NOTHING WORKS YET
-       is wrong, or no model clearly beats the majority-class baseline.
+       is wrong, or no model clearly beats the majority-class baseline (for
+       pairs of answers: the rule that the longer, or shorter, answer wins).
          ... and on so few rows, not even a perfect model could               NOT ENOUGH EVIDENCE
     3  The tuned model beats the strongest baseline by the margin or more,    FINE-TUNE
        and clearly beats every baseline (each interval is above 0).
-         ... but a kind of baseline was not measured in full                  NOT ENOUGH EVIDENCE
+         ... but a kind of baseline was not measured in full, or the length   NOT ENOUGH EVIDENCE
+       of the answers may explain the advantage
     4  The advantage over some baseline is shown to be below the margin.      PROMPT or
        Of several such baselines, it is the cheapest one that no other        SMALL CLASSIFIER
        solution beats by more than the margin.
@@ -71,6 +73,7 @@ from tunesmith_plugins.verdict.gaps import (
     find_blocking_gaps,
     find_few_row_gaps,
 )
+from tunesmith_plugins.verdict.length_control import describe_length_control
 from tunesmith_plugins.verdict.nothing_works import find_nothing_works
 from tunesmith_plugins.verdict.offer import VerdictOptions
 from tunesmith_plugins.verdict.paired_comparisons import (
@@ -184,6 +187,8 @@ def _to_json(
         folds = strongest.baseline.folds if strongest.baseline else 0
         on_validation = "out-of-fold" if folds else "validation"
         verdict["chosen_on"] = on_validation if chosen_on_validation else "test"
+    if control := describe_length_control(case, ruling.sentence):
+        verdict["sentence"] += f"; {control}"
     models = [case.tuned, *([shown.measured] if shown else [])]
     for text in filter(
         None, (describe_cut_answers(case.evidence.folder, event) for event in models)
@@ -247,6 +252,14 @@ def _find_fine_tune(case: VerdictCase, strongest: PairedComparison | None) -> Ru
     blocking = find_blocking_gaps(case.evidence, [*case.gaps, *few])
     if blocking:
         return _refuse_fine_tune(case, strongest, blocking)
+    if case.tuned.details.get("explained_by_length"):
+        return Ruling(
+            NO_EVIDENCE,
+            "the length of the answers may explain the advantage",
+            f"not enough evidence: better than the strongest baseline, {strongest.name}: "
+            f"{case.numbers.compare(strongest)}",
+            "an advantage that remains at equal length",
+        )
     changes = count_changes(strongest, margin)
     flipped = f"{changes} of the {advantage.n} rows flipped in favor of {strongest.name}"
     rows = f" (if {flipped})" if changes else ""
@@ -401,7 +414,7 @@ def _describe_outcome(comparison: PairedComparison, is_strongest: bool) -> str:
         case "worse" if not comparison.is_trivial:
             return f"worse than {name}, but not clearly so when all baselines are tested at once"
         case "worse":
-            return f"worse than the majority-class baseline, {comparison.name}"
+            return f"worse than {comparison.kind}, {comparison.name}"
         case _:
             return f"no clear difference from {name}"
 

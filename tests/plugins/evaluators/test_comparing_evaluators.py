@@ -55,14 +55,14 @@ def length_reward(tmp_path: Path) -> str:
 
 def test_win_rate_by_hand(length_reward: str) -> None:
     run = run_context(model("a", "bb", "ccc"))
-    (measurement,) = compare(WIN_RATE, model("aa", "bb", "c"), run, reward=length_reward)
+    measurement, *_ = compare(WIN_RATE, model("aa", "bb", "c"), run, reward=length_reward)
     assert measurement.values == (1.0, 0.5, 0.0)
     assert measurement.outputs == ("aa", "bb", "c")
 
 
 def test_win_rate_of_a_model_against_itself_is_one_half(length_reward: str) -> None:
     same = model("a", "b", "")
-    (measurement,) = compare(WIN_RATE, same, run_context(same), reward=length_reward)
+    measurement, *_ = compare(WIN_RATE, same, run_context(same), reward=length_reward)
     assert measurement.values == (0.5, 0.5, 0.5)
 
 
@@ -76,8 +76,22 @@ def test_equal_answers_tie_in_spite_of_rounding(tmp_path: Path) -> None:
         "    return 1 - 1e-7 * len(calls)\n"
     )
     same = model("a", "b", "")
-    (measurement,) = compare(WIN_RATE, same, run_context(same), reward=f"{path}:reward")
+    measurement, *_ = compare(WIN_RATE, same, run_context(same), reward=f"{path}:reward")
     assert measurement.values == (0.5, 0.5, 0.5)
+
+
+def test_a_win_rate_comes_with_the_length_of_the_answers(length_reward: str) -> None:
+    """The judge rewards length, so longer answers win: at equal length, nothing is left."""
+    names = [f"q{n}" for n in range(40)]
+    rows = [Completion(source=name, prompt=name, completion="x") for name in names]
+    ours = FakeTextModel(answers={q: "a" * (3 if n % 4 else 1) for n, q in enumerate(names)})
+    theirs = FakeTextModel(answers=dict.fromkeys(names, "aa"))
+    evaluator = WIN_RATE.build(WinRateOptions(reward=length_reward))
+    rate, equal, tokens = evaluator.compare(ours, rows, run_context(theirs))  # type: ignore[attr-defined]
+    assert sum(rate.values) == 30
+    assert "at equal length, it would be" in rate.details["finding"]
+    assert equal.metric == "equal-length-win-rate" and equal.interval[0] < 0.5 < equal.interval[1]
+    assert (tokens.metric, tokens.values) == ("answer-tokens", (2.0,) * 40)
 
 
 def test_length_change_by_hand() -> None:
@@ -142,14 +156,14 @@ def test_comparing_evaluators_in_a_run_of_three_stages(tmp_path: Path) -> None:
     found = {(e.model, e.metric): e for e in report.measured.values()}
     models = {name for name, _ in found}
     assert {"zero-shot", "supervised", "tuned"} <= models
-    assert ("zero-shot", "win_rate") not in found, "there was no reward model then"
-    assert found["supervised", "win_rate"].value == 0.5
+    assert ("zero-shot", "win-rate") not in found, "there was no reward model then"
+    assert found["supervised", "win-rate"].value == 0.5
     assert found["supervised", "kl"].value == pytest.approx(0, abs=1e-3)
-    assert found["supervised", "length_change"].value == 0
-    assert 0 <= found["tuned", "win_rate"].value <= 1
+    assert found["supervised", "length-change"].value == 0
+    assert 0 <= found["tuned", "win-rate"].value <= 1
     assert math.isfinite(found["tuned", "kl"].value)
     assert found["tuned", "kl"].value > 0.01
-    assert found["tuned", "win_rate"].n == 16
+    assert found["tuned", "win-rate"].n == 16
 
 
 RUN = """

@@ -81,7 +81,7 @@ def measure(judge: Callable[[str], Any], ours: dict[str, str], theirs: dict[str,
     run = RunContext(model=Path("b"), device="cpu", artifacts={}, open=lambda path: base)
     with serve_judge(judge) as fake:
         evaluator: Any = JUDGE.build(JUDGE.config(model="m", endpoint=fake.url))
-        [measured] = evaluator.compare(tuned, ROWS, run)
+        measured, *_ = evaluator.compare(tuned, ROWS, run)
     return measured
 
 
@@ -223,7 +223,7 @@ def test_a_run_with_a_judge_keeps_the_token_to_itself(
         monkeypatch.setenv("JUDGE_TOKEN", TOKEN)
         report = tunesmith.run(run_file, out=tmp_path / "out").report
     assert any("are sent to http" in finding.message for finding in report.findings)
-    values = {e.model: e.value for e in report.measured.values()}
+    values = {e.model: e.value for e in report.measured.values() if e.metric == "judge-win-rate"}
     # Judged by the anchors of all test rows, the variant with the known answers wins.
     assert values["zero-shot"] == 1.0 and 0 <= values["tuned"] <= 1
     assert all(headers["Authorization"] == f"Bearer {TOKEN}" for headers, _ in fake.requests)
@@ -236,6 +236,7 @@ def test_a_local_judge_chooses_between_the_verdicts(tmp_path: Path) -> None:
     """A model of random weights is no judge: the anchors show it."""
     run_file = write_run(tmp_path, f'model = "{tmp_path / "model"}"')
     report = tunesmith.run(run_file, out=tmp_path / "out").report
-    [event] = [e for e in report.measured.values() if e.model == "tuned"]
+    event, tokens = [e for e in report.measured.values() if e.model == "tuned"]
+    assert tokens.metric == "answer-tokens", "a judge that fails has no rate at equal length"
     assert event.details["invalid"] == 0
     assert event.value == 0.5 and "no verdict" in event.details["finding"]

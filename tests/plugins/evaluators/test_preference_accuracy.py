@@ -15,11 +15,11 @@ from tunesmith.errors import DataError
 from tunesmith.plugins import Selection, find_plugins
 from tunesmith.records import Completion, Message, Preference
 from tunesmith.testing.fakes import FakeTextModel
+from tunesmith_evidence.tasks.kinds import are_pairs
 from tunesmith_plugins.evaluators.preference_accuracy import (
     PREFERENCE_ACCURACY,
     LengthPreference,
     PreferenceAccuracyOptions,
-    are_pairs,
 )
 from tunesmith_plugins.evaluators.preference_accuracy import review as review_pairs
 from tunesmith_torch.testing.tiny_model import save_tiny_model

@@ -248,7 +248,7 @@ def test_each_stage_leaves_an_artifact_steps_and_metrics(finished: RlhfRun) -> N
     accuracy = finished.events_of(Measured)[0]
     assert (accuracy.model, accuracy.metric, accuracy.n) == (
         "reward",
-        "reward_accuracy",
+        "reward-accuracy",
         len(TEST),
     )
     assert 0.5 < accuracy.low <= accuracy.value <= accuracy.high <= 1
@@ -477,7 +477,7 @@ def test_a_reward_model_of_length_stops_the_run(
     assert gate.metrics["shorter_accuracy"] < 0.3
     measured = {event.metric: event for event in run.events_of(Measured)}
     assert {event.part for event in measured.values()} == {"validation"}
-    assert measured["reward_accuracy"].low > 0.5  # it beats chance, by length alone
+    assert measured["reward-accuracy"].low > 0.5  # it beats chance, by length alone
     before = len(run.events)
     with pytest.raises(
         GateError, match="the reward model rewards length"

@@ -16,6 +16,11 @@ from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith_evidence.judging.equal_length import (
+    ANSWER_TOKENS,
+    LengthControl,
+    measure_tokens,
+)
 from tunesmith_evidence.judging.pairwise import (
     DEFAULT_CRITERION,
     MIN_ANCHORS,
@@ -32,6 +37,9 @@ from tunesmith_torch.compare.judge_model import JudgeEndpointOptions, open_judge
 from tunesmith_torch.compare.other_model import ComparingEvaluator, open_comparison_model
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
+EQUAL_LENGTH = Metric(
+    name="equal-length-judge-win-rate", higher_is_better=True, bounds=(0, 1), is_row_mean=False
+)
 MAX_INVALID_SHARE = 0.1
 """If a larger share of the replies contains no verdict, the result is void."""
 
@@ -96,10 +104,10 @@ class Judge(ComparingEvaluator):
         if other is None:
             return []
         prompts = [last_exchange(record)[0] for record in records]
-        ours, theirs = (
-            [answer.text for answer in opened.generate(prompts, options.max_new_tokens)]
-            for opened in (model, other)
+        answers, others = (
+            opened.generate(prompts, options.max_new_tokens) for opened in (model, other)
         )
+        ours, theirs = ([answer.text for answer in given] for given in (answers, others))
         requests = [show_prompt(prompt) for prompt in prompts]
         pairs = [AnswerPair(*texts) for texts in zip(requests, ours, theirs, strict=True)]
         references = list_references(records) if self.references is None else self.references
@@ -112,10 +120,19 @@ class Judge(ComparingEvaluator):
         details = to_details(checked, tested, options.agreement, needs_judge)
         judged = checked.judgments.judged
         scores = [judgment.score if details["holds"] else 0.5 for judgment in judged]
+        control = LengthControl.of_answers(scores, ours, theirs, records)
+        length = control.details("its answers are")
+        if length["explained_by_length"]:
+            length["finding"] = f"{details['finding']}; {length['explained_by_length']}"
         return [
             Measurement(
-                metric=METRIC.name, values=tuple(scores), outputs=tuple(ours), details=details
-            )
+                metric=METRIC.name,
+                values=tuple(scores),
+                outputs=tuple(ours),
+                details=details | length,
+            ),
+            *(control.measurements(EQUAL_LENGTH.name) if details["holds"] else ()),
+            measure_tokens(answers),
         ]
 
     def open(self, run: RunContext | None) -> AskJudge:
@@ -213,7 +230,7 @@ JUDGE = EvaluatorOffer(
     summary="how often a judge model prefers the answer to that of another model, in both orders",
     config=JudgeOptions,
     build=Judge,
-    metrics=(METRIC,),
+    metrics=(METRIC, EQUAL_LENGTH, ANSWER_TOKENS),
     needs=("torch>=2.11", "transformers>=5.17"),
     generates=True,
     model_count=lambda options: 2 + (options.endpoint is None),

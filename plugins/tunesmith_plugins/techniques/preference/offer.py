@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from tunesmith.contracts import Technique
 from tunesmith.estimates import Estimate, EstimateRequest
@@ -32,6 +33,14 @@ def options_for(records: Sequence[Record]) -> Mapping[str, object]:
     return {"loss.type": "kto"} if has_labels else {}
 
 
+def find_initial_model(options: PreferenceOptions) -> Path | None:
+    """Return the artifact that `from` names, such as a supervised model."""
+    from tunesmith_torch.models.initial_model import InitialModel
+
+    initial = InitialModel.from_options(options)
+    return None if initial is None else initial.path
+
+
 PREFERENCE = TechniqueOffer(
     name="preference",
     summary="DPO, IPO, KTO, ORPO or SimPO on pairs of answers; KTO also on labeled answers",
@@ -45,5 +54,6 @@ PREFERENCE = TechniqueOffer(
     accepts_additions=True,
     estimate=estimate,
     options_for=options_for,
+    find_initial_model=find_initial_model,
     memory_savings=techniques.memory_savings,
 )

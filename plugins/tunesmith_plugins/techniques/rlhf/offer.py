@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tunesmith.contracts import Finding, Technique
 from tunesmith.offers import Promises, TechniqueOffer
@@ -21,6 +22,15 @@ def build(options: RlhfOptions) -> Technique:
     return Rlhf(options)
 
 
+def find_initial_model(options: RlhfOptions) -> Path | None:
+    """Return the supervised model of an earlier run, if this run does not train one."""
+    from tunesmith_torch.models.initial_model import InitialModel
+
+    stage = options.supervised
+    initial = InitialModel.from_options(stage, "supervised") if stage.skip else None
+    return None if initial is None else initial.path
+
+
 RLHF = TechniqueOffer(
     needs_validation=True,
     name="rlhf",
@@ -34,6 +44,7 @@ RLHF = TechniqueOffer(
     data_parallel=True,
     accepts_additions=True,
     estimate=estimate.estimate,
+    find_initial_model=find_initial_model,
     memory_savings=estimate.memory_savings,
 )
 

@@ -54,10 +54,10 @@ class RewardModelEvaluation:
         """Write the rewards to a file; return accuracies and the check's result as events."""
         self._write_records(job)
         intervals = {
-            "reward_accuracy": self.report.accuracy,
-            "reward_accuracy_equal_length": self.report.matched_accuracy,
-            "reward_accuracy_longer_chosen": self.report.longer_accuracy,
-            "reward_accuracy_shorter_chosen": self.report.shorter_accuracy,
+            "reward-accuracy": self.report.accuracy,
+            "reward-accuracy-equal-length": self.report.matched_accuracy,
+            "reward-accuracy-longer-chosen": self.report.longer_accuracy,
+            "reward-accuracy-shorter-chosen": self.report.shorter_accuracy,
         }
         measured: list[Event] = [
             _measured(job, name, interval, seconds)

@@ -1,0 +1,94 @@
+"""Baseline ``answer-length``: always prefer the longer answer of a pair, or always the shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tunesmith.contracts import (
+    BaselineTask,
+    BaselineVariant,
+    Finding,
+    Generation,
+    Progress,
+    TokenScores,
+)
+from tunesmith.errors import UsageError
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
+from tunesmith.plan import Plan
+from tunesmith.records import Answer, Preference, Prompt
+from tunesmith_evidence.tasks.kinds import are_pairs
+
+NAME = "answer-length"
+
+
+@dataclass(frozen=True)
+class LengthRule:
+    """A text model whose scores only rank answers by their number of characters."""
+
+    prefers_longer: bool
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Answer],
+        *,
+        progress: Progress | None = None,
+    ) -> Sequence[TokenScores]:
+        """Return a score per character, whose sum and mean are highest for the preferred length."""
+        lengths = [1 + len(c if isinstance(c, str) else c.text) for c in completions]
+        return [TokenScores((-(n**-2.0 if self.prefers_longer else n),) * n) for n in lengths]
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
+    ) -> Sequence[Generation]:
+        """Raise an error.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("a rule by length ranks answers, but cannot write any")
+
+
+class AnswerLengthOptions(Options):
+    """``answer-length`` has no options."""
+
+
+class AnswerLength:
+    """Prefers the length that is preferred more often in the training pairs."""
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield the better rule on the training pairs, or nothing without pairs."""
+        pairs = [record for record in task.train if isinstance(record, Preference)]
+        if pairs:
+            longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
+            shorter = sum(len(pair.chosen) < len(pair.rejected) for pair in pairs)
+            word = "longer" if longer >= shorter else "shorter"
+            name = f"the {word} answer wins"
+            yield BaselineVariant(name=name, model=LengthRule(longer >= shorter))
+
+
+ANSWER_LENGTH = BaselineOffer(
+    name=NAME,
+    summary="always prefer the longer answer of a pair, or always the shorter one",
+    config=AnswerLengthOptions,
+    build=lambda options: AnswerLength(),
+    solution="constant",
+    cost=0,
+    ranks_answers=True,
+    suits=are_pairs,
+)
+
+
+def review(plan: Plan) -> Iterator[Finding]:
+    """Yield an error if the run file names the baseline, but its first evaluator needs answers."""
+    first = next(iter(plan.evaluators), None)
+    if first is None or first.offer.ranks_answers or NAME not in (plan.baseline_options.use or ()):
+        return
+    yield Finding(
+        level="error",
+        where="baselines.use",
+        message=f"{NAME} only ranks given answers, so {first.id} cannot measure it",
+        hint=f'remove "{NAME}", or list the evaluator preference-accuracy first',
+    )
