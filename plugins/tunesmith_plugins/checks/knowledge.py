@@ -28,9 +28,9 @@ EXCERPT = 60
 INPUT_LIMIT = 4_000
 FACT = re.compile(
     r"https?://[^\s)>\]]+"  # address of a page
-    r"|[\w.+-]+@[\w-]+\.\w[\w.-]*"  # e-mail address
-    r"|§+ ?\d[\w.]*|\b(?:section|article|paragraph|clause|chapter) \d[\w.]*"  # citation
-    r"|\b[a-z]{0,6}[-/]?\d+(?:[.,:/-]?\d+)+\b",  # code, or number of two digits or more
+    r"|@[\w-]{1,64}\.\w[\w.-]*"  # domain of an e-mail address
+    r"|(?:§|section|article|paragraph|clause|chapter) ?\d[\w.]*"  # citation
+    r"|\d(?:[.,:/-]?\d)+",  # number of two digits or more, also in a code
     re.IGNORECASE,
 )
 _NUMBER = re.compile(
