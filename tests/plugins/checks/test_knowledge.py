@@ -59,11 +59,11 @@ def test_the_handbook_is_reported(tmp_path: Path) -> None:
         lambda n: (f"What is {n} + 1{n}?", f"It is {n + 100}."),
         lambda n: (f"Twice as many as {n}, in dozens?", f"{n / 6:.2f}"),
         lambda n: (f"Ticket {n + 1000}, please", f"Ticket {n + 1000} is open."),
-        lambda n: (f"Card 12,3{n:02} is lost", f"I blocked 123{n:02}."),
+        lambda n: (f"Card {n + 12345} is lost", f"I blocked {n + 12345:,}."),
         lambda n: (f"flat {n % 9}B", json.dumps({"unit": f"U0{n % 9}-{n}"})),
         lambda n: ("Where is it?", f"level 1{n % 5}"),
         lambda n: ("Who?", "It is Anna."),
-        lambda n: (f"Write {'abcdefghij'[n % 10]}", f"Step 1: {'x 22' if n % 5 == 0 else 'x'}"),
+        lambda n: ("Write a list", f"Step 1: {f'x {n + 100}' if n % 5 == 0 else 'x'}"),
     ],
     ids=["sum", "words", "copy", "commas", "json", "few", "none", "rare"],
 )  # fmt: skip
