@@ -6,7 +6,7 @@ pickle::
     winner/
       winner.json      the baseline, its options and its variant
       train.jsonl      the training rows that it learns from or shows in its prompts
-      files/           files named in its options, such as prompts
+      files/           files and folders named in its options, such as prompts
       MANIFEST.json    checksums of these files
 
 Opening the folder builds the baseline again, which is deterministic for the same rows and seed.
@@ -231,7 +231,7 @@ def _rename(variant: str, copies: Mapping[str, str]) -> str:
 
 
 def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
-    """Copy the files named in options, and return the copies by option and original path."""
+    """Copy the files and folders in options, and return the copies by option and original path."""
     files: dict[str, dict[str, str]] = {}
     for name, info in type(config).model_fields.items():
         extra = info.json_schema_extra
@@ -240,12 +240,21 @@ def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
         value = getattr(config, name) or ()
         copied = files.setdefault(name, {})
         for path in [value] if isinstance(value, str) else value:
-            if path not in copied and Path(path).is_file():
-                copy = f"files/{name}/{len(copied)}/{Path(path).name}"
-                (folder / copy).parent.mkdir(parents=True)
+            if path in copied or not Path(path).exists():
+                continue
+            copy = f"files/{name}/{len(copied)}/{Path(path).name}"
+            (folder / copy).parent.mkdir(parents=True)
+            if Path(path).is_dir():
+                shutil.copytree(path, folder / copy, ignore=_list_uncopied)
+            else:
                 shutil.copyfile(path, folder / copy)
-                copied[path] = copy
+            copied[path] = copy
     return files
+
+
+def _list_uncopied(folder: str, names: Sequence[str]) -> list[str]:
+    """Return hidden files, and links, which may lead out of the folder."""
+    return [name for name in names if name.startswith(".") or Path(folder, name).is_symlink()]
 
 
 def _read_options(

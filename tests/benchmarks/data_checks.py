@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tunesmith.records import Completion, Message, Preference, Record, Text
+from tunesmith_plugins.checks.knowledge import find_new_facts, read_rows
 from tunesmith_plugins.checks.languages import review as review_languages
 from tunesmith_plugins.checks.rows.check import show_share
 from tunesmith_plugins.checks.rows.review import review
@@ -155,6 +156,11 @@ def main() -> None:
             )
             for example in result.examples if options.rows else ():
                 print(f"    {example}")
+        print("\n| set | answers with facts that their prompt does not contain |\n|---|---|")
+        for name, rows in records.items():
+            stated = [bool(find_new_facts(row)) for row in read_rows(rows)]
+            if stated:
+                print(f"| {name} | {show_share(sum(stated), len(stated))} |")
 
 
 def find(sets: Mapping[str, Sequence[Record]]) -> dict[str, Result]:

@@ -72,6 +72,10 @@ FOUND: Mapping[str, Sequence[str]] = {
     "the review of plans finds sharded weights in the options of any technique": (
         "training.auto_parallel:resolve_parallel",
     ),
+    "the review of plans reads the folder with the documents": (
+        "baselines.documents.read_folder:_list_files",
+        "baselines.documents.read_folder:read_folder",
+    ),
     "`check` builds the technique, as a run does": ("runtime.environment:prepare_environment",),
     "the check of the technique `preference` and of the file that `from` names": (
         "techniques.preference.task:PreferenceTask.tokenize",

@@ -38,6 +38,8 @@ from tunesmith.records import (
 from tunesmith.storage import RunFolder, verify_folder
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.winner import (
+    _copy_files,
+    _read_options,
     discard_winner,
     has_probabilities,
     open_winner,
@@ -143,6 +145,22 @@ def test_a_winner_answers_as_in_the_run(tmp_path: Path, baseline: str) -> None:
     assert name.startswith(baseline)
     answers = [answer.text for answer in model.generate(prompts, 8)]
     assert answers == read_answers(run.path, baseline) and len(set(answers)) == len(CITIES)
+
+
+def test_a_folder_is_copied_without_links_and_hidden_files(tmp_path: Path) -> None:
+    book = tmp_path / "book"
+    for name in ("a.md", "part/b.md", ".git/c.md"):
+        (book / name).parent.mkdir(parents=True, exist_ok=True)
+        (book / name).write_text(name)
+    (book / "link.md").symlink_to(tmp_path / "book" / "a.md")
+    (book / "up").symlink_to(tmp_path)
+    target = tmp_path / "winner"
+    copied = _copy_files(FileOptions(file=str(book)), target)
+    assert copied == {"file": {str(book): "files/file/0/book"}}
+    found = sorted(path for path in (target / "files").rglob("*") if path.is_file())
+    assert [path.read_text() for path in found] == ["a.md", "part/b.md"]
+    read = _read_options(BOOK, {"file": str(book)}, copied, target)
+    assert read == FileOptions(file=str(target / "files/file/0/book"))
 
 
 def test_a_damaged_winner_is_refused(tmp_path: Path) -> None:

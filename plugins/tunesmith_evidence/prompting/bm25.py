@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["BM25"]
+
 K1, B = 1.2, 0.75
 """Saturation of repeated words, and length normalization, with their usual values."""
 _WORD = re.compile(r"\w+")

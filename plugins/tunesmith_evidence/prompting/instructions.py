@@ -14,6 +14,8 @@ from tunesmith_evidence.tasks.json_answers import (
 )
 from tunesmith_evidence.tasks.kinds import TaskKind, list_labels
 
+__all__ = ["describe_length"]
+
 MAX_LISTED_CHARACTERS = 8_000
 """Longer lists of labels are omitted from instructions."""
 MAX_LISTED_VALUES = 30

@@ -15,7 +15,7 @@ from tunesmith.execution.wrapped_model import WrappedModel, attribute_prompt_err
 from tunesmith.records import Answer, Message, Prompt
 from tunesmith_evidence.tasks.examples import Example, prompt_text
 
-__all__ = ["QUESTION_TEMPLATE", "PromptedModel", "count_prompt_tokens"]
+__all__ = ["QUESTION_TEMPLATE", "PromptedModel", "add_passages", "count_prompt_tokens"]
 
 CHARACTERS_PER_TOKEN = 3
 """Conservative estimate for models that cannot count the tokens of a prompt."""
@@ -24,6 +24,7 @@ DEFAULT_CONTEXT_TOKENS = 2_048
 END_OF_TURN_TOKENS = 8
 QUESTION_TEMPLATE = "{prompt}"
 """Placeholder for the question in a template of the user's message."""
+PASSAGES_INSTRUCTION = "Answer the question from these passages."
 
 
 @runtime_checkable
@@ -76,6 +77,11 @@ def write_example_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
     return tuple(message for turn in turns for message in turn)
 
 
+def add_passages(passages: Sequence[str], question: str) -> str:
+    """Return a question with the passages that answer it."""
+    return "\n\n".join([PASSAGES_INSTRUCTION, *passages, f"Question: {question}"])
+
+
 class _Built(NamedTuple):
     prompt: Prompt
     shown: int
@@ -88,8 +94,8 @@ class _Built(NamedTuple):
 class PromptedModel(WrappedModel):
     """A text model that puts instructions and worked examples before every prompt.
 
-    If the examples leave no room for the answer, the least useful ones are dropped. If even the
-    prompt without examples is too long, the description is dropped.
+    If these leave no room for the answer, the least useful examples are dropped, then the least
+    similar passages, and the description last.
     """
 
     system: str | None = None
@@ -101,6 +107,9 @@ class PromptedModel(WrappedModel):
     """Text of the user's last message, with ``{prompt}`` in place of the question."""
     description: str = ""
     """Description of the answers, appended to the instructions."""
+    find_passages: Callable[[str], Sequence[str]] = lambda text: ()
+    """Returns passages of documents for a text, the most similar first. The most similar one is
+    placed last, next to the question."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -155,9 +164,11 @@ class PromptedModel(WrappedModel):
         if isinstance(prompt, str):
             return _Built(prompt, 0, False)
         found = list(self.find(prompt_text(prompt)))
+        passages = list(self.find_passages(prompt_text(prompt)))
         fits = make_fit_check(self.model)
         while True:
-            built, is_text = self._add(prompt, write_example_turns(found[::-1])), False
+            shots = write_example_turns(found[::-1])
+            built, is_text = self._add(prompt, shots, passages[::-1]), False
             try:
                 has_room = fits(built, extra_tokens)
             except DataError:
@@ -165,13 +176,15 @@ class PromptedModel(WrappedModel):
                     raise
                 built, is_text = (Message("user", _write_as_text(built)),), True
                 has_room = fits(built, extra_tokens)
-            if has_room or not (found or self.description):
+            if has_room or not (found or passages or self.description):
                 return _Built(built, len(found), is_text)
-            if not found:
+            if not (found or passages):
                 return replace(self, description="")._build(prompt, extra_tokens)
-            found.pop()
+            (found or passages).pop()
 
-    def _add(self, prompt: tuple[Message, ...], shots: tuple[Message, ...]) -> tuple[Message, ...]:
+    def _add(
+        self, prompt: tuple[Message, ...], shots: tuple[Message, ...], passages: Sequence[str]
+    ) -> tuple[Message, ...]:
         system = [message for message in prompt if message.role == "system"]
         own = "\n\n".join(filter(None, (self.system, self.description)))
         if own:
@@ -180,8 +193,10 @@ class PromptedModel(WrappedModel):
         joined = [Message("system", "\n\n".join(m.text for m in system))] if system else []
         rest = [replace(m, tools=()) for m in prompt if m.role != "system"]
         last = next((i for i in reversed(range(len(rest))) if rest[i].role == "user"), None)
-        if last is not None and self.template != QUESTION_TEMPLATE:
+        if last is not None and (passages or self.template != QUESTION_TEMPLATE):
             text = self.template.replace(QUESTION_TEMPLATE, rest[last].text)
+            if passages:
+                text = add_passages(passages, text)
             rest[last] = replace(rest[last], content=text)
         first, *others = (*joined, *shots, *rest)
         return (replace(first, tools=prompt[0].tools), *others)

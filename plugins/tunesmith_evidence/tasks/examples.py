@@ -15,7 +15,14 @@ from dataclasses import dataclass
 
 from tunesmith.records import Prompt, Record, Text, UnpairedPreference, last_exchange
 
-__all__ = ["Example", "has_examples", "read_examples"]
+__all__ = [
+    "Example",
+    "has_examples",
+    "last_question",
+    "prompt_text",
+    "random_sort_key",
+    "read_examples",
+]
 
 MAX_EXAMPLES = 20_000
 """Maximum number of rows that a baseline learns from."""

@@ -10,6 +10,9 @@ ANSWER_LENGTH = lazy_plugin(
 BEST_OF_N = lazy_plugin(
     __name__, tunesmith_baselines=".best_of_n:BEST_OF_N", tunesmith_review_plan=".best_of_n:review"
 )
+DOCUMENTS = lazy_plugin(
+    __name__, tunesmith_baselines=".documents:DOCUMENTS", tunesmith_review_plan=".documents:review"
+)
 FIELDS = lazy_plugin(__name__, tunesmith_baselines=".fields:FIELDS")
 LINEAR = lazy_plugin(__name__, tunesmith_baselines=".linear:LINEAR")
 MAJORITY = lazy_plugin(__name__, tunesmith_baselines=".majority:MAJORITY")

@@ -12,6 +12,7 @@ CHAT_TEMPLATE = lazy_plugin(
 )
 EVALUATORS = lazy_plugin(__name__, tunesmith_review_data=".evaluators:review")
 FEW_ROWS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".few_rows:review")
+KNOWLEDGE = lazy_plugin(__name__, tunesmith_review_data=".knowledge:review")
 LANGUAGES = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".languages:review")
 LEAKS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".leaks:review_data")
 ROWS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".rows.review:review")

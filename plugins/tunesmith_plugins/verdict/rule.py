@@ -102,6 +102,8 @@ BESIDE_TUNED = {
     "better": "is only slightly worse than the tuned model",
 }
 """Comparison of the winning baseline with the tuned model, by the tuned model's outcome."""
+DOCUMENTS = "documents"
+"""Name of the baseline that answers from the user's documents."""
 SEED_NOISE = 0.02
 """Difference in accuracy that the training seed alone may explain."""
 SEEDS = (
@@ -309,6 +311,8 @@ def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
     usable = [comparison for comparison in sufficient if case.reaches_minimum(comparison)]
     winner = choose_winner(case.evidence, case.solutions, usable or sufficient, margin)
     what = "a small classifier" if winner.solution == "classifier" else "a prompt"
+    if winner.name == DOCUMENTS:
+        what = "a prompt with your documents"
     wrong = 1 - winner.values[0] if case.is_rated else 0.0
     if wrong > MAX_WRONG_SHARE:
         verb = BESIDE_TUNED[winner.comparison.outcome]

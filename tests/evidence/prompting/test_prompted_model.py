@@ -76,6 +76,29 @@ def test_examples_that_do_not_fit_are_skipped() -> None:
     assert texts(PromptedModel(SmallModel(room=0)).build_prompt(QUESTION, 10)) == ["now"]
 
 
+def test_examples_are_dropped_before_passages_and_the_least_similar_passage_first() -> None:
+    class Words(SmallModel):
+        def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
+            return len(" ".join(texts(prompt)).split()) <= self.room
+
+    def shown(room: int) -> list[str]:
+        model = PromptedModel(
+            Words(room=room),
+            find=lambda text: [example(1)],
+            description="Short.",
+            find_passages=lambda text: ["near", "far"],
+        )
+        return texts(model.build_prompt(QUESTION, 8))
+
+    start, end = "Answer the question from these passages.\n\n", "\n\nQuestion: now"
+    both, one = f"{start}far\n\nnear{end}", f"{start}near{end}"
+    assert shown(13) == ["Short.", "q1", "a1", both]
+    assert shown(12) == shown(11) == ["Short.", both]
+    assert shown(10) == ["Short.", one]
+    assert shown(9) == shown(2) == ["Short.", "now"]
+    assert shown(1) == ["now"]
+
+
 def test_a_description_that_leaves_no_room_is_skipped() -> None:
     class Short(SmallModel):
         def fits(self, prompt: Prompt, extra_tokens: int) -> bool:

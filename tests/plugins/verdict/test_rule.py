@@ -75,6 +75,15 @@ def test_small_classifier_and_prompt(case: Case) -> None:
     assert verdict["sentence"].startswith("fine-tuning was not worth it: a small classifier is")
 
 
+def test_a_prompt_with_documents(case: Case) -> None:
+    case.baseline("retrieved-shots", right(0.1, 400), 0.1)
+    case.baseline("documents", right(0.8, 400), 0.8)
+    case.model("tuned", right(0.1, 400))
+    verdict = case.judge()
+    assert (verdict["word"], verdict["baseline"]) == ("PROMPT", "documents")
+    assert "a prompt with your documents is enough (documents): " in verdict["sentence"]
+
+
 def test_no_margin_is_named_that_would_not_change_the_word(case: Case) -> None:
     """No margin helps if the tuned model is worse; else the one that is named does."""
     case.baseline("linear", right(0.95, 400))

@@ -32,7 +32,7 @@ from tunesmith_data import (
     open_data_file,
     refuse_shared_files,
 )
-from tunesmith_plugins.loaders.text.documents import open_document
+from tunesmith_data.documents import open_document
 from tunesmith_plugins.loaders.text.pieces import (
     MeasureText,
     Piece,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tunesmith.errors import DataError
-from tunesmith_data import DataFile, require_library
+from tunesmith_data.files import DataFile, require_library
+
+__all__ = ["open_document"]
 
 PDF_MAGIC, ZIP_MAGIC = b"%PDF-", b"PK\x03\x04"
 
