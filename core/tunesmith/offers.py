@@ -257,6 +257,11 @@ class EvaluatorOffer(ComponentOffer[C]):
     """True if it scores the records' reference answers, which must then fit into the context."""
     on_training_rows: bool = False
     """True if it also measures the tuned model on a sample of training rows, for comparison."""
+    is_side_effect: bool = False
+    """True if it measures abilities outside the task, on records that it makes itself.
+
+    It measures the untuned base model (``base``) and the tuned model, but no baselines. It is also
+    used if the run file names other evaluators, unless ``run.side_effects`` is false."""
     reads_media: bool = False
     """True if it can measure records with media, because it passes prompts to the model unchanged.
     If False, a run file that names it for such records is rejected, and it is not used by

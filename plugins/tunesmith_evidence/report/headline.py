@@ -91,9 +91,10 @@ def find_headline(report: Report, status: str = "") -> Headline:
     figure, interval, caption = _describe_difference(report, verdict)
     word = str(verdict.get("word") or verdict.get("outcome", "")).upper()
     tone = TONES.get(str(verdict.get("outcome")), "open")
+    is_success = tone == "good" and word not in OPEN_VERDICTS
     return Headline(
-        word=word,
-        tone="open" if tone == "good" and word in OPEN_VERDICTS else tone,
+        word=f"{word}, at a price" if is_success and verdict.get("price") else word,
+        tone="open" if tone == "good" and not is_success else tone,
         figure=figure,
         interval=interval,
         caption=caption,
