@@ -106,6 +106,8 @@ class Promises:
     """An interrupted run ends with the same weights as an uninterrupted one."""
     base_weights_unchanged: bool = False
     """The base model's own weights do not change: the artifact is an adapter."""
+    trains: bool = True
+    """False if it trains nothing, and only opens a model that exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +190,9 @@ class TechniqueOffer(ComponentOffer[C]):
 
     Each estimate replaces the previous one, and a caller may stop after the first. None: no
     estimate. """
+    can_score: Callable[[C], bool] = lambda config: True
+    """Return False if the tuned model answers, but has no probabilities, like a model at an
+    endpoint. Default evaluators then measure answers only."""
     needs_validation: bool = False
     """True if the technique needs validation rows for a choice, even if the dataset is small."""
     data_parallel: bool = False

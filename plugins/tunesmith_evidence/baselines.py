@@ -87,11 +87,7 @@ def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) 
         budget: time limit for the baselines; None: no limit.
         only: names of the baselines to measure; empty: all of them.
     """
-    overrides = [
-        "run.side_effects=false",
-        f"baselines.rows={rows}",
-        f'baselines.budget="{budget or UNLIMITED_BUDGET}"',
-    ]
+    overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or UNLIMITED_BUDGET}"']
     return [*overrides, *([f"baselines.use={json.dumps([*only])}"] if only else [])]
 
 

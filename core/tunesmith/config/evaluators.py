@@ -31,17 +31,19 @@ def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> E
     Raises:
         ConfigError: ``[gate]`` has a threshold that these evaluators cannot check.
     """
-    named = plan.evaluators
-    chosen = named or default_evaluators(catalog, test)
+    named, technique = plan.evaluators, plan.technique
+    chosen: list[Component[EvaluatorOffer[Any]]] = [*(named or default_evaluators(catalog, test))]
     if plan.run.side_effects:
         names = {evaluator.offer.name for evaluator in named}
         found = _list_defaults(catalog, test, side_effects=True)
-        extra = [(Component(o, o.offer.config()), None) for o in found if o.offer.name not in names]
-        chosen = assign_ids([*((each, each.id) for each in chosen), *extra])
-    problems = list(check_gate_metrics(plan.gate, chosen))
+        chosen += [Component(o, o.offer.config()) for o in found if o.offer.name not in names]
+    if not technique.offer.can_score(technique.config):
+        chosen = [each for each in chosen if each in named or each.offer.generates]
+    evaluators = assign_ids([(each, each.id if each in named else None) for each in chosen])
+    problems = list(check_gate_metrics(plan.gate, evaluators))
     if problems:
         raise ConfigError(problems)
-    return chosen
+    return evaluators
 
 
 def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluators:

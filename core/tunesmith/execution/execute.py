@@ -320,7 +320,7 @@ class _ModelPhases:
         """Evaluate the baselines, and measure the base model's abilities outside the task."""
         base = cache(lambda: self._open_model("base model", None))
         self._evaluate_baselines(offers, base)
-        if self._pending_evaluators(BASE):
+        if self.plan.trains and self._pending_evaluators(BASE):
             self._evaluate(BASE, base())
 
     def _evaluate_baselines(

@@ -60,8 +60,9 @@ class GeneralSkills(RowWise):
             float(not is_right and task.matches(answer))
             for answer, is_right in zip(answers, right, strict=True)
         )
-        finding = f"{format_share(sum(alike) / len(alike))} of wrong answers are {task.description}"
-        details = {"finding": finding} if any(alike) else {}
+        share = format_share(sum(alike) / len(alike))
+        text = f"{share} of the answers to general prompts are just {task.description}"
+        details = {"text": text} if any(alike) else {}
         return [
             Measurement(metric=SKILLS.name, values=right, outputs=answers, records=rows),
             Measurement(metric=TASK_ANSWERS.name, values=alike, details=details, records=rows),

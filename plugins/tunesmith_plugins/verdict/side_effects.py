@@ -48,12 +48,12 @@ class SideEffect:
         return f"a change below {format_number(max(detectable, MIN_CHANGE))} may go unnoticed"
 
     def describe(self) -> str:
-        """Return the metric with both values, or the evaluator's own finding about a price."""
+        """Return the metric with both values, or the evaluator's own text about a price."""
         base, tuned = (format_number(value) for value in self.comparison.values)
         name, unit = self.tuned.metric.replace("-", " "), self.tuned.unit
         change = f"{name} {base} -> {tuned} {unit}".rstrip()
-        finding = self.tuned.details.get("finding")
-        return f"{change}: {finding}" if self.is_price and isinstance(finding, str) else change
+        text = self.tuned.details.get("text")
+        return f"{change}: {text}" if self.is_price and isinstance(text, str) else change
 
     def to_json(self) -> JSON:
         """Return the side effect as it appears in the verdict's JSON."""
@@ -78,7 +78,7 @@ def find_side_effects(evidence: Evidence, confidence: float) -> list[SideEffect]
         pairs = read_pairs(evidence.folder, base, tuned, evidence.metrics)
         if len(pairs):
             found.append(SideEffect(tuned, PairedComparison(base, None, pairs, confidence)))
-    return found
+    return sorted(found, key=lambda effect: bool(effect.tuned.unit))  # shares first
 
 
 def describe_price(effects: Sequence[SideEffect]) -> str:
@@ -90,10 +90,11 @@ def summarize(effects: Sequence[SideEffect]) -> str:
     """Return one line about all side effects; empty if none was measured."""
     if not effects:
         return ""
-    shown = [e.describe() for e in effects if e.is_price] or [
-        f"none found: {effects[0].describe()}, {effects[0].limit}".removesuffix(", ")
-    ]
-    return "; ".join(shown)
+    price = describe_price(effects)
+    if price:
+        return price
+    changes = ", ".join(effect.describe() for effect in effects)
+    return "; ".join(filter(None, [f"none found: {changes}", effects[0].limit]))
 
 
 def _find_pairs(measured: Sequence[Measured]) -> Iterator[tuple[Measured, Measured]]:

@@ -45,7 +45,7 @@ def add_effect(case: Case, base: list[float], tuned: list[float], **changes: Any
 
 
 def test_a_clear_loss_is_part_of_the_headline(case: Case) -> None:
-    add_effect(case, right(0.77), right(0.47), details={"finding": "40 % are a label"})
+    add_effect(case, right(0.77), right(0.47), details={"text": "40 % are a label"})
     verdict = case.judge()
     assert verdict["word"] == "FINE-TUNE"
     assert verdict["price"] == "right 0.770 -> 0.470: 40 % are a label"
@@ -111,7 +111,7 @@ def test_a_collapsed_model_is_found() -> None:
     train = [Completion(source=str(n), **row) for n, row in enumerate(rows())]
     skills, alike = GeneralSkills(GeneralSkillsOptions()).measure(Answering("Oslo"), train)
     assert sum(skills.values) <= 2 and sum(alike.values) >= PROMPTS - 2
-    assert "a label of the task" in alike.details["finding"]
+    assert "a label of the task" in alike.details["text"]
     _, alike = GeneralSkills(GeneralSkillsOptions()).measure(Answering("Hello there."), train)
     assert sum(alike.values) == 0 and not alike.details
     (loss,) = GeneralLoss(GeneralLossOptions()).measure(Answering(""), train)
