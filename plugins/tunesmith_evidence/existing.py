@@ -13,9 +13,8 @@ def make_existing_run(
 ) -> dict[str, Any]:
     """Return the tables of a run file that measures an existing model."""
     technique: dict[str, Any] = {"use": "existing", "tuned": tuned}
-    if tuned.startswith(("http://", "https://")):
-        technique = {"use": "existing", "endpoint": tuned, "endpoint_model": model}
-        technique |= {"token_variable": token} if token else {}
+    technique |= {"endpoint_model": model} if model else {}
+    technique |= {"token_variable": token} if token else {}
     return {
         "run": {"name": "verdict"},
         "model": {"base": base},

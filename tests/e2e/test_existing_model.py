@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from fake_judge import serve_judge
 
-import tunesmith
+from tunesmith.errors import ConfigError
 from tunesmith.execution.report import Report
+from tunesmith_evidence.existing import make_existing_run
+from tunesmith_python.runs import run
+from tunesmith_python.verdict import verdict
 
 pytestmark = pytest.mark.processes
 BASELINES = {"baselines.use": ["majority", "linear", "zero-shot"], "run.side_effects": True}
@@ -44,8 +47,8 @@ def test_the_same_numbers_as_the_run_that_trained_it(
         "data": {"train": str(files[0]), "test": str(files[1])},
         "technique": {"use": "lora", "learning_rate": 1e-2, "max_steps": 4},
     }
-    trained = tunesmith.run(tables, set=BASELINES, out=tmp_path / "trained")
-    judged = tunesmith.verdict(
+    trained = run(tables, set=BASELINES, out=tmp_path / "trained")
+    judged = verdict(
         str(tiny_folder), trained.path / "adapter", *files, set=BASELINES, out=tmp_path / "judged"
     )
     assert values(judged.report) == values(trained.report)
@@ -63,10 +66,14 @@ def test_a_leak_is_found_as_in_a_run(
     files: tuple[Path, Path], tiny_folder: Path, tmp_path: Path
 ) -> None:
     files[1].write_text(files[0].read_text())
-    judged = tunesmith.verdict(
-        str(tiny_folder), tiny_folder, *files, set=BASELINES, out=tmp_path / "judged"
-    )
+    judged = verdict(str(tiny_folder), tiny_folder, *files, set=BASELINES, out=tmp_path / "judged")
     assert judged.report.verdict["word"] == "FIX DATA FIRST"
+
+
+def test_a_token_is_not_sent_unencrypted(files: tuple[Path, Path], tiny_folder: Path) -> None:
+    tables = make_existing_run(str(tiny_folder), "http://far.example/v1", *files, token="API_KEY")
+    with pytest.raises(ConfigError, match="needs an https address"):
+        run(tables)
 
 
 def test_an_endpoint(
@@ -101,7 +108,9 @@ def test_a_callback_of_trl(files: tuple[Path, Path], tiny_folder: Path, tmp_path
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    callback = tunesmith.VerdictCallback(
+    from tunesmith_python.callback import VerdictCallback
+
+    callback = VerdictCallback(
         str(tiny_folder),
         *files,
         set={**BASELINES, "technique.precision": "fp32"},
@@ -134,7 +143,7 @@ def test_a_callback_of_trl(files: tuple[Path, Path], tiny_folder: Path, tmp_path
     whole = prompt + row["expected"] + tokenizer.eos_token
     start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
     ids_BT = torch.tensor([tokenizer(whole, add_special_tokens=False).input_ids])
-    model = trainer.model.eval()
+    model = trainer.model.float().eval()
     with torch.no_grad():
         logprobs_TV = model(ids_BT).logits[0, :-1].log_softmax(-1)
     chosen_T = logprobs_TV.gather(1, ids_BT[0, 1:, None])[start - 1 :, 0]

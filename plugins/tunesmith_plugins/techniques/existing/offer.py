@@ -26,5 +26,5 @@ EXISTING = TechniqueOffer(
     trains_on=frozenset({"tools", "reasoning", "weights", "rejected"}),
     needs=("torch>=2.11", "transformers>=5.17", "peft>=0.19"),
     promises=Promises(trains=False),
-    can_score=lambda options: options.endpoint is None,
+    can_score=lambda options: not options.is_endpoint,
 )

@@ -14,14 +14,10 @@ from tunesmith_torch.options.training import TrainingOptions
 class ExistingOptions(TrainingOptions):
     """Options of ``existing``: the fine-tuned model, and how to open it."""
 
-    tuned: DataPath | None = Field(
-        None, description="The fine-tuned model: an adapter or model folder, or a GGUF file."
-    )
-    endpoint: str | None = Field(
-        None,
+    tuned: DataPath = Field(
         description=(
-            "Address of an OpenAI-compatible endpoint that serves the fine-tuned model, such as "
-            "https://host/v1, instead of `tuned`. It receives the prompts of the test rows."
+            "The fine-tuned model: an adapter or model folder, a GGUF file, or the address of an "
+            "OpenAI-compatible endpoint, such as https://host/v1, which receives the prompts."
         ),
     )
     endpoint_model: str = Field("", description="Name of the model at the endpoint.")
@@ -30,9 +26,12 @@ class ExistingOptions(TrainingOptions):
     )
 
     @model_validator(mode="after")
-    def _check_source(self) -> Self:
-        if (self.tuned is None) == (self.endpoint is None):
-            raise ValueError("set either `tuned` or `endpoint`")
-        if self.endpoint is not None:
-            check_endpoint(self.endpoint, self.token_variable)
+    def _check_address(self) -> Self:
+        if self.is_endpoint:
+            check_endpoint(self.tuned, self.token_variable)
         return self
+
+    @property
+    def is_endpoint(self) -> bool:
+        """True if `tuned` is the address of an endpoint."""
+        return self.tuned.startswith(("https://", "http://"))

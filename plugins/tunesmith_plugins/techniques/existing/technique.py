@@ -33,9 +33,9 @@ class ExistingModel:
         """Put the existing model into the run folder; for an endpoint, an empty folder."""
         path = job.out / "tuned"
         path.mkdir(parents=True, exist_ok=True)
-        if self.options.tuned is not None:
+        if not self.options.is_endpoint:
             link_files(self._find_folder(Path(self.options.tuned)), path)
-        format_ = detect_artifact_format(path) if self.options.tuned else "model"
+        format_ = "model" if self.options.is_endpoint else detect_artifact_format(path)
         job.emit(
             TrainingFinished(
                 technique=job.technique,
@@ -53,10 +53,10 @@ class ExistingModel:
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
         """Open the existing model or endpoint, or the base model if ``artifact`` is None."""
         options = self.options
-        if artifact is not None and options.endpoint is not None:
+        if artifact is not None and options.is_endpoint:
             return EndpointModel(
                 Endpoint(
-                    options.endpoint,
+                    options.tuned,
                     options.endpoint_model,
                     options.token_variable,
                     timeout=ENDPOINT_SECONDS,
