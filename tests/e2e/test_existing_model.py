@@ -121,7 +121,7 @@ def test_a_callback_of_trl(files: tuple[Path, Path], tiny_folder: Path, tmp_path
         AutoModelForCausalLM.from_pretrained(tiny_folder),
         args=SFTConfig(
             output_dir=str(tmp_path / "trl"), max_steps=2, per_device_train_batch_size=4,
-            learning_rate=1e-2, report_to=[], use_cpu=True, save_strategy="no",
+            learning_rate=1e-2, report_to=[], use_cpu=True, bf16=False, save_strategy="no",
         ),
         train_dataset=datasets.load_dataset("json", data_files=str(files[0]), split="train"),
         processing_class=tokenizer,
