@@ -79,8 +79,8 @@ def list_adapted(adapter: Path, stored: Mapping[str, Path]) -> list[str]:
     """Return the names of the stored tensors that an adapter changes.
 
     A LoRA layer whose matrix B is zero changes nothing. The layers of stacked experts have one
-    matrix B for all of them, while each expert may be a tensor of its own. These tensors are found
-    by the beginning of their names and their shape, if no expert's part of B is zero.
+    matrix B for all of them, while each expert may be stored as a separate tensor. These tensors
+    are found by the beginning of their names and their shape, if no expert's part of B is zero.
     """
     found: dict[str, bool] = {}
     for name, tensor in load_file(adapter / ADAPTER_WEIGHTS_FILE).items():
