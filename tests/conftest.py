@@ -21,6 +21,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
     del os.environ[name]
+# Runs of tests do not ask general prompts, except where side effects are tested.
+os.environ["TUNESMITH__RUN__SIDE_EFFECTS"] = "false"
 
 # Helpers of the tests, and the third-party technique as a plain module.
 sys.path[:0] = [str(HERE / "fixtures" / "python"), str(THIRD_PARTY / "tunesmith-echo" / "src")]

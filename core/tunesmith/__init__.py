@@ -9,7 +9,18 @@ from __future__ import annotations
 from tunesmith._version import __version__
 
 _NAMES = {"TunesmithError": "errors", "hookimpl": "hookspecs", "read_report": "api"}
-_FUNCTIONS = ("Run", "check", "estimate", "evaluate", "make_plan", "open_run", "resume", "run")
+_FUNCTIONS = (
+    "Run",
+    "VerdictCallback",
+    "check",
+    "estimate",
+    "evaluate",
+    "make_plan",
+    "open_run",
+    "resume",
+    "run",
+    "verdict",
+)
 """The Python API. It lives above the core and is found as entry points of this distribution."""
 
 __all__ = [*_NAMES, *_FUNCTIONS, "__version__"]

@@ -331,6 +331,8 @@ class GateChecked(Event, kind="gate-checked"):
 
 
 TUNED = "tuned"
+BASE = "base"
+"""Name of the untuned base model, which only evaluators of side effects measure."""
 """Name of the trained model, loaded from disk, in events and reports."""
 
 

@@ -108,6 +108,8 @@ class Promises:
     """An interrupted run ends with the same weights as an uninterrupted one."""
     base_weights_unchanged: bool = False
     """The base model's own weights do not change: the artifact is an adapter."""
+    trains: bool = True
+    """False if it trains nothing, and only opens a model that exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +192,9 @@ class TechniqueOffer(ComponentOffer[C]):
 
     Each estimate replaces the previous one, and a caller may stop after the first. None: no
     estimate. """
+    can_score: Callable[[C], bool] = lambda config: True
+    """Return False if the tuned model answers, but has no probabilities, like a model at an
+    endpoint. Default evaluators then measure answers only."""
     needs_validation: bool = False
     """True if the technique needs validation rows for a choice, even if the dataset is small."""
     data_parallel: bool = False
@@ -265,6 +270,11 @@ class EvaluatorOffer(ComponentOffer[C]):
     baseline that ranks answers without probabilities."""
     on_training_rows: bool = False
     """True if it also measures the tuned model on a sample of training rows, for comparison."""
+    is_side_effect: bool = False
+    """True if it measures abilities outside the task, on records that it makes itself.
+
+    It measures the untuned base model (``base``) and the tuned model, but no baselines. It is also
+    used if the run file names other evaluators, unless ``run.side_effects`` is false."""
     reads_media: bool = False
     """True if it can measure records with media, because it passes prompts to the model unchanged.
     If False, a run file that names it for such records is rejected, and it is not used by

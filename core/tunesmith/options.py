@@ -92,6 +92,13 @@ class RunOptions(Options):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="Device to train on: auto, cpu, cuda, cuda:N or mps.",
     )
+    side_effects: bool = Field(
+        True,
+        description=(
+            "Also measure what the training costs outside its task, on the base model and the "
+            "tuned model."
+        ),
+    )
     max_minutes: float | None = Field(
         None,
         gt=0,

@@ -66,6 +66,7 @@ def plan_pilot(plan: Plan, parts: DataParts, count: int) -> Plan:
     offer = replace(offered.offer, build=lambda config: _FixedRows(dataset))
     return replace(
         plan,
+        run=plan.run.model_copy(update={"side_effects": False}),
         data=replace(plan.data, offered=replace(offered, offer=offer)),
         baseline_options=plan.baseline_options.model_copy(update={"use": []}),
         baselines=(),

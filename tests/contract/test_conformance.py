@@ -124,6 +124,7 @@ def samples() -> dict[str, dict[str, Any]]:
         },
         **{name: quick_options(offer) for name, offer in techniques().items()},
         "rlhf": STAGES,
+        "existing": {"tuned": str(tiny_model())},
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from tunesmith.catalog import Catalog
 from tunesmith.errors import ConfigError, Problem
 from tunesmith.fence import call_in_fence
-from tunesmith.offers import EvaluatorOffer
+from tunesmith.offers import EvaluatorOffer, Offered
 from tunesmith.options import GateOptions
 from tunesmith.plan import Component, Plan
 from tunesmith.records import Record, has_media
@@ -26,12 +26,20 @@ Evaluators = tuple[Component[EvaluatorOffer[Any]], ...]
 def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> Evaluators:
     """Return the evaluators of the plan, or the default ones for the test records.
 
+    Evaluators of side effects come last, also if the plan names others.
+
     Raises:
-        ConfigError: ``[gate]`` has a threshold that the default evaluators cannot check.
+        ConfigError: ``[gate]`` has a threshold that these evaluators cannot check.
     """
-    if plan.evaluators:
-        return plan.evaluators
-    evaluators = default_evaluators(catalog, test)
+    named, technique = plan.evaluators, plan.technique
+    chosen: list[Component[EvaluatorOffer[Any]]] = [*(named or default_evaluators(catalog, test))]
+    if plan.run.side_effects:
+        names = {evaluator.offer.name for evaluator in named}
+        found = _list_defaults(catalog, test, side_effects=True)
+        chosen += [Component(o, o.offer.config()) for o in found if o.offer.name not in names]
+    if not technique.offer.can_score(technique.config):
+        chosen = [each for each in chosen if each in named or each.offer.generates]
+    evaluators = assign_ids([(each, each.id if each in named else None) for each in chosen])
     problems = list(check_gate_metrics(plan.gate, evaluators))
     if problems:
         raise ConfigError(problems)
@@ -43,16 +51,23 @@ def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluator
 
     The verdict compares row by row, so evaluators whose metrics need all rows at once come later.
     """
-    text_only = not has_media(records)
-    offers = [
-        o
-        for o in catalog.offers(EvaluatorOffer)
-        if (text_only or o.offer.reads_media)
-        and call_in_fence(o, "default_for", o.offer.default_for, records)
-    ]
+    offers = _list_defaults(catalog, records, side_effects=False)
     offers.sort(key=lambda o: not all(metric.is_row_mean for metric in o.offer.metrics))
     offers.sort(key=lambda o: not o.offer.metrics[0].higher_is_better)
     return assign_ids((Component(o, o.offer.config()), None) for o in offers)
+
+
+def _list_defaults(
+    catalog: Catalog, records: Sequence[Record], *, side_effects: bool
+) -> list[Offered[EvaluatorOffer[Any]]]:
+    text_only = side_effects or not has_media(records)
+    return [
+        o
+        for o in catalog.offers(EvaluatorOffer)
+        if o.offer.is_side_effect == side_effects
+        and (text_only or o.offer.reads_media)
+        and call_in_fence(o, "default_for", o.offer.default_for, records)
+    ]
 
 
 def assign_ids(

@@ -14,7 +14,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def with_absolute_paths(options: M, folder: Path) -> M:
-    """Return the options with every path option made absolute.
+    """Return the options with every path option made absolute; web addresses are kept.
 
     Some path options also accept the ``names`` of built-in resources; these are kept as they are.
     """
@@ -42,7 +42,7 @@ def _is_path(info: FieldInfo) -> bool:
 
 def _absolute_path(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
-        return str(folder / expand_home(value))
+        return value if "://" in value else str(folder / expand_home(value))
     if isinstance(value, (list, tuple)):
         return type(value)(_absolute_path(item, folder) for item in value)
     return value

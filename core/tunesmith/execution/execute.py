@@ -26,7 +26,7 @@ import gc
 import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -54,7 +54,7 @@ from tunesmith.errors import (
     Problem,
     PromptTooLongError,
 )
-from tunesmith.events import JSON, TUNED, FindingReported
+from tunesmith.events import BASE, JSON, TUNED, FindingReported
 from tunesmith.execution import resume_checks
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.emitter import Emitter, Reporters, take_findings
@@ -205,7 +205,7 @@ def _execute_phases(
             technique = plan.technique.offer.build(plan.technique.config)
     phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
     with emit.part("baselines"):
-        phases.evaluate_baselines(catalog.offers(BaselineOffer))
+        phases.evaluate_untuned(catalog.offers(BaselineOffer))
     with emit.part("training"):
         artifact = phases.train()
     with emit.part("evaluation"):
@@ -330,12 +330,21 @@ class _ModelPhases:
     emit: Emitter
     folder: RunFolder
 
-    def evaluate_baselines(self, offers: Iterable[Offered[BaselineOffer[Any]]]) -> None:
+    def evaluate_untuned(self, offers: Iterable[Offered[BaselineOffer[Any]]]) -> None:
+        """Evaluate the baselines, and measure the base model's abilities outside the task."""
+        base = cache(lambda: self._open_model("base model", None))
+        self._evaluate_baselines(offers, base)
+        if self.plan.trains and self._pending_evaluators(BASE):
+            self._evaluate(BASE, base())
+
+    def _evaluate_baselines(
+        self, offers: Iterable[Offered[BaselineOffer[Any]]], base: Callable[[], TextModel]
+    ) -> None:
         """Choose each baseline's best variant on validation rows; evaluate it on test rows.
 
         Baselines in ``offers`` that suit the rows but are not used are reported.
         """
-        first = next(iter(self.evaluators), None)
+        first = next((e for e in self.evaluators if not e.offer.is_side_effect), None)
         if first is None:
             return
         for event in list_excluded(self.plan, offers, self.parts.train, first):
@@ -349,7 +358,6 @@ class _ModelPhases:
         ]
         if not pending:
             return
-        base = cache(lambda: self._open_model("base model", None))
         options = self.plan.baseline_options
         task = BaselineTask(
             train=self.parts.train,
@@ -480,6 +488,7 @@ class _ModelPhases:
             )
             if (label, evaluator.id) not in done
             and (label != TRAINING_ROWS or evaluator.offer.on_training_rows)
+            and (label in (BASE, TUNED) if evaluator.offer.is_side_effect else label != BASE)
         ]
 
     def _report_checkpoint_problem(self, text: str) -> None:

@@ -16,7 +16,13 @@ from pydantic import BaseModel
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import PluginError
-from tunesmith.offers import KINDS, ComponentOffer, ConfiguredOffer, ReporterOffer
+from tunesmith.offers import (
+    KINDS,
+    ComponentOffer,
+    ConfiguredOffer,
+    ReporterOffer,
+    TechniqueOffer,
+)
 from tunesmith.options import from_table
 from tunesmith.plugins import Plugins
 from tunesmith.testing.packaged import packaged_options
@@ -168,6 +174,8 @@ def applicable_checks(subject: Subject) -> Iterator[Check]:
     kinds = {"plugin"} if offer is None else {"any offer", offer.kind}
     if offer is None and any(subject.plugins.implementations("tunesmith_review_data")):
         kinds.add("review of data")
+    if isinstance(offer, TechniqueOffer) and not offer.promises.trains:
+        kinds.discard(offer.kind)
     if isinstance(offer, ConfiguredOffer):
         kinds.add("offer")
     if isinstance(offer, ComponentOffer):

@@ -83,10 +83,11 @@ def find_headline(report: Report, status: str = "") -> Headline:
     figure, interval, caption = _describe_difference(report, verdict)
     word = str(verdict.get("word") or verdict.get("outcome", "")).upper()
     tone = TONES.get(str(verdict.get("outcome")), "open")
+    is_success = tone == "good" and verdict.get("worth_it") is not False
     return Headline(
-        word=word,
+        word=f"{word}, at a price" if is_success and verdict.get("price") else word,
         # A tuned model can be better and still not be worth it.
-        tone="open" if tone == "good" and verdict.get("worth_it") is False else tone,
+        tone="open" if tone == "good" and not is_success else tone,
         figure=figure,
         interval=interval,
         caption=caption,

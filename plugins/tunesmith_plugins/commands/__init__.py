@@ -7,7 +7,7 @@ from tunesmith.offers import CommandOffer
 
 SECTIONS = {
     "Start": ("init", "check", "run", "resume"),
-    "Decide": ("advise", "baselines"),
+    "Decide": ("advise", "baselines", "verdict"),
     "Data": tuple(
         f"data {name}"
         for name in ("check", "stats", "show", "fix", "split", "select", "annotate", "canaries")
@@ -165,6 +165,7 @@ RUNS = _commands(
     ("run", "Train a model, and evaluate it before and after.", "runs.run"),
     ("resume", "Continue a run that was stopped, killed or failed.", "runs.resume"),
     ("report", "Show the results of a run.", "runs.report"),
+    ("verdict", "Judge a model that was fine-tuned elsewhere.", "runs.verdict"),
 )
 SEEDS = _commands(("seeds", "Repeat a run with other seeds, and pool the differences.", "seeds"))
 SERVE = _commands(

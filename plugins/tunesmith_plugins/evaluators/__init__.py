@@ -35,6 +35,8 @@ PREFERENCE_ACCURACY = lazy_plugin(
     tunesmith_evaluators=".preference_accuracy:PREFERENCE_ACCURACY",
     tunesmith_review_data=".preference_accuracy:review",
 )
+GENERAL_LOSS = lazy_plugin(__name__, tunesmith_evaluators=".side_effects:GENERAL_LOSS")
+GENERAL_SKILLS = lazy_plugin(__name__, tunesmith_evaluators=".side_effects:GENERAL_SKILLS")
 REPEATABILITY = lazy_plugin(__name__, tunesmith_evaluators=".repeatability:REPEATABILITY")
 REVIEW = lazy_plugin(
     __name__, tunesmith_evaluators=".review:REVIEW", tunesmith_review_data=".review:review"

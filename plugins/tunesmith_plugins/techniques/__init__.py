@@ -2,6 +2,7 @@
 
 from tunesmith.hookspecs import lazy_plugin
 
+EXISTING = lazy_plugin(__name__, tunesmith_techniques=".existing.offer:EXISTING")
 FULL = lazy_plugin(
     __name__,
     tunesmith_techniques=".full.offer:FULL",

@@ -86,6 +86,11 @@ from tunesmith_plugins.verdict.paired_comparisons import (
 )
 from tunesmith_plugins.verdict.review import describe_review, find_review
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
+from tunesmith_plugins.verdict.side_effects import (
+    describe_price,
+    find_side_effects,
+    summarize,
+)
 from tunesmith_plugins.verdict.text import MetricFormatter
 from tunesmith_plugins.verdict.undertraining import (
     describe_undertraining,
@@ -201,6 +206,12 @@ def _to_json(
         verdict["sentence"] += f"; {describe_review(review)}"
     if _may_be_the_seed(ruling, shown):
         verdict["sentence"] += f"; {SEEDS}"
+    effects = find_side_effects(case.evidence, case.options.confidence)
+    verdict["side_effects"] = [effect.to_json() for effect in effects]
+    verdict["side_effects_text"] = summarize(effects)
+    if price := describe_price(effects):
+        verdict["price"] = price
+        verdict["sentence"] += f"; outside the task: {price}"
     missed = [gap for gap in case.gaps if not gap.excluded]
     if missed and not ruling.names_gaps:
         verdict["sentence"] += f"; not measured: {describe_gaps(missed)}"

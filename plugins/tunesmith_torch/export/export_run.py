@@ -25,6 +25,7 @@ from tunesmith.options import Options
 from tunesmith.records import Record
 from tunesmith.storage import commit_folder, verify_folder
 from tunesmith.storage.manifest import MANIFEST
+from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.data.templates import Template
@@ -48,6 +49,7 @@ from tunesmith_torch.models.artifacts import (
 from tunesmith_torch.models.legacy_config_keys import write_legacy_config_keys
 from tunesmith_torch.models.loading import load_base, load_tokenizer
 from tunesmith_torch.models.merging import MergeOptions, load_training_base, refuse_other_folder
+from tunesmith_torch.models.tensor_changes import describe_lost, list_lost_changes
 from tunesmith_torch.runtime.malloc import release_memory
 
 __all__ = [
@@ -237,6 +239,13 @@ def check_merged_folder(
     check_merge(checks, reference, rows)
     del merged
     release_memory()
+
+    def check_tensors() -> str:
+        lost, count = list_lost_changes(trained.base, trained.artifact, folder)
+        require(not lost, describe_lost(lost))
+        return f"{format_count(count, 'changed tensor')}, all in the merged model"
+
+    checks.check("changed tensors", check_tensors)
 
 
 def export_prepared(

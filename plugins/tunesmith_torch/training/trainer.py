@@ -56,6 +56,7 @@ from tunesmith_torch.models.loading import (
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.models.self_check import RowLayout, choose_row_layout
+from tunesmith_torch.models.tensor_changes import describe_unchanged, digest_trainable
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.training import TrainingOptions
@@ -234,6 +235,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
                 prepared = _add_validation(task, session, prepared, order)
                 prepared = _add_additions(session, prepared)
             job.emit(_training_started_event(session, prepared, order))
+            before = digest_trainable(prepared.adapted.model)
             prepared.run_loop(
                 job,
                 prepared.adapted,
@@ -245,6 +247,9 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
         seconds = time.perf_counter() - started
         for event in prepared.monitor.results():
             job.emit(event)
+        unchanged = describe_unchanged(before, digest_trainable(prepared.adapted.model))
+        if unchanged and order.steps > 1:  # the first step cannot change LoRA's A, because B is 0
+            job.emit(FindingReported(level="warning", source="training", message=unchanged))
         with run_phase(job.emit, "saving the model"):
             artifact = artifacts.save_artifact(
                 _card_job(session), task.finalize(session), session.template, prepared.write_extra

@@ -10,8 +10,8 @@ from tunesmith.errors import UsageError
 from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.endpoint.client import Endpoint
+from tunesmith_evidence.endpoint.model import EndpointModel
 from tunesmith_plugins.baselines.best_of_n import BestOfNModel
-from tunesmith_plugins.commands.evaluate.endpoint_model import EndpointModel
 
 NOTHING = cast("Any", None)
 

@@ -189,3 +189,28 @@ def test_as_many_checkpoints_are_kept_as_the_options_say(
     saved = [event.step for event in events if isinstance(event, CheckpointSaved)]
     assert saved == [1, 2, 3, 4]
     assert Checkpoints(tmp_path / "checkpoints").steps() == saved[-keep:]
+
+
+def test_a_tensor_that_training_does_not_change_is_named(tmp_path: Path, tiny_folder: Path) -> None:
+    """Here one adapter gets no gradient, like an expert that no token is sent to."""
+
+    class Frozen(SupervisedTask):
+        def adapt(self, *args: Any) -> Any:
+            adapted = super().adapt(*args)
+            for name, parameter in adapted.model.named_parameters():
+                if parameter.requires_grad and "layers.0.mlp.up_proj" in name:
+                    parameter.register_hook(lambda grad: grad * 0)
+            return adapted
+
+    events: list[Event] = []
+    config = build(LoraOptions, precision="fp32", batch_size=4, max_steps=2, learning_rate=0.01)
+    config = config.model_copy(
+        update={"optimizer": config.optimizer.model_copy(update={"weight_decay": 0.0})}
+    )
+    trainer.train(job(tmp_path / "frozen", tiny_folder, config, events.append), Frozen())
+    (found,) = (e for e in events if isinstance(e, FindingReported) and e.source == "training")
+    assert found.level == "warning"
+    assert found.text.startswith("2 of 28 trainable tensors did not change in training: base_model")
+    assert "layers.0.mlp.up_proj.lora_A" in found.text
+    usual = train(tmp_path / "usual", tiny_folder, max_steps=2, learning_rate=0.01)
+    assert not [e for e in usual if isinstance(e, FindingReported) and e.source == "training"]

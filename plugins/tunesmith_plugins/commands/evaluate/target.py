@@ -23,9 +23,9 @@ from tunesmith.storage import RunFolder
 from tunesmith.text import format_count
 from tunesmith_evidence.endpoint.address import check_endpoint, read_token
 from tunesmith_evidence.endpoint.client import Endpoint
+from tunesmith_evidence.endpoint.model import EndpointModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.winner import has_probabilities, open_winner
-from tunesmith_plugins.commands.evaluate.endpoint_model import EndpointModel
 from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS, is_endpoint
 
 TargetModel = Literal["tuned", "base", "winner"]

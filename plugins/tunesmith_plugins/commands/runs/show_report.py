@@ -69,6 +69,7 @@ def show_end(view: ReportView) -> None:
         ("right by field", fields),
         ("most confused", "; ".join(f"{a} answered as {b}: {n:,}" for a, b, n in pairs)),
         *view.findings,
+        ("side effects", str(report.verdict.get("side_effects_text", ""))),
         ("cost", describe_cost(report)),
         ("notes", ", ".join(filter(None, notes))),
     ]
@@ -83,7 +84,7 @@ def show_headline(view: ReportView) -> None:
     verdict = view.report.verdict
     style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
     if verdict.get("word"):
-        render.print_text(one_line(str(verdict["word"])), style="strong")
+        render.print_text(one_line(view.headline.word), style="strong")
     if view.right_answers:
         render.print_paragraph(view.right_answers, style="strong")
     if view.headline.sentence:

@@ -12,7 +12,7 @@ from tunesmith.errors import EnvironmentProblem, UsageError
 from tunesmith.records import Message, ToolCall
 from tunesmith_evidence.answers.tool_calls import find_tool_calls
 from tunesmith_evidence.endpoint.client import Endpoint
-from tunesmith_plugins.commands.evaluate.endpoint_model import EndpointModel, to_conversation
+from tunesmith_evidence.endpoint.model import EndpointModel, to_conversation
 
 
 def test_all_turns_are_sent_as_they_are() -> None:

@@ -13,6 +13,8 @@ from tunesmith.records import Message, Prompt
 from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.endpoint.client import Endpoint, Reply
 
+__all__ = ["EndpointModel"]
+
 
 @dataclass(frozen=True)
 class EndpointModel(GenerationOnlyModel):

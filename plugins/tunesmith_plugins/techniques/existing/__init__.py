@@ -1,0 +1,1 @@
+"""Technique ``existing``: no training, a model that was fine-tuned elsewhere."""

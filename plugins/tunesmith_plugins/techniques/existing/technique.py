@@ -1,0 +1,83 @@
+"""Open a model that was fine-tuned elsewhere, as the result of a run without training."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.contracts import Artifact, Job, TextModel
+from tunesmith.events import TrainingFinished
+from tunesmith_evidence.endpoint.client import Endpoint
+from tunesmith_evidence.endpoint.model import EndpointModel
+from tunesmith_plugins.techniques.existing.options import ExistingOptions
+from tunesmith_torch.compare.open_by_name import fetch_base
+from tunesmith_torch.generation.open_model import open_text_model
+from tunesmith_torch.models.artifacts import detect_artifact_format
+
+ADAPTER_CONFIG = "adapter_config.json"
+SAFE_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
+ENDPOINT_SECONDS = 300.0
+"""Seconds to wait for an answer; answers can be long."""
+
+
+@dataclass(frozen=True)
+class ExistingModel:
+    """Trains nothing; its artifact is a model that exists."""
+
+    options: ExistingOptions
+
+    def train(self, job: Job[Any]) -> Artifact:
+        """Put the existing model into the run folder; for an endpoint, an empty folder."""
+        path = job.out / "tuned"
+        path.mkdir(parents=True, exist_ok=True)
+        if not self.options.is_endpoint:
+            link_files(self._find_folder(Path(self.options.tuned)), path)
+        format_ = "model" if self.options.is_endpoint else detect_artifact_format(path)
+        job.emit(
+            TrainingFinished(
+                technique=job.technique,
+                steps=0,
+                tokens=0,
+                trained_tokens=0,
+                seconds=0.0,
+                peak_memory_bytes=0,
+                artifact=path.name,
+                format=format_,
+            )
+        )
+        return Artifact(path=path, format=format_)
+
+    def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
+        """Open the existing model or endpoint, or the base model if ``artifact`` is None."""
+        options = self.options
+        if artifact is not None and options.is_endpoint:
+            return EndpointModel(
+                Endpoint(
+                    options.tuned,
+                    options.endpoint_model,
+                    options.token_variable,
+                    timeout=ENDPOINT_SECONDS,
+                )
+            )
+        return open_text_model(model, artifact, device=device, options=options)
+
+    def _find_folder(self, tuned: Path) -> Path:
+        if (tuned / ADAPTER_CONFIG).is_file():
+            return tuned
+        return fetch_base(str(tuned), "technique.tuned")
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Put the files of a model folder into another one, as hard links or else as copies.
+
+    Code and pickled weights are not taken.
+    """
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in SAFE_SUFFIXES and not (target / file.name).exists():
+            try:
+                os.link(file.resolve(), target / file.name)
+            except OSError:
+                shutil.copyfile(file, target / file.name)
