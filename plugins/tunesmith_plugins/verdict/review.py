@@ -10,24 +10,24 @@ from tunesmith_evidence.review.policy import AUTOMATED, DETAIL
 
 
 def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
-    """Return the automated shares of the tuned model and of a baseline, by model."""
-    return {
-        event.model: {
-            "precision": event.details[DETAIL]["precision"],
-            "automated": event.value,
-            "low": event.low,
-            "high": event.high,
-        }
-        for event in reversed(measured)
-        if event.metric == AUTOMATED and event.model in (TUNED, baseline)
-    }
+    """Return the metrics of review for the tuned model and a baseline; the first review counts."""
+    first = next((event for event in measured if event.metric == AUTOMATED), None)
+    found: JSON = {}
+    for event in measured if first else ():
+        if event.evaluator == first.evaluator and event.model in (TUNED, baseline):
+            of_model = found.setdefault(
+                event.model, {"required": first.details[DETAIL]["precision"]}
+            )
+            of_model[event.metric] = {"value": event.value, "low": event.low, "high": event.high}
+    return found
 
 
 def describe_review(found: JSON) -> str:
     """Describe the automated shares as a clause."""
     shares = (
-        f"{format_share(found[name]['automated'])} ({'tuned model' if name == TUNED else name})"
+        f"{format_share(found[name][AUTOMATED]['value'])} "
+        f"({'tuned model' if name == TUNED else name})"
         for name in sorted(found, key=lambda name: name != TUNED)
     )
-    target = format_share(next(iter(found.values()))["precision"])
+    target = format_share(next(iter(found.values()))["required"])
     return f"requests that need no person, at {target} precision: {', '.join(shares)}"

@@ -62,7 +62,7 @@ def test_a_run_says_which_share_needs_no_person(tunesmith: Tunesmith, tmp_path: 
     assert automated["details"]["review"]["precision"] == 0.9
     assert measured["majority", "automated"]["value"] == 0
     verdict = report["verdict"]
-    assert verdict["review"]["linear"]["automated"] == automated["value"]
+    assert verdict["review"]["linear"]["automated"]["value"] == automated["value"]
     assert "requests that need no person, at 90 % precision: " in verdict["sentence"]
     shown = " ".join(tunesmith("report", folder).output.split())
     assert "requests that need no person, at 90 % precision: " in shown
