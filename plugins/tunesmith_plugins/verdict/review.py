@@ -11,14 +11,13 @@ from tunesmith_evidence.review.policy import AUTOMATED, DETAIL
 
 def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
     """Return the metrics of review for the tuned model and a baseline; the first review counts."""
-    first = next((event for event in measured if event.metric == AUTOMATED), None)
     found: JSON = {}
-    for event in measured if first else ():
-        if event.evaluator == first.evaluator and event.model in (TUNED, baseline):
-            of_model = found.setdefault(
-                event.model, {"required": first.details[DETAIL]["precision"]}
-            )
-            of_model[event.metric] = {"value": event.value, "low": event.low, "high": event.high}
+    for first in [event for event in measured if event.metric == AUTOMATED][:1]:
+        required = first.details[DETAIL]["precision"]
+        for event in measured:
+            if event.evaluator == first.evaluator and event.model in (TUNED, baseline):
+                share = {"value": event.value, "low": event.low, "high": event.high}
+                found.setdefault(event.model, {"required": required})[event.metric] = share
     return found
 
 
