@@ -71,14 +71,11 @@ class Run:
         Raises:
             UsageError: the evaluator ``review`` did not measure the model.
         """
-        policies = find_policies([*self.report.measured.values()])
-        if name not in policies:
-            known = ", ".join(policies) or "none"
-            raise UsageError(
-                f"{self.path}: no review policy of {name!r}; available: {known}",
-                hint='add [[evaluators]] use = "review" to the run file',
-            )
-        return policies[name]
+        found = find_policies([*self.report.measured.values()]).get(name)
+        if found is None:
+            hint = 'add [[evaluators]] use = "review" to the run file'
+            raise UsageError(f"{self.path}: no review policy of {name!r}", hint=hint)
+        return found
 
     def compare(self, other: Run, *, confidence: float = 0.95) -> RunComparison:
         """Compare the tuned model of this run with the tuned model of another run.

@@ -111,7 +111,7 @@ class WrappedModel:
 class CachedModel(WrappedModel):
     """A text model that caches scores and answers, so several evaluators can share them."""
 
-    results: dict[object, Any] = field(default_factory=dict)
+    results: dict[tuple[Prompt, Any], Any] = field(default_factory=dict)
 
     def score(
         self,

@@ -7,19 +7,19 @@ chosen on the validation rows for a required precision, and then applied to the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import Field
 
-from tunesmith.contracts import Finding, Generation, Measurement, Progress, RunContext, TextModel
+from tunesmith.contracts import Finding, Generation, Measurement, RunContext, TextModel
 from tunesmith.errors import UsageError
-from tunesmith.execution.wrapped_model import WrappedModel
+from tunesmith.execution.wrapped_model import CachedModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import Options
 from tunesmith.plan import Component
 from tunesmith.prepared import RowWise
-from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
 from tunesmith_evidence.number_text import format_estimate, format_number, format_share
 from tunesmith_evidence.review.policy import AUTOMATED, DETAIL, ReviewPolicy
@@ -37,21 +37,6 @@ class ReviewOptions(Options):
         lt=1,
         description="Share of the automated answers that must be right, such as `0.98`.",
     )
-
-
-@dataclass(frozen=True)
-class RecordedModel(WrappedModel):
-    """A text model that keeps its latest answer to each prompt."""
-
-    answers: dict[Prompt, Generation] = field(default_factory=dict)
-
-    def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
-    ) -> Sequence[Generation]:
-        """Generate answers and keep them."""
-        found = super().generate(prompts, max_new_tokens, progress=progress)
-        self.answers.update(zip(prompts, found, strict=True))
-        return found
 
 
 @dataclass(frozen=True)
@@ -99,13 +84,14 @@ def score_rows(
             other numbers than 0 and 1.
     """
     assert run.measure_first is not None
-    recorded, prompts = RecordedModel(model), [last_exchange(record)[0] for record in records]
-    values = run.measure_first(recorded, records).values
-    if not recorded.answers.keys() >= {*prompts} or not {*values} <= {0.0, 1.0}:
+    cached, prompts = CachedModel(model), [last_exchange(record)[0] for record in records]
+    values = run.measure_first(cached, records).values
+    answers = {prompt: a for (prompt, _), a in cached.results.items() if isinstance(a, Generation)}
+    if not answers.keys() >= {*prompts} or not {*values} <= {0.0, 1.0}:
         raise UsageError(
             "review: the first evaluator must rate one answer to each row as right (1) or wrong (0)"
         )
-    scores = score_answers(model, prompts, [recorded.answers[prompt] for prompt in prompts])
+    scores = score_answers(model, prompts, [answers[prompt] for prompt in prompts])
     return scores, [value == 1 for value in values]
 
 
@@ -147,7 +133,8 @@ def review(
         if not isinstance(used.config, ReviewOptions):
             continue
         first, where = evaluators[0].offer, f"evaluators.{used.id}"
-        if first == used.offer or not first.generates or not first.metrics[0].is_row_mean:
+        rates = first.generates and first.metrics[0].is_row_mean
+        if first == used.offer or not rates or not first.metrics[0].higher_is_better:
             message = "the first evaluator must rate generated answers as right or wrong"
             hint = 'put one before it, such as [[evaluators]] use = "exact-match"'
             yield Finding(level="error", where=where, message=message, hint=hint)

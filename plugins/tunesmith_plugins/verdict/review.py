@@ -10,24 +10,23 @@ from tunesmith_evidence.review.policy import AUTOMATED, DETAIL
 
 
 def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
-    """Return the automated shares of the tuned model and of a baseline, by model."""
-    return {
-        event.model: {
-            "precision": event.details[DETAIL]["precision"],
-            "automated": event.value,
-            "low": event.low,
-            "high": event.high,
-        }
-        for event in reversed(measured)
-        if event.metric == AUTOMATED and event.model in (TUNED, baseline)
-    }
+    """Return the metrics of review for the tuned model and a baseline; the first review counts."""
+    found: JSON = {}
+    for first in [event for event in measured if event.metric == AUTOMATED][:1]:
+        required = first.details[DETAIL]["precision"]
+        for event in measured:
+            if event.evaluator == first.evaluator and event.model in (TUNED, baseline):
+                share = {"value": event.value, "low": event.low, "high": event.high}
+                found.setdefault(event.model, {"required": required})[event.metric] = share
+    return found
 
 
 def describe_review(found: JSON) -> str:
     """Describe the automated shares as a clause."""
     shares = (
-        f"{format_share(found[name]['automated'])} ({'tuned model' if name == TUNED else name})"
+        f"{format_share(found[name][AUTOMATED]['value'])} "
+        f"({'tuned model' if name == TUNED else name})"
         for name in sorted(found, key=lambda name: name != TUNED)
     )
-    target = format_share(next(iter(found.values()))["precision"])
+    target = format_share(next(iter(found.values()))["required"])
     return f"requests that need no person, at {target} precision: {', '.join(shares)}"

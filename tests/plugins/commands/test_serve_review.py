@@ -89,6 +89,17 @@ def test_the_served_confidence_is_that_of_the_evaluation(client: OpenAI) -> None
     assert (answered.confidence, answered.needs_review) == (ALL.confidence(score), False)
 
 
+def test_scores_do_not_depend_on_batch_or_order() -> None:
+    prompts = [(Message("user", f"{word}? {TEXT * n}"),) for n, word in enumerate("abcdef")]
+    answers = ending_model().generate(prompts, 6)
+    complete = [replace(answer, finish_reason="stop") for answer in answers]
+    together = score_answers(ending_model(), prompts, complete)
+    for part in ([5, 2], [0], [3, 4, 1]):
+        some = [prompts[n] for n in part], [complete[n] for n in part]
+        alone = score_answers(ending_model(), *some)
+        assert alone == pytest.approx([together[n] for n in part], abs=1e-4)
+
+
 def test_a_classifier_states_its_own_confidence(client: OpenAI) -> None:
     field, header = ask(client, "winner")
     assert field == {"confidence": ALL.confidence(2.0), "needs_review": True}
