@@ -1,8 +1,4 @@
-"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt.
-
-Prompts differ in their examples and, with several templates, in how they are written. The first
-ones combine each draw of examples with another template, so that few prompts cover all of them.
-"""
+"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt."""
 
 from __future__ import annotations
 
@@ -99,7 +95,7 @@ class RandomShots:
                 yield from prompt.constrained(model, name, shots)
 
     def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:
-        """Yield each number of examples with each draw and template; templates rotate."""
+        """Yield all combinations. Each draw first gets another template, so few prompts have all."""
         templates = [*dict.fromkeys(self.options.templates)]
         for k in dict.fromkeys(max(k, labels) for k in self.options.k):
             for shift in range(len(templates)):
