@@ -95,7 +95,7 @@ class RandomShots:
                 yield from prompt.constrained(model, name, shots)
 
     def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:
-        """Yield all combinations. Each draw first gets another template, so few prompts have all."""
+        """Yield all combinations; templates rotate, so that the first prompts cover them."""
         templates = [*dict.fromkeys(self.options.templates)]
         for k in dict.fromkeys(max(k, labels) for k in self.options.k):
             for shift in range(len(templates)):
