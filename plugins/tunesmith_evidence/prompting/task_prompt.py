@@ -43,6 +43,7 @@ class TaskPrompt:
     """An instruction that describes the answers; may be empty."""
     base: Callable[[], TextModel]
     seed: int = 0
+    """Seed for choosing the prompts that calibrate the labels."""
 
     def prompted(
         self, find: Callable[[str], Sequence[Example]] | None = None, *, describe: bool

@@ -1,8 +1,4 @@
-"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt.
-
-Prompts differ in their examples and in how they are written. The first ones combine each draw of
-examples with another template, so that few prompts cover all draws and all templates.
-"""
+"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt."""
 
 from __future__ import annotations
 
@@ -35,17 +31,17 @@ class RandomShotsOptions(Options):
         3, ge=1, le=20, description="Number of random draws to try for each number of examples."
     )
     templates: list[Literal["turns", "labeled", "instruction last"]] = Field(
-        ["turns", "labeled", "instruction last"],
+        ["turns"],
         min_length=1,
         description=(
-            "Ways to write the prompt. `turns`: each question and each answer is a turn. "
-            "`labeled`: the same, with `Question:` and `Answer:` in the question's turn. "
-            "`instruction last`: the description of the answers follows the last question instead "
-            "of the system prompt."
+            "Ways to write the prompt, combined with the draws. `turns`: each question and each "
+            "answer is a turn. `labeled`: the same, with `Question:` and `Answer:` in the "
+            "question's turn. `instruction last`: the description of the answers follows the last "
+            "question instead of the system prompt."
         ),
     )
     tokens: int = Field(
-        6_000,
+        20_000,
         ge=0,
         description=(
             "Maximum number of prompt tokens for comparing draws and templates on ten rows. "
@@ -99,7 +95,7 @@ class RandomShots:
                 yield from prompt.constrained(model, name, shots)
 
     def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:
-        """Yield each number of examples with each draw and template; templates rotate."""
+        """Yield all combinations; templates rotate, so that the first prompts cover them."""
         templates = [*dict.fromkeys(self.options.templates)]
         for k in dict.fromkeys(max(k, labels) for k in self.options.k):
             for shift in range(len(templates)):

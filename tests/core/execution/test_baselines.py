@@ -528,6 +528,7 @@ def test_a_baseline_depends_neither_on_the_others_nor_on_unused_time(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the number of its test rows may differ: the strongest baseline gets all of them."""
+    monkeypatch.setattr("tunesmith.options.DEFAULT_BASELINE_ROWS", 12)
     rng = random.Random(1)
     specs = {
         name: {
@@ -553,7 +554,8 @@ def test_a_baseline_depends_neither_on_the_others_nor_on_unused_time(
         return (chosen.variant, chosen.validation_score, chosen.test_rows, tried), values
 
     together = measure([*specs], "10h")
-    others = [measure([*specs][::-1], "20h"), measure(["two"], "10h")]
+    pairs = (["one", "two"], ["two", "three"])
+    others = [measure([*specs][::-1], "20h"), *(measure(names, "10h") for names in pairs)]
     for name, (choice, values) in ((n, o) for other in others for n, o in other.items()):
         assert choice == together[name][0]
         shared = values.keys() & together[name][1].keys()

@@ -25,6 +25,7 @@ from tunesmith_plugins.baselines.zero_shot import ZERO_SHOT
 TRAIN = class_rows(60, 1)
 QUESTION = (Message("user", "my mortgage is gone"),)
 SHOTS = (RANDOM_SHOTS, RETRIEVED_SHOTS)
+TEMPLATES = ["turns", "labeled", "instruction last"]
 WAYS = ("", ", constrained", ", calibrated")
 """Ends of the names of a prompt's variants: free answers, labels, calibrated labels."""
 
@@ -74,11 +75,10 @@ def test_what_can_be_described(rows: list[Record], expected: list[str]) -> None:
 
 
 def test_random_shots_show_every_label() -> None:
-    options = {"k": [2, 6], "templates": ["turns"]}
-    variants = list_variants(RANDOM_SHOTS, TRAIN, **options, constrain=False)
+    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6], constrain=False)
     draws = [f"k={k}, draw {draw}" for k in (3, 6) for draw in (1, 2, 3)]
     assert names(variants) == draws
-    all_ways = names(list_variants(RANDOM_SHOTS, TRAIN, **options))
+    all_ways = names(list_variants(RANDOM_SHOTS, TRAIN, k=[2, 6]))
     assert all_ways == [f"{draw}{way}" for draw in draws for way in WAYS]
     assert set(shown(variants[0])) == set(WORDS)
     assert Counter(shown(variants[3])) == dict.fromkeys(WORDS, 2)
@@ -155,7 +155,8 @@ def test_a_prompt_that_is_missing_is_an_error_before_the_run(tmp_path: Path) -> 
 
 
 def test_the_first_prompts_cover_all_draws_and_templates() -> None:
-    variants = list_variants(RANDOM_SHOTS, TRAIN, k=[3], constrain=False, tokens=10**6)
+    options = {"k": [3], "templates": TEMPLATES}
+    variants = list_variants(RANDOM_SHOTS, TRAIN, **options, constrain=False, tokens=10**6)
     found = names(variants)
     assert found[:3] == ["k=3, draw 1", "k=3, draw 2, labeled", "k=3, draw 3, instruction last"]
     assert len(set(found)) == len(found) == 9
@@ -177,15 +178,16 @@ def test_the_first_prompts_cover_all_draws_and_templates() -> None:
 
 def test_prompts_beyond_the_token_limit_are_left_out_with_the_reason() -> None:
     """The limit counts tokens, so every machine tries the same prompts."""
-    everything = list_variants(RANDOM_SHOTS, TRAIN, k=[3], tokens=10**6)
+    options = {"k": [3], "templates": TEMPLATES}
+    everything = list_variants(RANDOM_SHOTS, TRAIN, **options, tokens=10**6)
     assert not any(variant.omitted for variant in everything)
-    few = list_variants(RANDOM_SHOTS, TRAIN, k=[3], tokens=1)
+    few = list_variants(RANDOM_SHOTS, TRAIN, **options, tokens=1)
     assert names([v for v in few if not v.omitted]) == [f"k=3, draw 1{way}" for way in WAYS]
     omitted = [variant for variant in few if variant.omitted]
     assert len(omitted) == 8
     assert {v.omitted for v in omitted} == {"the limit [baselines.random-shots] tokens was reached"}
     counts = [
-        sum(not v.omitted for v in list_variants(RANDOM_SHOTS, TRAIN, k=[3], tokens=tokens))
+        sum(not v.omitted for v in list_variants(RANDOM_SHOTS, TRAIN, **options, tokens=tokens))
         for tokens in range(0, 20_000, 1_000)
     ]
     assert counts == sorted(counts) and {counts[0], counts[-1]} == {3, 27}
@@ -194,7 +196,7 @@ def test_prompts_beyond_the_token_limit_are_left_out_with_the_reason() -> None:
 def test_a_worked_example_does_not_calibrate() -> None:
     """Its own answer would be in the prompt."""
     for few in (TRAIN, TRAIN[:8]):
-        for variant in list_variants(RANDOM_SHOTS, few, k=[6], tokens=10**6):
+        for variant in list_variants(RANDOM_SHOTS, few, k=[6], templates=TEMPLATES):
             if isinstance(variant.model, ChoiceModel) and variant.model.calibration:
                 questions = {prompt[0].text for prompt in variant.model.calibration}  # type: ignore[union-attr]
                 shown = {m.text for m in built(variant)[:-1] if m.role == "user"}
@@ -209,10 +211,11 @@ def test_an_answer_does_not_depend_on_other_variants(offer: BaselineOffer[Any]) 
     def answers(variants: list[BaselineVariant]) -> dict[str, list[str]]:
         return {v.name: [a.text for a in v.model.generate(prompts, 8)] for v in variants}
 
-    together = answers(list_variants(offer, TRAIN))
-    assert answers(list_variants(offer, TRAIN)[::-1]) == together
+    options = {"templates": TEMPLATES, "draws": 1} if offer is RANDOM_SHOTS else {}
+    together = answers(list_variants(offer, TRAIN, **options))
+    assert answers(list_variants(offer, TRAIN, **options)[::-1]) == together
     for place, (name, given) in enumerate(together.items()):
-        assert answers([list_variants(offer, TRAIN)[place]]) == {name: given}
+        assert answers([list_variants(offer, TRAIN, **options)[place]]) == {name: given}
 
 
 def test_labels_are_scored_once_for_all_ways_to_choose_them() -> None:
