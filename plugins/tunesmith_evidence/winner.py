@@ -25,6 +25,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tunesmith import api
+from tunesmith.config.paths import is_path
 from tunesmith.contracts import BaselineTask, TextModel
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.events import BaselineChosen
@@ -234,12 +235,11 @@ def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
     """Copy the files and folders in options, and return the copies by option and original path."""
     files: dict[str, dict[str, str]] = {}
     for name, info in type(config).model_fields.items():
-        extra = info.json_schema_extra
-        if not (isinstance(extra, dict) and extra.get("path")):
+        if not is_path(info):
             continue
         value = getattr(config, name) or ()
-        copied = files.setdefault(name, {})
         for path in [value] if isinstance(value, str) else value:
+            copied = files.setdefault(name, {})
             if path in copied or not Path(path).exists():
                 continue
             copy = f"files/{name}/{len(copied)}/{Path(path).name}"
@@ -267,7 +267,7 @@ def _read_options(
         copies = {path: str(folder / copy) for path, copy in copied.items()}
         value = options[name]
         is_text = isinstance(value, str)
-        options[name] = copies.get(value) if is_text else [copies.get(p, p) for p in value]
+        options[name] = copies.get(value, value) if is_text else [copies.get(p, p) for p in value]
     try:
         config: BaseModel = offer.config(**options)
     except ValidationError as error:

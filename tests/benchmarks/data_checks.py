@@ -158,7 +158,7 @@ def main() -> None:
                 print(f"    {example}")
         print("\n| set | answers with facts that their prompt does not contain |\n|---|---|")
         for name, rows in records.items():
-            stated = [bool(find_new_facts(row)) for row in read_rows(rows)]
+            stated = [bool(find_new_facts(row)) for _, row in read_rows(rows)]
             if stated:
                 print(f"| {name} | {show_share(sum(stated), len(stated))} |")
 

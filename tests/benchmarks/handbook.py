@@ -1,6 +1,6 @@
 """A handbook in two editions: does a prompt with documents beat a model tuned on old answers?
 
-``python -m tests.benchmarks.handbook FOLDER [--pages 20]`` writes a project whose facts are invented:
+``python -m tests.benchmarks.handbook FOLDER [--pages 20]`` writes a project with invented facts:
 
 - ``edition-1/`` and ``edition-2/``: the handbook of a company, a page per file. On three of four
   pages, edition 2 has other prices, periods and rooms.

@@ -78,6 +78,7 @@ class FileOptions(Options):
     """Options of the baseline ``book``."""
 
     file: DataPath = "answers.json"
+    folder: DataPath | None = None
 
 
 class Book:
@@ -155,12 +156,13 @@ def test_a_folder_is_copied_without_links_and_hidden_files(tmp_path: Path) -> No
     (book / "link.md").symlink_to(tmp_path / "book" / "a.md")
     (book / "up").symlink_to(tmp_path)
     target = tmp_path / "winner"
-    copied = _copy_files(FileOptions(file=str(book)), target)
-    assert copied == {"file": {str(book): "files/file/0/book"}}
+    copied = _copy_files(FileOptions(file="unknown:name", folder=str(book)), target)
+    assert copied == {"file": {}, "folder": {str(book): "files/folder/0/book"}}
     found = sorted(path for path in (target / "files").rglob("*") if path.is_file())
     assert [path.read_text() for path in found] == ["a.md", "part/b.md"]
-    read = _read_options(BOOK, {"file": str(book)}, copied, target)
-    assert read == FileOptions(file=str(target / "files/file/0/book"))
+    read = _read_options(BOOK, {"file": "unknown:name", "folder": str(book)}, copied, target)
+    assert read == FileOptions(file="unknown:name", folder=str(target / "files/folder/0/book"))
+    assert _copy_files(FileOptions(), tmp_path) == {"file": {}}
 
 
 def test_a_damaged_winner_is_refused(tmp_path: Path) -> None:

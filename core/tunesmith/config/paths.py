@@ -21,7 +21,7 @@ def with_absolute_paths(options: M, folder: Path) -> M:
     changes = {}
     for name, info in type(options).model_fields.items():
         value = options.__dict__[name]
-        if _is_path(info):
+        if is_path(info):
             extra = info.json_schema_extra
             names = extra.get("names") if isinstance(extra, dict) else None
             if not (isinstance(names, list) and value in names):
@@ -33,7 +33,7 @@ def with_absolute_paths(options: M, folder: Path) -> M:
     return options.model_copy(update=changes) if changes else options
 
 
-def _is_path(info: FieldInfo) -> bool:
+def is_path(info: FieldInfo) -> bool:
     """Return True if an option's type is a path or a union with one, like ``DataPath | None``."""
     branches = (item for branch in get_args(info.annotation) for item in get_args(branch)[1:])
     extras = [f.json_schema_extra for f in (info, *branches) if isinstance(f, FieldInfo)]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record, Text, last_exchange
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_evidence.number_text import format_share
-from tunesmith_evidence.tasks.examples import last_question, prompt_text
+from tunesmith_evidence.tasks.examples import Example, last_question, prompt_text
 from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 SAMPLE_ROWS = 2_000
@@ -24,8 +23,7 @@ labels, replies, instructions, commands and calculations (``tests.benchmarks.dat
 MIN_FACTS = 10
 """Fewer distinct facts are like labels, which training rows teach."""
 MAX_EXAMPLES = 2
-EXCERPT = 60
-INPUT_LIMIT = 4_000
+EXCERPT, INPUT_LIMIT = 60, 4_000
 FACT = re.compile(
     r"https?://[^\s)>\]]+"  # address of a page
     r"|@[\w-]{1,64}\.\w[\w.-]*"  # domain of an e-mail address
@@ -42,32 +40,22 @@ MIN_OPERANDS = 2
 """An answer may be computed or converted from this many numbers in its prompt."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """The last exchange of a record."""
-
-    source: str
-    prompt: str
-    question: str
-    answer: str
-
-
 def review(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]:
     """Yield a note if many training answers state facts that their prompt does not contain."""
     rows = [*read_rows(train[row] for row in range(0, len(train), 1 + len(train) // SAMPLE_ROWS))]
-    stated = [(row, facts) for row in rows if (facts := find_new_facts(row))]
-    distinct = {fact for _, facts in stated for fact in facts}
+    stated = [(*row, facts) for row in rows if (facts := find_new_facts(row[1]))]
+    distinct = {fact for *_, facts in stated for fact in facts}
     if len(stated) < MIN_SHARE * len(rows) or len(distinct) < MIN_FACTS:
         return
-    if detect_task_kind([row.answer for row in rows]) == "objects":
+    if detect_task_kind([example.answer for _, example in rows]) == "objects":
         return  # values of JSON answers are often converted from the prompt
     message = (
         f"{_show_share(len(stated), len(rows))} training answers state numbers, codes, addresses "
         "or citations that their prompt does not contain"
     )
-    known = {_fold(fact) for row in read_rows(train) for fact in list_facts(row.answer)}
-    tested = [*read_rows(test)]
-    unknown = sum(any(_fold(f) not in known for f in find_new_facts(row)) for row in tested)
+    known = {_fold(fact) for _, row in read_rows(train) for fact in list_facts(row.answer)}
+    tested = [{*map(_fold, find_new_facts(row))} for _, row in read_rows(test)]
+    unknown = sum(not facts <= known for facts in tested)
     if unknown:
         message += (
             f"; {_show_share(unknown, len(tested))} test answers state some that no training "
@@ -80,20 +68,21 @@ def review(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]
         hint='if documents state them, compare with [baselines.documents] folder = "FOLDER"',
         count=len(stated),
         examples=tuple(
-            f'{row.source} "{_shorten(row.question)}": {_shorten(facts[0])}'
-            for row, facts in stated[:MAX_EXAMPLES]
+            f'{source} "{_shorten(row.question)}": {_shorten(facts[0])}'
+            for source, row, facts in stated[:MAX_EXAMPLES]
         ),
     )
 
 
-def find_new_facts(row: Row) -> list[str]:
+def find_new_facts(row: Example) -> list[str]:
     """Return the facts in an answer that its prompt does not contain.
 
     Returns nothing if the answer may be computed from the numbers in the prompt.
     """
-    prompt = _fold(row.prompt)
-    facts = [fact for fact in list_facts(row.answer) if _fold(fact) not in prompt]
-    return facts if facts and len(_NUMBER.findall(row.prompt)) < MIN_OPERANDS else []
+    if len(_NUMBER.findall(row.text)) >= MIN_OPERANDS:
+        return []
+    prompt = _fold(row.text)
+    return [fact for fact in list_facts(row.answer) if _fold(fact) not in prompt]
 
 
 def list_facts(text: str) -> list[str]:
@@ -101,8 +90,8 @@ def list_facts(text: str) -> list[str]:
     return [match.group().rstrip(".,:") for match in FACT.finditer(text)]
 
 
-def read_rows(records: Iterable[Record]) -> Iterator[Row]:
-    """Yield the last exchange of each record that has one."""
+def read_rows(records: Iterable[Record]) -> Iterator[tuple[str, Example]]:
+    """Yield the source and the last exchange of each record that has one."""
     for record in records:
         if isinstance(record, Text):
             continue
@@ -110,7 +99,7 @@ def read_rows(records: Iterable[Record]) -> Iterator[Row]:
             prompt, answer = last_exchange(record)
         except (TypeError, ValueError):
             continue  # a kind of record that a plugin defines
-        yield Row(record.source, prompt_text(prompt), last_question(prompt), answer.text)
+        yield record.source, Example(prompt_text(prompt), answer.text, last_question(prompt))
 
 
 def _fold(text: str) -> str:

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
 
 from tunesmith.errors import DataError, EnvironmentProblem
+from tunesmith.text import format_count
 from tunesmith_data import DataFile
 from tunesmith_data.documents import open_document
 
@@ -20,12 +21,15 @@ MAX_BYTES = 20_000_000
 """Maximum size of all documents together; the index of more text would take minutes."""
 NAMED_FILES = 5
 BOMS_OF_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-UNSHOWN_TAGS = frozenset({"nav", "noscript", "script", "style", "svg", "template", "title"})
-LINE_TAGS = frozenset({"br", "dd", "dt", "li", "tr"})
-BLOCK_TAGS = frozenset(
-    {"article", "blockquote", "div", "dl", "hr", "main", "ol", "p", "pre", "section", "table", "ul"}
-)
-_HEADING_TAG = re.compile("h[1-6]")
+UNSHOWN_TAGS = ("nav", "noscript", "script", "style", "svg", "template", "title")
+TAG_BREAKS = {
+    **{f"h{level}": f"\n\n{'#' * level} " for level in range(1, 7)},
+    **dict.fromkeys(("br", "dd", "dt", "li", "tr"), "\n"),
+    **dict.fromkeys(("article", "div", "ol", "p", "pre", "section", "table", "ul"), "\n\n"),
+    **dict.fromkeys(("td", "th"), " | "),
+}
+"""Text in place of a start tag."""
+_TAG = re.compile(r"<(/?)(!|[a-z][a-z0-9]*)[^<>]*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Documents:
         """Yield one line for each reason, with the number and the names of the skipped files."""
         for reason, names in self.skipped.items():
             more = ", ..." if len(names) > NAMED_FILES else ""
-            yield f"{len(names):,} skipped ({reason}): {', '.join(names[:NAMED_FILES])}{more}"
+            count = format_count(len(names), "file")
+            yield f"{count} skipped ({reason}): {', '.join(names[:NAMED_FILES])}{more}"
 
 
 def read_folder(folder: Path) -> Documents:
@@ -139,40 +144,15 @@ def _read_text(path: Path) -> tuple[str, str]:
 
 def html_to_text(html: str) -> str:
     """Return the visible text of an HTML page, with headings as in Markdown."""
-    reader = _PageReader()
-    reader.feed(html)
-    reader.close()
-    lines = "".join(reader.parts).split("\n")
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(" ".join(line.split()) for line in lines)).strip()
-
-
-class _PageReader(HTMLParser):
-    """Collects the visible text of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self._unshown: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Start a line or a paragraph, or a heading for ``h1`` to ``h6``."""
-        if tag in UNSHOWN_TAGS:
-            self._unshown.append(tag)
-        elif _HEADING_TAG.fullmatch(tag):
-            self.parts.append(f"\n\n{'#' * int(tag[1])} ")
-        elif tag in ("td", "th"):
-            self.parts.append(" | ")
-        elif tag in LINE_TAGS | BLOCK_TAGS:
-            self.parts.append("\n" if tag in LINE_TAGS else "\n\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        """End a paragraph or heading."""
-        if tag in self._unshown:
-            del self._unshown[self._unshown.index(tag) :]
-        elif tag in BLOCK_TAGS or _HEADING_TAG.fullmatch(tag):
-            self.parts.append("\n\n")
-
-    def handle_data(self, data: str) -> None:
-        """Keep visible text; line breaks in the source are spaces."""
-        if not self._unshown:
-            self.parts.append(re.sub(r"\s+", " ", data))
+    first, *pieces = _TAG.split(html)
+    parts, unshown = [" ".join(first.split())], ""
+    for slash, name, text in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
+        tag = name.lower()
+        if unshown and not (slash and tag == unshown):
+            continue
+        unshown = tag if tag in UNSHOWN_TAGS and not slash else ""
+        if not unshown:
+            end = "\n\n" if tag.startswith("h") else ""
+            parts += [end if slash else TAG_BREAKS.get(tag, ""), re.sub(r"\s+", " ", text)]
+    lines = (" ".join(line.split()) for line in unescape("".join(parts)).split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
