@@ -17,7 +17,6 @@ from functools import cached_property
 
 from tunesmith.contracts import Generation, Measurement
 from tunesmith.offers import Metric
-from tunesmith.records import Record
 from tunesmith.statistics import Interval, mean_interval
 from tunesmith.statistics.sample import build_sample, standard_error
 from tunesmith_evidence.number_text import format_estimate
@@ -48,18 +47,6 @@ class LengthControl:
     differences: Sequence[int]
     """Length of the answer minus that of the other one."""
     groups: Sequence[str | None]
-
-    @classmethod
-    def of_answers(
-        cls,
-        wins: Sequence[float],
-        ours: Sequence[str],
-        theirs: Sequence[str],
-        records: Sequence[Record],
-    ) -> LengthControl:
-        """Create the control of answers that were compared with those of another model."""
-        differences = [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)]
-        return cls(wins, differences, [record.group for record in records])
 
     def measurements(self, metric: str) -> Iterator[Measurement]:
         """Yield the share of wins at equal length as a metric, if it can be estimated."""

@@ -62,11 +62,10 @@ class AnswerLength:
         """Yield the better rule on the training pairs, or nothing without pairs."""
         pairs = [record for record in task.train if isinstance(record, Preference)]
         if pairs:
-            longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
-            shorter = sum(len(pair.chosen) < len(pair.rejected) for pair in pairs)
-            word = "longer" if longer >= shorter else "shorter"
-            name = f"the {word} answer wins"
-            yield BaselineVariant(name=name, model=LengthRule(longer >= shorter))
+            lengths = [(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+            is_longer = sum((a > b) - (a < b) for a, b in lengths) >= 0
+            name = f"the {'longer' if is_longer else 'shorter'} answer wins"
+            yield BaselineVariant(name=name, model=LengthRule(is_longer))
 
 
 ANSWER_LENGTH = BaselineOffer(

@@ -80,7 +80,8 @@ class WinRate(ComparingEvaluator):
                 ours, theirs, our_rewards, their_rewards, strict=True
             )
         )
-        control = LengthControl.of_answers(values, ours, theirs, records)
+        differences = [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)]
+        control = LengthControl(values, differences, [record.group for record in records])
         details = control.details("its answers are")
         return [
             Measurement(metric=METRIC.name, values=values, outputs=tuple(ours), details=details),

@@ -24,14 +24,15 @@ def describe_length_control(case: VerdictCase, sentence: str) -> str:
         return explained
     pairs, difference = rule.pairs, rule.comparison.difference
     alike = sum(a == b for a, b in zip(pairs.baseline_values, pairs.tuned_values, strict=True))
-    clauses = []
+    is_named = rule.kind in sentence
+    name = "this rule" if is_named else f"{rule.kind} ({format_number(rule.values[0])})"
+    clause = f"the tuned model decides like {name} in {alike:,} of {len(pairs):,} pairs"
     if case.numbers.compare(rule) not in sentence:
         interval = format_interval(difference.low, difference.high, signed=True)
-        clauses.append(
-            f"{rule.kind} reaches {format_number(rule.values[0])}, so the tuned model differs by "
-            f"{format_difference(difference.value)} {interval}"
-        )
-    clauses.append(f"the tuned model decides like this rule in {alike:,} of {len(pairs):,} pairs")
+        clause += f", difference {format_difference(difference.value)} {interval}"
+    clauses = [clause]
+    if explained:
+        clauses.append(explained)
     if case.is_beyond_length:
         clauses.append("at equal length, the tuned model still prefers the chosen answers")
     elif rule.comparison.outcome != "better" and case.tuned.low > CHANCE:

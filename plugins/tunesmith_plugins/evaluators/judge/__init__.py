@@ -120,7 +120,8 @@ class Judge(ComparingEvaluator):
         details = to_details(checked, tested, options.agreement, needs_judge)
         judged = checked.judgments.judged
         scores = [judgment.score if details["holds"] else 0.5 for judgment in judged]
-        control = LengthControl.of_answers(scores, ours, theirs, records)
+        differences = [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)]
+        control = LengthControl(scores, differences, [record.group for record in records])
         length = control.details("its answers are")
         if length["explained_by_length"]:
             length["finding"] = f"{details['finding']}; {length['explained_by_length']}"
