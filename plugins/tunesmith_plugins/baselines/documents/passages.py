@@ -86,13 +86,14 @@ class PassageIndex:
         self.passages = passages
         self._encoder = encoder
         self._bm25 = BM25(passages)
+        self._questions: dict[str, NDArray[np.float32]] = {}
 
     def find(self, question: str, count: int, similarity: Similarity) -> list[str]:
         """Return up to ``count`` passages, the most similar first."""
         fused = np.zeros(len(self.passages))
         if similarity != "embeddings":
             scores = self._bm25.scores(question)
-            ranked = self._bm25.ranked(question)[: np.count_nonzero(scores)]
+            ranked = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores)]
             fused[ranked] += 1 / (RRF_K + 1 + np.arange(len(ranked)))
         if similarity != "lexical":
             ranked = np.argsort(-self._compare_meanings(question), kind="stable")
@@ -101,7 +102,9 @@ class PassageIndex:
         return [self.passages[row] for row in best.tolist() if fused[row] > 0]
 
     def _compare_meanings(self, question: str) -> NDArray[np.float32]:
-        similarities: NDArray[np.float32] = self._vectors @ self._encode([question])[0]
+        if question not in self._questions:
+            (self._questions[question],) = self._encode([question])
+        similarities: NDArray[np.float32] = self._vectors @ self._questions[question]
         return similarities
 
     @cached_property

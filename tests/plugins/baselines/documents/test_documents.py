@@ -65,7 +65,7 @@ def task_of(rows: Sequence[Record], **changes: Any) -> BaselineTask:
 
 
 def variants_of(task: BaselineTask, folder: Path | None, **options: Any) -> list[BaselineVariant]:
-    config = DocumentsOptions(folder=folder and str(folder), **options)
+    config = DocumentsOptions(folder=str(folder) if folder else None, **options)
     return [*DOCUMENTS.build(config).variants(task)]
 
 
