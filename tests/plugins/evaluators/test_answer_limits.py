@@ -21,7 +21,10 @@ OTHER_PROMPTS = {
     "canaries": "it scores secrets of its own",
     "constrained-match": "it scores labels",
     "forgetting": "it scores texts of its own",
+    "general-loss": "it scores texts of its own",
+    "general-skills": "it asks prompts of its own",
     "memorization": "it goes on with beginnings of rows, up to as many tokens as an option says",
+    "review": "it needs the validation rows of a run",
     "safety": "it asks prompts of its own",
 }
 """Evaluators that neither generate answers to the prompts nor score the references of all rows."""

@@ -198,6 +198,8 @@ OTHERS = {
     "constrained-json": "its model has to be constrained, which tests of generation do",
     "canaries": "rows of its own, and only of a tuned model",
     "forgetting": "rows of its own, and only of a tuned model",
+    "general-loss": "texts of its own, of base and tuned model",
+    "general-skills": "prompts of its own, of base and tuned model",
     "memorization": "rows of its own, and only of a tuned model",
     "review": "its threshold comes from validation rows, which test_review.py has",
     "safety": "rows of its own, and only of a tuned model",

@@ -155,7 +155,8 @@ def test_classes_are_described_and_facts_are_not(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("# Card\nQuestions about a visa card.")
     options: dict[str, Any] = {"k": [1], "words": [20], "shots": [0]}
     few = variants_of(task_of(class_rows(60, 1)), tmp_path, **options)
-    assert names(few) == ["k=1, 20 words", "k=1, 20 words, constrained"]
+    ways = ["", ", constrained", ", calibrated"]
+    assert names(few) == [f"k=1, 20 words{way}" for way in ways]
     assert "exactly one of these labels" in built(few[0], "visa")[0]
     many = [Completion(source="r", prompt=f"q{n}", completion=f"{n // 3} EUR") for n in range(120)]
     (free,) = variants_of(task_of(many), tmp_path, **options)
