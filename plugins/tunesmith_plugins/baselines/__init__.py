@@ -5,6 +5,7 @@ from tunesmith.hookspecs import lazy_plugin
 BEST_OF_N = lazy_plugin(
     __name__, tunesmith_baselines=".best_of_n:BEST_OF_N", tunesmith_review_plan=".best_of_n:review"
 )
+EMBEDDING = lazy_plugin(__name__, tunesmith_baselines=(".embedding:EMBEDDING", ".embedding:PROBE"))
 FIELDS = lazy_plugin(__name__, tunesmith_baselines=".fields:FIELDS")
 LINEAR = lazy_plugin(__name__, tunesmith_baselines=".linear:LINEAR")
 MAJORITY = lazy_plugin(__name__, tunesmith_baselines=".majority:MAJORITY")

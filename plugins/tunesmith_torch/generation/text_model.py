@@ -19,7 +19,9 @@ from dataclasses import replace
 from itertools import groupby, islice
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -34,6 +36,7 @@ from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_atten
 from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence
 from tunesmith_torch.generation.generate import generate
+from tunesmith_torch.generation.hidden_states import mean_hidden_states
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.kernels.rotary_lengths import length_classes
@@ -208,6 +211,20 @@ class TorchTextModel:
         pairs = zip(self.template.encode_prompts(prompts), generations, strict=True)
         ids = [(prompt, list(answer.ids)) for prompt, answer in pairs]
         return self._score(prompts, ids, progress)
+
+    @torch.inference_mode()
+    def embed(
+        self, prompts: Sequence[Prompt], *, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """Return the mean of the last layer's hidden states over the tokens of each prompt.
+
+        Raises:
+            PromptTooLongError: a prompt exceeds the model's context.
+        """
+        ids = [row or [0] for row in self.template.encode_prompts(prompts)]
+        self._check_context(prompts, [len(row) + 1 for row in ids], "prompt and one more token")
+        with eval_mode(self.model):
+            return mean_hidden_states(self.model, ids, progress)
 
     def _score(
         self,
