@@ -115,6 +115,7 @@ CheckKind = Literal[
     "splitter",
     "evaluator",
     "baseline",
+    "encoder",
     "reporter",
     "exporter",
     "serve extension",

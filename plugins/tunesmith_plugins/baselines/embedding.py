@@ -17,7 +17,7 @@ from tunesmith.errors import UsageError
 from tunesmith.install import NO_ENCODER, install_encoder
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
-from tunesmith.records import Message, Record
+from tunesmith.records import Record
 from tunesmith_evidence.tasks.kinds import detect_record_task, has_recurring_answers
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Probe:
-    """Classifies prompts by the hidden states of the base model, at length 1.
+    """Classifies prompts by the hidden states of the base model.
 
-    The mean over the training rows is subtracted first, because all prompts share a large
-    component: Mu and Viswanath, All-but-the-Top (2018), section 2.
+    A few dimensions of hidden states are much larger than the others in all texts. Each dimension
+    is therefore standardized on the training rows before vectors are scaled to length 1.
     """
 
     options: VectorOptions
@@ -93,7 +93,8 @@ class Probe:
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield one variant; it learns when it is first asked, which the time budget counts."""
-        from sklearn.preprocessing import normalize
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import Normalizer, StandardScaler
 
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.classify.text_classifier import TextRows, vectorize_with
@@ -106,8 +107,9 @@ class Probe:
 
         @cache
         def learn() -> FunctionModel:
-            mean = vectorize([example.text for example in examples]).mean(axis=0)
-            rows = TextRows(examples, lambda texts: normalize(vectorize(texts) - mean))
+            scale = make_pipeline(StandardScaler(), Normalizer())
+            scale.fit(vectorize([example.text for example in examples]))
+            rows = TextRows(examples, lambda texts: scale.transform(vectorize(texts)))
             return rows.learn_best(self.options.list_classifiers())[1]
 
         yield BaselineVariant(name="", model=FunctionModel(lambda texts: learn().answer(texts)))
@@ -116,8 +118,8 @@ class Probe:
         """Return the hidden states of each text, computing only new ones."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new:
-            model = require_embedding(task.base())
-            found = model.embed([(Message("user", text),) for text in new])
+            # As plain text: a chat template would add the same tokens to each.
+            found = require_embedding(task.base()).embed(new)
             self.known.update((text, found[row]) for row, text in enumerate(new))
         return [self.known[text] for text in texts]
 

@@ -68,7 +68,8 @@ class SentenceEncoder:
         order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), ids[row]), reverse=True)
         vectors = np.zeros((len(ids), self.model.config.hidden_size), np.float32)
         finished = 0
-        for batch in padded_batches([len(ids[row]) for row in order], BATCH_TOKENS):
+        lengths = [len(ids[row]) for row in order]
+        for batch in padded_batches(lengths, max([BATCH_TOKENS, *lengths[:1]])):
             rows = [order[number] for number in batch]
             vectors[rows] = self._encode([ids[row] for row in rows]).cpu().numpy()
             finished += len(rows)
