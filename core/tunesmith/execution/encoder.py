@@ -40,11 +40,11 @@ class CheckedEncoder:
 def find_encoder(plan: Plan) -> Callable[[], Encoder] | None:
     """Return a function that opens the run's encoder once, or None if there is no encoder."""
     component = plan.encoder
-    return None if component is None else cache(lambda: open_encoder(component))
+    return None if component is None else cache(lambda: open_checked(component))
 
 
-def open_encoder(component: Component[EncoderOffer[Any]]) -> Encoder:
-    """Open an encoder."""
+def open_checked(component: Component[EncoderOffer[Any]]) -> Encoder:
+    """Open an encoder; see :class:`CheckedEncoder`."""
     plugin = component.offered.plugin
     with attribute_errors_to(plugin, " while it opened its encoder"):
         return CheckedEncoder(component.offer.build(component.config), plugin)

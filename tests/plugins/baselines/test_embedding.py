@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from baseline_rows import class_rows, object_rows, share_right, text_rows
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neighbors import NearestCentroid as SklearnCentroid
+from word_encoder import WordEncoder
 
 from tunesmith.contracts import BaselineTask, BaselineVariant, TextModel
 from tunesmith.errors import UsageError
@@ -25,24 +24,6 @@ from tunesmith_plugins.baselines.embedding import EMBEDDING, PROBE
 
 TRAIN, TEST = class_rows(60, 1), class_rows(40, 1000)
 LABELS = np.array([row.completion for row in TRAIN])
-
-
-class WordEncoder:
-    """Encodes a text as the sum of random vectors of its words; counts the texts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def encode(self, texts: Sequence[str], *, progress: Any = None) -> NDArray[np.float32]:
-        self.count += len(texts)
-        sums = [
-            np.sum([self.vector(word) for word in f"{text} .".split()], axis=0) for text in texts
-        ]
-        return np.array([row / np.linalg.norm(row) for row in sums], np.float32).reshape(-1, 128)
-
-    def vector(self, word: str) -> NDArray[np.float64]:
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big")
-        return np.random.default_rng(seed).normal(size=128)
 
 
 class HiddenModel(DigestModel):
