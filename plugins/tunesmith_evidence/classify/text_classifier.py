@@ -39,9 +39,14 @@ class TextRows:
         """The rows and their answers."""
         return self.rows, self.answers
 
-    def learn_best(self, ways: Mapping[str, FitClassifier]) -> tuple[str, FunctionModel]:
-        """Train by the method with the best out-of-fold accuracy; return its name and the model."""
-        name = choose_out_of_fold(ways, self.rows, self.answers, self._folds)
+    def learn_best(
+        self, ways: Mapping[str, FitClassifier], margin: float = 0.0
+    ) -> tuple[str, FunctionModel]:
+        """Train by the method with the best out-of-fold accuracy; return its name and the model.
+
+        For ``margin``, see :func:`~tunesmith_evidence.classify.folds.choose_out_of_fold`.
+        """
+        name = choose_out_of_fold(ways, self.rows, self.answers, self._folds, margin)
         return name, self.model(ways[name](self.rows, self.answers))
 
     def model(self, classifier: Classifier) -> FunctionModel:
