@@ -109,8 +109,6 @@ def test_the_best_out_of_fold_classifier_is_chosen() -> None:
     rows = [*by_label["card"], *by_label["loan"][:9]]
     [variant] = variants(EMBEDDING, rows, c=[1e-6], k=[1])
     assert variant.name == "k=1", "logistic regression with this C gives every row the same answer"
-    [variant] = variants(EMBEDDING, rows, c=[10.0], k=[1])
-    assert variant.name == "C=10"
 
 
 def test_the_probe_learns_in_the_time_budget_and_embeds_each_text_once() -> None:
