@@ -17,8 +17,7 @@ from tunesmith.errors import UsageError
 from tunesmith.install import NO_ENCODER, install_encoder
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
-from tunesmith.records import Record
-from tunesmith_evidence.tasks.kinds import detect_record_task, has_recurring_answers
+from tunesmith_evidence.tasks.kinds import has_classes, has_recurring_answers
 
 if TYPE_CHECKING:
     from tunesmith_evidence.classify.folds import FitClassifier
@@ -127,11 +126,6 @@ class Probe:
             found = require_embedding(task.base()).embed(new)
             self.known.update((text, found[row]) for row, text in enumerate(new))
         return [self.known[text] for text in texts]
-
-
-def has_classes(records: Sequence[Record]) -> bool:
-    """Return True if the answers are classes."""
-    return detect_record_task(records) == "classes"
 
 
 NEEDS = ("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13")

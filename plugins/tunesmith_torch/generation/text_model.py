@@ -36,7 +36,6 @@ from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_atten
 from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence
 from tunesmith_torch.generation.generate import generate
-from tunesmith_torch.generation.hidden_states import mean_hidden_states
 from tunesmith_torch.generation.sampling import Sampler
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.kernels.rotary_lengths import length_classes
@@ -223,8 +222,29 @@ class TorchTextModel:
         """
         ids = [row or [0] for row in self.template.encode_prompts(prompts)]
         self._check_context(prompts, [len(row) + 1 for row in ids], "prompt and one more token")
+        # The added token is the target of the last one, and no other token attends to it.
+        rows = [_ScoredRow(array("i", [*row, 0]), len(row)) for row in ids]
+        vectors: dict[int, NDArray[np.float32]] = {}
         with eval_mode(self.model):
-            return mean_hidden_states(self.model, ids, progress)
+            for indices, batch in self._batches_without_prefix(rows):
+                hidden_ND = hidden_at_targets(self.model, batch.to(self.device)).float()
+                parts = torch.split(hidden_ND, [len(ids[row]) for row in indices])
+                means_BD = torch.stack([part_ND.mean(0) for part_ND in parts])
+                vectors.update(zip(indices, means_BD.cpu().numpy(), strict=True))
+                if progress is not None:
+                    progress(len(vectors))
+        return np.array([vectors[row] for row in range(len(rows))], np.float32)
+
+    def _batches_without_prefix(
+        self, rows: Sequence[_ScoredRow]
+    ) -> Iterator[tuple[list[int], MicroBatch]]:
+        """Yield padded batches, or each row alone if padding changes the model's results."""
+        longest = max((len(row.ids) for row in rows), default=0)
+        if rows and can_pad(prefix_cache.unwrap_model(self.model), longest):
+            yield from _padded_batches(rows, 0, min(self.token_budget, SCORING_TOKENS))
+        else:
+            for number, row in enumerate(rows):
+                yield [number], collate([row.example(0)], [0], packed=False)
 
     def _score(
         self,
