@@ -28,7 +28,7 @@ Without a margin, 50 rows often choose a worse one."""
 
 
 class VectorOptions(Options):
-    """Options of ``embedding`` and ``probe``."""
+    """Options of ``embedding``."""
 
     c: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
         [10.0, 100.0],
@@ -56,6 +56,17 @@ class VectorOptions(Options):
             **nearest,
             **({"centroid": classifiers.NearestCentroid} if self.centroid else {}),
         }
+
+
+class ProbeOptions(VectorOptions):
+    """Options of ``probe``."""
+
+    rows: int = Field(
+        500,
+        ge=1,
+        le=20_000,
+        description="Maximum number of training rows to learn from; each takes a forward pass.",
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class Probe:
     is therefore standardized on the training rows before vectors are scaled to length 1.
     """
 
-    options: VectorOptions
+    options: ProbeOptions
     known: dict[str, Any] = field(default_factory=dict)
     """The hidden states of each text."""
 
@@ -104,7 +115,7 @@ class Probe:
         from tunesmith_evidence.classify.text_classifier import TextRows, vectorize_with
         from tunesmith_evidence.tasks.examples import read_examples
 
-        examples = read_examples(task.train, task.seed)
+        examples = read_examples(task.train, task.seed, self.options.rows)
         if not examples:
             return
         vectorize = vectorize_with(lambda texts: self._embed(task, texts))
@@ -144,11 +155,11 @@ EMBEDDING = BaselineOffer(
 PROBE = BaselineOffer(
     name="probe",
     summary="a small classifier over the base model's hidden states",
-    config=VectorOptions,
+    config=ProbeOptions,
     build=Probe,
     needs=NEEDS,
     solution="classifier",
-    cost=90,
+    cost=150,
     needs_model=True,
     suits=has_classes,
 )

@@ -119,6 +119,9 @@ def test_the_probe_learns_in_the_time_budget_and_embeds_each_text_once() -> None
     first = answers(variant)
     distinct = {row.prompt for row in (*TRAIN, *TEST)}
     assert model.encoder.count == len(distinct)
+    [few] = PROBE.build(PROBE.config(rows=9)).variants(task(TRAIN, bounded := HiddenModel()))
+    answers(few)
+    assert bounded.encoder.count <= 9 + len(TEST)
     [again] = probe.variants(task(TRAIN[:50], model))
     answers(again)
     assert model.encoder.count == len(distinct) and answers(variant) == first

@@ -25,8 +25,8 @@ class SentenceEncoderOptions(Options):
         f"{WHEEL}{ENCODER_WHEEL}",
         min_length=1,
         description=(
-            "The model: a folder, a hub id, or `wheel:PACKAGE` for a folder in an installed "
-            "package."
+            "The model: a folder (relative to the current one), a hub id, or `wheel:PACKAGE` for "
+            "a folder in an installed package."
         ),
     )
     max_length: int = Field(
