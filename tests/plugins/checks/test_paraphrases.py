@@ -16,7 +16,7 @@ from tunesmith_plugins.checks import paraphrases
 
 SYNONYMS = {"lost": "gone", "new": "fresh", "card": "plastic", "today": "now"}
 TRAIN = ["my card is lost today", "the train is late", "order a new card today"]
-TEST = ["MY plastic is gone now", "The train is late.", "what is the weather", "a\x1b[31m b"]
+TEST = ["MY plastic is gone now", "THE train is late", "what is the weather", "a\x1b[31m b"]
 
 
 def rows(texts: list[str]) -> list[Completion]:

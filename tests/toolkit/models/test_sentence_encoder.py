@@ -58,7 +58,15 @@ def test_a_vector_depends_neither_on_other_texts_nor_on_their_order(
     alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
     np.testing.assert_allclose(alone, together, atol=1e-6)
     monkeypatch.setattr(sentence_encoder, "BATCH_TOKENS", 40)
+    batches: list[object] = []
+    encode = SentenceEncoder._encode
+    monkeypatch.setattr(
+        SentenceEncoder, "_encode", lambda self, rows: batches.append(rows) or encode(self, rows)
+    )
     np.testing.assert_allclose(encoder.encode(TEXTS), together, atol=1e-6)
+    encoder.encode([TEXTS[row] for row in order])
+    half = len(batches) // 2
+    assert half > 5 and batches[:half] == batches[half:], "the same texts share a pass"
     assert encoder.encode([]).shape[0] == 0
 
 
