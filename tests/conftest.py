@@ -84,6 +84,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny") / "llama")
 
 
+@pytest.fixture(autouse=True)
+def no_encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the encoder that ``make install`` brings: to load it takes most of a second per run."""
+    if request.node.get_closest_marker("real_model") is None:
+        found = "tunesmith_plugins.encoders.sentence_encoder.find_in_wheel"
+        monkeypatch.setattr(found, lambda package: None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker hands over what it counted."""
     if hasattr(session.config, "workeroutput"):

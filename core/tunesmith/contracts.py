@@ -180,21 +180,17 @@ class TextModel(Protocol):
 
 
 class Vectors(Protocol):
-    """A matrix of numbers, such as a NumPy array of float32; ``numpy.asarray`` reads it."""
+    """One vector per text: an array of floats, or a list of rows; ``numpy.asarray`` reads both."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The number of rows and columns."""
-        ...
-
-    def __array__(self) -> Any: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> Any: ...
 
 
 class Encoder(Protocol):
     """Turns texts into vectors; texts with similar meanings have vectors with a large product."""
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
-        """Return a vector of length 1 for each text: (texts, dimensions).
+        """Return a vector of length 1 for each text, all with the same number of dimensions.
 
         A vector does not depend on the other texts. Every text has one, also an empty one.
         """
@@ -206,9 +202,9 @@ class EmbeddingModel(TextModel, Protocol):
     """A text model that can also return its own hidden states."""
 
     def embed(self, prompts: Sequence[Prompt], *, progress: Progress | None = None) -> Vectors:
-        """Return the mean of the last layer's hidden states over each prompt's tokens.
+        """Return the mean of the last layer's hidden states over the tokens of each prompt.
 
-        The result is (prompts, hidden size), and a row does not depend on the other prompts.
+        A vector does not depend on the other prompts.
         """
         ...
 

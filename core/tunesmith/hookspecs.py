@@ -158,9 +158,10 @@ def tunesmith_baselines() -> Sequence[BaselineOffer[Any]]:  # type: ignore[empty
 def tunesmith_encoders() -> Sequence[EncoderOffer[Any]]:  # type: ignore[empty-body]
     """Offer encoders, which turn texts into vectors.
 
-    A run file chooses one with ``[encoder] use = "NAME"``; retrieval, near-duplicates, coverage and
-    slices then use it. Without that table, only classifier baselines use an encoder: the first one
-    whose ``is_installed`` returns True. ``build`` is only called when texts are encoded.
+    A run file chooses one with ``[encoder] use = "NAME"``; retrieved examples, coverage and the
+    check ``paraphrases`` then use it. Without that table, only classifier baselines use an encoder:
+    the first one whose ``is_installed`` returns True. ``build`` is only called when texts are
+    encoded.
     """
 
 

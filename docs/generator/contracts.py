@@ -52,13 +52,15 @@ SUBJECTS = {
     "any offer": "Every offer",
     "offer": "Every offer with options",
     "component": (
-        "Every component: loaders, splitters, techniques, evaluators, baselines, reporters"
+        "Every component: loaders, splitters, techniques, evaluators, baselines, encoders, "
+        "reporters"
     ),
     "technique": "Techniques",
     "data loader": "Data loaders",
     "splitter": "Splitters",
     "evaluator": "Evaluators",
     "baseline": "Baselines",
+    "encoder": "Encoders",
     "reporter": "Reporters",
     "reporter of every run": "Reporters that every run uses",
     "table": "Tables of the run file",

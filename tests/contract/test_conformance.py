@@ -67,6 +67,13 @@ def tiny_model() -> Path:
     return save_tiny_model(temporary_folder() / "tiny")
 
 
+@cache
+def tiny_encoder() -> Path:
+    from tiny_encoder import save_tiny_encoder
+
+    return save_tiny_encoder(temporary_folder() / "encoder")
+
+
 def write(name: str, text: str) -> str:
     path = temporary_folder() / name
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -108,6 +115,7 @@ def samples() -> dict[str, dict[str, Any]]:
         "code": {"execute_generated_code": True},
         "constrained-match": {"labels": kit_answers()},
         "prompt": {"files": [write("prompt.txt", "Answer with one word.")]},
+        "sentence-encoder": {"model": str(tiny_encoder())},
         "reward-margin": {"run": str(tiny_model())},
         "kl": {"run": str(tiny_model()), "max_new_tokens": 16},
         "length": {"run": str(tiny_model()), "max_new_tokens": 16},

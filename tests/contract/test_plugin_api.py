@@ -33,6 +33,8 @@ use = "api1-every"
 use = "api1-table"
 [baselines]
 use = ["api1-frequent"]
+[encoder]
+use = "api1-lengths"
 [[evaluators]]
 use = "api1-same"
 [[reporters]]

@@ -67,6 +67,7 @@ TESTED_THROUGH = {
         "tunesmith_data.near_duplicates.minhash",
     ),
     # Parts of one algorithm, compared together with transformers' own result.
+    "tests/toolkit/generation/test_text_model.py": ("tunesmith_torch.generation.scored_rows",),
     "tests/toolkit/generation/test_generate.py": (
         "tunesmith_torch.generation.transformers_generate",
     ),

@@ -18,6 +18,7 @@ from tests.fixtures.python.bench import (
     offering,
     rows,
 )
+from word_encoder import WORDS
 
 from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import IntegrityError, UsageError
@@ -47,6 +48,7 @@ from tunesmith_evidence.winner import (
     save_winner,
     write_records,
 )
+from tunesmith_plugins.baselines.embedding import EMBEDDING
 from tunesmith_plugins.baselines.linear import LINEAR
 from tunesmith_plugins.verdict import VERDICT
 
@@ -109,7 +111,12 @@ BOOK = replace(ZERO_SHOT, name="book", config=FileOptions, build=Book, cost=90, 
 def bench_of(root: Path) -> Bench:
     bench = bench_plugin()
     del bench.tunesmith_verdict
-    catalog = catalog_of(bench=bench, verdict=VERDICT, more=offering("baselines", BOOK, LINEAR))
+    catalog = catalog_of(
+        bench=bench,
+        verdict=VERDICT,
+        more=offering("baselines", BOOK, LINEAR, EMBEDDING),
+        encoder=offering("encoders", WORDS),
+    )
     return Bench(root, catalog)
 
 
@@ -123,7 +130,7 @@ def prompts_of_test_rows(bench: Bench, **changes: Any) -> list[Any]:
     return [last_exchange(record)[0] for record in parts.test]
 
 
-@pytest.mark.parametrize("baseline", ["linear", "book"])
+@pytest.mark.parametrize("baseline", ["linear", "embedding", "book"])
 def test_a_winner_answers_as_in_the_run(tmp_path: Path, baseline: str) -> None:
     """Also after the data and the files of its options are gone."""
     bench = bench_of(tmp_path)

@@ -1,9 +1,10 @@
-"""Checks of baselines, with a fake base model whose answer is a digest of its prompt."""
+"""Checks of baselines, with a fake base model and a fake encoder that return digests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -71,6 +72,23 @@ class DigestModel:
         digests = [_digest(pair) for pair in zip(prompts, completions, strict=True)]
         return [TokenScores((-int(digest, 16) / 16**8,)) for digest in digests]
 
+    def embed(
+        self, prompts: Sequence[Prompt], *, progress: Progress | None = None
+    ) -> list[list[float]]:
+        """Return the digits of each prompt's digest."""
+        return [[float(int(digit, 16)) for digit in _digest(prompt)] for prompt in prompts]
+
+
+class DigestEncoder:
+    """An encoder whose vectors are digests of the texts."""
+
+    def encode(
+        self, texts: Sequence[str], *, progress: Progress | None = None
+    ) -> list[list[float]]:
+        """Return the digest of each text as a vector of length 1."""
+        digits = [[1.0 + int(digit, 16) for digit in _digest(text)] for text in texts]
+        return [[digit / math.hypot(*row) for digit in row] for row in digits]
+
 
 def _digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:8]
@@ -91,7 +109,13 @@ def sample_task(subject: Subject, records: Sequence[Record]) -> BaselineTask:
         )
         return DigestModel()
 
-    return BaselineTask(train=records, base=base, seed=3, system_prompt="Answer briefly.")
+    return BaselineTask(
+        train=records,
+        base=base,
+        seed=3,
+        system_prompt="Answer briefly.",
+        encoder=DigestEncoder,
+    )
 
 
 def list_variants(subject: Subject, records: Sequence[Record]) -> list[BaselineVariant]:

@@ -121,6 +121,7 @@ CheckKind = Literal[
     "splitter",
     "evaluator",
     "baseline",
+    "encoder",
     "reporter",
     "exporter",
     "serve extension",

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from tunesmith.fence import describe_error
 from tunesmith.testing import (
     baselines,
+    encoders,
     evaluators,
     everyone,
     known_answers,
@@ -57,6 +58,7 @@ CHECK_MODULES = (
     evaluators,
     known_answers,
     baselines,
+    encoders,
     reporters,
 )
 """The modules that define checks; importing them registers the checks."""

@@ -12,7 +12,7 @@
 
 Only the surface of texts is compared: a text is far if it shares few character 3- to 5-grams with
 every training text. A paraphrase in other words is far, while a different question in the same
-words is near.
+words is near. With ``encoder``, meanings are compared instead.
 """
 
 from tunesmith_data.coverage.measure import Coverage, FarRow, measure_coverage

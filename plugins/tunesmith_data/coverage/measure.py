@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tunesmith.contracts import Encoder
 from tunesmith.errors import DataError
 from tunesmith_data.coverage.share import (
     LEVEL,
@@ -18,7 +19,13 @@ from tunesmith_data.coverage.share import (
     estimate_share,
     find_distance_threshold,
 )
-from tunesmith_data.coverage.vectors import COLUMNS, Vectorizer, Vectors, sample_rows
+from tunesmith_data.coverage.vectors import (
+    COLUMNS,
+    EncoderVectors,
+    Vectorizer,
+    Vectors,
+    sample_rows,
+)
 from tunesmith_data.near_duplicates import Texts, cluster_texts, find_nearest
 from tunesmith_data.near_duplicates.features import Floats, Indices
 
@@ -29,7 +36,8 @@ MIN_ALONE_SHARE = 0.2
 """Minimum share of clusters with a single row for which these rows alone serve as the reference."""
 MAX_CHOSEN_ROWS = 20
 MIN_GAP = 0.5
-"""Minimum distance of a chosen row from all other chosen rows and from the training rows."""
+"""Minimum distance of a chosen row from all other chosen rows and from the training rows. With an
+encoder, it is the distance beyond which rows count as outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +78,15 @@ class Coverage:
     chosen: Sequence[FarRow]
 
 
-def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Coverage:
+def measure_coverage(
+    train: Texts, production: Texts, *, seed: int = 0, encoder: Encoder | None = None
+) -> Coverage:
     """Compare production rows with training rows.
 
-    The distance of a row is 1 minus its cosine similarity to the nearest training row. The
-    reference is the same distance for up to 2,000 training rows, measured to the nearest row
-    outside their cluster of near-duplicates. Without this exclusion, duplicated rows would look
-    like perfect coverage.
+    The distance of a row is 1 minus its cosine similarity to the nearest training row, by the
+    character n-grams of the texts or by the vectors of an encoder. The reference is the same
+    distance for up to 2,000 training rows, measured to the nearest row outside their cluster of
+    near-duplicates. Without this exclusion, duplicated rows would look like perfect coverage.
 
     Raises:
         DataError: there are too few distinct training rows, or no production rows.
@@ -93,7 +103,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     if not len(queries):
         raise DataError("production rows", "there are no rows to compare")
     texts = [production[int(row)] for row in queries]
-    vectorizer = Vectorizer(train, texts)
+    vectorizer = EncoderVectors(encoder) if encoder else Vectorizer(train, texts)
     search = _Search(vectorizer.vectors([*(train[int(row)] for row in sample), *texts]))
     own = np.concatenate([clusters[sample], np.full(len(queries), -1)])
     search.run(vectorizer, train, clusters, own)
@@ -102,7 +112,12 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
     covered = np.array([match is not None for match in find_nearest(train, texts)])
     p = np.where(covered, 1.0, compute_p_values(distances, reference))
     outside = np.flatnonzero(p <= LEVEL)
-    chosen, counts = _choose(search.vectors[len(sample) :][outside], distances[outside])
+    limit = find_distance_threshold(reference, LEVEL)
+    chosen, counts = _choose(
+        search.vectors[len(sample) :][outside],
+        distances[outside],
+        limit if encoder else MIN_GAP,
+    )
     rows = [
         FarRow(
             int(queries[i]),
@@ -113,7 +128,6 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
         )
         for i, count in zip(outside[chosen].tolist(), counts, strict=True)
     ]  # fmt: skip
-    limit = find_distance_threshold(reference, LEVEL)
     return Coverage(
         train_rows=len(train),
         rows=len(production),
@@ -122,7 +136,7 @@ def measure_coverage(train: Texts, production: Texts, *, seed: int = 0) -> Cover
         outside=len(outside),
         share=estimate_share(distances, covered, Reference(reference, groups)),
         similarity_limit=1 - limit,
-        is_blind=1 - limit < _chance_similarity(len(train)),
+        is_blind=encoder is None and 1 - limit < _chance_similarity(len(train)),
         chosen=rows,
     )
 
@@ -145,7 +159,9 @@ class _Search:
         self.rows = np.full(len(vectors), -1, dtype=np.int64)
         self._similarities = np.full(len(vectors), -1.0)
 
-    def run(self, vectorizer: Vectorizer, train: Texts, clusters: Indices, own: Indices) -> None:
+    def run(
+        self, vectorizer: Vectorizer | EncoderVectors, train: Texts, clusters: Indices, own: Indices
+    ) -> None:
         """Compare vectors with all training rows except those in the vector's own cluster."""
         start = 0
         for block in vectorizer.blocks(train):
@@ -182,8 +198,8 @@ def _chance_similarity(rows: int) -> float:
     return math.sqrt(2 * math.log(max(2, rows)) / COLUMNS)
 
 
-def _choose(vectors: Vectors, distances: Floats) -> tuple[list[int], list[int]]:
-    """Choose rows that are far from the training rows and from each other.
+def _choose(vectors: Vectors, distances: Floats, min_gap: float) -> tuple[list[int], list[int]]:
+    """Choose rows that are at least ``min_gap`` from the training rows and from each other.
 
     Farthest-first traversal (Gonzalez, 1985): each step takes the row with the largest distance to
     the nearest training row or chosen row.
@@ -193,7 +209,7 @@ def _choose(vectors: Vectors, distances: Floats) -> tuple[list[int], list[int]]:
     """
     gaps = distances.copy()
     chosen: list[int] = []
-    while len(chosen) < MAX_CHOSEN_ROWS and len(gaps) and gaps.max() >= MIN_GAP:
+    while len(chosen) < MAX_CHOSEN_ROWS and len(gaps) and gaps.max() >= min_gap:
         chosen.append(int(gaps.argmax()))
         gaps = np.minimum(gaps, 1 - vectors @ vectors[chosen[-1]])
         gaps[chosen[-1]] = 0

@@ -8,11 +8,14 @@ changes a cosine similarity by about 0.02, for training rows and queries alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.contracts import Encoder
 from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, MIN_ROWS
 from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, NumberSets, read_grams
 
@@ -81,6 +84,23 @@ class Vectorizer:
         weights = np.log((self._all_rows + 1) / (counts + query_counts + 1))
         weights[(counts > self._limits[0]) | (query_counts > self._limits[1])] = 0
         return weights
+
+
+@dataclass(frozen=True)
+class EncoderVectors:
+    """The vectors of an encoder, in place of those of a :class:`Vectorizer`."""
+
+    encoder: Encoder
+
+    def blocks(self, texts: Iterable[str]) -> Iterator[Vectors]:
+        """Yield the vectors of consecutive texts, at most 512 at a time."""
+        remaining = iter(texts)
+        while block := [*islice(remaining, _BLOCK_ROWS)]:
+            yield np.asarray(self.encoder.encode(block), np.float32)
+
+    def vectors(self, texts: Iterable[str]) -> Vectors:
+        """Return the vectors of a few texts."""
+        return np.concatenate([*self.blocks(texts)])
 
 
 def sample_rows(rng: np.random.Generator, rows: Indices, size: int) -> Indices:

@@ -1,13 +1,14 @@
 """Text classifiers: learn one label per row, and predict one of these labels.
 
-They take rows produced by a :class:`~tunesmith_evidence.classify.vectors.Vectorizer`. A row without
-any known term gets the most frequent label. A prediction does not depend on the other rows.
+They take sparse rows produced by a :class:`~tunesmith_evidence.classify.vectors.Vectorizer`, or an
+array with the vectors of an encoder. A row of zeros, such as one without any known term, gets the
+most frequent label. A prediction does not depend on the other rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ __all__ = [
     "predict",
 ]
 
-Rows: TypeAlias = "sparse.csr_matrix | DenseRows"
+Rows: TypeAlias = "sparse.csr_matrix | DenseRows | NDArray[np.float64]"
 BATCH_ROWS = 1_000
 """Number of rows whose similarities are held in memory at a time."""
 MAX_ITER, TOL = 300, 1e-3
@@ -50,7 +51,7 @@ class Classifier(Protocol):
 class NearestRowsClassifier:
     """Lets the k most similar training rows vote, weighted by their similarity."""
 
-    def __init__(self, rows: sparse.csr_matrix, labels: Sequence[str], k: int) -> None:
+    def __init__(self, rows: Rows, labels: Sequence[str], k: int) -> None:
         self.labels = list_labels(labels)
         self._rows = rows
         self._codes = encode_labels(labels, self.labels)
@@ -60,7 +61,7 @@ class NearestRowsClassifier:
         """Return, for each label, the sum of similarities of the k nearest rows: (rows, labels)."""
         votes = np.zeros((rows.shape[0], len(self.labels)))
         for start in range(0, rows.shape[0], BATCH_ROWS):
-            similarities = (rows[start : start + BATCH_ROWS] @ self._rows.T).toarray()
+            similarities = _products(rows[start : start + BATCH_ROWS], self._rows)
             nearest = np.argsort(-similarities, axis=1, kind="stable")[:, : self._k]
             for row, found in enumerate(nearest, start):
                 np.add.at(votes[row], self._codes[found], similarities[row - start, found])
@@ -80,7 +81,7 @@ class NearestCentroid:
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
         """Return the cosine similarity to each centroid: (rows, labels)."""
-        return np.asarray((rows @ self._centroids.T).toarray())
+        return _products(rows, self._centroids)
 
 
 class LinearClassifier:
@@ -124,12 +125,26 @@ def predict_with_lead(classifier: Classifier, rows: Rows) -> list[tuple[str, flo
     The lead is a difference of scores: for a logistic regression, the log-odds of the two labels.
     """
     scores = classifier.scores(rows).round(12)
-    empty = rows.find_empty() if isinstance(rows, DenseRows) else np.diff(rows.indptr) == 0
     ordered = np.sort(scores, axis=1)
     leads = ordered[:, -1] - ordered[:, -2] if scores.shape[1] > 1 else np.zeros(len(scores))
     return [
         (classifier.labels[0], 0.0) if is_empty else (classifier.labels[best], lead)
         for best, lead, is_empty in zip(
-            scores.argmax(axis=1).tolist(), leads.tolist(), empty, strict=True
+            scores.argmax(axis=1).tolist(), leads.tolist(), _find_empty(rows), strict=True
         )
     ]
+
+
+def _products(rows: Any, others: Any) -> NDArray[np.float64]:
+    """Return the product of each row with each of the others, as an array."""
+    products = rows @ others.T
+    return np.asarray(products.toarray() if sparse.issparse(products) else products)
+
+
+def _find_empty(rows: Rows) -> NDArray[np.bool_]:
+    """Return a boolean mask of the rows of zeros."""
+    if isinstance(rows, DenseRows):
+        return rows.find_empty()
+    if isinstance(rows, np.ndarray):
+        return np.asarray(~rows.any(axis=1))
+    return np.asarray(np.diff(rows.indptr) == 0)

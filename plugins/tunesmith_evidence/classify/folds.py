@@ -30,27 +30,42 @@ def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def choose_out_of_fold(
-    ways: Mapping[str, FitClassifier], rows: Rows, labels: Sequence[str], folds: NDArray[np.int64]
+    ways: Mapping[str, FitClassifier],
+    rows: Rows,
+    labels: Sequence[str],
+    folds: NDArray[np.int64],
+    margin: float = 0.0,
 ) -> str:
-    """Return the name of the method with the best out-of-fold accuracy; ties go to the first."""
+    """Return the first method that no other clearly beats in out-of-fold accuracy.
+
+    ``margin`` is the number of standard errors of the difference that count as clear. With 0, the
+    method with the best accuracy is chosen; ties go to the first. With 1, this is the
+    one-standard-error rule of Breiman et al., Classification and Regression Trees (1984), 3.4.3.
+    """
     if len(ways) == 1:
         return next(iter(ways))
     right = {
-        name: _count_right(learn, rows, labels, folds, MAX_MEASURED // FOLDS)
+        name: _find_right(learn, rows, labels, folds, MAX_MEASURED // FOLDS)
         for name, learn in ways.items()
     }
-    return max(right, key=lambda name: right[name])
+    best = max(right.values(), key=np.sum)
+    return next(
+        name
+        for name, found in right.items()
+        if best.sum() - found.sum() <= margin * np.sqrt((best != found).sum())
+    )
 
 
-def _count_right(
+def _find_right(
     learn: FitClassifier, rows: Rows, labels: Sequence[str], folds: NDArray[np.int64], most: int
-) -> int:
-    right = 0
+) -> NDArray[np.bool_]:
+    """Return for each measured row whether it is predicted correctly from the other folds."""
+    right: list[bool] = []
     for fold in range(FOLDS):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         if len(inside) and len(outside):
             measured = outside[:: -(-len(outside) // most)]
             classifier = learn(rows[inside], [labels[i] for i in inside.tolist()])
             found = zip(predict(classifier, rows[measured]), measured.tolist(), strict=True)
-            right += sum(label == labels[i] for label, i in found)
-    return right
+            right += [label == labels[i] for label, i in found]
+    return np.array(right, dtype=bool)

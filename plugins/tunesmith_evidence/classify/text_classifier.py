@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.contracts import Vectors
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict_with_lead
 from tunesmith_evidence.classify.folds import FitClassifier, assign_folds, choose_out_of_fold
 from tunesmith_evidence.classify.function_model import FunctionModel
 from tunesmith_evidence.classify.vectors import Vectorizer
 from tunesmith_evidence.tasks.examples import Example
 
-__all__ = ["TextRows"]
+__all__ = ["TextRows", "vectorize_with"]
 
 
 class TextRows:
-    """Vectorized examples that classifiers learn answers from."""
+    """Vectorized examples that classifiers learn answers from.
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    ``vectorize`` turns texts into rows; the default is TF-IDF over the terms of the examples.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        vectorize: Callable[[Sequence[str]], Rows] | None = None,
+    ) -> None:
         texts = [example.text for example in examples]
-        self._vectorizer = Vectorizer(texts)
+        self._vectorize = vectorize or Vectorizer(texts).transform
         self._folds = assign_folds(texts)
-        self.rows: Rows = self._vectorizer.transform(texts)
+        self.rows: Rows = self._vectorize(texts)
         self.answers = [example.answer.strip() for example in examples]
 
     @property
@@ -28,15 +39,27 @@ class TextRows:
         """The rows and their answers."""
         return self.rows, self.answers
 
-    def learn_best(self, ways: Mapping[str, FitClassifier]) -> tuple[str, FunctionModel]:
-        """Train by the method with the best out-of-fold accuracy; return its name and the model."""
-        name = choose_out_of_fold(ways, self.rows, self.answers, self._folds)
+    def learn_best(
+        self, ways: Mapping[str, FitClassifier], margin: float = 0.0
+    ) -> tuple[str, FunctionModel]:
+        """Train by the method with the best out-of-fold accuracy; return its name and the model.
+
+        For ``margin``, see :func:`~tunesmith_evidence.classify.folds.choose_out_of_fold`.
+        """
+        name = choose_out_of_fold(ways, self.rows, self.answers, self._folds, margin)
         return name, self.model(ways[name](self.rows, self.answers))
 
     def model(self, classifier: Classifier) -> FunctionModel:
         """Return a text model that answers with the labels that a classifier predicts."""
 
         def answer(texts: Sequence[str]) -> list[tuple[str, float]]:
-            return predict_with_lead(classifier, self._vectorizer.transform(texts))
+            return predict_with_lead(classifier, self._vectorize(texts))
 
         return FunctionModel(answer)
+
+
+def vectorize_with(
+    encode: Callable[[Sequence[str]], Vectors],
+) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    """Return a function that turns texts into an array of an encoder's vectors."""
+    return lambda texts: np.asarray(encode(texts), dtype=np.float64)

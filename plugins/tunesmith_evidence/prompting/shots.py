@@ -7,6 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.contracts import Encoder
 from tunesmith.records import Message
 from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
@@ -42,12 +46,16 @@ def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Exa
 
 
 class Retriever:
-    """Finds the training rows whose prompts are most similar to a text."""
+    """Finds the training rows whose prompts are most similar to a text.
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    Similarity is BM25 or, with an encoder, the product of vectors.
+    """
+
+    def __init__(self, examples: Sequence[Example], encoder: Encoder | None = None) -> None:
+        texts = [example.text for example in examples]
         self._examples = examples
-        self._keys = [_words_of(example.text) for example in examples]
-        self._index = BM25([example.text for example in examples])
+        self._keys = [_words_of(text) for text in texts]
+        self._index = BM25(texts) if encoder is None else VectorIndex(texts, encoder)
 
     def find(self, text: str, count: int) -> list[Example]:
         """Return up to ``count`` examples, the most similar first, with at most four per answer.
@@ -66,6 +74,19 @@ class Retriever:
             if len(found) == count:
                 break
         return found
+
+
+class VectorIndex:
+    """Ranks texts by the product of their vectors with that of a query."""
+
+    def __init__(self, texts: Sequence[str], encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._vectors = np.asarray(encoder.encode(texts))
+
+    def ranked(self, query: str) -> NDArray[np.int64]:
+        """Return the indices of the texts, the best first; ties stay in order."""
+        scores = self._vectors @ np.asarray(self._encoder.encode([query]))[0]
+        return np.argsort(-scores, kind="stable")
 
 
 def _words_of(text: str) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "are_pairs",
     "detect_record_task",
     "detect_task_kind",
+    "has_classes",
     "has_fixed_answers",
     "has_recurring_answers",
     "list_labels",
@@ -81,6 +82,11 @@ def list_labels(answers: Sequence[str]) -> list[str]:
     """Return the distinct answers, the most frequent first, with ties in alphabetical order."""
     counts = Counter(map(str.strip, answers))
     return sorted(counts, key=lambda label: (-counts[label], label))
+
+
+def has_classes(records: Sequence[Record]) -> bool:
+    """Return True if the answers are classes."""
+    return detect_record_task(records) == "classes"
 
 
 def has_fixed_answers(records: Sequence[Record]) -> bool:

@@ -13,6 +13,7 @@ BEST_OF_N = lazy_plugin(
 DOCUMENTS = lazy_plugin(
     __name__, tunesmith_baselines=".documents:DOCUMENTS", tunesmith_review_plan=".documents:review"
 )
+EMBEDDING = lazy_plugin(__name__, tunesmith_baselines=(".embedding:EMBEDDING", ".embedding:PROBE"))
 FIELDS = lazy_plugin(__name__, tunesmith_baselines=".fields:FIELDS")
 LINEAR = lazy_plugin(__name__, tunesmith_baselines=".linear:LINEAR")
 MAJORITY = lazy_plugin(__name__, tunesmith_baselines=".majority:MAJORITY")

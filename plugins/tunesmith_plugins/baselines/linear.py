@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,8 +11,7 @@ from pydantic import Field
 from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
-from tunesmith.records import Record
-from tunesmith_evidence.tasks.kinds import detect_record_task
+from tunesmith_evidence.tasks.kinds import has_classes
 
 
 class LinearOptions(Options):
@@ -48,11 +47,6 @@ class LinearBaseline:
             yield BaselineVariant(
                 name=f"C={c:g}", model=rows.model(LinearClassifier(*rows.learned, c))
             )
-
-
-def has_classes(records: Sequence[Record]) -> bool:
-    """Return True if the answers are classes."""
-    return detect_record_task(records) == "classes"
 
 
 LINEAR = BaselineOffer(

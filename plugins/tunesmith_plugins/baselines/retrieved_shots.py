@@ -52,7 +52,8 @@ class RetrievedShots:
         prompt = read_task(task)
         if not prompt.examples:
             return
-        retriever = Retriever(prompt.examples)
+        encoder = task.encoder() if task.encoder and task.encodes_everywhere else None
+        retriever = Retriever(prompt.examples, encoder)
         alone = prompt.prompted(describe=self.options.describe)
         most = count_fitting_examples(alone, prompt.examples, max(self.options.k))
         counts = [*dict.fromkeys(min(k, most) for k in self.options.k)]

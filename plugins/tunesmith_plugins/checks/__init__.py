@@ -11,6 +11,7 @@ CHAT_TEMPLATE = lazy_plugin(
     tunesmith_review_data=".chat_template:review",
 )
 EVALUATORS = lazy_plugin(__name__, tunesmith_review_data=".evaluators:review")
+PARAPHRASES = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".paraphrases:review")
 FEW_ROWS = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".few_rows:review")
 KNOWLEDGE = lazy_plugin(__name__, tunesmith_review_data=".knowledge:review")
 LANGUAGES = lazy_plugin(__name__, needs=_NUMPY, tunesmith_review_data=".languages:review")

@@ -20,7 +20,9 @@ from tunesmith import __version__
 from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.execution.versions import collect_versions
-from tunesmith.offers import DataLoaderOffer, TechniqueOffer
+from tunesmith.fence import call_in_fence
+from tunesmith.install import NO_ENCODER, install_encoder
+from tunesmith.offers import DataLoaderOffer, EncoderOffer, TechniqueOffer
 from tunesmith.plugins import missing_requirements
 from tunesmith.text import format_bytes, format_count, one_line
 from tunesmith_cli import render
@@ -91,6 +93,7 @@ def run_checks(catalog: Catalog) -> Iterator[Check]:
     yield from _check_torch()
     yield from _check_memory_and_disk()
     yield _check_hub()
+    yield _check_encoder(catalog)
     yield from _check_plugins(catalog)
 
 
@@ -153,6 +156,15 @@ def _check_hub() -> Check:
         return Check("ok", "hub", f"{variable} is set: only local models are available")
     token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
     return Check("ok", "hub", f"downloads are allowed (network not tested); {token}")
+
+
+def _check_encoder(catalog: Catalog) -> Check:
+    """Check that classifier baselines have an encoder."""
+    for offered in catalog.offers(EncoderOffer):
+        config = offered.offer.config()
+        if call_in_fence(offered, "is_installed", offered.offer.is_installed, config):
+            return Check("ok", "encoder", offered.offer.name)
+    return Check("warn", "encoder", f"{NO_ENCODER}; run `{install_encoder()}`")
 
 
 def _check_plugins(catalog: Catalog) -> Iterator[Check]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunesmith.events import JSON, BaselineChosen
+from tunesmith.install import NO_ENCODER, NO_HIDDEN_STATES, install_encoder
 from tunesmith.plan import Evidence
 from tunesmith.text import format_count
 from tunesmith_evidence.report.headline import describe_not_measured
@@ -41,6 +42,11 @@ class Gap:
     reason: str
     excluded: bool
     """True if the run file excludes the baseline, so that another one of its kind can fill in."""
+
+    @property
+    def is_unavailable(self) -> bool:
+        """True if the baseline needs an encoder or hidden states that this run does not have."""
+        return any(text in self.reason for text in (NO_ENCODER, NO_HIDDEN_STATES))
 
     def to_json(self) -> JSON:
         """Return the gap as it appears in the report."""
@@ -81,12 +87,16 @@ def find_few_row_gaps(
 def find_blocking_gaps(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
     """Return the gaps that rule out the verdict FINE-TUNE.
 
-    A baseline that the run file excludes counts as missing only if no other baseline of its kind
-    was fully measured.
+    A baseline that the run file excludes, or that has no encoder, counts as missing only if no
+    other baseline of its kind was fully measured.
     """
     incomplete = {gap.baseline for gap in gaps}
     complete = {event.solution for event in evidence.baselines if event.baseline not in incomplete}
-    return [gap for gap in gaps if not gap.excluded or gap.solution not in complete]
+    return [
+        gap
+        for gap in gaps
+        if gap.solution not in complete or not (gap.excluded or gap.is_unavailable)
+    ]
 
 
 def describe_gaps(gaps: Sequence[Gap]) -> str:
@@ -106,6 +116,8 @@ def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
         remedies.append("[split] validation_size = 20")
     if any("test rows" in gap.reason for gap in gaps):
         remedies.append(f"[baselines] rows = {ENOUGH_ROWS}")
+    if any(NO_ENCODER in gap.reason for gap in gaps):
+        remedies.append(f"an encoder (`{install_encoder()}`)")
     return " and ".join(remedies) or "a measurement of these baselines"
 
 

@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
-from dataclasses import replace
 from itertools import groupby, islice
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -27,7 +28,7 @@ from transformers import PreTrainedModel
 from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, PromptTooLongError, UsageError
 from tunesmith.records import Answer, Prompt
-from tunesmith_torch.data.packing import Example, MicroBatch, collate, padded_batches
+from tunesmith_torch.data.packing import MicroBatch, collate
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_attention, prefix_cache
 from tunesmith_torch.generation.cache_check import can_pad, can_use_cached_attention
@@ -35,6 +36,7 @@ from tunesmith_torch.generation.constraints import TokenConstraint
 from tunesmith_torch.generation.continuous import ContinuousBatch, RunningSequence
 from tunesmith_torch.generation.generate import generate
 from tunesmith_torch.generation.sampling import Sampler
+from tunesmith_torch.generation.scored_rows import ScoredRow, pad_rows
 from tunesmith_torch.generation.sequences import GeneratedSequence
 from tunesmith_torch.kernels.rotary_lengths import length_classes
 from tunesmith_torch.losses.rows_alone import logprobs_of_rows
@@ -58,30 +60,6 @@ pass takes more time than it saves.
 """
 MIN_SAVED_ELSEWHERE = 2_048
 """Minimum number of tokens that sharing a prompt must save, on other device types."""
-
-
-class _ScoredRow(NamedTuple):
-    """The token ids of a prompt, followed by those of its answer."""
-
-    ids: array[int]
-    answer_length: int
-    """Number of tokens in the answer."""
-
-    @property
-    def prompt(self) -> array[int]:
-        """Token ids of the prompt."""
-        return self.ids[: len(self.ids) - self.answer_length]
-
-    @property
-    def num_scored(self) -> int:
-        """Number of answer tokens with a probability; the first token of a row has none."""
-        return min(self.answer_length, len(self.ids) - 1)
-
-    def example(self, start: int) -> Example:
-        """Return the row without its first ``start`` tokens, with a loss on the answer only."""
-        prompt_length = len(self.ids) - self.answer_length
-        trained = [False] * (prompt_length - start) + [True] * self.answer_length
-        return Example(self.ids[start:], trained)
 
 
 class TorchTextModel:
@@ -214,6 +192,41 @@ class TorchTextModel:
         ids = [(prompt, list(answer.ids)) for prompt, answer in pairs]
         return self._score(prompts, ids, progress)
 
+    @torch.inference_mode()
+    def embed(
+        self, prompts: Sequence[Prompt], *, progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """Return the mean of the last layer's hidden states over the tokens of each prompt.
+
+        Raises:
+            PromptTooLongError: a prompt exceeds the model's context.
+        """
+        ids = [row or [0] for row in self.template.encode_prompts(prompts)]
+        self._check_context(prompts, [len(row) + 1 for row in ids], "prompt and one more token")
+        # The added token is the target of the last one, and no other token attends to it.
+        rows = [ScoredRow(array("i", [*row, 0]), len(row)) for row in ids]
+        vectors: dict[int, NDArray[np.float32]] = {}
+        with eval_mode(self.model):
+            for indices, batch in self._batches_without_prefix(rows):
+                hidden_ND = hidden_at_targets(self.model, batch.to(self.device)).float()
+                parts = torch.split(hidden_ND, [len(ids[row]) for row in indices])
+                means_BD = torch.stack([part_ND.mean(0) for part_ND in parts])
+                vectors.update(zip(indices, means_BD.cpu().numpy(), strict=True))
+                if progress is not None:
+                    progress(len(vectors))
+        return np.array([vectors[row] for row in range(len(rows))], np.float32)
+
+    def _batches_without_prefix(
+        self, rows: Sequence[ScoredRow]
+    ) -> Iterator[tuple[list[int], MicroBatch]]:
+        """Yield padded batches, or each row alone if padding changes the model's results."""
+        longest = max((len(row.ids) for row in rows), default=0)
+        if rows and can_pad(prefix_cache.unwrap_model(self.model), longest):
+            yield from pad_rows(rows, 0, min(self.token_budget, SCORING_TOKENS))
+        else:
+            for number, row in enumerate(rows):
+                yield [number], collate([row.example(0)], [0], packed=False)
+
     def _score(
         self,
         prompts: Sequence[Prompt],
@@ -225,7 +238,7 @@ class TorchTextModel:
         lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
         self._check_context(prompts, lengths, "exchange")
         max_prefix = min(len(prompt) for prompt, _ in pairs) - 1
-        rows = [_ScoredRow(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
+        rows = [ScoredRow(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
         scores: list[TokenScores] = [TokenScores(())] * len(rows)
         finished = 0
         with torch.inference_mode(), eval_mode(self.model):
@@ -345,7 +358,7 @@ class TorchTextModel:
     # ----------------------------------------------------------------- passes
 
     def _forward_passes(
-        self, rows: Sequence[_ScoredRow], max_prefix: int
+        self, rows: Sequence[ScoredRow], max_prefix: int
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Run all rows and yield, per pass, their indices and their concatenated log-probabilities.
 
@@ -385,14 +398,14 @@ class TorchTextModel:
             for _, members in groupby(order, lambda row: classes.class_of(len(rows[row].ids))):
                 chosen = list(members)
                 same = [rows[row] for row in chosen]
-                for indices, batch in _padded_batches(same, 0, small_budget):
+                for indices, batch in pad_rows(same, 0, small_budget):
                     logprobs = _logprobs_from_logits(self.model, batch.to(self.device))
                     yield [chosen[i] for i in indices], logprobs
             return
         longest = max(len(row.ids) for row in rows)
         is_cached = can_use_cached_attention(base, longest)
         if not (is_cached or can_pad(base, longest)):
-            for indices, batch in _padded_batches(rows, 0, small_budget):
+            for indices, batch in pad_rows(rows, 0, small_budget):
                 yield indices, logprobs_of_rows(self.model, batch.to(self.device))
             return
         # A prefix that is computed alone gets the rotary factors of short rows, which longer rows
@@ -407,7 +420,7 @@ class TorchTextModel:
         shared = _share_prompts(base, rows, prefix) if shareable else [(None, [*range(len(rows))])]
         for own, numbers in shared:
             some = [rows[row] for row in numbers]
-            for indices, batch in _padded_batches(some, own.length if own else 0, budget):
+            for indices, batch in pad_rows(some, own.length if own else 0, budget):
                 with ExitStack() as stack:
                     if is_cached:
                         stack.enter_context(prefix_attention.use_cached_attention(base, own))
@@ -432,7 +445,7 @@ def _prompt_streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:
 
 
 def _share_prompts(
-    model: PreTrainedModel, rows: Sequence[_ScoredRow], prefix: prefix_attention.Prefix | None
+    model: PreTrainedModel, rows: Sequence[ScoredRow], prefix: prefix_attention.Prefix | None
 ) -> Iterator[tuple[prefix_attention.Prefix | None, list[int]]]:
     """Group rows whose prompt has many answers; yield each group with its shared prefix.
 
@@ -454,22 +467,6 @@ def _share_prompts(
             yield prefix_cache.compute_prefix(model, prompt, prefix), members
     if others:
         yield prefix, others
-
-
-def _padded_batches(
-    rows: Sequence[_ScoredRow], prefix_length: int, budget: int
-) -> Iterator[tuple[list[int], MicroBatch]]:
-    """Yield batches of rows without their common prefix, longest first, padded on the right.
-
-    Padding on the right needs no mask: causal attention never sees what follows a row's tokens.
-    """
-    order = sorted(range(len(rows)), key=lambda row: -len(rows[row].ids))
-    lengths = [len(rows[row].ids) - prefix_length for row in order]
-    for indices_in_order in padded_batches(lengths, max(budget, lengths[0])):
-        indices = [order[i] for i in indices_in_order]
-        examples = [rows[i].example(prefix_length) for i in indices]
-        batch = collate(examples, range(len(examples)), packed=False)
-        yield indices, replace(batch, positions_BT=batch.positions_BT + prefix_length)
 
 
 def _logprobs_from_logits(model: nn.Module, batch: MicroBatch) -> Tensor:

@@ -100,9 +100,9 @@ def load_base(
     config = _config_for_training(folder, None if follow_config else attention)
     options = {} if follow_config else {"attn_implementation": attention}
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
-    _check_size(folder, build_on_meta(folder))
+    check_size(folder, build_on_meta(folder))
     try:
-        with no_progress_bars(), _build_errors(f"{folder}: the model cannot be built: "):
+        with no_progress_bars(), build_errors(f"{folder}: the model cannot be built: "):
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -113,7 +113,7 @@ def load_base(
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # _check_tensor_names reports them all at once
+                ignore_mismatched_sizes=True,  # check_tensor_names reports them all at once
                 output_loading_info=True,
             )
     except IntegrityError as error:
@@ -127,9 +127,9 @@ def load_base(
                 tokenizer=tokenizer,
             )
         raise
-    _check_tensor_names(folder, info)
-    _check_finite(folder, model)
-    _check_token_ids(folder, tokenizer, model.get_input_embeddings().num_embeddings)
+    check_tensor_names(folder, info)
+    check_finite(folder, model)
+    check_token_ids(folder, tokenizer, model.get_input_embeddings().num_embeddings)
     model.generation_config = _ids_only(folder, model.generation_config)
     return LoadedBase(model.eval(), tokenizer, model.config, folder)
 
@@ -169,7 +169,7 @@ def load_config(folder: Path) -> PretrainedConfig:
         IntegrityError: a value is missing or wrong.
     """
     _check_model_type(check_model_folder(folder).get("model_type"), folder / "config.json")
-    with _build_errors(f"{folder / 'config.json'}: "):
+    with build_errors(f"{folder / 'config.json'}: "):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
@@ -204,7 +204,7 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
         EnvironmentProblem, IntegrityError: see :func:`load_base`.
     """
     config = load_config(folder)
-    with torch.device("meta"), _build_errors(f"{folder}: the model cannot be built: "):
+    with torch.device("meta"), build_errors(f"{folder}: the model cannot be built: "):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config,
             attn_implementation="eager",  # the config's may need another package
@@ -214,7 +214,7 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
 
 
 @contextmanager
-def _build_errors(prefix: str) -> Iterator[None]:
+def build_errors(prefix: str) -> Iterator[None]:
     """Convert errors of transformers inside the block to an :class:`IntegrityError`.
 
     ``prefix`` is the start of its message. All exceptions are converted, because the code of an
@@ -236,7 +236,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
+def check_size(folder: Path, meta_model: PreTrainedModel) -> None:
     """Check that the weight files are large enough for the model that the config describes.
 
     Raises:
@@ -253,7 +253,12 @@ def _check_size(folder: Path, meta_model: PreTrainedModel) -> None:
         )
 
 
-def _check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
+def check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
+    """Check that the model has an embedding for each token of the tokenizer.
+
+    Raises:
+        IntegrityError: it has too few.
+    """
     largest = max(tokenizer.get_vocab().values(), default=0)
     if max(len(tokenizer), largest + 1) > embeddings:
         raise IntegrityError(
@@ -345,7 +350,7 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
+def check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
     """Check that the files contain exactly the tensors of the model, with the same shapes."""
     mismatched = [name for name, *_ in info["mismatched_keys"]]
     problems: list[tuple[str, Iterable[str]]] = [
@@ -364,7 +369,7 @@ def _check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
         raise IntegrityError(f"{folder}: {info['error_msgs'][0]!s:.200}")
 
 
-def _check_finite(folder: Path, model: PreTrainedModel) -> None:
+def check_finite(folder: Path, model: PreTrainedModel) -> None:
     """Check in one pass that all weights are finite.
 
     A tensor with a non-finite value has a non-finite sum. A float32 sum of finite values only

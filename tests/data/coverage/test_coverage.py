@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from word_encoder import WordEncoder
 
 from tunesmith.errors import DataError
 from tunesmith.records import Chat, Completion, Message, Text
@@ -276,3 +277,17 @@ def test_rows_without_a_prompt_are_an_error(tmp_path: Path) -> None:
     path.write_text('{"query": "q"}\n')
     with pytest.raises(DataError, match="has no prompt"):
         read_prompts(path)
+
+
+def test_with_an_encoder_meanings_are_compared() -> None:
+    """Rows in synonyms of the training words are covered, and only for the encoder."""
+    rng = np.random.default_rng(3)
+    others = dict(zip(OUTSIDE, INSIDE, strict=True))
+    train, production = write(rng, 300, INSIDE), write(rng, 100, INSIDE)
+    paraphrases = write(rng, 100, OUTSIDE)
+    lexical = measure_coverage(train, [*production, *paraphrases])
+    semantic = measure_coverage(train, [*production, *paraphrases], encoder=WordEncoder(**others))
+    assert lexical.share.low > 0.3 and semantic.share.low < 0.05 and not semantic.is_blind
+    foreign = measure_coverage(train, [*production, *paraphrases], encoder=WordEncoder())
+    assert foreign.share.low > 0.3 and all(row.row >= 100 for row in foreign.chosen)
+    assert len(foreign.chosen) == 20

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith_evidence.classify.classifiers import NearestRowsClassifier, Rows
 from tunesmith_evidence.classify.folds import FOLDS, assign_folds, choose_out_of_fold
@@ -48,3 +49,28 @@ def test_rows_of_one_fold_only() -> None:
         "second": partial(NearestRowsClassifier, k=2),
     }
     assert choose_out_of_fold(ways, ROWS[:2], ["a", "b"], np.zeros(2, dtype=np.int64)) == "first"
+
+
+class AlwaysRightFrom:
+    """A method that answers "a" for all rows from a number on, and "b" for the rows before."""
+
+    labels = ("a", "b")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __call__(self, rows: Rows, labels: Sequence[str]) -> AlwaysRightFrom:
+        return self
+
+    def scores(self, rows: Rows) -> NDArray[np.float64]:
+        is_right = np.asarray(rows)[:, 0] >= self.first
+        return np.stack([is_right, ~is_right], axis=1).astype(float)
+
+
+def test_a_method_must_be_better_by_the_margin() -> None:
+    rows, labels = np.arange(1.0, 31.0)[:, None], ["a"] * 30
+    for gain, chosen in ((1, "first"), (2, "second"), (8, "second")):
+        ways = {"first": AlwaysRightFrom(gain + 1), "second": AlwaysRightFrom(0)}
+        arguments = (ways, rows, labels, np.arange(30) % FOLDS)
+        assert choose_out_of_fold(*arguments) == "second"
+        assert choose_out_of_fold(*arguments, margin=1.0) == chosen

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from word_encoder import WordEncoder
 
 from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
@@ -77,3 +78,14 @@ def test_as_many_examples_as_the_context_has_room_for() -> None:
 def test_a_prompt_with_another_symbol_is_an_example() -> None:
     rows = [Example(text, "x", text) for text in ("what is 12 + 7?", "what is 12 - 7?")]
     assert [e.text for e in Retriever(rows).find("What is  12 + 7", 2)] == ["what is 12 - 7?"]
+
+
+def test_with_an_encoder_meanings_are_compared() -> None:
+    texts = ["my plastic is lost", "my transfer is late", "a parcel of cards", "plastic bags"]
+    rows = [example(text, f"answer {n}") for n, text in enumerate(texts)]
+    query = "the card is lost"
+    assert Retriever(rows, WordEncoder(card="plastic")).find(query, 1) == [rows[0]]
+    found = Retriever(rows, WordEncoder(card="transfer", lost="late")).find(query, 2)
+    assert found[0] == rows[1]
+    own = Retriever(rows, WordEncoder()).find("Plastic bags!", 4)
+    assert rows[3] not in own and len(own) == 3, "a row is no example for itself"

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from baseline_rows import WORDS, class_rows, list_variants, names, object_rows, text_rows
+from word_encoder import WordEncoder
 
 from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import DataError
 from tunesmith.offers import BaselineOffer
 from tunesmith.records import Message, Preference, Prompt, Record, Text, last_exchange
 from tunesmith.testing.fakes import FakeTextModel
+from tunesmith.testing.baselines import DigestModel
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_plugins.baselines.prompt import PROMPT, PromptOptions
@@ -93,6 +95,22 @@ def test_retrieved_shots_are_similar_to_the_question() -> None:
     assert shown(variants[0]) == ["loan", "loan"]
     assert "mortgage" in built(variants[0])[-3].text
     assert Counter(shown(variants[1]))["loan"] <= 4
+
+
+def test_an_encoder_retrieves_only_with_its_table() -> None:
+    """The question has no word of a loan, and the encoder treats one as a synonym."""
+    synonyms = dict.fromkeys(["house", "mortgage"], "mortgage")
+    options = RETRIEVED_SHOTS.config(k=[2], constrain=False)
+    question = (Message("user", "house house house"),)
+    found = {}
+    for everywhere in (True, False):
+        task = BaselineTask(
+            train=TRAIN, base=DigestModel, seed=1, encodes_everywhere=everywhere,
+            encoder=lambda: WordEncoder(**synonyms),
+        )  # fmt: skip
+        [variant] = RETRIEVED_SHOTS.build(options).variants(task)
+        found[everywhere] = "mortgage" in built(variant, question)[-3].text
+    assert found == {True: True, False: False}
 
 
 def test_no_more_retrieved_shots_than_fit() -> None:

@@ -187,7 +187,7 @@ def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
 
 def test_the_description_has_the_right_article(tmp_path: Path) -> None:
     for kind in KINDS:
-        article = {"evaluator": "An", "exporter": "An"}.get(kind, "A")
+        article = {"evaluator": "An", "exporter": "An", "encoder": "An"}.get(kind, "A")
         write_plugin(tmp_path / kind, "mine", kind)
         for file in ("README.md", "pyproject.toml"):
             text = (tmp_path / kind / file).read_text(encoding="utf-8")

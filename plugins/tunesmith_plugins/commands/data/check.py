@@ -16,7 +16,7 @@ from tunesmith.text import one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.data_source import DataSource, data_argument
-from tunesmith_plugins.commands.data.coverage import against_option, measure_traffic
+from tunesmith_plugins.commands.data.coverage import against_options, measure_traffic, open_encoder
 from tunesmith_plugins.commands.data.open_data import (
     OpenedData,
     count_skipped,
@@ -44,14 +44,15 @@ EXAMPLE = 300
     is_flag=True,
     help="Also look for wrong labels. Takes a few minutes for 10,000 rows.",
 )
-@against_option
+@against_options
 @result_options
-def command(
+def command(  # noqa: PLR0913 - one parameter for each option of the command line
     state: CliState,
     data: DataSource,
     test: Path | None,
     label_errors: bool,
     production_file: Path | None,
+    encoder_name: str | None,
     as_json: bool,
 ) -> int:
     """Find errors and suspicious rows in a data file, or in the data of a run file.
@@ -82,7 +83,8 @@ def command(
         suspects = {"label_errors": report.to_json(found, train)}
     traffic = None
     if production_file is not None:
-        traffic = measure_traffic(opened.parts["train"], production_file, state)
+        encoder = open_encoder(encoder_name, opened.plan, opened.catalog)
+        traffic = measure_traffic(opened.parts["train"], production_file, state, encoder)
     if as_json:
         coverage = {"coverage": traffic.to_json()} if traffic else {}
         render.print_json({**to_json(opened, findings), **suspects, **coverage})

@@ -9,6 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
+from tunesmith.catalog import Catalog, OfferNotFoundError
+from tunesmith.contracts import Encoder
+from tunesmith.errors import UsageError
+from tunesmith.execution.encoder import find_encoder, open_checked
+from tunesmith.offers import EncoderOffer
+from tunesmith.plan import Component, Plan
 from tunesmith.records import Record
 from tunesmith.text import mask_personal_data, one_line
 from tunesmith_cli import render
@@ -27,8 +33,15 @@ SHOWN_CHARACTERS = 120
 JSON_CHARACTERS = 2_000
 
 
-def against_option(function: FC) -> FC:
-    """Add the option for the file of production rows."""
+def against_options(function: FC) -> FC:
+    """Add the options for the file of production rows and for the encoder to compare them with."""
+    function = click.option(
+        "--encoder",
+        "encoder_name",
+        metavar="NAME",
+        help="With --against: compare meanings by this installed encoder, not character n-grams. "
+        "Default: [encoder] of the run file.",
+    )(function)
     return click.option(
         "--against",
         "production_file",
@@ -57,14 +70,32 @@ class Traffic:
         _print(self.found, self.rows, self.skipped)
 
 
-def measure_traffic(train: Sequence[Record], file: Path, state: CliState) -> Traffic:
+def open_encoder(name: str | None, plan: Plan | None, catalog: Catalog) -> Encoder | None:
+    """Return the named encoder, or that of the run file; None: compare character n-grams.
+
+    Raises:
+        UsageError: no encoder of this name is installed.
+    """
+    if name is None:
+        found = find_encoder(plan) if plan and plan.encodes_everywhere else None
+        return found and found()
+    try:
+        offered = catalog.find(EncoderOffer, name)
+    except OfferNotFoundError as error:
+        raise UsageError(f"--encoder: {error.what}", hint=error.hint) from None
+    return open_checked(Component(offered, offered.offer.config()))
+
+
+def measure_traffic(
+    train: Sequence[Record], file: Path, state: CliState, encoder: Encoder | None = None
+) -> Traffic:
     """Compare the production rows of a file with training rows.
 
     Raises:
         DataError: the rows cannot be compared, or the file cannot be read.
     """
     production, skipped = _load_production(file, state)
-    found = measure_coverage(PromptTexts(train), PromptTexts(production))
+    found = measure_coverage(PromptTexts(train), PromptTexts(production), encoder=encoder)
     rows = [
         {
             "source": production[row.row].source,

@@ -71,6 +71,11 @@ KINDS: dict[str, PluginKind] = {
         hook="tunesmith_baselines",
         result="list[BaselineOffer[WordVotesOptions]]",
     ),
+    "encoder": PluginKind(
+        usage='Use it with `[encoder] use = "$name"` in a run file.',
+        hook="tunesmith_encoders",
+        result="list[EncoderOffer[LettersOptions]]",
+    ),
     "splitter": PluginKind(
         usage='Use it with `[split] use = "$name"` in a run file.',
         hook="tunesmith_splitters",

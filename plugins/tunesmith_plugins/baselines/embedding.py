@@ -1,0 +1,165 @@
+"""Baselines ``embedding`` and ``probe``: small classifiers over vectors of the prompts.
+
+``embedding`` takes the vectors of an encoder, and ``probe`` the hidden states of the base model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from tunesmith.contracts import BaselineTask, BaselineVariant, EmbeddingModel
+from tunesmith.errors import UsageError
+from tunesmith.install import NO_ENCODER, NO_HIDDEN_STATES, install_encoder
+from tunesmith.offers import BaselineOffer
+from tunesmith.options import Options
+from tunesmith_evidence.tasks.kinds import has_classes, has_recurring_answers
+
+if TYPE_CHECKING:
+    from tunesmith_evidence.classify.folds import FitClassifier
+
+MARGIN = 1.0
+"""Another classifier must beat logistic regression by this many standard errors out of fold.
+Without a margin, 50 rows often choose a worse one."""
+
+
+class VectorOptions(Options):
+    """Options of ``embedding``."""
+
+    c: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        [10.0, 100.0],
+        min_length=1,
+        description=(
+            "Inverse regularization strengths of logistic regression, as in scikit-learn. The "
+            "first is used unless cross-validation on the training rows shows that another "
+            "classifier is clearly more accurate."
+        ),
+    )
+    k: list[Annotated[int, Field(ge=1, le=1000)]] = Field(
+        [1, 5], description="Numbers of similar training rows to try, which vote on the answer."
+    )
+    centroid: bool = Field(
+        True, description="Also try the answer whose rows have the highest mean similarity."
+    )
+
+    def list_classifiers(self) -> dict[str, FitClassifier]:
+        """Return the classifiers to choose from, by name."""
+        from tunesmith_evidence.classify import classifiers
+
+        nearest = {f"k={k}": partial(classifiers.NearestRowsClassifier, k=k) for k in self.k}
+        return {
+            **{f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c},
+            **nearest,
+            **({"centroid": classifiers.NearestCentroid} if self.centroid else {}),
+        }
+
+
+class ProbeOptions(VectorOptions):
+    """Options of ``probe``."""
+
+    rows: int = Field(
+        500,
+        ge=1,
+        le=20_000,
+        description="Maximum number of training rows to learn from; each takes a forward pass.",
+    )
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Classifies prompts by the vectors of the run's encoder."""
+
+    options: VectorOptions
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield the classifier that no other clearly beats out of fold.
+
+        Raises:
+            UsageError: no encoder is installed.
+        """
+        from tunesmith_evidence.classify.text_classifier import TextRows, vectorize_with
+        from tunesmith_evidence.tasks.examples import read_examples
+
+        examples = read_examples(task.train, task.seed)
+        if not examples:
+            return
+        if task.encoder is None:
+            raise UsageError(f"{NO_ENCODER}; to try this classifier: {install_encoder()}")
+        rows = TextRows(examples, vectorize_with(task.encoder().encode))
+        name, model = rows.learn_best(self.options.list_classifiers(), MARGIN)
+        yield BaselineVariant(name=name, model=model)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Classifies prompts by the hidden states of the base model.
+
+    A few dimensions of hidden states are much larger than the others in all texts. Each dimension
+    is therefore standardized on the training rows before vectors are scaled to length 1.
+    """
+
+    options: ProbeOptions
+    known: dict[str, Any] = field(default_factory=dict)
+    """The hidden states of each text."""
+
+    def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
+        """Yield one variant; it learns when it is first asked, which the time budget counts."""
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import Normalizer, StandardScaler
+
+        from tunesmith_evidence.classify.function_model import FunctionModel
+        from tunesmith_evidence.classify.text_classifier import TextRows, vectorize_with
+        from tunesmith_evidence.tasks.examples import read_examples
+
+        examples = read_examples(task.train, task.seed, self.options.rows)
+        if not examples:
+            return
+        vectorize = vectorize_with(lambda texts: self._embed(task, texts))
+
+        @cache
+        def learn() -> FunctionModel:
+            scale = make_pipeline(StandardScaler(), Normalizer())
+            scale.fit(vectorize([example.text for example in examples]))
+            rows = TextRows(examples, lambda texts: scale.transform(vectorize(texts)))
+            return rows.learn_best(self.options.list_classifiers(), MARGIN)[1]
+
+        yield BaselineVariant(name="", model=FunctionModel(lambda texts: learn().answer(texts)))
+
+    def _embed(self, task: BaselineTask, texts: Sequence[str]) -> list[Any]:
+        """Return the hidden states of each text, computing only new ones."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if new:
+            model = task.base()
+            if not isinstance(model, EmbeddingModel):
+                raise UsageError(f"{type(model).__name__}: {NO_HIDDEN_STATES}")
+            found = model.embed(new)  # as plain text: a template would add the same to each
+            self.known.update((text, found[row]) for row, text in enumerate(new))
+        return [self.known[text] for text in texts]
+
+
+NEEDS = ("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13")
+EMBEDDING = BaselineOffer(
+    name="embedding",
+    summary="a small classifier over the vectors of an encoder, such as all-MiniLM-L6-v2",
+    config=VectorOptions,
+    build=Embedding,
+    needs=NEEDS,
+    solution="classifier",
+    cost=25,
+    suits=has_recurring_answers,
+)
+PROBE = BaselineOffer(
+    name="probe",
+    summary="a small classifier over the base model's hidden states",
+    config=ProbeOptions,
+    build=Probe,
+    needs=NEEDS,
+    solution="classifier",
+    cost=150,
+    needs_model=True,
+    suits=has_classes,
+)
