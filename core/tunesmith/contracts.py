@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from tunesmith.additions import Addition
+    from tunesmith.encoders import Encoder, Vectors
     from tunesmith.events import Event, FindingReported, Forecast
     from tunesmith.records import Answer, Prompt, Record
     from tunesmith.storage import Checkpoints
@@ -176,24 +177,6 @@ class TextModel(Protocol):
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
         """Generate a greedy completion of at most ``max_new_tokens`` tokens for each prompt."""
-        ...
-
-
-class Vectors(Protocol):
-    """One vector per text: an array of floats, or a list of rows; ``numpy.asarray`` reads both."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, row: int, /) -> Any: ...
-
-
-class Encoder(Protocol):
-    """Turns texts into vectors; texts with similar meanings have vectors with a large product."""
-
-    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> Vectors:
-        """Return a vector of length 1 for each text, all with the same number of dimensions.
-
-        A vector does not depend on the other texts. Every text has one, also an empty one.
-        """
         ...
 
 

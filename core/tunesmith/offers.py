@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tunesmith.contracts import (
         Baseline,
         DataLoader,
-        Encoder,
         Evaluator,
         Reporter,
         Splitter,
         Technique,
     )
     from tunesmith.data.units import FindClusters
+    from tunesmith.encoders import Encoder
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
     from tunesmith.records import Feature, Record
 

@@ -20,6 +20,7 @@ from generator.source import (
 from tunesmith import (
     additions,
     contracts,
+    encoders,
     errors,
     estimates,
     events,
@@ -37,6 +38,7 @@ from tunesmith_cli import common, launch, render, serving
 CONTRACTS = {
     "Records": records,
     "Components and what they exchange": contracts,
+    "Encoders": encoders,
     "Extensions of the server": serving,
     "Evaluators with rules derived from rows": prepared,
     "Estimates": estimates,

@@ -24,7 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from tests.benchmarks.baselines import no_model, read_csv, right
 
-from tunesmith.contracts import BaselineTask, Encoder
+from tunesmith.contracts import BaselineTask
+from tunesmith.encoders import Encoder
 from tunesmith.offers import BaselineOffer
 from tunesmith.records import Completion
 from tunesmith_plugins.baselines.embedding import EMBEDDING

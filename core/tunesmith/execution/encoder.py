@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tunesmith.contracts import Encoder, Progress, Vectors
+from tunesmith.contracts import Progress
+from tunesmith.encoders import Encoder, Vectors
 from tunesmith.errors import PluginError
 from tunesmith.fence import attribute_errors_to
 from tunesmith.offers import EncoderOffer, Plugin

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.contracts import Encoder
+from tunesmith.encoders import Encoder
 from tunesmith.errors import DataError
 from tunesmith_data.coverage.share import (
     LEVEL,

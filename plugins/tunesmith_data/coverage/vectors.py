@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.contracts import Encoder
+from tunesmith.encoders import Encoder
 from tunesmith_data.near_duplicates.boilerplate import GRAM_SHARE, MIN_ROWS
 from tunesmith_data.near_duplicates.features import Floats, Hashes, Indices, NumberSets, read_grams
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Vectors
+from tunesmith.encoders import Vectors
 from tunesmith_evidence.classify.classifiers import Classifier, Rows, predict_with_lead
 from tunesmith_evidence.classify.folds import FitClassifier, assign_folds, choose_out_of_fold
 from tunesmith_evidence.classify.function_model import FunctionModel

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Encoder
+from tunesmith.encoders import Encoder
 from tunesmith.records import Message
 from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel

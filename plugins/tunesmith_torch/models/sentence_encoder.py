@@ -48,7 +48,7 @@ MAX_CHARACTERS = 100_000
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """A model that turns texts into vectors; see :class:`tunesmith.contracts.Encoder`."""
+    """A model that turns texts into vectors; see :class:`tunesmith.encoders.Encoder`."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase

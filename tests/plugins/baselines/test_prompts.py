@@ -15,8 +15,8 @@ from tunesmith.contracts import BaselineTask, BaselineVariant
 from tunesmith.errors import DataError
 from tunesmith.offers import BaselineOffer
 from tunesmith.records import Message, Preference, Prompt, Record, Text, last_exchange
-from tunesmith.testing.fakes import FakeTextModel
 from tunesmith.testing.baselines import DigestModel
+from tunesmith.testing.fakes import FakeTextModel
 from tunesmith_evidence.prompting.choice_model import ChoiceModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_plugins.baselines.prompt import PROMPT, PromptOptions

@@ -388,6 +388,8 @@ def test_an_equal_prefix_is_computed_once_and_changes_no_bit(
         if scorer is kept:
             with_kept = results
     assert results == with_kept
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
 def test_hidden_states_are_the_mean_of_each_prompt_alone(family: str, template: Template) -> None:
     model = varied_model(family, template)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field
 
-from tunesmith.contracts import BaselineTask, BaselineVariant, Encoder, Finding
+from tunesmith.contracts import BaselineTask, BaselineVariant, Finding
+from tunesmith.encoders import Encoder
 from tunesmith.errors import DataError
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import DataPath, Options

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Encoder
+from tunesmith.encoders import Encoder
 from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_plugins.baselines.documents.read_folder import Document
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from tunesmith.catalog import Catalog, OfferNotFoundError
-from tunesmith.contracts import Encoder
+from tunesmith.encoders import Encoder
 from tunesmith.errors import UsageError
 from tunesmith.execution.encoder import find_encoder, open_checked
 from tunesmith.offers import EncoderOffer

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tunesmith.contracts import Encoder
+from tunesmith.encoders import Encoder
 from tunesmith_plugins.baselines.documents.passages import PassageIndex, split_document
 from tunesmith_plugins.baselines.documents.read_folder import Document
 

@@ -1,0 +1,26 @@
+"""Contracts of encoders, which turn texts into vectors, without an import of NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+
+class Vectors(Protocol):
+    """One vector per text: an array of floats, or a list of rows; ``numpy.asarray`` reads both."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> Any: ...
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors; texts with similar meanings have vectors with a large product."""
+
+    def encode(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> Vectors:
+        """Return a vector of length 1 for each text, all with the same number of dimensions.
+
+        A vector does not depend on the other texts. Every text has one, also an empty one.
+        """
+        ...
