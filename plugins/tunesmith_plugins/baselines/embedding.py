@@ -26,6 +26,9 @@ MARGIN = 1.0
 """Another classifier must beat logistic regression by this many standard errors out of fold.
 Without a margin, 50 rows often choose a worse one."""
 
+MAX_COMPARED_ROWS = 2_000
+"""With more rows, logistic regression is used without a comparison, which would take minutes."""
+
 
 class VectorOptions(Options):
     """Options of ``embedding``."""
@@ -35,8 +38,8 @@ class VectorOptions(Options):
         min_length=1,
         description=(
             "Inverse regularization strengths of logistic regression, as in scikit-learn. The "
-            "first is used unless cross-validation on the training rows shows that another "
-            "classifier is clearly more accurate."
+            "first is used if there are more than 2,000 training rows, or unless cross-validation "
+            "on them shows that another classifier is clearly more accurate."
         ),
     )
     k: list[Annotated[int, Field(ge=1, le=1000)]] = Field(
@@ -46,14 +49,16 @@ class VectorOptions(Options):
         True, description="Also try the answer whose rows have the highest mean similarity."
     )
 
-    def list_classifiers(self) -> dict[str, FitClassifier]:
-        """Return the classifiers to choose from, by name."""
+    def list_classifiers(self, rows: int) -> dict[str, FitClassifier]:
+        """Return the classifiers to choose from, by name, for this number of training rows."""
         from tunesmith_evidence.classify import classifiers
 
-        nearest = {f"k={k}": partial(classifiers.NearestRowsClassifier, k=k) for k in self.k}
+        linear = {f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c}
+        if rows > MAX_COMPARED_ROWS:
+            return dict([*linear.items()][:1])
         return {
-            **{f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c},
-            **nearest,
+            **linear,
+            **{f"k={k}": partial(classifiers.NearestRowsClassifier, k=k) for k in self.k},
             **({"centroid": classifiers.NearestCentroid} if self.centroid else {}),
         }
 
@@ -90,7 +95,7 @@ class Embedding:
         if task.encoder is None:
             raise UsageError(f"{NO_ENCODER}; to try this classifier: {install_encoder()}")
         rows = TextRows(examples, vectorize_with(task.encoder().encode))
-        name, model = rows.learn_best(self.options.list_classifiers(), MARGIN)
+        name, model = rows.learn_best(self.options.list_classifiers(len(examples)), MARGIN)
         yield BaselineVariant(name=name, model=model)
 
 
@@ -125,7 +130,7 @@ class Probe:
             scale = make_pipeline(StandardScaler(), Normalizer())
             scale.fit(vectorize([example.text for example in examples]))
             rows = TextRows(examples, lambda texts: scale.transform(vectorize(texts)))
-            return rows.learn_best(self.options.list_classifiers(), MARGIN)[1]
+            return rows.learn_best(self.options.list_classifiers(len(examples)), MARGIN)[1]
 
         yield BaselineVariant(name="", model=FunctionModel(lambda texts: learn().answer(texts)))
 

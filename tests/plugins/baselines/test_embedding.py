@@ -83,7 +83,7 @@ def test_answers_equal_those_of_scikit_learn(name: str) -> None:
     from tunesmith_evidence.tasks.examples import read_examples
 
     rows = TextRows(read_examples(TRAIN, 1), VECTORS)
-    ways = EMBEDDING.config(c=[10.0], k=[5]).list_classifiers()
+    ways = EMBEDDING.config(c=[10.0], k=[5]).list_classifiers(60)
     model = rows.model(ways[name](*rows.learned))
     ours = answers(BaselineVariant(name=name, model=model))
     if name == "centroid":
@@ -109,6 +109,12 @@ def test_the_best_out_of_fold_classifier_is_chosen() -> None:
     rows = [*by_label["card"], *by_label["loan"][:9]]
     [variant] = variants(EMBEDDING, rows, c=[1e-6], k=[1])
     assert variant.name == "k=1", "logistic regression with this C gives every row the same answer"
+
+
+def test_many_rows_are_not_compared() -> None:
+    options = EMBEDDING.config(c=[3.0, 1.0])
+    assert [*options.list_classifiers(2_000)] == ["C=3", "C=1", "k=1", "k=5", "centroid"]
+    assert [*options.list_classifiers(2_001)] == ["C=3"]
 
 
 def test_the_probe_learns_in_the_time_budget_and_embeds_each_text_once() -> None:
