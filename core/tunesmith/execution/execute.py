@@ -22,54 +22,38 @@ program state: ``report``, rebuilt from ``events.jsonl``, decides what is left t
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from tunesmith import distributed
 from tunesmith.catalog import Catalog
-from tunesmith.config.evaluators import Evaluators, choose_evaluators, default_evaluators
+from tunesmith.config.evaluators import choose_evaluators, default_evaluators
 from tunesmith.config.trust import trust_code
 from tunesmith.contracts import (
-    Artifact,
-    BaselineTask,
     Dataset,
-    Measurement,
-    RunContext,
-    Technique,
-    TextModel,
 )
-from tunesmith.data.subset import Subset
 from tunesmith.errors import (
     ConfigError,
     DataError,
     EnvironmentProblem,
     Problem,
-    PromptTooLongError,
 )
-from tunesmith.events import BASE, JSON, TUNED, FindingReported
+from tunesmith.events import JSON, FindingReported
 from tunesmith.execution import resume_checks
-from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.emitter import Emitter, Reporters, take_findings
-from tunesmith.execution.encoder import find_encoder
-from tunesmith.execution.evaluate import evaluate_model, exclude_prompts
 from tunesmith.execution.gate import check_gate, check_warnings
 from tunesmith.execution.guards import create_guards
-from tunesmith.execution.measure_part import measure_part
+from tunesmith.execution.model_phases import ModelPhases
 from tunesmith.execution.model_review import ModelReviewer, read_model_config
-from tunesmith.execution.report import TRAINING_ROWS, Report, build_report
+from tunesmith.execution.report import Report, build_report
 from tunesmith.execution.resume_checks import ResumeCheck
 from tunesmith.execution.run_data import (
     DataParts,
     build_data_event,
-    build_job,
     load_data,
     write_skipped,
 )
@@ -79,16 +63,10 @@ from tunesmith.execution.run_events import (
     list_used_plugins,
     to_reported_error,
 )
-from tunesmith.execution.suitable_baselines import choose_baselines, list_evaluators, list_excluded
-from tunesmith.execution.wrapped_model import CachedModel
-from tunesmith.fence import attribute_errors_to, call_in_fence
-from tunesmith.fence.returned import blame_plugin, check_technique_artifact
-from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
-from tunesmith.plan import Component, Evidence, Plan
-from tunesmith.records import Record
+from tunesmith.offers import BaselineOffer
+from tunesmith.plan import Evidence, Plan
 from tunesmith.signals import StopSignalHandler
 from tunesmith.storage import (
-    Checkpoints,
     EventLog,
     RunFolder,
     lock,
@@ -96,9 +74,6 @@ from tunesmith.storage import (
     write_atomic,
 )
 from tunesmith.text import redact_all
-
-INITIAL_MODEL = "initial-model"
-"""Label of the model that training started from, if that is not the base model."""
 
 
 def run(
@@ -194,7 +169,7 @@ def _execute_phases(
     emit: Emitter,
     reviewer: ModelReviewer,
     resume_check: ResumeCheck,
-) -> _ModelPhases:
+) -> ModelPhases:
     """Execute all phases up to the evaluation of the tuned model; return the model phases."""
     _record_start(plan, folder, emit, resume_check)
     with emit.part("preparation"):
@@ -203,7 +178,7 @@ def _execute_phases(
         model = _fetch_model(plan, parts, emit, reviewer, resume_check)
         with emit.call(plan.technique.offered.plugin, "build"):
             technique = plan.technique.offer.build(plan.technique.config)
-    phases = _ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
+    phases = ModelPhases(plan, technique, model, parts, evaluators, emit, folder)
     with emit.part("baselines"):
         phases.evaluate_untuned(catalog.offers(BaselineOffer))
     with emit.part("training"):
@@ -318,184 +293,7 @@ def collect_findings(
         yield finding.to_event(plugin.full_name)
 
 
-@dataclass(frozen=True)
-class _ModelPhases:
-    """The phases of a run that need a model in memory, and their shared state."""
-
-    plan: Plan
-    technique: Technique
-    model: Path
-    parts: DataParts
-    evaluators: Evaluators
-    emit: Emitter
-    folder: RunFolder
-
-    def evaluate_untuned(self, offers: Iterable[Offered[BaselineOffer[Any]]]) -> None:
-        """Evaluate the baselines, and measure the base model's abilities outside the task."""
-        base = cache(lambda: self._open_model("base model", None))
-        self._evaluate_baselines(offers, base)
-        if self.plan.trains and self._pending_evaluators(BASE):
-            self._evaluate(BASE, base())
-
-    def _evaluate_baselines(
-        self, offers: Iterable[Offered[BaselineOffer[Any]]], base: Callable[[], TextModel]
-    ) -> None:
-        """Choose each baseline's best variant on validation rows; evaluate it on test rows.
-
-        Baselines in ``offers`` that suit the rows but are not used are reported.
-        """
-        first = next((e for e in self.evaluators if not e.offer.is_side_effect), None)
-        if first is None:
-            return
-        for event in list_excluded(self.plan, offers, self.parts.train, first):
-            if event.baseline not in self.emit.report.baselines:
-                self.emit(event)
-        baselines = choose_baselines(self.plan, self.parts.train, first)
-        pending = [
-            baseline
-            for baseline in baselines
-            if self._pending_evaluators(baseline.offer.name, baseline)
-        ]
-        if not pending:
-            return
-        options = self.plan.baseline_options
-        task = BaselineTask(
-            train=self.parts.train,
-            base=base,
-            seed=self.plan.run.seed,
-            system_prompt=options.system_prompt,
-            encoder=find_encoder(self.plan),
-            encodes_everywhere=self.plan.encodes_everywhere,
-        )
-        run = self._run_so_far()
-        choice = BaselineChoice(self.plan, task, self.parts, first, run, self.emit)
-        chosen, left = choice.choose(pending, options.budget_seconds)
-        for baseline, model in chosen:
-            rows = choice.select_rows(baseline, len(self.parts.test), left)
-            try:
-                self._evaluate(baseline.offer.name, model, baseline, rows)
-            except PromptTooLongError as error:
-                choice.skip(baseline, error.message)
-
-    def train(self) -> Artifact:
-        """Train, unless an earlier process of this run has finished the training."""
-        trained = self.emit.report.training_finished.get("")
-        if trained is not None:
-            return Artifact(path=self.folder.path / trained.artifact, format=trained.format)
-        distributed.signal_training_start()
-        # A model is full of reference cycles. Without this call, the baselines' base model would
-        # still be in memory during training.
-        gc.collect()
-        on_problem = self._report_checkpoint_problem
-        checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
-        job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
-        plugin = self.plan.technique.offered.plugin
-        with self.emit.call(plugin, "train"):
-            artifact = self.technique.train(job)
-        with blame_plugin(plugin, "train"):
-            return check_technique_artifact(artifact)
-
-    def evaluate_stages(self, artifact: Artifact) -> None:
-        """Evaluate the initial model and the artifacts of earlier stages that are text models."""
-        technique = self.plan.technique
-        if self._pending_evaluators(INITIAL_MODEL):
-            find = technique.offer.find_initial_model
-            path = call_in_fence(technique.offered, "find_initial_model", find, technique.config)
-            if path is not None:
-                self._evaluate(INITIAL_MODEL, self._open_model("initial model", path))
-        for stage, trained in list(self.emit.report.training_finished.items()):
-            path = self.folder.path / trained.artifact
-            if not stage or not trained.is_text_model or path == artifact.path:
-                continue
-            if self._pending_evaluators(stage):
-                self._evaluate(stage, self._open_model(f"{stage} model", path))
-
-    def evaluate_tuned(self, artifact: Artifact) -> None:
-        """Evaluate the final artifact, after reading it back from disk."""
-        trained = self.emit.report.training_finished.get("")
-        pending = [label for label in (TUNED, TRAINING_ROWS) if self._pending_evaluators(label)]
-        if pending and (trained is None or trained.is_text_model):
-            model = self._open_model("tuned model", artifact.path)
-            for label in pending:
-                self._evaluate(label, model)
-
-    def _open_model(self, phase: str, artifact: Path | None) -> TextModel:
-        gc.collect()
-        with self.emit.phase(phase), self.emit.call(self.plan.technique.offered.plugin, "open"):
-            return self.technique.open(self.model, artifact, device=self.plan.run.device)
-
-    def _evaluate(
-        self,
-        label: str,
-        model: TextModel,
-        baseline: Component[BaselineOffer[Any]] | None = None,
-        rows: Sequence[int] | None = None,
-    ) -> None:
-        run, folder = self._run_so_far(), self.folder.path
-        records = self.parts.test if rows is None else Subset(self.parts.test, rows)
-        if label == TRAINING_ROWS:
-            records = self.parts.sample_training(self.plan.run.seed)
-        plugin = baseline.offered.plugin if baseline else self.plan.technique.offered.plugin
-        model = CachedModel(model)
-        for evaluator in self._pending_evaluators(label, baseline):
-            try:
-                evaluate_model(
-                    label, model, evaluator, records, self.emit, run, folder, plugin, rows
-                )
-            except PromptTooLongError as error:
-                # Training skips rows that are too long, up to `max_skipped`. No test row may be
-                # skipped.
-                if label != TRAINING_ROWS:
-                    raise
-                records = list(exclude_prompts(records, error.prompts))
-                evaluate_model(label, model, evaluator, records, self.emit, run, folder, plugin)
-
-    def _run_so_far(self) -> RunContext:
-        trained = self.emit.report.training_finished.items()
-        paths = {stage: self.folder.path / event.artifact for stage, event in trained}
-        return RunContext(
-            model=self.model,
-            train=self.parts.train,
-            test=self.parts.test,
-            validation=self.parts.validation,
-            measure_first=self._measure_first,
-            device=self.plan.run.device,
-            artifacts=MappingProxyType(paths),
-            open=lambda artifact: self.technique.open(
-                self.model, artifact, device=self.plan.run.device
-            ),
-        )
-
-    def _measure_first(self, model: TextModel, records: Sequence[Record]) -> Measurement:
-        first = self.evaluators[0]
-        with attribute_errors_to(first.offered.plugin):
-            built = first.offer.build(first.config)
-            measured = measure_part(first.offer, built, model, records, self._run_so_far())
-            return next(m for m in measured if m.metric == first.offer.metrics[0].name)
-
-    def _pending_evaluators(
-        self, label: str, baseline: Component[BaselineOffer[Any]] | None = None
-    ) -> list[Component[EvaluatorOffer[Any]]]:
-        """Return the evaluators that still have to evaluate the model ``label`` in this run."""
-        measured = (self.emit.report.measured | self.emit.report.training_rows).values()
-        done = {
-            (e.model, e.evaluator) for e in measured if (self.folder.path / e.records).is_file()
-        }
-        return [
-            evaluator
-            for evaluator in (
-                list_evaluators(self.evaluators, baseline) if baseline else self.evaluators
-            )
-            if (label, evaluator.id) not in done
-            and (label != TRAINING_ROWS or evaluator.offer.on_training_rows)
-            and (label in (BASE, TUNED) if evaluator.offer.is_side_effect else label != BASE)
-        ]
-
-    def _report_checkpoint_problem(self, text: str) -> None:
-        self.emit(FindingReported(level="warning", source="checkpoints", message=text))
-
-
-def _collect_evidence(phases: _ModelPhases, report: Report) -> Evidence:
+def _collect_evidence(phases: ModelPhases, report: Report) -> Evidence:
     return Evidence(
         plan=phases.plan,
         folder=phases.folder.path,
