@@ -39,6 +39,7 @@ A folder is too large when its name no longer tells what is in it; divide it by 
 TESTED_THROUGH = {
     # Commands run through the command line, as a user runs them.
     "tests/cli/test_commands.py": ("tunesmith.execution.versions",),
+    "tests/core/execution/test_execute.py": ("tunesmith.execution.model_phases",),
     # Each check of the conformance kit runs on a plugin that keeps it and on one that breaks it.
     "tests/core/testing/test_kit.py": (
         "tunesmith.testing.loaders",

@@ -33,7 +33,7 @@ def tunesmith(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tunesmith:
     """The command, in this process, in a folder with a run file and data."""
     monkeypatch.chdir(tmp_path)
     for name in [*os.environ]:
-        if name.startswith("TUNESMITH"):
+        if name.startswith("TUNESMITH") and name != "TUNESMITH__RUN__SIDE_EFFECTS":
             monkeypatch.delenv(name)
     monkeypatch.setenv("TUNESMITH_PLUGINS", "fake_plugin")
     rows = [f"say {word}\tSAY {word.upper()}\n" for word in WORDS]

@@ -86,7 +86,8 @@ def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueO
     better answers.
     """
     kinds = {type(record) for record in records}
-    fitting = [o.offer for o in catalog.offers(TechniqueOffer) if kinds <= o.offer.accepts]
+    trained = (o.offer for o in catalog.offers(TechniqueOffer) if o.offer.promises.trains)
+    fitting = [offer for offer in trained if kinds <= offer.accepts]
     if kinds == {Preference}:
         fitting.sort(key=lambda offer: (len(offer.accepts), offer.name))
     else:
