@@ -227,6 +227,8 @@ class Metric:
     """False if the metric is computed from all rows together, like macro F1 or BLEU. The values of
     the rows are then contributions that depend on all rows and whose mean is the metric. Compute
     them with ``tunesmith_evidence.statistics.row_contributions``."""
+    is_optional: bool = False
+    """True if the evaluator does not measure it on rows that are too few or unsuitable for it."""
     compute: Callable[[Any], Any] | None = None
     """Compute a metric with ``is_row_mean=False`` from the summed ``counts`` of rows. It is called
     as by ``row_contributions``. Two models are then compared on the rows that both answered.

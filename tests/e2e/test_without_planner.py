@@ -30,11 +30,12 @@ STAGES = {
 
 
 def techniques() -> dict[str, TechniqueOffer[Any]]:
-    """Return the built-in techniques, by name."""
+    """Return the built-in techniques that train, by name."""
     from tunesmith.catalog import Catalog
 
     catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
-    return {o.offer.name: o.offer for o in catalog.offers(TechniqueOffer)}
+    offers = [o.offer for o in catalog.offers(TechniqueOffer)]
+    return {offer.name: offer for offer in offers if offer.promises.trains}
 
 
 @pytest.fixture

@@ -84,12 +84,17 @@ def worked_examples(subject: Subject) -> list[EvaluatorExample]:
 
 @check("evaluator")
 def metrics_are_declared(subject: Subject) -> None:
-    """The evaluator measures exactly the metrics of its offer, with one value per record."""
+    """The evaluator measures the metrics of its offer, with one value per record.
+
+    It may leave out optional metrics.
+    """
     records = choose_records(subject)
     measurements = list(subject.build().measure(partly_right_model(subject), records))
     declared = sorted(metric.name for metric in subject.offer.metrics)
     measured = sorted(m.metric for m in measurements)
-    require(measured == declared, f"it measures {measured}, but its offer names {declared}")
+    optional = {metric.name for metric in subject.offer.metrics if metric.is_optional}
+    expected = [name for name in declared if name in measured or name not in optional]
+    require(measured == expected, f"it measures {measured}, but its offer names {declared}")
     for m in measurements:
         of = records if m.records is None else m.records
         for name, values in (("values", m.values), ("weights", m.weights), ("outputs", m.outputs)):
@@ -136,11 +141,15 @@ def does_not_depend_on_batching(subject: Subject) -> None:
 def perfect_model_scores_best(subject: Subject) -> None:
     """A model that is certain of every right answer scores as well as any other, or better.
 
-    The offer declares whether higher or lower is better. Descriptive metrics are not checked, and
-    for a metric over all rows, only the mean counts. If the kit's records lack what a metric rates,
-    such as a date in the answer, the records of the worked examples are used.
+    The offer declares whether higher or lower is better. Descriptive and optional metrics are not
+    checked, and for a metric over all rows, only the mean counts. If the kit's records lack what a
+    metric rates, such as a date in the answer, the records of the worked examples are used.
     """
-    rating = [metric for metric in subject.offer.metrics if not metric.is_descriptive]
+    rating = [
+        metric
+        for metric in subject.offer.metrics
+        if not (metric.is_descriptive or metric.is_optional)
+    ]
     if not rating:
         raise NotApplicable("its metrics describe models and do not rate them")
     undecided = []

@@ -68,7 +68,11 @@ class LengthPreference:
 
 METRIC = Metric(name="preference-accuracy", higher_is_better=True, bounds=(0, 1))
 EQUAL_LENGTH = Metric(
-    name="equal-length-accuracy", higher_is_better=True, bounds=(0, 1), is_row_mean=False
+    name="equal-length-accuracy",
+    higher_is_better=True,
+    bounds=(0, 1),
+    is_row_mean=False,
+    is_optional=True,
 )
 
 

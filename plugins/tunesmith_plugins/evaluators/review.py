@@ -127,11 +127,12 @@ def review(
     evaluators: Sequence[Component[EvaluatorOffer[Any]]], validation: Sequence[Record]
 ) -> Iterator[Finding]:
     """Yield a finding for each reason why the run cannot choose a threshold."""
-    from tunesmith_evidence.review.choose import count_rows_needed
-
     for used in evaluators:
         if not isinstance(used.config, ReviewOptions):
             continue
+        # Not at the top, because it imports scikit-learn, which most checks do not need.
+        from tunesmith_evidence.review.choose import count_rows_needed
+
         first, where = evaluators[0].offer, f"evaluators.{used.id}"
         rates = first.generates and first.metrics[0].is_row_mean
         if first == used.offer or not rates or not first.metrics[0].higher_is_better:

@@ -27,7 +27,11 @@ from tunesmith_torch.compare.training_rewards import TrainingRewards, find_train
 
 METRIC = Metric(name="win-rate", higher_is_better=True, bounds=(0, 1))
 EQUAL_LENGTH = Metric(
-    name="equal-length-win-rate", higher_is_better=True, bounds=(0, 1), is_row_mean=False
+    name="equal-length-win-rate",
+    higher_is_better=True,
+    bounds=(0, 1),
+    is_row_mean=False,
+    is_optional=True,
 )
 
 

@@ -38,7 +38,11 @@ from tunesmith_torch.compare.other_model import ComparingEvaluator, open_compari
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
 EQUAL_LENGTH = Metric(
-    name="equal-length-judge-win-rate", higher_is_better=True, bounds=(0, 1), is_row_mean=False
+    name="equal-length-judge-win-rate",
+    higher_is_better=True,
+    bounds=(0, 1),
+    is_row_mean=False,
+    is_optional=True,
 )
 MAX_INVALID_SHARE = 0.1
 """If a larger share of the replies contains no verdict, the result is void."""
