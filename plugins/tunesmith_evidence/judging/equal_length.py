@@ -61,7 +61,7 @@ class LengthControl:
             subject: the answers whose wins are counted, with a verb: ``its answers are``.
         """
         if not self.wins:
-            return {}
+            return {"explained_by_length": "", "beyond_length": False}
         share = mean_interval(self.wins, groups=self.groups, bounds=(0.0, 1.0))
         equal = None if self._estimate is None else self._estimate[1]
         side = 1 if share.low > 0.5 else -1 if share.high < 0.5 else 0
