@@ -32,7 +32,7 @@ LOSS = Metric(name="general-loss", higher_is_better=False, unit="nats/token")
 class GeneralSkillsOptions(Options):
     """Options of ``general-skills``."""
 
-    max_new_tokens: int = Field(32, ge=1, le=512, description="Maximum tokens per answer.")
+    max_new_tokens: int = Field(24, ge=1, le=512, description="Maximum tokens per answer.")
 
 
 class GeneralSkills(RowWise):
