@@ -227,6 +227,12 @@ def mask_personal_data(s: str) -> str:
     return re.sub(_LONG_NUMBER, lambda found: f"{found[0][:2]}…{found[0][-2:]}", s)
 
 
+def mask_excerpt(s: str) -> str:
+    """Return the start of a text in one line, with personal data masked."""
+    # Mask before cutting: half an address or number would not be recognized.
+    return one_line(mask_personal_data(s[:4_000]), 60)
+
+
 def redact_all(value: Any) -> Any:
     """Return a JSON value after passing every string in it, including keys, through `redact`."""
     if isinstance(value, str):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from tunesmith.config.paths import is_path
 from tunesmith.contracts import BaselineTask, TextModel
 from tunesmith.errors import IntegrityError, UsageError
 from tunesmith.events import BaselineChosen
-from tunesmith.execution.encoder import find_encoder
+from tunesmith.execution.encoder import build_baseline_task
 from tunesmith.fence import fence
 from tunesmith.offers import BaselineOffer
 from tunesmith.plan import Component, Evidence, Plan
@@ -113,13 +113,11 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
         )
     saved = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
     baseline = _find_baseline(plan, saved["baseline"])
-    task = BaselineTask(
-        train=read_records(folder / "train.jsonl"),
-        base=cache(lambda: api.open_models(run, plan, tuned=False, base=True)["base"]),
+    base = cache(lambda: api.open_models(run, plan, tuned=False, base=True)["base"])
+    task = replace(
+        build_baseline_task(plan, read_records(folder / "train.jsonl"), base),
         seed=saved["seed"],
         system_prompt=saved["system_prompt"],
-        encoder=find_encoder(plan),
-        encodes_everywhere=plan.encodes_everywhere,
     )
     config = _read_options(baseline.offer, saved["options"], saved["files"], folder)
     names = (saved["variant"], str(folder / saved["variant"]))
@@ -157,14 +155,7 @@ def rebuild_baseline(
         The variant as a text model, or None if the installed baseline has no such variant.
     """
     baseline = _find_baseline(plan, chosen.baseline)
-    task = BaselineTask(
-        train=train,
-        base=lambda: base,
-        seed=plan.run.seed,
-        system_prompt=plan.baseline_options.system_prompt,
-        encoder=find_encoder(plan),
-        encodes_everywhere=plan.encodes_everywhere,
-    )
+    task = build_baseline_task(plan, train, lambda: base)
     return _build_variant(baseline, baseline.config, task, (chosen.variant,))
 
 

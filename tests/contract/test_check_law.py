@@ -117,7 +117,7 @@ CANNOT_KNOW: Mapping[str, Sequence[str]] = {
         "models.adapter_config:check_adapter_config",
         "models.adapter_stack:_refuse_not_summable",
         "models.adapter_stack:reference_policy",
-        "baselines.embedding:Probe._embed",
+        "baselines.embedding:Probe._embed.embed",
         "models.loading:_check_model_type",
         "models.loading:load_tokenizer",
         "models.sentence_encoder:_check_modules",

@@ -32,14 +32,14 @@ def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> E
         ConfigError: ``[gate]`` has a threshold that these evaluators cannot check.
     """
     named, technique = plan.evaluators, plan.technique
-    chosen: list[Component[EvaluatorOffer[Any]]] = [*(named or default_evaluators(catalog, test))]
+    evaluators = named or default_evaluators(catalog, test)
     if plan.run.side_effects:
         names = {evaluator.offer.name for evaluator in named}
         found = _list_defaults(catalog, test, side_effects=True)
-        chosen += [Component(o, o.offer.config()) for o in found if o.offer.name not in names]
+        extra = [Component(o, o.offer.config()) for o in found if o.offer.name not in names]
+        evaluators = assign_ids([*((e, e.id) for e in evaluators), *((e, None) for e in extra)])
     if not technique.offer.can_score(technique.config):
-        chosen = [each for each in chosen if each in named or each.offer.generates]
-    evaluators = assign_ids([(each, each.id if each in named else None) for each in chosen])
+        evaluators = tuple(e for e in evaluators if e in named or e.offer.generates)
     problems = list(check_gate_metrics(plan.gate, evaluators))
     if problems:
         raise ConfigError(problems)

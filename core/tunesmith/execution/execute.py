@@ -33,9 +33,7 @@ from tunesmith import distributed
 from tunesmith.catalog import Catalog
 from tunesmith.config.evaluators import choose_evaluators, default_evaluators
 from tunesmith.config.trust import trust_code
-from tunesmith.contracts import (
-    Dataset,
-)
+from tunesmith.contracts import Dataset
 from tunesmith.errors import (
     ConfigError,
     DataError,

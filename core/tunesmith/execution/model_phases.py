@@ -14,7 +14,6 @@ from tunesmith import distributed
 from tunesmith.config.evaluators import Evaluators
 from tunesmith.contracts import (
     Artifact,
-    BaselineTask,
     Measurement,
     RunContext,
     Technique,
@@ -25,7 +24,7 @@ from tunesmith.errors import PromptTooLongError
 from tunesmith.events import BASE, TUNED, FindingReported
 from tunesmith.execution.baselines import BaselineChoice
 from tunesmith.execution.emitter import Emitter
-from tunesmith.execution.encoder import find_encoder
+from tunesmith.execution.encoder import build_baseline_task
 from tunesmith.execution.evaluate import evaluate_model, exclude_prompts
 from tunesmith.execution.measure_part import measure_part
 from tunesmith.execution.report import TRAINING_ROWS
@@ -83,18 +82,9 @@ class ModelPhases:
         ]
         if not pending:
             return
-        options = self.plan.baseline_options
-        task = BaselineTask(
-            train=self.parts.train,
-            base=base,
-            seed=self.plan.run.seed,
-            system_prompt=options.system_prompt,
-            encoder=find_encoder(self.plan),
-            encodes_everywhere=self.plan.encodes_everywhere,
-        )
-        run = self._run_so_far()
+        task, run = build_baseline_task(self.plan, self.parts.train, base), self._run_so_far()
         choice = BaselineChoice(self.plan, task, self.parts, first, run, self.emit)
-        chosen, left = choice.choose(pending, options.budget_seconds)
+        chosen, left = choice.choose(pending, self.plan.baseline_options.budget_seconds)
         for baseline, model in chosen:
             rows = choice.select_rows(baseline, len(self.parts.test), left)
             try:

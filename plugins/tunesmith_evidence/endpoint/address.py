@@ -8,12 +8,17 @@ from urllib.parse import urlsplit
 
 from tunesmith.errors import EnvironmentProblem
 
-__all__ = ["TOKEN_VARIABLE", "URL_PATTERN", "check_endpoint", "read_token"]
+__all__ = ["TOKEN_VARIABLE", "URL_PATTERN", "check_endpoint", "is_endpoint", "read_token"]
 
 URL_PATTERN = r"^https?://[^\s@?#]+$"
 """Matches addresses that end with ``/v1``. User, password and query are not allowed, because they
 would be logged."""
 TOKEN_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # noqa: S105 - a variable's name, not a token
+
+
+def is_endpoint(reference: str) -> bool:
+    """Return True if a model reference is a web address."""
+    return reference.startswith(("https://", "http://"))
 
 
 def check_endpoint(url: str, token_variable: str | None) -> None:

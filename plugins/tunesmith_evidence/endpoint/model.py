@@ -13,7 +13,10 @@ from tunesmith.records import Message, Prompt
 from tunesmith_evidence.answers.generation_only import GenerationOnlyModel
 from tunesmith_evidence.endpoint.client import Endpoint, Reply
 
-__all__ = ["EndpointModel"]
+__all__ = ["ANSWER_SECONDS", "EndpointModel"]
+
+ANSWER_SECONDS = 300.0
+"""Seconds to wait for an answer from an endpoint; answers can be long."""
 
 
 @dataclass(frozen=True)

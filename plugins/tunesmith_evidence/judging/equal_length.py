@@ -21,7 +21,7 @@ from tunesmith.statistics import Interval, mean_interval
 from tunesmith.statistics.sample import build_sample, standard_error
 from tunesmith_evidence.number_text import format_estimate
 
-__all__ = ["ANSWER_TOKENS", "LengthControl", "measure_tokens"]
+__all__ = ["ANSWER_TOKENS", "LengthControl", "measure_tokens", "share_at_equal_length"]
 
 ANSWER_TOKENS = Metric(
     name="answer-tokens", higher_is_better=False, unit="tokens", is_descriptive=True
@@ -102,6 +102,13 @@ class LengthControl:
         longer, shorter = (sum(s * d > 0 for d in self.differences) for s in (1, -1))
         count, word = max((longer, "longer"), (shorter, "shorter"))
         return f"{word} in {count:,} of {len(self.differences):,} rows"
+
+
+def share_at_equal_length(name: str) -> Metric:
+    """Return a metric for the share of wins at equal length, which few rows cannot show."""
+    return Metric(
+        name=name, higher_is_better=True, bounds=(0, 1), is_row_mean=False, is_optional=True
+    )
 
 
 def measure_tokens(answers: Sequence[Generation]) -> Measurement:

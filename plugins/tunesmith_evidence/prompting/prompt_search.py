@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tunesmith.execution.baselines import ROUND_ROWS
 from tunesmith.records import Message
 from tunesmith_evidence.prompting.prompted_model import (
     CHARACTERS_PER_TOKEN,
@@ -18,8 +19,6 @@ from tunesmith_evidence.tasks.examples import Example, prompt_text
 __all__ = ["count_tokens", "write_with_template"]
 
 LABELED = f"Question: {QUESTION_TEMPLATE}\nAnswer:"
-ROWS = 10
-"""Number of rows on which all variants of a baseline are compared."""
 
 
 def write_with_template(
@@ -42,7 +41,7 @@ def count_tokens(model: PromptedModel, examples: Sequence[Example]) -> int:
     typical = sorted(examples, key=lambda e: (len(e.question), e))[len(examples) // 2]
     question = (Message("user", typical.question),)
     alone = PromptedModel(model.model, template=model.template)
-    return _count(model, question) + (ROWS - 1) * _count(alone, question)
+    return _count(model, question) + (ROUND_ROWS[0] - 1) * _count(alone, question)
 
 
 def _count(model: PromptedModel, prompt: tuple[Message, ...]) -> int:

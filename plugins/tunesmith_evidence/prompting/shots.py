@@ -16,7 +16,7 @@ from tunesmith_evidence.prompting.bm25 import BM25
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.tasks.examples import Example, random_sort_key, take_each_answer_first
 
-__all__ = ["Retriever", "choose_shots", "count_fitting_examples"]
+__all__ = ["Retriever", "VectorIndex", "choose_shots", "count_fitting_examples"]
 
 MAX_PER_LABEL = 4
 """Maximum number of retrieved examples with the same answer; more would add nothing."""

@@ -21,7 +21,7 @@ from tunesmith_evidence.report.curves import Curve, Points, thin_points
 __all__ = ["MAX_OVERLAID", "IntervalBar", "draw_curve", "draw_intervals", "draw_overlay"]
 
 MAX_OVERLAID = 8
-"""Maximum number of curves in one plot, because more colors cannot be told apart."""
+"""Maximum number of curves in one plot, because more colors look alike."""
 OVERLAID_POINTS = 160
 """Maximum number of points of each of them."""
 

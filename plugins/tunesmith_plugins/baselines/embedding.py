@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from tunesmith.contracts import BaselineTask, BaselineVariant, EmbeddingModel
+from tunesmith.encoders import Vectors
 from tunesmith.errors import UsageError
+from tunesmith.execution.encoder import encode_once
 from tunesmith.install import NO_ENCODER, NO_HIDDEN_STATES, install_encoder
 from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
@@ -136,14 +138,14 @@ class Probe:
 
     def _embed(self, task: BaselineTask, texts: Sequence[str]) -> list[Any]:
         """Return the hidden states of each text, computing only new ones."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        if new:
+
+        def embed(new: Sequence[str]) -> Vectors:
             model = task.base()
             if not isinstance(model, EmbeddingModel):
                 raise UsageError(f"{type(model).__name__}: {NO_HIDDEN_STATES}")
-            found = model.embed(new)  # as plain text: a template would add the same to each
-            self.known.update((text, found[row]) for row, text in enumerate(new))
-        return [self.known[text] for text in texts]
+            return model.embed(new)  # as plain text: a template would add the same to each
+
+        return encode_once(self.known, texts, embed)
 
 
 NEEDS = ("numpy>=1.26", "scikit-learn>=1.5", "scipy>=1.13")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record, Text, last_exchange
-from tunesmith.text import mask_personal_data, one_line
+from tunesmith.text import mask_excerpt
 from tunesmith_evidence.number_text import format_share
 from tunesmith_evidence.tasks.examples import Example, last_question, prompt_text
 from tunesmith_evidence.tasks.kinds import detect_task_kind
@@ -23,7 +23,6 @@ labels, replies, instructions, commands and calculations (``tests.benchmarks.dat
 MIN_FACTS = 10
 """Fewer distinct facts are like labels, which training rows teach."""
 MAX_EXAMPLES = 2
-EXCERPT, INPUT_LIMIT = 60, 4_000
 FACT = re.compile(
     r"https?://[^\s)>\]]+"  # address of a page
     r"|@[\w-]{1,64}\.\w[\w.-]*"  # domain of an e-mail address
@@ -68,7 +67,7 @@ def review(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]
         hint='if documents state them, compare with [baselines.documents] folder = "FOLDER"',
         count=len(stated),
         examples=tuple(
-            f'{source} "{_shorten(row.question)}": {_shorten(facts[0])}'
+            f'{source} "{mask_excerpt(row.question)}": {mask_excerpt(facts[0])}'
             for source, row, facts in stated[:MAX_EXAMPLES]
         ),
     )
@@ -108,8 +107,3 @@ def _fold(text: str) -> str:
 
 def _show_share(count: int, total: int) -> str:
     return f"{count:,} of {total:,} ({format_share(count / total)})"
-
-
-def _shorten(text: str) -> str:
-    # Mask before cutting: half an address or number would not be recognized.
-    return one_line(mask_personal_data(text[:INPUT_LIMIT]), EXCERPT)

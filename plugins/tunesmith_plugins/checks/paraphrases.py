@@ -13,14 +13,13 @@ from tunesmith.contracts import Finding
 from tunesmith.execution.encoder import find_encoder
 from tunesmith.plan import Plan
 from tunesmith.records import Record
-from tunesmith.text import mask_personal_data, one_line
+from tunesmith.text import mask_excerpt
 
 MIN_SIMILARITY = 0.9
 """Cosine similarity from which a pair is reported."""
 BLOCK_ROWS = 512
 """Number of test rows whose similarities to all training rows are held in memory at a time."""
 EXAMPLES = 3
-EXCERPT = 60
 
 
 def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[Finding]:
@@ -48,8 +47,8 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[
     if not found:
         return []
     examples = [
-        f"{test[row].source} (test) {_quote(asked[row])} and {train[nearest].source} (training) "
-        f"{_quote(known[nearest])}, similarity {similarity:.2f}"
+        f'{test[row].source} (test) "{mask_excerpt(asked[row])}" and {train[nearest].source} '
+        f'(training) "{mask_excerpt(known[nearest])}", similarity {similarity:.2f}'
         for similarity, row, nearest in sorted(found, reverse=True)[:EXAMPLES]
     ]
     return [
@@ -63,8 +62,3 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[
             hint="check whether they ask the same question; they count in all scores",
         )
     ]
-
-
-def _quote(text: str) -> str:
-    # Mask before cutting: half an address or number would not be recognized.
-    return f'"{one_line(mask_personal_data(text[:4_000]), EXCERPT)}"'

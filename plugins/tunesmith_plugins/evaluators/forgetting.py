@@ -19,8 +19,9 @@ from tunesmith.errors import DataError
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
-from tunesmith.records import Record, last_exchange
+from tunesmith.records import Record
 from tunesmith_evidence.number_text import format_difference
+from tunesmith_evidence.side_effects.text_losses import measure_losses
 from tunesmith_evidence.side_effects.text_rows import read_text_rows
 from tunesmith_evidence.statistics.non_inferiority import NonInferiority, compare_with_margin
 from tunesmith_torch.compare.other_model import (
@@ -96,19 +97,6 @@ class Forgetting(ComparingEvaluator):
                 metric=METRIC.name, values=values, weights=weights, details=details, records=texts
             )
         ]
-
-
-def measure_losses(
-    model: TextModel, texts: Sequence[Record]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the loss of each text in nats per token, and its number of tokens."""
-    scores = model.score([""] * len(texts), [last_exchange(record)[1].text for record in texts])
-    counts = tuple(float(len(score.logprobs)) for score in scores)
-    losses = tuple(
-        -math.fsum(score.logprobs) / len(score.logprobs) if score.logprobs else 0.0
-        for score in scores
-    )
-    return losses, counts
 
 
 def describe(found: NonInferiority) -> str:

@@ -16,7 +16,7 @@ from tunesmith.plan import Plan
 from tunesmith.prepared import RowWise
 from tunesmith.records import Preference, Record
 from tunesmith.text import format_count
-from tunesmith_evidence.judging.equal_length import LengthControl
+from tunesmith_evidence.judging.equal_length import LengthControl, share_at_equal_length
 from tunesmith_evidence.number_text import format_p_value, format_share
 from tunesmith_evidence.statistics import paired_p_value
 from tunesmith_evidence.tasks.kinds import are_pairs
@@ -67,13 +67,7 @@ class LengthPreference:
 
 
 METRIC = Metric(name="preference-accuracy", higher_is_better=True, bounds=(0, 1))
-EQUAL_LENGTH = Metric(
-    name="equal-length-accuracy",
-    higher_is_better=True,
-    bounds=(0, 1),
-    is_row_mean=False,
-    is_optional=True,
-)
+EQUAL_LENGTH = share_at_equal_length("equal-length-accuracy")
 
 
 class PreferenceAccuracyOptions(Options):

@@ -23,6 +23,7 @@ from tunesmith_evidence.side_effects.general_prompts import (
     score_answers,
 )
 from tunesmith_evidence.side_effects.task_format import TaskFormat
+from tunesmith_evidence.side_effects.text_losses import measure_losses
 
 SKILLS = Metric(name="general-skills", higher_is_better=True, bounds=(0, 1))
 TASK_ANSWERS = Metric(name="task-answers", higher_is_better=False, bounds=(0, 1))
@@ -88,9 +89,7 @@ class GeneralLoss(RowWise):
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Return the loss of each text, weighted by its number of tokens."""
         texts = read_general_texts()
-        scores = model.score([""] * len(texts), [text.text for text in texts])
-        weights = tuple(float(len(score.logprobs)) for score in scores)
-        losses = tuple(-sum(score.logprobs) / max(len(score.logprobs), 1) for score in scores)
+        losses, weights = measure_losses(model, texts)
         return [Measurement(metric=LOSS.name, values=losses, weights=weights, records=texts)]
 
 

@@ -15,6 +15,7 @@ from tunesmith_evidence.judging.equal_length import (
     ANSWER_TOKENS,
     LengthControl,
     measure_tokens,
+    share_at_equal_length,
 )
 from tunesmith_torch.compare.other_model import (
     ComparingEvaluator,
@@ -26,13 +27,7 @@ from tunesmith_torch.compare.other_model import (
 from tunesmith_torch.compare.training_rewards import TrainingRewards, find_training_rewards
 
 METRIC = Metric(name="win-rate", higher_is_better=True, bounds=(0, 1))
-EQUAL_LENGTH = Metric(
-    name="equal-length-win-rate",
-    higher_is_better=True,
-    bounds=(0, 1),
-    is_row_mean=False,
-    is_optional=True,
-)
+EQUAL_LENGTH = share_at_equal_length("equal-length-win-rate")
 
 
 class WinRateOptions(ComparisonOptions, RewardOptions):

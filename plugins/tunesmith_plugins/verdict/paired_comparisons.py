@@ -54,7 +54,7 @@ class PairedComparison:
 
     @property
     def kind(self) -> str:
-        """What a trivial baseline is, for sentences."""
+        """Description of a trivial baseline, for sentences."""
         return f'the rule "{self.rule}"' if self.rule else "the majority-class baseline"
 
     @property

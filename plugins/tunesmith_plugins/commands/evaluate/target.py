@@ -21,19 +21,17 @@ from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
 from tunesmith.text import format_count
-from tunesmith_evidence.endpoint.address import check_endpoint, read_token
+from tunesmith_evidence.endpoint.address import check_endpoint, is_endpoint, read_token
 from tunesmith_evidence.endpoint.client import Endpoint
-from tunesmith_evidence.endpoint.model import EndpointModel
+from tunesmith_evidence.endpoint.model import ANSWER_SECONDS, EndpointModel
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.winner import has_probabilities, open_winner
-from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS, is_endpoint
+from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS
 
 TargetModel = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
 DATA_PARTS = ("test", "validation", "test_size")
 """Data options that name splits, which a single file to evaluate on does not have."""
-ANSWER_SECONDS = 300.0
-"""Seconds to wait for an answer from an endpoint; answers can be long."""
 SHOWN_MODELS = 20
 
 

@@ -43,7 +43,7 @@ class Piece:
     tokens: int = 0
     """Number of tokens generated so far, including the end token."""
     score: float | None = None
-    """How sure the model is about a finished answer, for a review policy; None if unknown."""
+    """Score of a finished answer for a review policy; None if unknown."""
 
 
 Event = Piece | ApiError

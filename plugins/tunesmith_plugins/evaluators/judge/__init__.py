@@ -20,6 +20,7 @@ from tunesmith_evidence.judging.equal_length import (
     ANSWER_TOKENS,
     LengthControl,
     measure_tokens,
+    share_at_equal_length,
 )
 from tunesmith_evidence.judging.pairwise import (
     DEFAULT_CRITERION,
@@ -37,13 +38,7 @@ from tunesmith_torch.compare.judge_model import JudgeEndpointOptions, open_judge
 from tunesmith_torch.compare.other_model import ComparingEvaluator, open_comparison_model
 
 METRIC = Metric(name="judge-win-rate", higher_is_better=True, bounds=(0, 1))
-EQUAL_LENGTH = Metric(
-    name="equal-length-judge-win-rate",
-    higher_is_better=True,
-    bounds=(0, 1),
-    is_row_mean=False,
-    is_optional=True,
-)
+EQUAL_LENGTH = share_at_equal_length("equal-length-judge-win-rate")
 MAX_INVALID_SHARE = 0.1
 """If a larger share of the replies contains no verdict, the result is void."""
 

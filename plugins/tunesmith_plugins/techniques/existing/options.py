@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from tunesmith.options import DataPath
-from tunesmith_evidence.endpoint.address import check_endpoint
+from tunesmith_evidence.endpoint.address import check_endpoint, is_endpoint
 from tunesmith_torch.options.training import TrainingOptions
 
 
@@ -34,4 +34,4 @@ class ExistingOptions(TrainingOptions):
     @property
     def is_endpoint(self) -> bool:
         """True if `tuned` is the address of an endpoint."""
-        return self.tuned.startswith(("https://", "http://"))
+        return is_endpoint(self.tuned)

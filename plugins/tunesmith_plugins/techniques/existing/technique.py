@@ -11,7 +11,7 @@ from typing import Any
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith.events import TrainingFinished
 from tunesmith_evidence.endpoint.client import Endpoint
-from tunesmith_evidence.endpoint.model import EndpointModel
+from tunesmith_evidence.endpoint.model import ANSWER_SECONDS, EndpointModel
 from tunesmith_plugins.techniques.existing.options import ExistingOptions
 from tunesmith_torch.compare.open_by_name import fetch_base
 from tunesmith_torch.generation.open_model import open_text_model
@@ -19,8 +19,6 @@ from tunesmith_torch.models.artifacts import detect_artifact_format
 
 ADAPTER_CONFIG = "adapter_config.json"
 SAFE_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
-ENDPOINT_SECONDS = 300.0
-"""Seconds to wait for an answer; answers can be long."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class ExistingModel:
                     options.tuned,
                     options.endpoint_model,
                     options.token_variable,
-                    timeout=ENDPOINT_SECONDS,
+                    timeout=ANSWER_SECONDS,
                 )
             )
         return open_text_model(model, artifact, device=device, options=options)
