@@ -17,6 +17,9 @@ M = TypeVar("M", bound=BaseModel)
 DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
 """Type of a path option; relative paths start at the folder of the run file."""
 
+PathOrName = Annotated[str, Field(json_schema_extra={"path": True, "or_name": True})]
+"""Type of an option for a path or a name, such as a hub id: a path only if it exists."""
+
 
 class Options(BaseModel):
     """Base class of all options, which are immutable; unknown keys, inf and nan are errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,15 +17,14 @@ M = TypeVar("M", bound=BaseModel)
 def with_absolute_paths(options: M, folder: Path) -> M:
     """Return the options with every path option made absolute; web addresses are kept.
 
-    Some path options also accept the ``names`` of built-in resources; these are kept as they are.
+    Some path options also accept names, of built-in resources or of anything that is not a path
+    that exists. These are kept as they are.
     """
     changes = {}
     for name, info in type(options).model_fields.items():
         value = options.__dict__[name]
         if is_path(info):
-            extra = info.json_schema_extra
-            names = extra.get("names") if isinstance(extra, dict) else None
-            if not (isinstance(names, list) and value in names):
+            if not _is_name(info, value, folder):
                 changes[name] = _absolute_path(value, folder)
         elif isinstance(value, BaseModel):
             changes[name] = with_absolute_paths(value, folder)
@@ -35,9 +35,25 @@ def with_absolute_paths(options: M, folder: Path) -> M:
 
 def is_path(info: FieldInfo) -> bool:
     """Return True if an option's type is a path or a union with one, like ``DataPath | None``."""
+    return any(extra.get("path") for extra in _extras(info))
+
+
+def _is_name(info: FieldInfo, value: Any, folder: Path) -> bool:
+    """Return True if the value names a built-in resource, or anything else that is not a path."""
+    for extra in _extras(info):
+        if isinstance(names := extra.get("names"), list) and value in names:
+            return True
+        if extra.get("or_name") and not (folder / expand_home(value)).exists():
+            return True
+    return False
+
+
+def _extras(info: FieldInfo) -> Iterator[dict[str, Any]]:
+    """Yield the additional JSON schema of an option and of each branch of its type."""
     branches = (item for branch in get_args(info.annotation) for item in get_args(branch)[1:])
-    extras = [f.json_schema_extra for f in (info, *branches) if isinstance(f, FieldInfo)]
-    return any(isinstance(extra, dict) and bool(extra.get("path")) for extra in extras)
+    for field in (info, *branches):
+        if isinstance(field, FieldInfo) and isinstance(field.json_schema_extra, dict):
+            yield field.json_schema_extra
 
 
 def _absolute_path(value: Any, folder: Path) -> Any:

@@ -144,10 +144,8 @@ class Calibration:
             and run.steps > 0
             and _is_within_factor(run.flops / run.steps, step, SIMILAR_STEP)
         ]
-        undisturbed = [run for run in timed if (run.cpu_share or 0.0) >= MIN_CPU_SHARE] or timed
-        throughputs = _drop_outliers(
-            [run.flops / run.seconds for run in _prefer_same_technique(undisturbed, technique)]
-        )
+        chosen = _prefer_same_technique(_prefer_undisturbed(timed), technique)
+        throughputs = _drop_outliers([run.flops / run.seconds for run in chosen])
         if not throughputs:
             return None
         middle, margin = median(throughputs), max(0.1, 0.5 / math.sqrt(len(throughputs)))
@@ -157,12 +155,13 @@ class Calibration:
     def correct_part(self, part: str, seconds: Range) -> Range:
         """Return the predicted seconds of a part of a run, corrected by how long it took here."""
         middle = math.sqrt(seconds[0] * seconds[1])
+        similar = [
+            run
+            for run in self.runs
+            if part in run.parts and _is_within_factor(run.parts[part][0], middle, SIMILAR_TIME)
+        ]
         ratios = _drop_outliers(
-            [
-                run.parts[part][1] / run.parts[part][0]
-                for run in self.runs
-                if part in run.parts and _is_within_factor(run.parts[part][0], middle, SIMILAR_TIME)
-            ]
+            [run.parts[part][1] / run.parts[part][0] for run in _prefer_undisturbed(similar)]
         )
         if not ratios:
             return seconds
@@ -258,6 +257,11 @@ def _prefer_same_technique(
     """Return the runs of the same technique if there are enough, otherwise all runs."""
     own = [run for run in runs if run.technique == technique]
     return own if len(own) >= MIN_OWN_ENTRIES else runs
+
+
+def _prefer_undisturbed(runs: Sequence[CalibrationEntry]) -> Sequence[CalibrationEntry]:
+    """Return the runs that other programs did not slow down; all runs if there are no such runs."""
+    return [run for run in runs if (run.cpu_share or 0.0) >= MIN_CPU_SHARE] or runs
 
 
 def _drop_outliers(values: list[float]) -> list[float]:

@@ -151,6 +151,10 @@ def test_parts_of_a_run_are_corrected_by_their_times_in_earlier_runs() -> None:
     many = Calibration(tuple(entry(parts={"baselines": [10.0, 30.0 + n]}) for n in range(9)))
     low, high = many.correct_part("baselines", raw)
     assert 8 * 2 < low < 8 * 3.0 and 8 * 3.8 <= high < 36
+    busy = entry(parts={"baselines": [10.0, 90.0]}, cpu_share=0.3)
+    quiet = entry(parts={"baselines": [10.0, 30.0]}, cpu_share=0.95)
+    mixed = Calibration((busy, busy, busy, quiet))
+    assert mixed.correct_part("baselines", raw) == (8 * 1.5, 8 * 4.5), "other programs interfered"
 
 
 def test_only_this_devices_runs_are_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tunesmith.errors import UsageError
 from tunesmith.install import ENCODER_WHEEL, install_encoder
 from tunesmith.machine import expand_home
 from tunesmith.offers import EncoderOffer
-from tunesmith.options import Options
+from tunesmith.options import Options, PathOrName
 from tunesmith.plan import Plan
 
 WHEEL = "wheel:"
@@ -21,12 +21,12 @@ WHEEL = "wheel:"
 class SentenceEncoderOptions(Options):
     """Options of ``sentence-encoder``."""
 
-    model: str = Field(
+    model: PathOrName = Field(
         f"{WHEEL}{ENCODER_WHEEL}",
         min_length=1,
         description=(
-            "The model: a folder (relative to the current one), a hub id, or `wheel:PACKAGE` for "
-            "a folder in an installed package."
+            "The model: a folder, a hub id, or `wheel:PACKAGE` for a folder in an installed "
+            "package."
         ),
     )
     max_length: int = Field(
