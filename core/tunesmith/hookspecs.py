@@ -1,6 +1,6 @@
 """The hooks that a plugin can implement.
 
-Eleven hooks return *offers*, which describe the components of the plugin. One hook finds the base
+Twelve hooks return *offers*, which describe the components of the plugin. One hook finds the base
 model for a reference. Three hooks review a run before any weight is read. One hook decides the
 verdict of a run. No hook changes a plan, patches a library or runs inside the training loop.
 
@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from tunesmith.import_strings import ImportString
 from tunesmith.offers import (
     BaselineOffer,
     CommandOffer,
@@ -44,7 +45,7 @@ from tunesmith.offers import (
     EncoderOffer,
     EvaluatorOffer,
     ExporterOffer,
-    ImportString,
+    RecipeOffer,
     ReporterOffer,
     ServeExtensionOffer,
     SplitterOffer,
@@ -190,6 +191,15 @@ def tunesmith_serve_extensions() -> Sequence[ServeExtensionOffer[Any]]:  # type:
     An extension chooses the model that answers a request, such as an adapter for each user, and
     observes requests with their answers. The server uses each extension that has a table in the
     file.
+    """
+
+
+@hookspec
+def tunesmith_recipes() -> Sequence[RecipeOffer]:  # type: ignore[empty-body]
+    """Offer recipes, which are projects to start from: ``tunesmith init --recipe NAME``.
+
+    A recipe is a folder with a run file, data and a README, such as one for a profession. It can
+    name components of its own plugin, such as evaluators for the answers of that profession.
     """
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from tunesmith.import_strings import Imported
 
+if TYPE_CHECKING:
     import click
     from pydantic import BaseModel
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from tunesmith.records import Feature, Record
 
 C = TypeVar("C", bound="BaseModel")
-T = TypeVar("T")
-_CORRECT_IT = 'correct the import string, "package.module:name"'
 RUN_FILE_TABLES = (
     "run",
     "model",
@@ -52,50 +50,6 @@ RUN_FILE_TABLES = (
     "plugins",
 )
 """The tables of a run file that the core reads. A plugin's table cannot have one of these names."""
-
-
-class ImportString(str):
-    """The import string of a class or function, ``package.module:name``.
-
-    A call with arguments imports the object and calls it; a call without arguments returns it.
-    """
-
-    def __call__(self, *arguments: Any) -> Any:
-        found = self.load()
-        return found(*arguments) if arguments else found
-
-    def load(self) -> Any:
-        """Import the object that the string names.
-
-        Raises:
-            ImportError: the module does not exist, or does not define the name.
-        """
-        path, _, name = self.partition(":")
-        try:
-            module = import_module(path)
-        except ModuleNotFoundError as error:
-            if not f"{path}.".startswith(f"{error.name}."):  # a library that the module needs
-                raise
-            raise ImportError(f'"{self}": no module named "{error.name}"; {_CORRECT_IT}') from None
-        if name not in vars(module):
-            raise ImportError(f'"{self}": {module.__file__} has no "{name}"; {_CORRECT_IT}')
-        return vars(module)[name]
-
-
-class _Imported(Generic[T]):
-    """A dataclass field that contains a function or an import string of one."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: object, owner: type) -> T:
-        if instance is None:  # dataclasses ask a descriptor for the default; this field has none
-            raise AttributeError(self.name)
-        value: T = vars(instance)[self.name]
-        return value
-
-    def __set__(self, instance: object, value: T | str) -> None:
-        vars(instance)[self.name] = ImportString(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +97,7 @@ class ConfiguredOffer(Offer, Generic[C]):
 class ComponentOffer(ConfiguredOffer[C]):
     """Base class of offers that build a component, usually chosen by ``use`` in a run file."""
 
-    build: _Imported[Callable[..., Any]] = _Imported()
+    build: Imported[Callable[..., Any]] = Imported()
     """Class or function that builds the component from its options, or its import string."""
 
 
@@ -153,7 +107,7 @@ class DataLoaderOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "data loader"
     hook: ClassVar[str] = "tunesmith_data_loaders"
-    build: _Imported[Callable[[C], DataLoader]] = _Imported()
+    build: Imported[Callable[[C], DataLoader]] = Imported()
     recognizes: Callable[[str], bool] = lambda name: False
     """Return True if the loader can read this value of ``train``: a path, a pattern or a URL.
     Only called if the run file names no loader. Built-in loaders are asked last."""
@@ -165,7 +119,7 @@ class SplitterOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "splitter"
     hook: ClassVar[str] = "tunesmith_splitters"
-    build: _Imported[Callable[[C], Splitter]] = _Imported()
+    build: Imported[Callable[[C], Splitter]] = Imported()
     by_default: bool = False
     """True if this splitter is used when the run file names none."""
     find_clusters: FindClusters | None = None
@@ -179,7 +133,7 @@ class TechniqueOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "technique"
     hook: ClassVar[str] = "tunesmith_techniques"
-    build: _Imported[Callable[[C], Technique]] = _Imported()
+    build: Imported[Callable[[C], Technique]] = Imported()
     accepts: frozenset[type[Record]]
     """Kinds of records that the technique trains on, checked before any weight is read."""
     trains_on: frozenset[Feature] = frozenset()
@@ -249,7 +203,7 @@ class EvaluatorOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "evaluator"
     hook: ClassVar[str] = "tunesmith_evaluators"
-    build: _Imported[Callable[[C], Evaluator]] = _Imported()
+    build: Imported[Callable[[C], Evaluator]] = Imported()
     metrics: tuple[Metric, ...]
     accepts: frozenset[type[Record]] | None = None
     """Kinds of records that the evaluator measures; None: all. ``tunesmith check`` and ``tunesmith
@@ -295,7 +249,7 @@ class BaselineOffer(ComponentOffer[C]):
     kind: ClassVar[str] = "baseline"
     hook: ClassVar[str] = "tunesmith_baselines"
     reserved: ClassVar[frozenset[str]] = frozenset({"tuned", "use", "rows", "budget"})
-    build: _Imported[Callable[[C], Baseline]] = _Imported()
+    build: Imported[Callable[[C], Baseline]] = Imported()
     solution: Solution
     """The kind of solution that a team would use instead of a tuned model. FINE-TUNE requires that
     the tuned model beats a baseline of each kind that suits the rows."""
@@ -335,7 +289,7 @@ class EncoderOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "encoder"
     hook: ClassVar[str] = "tunesmith_encoders"
-    build: _Imported[Callable[[C], Encoder]] = _Imported()
+    build: Imported[Callable[[C], Encoder]] = Imported()
     is_installed: Callable[[C], bool] = lambda config: False
     """Return True if it can encode without a download. Without ``[encoder]``, classifier baselines
     use the first encoder whose default options are installed."""
@@ -347,7 +301,7 @@ class ReporterOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "reporter"
     hook: ClassVar[str] = "tunesmith_reporters"
-    build: _Imported[Callable[[C, Any], Reporter]] = _Imported()
+    build: Imported[Callable[[C, Any], Reporter]] = Imported()
     """Build the reporter from its options and the run's :class:`tunesmith.storage.RunFolder`."""
     by_default: bool = False
     """True if this reporter is used when the run file names none."""
@@ -364,7 +318,7 @@ class ExporterOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "exporter"
     hook: ClassVar[str] = "tunesmith_exporters"
-    build: _Imported[Callable[[C], Any]] = _Imported()
+    build: Imported[Callable[[C], Any]] = Imported()
     tolerance: Callable[[C], float | None]
     """Return how much a log-probability may change by the export, in nats. None: the export rounds
     weights, so there is no limit."""
@@ -376,11 +330,32 @@ class ServeExtensionOffer(ComponentOffer[C]):
 
     kind: ClassVar[str] = "serve extension"
     hook: ClassVar[str] = "tunesmith_serve_extensions"
-    build: _Imported[Callable[[C], Any]] = _Imported()
+    build: Imported[Callable[[C], Any]] = Imported()
     headers: Callable[[C], Collection[str]] = lambda config: ()
     """Return the names of the request headers that it reads. It never gets headers with secrets."""
     needs_logprobs: bool = False
     """True if it reads the log-probabilities of tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOffer(Offer):
+    """An offer of a recipe, a project to start from: ``tunesmith init --recipe NAME``."""
+
+    kind: ClassVar[str] = "recipe"
+    hook: ClassVar[str] = "tunesmith_recipes"
+    package: str
+    """Name of the package that contains the project."""
+    folder: str = ""
+    """Folder of the project in the package. It has a ``run.toml`` and a ``README.md``."""
+
+    def read_files(self) -> dict[str, bytes]:
+        """Return the content of each file of the project, by its path in the project."""
+        from importlib import resources  # not needed for `--help`
+
+        folder = Path(str(resources.files(self.package).joinpath(self.folder)))
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        names = {path.relative_to(folder).as_posix(): path for path in files}
+        return {n: path.read_bytes() for n, path in names.items() if "__pycache__" not in n}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +367,7 @@ class CommandOffer(Offer):
 
     kind: ClassVar[str] = "command"
     hook: ClassVar[str] = "tunesmith_commands"
-    load: _Imported[Callable[[], click.Command]] = _Imported()
+    load: Imported[Callable[[], click.Command]] = Imported()
     """The import string of the command, or a function that returns it."""
     section: str = "More"
     """Heading in ``tunesmith --help`` that lists the command: ``Start``, ``Decide``, ``Data``,
@@ -426,6 +401,7 @@ KINDS: tuple[type[Offer], ...] = (
     ReporterOffer,
     ExporterOffer,
     ServeExtensionOffer,
+    RecipeOffer,
     CommandOffer,
     TableOffer,
 )

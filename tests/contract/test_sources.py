@@ -13,13 +13,13 @@ from pydantic import BaseModel
 
 from tunesmith.catalog import Catalog
 from tunesmith.config.read_plan import CORE_TABLES
-from tunesmith.offers import KINDS, CommandOffer, TechniqueOffer
+from tunesmith.offers import KINDS, ConfiguredOffer, TechniqueOffer
 from tunesmith.options import DataOptions, EvaluatorKeys, fields_by_key, nested_options
 from tunesmith.plugins import Selection, find_plugins
 
 ROOT = Path(__file__).parents[2]
 CORE, PLUGINS = ROOT / "core", ROOT / "plugins"
-MOST_LINES_OF_CORE = 12_200
+MOST_LINES_OF_CORE = 12_300
 CONTRIB = tuple(sorted(ROOT.glob("contrib/*/src")))
 
 FORBIDDEN = {
@@ -185,7 +185,7 @@ def options_models() -> dict[str, type[BaseModel]]:
         "evaluators": EvaluatorKeys,
     }
     for kind in KINDS:
-        if kind is CommandOffer:
+        if not issubclass(kind, ConfiguredOffer):
             continue
         for offered in catalog().offers(kind):
             models[f"{kind.kind} {offered.offer.name}"] = offered.offer.config
@@ -253,7 +253,7 @@ def test_every_hook_has_a_docstring_and_types() -> None:
     from tunesmith import hookspecs
 
     hooks = {n: f for n, f in vars(hookspecs).items() if n.startswith("tunesmith_")}
-    assert len(hooks) == 16
+    assert len(hooks) == 17
     for name, function in hooks.items():
         lines = (getdoc(function) or "").splitlines()
         assert len(lines) >= 3 and not lines[1], (

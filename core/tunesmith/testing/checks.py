@@ -125,6 +125,7 @@ CheckKind = Literal[
     "reporter",
     "exporter",
     "serve extension",
+    "recipe",
     "reporter of every run",
     "table",
 ]

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from tunesmith.execution.versions import LIBRARIES
 from tunesmith.global_state import VARIABLES_SET_BY_LIBRARIES
-from tunesmith.offers import ImportString
+from tunesmith.import_strings import ImportString
 from tunesmith.options import from_table, nested_options
 from tunesmith.testing.checks import NotApplicable, Subject, check, require
 

@@ -28,6 +28,7 @@ from tunesmith.testing import (
     everyone,
     known_answers,
     loaders,
+    recipes,
     reporters,
     reviews,
     splitters,
@@ -60,6 +61,7 @@ CHECK_MODULES = (
     baselines,
     encoders,
     reporters,
+    recipes,
 )
 """The modules that define checks; importing them registers the checks."""
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tunesmith.offers import ImportString
+from tunesmith.import_strings import ImportString
 from tunesmith.testing.checks import CheckKind, Subject
 
 METHODS = {

@@ -1,5 +1,6 @@
 """Built-in commands."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.hookspecs import lazy_plugin
@@ -25,7 +26,9 @@ SECTIONS = {
 _PLACES = {name: (section, n) for section, s in SECTIONS.items() for n, name in enumerate(s, 1)}
 
 
-def _commands(*commands: tuple[str, str, str], needs: tuple[str, ...] = (), **hooks: str) -> Any:
+def _commands(
+    *commands: tuple[str, str, str], needs: tuple[str, ...] = (), **hooks: str | Sequence[str]
+) -> Any:
     """Return a plugin that offers commands, each given as name, summary and module."""
     offers = [_offer_command(name, summary, module, needs) for name, summary, module in commands]
     return lazy_plugin(__name__, tunesmith_commands=offers, **hooks)
@@ -182,6 +185,7 @@ STARTER = _commands(
         "Create a run file (run.toml) to edit, or copy an example with its data.",
         "starter.init_command",
     ),
+    tunesmith_recipes=[".starter.recipes:HELPDESK", ".starter.recipes:REPAIRS"],
 )
 VERIFY = _commands(
     ("verify", "Check that the checkpoints and the model of a run are intact.", "verify")

@@ -15,7 +15,6 @@ import pytest
 from click.testing import Result
 
 from tunesmith_plugins.commands.starter.choose import StarterChoice
-from tunesmith_plugins.commands.starter.examples import find_examples
 from tunesmith_plugins.commands.starter.init_command import fill_template
 
 Tunesmith = Callable[..., Result]
@@ -39,7 +38,7 @@ def test_init_copies_an_example(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "desk").iterdir()} >= {"run.toml", "train.jsonl"}
     assert tunesmith("init", "--example", "helpdesk", "desk").exit_code == 2
-    assert "did you mean helpdesk?" in tunesmith("init", "--example", "heldpesk").stderr
+    assert 'did you mean "helpdesk"?' in tunesmith("init", "--example", "heldpesk").stderr
 
 
 def test_init_prints_the_next_commands(tunesmith: Tunesmith, tmp_path: Path) -> None:
@@ -169,16 +168,15 @@ def write_data(path: Path, row: dict[str, Any]) -> None:
 
 
 def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
-    assert list(find_examples()) == ["helpdesk", "repairs"]
-    assert "helpdesk, repairs" in tunesmith("init", "--example", "x").stderr
+    assert "helpdesk, repairs" in tunesmith("init", "--recipe", "x").stderr
     done = tunesmith("init", "--example", "helpdesk", "helpdesk")
     assert done.exit_code == 0, done.output
     assert "tunesmith run helpdesk/run.toml" in done.stderr
-    refused = tunesmith("init", "helpdesk", "--example", "helpdesk")
+    refused = tunesmith("init", "helpdesk", "--recipe", "helpdesk")
     assert refused.exit_code == 2 and "overwrite it with --force" in refused.stderr
     assert tunesmith("init", "helpdesk", "--example", "helpdesk", "--force").exit_code == 0
     unknown = tunesmith("init", "x", "--example", "heldpesk")
-    assert unknown.exit_code == 2 and "did you mean helpdesk?" in unknown.stderr
+    assert unknown.exit_code == 2 and 'did you mean "helpdesk"?' in unknown.stderr
 
 
 def test_init_takes_columns_and_encoding(tunesmith: Tunesmith, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tunesmith.catalog import Catalog
+from tunesmith.import_strings import ImportString
 from tunesmith.offers import (
     KINDS,
     CommandOffer,
     ComponentOffer,
     ConfiguredOffer,
-    ImportString,
     Offered,
     Plugin,
     TechniqueOffer,

@@ -24,7 +24,7 @@ from tunesmith_cli import render
 from tunesmith_cli.common import CliState, common_options, pass_state
 from tunesmith_cli.data_source import DataSource, file_options
 from tunesmith_plugins.commands.starter.choose import StarterChoice, choose
-from tunesmith_plugins.commands.starter.examples import copy_example
+from tunesmith_plugins.commands.starter.recipes import copy_recipe
 
 if TYPE_CHECKING:
     from tunesmith_plugins.commands.starter.translate.translation import (
@@ -44,7 +44,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Translate a configuration of axolotl or LLaMA-Factory (YAML).",
 )
-@click.option("--example", metavar="NAME", help="Copy an example project with its data instead.")
+@click.option(
+    "--recipe",
+    "--example",
+    metavar="NAME",
+    help="Copy an example project with its data instead; `plugins list` names them.",
+)
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @common_options
 @pass_state
@@ -55,7 +60,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     file_sets: tuple[str, ...],
     model: str,
     configuration: Path | None,
-    example: str | None,
+    recipe: str | None,
     force: bool,
 ) -> None:
     """Create a commented run.toml in DIR (default: the current folder), or copy an example there.
@@ -64,8 +69,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     translates another tool's configuration and lists what became of each key. Existing files are
     only overwritten with --force.
     """
-    if example is not None:
-        copy_example(example, folder, force=force)
+    if recipe is not None:
+        copy_recipe(recipe, folder, state.catalog(), force=force)
         return
     target = folder / "run.toml"
     if target.exists() and not force:
