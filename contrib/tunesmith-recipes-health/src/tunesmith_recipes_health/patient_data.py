@@ -1,0 +1,61 @@
+"""Check ``patient data``: rows that can identify a patient.
+
+The built-in checks find phone numbers, dates of birth and record numbers. This check adds patterns
+that occur in clinical notes: names with a title, ages over 89 and dates of a stay. HIPAA's Safe
+Harbor method (45 CFR 164.514(b)(2)) lists all three among the identifiers to remove.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from tunesmith.contracts import Finding
+from tunesmith.records import Record, exchanges
+
+PATTERNS = {
+    "a patient's name": re.compile(
+        r"\b(?:Mr|Mrs|Ms|Miss|Mx|Pt|Patient)\.? (?:[A-Z]\. ?)?[A-Z][a-z]{2,}"
+    ),
+    "an age over 89": re.compile(
+        r"\b(?:9\d|1[01]\d)[- ]?(?:year[- ]old|years? old|y/?o\b|yrs?\b)", re.IGNORECASE
+    ),
+    "a date of admission, discharge or death": re.compile(
+        r"\b(?:admitted|discharged|died|deceased|admission|discharge)\b[^.\n]{0,20}?"
+        r"\b\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b",
+        re.IGNORECASE,
+    ),
+}
+"""Identifiers by description."""
+MAX_EXAMPLES = 2
+
+
+def review(
+    train: Sequence[Record], validation: Sequence[Record], test: Sequence[Record]
+) -> Iterator[Finding]:
+    """Yield a warning for each kind of identifier in the rows."""
+    rows = [(record.source, _read(record)) for part in (train, validation, test) for record in part]
+    for what, pattern in PATTERNS.items():
+        sources = [source for source, text in rows if pattern.search(text)]
+        if sources:
+            yield Finding(
+                level="warning",
+                where="patient data",
+                message=f"{len(sources):,} of {len(rows):,} rows contain {what}",
+                hint="replace it by a placeholder before training: a model can repeat its rows",
+                count=len(sources),
+                examples=tuple(sources[:MAX_EXAMPLES]),
+            )
+
+
+def _read(record: Record) -> str:
+    """Return the text of a record's prompts and answers."""
+    try:
+        pairs = [*exchanges(record)]
+    except (TypeError, ValueError):
+        return ""  # a kind of record that another plugin defines
+    texts = []
+    for prompt, answer in pairs:
+        texts += [prompt] if isinstance(prompt, str) else [m.shown_text for m in prompt]
+        texts.append(answer.shown_text)
+    return "\n".join(texts)

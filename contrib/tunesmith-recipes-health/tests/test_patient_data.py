@@ -1,0 +1,39 @@
+"""The check finds what identifies a patient, and is quiet about ordinary orders."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.records import Chat, Completion, Message
+from tunesmith_recipes_health.patient_data import review
+
+FOUND = {
+    "Mrs Okafor has a fever": "name",
+    "Pt. Miller was moved to bed four": "name",
+    "a 93-year-old man with a cough": "age",
+    "104 y/o, short of breath": "age",
+    "She was admitted on 03/04/2026 with pain": "date",
+    "Discharge date: 2026-05-01": "date",
+}
+QUIET = (
+    "Start metoprolol 25 mg by mouth twice a day.",
+    "a 63-year-old woman",
+    "keep for 95 days",
+    "patient feels better, 93 % saturation",
+    "version 2026-05-01 of the guideline",
+)
+
+
+@pytest.mark.parametrize("text", FOUND)
+def test_an_identifier_is_found(text: str) -> None:
+    rows = [Completion(source="row:1", prompt=text, completion="ok")]
+    chat = Chat(source="row:2", messages=(Message("user", "hi"), Message("assistant", text)))
+    for part in ([rows, [], []], [[], [], [chat]]):
+        (finding,) = review(*part)
+        assert FOUND[text] in finding.message and finding.level == "warning"
+        assert text not in str(finding), "a finding must not repeat the identifier"
+
+
+@pytest.mark.parametrize("text", QUIET)
+def test_ordinary_text_is_not(text: str) -> None:
+    assert not [*review([Completion(source="row:1", prompt=text, completion="ok")], [], [])]
