@@ -1,0 +1,63 @@
+"""The evaluator catches each fault of a reply, and accepts good replies in other words."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.records import Completion
+from tunesmith.testing import FakeTextModel
+from tunesmith_recipes_service.service_reply import SERVICE_REPLY, ServiceReplyOptions
+
+PROMPT = "My lamp for 40 EUR is broken."
+REFERENCE = "Hi, we refund 40 EUR for the lamp within 5 days. Your Hygge Home team"
+OPTIONS = ServiceReplyOptions(
+    actions={"refund": ["refund", "money back"], "credit": ["credit"], "exchange": ["exchange"]},
+    escalation=["supervisor"],
+    brand=["Hygge Home"],
+    banned=["unfortunately"],
+)
+IN_OTHER_WORDS = (
+    "Sorry! You get your money back: 40.00 EUR in 5 days. Hygge Home",
+    "Hygge Home refunds the lamp. The 40 EUR are with you in at most 5 days.",
+    "We are refunding 40 EUR (5 days). Best wishes from Hygge Home!",
+)
+FAULTS = {
+    "other action": (REFERENCE.replace("refund", "exchange"), "policy-kept"),
+    "additional action": (REFERENCE.replace("days.", "days, and a credit."), "policy-kept"),
+    "other amount": (REFERENCE.replace("40", "400"), "policy-kept"),
+    "other deadline": (REFERENCE.replace("5 days", "15 days"), "policy-kept"),
+    "needless escalation": (REFERENCE + ". A supervisor calls you.", "escalation-right"),
+    "misspelled brand": (REFERENCE.replace("Hygge Home", "Hygge home"), "brand-kept"),
+    "no brand": (REFERENCE.replace("Your Hygge Home team", ""), "brand-kept"),
+    "banned phrase": (REFERENCE.replace("Hi,", "Unfortunately,"), "brand-kept"),
+    "empty": ("", "policy-kept"),
+}
+
+
+def measure(answer: str, reference: str = REFERENCE) -> dict[str, float]:
+    row = Completion(source="row:1", prompt=PROMPT, completion=reference)
+    evaluator = SERVICE_REPLY.build(OPTIONS).prepare([row])
+    model = FakeTextModel(answers={PROMPT: answer})
+    return {m.metric: m.values[0] for m in evaluator.measure(model, [row])}
+
+
+def test_the_reference_is_right() -> None:
+    assert set(measure(REFERENCE).values()) == {1.0}
+
+
+@pytest.mark.parametrize("answer", IN_OTHER_WORDS)
+def test_other_words_are_right(answer: str) -> None:
+    assert set(measure(answer).values()) == {1.0}, measure(answer)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(fault: str) -> None:
+    answer, metric = FAULTS[fault]
+    found = measure(answer)
+    assert found[metric] == 0.0 and found["reply-acceptable"] == 0.0, found
+
+
+def test_a_missing_escalation_is_found() -> None:
+    reference = "A supervisor calls you today. Hygge Home"
+    assert measure("We refund everything. Hygge Home", reference)["escalation-right"] == 0.0
+    assert set(measure("Our supervisor will call today. Hygge Home", reference).values()) == {1.0}
