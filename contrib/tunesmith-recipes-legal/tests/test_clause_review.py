@@ -1,0 +1,56 @@
+"""The evaluator catches each fault of a review, and accepts sound reviews in other words."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.records import Completion
+from tunesmith.testing import FakeTextModel
+from tunesmith_recipes_legal.clause_review import CLAUSE_REVIEW, ClauseReviewOptions
+
+PROMPT = "7.1 All liability is excluded. 7.2 The notice period is 90 days. 7.4 Prices are fixed."
+REFERENCE = "HIGH 7.1 liability; MEDIUM 7.2 notice"
+IN_OTHER_WORDS = (
+    "Clause 7.1: high risk, the exclusion has to go.\nClause 7.2: medium, shorten the notice.",
+    "medium: 7.2; high: 7.1",
+    "We see a High risk in 7.1. The notice in 7.2 is a Medium risk.",
+)
+FAULTS = {
+    "invented clause": (REFERENCE + "; HIGH 7.9 data", "citations-exist"),
+    "missed clause": ("HIGH 7.1 liability", "citations-right"),
+    "needless clause": (REFERENCE + "; MEDIUM 7.4 changes", "citations-right"),
+    "wrong risk": (REFERENCE.replace("HIGH", "LOW"), "risks-right"),
+    "swapped risks": ("MEDIUM 7.1 liability; HIGH 7.2 notice", "risks-right"),
+    "no risk": ("7.1 liability; 7.2 notice", "risks-right"),
+    "nothing found": ("OK", "citations-right"),
+    "empty": ("", "citations-right"),
+}
+
+
+def measure(answer: str, reference: str = REFERENCE) -> dict[str, float]:
+    row = Completion(source="row:1", prompt=PROMPT, completion=reference)
+    evaluator = CLAUSE_REVIEW.build(ClauseReviewOptions()).prepare([row])
+    model = FakeTextModel(answers={PROMPT: answer})
+    return {m.metric: m.values[0] for m in evaluator.measure(model, [row])}
+
+
+def test_the_reference_is_right() -> None:
+    assert set(measure(REFERENCE).values()) == {1.0}
+
+
+@pytest.mark.parametrize("answer", IN_OTHER_WORDS)
+def test_other_words_are_right(answer: str) -> None:
+    assert set(measure(answer).values()) == {1.0}, measure(answer)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(fault: str) -> None:
+    answer, metric = FAULTS[fault]
+    found = measure(answer)
+    assert found[metric] == 0.0 and found["review-sound"] == 0.0, found
+
+
+def test_nothing_to_find() -> None:
+    assert set(measure("No clause departs from the playbook.", "OK").values()) == {1.0}
+    assert measure("", "OK")["review-sound"] == 0.0, "an empty answer is no review"
+    assert measure("LOW 7.4 changes", "OK")["review-sound"] == 0.0

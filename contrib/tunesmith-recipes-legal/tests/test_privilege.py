@@ -1,0 +1,36 @@
+"""The check finds marks of privilege, and is quiet about ordinary clauses."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.records import Chat, Completion, Message
+from tunesmith_recipes_legal.privilege import review
+
+FOUND = {
+    "ATTORNEY-CLIENT communication": "attorney-client",
+    "Privileged and Confidential": "attorney-client",
+    "Attorney Work Product": "work product",
+    "Memo prepared in anticipation of litigation": "work product",
+    "WITHOUT PREJUDICE: our offer": "settlement",
+}
+QUIET = (
+    "7.1 All liability is excluded.",
+    "Confidential information stays secret.",
+    "The client of the attorney moved.",
+    "settlement of invoices within 30 days",
+)
+
+
+@pytest.mark.parametrize("text", FOUND)
+def test_a_mark_is_found(text: str) -> None:
+    rows = [Completion(source="row:1", prompt=text, completion="ok")]
+    chat = Chat(source="row:2", messages=(Message("user", "hi"), Message("assistant", text)))
+    for part in ([rows, [], []], [[], [], [chat]]):
+        (finding,) = review(*part)
+        assert FOUND[text] in finding.message and finding.level == "warning"
+
+
+@pytest.mark.parametrize("text", QUIET)
+def test_ordinary_text_is_not(text: str) -> None:
+    assert not [*review([Completion(source="row:1", prompt=text, completion="ok")], [], [])]
