@@ -1,0 +1,154 @@
+"""Evaluator ``house-style``: does the Python code in an answer keep to a team's conventions?
+
+The code is parsed and never executed. Whether it is right is another question, which the evaluator
+``code`` answers with tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from pydantic import Field
+
+from tunesmith.contracts import Measurement, TextModel
+from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.records import Chat, Completion, Record
+from tunesmith_evidence.answers.generate import (
+    AnswerOptions,
+    generate_answers,
+    resolve_max_new_tokens,
+)
+from tunesmith_evidence.answers.normalize import strip_reasoning
+
+KEPT, PARSES = "conventions-kept", "code-parses"
+METRICS = tuple(Metric(name=name, higher_is_better=True, bounds=(0, 1)) for name in (KEPT, PARSES))
+_FENCED = re.compile(r"```\w*[ \t]*\n(.*?)```", re.DOTALL)
+_SNAKE_CASE = re.compile(r"_*[a-z][a-z0-9_]*")
+
+
+class HouseStyleOptions(AnswerOptions):
+    """Options of ``[[evaluators]] use = "house-style"``."""
+
+    prefixes: list[str] = Field(
+        [], description='Names of functions begin with one of these; empty: any, such as `"get_"`.'
+    )
+    docstrings: bool = Field(
+        True, description="Each public function has a docstring that ends with a full stop."
+    )
+    annotations: bool = Field(
+        True, description="Each argument and each result of a function has a type."
+    )
+    max_line_length: int = Field(100, ge=20, description="Longest line, in characters.")
+    banned_calls: list[str] = Field(
+        ["eval", "exec", "print"], description="Functions that no code may call."
+    )
+
+
+@dataclass(frozen=True)
+class HouseStyle:
+    """Measures whether the code in answers keeps to the conventions."""
+
+    options: HouseStyleOptions
+
+    def prepare(self, references: Sequence[Record]) -> Self:
+        """Return an evaluator with the token limit for these references."""
+        limit = resolve_max_new_tokens(self.options.max_new_tokens, references)
+        return replace(self, options=self.options.model_copy(update={"max_new_tokens": limit}))
+
+    def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
+        """Generate code for each record and count what departs from the conventions."""
+        answers = generate_answers(model, records, self.options.max_new_tokens)
+        found = [find_departures(extract_code(answer), self.options) for answer in answers]
+        kinds = sorted({kind for departures in found for kind in departures or ()})
+        counts = {kind: sum(kind in (departures or ()) for departures in found) for kind in kinds}
+        worst = max(counts, key=lambda kind: counts[kind], default="")
+        details = {"departures": counts}
+        finding = f"{counts[worst]} of {len(found)} answers: {worst}" if worst else ""
+        return [
+            Measurement(
+                metric=KEPT,
+                values=tuple(float(departures == ()) for departures in found),
+                outputs=answers,
+                details={**details, "finding": finding} if finding else details,
+            ),
+            Measurement(
+                metric=PARSES,
+                values=tuple(float(departures is not None) for departures in found),
+            ),
+        ]
+
+
+def extract_code(answer: str) -> str:
+    """Return the code in an answer: its fenced blocks, or all of it if it has none."""
+    text = strip_reasoning(answer)
+    return textwrap.dedent("\n".join(_FENCED.findall(text)) or text)
+
+
+def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | None:
+    """Return the kinds of departures from the conventions, without repetition.
+
+    Returns:
+        An empty tuple if there are none. None if the code defines no function or does not parse.
+    """
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    if not functions:
+        return None
+    found = [kind for function in functions for kind in _check_function(function, options)]
+    found += _check_tree(tree, options)
+    if any(len(line) > options.max_line_length for line in code.splitlines()):
+        found.append("a line is too long")
+    return tuple(dict.fromkeys(found))
+
+
+def _check_function(
+    function: ast.FunctionDef | ast.AsyncFunctionDef, options: HouseStyleOptions
+) -> Iterator[str]:
+    if not _SNAKE_CASE.fullmatch(function.name):
+        yield "a function's name is not in snake case"
+    if options.prefixes and not function.name.startswith(tuple(options.prefixes)):
+        yield "a function's name has none of the prefixes"
+    if options.docstrings and not function.name.startswith("_"):
+        text = ast.get_docstring(function) or ""
+        if not text.partition("\n")[0].endswith("."):
+            yield "a docstring is missing or has no full stop"
+    if options.annotations and not _is_annotated(function):
+        yield "a type is missing"
+
+
+def _is_annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    given = function.args
+    arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    arguments += [each for each in (given.vararg, given.kwarg) if each is not None]
+    typed = all(a.annotation is not None or a.arg in ("self", "cls") for a in arguments)
+    return typed and function.returns is not None
+
+
+def _check_tree(tree: ast.AST, options: HouseStyleOptions) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield "an except names no exception"
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in options.banned_calls:
+            yield f"it calls {called.id}"
+
+
+HOUSE_STYLE = EvaluatorOffer(
+    name="house-style",
+    summary="share of answers whose Python code keeps to a team's conventions",
+    config=HouseStyleOptions,
+    build=HouseStyle,
+    metrics=METRICS,
+    accepts=frozenset({Completion, Chat}),
+    generates=True,
+)

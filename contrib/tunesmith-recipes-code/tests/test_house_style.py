@@ -1,0 +1,71 @@
+"""The evaluator finds each departure from the conventions, and accepts other good code."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.records import Completion
+from tunesmith.testing import FakeTextModel
+from tunesmith_recipes_code.house_style import (
+    HOUSE_STYLE,
+    HouseStyleOptions,
+    extract_code,
+    find_departures,
+)
+
+CODE = '''def calc_sum(values: list[int]) -> int:
+    """Return the sum of the numbers."""
+    return sum(values)
+'''
+OPTIONS = HouseStyleOptions(prefixes=["calc_", "find_"])
+GOOD = (
+    CODE.replace("calc_sum", "find_total").replace("sum(values)", "0 + sum(values)"),
+    f"Here it is:\n```python\n{CODE}```\nIt adds the numbers.",
+    "class Sums:\n"
+    + "".join(f"    {line}\n" for line in CODE.splitlines()).replace("(values", "(self, values"),
+    "from math import fsum\n\n\n" + CODE.replace("-> int", "-> float").replace("= sum", "= fsum"),
+)
+FAULTS = {
+    "camel case": (CODE.replace("calc_sum", "calc_Sum"), "snake case"),
+    "no prefix": (CODE.replace("calc_sum", "total"), "prefixes"),
+    "no docstring": (CODE.replace('    """Return the sum of the numbers."""\n', ""), "docstring"),
+    "no full stop": (CODE.replace("numbers.", "numbers"), "docstring"),
+    "no type of an argument": (CODE.replace(": list[int]", ""), "type"),
+    "no type of the result": (CODE.replace(" -> int", ""), "type"),
+    "print": (CODE.replace("return sum(values)", "print(sum(values))"), "print"),
+    "eval": (CODE.replace("sum(values)", "eval('1')"), "eval"),
+    "long line": (CODE.replace("sum(values)", " + ".join(["sum(values)"] * 9)), "line"),
+    "bare except": (
+        CODE.replace(
+            "    return sum(values)",
+            "    try:\n        return sum(values)\n    except:\n        return 0",
+        ),
+        "except",
+    ),
+}
+
+
+@pytest.mark.parametrize("answer", GOOD)
+def test_good_code_is_accepted(answer: str) -> None:
+    assert find_departures(extract_code(answer), OPTIONS) == ()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_departure_is_found(fault: str) -> None:
+    code, expected = FAULTS[fault]
+    (found,) = find_departures(code, OPTIONS) or ("",)
+    assert expected in found
+
+
+@pytest.mark.parametrize("text", ["", "no code", "def f(:", "x = 1", "\0", "(" * 5_000])
+def test_what_is_no_function_does_not_parse(text: str) -> None:
+    assert find_departures(extract_code(text), OPTIONS) is None
+
+
+def test_the_report_names_the_most_frequent_departure() -> None:
+    rows = [Completion(source=f"row:{n}", prompt=f"{n}", completion=CODE) for n in range(3)]
+    answers = {"0": CODE, "1": FAULTS["print"][0], "2": FAULTS["print"][0]}
+    evaluator = HOUSE_STYLE.build(OPTIONS).prepare(rows)
+    kept, parses = evaluator.measure(FakeTextModel(answers=answers), rows)
+    assert kept.values == (1.0, 0.0, 0.0) and parses.values == (1.0, 1.0, 1.0)
+    assert kept.details["finding"] == "2 of 3 answers: it calls print"

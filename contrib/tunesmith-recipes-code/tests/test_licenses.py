@@ -1,0 +1,37 @@
+"""The check finds marks of licenses, and is quiet about ordinary code."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.records import Chat, Completion, Message
+from tunesmith_recipes_code.licenses import review
+
+FOUND = {
+    "# SPDX-License-Identifier: AGPL-3.0-only": "copyleft",
+    "under the terms of the GNU General Public License": "copyleft",
+    "# licensed GPLv2": "copyleft",
+    "All Rights Reserved. Acme Inc.": "proprietary",
+    "// Copyright 2021 Acme": "copyright",
+    "/* © 2019 Acme */": "copyright",
+}
+QUIET = (
+    "def calc_sum(values): return sum(values)",
+    "# SPDX-License-Identifier: Apache-2.0",
+    "the right to copy is reserved",
+    "a GPL mention without a version",
+)
+
+
+@pytest.mark.parametrize("text", FOUND)
+def test_a_mark_is_found(text: str) -> None:
+    rows = [Completion(source="row:1", prompt="code?", completion=text)]
+    chat = Chat(source="row:2", messages=(Message("user", "hi"), Message("assistant", text)))
+    for part in ([rows, [], []], [[], [], [chat]]):
+        (finding,) = review(*part)
+        assert FOUND[text] in finding.message and finding.level == "warning"
+
+
+@pytest.mark.parametrize("text", QUIET)
+def test_ordinary_code_is_not(text: str) -> None:
+    assert not [*review([Completion(source="row:1", prompt="code?", completion=text)], [], [])]
