@@ -231,8 +231,8 @@ class Metric:
     """True if the evaluator does not measure it on rows that are too few or unsuitable for it."""
     compute: Callable[[Any], Any] | None = None
     """Compute a metric with ``is_row_mean=False`` from the summed ``counts`` of rows, with the same
-    argument as in ``row_contributions``. Two models are then compared on the rows that both answered.
-    Without it, baselines are measured on all test rows."""
+    argument as in ``row_contributions``. Two models are then compared on the rows that both
+    answered. Without it, baselines are measured on all test rows."""
 
     @property
     def limits(self) -> tuple[float, float] | None:
