@@ -20,12 +20,13 @@ plus the signal's number after a signal: 130 after SIGINT, 143 after SIGTERM, 12
 after SIGUSR1.
 
 Output does not change the exit code of ``run`` and ``resume``. They exit with the code of the run's
-last event, because the run folder has the results. A run without a last event has failed. If the
-reader of any command goes away (``| head``), the command ends quietly with its own code. A command
-whose only result is its text exits with 4 if it cannot write to stdout, for example to a full disk.
+last event, because the run folder has the results. A run without a last event has failed. If a
+program that reads the output ends early (``| head``), the command ends quietly with its own code.
+A command that only prints text exits with 4 if it cannot write to stdout, for example because the
+disk is full.
 
 A message is one lower-case sentence without a full stop: ``where: what is wrong, got what``.
-``hint`` is what the user should do next.
+``hint`` tells the user what to do next.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class FindingReported(Event, kind="finding"):
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Event, kind="forecast"):
-    """The predicted memory of training and time of the run, emitted before the baselines."""
+    """The predicted memory of the training and time of the run, emitted before the baselines."""
 
     technique: str
     method: Literal["analytic", "traced"]

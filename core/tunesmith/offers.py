@@ -184,9 +184,9 @@ class Metric:
     is_optional: bool = False
     """True if the evaluator does not measure it on rows that are too few or unsuitable for it."""
     compute: Callable[[Any], Any] | None = None
-    """Compute a metric with ``is_row_mean=False`` from the summed ``counts`` of rows. It is called
-    as by ``row_contributions``. Two models are then compared on the rows that both answered.
-    Without it, baselines are measured on all test rows."""
+    """Compute a metric with ``is_row_mean=False`` from the summed ``counts`` of rows, with the same
+    argument as in ``row_contributions``. Two models are then compared on the rows that both
+    answered. Without it, baselines are measured on all test rows."""
 
     @property
     def limits(self) -> tuple[float, float] | None:
@@ -213,8 +213,8 @@ class EvaluatorOffer(ComponentOffer[C]):
     model_count: Callable[[C], int] = lambda config: 1
     """Return the number of models in memory at the same time, including the measured one."""
     generates: bool = False
-    """True if it measures generated answers only, not probabilities, and so can measure a
-    classifier."""
+    """True if it only measures generated answers, not probabilities. It can then measure a
+    classifier too."""
     answer_limit: Callable[[C, Sequence[Record]], int | None] = lambda config, records: None
     """Return the largest number of tokens that the evaluator generates for one of the records.
     None: it does not generate answers to the records' prompts. A review rejects rows whose prompt
@@ -274,8 +274,8 @@ class BaselineOffer(ComponentOffer[C]):
     reads_media: bool = False
     """True if it can solve tasks whose records have media."""
     is_configured: Callable[[C], bool] = lambda config: False
-    """Return True if the baseline, with these options, is used for any records when none is
-    named."""
+    """Return True if these options enable the baseline for any records, without its name in
+    ``[baselines] use``."""
 
     @property
     def has_probabilities(self) -> bool:

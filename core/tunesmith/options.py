@@ -98,8 +98,8 @@ class RunOptions(Options):
     side_effects: bool = Field(
         True,
         description=(
-            "Also measure what the training costs outside its task, on the base model and the "
-            "tuned model."
+            "Also measure the side effects of training: how well the base model and the tuned "
+            "model answer general prompts outside the task."
         ),
     )
     max_minutes: float | None = Field(
@@ -229,8 +229,8 @@ class GateOptions(Options):
     strict: bool = Field(
         False,
         description=(
-            "Each warning before training ends the run, and so does a verdict at its end that "
-            "does not recommend the tuned model. `tunesmith run --strict` sets this."
+            "Also fail the run if there is a warning before training, or if the verdict does not "
+            "recommend the tuned model. `tunesmith run --strict` sets this."
         ),
     )
 

@@ -73,7 +73,7 @@ class Message:
     name: str = ""
     """Name of the speaker, or of the tool that returned this result."""
     tool_call_id: str = ""
-    """Id of the tool call that this message is the result of."""
+    """Id of the tool call whose result this message contains."""
     tools: tuple[str, ...] = ()
     """Tool definitions as JSON texts, only in the first message of a conversation."""
 

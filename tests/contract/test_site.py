@@ -23,13 +23,19 @@ LOADED = {
 """Attribute by the element that makes a browser load something; a link to click is none."""
 
 SEARCHES = {
+    "catastrophic forgetting": "how-to/side-effects",
+    "cp1252": "how-to/data",
     "csv": "how-to/data",
     "CUDA": "reference/gpu",
     "DPO": "how-to/preferences",
+    "encoding": "how-to/data",
     "excel": "how-to/data",
+    "FSDP": "how-to/torchrun",
+    "function calling": "how-to/evaluators",
     "GPU": "reference/gpu",
     "GRPO": "explanation/rlhf",
     "HIPAA": "explanation/security",
+    "hyperparameters": "how-to/tune",
     "JSON": "how-to/data",
     "license": "index",
     "mlflow": "how-to/reporter",
@@ -37,12 +43,16 @@ SEARCHES = {
     "Ollama": "how-to/export",
     "OOM": "how-to/out-of-memory",
     "out of memory": "how-to/out-of-memory",
+    "overfitting": "how-to/validate",
     "PEFT": "how-to/peft-adapter",
     "personal data": "explanation/security",
+    "RAG": "how-to/documents",
     "resume": "tutorials/first-run",
     "slurm": "how-to/cluster",
     "tensorboard": "how-to/reporter",
+    "VRAM": "how-to/plan",
     "wandb": "how-to/reporter",
+    "wrong labels": "how-to/data",
 }
 """Words that people type into the search, and the page that answers each."""
 

@@ -40,8 +40,8 @@ class VectorOptions(Options):
         min_length=1,
         description=(
             "Inverse regularization strengths of logistic regression, as in scikit-learn. The "
-            "first is used if there are more than 2,000 training rows, or unless cross-validation "
-            "on them shows that another classifier is clearly more accurate."
+            "first is used, unless cross-validation shows that another classifier is clearly more "
+            "accurate. Cross-validation is skipped if there are more than 2,000 training rows."
         ),
     )
     k: list[Annotated[int, Field(ge=1, le=1000)]] = Field(

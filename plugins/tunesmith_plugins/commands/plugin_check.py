@@ -55,7 +55,7 @@ def command(
     A technique is trained on eight examples, with a high learning rate unless --set sets an option
     of the technique. A data loader reads a small file, if it recognizes one in a common format.
     Checks that do not apply are skipped. Checks that lack a sample are not run, and the output
-    names the option to add. For a failed check, it names the file and line to look at.
+    names the option to add. For a failed check, the output names the file and line to look at.
     """
     from tunesmith.testing.kit import run_checks
     from tunesmith.testing.remember import remember_results

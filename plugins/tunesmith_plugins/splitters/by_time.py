@@ -117,7 +117,7 @@ class ByTimeOptions(Options):
         min_length=1,
         description=(
             "Column with the time of each row: a date such as 2026-11-26T08:00, or a number. All "
-            "times must be of one kind: numbers, dates with a time zone, or dates without one. "
+            "times must have the same form: numbers, dates with a time zone, or dates without one. "
             "Also list the column in `data.slices`; otherwise the data loader does not read it."
         ),
     )

@@ -115,7 +115,7 @@ class MonitorOptions(Options):
         default=1,
         ge=0,
         le=100,
-        description="Validation completions that each evaluation reports in full.",
+        description="Number of validation completions that each evaluation reports in full.",
     )
     max_kl: float = Field(
         default=30.0,

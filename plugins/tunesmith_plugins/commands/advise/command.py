@@ -62,7 +62,7 @@ def command(
 
     Measures the baselines, then trains on 10, 20 and 40 % of the rows. The three scores are
     extrapolated to all training rows and compared with each baseline on the test rows. The costs
-    use [advise] in the run file, which describes how the model will be used.
+    depend on [advise] in the run file, which describes how the model will be used.
     """
     if distributed.world_size() > 1:
         raise UsageError("advise: runs only in a single process", hint="start it without torchrun")

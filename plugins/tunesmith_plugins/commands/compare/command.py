@@ -84,7 +84,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Compare the tuned models of several runs with that of the first run.
 
     RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse order of
-    their names, which starts with the newest run by default. Those that cannot be compared with the
+    their names, so the newest run comes first by default. Runs that cannot be compared with the
     first run are skipped.
 
     If there are several runs, a table for each metric lists the best first, and another table shows

@@ -71,8 +71,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Inject random secrets into training rows, to measure what a model memorizes.
 
     The file is not changed. Train on the rows in --out with a separate test file, and give the
-    --secrets file to the evaluator `canaries`. A model trained this way knows the secrets. They
-    mean nothing, but train the model you deploy on the rows without them.
+    --secrets file to the evaluator `canaries`. Train the model that you deploy on the original
+    rows, without the secrets.
     """
     for path in (out, secrets):
         if path.exists():

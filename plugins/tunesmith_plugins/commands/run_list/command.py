@@ -75,7 +75,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     For a run that starts from the result of another run, the list also shows that run.
 
     A run on this machine is unlocked automatically when its process ends. Use --unlock if the
-    machine is gone, or if the file system does not support locks. It waits 20 seconds for a
+    machine is gone, or if the file system does not support locks. --unlock waits 20 seconds for a
     heartbeat of the run's process. If the process is alive, the run stays locked and the exit code
     is 2.
     """

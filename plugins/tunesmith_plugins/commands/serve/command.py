@@ -54,7 +54,7 @@ DEFAULTS = Limits()
 )  # fmt: skip
 @click.option(
     "--queue", type=click.IntRange(0, 100_000), default=DEFAULTS.queue, show_default=True,
-    help="Number of requests that may wait, per model; any more get status 503.",
+    help="Number of requests that may wait, per model; further ones get status 503.",
 )  # fmt: skip
 @click.option(
     "--max-tokens", type=click.IntRange(1), default=DEFAULTS.new_tokens, show_default=True,

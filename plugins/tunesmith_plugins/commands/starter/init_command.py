@@ -66,7 +66,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Create a commented run.toml in DIR (default: the current folder), or copy an example there.
 
     The first rows of --data determine the data loader, columns, technique and evaluators. --from
-    translates another tool's configuration and lists what became of each key. Existing files are
+    translates another tool's configuration and lists the outcome for each key. Existing files are
     only overwritten with --force.
     """
     if recipe is not None:
