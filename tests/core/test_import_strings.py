@@ -12,6 +12,7 @@ import click
 import pytest
 
 from tunesmith.catalog import Catalog
+from tunesmith.import_strings import ImportString
 from tunesmith.contracts import Dataset
 from tunesmith.errors import PluginError
 from tunesmith.fence import fence
@@ -158,3 +159,13 @@ def test_a_lazy_review_that_needs_a_plan_is_skipped_without_one() -> None:
 def test_a_lazy_review_with_a_wrong_argument_is_a_warning() -> None:
     (message,) = messages(catalog_of(tunesmith_review_data=".parts:misspelled"), train=[])
     assert "file:late" in message and "the hook has no argument trian" in message
+
+
+def test_a_call_with_arguments_calls_the_object_and_one_without_returns_it() -> None:
+    text = ImportString("json:dumps")
+    assert text([1]) == "[1]"
+    assert text()([1]) == "[1]"
+    with pytest.raises(ImportError, match="has no .*dump_all"):
+        ImportString("json:dump_all").load()
+    with pytest.raises(ImportError, match="no module named"):
+        ImportString("no_such_module:name").load()

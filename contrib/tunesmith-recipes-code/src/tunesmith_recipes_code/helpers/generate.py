@@ -9,52 +9,123 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 SEED = 23
 TRAIN_SHARE = 0.72
 """Share of the combinations that are in training rows."""
-SELECTIONS = {
-    "even": ("even numbers", "value % 2 == 0"),
-    "odd": ("odd numbers", "value % 2 == 1"),
-    "positive": ("positive numbers", "value > 0"),
-    "negative": ("negative numbers", "value < 0"),
-    "nonzero": ("numbers other than zero", "value != 0"),
-    "large": ("numbers above 100", "value > 100"),
-    "small": ("numbers below 10", "value < 10"),
-    "tens": ("multiples of ten", "value % 10 == 0"),
-    "threes": ("multiples of three", "value % 3 == 0"),
-    "two_digit": ("numbers from 10 to 99", "10 <= value <= 99"),
+SELECTIONS: Mapping[str, tuple[str, str, Callable[[int], bool]]] = {
+    "even": (
+        "even numbers",
+        "value % 2 == 0",
+        lambda value: value % 2 == 0,
+    ),
+    "odd": (
+        "odd numbers",
+        "value % 2 == 1",
+        lambda value: value % 2 == 1,
+    ),
+    "positive": (
+        "positive numbers",
+        "value > 0",
+        lambda value: value > 0,
+    ),
+    "negative": (
+        "negative numbers",
+        "value < 0",
+        lambda value: value < 0,
+    ),
+    "nonzero": (
+        "numbers other than zero",
+        "value != 0",
+        lambda value: value != 0,
+    ),
+    "large": (
+        "numbers above 100",
+        "value > 100",
+        lambda value: value > 100,
+    ),
+    "small": (
+        "numbers below 10",
+        "value < 10",
+        lambda value: value < 10,
+    ),
+    "tens": (
+        "multiples of ten",
+        "value % 10 == 0",
+        lambda value: value % 10 == 0,
+    ),
+    "threes": (
+        "multiples of three",
+        "value % 3 == 0",
+        lambda value: value % 3 == 0,
+    ),
+    "two_digit": (
+        "numbers from 10 to 99",
+        "10 <= value <= 99",
+        lambda value: 10 <= value <= 99,
+    ),
 }
-"""Selections by the word in a function's name: in words, and as a condition."""
-COMPUTATIONS = {
-    "calc_sum": ("the sum of the {what}", "int", "sum(value for value in values if {test})"),
-    "calc_count": ("the number of {what}", "int", "sum(1 for value in values if {test})"),
+"""Selections by the word in a function's name: in words, as code, and as a function."""
+COMPUTATIONS: Mapping[str, tuple[str, str, str, Callable[[list[int], list[int]], object]]] = {
+    "calc_sum": (
+        "the sum of the {what}",
+        "int",
+        "sum(value for value in values if {test})",
+        lambda chosen, values: sum(chosen),
+    ),
+    "calc_count": (
+        "the number of {what}",
+        "int",
+        "sum(1 for value in values if {test})",
+        lambda chosen, values: len(chosen),
+    ),
     "calc_squares": (
         "the squares of the {what}",
         "list[int]",
         "[value * value for value in values if {test}]",
+        lambda chosen, values: [n * n for n in chosen],
     ),
     "calc_doubles": (
         "twice each of the {what}",
         "list[int]",
         "[2 * value for value in values if {test}]",
+        lambda chosen, values: [2 * n for n in chosen],
     ),
-    "find_all": ("the {what}", "list[int]", "[value for value in values if {test}]"),
+    "find_all": (
+        "the {what}",
+        "list[int]",
+        "[value for value in values if {test}]",
+        lambda chosen, values: chosen,
+    ),
     "find_max": (
         "the largest of the {what}, or 0 if there are none",
         "int",
         "max((value for value in values if {test}), default=0)",
+        lambda chosen, values: max(chosen, default=0),
     ),
     "find_min": (
         "the smallest of the {what}, or 0 if there are none",
         "int",
         "min((value for value in values if {test}), default=0)",
+        lambda chosen, values: min(chosen, default=0),
     ),
-    "check_any": ("True if there are {what}", "bool", "any({test} for value in values)"),
-    "check_all": ("True if all are {what}", "bool", "all({test} for value in values)"),
+    "check_any": (
+        "True if there are {what}",
+        "bool",
+        "any({test} for value in values)",
+        lambda chosen, values: bool(chosen),
+    ),
+    "check_all": (
+        "True if all are {what}",
+        "bool",
+        "all({test} for value in values)",
+        lambda chosen, values: len(chosen) == len(values),
+    ),
 }
-"""Computations by the beginning of a function's name: the result in words, its type, its code."""
+"""Computations by the beginning of a function's name: the result in words, its type, as code, and
+as a function of the chosen numbers and of all numbers."""
 REQUESTS = (
     "Write a function that returns {result}.",
     "I need a Python function: given a list, return {result}.",
@@ -73,19 +144,17 @@ SAMPLES: tuple[list[int], ...] = (
 
 def make_row(start: str, name: str, request: str) -> dict[str, str]:
     """Return a request, the function, and its tests."""
-    what, test = SELECTIONS[name]
-    result, kind, code = COMPUTATIONS[start]
+    what, test, selects = SELECTIONS[name]
+    result, kind, code, compute = COMPUTATIONS[start]
     result = result.format(what=what)
-    body = code.format(test=test)
     function = (
         f"def {start}_{name}(values: list[int]) -> {kind}:\n"
         f'    """Return {result}."""\n'
-        f"    return {body}"
+        f"    return {code.format(test=test)}"
     )
-    scope: dict[str, object] = {}
-    exec(function, scope)  # noqa: S102 - the function above
-    run = scope[f"{start}_{name}"]
-    checks = "".join(f"assert _f({s!r}) == {run(list(s))!r}\n" for s in SAMPLES)  # type: ignore[operator]
+    expected = [compute([*filter(selects, values)], values) for values in SAMPLES]
+    pairs = zip(SAMPLES, expected, strict=True)
+    checks = "".join(f"assert _f({values!r}) == {right!r}\n" for values, right in pairs)
     find = "_f = [v for v in list(globals().values()) if type(v).__name__ == 'function'][-1]\n"
     return {
         "prompt": request.format(result=result),
@@ -95,6 +164,7 @@ def make_row(start: str, name: str, request: str) -> dict[str, str]:
 
 
 def main() -> None:
+    """Write the rows next to this file."""
     rng = random.Random(SEED)
     pairs = [(start, name) for start in COMPUTATIONS for name in SELECTIONS]
     rng.shuffle(pairs)

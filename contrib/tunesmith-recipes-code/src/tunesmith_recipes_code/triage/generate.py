@@ -142,6 +142,7 @@ LINES = {
 
 
 def main() -> None:
+    """Write the rows next to this file."""
     rng = random.Random(SEED)
     for part, count in ROWS.items():
         rows: dict[str, dict[str, str]] = {}

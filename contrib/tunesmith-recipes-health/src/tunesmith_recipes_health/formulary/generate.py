@@ -63,6 +63,7 @@ QUESTIONS = {
 
 
 def main() -> None:
+    """Write the documents and the rows next to this file."""
     rng, here = random.Random(SEED), Path(__file__).parent
     (here / "formulary").mkdir(exist_ok=True)
     facts: dict[str, dict[str, str]] = {}

@@ -151,6 +151,7 @@ def make_rows(
 
 
 def main() -> None:
+    """Write the rows next to this file."""
     rng = random.Random(SEED)
     parts = {"train": (TRAIN_DRUGS, TRAIN_ROWS), "test": (TEST_DRUGS, TEST_ROWS)}
     for name, (drugs, count) in parts.items():

@@ -143,6 +143,7 @@ PREFIXES = ("", "{n}.1 ", "§ {n} ", "({n}) ", "Section {n}: ", "{n}. ")
 
 
 def main() -> None:
+    """Write the rows next to this file."""
     rng = random.Random(SEED)
     for part, count in ROWS.items():
         rows: dict[str, dict[str, str]] = {}

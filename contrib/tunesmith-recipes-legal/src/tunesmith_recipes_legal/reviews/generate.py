@@ -133,6 +133,7 @@ def make_row(part: str, rng: random.Random) -> dict[str, str]:
 
 
 def main() -> None:
+    """Write the rows next to this file."""
     rng = random.Random(SEED)
     for part, count in {"train": TRAIN_ROWS, "test": TEST_ROWS}.items():
         rows: dict[str, dict[str, str]] = {}

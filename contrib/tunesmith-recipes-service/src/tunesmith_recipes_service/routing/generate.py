@@ -152,6 +152,7 @@ ENDINGS = ("", ".", "!", ". Thank you", ". Please hurry", ". Regards", ". This i
 
 
 def main() -> None:
+    """Write the rows next to this file."""
     rng = random.Random(SEED)
     for part, count in ROWS.items():
         rows: dict[str, dict[str, str]] = {}
