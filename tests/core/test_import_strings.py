@@ -12,11 +12,11 @@ import click
 import pytest
 
 from tunesmith.catalog import Catalog
-from tunesmith.import_strings import ImportString
 from tunesmith.contracts import Dataset
 from tunesmith.errors import PluginError
 from tunesmith.fence import fence
 from tunesmith.hookspecs import lazy_plugin
+from tunesmith.import_strings import ImportString
 from tunesmith.offers import CommandOffer, ReporterOffer
 from tunesmith.options import Options
 from tunesmith.testing.modules import load_modules
@@ -165,7 +165,7 @@ def test_a_call_with_arguments_calls_the_object_and_one_without_returns_it() -> 
     text = ImportString("json:dumps")
     assert text([1]) == "[1]"
     assert text()([1]) == "[1]"
-    with pytest.raises(ImportError, match="has no .*dump_all"):
+    with pytest.raises(ImportError, match="dump_all"):
         ImportString("json:dump_all").load()
     with pytest.raises(ImportError, match="no module named"):
         ImportString("no_such_module:name").load()
