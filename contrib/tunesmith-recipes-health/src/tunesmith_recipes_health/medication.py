@@ -1,7 +1,7 @@
 """Evaluator ``medication``: are doses, units, negations and open questions preserved?
 
-An answer may be in other words than the reference. What counts is what a patient would get: which
-drugs in which doses, which drugs not, and whether a missing dose is asked for and not invented.
+An answer may be in other words than the reference. What counts is what a patient would get: the
+drugs with their doses, the drugs that are withheld, and a question about a dose that is missing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _WORD = re.compile(r"[a-z][a-z-]{3,}", re.IGNORECASE)
 _VERBS = frozenset(
     ("start", "stop", "hold", "give", "take", "dose", "with", "without", "daily", "night")
 )
-"""Words of orders that occur in prompts and answers, but are no drugs."""
+"""Words of orders that occur in prompts and answers, but do not name a drug."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tunesmith.contracts import Finding
-from tunesmith.records import Record, exchanges
+from tunesmith.records import Record
+from tunesmith_data.marks import find_marks
 
+HINT = "replace it by a placeholder before training: a model can repeat its rows"
 PATTERNS = {
     "a patient's name": re.compile(
         r"\b(?:Mr|Mrs|Ms|Miss|Mx|Pt|Patient)\.? (?:[A-Z]\. ?)?[A-Z][a-z]{2,}"
@@ -27,35 +29,10 @@ PATTERNS = {
     ),
 }
 """Identifiers by description."""
-MAX_EXAMPLES = 2
 
 
 def review(
     train: Sequence[Record], validation: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[Finding]:
-    """Yield a warning for each kind of identifier in the rows."""
-    rows = [(record.source, _read(record)) for part in (train, validation, test) for record in part]
-    for what, pattern in PATTERNS.items():
-        sources = [source for source, text in rows if pattern.search(text)]
-        if sources:
-            yield Finding(
-                level="warning",
-                where="patient data",
-                message=f"{len(sources):,} of {len(rows):,} rows contain {what}",
-                hint="replace it by a placeholder before training: a model can repeat its rows",
-                count=len(sources),
-                examples=tuple(sources[:MAX_EXAMPLES]),
-            )
-
-
-def _read(record: Record) -> str:
-    """Return the text of a record's prompts and answers."""
-    try:
-        pairs = [*exchanges(record)]
-    except (TypeError, ValueError):
-        return ""  # a kind of record that another plugin defines
-    texts = []
-    for prompt, answer in pairs:
-        texts += [prompt] if isinstance(prompt, str) else [m.shown_text for m in prompt]
-        texts.append(answer.shown_text)
-    return "\n".join(texts)
+    """Yield a warning for each kind of mark in the rows."""
+    return find_marks([*train, *validation, *test], PATTERNS, where="patient data", hint=HINT)

@@ -1,6 +1,6 @@
 """Evaluator ``clause-review``: do the cited clauses exist, and are they the right ones?
 
-An invented citation is the fault that lawyers cannot accept, so it has a metric of its own. The
+Lawyers cannot accept an invented citation, so a separate metric counts them. The
 wording of a review does not matter: its clause numbers and risks do.
 """
 
