@@ -136,15 +136,15 @@ def json_type(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-def not_utf8_error(raw: bytes, position: int) -> RowError:
-    """Return an error about a row whose byte at ``position`` is not UTF-8."""
+def not_utf8_error(raw: bytes, position: int, part: str = "row") -> RowError:
+    """Return an error about a row, or a part of it, whose byte at ``position`` is not UTF-8."""
     byte = raw[position : position + 1]
     as_windows = byte.decode("cp1252", errors="ignore")
     known = as_windows and as_windows.isprintable()
     guess = f", which is {as_windows} in Windows-1252" if known else ""
     return RowError(
         "not UTF-8",
-        f"byte {position + 1} of the row is 0x{byte.hex()}{guess}",
+        f"byte {position + 1} of the {part} is 0x{byte.hex()}{guess}",
         hint='name its encoding, with --encoding cp1252 for Windows-1252, or encoding = "cp1252" '
         "in [data]; or write it as UTF-8: tunesmith data fix FILE --encoding cp1252 --out NEW",
     )

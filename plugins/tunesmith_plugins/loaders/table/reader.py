@@ -160,5 +160,5 @@ def _find_bad_byte(values: list[str]) -> RowError | None:
             value.encode()
         except UnicodeEncodeError as error:
             raw = value.encode(errors="surrogateescape")
-            return not_utf8_error(raw, len(value[: error.start].encode()))
+            return not_utf8_error(raw, len(value[: error.start].encode()), "field")
     return None
