@@ -1,7 +1,7 @@
 """Measure the baselines of a run, and stop before training.
 
-They are measured in a regular run folder, and the run stops early. Later, ``tunesmith resume``
-trains there without measuring them again.
+The run folder is a regular one whose run stops early. ``tunesmith resume`` can later train in it
+without measuring the baselines again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ UNLIMITED_BUDGET = "100000h"
 
 @dataclass(frozen=True)
 class UntrainedTechnique:
-    """A technique that opens models, but ends the run when training would start."""
+    """A technique that opens models with the real technique, but stops the run before training."""
 
     technique: Technique
 
     def train(self, job: Job[Any]) -> Artifact:
-        """End the run.
+        """Stop the run instead of training.
 
         Raises:
             RunStopped: always.
@@ -96,7 +96,7 @@ def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) 
 def measure_baselines(
     plan: Plan, catalog: Catalog, folder: RunFolder, *, resume: bool = False
 ) -> Report:
-    """Measure the baselines of a plan in a run folder and return the report so far."""
+    """Measure the baselines of a plan in a run folder, and return the run's report."""
     offered = plan.technique.offered
     build = offered.offer.build
     offer = replace(offered.offer, build=lambda config: UntrainedTechnique(build(config)))

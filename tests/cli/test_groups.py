@@ -195,7 +195,7 @@ def offered(distribution: str, *names: str) -> list[Offered[CommandOffer]]:
     return [Offered(plugin, CommandOffer(name=n, summary="S.", load=load)) for n in names]
 
 
-OWN = "tunesmith has a command of this name"
+OWN = "tunesmith has a command with this name"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_plugin_cannot_replace_a_built_in_command(tunesmith: Tunesmith) -> Non
         ("check it", "check is a command"),
         ("plugins", "plugins is a group"),
     ]:
-        assert f'not usable: command "{name}" of file:one: {reason}' in listed
+        assert f'command "{name}" of file:one cannot be used: {reason}' in listed
     as_json = json.loads(tunesmith("plugins", "list", "--json", one=offers).stdout)
     assert {
         "command": "run",

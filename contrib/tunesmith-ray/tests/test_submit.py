@@ -107,7 +107,7 @@ def test_status_shows_a_job_that_has_ended_without_a_cluster(run: Path) -> None:
 
 
 def test_the_log_is_that_of_the_process(run: Path) -> None:
-    assert "rank-1.log: nothing has been printed yet" in refuse("logs", run, "--rank", "1")
+    assert "rank-1.log: the job has not printed anything yet" in refuse("logs", run, "--rank", "1")
     (run / "ray" / "rank-1.log").write_text("one\ntwo\n")
     assert call("logs", run, "--rank", "1", "--lines", "1").stdout == "two\n"
 

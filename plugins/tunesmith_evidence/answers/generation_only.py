@@ -18,7 +18,7 @@ class GenerationOnlyModel(ABC):
     @property
     @abstractmethod
     def refusal(self) -> UsageError:
-        """The error to raise: why the model cannot score, and what to measure instead."""
+        """The error that states why the model cannot score, and what to measure instead."""
 
     def score(
         self,

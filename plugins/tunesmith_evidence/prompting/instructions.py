@@ -24,7 +24,7 @@ MAX_SHORT_WORDS = 30
 
 
 def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
-    """Return an instruction that describes answers like these; empty if no description fits."""
+    """Return an instruction that describes answers like these, or "" if no description fits."""
     if kind == "classes":
         return describe_labels(list_labels(answers))
     if kind == "objects":
@@ -33,7 +33,7 @@ def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
 
 
 def describe_labels(labels: Sequence[str]) -> str:
-    """Return an instruction with the list of labels; empty if the list is too long."""
+    """Return an instruction with the list of labels, or an empty string if the list is too long."""
     listed = "\n".join(f"- {label}" for label in sorted(labels))
     if len(listed) > MAX_LISTED_CHARACTERS:
         return ""

@@ -36,7 +36,7 @@ _COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
 
 @dataclass(frozen=True)
 class Headline:
-    """The top of a report: the verdict, a figure and a sentence."""
+    """The headline of a report: the verdict, a figure and a sentence."""
 
     word: str
     """The verdict in capitals, such as FINE-TUNE or, without a verdict, the run's status."""
@@ -71,8 +71,8 @@ def find_headline(report: Report, status: str = "") -> Headline:
 
     Args:
         report: the run's report.
-        status: the run's status, if the caller knows it better, for example from the run's lock.
-            If it is empty, the status in the report counts.
+        status: the run's status, if the caller has a newer one, for example from the run's lock.
+            If it is empty, use the status in the report.
     """
     verdict, status = report.verdict, status or report.status
     if not verdict:
@@ -127,7 +127,7 @@ def describe_not_measured(found: Sequence[JSON]) -> str:
 
 
 def _describe_outcome(found: JSON) -> str:
-    """Return the outcome, with the p-value if the outcome is unclear only because of it."""
+    """Return the outcome, with the p-value if only the p-value makes the outcome unclear."""
     outcome = str(found["outcome"])
     if outcome == "unclear" and found["low"] * found["high"] > 0 and "p_value" in found:
         return f"{outcome}, {format_p_value(found['p_value'])}"

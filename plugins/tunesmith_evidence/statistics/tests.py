@@ -1,4 +1,4 @@
-"""Paired significance tests: exact McNemar, and sign flips."""
+"""Compute p-values of paired differences with the exact McNemar test or a sign-flip test."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
 def _signed_sums(sizes: Sequence[float]) -> list[float]:
     """Return the sums of these numbers for every combination of signs.
 
-    Eight numbers give a table of 256 sums, so one lookup by a random byte flips eight signs.
+    Eight numbers have a table of 256 sums, so one lookup with a random byte flips eight signs.
     """
     sums = [0.0]
     for size in sizes:

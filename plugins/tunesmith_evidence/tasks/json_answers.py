@@ -36,7 +36,7 @@ class _Number(str):
 
 
 def parse_json_object(answer: str) -> JsonFields | None:
-    """Return the fields of an answer that is one (fenced) JSON object, or else None."""
+    """Return the fields of an answer that is one JSON object (fenced or not), otherwise None."""
     value = _load(_split_fence(answer)[1])
     return dict(_flatten((), value)) if isinstance(value, dict) else None
 
@@ -60,7 +60,7 @@ def are_json_values_equal(first: Any, second: Any) -> bool:
 
 
 def have_equal_values(first: JsonFields, second: JsonFields) -> bool:
-    """Return True if both have the same fields with equal values, in any spelling."""
+    """Return True if both answers have the same fields with equal values, in any spelling."""
     return first.keys() == second.keys() and all(
         are_json_values_equal(json.loads(value), json.loads(second[path]))
         for path, value in first.items()
@@ -79,7 +79,7 @@ def _load(text: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("a key occurs twice")
+        raise ValueError("a key occurs twice in a JSON object")
     return fields
 
 

@@ -1,4 +1,4 @@
-"""Baseline ``linear``: a linear classifier over words and parts of words."""
+"""Baseline ``linear``: a linear classifier whose features are words and parts of words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunesmith_evidence.tasks.kinds import has_classes
 
 
 class LinearOptions(Options):
-    """Options of ``linear``."""
+    """Options of ``linear``: the regularization strengths to try."""
 
     c: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
         [10.0, 1.0, 100.0],

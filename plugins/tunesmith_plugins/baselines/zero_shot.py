@@ -20,7 +20,7 @@ SAMPLE_ROWS = 200
 
 
 class ZeroShotOptions(Options):
-    """Options of ``zero-shot``."""
+    """Options of ``zero-shot``: whether to describe and to constrain the answers."""
 
     describe: bool = Field(
         True,
@@ -46,7 +46,7 @@ class ZeroShot:
     options: ZeroShotOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants: with the system prompt only, with a description, and with constraints."""
+        """Yield variants with the system prompt only, with a description, and with constraints."""
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)
@@ -74,7 +74,7 @@ ZERO_SHOT = BaselineOffer(
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a note if llguidance, which constrains JSON answers, is needed but not installed."""
+    """Yield a note if answers are JSON objects but llguidance, which constrains them, is absent."""
     from tunesmith_evidence.prompting.json_model import is_json_library_installed
     from tunesmith_evidence.tasks.kinds import detect_record_task
 

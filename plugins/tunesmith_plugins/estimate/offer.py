@@ -1,4 +1,4 @@
-"""The table ``[estimate]`` and the reporter ``calibration``."""
+"""Offer the table ``[estimate]`` and the reporter ``calibration``."""
 
 from __future__ import annotations
 

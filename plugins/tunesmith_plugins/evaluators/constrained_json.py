@@ -1,7 +1,7 @@
 """Evaluator ``constrained-json``: share of correct answers when decoding must follow a schema.
 
-Together with ``exact-match`` it separates two causes of incorrect answers. A model that has not
-learned the task gives wrong values here as well; a model that only misses the format does not.
+Together with ``exact-match``, it separates two causes of incorrect answers. A model that has not
+learned the task gives wrong values here as well. A model that only misses the format does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRIC_NAME = "constrained-json"
 
 
 class ConstrainedJsonOptions(Options):
-    """Options of ``constrained-json``."""
+    """Options of ``constrained-json``: the maximum answer length."""
 
     max_new_tokens: int = Field(
         256,

@@ -51,7 +51,7 @@ class LengthPreference:
 
     @property
     def share(self) -> float:
-        """Share of pairs, among those of unequal length, where this length is preferred."""
+        """The share of pairs of unequal length where the answer of this length is preferred."""
         total = self.shorter + self.longer
         return max(self.shorter, self.longer) / total if total else 0.0
 
@@ -71,7 +71,7 @@ EQUAL_LENGTH = share_at_equal_length("equal-length-accuracy")
 
 
 class PreferenceAccuracyOptions(Options):
-    """Options for comparing the likelihoods of two answers."""
+    """Options of ``preference-accuracy``: how to compare the likelihoods of two answers."""
 
     length_normalized: bool = Field(
         False,

@@ -1,7 +1,8 @@
 """Evaluator ``review``: share of requests that a model can answer without a person.
 
-Answers that the model is sure about are automated, the others go to a person. The threshold is
-chosen on the validation rows for a required precision, and then applied to the test rows.
+Answers that the model is confident about are automated, and the others go to a person. The
+evaluator chooses the threshold on the validation rows for a required precision, and applies it to
+the test rows.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CONFIDENCE, RIGHT = "confidence", "automated-right"
 
 
 class ReviewOptions(Options):
-    """Options of ``review``."""
+    """Options of ``review``: the precision that automated answers must have."""
 
     precision: float = Field(
         0.95,
@@ -46,7 +47,7 @@ class Review(RowWise):
     options: ReviewOptions
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Raise an error: only a run has validation rows."""
+        """Raise an error, because only a run has validation rows."""
         raise UsageError("review chooses a threshold on the validation rows of a run")
 
     def compare(
@@ -77,11 +78,11 @@ class Review(RowWise):
 def score_rows(
     model: TextModel, records: Sequence[Record], run: RunContext
 ) -> tuple[list[float], list[bool]]:
-    """Return how sure a model is about its answer to each record, and if it is right.
+    """Return the confidence of a model in its answer to each record, and if the answer is right.
 
     Raises:
-        UsageError: the first evaluator generates no answers to these prompts, or rates them by
-            other numbers than 0 and 1.
+        UsageError: the first evaluator generates no answers to these prompts, or gives scores other
+            than 0 and 1.
     """
     assert run.measure_first is not None
     cached, prompts = CachedModel(model), [last_exchange(record)[0] for record in records]
@@ -101,7 +102,7 @@ def describe(
     right: Sequence[bool],
     groups: Sequence[str | None],
 ) -> str:
-    """Describe the result on the test rows."""
+    """Return the result on the test rows as a sentence."""
     from tunesmith_evidence.review.choose import count_rows_needed
 
     target, needed = format_share(policy.precision), count_rows_needed(policy.precision)

@@ -48,7 +48,7 @@ class WinRateOptions(ComparisonOptions, RewardOptions):
 
 
 class WinRate(ComparingEvaluator):
-    """Scores 1 if the greedy answer gets a higher reward than the other model's, 1/2 if equal."""
+    """Scores 1 if the greedy answer has a higher reward than the other model's, 1/2 for a tie."""
 
     def __init__(self, options: WinRateOptions) -> None:
         self.options = options

@@ -1,4 +1,4 @@
-"""The rule of the verdict: the first of these conditions that holds decides.
+"""Apply the rule of the verdict. The first of these conditions that holds decides.
 
 ::
 
@@ -33,12 +33,12 @@ if the tuned model is better. It is compared with two numbers::
     NOT ENOUGH EVIDENCE  [--|-----------o-|------]        anything else
 
 Why there is a margin: with enough rows, even a tiny advantage is significant, but it does not pay
-for training and serving a model. The margin is also what makes "a prompt is enough" testable. No
-number of rows can show that two models are equal, only that they differ by less than some amount.
+for training and serving a model. The margin also makes "a prompt is enough" testable. No number of
+rows can show that two models are equal, only that they differ by less than some amount.
 
 Why case 3 mentions the strongest baseline and every baseline: the validation rows choose the
-strongest one, because the best one on the test rows would partly be the luckiest. But few
-validation rows may choose a weak one, so all other baselines must be beaten too.
+strongest one, because the best one on the test rows would partly be the luckiest. If there are few
+validation rows, they may choose a weak one, so the tuned model must beat all others too.
 
 ``docs/explanation/verdict.md`` explains the rule to users.
 """
@@ -304,10 +304,10 @@ def _refuse_fine_tune(
 
 
 def _find_unbeaten(case: VerdictCase, strongest: PairedComparison) -> PairedComparison | None:
-    """Return the first baseline that the tuned model does not clearly beat; None if it beats all.
+    """Return the first baseline that the tuned model does not clearly beat, or None.
 
-    The strongest baseline comes first, followed by the one with the smallest advantage. FINE-TUNE
-    needs every single test to succeed, so no level has to be corrected (intersection-union test).
+    The strongest baseline comes first, then the one with the smallest advantage. FINE-TUNE needs
+    every single test to succeed, so the levels need no correction (intersection-union test).
     """
     others = [comparison for comparison in case.baselines if comparison.name != strongest.name]
     ranked = [strongest, *sorted(others, key=lambda comparison: comparison.advantage().value)]
@@ -315,7 +315,7 @@ def _find_unbeaten(case: VerdictCase, strongest: PairedComparison) -> PairedComp
 
 
 def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
-    """Return a ruling if a baseline is sufficient: the advantage over it is below the margin."""
+    """Return a ruling if the tuned model's advantage over a baseline is below the margin."""
     margin = case.options.margin
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
     if not sufficient:
@@ -342,7 +342,7 @@ def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
 
 
 def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> str:
-    """Describe the margin that would make the baseline insufficient; it must stay above 0."""
+    """Return the (positive) margin that would make the baseline insufficient, as text."""
     high = comparison.advantage().high
     if high <= 0:
         return "only a better tuned model"
@@ -353,7 +353,7 @@ def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> s
 def _withhold_if_undertrained(case: VerdictCase, ruling: Ruling) -> Ruling:
     """Withhold a ruling that advises against tuning if the tuned model is underfitted.
 
-    NOTHING WORKS YET does not advise against tuning: it stays, and its sentence adds the reason.
+    NOTHING WORKS YET does not advise against tuning, so it stays, and its sentence adds the reason.
     """
     if ruling.word not in (NOTHING_WORKS, PROMPT, CLASSIFIER):
         return ruling

@@ -18,7 +18,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 @dataclass(frozen=True)
 class MetricFormatter:
-    """Formats values of one metric."""
+    """Formats the values of a metric with its name and unit."""
 
     label: str
     unit: str

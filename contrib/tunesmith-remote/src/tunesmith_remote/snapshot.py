@@ -124,7 +124,7 @@ def name_snapshot(number: int) -> str:
 
 
 def read_snapshots(bucket: Bucket, numbers: list[int]) -> Iterator[tuple[int, Snapshot | None]]:
-    """Yield the snapshots, newest first; None for a damaged one."""
+    """Yield the snapshots, newest first, or None for a damaged one."""
     for number in reversed(numbers):
         content = bucket.read(name_snapshot(number))
         if content is not None:  # Otherwise, it was deleted in the meantime.

@@ -175,7 +175,7 @@ class TrlOptions(TrainingOptions):
 
 
 class GrpoOptions(TrlOptions):
-    """Options of ``trl-grpo``."""
+    """Options of ``trl-grpo``, which trains with group-relative policy optimization."""
 
     ALGORITHM = "grpo"
 
@@ -185,6 +185,6 @@ class GrpoOptions(TrlOptions):
 
 
 class RlooOptions(TrlOptions):
-    """Options of ``trl-rloo``."""
+    """Options of ``trl-rloo``, which trains with REINFORCE leave-one-out."""
 
     ALGORITHM = "rloo"

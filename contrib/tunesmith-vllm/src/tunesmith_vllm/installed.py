@@ -12,7 +12,7 @@ _QUESTION = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm
 
 
 def find_python(wanted: str | None) -> str | None:
-    """Return the Python that has vLLM; None if none is specified and this one lacks vLLM.
+    """Return the Python that has vLLM, or None if none is specified and this one lacks vLLM.
 
     Raises:
         EnvironmentProblem: the specified Python lacks vLLM, or cannot run.

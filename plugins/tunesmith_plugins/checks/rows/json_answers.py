@@ -1,4 +1,4 @@
-"""Find answers that are not JSON objects or have different keys, if most answers are alike."""
+"""Find answers that are not JSON objects or have unusual keys, if most others agree."""
 
 from __future__ import annotations
 

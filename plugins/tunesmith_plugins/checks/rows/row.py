@@ -1,4 +1,4 @@
-"""The texts of a record, extracted once for all checks."""
+"""Extract the texts of a record once for all checks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def source(self) -> str:
-        """``file:line`` of the record."""
+        """The source of the record, ``file:line``."""
         return self.record.source
 
     @cached_property
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def has_right_answer(self) -> bool:
-        """True if the answer is an example to learn, not part of a pair or labeled good or bad."""
+        """True if training imitates the answer, which excludes pairs and rated answers."""
         return bool(self.answer) and not isinstance(self.record, Preference | UnpairedPreference)
 
 

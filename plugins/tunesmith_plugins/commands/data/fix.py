@@ -97,7 +97,8 @@ def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
     if len(files) != 1:
         found = ", ".join(file.display_name for file in files[:SHOWN]) or "none"
         raise UsageError(
-            f"{source.path}: needs one training file, got {found}", hint="name the file to fix"
+            f"{source.path}: needs exactly one training file, got {found}",
+            hint="name the file to fix instead of the run file",
         )
     return files[0].path, getattr(options, "encoding", "utf-8")
 
@@ -105,8 +106,8 @@ def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
 def _read(file: Path) -> bytes:
     try:
         if file.stat().st_size > MAX_BYTES:
-            hint = "split it first"
-            raise UsageError(f"{file}: larger than {MAX_BYTES:,} bytes", hint=hint)
+            hint = "split the file into smaller ones first"
+            raise UsageError(f"{file}: the file is larger than {MAX_BYTES:,} bytes", hint=hint)
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"{file}: cannot read it: {error.strerror}") from None
@@ -147,7 +148,7 @@ def _print(fixer: Fixer, masked: Counter[str] | None, out: Path | None) -> None:
     for placeholder, count in (masked or {}).items():
         render.print_text(f"{'masked' if out else 'can be masked'}: {count:,} × [{placeholder}]")
     if masked is not None and not masked:
-        render.print_text("no personal data of a known form")
+        render.print_text("no personal data of a known kind")
     if not fixer.fixes and not fixer.unusable and not masked:
         render.print_text("nothing to fix")
     if out is not None:

@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     The results are written to a new folder, with the prompt, answer and score of each row.
     """
     if winner and base_only:
-        raise UsageError("use either --winner or --base-only, not both")
+        raise UsageError("--winner and --base-only cannot be combined: use only one of them")
     which: TargetModel = "winner" if winner else "base" if base_only else "tuned"
     choice = TargetChoice(
         target, data, which, base, evaluators, sets, state.files, state.disabled, rows_of, model,

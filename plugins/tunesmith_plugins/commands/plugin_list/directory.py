@@ -1,4 +1,4 @@
-"""The directory of plugins, which is shipped with tunesmith and can be searched offline."""
+"""Search the directory of plugins, which is shipped with tunesmith and works offline."""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         delete_runs(delete, yes)
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", hint="give the folder that contains the runs")
+        raise UsageError(
+            f"{folder}: no such folder", hint="name the folder that contains the runs"
+        )
     runs = [
         run
         for run in read_runs(folder)
@@ -153,7 +155,7 @@ def unlock_run(path: Path) -> None:
     was_locked, holder = (folder / LEASE_FILE).exists(), LockHolder.read(folder)
     with lock(folder, take_over=True):
         pass
-    by = f"unlocked; the run was locked by {holder or 'an unknown process'}"
+    by = f"unlocked the run, which was locked by {holder or 'an unknown process'}"
     render.print_text(f"{folder}: {by if was_locked else 'the run was not locked'}")
 
 

@@ -1,4 +1,4 @@
-"""Errors in the format of OpenAI's API."""
+"""Define errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class ApiError(Exception):
 
     @property
     def kind(self) -> str:
-        """OpenAI's error type for the status."""
+        """The error type that OpenAI's API uses for this status."""
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         return KINDS.get(self.status, other)

@@ -1,7 +1,7 @@
-"""Requests in the format of OpenAI's API.
+"""Parse requests in the format of OpenAI's API.
 
-A parameter that changes the answer is applied or rejected, never ignored. Known parameters that the
-server does not support are accepted if they have their neutral value.
+The server applies or rejects a parameter that changes the answer, and never ignores it. It accepts
+known but unsupported parameters if they have their neutral value.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class ApiModel(BaseModel):
 
 
 class StreamOptions(ApiModel):
-    """Options of a streamed answer."""
+    """The options of a streamed answer."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 class GenerationRequest(ApiModel):
-    """Parameters shared by both kinds of requests."""
+    """The parameters that both kinds of requests share."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -68,7 +68,7 @@ class GenerationRequest(ApiModel):
 
     @property
     def stop_words(self) -> tuple[str, ...]:
-        """Texts that end an answer."""
+        """The texts that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
@@ -112,7 +112,7 @@ class ChatRequest(GenerationRequest):
     def num_top(self) -> int | None:
         """Number of top tokens to return with each token; None: no log-probabilities."""
         if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError(400, "top_logprobs: requires logprobs = true", param="top_logprobs")
+            raise ApiError(400, "top_logprobs: needs logprobs = true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
@@ -122,7 +122,7 @@ class ChatRequest(GenerationRequest):
         if len(given) > 1:
             raise ApiError(
                 400,
-                "max_tokens and max_completion_tokens have different values",
+                "max_tokens and max_completion_tokens must not have different values",
                 param="max_tokens",
             )
         return next(iter(given), None)
@@ -139,7 +139,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def tool_names(self) -> frozenset[str]:
-        """Names of the tools that the model may call."""
+        """The names of the tools that the model may call."""
         return frozenset(map(tool_name, self.definitions))
 
     @property
@@ -168,7 +168,7 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens per answer."""
+        """The maximum number of tokens per answer."""
         return self.max_tokens or DEFAULT_COMPLETION_TOKENS
 
     @property
@@ -212,7 +212,7 @@ def _to_api_error(error: ValidationError) -> ApiError:
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         known = param in NEUTRAL
-        what = "this value is not supported" if known else "unknown parameter"
+        what = "this server does not support this value" if known else "unknown parameter"
         return ApiError(400, f"{where}: {what}", param=param, code="unsupported_parameter")
     if param == "tool_choice":
         what = 'only "auto" and "none" are supported; tool calls cannot be forced'

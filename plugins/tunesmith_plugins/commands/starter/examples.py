@@ -1,4 +1,4 @@
-"""The example projects that `tunesmith init --example NAME` copies."""
+"""Find and copy the example projects of `tunesmith init --example NAME`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def copy_example(name: str, target: Path, *, force: bool) -> None:
     files = {target / file.name: file.read_bytes() for file in entries}
     present = sorted(str(path) for path in files if path.exists())
     if present and not force:
-        raise UsageError(f"{present[0]}: already exists", hint="overwrite it with --force")
+        raise UsageError(
+            f"{present[0]}: already exists",
+            hint="choose another folder, or overwrite the file with --force",
+        )
     target.mkdir(parents=True, exist_ok=True)
     for path, content in sorted(files.items()):
         write_atomic(path, content)

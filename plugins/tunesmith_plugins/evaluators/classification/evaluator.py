@@ -1,4 +1,4 @@
-"""Accuracy and macro F1 of answers that are labels."""
+"""Measure accuracy and macro F1 of answers that are labels."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Classification:
         """Return the label reader, the label of each reference, and all labels.
 
         Without ``labels``, each distinct spelling among the references is a label. With ``labels``,
-        a reference may be spelled differently, as long as it matches a single label. A validation
-        row always counts as wrong if no test row has its label.
+        a reference may have another spelling that matches a single label. A validation row always
+        counts as wrong if no test row has its label.
         """
         named = references if self.references is None else self.references
         found = filter(None, map(self.normalizer.find, named))
@@ -111,7 +111,7 @@ def compute_macro_f1(counts: Matrix) -> Matrix:
     """Return macro F1 for each row of a matrix with three columns per class.
 
     The columns are sums over rows of the columns of :func:`count_outcomes`. The mean is over the
-    classes that occur in the references; a class that is never predicted has an F1 of 0.
+    classes that occur in the references. A class that is never predicted has an F1 of 0.
     """
     right, expected, predicted = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
     used = expected > 0

@@ -24,7 +24,7 @@ class Block:
 def read_fenced_blocks(text: str) -> list[Block]:
     """Return the fenced blocks of a text, in order.
 
-    A block starts with three or more backticks or tildes. It ends at a line with nothing but at
+    A block starts with three or more backticks or tildes. It ends at a line that consists of at
     least as many of them, or at the end of the text. The indent of the opening fence is removed
     from the lines in the block.
     """

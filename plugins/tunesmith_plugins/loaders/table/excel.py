@@ -1,7 +1,6 @@
-"""Read rows from a sheet of an Excel workbook (.xlsx). Values are read as stored, and returned as
-text.
+"""Read rows from a sheet of an Excel workbook (.xlsx), with the stored values as text.
 
-A workbook is a zip archive of XML files, and the sizes that it declares are not trusted.
+A workbook is a zip archive of XML files. The module does not trust the sizes that it declares.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def _read_rows(file: DataFile, options: RowOptions, sheet: str | None) -> Iterat
 
 
 def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
-    """Return the sheet with this title, or else the only sheet that has cells.
+    """Return the sheet with this title or, without a title, the only sheet that has cells.
 
     Raises:
         DataError: there is no such sheet, or several sheets have cells.
@@ -94,7 +93,9 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
     if not sheets:
         raise DataError(name, "has no sheet with cells")
     raise DataError(
-        name, f"has several sheets with cells: {titles}", hint='choose one: sheet = "TITLE"'
+        name,
+        f"has several sheets with cells: {titles}",
+        hint='choose a sheet: data.sheet = "TITLE"',
     )
 
 

@@ -1,4 +1,4 @@
-"""Offer of ``preference``."""
+"""Offer the technique ``preference``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def estimate(options: PreferenceOptions, request: EstimateRequest) -> Iterator[E
 
 
 def options_for(records: Sequence[Record]) -> Mapping[str, object]:
-    """Return options that select KTO if any record is a labeled answer; pairs need no options."""
+    """Return options that select KTO if any record is a labeled answer, otherwise no options."""
     has_labels = any(isinstance(record, UnpairedPreference) for record in records)
     return {"loss.type": "kto"} if has_labels else {}
 

@@ -1,4 +1,4 @@
-"""Preference optimization on pairs of answers, with adapters or all weights."""
+"""Train with preference optimization on pairs of answers, with adapters or all weights."""
 
 from __future__ import annotations
 
