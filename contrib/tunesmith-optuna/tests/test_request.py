@@ -47,7 +47,7 @@ def test_the_offer_loads_the_command() -> None:
         (["--pruner", "best"], "tune.pruner: should be 'median', 'hyperband' or 'none'"),
         (["--trials", "0"], "tune.trials: should be greater than or equal to 1"),
         (["--metric", "exact-mach"], 'did you mean "exact-match"?'),
-        (["--on", "nowhere"], "tune.on: there is no launcher named `nowhere`"),
+        (["--on", "nowhere"], "tune.on: no installed plugin offers the launcher `nowhere`"),
         (["--set", "technique.epochs=0"], "technique.epochs: should be greater"),
         (["--set", "data.train=nothing.jsonl"], "nothing.jsonl"),
     ],
@@ -64,7 +64,10 @@ def test_a_search_needs_options_to_search(run_file: Path) -> None:
     text = run_file.read_text().partition("[tune.search]")[0]
     run_file.write_text(text)
     printed = refuse(run_file)
-    assert "tune.search: names no option to search" in printed and "--search " in printed
+    assert (
+        "tune.search: the run file does not state which options to search" in printed
+        and "--search " in printed
+    )
 
 
 def test_a_dry_run_prints_the_space(run_file: Path) -> None:
@@ -220,5 +223,5 @@ def test_every_problem_of_the_space_is_named_at_once(run_file: Path) -> None:
 
 def test_a_launcher_is_a_group_of_commands_of_a_plugin(run_file: Path) -> None:
     _, catalog = api.load_plan(run_file)
-    with pytest.raises(UsageError, match="no launcher `data`"):
+    with pytest.raises(UsageError, match="no installed plugin offers the launcher `data`"):
         ClusterLauncher.find("data", catalog)

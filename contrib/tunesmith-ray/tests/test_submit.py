@@ -68,7 +68,7 @@ def test_the_processes_of_a_run_with_code_trust_it(project: Path, has_code: bool
         (["--set", "ray.placement=near"], "ray.placement"),
         (["--gpus", "2", "--set", "run.device=cpu"], "run.device is cpu"),
         (["--set", "run.device=cuda"], "ray.gpus is 0, but run.device is cuda"),
-        (["--address", "local", "--detach"], "ends with this command"),
+        (["--address", "local", "--detach"], "would end with this command"),
     ],
 )
 def test_mistakes_are_named(

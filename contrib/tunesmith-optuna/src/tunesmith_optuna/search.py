@@ -1,4 +1,4 @@
-"""The search, which proposes trials, runs them, and records their results."""
+"""Run a search: propose trials, execute them, and record their results."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RunningTrial:
 
     @property
     def seconds(self) -> float:
-        """Run time of the trial, or the time since this search started to follow it."""
+        """The seconds since the trial started, or since this process started to follow it."""
         return self.log.seconds or time.monotonic() - self.began
 
 
@@ -124,7 +124,7 @@ class Search:
             self._start(trial, resumed=False)
 
     def _start(self, trial: Trial, *, resumed: bool) -> None:
-        """Start the run of a trial; if its options conflict, the trial counts as failed."""
+        """Start the run of a trial. If its options conflict, record the trial as failed."""
         options = self.study.space.decode(trial.params)
         self.view.begin(trial.number, options, resumed)
         try:
@@ -156,7 +156,7 @@ class Search:
         self.view.update([running.log for _, running in sorted(self.running.items())])
 
     def _compare(self, running: RunningTrial) -> None:
-        """Compare new validation losses with other trials, and stop the trial if it is worse."""
+        """Compare a trial's new validation losses with other trials, and stop it if it is worse."""
         evaluations = [*running.log.evaluations.values()]
         for evaluation in evaluations[running.compared :]:
             running.compared += 1
@@ -185,7 +185,7 @@ class Search:
         if len(ended) >= FIRST_FAILURES and all(row.state == "failed" for row in ended):
             raise TrainingError(
                 f"the first {len(ended)} trials failed: {one_line(ended[-1].reason, 400)}",
-                hint="first make sure that the run file itself works: tunesmith run",
+                hint="make sure that the run file works without a search: tunesmith run",
             )
 
     def _find_result(self, log: TrialLog) -> Result | None:
@@ -198,12 +198,12 @@ class Search:
     def _find_reason(self, log: TrialLog) -> str:
         if log.status == "ok":
             objective = self.runs.objective
-            return f"{objective.id} did not measure {objective.metric.name} of its model"
+            return f"the evaluator {objective.id} did not measure {objective.metric.name}"
         reason = str(log.finished["error"]) if log.finished else ""
         return reason or self.launcher.describe_end(log.folder)
 
     def _leave(self) -> None:
-        """Stop local trials, which the search can continue later; cluster jobs continue."""
+        """Stop local trials, so that the search can continue them later. Cluster jobs continue."""
         if self.launcher.leaves_runs:
             return
         for running in self.running.values():

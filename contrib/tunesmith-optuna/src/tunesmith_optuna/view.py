@@ -23,7 +23,7 @@ BAR_WIDTH = 24
 
 
 class SearchView:
-    """Prints a line when a trial starts or ends; on a terminal, it also shows running trials."""
+    """Prints a line when a trial starts or ends, and shows running trials on a terminal."""
 
     def __init__(self, objective: Objective, names: Mapping[str, str], *, quiet: bool) -> None:
         self._objective, self._names = objective, names

@@ -13,7 +13,7 @@ from tunesmith_remote.options import check_url
 
 
 class Bucket:
-    """The folder at ``url``. Names are relative to it; credentials come from the environment."""
+    """A folder at ``url``, with relative names and credentials from the environment."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -23,7 +23,7 @@ class Bucket:
         self._files, self._root = _open(self.url)
 
     def list_sizes(self, folder: str) -> dict[str, int]:
-        """Return the objects in a folder with their sizes in bytes; empty if it does not exist."""
+        """Return the objects in a folder with their sizes in bytes, or {} without a folder."""
         with self._explained(folder):
             try:
                 found = self._files.ls(self._path(folder), detail=True)
@@ -91,7 +91,7 @@ class Bucket:
 
     @contextmanager
     def _explained(self, name: str, passed: type[Exception] = UsageError) -> Iterator[None]:
-        """Convert every error of the store to an EnvironmentProblem: each library has its own."""
+        """Convert errors of the store to EnvironmentProblem, because each library has its own."""
         try:
             self._files.invalidate_cache()  # another machine may have written
             yield
@@ -120,7 +120,7 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url, **options)
     except ValueError as error:
-        known = "such as s3://bucket/path, or one that another fsspec library supports"
+        known = "use a URL such as s3://bucket/path, or one that another fsspec library supports"
         raise UsageError(f"{url}: {describe(error)}", hint=f"use a URL {known}") from None
     except ImportError as error:
         raise EnvironmentProblem(

@@ -84,8 +84,8 @@ def check_run(plan: Plan, options: SlurmOptions) -> None:
     """Reject a run that the job cannot execute.
 
     Raises:
-        UsageError: the technique supports only one process but the job has several, or it trains on
-            a different device than the job has.
+        UsageError: the technique supports only one process but the job has several, or the run
+            trains on a device that the job does not have.
         EnvironmentProblem: the weights of the model are missing.
     """
     api.require_runnable(plan)
