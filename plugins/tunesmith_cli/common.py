@@ -68,19 +68,19 @@ pass_state = click.make_pass_decorator(CliState, ensure=True)
 
 
 def common_options(function: F) -> F:
-    """Add the common options; their values are stored in the :class:`CliState`."""
+    """Add the common options, whose values the :class:`CliState` stores."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
 def json_option(function: F) -> F:
-    """Add ``--json``."""
+    """Add the option ``--json``, which prints the result as JSON."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
 
 
 def set_option(function: F) -> F:
-    """Add ``--set``."""
+    """Add the option ``--set``, which overrides a key of the run file."""
     return click.option(
         "--set",
         "sets",

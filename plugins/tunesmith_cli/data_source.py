@@ -57,7 +57,7 @@ class LoadedFile:
 
 
 def file_options(function: F) -> F:
-    """Add the options that state how to read a data file; pass them as overrides, ``file_sets``."""
+    """Add the options that state how to read a data file, and pass them as ``file_sets``."""
 
     @wraps(function)
     def command(*args: Any, **values: Any) -> Any:

@@ -28,7 +28,7 @@ PIP_COMMANDS = {
 
 
 def exit_code_of(work: Callable[[], object], state: CliState) -> int:
-    """Call ``work`` and return the exit code; if it raises an error, print the error on stderr.
+    """Call ``work``, print its error (if any) on stderr, and return the exit code.
 
     If stdout cannot be written (a full disk, for example), a command fails only if its output is
     its only result. A reader that closes the pipe early (``| head``) does not make it fail, because

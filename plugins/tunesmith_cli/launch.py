@@ -156,7 +156,7 @@ def open_run(
     files: Sequence[str] = (),
     disabled: Sequence[str] = (),
 ) -> tuple[RunFolder | None, Plan]:
-    """Read a run file or open a run folder; return the folder (None for a file) and the plan.
+    """Read a run file or open a run folder, and return the folder (None for a file) and the plan.
 
     Raises:
         UsageError: the run is finished, or ``sets`` or ``out`` are given for a run folder.
@@ -278,7 +278,7 @@ def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
 
 
 def print_error(error: TunesmithError, report: Callable[[str], None]) -> int:
-    """Print an error and its hint in the process of a job; return the exit code."""
+    """Print an error and its hint in the process of a job, and return the exit code."""
     report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
     return error.exit_code
 

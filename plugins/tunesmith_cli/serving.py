@@ -22,7 +22,7 @@ class ServedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedAnswer:
-    """The complete answer to a request; ``seconds`` is the time from request to last token.
+    """The complete answer to a request. ``seconds`` is the time from request to last token.
 
     Tuples have one value per choice. ``prompt_tokens`` and ``completion_tokens`` are the counts
     that the client receives as usage. Only finished choices have completion tokens.
@@ -45,7 +45,7 @@ class ServeExtension:
     """Base class of extensions of ``tunesmith serve``. Its methods do nothing until overridden."""
 
     def models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel]:
-        """Return additional models to serve, by name; ``load`` opens the folder of an adapter."""
+        """Return additional models to serve, by name. ``load`` opens the folder of an adapter."""
         return {}
 
     def choose(self, request: ServedRequest) -> str | None:

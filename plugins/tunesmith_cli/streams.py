@@ -24,7 +24,7 @@ class ErrorTolerantFile(io.FileIO):
     failure: OSError | None = None
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write data, or drop it after an error; wait if the file is non-blocking and full."""
+        """Write data, or drop it after an error. Wait if the file is non-blocking and full."""
         while self.failure is None:
             try:
                 written: int | None = super().write(data)

@@ -42,7 +42,7 @@ class UntrainedTechnique:
         raise RunStopped(ENDED_MESSAGE)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Open the model with the real technique; see :class:`tunesmith.contracts.Technique`."""
+        """Open the model with the real technique. See :class:`tunesmith.contracts.Technique`."""
         return self.technique.open(model, artifact, device=device)
 
 
@@ -55,7 +55,7 @@ class MeasuredBaseline:
     """The score, or None if the baseline was skipped."""
 
     def to_json(self) -> JSON:
-        """Return the baseline as a JSON object."""
+        """Return the baseline, with its variant and score, as a JSON object."""
         measured, chosen = self.measured, self.chosen
         return {
             "baseline": chosen.baseline,

@@ -87,7 +87,7 @@ class RunResults:
         return next((event.version for event in events), "")
 
     def rows(self, evaluator: str, metric: str) -> Mapping[RowKey, JSON]:
-        """Return the tuned model's rows with their values of a metric; the result is cached.
+        """Return the tuned model's rows with their values of a metric, from a cache if possible.
 
         Raises:
             IntegrityError: the per-row results file is missing or damaged.
@@ -144,7 +144,7 @@ class MetricDifference:
 
 
 def find_comparison_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
-    """List the reasons why two runs must not be compared; empty if they are comparable.
+    """Return the reasons why two runs must not be compared, or [] if they are comparable.
 
     Comparable runs have the same test rows, and evaluators with the same options (including
     decoding) and versions. The catalog provides the default options of evaluators that a plan does
@@ -211,7 +211,7 @@ def pair_rows(
     metric: str,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PairedRows:
-    """Pair the rows of two runs by a metric; identical rows are paired in order.
+    """Pair the rows of two runs that have values of a metric. Identical rows pair in order.
 
     Rows match if their prompt, expected answer and weight are equal. For a loss per token the
     weight is the token count, so only rows with the same number of tokens in both models match. If
@@ -290,7 +290,7 @@ def compare_metric(
     confidence: float = 0.95,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> MetricDifference | None:
-    """Compare two runs by one evaluator and metric; return None if they share no row."""
+    """Compare two runs by one evaluator and metric, or return None if they share no row."""
     pairs = pair_rows(first, second, *key, metrics)
     return compare_pairs(second.measured[key], pairs, confidence) if len(pairs) else None
 

@@ -76,7 +76,7 @@ class SliceChange:
 
 
 def list_target_slices(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
-    """Return the slices that look weak on the first half; rows are collected for these."""
+    """Return the slices that look weak on the first half, for which users collect rows."""
     return [weak.slice for weak in find_weak_slices(rows, higher_is_better)]
 
 

@@ -69,13 +69,13 @@ def format_duration_range(low: float, high: float) -> str:
 
 
 def format_difference(value: float) -> str:
-    """Format a difference with its sign: "+0.890", "-0.083"; zero is "0.000"."""
+    """Format a difference with its sign: "+0.890", "-0.083", or "0.000" for zero."""
     text = format_number(value)
     return f"+{text}" if value >= MIN_SHOWN_VALUE else text
 
 
 def format_confidence(level: float) -> str:
-    """Format a confidence level: "95 %", "98.8 %", "99.983 %"; never "100 %"."""
+    """Format a confidence level as "95 %", "98.8 %" or "99.983 %", but never as "100 %"."""
     missing = 100 * (1 - level)
     decimals = max(1, 1 - math.floor(math.log10(missing)))
     return f"{f'{100 - missing:.{decimals}f}'.rstrip('0').rstrip('.')} %"
@@ -103,7 +103,7 @@ def format_rows(n: int, units: int, noun: str = "") -> str:
 
 
 def format_estimate(value: float, low: float, high: float, *, signed: bool = False) -> str:
-    """Format a value with its interval: "0.890 [0.814, 0.937]"; use ``signed`` for differences."""
+    """Format a value with its interval: "0.890 [0.814, 0.937]". Differences are ``signed``."""
     text = format_difference(value) if signed else format_number(value)
     return f"{text} {format_interval(low, high, signed=signed)}"
 
@@ -172,7 +172,7 @@ def format_ticks(ticks: Sequence[float]) -> list[str]:
 
 
 def format_date(iso: str) -> str:
-    """Format an ISO 8601 time as "28 Nov 2026, 03:45 UTC"; return other text unchanged."""
+    """Format an ISO 8601 time as "28 Nov 2026, 03:45 UTC", and return other text unchanged."""
     try:
         time = datetime.fromisoformat(iso)
     except ValueError:

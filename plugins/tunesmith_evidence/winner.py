@@ -89,7 +89,7 @@ def discard_winner(folder: Path) -> None:
 
 
 def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
-    """Open the winning baseline of a run.
+    """Rebuild the winning baseline of a run from its folder ``winner``.
 
     Returns:
         The baseline's name with its variant, and the baseline as a text model.

@@ -267,7 +267,10 @@ def test_a_command_of_two_plugins_is_ambiguous(tunesmith: Tunesmith, name: str) 
     assert f"`tunesmith --no-plugin NAME {name}`" in done.stderr
     assert "wave" not in tunesmith("--help", **offers).stdout
     listed = tunesmith("plugins", "list", **offers).stdout
-    assert f'command "{name}" of file:one, file:two: offered by more than one plugin' in listed
+    assert (
+        f'command "{name}" of file:one, file:two cannot be used: offered by more than one plugin'
+        in listed
+    )
     alone = tunesmith("--no-plugin", "two", *name.split(), **offers)
     assert "hi from wave in one" in alone.stdout
 

@@ -29,7 +29,7 @@ class CutAnswers:
 
 
 def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
-    """Count the answers in a measurement that were cut off; ``folder`` is its run folder.
+    """Count the answers in a measurement that were cut off. ``folder`` is its run folder.
 
     Raises:
         IntegrityError: the per-row results file is missing or damaged.

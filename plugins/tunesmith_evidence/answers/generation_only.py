@@ -27,7 +27,7 @@ class GenerationOnlyModel(ABC):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Raise :attr:`refusal`.
+        """Raise the error :attr:`refusal`, because this model cannot score.
 
         Raises:
             UsageError: always.

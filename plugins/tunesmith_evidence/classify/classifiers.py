@@ -115,7 +115,7 @@ def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
 
 
 def predict(classifier: Classifier, rows: Rows) -> list[str]:
-    """Return the label with the highest score per row; ties go to the more frequent label."""
+    """Return the label with the highest score per row. Ties go to the more frequent label."""
     return [label for label, _ in predict_with_lead(classifier, rows)]
 
 

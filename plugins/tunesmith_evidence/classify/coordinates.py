@@ -44,7 +44,7 @@ class Basis:
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
-    """Rows as coordinates in a basis."""
+    """Rows of a matrix, stored as coordinates in an orthonormal basis."""
 
     matrix: Floats
     """The coordinates: (rows, dimensions)."""
@@ -52,7 +52,7 @@ class DenseRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of rows and number of dimensions."""
+        """The number of rows and the number of dimensions."""
         return self.matrix.shape
 
     def find_empty(self) -> NDArray[np.bool_]:

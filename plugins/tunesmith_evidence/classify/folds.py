@@ -21,7 +21,7 @@ FitClassifier: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
 
 
 def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return the fold of each text; equal texts are in the same fold."""
+    """Return the fold of each text, with equal texts in the same fold."""
     digests = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
         for text in texts

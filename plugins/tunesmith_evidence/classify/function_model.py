@@ -25,7 +25,7 @@ class FunctionModel(GenerationOnlyModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Return the answers; ``max_new_tokens`` is ignored."""
+        """Return the function's answers, whatever their length. ``max_new_tokens`` is ignored."""
         found = self.answer(prompt_texts(prompts)) if prompts else []
         if progress is not None:
             progress(len(prompts))

@@ -47,7 +47,7 @@ def _is_private(url: str) -> bool:
 
 
 def read_token(variable: str | None) -> str:
-    """Read the token from an environment variable; empty if ``variable`` is None.
+    """Return the token in an environment variable, or "" if ``variable`` is None.
 
     Raises:
         EnvironmentProblem: the variable is not set, or contains characters that a header cannot.

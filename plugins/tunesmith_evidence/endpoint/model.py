@@ -21,7 +21,7 @@ ANSWER_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class EndpointModel(GenerationOnlyModel):
-    """A text model that sends conversations to an endpoint; it cannot score given answers."""
+    """A text model that sends conversations to an endpoint. It cannot score given answers."""
 
     endpoint: Endpoint
 

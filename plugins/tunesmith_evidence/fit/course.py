@@ -108,7 +108,7 @@ class LossHistory:
 
     @property
     def is_of_data(self) -> bool:
-        """False for an RL policy, whose loss does not show progress; True for all other losses."""
+        """True unless the loss is that of an RL policy, which does not show progress."""
         return self.is_of_pairs or not any(step.metrics for step in self.steps)
 
     @property

@@ -99,7 +99,7 @@ class FitDiagnosis:
     """
 
     def to_json(self) -> JSON:
-        """Return all fields by name."""
+        """Return the diagnosis as JSON, with all fields by name."""
         return asdict(self)
 
 
@@ -107,7 +107,7 @@ Finding = tuple[FitState, str]
 
 
 def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
-    """Diagnose a finished run; return None if it is unfinished or nothing useful was measured.
+    """Diagnose a run, or return None if it is unfinished or nothing useful was measured.
 
     Args:
         folder: the run folder.

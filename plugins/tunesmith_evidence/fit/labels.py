@@ -71,7 +71,7 @@ def count_other_answers(report: Report) -> tuple[int, int]:
 
 
 def fano_bound(error: float, labels: int) -> float:
-    """Return Fano's bound for a label's cost in nats; ``error`` is the share of wrong answers."""
+    """Return Fano's bound for a label's cost in nats, given the share of wrong answers."""
     error = min(error, 1 - 1 / labels)
     if error <= 0:
         return 0.0

@@ -91,7 +91,7 @@ class Judgments:
 
     @property
     def invalid(self) -> int:
-        """Number of replies without a verdict."""
+        """The number of replies without a verdict."""
         return sum((not j.forward) + (not j.backward) for j in self.judged)
 
 

@@ -26,7 +26,7 @@ def split_words(text: str) -> list[str]:
 
 
 class BM25:
-    """An inverted index over texts."""
+    """Ranks texts for a query with an inverted index over their words."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         rows: dict[str, list[int]] = {}

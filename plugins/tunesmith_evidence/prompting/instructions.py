@@ -76,7 +76,7 @@ def _name_type(value: str) -> str:
 
 
 def describe_length(answers: Sequence[str]) -> str:
-    """Return an instruction with the maximum length of short one-line answers; otherwise ""."""
+    """Return an instruction with the maximum length of short one-line answers, otherwise ""."""
     if not answers or any("\n" in answer.strip() for answer in answers):
         return ""
     longest = sorted(len(answer.split()) for answer in answers)[int(0.95 * (len(answers) - 1))]

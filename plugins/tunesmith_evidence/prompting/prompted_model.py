@@ -134,7 +134,7 @@ class PromptedModel(WrappedModel):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Score completions; all completions of the same prompt get the same examples."""
+        """Score completions, with the same examples for all completions of a prompt."""
         room: dict[Prompt, int] = {}
         for prompt, answer in zip(prompts, completions, strict=True):
             room[prompt] = max(room.get(prompt, 0), _most_tokens(answer))

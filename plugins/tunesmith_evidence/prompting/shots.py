@@ -28,7 +28,7 @@ _PUNCTUATION = re.compile(r"[.,;:?!]+(?!\S)")
 
 
 def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Choose worked examples at random.
+    """Choose worked examples at random, covering as many answers as possible.
 
     Use each distinct answer once before repeating any, so that the examples show as many classes as
     possible. Prefer short examples, because every prompt includes them. The longer half only

@@ -31,7 +31,7 @@ CALIBRATION_PROMPTS = 16
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """The parts of a prompt for a task."""
+    """The parts of a task's prompt: its examples, and descriptions of its answers."""
 
     examples: Sequence[Example]
     kind: TaskKind

@@ -43,7 +43,7 @@ text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
 
 
 def render_card_markdown(view: ReportView) -> str:
-    """Return the card as Markdown."""
+    """Return the card of a run, a summary on one page, as Markdown."""
     headline = view.headline
     parts = [f"### {escape_markdown(headline.word)}: {escape_markdown(view.title, 200)}"]
     if view.right_answers:

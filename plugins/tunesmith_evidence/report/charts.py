@@ -48,7 +48,7 @@ class Scale:
     log: bool = False
 
     def position_of(self, value: float) -> float:
-        """Return the position of a value."""
+        """Return the position of a value between the two ends of the axis."""
         low, high = self.low, self.high
         if self.log:
             value, low, high = math.log10(value), math.log10(low), math.log10(high)

@@ -43,7 +43,7 @@ class Prediction:
     """``bytes`` or ``seconds``."""
 
     def format(self, value: float) -> str:
-        """Format a value of this quantity."""
+        """Format a value of this quantity with its unit."""
         return format_bytes(round(value)) if self.unit == "bytes" else format_duration(value)
 
     @property

@@ -67,7 +67,7 @@ class ComparisonRow:
 
 
 def find_headline(report: Report, status: str = "") -> Headline:
-    """Return the headline of a report.
+    """Return the verdict's headline, or one about the run's status if there is no verdict.
 
     Args:
         report: the run's report.

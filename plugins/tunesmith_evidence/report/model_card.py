@@ -95,7 +95,7 @@ def find_license(base: Path | None) -> str | None:
 def render_model_card(
     view: ReportView, *, name: str, base: str | None, license: str | None, form: str
 ) -> str:
-    """Return the card of a model; it contains no data rows and no paths.
+    """Return the card of a model, which contains no data rows and no paths.
 
     Args:
         view: report of the run.

@@ -40,7 +40,7 @@ __all__ = ["MetricView", "ReportView", "ScoreRow", "describe_unit"]
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A model's score as text."""
+    """A model's score on one metric, formatted as text."""
 
     model: str
     value: str
@@ -52,7 +52,7 @@ class ScoreRow:
 
     @classmethod
     def of(cls, event: Measured) -> ScoreRow:
-        """Return a measurement's score as text."""
+        """Return the score row of a measurement."""
         leakage_free = event.leakage_free and cls._format(
             f"{event.model}, leakage-free", event.leakage_free
         )
@@ -156,7 +156,7 @@ class MetricView:
 
 @dataclass(frozen=True)
 class ReportView:
-    """The view of a run's report; each part is computed on first access."""
+    """The view of a run's report. Each part is computed on first access."""
 
     report: Report
     folder: Path
@@ -191,7 +191,7 @@ class ReportView:
 
     @property
     def error(self) -> str:
-        """The error of a run that failed after its verdict; usually empty."""
+        """The error of a run that failed after its verdict, otherwise an empty string."""
         finished = self.report.finished
         return finished.error if finished and finished.verdict else ""
 

@@ -72,7 +72,7 @@ class CanarySet:
     controls: tuple[Secret, ...]
 
     def to_json(self) -> JSON:
-        """Return the set as JSON."""
+        """Return the canaries, their repetitions and the controls as JSON."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
@@ -156,7 +156,7 @@ class CanaryResult:
 
 
 def rank_canaries(canaries: Sequence[float], controls: Sequence[float]) -> CanaryResult:
-    """Rank the canaries' scores among the controls' scores; a higher score is more probable.
+    """Rank the canaries' scores among the controls' scores. Higher scores are more probable.
 
     Two tests share the error probability of 5 %. The rank of each canary (with Holm's correction)
     detects a single memorized canary. The shift of all canaries detects weak memorization of many.

@@ -42,7 +42,7 @@ class GeneralPrompt:
     """Name of the pair of a real and an invented thing; empty if there is none."""
 
     def is_right(self, answer: str) -> bool:
-        """Return True if an answer meets every condition; reasoning before it is ignored."""
+        """Return True if an answer, without its reasoning, meets every condition."""
         text = strip_reasoning(answer).strip()
         return bool(text) and all(
             _CHECKS[name](text, wanted) for name, wanted in self.conditions.items()

@@ -33,7 +33,7 @@ def paired_p_value(
 
 
 def p_value_of_pairs(paired: PairedSample, resamples: int, seed: int) -> float:
-    """Compute the two-sided p-value of a paired sample; see :func:`paired_p_value`."""
+    """Compute the two-sided p-value of a paired sample. See :func:`paired_p_value`."""
     sample = paired.sample
     if paired.is_binary and sample.is_simple:
         up = sum(1 for difference in paired.differences if difference > 0)

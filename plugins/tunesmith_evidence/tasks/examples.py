@@ -74,7 +74,7 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the text of each prompt; see :func:`prompt_text`."""
+    """Return the text of each prompt. See :func:`prompt_text`."""
     return [*map(prompt_text, prompts)]
 
 

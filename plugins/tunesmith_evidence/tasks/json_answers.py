@@ -96,7 +96,7 @@ def _flatten(path: FieldPath, value: Any) -> list[tuple[FieldPath, str]]:
 
 @dataclass(frozen=True)
 class JsonStyle:
-    """The formatting of JSON text."""
+    """The style of JSON answers: separators, indent, escapes and the text around them."""
 
     comma: str = ", "
     colon: str = ": "
@@ -108,7 +108,7 @@ class JsonStyle:
     closing: str = ""
 
     def write(self, value: Any, level: int = 1) -> str:
-        """Write a value as JSON text."""
+        """Write a value as JSON text in this style."""
         if isinstance(value, _Number):
             return str(value)
         if isinstance(value, dict):
@@ -129,7 +129,7 @@ class JsonStyle:
         return f"{opening}{line}{(self.comma.rstrip() + line).join(items)}{end}{closing}"
 
     def write_fields(self, fields: Mapping[FieldPath, str]) -> str:
-        """Write an answer with these fields; their values are JSON text."""
+        """Write an answer with these fields, whose values are JSON text."""
         root: dict[str, Any] = {}
         for path, value in fields.items():
             below = root

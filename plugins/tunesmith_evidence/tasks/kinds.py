@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
 def detect_task_kind(answers: Sequence[str]) -> TaskKind:
-    """Return the kind of a task with these answers.
+    """Return the kind of a task whose training rows have these answers.
 
     - ``objects``: at least 90 % are JSON objects, and half of all answers share a key.
     - ``classes``: each answer occurs at least twice on average, and few occur only once.

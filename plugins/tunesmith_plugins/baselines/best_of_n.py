@@ -30,7 +30,7 @@ class BestOfNModel(GenerationOnlyModel, WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Sample answers and return the best one for each prompt; ties go to the first.
+        """Sample answers, and return the best one for each prompt. Ties go to the first.
 
         Raises:
             UsageError: the model does not support sampling.
@@ -73,7 +73,7 @@ class BestOfNOptions(RewardOptions):
 
     @property
     def has_reward(self) -> bool:
-        """True if `reward` or `plugin` is set."""
+        """True if the options set a reward with `reward` or `plugin`."""
         return (self.reward or self.plugin) is not None
 
 

@@ -112,7 +112,7 @@ def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
 
 
 def to_json(baselines: Sequence[MeasuredBaseline], folder: RunFolder) -> dict[str, Any]:
-    """Return the baselines as JSON."""
+    """Return the measured and the skipped baselines as JSON."""
     first = _find_measured(baselines)
     return {
         "schema": "tunesmith.baselines/1",

@@ -57,7 +57,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check."""
+    """The result of checking one part of the installation."""
 
     level: Level
     subject: str

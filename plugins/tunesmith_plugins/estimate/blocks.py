@@ -18,7 +18,7 @@ from tunesmith_cli.render import TableCell
 
 @dataclass(frozen=True)
 class TextLine:
-    """A line of the output."""
+    """A line of the output, with a style."""
 
     text: str = ""
     style: str = ""

@@ -201,7 +201,7 @@ def read_calibration(device: Device, environment: Mapping[str, str] | None = Non
 
 
 def append_entry(entry: CalibrationEntry, environment: Mapping[str, str] | None = None) -> bool:
-    """Append an entry to the calibration file; return True if it was written.
+    """Append an entry to the calibration file, and return True if it was written.
 
     Do not raise an error if the file cannot be written, because calibration must not fail a run.
     """

@@ -22,7 +22,7 @@ class EstimateOptions(Options):
 
 
 class CalibrationOptions(Options):
-    """``calibration`` has no options; ``TUNESMITH_CALIBRATION=0`` turns it off."""
+    """``calibration`` has no options. ``TUNESMITH_CALIBRATION=0`` turns it off."""
 
 
 ESTIMATE = TableOffer(

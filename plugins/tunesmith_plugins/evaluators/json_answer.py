@@ -1,4 +1,4 @@
-"""Evaluator ``json``: right fields, validity and schema conformance of JSON answers."""
+"""Evaluator ``json``: measure right fields, validity and schema conformance of JSON answers."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def compare_fields(answer: Any, expected: Any) -> float:
 
 
 def describe_shape(value: Any) -> Any:
-    """Return the keys and types of a value; a list is represented by its first element."""
+    """Return the keys and types of a value, using the first element of each list."""
     if isinstance(value, dict):
         return {key: describe_shape(below) for key, below in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Evaluator ``preference-accuracy``: share of pairs whose chosen answer is more likely."""
+"""Evaluator ``preference-accuracy``: measure how often the chosen answer is more likely."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class PreferenceAccuracy(RowWise):
         self.options = options
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value per pair; the details count how often the model prefers each length.
+        """Return one value per pair, with details on how often the model prefers each length.
 
         Raises:
             DataError: a record is not a pair of answers.

@@ -1,4 +1,4 @@
-"""Evaluator ``tool-call``: share of answers that call the right tools with the right arguments."""
+"""Evaluator ``tool-call``: measure the share of answers with the right tools and arguments."""
 
 from __future__ import annotations
 

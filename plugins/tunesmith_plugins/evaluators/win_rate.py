@@ -1,4 +1,4 @@
-"""Evaluator ``win-rate``: how often a reward ranks the answer above that of another model."""
+"""Evaluator ``win-rate``: measure how often a reward prefers the answer to another model's."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class HubDatasetLoader:
         return self.options.train.removeprefix("hf://").removeprefix("datasets/")
 
     def load(self) -> Dataset:
-        """Read all rows.
+        """Read the rows of all configured splits from the Hub.
 
         Raises:
             DataError: the dataset cannot be read, or more rows are skipped than allowed.

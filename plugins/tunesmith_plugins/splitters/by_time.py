@@ -137,7 +137,7 @@ class ByTime:
     options: ByTimeOptions
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
-        """Split records by time.
+        """Split records by time, with the newest ones as test and validation rows.
 
         Raises:
             DataError: a row has no time, times cannot be compared, or a split would be empty.

@@ -49,7 +49,7 @@ class Gap:
         return any(text in self.reason for text in (NO_ENCODER, NO_HIDDEN_STATES))
 
     def to_json(self) -> JSON:
-        """Return the gap as it appears in the report."""
+        """Return the gap as JSON, as it appears in the report."""
         return {"baseline": self.baseline, "solution": self.solution, "reason": self.reason}
 
 

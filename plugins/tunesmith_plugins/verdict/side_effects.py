@@ -56,7 +56,7 @@ class SideEffect:
         return f"{change}: {text}" if self.is_price and isinstance(text, str) else change
 
     def to_json(self) -> JSON:
-        """Return the side effect as it appears in the verdict's JSON."""
+        """Return the side effect as JSON, as it appears in the verdict."""
         compared = self.comparison.to_json()
         kept = ("n", "units", "difference", "low", "high", "outcome", "detectable")
         return {

@@ -134,7 +134,7 @@ def submit_to(launcher: str, words: list[str]) -> object:
 
 
 def write_yaml(content: dict[str, object], launcher: str) -> str:
-    """Return the text of a job file."""
+    """Return the YAML text of a job file, with a comment at the top."""
     head = f"# Written by `tunesmith submit --on {launcher}`. Each start continues the run.\n"
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
     return head + text

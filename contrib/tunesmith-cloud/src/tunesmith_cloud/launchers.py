@@ -14,7 +14,7 @@ from tunesmith_cloud.options import CloudOptions
 
 @dataclass(frozen=True)
 class Work:
-    """The run that a job works on."""
+    """The run that a job executes, with its paths inside the job."""
 
     name: str
     """Name of the run, valid as a host name."""

@@ -20,7 +20,7 @@ _SECONDS = 600
 
 
 class LlamaCpp:
-    """A GGUF file loaded into llama.cpp."""
+    """A GGUF file that is loaded into llama.cpp for verification."""
 
     def __init__(self, server: Any, model: Any, *, exact: bool, turns: Turns | None) -> None:
         self.server = server

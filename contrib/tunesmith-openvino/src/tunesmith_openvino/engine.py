@@ -1,4 +1,4 @@
-"""Verify exports in OpenVINO GenAI, which renders, tokenizes and generates; its graph scores.
+"""Verify exports in OpenVINO GenAI, which renders, tokenizes, generates and scores.
 
 Shapes: T tokens, N scored positions, V vocabulary.
 """

@@ -31,7 +31,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as a row of the table."""
+    """A trial, with the values that a row of the results table shows."""
 
     number: int
     state: str
@@ -122,7 +122,7 @@ class SearchResult:
         return f"; the run file's own options, trial {found.number}: {value}"
 
     def to_json(self) -> JSON:
-        """Return the search as JSON."""
+        """Return the results of the search as JSON."""
         metric = self.objective.metric
         return {
             "schema": "tunesmith.tune/1",

@@ -46,7 +46,7 @@ class ProgressView(Protocol):
 
 @dataclass
 class RunningTrial:
-    """A trial that is running."""
+    """A running trial, with the events that its run has written so far."""
 
     trial: Trial
     log: TrialLog

@@ -104,7 +104,7 @@ class Choices:
         return [*self.values]
 
     def grid(self) -> list[Value] | None:
-        """Return all values."""
+        """Return all choices."""
         return [*self.values]
 
     def contains(self, value: object) -> bool:

@@ -102,7 +102,7 @@ class Study:
         return dict(found.intermediate_values)
 
     def finish(self, trial: Trial, result: Result, seconds: float) -> None:
-        """Record the result of a trial."""
+        """Record the score of a finished trial."""
         trial.set_user_attr("result", [result.low, result.high, result.n])
         self._end(trial, TrialState.COMPLETE, seconds, "", result.value)
 

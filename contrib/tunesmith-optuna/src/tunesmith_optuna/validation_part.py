@@ -45,7 +45,7 @@ class ValidationPart:
     options: ValidationPartOptions
 
     def load(self) -> Dataset:
-        """Return the training and validation rows; the validation rows are also the test split.
+        """Return the training and validation rows. The validation rows are also the test split.
 
         Raises:
             DataError: the data has no validation rows.

@@ -55,7 +55,7 @@ class SearchView:
         self._print(f"trial {number} {'continues' if resumed else 'starts'}: {', '.join(texts)}")
 
     def update(self, running: Sequence[TrialLog]) -> None:
-        """Show the progress of the running trials."""
+        """Update the live display with the progress of the running trials."""
         self._running = [*running]
         if self._live:
             self._live.refresh()

@@ -17,7 +17,7 @@ from tunesmith_cli.launch import print_error, wait_for_lock
 
 
 def main(folder: Path) -> int:
-    """Wait for the run's lock, continue the run unless it is finished; return the exit code."""
+    """Wait for the run's lock, then continue an unfinished run, and return the exit code."""
     try:
         wait_for_lock(folder, _report, seconds=math.inf)
         if api.read_report(folder).status == "ok":

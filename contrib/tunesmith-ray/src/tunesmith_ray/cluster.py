@@ -217,7 +217,7 @@ def create_worker(work: Work, number: int, group: Any) -> Any:
 
 
 class RayWorker(Worker):
-    """A worker that is a Ray actor."""
+    """A worker of a run, which is a Ray actor."""
 
     def __init__(self, work: Work, number: int) -> None:
         super().__init__(work, number, ray.util.get_node_ip_address())

@@ -46,7 +46,7 @@ class Bucket:
             self._files.pipe_file(self._path(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a new object; return False if it already exists."""
+        """Write a new object, or return False if it already exists."""
         try:
             with self._explained(name, passed=FileExistsError):
                 self._files.pipe_file(self._path(name), content, mode="create")
@@ -70,7 +70,7 @@ class Bucket:
             raise
 
     def download(self, name: str, target: Path) -> bool:
-        """Download an object to a file; return False if the object does not exist."""
+        """Download an object to a file, or return False if the object does not exist."""
         with self._explained(name):
             try:
                 self._files.get_file(self._path(name), str(target))
@@ -79,7 +79,7 @@ class Bucket:
         return True
 
     def delete(self, name: str) -> None:
-        """Delete an object; ignore it if it does not exist."""
+        """Delete an object. Do nothing if it does not exist."""
         with self._explained(name):
             try:
                 self._files.rm_file(self._path(name))

@@ -41,7 +41,7 @@ def _check_path(path: str) -> str:
 
 
 def is_skipped(path: str) -> bool:
-    """Return True for files of a single machine, unfinished files, and those that failed checks."""
+    """Return True for files not to push: of one machine, unfinished, or failed verification."""
     return path in SKIPPED or any(part.startswith(".") for part in path.split("/"))
 
 

@@ -44,7 +44,7 @@ _TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re
 
 @lru_cache(4_096)
 def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
-    """Parse a text as a date.
+    """Parse a text as a calendar date, in digits or with the name of a month.
 
     Args:
         text: the text to parse; two-digit years are in the 2000s.

@@ -122,7 +122,7 @@ class FieldPredictor:
         return marked
 
     def predict(self, spans: SpanTable, rows: RowsByKind) -> list[str]:
-        """Return the value for each text."""
+        """Return the predicted value of the field for each text, as JSON text."""
         candidates = CandidateRows(self._patterns, spans)
         return self._learned.predict(self.way, rows, candidates, range(len(spans.texts)))
 
@@ -191,7 +191,7 @@ class FieldsModel:
         ]
 
     def answer(self, texts: Sequence[str]) -> list[str]:
-        """Return the JSON object for each text."""
+        """Return the predicted JSON object for each text."""
         if not texts:
             return []
         rows, spans = self._rows_of(texts), SpanTable(texts)

@@ -72,7 +72,7 @@ class FieldRows:
     """The values, with a marker in place of each one that is among the candidates."""
 
     def take(self, chosen: NDArray[np.int64]) -> FieldRows:
-        """Return the chosen rows."""
+        """Return only the rows with these indices."""
         numbers = chosen.tolist()
         return FieldRows(
             {kind: rows[chosen] for kind, rows in self.rows.items()},
@@ -103,7 +103,7 @@ class ValueClassifier:
         return LinearClassifier(self._rows[self._members], self._answers, self._c)
 
     def predict(self, rows: Rows) -> list[str]:
-        """Return a value for each row."""
+        """Return the most probable value for each row."""
         if not self._learns:
             return [self.constant] * rows.shape[0]
         return predict(self._linear, rows)

@@ -47,7 +47,7 @@ def read_prompts(files: Sequence[str]) -> dict[str, UserPrompt]:
 
 
 def read_prompt(path: Path) -> UserPrompt:
-    """Read a prompt file.
+    """Read a prompt from a text file with a system prompt, or from a TOML file.
 
     Raises:
         DataError: the file cannot be read, or is not a valid prompt file.

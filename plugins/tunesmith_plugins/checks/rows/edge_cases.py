@@ -96,7 +96,7 @@ class EdgeCases:
                 self._counts[name] += value
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return one finding with all the counts."""
+        """Return a finding with the number of unusual prompts of each kind."""
         counts = {
             **self._counts,
             NEGATED: self._negations.count(self._rows),

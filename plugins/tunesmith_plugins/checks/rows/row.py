@@ -29,7 +29,7 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(eq=False)
 class Row:
-    """The texts of a record."""
+    """The texts of a record, with the properties that checks derive from them."""
 
     record: Record
     part: Part
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def has_right_answer(self) -> bool:
-        """True if training imitates the answer, which excludes pairs and rated answers."""
+        """True if the answer is an example to imitate, not part of a pair, and not rated."""
         return bool(self.answer) and not isinstance(self.record, Preference | UnpairedPreference)
 
 

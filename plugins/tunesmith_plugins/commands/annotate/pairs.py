@@ -88,7 +88,7 @@ def make_pairs(
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read the pairs of a file.
+    """Read the answer pairs in a file.
 
     Raises:
         UsageError: the file cannot be read.

@@ -23,7 +23,7 @@ class StreamingModel(Protocol):
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Yield the answer so far after each token; the last item is the complete answer."""
+        """Yield the answer so far after each token. The last item is the complete answer."""
         ...
 
 

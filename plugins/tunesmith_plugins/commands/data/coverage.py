@@ -62,7 +62,7 @@ class Traffic:
     """Number of production rows that cannot be read."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON."""
+        """Return the estimated share and the rows to label as JSON."""
         return {**asdict(self.found), "chosen": self.rows, "skipped": self.skipped}
 
     def show(self) -> None:

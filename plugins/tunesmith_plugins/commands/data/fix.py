@@ -84,7 +84,7 @@ def _is_json(content: bytes) -> bool:
 
 
 def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
-    """Return the data file of a source and its encoding; of a run file, its training file.
+    """Return the data file of a source (a run file's training file), and its encoding.
 
     Raises:
         UsageError: the run file does not name exactly one training file.

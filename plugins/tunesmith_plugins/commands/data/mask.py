@@ -13,7 +13,7 @@ _JSON_TOKEN = re.compile(r'"(?P<text>[^"\\]*+(?:\\.[^"\\]*+)*+)"(?P<key>\s*:)?|[
 
 
 def mask_file(content: bytes, *, is_json: bool) -> tuple[bytes, Counter[str]]:
-    """Mask the personal data in a file; return it with the number of values by placeholder.
+    """Return a file with masked personal data, and the number of values by placeholder.
 
     In JSON, mask the texts of each object, but not its keys and numbers. In other files, a row is a
     line. Within quotation marks, as in CSV, a row can contain line breaks.

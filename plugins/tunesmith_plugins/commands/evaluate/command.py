@@ -122,7 +122,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def create_folder(out: Path | None, label: str) -> Path:
-    """Create the folder for the results.
+    """Create the folder for the results of the evaluation.
 
     Raises:
         UsageError: the folder is not empty, or cannot be created.
@@ -191,7 +191,7 @@ def _first_and_last(records: Sequence[Record]) -> list[str]:
 
 
 def show(measured: Sequence[Measured]) -> None:
-    """Print the results as a table."""
+    """Print the results of an evaluation as a table."""
     rows = []
     for event in measured:
         metric, score = f"{one_line(event.metric)} ({describe_unit(event)})", ScoreRow.of(event)

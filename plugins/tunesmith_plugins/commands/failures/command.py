@@ -131,7 +131,7 @@ def to_json(folder: Path, failures: Failures) -> JSON:
 
 
 def show(failures: Failures, items: int) -> None:
-    """Print the failures as text."""
+    """Print the weak slices, then the worst and the regressed rows, as text."""
     measured, rows = failures.measured, len(failures.rows)
     better = "higher" if measured.higher_is_better else "lower"
     render.print_text(
@@ -159,7 +159,7 @@ def show(failures: Failures, items: int) -> None:
 
 
 def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
-    """Print the tested slices; ``rows`` is the total number of rows."""
+    """Print the tested slices. ``rows`` is the total number of rows."""
     render.print_text()
     confirmed = [weak for weak in slices if weak.is_confirmed]
     if rows < 2 * MIN_ROWS:

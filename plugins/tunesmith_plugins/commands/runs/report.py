@@ -80,7 +80,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def write_card(view: ReportView, path: Path) -> None:
-    """Write the card to a new file, as Markdown or SVG by its suffix; ``-`` prints Markdown.
+    """Write the card to a new .md or .svg file, or print it as Markdown for ``-``.
 
     Raises:
         UsageError: the suffix is neither .md nor .svg, or the file exists or cannot be written.

@@ -52,7 +52,7 @@ def show_scores(view: ReportView) -> None:
 
 
 def show_end(view: ReportView) -> None:
-    """Print the result of a run in a few lines; :func:`show_verdict` and others print the rest."""
+    """Print the result of a run in a few lines, without the parts of the whole report."""
     report, headline = view.report, view.headline
     show_headline(view)
     if not report.verdict and headline.figure:

@@ -24,7 +24,7 @@ Outcome = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True)
 class SeedRun:
-    """A run with one of the seeds."""
+    """A run with one of the seeds, and the score of its tuned model."""
 
     seed: int
     """Seed of the run, ``[run] seed``."""

@@ -41,7 +41,7 @@ Request = TypeVar("Request", bound="GenerationRequest")
 
 
 class ApiModel(BaseModel):
-    """Base class for parts of a request; rejects unknown keys and wrong types."""
+    """Base class for parts of a request. It rejects unknown keys and wrong types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -73,12 +73,12 @@ class GenerationRequest(ApiModel):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None: no log-probabilities."""
+        """The number of top tokens to return per token, or None for no log-probabilities."""
         raise NotImplementedError
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens per answer; None: as many as fit."""
+        """The maximum number of tokens per answer, or None for as many as fit."""
         raise NotImplementedError
 
     @property
@@ -110,14 +110,14 @@ class ChatRequest(GenerationRequest):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None: no log-probabilities."""
+        """The number of top tokens to return per token, or None for no log-probabilities."""
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs = true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens per answer; None: as many as fit."""
+        """The maximum number of tokens per answer, or None for as many as fit."""
         given = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(given) > 1:
             raise ApiError(
@@ -163,7 +163,7 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None: no log-probabilities."""
+        """The number of top tokens to return per token, or None for no log-probabilities."""
         return self.logprobs
 
     @property

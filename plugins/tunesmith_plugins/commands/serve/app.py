@@ -151,7 +151,7 @@ class Routes:
         return Response(self.service.metrics.to_text(), media_type=METRICS_TYPE)
 
     async def show_page(self, request: Request) -> Response:
-        """Return the chat page."""
+        """Return the chat page as HTML, with a content security policy."""
         return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
 
     async def show_error(self, request: Request, error: Exception) -> Response:

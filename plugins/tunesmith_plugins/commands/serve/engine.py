@@ -63,7 +63,7 @@ class Engine(Protocol):
         return
 
     def add(self, job: Job) -> None:
-        """Add a job to the queue."""
+        """Add a job to the queue of this engine."""
         ...
 
     @property
@@ -299,7 +299,7 @@ class CallingEngine(Engine):
             )
 
     def add(self, job: Job) -> None:
-        """Add a job to the queue."""
+        """Add a job to the queue of this engine."""
         self._waiting.append(job)
 
     @property

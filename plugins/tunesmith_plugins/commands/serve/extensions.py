@@ -87,7 +87,7 @@ class Extension:
         self._thread.start()
 
     def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
-        """Queue an answer for the observer's thread; drop it if the queue is full."""
+        """Queue an answer for the observer's thread, or drop it if the queue is full."""
         try:
             self._pending.put_nowait((request, answer))
         except Full:

@@ -1,4 +1,4 @@
-"""Define the limits of the server."""
+"""Define the limits of the server on requests, the queue and connections."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class ModelThread:
         return self._thread.is_alive()
 
     def submit(self, model: str, jobs: Sequence[Job]) -> None:
-        """Add jobs for a model."""
+        """Queue generation jobs for a model."""
         with self._wake:
             self._new += [(model, job) for job in jobs]
             self._wake.notify()

@@ -36,7 +36,7 @@ class PunctualProtocol(H11Protocol):
         return self._late is not None or self.cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request; above the limit, close the connection that has waited longest."""
+        """Wait for a request. Above the limit, close the connection that has waited longest."""
         super().connection_made(transport)
         self._await_request()
         if len(self.connections) > self._limits.connections:
@@ -45,7 +45,7 @@ class PunctualProtocol(H11Protocol):
                 min(waiting, key=lambda c: c._since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the deadline."""
+        """Cancel the deadline, because the connection is closed."""
         self._stop_waiting()
         super().connection_lost(exc)
 

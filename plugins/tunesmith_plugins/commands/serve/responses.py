@@ -29,7 +29,7 @@ def review_headers(answer: Mapping[str, Any]) -> dict[str, str]:
 
 
 class Responses:
-    """Writes the answers to a request."""
+    """Writes the answers to a request in the format of OpenAI's API."""
 
     def __init__(self, request: GenerationRequest, ticket: OpenRequest) -> None:
         self.request, self.ticket = request, ticket

@@ -24,7 +24,7 @@ STEP_SECONDS = 5
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address.
+    """Return a socket that is bound to a host and port.
 
     Raises:
         UsageError: the address is not available.

@@ -36,7 +36,7 @@ GREEDY_BELOW = 1e-3
 
 @dataclass(eq=False)
 class OpenRequest:
-    """A request that is being answered."""
+    """A request whose answers are queued or being generated."""
 
     id: str
     model: str
@@ -96,7 +96,7 @@ class Service:
             extension.stop(seconds)
 
     def find_engine(self, model: str) -> Engine:
-        """Return the engine of a model.
+        """Return the engine that serves a model.
 
         Raises:
             ApiError: no model has this name.

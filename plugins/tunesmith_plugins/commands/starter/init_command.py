@@ -144,7 +144,7 @@ def write_translation(configuration: Path, target: Path, recognize: FindLoader) 
 
 
 def print_outcomes(tool: str, outcomes: Sequence[Outcome]) -> None:
-    """Print the outcome of each key; keys without effect are grouped by reason."""
+    """Print the outcome of each key, and group keys without effect by reason."""
     titles = {
         "not translated": "NOT translated, although it may affect what is learned:",
         "translated": "Translated:",

@@ -14,7 +14,7 @@ _LANGUAGE = re.compile(r"[\s{.]*([\w+#.-]*)")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block."""
+    """A fenced code block, with its language and content."""
 
     language: str
     """The first word after the opening fence, in lower case; empty if there is none."""

@@ -1,4 +1,4 @@
-"""Evaluator ``numeric``: share of answers that end with the correct number."""
+"""Evaluator ``numeric``: measure the share of answers that end with the correct number."""
 
 from __future__ import annotations
 

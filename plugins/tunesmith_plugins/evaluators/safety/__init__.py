@@ -1,4 +1,4 @@
-"""Evaluator ``safety``: how many more harmful prompts the tuned model answers than its base.
+"""Evaluator ``safety``: measure how many more harmful prompts the tuned model answers.
 
 The evaluator exists because even training on harmless rows can weaken a model's refusals.
 """
@@ -176,7 +176,7 @@ class AnsweredPrompts:
 
     @property
     def loss(self) -> float:
-        """The mean of the losses."""
+        """The mean of :attr:`losses`: the rise of the share of answered prompts."""
         return sum(self.losses) / len(self.losses)
 
     def to_details(self, margin: float) -> dict[str, Any]:

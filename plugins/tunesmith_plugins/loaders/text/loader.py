@@ -49,7 +49,7 @@ MAX_FILES = 100_000
 
 @dataclass(frozen=True)
 class TextLoader:
-    """A data loader for documents.
+    """A data loader that cuts documents into chunks.
 
     Rows are grouped by repository (the nearest folder with ``.git``) or, outside of repositories,
     by document.
@@ -59,7 +59,7 @@ class TextLoader:
     memory: int = MAX_BYTES_IN_MEMORY
 
     def load(self) -> Dataset:
-        """Read all files.
+        """Read all files, and return their chunks as records.
 
         Raises:
             DataError: a file cannot be read, or more chunks are skipped than allowed.

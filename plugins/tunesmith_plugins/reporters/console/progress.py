@@ -96,7 +96,7 @@ class TrainingProgress:
     _overhead: float = 0.0
 
     def add(self, step: StepFinished) -> None:
-        """Update the averages with one step."""
+        """Update the moving averages with a training step."""
         self.last = step
         self._add_loss(step.loss)
         if self._timed_steps == 1:
@@ -210,7 +210,7 @@ class RunProgress:
     _share: float = 0.0
 
     def add(self, event: Event, now: float) -> None:  # noqa: C901 - one case for each kind of event
-        """Update the state with the next event."""
+        """Update the active part and the estimates with the next event."""
         match event:
             case RunStarted():
                 self.started, self.part = now, "data"

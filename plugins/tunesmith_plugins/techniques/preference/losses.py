@@ -67,8 +67,8 @@ class PairScores:
 def dpo(pairs: PairScores, beta: float, smoothing: float = 0.0) -> Tensor:
     """Return the DPO loss ``-log sigmoid(beta h)`` (Rafailov et al. 2023, equation 7), [B].
 
-    It is ln 2 where h is 0. ``smoothing`` is the assumed share of pairs whose labels are swapped
-    (conservative DPO; Mitchell 2023, "A note on DPO with noisy preferences").
+    The loss is ln 2 where h is 0. ``smoothing`` is the assumed share of pairs whose labels are
+    swapped (conservative DPO; Mitchell 2023, "A note on DPO with noisy preferences").
     """
     h_B = beta * pairs.ratio_differences_B
     return -(1 - smoothing) * logsigmoid(h_B) - smoothing * logsigmoid(-h_B)
@@ -107,7 +107,7 @@ def kto(
 def orpo(pairs: PairScores, beta: float) -> Tensor:
     """Return the ORPO loss (Hong et al. 2024, equation 6), [B].
 
-    It is ``-mean log pi(chosen) - beta log sigmoid(log odds ratio)``.
+    The loss is ``-mean log pi(chosen) - beta log sigmoid(log odds ratio)``.
     """
     chosen_B, rejected_B = pairs.chosen.means_C, pairs.rejected.means_C
     odds_B = _log_odds(chosen_B) - _log_odds(rejected_B)
@@ -117,7 +117,7 @@ def orpo(pairs: PairScores, beta: float) -> Tensor:
 def simpo(pairs: PairScores, beta: float, margin: float) -> Tensor:
     """Return the SimPO loss (Meng et al. 2024, equation 6), [B].
 
-    It is ``-log sigmoid(beta (mean chosen - mean rejected) - margin)``.
+    The loss is ``-log sigmoid(beta (mean chosen - mean rejected) - margin)``.
     """
     gap_B = beta * (pairs.chosen.means_C - pairs.rejected.means_C)
     return -logsigmoid(gap_B - margin)

@@ -23,7 +23,7 @@ def build(options: PreferenceOptions) -> Technique:
 
 
 def estimate(options: PreferenceOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield estimates of memory and compute."""
+    """Yield estimates of memory and compute, each better than the previous one."""
     return policies.estimate_preferences(options, options.loss, request)
 
 

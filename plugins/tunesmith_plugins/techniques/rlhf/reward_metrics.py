@@ -98,10 +98,10 @@ class RewardReport:
 
     @property
     def is_length_biased(self) -> bool:
-        """True if the accuracy depends on length.
+        """True if the reward model's accuracy depends on the length of completions.
 
-        It is never True if the accuracy on pairs of equal length is above chance. Otherwise it is
-        True if the intervals show one of these:
+        The result is False if the accuracy on pairs of equal length is above chance. Otherwise it
+        is True if the intervals show one of these:
 
         - the accuracy on pairs of equal length is below the accuracy on all pairs;
         - the accuracy is below chance where people chose the shorter completion, or where they

@@ -96,7 +96,7 @@ class StageData:
 
     @classmethod
     def split(cls, job: Job[Any]) -> StageData:
-        """Split a job's records by their kind.
+        """Split a job's records by the stage that trains on their kind.
 
         Raises:
             DataError: no stage uses records of this kind, or the training data is empty.
