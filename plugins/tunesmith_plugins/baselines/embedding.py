@@ -56,7 +56,7 @@ class VectorOptions(Options):
         from tunesmith_evidence.classify import classifiers
 
         linear = {f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c}
-        if rows > MAX_COMPARED_ROWS:
+        if rows > MAX_COMPARED_ROWS:  # cross-validating all candidates would take too long
             return dict([*linear.items()][:1])
         return {
             **linear,

@@ -43,6 +43,8 @@ class LinearBaseline:
         if not examples:
             return
         rows = TextRows(examples)
+        # One variant per C, because the validation rows then choose it by the metric of the
+        # verdict, which may not be accuracy.
         for c in dict.fromkeys(self.options.c):
             yield BaselineVariant(
                 name=f"C={c:g}", model=rows.model(LinearClassifier(*rows.learned, c))

@@ -86,6 +86,7 @@ class RandomShots:
                 continue
             name = f"k={k}, draw {draw + 1}" + (f", {template}" if template != "turns" else "")
             tokens = count_tokens(model, prompt.examples)
+            # The first variant is always compared, even if it exceeds the limit on its own.
             if spent and spent + tokens > self.options.tokens:
                 yield BaselineVariant(name=name, model=model, omitted=LIMIT_REACHED)
                 continue
@@ -97,6 +98,7 @@ class RandomShots:
     def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:
         """Yield all combinations, rotating templates so that the first prompts cover them all."""
         templates = [*dict.fromkeys(self.options.templates)]
+        # At least one example per label: a label without an example would rarely be answered.
         for k in dict.fromkeys(max(k, labels) for k in self.options.k):
             for shift in range(len(templates)):
                 for draw in range(self.options.draws):

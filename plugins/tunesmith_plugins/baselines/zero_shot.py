@@ -56,6 +56,8 @@ class ZeroShot:
             model = prompt.prompted(describe=True)
             what = {"classes": "labels", "objects": "keys", "text": "length"}[prompt.kind]
             yield BaselineVariant(name=f"with {what}", model=model)
+        # Constraints use the last prompt, which describes the answers if possible. A model that was
+        # told the labels or keys rates them more sensibly.
         if self.options.constrain:
             yield from prompt.constrained(model, "")
 

@@ -70,8 +70,8 @@ class CalibrationRecorder:
         if forecast is None:
             return None
         peak = report.peak_memory + forecast.untracked_bytes
-        # The peak of resident memory covers the whole process. If training did not raise it, it
-        # tells nothing about the training.
+        # The peak of resident memory covers the whole process. If training did not raise it, the
+        # peak is not a measurement of training.
         if forecast.device_type == "cpu" and peak < self._peak_before * MIN_PEAK_GROWTH:
             return None
         return CalibrationEntry(

@@ -182,7 +182,7 @@ def _other_techniques_that_fit(
         try:
             config = transfer_options(technique, chosen.config)
             estimate = first_estimate(technique, config, request)
-        except (TunesmithError, ValueError):  # It cannot be estimated, so it cannot be suggested.
+        except (TunesmithError, ValueError):  # Without an estimate, it cannot be suggested.
             continue
         if estimate is not None and compute_peak(estimate).high <= limit:
             size = _size(compute_peak(estimate).expected)

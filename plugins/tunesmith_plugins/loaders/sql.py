@@ -111,7 +111,7 @@ class SqlLoader:
         return RowSource.of_rows(f"query of {part}", lambda: self._read(f"query of {part}", query))
 
     def _read(self, name: str, query: str) -> Iterator[Row]:
-        import sqlalchemy  # Importing it configures its loggers, so this is not at module level.
+        import sqlalchemy  # Imported here, because importing SQLAlchemy configures its loggers.
 
         number = 0
         engine = self._create_engine()

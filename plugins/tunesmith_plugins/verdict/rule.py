@@ -143,10 +143,12 @@ def judge_case(evidence: Evidence) -> JSON:
     if case.baselines:
         strongest, chosen_on_validation = find_strongest(case.baselines)
     if strongest is not None and not chosen_on_validation:
-        # The test rows both choose and judge this baseline, so its interval is corrected for the
+        # The test rows both choose and judge this baseline, so a wider interval corrects for the
         # choice.
         level = 1 - (1 - options.confidence) / len(case.baselines)
         strongest = replace(strongest, confidence=level)
+    # The order is the rule: each check assumes that the ones before it did not apply. For example,
+    # a baseline is only compared with the tuned model if some model works at all.
     ruling = (
         _find_data_faults(case)
         or _find_void_scores(case)
@@ -394,7 +396,7 @@ def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> 
     needed = count_rows_needed(comparison, margin, case.required_level(comparison))
     rows = f"about {needed:,} test rows" if needed else "more test rows"
     if needed and comparison.advantage().n < needed <= case.tuned.n:
-        rows = f"[baselines] rows = {needed}"  # there are enough test rows; it answered only some
+        rows = f"[baselines] rows = {needed}"  # the model answered too few of the test rows
     would = f"{rows} would show {_claim(comparison, margin)} if the difference stays the same"
     if comparison.is_trivial and comparison.comparison.outcome == "worse":
         would, rows = "more rows would not help", "a better tuned model"

@@ -56,7 +56,7 @@ class MlxExporter:
         from mlx_lm.utils import load_model, quantize_model
 
         try:
-            with redirect_stdout(StringIO()) as printed:  # It prints what is missing, and exits.
+            with redirect_stdout(StringIO()) as printed:  # mlx-lm prints what is missing.
                 weights, config = load_model(model, lazy=True)
         except (ValueError, TypeError, KeyError, IndexError, SystemExit) as error:
             text = printed.getvalue() if isinstance(error, SystemExit) else str(error)
@@ -70,7 +70,7 @@ class MlxExporter:
         config.update(dtype=name, torch_dtype=name)
         if self.options.quantize.startswith("int"):
             bits = int(self.options.quantize[3:])
-            with redirect_stdout(StringIO()):  # It prints the bits per weight.
+            with redirect_stdout(StringIO()):  # mlx-lm prints the bits per weight.
                 weights, config = quantize_model(weights, config, self.options.group_size, bits)
         return weights, config
 

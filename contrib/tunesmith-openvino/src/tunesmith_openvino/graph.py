@@ -134,7 +134,7 @@ def _convert(step: CachedStep, shapes: list[tuple[int, int]]) -> Any:
     dimensions = [[-1, -1]] * 3 + [[-1]] + [[-1, heads, -1, size] for _, (heads, size) in cached]
     for port, name, sizes in zip(graph.inputs, names, dimensions, strict=True):
         port.get_tensor().set_names({name})
-        port.get_node().set_friendly_name(name)  # OpenVINO GenAI's paging looks for it.
+        port.get_node().set_friendly_name(name)  # OpenVINO GenAI's paging looks for this name.
         port.get_node().set_partial_shape(PartialShape(sizes))
     results = ["logits", *(f"present.{n}" for n, _ in cached)]
     for port, name in zip(graph.outputs, results, strict=True):

@@ -135,7 +135,7 @@ class Search:
             return
         running = RunningTrial(trial, TrialLog(folder))
         running.log.read()
-        if running.log.status in ("ok", "failed"):  # It ended while no search was running.
+        if running.log.status in ("ok", "failed"):  # The run ended while no search was running.
             self._compare(running)
             self._finish(running)
             return
@@ -170,7 +170,8 @@ class Search:
         """Record the outcome of a trial."""
         trial, log = running.trial, running.log
         if running.pruned:
-            # Even if the run ended before the signal, because proposals must not depend on timing.
+            # Count the trial as pruned even if its run ended before the signal, because proposals
+            # must not depend on timing.
             self.study.prune(trial, running.seconds, running.pruned)
         elif log.status == "ok" and (result := self._find_result(log)):
             self.study.finish(trial, result, running.seconds)

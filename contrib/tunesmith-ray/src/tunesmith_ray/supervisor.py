@@ -82,9 +82,9 @@ def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callabl
             outcome = judge_exit_codes(start(work, has_begun), is_cancelled())
         except SupersededError:
             raise
-        except Exception as error:  # An error of Ray, or a bug: nobody may wait forever.
+        except Exception as error:  # of Ray, or a bug: commands wait for the end of the job
             outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
-        if has_finished(folder):  # Even if it was lost or stopped at that moment.
+        if has_finished(folder):  # even if the run was lost or stopped at that moment
             outcome = Outcome("finished", 0)
         job = update_job(find_own_job(folder, name), outcome, work)
         job.write(folder)

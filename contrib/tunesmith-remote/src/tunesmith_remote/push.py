@@ -62,7 +62,7 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
     if mirror is None or mirror.url != bucket.url:
         known = mirror or Mirror(url=bucket.url, writer=secrets.token_hex(8))
         mirror = known.model_copy(update={"url": bucket.url})
-        require_own_bucket(bucket, mirror)  # Checked before the folder records it.
+        require_own_bucket(bucket, mirror)  # Check the bucket before the folder records it.
         mirror.write(run)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
@@ -160,7 +160,7 @@ class _Push:
         if not path.exists():
             raise FileNotFoundError(path)
         name = path.relative_to(self.folder.path).as_posix()
-        if not is_checkpoint(name):  # The event log refers to it.
+        if not is_checkpoint(name):  # The event log refers to this folder.
             raise IntegrityError(f"{path}: {reason}")
         pushed = {n: file for n, file in self.before.items() if n.startswith(f"{name}/")}
         if pushed and all(stored.get(file.sha256) == file.size for file in pushed.values()):

@@ -120,7 +120,7 @@ class SlurmOptions(Options):
     @field_validator("grace_seconds")
     @classmethod
     def _check_grace(cls, grace: int, info: ValidationInfo) -> int:
-        time = info.data.get("time")  # It is absent if it is not valid itself.
+        time = info.data.get("time")  # The value is absent if it is not valid itself.
         seconds = None if time is None else parse_seconds(str(time))
         if seconds is not None and seconds <= grace:
             raise ValueError(f"must be shorter than `time`, which is {seconds} seconds")

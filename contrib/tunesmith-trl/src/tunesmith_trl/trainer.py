@@ -96,9 +96,9 @@ def run_trl_training(
         trainer = _build_trainer(folder, callback, vllm=vllm)
         try:
             seed_all(job.seed)
-            # Only now, because TRL has just copied the initial adapter as its reference.
+            # Restore only now, because TRL has just copied the initial adapter as its reference.
             checkpoints.resume(order.steps)
-            # Even after the last step, because the run may have stopped before its evaluation.
+            # Evaluate even after the last step, because the run may have stopped before that.
             decision = monitor.evaluate(steps_done)
             is_over = checkpoints.apply_decision(steps_done, decision)
             if not is_over and steps_done < order.steps:

@@ -92,6 +92,7 @@ class DocumentsBaseline:
         if self.options.folder is None:
             return
         prompt = read_task(task)
+        # Many short distinct answers are facts from the documents, not classes to choose from.
         if len(prompt.labels) > MAX_LABELS:
             length = describe_length([example.answer for example in prompt.examples])
             prompt = replace(prompt, kind="text", labels=(), description=length)

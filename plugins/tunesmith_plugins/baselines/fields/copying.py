@@ -198,7 +198,7 @@ class Copier:
         for i in chosen:
             right = [content == contents[i] for content in rows.contents[i]]
             if contents[i] is not None and not any(right):
-                continue  # The value is not among the candidates, so these rows teach nothing.
+                continue  # The value is not a candidate, so there is no positive example.
             wrong = [n for n, is_right in enumerate(right) if not is_right]
             kept = set(wrong[:: max(1, -(-len(wrong) // MAX_NEGATIVES))])
             for n, is_right in enumerate(right):

@@ -147,6 +147,8 @@ def decide_advice(
         "expected after training on all rows" if extrapolated else "measured on the largest pilot"
     )
     numbers = f"difference {what} {worst.text}"
+    # Same condition as in the verdict: the margin over the strongest baseline, and a clear
+    # advantage over all of them, because few rows may not show which one is strongest.
     if worst.value >= margin and min(d.low for d in differences) > 0:
         if skipped:
             return (

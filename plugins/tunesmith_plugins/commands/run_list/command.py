@@ -86,9 +86,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         delete_runs(delete, yes)
         return
     if not folder.is_dir():
-        raise UsageError(
-            f"{folder}: no such folder", hint="name the folder that contains the runs"
-        )
+        raise UsageError(f"{folder}: no such folder", hint="name the folder that contains the runs")
     runs = [
         run
         for run in read_runs(folder)
@@ -165,7 +163,8 @@ def delete_runs(paths: Sequence[Path], yes: bool) -> None:
     Raises:
         UsageError: a folder is not a run or is in use, or there is no terminal to ask on.
     """
-    folders = [RunFolder.open(path) for path in paths]  # Opens all of them before deleting any.
+    # Open all runs before deleting any, so that an invalid folder stops the command in time.
+    folders = [RunFolder.open(path) for path in paths]
     size = format_bytes(sum(measure_size(folder.path) for folder in folders))
     what = f"{format_count(len(folders), 'run')} with {size}"
     if not yes:
@@ -179,6 +178,6 @@ def delete_runs(paths: Sequence[Path], yes: bool) -> None:
             render.print_text("nothing was deleted")
             return
     for folder in folders:
-        with lock(folder.path):  # Fails while the run is active.
+        with lock(folder.path):  # This raises an error while the run is active.
             shutil.rmtree(folder.path)
         render.print_text(f"deleted {folder.path}")

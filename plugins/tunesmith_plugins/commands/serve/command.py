@@ -128,7 +128,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     used = open_extensions(catalog, extensions) if extensions else []
     names = list_models(folder, wanted)
     token = read_token(token_env, needs_token=not is_loopback(host))
-    bound = listen(host, port)  # Fails early, because loading the models takes longer.
+    bound = listen(host, port)  # Bind first, to fail before the models are loaded.
     engines = open_engines(folder, plan, names, slots=slots, extensions=used)
     service = Service(ModelThread(engines), limits, used, find_served_policies(folder))
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}

@@ -107,7 +107,7 @@ class BatchedEngine(Engine):
         build_prompt: Callable[[Prompt, int], Prompt] | None = None,
     ) -> None:
         self._template = model.template
-        # The event loop's thread encodes, and this thread decodes, so it needs its own tokenizer.
+        # The event loop's thread encodes while this thread decodes, so each needs a tokenizer.
         self._decoding: Template = model.template.copy()
         self._build_prompt = build_prompt or (lambda prompt, _: prompt)
         self._vocabulary = model.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]

@@ -116,6 +116,8 @@ def check_wins(
     )
     if not checked.holds:
         return checked
+    # Laplace's rule: with no false win among the controls, a rate of 0 would withdraw every win
+    # that repeats once.
     share = (checked.controls_won + 1) / (checked.controls + 2)
     preferred = _count_preferred([win.places for win in wins], ask, criterion)
     withdrawn = [

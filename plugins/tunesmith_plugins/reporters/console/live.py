@@ -173,7 +173,7 @@ class LiveReporter:
                 self._progress.advance(event.done, now)
             case PhaseEnded():
                 self._phase = None
-                # Its metrics follow immediately, and are printed on the same line.
+                # The phase's metrics follow immediately, and are printed on the same line.
                 self._finished = _FinishedPhase(event.phase, event.seconds)
 
     def _update_training(

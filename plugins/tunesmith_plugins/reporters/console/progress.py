@@ -291,8 +291,8 @@ class RunProgress:
             self._measured += 1
             self._measuring += event.seconds
             rows = self._test / max(event.n, 1)
-            # The tuned model takes as long as the base model; the time of classifiers tells
-            # nothing about it.
+            # The tuned model takes as long as the base model. Classifiers are much faster, so
+            # their times are not used.
             seconds = event.seconds * rows if event.model == "zero-shot" else 0.0
             self._evaluation[key] = max(self._evaluation.get(key, 0.0), seconds)
 
