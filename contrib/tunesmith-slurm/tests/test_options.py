@@ -67,7 +67,7 @@ def test_gpus_have_a_number_and_perhaps_a_type(gpus: int | str, count: int, kind
         ({"time": 0}, "minutes"),
         ({"time": "1-"}, "minutes"),
         ({"time": 2, "grace_seconds": 120}, "shorter than `time`, which is 120 seconds"),
-        ({"time": 2}, "shorter than time"),
+        ({"time": 2}, "shorter than `time`"),
         ({"partition": "gpu\n#SBATCH --uid=0"}, "pattern"),
         ({"setup": ["module load a\nrm -rf b"]}, "pattern"),
         ({"sbatch": ["mail-type=END"]}, "--mail-type"),

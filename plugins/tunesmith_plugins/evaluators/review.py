@@ -90,7 +90,7 @@ def score_rows(
     answers = {prompt: a for (prompt, _), a in cached.results.items() if isinstance(a, Generation)}
     if not answers.keys() >= {*prompts} or not {*values} <= {0.0, 1.0}:
         raise UsageError(
-            "review: the first evaluator must rate one answer to each row as right (1) or wrong (0)"
+            "review: the first evaluator must rate the answer to each row as right (1) or wrong (0)"
         )
     scores = score_answers(model, prompts, [answers[prompt] for prompt in prompts])
     return scores, [value == 1 for value in values]

@@ -91,7 +91,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """A set of unordered values."""
+    """The choices for an option, which have no order."""
 
     key: str
     values: tuple[Value, ...]

@@ -212,7 +212,7 @@ def _to_api_error(error: ValidationError) -> ApiError:
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         known = param in NEUTRAL
-        what = "this server does not support this value" if known else "unknown parameter"
+        what = "this value is not supported" if known else "unknown parameter"
         return ApiError(400, f"{where}: {what}", param=param, code="unsupported_parameter")
     if param == "tool_choice":
         what = 'only "auto" and "none" are supported; tool calls cannot be forced'

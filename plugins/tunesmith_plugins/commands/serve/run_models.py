@@ -37,7 +37,7 @@ def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
             what = (
                 "no trained model yet"
                 if name == "tuned"
-                else "there is no saved winner, because tuning won or the run has no verdict"
+                else "no saved winner, because tuning won or there is no verdict"
             )
             raise UsageError(
                 f"--model {name}: {folder.path} has {what}",
