@@ -76,7 +76,7 @@ def test_a_dry_run_prints_the_space(run_file: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "technique.epochs       1, 5\n" in result.stdout
     assert "technique.batch_size   2 to 4\n" in result.stdout
-    assert "3 trials of 6 combinations" in result.stdout and "lower is better" in result.stdout
+    assert "3 trials out of 6 combinations" in result.stdout and "objective: lowest loss" in result.stdout
     assert sorted(run_file.parent.rglob("*")) == before
 
 
@@ -184,7 +184,7 @@ def test_a_metric_of_several_evaluators_needs_the_id_of_one(run_file: Path) -> N
         UsageError, match=r"tune\.metric: 2 evaluators measure `exact-match`"
     ) as caught:
         find_objective(plan, catalog, "exact-match")
-    assert caught.value.hint == "name one: lenient.exact-match, strict.exact-match"
+    assert caught.value.hint == "choose one of: lenient.exact-match, strict.exact-match"
     assert find_objective(plan, catalog, "strict.exact-match").id == "strict"
 
 
