@@ -42,9 +42,9 @@ class GpuRequest:
     """The GPUs that a job requests."""
 
     type: str
-    """GPU type, such as ``A100``; empty for any type."""
+    """GPU type, such as ``A100``, or "" for any type."""
     count: int
-    """Number of GPUs; 0: the job trains on the CPU."""
+    """Number of GPUs, or 0 if the job trains on the CPU."""
 
 
 def parse_gpus(gpus: int | str) -> GpuRequest:

@@ -54,7 +54,7 @@ class JobCommands(Generic[JobT]):
     name: str
     """Name of the group of commands."""
     find_job: Callable[[Path], JobT | None]
-    """Read the newest job of a run folder; None if none was submitted."""
+    """Return the newest job of a run folder, or None if none was submitted."""
     query: Callable[[Path, JobT], JobStatus]
     cancel: Callable[[Path, JobT], str]
     """Stop the job, and return a sentence that tells the user what happened."""

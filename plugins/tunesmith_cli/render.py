@@ -42,7 +42,7 @@ TableCell = str | tuple[str, str]
 
 
 def print_text(text: str = "", *, style: str = "") -> None:
-    """Print a result on stdout."""
+    """Print a result on stdout, so that its text cannot control the terminal."""
     _print_lines(sys.stdout, text, style)
 
 

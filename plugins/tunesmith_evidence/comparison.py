@@ -126,7 +126,7 @@ class MetricDifference:
     outcome: ComparisonOutcome
     """``better`` if the second run is better; ``unclear`` if the interval includes zero."""
     p_value_holm: float | None = None
-    """p-value adjusted for the number of comparisons; None before :func:`adjust_differences`."""
+    """p-value adjusted for the number of comparisons, or None before :func:`adjust_differences`."""
     won: int = 0
     """Number of rows where the second run is better; meaningless for metrics of all rows."""
     lost: int = 0

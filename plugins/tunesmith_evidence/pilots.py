@@ -40,7 +40,7 @@ class RowValue:
     weight: float = 1.0
     """Weight of the row in the mean, such as its number of tokens."""
     group: str | None = None
-    """Group of dependent rows; None if the row is independent of all others."""
+    """Group of dependent rows, or None if the row is independent of all others."""
 
 
 def run_pilot(

@@ -76,7 +76,8 @@ def test_a_dry_run_prints_the_space(run_file: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "technique.epochs       1, 5\n" in result.stdout
     assert "technique.batch_size   2 to 4\n" in result.stdout
-    assert "3 trials out of 6 combinations" in result.stdout and "objective: lowest loss" in result.stdout
+    assert "3 trials out of 6 combinations" in result.stdout
+    assert "objective: lowest loss" in result.stdout
     assert sorted(run_file.parent.rglob("*")) == before
 
 

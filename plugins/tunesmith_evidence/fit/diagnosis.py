@@ -7,14 +7,15 @@ A run whose training loss has risen counts as underfitted, whatever else is true
     row has the lower loss (AUC) is at least :data:`MEMORIZED_AUC`, and the mean training loss is
     at most half of the test loss.
 
-**overfitted** The model was trained for too long. The validation loss after the last step is above
-    the lowest one, and the confidence interval of the difference excludes 0.
+**overfitted**
+    The model was trained for too long. The validation loss after the last step is above the lowest
+    one, and the confidence interval of the difference excludes 0.
 
 **underfitted**
     More training should help, for at least one of these reasons:
 
     - The validation loss (or the training loss, if there is none) is still falling in the last
-    part.
+      part.
     - The training labels cost the model more nats than they would cost a model as good as a
       better classifier (:mod:`tunesmith_evidence.fit.labels`).
     - The test loss is not clearly below the base model's test loss.

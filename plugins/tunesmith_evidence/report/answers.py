@@ -32,7 +32,7 @@ class Answer:
     value: float
     """Value of the answer, in the metric's unit."""
     is_right: bool | None
-    """True if the value is the best possible; None if the metric has no best value."""
+    """True if the value is the best possible, or None if the metric has no best value."""
 
     @property
     def is_partly_right(self) -> bool:

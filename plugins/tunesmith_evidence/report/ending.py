@@ -64,7 +64,7 @@ def is_running(folder: Path) -> bool:
 
 
 def describe_ending(folder: Path, report: Report) -> RunEnding | None:
-    """Describe how a run ended, or return None if it is running, succeeded or has a verdict."""
+    """Return how a run ended, or None if it is running, succeeded or has a verdict."""
     finished = report.finished
     status = find_status(folder, report)
     if status in ("ok", "running") or report.started is None or (finished and finished.verdict):

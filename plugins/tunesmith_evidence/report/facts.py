@@ -38,7 +38,7 @@ class Prediction:
     high: float
     """Upper end of the range, in ``unit``."""
     actual: float | None
-    """The measured value; None until training has finished."""
+    """The measured value, or None until training has finished."""
     unit: str
     """``bytes`` or ``seconds``."""
 
@@ -178,7 +178,7 @@ def describe_gate(gate: GateChecked) -> tuple[str, Rating]:
 
 
 def describe_data(data: DataLoaded) -> str:
-    """List the numbers of training, validation and test rows."""
+    """Return the numbers of training, validation and test rows as text."""
     validation = format_count(data.validation, "validation row")
     parts = [
         format_count(data.train, "training row"),

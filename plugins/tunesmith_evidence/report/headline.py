@@ -115,7 +115,7 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
 
 
 def describe_not_measured(found: Sequence[JSON]) -> str:
-    """List the baselines that were not measured, grouped by reason.
+    """Return the baselines that were not measured as text, grouped by reason.
 
     Args:
         found: the entries of ``not_measured`` in a verdict.

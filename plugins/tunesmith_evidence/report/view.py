@@ -48,7 +48,7 @@ class ScoreRow:
     rows: str
     """Number of rows and, if rows depend on each other, the number of their groups."""
     leakage_free: ScoreRow | None = None
-    """The score without test rows that have a near-duplicate in training; None if none has."""
+    """The score without test rows that have a near-duplicate in training, or None if none has."""
 
     @classmethod
     def of(cls, event: Measured) -> ScoreRow:

@@ -21,7 +21,7 @@ class PairedSample:
     differences: Sequence[float]
     """Tuned minus base, for each record whose weight is above zero."""
     weights: Sequence[float] | None
-    """Weight of each difference; None for equal weights."""
+    """Weight of each difference, or None for equal weights."""
     sample: Sample
     is_binary: bool
     """True if all values of both models are 0 or 1."""

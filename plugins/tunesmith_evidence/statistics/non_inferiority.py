@@ -54,7 +54,7 @@ class NonInferiority:
     rows_needed: int | None
     """Rows that would be enough with 80 % power if the harm stays as measured; None if unknown."""
     resolved: float | None
-    """Smallest margin where zero harm would be accepted with 80 % power; None if unknown."""
+    """Smallest margin where zero harm would be accepted with 80 % power, or None if unknown."""
 
     @property
     def bounds(self) -> str:

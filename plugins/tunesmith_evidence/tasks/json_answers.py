@@ -101,7 +101,7 @@ class JsonStyle:
     comma: str = ", "
     colon: str = ": "
     indent: int = 0
-    """Number of spaces per level; 0 for a single line."""
+    """Number of spaces per level, or 0 for a single line."""
     ascii_only: bool = False
     opening: str = ""
     """Text before the object, such as a Markdown fence."""

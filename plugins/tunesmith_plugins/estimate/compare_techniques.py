@@ -99,7 +99,7 @@ class TechniqueComparison:
     requests: Mapping[DeviceType, EstimateRequest]
     rows: Sequence[TechniqueRow]
     review: ModelReview | None
-    """The run, to predict the time of all its parts; None if the data is assumed."""
+    """The run, to predict the time of all its parts, or None if the data is assumed."""
 
     @property
     def chosen(self) -> TechniqueRow:
@@ -301,9 +301,7 @@ def _build_row(
         row.config = chosen if row.chosen else transfer_options(technique, chosen)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors() if item["loc"])
-        return replace(
-            row, problem=f"requires options that are missing from the run file: {keys}"
-        )
+        return replace(row, problem=f"requires options that are missing from the run file: {keys}")
     for device_type, request in requests.items():
         problem = _explain_unfit_data(technique.offer, request)
         if problem:
@@ -330,7 +328,7 @@ def _explain_unfit_data(offer: TechniqueOffer[Any], request: EstimateRequest) ->
 
 
 def _name_kinds(kinds: Collection[type[Record]], conjunction: str) -> str:
-    """Describe kinds of records in words: ``chosen/rejected pairs or labeled answers``."""
+    """Return kinds of records in words, such as ``chosen/rejected pairs or labeled answers``."""
     names = sorted(KIND_NAMES.get(kind, f"{kind.__name__} records") for kind in kinds)
     *first, last = names
     return f"{', '.join(first)} {conjunction} {last}" if first else last

@@ -40,7 +40,7 @@ class Repeatability:
 
     options: RepeatabilityOptions
     chosen: frozenset[Prompt] | None = None
-    """Prompts to answer twice; None: chosen from the measured rows."""
+    """Prompts to answer twice, or None to choose them from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator that answers some of these references' rows twice."""

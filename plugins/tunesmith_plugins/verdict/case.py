@@ -34,7 +34,7 @@ class Ruling:
     sentence: str
     would_change: str
     comparison: PairedComparison | None = None
-    """The comparison behind the ruling; None: the comparison with the strongest baseline."""
+    """The comparison behind the ruling, or None for the comparison with the strongest baseline."""
     names_gaps: bool = False
     """True if the sentence already lists the baselines that were not measured."""
 

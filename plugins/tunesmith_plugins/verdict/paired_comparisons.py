@@ -34,7 +34,7 @@ class PairedComparison:
 
     measured: Measured
     baseline: BaselineChosen | None
-    """The baseline's kind; None for a technique stage, which is not an alternative to tuning."""
+    """The baseline's kind, or None for a technique stage, which is not an alternative to tuning."""
     pairs: PairedRows
     confidence: float
 

@@ -51,7 +51,7 @@ class RunningTrial:
     trial: Trial
     log: TrialLog
     pruned: str = ""
-    """The reason why the trial was stopped early; empty if it was not."""
+    """The reason why the trial was stopped early, or "" if it was not."""
     compared: int = 0
     """Number of its evaluations that have been compared with other trials."""
     began: float = field(default_factory=time.monotonic)

@@ -107,11 +107,11 @@ class Study:
         self._end(trial, TrialState.COMPLETE, seconds, "", result.value)
 
     def prune(self, trial: Trial, seconds: float, reason: str) -> None:
-        """Record that a trial was stopped early."""
+        """Record that a trial was stopped early, with the reason."""
         self._end(trial, TrialState.PRUNED, seconds, reason)
 
     def fail(self, trial: Trial, seconds: float, reason: str) -> None:
-        """Record that a trial failed."""
+        """Record that a trial failed, with the reason."""
         self._end(trial, TrialState.FAIL, seconds, reason)
 
     def _end(

@@ -41,7 +41,7 @@ class TrialLog:
     measured: dict[tuple[str, str], JSON] = field(default_factory=dict)
     """Events of the trained model's metrics, by evaluator and metric."""
     finished: JSON | None = None
-    """Event at the end of the run; None while the run is active (even after a resume)."""
+    """Event at the end of the run, or None while the run is active (even after a resume)."""
     seconds: float = 0.0
     """Total time of those processes of the run that ended properly."""
     _offset: int = 0

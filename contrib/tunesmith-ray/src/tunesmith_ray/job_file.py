@@ -33,7 +33,7 @@ class Job:
     name: str
     """Name of the job's supervisor among Ray's actors."""
     address: str | None
-    """Address of the cluster as the user gave it; None: Ray's default."""
+    """Address of the cluster as the user gave it, or None for Ray's default."""
     submitted: str
     """Time of submission, ISO 8601."""
     state: State = "submitted"
@@ -41,7 +41,7 @@ class Job:
     hosts: Sequence[str] = ()
     """Machine of each worker in the newest start."""
     exit_code: int | None = None
-    """Exit code of the run; None while the job is active."""
+    """Exit code of the run, or None while the job is active."""
     failed_rank: int | None = None
     """Rank of the failed process, whose log shows the reason."""
     reason: str = ""

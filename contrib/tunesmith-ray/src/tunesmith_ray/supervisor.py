@@ -21,7 +21,7 @@ from tunesmith_ray.job_file import Job, State, find_job
 from tunesmith_ray.work import Work
 
 ExitCodes = Sequence[int | None]
-"""Exit code of each process by rank; None if its worker was lost."""
+"""Exit code of each process by rank, or None if its worker was lost."""
 TIME_LIMIT = 75
 """Exit code of a run that reached ``max_minutes``."""
 Verdict = Literal["finished", "failed", "stopped", "lost"]

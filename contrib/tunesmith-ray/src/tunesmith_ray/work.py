@@ -52,7 +52,7 @@ class Work:
     cpus: int = 1
     gpus: int = 0
     gpu_type: str = ""
-    """Ray's accelerator type; empty if any will do."""
+    """Ray's accelerator type, or "" if any will do."""
     placement: str = "pack"
     max_failures: int = 3
     grace_seconds: int = 120

@@ -26,7 +26,7 @@ class Worker:
     def __init__(self, work: Work, number: int, address: str = "127.0.0.1") -> None:
         self.work, self.number, self.address = work, number, address
         self._term_at: float | None = None
-        """Monotonic time at which to ask the processes to stop; None: never."""
+        """Monotonic time at which to ask the processes to stop, or None if they may continue."""
         self._lock = threading.Lock()
 
     def find_place(self) -> WorkerPlace:

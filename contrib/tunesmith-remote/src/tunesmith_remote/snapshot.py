@@ -138,7 +138,7 @@ class Mirror(_Strict):
     writer: str
     """Random name of this copy of the folder."""
     follows: str = ""
-    """Seal of the newest snapshot when this copy was pulled; empty if it was not pulled.
+    """Seal of the newest snapshot when this copy was pulled, or "" if it was not pulled.
 
     This is the newest one even if it was damaged and an older one was used.
     """

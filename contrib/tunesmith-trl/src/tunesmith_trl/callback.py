@@ -42,7 +42,7 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
     grad_norm: float = 0.0
     """Gradient norm of the last update, before clipping."""
     rng_state: Tensor | None = None
-    """State of torch's random generator before the first step; None if not stored."""
+    """State of torch's random generator before the first step, or None if not stored."""
     cuda_rng_states: list[Tensor] = field(default_factory=list)
     """State of each GPU's random generator before the first step."""
 

@@ -22,7 +22,7 @@ class Conversion:
     name: str
     convert: Convert
     kinds: frozenset[str] | None = None
-    """The kinds of spans that it applies to; None: all kinds."""
+    """The kinds of spans that it applies to, or None for all kinds."""
     keeps_signs: bool = False
     """True if the value keeps all letters and digits of the span in order, ignoring case."""
     gives_digits: bool = False

@@ -38,11 +38,11 @@ class Row:
     text: str
     """All texts of the record."""
     prompt: str
-    """All turns before the last answer; empty for plain text."""
+    """All turns before the last answer, or "" for plain text."""
     question: str
     """The last turn before the answer."""
     answer: str
-    """The last answer, or the chosen one of a pair; empty for plain text."""
+    """The last answer, or the chosen one of a pair, or "" for plain text."""
 
     @property
     def source(self) -> str:

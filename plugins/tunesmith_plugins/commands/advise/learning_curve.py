@@ -30,13 +30,13 @@ class Extrapolation:
     rows: int
     """Number of training rows for which the error is predicted."""
     error: float = float("nan")
-    """Predicted mean error, in the unit of the errors; NaN without a prediction."""
+    """Predicted mean error, in the unit of the errors, or NaN without a prediction."""
     resampled: tuple[float, ...] = ()
     """Predicted error of each resample, in the order of :func:`average_resamples`."""
     exponent: float = float("nan")
     """``b`` of the power law: how fast the error falls with more rows; NaN without a prediction."""
     reason: str = ""
-    """The reason why no error is predicted; empty if there is a prediction."""
+    """The reason why no error is predicted, or "" if there is a prediction."""
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the error."""

@@ -43,7 +43,7 @@ class Selection:
     equal: int
     """Number of skipped rows that equal an earlier one, apart from case and white space."""
     similar: int
-    """Number of skipped near-duplicates of an earlier row; 0 if they had to be used."""
+    """Number of skipped near-duplicates of an earlier row, or 0 if they had to be used."""
     compared: int
     """Number of candidates."""
     similarity: float

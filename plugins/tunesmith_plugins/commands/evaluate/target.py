@@ -42,10 +42,10 @@ class TargetChoice:
     target: str
     """Run folder, adapter folder, endpoint address, or model reference."""
     data: Path | None
-    """File of rows to evaluate on; None: the run's test rows."""
+    """File of rows to evaluate on, or None for the run's test rows."""
     which: TargetModel
     base: str | None
-    """Base model of an adapter; None: the one in its config."""
+    """Base model of an adapter, or None for the one in its config."""
     evaluators: Sequence[str]
     sets: Sequence[str]
     files: Sequence[str]
@@ -53,7 +53,7 @@ class TargetChoice:
     rows_of: Path | None = None
     """Run whose test rows, evaluators and system prompt apply to a target that is not a run."""
     model: str | None = None
-    """Name of the model at the endpoint; None: the only one that it lists."""
+    """Name of the model at the endpoint, or None for the only one that it lists."""
     token_variable: str | None = None
 
     @property
@@ -74,7 +74,7 @@ class EvaluationTarget:
     open: Callable[[], tuple[TextModel, RunContext]]
     """A function that loads the model, or connects to the endpoint."""
     endpoint: Endpoint | None = None
-    """Endpoint that receives the prompts; None if the model runs in this process."""
+    """Endpoint that receives the prompts, or None if the model runs in this process."""
 
 
 def open_evaluation_target(choice: TargetChoice) -> EvaluationTarget:

@@ -38,7 +38,7 @@ class Failures:
     """Rows that the base model answered better, each with the base model's row."""
     near_misses: Sequence[tuple[ScoredRow, str]]
     base: str
-    """Label of the base model; empty if it was not measured with this metric."""
+    """Label of the base model, or "" if it was not measured with this metric."""
     replaced: str = ""
     """Metric without per-row scores that ``measured`` replaces; usually empty."""
 

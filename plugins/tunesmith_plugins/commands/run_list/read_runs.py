@@ -26,11 +26,11 @@ class RunSummary:
     status: Status
     name: str = ""
     started: str = ""
-    """UTC, ISO 8601; empty if unknown."""
+    """Time in UTC (ISO 8601), or "" if unknown."""
     model: str = ""
     technique: str = ""
     word: str = ""
-    """Time in UTC (ISO 8601); empty if unknown."""
+    """Time in UTC (ISO 8601), or "" if unknown."""
     metric: str = ""
     value: float | None = None
     """Score of the tuned model by the verdict's metric."""

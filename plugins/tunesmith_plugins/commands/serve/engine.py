@@ -38,7 +38,7 @@ class Engine(Protocol):
     The model thread calls all methods except :meth:`encode`."""
 
     context: int | None = None
-    """Maximum number of tokens in prompt and answer together; None if unknown or unlimited."""
+    """Maximum number of tokens in prompt and answer together, or None if unknown or unlimited."""
 
     def __enter__(self) -> Self:
         return self

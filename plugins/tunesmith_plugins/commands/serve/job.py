@@ -43,7 +43,7 @@ class Piece:
     tokens: int = 0
     """Number of tokens generated so far, including the end token."""
     score: float | None = None
-    """Score of a finished answer for a review policy; None if unknown."""
+    """Score of a finished answer for a review policy, or None if unknown."""
 
 
 Event = Piece | ApiError
@@ -124,7 +124,7 @@ class Job:
     channel: Channel
     created: float = field(default_factory=time.monotonic)
     first_token: float | None = None
-    """Monotonic time of the first token; None before it."""
+    """Monotonic time of the first token, or None before it."""
     is_finished: bool = False
     is_cancelled: bool = False
 

@@ -56,7 +56,7 @@ class Numeric:
 
     options: NumericOptions
     limit: int | None = None
-    """Maximum tokens per answer; None: derive it from the measured rows."""
+    """Maximum tokens per answer, or None to derive it from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""

@@ -167,7 +167,7 @@ class AnsweredPrompts:
     base: Sequence[float]
     tuned: Sequence[float]
     units: Sequence[str | None] | None = None
-    """The group of dependent prompts that each prompt is in; None: all are independent."""
+    """The group of dependent prompts of each prompt, or None if all are independent."""
 
     @property
     def losses(self) -> tuple[float, ...]:

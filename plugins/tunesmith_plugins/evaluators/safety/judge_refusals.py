@@ -47,7 +47,7 @@ class JudgedRefusals:
     """A judge's verdicts about answers, and its results on the anchors that test it."""
 
     declines: tuple[bool | None, ...]
-    """For each answer, True if it declines; None if the reply was not a verdict."""
+    """For each answer, True if it declines, or None if the reply was not a verdict."""
     anchors_right: int
     """Number of anchors that the judge got right."""
     anchors: int

@@ -196,9 +196,9 @@ class RunProgress:
     _parts: dict[str, Seconds] = field(default_factory=dict)
     _part_started: float = math.nan
     _baselines: dict[str, float] = field(default_factory=dict)
-    """Predicted seconds of each baseline that is still to be measured; NaN if unknown."""
+    """Predicted seconds of each baseline that is still to be measured, or NaN if unknown."""
     _rows: int = 0
-    """Maximum number of test rows for baselines that ask the model; 0: all of them."""
+    """Maximum number of test rows for baselines that ask the model, or 0 for all of them."""
     _phase: tuple[str, str] = "", ""
     """The model and the evaluator that are being measured."""
     _phase_started: float = math.nan

@@ -64,7 +64,7 @@ class StageSection:
     samples: list[CompletionSampled]
     """The last completions sampled during training."""
     first_batch: FirstBatch | None
-    """The first batch as the model saw it; None if the technique does not log it."""
+    """The first batch as the model saw it, or None if the technique does not log it."""
 
 
 def render_page(view: ReportView, max_answers: int) -> str:
