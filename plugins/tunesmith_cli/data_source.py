@@ -160,7 +160,7 @@ def find_loader(
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
         raise UsageError(
             f"{keys['train']}: no data loader recognizes this file",
-            hint=f"name one with --loader: {known}",
+            hint=f"name a data loader with --loader: {known}",
         )
     try:
         return use, catalog.find(DataLoaderOffer, use)

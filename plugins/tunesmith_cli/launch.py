@@ -171,7 +171,7 @@ def open_run(
         )
     folder, plan, _ = api.load_run(run, files=files, disabled=disabled)
     if api.read_report(folder.path).status == "ok":
-        raise UsageError(f"{run}: the run is finished", hint="tunesmith report shows its results")
+        raise UsageError(f"{run}: the run is finished", hint="`tunesmith report` shows its results")
     return folder, plan
 
 
@@ -273,7 +273,8 @@ def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
         return kind(**values)
     except (ValueError, TypeError, KeyError):
         raise UsageError(
-            f"{path}: this job file is damaged or was changed", hint="delete it"
+            f"{path}: this job file is damaged or was changed",
+            hint="delete the file, then submit the run again",
         ) from None
 
 

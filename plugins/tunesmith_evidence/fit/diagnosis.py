@@ -92,7 +92,7 @@ class FitDiagnosis:
 
     - ``auc``, and the mean losses ``train_loss`` and ``test_loss``
     - ``validation_rise``, ``validation_rise_low``: increase in the validation loss after the best
-    step
+      step
     - ``gain``, ``gain_low``: the base model's loss minus the tuned model's loss
     - ``fall``: relative drop in the loss in the last part
     - ``answer_nats``: cost of a training answer; ``answer_bound``: the bound from a classifier

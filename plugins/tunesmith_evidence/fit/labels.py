@@ -7,7 +7,7 @@ inequality, a model with the same error needs at most ``h(e) + e ln(K - 1)`` nat
 
 - above the bound: the model has not yet learned what the rows teach, so more training should help
 - below the bound: the model has learned it; if it is still worse on test rows, too little training
-is not the cause
+  is not the cause
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if distributed.world_size() > 1:
         raise UsageError(
             "baselines: this command runs only in a single process",
-            hint="start it without torchrun",
+            hint="start the command without torchrun",
         )
     overrides = [*sets, *list_baseline_overrides(rows, budget, only)]
     plan, catalog = api.load_plan(

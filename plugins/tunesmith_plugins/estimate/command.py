@@ -143,7 +143,7 @@ def parse_assumptions(texts: Sequence[str]) -> Assumptions | None:
         if not number.isascii() or not number.isdigit() or not int(number):
             raise UsageError(
                 f"--assume {key}: must be a positive integer, got `{value}`",
-                hint=f"for example {EXAMPLE}",
+                hint=f"use values such as {EXAMPLE}",
             )
         given[key] = int(number)
     return Assumptions(**given) if texts else None

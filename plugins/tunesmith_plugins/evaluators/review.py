@@ -138,7 +138,7 @@ def review(
         rates = first.generates and first.metrics[0].is_row_mean
         if first == used.offer or not rates or not first.metrics[0].higher_is_better:
             message = "the first evaluator must rate generated answers as right or wrong"
-            hint = 'put one before it, such as [[evaluators]] use = "exact-match"'
+            hint = 'put such an evaluator before it, for example [[evaluators]] use = "exact-match"'
             yield Finding(level="error", where=where, message=message, hint=hint)
         needed = count_rows_needed(used.config.precision)
         if len(validation) < needed:

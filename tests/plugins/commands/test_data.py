@@ -317,8 +317,8 @@ def test_fix_leaves_a_clean_file_as_it_is(tunesmith: Tunesmith, tmp_path: Path) 
     assert (done.exit_code, done.stdout) == (0, "nothing to fix\n")
     assert (tmp_path / "new.jsonl").read_bytes() == data
     (tmp_path / "rows.gz").write_bytes(gzip.compress(data))
-    assert "decompress or convert it first" in tunesmith("data", "fix", "rows.gz").stderr
-    assert "cannot read it" in tunesmith("data", "fix", "missing").stderr
+    assert "decompress or convert the file first" in tunesmith("data", "fix", "rows.gz").stderr
+    assert "cannot read the file" in tunesmith("data", "fix", "missing").stderr
 
 
 VALUES = st.recursive(

@@ -69,7 +69,7 @@ def command(  # noqa: PLR0913 - click passes each option by name
         return submit_to(launcher, submit_words(run_file, sets, gpus, dry_run=dry_run))
     plan, _ = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     options = override_options(plan.table(CloudOptions), flags, "cloud")
-    refuse_unsuitable_job(plan, options.gpus, options.gpu_count, table="cloud", hint="--gpus 1")
+    refuse_unsuitable_job(plan, options.gpus, options.gpu_count, table="cloud", hint="add --gpus 1")
     job = name_job(name or plan.name)
     work = Work(job, run_file.name, f"{options.mount.rstrip('/')}/{job}", sets)
     text = write_yaml(LAUNCHERS[launcher].build(work, options), launcher)

@@ -59,7 +59,7 @@ def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
     """
     if options.image is None:
         raise UsageError(
-            "cloud.image: Kubernetes needs a container image", hint="--image REGISTRY/NAME:TAG"
+            "cloud.image: Kubernetes needs a container image", hint="add --image REGISTRY/NAME:TAG"
         )
     if options.volume is None:
         raise UsageError(
@@ -67,7 +67,7 @@ def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
                 "cloud.volume: Kubernetes needs a volume, because a restarted container loses "
                 "its files"
             ),
-            hint="--volume NAME, a persistent volume claim",
+            hint="name a persistent volume claim with --volume NAME",
         )
     resources: dict[str, Any] = {"cpu": str(options.cpus), "memory": f"{options.memory}Gi"}
     if options.gpu_count:
@@ -128,7 +128,7 @@ def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
         if not options.gpu_type:
             raise UsageError(
                 (f"cloud.gpus: SkyPilot needs a GPU type, such as A100:2, but got {options.gpus}"),
-                hint="--gpus A100:2",
+                hint="add --gpus A100:2",
             )
         resources["accelerators"] = f"{options.gpu_type}:{options.gpu_count}"
     if options.image:

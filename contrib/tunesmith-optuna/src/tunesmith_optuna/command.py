@@ -63,7 +63,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     if distributed.world_size() > 1:
         raise UsageError(
-            "tune: this command starts its processes itself", hint="start it without torchrun"
+            "tune: this command starts its processes itself",
+            hint="start the command without torchrun",
         )
     flags = given_flags(click.get_current_context())
     if run.is_dir():

@@ -98,7 +98,7 @@ def check_run(plan: Plan, options: RayOptions, *, detach: bool) -> None:
     """
     api.require_runnable(plan)
     refuse_unsuitable_job(
-        plan, options.gpus, options.process_count, table="ray", hint="--workers 1 --processes 1"
+        plan, options.gpus, options.process_count, table="ray", hint="add --workers 1 --processes 1"
     )
     if detach and options.address == LOCAL:
         raise UsageError(
@@ -134,7 +134,7 @@ def refuse_second_job(run: Path) -> None:
     job = find_job(run)
     if not job or not job.is_active:
         return
-    hint = f"to stop it: tunesmith ray cancel {render.shell_path(run)}"
+    hint = f"to stop the run: tunesmith ray cancel {render.shell_path(run)}"
     if cluster.find_supervisor(job.name):
         raise UsageError(f"{run}: the run is already on this cluster ({job.state})", hint=hint)
     render.print_note(

@@ -120,8 +120,8 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url, **options)
     except ValueError as error:
-        known = "use a URL such as s3://bucket/path, or one that another fsspec library supports"
-        raise UsageError(f"{url}: {describe(error)}", hint=f"use a URL {known}") from None
+        hint = "use a URL such as s3://bucket/path, or one that another fsspec library supports"
+        raise UsageError(f"{url}: {describe(error)}", hint=hint) from None
     except ImportError as error:
         raise EnvironmentProblem(
             f"{url}: {describe(error)}",

@@ -85,7 +85,7 @@ def require_own_bucket(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snaps
         raise UsageError(
             f"{bucket.url}: {newest.host} pushed the run {newest.run} there at "
             f"{newest.created}, and this folder does not continue it",
-            hint="pull it into a new folder and continue there, or push to another URL",
+            hint="pull the run into a new folder and continue there, or push to another URL",
         )
     return numbers, newest
 

@@ -51,7 +51,7 @@ def has_answer_in_prompt(record: Record) -> bool:
     * a short answer that the prompt contains verbatim and that is not a word, such as ``lost_card``
       or ``ls -l``,
     * any short answer, or the last line of a long one, that follows a word such as ``answer:`` in
-    the prompt.
+      the prompt.
     """
     if isinstance(record, Text | Preference | UnpairedPreference):
         return False

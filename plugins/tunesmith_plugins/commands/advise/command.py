@@ -66,7 +66,8 @@ def command(
     """
     if distributed.world_size() > 1:
         raise UsageError(
-            "advise: this command runs only in a single process", hint="start it without torchrun"
+            "advise: this command runs only in a single process",
+            hint="start the command without torchrun",
         )
     overrides = [*sets, *list_baseline_overrides(0, None, [])[:2]]
     plan, catalog = api.load_plan(
@@ -145,7 +146,8 @@ def run_pilots(plan: Plan, catalog: Catalog, parts: DataParts, root: Path) -> li
             pilots.append(advice.Pilot(rows, measured, values, report.training_seconds))
     if not pilots:
         raise UsageError(
-            f"{total} training rows are too few for pilots", hint="train with: tunesmith run"
+            f"{total} training rows are too few for pilots",
+            hint="train without advice: tunesmith run",
         )
     return pilots
 

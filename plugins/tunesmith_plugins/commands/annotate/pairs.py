@@ -97,7 +97,7 @@ def read_pairs(path: Path) -> list[Pair]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}") from None
+        raise UsageError(f"{path}: cannot read the file: {error.strerror}") from None
     pairs = []
     for number, line in enumerate(lines, 1):
         if line.strip():

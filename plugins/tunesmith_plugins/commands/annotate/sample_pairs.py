@@ -83,7 +83,7 @@ def read_prompt_file(path: Path) -> list[Conversation]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}") from None
+        raise UsageError(f"{path}: cannot read the file: {error.strerror}") from None
     prompts: list[Conversation] = []
     for number, line in enumerate(lines, 1):
         if line.strip():

@@ -96,7 +96,7 @@ class Session:
         if self.path.read_bytes() != self._on_disk:
             raise UsageError(
                 f"{self.path}: another program changed this file during the session",
-                hint="start again to continue with the file as it is now",
+                hint="start the command again to continue with the changed file",
             )
         pairs = [*self.pairs]
         pairs[index] = pairs[index].with_choice(choice)

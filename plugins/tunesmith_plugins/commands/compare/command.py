@@ -158,7 +158,8 @@ def write_page(
 
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
-            f"--page {path}: the page is an HTML file", hint="use a file name that ends with .html"
+            f"--page {path}: the page must be an HTML file",
+            hint="use a file name that ends with .html",
         )
     render.write_new_file(path, [render_page(first, found, metrics)])
     render.print_note(f"page: {path}")
@@ -174,7 +175,7 @@ def read_results(path: Path) -> RunResults:
     if not results.measured:
         raise UsageError(
             f"{path}: the tuned model has not been evaluated",
-            hint=f"tunesmith resume {render.shell_path(path)}",
+            hint=f"finish the run: tunesmith resume {render.shell_path(path)}",
         )
     return results
 

@@ -51,7 +51,7 @@ def command(state: CliState, data: DataSource, out: Path | None, mask: bool, as_
     equal placeholders. It does not find names and postal addresses.
     """
     if out is not None and out.exists():
-        raise UsageError(f"{out}: already exists", hint="choose another file")
+        raise UsageError(f"{out}: already exists", hint="choose another file name")
     file, encoding = find_file(data, state)
     fixer = Fixer()
     content = _decode(fixer, _read(file), encoding, file)
@@ -110,11 +110,11 @@ def _read(file: Path) -> bytes:
             raise UsageError(f"{file}: the file is larger than {MAX_BYTES:,} bytes", hint=hint)
         data = file.read_bytes()
     except OSError as error:
-        raise UsageError(f"{file}: cannot read it: {error.strerror}") from None
+        raise UsageError(f"{file}: cannot read the file: {error.strerror}") from None
     if data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
         raise UsageError(
             f"{file}: the file is compressed or binary, not text",
-            hint="decompress or convert it first",
+            hint="decompress or convert the file first",
         )
     return data
 
@@ -125,7 +125,9 @@ def _decode(fixer: Fixer, data: bytes, encoding: str, file: Path) -> bytes:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         problem = f"byte 0x{data[error.start]:02x} is not text in {encoding}"
-        raise UsageError(f"{file}:{line}: {problem}", hint="try another --encoding") from None
+        raise UsageError(
+            f"{file}:{line}: {problem}", hint="name the encoding of the file with --encoding"
+        ) from None
     except ValueError as error:
         raise UsageError(f"--encoding: {error}") from None
 

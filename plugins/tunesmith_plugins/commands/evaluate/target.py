@@ -210,8 +210,8 @@ def _open_endpoint(
 
     def open_artifact(path: Path | None) -> TextModel:
         raise UsageError(
-            f"{choice.target}: {NO_WEIGHTS} for an evaluator to compare with",
-            hint="use another one, such as --evaluator exact-match",
+            f"{choice.target}: {NO_WEIGHTS}, but an evaluator compares with this model",
+            hint="use another evaluator, such as --evaluator exact-match",
         )
 
     def load() -> tuple[TextModel, RunContext]:
@@ -249,7 +249,7 @@ def _find_artifact(folder: RunFolder) -> Path:
     if trained is None:
         raise UsageError(
             f"{folder.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {folder.path}",
+            hint=f"finish the run: tunesmith resume {folder.path}",
         )
     return folder.path / trained.artifact
 
@@ -266,7 +266,7 @@ def _build(
         raise UsageError("there are no rows to evaluate on")
     evaluators = plan.evaluators or default_evaluators(catalog, records)
     if not evaluators:
-        raise UsageError("no evaluator fits the rows", hint="choose one with --evaluator")
+        raise UsageError("no evaluator fits the rows", hint="choose an evaluator with --evaluator")
 
     def load() -> tuple[TextModel, RunContext]:
         with fence(plan.technique.offered.plugin, "open", may_take_long=True):
@@ -331,6 +331,7 @@ def _read_base(config: Path) -> str:
         base = None
     if not isinstance(base, str) or not base:
         raise UsageError(
-            f"{config}: this file does not name a base model", hint="set it with --base"
+            f"{config}: this file does not name a base model",
+            hint="name the base model with --base",
         )
     return base

@@ -123,7 +123,8 @@ def choose_metric(report: Report, metric: str | None) -> Measured:
     if not found and metric is not None:
         names = ", ".join(dict.fromkeys(event.metric for event in events))
         raise UsageError(
-            f"--metric {metric}: this metric was not measured", hint=f"measured: {names}"
+            f"--metric {metric}: this metric was not measured",
+            hint=f"choose one of the measured metrics: {names}",
         )
     return (found or events)[0]
 

@@ -78,7 +78,8 @@ def read_first_half(run: Path) -> frozenset[int]:
     key = choose_verdict_metric(report)
     if key is None:
         raise UsageError(
-            f"{run}: the test rows have not been evaluated", hint=f"tunesmith resume {run}"
+            f"{run}: the test rows have not been evaluated",
+            hint=f"finish the run: tunesmith resume {run}",
         )
     event = report.measured[TUNED, *key]
     rows = to_scored_rows(read_rows(run / event.records, event.metric), event.metric)

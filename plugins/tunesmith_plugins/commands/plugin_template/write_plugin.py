@@ -91,7 +91,7 @@ def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
         hint = f"did you mean {guess}?" if guess else f"kinds: {', '.join(KINDS)}"
         raise UsageError(f"{kind}: no such kind of plugin", hint=hint)
     if not _NAME.fullmatch(name):
-        hint = "for example first-word"
+        hint = "use a name such as first-word"
         raise UsageError(
             f"{name}: names must consist of lower case letters, digits and hyphens", hint=hint
         )

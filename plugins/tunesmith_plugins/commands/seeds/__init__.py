@@ -58,7 +58,8 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     """
     if distributed.world_size() > 1:
         raise UsageError(
-            "seeds: this command runs only in a single process", hint="start it without torchrun"
+            "seeds: this command runs only in a single process",
+            hint="start the command without torchrun",
         )
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     report = load_report(folder)

@@ -79,7 +79,7 @@ class Classification:
         for record, reference in zip(records, references, strict=True):
             label = reader.match(reference)
             if label is None and self.labels:
-                hint = "add it to `labels` of classification"
+                hint = "add this answer to `labels` of classification"
                 message = f"the answer {reference.strip()[:80]!r} is not a label"
                 raise DataError(record.source, message, hint=hint)
             if label is None:

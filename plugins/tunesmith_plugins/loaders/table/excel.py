@@ -38,7 +38,9 @@ def open_excel(file: DataFile, *, options: RowOptions, sheet: str | None) -> Row
         magic = stream.read(len(OLD_EXCEL_MAGIC))
     name = file.display_name
     if magic == OLD_EXCEL_MAGIC:
-        raise DataError(name, "is a workbook of Excel 97 to 2003", hint="save it as .xlsx or CSV")
+        raise DataError(
+            name, "is a workbook of Excel 97 to 2003", hint="save the workbook as .xlsx or CSV"
+        )
     if not magic.startswith(ZIP_MAGIC) or not _is_workbook(file, options.max_unpacked_bytes):
         return None
     require_library("openpyxl", name, extra="excel")
@@ -89,7 +91,9 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
         return sheets[0]
     titles = ", ".join(sheet.title for sheet in workbook.worksheets)
     if wanted is not None:
-        raise DataError(name, f'has no sheet "{wanted}"', hint=f"its sheets: {titles}")
+        raise DataError(
+            name, f'has no sheet "{wanted}"', hint=f"choose one of its sheets: {titles}"
+        )
     if not sheets:
         raise DataError(name, "has no sheet with cells")
     raise DataError(

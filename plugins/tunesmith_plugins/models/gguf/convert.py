@@ -123,7 +123,7 @@ def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBa
     ):
         raise EnvironmentProblem(
             f"{path.resolve()}: unsupported tokenizer with the pre-tokenizer `{kind}`",
-            hint="use the model's original folder or hub id",
+            hint="use the model's original folder or its Hub id",
         )
     return tokenizer
 
@@ -157,5 +157,5 @@ def _find_end_ids(header: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 def _unsupported(path: Path, part: str, error: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"{path.resolve()}: the {part} in this GGUF file is not supported: {error!s:.160}",
-        hint="use the model's original folder or hub id",
+        hint="use the model's original folder or its Hub id",
     )

@@ -51,9 +51,7 @@ def find_folder(reference: str) -> FoundModel | None:
         )
     if reference.startswith(("/", "./", "../", "~")):
         problem = "this is a file, not a folder" if folder.exists() else "no such folder"
-        raise UsageError(
-            f"{problem}: `{reference}`", hint="set it to a folder that contains config.json"
-        )
+        raise UsageError(f"{problem}: `{reference}`", hint="use a folder that contains config.json")
     return None
 
 
