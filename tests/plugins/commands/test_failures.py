@@ -86,7 +86,7 @@ def test_a_half_is_not_chosen_without_a_file(failing: Tunesmith) -> None:
 
 def test_metrics(failing: Tunesmith, tmp_path: Path) -> None:
     refused = failing("failures", "done", "--metric", "loss")
-    assert refused.exit_code == 2 and "measured: same" in refused.stderr
+    assert refused.exit_code == 2 and "the measured metrics: same" in refused.stderr
     assert failing("failures", "done", "--metric", "same").exit_code == 0
 
 
