@@ -1,6 +1,7 @@
-"""The command line, which runs the commands of plugins: common options, output, exit codes.
+"""Command line of tunesmith: find the commands of plugins, run one, and return its exit code.
 
-It is built on the core, which runs without it. A command is imported only when it is used.
+The command line uses the core, and the core never imports it. To start quickly, it imports a
+command only when the user runs it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NoReturn
 
 
 def main() -> None:
-    """Run the ``tunesmith`` command; this is its entry point."""
+    """Run the ``tunesmith`` command. The console script calls this function."""
     from tunesmith_cli.streams import guard_streams
 
     guard_streams()
@@ -29,7 +30,7 @@ def _exit_without_commands(error: BaseException) -> NoReturn:
     file = error.filename if isinstance(error, SyntaxError) else files[-1]
     what = f"{file}: import failed: {type(error).__name__}: {' '.join(str(error).split())}"
     print(
-        f"error: {ascii(what)[1:-1]}\n\nhint: reinstall that package, then tunesmith",
+        f"error: {ascii(what)[1:-1]}\n\nhint: reinstall this file's package, then tunesmith",
         file=sys.stderr,
     )
     sys.exit(4)

@@ -1,4 +1,4 @@
-"""The command ``tunesmith``, the group of all commands that plugins offer."""
+"""Define the command ``tunesmith``, the group of all commands that plugins offer."""
 
 from __future__ import annotations
 
@@ -51,11 +51,14 @@ class TopGroup(OfferGroup):
 
 
 def _require_current_folder() -> None:
-    """Raise an error in a deleted folder, where paths cannot be made absolute."""
+    """Raise an error if the current folder was deleted, because relative paths need it."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise UsageError("the current folder was deleted", hint="change to another one") from None
+        raise UsageError(
+            "the current folder was deleted",
+            hint="change to another folder, for example with `cd ~`",
+        ) from None
 
 
 def _show_completion(ctx: click.Context, option: click.Parameter, shell: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Options that several or all commands share. They may come before or after the command's name."""
+"""Define options that commands share. Users may write them before or after the command's name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass
 class CliState:
-    """The values of the common options, and the catalog of plugins."""
+    """Holds the values of the common options, and the catalog of plugins that they select."""
 
     debug: bool = False
     quiet: bool = False
@@ -36,7 +36,7 @@ class CliState:
     _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)
 
     def apply_quiet(self, plan: Plan) -> Plan:
-        """Return the plan; with ``--quiet``, remove the reporters that show progress."""
+        """Return the plan, without the reporters that show progress if ``--quiet`` is set."""
         if not self.quiet:
             return plan
         shown = tuple(r for r in plan.reporters if not r.offer.shows_progress)
@@ -52,8 +52,8 @@ class CliState:
     def catalog(self, *, commands_only: bool = False) -> Catalog:
         """Return the catalog of installed plugins, for commands without a run file.
 
-        Finding the command already needs a catalog, before the options after the command's name are
-        parsed. If these options choose other plugins, the next call returns another catalog.
+        The command line needs a catalog to find the command, before it parses the options after the
+        command's name. If these options select other plugins, the next call returns a new catalog.
         """
         from tunesmith import catalog, plugins
 
@@ -68,19 +68,19 @@ pass_state = click.make_pass_decorator(CliState, ensure=True)
 
 
 def common_options(function: F) -> F:
-    """Add the common options; their values are stored in the :class:`CliState`."""
+    """Add the common options, whose values the :class:`CliState` stores."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
 def json_option(function: F) -> F:
-    """Add ``--json``."""
+    """Add the option ``--json``, which prints the result as JSON."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
 
 
 def set_option(function: F) -> F:
-    """Add ``--set``."""
+    """Add the option ``--set``, which overrides a key of the run file."""
     return click.option(
         "--set",
         "sets",
@@ -92,7 +92,7 @@ def set_option(function: F) -> F:
 
 
 def result_options(function: F) -> F:
-    """Decorator that adds ``--json`` and the common options, and passes the :class:`CliState`."""
+    """Add ``--json`` and the common options to a command, and pass it the :class:`CliState`."""
     return cast(F, json_option(common_options(pass_state(function))))
 
 
@@ -100,7 +100,7 @@ def start_options(
     function: F,
     out: str = "Run folder to create; default: a new folder below [run] folder.",
 ) -> F:
-    """Decorator for commands that start a run from a run file: adds options, passes the state.
+    """Add the options of commands that start a run from a run file, and pass the :class:`CliState`.
 
     The options are ``--set``, ``--out``, ``--trust-plugins``, ``--json`` and the common options.
     """
@@ -109,7 +109,7 @@ def start_options(
 
 
 def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> list[CompletionItem]:
-    """Complete keys of the run file, if the command ``explain`` is installed."""
+    """Return completions for a key of the run file, if the command ``explain`` is installed."""
     root = ctx.find_root().command
     explain = root.get_command(ctx, "explain") if isinstance(root, click.Group) else None
     found = explain.params[0].shell_complete(ctx, start) if explain else []
@@ -117,7 +117,7 @@ def _complete_key(ctx: click.Context, option: click.Parameter, start: str) -> li
 
 
 def trust_option(function: F) -> F:
-    """Decorator that adds ``--trust-plugins``, for commands that load a run's plugins."""
+    """Add ``--trust-plugins`` to a command that loads a run's plugins."""
     text = "Execute the code that the run folder names, without asking."
     return _option(text, "--trust-plugins", callback=_trust)(function)
 

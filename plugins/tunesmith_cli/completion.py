@@ -1,4 +1,4 @@
-"""``tunesmith --show-completion``: a shell's script to complete commands and options."""
+"""Print a script that lets a shell complete commands and options (``--show-completion``)."""
 
 from __future__ import annotations
 

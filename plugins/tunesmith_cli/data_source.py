@@ -1,4 +1,4 @@
-"""The data that a command reads: the rows of a run file, or a data file without one.
+"""Read the data for a command, either from a run file or directly from a data file.
 
 The options for a data file are keys of ``[data]``, so they also override those of a run file.
 """
@@ -34,20 +34,20 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class DataSource:
-    """A run file or a data file, and the overrides of its keys as for ``--set``."""
+    """A run file or a data file, with overrides of its keys in the syntax of ``--set``."""
 
     path: Path
     sets: tuple[str, ...] = ()
 
     @property
     def is_run_file(self) -> bool:
-        """True if the path is that of a run file."""
+        """True if ``path`` names a run file, and False if it names a data file."""
         return self.path.suffix == ".toml" and self.path.is_file()
 
 
 @dataclass(frozen=True)
 class LoadedFile:
-    """A data file, its data loader, and the keys of ``[data]`` that it was loaded with."""
+    """A data file, with its data loader and the keys of ``[data]`` used to load it."""
 
     use: str
     options: type[Options]
@@ -57,7 +57,7 @@ class LoadedFile:
 
 
 def file_options(function: F) -> F:
-    """Add the options that state how to read a data file; pass ``file_sets``, as for ``--set``."""
+    """Add the options that state how to read a data file, and pass them as ``file_sets``."""
 
     @wraps(function)
     def command(*args: Any, **values: Any) -> Any:
@@ -77,9 +77,10 @@ def file_options(function: F) -> F:
 
 
 def data_argument(function: F) -> F:
-    """Add the argument RUN.toml|FILE, ``--set`` and the file options; pass a DataSource, ``data``.
+    """Add the argument ``RUN.toml|FILE`` and its options, and pass them as ``data``, a DataSource.
 
-    ``--set`` also takes keys of ``[data]`` for a data file.
+    The options are ``--set`` and those of :func:`file_options`. With a data file, ``--set`` accepts
+    only keys of ``[data]``.
     """
 
     @wraps(function)
@@ -93,7 +94,7 @@ def data_argument(function: F) -> F:
 
 
 def read_keys(source: DataSource) -> dict[str, Any]:
-    """Return the keys of ``[data]`` for a data file.
+    """Return the keys of ``[data]`` that the command line states for a data file.
 
     Raises:
         UsageError: an override is not a key of ``[data]``.
@@ -114,7 +115,9 @@ def read_keys(source: DataSource) -> dict[str, Any]:
 def load_file(
     keys: Mapping[str, Any], catalog: Catalog, defaults: Mapping[str, Any] | None = None
 ) -> LoadedFile:
-    """Load a data file, folder or pattern; without ``use``, with the loader that recognizes it.
+    """Load a data file, folder or pattern.
+
+    The key ``use`` names the data loader. Without it, use the loader that recognizes the file.
 
     Args:
         keys: the keys of ``[data]``; ``train`` is the file.
@@ -122,8 +125,8 @@ def load_file(
         defaults: options that are used if the data loader has them and ``keys`` does not.
 
     Raises:
-        UsageError: no data loader recognizes the file, or it does not have these keys.
-        DataError: the file is unusable.
+        UsageError: no data loader recognizes the file, or the loader does not have these keys.
+        DataError: the file cannot be read, or its rows are invalid.
     """
     from tunesmith.fence import fence
     from tunesmith_data import RowLoader
@@ -143,10 +146,10 @@ def load_file(
 def find_loader(
     keys: Mapping[str, Any], catalog: Catalog
 ) -> tuple[str, Offered[DataLoaderOffer[Any]]]:
-    """Return name and offer of the loader ``use``, by default of the one that recognizes the file.
+    """Return the name and offer of the loader ``use``, or of the one that recognizes the file.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no such loader is installed, or no loader recognizes the file.
     """
     from tunesmith.catalog import OfferNotFoundError
     from tunesmith.errors import UsageError
@@ -157,7 +160,7 @@ def find_loader(
         known = ", ".join(o.offer.name for o in catalog.offers(DataLoaderOffer))
         raise UsageError(
             f"{keys['train']}: no data loader recognizes this file",
-            hint=f"name one with --loader: {known}",
+            hint=f"name a data loader with --loader: {known}",
         )
     try:
         return use, catalog.find(DataLoaderOffer, use)

@@ -1,4 +1,4 @@
-"""Print a command's error with its hint, and return the documented exit code."""
+"""Print the error of a command with a hint, and return the documented exit code."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PIP_COMMANDS = {
 
 
 def exit_code_of(work: Callable[[], object], state: CliState) -> int:
-    """Call ``work`` and return the exit code; if it raises an error, print the error on stderr.
+    """Call ``work``, print its error (if any) on stderr, and return the exit code.
 
-    A failing stdout changes the code in one case: if a command's only result is its output, it
-    fails if the output cannot be written. It does not fail if the reader went away (``| head``),
-    because the reader has what it needs.
+    If stdout cannot be written (a full disk, for example), a command fails only if its output is
+    its only result. A reader that closes the pipe early (``| head``) does not make it fail, because
+    that reader has what it needs.
     """
     code = _call(work, state)
     lost = find_stream_error(sys.stdout)
@@ -69,7 +69,7 @@ def _call(work: Callable[[], object], state: CliState) -> int:
 
 
 def _exit_code_of_exit(error: SystemExit) -> int:
-    """Report a ``sys.exit`` of an import as an error; raise any other one again."""
+    """Report a ``sys.exit`` in an imported module as an error; raise any other one again."""
     if problem := explain_import_error(error):
         _print_error(problem)
         return problem.exit_code
@@ -77,7 +77,7 @@ def _exit_code_of_exit(error: SystemExit) -> int:
 
 
 def _print_unexpected(error: Exception) -> int:
-    """Print an unexpected error: a problem of the machine or of a library, otherwise a bug."""
+    """Print an unexpected error as a problem of the machine or of a library, otherwise as a bug."""
     problem = explain_machine_error(error) or explain_import_error(error)
     if problem is not None:
         _print_error(problem)
@@ -111,7 +111,7 @@ def _print_click_error(error: click.ClickException) -> None:
 
 
 def _explain_renamed_option(error: click.ClickException) -> str:
-    """Return a message about a renamed option or value; empty if it was not renamed."""
+    """Return a message about a renamed option or value, or "" if it was not renamed."""
     match error:
         case click.NoSuchOption(option_name=name, ctx=click.Context() as context):
             options = {_key_of(o): o for param in context.command.params for o in param.opts}
@@ -153,10 +153,10 @@ def _clean(text: str) -> str:
 
 
 def explain_import_error(error: BaseException) -> EnvironmentProblem | None:
-    """Return a user-facing error for an exception raised by an import; None for any other.
+    """Return a user-facing error for an exception raised by an import, or None for any other.
 
-    For errors that cannot be attributed to a plugin. The message names the file that failed to
-    import.
+    Use it for errors that cannot be attributed to a plugin. The message names the file whose
+    import failed.
     """
     frames = traceback.extract_tb(error.__traceback__)
     if not isinstance(error, (ImportError, SyntaxError)) and not any(

@@ -39,8 +39,8 @@ def resolve_command_conflicts(
 ) -> tuple[dict[str, CommandOffer], list[CommandConflict]]:
     """Return the usable commands by name, and a conflict for each of the others.
 
-    If a command and a group have the same name, the first one counts. Built-in commands come first,
-    so they cannot be replaced.
+    If a command and a group have the same name, the first one wins. Built-in commands come first,
+    so plugins cannot replace them.
     """
     by_name: dict[str, list[Offered[CommandOffer]]] = {}
     for offered in offers:
@@ -51,7 +51,7 @@ def resolve_command_conflicts(
         reason = _conflict_reason(name, usable)
         if not reason and (len(same) == 1 or same[0].plugin.is_builtin):
             usable[name] = same.pop(0).offer
-            reason = "tunesmith has a command of this name"
+            reason = "tunesmith has a command with this name"
         if same:
             plugins = tuple(sorted(offered.plugin.full_name for offered in same))
             reason = reason or "offered by more than one plugin"
@@ -60,7 +60,7 @@ def resolve_command_conflicts(
 
 
 def _conflict_reason(name: str, usable: Collection[str]) -> str:
-    """Return the reason why a name conflicts with those in use; empty if it does not."""
+    """Return the reason why a name conflicts with those in use, or "" if it does not."""
     group, _, second = name.partition(" ")
     if second and group in usable:
         return f"{group} is a command, not a group"
@@ -94,7 +94,7 @@ class OfferGroup(click.Group):
 
     @property
     def prefix(self) -> str:
-        """Prefix of the offer names in this group; empty for the top-level group."""
+        """The prefix of the offer names in this group, or "" for the top-level group."""
         return f"{self.name} "
 
     def help_lines(self, ctx: click.Context) -> dict[str, str]:
@@ -117,7 +117,7 @@ class OfferGroup(click.Group):
         return offer.load() if offer else create_group(name)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete options, and commands with their help lines, without importing commands."""
+        """Return completions for options and commands, without importing any command."""
         lines = [item for item in self.help_lines(ctx).items() if item[0].startswith(incomplete)]
         found = [CompletionItem(word, help=line) for word, line in lines]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
@@ -125,7 +125,7 @@ class OfferGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command.
+        """Return the command that the arguments name, with its name and the remaining arguments.
 
         Raises:
             UsageError: the command does not exist (the hint suggests the most similar one), or
@@ -159,7 +159,7 @@ class OfferGroup(click.Group):
             formatter.write(f"\n{text}\n")
 
     def _sections(self, ctx: click.Context) -> dict[str, str]:
-        """Return the heading of each command; a group is below that of its first command."""
+        """Return the heading of each command. A group takes the heading of its first command."""
         sections: dict[str, str] = {}
         for name, offer in find_commands(ctx)[0].items():
             if name.startswith(self.prefix):

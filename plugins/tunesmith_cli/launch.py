@@ -1,4 +1,4 @@
-"""Building blocks for plugins that start runs on clusters: options, run folders, jobs."""
+"""Functions for plugins that start runs on clusters: options, run folders and jobs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class GpuRequest:
     """The GPUs that a job requests."""
 
     type: str
-    """GPU type, such as ``A100``; empty for any type."""
+    """GPU type, such as ``A100``, or "" for any type."""
     count: int
-    """Number of GPUs; 0: the job trains on the CPU."""
+    """Number of GPUs, or 0 if the job trains on the CPU."""
 
 
 def parse_gpus(gpus: int | str) -> GpuRequest:
@@ -55,7 +55,9 @@ def parse_gpus(gpus: int | str) -> GpuRequest:
     """
     found = _GPUS.fullmatch(str(gpus))
     if not found:
-        raise ValueError("must be a number, or a type and a number such as A100:2")
+        raise ValueError(
+            "must be a number of GPUs such as 2, or a type and a number such as A100:2"
+        )
     return GpuRequest(found[1] or "", int(found[2]))
 
 
@@ -71,11 +73,11 @@ Gpus = Annotated[int | str, AfterValidator(_check)]
 def refuse_unsuitable_job(
     plan: Plan, gpus: int | str, processes: int, *, table: str, hint: str
 ) -> None:
-    """Raise an error if a job could not execute this run.
+    """Raise an error if the processes or devices of a job do not suit this run.
 
     Args:
-        table: the table with the key ``gpus``.
-        hint: how to request a single process.
+        table: name of the run file's table that contains the key ``gpus``.
+        hint: what the user can do to request a single process.
 
     Raises:
         UsageError: a part of the run cannot use the job's several processes, or the run trains on a
@@ -98,9 +100,10 @@ def refuse_unsuitable_job(
 
 
 def option_flags(options: type[Options], kinds: Mapping[str, type], table: str) -> Callable[[F], F]:
-    """Return a decorator that adds a command-line flag for each of some options of a table.
+    """Return a decorator that adds a command-line flag for some options of a table.
 
-    ``kinds`` maps each key to the type of its value. :func:`override_options` applies given flags.
+    ``kinds`` maps the key of each option to the type of its value. :func:`override_options` applies
+    the flags that the user gave.
     """
 
     def add_flags(function: F) -> F:
@@ -130,7 +133,7 @@ def given_flags(ctx: click.Context) -> Mapping[str, str | int]:
 
 
 def override_options(options: OptionsT, given: Mapping[str, object], table: str) -> OptionsT:
-    """Return a table's options with these values replaced; None keeps the present value.
+    """Return a table's options with these values. A value of None keeps the present value.
 
     Raises:
         ConfigError: a value is not valid for its key.
@@ -153,7 +156,7 @@ def open_run(
     files: Sequence[str] = (),
     disabled: Sequence[str] = (),
 ) -> tuple[RunFolder | None, Plan]:
-    """Read a run file or open a run folder; return the folder (None for a file) and the plan.
+    """Read a run file or open a run folder, and return the folder (None for a file) and the plan.
 
     Raises:
         UsageError: the run is finished, or ``sets`` or ``out`` are given for a run folder.
@@ -163,12 +166,12 @@ def open_run(
         return None, plan
     if sets or out:
         raise UsageError(
-            f"{run}: is a run folder, and the run file in it cannot be changed",
-            hint="use --set and --out only with a run file",
+            f"{run}: this is a run folder, and the run file in it cannot be changed",
+            hint="use --set and --out only with a run file, not with a run folder",
         )
     folder, plan, _ = api.load_run(run, files=files, disabled=disabled)
     if api.read_report(folder.path).status == "ok":
-        raise UsageError(f"{run}: the run is finished", hint="tunesmith report shows its results")
+        raise UsageError(f"{run}: the run is finished", hint="`tunesmith report` shows its results")
     return folder, plan
 
 
@@ -178,7 +181,7 @@ def planned_folder(plan: Plan, out: Path | None) -> Path:
 
 
 def create_run(plan: Plan, out: Path | None) -> RunFolder:
-    """Create a run folder, where ``tunesmith resume`` will start the run on another machine.
+    """Create a run folder. ``tunesmith resume`` then starts the run, possibly on another machine.
 
     Raises:
         UsageError: ``out`` exists and is not empty.
@@ -214,12 +217,13 @@ def wait_for_lock(
     seconds: float = LOCK_TIMEOUT_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until no other process uses the run; ``report`` is called with a line for each wait.
+    """Wait until no other process uses the run, and pass ``report`` a line before each wait.
 
     Raises:
-        RunInUseError: another process still uses it after this time.
+        RunInUseError: another process still uses the run when the time is over.
         UsageError: the folder does not exist, or contains a link that leads outside.
-        EnvironmentProblem: its file system is full, read-only or not accessible to this user.
+        EnvironmentProblem: the file system of the run folder is full, read-only or not accessible
+            to this user.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -238,16 +242,16 @@ def wait_for_lock(
 
 
 def signal_at_end_of_parent(number: int) -> None:
-    """Ask the kernel to signal this process when its parent ends; no effect except on Linux.
+    """Ask the kernel to signal this process when its parent ends. This only works on Linux.
 
-    The request survives ``exec``. The signal arrives once for each thread of the parent.
+    The request survives ``exec``. The kernel sends the signal once for each thread of the parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def write_job(folder: Path, launcher: str, job: Any) -> None:
-    """Write a job, which is a dataclass, to the launcher's folder in a run folder."""
+    """Write a job (a dataclass) as JSON to the launcher's folder in a run folder."""
     path = folder / launcher / "job.json"
     path.parent.mkdir(exist_ok=True)
     content = {"schema": f"tunesmith.{launcher}-job/1", **asdict(job)}
@@ -255,7 +259,7 @@ def write_job(folder: Path, launcher: str, job: Any) -> None:
 
 
 def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
-    """Return the newest job of a run as ``kind``, a dataclass; None if none was submitted.
+    """Return the newest job of a run as the dataclass ``kind``, or None if no job was submitted.
 
     Raises:
         UsageError: the file is damaged, or ``kind`` refuses its values with a ValueError.
@@ -268,17 +272,20 @@ def read_job(folder: Path, launcher: str, kind: type[JobT]) -> JobT | None:
         values: Any = {field.name: content[field.name] for field in fields(kind)}  # type: ignore[arg-type]
         return kind(**values)
     except (ValueError, TypeError, KeyError):
-        raise UsageError(f"{path}: is damaged or was changed", hint="delete it") from None
+        raise UsageError(
+            f"{path}: this job file is damaged or was changed",
+            hint="delete the file, then submit the run again",
+        ) from None
 
 
 def print_error(error: TunesmithError, report: Callable[[str], None]) -> int:
-    """Print an error and its hint in the process of a job; return the exit code."""
+    """Print an error and its hint in the process of a job, and return the exit code."""
     report(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
     return error.exit_code
 
 
 def read_last_lines(path: Path, lines: int) -> Sequence[str]:
-    """Return the last lines of a file; empty if the file does not exist."""
+    """Return the last lines of a file, or an empty list if the file does not exist."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", errors="replace") as stream:

@@ -1,4 +1,4 @@
-"""Commands for launchers, plugins that execute runs elsewhere, such as ``slurm`` or ``ray``."""
+"""Build the commands of launchers, the plugins that run training elsewhere, such as ``slurm``."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class JobCommands(Generic[JobT]):
-    """The commands of a launcher, built from functions that read and stop a run's newest job."""
+    """Builds the commands of a launcher from functions that read and stop a run's newest job."""
 
     name: str
     """Name of the group of commands."""
     find_job: Callable[[Path], JobT | None]
-    """Read the newest job of a run folder; None if none was submitted."""
+    """Return the newest job of a run folder, or None if none was submitted."""
     query: Callable[[Path, JobT], JobStatus]
     cancel: Callable[[Path, JobT], str]
     """Stop the job, and return a sentence that tells the user what happened."""
@@ -79,7 +79,7 @@ class JobCommands(Generic[JobT]):
         return run, found
 
     def status_command(self) -> click.Command:
-        """Build the command that shows the state of a job and its run."""
+        """Build the command ``status``, which shows the state of a job and its run."""
 
         @click.command("status")
         @_run_argument
@@ -113,7 +113,7 @@ class JobCommands(Generic[JobT]):
         return command
 
     def logs_command(self) -> click.Command:
-        """Build the command that prints the end of a log."""
+        """Build the command ``logs``, which prints the end of a job's log."""
 
         def command(run: Path, lines: int, rank: int = 0) -> None:
             """Print the end of the log of a run's newest job, over all its starts."""
@@ -121,7 +121,7 @@ class JobCommands(Generic[JobT]):
             path = self.find_log(folder.path, job, rank)
             if not path.is_file():
                 raise UsageError(
-                    f"{path}: nothing has been printed yet",
+                    f"{path}: the job has not printed anything yet",
                     hint=f"tunesmith {self.name} status {render.shell_path(run)} shows whether the "
                     "job is queued",
                 )
@@ -134,7 +134,7 @@ class JobCommands(Generic[JobT]):
         return click.command("logs")(_run_argument(options))
 
     def cancel_command(self) -> click.Command:
-        """Build the command that stops a run."""
+        """Build the command ``cancel``, which stops the job of a run."""
 
         @click.command("cancel")
         @_run_argument
@@ -162,9 +162,9 @@ def submit_options(
 ) -> Callable[[F], F]:
     """Return a decorator that adds the options of commands that submit runs.
 
-    These are ``--set``, the flags of the launcher's table, ``--out``, ``--dry-run``,
-    ``--trust-plugins``, ``--json`` and the common options. The command gets the state of the
-    command line as its first argument. ``dry_run`` and ``out`` are help texts.
+    The options are ``--set``, the flags of the launcher's table, ``--out``, ``--dry-run``,
+    ``--trust-plugins``, ``--json`` and the common options. The command receives the
+    :class:`CliState` as its first argument. ``dry_run`` and ``out`` are help texts.
     """
 
     def add(function: F) -> F:

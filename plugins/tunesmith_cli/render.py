@@ -1,7 +1,7 @@
 """Print results on stdout and notes on stderr.
 
-All text passes through ``safe_text``, and rich's markup is off. So text from users, models and
-plugins cannot control the terminal.
+All text passes through ``safe_text``, and rich's markup is off. Therefore, text from users, models
+and plugins cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TableCell = str | tuple[str, str]
 
 
 def print_text(text: str = "", *, style: str = "") -> None:
-    """Print a result on stdout."""
+    """Print a result on stdout, so that its text cannot control the terminal."""
     _print_lines(sys.stdout, text, style)
 
 
@@ -68,17 +68,17 @@ def print_note(text: str, *, style: str = "") -> None:
 
 
 def print_json(value: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Print JSON on stdout as ASCII, which cannot control the terminal; None: on one line."""
+    """Print JSON on stdout as ASCII, on one line if ``indent`` is None."""
     print_text(encode_json(redact_all(value), indent=indent))
 
 
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[TableCell]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table on stdout; ``right`` has the indices of right-aligned columns.
+    """Print a table on stdout. ``right`` contains the indices of the right-aligned columns.
 
     Names in the first column and numbers are never cut. If the terminal is too narrow for a table,
-    the name of each row is followed by a line for each other cell.
+    print the name of each row, and each of its other cells on a line below.
     """
     width = create_console().width
     if _min_width(headers, rows, right) <= width:
@@ -109,7 +109,7 @@ def _min_width(
 def build_table(
     headers: Sequence[str], rows: Sequence[Sequence[TableCell]], right: Sequence[int] = ()
 ) -> Table:
-    """Build a table of texts; ``right``: indices of the columns to right-align."""
+    """Build a table of texts. ``right`` contains the indices of the right-aligned columns."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
         is_right = index in right
@@ -121,7 +121,7 @@ def build_table(
 
 
 def build_text(text: str, style: str = "") -> Text:
-    """Build a text for rich that cannot control the terminal."""
+    """Return a rich text whose content cannot control the terminal."""
     return Text(redact(safe_text(text)), style=_RICH[style])
 
 
@@ -149,7 +149,7 @@ def print_renderable(renderable: RenderableType) -> None:
 
 
 def write_new_file(path: Path, texts: Iterable[str]) -> int:
-    """Write texts to a new file; return their number.
+    """Write texts to a new file, and return the number of texts.
 
     Raises:
         UsageError: the file already exists, or cannot be written.
@@ -164,7 +164,7 @@ def write_new_file(path: Path, texts: Iterable[str]) -> int:
 
 
 def shell_path(path: Path) -> str:
-    """Quote a path for the shell, relative if it is below the current folder."""
+    """Return a path quoted for the shell, relative if it is below the current folder."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 

@@ -1,4 +1,4 @@
-"""The contract of extensions of ``tunesmith serve``, which choose models and observe answers."""
+"""Define the interface of extensions of ``tunesmith serve``: choose models, observe answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.contracts import TextModel
 
 @dataclass(frozen=True, kw_only=True)
 class ServedRequest:
-    """A request to ``tunesmith serve``, in the form that extensions get."""
+    """A request to ``tunesmith serve``, as passed to extensions."""
 
     model: str
     headers: Mapping[str, str]
@@ -22,10 +22,10 @@ class ServedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedAnswer:
-    """The complete answer to a request; ``seconds`` is the time that it took.
+    """The complete answer to a request. ``seconds`` is the time from request to last token.
 
-    Tuples have one value per choice. ``prompt_tokens`` and ``completion_tokens`` (of finished
-    choices) are the numbers in the client's usage.
+    Tuples have one value per choice. ``prompt_tokens`` and ``completion_tokens`` are the counts
+    that the client receives as usage. Only finished choices have completion tokens.
     """
 
     id: str
@@ -42,19 +42,20 @@ class ServedAnswer:
 
 
 class ServeExtension:
-    """An extension of ``tunesmith serve``. Override what you need; the methods here do nothing."""
+    """Base class of extensions of ``tunesmith serve``. Its methods do nothing until overridden."""
 
     def models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel]:
-        """Return additional models to serve, by name; ``load`` opens the folder of an adapter."""
+        """Return additional models to serve, by name. ``load`` opens the folder of an adapter."""
         return {}
 
     def choose(self, request: ServedRequest) -> str | None:
         """Return the name of the model that should answer, or None to leave the choice to others.
 
-        Requests wait for this method. A UsageError rejects the request with status 400. Any other
-        exception returns status 500, so that the wrong model never answers.
+        The server calls this method before it answers, so a slow method delays the request. A
+        UsageError rejects the request with status 400. Any other exception returns status 500, so
+        that the wrong model never answers.
         """
         return None
 
     def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
-        """Observe an answer. A separate thread calls this, and under load skips some answers."""
+        """Observe an answer. A separate thread calls this method, and skips answers under load."""

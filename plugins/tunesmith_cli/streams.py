@@ -1,8 +1,8 @@
-"""Standard streams that never stop a command: output that cannot be written is dropped.
+"""Guard stdout and stderr: drop output that cannot be written instead of stopping the command.
 
-A reader may go away (``| head``), a disk may be full, a terminal may be closed, a descriptor may be
-missing from the start. A command goes on in all these cases. Only its exit code may change, which
-:mod:`tunesmith_cli.exit_codes` decides at the end.
+The reader of a pipe may go away (``| head``), the disk may be full, the terminal may be closed, or
+a descriptor may be missing from the start. The command continues in all these cases. At the end,
+:mod:`tunesmith_cli.exit_codes` decides whether the lost output changes the exit code.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class ErrorTolerantFile(io.FileIO):
-    """The file below a stream. After its first error, it drops everything that is written."""
+    """The raw file below a stream, which drops all output after its first write error."""
 
     failure: OSError | None = None
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write data, or drop it after an error; wait if the file is non-blocking and full."""
+        """Write data, or drop it after an error. Wait if the file is non-blocking and full."""
         while self.failure is None:
             try:
                 written: int | None = super().write(data)
@@ -40,8 +40,8 @@ class ErrorTolerantFile(io.FileIO):
 def guard_streams() -> None:
     """Replace stdout and stderr of this process with streams over an :class:`ErrorTolerantFile`.
 
-    Descriptors 0 to 2 that are closed are opened on the null device. Otherwise the next opened
-    files would get these numbers, and an event log could receive output meant for stderr.
+    If one of the descriptors 0 to 2 is closed, open it on the null device. Otherwise the next
+    opened file would get its number, and an event log could receive output meant for stderr.
     """
     missing = {fd for fd in range(3) if not _is_open(fd)}
     for _ in missing:

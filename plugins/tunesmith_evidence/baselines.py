@@ -1,7 +1,7 @@
 """Measure the baselines of a run, and stop before training.
 
-They are measured in a regular run folder, and the run stops early. Later, ``tunesmith resume``
-trains there without measuring them again.
+The run folder is a regular one whose run stops early. ``tunesmith resume`` can later train in it
+without measuring the baselines again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ UNLIMITED_BUDGET = "100000h"
 
 @dataclass(frozen=True)
 class UntrainedTechnique:
-    """A technique that opens models, but ends the run when training would start."""
+    """A technique that opens models with the real technique, but stops the run before training."""
 
     technique: Technique
 
     def train(self, job: Job[Any]) -> Artifact:
-        """End the run.
+        """Stop the run instead of training.
 
         Raises:
             RunStopped: always.
@@ -42,7 +42,7 @@ class UntrainedTechnique:
         raise RunStopped(ENDED_MESSAGE)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Open the model with the real technique; see :class:`tunesmith.contracts.Technique`."""
+        """Open the model with the real technique. See :class:`tunesmith.contracts.Technique`."""
         return self.technique.open(model, artifact, device=device)
 
 
@@ -55,7 +55,7 @@ class MeasuredBaseline:
     """The score, or None if the baseline was skipped."""
 
     def to_json(self) -> JSON:
-        """Return the baseline as a JSON object."""
+        """Return the baseline, with its variant and score, as a JSON object."""
         measured, chosen = self.measured, self.chosen
         return {
             "baseline": chosen.baseline,
@@ -96,7 +96,7 @@ def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) 
 def measure_baselines(
     plan: Plan, catalog: Catalog, folder: RunFolder, *, resume: bool = False
 ) -> Report:
-    """Measure the baselines of a plan in a run folder and return the report so far."""
+    """Measure the baselines of a plan in a run folder, and return the run's report."""
     offered = plan.technique.offered
     build = offered.offer.build
     offer = replace(offered.offer, build=lambda config: UntrainedTechnique(build(config)))

@@ -51,7 +51,7 @@ RowKey: TypeAlias = tuple[str, float, int]
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run's results: its folder and its report."""
+    """The folder and the report of a run."""
 
     folder: Path
     report: Report
@@ -61,7 +61,7 @@ class RunResults:
 
     @classmethod
     def read(cls, folder: Path) -> RunResults:
-        """Read a run's results without its training steps.
+        """Read a run's results, but skip its training steps.
 
         Raises:
             UsageError: the folder does not contain a run.
@@ -78,16 +78,16 @@ class RunResults:
 
     @property
     def plan(self) -> JSON:
-        """The plan that the run was started with; empty if the log has no start event."""
+        """The plan that the run was started with, or an empty dict without a start event."""
         return self.report.started.plan if self.report.started else {}
 
     def find_version(self, evaluator: str) -> str:
-        """Return the version of the package that provides an evaluator, or "" if not logged."""
+        """Return the logged version of the package with an evaluator, or "" without one."""
         events = (event for (name, _), event in self.measured.items() if name == evaluator)
         return next((event.version for event in events), "")
 
     def rows(self, evaluator: str, metric: str) -> Mapping[RowKey, JSON]:
-        """Return the tuned model's rows with their values of a metric; the result is cached.
+        """Return the tuned model's rows with their values of a metric, from a cache if possible.
 
         Raises:
             IntegrityError: the per-row results file is missing or damaged.
@@ -126,7 +126,7 @@ class MetricDifference:
     outcome: ComparisonOutcome
     """``better`` if the second run is better; ``unclear`` if the interval includes zero."""
     p_value_holm: float | None = None
-    """p-value adjusted for the number of comparisons; None before :func:`adjust_differences`."""
+    """p-value adjusted for the number of comparisons, or None before :func:`adjust_differences`."""
     won: int = 0
     """Number of rows where the second run is better; meaningless for metrics of all rows."""
     lost: int = 0
@@ -138,13 +138,13 @@ class MetricDifference:
 
     @property
     def is_clear(self) -> bool:
-        """True if the difference is clear, after adjustment for other tests if there are any."""
+        """True if the difference is clear, after the adjustment for multiple tests (if any)."""
         p_value = self.p_value if self.p_value_holm is None else self.p_value_holm
         return self.outcome != "unclear" and p_value < 1 - self.confidence
 
 
 def find_comparison_obstacles(first: RunResults, second: RunResults, catalog: Catalog) -> list[str]:
-    """List the reasons why two runs must not be compared; empty if they are comparable.
+    """Return the reasons why two runs must not be compared, or [] if they are comparable.
 
     Comparable runs have the same test rows, and evaluators with the same options (including
     decoding) and versions. The catalog provides the default options of evaluators that a plan does
@@ -171,7 +171,7 @@ def find_comparison_obstacles(first: RunResults, second: RunResults, catalog: Ca
 
 
 def _find_other_rows(first: Set[RowKey], second: Set[RowKey]) -> Iterator[str]:
-    """Yield a reason if the rows themselves differ; different weights alone are allowed."""
+    """Yield a reason if the rows themselves differ. Different weights of equal rows are allowed."""
     if first == second:
         return
     before, after = (Counter(key[0] for key in keys) for keys in (first, second))
@@ -211,12 +211,12 @@ def pair_rows(
     metric: str,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PairedRows:
-    """Pair the rows of two runs by a metric; identical rows are paired in order.
+    """Pair the rows of two runs that have values of a metric. Identical rows pair in order.
 
     Rows match if their prompt, expected answer and weight are equal. For a loss per token the
-    weight is the token count, so the loss is compared only where both models count the same number
-    of tokens. A metric of all rows together, which is looked up by name in ``metrics``, is computed
-    again on the shared rows.
+    weight is the token count, so only rows with the same number of tokens in both models match. If
+    a metric is computed over all rows together, compute it again on the shared rows; ``metrics``
+    contains it by name.
 
     Raises:
         IntegrityError: a per-row results file is missing or damaged.
@@ -267,7 +267,7 @@ def compare_metrics(
     if not shared:
         raise UsageError(
             f"{names}: the tuned models have no metric in common",
-            hint="list the same [[evaluators]] in both run files; unfinished runs have no metrics",
+            hint="list the same [[evaluators]] in both run files, and finish both runs",
         )
     differences = {}
     for key in shared:
@@ -290,13 +290,13 @@ def compare_metric(
     confidence: float = 0.95,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> MetricDifference | None:
-    """Compare two runs by one evaluator and metric; return None if they share no row."""
+    """Compare two runs by one evaluator and metric, or return None if they share no row."""
     pairs = pair_rows(first, second, *key, metrics)
     return compare_pairs(second.measured[key], pairs, confidence) if len(pairs) else None
 
 
 def compare_pairs(measured: Measured, pairs: PairedRows, confidence: float) -> MetricDifference:
-    """Return the paired difference of one metric."""
+    """Return the paired difference of one metric, computed from the values of the shared rows."""
     values, weights = (pairs.baseline_values, pairs.tuned_values), pairs.weights
     found: Comparison = compare(
         *values,

@@ -1,13 +1,13 @@
-"""Test if a weak slice improved in the next run, and if another slice got worse.
+"""Test whether a weak slice improved in the next run, and whether another slice got worse.
 
 The test rows are split into two halves with separate roles::
 
     first half     find weak slices, look at failures, collect new training rows for them
-    second half    nobody looks at it; it alone decides whether the slices improved
+    second half    stays unseen until it decides whether the slices improved
 
-The targets are the slices that looked weak on the first half, no matter how they look on the
-second. Otherwise, a slice that was weak by bad luck would seem to improve by good luck (regression
-to the mean). For example::
+The targets are the slices that looked weak on the first half, whatever their score on the second.
+If the second half selected them too, a slice that was weak by chance would seem to improve
+(regression to the mean). For example::
 
     slice "refunds"       parent run    child run
     first half            10 of 25      (not used: its failures guided the collection)
@@ -16,7 +16,7 @@ to the mean). For example::
 Outcomes, after Holm's correction over all tested slices:
 
 - ``improved``: a target is clearly better, and no longer clearly weaker than the other rows
-- ``better``: clearly better, but not a target, or a target that is still weaker than the other rows
+- ``better``: clearly better, but not a target, or still clearly weaker than the other rows
 - ``worse``: clearly worse
 - ``unclear``: no clear difference
 """
@@ -76,7 +76,7 @@ class SliceChange:
 
 
 def list_target_slices(rows: Sequence[ScoredRow], higher_is_better: bool) -> list[Slice]:
-    """Return the slices that look weak on the first half; rows are collected for these."""
+    """Return the slices that look weak on the first half, for which users collect rows."""
     return [weak.slice for weak in find_weak_slices(rows, higher_is_better)]
 
 
@@ -141,7 +141,7 @@ def judge_improvement(
 def _list_parts(
     before: Sequence[ScoredRow], targets: Sequence[Slice]
 ) -> Iterator[tuple[Slice, bool]]:
-    """Yield the slices to test, and if each one is a target.
+    """Yield the slices to test, each with True if it is a target.
 
     These are the targets, all rows outside of the targets, and candidate slices that hardly overlap
     with a target.

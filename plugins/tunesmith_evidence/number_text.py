@@ -69,22 +69,23 @@ def format_duration_range(low: float, high: float) -> str:
 
 
 def format_difference(value: float) -> str:
-    """Format a difference with its sign: "+0.890", "-0.083"; zero is "0.000"."""
+    """Format a difference with its sign: "+0.890", "-0.083", or "0.000" for zero."""
     text = format_number(value)
     return f"+{text}" if value >= MIN_SHOWN_VALUE else text
 
 
 def format_confidence(level: float) -> str:
-    """Format a confidence level: "95 %", "98.8 %", "99.983 %"; never "100 %"."""
+    """Format a confidence level as "95 %", "98.8 %" or "99.983 %", but never as "100 %"."""
     missing = 100 * (1 - level)
     decimals = max(1, 1 - math.floor(math.log10(missing)))
     return f"{f'{100 - missing:.{decimals}f}'.rstrip('0').rstrip('.')} %"
 
 
 def format_interval(low: float, high: float, *, signed: bool = False, label: str = "") -> str:
-    """Format an interval: "[0.814, 0.937]", or ``signed`` "[-0.168, +0.008]"; after a label.
+    """Format an interval as "[0.814, 0.937]", or as "[-0.168, +0.008]" if ``signed``.
 
-    With an infinite end, it is "no interval": a single group of rows shows nothing of its spread.
+    An interval with an infinite end is shown as "no interval". It comes from a single group of
+    rows, whose spread is unknown. ``label`` precedes the interval.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         return "no interval"
@@ -93,7 +94,7 @@ def format_interval(low: float, high: float, *, signed: bool = False, label: str
 
 
 def format_rows(n: int, units: int, noun: str = "") -> str:
-    """Format a number of rows and, if rows depend on each other, the number of their groups.
+    """Format a number of rows with the number of their groups, if rows depend on each other.
 
     For example, "105 of 21 groups", or "105 rows of 21 groups" if there is a noun.
     """
@@ -102,20 +103,20 @@ def format_rows(n: int, units: int, noun: str = "") -> str:
 
 
 def format_estimate(value: float, low: float, high: float, *, signed: bool = False) -> str:
-    """Format a value with its interval: "0.890 [0.814, 0.937]"; use ``signed`` for differences."""
+    """Format a value with its interval: "0.890 [0.814, 0.937]". Differences are ``signed``."""
     text = format_difference(value) if signed else format_number(value)
     return f"{text} {format_interval(low, high, signed=signed)}"
 
 
 def format_deviation(value: float) -> str:
-    """Format an error that should be zero, with two digits: "0", "<1e-9", "3.2e-6", "0.012"."""
+    """Format a numerical error, ideally 0, with two digits: "0", "<1e-9", "3.2e-6", "0.012"."""
     if 0 < abs(value) < 1e-9:
         return "<1e-9"
     return format_rate(float(f"{value:.1e}"))
 
 
 def format_p_value(p_value: float) -> str:
-    """Format a p-value as an equation: "p = 0.032"; "p < 0.001" if it is tiny."""
+    """Format a p-value with its symbol: "p = 0.032", or "p < 0.001" if it is tiny."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
@@ -171,7 +172,7 @@ def format_ticks(ticks: Sequence[float]) -> list[str]:
 
 
 def format_date(iso: str) -> str:
-    """Format an ISO 8601 time as "28 Nov 2026, 03:45 UTC"; return other text unchanged."""
+    """Format an ISO 8601 time as "28 Nov 2026, 03:45 UTC", and return other text unchanged."""
     try:
         time = datetime.fromisoformat(iso)
     except ValueError:

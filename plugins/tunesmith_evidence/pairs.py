@@ -24,7 +24,7 @@ NO_METRICS: Mapping[str, Metric] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class PairedRows:
-    """The rows of two evaluations with the same metric, paired by row."""
+    """The rows of two models' evaluations with the same metric, paired by row."""
 
     metric: str
     baseline: Sequence[JSON]
@@ -35,28 +35,28 @@ class PairedRows:
 
     @property
     def baseline_values(self) -> list[float]:
-        """The first model's values."""
+        """The values of the first model, usually a baseline."""
         return [float(row[self.metric]["value"]) for row in self.baseline]
 
     @property
     def tuned_values(self) -> list[float]:
-        """The second model's values."""
+        """The values of the second model, usually the tuned one."""
         return [float(row[self.metric]["value"]) for row in self.tuned]
 
     @property
     def weights(self) -> list[float] | None:
-        """The weights of the rows, shared by both models; None if all are equal."""
+        """The weights of the rows, shared by both models, or None if all are equal."""
         weights = [float(row[self.metric]["weight"]) for row in self.tuned]
         return weights if len(set(weights)) > 1 else None
 
     @property
     def groups(self) -> list[str | None] | None:
-        """The group of each row; None if no row has a group."""
+        """The group of each row, or None if no row has a group."""
         groups = [row.get("group") for row in self.tuned]
         return groups if any(group is not None for group in groups) else None
 
     def drop_zero_weights(self) -> PairedRows:
-        """Return only the rows that both models were scored on, which excludes weights of 0."""
+        """Return the rows without those of weight 0, on which a model was not scored."""
         kept = [
             (first, second)
             for first, second in zip(self.baseline, self.tuned, strict=True)
@@ -121,11 +121,11 @@ def read_pairs(
 ) -> PairedRows:
     """Read the rows that both events measured, matched by test row number.
 
-    A slow model may have been evaluated on only some of the test rows. In that case, a metric of
-    all rows together, looked up by name in ``metrics``, is computed again on the shared rows.
+    A slow model may have been evaluated on only some of the test rows. In that case, compute a
+    metric of all rows together again on the shared rows; ``metrics`` contains it by name.
 
     Raises:
-        IntegrityError: a file is missing or damaged.
+        IntegrityError: a per-row results file is missing or damaged.
     """
     first = _by_number(folder / baseline.records, baseline.metric)
     second = _by_number(folder / tuned.records, tuned.metric)
@@ -137,6 +137,6 @@ def read_pairs(
 
 
 def _by_number(path: Path, metric: str) -> dict[int, JSON]:
-    """Return the rows by number; in files written by earlier versions, all rows lack numbers."""
+    """Return the rows by number, or by position in files of earlier versions without numbers."""
     rows = read_rows(path, metric)
     return {int(row.get("row", position)): row for position, row in enumerate(rows)}

@@ -1,4 +1,4 @@
-"""Run pilots: train with a run's technique on a random part of its training rows."""
+"""Run pilots, which train with a run's technique on a random sample of its training rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RowValue:
     weight: float = 1.0
     """Weight of the row in the mean, such as its number of tokens."""
     group: str | None = None
-    """Group of dependent rows; None if the row is independent of all others."""
+    """Group of dependent rows, or None if the row is independent of all others."""
 
 
 def run_pilot(
@@ -78,7 +78,7 @@ def read_values(folder: Path, measured: Measured) -> dict[int, RowValue]:
     """Return the value of each test row by row number, without rows of weight 0.
 
     Raises:
-        IntegrityError: the file is missing or damaged.
+        IntegrityError: the per-row results file is missing or damaged.
     """
     metric = measured.metric
     return {

@@ -9,7 +9,8 @@ pickle::
       files/           files and folders named in its options, such as prompts
       MANIFEST.json    checksums of these files
 
-Opening the folder builds the baseline again, which is deterministic for the same rows and seed.
+Opening the folder builds the baseline again. The result is deterministic for the same rows and
+seed.
 """
 
 from __future__ import annotations
@@ -83,19 +84,19 @@ def save_winner(evidence: Evidence, name: str) -> str:
 
 
 def discard_winner(folder: Path) -> None:
-    """Remove the winner of an earlier verdict, if any."""
+    """Remove the winner of an earlier verdict, if there is one."""
     shutil.rmtree(folder / WINNER_FOLDER, ignore_errors=True)
 
 
 def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
-    """Open the winning baseline of a run.
+    """Rebuild the winning baseline of a run from its folder ``winner``.
 
     Returns:
         The baseline's name with its variant, and the baseline as a text model.
 
     Raises:
         UsageError: the run has no winning baseline, or the installed one does not have its variant.
-        IntegrityError: a file of the winner is missing or damaged.
+        IntegrityError: a file in the folder ``winner`` is missing or damaged.
     """
     folder = run.path / WINNER_FOLDER
     if not (folder / "winner.json").is_file():
@@ -109,7 +110,8 @@ def open_winner(run: RunFolder, plan: Plan) -> tuple[str, TextModel]:
     problems = verify_folder(folder)
     if problems:
         raise IntegrityError(
-            f"{folder}: {problems[0]}", hint=f"`tunesmith verify {run.path}` lists all problems"
+            f"{folder}: {problems[0]}",
+            hint=f"`tunesmith verify {run.path}` lists all missing or damaged files",
         )
     saved = json.loads((folder / "winner.json").read_text(encoding="utf-8"))
     baseline = _find_baseline(plan, saved["baseline"])
@@ -244,7 +246,7 @@ def _copy_files(config: BaseModel, folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _list_uncopied(folder: str, names: Sequence[str]) -> list[str]:
-    """Return hidden files, and links, which may lead out of the folder."""
+    """Return the files not to copy: hidden files, and links, which may lead out of the folder."""
     return [name for name in names if name.startswith(".") or Path(folder, name).is_symlink()]
 
 

@@ -1,1 +1,1 @@
-"""The built-in plugins: each folder is what a third party would publish."""
+"""Built-in plugins. They use only the interfaces that third-party plugins can use."""

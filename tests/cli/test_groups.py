@@ -195,7 +195,7 @@ def offered(distribution: str, *names: str) -> list[Offered[CommandOffer]]:
     return [Offered(plugin, CommandOffer(name=n, summary="S.", load=load)) for n in names]
 
 
-OWN = "tunesmith has a command of this name"
+OWN = "tunesmith has a command with this name"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_plugin_cannot_replace_a_built_in_command(tunesmith: Tunesmith) -> Non
         ("check it", "check is a command"),
         ("plugins", "plugins is a group"),
     ]:
-        assert f'not usable: command "{name}" of file:one: {reason}' in listed
+        assert f'command "{name}" of file:one cannot be used: {reason}' in listed
     as_json = json.loads(tunesmith("plugins", "list", "--json", one=offers).stdout)
     assert {
         "command": "run",
@@ -267,7 +267,10 @@ def test_a_command_of_two_plugins_is_ambiguous(tunesmith: Tunesmith, name: str) 
     assert f"`tunesmith --no-plugin NAME {name}`" in done.stderr
     assert "wave" not in tunesmith("--help", **offers).stdout
     listed = tunesmith("plugins", "list", **offers).stdout
-    assert f'command "{name}" of file:one, file:two: offered by more than one plugin' in listed
+    assert (
+        f'command "{name}" of file:one, file:two cannot be used: offered by more than one plugin'
+        in listed
+    )
     alone = tunesmith("--no-plugin", "two", *name.split(), **offers)
     assert "hi from wave in one" in alone.stdout
 

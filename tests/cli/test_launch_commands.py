@@ -73,7 +73,7 @@ def test_status_names_the_command_that_is_next(run: Path) -> None:
 
 def test_the_log_of_a_process_is_printed_from_its_end(run: Path) -> None:
     command = LAUNCHER.logs_command()
-    with pytest.raises(UsageError, match=r"job-1\.log: nothing has been printed yet"):
+    with pytest.raises(UsageError, match=r"job-1\.log: the job has not printed anything yet"):
         call(command, str(run), "--rank", "1")
     find_log(run, "job", 1).write_text("a\nb\n\x1b[2Jc\n")
     printed = call(command, str(run), "--rank", "1", "--lines", "2")

@@ -61,7 +61,7 @@ def test_mistakes_are_named(project: Path, arguments: list[str], message: str) -
 
 def test_a_job_without_a_volume_is_warned_of(project: Path, tmp_path: Path) -> None:
     result = call(project / "run.toml", "--on", "dstack", "--output", tmp_path / "job.yaml")
-    assert "lost with the machine" in result.output
+    assert "the run folder is lost when the machine ends" in result.output
 
 
 SUBMITTER = """

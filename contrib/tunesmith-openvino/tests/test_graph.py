@@ -54,7 +54,7 @@ def test_rows_in_parts_and_in_another_order(tiny_model: Path) -> None:
     ],
 )
 def test_other_state_is_refused(config: dict[str, Any], found: str) -> None:
-    with pytest.raises(EnvironmentProblem, match=f"has layers of {found}; only full"):
+    with pytest.raises(EnvironmentProblem, match=f"has layers of {found}, but only full"):
         refuse_other_state(SimpleNamespace(**{"num_attention_heads": 4, **config}))
 
 

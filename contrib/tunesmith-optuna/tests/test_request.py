@@ -47,7 +47,7 @@ def test_the_offer_loads_the_command() -> None:
         (["--pruner", "best"], "tune.pruner: should be 'median', 'hyperband' or 'none'"),
         (["--trials", "0"], "tune.trials: should be greater than or equal to 1"),
         (["--metric", "exact-mach"], 'did you mean "exact-match"?'),
-        (["--on", "nowhere"], "tune.on: there is no launcher named `nowhere`"),
+        (["--on", "nowhere"], "tune.on: no installed plugin offers the launcher `nowhere`"),
         (["--set", "technique.epochs=0"], "technique.epochs: should be greater"),
         (["--set", "data.train=nothing.jsonl"], "nothing.jsonl"),
     ],
@@ -64,7 +64,10 @@ def test_a_search_needs_options_to_search(run_file: Path) -> None:
     text = run_file.read_text().partition("[tune.search]")[0]
     run_file.write_text(text)
     printed = refuse(run_file)
-    assert "tune.search: names no option to search" in printed and "--search " in printed
+    assert (
+        "tune.search: the run file does not state which options to search" in printed
+        and "--search " in printed
+    )
 
 
 def test_a_dry_run_prints_the_space(run_file: Path) -> None:
@@ -73,7 +76,8 @@ def test_a_dry_run_prints_the_space(run_file: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "technique.epochs       1, 5\n" in result.stdout
     assert "technique.batch_size   2 to 4\n" in result.stdout
-    assert "3 trials of 6 combinations" in result.stdout and "lower is better" in result.stdout
+    assert "3 trials out of 6 combinations" in result.stdout
+    assert "objective: lowest loss" in result.stdout
     assert sorted(run_file.parent.rglob("*")) == before
 
 
@@ -181,7 +185,7 @@ def test_a_metric_of_several_evaluators_needs_the_id_of_one(run_file: Path) -> N
         UsageError, match=r"tune\.metric: 2 evaluators measure `exact-match`"
     ) as caught:
         find_objective(plan, catalog, "exact-match")
-    assert caught.value.hint == "name one: lenient.exact-match, strict.exact-match"
+    assert caught.value.hint == "choose one of: lenient.exact-match, strict.exact-match"
     assert find_objective(plan, catalog, "strict.exact-match").id == "strict"
 
 
@@ -220,5 +224,5 @@ def test_every_problem_of_the_space_is_named_at_once(run_file: Path) -> None:
 
 def test_a_launcher_is_a_group_of_commands_of_a_plugin(run_file: Path) -> None:
     _, catalog = api.load_plan(run_file)
-    with pytest.raises(UsageError, match="no launcher `data`"):
+    with pytest.raises(UsageError, match="no installed plugin offers the launcher `data`"):
         ClusterLauncher.find("data", catalog)

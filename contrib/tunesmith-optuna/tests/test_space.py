@@ -39,7 +39,7 @@ def test_the_command_line_says_the_same(text: str, expected: object) -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"low": 1}, "has no high"),
+        ({"low": 1}, "lacks `high`"),
         ({"low": 2, "high": 1}, "low must be below high, got 2 and 1"),
         ({"low": 0, "high": 1, "log": True}, "low must be above 0 for log"),
         ({"low": 1, "high": 2, "log": True, "step": 1}, "log and step cannot be combined"),

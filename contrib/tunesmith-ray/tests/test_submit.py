@@ -68,7 +68,7 @@ def test_the_processes_of_a_run_with_code_trust_it(project: Path, has_code: bool
         (["--set", "ray.placement=near"], "ray.placement"),
         (["--gpus", "2", "--set", "run.device=cpu"], "run.device is cpu"),
         (["--set", "run.device=cuda"], "ray.gpus is 0, but run.device is cuda"),
-        (["--address", "local", "--detach"], "ends with this command"),
+        (["--address", "local", "--detach"], "would end with this command"),
     ],
 )
 def test_mistakes_are_named(
@@ -107,7 +107,7 @@ def test_status_shows_a_job_that_has_ended_without_a_cluster(run: Path) -> None:
 
 
 def test_the_log_is_that_of_the_process(run: Path) -> None:
-    assert "rank-1.log: nothing has been printed yet" in refuse("logs", run, "--rank", "1")
+    assert "rank-1.log: the job has not printed anything yet" in refuse("logs", run, "--rank", "1")
     (run / "ray" / "rank-1.log").write_text("one\ntwo\n")
     assert call("logs", run, "--rank", "1", "--lines", "1").stdout == "two\n"
 

@@ -124,7 +124,7 @@ def test_a_supervisor_that_is_created_again_counts_the_start_before(tmp_path: Pa
 
 
 def test_a_job_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the job is gone"):
+    with pytest.raises(RuntimeError, match="the job file is missing"):
         supervise(Work(str(tmp_path)), "a-1", Starts(tmp_path), lambda: False)
 
 

@@ -54,7 +54,7 @@ def test_the_accounting_knows_older_jobs(slurm: FakeSlurm) -> None:
     assert "squeue no longer lists job 7, and accounting is not available" in found.reason
     assert "Slurm accounting storage is disabled" in found.reason
     slurm.answer("sacct", "")
-    assert "and neither does accounting (sacct)" in programs.query_job("7").reason
+    assert "and accounting (sacct) does not list it either" in programs.query_job("7").reason
 
 
 def test_a_controller_that_is_down_is_no_finished_job(slurm: FakeSlurm) -> None:

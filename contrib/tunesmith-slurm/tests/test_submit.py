@@ -167,7 +167,7 @@ def test_the_time_left_is_that_of_a_job_with_a_limit(state: JobState, text: str)
 
 
 def test_the_log_is_that_of_the_newest_job(run: Path) -> None:
-    assert "7.log: nothing has been printed yet" in refuse("logs", run)
+    assert "7.log: the job has not printed anything yet" in refuse("logs", run)
     (run / "slurm" / "7.log").write_text("one\ntwo\n")
     assert succeed("logs", run, "--lines", "1") == "two\n"
 

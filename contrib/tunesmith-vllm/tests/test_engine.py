@@ -83,7 +83,7 @@ def test_a_prompt_that_vllm_refuses_is_an_error(tiny_model: Path, python: str) -
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
-        ("", "it ended without a message"),
+        ("", "the vLLM process ended without an error message"),
         ("INFO loading\nKilled\n", "Killed"),
         ("[rank0]: ValueError: no such head\nProcessed: 0/1\n", "ValueError: no such head"),
     ],

@@ -220,10 +220,12 @@ def test_a_rope_in_one_form_is_not_verified() -> None:
     with pytest.raises(NotVerifiedError, match="only rope_parameters"):
         check_rope_forms(config, is_asked=False)
     assert check_rope_forms(config, is_asked=True).endswith(
-        "the checks below show if this version reads it"
+        "the checks below show whether this version reads the config"
     )
 
 
 def test_scaled_positions_that_are_lost_in_one_form_are_found() -> None:
-    with pytest.raises(AssertionError, match="rope_scaling is None, but llama3 in rope_parameters"):
+    with pytest.raises(
+        AssertionError, match="rope_scaling is None, but the type in rope_parameters is llama3"
+    ):
         check_rope_forms({"rope_parameters": SCALED, "rope_theta": 5e5}, is_asked=True)

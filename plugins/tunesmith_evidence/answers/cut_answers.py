@@ -18,7 +18,7 @@ MIN_REPORTED_SHARE = 0.02
 
 @dataclass(frozen=True)
 class CutAnswers:
-    """Counts of a model's answers that were cut off by ``max_new_tokens``."""
+    """Counts how many of a model's answers ``max_new_tokens`` cut off."""
 
     rows: int
     """Number of answered rows."""
@@ -29,10 +29,10 @@ class CutAnswers:
 
 
 def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
-    """Count the cut answers in a measurement; ``folder`` is its run folder.
+    """Count the answers in a measurement that were cut off. ``folder`` is its run folder.
 
     Raises:
-        IntegrityError: the file with the rows is missing or damaged.
+        IntegrityError: the per-row results file is missing or damaged.
     """
     if not measured.cut:
         return CutAnswers(measured.n, 0, 0)
@@ -43,10 +43,10 @@ def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
 
 
 def describe_cut_answers(folder: Path, measured: Measured) -> str:
-    """Describe how ``max_new_tokens`` may have lowered a score; empty if few rows are affected.
+    """Return a warning that ``max_new_tokens`` may have lowered a score, or "" if few rows are cut.
 
-    The answers of a rambling model are cut off too, but are longer than the reference. They are not
-    counted here, but the report lists them.
+    Only answers that are cut off before they reach the reference's length count. A rambling model's
+    answers are cut off too, but a higher limit would not help. The report lists those separately.
     """
     found = count_cut_answers(folder, measured)
     if found.short <= MIN_REPORTED_SHARE * found.rows:
@@ -59,6 +59,6 @@ def describe_cut_answers(folder: Path, measured: Measured) -> str:
 
 
 def list_cut_answers(events: Sequence[Measured]) -> str:
-    """List how many answers of each model were cut off; empty if none were."""
+    """Return how many answers of each model were cut off, as text, or "" if none were."""
     counts = [f"{event.model} {event.cut:,} of {event.n:,}" for event in events if event.cut]
     return f"cut off by max_new_tokens: {', '.join(counts)}" if counts else ""

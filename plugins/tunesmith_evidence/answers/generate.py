@@ -78,7 +78,7 @@ class ComparedAnswerOptions(AnswerOptions):
         try:
             re.compile(value or "")
         except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
+            raise ValueError(f"not a valid regular expression: {error}") from None
         return value
 
     def build_normalizer(self) -> TextNormalizer:
@@ -100,8 +100,12 @@ def read_references(records: Sequence[Record], evaluator: str) -> list[str]:
     answers = [last_exchange(record)[1] for record in records]
     for record, answer in zip(records, answers, strict=True):
         if answer.tool_calls:
-            hint = f"remove {evaluator}, or use tool-call, which compares tool calls"
-            raise DataError(record.source, f"{evaluator} cannot compare tool calls", hint=hint)
+            hint = f"use the evaluator tool-call instead of {evaluator}"
+            raise DataError(
+                record.source,
+                f"the evaluator {evaluator} cannot compare tool calls",
+                hint=hint,
+            )
     return [answer.text for answer in answers]
 
 
@@ -124,8 +128,9 @@ def resolve_max_new_tokens(
     """Return the maximum number of tokens per answer.
 
     ``auto`` fits the longest reference plus ``extra_tokens``, up to 512 tokens. All evaluators of a
-    run then request the same answers, which are generated only once. An evaluator's ``prepare``
-    gets the references of all test rows, so the limit does not depend on which subset is evaluated.
+    run then request the same answers, so the model generates them only once. An evaluator's
+    ``prepare`` receives the references of all test rows, so the limit does not depend on which
+    subset is evaluated.
     """
     if isinstance(max_new_tokens, int):
         return max_new_tokens
@@ -145,9 +150,9 @@ def format_reasoning_and_answer(answer: Message) -> str:
 def choose_max_new_tokens(references: Sequence[str]) -> int:
     """Return a token limit that is large enough for the longest reference.
 
-    The limit is the reference's length in UTF-8 bytes, because no common tokenizer produces more
-    tokens than bytes, plus a few tokens for the end of the turn. Longer answers are cut off, but
-    they would be wrong anyway.
+    The limit is the reference's length in UTF-8 bytes plus a few tokens for the end of the turn. No
+    common tokenizer produces more tokens than bytes, so this limit only cuts off answers that are
+    longer than the reference.
     """
     longest = max((len(reference.encode()) for reference in references), default=0)
     return min(longest + END_OF_TURN_TOKENS, MAX_NEW_TOKENS)

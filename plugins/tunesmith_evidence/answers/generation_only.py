@@ -18,7 +18,7 @@ class GenerationOnlyModel(ABC):
     @property
     @abstractmethod
     def refusal(self) -> UsageError:
-        """The error to raise: why the model cannot score, and what to measure instead."""
+        """The error that states why the model cannot score, and what to measure instead."""
 
     def score(
         self,
@@ -27,7 +27,7 @@ class GenerationOnlyModel(ABC):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Raise :attr:`refusal`.
+        """Raise the error :attr:`refusal`, because this model cannot score.
 
         Raises:
             UsageError: always.

@@ -56,7 +56,7 @@ _NEGATIONS = frozenset({"not", "no", "never", "neither", "nor", "isn't", "isnt",
 
 @dataclass(frozen=True, kw_only=True)
 class TextNormalizer:
-    """Normalizes answers and references before they are compared."""
+    """Normalizes answers and references so that only differences in content remain."""
 
     ignore_case: bool = False
     ignore_punctuation: bool = False
@@ -89,7 +89,7 @@ class TextNormalizer:
         return normalize_unicode(text)
 
     def readings(self, text: str) -> Iterator[str]:
-        """Yield a text, then shorter and shorter versions with more of its surroundings removed.
+        """Yield a text, then ever shorter versions without quotes, brackets or lead-in phrases.
 
         Each step removes as little as possible, and never the whole text.
         """
@@ -149,7 +149,7 @@ LENIENT_NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True, i
 
 
 class LabelReader:
-    """Finds the label that an answer gives, out of a list of labels.
+    """Finds which label from a list an answer gives.
 
     An answer that equals a label, up to white space and Unicode form, always gives that label.
     Other answers are normalized first. Normalization never merges labels: if two labels become

@@ -29,7 +29,7 @@ _LONGEST_WORD = len("-Infinity")
 
 
 def parse_tool_call(call: ToolCall) -> Call:
-    """Return the name and the arguments of a call; arguments that are not JSON remain text."""
+    """Return the name and the arguments of a call. Arguments that are not JSON remain text."""
     try:
         return call.name, json.loads(call.arguments or "{}")
     except ValueError:

@@ -1,1 +1,1 @@
-"""Text classifiers, which answer without a language model."""
+"""Classify texts without a language model."""

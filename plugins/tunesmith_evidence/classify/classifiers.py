@@ -1,8 +1,8 @@
-"""Text classifiers: learn one label per row, and predict one of these labels.
+"""Train classifiers on vectorized texts with one label each, and predict labels.
 
-They take sparse rows produced by a :class:`~tunesmith_evidence.classify.vectors.Vectorizer`, or an
+The rows are the sparse rows of a :class:`~tunesmith_evidence.classify.vectors.Vectorizer`, or an
 array with the vectors of an encoder. A row of zeros, such as one without any known term, gets the
-most frequent label. A prediction does not depend on the other rows.
+most frequent label. Each prediction is independent of the other rows to predict.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_ITER, TOL = 300, 1e-3
 
 
 class Classifier(Protocol):
-    """A trained classifier."""
+    """The interface of a trained classifier."""
 
     @property
     def labels(self) -> Sequence[str]:
@@ -115,12 +115,12 @@ def encode_labels(values: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
 
 
 def predict(classifier: Classifier, rows: Rows) -> list[str]:
-    """Return the label with the highest score per row; ties go to the more frequent label."""
+    """Return the label with the highest score per row. Ties go to the more frequent label."""
     return [label for label, _ in predict_with_lead(classifier, rows)]
 
 
 def predict_with_lead(classifier: Classifier, rows: Rows) -> list[tuple[str, float]]:
-    """Return each row's label with its lead over the second-best label, as in :func:`predict`.
+    """Return each row's label, as in :func:`predict`, with its lead over the second-best label.
 
     The lead is a difference of scores: for a logistic regression, the log-odds of the two labels.
     """
@@ -136,7 +136,7 @@ def predict_with_lead(classifier: Classifier, rows: Rows) -> list[tuple[str, flo
 
 
 def _products(rows: Any, others: Any) -> NDArray[np.float64]:
-    """Return the product of each row with each of the others, as an array."""
+    """Return the inner products of all pairs of rows from the two matrices, as an array."""
     products = rows @ others.T
     return np.asarray(products.toarray() if sparse.issparse(products) else products)
 

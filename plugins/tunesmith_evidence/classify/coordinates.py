@@ -2,8 +2,8 @@
 
 The weights of a model with an L2 penalty are linear combinations of its training rows (Kimeldorf
 and Wahba 1971). In an orthonormal basis of these rows, the model is the same but has at most one
-weight per row and label, instead of one for each of many thousand terms. L-BFGS that starts at zero
-takes the same steps in both, because it only uses inner products.
+weight per row and label, instead of one for each of many thousand terms. L-BFGS uses only inner
+products, so if it starts at zero, it takes the same steps in either basis.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Basis:
     """Each basis vector as a linear combination of rows: (rows, dimensions)."""
 
     def convert(self, rows: sparse.csr_matrix) -> DenseRows:
-        """Return the coordinates of rows in this basis."""
+        """Return the coordinates of other rows in this basis."""
         return DenseRows((rows @ self.rows.T).toarray() @ self.combinations, self)
 
     def find_largest(self, gradient: Floats) -> float:
@@ -44,7 +44,7 @@ class Basis:
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
-    """Rows as coordinates in a basis."""
+    """Rows of a matrix, stored as coordinates in an orthonormal basis."""
 
     matrix: Floats
     """The coordinates: (rows, dimensions)."""
@@ -52,7 +52,7 @@ class DenseRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of rows and number of dimensions."""
+        """The number of rows and the number of dimensions."""
         return self.matrix.shape
 
     def find_empty(self) -> NDArray[np.bool_]:
@@ -69,7 +69,10 @@ class DenseRows:
 
 
 def find_basis(rows: sparse.csr_matrix) -> Basis:
-    """Return a basis that preserves the inner products of these rows with any other rows."""
+    """Return a basis of the space spanned by these rows.
+
+    In its coordinates, the inner products of these rows with any other rows stay the same.
+    """
     values, vectors = np.linalg.eigh((rows @ rows.T).toarray())
     kept = values > MIN_EIGENVALUE_SHARE * max(float(values[-1]), MIN_EIGENVALUE_SHARE)
     return Basis(rows, vectors[:, kept] / np.sqrt(values[kept]))

@@ -21,7 +21,7 @@ FitClassifier: TypeAlias = Callable[[Rows, Sequence[str]], Classifier]
 
 
 def assign_folds(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return the fold of each text; equal texts are in the same fold."""
+    """Return the fold of each text, with equal texts in the same fold."""
     digests = (
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
         for text in texts
@@ -59,7 +59,7 @@ def choose_out_of_fold(
 def _find_right(
     learn: FitClassifier, rows: Rows, labels: Sequence[str], folds: NDArray[np.int64], most: int
 ) -> NDArray[np.bool_]:
-    """Return for each measured row whether it is predicted correctly from the other folds."""
+    """Return for each measured row whether a model trained on the other folds gets it right."""
     right: list[bool] = []
     for fold in range(FOLDS):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

@@ -1,4 +1,4 @@
-"""Wrap a function from texts to answers as a text model."""
+"""Wrap a function that maps texts to answers as a text model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FunctionModel"]
 
 @dataclass(frozen=True)
 class FunctionModel(GenerationOnlyModel):
-    """A text model that answers by a function of the prompts' texts; it cannot score."""
+    """A text model whose answers a function computes from the prompts' texts. It cannot score."""
 
     answer: Callable[[Sequence[str]], Sequence[str | tuple[str, float]]]
     """Returns an answer to each text, alone or with its confidence; an answer must not depend on
@@ -25,7 +25,7 @@ class FunctionModel(GenerationOnlyModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Return the answers; ``max_new_tokens`` is ignored."""
+        """Return the function's answers, whatever their length. ``max_new_tokens`` is ignored."""
         found = self.answer(prompt_texts(prompts)) if prompts else []
         if progress is not None:
             progress(len(prompts))
@@ -37,8 +37,8 @@ class FunctionModel(GenerationOnlyModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error raised for scoring: a classifier has no tokens to score."""
+        """The error for scoring given answers: a classifier has no token probabilities."""
         return UsageError(
-            "a classifier has no log-probabilities of answers",
-            hint="measure it with an evaluator of generated answers, such as exact-match",
+            "a classifier does not compute log-probabilities of answers",
+            hint="use an evaluator that compares generated answers, such as exact-match",
         )

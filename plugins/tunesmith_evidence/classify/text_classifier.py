@@ -18,7 +18,7 @@ __all__ = ["TextRows", "vectorize_with"]
 
 
 class TextRows:
-    """Vectorized examples that classifiers learn answers from.
+    """Vectorized training examples for classifiers.
 
     ``vectorize`` turns texts into rows; the default is TF-IDF over the terms of the examples.
     """
@@ -36,13 +36,13 @@ class TextRows:
 
     @property
     def learned(self) -> tuple[Rows, Sequence[str]]:
-        """The rows and their answers."""
+        """The vectorized training rows and their answers."""
         return self.rows, self.answers
 
     def learn_best(
         self, ways: Mapping[str, FitClassifier], margin: float = 0.0
     ) -> tuple[str, FunctionModel]:
-        """Train by the method with the best out-of-fold accuracy; return its name and the model.
+        """Train with the method of the best out-of-fold accuracy; return its name and the model.
 
         For ``margin``, see :func:`~tunesmith_evidence.classify.folds.choose_out_of_fold`.
         """
@@ -50,7 +50,7 @@ class TextRows:
         return name, self.model(ways[name](self.rows, self.answers))
 
     def model(self, classifier: Classifier) -> FunctionModel:
-        """Return a text model that answers with the labels that a classifier predicts."""
+        """Return a text model that answers with the labels predicted by a classifier."""
 
         def answer(texts: Sequence[str]) -> list[tuple[str, float]]:
             return predict_with_lead(classifier, self._vectorize(texts))

@@ -25,8 +25,8 @@ Counted: TypeAlias = "tuple[CountVectorizer, sparse.csr_matrix | None]"
 class Vectorizer:
     """Turns texts into sparse unit-length rows over the terms of the training texts.
 
-    Products of rows are cosine similarities. Terms in all training texts, such as those of a shared
-    instruction, have zero weight.
+    The inner product of two rows is their cosine similarity. Terms that occur in all training
+    texts, such as those of a shared instruction, have zero weight.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class WordVectorizer:
         self._has_terms = counts is not None
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """Return a row for each text."""
+        """Return a row of zeros and ones for each text."""
         if not self._has_terms:
             return sparse.csr_matrix((len(texts), 1))
         return self._counter.transform(_shortened(texts))
@@ -68,7 +68,7 @@ def _count_words(texts: Sequence[str], *, binary: bool = False) -> Counted:
 
 
 def _count(texts: Sequence[str], *, grams: tuple[int, int], **options: Any) -> Counted:
-    """Return a term counter fitted on texts, and the counts; None if there are no terms."""
+    """Return a term counter fitted on texts, and the counts (None if the texts have no terms)."""
     counter = CountVectorizer(
         ngram_range=grams,
         token_pattern=None,

@@ -1,1 +1,1 @@
-"""Use a model at an OpenAI-compatible endpoint as a judge, or evaluate it."""
+"""Use a model behind an OpenAI-compatible endpoint as a judge, or evaluate the model."""

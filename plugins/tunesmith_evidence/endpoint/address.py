@@ -1,4 +1,4 @@
-"""Validate the address of an endpoint, and read the token for it."""
+"""Validate the address of an endpoint, and read its access token."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_endpoint(url: str, token_variable: str | None) -> None:
     """Check the address of an endpoint, and the name of the environment variable with its token.
 
     Raises:
-        ValueError: one of them is malformed, or the token would be sent unencrypted.
+        ValueError: the address or the name is malformed, or the token would be sent unencrypted.
     """
     if not re.fullmatch(URL_PATTERN, url):
-        raise ValueError("must look like https://host/v1, without user, password, ? and #")
+        raise ValueError("must look like https://host/v1, without a user, password, ? or #")
     if token_variable is None:
         return
     if not re.fullmatch(TOKEN_VARIABLE, token_variable):
@@ -47,7 +47,7 @@ def _is_private(url: str) -> bool:
 
 
 def read_token(variable: str | None) -> str:
-    """Read the token from an environment variable; empty if ``variable`` is None.
+    """Return the token in an environment variable, or "" if ``variable`` is None.
 
     Raises:
         EnvironmentProblem: the variable is not set, or contains characters that a header cannot.

@@ -1,4 +1,4 @@
-"""Query a model at an endpoint through OpenAI's chat completions API."""
+"""Query the model at an endpoint through OpenAI's chat completions API."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Reply:
-    """An endpoint's answer. If fields are missing, the finish reason is ``stop`` and the token
+    """An endpoint's answer. For missing fields, the finish reason is ``stop`` and the token
     count 0."""
 
     text: str
@@ -110,7 +110,7 @@ class Endpoint:
     ) -> T:
         """Send a request, with retries, and return the response parsed by ``read``.
 
-        If there is no body, the request is a GET.
+        A request without a body is a GET, otherwise a POST.
         """
         headers = {"Content-Type": "application/json"}
         if token:
@@ -166,7 +166,7 @@ def _read_models(content: Any) -> list[str]:
 
 
 def _read_reason(body: bytes) -> str:
-    """Return the error message in a response, in any of the common formats, or "" without one."""
+    """Return the error message in a response of any common format, or "" if there is none."""
     try:
         content: Any = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Wrap an endpoint as a text model, so that evaluators can measure its answers."""
+"""Wrap an endpoint as a text model so that evaluators can measure its answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class EndpointModel(GenerationOnlyModel):
-    """A text model that sends conversations to an endpoint; it cannot score given answers."""
+    """A text model that sends conversations to an endpoint. It cannot score given answers."""
 
     endpoint: Endpoint
 
@@ -41,7 +41,7 @@ class EndpointModel(GenerationOnlyModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error raised for scoring: endpoints return no log-probabilities of given answers."""
+        """The error for scoring given answers: endpoints do not return their probabilities."""
         return UsageError(
             f"{self.endpoint.url}: an endpoint returns no log-probabilities of given answers",
             hint="choose evaluators that measure generated answers, such as exact-match",
@@ -68,7 +68,7 @@ def to_conversation(prompt: Prompt) -> dict[str, Any]:
     """
     if isinstance(prompt, str):
         raise UsageError(
-            "a plain text cannot be sent to an endpoint, which expects conversations",
+            "an endpoint expects conversations, but this prompt is plain text",
             hint="use rows with `prompt` or `messages`",
         )
     tools = [json.loads(tool) for message in prompt for tool in message.tools]

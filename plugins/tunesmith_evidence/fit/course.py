@@ -1,4 +1,4 @@
-"""Track the losses of a training run over its cumulative learning rate.
+"""Read the losses of a training run over its cumulative learning rate.
 
 Near the end of a schedule, the learning rate is close to 0, so the loss is flat there no matter how
 little the model has learned. Steps are therefore weighted by their learning rate: the "last part"
@@ -103,12 +103,12 @@ class LossHistory:
 
     @property
     def is_of_pairs(self) -> bool:
-        """True for a preference loss, which starts at the loss of an indifferent model."""
+        """True for a preference loss, which starts at the loss of a model without preference."""
         return any("reward_margin" in step.metrics for step in self.steps)
 
     @property
     def is_of_data(self) -> bool:
-        """True for losses on data; False for an RL policy, whose loss does not show progress."""
+        """True unless the loss is that of an RL policy, which does not show progress."""
         return self.is_of_pairs or not any(step.metrics for step in self.steps)
 
     @property
@@ -120,8 +120,8 @@ class LossHistory:
     def find_fall(self) -> LossFall | None:
         """Return how far the loss fell during the last part, or None if too little was measured.
 
-        The validation loss is preferred. Its rows are always the same and are new to the model, so
-        it stops falling when the model merely memorizes its training rows.
+        Use the validation loss if it was measured. Its rows are always the same and are new to the
+        model, so it stops falling when the model merely memorizes its training rows.
         """
         if not self.is_of_data:
             return None
@@ -193,7 +193,7 @@ def _steps_fall(losses: Points) -> LossFall | None:
 
 
 def find_rise(losses: Points) -> float | None:
-    """Return the mean loss of the last part if the training loss has risen, or None.
+    """Return the mean loss of the last part if the training loss has risen, otherwise None.
 
     The mean must exceed the first loss by at least :data:`MIN_RISE`. The first loss must also lie
     below the one-sided prediction interval for one more loss of the last part (normal,

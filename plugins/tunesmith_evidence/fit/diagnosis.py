@@ -7,14 +7,15 @@ A run whose training loss has risen counts as underfitted, whatever else is true
     row has the lower loss (AUC) is at least :data:`MEMORIZED_AUC`, and the mean training loss is
     at most half of the test loss.
 
-**overfitted** The model was trained for too long. The validation loss after the last step is above
-    the lowest one, and the confidence interval of the difference excludes 0.
+**overfitted**
+    The model was trained for too long. The validation loss after the last step is above the lowest
+    one, and the confidence interval of the difference excludes 0.
 
 **underfitted**
     More training should help, for at least one of these reasons:
 
     - The validation loss (or the training loss, if there is none) is still falling in the last
-    part.
+      part.
     - The training labels cost the model more nats than they would cost a model as good as a
       better classifier (:mod:`tunesmith_evidence.fit.labels`).
     - The test loss is not clearly below the base model's test loss.
@@ -91,7 +92,7 @@ class FitDiagnosis:
 
     - ``auc``, and the mean losses ``train_loss`` and ``test_loss``
     - ``validation_rise``, ``validation_rise_low``: increase in the validation loss after the best
-    step
+      step
     - ``gain``, ``gain_low``: the base model's loss minus the tuned model's loss
     - ``fall``: relative drop in the loss in the last part
     - ``answer_nats``: cost of a training answer; ``answer_bound``: the bound from a classifier
@@ -99,7 +100,7 @@ class FitDiagnosis:
     """
 
     def to_json(self) -> JSON:
-        """Return all fields by name."""
+        """Return the diagnosis as JSON, with all fields by name."""
         return asdict(self)
 
 
@@ -107,14 +108,14 @@ Finding = tuple[FitState, str]
 
 
 def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
-    """Diagnose a finished run; return None if it is unfinished or nothing useful was measured.
+    """Diagnose a run, or return None if it is unfinished or nothing useful was measured.
 
     Args:
         folder: the run folder.
         report: the report of the run.
 
     Raises:
-        IntegrityError: an evaluation file is damaged.
+        IntegrityError: a per-row results file is damaged.
     """
     if "" not in report.training_finished:
         return None
@@ -134,9 +135,9 @@ def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
 
 
 def rate_fit(fit: FitDiagnosis, report: Report) -> Literal["good", "warning", ""]:
-    """Return the rating of a diagnosis; an unclear one is neither good nor a warning.
+    """Return the rating of a diagnosis: good, a warning, or neither if the diagnosis is unclear.
 
-    A fitted model is not good news either if one of its metrics is 0, so that no row is right.
+    A fitted model is not rated good if one of its metrics is 0, because no row is right.
     """
     if fit.state not in ("fitted", "unclear"):
         return "warning"
@@ -148,7 +149,7 @@ def rate_fit(fit: FitDiagnosis, report: Report) -> Literal["good", "warning", ""
 
 
 def _find_risen(course: LossHistory) -> Finding | None:
-    """Compare the training losses of the last steps with the first step's loss."""
+    """Return ``underfitted`` if the training loss has risen since the first step, or None."""
     if course.is_of_pairs or not course.is_of_data:
         return None
     risen = find_rise(course.losses)
@@ -176,7 +177,7 @@ def _measure_gap(folder: Path, report: Report, values: dict[str, float]) -> None
 
 @dataclass(frozen=True)
 class _Rise:
-    """The increase in the validation loss from the best step to the last one."""
+    """An increase in the validation loss from the best step to the last one."""
 
     best: int
     last: int
@@ -213,7 +214,10 @@ def _measure_rise(path: Path, values: dict[str, float]) -> _Rise | None:
 
 
 def _find_memorized(values: dict[str, float], rise: _Rise | None) -> Finding | None:
-    """Return ``memorized`` with advice; the validation loss shows if fewer epochs would help."""
+    """Return ``memorized`` with advice, or None if the model did not memorize training rows.
+
+    The validation loss shows whether fewer epochs would help.
+    """
     if values.get("auc", 0.0) < MEMORIZED_AUC:
         return None
     if values["train_loss"] > MEMORIZED_LOSS * values["test_loss"]:
@@ -348,7 +352,10 @@ def _find_unmoved(course: LossHistory, values: dict[str, float]) -> Iterator[str
 
 
 def _describe_remedy(course: LossHistory, is_worse: bool) -> str:
-    """Describe what to change; if the model got worse, the learning rate may be too high or low."""
+    """Return what the user should change: the number of steps, the learning rate, or both.
+
+    If the model got worse, its learning rate may be too high or too low.
+    """
     steps = len(course.steps)
     if is_worse or not steps:
         which = "another" if is_worse else "a higher"
@@ -367,7 +374,7 @@ def _describe_remedy(course: LossHistory, is_worse: bool) -> str:
 
 
 def _find_fitted(report: Report, course: LossHistory, values: dict[str, float]) -> Finding | None:
-    """Return ``fitted`` or ``unclear``; None if nothing was measured."""
+    """Return ``fitted`` or ``unclear``, or None if nothing was measured."""
     fall = course.find_fall()
     parts = list(_describe_values(values))
     if fall is not None and fall.has_levelled_off:

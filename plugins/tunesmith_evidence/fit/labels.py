@@ -1,4 +1,4 @@
-"""Check if a model knows its training labels as well as a classifier knows unseen ones.
+"""Check whether a model knows its training labels as well as a classifier knows test labels.
 
 A classifier that learned from the same rows gets a share ``e`` of the test rows wrong. By Fano's
 inequality, a model with the same error needs at most ``h(e) + e ln(K - 1)`` nats per label, for
@@ -7,7 +7,7 @@ inequality, a model with the same error needs at most ``h(e) + e ln(K - 1)`` nat
 
 - above the bound: the model has not yet learned what the rows teach, so more training should help
 - below the bound: the model has learned it; if it is still worse on test rows, too little training
-is not the cause
+  is not the cause
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tunesmith_evidence.tasks.kinds import detect_task_kind
 
 @dataclass(frozen=True)
 class LabelCost:
-    """The cost of a training answer in nats, for the tuned model and as a bound."""
+    """The tuned model's cost of a training answer in nats, and the bound from a classifier."""
 
     nats: float
     """The tuned model's mean cost per training answer."""
@@ -71,7 +71,7 @@ def count_other_answers(report: Report) -> tuple[int, int]:
 
 
 def fano_bound(error: float, labels: int) -> float:
-    """Return the highest cost of a label in nats, if a share ``error`` of predictions is wrong."""
+    """Return Fano's bound for a label's cost in nats, given the share of wrong answers."""
     error = min(error, 1 - 1 / labels)
     if error <= 0:
         return 0.0
@@ -95,7 +95,7 @@ def _better_classifiers(report: Report) -> Iterator[Measured]:
 def _nats_per_answer(folder: Path, report: Report, course: LossHistory) -> float | None:
     """Return the mean cost of a training answer, measured on the tuned model or in the last steps.
 
-    The result is None if neither is known.
+    Return None if neither is known.
     """
     for trained in report.training_rows.values():
         if not trained.higher_is_better and trained.unit == "nats/token":

@@ -1,1 +1,1 @@
-"""Let a language model judge pairs of answers in both orders, and test it on anchors."""
+"""Let a language model judge pairs of answers in both orders, and test the judge on known pairs."""

@@ -40,7 +40,7 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class LengthControl:
-    """Wins, ties and losses of answers, and how many would be left at equal length."""
+    """Wins, ties and losses of answers, and the share of wins expected at equal length."""
 
     wins: Sequence[float]
     """1 for a win, 1/2 for a tie, 0 for a loss."""
@@ -55,7 +55,7 @@ class LengthControl:
             yield Measurement(metric=metric, values=values, interval=(interval.low, interval.high))
 
     def details(self, subject: str) -> dict[str, object]:
-        """Return what length explains, for the ``details`` of a measurement.
+        """Return how much length explains the result, for the ``details`` of a measurement.
 
         Args:
             subject: the answers whose wins are counted, with a verb: ``its answers are``.
@@ -76,11 +76,11 @@ class LengthControl:
 
     @cached_property
     def _estimate(self) -> tuple[tuple[float, ...], Interval] | None:
-        """One value per row, whose mean is the share of wins at equal length, and its interval.
+        """Estimate one value per row, whose mean is the share of wins at equal length.
 
         A value is the share plus the row's influence on it (infinitesimal jackknife), so paired
-        differences of the values are differences of the share. It is None if too few rows have an
-        answer that is not longer, or one that is not shorter.
+        differences of the values are differences of the share. There is no estimate if too few rows
+        have an answer that is not longer, or one that is not shorter.
         """
         if min(sum(s * d >= 0 for d in self.differences) for s in (1, -1)) < MIN_ROWS:
             return None
@@ -105,7 +105,7 @@ class LengthControl:
 
 
 def share_at_equal_length(name: str) -> Metric:
-    """Return a metric for the share of wins at equal length, which few rows cannot show."""
+    """Return a metric for the share of wins at equal length, which needs more than a few rows."""
     return Metric(
         name=name, higher_is_better=True, bounds=(0, 1), is_row_mean=False, is_optional=True
     )

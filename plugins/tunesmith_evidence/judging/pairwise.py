@@ -50,9 +50,9 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class Judgment:
-    """The judge's verdicts on a pair, first with our answer as A, then with our answer as B.
+    """The judge's verdicts on a pair, first with the tuned model's answer as A, then as B.
 
-    A reply without a verdict is stored as an empty string.
+    An empty string stands for a reply without a verdict.
     """
 
     forward: str
@@ -62,7 +62,7 @@ class Judgment:
 
     @property
     def score(self) -> float:
-        """1 if our answer wins in both orders, 0 if the other answer does, otherwise 0.5."""
+        """1 if the tuned model wins in both orders, 0 if the other one does, otherwise 0.5."""
         if self.is_withdrawn:
             return 0.5
         if (self.forward, self.backward) == ("A", "B"):
@@ -71,13 +71,13 @@ class Judgment:
 
     @property
     def preferred_position(self) -> str:
-        """``A`` or ``B`` if this position wins in both orders, otherwise empty."""
+        """The position that wins in both orders, ``A`` or ``B``, or "" if neither does."""
         return self.forward if self.forward == self.backward and self.forward in "AB" else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgments:
-    """The judgments on all pairs, with figures about the judge's reliability."""
+    """The judgments on all pairs, with counts that show how reliable the judge is."""
 
     judged: tuple[Judgment, ...]
     attempts: tuple[int, int]
@@ -86,19 +86,19 @@ class Judgments:
     """Number of the judge's replies: two for each pair of different answers."""
 
     def count_position(self, position: str) -> int:
-        """Return the number of pairs where the position wins in both orders."""
+        """Return the number of pairs where this position wins in both orders."""
         return sum(judgment.preferred_position == position for judgment in self.judged)
 
     @property
     def invalid(self) -> int:
-        """Number of replies without a verdict."""
+        """The number of replies without a verdict."""
         return sum((not j.forward) + (not j.backward) for j in self.judged)
 
 
 def judge_pairs(
     pairs: Sequence[AnswerPair], ask: AskJudge, criterion: str = DEFAULT_CRITERION
 ) -> Judgments:
-    """Judge each pair in both orders; equal answers are a tie without asking the judge."""
+    """Ask the judge about each pair in both orders. Equal answers are a tie without a question."""
     different = [pair for pair in pairs if pair.ours.strip() != pair.theirs.strip()]
     prompts = [
         write_judge_prompt(pair.request, first, second, criterion)

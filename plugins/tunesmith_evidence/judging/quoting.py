@@ -31,9 +31,9 @@ _ATTEMPTS = re.compile(
 
 
 def clean_text(text: str) -> str:
-    """Remove chat-template tokens and invisible characters, and truncate long texts.
+    """Return a text without chat-template tokens and invisible characters, truncated if long.
 
-    Tokens are removed repeatedly, because removing one can form another.
+    Removing a token can form another one, so the removal is repeated until none is left.
     """
     text = _INVISIBLE.sub("", text[: 2 * MAX_CHARACTERS])
     while (shorter := _TEMPLATE_TOKENS.sub("", text)) != text:
@@ -48,14 +48,14 @@ def is_injection_attempt(text: str) -> bool:
 
 
 def quote_text(name: str, text: str, mark: str) -> str:
-    """Return the cleaned text between delimiters that contain the mark."""
+    """Return the cleaned text between two delimiters that contain the mark."""
     return f"[{mark} {name}]\n{clean_text(text)}\n[{mark} end of {name}]"
 
 
 def choose_mark(*texts: str) -> str:
-    """Return a mark that no text can contain on purpose: a hash of all the texts.
+    """Return a mark that no text can deliberately contain, because it is a hash of all texts.
 
-    The mark is the same for the same texts, so that judgments are reproducible.
+    The same texts get the same mark, so that judgments are reproducible.
     """
     digest = hashlib.sha256()
     for text in texts:

@@ -1,1 +1,1 @@
-"""Prompts for an untuned model: instructions, and fixed or retrieved worked examples."""
+"""Build prompts for an untuned model: instructions, and fixed or retrieved worked examples."""

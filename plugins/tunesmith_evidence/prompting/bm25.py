@@ -1,4 +1,4 @@
-"""BM25: rank texts by the discriminative terms that they share with a query.
+"""Rank texts by the discriminative terms that they share with a query (BM25).
 
 Source: Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond (2009).
 """
@@ -26,7 +26,7 @@ def split_words(text: str) -> list[str]:
 
 
 class BM25:
-    """An inverted index over texts."""
+    """Ranks texts for a query with an inverted index over their words."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         rows: dict[str, list[int]] = {}
@@ -56,5 +56,5 @@ class BM25:
         return scores
 
     def ranked(self, query: str) -> NDArray[np.int64]:
-        """Return the indices of the texts, the best first; ties stay in order."""
+        """Return the indices of the texts, the best match first; ties keep their order."""
         return np.argsort(-self.scores(query), kind="stable")

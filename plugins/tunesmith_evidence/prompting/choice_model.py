@@ -1,4 +1,4 @@
-"""Constrained answers: choose the most probable of the given labels.
+"""Constrain a model's answers to given labels by choosing the most probable one.
 
 A small model prefers some labels regardless of the question. Calibration divides each label's
 probability by its mean over other prompts of the task, ``p(label | prompt) / mean p(label |
@@ -55,7 +55,7 @@ class ChoiceModel(WrappedModel):
 
     @cached_property
     def _prior(self) -> Sequence[float]:
-        """The log of each label's mean probability over the calibration prompts."""
+        """Compute the log of each label's mean probability over the calibration prompts."""
         if not self.calibration:
             return [0.0] * len(self.labels)
         means = [0.0] * len(self.labels)

@@ -24,7 +24,7 @@ MAX_SHORT_WORDS = 30
 
 
 def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
-    """Return an instruction that describes answers like these; empty if no description fits."""
+    """Return an instruction that describes answers like these, or "" if no description fits."""
     if kind == "classes":
         return describe_labels(list_labels(answers))
     if kind == "objects":
@@ -33,7 +33,7 @@ def describe_answers(kind: TaskKind, answers: Sequence[str]) -> str:
 
 
 def describe_labels(labels: Sequence[str]) -> str:
-    """Return an instruction with the list of labels; empty if the list is too long."""
+    """Return an instruction with the list of labels, or an empty string if the list is too long."""
     listed = "\n".join(f"- {label}" for label in sorted(labels))
     if len(listed) > MAX_LISTED_CHARACTERS:
         return ""
@@ -76,7 +76,7 @@ def _name_type(value: str) -> str:
 
 
 def describe_length(answers: Sequence[str]) -> str:
-    """Return an instruction with the maximum length of short one-line answers; otherwise ""."""
+    """Return an instruction with the maximum length of short one-line answers, otherwise ""."""
     if not answers or any("\n" in answer.strip() for answer in answers):
         return ""
     longest = sorted(len(answer.split()) for answer in answers)[int(0.95 * (len(answers) - 1))]

@@ -1,4 +1,4 @@
-"""Constrained answers: JSON objects that follow a schema."""
+"""Constrain a model's answers to JSON objects that follow a schema."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["constrain_to_schema", "is_json_library_installed"]
 
 @runtime_checkable
 class ConstrainableModel(Protocol):
-    """A model whose answers can be constrained during generation."""
+    """The interface of a model that supports constrained decoding."""
 
     def constrained_to(
         self, schema: Schema, *, item_separator: str, key_separator: str, is_indented: bool
     ) -> TextModel:
-        """Return a model whose answers follow the schema, unless they are cut off."""
+        """Return the model with answers that follow the schema, unless they are cut off."""
         ...
 
 
@@ -43,17 +43,17 @@ def can_constrain(model: TextModel) -> bool:
 
 
 def constrain_to_schema(model: TextModel, schema: Schema, style: JsonStyle) -> TextModel:
-    """Return the model with the same prompts, but with answers that are JSON and follow the schema.
+    """Return the model with its prompts unchanged and its answers constrained to a JSON schema.
 
     Raises:
-        UsageError: the model does not support it, or llguidance is not installed.
+        UsageError: the model does not support constrained decoding, or llguidance is not installed.
     """
     if isinstance(model, CachedModel):  # The cached answers are not constrained.
         return constrain_to_schema(model.model, schema, style)
     if isinstance(model, WrappedModel):
         return replace(model, model=constrain_to_schema(model.model, schema, style))
     if not is_json_library_installed():
-        text = "constrained JSON answers need llguidance, which is not installed"
+        text = "decoding constrained to a JSON schema needs llguidance, which is not installed"
         raise UsageError(text, hint=install_extra("json"))
     if not isinstance(model, ConstrainableModel):
         raise UsageError(

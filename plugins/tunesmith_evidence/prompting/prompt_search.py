@@ -1,4 +1,4 @@
-"""Ways to write the same instructions and examples as a prompt, and what comparing them costs."""
+"""Write the same instructions and examples in different prompt templates, and count the tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABELED = f"Question: {QUESTION_TEMPLATE}\nAnswer:"
 def write_with_template(
     prompt: TaskPrompt, shots: Sequence[Example], template: str, *, describe: bool
 ) -> PromptedModel | None:
-    """Return the base model with examples in a template; None if the template changes nothing."""
+    """Return the base model with examples in a template, or None if that changes nothing."""
     if template == "labeled":
         shots = [replace(shot, question=LABELED.format(prompt=shot.question)) for shot in shots]
     model = prompt.prompted(lambda text: shots, describe=describe)
@@ -37,7 +37,7 @@ def write_with_template(
 
 
 def count_tokens(model: PromptedModel, examples: Sequence[Example]) -> int:
-    """Count the prompt tokens of ten typical questions, with what they have in common once."""
+    """Count the prompt tokens of ten typical questions, counting their shared prefix once."""
     typical = sorted(examples, key=lambda e: (len(e.question), e))[len(examples) // 2]
     question = (Message("user", typical.question),)
     alone = PromptedModel(model.model, template=model.template)

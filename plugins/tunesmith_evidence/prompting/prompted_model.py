@@ -1,6 +1,6 @@
 """Put instructions and worked examples before every question to a language model.
 
-The model's own chat template, stop tokens and decoding stay in use.
+The model keeps its chat template, stop tokens and decoding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PASSAGES_INSTRUCTION = "Answer the question from these passages."
 
 @runtime_checkable
 class ContextLimitedModel(Protocol):
-    """A model that can tell if a prompt leaves room for an answer."""
+    """The interface of a model that can check whether a prompt leaves room for an answer."""
 
     def fits(self, prompt: Prompt, extra_tokens: int) -> bool:
         """Return True if the prompt leaves room for ``extra_tokens`` more tokens."""
@@ -37,7 +37,7 @@ class ContextLimitedModel(Protocol):
 
 
 def make_fit_check(model: TextModel) -> Callable[[Prompt, int], bool]:
-    """Return a function that checks if a prompt leaves room for a number of tokens."""
+    """Return a function that checks whether a prompt leaves room for a number of tokens."""
     inner: object = model
     while isinstance(inner, WrappedModel):
         inner = inner.model
@@ -46,7 +46,7 @@ def make_fit_check(model: TextModel) -> Callable[[Prompt, int], bool]:
 
 @runtime_checkable
 class TokenCountingModel(Protocol):
-    """A model that can count the tokens of a prompt."""
+    """The interface of a model that can count the tokens of a prompt."""
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return the number of tokens of a prompt in the model's chat template."""
@@ -78,7 +78,7 @@ def write_example_turns(examples: Sequence[Example]) -> tuple[Message, ...]:
 
 
 def add_passages(passages: Sequence[str], question: str) -> str:
-    """Return a question with the passages that answer it."""
+    """Return a question preceded by the passages that answer it."""
     return "\n\n".join([PASSAGES_INSTRUCTION, *passages, f"Question: {question}"])
 
 
@@ -94,8 +94,8 @@ class _Built(NamedTuple):
 class PromptedModel(WrappedModel):
     """A text model that puts instructions and worked examples before every prompt.
 
-    If these leave no room for the answer, the least useful examples are dropped, then the least
-    similar passages, and the description last.
+    If the prompt leaves no room for the answer, drop the least useful examples first, then the
+    least similar passages, and the description last.
     """
 
     system: str | None = None
@@ -116,7 +116,7 @@ class PromptedModel(WrappedModel):
     ) -> Sequence[Generation]:
         """Generate an answer to each prompt, with instructions and as many examples as fit.
 
-        If examples and prompt form a single text, an answer ends at the first empty line.
+        If the examples and the prompt form a single text, an answer ends at the first empty line.
         """
         built = [self._build(prompt, max_new_tokens) for prompt in prompts]
         converted = [each.prompt for each in built]
@@ -134,7 +134,7 @@ class PromptedModel(WrappedModel):
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Score completions; all completions of the same prompt get the same examples."""
+        """Score completions, with the same examples for all completions of a prompt."""
         room: dict[Prompt, int] = {}
         for prompt, answer in zip(prompts, completions, strict=True):
             room[prompt] = max(room.get(prompt, 0), _most_tokens(answer))
@@ -209,7 +209,7 @@ def _write_as_text(messages: Sequence[Message]) -> str:
 
 
 def _until_empty_line(answer: Generation) -> Generation:
-    """Cut an answer off at the first empty line; the model would make up the next question."""
+    """Return an answer up to the first empty line, after which models invent a next question."""
     text, line, _ = answer.text.strip().partition("\n\n")
     return Generation(text, answer.tokens, "stop") if line else answer
 

@@ -28,12 +28,12 @@ _PUNCTUATION = re.compile(r"[.,;:?!]+(?!\S)")
 
 
 def choose_shots(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Choose worked examples at random.
+    """Choose worked examples at random, covering as many answers as possible.
 
-    Each distinct answer is used once before any is repeated, so that as many classes as possible
-    are shown. Every prompt includes the examples, so short ones are preferred. The longer half is
-    only used for answers that are missing from the shorter half, or once the shorter half is used
-    up.
+    Use each distinct answer once before repeating any, so that the examples show as many classes as
+    possible. Prefer short examples, because every prompt includes them. The longer half only
+    supplies answers that are missing from the shorter half, or examples once the shorter half is
+    used up.
     """
     by_length = sorted(examples, key=lambda e: (len(e.question) + len(e.answer), e))
     half = (len(by_length) + 1) // 2
@@ -77,14 +77,14 @@ class Retriever:
 
 
 class VectorIndex:
-    """Ranks texts by the product of their vectors with that of a query."""
+    """Ranks texts by the inner product of their vectors with the vector of a query."""
 
     def __init__(self, texts: Sequence[str], encoder: Encoder) -> None:
         self._encoder = encoder
         self._vectors = np.asarray(encoder.encode(texts))
 
     def ranked(self, query: str) -> NDArray[np.int64]:
-        """Return the indices of the texts, the best first; ties stay in order."""
+        """Return the indices of the texts, the best match first; ties keep their order."""
         scores = self._vectors @ np.asarray(self._encoder.encode([query]))[0]
         return np.argsort(-scores, kind="stable")
 
@@ -92,13 +92,13 @@ class VectorIndex:
 def _words_of(text: str) -> str:
     """Fold case, and remove repeated spaces and punctuation at the end of words.
 
-    Symbols count: 12 + 7 is not 12 - 7.
+    Keep symbols, because "12 + 7" and "12 - 7" are different questions.
     """
     return " ".join(_PUNCTUATION.sub("", text.casefold()).split()) or text
 
 
 def count_fitting_examples(model: PromptedModel, examples: Sequence[Example], most: int) -> int:
-    """Return how many of ``most`` typical examples leave room for a question and its answer.
+    """Return how many typical examples, up to ``most``, leave room for a question and its answer.
 
     The result is at least 1.
     """

@@ -31,7 +31,7 @@ CALIBRATION_PROMPTS = 16
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """The parts of a prompt for a task."""
+    """The parts of a task's prompt: its examples, and descriptions of its answers."""
 
     examples: Sequence[Example]
     kind: TaskKind
@@ -61,9 +61,9 @@ class TaskPrompt:
     ) -> Iterator[BaselineVariant]:
         """Yield variants of a model with constrained answers, if possible.
 
-        For classes, answers are constrained to the labels: the most probable one, uncalibrated and
-        calibrated. Both share the scores of the labels. For JSON objects, answers are constrained
-        to a schema. ``shown``: worked examples that are in every prompt.
+        For classes, one variant answers with the most probable label, and another one with the most
+        probable label after calibration. They share the scores of the labels. For JSON objects, the
+        variant's answers follow a schema. ``shown`` are the worked examples in every prompt.
         """
         of = f"{name}, " if name else ""
         if 1 < len(self.labels) <= MAX_LABELS:
@@ -83,8 +83,8 @@ class TaskPrompt:
     def _choose_calibration(self, shown: Sequence[Example]) -> tuple[Prompt, ...]:
         """Choose training prompts with as many labels as possible, in a random order.
 
-        A prompt that is also a worked example would show its own answer, and would tell nothing
-        about the model's bias.
+        Skip prompts that are also worked examples. Such a prompt would show its own answer, so its
+        scores would not reveal the model's bias.
         """
         questions = {example.question for example in shown}
         others = [example for example in self.examples if example.question not in questions]

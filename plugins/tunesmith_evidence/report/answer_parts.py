@@ -1,4 +1,4 @@
-"""Scores of the parts of answers: the fields of JSON objects, and pairs of confused labels."""
+"""Score the fields of JSON answers, and count which labels a model confuses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OTHER = "(another answer)"
 
 @dataclass(frozen=True)
 class FieldScore:
-    """Counts of right answers for one field of JSON answers, by model."""
+    """The number of right values for one field of JSON answers, by model."""
 
     name: str
     """Path of keys, such as ``order.id``."""
@@ -48,7 +48,7 @@ class FieldScore:
     """For each model: number of rows whose field is right, and number of rows it answered."""
 
     def share(self, model: str) -> float:
-        """Return the share of right rows among those that a model answered; 0 if none."""
+        """Return the share of a model's answered rows that are right, or 0 without such rows."""
         right, answered = self.right[model]
         return right / answered if answered else 0.0
 
@@ -69,7 +69,7 @@ class Confusions:
 
     @property
     def is_matrix(self) -> bool:
-        """True if a table of all pairs is readable; otherwise, list the worst pairs."""
+        """True if a table of all pairs is small enough to read; otherwise, show the worst pairs."""
         return len(self.labels) <= MAX_MATRIX_LABELS
 
     @property
@@ -86,7 +86,7 @@ class Confusions:
 
 
 def score_fields(answers: Answers) -> list[FieldScore]:
-    """Count correct fields by model; empty if the expected answers are not JSON objects.
+    """Count correct fields by model. Return no counts unless expected answers are JSON objects.
 
     A field is correct if the answer contains it with an equal value, in any spelling. Rows whose
     answer is not a JSON object have no correct fields.
@@ -113,13 +113,13 @@ def score_fields(answers: Answers) -> list[FieldScore]:
 
 
 def find_weakest_field(scores: Sequence[FieldScore], model: str) -> FieldScore | None:
-    """Return the field that a model gets wrong most often; None if it gets none wrong."""
+    """Return the field that a model gets wrong most often, or None if it gets none wrong."""
     weakest = min(scores, key=lambda score: score.share(model), default=None)
     return weakest if weakest and weakest.share(model) < 1 else None
 
 
 def describe_fields(scores: Sequence[FieldScore], tuned: str, baseline: str, limit: int) -> str:
-    """List the fields with the fewest right answers first, as text; empty without fields."""
+    """Return the fields as text, with the fewest right answers first, or "" without fields."""
     ordered = sorted(scores, key=lambda score: score.share(tuned))
     parts = []
     for score in ordered[:limit]:
@@ -148,7 +148,7 @@ def _count_right(
 
 
 def count_confusions(answers: Answers, model: str) -> Confusions | None:
-    """Count a model's answers by expected label; None if the expected answers are not labels."""
+    """Count a model's answers by expected label. Return None unless expected answers are labels."""
     rows = [(row.expected, row.find_answer(model)) for row in answers.rows]
     expected = [text for text, _ in rows]
     labels = list_labels(expected)
@@ -164,7 +164,7 @@ def count_confusions(answers: Answers, model: str) -> Confusions | None:
 
 
 def _read_label(answer: Answer, expected: str, reader: LabelReader) -> str:
-    """Return the label that an answer gives; the table then agrees with the scores of rows."""
+    """Return the label that an answer gives, so that the table agrees with the rows' scores."""
     if answer.is_right:
         return expected
     found = reader.read(answer.text)

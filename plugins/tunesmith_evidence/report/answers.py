@@ -32,11 +32,11 @@ class Answer:
     value: float
     """Value of the answer, in the metric's unit."""
     is_right: bool | None
-    """True if the value is the best possible; None if the metric has no best value."""
+    """True if the value is the best possible, or None if the metric has no best value."""
 
     @property
     def is_partly_right(self) -> bool:
-        """True if the value is between that of a wrong and of a right answer."""
+        """True if the value lies between the values of a wrong and a right answer."""
         return self.is_right is False and self.value > 0
 
     @property
@@ -68,7 +68,7 @@ class AnswerRow:
 
     @property
     def question(self) -> str:
-        """The user's last turn, or else the last turn of any role; "" if no prompt was stored."""
+        """The user's last turn, or the last turn of any role, or "" if no prompt was stored."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 
@@ -85,7 +85,7 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Answers:
-    """A run's rows with one metric: regressed rows first, then incorrect answers, then the rest."""
+    """A run's rows with one metric, ordered as regressed, otherwise incorrect, and other rows."""
 
     label: str
     models: Sequence[str]
@@ -116,7 +116,7 @@ class Answers:
 
     @property
     def wrong(self) -> list[AnswerRow]:
-        """The rows that are not fully right; without a best value, the worse half."""
+        """The rows that are not fully right, or the worse half if the metric has no best value."""
         return [row for row in self.rows if row.is_wrong]
 
     @property
@@ -128,14 +128,14 @@ class Answers:
 def read_answers(folder: Path, report: Report) -> Answers | None:
     """Return the rows with their values of the verdict's metric.
 
-    A metric of all rows together, such as F1, has no value per row, so another metric of the same
-    evaluator takes its place.
+    A metric of all rows together, such as F1, has no value per row. In that case, use another
+    metric of the same evaluator.
 
     Returns:
         The rows, or None if the tuned model was not measured or no metric has a value per row.
 
     Raises:
-        IntegrityError: a file with the values of the rows is missing or damaged.
+        IntegrityError: a per-row results file is missing or damaged.
     """
     decisive = _find_decisive(report)
     tuned = decisive and find_row_metric(folder, report, decisive)

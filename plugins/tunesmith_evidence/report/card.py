@@ -1,6 +1,6 @@
 """Render the result of a run on one page, as Markdown or SVG, for a pull request or a message.
 
-A card contains no rows and no paths, because it is made to be shared.
+A card contains no rows and no paths, because users share it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ text{font:14px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#1b2230}
 
 
 def render_card_markdown(view: ReportView) -> str:
-    """Return the card as Markdown."""
+    """Return the card of a run, a summary on one page, as Markdown."""
     headline = view.headline
     parts = [f"### {escape_markdown(headline.word)}: {escape_markdown(view.title, 200)}"]
     if view.right_answers:
@@ -129,7 +129,7 @@ def _table_rows(metric: MetricView) -> Iterator[list[str]]:
 
 
 def _bar(event: Measured, events: Sequence[Measured]) -> str:
-    """Return a bar of block characters; empty unless all values are between 0 and 1."""
+    """Return a bar of block characters, or "" unless all values are between 0 and 1."""
     if not all(0 <= each.value <= 1 for each in events):
         return ""
     filled = round(event.value * BAR_WIDTH)

@@ -35,7 +35,7 @@ INNER_WIDTH = 1000
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values to positions on an axis, linearly or, with ``log``, on a logarithmic scale."""
+    """Maps values to positions on a linear axis, or on a logarithmic one with ``log``."""
 
     low: float
     """Value at the start of the axis."""
@@ -48,7 +48,7 @@ class Scale:
     log: bool = False
 
     def position_of(self, value: float) -> float:
-        """Return the position of a value."""
+        """Return the position of a value between the two ends of the axis."""
         low, high = self.low, self.high
         if self.log:
             value, low, high = math.log10(value), math.log10(low), math.log10(high)
@@ -68,7 +68,7 @@ def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def choose_log_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Return at most ``count`` powers of ten in a range; if few, also 2 and 5 times them."""
+    """Return up to ``count`` powers of ten in a range, with 2 and 5 times them if they are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) <= 3 else (1,)
     ticks = [factor * 10.0**power for power in powers for factor in factors]
@@ -104,16 +104,16 @@ def draw_curve(
         f"{axis} over steps: from {format_number(points[0][1])} to {format_number(points[-1][1])}"
     )
     if validation:
-        description += f"; last value on validation rows {format_number(validation[-1][1])}"
+        description += f"; last validation value {format_number(validation[-1][1])}"
     parts = [*_draw_plot(lines, x, y, axis, log=log), *_draw_marks(validation, x, y)]
     return _draw_svg("curve", height, description, parts)
 
 
 def draw_overlay(curves: Mapping[str, Curve], *, height: int = 280) -> Markup:
-    """Draw the curves of several runs or stages on the same axes, each in another color.
+    """Draw the curves of several runs or stages on the same axes, each in a different color.
 
-    A short curve is not smoothed. At most :data:`MAX_OVERLAID` curves are drawn, the first ones;
-    the color of a curve is the style sheet's class ``c0``, ``c1`` and so on.
+    A short curve is not smoothed. Only the first :data:`MAX_OVERLAID` curves are drawn. The style
+    sheet's classes ``c0``, ``c1`` and so on define their colors.
 
     Returns:
         An SVG, or an empty string if there is no curve.
@@ -216,7 +216,7 @@ class IntervalBar:
 
     @classmethod
     def of(cls, event: Measured) -> IntervalBar:
-        """Return the bar of a measurement, which is emphasized for the tuned model."""
+        """Return the bar of a measurement. The tuned model's bar is emphasized."""
         return cls(event.model, event.value, event.low, event.high, event.model == TUNED)
 
 

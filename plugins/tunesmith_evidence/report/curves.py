@@ -31,12 +31,12 @@ class Curve:
 
     @property
     def smoothed(self) -> Points:
-        """The moving average; empty if there are too few steps."""
+        """The moving average of the points, or no points if there are too few steps."""
         return smooth(self.points)
 
     @property
     def axis(self) -> str:
-        """Title of the value axis."""
+        """The title of the value axis."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
@@ -54,7 +54,7 @@ def build_loss_curve(report: Report, stage: str) -> Curve:
 
 
 def build_stage_curves(report: Report) -> dict[str, Curve]:
-    """Return the loss of each stage, each scaled to its own range; empty if there is one stage.
+    """Return the loss of each stage scaled to its own range, or no curves for a single stage.
 
     The losses of stages are different quantities, so only their courses can be compared.
     """
@@ -70,7 +70,7 @@ def build_stage_curves(report: Report) -> dict[str, Curve]:
 
 
 def build_other_curves(report: Report, stage: str) -> list[Curve]:
-    """Return all other curves of a stage that have at least two points, per step and monitored."""
+    """Return a stage's curves other than the loss, such as the learning rate and the memory."""
     steps, monitored = report.steps_of(stage), report.monitored_of(stage)
     curves = [
         Curve("learning rate", "", keep_finite((s.step, s.learning_rate) for s in steps)),

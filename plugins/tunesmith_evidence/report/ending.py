@@ -27,7 +27,9 @@ SKIPPED_EVENTS = (
     "measured", "finding", "baseline-chosen", "monitored", "completion-sampled", "checkpoint-saved",
 )  # fmt: skip
 """Kinds of events that do not mark the start of a new part of the run."""
-KILLED_MESSAGE = "the process ended without a message: it was killed, or the machine shut down"
+KILLED_MESSAGE = (
+    "the process ended without a message: it was killed (out of memory?), or the machine shut down"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RunEnding:
 
 
 def find_status(folder: Path, report: Report) -> str:
-    """Return ``ok``, ``failed`` or ``stopped``; before the end, ``running`` or ``unfinished``."""
+    """Return the status ``ok``, ``failed``, ``stopped``, ``running`` or ``unfinished``."""
     if report.finished is None and is_running(folder):
         return "running"
     return report.status
@@ -62,7 +64,7 @@ def is_running(folder: Path) -> bool:
 
 
 def describe_ending(folder: Path, report: Report) -> RunEnding | None:
-    """Describe how a run ended, or return None if it is running, succeeded or has a verdict."""
+    """Return how a run ended, or None if it is running, succeeded or has a verdict."""
     finished = report.finished
     status = find_status(folder, report)
     if status in ("ok", "running") or report.started is None or (finished and finished.verdict):
@@ -81,7 +83,10 @@ def describe_ending(folder: Path, report: Report) -> RunEnding | None:
 
 
 def _will_repeat(finished: RunFinished) -> bool:
-    """Return True if the run would fail again when resumed; in older logs, the exit code tells."""
+    """Return True if the run would fail again when resumed.
+
+    Logs of earlier versions do not state this, so the exit code decides.
+    """
     if finished.will_repeat is None:
         return finished.exit_code == TrainingError.exit_code
     return finished.will_repeat
@@ -92,7 +97,7 @@ def _is_too_large(report: Report) -> bool:
 
 
 def _find_place(folder: Path, report: Report) -> str:
-    """Return the part of the run that the last process reached, and after how much time."""
+    """Return the part of the run that the last process reached, with the elapsed time."""
     log = folder / "events.jsonl"
     if not log.is_file():
         return "unknown, because the run folder has no events.jsonl"

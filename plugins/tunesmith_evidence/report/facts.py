@@ -1,4 +1,4 @@
-"""Describe a training run as text: settings, and predicted and measured memory and time."""
+"""Describe a training run as text: its settings, and its predicted and measured memory and time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted range and the measured value."""
+    """A quantity with its predicted range and its measured value."""
 
     quantity: str
     low: float
@@ -38,12 +38,12 @@ class Prediction:
     high: float
     """Upper end of the range, in ``unit``."""
     actual: float | None
-    """The measured value; None until training has finished."""
+    """The measured value, or None until training has finished."""
     unit: str
     """``bytes`` or ``seconds``."""
 
     def format(self, value: float) -> str:
-        """Format a value of this quantity."""
+        """Format a value of this quantity with its unit."""
         return format_bytes(round(value)) if self.unit == "bytes" else format_duration(value)
 
     @property
@@ -55,12 +55,12 @@ class Prediction:
 
     @property
     def measured(self) -> str:
-        """The measured value as text; empty if there is none."""
+        """The measured value as text, or an empty string if there is none."""
         return "" if self.actual is None else self.format(self.actual)
 
     @property
     def judgment(self) -> str:
-        """``within``, ``below`` or ``above``: where the measured value lies; "" without one."""
+        """``within``, ``below`` or ``above`` the predicted range, or "" without a measurement."""
         if self.actual is None:
             return ""
         if self.low <= self.actual <= self.high:
@@ -69,7 +69,7 @@ class Prediction:
 
 
 def list_predictions(report: Report) -> list[Prediction]:
-    """Return the predicted and measured memory and time; empty if nothing was predicted."""
+    """Return predicted and measured memory and time, or an empty list without predictions."""
     forecast = report.forecast
     if forecast is None:
         return []
@@ -125,7 +125,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
 
 
 def name_base_model(report: Report) -> str:
-    """Return the base model's name without its organization or folder; "" if it is unknown."""
+    """Return the base model's name without its organization or folder, or "" if it is unknown."""
     if report.model is None:
         return ""
     found = re.search(r"\S+(?=\.gguf)", report.model.description)  # a reference may name a wheel
@@ -133,7 +133,7 @@ def name_base_model(report: Report) -> str:
 
 
 def describe_cost(report: Report) -> str:
-    """List the time, tokens and peak memory of the training, and the time of the whole run."""
+    """Return lines with the training's time, tokens and peak memory, and the time of all parts."""
     if not report.steps:
         return ""
     tokens = sum(step.tokens for step in report.steps.values())
@@ -148,7 +148,7 @@ def describe_cost(report: Report) -> str:
 
 
 def describe_processes(started: TrainingStarted) -> str:
-    """Describe multi-process training, such as "4 processes, weights sharded"; "" if single."""
+    """Return text such as "4 processes, weights sharded", or "" for a single process."""
     count, parallel = started.details.get("processes"), started.details.get("parallel")
     if not isinstance(count, int) or count < 2:
         return ""
@@ -171,14 +171,14 @@ def format_reproduction(folder: Path) -> str:
 
 
 def describe_gate(gate: GateChecked) -> tuple[str, Rating]:
-    """Return the result of a gate as text, and the rating that determines its color."""
+    """Return the result of a threshold in ``[gate]`` as text, with the rating that colors it."""
     if gate.passed:
         return "passed", "good"
     return ("not passed, accepted", "warning") if gate.accepted else ("not passed", "bad")
 
 
 def describe_data(data: DataLoaded) -> str:
-    """List the numbers of training, validation and test rows."""
+    """Return the numbers of training, validation and test rows as text."""
     validation = format_count(data.validation, "validation row")
     parts = [
         format_count(data.train, "training row"),

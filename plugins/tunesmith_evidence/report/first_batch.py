@@ -1,8 +1,8 @@
 """Record and read the first training batch as the model saw it.
 
-This event is not part of the core: reporters that do not know it ignore it, and
+The event ``FirstBatch`` is not part of the core, and reporters that do not know it ignore it.
 :func:`read_first_batches` reads it from a run's log. It contains text from the training rows, which
-is redacted when it is stored and escaped when it is shown.
+is redacted before it is stored and escaped before it is shown.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TokenRow:
     """One mark per piece of text (:data:`CONTEXT`, ...), in upper case for special tokens."""
 
     def __iter__(self) -> Iterator[tuple[str, TokenRole, bool]]:
-        """Yield the text and role of each piece, and True if it is a special token."""
+        """Yield the text and the role of each piece, with True if the piece is a special token."""
         for piece, mark in zip(self.pieces, self.marks, strict=False):
             yield piece, _ROLES.get(mark.lower(), "context"), mark.isupper()
 
@@ -74,7 +74,7 @@ class FirstBatch(Event, kind="first-batch"):
 
 
 def read_first_batches(log: Path) -> Mapping[str, FirstBatch]:
-    """Return the first batch of each stage; for a resumed run, the batch when it first started.
+    """Return the first batch of each stage. For a resumed run, return that of the first start.
 
     Raises:
         IntegrityError: the log is damaged.
@@ -87,7 +87,7 @@ def read_first_batches(log: Path) -> Mapping[str, FirstBatch]:
 
 
 def _parse(line: dict[str, Any]) -> FirstBatch | None:
-    """Parse a line of the log; return None if another version wrote it with different fields."""
+    """Parse a line of the log. Return None if another version wrote it with different fields."""
     try:
         event = from_json(line)
     except ValueError:

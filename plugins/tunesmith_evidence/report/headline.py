@@ -36,7 +36,7 @@ _COMPARED = _DIFFERENCE | {"p_value_holm", "outcome"}
 
 @dataclass(frozen=True)
 class Headline:
-    """The top of a report: the verdict, a figure and a sentence."""
+    """The headline of a report: the verdict, a figure and a sentence."""
 
     word: str
     """The verdict in capitals, such as FINE-TUNE or, without a verdict, the run's status."""
@@ -67,12 +67,12 @@ class ComparisonRow:
 
 
 def find_headline(report: Report, status: str = "") -> Headline:
-    """Return the headline of a report.
+    """Return the verdict's headline, or one about the run's status if there is no verdict.
 
     Args:
         report: the run's report.
-        status: the run's status, if the caller knows it better, for example from the run's lock.
-            If it is empty, the status in the report counts.
+        status: the run's status, if the caller has a newer one, for example from the run's lock.
+            If it is empty, use the status in the report.
     """
     verdict, status = report.verdict, status or report.status
     if not verdict:
@@ -115,7 +115,7 @@ def list_comparisons(verdict: JSON) -> Iterator[ComparisonRow]:
 
 
 def describe_not_measured(found: Sequence[JSON]) -> str:
-    """List the baselines that were not measured, grouped by reason.
+    """Return the baselines that were not measured as text, grouped by reason.
 
     Args:
         found: the entries of ``not_measured`` in a verdict.
@@ -127,7 +127,7 @@ def describe_not_measured(found: Sequence[JSON]) -> str:
 
 
 def _describe_outcome(found: JSON) -> str:
-    """Return the outcome, with the p-value if the outcome is unclear only because of it."""
+    """Return the outcome, with the p-value if only the p-value makes the outcome unclear."""
     outcome = str(found["outcome"])
     if outcome == "unclear" and found["low"] * found["high"] > 0 and "p_value" in found:
         return f"{outcome}, {format_p_value(found['p_value'])}"

@@ -1,6 +1,7 @@
-"""Environment of the templates of HTML pages, and the style that all pages share.
+"""Build the template environment for HTML pages, which share a base template and a style.
 
-A page contains everything it shows and loads nothing. All text from users is escaped and redacted.
+A page contains everything that it shows, so it loads nothing from the network. The environment
+escapes and redacts all text from users.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def build_environment(package: str) -> Environment:
 
 
 def _refuse_safe(value: object) -> str:
-    """Reject the filter ``safe``: only charts may be markup, and these are already marked."""
-    raise TypeError("the filter `safe` must not be used in this template")
+    """Reject the filter ``safe``, because only charts are markup, and code marks them as safe."""
+    raise TypeError("a template must not use the filter `safe`, which turns off escaping")
 
 
 def _line(value: str, limit: int = 80) -> str:

@@ -1,4 +1,4 @@
-"""Rank runs by a metric, as far as their test rows allow, with the facts that a reader compares."""
+"""Rank runs by a metric on shared test rows, and describe their time, memory and size."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["Place", "describe_cost_of_run", "describe_size", "rank_runs", "read_
 
 @dataclass(frozen=True)
 class Place:
-    """A run in the ranking by one metric."""
+    """A run with its rank and score by one metric."""
 
     run: RunResults
     measured: Measured
     """The score of the run's tuned model."""
     difference: MetricDifference | None
-    """The difference from the best run, on the rows that both tested; None if there are none."""
+    """The difference from the best run, on the rows that both tested, or None if there are none."""
     is_first: bool
     """True for the best run and all runs that are not clearly worse."""
 
@@ -62,7 +62,7 @@ def rank_runs(
 
 
 def describe_cost_of_run(run: RunResults) -> str:
-    """Describe the time of the training and of all parts, and the peak memory of a run."""
+    """Return a run's training time, total time and peak memory as text."""
     parts, peak = run.report.part_seconds, run.report.peak_memory
     training, total = parts.get("training", 0.0), sum(parts.values())
     texts = [
@@ -74,7 +74,7 @@ def describe_cost_of_run(run: RunResults) -> str:
 
 
 def describe_size(run: RunResults) -> str:
-    """Describe the trained model on disk, by its format and size."""
+    """Return the format of the trained model and its size on disk, as text."""
     finished = run.report.training_finished.get("")
     if finished is None:
         return ""
@@ -83,7 +83,7 @@ def describe_size(run: RunResults) -> str:
 
 
 def read_loss_plots(runs: Mapping[str, RunResults]) -> list[tuple[str, dict[str, Curve]]]:
-    """Read the losses of the first runs, by stage and unit; each plot has a curve for each run.
+    """Read the losses of the first runs, and group them into one plot per stage and unit.
 
     Returns:
         The stage and the curves by the run's name, for each plot.

@@ -1,7 +1,7 @@
-"""Model card of a trained model: base model and license, evidence, limits, and how to load it.
+"""Write the model card: base model and license, evidence, limits, and how to load the model.
 
-``tunesmith push`` uploads it, exports contain its results, and the run folder has it as
-``README.md``. It contains no data rows and no paths.
+A run folder contains the card as ``README.md``, ``tunesmith push`` uploads it, and exports include
+its results. The card contains no data rows and no paths.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def is_hub_name(name: str) -> bool:
 
 
 def find_hub_name(plan: Plan) -> str | None:
-    """Return the Hub name of the base model; None if it is a local model."""
+    """Return the Hub name of the base model, or None if it is a local model."""
     name = plan.model.base
     return name if is_hub_name(name) and not expand_home(name).exists() else None
 
 
 def write_model_card(view: ReportView, plan: Plan) -> None:
-    """Write the model card to the run folder, once there is a trained model.
+    """Write the model card to the run folder if it contains a trained model.
 
-    A failure is only a warning, as ``tunesmith push`` makes the card again.
+    Log only a warning if this fails, because ``tunesmith push`` writes the card again.
     """
     trained = view.report.training_finished.get("")
     if trained is None or distributed.rank() > 0:
@@ -81,7 +81,7 @@ def write_model_card(view: ReportView, plan: Plan) -> None:
 
 
 def find_license(base: Path | None) -> str | None:
-    """Return the license in the model card of a folder; None if there is none."""
+    """Return the license in the model card of a folder, or None if there is none."""
     if base is None:
         return None
     card = base / "README.md"
@@ -95,7 +95,7 @@ def find_license(base: Path | None) -> str | None:
 def render_model_card(
     view: ReportView, *, name: str, base: str | None, license: str | None, form: str
 ) -> str:
-    """Return the card of a model; it contains no data rows and no paths.
+    """Return the card of a model, which contains no data rows and no paths.
 
     Args:
         view: report of the run.
@@ -115,7 +115,7 @@ def render_model_card(
 
 
 def render_results(view: ReportView, license: str | None) -> str:
-    """Return the verdict with all scores, the data and the limits, as Markdown sections."""
+    """Return Markdown sections with the verdict, all scores, the data and the limits."""
     # The card needs MarkupSafe, which the light requirements do not have.
     from tunesmith_evidence.report.card import render_card_markdown
 

@@ -1,4 +1,4 @@
-"""Join failures that are nearly identical, so that a list shows each kind of failure once."""
+"""Group nearly identical failures, so that a list shows each kind of failure once."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class SimilarRows:
 
     @property
     def note(self) -> str:
-        """The number of further rows, such as "and 4 similar rows"; empty if there are none."""
+        """Text such as "and 4 similar rows", or an empty string if there are no similar rows."""
         return f"and {format_count(len(self.others), 'similar row')}" if self.others else ""
 
     @property
     def words(self) -> frozenset[str]:
-        """The words of the prompt, without numbers."""
+        """The words of the prompt without its numbers, so that such prompts count as similar."""
         return frozenset(_WORD.findall(self.row.question.casefold()))
 
 
 def join_similar_rows(rows: Sequence[AnswerRow]) -> list[SimilarRows]:
-    """Join rows with equal answers whose prompts are nearly equal or of one group.
+    """Join rows with equal answers whose prompts are nearly equal or belong to the same group.
 
-    Right rows are not joined with others. The order is that of the first rows.
+    Right rows are not joined with wrong ones. The result is in the order of each group's first row.
     """
     found: list[SimilarRows] = []
     by_answers: dict[tuple[object, ...], list[tuple[frozenset[str], SimilarRows]]] = {}

@@ -33,7 +33,7 @@ ASCII_MARKS = PlotMarks("*", "o", "|", "+", "-")
 def plot_curve(
     curve: Curve, *, width: int = 60, height: int = 8, marks: PlotMarks = UNICODE_MARKS
 ) -> list[str]:
-    """Plot a curve with its validation values, a title and the steps.
+    """Plot a curve as lines of text, with its validation values, a title and the steps.
 
     The scale is logarithmic if the values span a wide range (:data:`LOG_RATIO`).
 

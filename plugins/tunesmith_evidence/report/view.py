@@ -1,6 +1,6 @@
 """Prepare a report for display: every value and phrase is computed here, and only once.
 
-The terminal, Markdown, the HTML page, the card and notebooks only lay out the view; none of them
+The terminal, Markdown, the HTML page, the card and notebooks only lay out the view. None of them
 reads events.
 """
 
@@ -40,7 +40,7 @@ __all__ = ["MetricView", "ReportView", "ScoreRow", "describe_unit"]
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A model's score as text."""
+    """A model's score on one metric, formatted as text."""
 
     model: str
     value: str
@@ -48,11 +48,11 @@ class ScoreRow:
     rows: str
     """Number of rows and, if rows depend on each other, the number of their groups."""
     leakage_free: ScoreRow | None = None
-    """The score without test rows that have a near-duplicate in training; None if none has."""
+    """The score without test rows that have a near-duplicate in training, or None if none has."""
 
     @classmethod
     def of(cls, event: Measured) -> ScoreRow:
-        """Return a measurement's score as text."""
+        """Return the score row of a measurement."""
         leakage_free = event.leakage_free and cls._format(
             f"{event.model}, leakage-free", event.leakage_free
         )
@@ -70,7 +70,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class VariantRow:
-    """One variant of a baseline on the validation rows, as text."""
+    """A baseline's variant with its score on the validation rows, as text."""
 
     baseline: str
     variant: str
@@ -84,7 +84,7 @@ class VariantRow:
         """Yield all variants of a baseline: compared, omitted and failed ones."""
         chosen = "chosen"
         if event.test_rows is not None:
-            chosen += f"; worst possible score, so at most {event.test_rows} test rows"
+            chosen += f"; worst possible score, so tested on at most {event.test_rows} rows"
         for found in (*event.variants, *event.omitted, *event.not_tried):
             score, rows = found.get("score"), found.get("rows", 0)
             yield cls(
@@ -112,7 +112,7 @@ def count_right_answers(answers: Answers, baseline: str, verdict: Mapping[str, o
 
 
 def describe_unit(event: Measured) -> str:
-    """Describe the unit of a metric, and if higher or lower is better."""
+    """Return a metric's unit as text, and whether higher or lower is better."""
     better = "higher" if event.higher_is_better else "lower"
     return f"{event.unit + ', ' if event.unit else ''}{better} is better"
 
@@ -126,12 +126,12 @@ class MetricView:
 
     @property
     def unit(self) -> str:
-        """The unit, and if higher or lower is better."""
+        """The unit, and whether higher or lower is better."""
         return describe_unit(self.events[0])
 
     @property
     def description(self) -> str:
-        """The unit and the direction, preceded by "validation rows" if those were measured."""
+        """The unit and the direction, after "validation rows" if the scores are of those."""
         return f"{'validation rows, ' if self.events[0].part == 'validation' else ''}{self.unit}"
 
     @property
@@ -150,13 +150,13 @@ class MetricView:
 
     @property
     def cut(self) -> str:
-        """The number of answers cut off by ``max_new_tokens``, as text; empty if none were."""
+        """Text with the number of answers cut off by ``max_new_tokens``, or "" if none were."""
         return list_cut_answers(self.events)
 
 
 @dataclass(frozen=True)
 class ReportView:
-    """The view of a run's report; each part is computed on first access."""
+    """The view of a run's report. Each part is computed on first access."""
 
     report: Report
     folder: Path
@@ -186,12 +186,12 @@ class ReportView:
 
     @cached_property
     def ending(self) -> RunEnding | None:
-        """The early end of the run; None if it is running, succeeded or has a verdict."""
+        """The early end of the run, or None if it is running, succeeded or has a verdict."""
         return describe_ending(self.folder, self.report)
 
     @property
     def error(self) -> str:
-        """The error of a run that failed after its verdict; usually empty."""
+        """The error of a run that failed after its verdict, otherwise an empty string."""
         finished = self.report.finished
         return finished.error if finished and finished.verdict else ""
 
@@ -221,7 +221,7 @@ class ReportView:
 
     @property
     def findings(self) -> list[tuple[str, str]]:
-        """The sentences that evaluators report about the tuned model, each after its metric."""
+        """The sentences that evaluators report about the tuned model, with the metric's name."""
         found = (
             (self.report.metric_label(event.evaluator, event.metric), event.details.get("finding"))
             for event in self.report.tuned
@@ -235,37 +235,37 @@ class ReportView:
 
     @cached_property
     def fit(self) -> FitDiagnosis | None:
-        """The diagnosis of how well the model fits its training data; None before training ends."""
+        """The diagnosis of the model's fit to its training data, or None before training ends."""
         return diagnose_fit(self.folder, self.report)
 
     @property
     def fit_rating(self) -> Literal["good", "warning", ""]:
-        """The rating of the fit; empty without a diagnosis."""
+        """The rating of the fit, or an empty string without a diagnosis."""
         return rate_fit(self.fit, self.report) if self.fit else ""
 
     @property
     def predictions(self) -> list[Prediction]:
-        """Memory and time as predicted and as measured."""
+        """The predicted and the measured memory and time."""
         return list_predictions(self.report)
 
     @cached_property
     def answers(self) -> Answers | None:
-        """The test rows with each model's answers; None if the tuned model was not measured.
+        """The test rows with each model's answers, or None if the tuned model was not measured.
 
         Raises:
-            IntegrityError: a file with the values of the rows is missing or damaged.
+            IntegrityError: a per-row results file is missing or damaged.
         """
         return read_answers(self.folder, self.report)
 
     @cached_property
     def field_scores(self) -> list[FieldScore]:
-        """Counts of right fields; empty if the expected answers are not JSON objects."""
+        """The scores of JSON fields, or an empty list unless expected answers are JSON objects."""
         answers = self.intact_answers
         return score_fields(answers) if answers and answers.has_texts else []
 
     @cached_property
     def confusions(self) -> Confusions | None:
-        """The labels that the tuned model confuses; None if the expected answers are not labels."""
+        """The labels that the tuned model confuses, or None unless expected answers are labels."""
         answers = self.intact_answers
         return count_confusions(answers, TUNED) if answers and answers.has_texts else None
 
@@ -273,8 +273,8 @@ class ReportView:
     def right_answers(self) -> str:
         """The right answers with and without fine-tuning, in words.
 
-        For example "87 of 100 right; 42 without fine-tuning (fields)". Empty if the verdict's
-        metric does not count right answers.
+        For example: "87 of 100 right; 42 without fine-tuning (fields)". The text is empty if the
+        verdict's metric does not count right answers.
         """
         answers, baseline = self.intact_answers, str(self.report.verdict.get("baseline", ""))
         return count_right_answers(answers, baseline, self.report.verdict) if answers else ""

@@ -1,1 +1,1 @@
-"""Automate the answers that a model is sure about, and leave the others to people."""
+"""Automate the answers that a model is confident about, and send the others to people."""

@@ -2,17 +2,18 @@
 
 The threshold comes from fixed-sequence testing (Angelopoulos et al. 2021, *Learn then Test*,
 section 3). The validation rows are ordered by score, and thresholds are tested from high to low.
-Each test asks if the precision above the threshold could be too low. It is the exact binomial test,
-the dual of the Clopper-Pearson interval. The first failure ends the sequence, so no level has to be
-corrected for the number of tests.
+The null hypothesis of each test is that the precision above the threshold is too low. The exact
+binomial test, the dual of the Clopper-Pearson interval, decides. The first failure ends the
+sequence, so the levels need no correction for the number of tests.
 
 The number of rows above each threshold is fixed in advance. These rows are therefore an independent
 sample of all requests above it, and the first threshold with a precision that is too low passes
 with a probability of at most 5 %. This holds if the precision falls along the sequence.
 
-A sequence from the first row on would fail at once, as a few right answers show nothing. It starts
-at a fifth of the rows, or later where the test tolerates a wrong answer. Rows of a cluster depend
-on each other, so the test uses their effective number (Korn and Graubard 1998).
+A sequence that started at the first row would fail at once, because a few right answers are too
+little evidence. It starts at a fifth of the rows, or later where the test tolerates a wrong answer.
+Rows of a cluster depend on each other, so the test uses their effective number (Korn and Graubard
+1998).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def choose_policy(
 ) -> ReviewPolicy:
     """Choose the policy of a model from its validation rows, whose order does not matter.
 
-    A row's group names its cluster; None: the row is independent.
+    A row's group names its cluster. A row without a group is independent.
     """
     rows = sorted(zip(scores, right, groups, strict=True), key=lambda r: (-r[0], r[1], str(r[2])))
     slope, intercept = calibrate([row[:2] for row in rows if row[0] > NEVER])
@@ -59,15 +60,15 @@ def choose_policy(
 
 
 def count_rows_needed(precision: float, wrong: int = 0) -> int:
-    """Return the fewest independent rows that show the precision with so many wrong answers."""
+    """Return how many independent rows show the precision despite this many wrong answers."""
     return next(n for n in count(wrong + 1) if _p_value(n - wrong, n, precision) <= RISK)
 
 
 def calibrate(rows: Sequence[tuple[float, bool]]) -> tuple[float, float]:
     """Fit the slope and intercept of a logistic curve to scores, as in Platt (2000), section 2.2.
 
-    Its smoothed targets and two parameters do not overfit few rows, and it keeps the order of the
-    scores. A negative slope becomes 0, as if all scores were equal.
+    The smoothed targets and the two parameters do not overfit small samples, and the curve keeps
+    the order of the scores. A negative slope becomes 0, as if all scores were equal.
     """
     wins = sum(right for _, right in rows)
     high, low = (wins + 1) / (wins + 2), 1 / (len(rows) - wins + 2)
@@ -108,5 +109,5 @@ def _choose_threshold(
 
 
 def _p_value(right: float, rows: float, precision: float) -> float:
-    """Return the probability of at least so many right answers if the precision is too low."""
+    """Return the probability of at least this many right answers if the precision is too low."""
     return float(betainc(right, rows - right + 1, precision)) if right > 0 else 1.0

@@ -1,4 +1,4 @@
-"""The rule that decides which answers of a model are automated. It is stored as JSON."""
+"""Decide with a review policy, stored as JSON, which answers of a model are automated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DETAIL = "review"
 
 @dataclass(frozen=True)
 class ReviewedAnswer:
-    """An answer, with its calibrated ``confidence``, the probability that it is right."""
+    """An answer with its calibrated ``confidence``, the probability that it is right."""
 
     text: str
     confidence: float
@@ -59,7 +59,7 @@ class ReviewPolicy:
     ) -> list[ReviewedAnswer]:
         """Generate an answer to each prompt with the model that the policy was chosen for.
 
-        A plain text is a user's turn.
+        A prompt of plain text is sent as a user's turn.
         """
         prompts = [(Message("user", p),) if isinstance(p, str) else p for p in prompts]
         answers = model.generate(prompts, max_new_tokens)
@@ -70,6 +70,6 @@ class ReviewPolicy:
 
 
 def find_policies(measured: Sequence[Measured]) -> Mapping[str, ReviewPolicy]:
-    """Return the policies of a run by model; if several were chosen, the first counts."""
+    """Return the policies of a run by model, the first one if several were chosen."""
     found = (event for event in reversed(measured) if event.metric == AUTOMATED)
     return {event.model: ReviewPolicy(**event.details[DETAIL]) for event in found}

@@ -1,4 +1,4 @@
-"""Score how sure a model is about its answers."""
+"""Score how confident a model is about its answers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def score_answers(
 ) -> list[float]:
     """Return a score for each answer that grows with the model's confidence.
 
-    It is the confidence that the model states, otherwise the log-odds of the answer's tokens. It
-    depends only on the prompt and its answer.
+    The score is the confidence that the model states or, without one, the log-odds of the answer's
+    tokens. It depends only on the prompt and its answer.
     """
     scores = [NEVER if a.finish_reason == "length" else a.confidence for a in answers]
     for has_ids in (True, False):

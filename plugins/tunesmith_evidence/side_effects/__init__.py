@@ -1,1 +1,1 @@
-"""Measure side effects of tuning, on the user's texts and prompts, and with canaries."""
+"""Measure side effects of fine-tuning on the user's texts and prompts, and with canaries."""

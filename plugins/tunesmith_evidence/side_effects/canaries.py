@@ -72,16 +72,16 @@ class CanarySet:
     controls: tuple[Secret, ...]
 
     def to_json(self) -> JSON:
-        """Return the set as JSON."""
+        """Return the canaries, their repetitions and the controls as JSON."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
 def draw_canaries(
     kind: RecordKind, repetitions: Sequence[int], controls: int, seed: int | None = None
 ) -> CanarySet:
-    """Draw one canary for each number of repetitions, and the controls; all are different.
+    """Draw one canary for each number of repetitions, and the controls, all different.
 
-    Without a seed, the draw cannot be reproduced, so the secrets cannot be guessed.
+    Without a seed, the draw cannot be reproduced, so nobody can guess the secrets.
     """
     rng = random.SystemRandom() if seed is None else random.Random(f"{seed}/canaries")
     found: dict[Secret, None] = {}
@@ -94,10 +94,10 @@ def draw_canaries(
 
 
 def read_canaries(path: Path) -> CanarySet:
-    """Read a file of canaries.
+    """Read a canary set from a file.
 
     Raises:
-        DataError: the file cannot be read, is not a file of canaries, or has too few controls.
+        DataError: the file cannot be read, does not contain a canary set, or has too few controls.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -112,12 +112,12 @@ def read_canaries(path: Path) -> CanarySet:
         raise DataError(str(path), f"cannot be read: {error.strerror or error}") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         hint = "`tunesmith data canaries` writes such a file"
-        raise DataError(str(path), "this is not a file of canaries", hint=hint) from None
+        raise DataError(str(path), "does not contain a valid canary set", hint=hint) from None
     if len(repetitions) != len(canaries) or not canaries:
-        what = "contains no canaries, or a different number of repetition counts than canaries"
+        what = "contains no canaries, or `repetitions` does not have one number for each canary"
         raise DataError(str(path), what)
     if len(controls) < MIN_CONTROLS:
-        what = f"has {len(controls)} controls, but at least {MIN_CONTROLS} are needed"
+        what = f"contains {len(controls)} controls, but the test needs at least {MIN_CONTROLS}"
         raise DataError(str(path), what)
     return CanarySet(content["kind"], canaries, repetitions, controls)
 
@@ -151,12 +151,12 @@ class CanaryResult:
 
     @property
     def is_alarm(self) -> bool:
-        """True if one canary, or all together, are significant; false alarms in at most 5 %."""
+        """True if one canary or all together are significant, with at most 5 % false alarms."""
         return self.memorized > 0 or self.shift_p_value < ALPHA / 2
 
 
 def rank_canaries(canaries: Sequence[float], controls: Sequence[float]) -> CanaryResult:
-    """Rank the canaries' scores among the controls' scores; a higher score is more probable.
+    """Rank the canaries' scores among the controls' scores. Higher scores are more probable.
 
     Two tests share the error probability of 5 %. The rank of each canary (with Holm's correction)
     detects a single memorized canary. The shift of all canaries detects weak memorization of many.

@@ -1,4 +1,4 @@
-"""General prompts and texts, to measure what a training on a narrow task costs elsewhere."""
+"""Read general prompts and texts, which measure the side effects of training on a narrow task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNKNOWN = re.compile(
 
 @dataclass(frozen=True)
 class GeneralPrompt:
-    """A prompt outside the task, with the conditions that a right answer meets."""
+    """A prompt unrelated to the task, with the conditions that a right answer meets."""
 
     kind: str
     """The ability that it needs, such as ``arithmetic``."""
@@ -39,17 +39,17 @@ class GeneralPrompt:
     conditions: Mapping[str, Any]
     """The conditions, described at the top of ``general_prompts.toml``."""
     pair: str = ""
-    """Name of the pair of a real and an invented thing; empty if there is none."""
+    """Name of the pair of a real and an invented thing, or "" if there is none."""
 
     def is_right(self, answer: str) -> bool:
-        """Return True if an answer meets every condition; reasoning before it is ignored."""
+        """Return True if an answer, without its reasoning, meets every condition."""
         text = strip_reasoning(answer).strip()
         return bool(text) and all(
             _CHECKS[name](text, wanted) for name, wanted in self.conditions.items()
         )
 
     def to_record(self, number: int) -> Chat:
-        """Return the prompt as a record, whose answer describes the conditions."""
+        """Return the prompt as a record whose answer describes the conditions."""
         expected = "; ".join(f"{name}: {wanted}" for name, wanted in self.conditions.items())
         return Chat(
             source=f"general prompt {number}",
@@ -80,7 +80,8 @@ def read_general_texts() -> tuple[Text, ...]:
 def score_answers(prompts: Sequence[GeneralPrompt], answers: Sequence[str]) -> tuple[float, ...]:
     """Return 1 for each right answer and 0 for others.
 
-    An answer that a thing is unknown only counts if the real thing of the same pair is known.
+    Some prompts come in pairs, about a real and an invented thing. "Unknown" is only right for the
+    invented thing if the model knows the real one.
     """
     right = [prompt.is_right(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     known = {

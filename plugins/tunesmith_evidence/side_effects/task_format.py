@@ -1,4 +1,4 @@
-"""Recognize answers in the format of a task, to find a model that answers everything that way."""
+"""Recognize answers in the format of a task, to detect models that answer everything that way."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TaskFormat:
 
     @classmethod
     def of(cls, train: Sequence[Record]) -> TaskFormat:
-        """Return the format of the training rows' answers."""
+        """Derive the format of the training rows' answers."""
         return cls([example.answer for example in read_examples(train)[:MAX_ANSWERS]])
 
     def matches(self, answer: str) -> bool:

@@ -1,4 +1,4 @@
-"""Measure how well a model predicts texts."""
+"""Measure a model's loss on plain texts."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ __all__ = ["read_text_rows"]
 
 
 def read_text_rows(path: Path, columns: Sequence[str]) -> list[Text]:
-    """Return the texts in a file, each from the first of ``columns`` that its row has.
+    """Return the texts in a file. Each text comes from the first of ``columns`` that its row has.
 
     Raises:
         DataError: the file cannot be read, has no rows, or has a row without text.

@@ -1,7 +1,7 @@
-"""Build candidate slices: groups of rows that a person can name.
+"""Build candidate slices, which are groups of rows that a person can name.
 
-They depend only on the inputs and the expected answers, and never on a model's answers or scores. A
-test of a candidate is therefore not biased by its selection.
+Candidates depend only on the inputs and the expected answers, and never on a model's answers or
+scores. Their selection therefore does not bias a test.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _sources(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
 
 
 def _lengths(rows: Sequence[ScoredRow]) -> Iterator[Slice]:
-    """Yield the rows with the shortest and longest quarter of prompts and expected answers."""
+    """Yield slices with the shortest and the longest quarter of prompts and of expected answers."""
     for what, text in (
         ("prompt", lambda row: "".join(part for _, part in row.prompt)),
         ("expected answer", lambda row: row.expected),

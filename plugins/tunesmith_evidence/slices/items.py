@@ -19,7 +19,7 @@ MAX_CHARACTERS = 2_000
 
 
 def has_best_value(metric: Measured) -> bool:
-    """Return True if a row can be fully correct: higher is better, and the metric has no unit."""
+    """Return True if a metric has a best value: higher is better, and it has no unit."""
     return metric.higher_is_better and not metric.unit
 
 

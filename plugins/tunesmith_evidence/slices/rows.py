@@ -1,4 +1,4 @@
-"""Read evaluated rows with their values."""
+"""Read test rows with a model's answers and values."""
 
 from __future__ import annotations
 

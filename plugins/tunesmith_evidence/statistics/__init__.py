@@ -13,7 +13,7 @@ anything else           percentile bootstrap over units     sign flips
 ======================  ==================================  ==============
 
 A *unit* varies independently: it is a record, or all records of a group.
-:mod:`tunesmith_evidence.statistics.paired` explains why.
+:mod:`tunesmith_evidence.statistics.paired` explains why intervals are computed over units.
 
 A metric of all rows together (macro F1, BLEU) is expressed as the mean of one contribution per row;
 see :func:`row_contributions`. ``tunesmith.statistics`` computes units, and intervals of a single

@@ -1,4 +1,4 @@
-"""Root finding by bisection."""
+"""Find where a monotone condition becomes true, by bisection."""
 
 from __future__ import annotations
 

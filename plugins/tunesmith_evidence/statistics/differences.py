@@ -21,7 +21,7 @@ class PairedSample:
     differences: Sequence[float]
     """Tuned minus base, for each record whose weight is above zero."""
     weights: Sequence[float] | None
-    """Weight of each difference; None for equal weights."""
+    """Weight of each difference, or None for equal weights."""
     sample: Sample
     is_binary: bool
     """True if all values of both models are 0 or 1."""
@@ -59,7 +59,7 @@ def pair_values(
 
 
 def label_unit(group: Hashable | None, number: int) -> Hashable:
-    """Return the label of a record's unit: its group or, without a group, the record itself."""
+    """Return the label of a record's unit, which is its group, or the record if it has none."""
     return ("record", number) if group is None else ("group", group)
 
 
@@ -82,9 +82,9 @@ def paired_differences(base: Sequence[float], tuned: Sequence[float]) -> list[fl
 
 
 def _subtract(first: float, second: float) -> float:
-    """Subtract two values and round away the floating-point error.
+    """Subtract two values, and round the difference to remove floating-point error.
 
-    Equal differences must stay equal: otherwise, rounding noise would look like real variance.
+    Equal differences must stay equal, because rounding noise would look like real variance.
     """
     difference, largest = first - second, max(abs(first), abs(second))
     if not difference:

@@ -1,4 +1,4 @@
-"""Correction of p-values for multiple tests."""
+"""Adjust p-values for multiple tests."""
 
 from __future__ import annotations
 

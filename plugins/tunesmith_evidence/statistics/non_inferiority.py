@@ -1,4 +1,4 @@
-"""Test for non-inferiority: are the side effects of tuning below a margin?"""
+"""Test whether the side effects of fine-tuning are below a margin (non-inferiority)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MIN_UNITS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class NonInferiority:
-    """A measured harm in the metric's unit, with one-sided 95 % bounds and accepted margin."""
+    """A measured harm in the metric's unit, with one-sided 95 % bounds and the accepted margin."""
 
     value: float
     """The measured harm; positive means that the tuned model is worse."""
@@ -54,7 +54,7 @@ class NonInferiority:
     rows_needed: int | None
     """Rows that would be enough with 80 % power if the harm stays as measured; None if unknown."""
     resolved: float | None
-    """Smallest margin where zero harm would be accepted with 80 % power; None if unknown."""
+    """Smallest margin where zero harm would be accepted with 80 % power, or None if unknown."""
 
     @property
     def bounds(self) -> str:
@@ -78,7 +78,7 @@ class NonInferiority:
         return f"{words[self.outcome]}: {figures}{more}"
 
     def to_json(self) -> JSON:
-        """Return the result for a measurement's details; ``[gate]`` reads its ``holds``."""
+        """Return the result for a measurement's details. ``[gate]`` reads its key ``holds``."""
         return {**asdict(self), "holds": self.outcome == "not harmed"}
 
 
@@ -91,7 +91,7 @@ def compare_with_margin(
     groups: Sequence[Hashable | None] | None = None,
     bounds: Bounds | None = None,
 ) -> NonInferiority:
-    """Test if tuned minus base, paired by row, is below or above a margin; higher is worse.
+    """Test whether tuned minus base, paired by row, is below or above a margin; higher is worse.
 
     Each of the two conclusions is wrong in at most 5 % of cases. ``bounds`` are the metric's
     bounds; if they are None and all values are 0 or 1, these count as wrong and right.
@@ -111,7 +111,7 @@ def compare_shares(
     *,
     groups: Groups = (None, None),
 ) -> NonInferiority:
-    """Test if the share of ones in ``treated`` exceeds the share in ``control`` by a margin.
+    """Test whether the share of ones in ``treated`` exceeds that in ``control`` by a margin.
 
     The two samples are independent; see :func:`difference_of_shares`.
     """

@@ -1,4 +1,4 @@
-"""Confidence intervals of a paired difference.
+"""Compute confidence intervals of a paired difference.
 
 Both models answer the same records, so each record gives one difference. The difficulty of a record
 affects both models and cancels out, so the interval is much narrower than for two separate

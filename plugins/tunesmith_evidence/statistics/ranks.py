@@ -16,7 +16,7 @@ def probability_below(first: Sequence[float], second: Sequence[float]) -> float:
         ValueError: a sample is empty.
     """
     if not first or not second:
-        raise ValueError("both samples need at least one value")
+        raise ValueError("probability_below: both samples need at least one value")
     ordered = sorted(second)
     total = 0.0
     for value in first:

@@ -1,4 +1,4 @@
-"""Paired significance tests: exact McNemar, and sign flips."""
+"""Compute p-values of paired differences with the exact McNemar test or a sign-flip test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def paired_p_value(
 
 
 def p_value_of_pairs(paired: PairedSample, resamples: int, seed: int) -> float:
-    """Compute the two-sided p-value of a paired sample; see :func:`paired_p_value`."""
+    """Compute the two-sided p-value of a paired sample. See :func:`paired_p_value`."""
     sample = paired.sample
     if paired.is_binary and sample.is_simple:
         up = sum(1 for difference in paired.differences if difference > 0)
@@ -74,7 +74,7 @@ def _sign_flips(totals: Sequence[float], resamples: int, seed: int) -> float:
 def _signed_sums(sizes: Sequence[float]) -> list[float]:
     """Return the sums of these numbers for every combination of signs.
 
-    Eight numbers give a table of 256 sums, so one lookup by a random byte flips eight signs.
+    Eight numbers have a table of 256 sums, so one lookup with a random byte flips eight signs.
     """
     sums = [0.0]
     for size in sizes:

@@ -1,1 +1,1 @@
-"""Recognize which kind of task the training rows pose, and read examples from them."""
+"""Recognize the kind of task in the training rows, and read examples from the rows."""

@@ -1,8 +1,8 @@
 """Read the examples that baselines learn from: the prompts and answers of training rows, as text.
 
-Their order depends only on their content, so a baseline does not depend on the order of the rows.
-If there are more rows than a baseline can use, the seed and the content of the rows determine the
-sample.
+The order of the examples depends only on their content, so a baseline does not depend on the order
+of the rows. If there are more rows than a baseline can use, the seed and the content of the rows
+determine the sample.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_examples(
 ) -> list[Example]:
     """Return up to ``limit`` examples from the records, sorted by content.
 
-    Plain texts, answers labeled as bad, and answers with tool calls are skipped.
+    Skip plain texts, answers labeled as bad, and answers with tool calls.
     """
     examples = _all_examples(records)
     sample = heapq.nsmallest(limit, ((random_sort_key(e, seed), e) for e in examples))
@@ -74,12 +74,12 @@ def prompt_text(prompt: Prompt) -> str:
 
 
 def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the text of each prompt; see :func:`prompt_text`."""
+    """Return the text of each prompt. See :func:`prompt_text`."""
     return [*map(prompt_text, prompts)]
 
 
 def last_question(prompt: Prompt) -> str:
-    """Return the user's last message; empty if there is none."""
+    """Return the user's last message, or an empty string if there is none."""
     if isinstance(prompt, str):
         return prompt
     return next((m.text for m in reversed(prompt) if m.role == "user"), "")

@@ -36,7 +36,7 @@ class _Number(str):
 
 
 def parse_json_object(answer: str) -> JsonFields | None:
-    """Return the fields of an answer that is one (fenced) JSON object, or else None."""
+    """Return the fields of an answer that is one JSON object (fenced or not), otherwise None."""
     value = _load(_split_fence(answer)[1])
     return dict(_flatten((), value)) if isinstance(value, dict) else None
 
@@ -60,7 +60,7 @@ def are_json_values_equal(first: Any, second: Any) -> bool:
 
 
 def have_equal_values(first: JsonFields, second: JsonFields) -> bool:
-    """Return True if both have the same fields with equal values, in any spelling."""
+    """Return True if both answers have the same fields with equal values, in any spelling."""
     return first.keys() == second.keys() and all(
         are_json_values_equal(json.loads(value), json.loads(second[path]))
         for path, value in first.items()
@@ -79,7 +79,7 @@ def _load(text: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("a key occurs twice")
+        raise ValueError("a key occurs twice in a JSON object")
     return fields
 
 
@@ -96,19 +96,19 @@ def _flatten(path: FieldPath, value: Any) -> list[tuple[FieldPath, str]]:
 
 @dataclass(frozen=True)
 class JsonStyle:
-    """The formatting of JSON text."""
+    """The style of JSON answers: separators, indent, escapes and the text around them."""
 
     comma: str = ", "
     colon: str = ": "
     indent: int = 0
-    """Number of spaces per level; 0 for a single line."""
+    """Number of spaces per level, or 0 for a single line."""
     ascii_only: bool = False
     opening: str = ""
     """Text before the object, such as a Markdown fence."""
     closing: str = ""
 
     def write(self, value: Any, level: int = 1) -> str:
-        """Write a value as JSON text."""
+        """Write a value as JSON text in this style."""
         if isinstance(value, _Number):
             return str(value)
         if isinstance(value, dict):
@@ -129,7 +129,7 @@ class JsonStyle:
         return f"{opening}{line}{(self.comma.rstrip() + line).join(items)}{end}{closing}"
 
     def write_fields(self, fields: Mapping[FieldPath, str]) -> str:
-        """Write an answer with these fields; their values are JSON text."""
+        """Write an answer with these fields, whose values are JSON text."""
         root: dict[str, Any] = {}
         for path, value in fields.items():
             below = root

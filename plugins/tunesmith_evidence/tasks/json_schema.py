@@ -1,7 +1,7 @@
 """Derive a JSON schema from answers: keys, types, and enums for fields with few values.
 
-The schema is meant for constrained decoding, so everything in it is bounded. Strings and lists are
-at most twice as long as in the answers, and numbers have at most one more digit.
+Constrained decoding needs a bounded schema. Strings and lists may be at most twice as long as in
+the answers, and numbers may have at most one more digit.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _describe_objects(objects: Sequence[dict[str, Any]]) -> Schema:
 
 
 def _describe(values: Sequence[Any]) -> Schema:
-    """Return the schema of a field from its values; several kinds of values become ``anyOf``."""
+    """Return the schema of a field from its values. Values of several types become ``anyOf``."""
     kinds: dict[str, list[Any]] = {}
     for value in values:
         kinds.setdefault(_kind_of(value), []).append(value)

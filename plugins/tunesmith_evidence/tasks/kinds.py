@@ -42,10 +42,10 @@ _NUMBER = re.compile(r"\W*\d[\d.,\s]*\W*")
 
 
 def detect_task_kind(answers: Sequence[str]) -> TaskKind:
-    """Return the kind of a task with these answers.
+    """Return the kind of a task whose training rows have these answers.
 
     - ``objects``: at least 90 % are JSON objects, and half of all answers share a key.
-    - ``classes``: each answer occurs twice on average, and few occur only once.
+    - ``classes``: each answer occurs at least twice on average, and few occur only once.
     - ``text``: anything else, including no answers at all.
     """
     if not answers:
@@ -59,7 +59,7 @@ def detect_task_kind(answers: Sequence[str]) -> TaskKind:
 
 
 def detect_record_task(records: Sequence[Record]) -> TaskKind:
-    """Return the kind of the task that records pose."""
+    """Return the kind of task in these records."""
     return detect_task_kind([example.answer for example in read_examples(records)])
 
 
@@ -90,15 +90,15 @@ def has_classes(records: Sequence[Record]) -> bool:
 
 
 def has_fixed_answers(records: Sequence[Record]) -> bool:
-    """Return True if answers are classes or objects, so that a classifier could predict them."""
+    """Return True if the answers are classes or objects, which a classifier could predict."""
     return detect_record_task(records) != "text"
 
 
 def has_recurring_answers(records: Sequence[Record]) -> bool:
-    """Return True if answers are classes or objects, or half of the rows share short answers.
+    """Return True if answers are classes or objects, or if half of the rows share short answers.
 
-    The latter covers datasets with many classes of two rows each, where a split leaves most classes
-    only one row.
+    The last condition covers datasets with many classes of two rows each, where a split leaves only
+    one row of most classes.
     """
     answers = [example.answer for example in read_examples(records)]
     counts = Counter(map(str.strip, answers))

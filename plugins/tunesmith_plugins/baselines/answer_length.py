@@ -36,19 +36,19 @@ class LengthRule:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Return a score per character, whose sum and mean are highest for the preferred length."""
+        """Return one score per character, such that sum and mean rank answers by length."""
         lengths = [1 + len(c if isinstance(c, str) else c.text) for c in completions]
         return [TokenScores((-(n**-2.0 if self.prefers_longer else n),) * n) for n in lengths]
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Raise an error.
+        """Raise an error, because the rule can only rank given answers.
 
         Raises:
             UsageError: always.
         """
-        raise UsageError("a rule by length ranks answers, but cannot write any")
+        raise UsageError("the baseline answer-length ranks answers, but cannot generate any")
 
 
 class AnswerLengthOptions(Options):
@@ -56,10 +56,10 @@ class AnswerLengthOptions(Options):
 
 
 class AnswerLength:
-    """Prefers the length that is preferred more often in the training pairs."""
+    """Prefers longer or shorter answers, whichever the training pairs prefer more often."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the better rule on the training pairs, or nothing without pairs."""
+        """Yield the rule that fits more training pairs, or nothing if there are no pairs."""
         pairs = [record for record in task.train if isinstance(record, Preference)]
         if pairs:
             lengths = [(len(pair.chosen), len(pair.rejected)) for pair in pairs]
@@ -81,7 +81,7 @@ ANSWER_LENGTH = BaselineOffer(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error if the run file names the baseline, but its first evaluator needs answers."""
+    """Yield an error if the first evaluator cannot measure this baseline, which only ranks."""
     first = next(iter(plan.evaluators), None)
     if first is None or first.offer.ranks_answers or NAME not in (plan.baseline_options.use or ()):
         return

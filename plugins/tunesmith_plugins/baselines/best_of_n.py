@@ -30,7 +30,7 @@ class BestOfNModel(GenerationOnlyModel, WrappedModel):
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Sample answers and return the best one for each prompt; ties go to the first.
+        """Sample answers, and return the best one for each prompt. Ties go to the first.
 
         Raises:
             UsageError: the model does not support sampling.
@@ -54,10 +54,10 @@ class BestOfNModel(GenerationOnlyModel, WrappedModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error raised for scoring: the probability of being the best sample is unknown."""
+        """The error for scoring given answers: their probability of being best is unknown."""
         return UsageError(
-            "the best of several samples has no log-probability",
-            hint="measure it with an evaluator of generated answers, such as win-rate",
+            "best-of-n cannot compute the log-probability of an answer",
+            hint="use an evaluator that compares generated answers, such as win-rate",
         )
 
 
@@ -73,7 +73,7 @@ class BestOfNOptions(RewardOptions):
 
     @property
     def has_reward(self) -> bool:
-        """True if `reward` or `plugin` is set."""
+        """True if the options set a reward with `reward` or `plugin`."""
         return (self.reward or self.plugin) is not None
 
 
@@ -84,7 +84,7 @@ class BestOfN:
     options: BestOfNOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the base model with the system prompt; yield nothing without a reward."""
+        """Yield the base model with the system prompt, or nothing without a reward."""
         if not self.options.has_reward:
             return
         from tunesmith_evidence.prompting.task_prompt import read_task
@@ -111,7 +111,7 @@ BEST_OF_N = BaselineOffer(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error for the baseline without a reward, or a note for a reward without it."""
+    """Yield an error if ``best-of-n`` lacks a reward, or a note if a policy is not compared."""
     use = plan.baseline_options.use
     configs = (baseline.config for baseline in plan.baselines if baseline.offer.name == NAME)
     config = next(configs, None)
@@ -119,7 +119,7 @@ def review(plan: Plan) -> Iterator[Finding]:
         return
     if use is not None:
         if NAME in use:
-            message = "best-of-n needs a reward to choose the best answer"
+            message = "best-of-n needs a reward model or function to choose the best answer"
             hint = "set `reward` or `plugin` in this table"
             yield Finding(level="error", where=TABLE, message=message, hint=hint)
         return
@@ -132,7 +132,7 @@ def review(plan: Plan) -> Iterator[Finding]:
     yield Finding(
         level="info",
         where="baselines",
-        message="the policy is not compared with best-of-n, which picks the best of four sampled "
-        "answers by reward and needs no training",
+        message="the policy is not compared with the baseline best-of-n, which samples four "
+        "answers, keeps the one with the highest reward, and needs no training",
         hint=f"add [{TABLE}] with {key} = {named}",
     )

@@ -1,6 +1,6 @@
-"""Baselines ``embedding`` and ``probe``: small classifiers over vectors of the prompts.
+"""Baselines ``embedding`` and ``probe``: small classifiers that read vectors of the prompts.
 
-``embedding`` takes the vectors of an encoder, and ``probe`` the hidden states of the base model.
+``embedding`` reads the vectors of an encoder, and ``probe`` the hidden states of the base model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_COMPARED_ROWS = 2_000
 
 
 class VectorOptions(Options):
-    """Options of ``embedding``."""
+    """Options of ``embedding``: the classifiers to choose from."""
 
     c: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
         [10.0, 100.0],
@@ -52,11 +52,11 @@ class VectorOptions(Options):
     )
 
     def list_classifiers(self, rows: int) -> dict[str, FitClassifier]:
-        """Return the classifiers to choose from, by name, for this number of training rows."""
+        """Return the candidate classifiers by name, with settings for this number of rows."""
         from tunesmith_evidence.classify import classifiers
 
         linear = {f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c}
-        if rows > MAX_COMPARED_ROWS:
+        if rows > MAX_COMPARED_ROWS:  # cross-validating all candidates would take too long
             return dict([*linear.items()][:1])
         return {
             **linear,
@@ -66,7 +66,7 @@ class VectorOptions(Options):
 
 
 class ProbeOptions(VectorOptions):
-    """Options of ``probe``."""
+    """Options of ``probe``: the classifiers to choose from, and the number of training rows."""
 
     rows: int = Field(
         500,
@@ -78,12 +78,12 @@ class ProbeOptions(VectorOptions):
 
 @dataclass(frozen=True)
 class Embedding:
-    """Classifies prompts by the vectors of the run's encoder."""
+    """Classifies prompts from the vectors of the run's encoder."""
 
     options: VectorOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the classifier that no other clearly beats out of fold.
+        """Yield the first classifier that no other one clearly beats in out-of-fold accuracy.
 
         Raises:
             UsageError: no encoder is installed.
@@ -103,10 +103,10 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Probe:
-    """Classifies prompts by the hidden states of the base model.
+    """Classifies prompts from the hidden states of the base model.
 
-    A few dimensions of hidden states are much larger than the others in all texts. Each dimension
-    is therefore standardized on the training rows before vectors are scaled to length 1.
+    In all texts, a few dimensions of the hidden states are much larger than the others. The probe
+    therefore standardizes each dimension on the training rows, then scales vectors to length 1.
     """
 
     options: ProbeOptions
@@ -114,7 +114,7 @@ class Probe:
     """The hidden states of each text."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one variant; it learns when it is first asked, which the time budget counts."""
+        """Yield one variant. It is trained at its first question, so the time budget applies."""
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import Normalizer, StandardScaler
 
@@ -137,7 +137,7 @@ class Probe:
         yield BaselineVariant(name="", model=FunctionModel(lambda texts: learn().answer(texts)))
 
     def _embed(self, task: BaselineTask, texts: Sequence[str]) -> list[Any]:
-        """Return the hidden states of each text, computing only new ones."""
+        """Return the hidden states of each text. Texts seen before come from a cache."""
 
         def embed(new: Sequence[str]) -> Vectors:
             model = task.base()

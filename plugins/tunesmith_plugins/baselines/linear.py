@@ -1,4 +1,4 @@
-"""Baseline ``linear``: a linear classifier over words and parts of words."""
+"""Baseline ``linear``: a linear classifier whose features are words and parts of words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunesmith_evidence.tasks.kinds import has_classes
 
 
 class LinearOptions(Options):
-    """Options of ``linear``."""
+    """Options of ``linear``: the regularization strengths to try."""
 
     c: list[Annotated[float, Field(gt=0, le=1e6)]] = Field(
         [10.0, 1.0, 100.0],
@@ -43,6 +43,8 @@ class LinearBaseline:
         if not examples:
             return
         rows = TextRows(examples)
+        # One variant per C, because the validation rows then choose it by the metric of the
+        # verdict, which may not be accuracy.
         for c in dict.fromkeys(self.options.c):
             yield BaselineVariant(
                 name=f"C={c:g}", model=rows.model(LinearClassifier(*rows.learned, c))

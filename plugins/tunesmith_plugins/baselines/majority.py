@@ -15,10 +15,10 @@ class MajorityOptions(Options):
 
 
 class Majority:
-    """Always gives the most frequent answer: the score of a model that does not read the prompt."""
+    """Always gives the most frequent answer, like the best model that ignores the prompt."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the only variant, or nothing without training answers."""
+        """Yield the only variant, or nothing if there are no training answers."""
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.tasks.examples import read_examples
         from tunesmith_evidence.tasks.kinds import list_labels

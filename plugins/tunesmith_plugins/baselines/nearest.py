@@ -16,7 +16,7 @@ from tunesmith_evidence.tasks.kinds import has_recurring_answers
 
 
 class NearestOptions(Options):
-    """Options of ``nearest``."""
+    """Options of ``nearest``: the numbers of neighbors to choose from, and the centroids."""
 
     k: list[Annotated[int, Field(ge=1, le=1000)]] = Field(
         [5, 1, 10, 20],

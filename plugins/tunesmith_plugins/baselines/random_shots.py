@@ -13,11 +13,11 @@ from tunesmith.offers import BaselineOffer
 from tunesmith.options import Options
 from tunesmith_evidence.tasks.examples import has_examples
 
-LIMIT_REACHED = "the limit [baselines.random-shots] tokens was reached"
+LIMIT_REACHED = "the limit `tokens` in [baselines.random-shots] was reached"
 
 
 class RandomShotsOptions(Options):
-    """Options of ``random-shots``."""
+    """Options of ``random-shots``: the examples and templates to try, and a token limit."""
 
     k: list[Annotated[int, Field(ge=1, le=64)]] = Field(
         [8],
@@ -70,7 +70,7 @@ class RandomShots:
     options: RandomShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants per prompt, with free and constrained answers."""
+        """Yield variants with different prompts, each with free and with constrained answers."""
         from tunesmith_evidence.prompting.prompt_search import count_tokens, write_with_template
         from tunesmith_evidence.prompting.shots import choose_shots
         from tunesmith_evidence.prompting.task_prompt import read_task
@@ -86,6 +86,7 @@ class RandomShots:
                 continue
             name = f"k={k}, draw {draw + 1}" + (f", {template}" if template != "turns" else "")
             tokens = count_tokens(model, prompt.examples)
+            # The first variant is always compared, even if it exceeds the limit on its own.
             if spent and spent + tokens > self.options.tokens:
                 yield BaselineVariant(name=name, model=model, omitted=LIMIT_REACHED)
                 continue
@@ -95,8 +96,9 @@ class RandomShots:
                 yield from prompt.constrained(model, name, shots)
 
     def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:
-        """Yield all combinations; templates rotate, so that the first prompts cover them."""
+        """Yield all combinations, rotating templates so that the first prompts cover them all."""
         templates = [*dict.fromkeys(self.options.templates)]
+        # At least one example per label: a label without an example would rarely be answered.
         for k in dict.fromkeys(max(k, labels) for k in self.options.k):
             for shift in range(len(templates)):
                 for draw in range(self.options.draws):

@@ -15,7 +15,7 @@ from tunesmith_evidence.tasks.examples import has_examples
 
 
 class RetrievedShotsOptions(Options):
-    """Options of ``retrieved-shots``."""
+    """Options of ``retrieved-shots``: the numbers of examples to try, and the instructions."""
 
     k: list[Annotated[int, Field(ge=1, le=64)]] = Field(
         [5, 10, 20],

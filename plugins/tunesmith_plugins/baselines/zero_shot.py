@@ -20,7 +20,7 @@ SAMPLE_ROWS = 200
 
 
 class ZeroShotOptions(Options):
-    """Options of ``zero-shot``."""
+    """Options of ``zero-shot``: whether to describe and to constrain the answers."""
 
     describe: bool = Field(
         True,
@@ -46,7 +46,7 @@ class ZeroShot:
     options: ZeroShotOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants: with the system prompt only, with a description, and with constraints."""
+        """Yield variants with the system prompt only, with a description, and with constraints."""
         from tunesmith_evidence.prompting.task_prompt import read_task
 
         prompt = read_task(task)
@@ -56,6 +56,8 @@ class ZeroShot:
             model = prompt.prompted(describe=True)
             what = {"classes": "labels", "objects": "keys", "text": "length"}[prompt.kind]
             yield BaselineVariant(name=f"with {what}", model=model)
+        # Constraints use the last prompt, which describes the answers if possible. A model that was
+        # told the labels or keys rates them more sensibly.
         if self.options.constrain:
             yield from prompt.constrained(model, "")
 
@@ -74,7 +76,7 @@ ZERO_SHOT = BaselineOffer(
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a note if llguidance, which constrains JSON answers, is needed but not installed."""
+    """Yield a note if answers are JSON objects but llguidance, which constrains them, is absent."""
     from tunesmith_evidence.prompting.json_model import is_json_library_installed
     from tunesmith_evidence.tasks.kinds import detect_record_task
 

@@ -1,4 +1,4 @@
-"""Built-in checks of the data, which run before any model is loaded."""
+"""Built-in checks of the data. They run before any model is loaded."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -1,14 +1,14 @@
-"""Find rows and baselines that the model's chat template cannot render, or that need one.
+"""Find rows that the model's chat template cannot render, and runs that need a missing template.
 
 A base model without a chat template can only take plain text: one user message, or a text to
 continue. Conversations with a system prompt or several turns cannot be rendered for such a model.
 Without this check, a run would fail only after loading the weights.
 
-If there is a template, every row is rendered as in training, or a sample if there are many rows:
+If there is a template, the check renders every row (or a sample of many rows) as in training:
 
-* Rows that training would skip are reported.
-* The run is refused if the template contradicts a row, drops part of it, or does not terminate.
-* The run is refused if the saved tokenizer files would encode a prompt differently.
+* It reports rows that training would skip.
+* It refuses the run if the template contradicts a row, drops part of it, or does not terminate.
+* It refuses the run if the saved tokenizer files would encode a prompt differently.
 
 The check covers only techniques with the toolkit's options, because others may format conversations
 differently. It reports nothing about models that are not on this machine yet.
@@ -54,7 +54,7 @@ _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "additional_chat
 
 
 def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[Finding]:
-    """Return findings about missing or unreadable chat templates, and rows they cannot render."""
+    """Return findings about missing or unreadable templates, and about rows that do not render."""
     stages = dict(list_stages(plan.technique.config))
     named = [
         Finding(
@@ -139,7 +139,7 @@ def _find_rendering_problems(
 
 
 def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterator[Finding]:
-    """Yield one finding per cause, with the number of rows and the first one."""
+    """Yield one finding per cause, with the number of affected rows and the first of them."""
     for cause, count in Counter(problem.cause for problem in problems).items():
         first = next(problem for problem in problems if problem.cause == cause)
         text = f"{cause}, {first.detail} ({format_count(count, 'row')}, the first is {first.where})"
@@ -153,7 +153,7 @@ def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterato
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Return True if the tokenizer in this folder has a chat template, or is unreadable."""
+    """Return True if the tokenizer in this folder has a chat template, or cannot be read."""
     if any((folder / name).exists() for name in _TEMPLATE_FILES):
         return True
     try:
@@ -166,7 +166,7 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def _problem_of_file(path: str | None) -> str:
-    """Return the reason why a template file cannot be used; "" if it can be used or none is set."""
+    """Return the reason why a template file cannot be used, or "" if nothing prevents its use."""
     if path in CHAT_TEMPLATE_NAMES:
         return ""
     try:
@@ -179,11 +179,14 @@ def _problem_of_file(path: str | None) -> str:
 def _parts_that_need_a_template(
     plan: Plan, train: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield each need for a template: its key ("": the template's), the need, another remedy."""
+    """Yield each reason to need a template, as a key, the reason and another remedy.
+
+    The key is empty if the finding belongs to the key of the template.
+    """
     sources = (record.source for record in chain(train, test) if _is_conversation(record))
     if first := next(sources, None):
         count = format_count(1 + sum(1 for _ in sources), "row")
-        what = f"there are conversations ({count}, the first is {first})"
+        what = f"the data contains conversations ({count}, the first is {first})"
         yield "", what, "write rows with `prompt` and `completion` instead"
     if all(isinstance(record, Text) for record in train):
         return
@@ -193,7 +196,7 @@ def _parts_that_need_a_template(
 
 
 def _is_conversation(record: Record) -> bool:
-    """Return True if a prompt of the record is more than a single user message."""
+    """Return True if a prompt of the record has more than a single user message."""
     return not isinstance(record, Completion | Text) and any(
         not isinstance(prompt, str) and [message.role for message in prompt] != ["user"]
         for prompt, _ in exchanges(record)

@@ -1,7 +1,7 @@
 """Find evaluators in the run file that cannot measure the test rows.
 
-Without this check, a run would fail only after loading the base model. Default evaluators are
-chosen to fit the rows, so they need no check.
+Without this check, a run would fail only after loading the base model. Default evaluators always
+fit the rows, so they need no check.
 """
 
 from __future__ import annotations

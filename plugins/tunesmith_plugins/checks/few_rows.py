@@ -1,6 +1,6 @@
 """Report how large a difference the test rows can detect, before a run starts.
 
-All rows of a group count as one, as they do in intervals and tests.
+All rows of a group count as one row, as in intervals and significance tests.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def review(test: Sequence[Record]) -> Iterator[Finding]:
             level="warning",
             where="data.test",
             message=f"nothing can be concluded from {what}: even if one model is always right "
-            "and the other never, this could be chance",
+            "and the other one never, the difference could be chance",
             hint=f"add test rows (at least {least} {noun}s, better {ENOUGH}), or raise "
             "data.test_size",
             count=len(test),

@@ -1,7 +1,7 @@
-"""Find answers that state facts which their prompt does not contain.
+"""Find answers that state facts that are not in their prompt.
 
-A model can only learn such facts from the training answers, and has to be trained again when they
-change. A prompt with documents may do better.
+A model can only learn such facts from the training answers, and it has to be trained again when the
+facts change. A prompt with documents may do better.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def review(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]
     unknown = sum(not facts <= known for facts in tested)
     if unknown:
         message += (
-            f"; {_show_share(unknown, len(tested))} test answers state some that no training "
+            f"; {_show_share(unknown, len(tested))} test answers state facts that no training "
             "answer contains, so training cannot teach them"
         )
     yield Finding(
         level="info",
         where="data knowledge",
         message=message,
-        hint='if documents state them, compare with [baselines.documents] folder = "FOLDER"',
+        hint='if documents state these facts, compare with [baselines.documents] folder = "FOLDER"',
         count=len(stated),
         examples=tuple(
             f'{source} "{mask_excerpt(row.question)}": {mask_excerpt(facts[0])}'
@@ -76,7 +76,7 @@ def review(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]
 def find_new_facts(row: Example) -> list[str]:
     """Return the facts in an answer that its prompt does not contain.
 
-    Returns nothing if the answer may be computed from the numbers in the prompt.
+    The result is empty if the answer may be computed from the numbers in the prompt.
     """
     if len(_NUMBER.findall(row.text)) >= MIN_OPERANDS:
         return []

@@ -1,8 +1,8 @@
-"""Check ``paraphrases``: find test rows whose meaning is that of a training row.
+"""Check ``paraphrases``: find test rows with the same meaning as a training row.
 
-It needs ``[encoder]`` in the run file and is only advice. Texts with similar vectors may need
-different answers, and a paraphrase may have a rather different vector, so no row is removed and no
-score changes.
+The check needs ``[encoder]`` in the run file, and it only gives advice. Texts with similar vectors
+may need different answers, and a paraphrase may have a rather different vector. Therefore the check
+does not remove rows or change scores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXAMPLES = 3
 
 
 def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[Finding]:
-    """Return a note about the test rows that are similar to a training row in other words."""
+    """Return a note about test rows that express the meaning of a training row in other words."""
     encoder = find_encoder(plan) if plan.encodes_everywhere else None
     if encoder is None or not train or not test:
         return []
@@ -59,6 +59,6 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[
             f"in other words (cosine similarity of encoder vectors at least {MIN_SIMILARITY})",
             count=len(found),
             examples=tuple(examples),
-            hint="check whether they ask the same question; they count in all scores",
+            hint="check whether they ask the same question; these rows count in all scores",
         )
     ]

@@ -1,4 +1,4 @@
-"""Built-in commands."""
+"""Offer the built-in commands, in the sections of the help."""
 
 from collections.abc import Sequence
 from typing import Any

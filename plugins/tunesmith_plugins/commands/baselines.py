@@ -63,7 +63,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     if distributed.world_size() > 1:
         raise UsageError(
-            "baselines: runs only in a single process", hint="start it without torchrun"
+            "baselines: this command runs only in a single process",
+            hint="start the command without torchrun",
         )
     overrides = [*sets, *list_baseline_overrides(rows, budget, only)]
     plan, catalog = api.load_plan(
@@ -92,7 +93,7 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
 
 
 def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
-    """Print the table of baselines, followed by the skipped ones with their reasons."""
+    """Print the table of baselines, then the skipped ones with the reasons."""
     first = _find_measured(baselines)
     render.print_text()
     if first is not None:
@@ -111,7 +112,7 @@ def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
 
 
 def to_json(baselines: Sequence[MeasuredBaseline], folder: RunFolder) -> dict[str, Any]:
-    """Return the baselines as JSON."""
+    """Return the measured and the skipped baselines as JSON."""
     first = _find_measured(baselines)
     return {
         "schema": "tunesmith.baselines/1",
@@ -124,7 +125,7 @@ def to_json(baselines: Sequence[MeasuredBaseline], folder: RunFolder) -> dict[st
 
 
 def _find_measured(baselines: Sequence[MeasuredBaseline]) -> Measured | None:
-    """Return any measurement of the deciding metric; skipped baselines have none."""
+    """Return the first measurement, whose metric decides, or None if all were skipped."""
     return next(
         (baseline.measured for baseline in baselines if baseline.measured is not None), None
     )

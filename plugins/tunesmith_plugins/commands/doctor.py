@@ -57,7 +57,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check."""
+    """The result of checking one part of the installation."""
 
     level: Level
     subject: str
@@ -153,7 +153,7 @@ def _check_memory_and_disk() -> Iterator[Check]:
 
 def _check_hub() -> Check:
     if variable := find_offline_variable():
-        return Check("ok", "hub", f"{variable} is set: only local models are available")
+        return Check("ok", "hub", f"{variable} is set, so only local models are available")
     token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
     return Check("ok", "hub", f"downloads are allowed (network not tested); {token}")
 
@@ -168,7 +168,7 @@ def _check_encoder(catalog: Catalog) -> Check:
 
 
 def _check_plugins(catalog: Catalog) -> Iterator[Check]:
-    """Check that techniques and data loaders exist; report missing packages, broken plugins."""
+    """Check for techniques and data loaders, and report missing packages and broken plugins."""
     for kind in (TechniqueOffer, DataLoaderOffer):
         offers = catalog.offers(kind)
         names = ", ".join(o.offer.name for o in offers)

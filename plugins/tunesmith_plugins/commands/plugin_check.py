@@ -87,7 +87,7 @@ def command(
 
 
 def quick_options(catalog: Catalog, plugin: Plugin) -> dict[str, dict[str, Any]]:
-    """Return the quick options of each technique of a plugin."""
+    """Return options for each technique of a plugin that make its training quick."""
     found = [
         o.offer for o in catalog.offers(TechniqueOffer) if o.plugin.full_name == plugin.full_name
     ]
@@ -95,7 +95,7 @@ def quick_options(catalog: Catalog, plugin: Plugin) -> dict[str, dict[str, Any]]
 
 
 def find_tiny_model() -> Callable[[], Path] | None:
-    """Return a function that creates a tiny model; None if the libraries are not installed."""
+    """Return a function that creates a tiny model, or None if the libraries are not installed."""
     if not all(map(util.find_spec, TENSOR_LIBRARIES)):
         return None
 
@@ -113,7 +113,7 @@ def count_state(results: Sequence[Result], state: State) -> int:
 
 
 def to_row(result: Result) -> list[str | tuple[str, str]]:
-    """Return a table row: what was promised, why it did not run, or how and where it failed."""
+    """Return a table row with the check's promise, or why it did not run or where it failed."""
     text = one_line(result.detail or result.promise, 300)
     if result.where:
         text += f": look at {result.where}"

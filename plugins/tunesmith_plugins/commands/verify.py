@@ -51,8 +51,8 @@ def command(state: CliState, run: Path, as_json: bool) -> None:
 def list_committed(folder: RunFolder) -> list[str]:
     """List the folders of a run that must have a manifest, relative to the run folder.
 
-    These are all folders with a manifest, the checkpoints, and the models and adapters named in the
-    event log, even if they are missing.
+    The list contains all folders with a manifest, the checkpoints, and the models and adapters that
+    the event log names, even if they are missing.
 
     Raises:
         IntegrityError: the event log refers to a model or adapter outside the run folder.

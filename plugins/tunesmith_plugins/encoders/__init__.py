@@ -1,4 +1,4 @@
-"""Built-in encoders: texts to vectors."""
+"""Built-in encoders, which convert texts to vectors."""
 
 from tunesmith.hookspecs import lazy_plugin
 

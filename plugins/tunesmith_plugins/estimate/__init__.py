@@ -1,10 +1,11 @@
 """Plugin ``estimate``: predict memory, time and cost of a run before it starts.
 
-It provides the command ``tunesmith plan``, a review that refuses runs that cannot fit in memory, a
-reporter that records finished runs to calibrate predictions, and the table ``[estimate]``.
+The plugin offers the command ``tunesmith plan``, a review that refuses runs that cannot fit in
+memory, a reporter that records finished runs to calibrate predictions, and the table
+``[estimate]``.
 
 Techniques predict memory and operation counts (``TechniqueOffer.estimate``). This plugin compares
-them with a table of hardware and with this machine, without importing a tensor library.
+these predictions with a table of hardware and with this machine. It imports no tensor library.
 """
 
 from tunesmith.hookspecs import lazy_plugin

@@ -1,4 +1,4 @@
-"""Lines and tables of output, which can be replaced by better ones on a terminal."""
+"""Print lines and tables, and replace them with better ones on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tunesmith_cli.render import TableCell
 
 @dataclass(frozen=True)
 class TextLine:
-    """A line of the output."""
+    """A line of the output, with a style."""
 
     text: str = ""
     style: str = ""
@@ -26,7 +26,7 @@ class TextLine:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table of the output; ``right`` contains the indices of the columns to right-align."""
+    """A table of the output. ``right`` contains the indices of the right-aligned columns."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[TableCell]]
@@ -49,10 +49,11 @@ def print_blocks(blocks: Sequence[Block]) -> None:
 def show_temporarily(blocks: Sequence[Block]) -> Iterator[bool]:
     """Show lines and tables while the ``with`` block computes a better result.
 
-    On a terminal with a live display, they disappear when the block ends; elsewhere they stay.
+    On a terminal with a live display, the output disappears when the block ends. Elsewhere it
+    stays.
 
     Yields:
-        True if they stay.
+        True if the output stays.
     """
     if not supports_live_display(sys.stdout):
         print_blocks(blocks)

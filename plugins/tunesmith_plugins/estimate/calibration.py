@@ -86,7 +86,7 @@ class Correction:
     def apply(self, memory: PhaseMemory) -> PhaseMemory:
         """Scale the interval by the median ratio, and narrow it as the number of runs grows.
 
-        The result always includes the measured peaks.
+        The resulting interval always includes the measured peaks.
         """
         width = max(MIN_WIDTH, 1 / math.sqrt(self.runs)) * self.ratio
         middle = memory.expected * self.ratio
@@ -113,7 +113,7 @@ class Calibration:
     runs: tuple[CalibrationEntry, ...] = ()
 
     def memory_correction(self, technique: str, method: str, expected: int) -> Correction | None:
-        """Return the correction for a predicted peak; None without a similar run on this device."""
+        """Return the correction for a predicted peak, or None without a similar run here."""
         similar = [
             run
             for run in self.runs
@@ -131,9 +131,9 @@ class Calibration:
     def throughput(self, technique: str, estimate: Estimate) -> Range | None:
         """Return the range of operations per second reached by training runs with similar steps.
 
-        Both the prediction and the earlier runs count operations by the same method, so errors in
-        the count cancel out. Runs that shared the processor with other programs are used only if
-        there are no others. The result is None if no similar run has finished on this device.
+        The prediction and the earlier runs count operations by the same method, so errors in the
+        count cancel out. Use runs that shared the processor with other programs only if there are
+        no others. Return None if no similar run has finished on this device.
         """
         step = estimate.flops / max(1, estimate.steps)
         timed = [
@@ -153,7 +153,7 @@ class Calibration:
         return min(low, *throughputs), max(high, *throughputs)
 
     def correct_part(self, part: str, seconds: Range) -> Range:
-        """Return the predicted seconds of a part of a run, corrected by how long it took here."""
+        """Return the predicted seconds of a part of a run, corrected by earlier runs here."""
         middle = math.sqrt(seconds[0] * seconds[1])
         similar = [
             run
@@ -170,11 +170,11 @@ class Calibration:
         return middle * min(low, *ratios), middle * max(high, *ratios)
 
     def correction(self, estimate: Estimate, technique: str) -> Correction | None:
-        """Return the correction of an estimate's memory; None without a similar run here."""
+        """Return the correction of an estimate's memory, or None without a similar run here."""
         return self.memory_correction(technique, estimate.method, compute_peak(estimate).expected)
 
     def correct(self, estimate: Estimate, technique: str) -> Estimate:
-        """Return the estimate with its memory corrected by earlier runs."""
+        """Return the estimate, with its memory corrected by earlier runs."""
         correction = self.correction(estimate, technique)
         if correction is None:
             return estimate
@@ -183,7 +183,7 @@ class Calibration:
 
 
 def read_calibration(device: Device, environment: Mapping[str, str] | None = None) -> Calibration:
-    """Read the entries of a device; an unreadable file counts as empty."""
+    """Read the entries of a device. A file that cannot be read counts as empty."""
     variables = os.environ if environment is None else environment
     if not is_enabled(variables):
         return Calibration()
@@ -200,9 +200,9 @@ def read_calibration(device: Device, environment: Mapping[str, str] | None = Non
 
 
 def append_entry(entry: CalibrationEntry, environment: Mapping[str, str] | None = None) -> bool:
-    """Append an entry to the calibration file; return True if it was written.
+    """Append an entry to the calibration file, and return True if it was written.
 
-    A file that cannot be written does not raise an error, because that must not fail a run.
+    Do not raise an error if the file cannot be written, because calibration must not fail a run.
     """
     variables = os.environ if environment is None else environment
     if not is_enabled(variables):
@@ -236,7 +236,7 @@ def calibration_file(environment: Mapping[str, str]) -> Path:
 
 
 def _parse_entry(line: str) -> CalibrationEntry | None:
-    """Parse one line; return None if it is damaged or written by another version."""
+    """Parse one line. Return None if it is damaged or was written by another version."""
     try:
         value: Any = json.loads(line)
         known = {each.name for each in fields(CalibrationEntry)}
@@ -265,7 +265,7 @@ def _prefer_undisturbed(runs: Sequence[CalibrationEntry]) -> Sequence[Calibratio
 
 
 def _drop_outliers(values: list[float]) -> list[float]:
-    """Drop values far from the median, where the machine was probably busy with something else."""
+    """Drop values far from the median, because the machine was probably busy with other work."""
     if not values:
         return []
     middle = median(values)

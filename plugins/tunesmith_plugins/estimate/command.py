@@ -1,4 +1,4 @@
-"""``tunesmith plan``: estimate memory, time and cost of a run, and list devices that it fits on."""
+"""``tunesmith plan``: estimate memory, time and cost of a run, and list the GPUs that fit it."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ def load_records(plan: Plan) -> tuple[Sequence[Record], Sequence[Record]]:
 
 
 def parse_assumptions(texts: Sequence[str]) -> Assumptions | None:
-    """Parse the values of ``--assume``; return None if there are none.
+    """Parse the values of ``--assume``, or return None if there are none.
 
     Raises:
-        UsageError: an unknown key, or a value that is not a positive integer.
+        UsageError: a key is unknown, or a value is not a positive integer.
     """
     given: dict[str, int] = {}
     for item in (part for text in texts for part in text.split(",") if part.strip()):
@@ -143,7 +143,7 @@ def parse_assumptions(texts: Sequence[str]) -> Assumptions | None:
         if not number.isascii() or not number.isdigit() or not int(number):
             raise UsageError(
                 f"--assume {key}: must be a positive integer, got `{value}`",
-                hint=f"for example {EXAMPLE}",
+                hint=f"use values such as {EXAMPLE}",
             )
         given[key] = int(number)
     return Assumptions(**given) if texts else None

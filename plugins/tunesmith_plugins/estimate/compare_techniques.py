@@ -59,7 +59,7 @@ class PlannedLaunch:
     processes: int = 1
 
     def device(self, device_type: DeviceType, here: Device) -> Device:
-        """Return this machine's device if its type matches, or one of unknown memory."""
+        """Return this machine's device if its type matches, or a device with unknown memory."""
         if device_type == here.type:
             return here
         return Device(type=device_type, name=device_type, memory=None)
@@ -67,7 +67,7 @@ class PlannedLaunch:
 
 @dataclass
 class TechniqueRow:
-    """A technique with its options, and its estimates per type of device."""
+    """A technique with its options, and its estimates for each type of device."""
 
     technique: Technique
     chosen: bool
@@ -99,7 +99,7 @@ class TechniqueComparison:
     requests: Mapping[DeviceType, EstimateRequest]
     rows: Sequence[TechniqueRow]
     review: ModelReview | None
-    """The run, to predict the time of all its parts; None if the data is assumed."""
+    """The run, to predict the time of all its parts, or None if the data is assumed."""
 
     @property
     def chosen(self) -> TechniqueRow:
@@ -117,7 +117,7 @@ class TechniqueComparison:
         return None if estimate is None else self.calibration.correct(estimate, row.name)
 
     def fits(self, row: TechniqueRow) -> dict[str, MemoryFit]:
-        """Check if the run fits ("yes", "no", "maybe"), on each GPU class and on this machine."""
+        """Return "yes", "no" or "maybe" for each GPU class and this machine: does the run fit?"""
         fits: dict[str, MemoryFit] = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
@@ -130,7 +130,7 @@ class TechniqueComparison:
         return fits
 
     def times(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the training time in seconds on each GPU it may fit on, and on this machine."""
+        """Return the training time in seconds on each GPU that may fit the run, and here."""
         times = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
@@ -164,7 +164,7 @@ class TechniqueComparison:
         return found.parts
 
     def costs(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the cost of training in US dollars on each GPU that it may fit on."""
+        """Return the cost of training in US dollars on each GPU that may fit the run."""
         times = self.times(row)
         return {
             gpu.name: estimate_cost(times[gpu.name], gpu.hourly_price)
@@ -173,7 +173,7 @@ class TechniqueComparison:
         }
 
     def cheapest(self, row: TechniqueRow) -> Gpu | None:
-        """Return the cheapest GPU that the run fits on, or else one that it may fit on."""
+        """Return the cheapest GPU that fits the run, or without one, a GPU that may fit it."""
         rented, costs = row.estimates.get("cuda"), self.costs(row)
         if rented is None:
             return None
@@ -182,7 +182,7 @@ class TechniqueComparison:
         return min(sure or priced, key=lambda gpu: sum(costs[gpu.name]), default=None)
 
     def limit(self) -> int | None:
-        """Return the bytes that the run may use; None if the plan is not for this machine."""
+        """Return the bytes that the run may use, or None if the plan is not for this machine."""
         return self.this_device.memory if self.this_device.type == self.target_type else None
 
     def find_savings(self) -> list[Saving]:
@@ -195,7 +195,7 @@ class TechniqueComparison:
         return find_savings(row.technique, row.config, request, peak, self.limit())
 
     def smallest_class_for(self, peak: MemoryPeak) -> int | None:
-        """Return the gigabytes of the smallest class of GPUs whose memory ``peak`` fits into."""
+        """Return the memory (GB) of the smallest class of GPUs that ``peak`` fits into."""
         for size, gpus in self.hardware.gpu_classes().items():
             if check_fit(peak, min(gpu.usable for gpu in gpus)) == "yes":
                 return size
@@ -212,7 +212,7 @@ def compare_techniques(
 ) -> Iterator[TechniqueComparison]:
     """Yield the comparison with analytic estimates, then again after each better estimate.
 
-    The same object is yielded each time, updated.
+    Each item is the same object, with updated estimates.
 
     Raises:
         EnvironmentProblem: the model's config.json is not on this machine.
@@ -262,7 +262,7 @@ def _build_requests(
     data: tuple[Sequence[Record], Sequence[Record]],
     assumed: Assumptions | None,
 ) -> dict[DeviceType, EstimateRequest]:
-    """Build a request for each type of device; empty if the chosen technique has no estimate.
+    """Build a request for each device type, or none if the chosen technique has no estimate.
 
     Raises:
         EnvironmentProblem: the model's config.json is not on this machine.
@@ -295,7 +295,7 @@ def _build_row(
     """Build a row with the technique's first estimates, or with the reason why there are none."""
     row = TechniqueRow(technique, technique.full_name == plan.technique.offered.full_name)
     if technique.offer.estimate is None:
-        return replace(row, problem="provides no estimate of memory and time")
+        return replace(row, problem="does not estimate its memory and time")
     chosen = plan.technique.config
     try:
         row.config = chosen if row.chosen else transfer_options(technique, chosen)
@@ -328,7 +328,7 @@ def _explain_unfit_data(offer: TechniqueOffer[Any], request: EstimateRequest) ->
 
 
 def _name_kinds(kinds: Collection[type[Record]], conjunction: str) -> str:
-    """Describe kinds of records in words: ``chosen/rejected pairs or labeled answers``."""
+    """Return kinds of records in words, such as ``chosen/rejected pairs or labeled answers``."""
     names = sorted(KIND_NAMES.get(kind, f"{kind.__name__} records") for kind in kinds)
     *first, last = names
     return f"{', '.join(first)} {conjunction} {last}" if first else last
@@ -339,8 +339,8 @@ def _tracing_order(
 ) -> Iterator[tuple[TechniqueRow, DeviceType]]:
     """Yield the rows to trace: the chosen technique, then the others, on the plan's device type.
 
-    On other types of device, only the chosen technique is traced, and only if it is still uncertain
-    whether it fits on this machine.
+    For other device types, yield only the chosen technique, and only if it is still uncertain
+    whether the run fits on this machine.
     """
     for device_type in device_types:
         for row in comparison.rows:

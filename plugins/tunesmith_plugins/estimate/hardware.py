@@ -69,7 +69,7 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A GPU model."""
+    """A GPU model, with its memory, throughput and rental prices."""
 
     name: str
     gigabytes: int
@@ -84,7 +84,7 @@ class Gpu:
 
     @property
     def hourly_price(self) -> Range | None:
-        """Lowest and highest price per hour, in US dollars; None if no price is known."""
+        """The lowest and the highest hourly price in US dollars, or None without a known price."""
         asked = [price.usd for price in self.prices]
         return (min(asked), max(asked)) if asked else None
 
@@ -115,7 +115,7 @@ class Hardware:
         return {size: [gpu for gpu in self.gpus if gpu.gigabytes == size] for size in sizes}
 
     def find_gpu(self, name: str) -> Gpu | None:
-        """Find a GPU by the name that its driver reports, such as "NVIDIA A100-SXM4-80GB"."""
+        """Return the GPU with the name that its driver reports ("NVIDIA A100-SXM4-80GB")."""
         reported = _alphanumeric(name)
         matching = [
             gpu
@@ -125,7 +125,7 @@ class Hardware:
         return max(matching, key=lambda gpu: len(gpu.name), default=None)
 
     def find_processor(self, flags: frozenset[str]) -> Processor:
-        """Find the first processor in the table whose flag this CPU has."""
+        """Return the first processor in the table whose flag this CPU has."""
         return next(p for p in self.processors if not p.flag or p.flag in flags)
 
     def price_dates(self) -> tuple[str, str]:
@@ -143,8 +143,8 @@ def load_hardware(
     the run file.
 
     Raises:
-        ConfigError: a user's file is missing, is not TOML, has unknown keys or wrong values, or has
-            a price for an unknown GPU.
+        ConfigError: a user's file is missing, is not TOML, contains unknown keys or wrong values,
+            or gives a price for an unknown GPU.
     """
     own = config_folder(environment) / "prices.toml"
     files = [own] if own.is_file() else []
@@ -158,9 +158,10 @@ def load_hardware(
 
 
 def load_hardware_of_run(prices: str | None) -> tuple[Hardware, list[str]]:
-    """Load the table as :func:`load_hardware` does, and return it with notes about problems.
+    """Load the table like :func:`load_hardware`, and return it with notes about problems.
 
-    A damaged ``prices.toml`` in the configuration folder must not stop a run, so it becomes a note.
+    A damaged ``prices.toml`` in the configuration folder must not stop a run, so it only causes a
+    note.
 
     Raises:
         ConfigError: the file set in the run file is invalid.
@@ -215,7 +216,7 @@ def _refuse_unknown_gpus(prices: Sequence[_PriceRow], known: Sequence[str], file
     """Reject the user's prices for unknown or misspelled GPUs, because they would have no effect.
 
     Raises:
-        ConfigError: some GPUs are unknown; the error lists all of them.
+        ConfigError: some GPUs are unknown. The error lists all of them.
     """
     problems = []
     for number, price in enumerate(prices):

@@ -13,7 +13,7 @@ MemoryFit = Literal["yes", "maybe", "no"]
 
 @dataclass(frozen=True)
 class MemoryPeak:
-    """The peak memory over all phases, in bytes, and the phase that is expected to reach it."""
+    """The peak memory over all phases, in bytes, and the phase that should reach it."""
 
     low: int
     expected: int
@@ -41,7 +41,7 @@ def get_process_memory(device: Device, processes: int) -> int | None:
 
 
 def compute_peak(estimate: Estimate) -> MemoryPeak:
-    """Compute the peak over all phases of a run, per process if there are several."""
+    """Compute the peak memory over all phases of a run, for each process."""
     phases = {name: m for name, m in estimate.memory.items() if name != RANK_0_PHASE}
     phases = phases or dict(estimate.memory)
     binding = max(phases, key=lambda name: phases[name].expected)

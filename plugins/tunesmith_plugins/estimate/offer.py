@@ -1,4 +1,4 @@
-"""The table ``[estimate]`` and the reporter ``calibration``."""
+"""Offer the table ``[estimate]`` and the reporter ``calibration``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EstimateOptions(Options):
 
 
 class CalibrationOptions(Options):
-    """``calibration`` has no options; ``TUNESMITH_CALIBRATION=0`` turns it off."""
+    """``calibration`` has no options. ``TUNESMITH_CALIBRATION=0`` turns it off."""
 
 
 ESTIMATE = TableOffer(

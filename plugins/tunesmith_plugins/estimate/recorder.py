@@ -18,9 +18,9 @@ MIN_PEAK_GROWTH = 1.02
 
 
 class CalibrationRecorder:
-    """A reporter that adds an entry to the calibration file when a run that has trained ends.
+    """A reporter that adds an entry to the calibration file at the end of a run that trained.
 
-    It reads the forecast from the run's log, which also contains the steps from before a resume.
+    It reads the forecast from the run's log, which also contains the steps before a resume.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -41,7 +41,7 @@ class CalibrationRecorder:
         return None
 
     def report(self, event: Event) -> None:
-        """Record a run at its end, if its whole training, not just a stage, has finished in it."""
+        """Record the run at its end, if its training (not just a stage of it) has finished."""
         match event:
             case RunStarted():
                 self._is_resumed = event.resumed
@@ -56,7 +56,7 @@ class CalibrationRecorder:
                 pass
 
     def _measure_parts(self) -> dict[str, list[float]]:
-        """Return the predicted and measured seconds of the parts; a resumed run has none."""
+        """Return the predicted and measured seconds of each part, or {} for a resumed run."""
         report = load_report(self._folder)
         if report.forecast is None or self._is_resumed:
             return {}
@@ -64,14 +64,14 @@ class CalibrationRecorder:
         return {part: [predicted[part], measured[part]] for part in predicted if part in measured}
 
     def _build_entry(self) -> CalibrationEntry | None:
-        """Build the entry; None without a forecast or if the peak is not from training."""
+        """Return the entry, or None without a forecast, or if training did not reach the peak."""
         report = load_report(self._folder)
         forecast = report.forecast
         if forecast is None:
             return None
         peak = report.peak_memory + forecast.untracked_bytes
-        # The peak of resident memory covers the whole process. If training did not raise it, it
-        # tells nothing about the training.
+        # The peak of resident memory covers the whole process. If training did not raise it, the
+        # peak is not a measurement of training.
         if forecast.device_type == "cpu" and peak < self._peak_before * MIN_PEAK_GROWTH:
             return None
         return CalibrationEntry(
@@ -88,9 +88,10 @@ class CalibrationRecorder:
         )
 
     def _measure_cpu_share(self) -> float | None:
-        """Return the CPU time since training started, as a share of what its threads could use.
+        """Return the CPU time since training started, as a share of the time its threads could use.
 
-        For a resumed run, or the last of several stages, it covers only that part.
+        For a resumed run, the share only covers the part since the resume. With several stages, it
+        only covers the last one.
         """
         began, used = self._began
         wall = time.perf_counter() - began

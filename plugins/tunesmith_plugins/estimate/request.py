@@ -34,7 +34,7 @@ def build_request(  # noqa: PLR0913 - the last two are for special cases
 ) -> EstimateRequest:
     """Build a request with everything that a technique needs for an estimate.
 
-    ``device`` has unknown memory if it is not part of this machine. ``config`` is the content of
+    If ``device`` is not part of this machine, its memory is unknown. ``config`` is the content of
     config.json, for models whose plan does not include it.
 
     Raises:
@@ -71,8 +71,8 @@ def iterate_estimates(
 ) -> Iterator[Estimate]:
     """Yield the technique's estimates, each better than the previous one.
 
-    If a later estimate fails, the last good one is yielded again with a note. A technique without
-    an estimate function yields nothing.
+    If a later estimate fails, yield the last good one again with a note. If the technique has no
+    estimate function, yield nothing.
 
     Raises:
         TunesmithError: the first estimate failed.
@@ -88,9 +88,7 @@ def iterate_estimates(
         except TunesmithError as error:
             if last is None:
                 raise
-            yield replace(
-                last, notes=(*last.notes, f"no better estimate could be made: {error.message}")
-            )
+            yield replace(last, notes=(*last.notes, f"a better estimate failed: {error.message}"))
             return
         if better is None:
             return
@@ -117,8 +115,8 @@ def first_estimate(
 def transfer_options(technique: Technique, chosen: BaseModel) -> BaseModel:
     """Build the options of another technique from the keys that it shares with the run file's.
 
-    Nested tables are transferred key by key. Keys that the technique does not have and values that
-    it rejects are dropped, so their defaults apply.
+    Transfer nested tables key by key. Drop keys that the technique does not have and values that it
+    rejects, so that their defaults apply.
 
     Raises:
         ValidationError: the technique requires an option that is missing from the run file.
@@ -154,8 +152,8 @@ def _without(
 def _find_path(table: Mapping[str, Any], location: Sequence[str | int]) -> tuple[str, ...]:
     """Return the keys that lead to an error's location (from pydantic) in nested tables.
 
-    Parts of the location that are not keys are skipped: branches of a union, and positions in a
-    list, which is rejected as a whole.
+    Skip parts of the location that are not keys: branches of a union, and positions in a list. A
+    list is rejected as a whole.
     """
     path: list[str] = []
     node: Any = table
@@ -175,8 +173,8 @@ def estimate_throughput(
 ) -> Range | None:
     """Return the range of operations per second in training on a device of this machine.
 
-    The range comes from earlier runs, or else from the hardware table. It is None for a GPU that is
-    not listed there.
+    The range comes from earlier runs or, without any, from the hardware table. Return None for a
+    GPU that the table does not list.
     """
     measured = calibration.throughput(technique, estimate)
     if measured is not None:

@@ -1,7 +1,7 @@
-"""Predict the memory of a run: refuse a run that cannot fit, and warn if it may not fit.
+"""Predict the memory of a run, refuse a run that cannot fit, and warn about one that may not fit.
 
-The analytic estimate takes no time and is usually decisive. The training step is traced only if it
-is not.
+The analytic estimate takes no time and is usually decisive. The training step is only traced if the
+analytic estimate is not decisive.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ UNTRACKED_COMPONENTS = ("framework", "fragmentation")
 def review_memory(review: ModelReview) -> ReviewResult:
     """Return the forecast of a run, with an error if it cannot fit, or a warning if it may not.
 
-    The result is empty if the technique has no estimate. A failed estimate is reported as a note.
+    Return nothing if the technique has no estimate, and a note if the estimate fails.
     """
     plan = review.plan
     if plan.technique.offer.estimate is None:
@@ -63,7 +63,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
         device = replace(device, memory=share)
         decision = _decide_fit(plan, request, device)
     except TunesmithError as error:  # A failed estimate must not stop a run that may well fit.
-        text = f"memory could not be predicted: {error.message}"
+        text = f"the memory of the run could not be predicted: {error.message}"
         return ReviewResult(findings=[Finding(level="info", where="forecast", message=text)])
     if decision is None:
         return ReviewResult()
@@ -83,7 +83,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
 def _decide_fit(
     plan: Plan, request: EstimateRequest, device: Device
 ) -> tuple[Estimate, MemoryPeak, MemoryFit] | None:
-    """Return the decisive estimate, its calibrated peak, and if the peak fits on the device.
+    """Return the decisive estimate, its calibrated peak, and whether the peak fits the device.
 
     Better estimates are requested only while the answer is "maybe".
     """
@@ -161,7 +161,7 @@ def _refusal(
                 title,
                 *changes,
                 "`tunesmith plan RUN.toml` shows which GPUs the run fits on; `tunesmith run "
-                "--force` or `tunesmith resume --force` starts it anyway",
+                "--force` or `tunesmith resume --force` starts the run anyway",
             ]
         ),
         if_forced=if_forced,
@@ -171,7 +171,7 @@ def _refusal(
 def _other_techniques_that_fit(
     review: ModelReview, request: EstimateRequest, limit: int
 ) -> list[str]:
-    """Describe other techniques that accept the data and fit into ``limit`` bytes."""
+    """Yield a line for each other technique that accepts the data and fits into ``limit`` bytes."""
     chosen = review.plan.technique
     found = []
     for technique in review.techniques:
@@ -182,7 +182,7 @@ def _other_techniques_that_fit(
         try:
             config = transfer_options(technique, chosen.config)
             estimate = first_estimate(technique, config, request)
-        except (TunesmithError, ValueError):  # It cannot be estimated, so it cannot be suggested.
+        except (TunesmithError, ValueError):  # Without an estimate, it cannot be suggested.
             continue
         if estimate is not None and compute_peak(estimate).high <= limit:
             size = _size(compute_peak(estimate).expected)
@@ -191,7 +191,7 @@ def _other_techniques_that_fit(
 
 
 def _untracked_bytes(estimate: Estimate, device: Device) -> int:
-    """Return the estimated number of bytes that the measured peak will not include.
+    """Return the number of estimated bytes that the measured peak will not include.
 
     On a GPU, the allocator's counter omits some components. On a CPU, the resident memory of the
     process includes all of them.

@@ -1,9 +1,9 @@
-"""Predict the seconds of the parts of a run: baselines, training and evaluation.
+"""Predict the time of the parts of a run (baselines, training and evaluation) in seconds.
 
-A row that a model answers is counted in tokens of training. The unit is a third of a trained token,
-which is its forward pass. A generated token costs several units, because few rows are computed at
-once. The result is rough for the first run on a device; later ones are corrected by the runs
-before, like all estimates (:mod:`tunesmith_plugins.estimate.calibration`).
+The work of answering a row is expressed as a number of forward passes of tokens. A forward pass is
+a third of the work of training on a token. A generated token counts as several forward passes,
+because few rows are computed at once. The prediction is rough for the first run on a device.
+Earlier runs correct later predictions (:mod:`tunesmith_plugins.estimate.calibration`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OUTSIDE_STEPS = 1.25
 
 @dataclass(frozen=True)
 class RunTime:
-    """Predicted seconds of the parts of a run, by name."""
+    """The predicted time of each part of a run in seconds, by the name of the part."""
 
     parts: dict[str, Range]
     uncalibrated: dict[str, float]
@@ -57,10 +57,10 @@ def predict_run_time(
     calibration: Calibration,
     device: Device,
 ) -> RunTime:
-    """Predict the parts of a run, in order; a part without a prediction is missing.
+    """Predict the time of each part of a run, in order, except parts without a prediction.
 
     Args:
-        training: predicted seconds of the steps.
+        training: predicted time of the training steps, in seconds.
         throughput: operations per second from the hardware table, before calibration.
     """
     raw = _predict_raw(review, estimate, throughput) if throughput and estimate.tokens else {}
@@ -91,7 +91,7 @@ def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> 
     generates = any(evaluator.offer.generates for evaluator in plan.evaluators)
 
     def time_of(rows: float, end: int, growth: float = 1) -> float:
-        """Return the seconds to answer rows: at least (0) or at most (1)."""
+        """Return the seconds for answering rows: the minimum (``end`` 0) or the maximum (1)."""
         generated = answer * UNITS_PER_GENERATED_TOKEN[end] if generates else answer
         return rows * (growth * prompt + generated) * unit[end]
 
@@ -114,7 +114,7 @@ def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> 
 
 
 def _mean_lengths(records: Sequence[Record]) -> Range:
-    """Return the mean numbers of tokens in a prompt and in an answer, from their characters."""
+    """Return the mean numbers of tokens in prompts and answers, estimated from characters."""
     sample = [records[row] for row in range(0, len(records), -(-len(records) // SAMPLE_ROWS) or 1)]
     pairs = [pair for record in sample for pair in exchanges(record)]
     if not pairs:
@@ -130,7 +130,7 @@ def _mean_lengths(records: Sequence[Record]) -> Range:
 
 
 def _busyness(device: Device) -> float:
-    """Return how many times slower other programs on the processor make a run."""
+    """Return how much other programs on the processor slow a run down, as a factor of its time."""
     if device.type != "cpu" or not hasattr(os, "getloadavg"):
         return 1.0
     others = max(0.0, os.getloadavg()[0] - 1)  # without this process

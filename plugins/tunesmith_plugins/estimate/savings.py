@@ -24,7 +24,7 @@ Applied: TypeAlias = tuple[MemorySaving[BaseModel], ...]
 
 @dataclass(frozen=True)
 class Saving:
-    """One or more changes to the run file, and the peak memory after them."""
+    """One or more changes to the run file, and the peak memory after these changes."""
 
     changes: tuple[str, ...]
     costs: tuple[str, ...]
@@ -44,9 +44,9 @@ def find_savings(
 ) -> list[Saving]:
     """Find up to three changes that save memory, those with the smallest disadvantage first.
 
-    If the run exceeds ``limit`` bytes, only changes that make it fit are returned. If no single
-    change is enough, the first result combines as few as possible, followed by the largest single
-    savings. Savings are estimated analytically and scaled to ``current``, the best known peak.
+    If the run exceeds ``limit`` bytes, return only changes that make it fit. If no single change is
+    enough, the first result combines as few changes as possible, and the largest single savings
+    follow. Savings are estimated analytically and scaled to ``current``, the best known peak.
     """
     estimator = _SavingEstimator(technique, request, current, limit)
     if not estimator.set_base(config):
@@ -76,13 +76,13 @@ class _SavingEstimator:
         self._base = 0
 
     def set_base(self, config: BaseModel) -> bool:
-        """Estimate the unchanged options; return False if they cannot be estimated."""
+        """Estimate the unchanged options, or return False if the technique cannot."""
         estimate = first_estimate(self._technique, config, self._request)
         self._base = compute_peak(estimate).expected if estimate else 0
         return self._base > 0
 
     def saving(self, config: BaseModel, applied: Applied) -> Saving | None:
-        """Estimate the result of changes applied in sequence; None if it cannot be estimated."""
+        """Estimate the effect of changes applied in sequence, or return None if that fails."""
         # The last change holds the options with all changes applied.
         changed = applied[-1].config if applied else config
         estimate = first_estimate(self._technique, changed, self._request)
@@ -102,8 +102,8 @@ class _SavingEstimator:
 def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimator) -> Saving | None:
     """Apply changes in sequence, smallest disadvantage first, until the run fits.
 
-    Changes that have not saved anything yet come last. They may help later: several phases can have
-    nearly the same peak, and each may need its own change. The result is None if the run never
+    Try changes that have not saved memory so far last. They may help later, because several phases
+    can have nearly the same peak, and each may need its own change. Return None if the run never
     fits.
     """
     applied: Applied = ()
@@ -126,7 +126,7 @@ def _combine(technique: Technique, config: BaseModel, estimator: _SavingEstimato
 def _drop_needless(
     technique: Technique, config: BaseModel, estimator: _SavingEstimator, applied: Applied
 ) -> Saving | None:
-    """Return the saving of these changes, leaving out changes that are not needed to fit."""
+    """Return the saving of these changes, without those that the run does not need to fit."""
     # Start at the end: the last changes have the largest disadvantage, or build on earlier ones.
     for number in reversed(range(len(applied))):
         fewer = _apply(technique, config, [*applied[:number], *applied[number + 1 :]])
@@ -139,7 +139,7 @@ def _drop_needless(
 def _apply(
     technique: Technique, config: BaseModel, wanted: Sequence[MemorySaving[BaseModel]]
 ) -> Applied:
-    """Apply changes in sequence; empty if one is no longer offered after the previous ones."""
+    """Apply changes in sequence. Return () if the technique no longer offers one of them."""
     applied: Applied = ()
     for change in wanted:
         offered = {each.changes: each for each in _changes(technique, config)}
@@ -163,7 +163,7 @@ def _drop_superseded(applied: Applied) -> Applied:
 
 
 def _changes(technique: Technique, config: BaseModel) -> Iterator[MemorySaving[BaseModel]]:
-    """Yield the changes the technique offers for these options, smallest disadvantage first."""
+    """Yield the changes that the technique offers, the one with the least disadvantage first."""
     if technique.offer.memory_savings is None:
         return
     yield from call_in_fence(technique, "memory_savings", technique.offer.memory_savings, config)

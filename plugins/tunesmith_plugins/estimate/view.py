@@ -101,7 +101,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
 
 
 def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table of where each technique fits: on classes of GPUs, and on this machine."""
+    """Yield a table that shows on which GPU classes each technique fits, and if it fits here."""
     gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
     rows: list[list[TableCell]] = []
     unknown = []
@@ -126,7 +126,7 @@ def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
 
 
 def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table of time and cost on the cheapest GPU and on this machine."""
+    """Yield a table with the time and cost on the cheapest GPU and on this machine."""
     rows: list[list[TableCell]] = []
     for row in comparison.rows:
         times, costs = comparison.times(row), comparison.costs(row)
@@ -158,7 +158,7 @@ def _cost_table(comparison: TechniqueComparison) -> Iterator[Block]:
 
 
 def _run_time_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table of the time of the whole run on this machine, and of its parts."""
+    """Yield a table with the time of the whole run and of its parts on this machine."""
     parts = comparison.run_time()
     if len(parts) < 2:
         return
@@ -204,7 +204,7 @@ def _place_cell(comparison: TechniqueComparison, saving: Saving) -> TableCell:
 
 
 def list_notes(comparison: TechniqueComparison) -> list[str]:
-    """List the assumptions and sources of the estimates."""
+    """Return notes about the assumptions and sources of the estimates."""
     found = []
     estimate = comparison.estimate(comparison.chosen)
     if estimate is not None:
@@ -235,7 +235,7 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
 
 
 def _calibration_notes(comparison: TechniqueComparison, estimate: Estimate | None) -> Iterator[str]:
-    """Yield a note for each correction made with earlier runs on this device."""
+    """Yield a note for each correction that earlier runs on this device made to the estimates."""
     if estimate is None:
         return
     name = comparison.chosen.name

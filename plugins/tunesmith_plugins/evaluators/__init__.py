@@ -1,4 +1,4 @@
-"""Built-in evaluators."""
+"""Built-in evaluators, which measure the answers and losses of models on rows."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -48,7 +48,7 @@ class CanariesOptions(ComparisonOptions):
 class Canaries(ComparingEvaluator):
     """Scores 1 for a canary that ranks significantly high among the controls, otherwise 0.
 
-    Canaries are ranked by the log-probability of the secret alone, tuned minus base.
+    The rank is by the log-probability of the secret alone, tuned minus base.
     """
 
     def __init__(self, options: CanariesOptions) -> None:
@@ -60,7 +60,7 @@ class Canaries(ComparingEvaluator):
         """Return one value per canary in the training rows, or an empty list without a tuned model.
 
         Raises:
-            DataError: the file with canaries cannot be used.
+            DataError: the file with canaries cannot be read, or is invalid.
             UsageError: none of the canaries is in the training rows.
         """
         given = read_canaries(Path(self.options.file))
@@ -72,7 +72,7 @@ class Canaries(ComparingEvaluator):
         counts = [*given.repetitions] if run is None else count_injected(given, run.train)
         injected = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
         if not injected:
-            raise UsageError("canaries: none of the canaries is in the training rows")
+            raise UsageError("canaries: the training rows contain none of the canaries")
         secrets = [*(secret for secret, _ in injected), *given.controls]
         ours, theirs = (score_secrets(opened, given, secrets) for opened in (model, other))
         scores = [after - before for after, before in zip(ours, theirs, strict=True)]
@@ -124,7 +124,7 @@ def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret])
 
 
 def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
-    """Return the finding in words, with its figures."""
+    """Return the finding as a sentence, with its figures."""
     by_count: dict[int, list[float]] = {}
     for count, ranked in zip(counts, found.ranked, strict=True):
         by_count.setdefault(count, []).append(ranked.exposure)
@@ -141,7 +141,7 @@ def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
 
 
 def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
-    """Yield an error if the file is unusable, or none of its canaries is in the training rows."""
+    """Yield an error if the file is invalid, or the training rows contain none of its canaries."""
     for evaluator in plan.evaluators:
         if not isinstance(evaluator.config, CanariesOptions):
             continue
@@ -152,7 +152,7 @@ def review(plan: Plan, train: Sequence[Record]) -> Iterator[Finding]:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
         if not any(counts):
-            message = "none of the canaries in this file is in the training rows"
+            message = "the training rows contain none of the canaries in this file"
             hint = "train on the rows that `tunesmith data canaries` wrote together with this file"
             yield Finding(level="error", where=where, message=message, hint=hint)
 

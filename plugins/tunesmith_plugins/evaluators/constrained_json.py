@@ -1,7 +1,7 @@
-"""Evaluator ``constrained-json``: share of correct answers when decoding must follow a schema.
+"""Evaluator ``constrained-json``: measure correct answers if decoding must follow a schema.
 
-Together with ``exact-match`` it separates two causes of incorrect answers. A model that has not
-learned the task gives wrong values here as well; a model that only misses the format does not.
+Together with ``exact-match``, it separates two causes of incorrect answers. A model that has not
+learned the task gives wrong values here as well. A model that only misses the format does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRIC_NAME = "constrained-json"
 
 
 class ConstrainedJsonOptions(Options):
-    """Options of ``constrained-json``."""
+    """Options of ``constrained-json``: the maximum answer length."""
 
     max_new_tokens: int = Field(
         256,
@@ -41,7 +41,7 @@ class ConstrainedJson:
 
     options: ConstrainedJsonOptions
     references: tuple[str, ...] | None = None
-    """Answers to derive the schema from; None: those of the measured rows."""
+    """Answers to derive the schema from, or None for those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator whose schema is derived from these references."""

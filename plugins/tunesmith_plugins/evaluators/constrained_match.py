@@ -1,7 +1,7 @@
-"""Evaluator ``constrained-match``: share of records whose most probable label is correct.
+"""Evaluator ``constrained-match``: measure how often the most probable label is correct.
 
-Together with ``exact-match`` it separates two causes of incorrect answers. A model that has not
-learned the task chooses wrong labels here as well; a model that only misses the format does not.
+Together with ``exact-match``, it separates two causes of incorrect answers. A model that has not
+learned the task chooses wrong labels here as well. A model that only misses the format does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRIC_NAME = "constrained-match"
 
 
 class ConstrainedMatchOptions(Options):
-    """Options of ``constrained-match``."""
+    """Options of ``constrained-match``: the labels to choose from."""
 
     labels: list[str] = Field(
         min_length=2, description="All possible answers, exactly as written in the data."
@@ -33,9 +33,9 @@ class ConstrainedMatchOptions(Options):
     def _check_labels(cls, value: list[str]) -> list[str]:
         labels = [label.strip() for label in value]
         if "" in labels:
-            raise ValueError("a label is empty")
+            raise ValueError("a label in the list is empty")
         if len(set(labels)) < len(labels):
-            raise ValueError("a label occurs twice")
+            raise ValueError("a label occurs twice in the list")
         return labels
 
 
@@ -57,7 +57,7 @@ class ConstrainedMatch(RowWise):
         expected = [answer.text.strip() for _, answer in exchanges]
         for record, answer in zip(records, expected, strict=True):
             if answer not in self.labels:
-                hint = "add it to `labels` of constrained-match"
+                hint = "add this answer to `labels` of constrained-match"
                 message = f"the answer {answer[:80]!r} is not a label"
                 raise DataError(record.source, message, hint=hint)
         chosen = ChoiceModel(model, self.labels).generate([prompt for prompt, _ in exchanges], 1)

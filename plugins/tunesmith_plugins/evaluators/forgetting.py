@@ -1,4 +1,4 @@
-"""Evaluator ``forgetting``: how much worse the tuned model predicts general text than its base.
+"""Evaluator ``forgetting``: measure how much worse a tuned model predicts general text.
 
 Training on a narrow task can degrade a model's general abilities. Scores on the task do not show
 this, but the loss on unrelated texts does. It is cheap to measure, and comparing both models text
@@ -68,10 +68,10 @@ class Forgetting(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per text; nothing if there is no tuned model yet.
+        """Return one value per text, or an empty list if there is no tuned model yet.
 
         Raises:
-            DataError: the file with texts cannot be used.
+            DataError: the file with texts cannot be read, or is invalid.
         """
         from tunesmith_data.splits import cluster_records
 
@@ -100,7 +100,7 @@ class Forgetting(ComparingEvaluator):
 
 
 def describe(found: NonInferiority) -> str:
-    """Return the verdict with the figures behind it."""
+    """Return the finding as a sentence, with its figures."""
     figures = (
         f"the loss on {found.n} general texts changed by {format_difference(found.value)} "
         f"nats per token, {found.bounds}"
@@ -120,7 +120,7 @@ def review(plan: Plan) -> Iterator[Finding]:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
         if count < FEW_TEXTS:
-            message = f"only {count} general texts: forgetting may remain undecided"
+            message = f"{count} general texts are few: the result may be inconclusive"
             hint = "use 250 texts or more"
             yield Finding(level="warning", where=where, message=message, hint=hint)
 

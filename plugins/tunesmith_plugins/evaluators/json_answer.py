@@ -1,4 +1,4 @@
-"""Evaluator ``json``: right fields, validity and schema conformance of JSON answers."""
+"""Evaluator ``json``: measure right fields, validity and schema conformance of JSON answers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def flatten_fields(value: Any, path: str | None = None) -> dict[str, Any]:
-    """Return a dict from field paths, such as ``order.id``, to values; a list is a single value."""
+    """Return a dict from field paths (``order.id``) to values. A list counts as one value."""
     if not isinstance(value, dict) or not value:
         return {path or "": value}
     fields = {}
@@ -119,7 +119,7 @@ def compare_fields(answer: Any, expected: Any) -> float:
 
 
 def describe_shape(value: Any) -> Any:
-    """Return the keys and types of a value; a list is represented by its first element."""
+    """Return the keys and types of a value, using the first element of each list."""
     if isinstance(value, dict):
         return {key: describe_shape(below) for key, below in value.items()}
     if isinstance(value, list):
@@ -168,7 +168,7 @@ def read_schema(path: Path) -> Callable[[Any], bool]:
     """Return a function that validates a value against the JSON schema in a file.
 
     Raises:
-        UsageError: the file is missing, or is not a JSON schema.
+        UsageError: the file is missing, or is not a valid JSON schema.
         EnvironmentProblem: jsonschema is not installed.
     """
     try:
@@ -184,7 +184,7 @@ def read_schema(path: Path) -> Callable[[Any], bool]:
         validator.check_schema(schema)
     except (OSError, ValueError, RecursionError, SchemaError) as error:
         message = getattr(error, "message", None) or str(error)
-        raise UsageError(f"{path}: not a JSON schema: {message}") from None
+        raise UsageError(f"{path}: not a valid JSON schema: {message}") from None
     is_valid: Callable[[Any], bool] = validator(schema).is_valid
     return is_valid
 

@@ -1,4 +1,4 @@
-"""Evaluator ``length``: how much longer the answers are than those of another model."""
+"""Evaluator ``length``: measure how much longer answers are than those of another model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluator ``loss``: mean loss per token on the reference answers."""
+"""Evaluator ``loss``: measure the mean loss per token on the reference answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LossOptions(Options):
 
 
 class Loss(RowWise):
-    """Mean negative log-likelihood per token over a record's answers, except those labeled bad.
+    """Measures the mean loss per token over a record's answers, except those labeled bad.
 
-    The mean over records is weighted by their tokens. It equals the mean over all tokens regardless
-    of batch sizes, unlike a mean of batch means.
+    The loss is the negative log-likelihood in nats. The mean over records is weighted by their
+    tokens, so it equals the mean over all tokens, unlike a mean of batch means.
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
@@ -51,7 +51,7 @@ class Loss(RowWise):
 
 
 def _mean_loss(logprobs: Sequence[float]) -> float:
-    """Return nats per token; 0 for an empty answer, whose weight is also 0."""
+    """Return nats per token, or 0 for an empty answer, whose weight is also 0."""
     return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Evaluator ``preference-accuracy``: share of pairs whose chosen answer is more likely."""
+"""Evaluator ``preference-accuracy``: measure how often the chosen answer is more likely."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LengthPreference:
 
     @property
     def share(self) -> float:
-        """Share of pairs, among those of unequal length, where this length is preferred."""
+        """The share of pairs of unequal length where the answer of this length is preferred."""
         total = self.shorter + self.longer
         return max(self.shorter, self.longer) / total if total else 0.0
 
@@ -71,7 +71,7 @@ EQUAL_LENGTH = share_at_equal_length("equal-length-accuracy")
 
 
 class PreferenceAccuracyOptions(Options):
-    """Options for comparing the likelihoods of two answers."""
+    """Options of ``preference-accuracy``: how to compare the likelihoods of two answers."""
 
     length_normalized: bool = Field(
         False,
@@ -89,7 +89,7 @@ class PreferenceAccuracy(RowWise):
         self.options = options
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value per pair; the details count how often the model prefers each length.
+        """Return one value per pair, with details on how often the model prefers each length.
 
         Raises:
             DataError: a record is not a pair of answers.

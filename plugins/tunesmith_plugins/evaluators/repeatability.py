@@ -1,7 +1,7 @@
 """Evaluator ``repeatability``: measure the noise floor by answering the same rows twice.
 
-Greedy answers should be the same both times. Where rounding errors change them, scores have a noise
-floor; smaller differences between models mean nothing.
+Greedy answers should be the same both times. If rounding errors change them, scores have a noise
+floor, and smaller differences between models mean nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRIC = Metric(name="repeatable", higher_is_better=True, bounds=(0, 1), is_desc
 
 
 class RepeatabilityOptions(Options):
-    """Options of ``repeatability``."""
+    """Options of ``repeatability``: how many rows to answer twice, and the answer length."""
 
     rows: int = Field(
         60, ge=1, description="Maximum number of rows to answer twice, evenly spread."
@@ -40,10 +40,10 @@ class Repeatability:
 
     options: RepeatabilityOptions
     chosen: frozenset[Prompt] | None = None
-    """Prompts to answer twice; None: chosen from the measured rows."""
+    """Prompts to answer twice, or None to choose them from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return an evaluator with the rows to answer twice chosen from these references."""
+        """Return an evaluator that answers some of these references' rows twice."""
         step = -(-len(references) // self.options.rows) or 1
         rows = range(0, len(references), step)
         return replace(self, chosen=frozenset(last_exchange(references[row])[0] for row in rows))

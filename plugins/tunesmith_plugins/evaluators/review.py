@@ -1,7 +1,8 @@
-"""Evaluator ``review``: share of requests that a model can answer without a person.
+"""Evaluator ``review``: measure the share of requests that need no person.
 
-Answers that the model is sure about are automated, the others go to a person. The threshold is
-chosen on the validation rows for a required precision, and then applied to the test rows.
+Answers that the model is confident about are automated, and the others go to a person. The
+evaluator chooses the threshold on the validation rows for a required precision, and applies it to
+the test rows.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CONFIDENCE, RIGHT = "confidence", "automated-right"
 
 
 class ReviewOptions(Options):
-    """Options of ``review``."""
+    """Options of ``review``: the precision that automated answers must have."""
 
     precision: float = Field(
         0.95,
@@ -46,7 +47,7 @@ class Review(RowWise):
     options: ReviewOptions
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Raise an error: only a run has validation rows."""
+        """Raise an error, because only a run has validation rows."""
         raise UsageError("review chooses a threshold on the validation rows of a run")
 
     def compare(
@@ -77,11 +78,11 @@ class Review(RowWise):
 def score_rows(
     model: TextModel, records: Sequence[Record], run: RunContext
 ) -> tuple[list[float], list[bool]]:
-    """Return how sure a model is about its answer to each record, and if it is right.
+    """Return the confidence of a model in its answer to each record, and if the answer is right.
 
     Raises:
-        UsageError: the first evaluator generates no answers to these prompts, or rates them by
-            other numbers than 0 and 1.
+        UsageError: the first evaluator generates no answers to these prompts, or gives scores other
+            than 0 and 1.
     """
     assert run.measure_first is not None
     cached, prompts = CachedModel(model), [last_exchange(record)[0] for record in records]
@@ -89,7 +90,7 @@ def score_rows(
     answers = {prompt: a for (prompt, _), a in cached.results.items() if isinstance(a, Generation)}
     if not answers.keys() >= {*prompts} or not {*values} <= {0.0, 1.0}:
         raise UsageError(
-            "review: the first evaluator must rate one answer to each row as right (1) or wrong (0)"
+            "review: the first evaluator must rate the answer to each row as right (1) or wrong (0)"
         )
     scores = score_answers(model, prompts, [answers[prompt] for prompt in prompts])
     return scores, [value == 1 for value in values]
@@ -101,7 +102,7 @@ def describe(
     right: Sequence[bool],
     groups: Sequence[str | None],
 ) -> str:
-    """Describe the result on the test rows."""
+    """Return the result on the test rows as a sentence."""
     from tunesmith_evidence.review.choose import count_rows_needed
 
     target, needed = format_share(policy.precision), count_rows_needed(policy.precision)
@@ -137,7 +138,7 @@ def review(
         rates = first.generates and first.metrics[0].is_row_mean
         if first == used.offer or not rates or not first.metrics[0].higher_is_better:
             message = "the first evaluator must rate generated answers as right or wrong"
-            hint = 'put one before it, such as [[evaluators]] use = "exact-match"'
+            hint = 'put such an evaluator before it, for example [[evaluators]] use = "exact-match"'
             yield Finding(level="error", where=where, message=message, hint=hint)
         needed = count_rows_needed(used.config.precision)
         if len(validation) < needed:

@@ -1,4 +1,4 @@
-"""Evaluator ``reward-margin``: how much training favored good answers over bad ones."""
+"""Evaluator ``reward-margin``: measure how much training favored good answers over bad ones."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class RewardMargin(ComparingEvaluator):
     The reward of an answer is ``r = log p(answer) - log q(answer)``, where p is the measured model
     and q the other model. Multiplied by beta, r is the implicit reward of DPO and KTO.
 
-    The value of a pair is ``r(chosen) - r(rejected)``. A labeled answer is half a pair: its value
-    is ``2 r`` if it is good and ``-2 r`` if it is bad. Weights let good and bad answers count
-    equally, however many there are of each.
+    The value of a pair is ``r(chosen) - r(rejected)``. A labeled answer is half a pair, so its
+    value is ``2 r`` if it is good and ``-2 r`` if it is bad. Weights make good and bad answers
+    count equally, however many there are of each.
     """
 
     def __init__(self, options: RewardMarginOptions) -> None:
@@ -81,8 +81,9 @@ def _signed_answers(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _balanced_weights(records: Sequence[Record]) -> Iterator[float]:
-    """Yield a weight per record: 1 for a pair. Labeled answers have weights with mean 1 and equal
-    sums per label."""
+    """Yield a weight for each record, which is 1 for a pair.
+
+    The weights of labeled answers have a mean of 1, and equal sums for both labels."""
     labels = [r.label if isinstance(r, UnpairedPreference) else None for r in records]
     counts = Counter(label for label in labels if label is not None)
     for label in labels:

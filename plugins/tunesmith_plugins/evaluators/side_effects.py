@@ -1,7 +1,7 @@
-"""Evaluators ``general-skills`` and ``general-loss``: what a training costs outside its task.
+"""Evaluators ``general-skills`` and ``general-loss``: measure side effects outside the task.
 
-Both measure the untuned base model and the tuned model. The verdict compares the two, prompt by
-prompt.
+Both evaluators measure the base model and the tuned model. The verdict compares the two models,
+prompt by prompt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOSS = Metric(name="general-loss", higher_is_better=False, unit="nats/token")
 
 
 class GeneralSkillsOptions(Options):
-    """Options of ``general-skills``."""
+    """Options of ``general-skills``: the maximum answer length."""
 
     max_new_tokens: int = Field(24, ge=1, le=512, description="Maximum tokens per answer.")
 
@@ -48,7 +48,7 @@ class GeneralSkills(RowWise):
         self.options = options
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Return one value per general prompt; ``records`` show the format of the task."""
+        """Return one value per general prompt. ``records`` show the format of task answers."""
         prompts = read_general_prompts()
         rows = [prompt.to_record(number) for number, prompt in enumerate(prompts, 1)]
         # A model without a chat template gets the prompt as plain text.
@@ -72,7 +72,7 @@ class GeneralSkills(RowWise):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
     ) -> Sequence[Measurement]:
-        """Measure with the format of the run's training rows."""
+        """Measure like :meth:`measure`, with the task format of the run's training rows."""
         return self.measure(model, run.train)
 
 
@@ -94,7 +94,7 @@ class GeneralLoss(RowWise):
 
 
 def can_be_asked(records: Sequence[Record]) -> bool:
-    """Return True unless the task is to continue plain texts, which has no prompts."""
+    """Return True unless the task is to continue plain texts, which have no prompts."""
     return not all(isinstance(record, Text) for record in records)
 
 

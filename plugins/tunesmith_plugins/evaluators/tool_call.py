@@ -1,4 +1,4 @@
-"""Evaluator ``tool-call``: share of answers that call the right tools with the right arguments."""
+"""Evaluator ``tool-call``: measure the share of answers with the right tools and arguments."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ToolCallMatch:
 
 
 def canonicalize_call(call: Call) -> str:
-    """Return the same text for all spellings of a call: keys sorted, 1.0 written as 1."""
+    """Return the same text for all spellings of a call, with sorted keys and 1.0 written as 1."""
     return json.dumps([call[0], _plain_numbers(call[1])], sort_keys=True)
 
 
@@ -88,7 +88,7 @@ EXTRA_TOKENS = 48
 
 
 class ToolCallOptions(AnswerOptions):
-    """Options of ``tool-call``: if the order of calls matters, and the maximum answer length."""
+    """Options of ``tool-call``: whether the order of calls matters, and the answer length."""
 
     any_order: bool = Field(False, description="Accept calls in any order.")
 

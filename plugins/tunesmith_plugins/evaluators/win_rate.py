@@ -1,4 +1,4 @@
-"""Evaluator ``win-rate``: how often a reward ranks the answer above that of another model."""
+"""Evaluator ``win-rate``: measure how often a reward prefers the answer to another model's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class WinRateOptions(ComparisonOptions, RewardOptions):
 
 
 class WinRate(ComparingEvaluator):
-    """Scores 1 if the greedy answer gets a higher reward than the other model's, 1/2 if equal."""
+    """Scores 1 if the greedy answer has a higher reward than the other model's, 1/2 for a tie."""
 
     def __init__(self, options: WinRateOptions) -> None:
         self.options = options

@@ -1,4 +1,4 @@
-"""Built-in exporters, one folder each."""
+"""Built-in exporters, each in its own folder."""
 
 from tunesmith.hookspecs import lazy_plugin
 

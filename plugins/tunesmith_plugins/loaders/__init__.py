@@ -1,4 +1,4 @@
-"""Built-in data loaders."""
+"""Built-in data loaders, which read the rows of files, folders, databases and datasets."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -92,11 +92,11 @@ class HubDatasetLoader:
 
     @property
     def repository(self) -> str:
-        """OWNER/NAME of the dataset."""
+        """The name of the dataset on the Hub, as ``OWNER/NAME``."""
         return self.options.train.removeprefix("hf://").removeprefix("datasets/")
 
     def load(self) -> Dataset:
-        """Read all rows.
+        """Read the rows of all configured splits from the Hub.
 
         Raises:
             DataError: the dataset cannot be read, or more rows are skipped than allowed.
@@ -126,7 +126,7 @@ class HubDatasetLoader:
         except Exception as error:  # the library raises whatever its transports raise
             reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
             where = f"{name}:{number}" if number else name
-            hint = "check the name, the split and the network; for a private dataset, also HF_TOKEN"
+            hint = "check the name, the split and the network; for a private dataset, set HF_TOKEN"
             raise DataError(where, f"cannot be read: {redact(reason)}", hint=hint) from error
 
 

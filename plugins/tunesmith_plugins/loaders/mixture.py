@@ -29,7 +29,7 @@ Paths = str | list[str]
 
 
 class SourceOptions(Options):
-    """Options of one source of a mixture."""
+    """Options of one source of a mixture: its data, and its share of the rows."""
 
     use: str | None = Field(
         None, min_length=1, description="Data loader. Unset: detected from the file names."
@@ -96,7 +96,7 @@ def build_sources(options: MixtureOptions, catalog: Catalog | None = None) -> li
     """Build the data loader of each source.
 
     Raises:
-        ConfigError: loaders are unknown or their options are wrong; the error lists all problems.
+        ConfigError: loaders are unknown, or their options are wrong. The error lists all problems.
     """
     catalog = catalog or Catalog(find_plugins(Selection.from_environment()))
     problems: list[Problem] = []
@@ -115,7 +115,7 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
     names = [source.train] if isinstance(source.train, str) else source.train or []
     use = source.use or catalog.recognize(names)
     if use is None:
-        problem = "no data loader recognizes these files: set `use` to the name of one"
+        problem = "no data loader recognizes these files: set `use` to the name of a data loader"
         raise ConfigError([Problem(f"{where}.use", problem)])
     table = {
         **source.options,
@@ -134,7 +134,7 @@ def _build_source(source: SourceOptions, where: str, catalog: Catalog) -> DataLo
 
 
 class Concatenation(LazyRecords):
-    """Several sequences of records, one after another, without copying them."""
+    """Several sequences of records, joined without copying them."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
         self._parts = parts
@@ -213,7 +213,7 @@ class MixtureLoader:
         return counts
 
     def _choose(self, records: Sequence[Record], count: int, number: int) -> Sequence[Record]:
-        """Choose ``count`` records at random, in order; none repeats before all have been used."""
+        """Choose ``count`` records at random, in order. None repeats before all have been used."""
         cap = self.options.sources[number].max_rows
         rng = random.Random(f"{self.options.seed} {number}")
         pool = range(len(records))
@@ -227,7 +227,7 @@ class MixtureLoader:
 
 
 def apportion(total: int, shares: Sequence[Fraction]) -> list[int]:
-    """Divide ``total`` in proportion to shares, by the largest remainder (Hamilton's method)."""
+    """Divide ``total`` in proportion to shares by the largest-remainder (Hamilton) method."""
     quotas = [total * share / sum(shares) for share in shares]
     counts = [int(quota) for quota in quotas]
     order = sorted(range(len(shares)), key=lambda n: (counts[n] - quotas[n], n))

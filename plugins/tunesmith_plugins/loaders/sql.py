@@ -96,7 +96,7 @@ class SqlLoader:
     memory: int = MAX_BYTES_IN_MEMORY
 
     def load(self) -> Dataset:
-        """Read all rows.
+        """Run the queries, and return their rows as records.
 
         Raises:
             DataError: a query fails, or more rows are skipped than ``max_skipped`` allows.
@@ -111,7 +111,7 @@ class SqlLoader:
         return RowSource.of_rows(f"query of {part}", lambda: self._read(f"query of {part}", query))
 
     def _read(self, name: str, query: str) -> Iterator[Row]:
-        import sqlalchemy  # Importing it configures its loggers, so this is not at module level.
+        import sqlalchemy  # Imported here, because importing SQLAlchemy configures its loggers.
 
         number = 0
         engine = self._create_engine()
@@ -206,7 +206,7 @@ def build(options: SqlOptions) -> DataLoader:
 
 
 def recognizes(name: str) -> bool:
-    """Return True if the given name is a query."""
+    """Return True if the given text is a SQL query instead of a file name."""
     return _QUERY.match(name) is not None
 
 

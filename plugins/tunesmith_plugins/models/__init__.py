@@ -1,4 +1,4 @@
-"""Built-in finders of base models."""
+"""Built-in plugins that find base models in folders, in files and on the Hub."""
 
 from tunesmith.hookspecs import lazy_plugin
 

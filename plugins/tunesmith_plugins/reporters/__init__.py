@@ -1,4 +1,4 @@
-"""Built-in reporters."""
+"""Built-in reporters, which show or record the events of a run."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -36,7 +36,7 @@ class _Seen(NamedTuple):
 def read_times(records: Iterable[Record], column: str) -> list[Time]:
     """Return the time of each record, all in one comparable form.
 
-    The machine's time zone has no effect: times without a zone are compared as written.
+    The machine's time zone has no effect, because times without a zone are compared as written.
 
     Raises:
         DataError: a row has no time, or times of different kinds cannot be compared.
@@ -65,12 +65,12 @@ def _text(record: Record, column: str, *, is_first: bool) -> str:
         )
         if not is_first:
             hint = "give each row a time, or remove rows without one"
-        raise DataError(record.source, f"has no time in the column `{column}`", hint=hint)
+        raise DataError(record.source, f"the row has no time in the column `{column}`", hint=hint)
     return text.strip()
 
 
 def _parse(text: str, source: str, column: str) -> tuple[Time, str]:
-    """Return a time and its kind; a time without a zone is read as UTC on every machine."""
+    """Return a time and its kind. A time without a zone is read as UTC on every machine."""
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -97,7 +97,7 @@ def _unit(time: Time) -> str:
 
 
 def _refuse_mixed(seen: dict[str, _Seen], column: str) -> None:
-    """Raise an error that names one row of each of two kinds, if there are several kinds."""
+    """Raise an error if times are of several kinds, and name a row of each of two kinds."""
     if len(seen) < 2:
         return
     (first, one), (second, other) = list(seen.items())[:2]
@@ -132,12 +132,12 @@ class ByTimeOptions(Options):
 
 @dataclass(frozen=True)
 class ByTime:
-    """Puts the newest rows in the test split; rows with equal times stay together."""
+    """Puts the newest rows into the test split. Rows with equal times stay together."""
 
     options: ByTimeOptions
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
-        """Split records by time.
+        """Split records by time, with the newest ones as test and validation rows.
 
         Raises:
             DataError: a row has no time, times cannot be compared, or a split would be empty.
@@ -158,7 +158,9 @@ class ByTime:
             )
             train, validation = _cut(rest, times, size)
             if not train:
-                raise ValueError("leaves no rows to train on: too many rows have the same time")
+                raise ValueError(
+                    "the split leaves no rows to train on, because too many rows have the same time"
+                )
         except ValueError as error:
             raise DataError("data.test_size", str(error)) from None
         newest = _cut(train, times, len(train) // 5)[1]
@@ -174,7 +176,7 @@ class ByTime:
 
 
 def _cut(order: list[int], times: Sequence[Time], size: int) -> tuple[list[int], list[int]]:
-    """Return the older rows and the ``size`` newest ones; rows with equal times stay together."""
+    """Return the older rows and the ``size`` newest ones. Rows with equal times stay together."""
     cut = len(order) - size
     while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:
         cut -= 1

@@ -1,4 +1,4 @@
-"""Splitter ``grouped``: keep rows with similar prompts, or of one group, in the same split."""
+"""Splitter ``grouped``: keep rows with similar prompts, or of a group, in the same split."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Grouped:
     options: GroupedOptions
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
-        """Split records by clusters."""
+        """Split records at random, keeping the records of a cluster together."""
         from tunesmith_data.splits import split_records
 
         options = self.options
@@ -69,7 +69,7 @@ class Grouped:
 
 
 def find_clusters(records: Sequence[Record]) -> Sequence[int]:
-    """Return each record's cluster: records of one group or with near-duplicate prompts."""
+    """Return the cluster of each record. A cluster joins groups and near-duplicate prompts."""
     from tunesmith_data.splits import cluster_records
 
     return cluster_records(records)

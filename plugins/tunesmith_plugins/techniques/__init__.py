@@ -1,4 +1,4 @@
-"""Built-in techniques."""
+"""Built-in techniques, which train a model or measure an existing one."""
 
 from tunesmith.hookspecs import lazy_plugin
 

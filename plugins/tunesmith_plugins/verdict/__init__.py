@@ -1,4 +1,4 @@
-"""Judge a run by comparing the tuned model with the best alternative that needs no fine-tuning."""
+"""Judge a run by comparing the tuned model with the best solution without fine-tuning."""
 
 from tunesmith.hookspecs import lazy_plugin
 

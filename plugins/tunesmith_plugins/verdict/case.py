@@ -1,4 +1,4 @@
-"""A run to be judged by the measurements of its deciding metric, and the resulting ruling."""
+"""Define the case of a verdict (measurements and comparisons by one metric), and its ruling."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ NO_EVIDENCE = "NOT ENOUGH EVIDENCE"
 
 @dataclass(frozen=True)
 class Ruling:
-    """The condition of the rule that applies, with the numbers of this run."""
+    """The verdict for a run: the part of the rule that applies, with the numbers of the run."""
 
     word: str
     rule: str
     sentence: str
     would_change: str
     comparison: PairedComparison | None = None
-    """The comparison behind the ruling; None: the comparison with the strongest baseline."""
+    """The comparison behind the ruling, or None for the comparison with the strongest baseline."""
     names_gaps: bool = False
     """True if the sentence already lists the baselines that were not measured."""
 
 
 @dataclass(frozen=True)
 class VerdictCase:
-    """Measurements of a run by its deciding metric, and its comparisons with the baselines."""
+    """A run's measurements by its deciding metric, and its comparisons with the baselines."""
 
     evidence: Evidence
     options: VerdictOptions
@@ -57,7 +57,7 @@ class VerdictCase:
 
     @property
     def solutions(self) -> list[PairedComparison]:
-        """Comparisons with baselines that attempt the task: all but the trivial ones."""
+        """The comparisons with baselines that attempt the task, which are all but trivial ones."""
         return [comparison for comparison in self.baselines if not comparison.is_trivial]
 
     @cached_property
@@ -72,7 +72,7 @@ class VerdictCase:
 
     @property
     def minimum(self) -> float | None:
-        """The score that a model must reach to be usable; None if ``[gate]`` sets none."""
+        """The score that a model must reach to be usable, or None if ``[gate]`` sets none."""
         bounds = [
             bound
             for _, evaluator, metric, bound in self.evidence.plan.gate.bounds()
@@ -94,7 +94,7 @@ class VerdictCase:
         """Return the confidence level required to call this baseline sufficient.
 
         The baseline that is strongest on the validation rows is tested first, at the uncorrected
-        level. For all others, the level is corrected for the number of baselines.
+        level. For all others, Holm's correction for the number of baselines raises the level.
         """
         is_first = comparison.name in (c.name for c in rank_on_validation(self.solutions)[:1])
         count = 1 if is_first else max(1, len(self.solutions))

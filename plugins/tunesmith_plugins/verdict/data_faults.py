@@ -14,7 +14,7 @@ MAX_TOUCHED_SHARE = 0.02
 def describe_data_faults(
     evidence: Evidence, max_label_noise: float, best_share: float | None
 ) -> list[str]:
-    """Describe each fault that requires fixing the data first, the worst first.
+    """Return the faults of the data to fix before a verdict, as text, the worst first.
 
     Args:
         evidence: the data and findings of the run.

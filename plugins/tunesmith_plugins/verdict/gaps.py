@@ -1,9 +1,9 @@
 """Find the baselines that a run did not measure, or did not measure fully.
 
-The verdict FINE-TUNE claims that no simpler solution would have done. It therefore needs a baseline
-of each kind that suits the rows: majority class, classifier, prompt, and prompt with retrieved
-examples. All variants of a baseline must have been compared on the validation rows, and the best
-variant must have been scored on enough test rows.
+The verdict FINE-TUNE claims that no simpler solution would have been enough. It therefore needs a
+baseline of each kind that suits the rows: majority class, classifier, prompt, and prompt with
+retrieved examples. The run must have compared all variants of a baseline on the validation rows,
+and scored the best variant on enough test rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAMED_VARIANTS = 3
 
 @dataclass(frozen=True)
 class Gap:
-    """A baseline that was not measured, or not fully measured, and the reason."""
+    """A baseline that was not measured (fully), with the reason."""
 
     baseline: str
     solution: str
@@ -49,7 +49,7 @@ class Gap:
         return any(text in self.reason for text in (NO_ENCODER, NO_HIDDEN_STATES))
 
     def to_json(self) -> JSON:
-        """Return the gap as it appears in the report."""
+        """Return the gap as JSON, as it appears in the report."""
         return {"baseline": self.baseline, "solution": self.solution, "reason": self.reason}
 
 
@@ -100,12 +100,12 @@ def find_blocking_gaps(evidence: Evidence, gaps: Sequence[Gap]) -> list[Gap]:
 
 
 def describe_gaps(gaps: Sequence[Gap]) -> str:
-    """List the baselines of the gaps, grouped by reason."""
+    """Return the baselines that were not fully measured as text, grouped by reason."""
     return describe_not_measured([gap.to_json() for gap in gaps])
 
 
 def describe_remedy(evidence: Evidence, gaps: Sequence[Gap]) -> str:
-    """Describe the settings with which the missing baselines would be measured."""
+    """Return the settings that would measure the missing baselines, as text."""
     options = evidence.plan.baseline_options
     remedies = []
     if any(gap.excluded for gap in gaps):

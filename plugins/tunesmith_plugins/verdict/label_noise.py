@@ -29,7 +29,7 @@ labels are wrong."""
 
 
 def review_labels(plan: Plan, train: Sequence[Record]) -> list[Finding]:
-    """Estimate the label noise, for use by the verdict."""
+    """Estimate the label noise and return it as a finding, which the verdict reads."""
     limit = plan.table(VerdictOptions).max_label_noise
     return estimate_label_noise(train, limit, plan.run.seed)
 
@@ -37,8 +37,8 @@ def review_labels(plan: Plan, train: Sequence[Record]) -> list[Finding]:
 def estimate_label_noise(train: Sequence[Record], limit: float, seed: int) -> list[Finding]:
     """Return a finding if the estimated share of wrong labels is above ``limit``.
 
-    Its count is the estimated number of wrong labels in all training rows. If cleanlab is not
-    installed, the finding is a note without a count.
+    The count of the finding is the estimated number of wrong labels in all training rows. If
+    cleanlab is not installed, the finding is a note without a count.
     """
     if limit >= 1 or len(train) < MIN_ROWS:
         return []

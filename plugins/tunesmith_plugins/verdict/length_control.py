@@ -1,4 +1,4 @@
-"""Name a result that the length of the answers explains, for preference and policy training."""
+"""Describe how much of a preference result the length of the answers explains."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ CHANCE = 0.5
 
 
 def describe_length_control(case: VerdictCase, sentence: str) -> str:
-    """Compare the tuned model with the rule by length.
+    """Compare the tuned model with the baseline that ranks answers by their length.
 
     Args:
         case: the run.
-        sentence: the verdict's sentence so far; its numbers are not repeated.
+        sentence: the verdict's sentence so far, whose numbers are not repeated.
 
     Returns:
-        A clause; empty if neither a rule by length was measured nor length explains the result.
+        A clause, or an empty string if length does not explain the result, and no rule by length
+        was measured.
     """
     rule = next((c for c in case.baselines if c.rule), None)
     explained = str(case.tuned.details.get("explained_by_length", ""))

@@ -1,4 +1,4 @@
-"""NOTHING WORKS YET: no model reaches the minimum, or none beats a trivial baseline."""
+"""Decide NOTHING WORKS YET: no model reaches the minimum, or none beats a trivial baseline."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def find_nothing_works(case: VerdictCase) -> Ruling | None:
 
 
 def _describe_best(case: VerdictCase) -> str:
-    """Name the best model and its score on the rows that all models answered."""
+    """Return the best model, with its score on the rows that all models answered, as text."""
     models = {"the tuned model": case.tuned, **{c.name: c.measured for c in case.solutions}}
     fewest = min(models.values(), key=lambda event: event.n)
     sign = 1 if case.tuned.higher_is_better else -1
@@ -72,8 +72,8 @@ def _describe_best(case: VerdictCase) -> str:
 def _beats_constant_answer(case: VerdictCase, trivial: PairedComparison) -> bool:
     """Return True if the tuned model or another baseline clearly beats the trivial baseline.
 
-    The level is corrected for the number of models (Bonferroni): noise alone makes any of them look
-    better in at most 5 % of runs.
+    The level is corrected for the number of models (Bonferroni), so that chance makes one of them
+    look better in at most 5 % of runs.
     """
     folder, level = case.evidence.folder, _level_against_constant(case)
     models = [case.tuned, *(comparison.measured for comparison in case.solutions)]

@@ -1,4 +1,4 @@
-"""Options of the verdict (table ``[verdict]``)."""
+"""Define the options of the verdict (table ``[verdict]``)."""
 
 from __future__ import annotations
 

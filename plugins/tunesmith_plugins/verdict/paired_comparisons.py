@@ -26,7 +26,7 @@ ROUNDING_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Compares the tuned model with one other model, by one metric on the rows that both answered.
+    """Compares the tuned model with another model, by one metric on the rows that both answered.
 
     The *advantage* is the difference, with its sign flipped for metrics where lower is better. It
     is positive if the tuned model is better.
@@ -34,7 +34,7 @@ class PairedComparison:
 
     measured: Measured
     baseline: BaselineChosen | None
-    """The baseline's kind; None for a technique stage, which is not an alternative to tuning."""
+    """The baseline's kind, or None for a technique stage, which is not an alternative to tuning."""
     pairs: PairedRows
     confidence: float
 
@@ -54,7 +54,7 @@ class PairedComparison:
 
     @property
     def kind(self) -> str:
-        """Description of a trivial baseline, for sentences."""
+        """The name of a trivial baseline for use in sentences."""
         return f'the rule "{self.rule}"' if self.rule else "the majority-class baseline"
 
     @property
@@ -114,16 +114,16 @@ class PairedComparison:
 
     @cached_property
     def error(self) -> float:
-        """The standard error of the difference; infinite for a single row or group."""
+        """The standard error of the difference, or infinity for a single row or group."""
         differences = paired_differences(self.pairs.baseline_values, self.pairs.tuned_values)
         sample = build_sample(differences, self.pairs.weights, self.pairs.groups)
         return standard_error(sample) if sample.units > 1 else math.inf
 
     def is_below(self, margin: float, confidence: float | None = None) -> bool:
-        """Return True if the tuned model's advantage is shown to be below ``margin``.
+        """Return True if the interval of the tuned model's advantage lies below ``margin``.
 
         If all differences are equal and the metric is unbounded, the interval has zero width, no
-        matter how few rows there are. Nothing can be concluded from such an interval.
+        matter how few rows there are. Such an interval is not evidence, so the result is False.
         """
         low, high = self.bounds or (-math.inf, math.inf)
         is_informative = self.error > 0 or math.isfinite(high - low)
@@ -162,7 +162,7 @@ class PairedComparison:
 def find_comparisons(
     evidence: Evidence, tuned: Measured, confidence: float
 ) -> list[PairedComparison]:
-    """Compare the tuned model with each other model that was measured with the same metric."""
+    """Return the comparison of the tuned model with each other model of the same metric."""
     chosen = {event.baseline: event for event in evidence.baselines}
     comparisons = [
         PairedComparison(
@@ -186,8 +186,8 @@ def _measured_alike(measured: Sequence[Measured], tuned: Measured) -> Iterator[M
 def find_strongest(comparisons: Sequence[PairedComparison]) -> tuple[PairedComparison, bool]:
     """Return the strongest baseline, and True if it was chosen by its validation score.
 
-    Of several baselines, the one with the best test score is partly the luckiest, so test scores
-    decide only if a baseline has no validation score. Ties go to the cheaper baseline.
+    Of several baselines, the one with the best test score is partly the luckiest. Therefore test
+    scores decide only if a baseline has no validation score. Ties go to the cheaper baseline.
     """
 
     def key(score: float, comparison: PairedComparison) -> tuple[float, int]:
@@ -222,7 +222,8 @@ def find_sufficient(
 
     A baseline is sufficient if the interval of the advantage lies below the margin. Testing several
     baselines would accept an insufficient one too often, so two procedures control the probability
-    of any false acceptance. Together they keep it below ``1 - confidence``; each uses half of it::
+    of any false acceptance. Together they keep it below ``1 - confidence``, and each uses half of
+    this probability::
 
         fixed sequence    in order of validation score, at the plain level, up to the first failure
                           (Maurer, Hothorn and Lehmacher, 1995)
@@ -254,9 +255,9 @@ def choose_winner(
 ) -> PairedComparison:
     """Return the cheapest sufficient baseline that no other solution beats by more than the margin.
 
-    Two baselines are compared on the rows that both answered. The same test rows may be used to
-    choose among the sufficient baselines, because the guarantee of :func:`find_sufficient` covers
-    all of them at once.
+    Compare two baselines on the rows that both answered. Choosing among the sufficient baselines on
+    the same test rows is valid, because the guarantee of :func:`find_sufficient` covers all of them
+    at once.
     """
     behind = {c.name: max(_lead(evidence, other, c) for other in solutions) for c in sufficient}
     near = [c for c in sufficient if behind[c.name] <= margin + ROUNDING_TOLERANCE]
@@ -273,7 +274,7 @@ def _lead(evidence: Evidence, other: PairedComparison, comparison: PairedCompari
 def mean_on_shared_rows(
     evidence: Evidence, first: Measured, second: Measured
 ) -> tuple[float, float] | None:
-    """Return two models' mean scores on the rows that both answered; None without such rows."""
+    """Return two models' mean scores on the rows that both answered, or None without any."""
     pairs = read_pairs(evidence.folder, first, second, evidence.metrics)
     if not len(pairs):
         return None

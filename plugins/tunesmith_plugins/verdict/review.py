@@ -1,4 +1,4 @@
-"""Add to the verdict which share of requests needs no person, if the run measured it."""
+"""Add the share of requests that need no person to the verdict, if the run measured it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith_evidence.review.policy import AUTOMATED, DETAIL
 
 
 def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
-    """Return the metrics of review for the tuned model and a baseline; the first review counts."""
+    """Return the metrics of the first review, for the tuned model and a baseline."""
     found: JSON = {}
     for first in [event for event in measured if event.metric == AUTOMATED][:1]:
         required = first.details[DETAIL]["precision"]
@@ -22,7 +22,7 @@ def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
 
 
 def describe_review(found: JSON) -> str:
-    """Describe the automated shares as a clause."""
+    """Return the shares of automated requests as a clause."""
     shares = (
         f"{format_share(found[name][AUTOMATED]['value'])} "
         f"({'tuned model' if name == TUNED else name})"

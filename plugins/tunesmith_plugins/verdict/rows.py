@@ -1,4 +1,4 @@
-"""Compute how many test rows would be enough, and how many changed rows would flip the verdict."""
+"""Compute how many test rows would be enough, and how many changes would flip the verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_ROWS = 1_000_000
 
 
 def count_rows_needed(comparison: PairedComparison, margin: float, level: float) -> int | None:
-    """Estimate how many test rows would decide with 80 % power, rounded up.
+    """Estimate how many test rows would decide the comparison with 80 % power, rounded up.
 
     If the measured advantage is at least the margin, the interval of the difference has to exclude
     0. Otherwise the interval has to lie below the margin. The estimate assumes that the difference

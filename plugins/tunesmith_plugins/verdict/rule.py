@@ -1,4 +1,4 @@
-"""The rule of the verdict: the first of these conditions that holds decides.
+"""Apply the rule of the verdict. The first of these conditions that holds decides.
 
 ::
 
@@ -33,12 +33,12 @@ if the tuned model is better. It is compared with two numbers::
     NOT ENOUGH EVIDENCE  [--|-----------o-|------]        anything else
 
 Why there is a margin: with enough rows, even a tiny advantage is significant, but it does not pay
-for training and serving a model. The margin is also what makes "a prompt is enough" testable. No
-number of rows can show that two models are equal, only that they differ by less than some amount.
+for training and serving a model. The margin also makes "a prompt is enough" testable. No number of
+rows can show that two models are equal, only that they differ by less than some amount.
 
 Why case 3 mentions the strongest baseline and every baseline: the validation rows choose the
-strongest one, because the best one on the test rows would partly be the luckiest. But few
-validation rows may choose a weak one, so all other baselines must be beaten too.
+strongest one, because the best one on the test rows would partly be the luckiest. If there are few
+validation rows, they may choose a weak one, so the tuned model must beat all others too.
 
 ``docs/explanation/verdict.md`` explains the rule to users.
 """
@@ -143,10 +143,12 @@ def judge_case(evidence: Evidence) -> JSON:
     if case.baselines:
         strongest, chosen_on_validation = find_strongest(case.baselines)
     if strongest is not None and not chosen_on_validation:
-        # The test rows both choose and judge this baseline, so its interval is corrected for the
+        # The test rows both choose and judge this baseline, so a wider interval corrects for the
         # choice.
         level = 1 - (1 - options.confidence) / len(case.baselines)
         strongest = replace(strongest, confidence=level)
+    # The order is the rule: each check assumes that the ones before it did not apply. For example,
+    # a baseline is only compared with the tuned model if some model works at all.
     ruling = (
         _find_data_faults(case)
         or _find_void_scores(case)
@@ -304,10 +306,10 @@ def _refuse_fine_tune(
 
 
 def _find_unbeaten(case: VerdictCase, strongest: PairedComparison) -> PairedComparison | None:
-    """Return the first baseline that the tuned model does not clearly beat; None if it beats all.
+    """Return the first baseline that the tuned model does not clearly beat, or None.
 
-    The strongest baseline comes first, followed by the one with the smallest advantage. FINE-TUNE
-    needs every single test to succeed, so no level has to be corrected (intersection-union test).
+    The strongest baseline comes first, then the one with the smallest advantage. FINE-TUNE needs
+    every single test to succeed, so the levels need no correction (intersection-union test).
     """
     others = [comparison for comparison in case.baselines if comparison.name != strongest.name]
     ranked = [strongest, *sorted(others, key=lambda comparison: comparison.advantage().value)]
@@ -315,7 +317,7 @@ def _find_unbeaten(case: VerdictCase, strongest: PairedComparison) -> PairedComp
 
 
 def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
-    """Return a ruling if a baseline is sufficient: the advantage over it is below the margin."""
+    """Return a ruling if the tuned model's advantage over a baseline is below the margin."""
     margin = case.options.margin
     sufficient = find_sufficient(case.solutions, margin, case.options.confidence)
     if not sufficient:
@@ -342,7 +344,7 @@ def _find_sufficient_baseline(case: VerdictCase) -> Ruling | None:
 
 
 def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> str:
-    """Describe the margin that would make the baseline insufficient; it must stay above 0."""
+    """Return the (positive) margin that would make the baseline insufficient, as text."""
     high = comparison.advantage().high
     if high <= 0:
         return "only a better tuned model"
@@ -353,7 +355,7 @@ def _describe_other_margin(case: VerdictCase, comparison: PairedComparison) -> s
 def _withhold_if_undertrained(case: VerdictCase, ruling: Ruling) -> Ruling:
     """Withhold a ruling that advises against tuning if the tuned model is underfitted.
 
-    NOTHING WORKS YET does not advise against tuning: it stays, and its sentence adds the reason.
+    NOTHING WORKS YET does not advise against tuning, so it stays, and its sentence adds the reason.
     """
     if ruling.word not in (NOTHING_WORKS, PROMPT, CLASSIFIER):
         return ruling
@@ -394,7 +396,7 @@ def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> 
     needed = count_rows_needed(comparison, margin, case.required_level(comparison))
     rows = f"about {needed:,} test rows" if needed else "more test rows"
     if needed and comparison.advantage().n < needed <= case.tuned.n:
-        rows = f"[baselines] rows = {needed}"  # there are enough test rows; it answered only some
+        rows = f"[baselines] rows = {needed}"  # the model answered too few of the test rows
     would = f"{rows} would show {_claim(comparison, margin)} if the difference stays the same"
     if comparison.is_trivial and comparison.comparison.outcome == "worse":
         would, rows = "more rows would not help", "a better tuned model"

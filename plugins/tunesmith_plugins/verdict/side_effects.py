@@ -1,8 +1,8 @@
-"""Compare the tuned model with its base outside the task: what does the tuning cost elsewhere?
+"""Compare the tuned model with its base outside the task, to find side effects of tuning.
 
 A side effect is a *price* if the interval of the change lies on the worse side of zero and the
 change is at least ``MIN_CHANGE``. Without the second condition, a tiny rise of the loss on general
-texts, which almost every training causes, would alarm.
+texts, which almost every training causes, would count as a price.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class SideEffect:
 
     @property
     def limit(self) -> str:
-        """The smallest change that these prompts can detect, or why they cannot; may be empty."""
+        """A limit of the measurement, such as the smallest detectable change, as text or ""."""
         base, _ = self.comparison.values
         if self.comparison.is_share and self.tuned.higher_is_better and base < WEAK:
-            return f"the base model reaches only {format_number(base)}, so a loss cannot be seen"
+            return f"the base model reaches only {format_number(base)}, too low to show a decline"
         detectable = self.comparison.comparison.detectable
         if not math.isfinite(detectable):
             return ""
@@ -56,7 +56,7 @@ class SideEffect:
         return f"{change}: {text}" if self.is_price and isinstance(text, str) else change
 
     def to_json(self) -> JSON:
-        """Return the side effect as it appears in the verdict's JSON."""
+        """Return the side effect as JSON, as it appears in the verdict."""
         compared = self.comparison.to_json()
         kept = ("n", "units", "difference", "low", "high", "outcome", "detectable")
         return {
@@ -82,12 +82,12 @@ def find_side_effects(evidence: Evidence, confidence: float) -> list[SideEffect]
 
 
 def describe_price(effects: Sequence[SideEffect]) -> str:
-    """Return the side effects that are a price, as text; empty if there are none."""
+    """Return the side effects that are a price, as text, or an empty string if there are none."""
     return "; ".join(effect.describe() for effect in effects if effect.is_price)
 
 
 def describe_absence(effects: Sequence[SideEffect]) -> str:
-    """Return one line for a run without a price; empty if no side effect was measured."""
+    """Return one line for a run without a price, or "" if no side effect was measured."""
     if not effects:
         return ""
     changes = ", ".join(effect.describe() for effect in effects)

@@ -18,7 +18,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 @dataclass(frozen=True)
 class MetricFormatter:
-    """Formats values of one metric."""
+    """Formats the values of a metric with its name and unit."""
 
     label: str
     unit: str
@@ -28,11 +28,11 @@ class MetricFormatter:
         return not self.unit
 
     def plain(self, value: float) -> str:
-        """Return a value and its unit."""
+        """Return a value as text, with its unit."""
         return f"{format_number(value)} {self.unit}".rstrip()
 
     def value(self, value: float) -> str:
-        """Return the metric's name and a value."""
+        """Return the metric's name and a value as text."""
         return f"{self.label} {self.plain(value)}"
 
     def interval(self, measured: Measured) -> str:

@@ -1,4 +1,4 @@
-"""Detect underfitting: the score of an underfitted model is not evidence against tuning.
+"""Detect underfitting, because the score of an underfitted model is not evidence against tuning.
 
 If more training should help, the rule withholds verdicts that advise against tuning, unless even a
 perfect model would not change them.
@@ -17,7 +17,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 
 def describe_undertraining(folder: Path) -> str | None:
-    """Return the reason why more training should help and what to change, or None if it would not.
+    """Return why more training should help and what to change, or None if it would not help.
 
     Args:
         folder: the run folder, with the events up to the evaluation.

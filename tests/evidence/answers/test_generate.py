@@ -39,7 +39,7 @@ def test_limits() -> None:
 
 def test_references_that_call_tools_are_refused() -> None:
     assert read_references(RECORDS, "numeric") == ["ab"] * 3
-    with pytest.raises(DataError, match="kit:1: numeric cannot compare tool calls"):
+    with pytest.raises(DataError, match="kit:1: the evaluator numeric cannot compare tool calls"):
         read_references(TOOL_CALLS, "numeric")
 
 

@@ -19,12 +19,12 @@ NOTHING = cast("Any", None)
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (FunctionModel(lambda texts: texts), "a classifier has no log-probabilities"),
+        (FunctionModel(lambda texts: texts), "a classifier does not compute log-probabilities"),
         (
             EndpointModel(Endpoint("https://host/v1", "m")),
             "https://host/v1: an endpoint returns no",
         ),
-        (BestOfNModel(NOTHING, NOTHING, 2, 1.0, 0), "the best of several samples has no"),
+        (BestOfNModel(NOTHING, NOTHING, 2, 1.0, 0), "best-of-n cannot compute the log-probability"),
     ],
 )
 def test_scores_are_refused_with_the_reason(model: GenerationOnlyModel, reason: str) -> None:

@@ -123,5 +123,5 @@ def test_a_classifier_as_a_text_model() -> None:
 
 
 def test_a_function_has_no_probabilities() -> None:
-    with pytest.raises(UsageError, match="no log-probabilities"):
+    with pytest.raises(UsageError, match="does not compute log-probabilities"):
         FunctionModel(lambda texts: texts).score(["?"], ["!"])

@@ -40,12 +40,15 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"controls": [{"prompt": "p", "answer": "a"}] * 99}, "99 controls, but at least 100"),
+        (
+            {"controls": [{"prompt": "p", "answer": "a"}] * 99},
+            "99 controls, but the test needs at least 100",
+        ),
         ({"canaries": []}, "contains no canaries"),
-        ({"repetitions": [1]}, "a different number of repetition counts"),
-        ({"kind": "poem"}, "this is not a file of canaries"),
-        ({"schema": "x"}, "this is not a file of canaries"),
-        ({"controls": 3}, "this is not a file of canaries"),
+        ({"repetitions": [1]}, "does not have one number for each canary"),
+        ({"kind": "poem"}, "does not contain a valid canary set"),
+        ({"schema": "x"}, "does not contain a valid canary set"),
+        ({"controls": 3}, "does not contain a valid canary set"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(

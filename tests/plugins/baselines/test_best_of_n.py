@@ -80,7 +80,7 @@ def test_the_baseline_asks_with_the_system_prompt(tmp_path: Path) -> None:
 
 
 def test_it_is_measured_by_answers_only() -> None:
-    with pytest.raises(UsageError, match="no log-probability"):
+    with pytest.raises(UsageError, match="cannot compute the log-probability"):
         BestOfNModel(FakeTextModel(), Table(), 4, 1.0, 0).score(["a"], ["b"])
     judged, scored = (SimpleNamespace(offer=offer) for offer in (WIN_RATE, PREFERENCE_ACCURACY))
     assert can_measure(judged, BEST_OF_N)  # type: ignore[arg-type]

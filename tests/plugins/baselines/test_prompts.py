@@ -203,7 +203,9 @@ def test_prompts_beyond_the_token_limit_are_left_out_with_the_reason() -> None:
     assert names([v for v in few if not v.omitted]) == [f"k=3, draw 1{way}" for way in WAYS]
     omitted = [variant for variant in few if variant.omitted]
     assert len(omitted) == 8
-    assert {v.omitted for v in omitted} == {"the limit [baselines.random-shots] tokens was reached"}
+    assert {v.omitted for v in omitted} == {
+        "the limit `tokens` in [baselines.random-shots] was reached"
+    }
     counts = [
         sum(not v.omitted for v in list_variants(RANDOM_SHOTS, TRAIN, **options, tokens=tokens))
         for tokens in range(0, 20_000, 1_000)

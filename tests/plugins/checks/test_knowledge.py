@@ -36,7 +36,7 @@ def test_facts_that_training_answers_do_not_contain_are_counted() -> None:
     assert (found.level, found.where, found.count) == ("info", "data knowledge", 100)
     assert found.message.startswith("100 of 100 (100 %) training answers state numbers")
     assert (
-        "5 of 10 (50 %) test answers state some that no training answer contains" in found.message
+        "5 of 10 (50 %) test answers state facts that no training answer contains" in found.message
     )
     assert found.examples == (
         'f:0 "What is the fee for a?": 100', 'f:1 "What is the fee for b?": 101'

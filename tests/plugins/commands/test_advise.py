@@ -88,9 +88,9 @@ def test_nothing_is_extrapolated_from_probes_that_have_not_begun_to_learn() -> N
     majority = sample_event(Measured, model="majority", value=12 / 96)
     late = [pilot(10, 0), pilot(20, 12), pilot(40, 20)]
     found = extrapolate_pilots(late, 100, majority)
-    assert found.reason == "after 10 and 20 rows, the model is no better than majority"
+    assert found.reason == "after 10 and 20 training rows, the model is no better than majority"
     assert extrapolate_pilots(late, 100).reason == (
-        "after 10 rows, the model is no better than a model that gets nothing right"
+        "after 10 training rows, the model is no better than a model that gets nothing right"
     )
     early = [pilot(10, 20), pilot(20, 40), pilot(40, 60)]
     assert not extrapolate_pilots(early, 100, majority).reason

@@ -77,7 +77,7 @@ def test_libraries_that_only_a_run_needs_are_warnings(
         "warning: data: the rows are not split, because libraries of the splitter are missing"
         in warnings
     )
-    missing = "needed for the run but not available: jinja2>=3.1 is not installed"
+    missing = "libraries that the run needs are missing: jinja2>=3.1 is not installed"
     assert f"warning: reporter html: {missing}" in warnings
     assert "pip install 'numpy>=1.26' 'jinja2>=3.1'" in done.stderr
     found = json.loads(tunesmith("check", "run.toml", "--json").stdout)

@@ -125,7 +125,7 @@ def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, row
     done = tunesmith("data", "show", "run.toml", "--part", "test", "--json")
     assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
     refused = tunesmith("data", "show", "rows.jsonl", "--tokens")
-    assert refused.exit_code == 2 and "a run file is needed" in refused.stderr
+    assert refused.exit_code == 2 and "this option needs a run file" in refused.stderr
     (rows.parent / "x.bin").write_bytes(b"\0")
     assert "no data loader recognizes" in tunesmith("data", "show", "x.bin").stderr
 
@@ -317,8 +317,8 @@ def test_fix_leaves_a_clean_file_as_it_is(tunesmith: Tunesmith, tmp_path: Path) 
     assert (done.exit_code, done.stdout) == (0, "nothing to fix\n")
     assert (tmp_path / "new.jsonl").read_bytes() == data
     (tmp_path / "rows.gz").write_bytes(gzip.compress(data))
-    assert "decompress or convert it first" in tunesmith("data", "fix", "rows.gz").stderr
-    assert "cannot read it" in tunesmith("data", "fix", "missing").stderr
+    assert "decompress or convert the file first" in tunesmith("data", "fix", "rows.gz").stderr
+    assert "cannot read the file" in tunesmith("data", "fix", "missing").stderr
 
 
 VALUES = st.recursive(
@@ -388,7 +388,7 @@ def test_mask_replaces_personal_data_in_the_texts_only(
     report = json.loads(tunesmith("data", "fix", "rows.json", "--mask", "--json").stdout)
     assert report["masked"] == {"EMAIL": 3, "PHONE": 1, "DATE OF BIRTH": 1}
     again = tunesmith("data", "fix", "new.jsonl", "--mask")
-    assert "no personal data of a known form" in again.output
+    assert "no personal data of a known kind" in again.output
 
 
 def test_mask_reads_csv_with_line_breaks(tunesmith: Tunesmith, tmp_path: Path) -> None:
@@ -453,4 +453,4 @@ def test_fix_needs_one_training_file(tunesmith: Tunesmith, tmp_path: Path) -> No
         '[technique]\nuse = "lora"\n'
     )
     refused = tunesmith("data", "fix", "run.toml")
-    assert refused.exit_code == 2 and "needs one training file" in refused.stderr
+    assert refused.exit_code == 2 and "needs exactly one training file" in refused.stderr

@@ -71,7 +71,7 @@ def test_test_rows_are_compared(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert found["data leaks"]["count"] == 2
     assert len(found["data leaks"]["examples"]) == 2
     done = tunesmith("data", "check", "run.toml", "--test", "test.jsonl")
-    assert done.exit_code == 2 and "only works with a data file" in done.stderr
+    assert done.exit_code == 2 and "needs a data file, not a run file" in done.stderr
 
 
 def test_a_run_file_is_reviewed_with_its_plan(

@@ -45,4 +45,4 @@ def test_doctor_says_that_nothing_is_downloaded(
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert "downloads are allowed" in CliRunner().invoke(app, ["doctor"]).stdout
     monkeypatch.setenv(variable, "yes")
-    assert f"{variable} is set: only local models" in CliRunner().invoke(app, ["doctor"]).stdout
+    assert f"{variable} is set, so only local models" in CliRunner().invoke(app, ["doctor"]).stdout

@@ -76,14 +76,17 @@ def test_the_rows_evaluators_and_prompt_of_a_run(ready: Tunesmith, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "test rows of a run: --rows-of RUN"),
+        ((), "test rows of a run with --rows-of RUN"),
         (
             ("--data", "rows.jsonl", "--evaluator", "loss", "--evaluator", "exact-match"),
             "evaluator loss: needs log-probabilities",
         ),
         (("--data", "rows.jsonl", "--rows-of", "."), "cannot be combined"),
-        (("--data", "rows.jsonl", "--base", "fake:one"), "--base: only applies to adapters"),
-        (("--data", "rows.jsonl", "--winner"), "not a run folder"),
+        (
+            ("--data", "rows.jsonl", "--base", "fake:one"),
+            "--base: this option only applies to adapters",
+        ),
+        (("--data", "rows.jsonl", "--winner"), "needs a run folder"),
         (("--data", "rows.jsonl", "--token-variable", "sk-abc"), "not the token"),
         (
             ("--data", "rows.jsonl", "--token-variable", "NO_SUCH", "--model", "one"),
@@ -103,12 +106,13 @@ def test_the_model_is_named_or_the_only_one(ready: Tunesmith) -> None:
     with serve_judge(shout, models=["one", "t\x1bwo"]) as fake:
         done = ready("evaluate", fake.url, "--data", "rows.jsonl")
         assert done.exit_code == 2 and "lists 2 models" in done.stderr
-        assert "choose one with --model NAME: one, t\\x1bwo" in done.stderr and not fake.requests
+        wanted = "choose a model with --model NAME; available: one, t\\x1bwo"
+        assert wanted in done.stderr and not fake.requests
         done = ready("evaluate", fake.url, "--data", "rows.jsonl", "--model", "two", "--json")
         assert json.loads(done.stdout)["model"] == "two" and len(fake.listed) == 1
     with serve_judge(shout) as fake:
         done = ready("evaluate", fake.url, "--data", "rows.jsonl")
-        assert done.exit_code == 2 and "none is listed" in done.stderr
+        assert done.exit_code == 2 and "available: none" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -131,9 +135,9 @@ def test_failures_of_the_endpoint(ready: Tunesmith, reply: Any, message: str) ->
 def test_only_endpoints_have_models_and_tokens(ready: Tunesmith) -> None:
     for option in ("--model", "--token-variable"):
         done = ready("evaluate", "fake:one", "--data", "rows.jsonl", option, "NAME")
-        assert done.exit_code == 2 and f"{option}: fake:one is not an endpoint" in done.stderr
+        assert done.exit_code == 2 and f"{option}: needs an endpoint such as" in done.stderr
     done = ready("evaluate", "https://user:word@host/v1", "--data", "rows.jsonl")
-    assert done.exit_code == 2 and "without user" in done.stderr and "word@" not in done.output
+    assert done.exit_code == 2 and "without a user" in done.stderr and "word@" not in done.output
 
 
 def test_an_endpoint_is_no_base_model(ready: Tunesmith, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_runs_of_other_techniques_are_exported(
     ("arguments", "code", "message"),
     [
         (["--to", "gguff"], 2, 'no exporter "gguff" is installed'),
-        (["--to", "safetensors", "--set", "dtype"], 2, "write KEY=VALUE"),
+        (["--to", "safetensors", "--set", "dtype"], 2, "--set dtype: expected KEY=VALUE"),
         (["--to", "safetensors", "--set", "dtyp=1"], 2, 'did you mean "dtype"?'),
         (["--to", "safetensors", "--quantize", "q8_0"], 2, "for --set: dtype"),
     ],

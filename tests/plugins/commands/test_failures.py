@@ -79,12 +79,14 @@ def test_rows_are_exported_once_with_their_reasons(failing: Tunesmith, tmp_path:
 
 def test_a_half_is_not_chosen_without_a_file(failing: Tunesmith) -> None:
     refused = failing("failures", "done", "--for-next")
-    assert refused.exit_code == 2 and "--for-next needs --export FILE" in refused.stderr
+    assert (
+        refused.exit_code == 2 and "--for-next: this option needs --export FILE" in refused.stderr
+    )
 
 
 def test_metrics(failing: Tunesmith, tmp_path: Path) -> None:
     refused = failing("failures", "done", "--metric", "loss")
-    assert refused.exit_code == 2 and "measured: same" in refused.stderr
+    assert refused.exit_code == 2 and "the measured metrics: same" in refused.stderr
     assert failing("failures", "done", "--metric", "same").exit_code == 0
 
 
@@ -146,4 +148,4 @@ def test_another_metric_judges_rows_in_its_place(failing: Tunesmith, tmp_path: P
     done = failing("failures", "done", "--metric", "bleu")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("rouge ")
-    assert "bleu has no per-row scores, so another metric judges the rows" in done.stdout
+    assert "bleu has no per-row scores, so this output uses another metric" in done.stdout

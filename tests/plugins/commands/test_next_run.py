@@ -83,7 +83,9 @@ def test_corrected_rows_of_the_export_move_to_training(
     assert tunesmith("run", "next/run.toml", "--out", "child").exit_code == 0
     compared = tunesmith("compare", "parent", "child")
     assert compared.exit_code == 0, compared.output
-    assert f"{len(failed)} test rows of parent moved to training in child" in compared.stdout
+    assert (
+        f"{len(failed)} test rows of parent moved to the training rows of child" in compared.stdout
+    )
     assert "the differences above favor parent" in " ".join(compared.stdout.split())
     found = json.loads(tunesmith("compare", "parent", "child", "--json").stdout)
     assert found["comparisons"][0]["moved"] == len(failed)

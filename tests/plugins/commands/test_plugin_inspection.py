@@ -84,10 +84,13 @@ def test_a_new_distribution_is_imported_once_elsewhere(site: Site) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import os; os._exit(3)", "importing it ended the process with code 3"),
+        ("import os; os._exit(3)", "importing the plugin ended the process with exit code 3"),
         ("raise SystemExit(4)", "SystemExit: 4"),
-        ("raise KeyboardInterrupt", "importing it ended the process with code 1"),
-        ("import os; os.kill(os.getpid(), 9)", "importing it ended the process with code -9"),
+        ("raise KeyboardInterrupt", "importing the plugin ended the process with exit code 1"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            "importing the plugin ended the process with exit code -9",
+        ),
         ("import a_library_that_does_not_exist", "ModuleNotFoundError"),
         ("print('\\x1b[2J' * 100)\n1 / 0", "ZeroDivisionError"),
         ("input()", "EOFError"),
@@ -122,7 +125,7 @@ def test_a_plugin_that_hangs_is_ended_with_what_it_started(site: Site) -> None:
     started = time.monotonic()
     found = inspect("greet", 1.0)
     assert time.monotonic() - started < 10
-    assert found.plugin.reason == "importing it took longer than 1 seconds"
+    assert found.plugin.reason == "importing the plugin took longer than 1 seconds"
     assert not is_running(int(pid.read_text()))
 
 

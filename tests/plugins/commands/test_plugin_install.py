@@ -207,5 +207,5 @@ def test_what_moves_peft_is_refused_unless_allowed(
     done = tunesmith("plugins", "install", "tunesmith-greet")
     assert done.returncode == 4
     now = metadata.version("peft")
-    assert f"not installed, because it would change peft {now} -> 99.0" in done.stderr
+    assert f"nothing was installed, because that would change peft {now} -> 99.0" in done.stderr
     assert contents(environment) == before

@@ -151,7 +151,7 @@ def test_an_adapter_without_a_base_on_the_hub_is_noted(run: Path) -> None:
 @pytest.mark.parametrize("name", ["tickets", "a/b/c", "../x", "a b/c"])
 def test_names_that_are_none_are_refused(run: Path, name: str) -> None:
     refused = tunesmith("push", run, name, "--dry-run")
-    assert refused.exit_code == 2 and "use ORG/NAME" in refused.stderr
+    assert refused.exit_code == 2 and "of the form ORG/NAME" in refused.stderr
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TUNESMITH_OFFLINE"])

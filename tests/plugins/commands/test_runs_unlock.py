@@ -23,7 +23,7 @@ def test_the_lock_of_a_silent_machine_is_removed(
     (run / "lease").write_text(json.dumps(asdict(holder)))
     done = tunesmith("runs", "--unlock", run)
     assert done.exit_code == 0
-    assert done.stdout == f"{run}: unlocked; the run was locked by {holder}\n"
+    assert done.stdout == f"{run}: unlocked the run, which was locked by {holder}\n"
     assert "waiting up to 0.3 s to see if" in done.stderr
     assert not (run / "lease").exists()
     (run / "lease").touch()

@@ -44,7 +44,7 @@ def test_a_model_that_the_run_lacks_is_named(
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "LIBRARIES", ("starlette", "not_a_library"))
     with pytest.raises(
-        EnvironmentProblem, match="serve needs missing packages: not_a_library"
+        EnvironmentProblem, match="serve needs packages that are not installed: not_a_library"
     ) as refused:
         command.require_libraries()
     assert refused.value.hint == install_extra("serve")

@@ -173,7 +173,7 @@ def test_example_lists_and_copies(tunesmith: Tunesmith, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "tunesmith run helpdesk/run.toml" in done.stderr
     refused = tunesmith("init", "helpdesk", "--recipe", "helpdesk")
-    assert refused.exit_code == 2 and "overwrite it with --force" in refused.stderr
+    assert refused.exit_code == 2 and "overwrite the file with --force" in refused.stderr
     assert tunesmith("init", "helpdesk", "--example", "helpdesk", "--force").exit_code == 0
     unknown = tunesmith("init", "x", "--example", "heldpesk")
     assert unknown.exit_code == 2 and 'did you mean "helpdesk"?' in unknown.stderr

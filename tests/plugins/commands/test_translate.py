@@ -147,8 +147,8 @@ def test_off_is_off_in_every_spelling() -> None:
     ("text", "message"),
     [
         ("x: 1\na: [1", "bad.yml:2"),
-        ("- 1", "the top level of the file must be keys with values"),
-        ("1: 2", "the top level of the file must be keys with values"),
+        ("- 1", "the top level of the file must be a mapping of keys to values"),
+        ("1: 2", "the top level of the file must be a mapping of keys to values"),
         ("learning_rate: 1", "not a configuration of axolotl"),
         ("a: !!python/object/apply:os.system ['ls']", "bad.yml:1"),
         ("base_model: m\ndatasets: &a [*a]", ""),

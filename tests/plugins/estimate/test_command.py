@@ -173,7 +173,7 @@ def test_a_failing_estimate_of_the_chosen_technique_names_its_plugin(plan: Plan)
 def test_a_technique_without_estimate_is_named(plan: Plan) -> None:
     result = plan("--set", "technique.use=by-heart", "--quick")
     assert result.exit_code == 0, result.output
-    assert "by-heart provides no estimate of memory and time" in result.stdout
+    assert "by-heart does not estimate its memory and time" in result.stdout
     assert "saving" in result.stdout
 
 

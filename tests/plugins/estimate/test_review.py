@@ -187,7 +187,9 @@ def test_force_starts_a_refused_run_by_resume_too(
     has(monkeypatch, 300 * MIB)
     assert tunesmith("run", "run.toml", "--out", "out").exit_code == 4
     again = tunesmith("resume", "out")
-    assert again.exit_code == 4 and "`tunesmith resume --force` starts it anyway" in again.stderr
+    assert (
+        again.exit_code == 4 and "`tunesmith resume --force` starts the run anyway" in again.stderr
+    )
     done = tunesmith("resume", "out", "--force")
     assert done.exit_code == 0, done.output
     assert "not enough memory, but the run was started with --force: needs at least" in done.stderr
@@ -227,7 +229,9 @@ def test_where_memory_is_not_known_nothing_is_refused(
 def test_an_estimate_that_fails_stops_no_run(tunesmith: Tunesmith) -> None:
     done = tunesmith("run", "run.toml", "--out", "out", "--set", "technique.use=failing")
     assert done.exit_code == 0, done.output
-    assert "memory could not be predicted" in json.dumps(report_of("out")["findings"])
+    assert "the memory of the run could not be predicted" in json.dumps(
+        report_of("out")["findings"]
+    )
     assert report_of("out")["forecast"] == {}
 
 

@@ -65,7 +65,7 @@ def test_the_log_probability_of_the_secret_counts_tuned_minus_base(
 
 def test_canaries_that_are_not_trained_are_refused(tmp_path: Path) -> None:
     drawn = draw_canaries("chat", [1], 100, seed=2)
-    with pytest.raises(UsageError, match="none of the canaries is in"):
+    with pytest.raises(UsageError, match="contain none of the canaries"):
         measure(tmp_path, drawn, FakeTextModel(), FakeTextModel(), [])
 
 

@@ -41,7 +41,7 @@ def test_answers_by_hand(answer: str, reference: str, options: dict[str, Any], r
 
 
 def test_a_reference_without_a_number_is_an_error() -> None:
-    with pytest.raises(DataError, match="a:1: the reference answer has no number"):
+    with pytest.raises(DataError, match="a:1: the reference answer contains no number"):
         is_right("1", "many")
 
 

@@ -153,8 +153,8 @@ def component(offer: Any, **options: Any) -> Any:
         ([EXACT_MATCH], 0, [], ""),
         ([EXACT_MATCH, REVIEW], 20, ["warning"], "validation_size = 118"),
         ([EXACT_MATCH, REVIEW], 0, ["error"], "validation_size = 118"),
-        ([REVIEW], 400, ["error"], "put one before it"),
-        ([LOSS, REVIEW], 400, ["error"], "put one before it"),
+        ([REVIEW], 400, ["error"], "put such an evaluator before it"),
+        ([LOSS, REVIEW], 400, ["error"], "put such an evaluator before it"),
     ],
 )
 def test_a_run_that_cannot_choose_a_threshold_is_rejected(

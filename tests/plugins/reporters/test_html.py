@@ -185,7 +185,7 @@ def test_every_variant_of_a_baseline_has_a_row_with_its_result(tmp_path: Path) -
     )  # fmt: skip
     text = outline(page(tmp_path, [*sample_run(), earlier, chosen])).text
     lines = " ".join(text.split())
-    few = "chosen; worst possible score, so at most 20 test rows"
+    few = "chosen; worst possible score, so tested on at most 20 rows"
     for row in (
         "linearC=10.50040chosen", "linearC=90.50040", f"random-shotsk=10.50040{few}",
         "random-shotsk=20.50010after 10 rows: stopped",

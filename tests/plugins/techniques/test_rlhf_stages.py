@@ -373,7 +373,7 @@ def test_demonstrations_are_used_if_there_are_any(
             (Text(source="x:1", text="t"),),
             "rlhf needs conversations or .* is a Text",
         ),
-        ((Completion(source="x:2", prompt="a", completion="b"),), "the data has none"),
+        ((Completion(source="x:2", prompt="a", completion="b"),), "the data contains none"),
     ],
 )
 def test_records_that_no_stage_can_use_are_refused(

@@ -76,7 +76,7 @@ def test_no_price_without_a_clear_loss(case: Case, base: list[float], tuned: lis
 def test_what_cannot_be_seen_is_said(case: Case) -> None:
     add_effect(case, right(0.02), right(0.0))
     (effect,) = case.judge()["side_effects"]
-    assert effect["limit"] == "the base model reaches only 0.020, so a loss cannot be seen"
+    assert effect["limit"] == "the base model reaches only 0.020, too low to show a decline"
     case.measured = case.measured[:4]
     add_effect(case, right(0.5), right(0.5))
     (effect,) = case.judge()["side_effects"]

@@ -1,4 +1,4 @@
-"""``tunesmith submit``: write the job file of a run."""
+"""``tunesmith submit``: write the job file that runs training on a cloud or cluster."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def command(  # noqa: PLR0913 - click passes each option by name
         return submit_to(launcher, submit_words(run_file, sets, gpus, dry_run=dry_run))
     plan, _ = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     options = override_options(plan.table(CloudOptions), flags, "cloud")
-    refuse_unsuitable_job(plan, options.gpus, options.gpu_count, table="cloud", hint="--gpus 1")
+    refuse_unsuitable_job(plan, options.gpus, options.gpu_count, table="cloud", hint="add --gpus 1")
     job = name_job(name or plan.name)
     work = Work(job, run_file.name, f"{options.mount.rstrip('/')}/{job}", sets)
     text = write_yaml(LAUNCHERS[launcher].build(work, options), launcher)
@@ -82,7 +82,7 @@ def command(  # noqa: PLR0913 - click passes each option by name
     render.print_text(f"run folder: {work.folder}")
     if not options.volume:
         render.print_note(
-            "warning: without cloud.volume, the run folder is lost with the machine",
+            "warning: cloud.volume is not set, so the run folder is lost when the machine ends",
             style="warning",
         )
     render.print_note(
@@ -93,10 +93,10 @@ def command(  # noqa: PLR0913 - click passes each option by name
 
 
 def refuse_flags(launcher: str, flags: Mapping[str, object]) -> None:
-    """Reject flags that do not apply to a cluster with its own plugin.
+    """Raise an error if a flag does not apply to a cluster with its own plugin.
 
     Raises:
-        UsageError: such a flag is given.
+        UsageError: the user gave such a flag.
     """
     given = [name for name, value in flags.items() if value is not None]
     if given:
@@ -109,7 +109,7 @@ def refuse_flags(launcher: str, flags: Mapping[str, object]) -> None:
 def submit_words(
     run_file: Path, sets: Sequence[str], gpus: str | None, *, dry_run: bool
 ) -> list[str]:
-    """Return the arguments for the command that submits to a cluster."""
+    """Return the arguments for the cluster plugin's ``submit`` command."""
     words = [str(run_file), *(word for value in sets for word in ("--set", value))]
     words += ["--gpus", gpus] if gpus else []
     return [*words, *(["--dry-run"] if dry_run else [])]
@@ -134,7 +134,7 @@ def submit_to(launcher: str, words: list[str]) -> object:
 
 
 def write_yaml(content: dict[str, object], launcher: str) -> str:
-    """Return the text of a job file."""
+    """Return the YAML text of a job file, with a comment at the top."""
     head = f"# Written by `tunesmith submit --on {launcher}`. Each start continues the run.\n"
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
     return head + text

@@ -1,9 +1,9 @@
-"""The process of a job: start the run, or continue it from where an earlier start got to.
+"""Start the run in the process of a job, or continue it from the last checkpoint.
 
 ``python -m tunesmith_cloud.job RUN.toml RUN`` creates the run folder if necessary. Then it replaces
 itself with ``tunesmith resume RUN`` (under torchrun for several processes). The first start and
-every restart therefore use the same command. The process is replaced, not supervised, so a signal
-to the container reaches the run itself, which finishes its step and saves a checkpoint.
+every restart therefore use the same command. Because the process replaces itself, a signal to the
+container reaches the run, which finishes its step and saves a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tunesmith_cli.launch import create_run_once, print_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Create the run if necessary and continue it; return an exit code only on failure."""
+    """Create the run if necessary, and continue it. Return an exit code only on failure."""
     parser = argparse.ArgumentParser("tunesmith_cloud.job")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], dest="sets")

@@ -1,4 +1,4 @@
-"""Build the job file of each launcher as a dict, to be written as YAML."""
+"""Build the job file of each launcher as a dict, which is written as YAML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunesmith_cloud.options import CloudOptions
 
 @dataclass(frozen=True)
 class Work:
-    """The run that a job works on."""
+    """The run that a job executes, with its paths inside the job."""
 
     name: str
     """Name of the run, valid as a host name."""
@@ -25,7 +25,7 @@ class Work:
     sets: Sequence[str] = ()
 
     def command(self, options: CloudOptions) -> list[str]:
-        """Return the words of the command line of the job."""
+        """Return the job's command line as a list of words."""
         words = ["python", "-P", "-m", "tunesmith_cloud.job"]
         words += ["--processes", str(max(1, options.gpu_count))]
         for value in self.sets:
@@ -35,7 +35,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Launcher:
-    """A launcher: the builder of its job file, and the command that submits it."""
+    """A launcher, with the function that builds its job file, and the command to submit it."""
 
     build: Callable[[Work, CloudOptions], dict[str, Any]]
     start: str
@@ -43,7 +43,7 @@ class Launcher:
 
 
 def name_job(text: str) -> str:
-    """Return a job name that every launcher accepts: a-z, digits and hyphens, at most 40."""
+    """Return a job name that every launcher accepts: up to 40 of a-z, digits and hyphens."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
     return plain if plain[:1].isalpha() else f"run-{plain}".strip("-")
 
@@ -51,15 +51,15 @@ def name_job(text: str) -> str:
 def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
     """Return a PyTorchJob for the Kubeflow training operator, on one machine.
 
-    ``restartPolicy: ExitCode`` restarts a container that was killed by a signal (exit code 128 or
-    higher), and treats an error of the run (1 to 127) as final.
+    ``restartPolicy: ExitCode`` restarts a container that a signal killed (exit code 128 or higher),
+    and treats an error of the run (exit code 1 to 127) as final.
 
     Raises:
-        UsageError: no image or no volume is set.
+        UsageError: the image or the volume is not set.
     """
     if options.image is None:
         raise UsageError(
-            "cloud.image: Kubernetes needs a container image", hint="--image REGISTRY/NAME:TAG"
+            "cloud.image: Kubernetes needs a container image", hint="add --image REGISTRY/NAME:TAG"
         )
     if options.volume is None:
         raise UsageError(
@@ -67,7 +67,7 @@ def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
                 "cloud.volume: Kubernetes needs a volume, because a restarted container loses "
                 "its files"
             ),
-            hint="--volume NAME, a persistent volume claim",
+            hint="name a persistent volume claim with --volume NAME",
         )
     resources: dict[str, Any] = {"cpu": str(options.cpus), "memory": f"{options.memory}Gi"}
     if options.gpu_count:
@@ -112,7 +112,7 @@ def build_kubernetes(work: Work, options: CloudOptions) -> dict[str, Any]:
 
 
 def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
-    """Return a SkyPilot task for ``sky jobs launch``; SkyPilot syncs the run file's folder."""
+    """Return a SkyPilot task for ``sky jobs launch``. SkyPilot syncs the run file's folder."""
     resources: dict[str, Any] = {
         "cpus": f"{options.cpus}+",
         "memory": f"{options.memory}+",
@@ -128,7 +128,7 @@ def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
         if not options.gpu_type:
             raise UsageError(
                 (f"cloud.gpus: SkyPilot needs a GPU type, such as A100:2, but got {options.gpus}"),
-                hint="--gpus A100:2",
+                hint="add --gpus A100:2",
             )
         resources["accelerators"] = f"{options.gpu_type}:{options.gpu_count}"
     if options.image:
@@ -147,7 +147,7 @@ def build_skypilot(work: Work, options: CloudOptions) -> dict[str, Any]:
 
 
 def build_dstack(work: Work, options: CloudOptions) -> dict[str, Any]:
-    """Return a dstack task; dstack copies the files in the run file's folder."""
+    """Return a dstack task. dstack copies the files in the run file's folder."""
     resources: dict[str, Any] = {
         "cpu": f"{options.cpus}..",
         "memory": f"{options.memory}GB..",

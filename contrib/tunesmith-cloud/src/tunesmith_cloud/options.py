@@ -1,4 +1,4 @@
-"""Options of the table ``[cloud]``, which are the same for all three launchers."""
+"""Define the options of the table ``[cloud]``, which all three launchers share."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class CloudOptions(Options):
 
     @property
     def gpu_type(self) -> str:
-        """Requested GPU type; empty if any type will do."""
+        """The requested GPU type, or "" for any type."""
         return parse_gpus(self.gpus).type
 
     @property
     def gpu_count(self) -> int:
-        """Number of GPUs, and of training processes."""
+        """The number of GPUs, which is also the number of training processes."""
         return parse_gpus(self.gpus).count
 
 

@@ -2,12 +2,12 @@
 
 The arguments are the folder, the file to write, its format, and the name of the pre-tokenizer (or
 an empty string). The converter chooses a class according to the architecture. This module extends
-that class:
+that class as follows:
 
-- the pre-tokenizer can be given by name,
-- all end tokens are written,
+- the user can name the pre-tokenizer,
+- the file contains all end tokens,
 - SentencePiece files are optional,
-- config keys that transformers 5 drops are kept.
+- the file keeps config keys that transformers 5 drops.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EARLIER = ("rotary_pct", "rotary_emb_base")
 
 
 def main() -> None:
-    """Convert the folder; the exit code is 0 if the file is complete."""
+    """Convert the folder. The exit code is 0 if the file is complete."""
     import gguf
     import torch
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class

@@ -1,4 +1,4 @@
-"""llama.cpp as an engine: its server renders, tokenizes and generates; its library scores."""
+"""Verify exports in llama.cpp: its server renders and generates, and its library scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS = 600
 
 
 class LlamaCpp:
-    """A GGUF file loaded into llama.cpp."""
+    """A GGUF file that is loaded into llama.cpp for verification."""
 
     def __init__(self, server: Any, model: Any, *, exact: bool, turns: Turns | None) -> None:
         self.server = server
@@ -39,7 +39,7 @@ class LlamaCpp:
         return str(self._post("/apply-template", {"messages": turns})["prompt"])
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a rendered prompt, with tokens that the server adds in front."""
+        """Return the token ids of a rendered prompt, including those that the server prepends."""
         body = {"content": text, "add_special": True, "parse_special": True}
         return [int(i) for i in self._post("/tokenize", body)["tokens"]]
 
@@ -69,10 +69,10 @@ class LlamaCpp:
 
 @contextmanager
 def open_engine(file: Path, *, exact: bool, turns: Turns | None = None) -> Iterator[LlamaCpp]:
-    """Load a GGUF file into llama.cpp; ``exact`` keeps cached keys and values in f32.
+    """Load a GGUF file into llama.cpp. ``exact`` keeps cached keys and values in f32.
 
-    If ``turns`` are given, they render prompts in place of the template in the file, as Ollama
-        does.
+    If ``turns`` are given, they render prompts in place of the template in the file, as
+    Ollama does.
     """
     import xllamacpp
 

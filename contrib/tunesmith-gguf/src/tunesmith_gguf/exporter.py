@@ -1,4 +1,4 @@
-"""Convert model folders to GGUF, quantize them, and read facts back from the file."""
+"""Convert model folders to GGUF, quantize them, and read facts from the written file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GgufExporter:
         full.unlink()
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return facts from the file, to compare with the model.
+        """Return facts from the file, which the export compares with the model.
 
         Raises:
             IntegrityError: the file is missing or incomplete.
@@ -73,7 +73,9 @@ def convert_to_gguf(
     )
     if done.returncode == 0:
         return
-    reason = (done.stderr.strip().splitlines() or ["the converter ended without a message"])[-1]
+    reason = (done.stderr.strip().splitlines() or ["the converter ended without an error message"])[
+        -1
+    ]
     hint = "llama.cpp may not support this architecture: export to safetensors instead"
     if _UNKNOWN_TOKENIZER in done.stderr:
         reason = "llama.cpp does not recognize how the tokenizer splits text"

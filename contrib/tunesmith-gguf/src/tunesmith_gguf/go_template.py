@@ -10,7 +10,8 @@ from tunesmith_gguf.turns import ANSWER, ASSISTANT, CALL, START, TOOL, Pair, Too
 def write_go(turns: Turns) -> str:
     """Return an Ollama template that renders the same text.
 
-    Only the JSON of tool definitions and arguments differs: Ollama writes it without spaces.
+    Only the JSON of tool definitions and arguments differs, because Ollama writes it without
+    spaces.
     """
     tools = turns.tools
     asked = [pair for pair in turns.between if pair[1] == ANSWER]
@@ -29,7 +30,7 @@ def write_go(turns: Turns) -> str:
 
 
 def _write_piece(turns: Turns, pair: Pair, and_role: str = "") -> str:
-    """Return the action that writes the text of a pair, trimming white space around the action."""
+    """Return the action that writes a pair's text, and trims white space around the action."""
     text = _quote(turns.between[pair])
     tools = turns.tools
     if tools and pair in tools.opening:

@@ -1,4 +1,4 @@
-"""llama.cpp's library: quantize files, read vocabularies, compute all log-probabilities.
+"""Call llama.cpp's library to quantize files, read vocabularies and compute log-probabilities.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -28,7 +28,7 @@ _ERRORS = 3
 
 
 class Library(NamedTuple):
-    """Functions of llama.cpp, the interface to them, and a log callback that prints nothing."""
+    """llama.cpp's functions with the foreign-function interface, and a silent log callback."""
 
     functions: Any
     ffi: Any

@@ -1,4 +1,4 @@
-"""Offers of the exporters ``gguf`` and ``ollama``."""
+"""Offer the exporters ``gguf`` and ``ollama``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tunesmith_gguf.options import TOLERANCES, GgufOptions, OllamaOptions
 
 
 def find_tolerance(options: GgufOptions) -> float | None:
-    """Return the allowed difference of a log-probability in nats; None if weights are rounded."""
+    """Return the allowed error of a log-probability in nats, or None if weights are rounded."""
     return TOLERANCES.get(options.quantize)
 
 

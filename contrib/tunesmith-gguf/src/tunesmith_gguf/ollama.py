@@ -28,7 +28,7 @@ MODELFILE = "Modelfile"
 
 
 class OllamaExporter:
-    """Writes a GGUF file and a Modelfile; opens the file in llama.cpp, rendering as Ollama does."""
+    """Writes a GGUF file and a Modelfile, and verifies them in llama.cpp."""
 
     def __init__(self, options: OllamaOptions) -> None:
         self.options = options
@@ -56,7 +56,7 @@ class OllamaExporter:
         (out / MODELFILE).write_text(text, encoding="utf-8")
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return facts from the GGUF file, to compare with the model."""
+        """Return facts from the GGUF file, which the export compares with the model."""
         return self.gguf.facts(out)
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
@@ -66,9 +66,9 @@ class OllamaExporter:
 
 
 def read_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[Turns | None, str]:
-    """Return a tokenizer's chat template as turns, and the reason why tools were skipped (or "").
+    """Return a tokenizer's chat template as turns, with the reason why tools were skipped or "".
 
-    The turns are None if the tokenizer has no chat template.
+    If the tokenizer has no chat template, the turns are None.
 
     Raises:
         UsageError: Ollama's templates cannot express the chat template.
@@ -98,8 +98,8 @@ def build_modelfile(
 ) -> str:
     """Return the text of a Modelfile.
 
-    Answers are generated as in the evaluation: greedy, without a repeat penalty. Ollama's defaults
-    are a temperature of 0.8 and a penalty of 1.1.
+    The Modelfile makes Ollama generate answers as in the evaluation: greedily, without a repeat
+    penalty. Ollama's defaults are a temperature of 0.8 and a penalty of 1.1.
     """
     template = "{{ .Prompt }}" if turns is None else write_go(turns)
     lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""']

@@ -1,4 +1,4 @@
-"""Options of the exporters ``gguf`` and ``ollama``."""
+"""Define the options of the exporters ``gguf`` and ``ollama``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Keys and values are cached in f32 for f32, and in llama.cpp's default f16 for f1
 
 
 class GgufOptions(Options):
-    """Options of the exporter ``gguf``."""
+    """Options of the exporter ``gguf``: the format of the weights, and the pre-tokenizer."""
 
     quantize: Literal["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"] = Field(
         "f16",
@@ -37,7 +37,7 @@ class GgufOptions(Options):
 
 
 class OllamaOptions(GgufOptions):
-    """Options of the exporter ``ollama``."""
+    """Options of the exporter ``ollama``: those of ``gguf``, and settings in the Modelfile."""
 
     system: str | None = Field(
         None,
@@ -51,7 +51,8 @@ class OllamaOptions(GgufOptions):
     def _refuse_three_quotes(cls, text: str | None) -> str | None:
         if text is not None and '"""' in text:
             raise ValueError(
-                "must not contain three quotation marks in a row, which end a text in a Modelfile"
+                "must not contain three quotation marks in a row, because they end a text in a "
+                "Modelfile"
             )
         return text
 

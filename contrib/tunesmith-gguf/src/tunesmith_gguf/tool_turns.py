@@ -1,4 +1,4 @@
-"""Find out how a chat template writes tools: render marked tools, and verify on others."""
+"""Find out how a chat template writes tools, by rendering marked tools and verifying on others."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _render_if_taken(render: Render, chat: Sequence[Message]) -> str | None:
 
 
 def _find_middle(text: str) -> tuple[str, bool]:
-    """Return the text between name and arguments of a call, and True if the name comes first."""
+    """Return the text between a call's name and arguments, and True if the name comes first."""
     parts = ["qzxname0xzq", dump_json(_ARGUMENTS)]
     at = [text.find(part) for part in parts]
     if min(at) < 0:
@@ -232,7 +232,7 @@ def _strip_quotes(turns: Turns) -> Turns:
 
 
 def _probes(between: dict[Pair, str]) -> Iterator[list[Message]]:
-    """Yield conversations with tools, of the kinds that the template accepts."""
+    """Yield test conversations with tools, of the kinds that the template accepts."""
     texts = ("Is it < 3 & dry?", 'Say "{{ it }}"\\n.', '{"rain": false, "in": "Gräz"}', "a\n\nb")
     calls = [
         ToolCall(f"tool_{n}", dump_json({"city": text, "n": n})) for n, text in enumerate(texts)

@@ -1,9 +1,9 @@
-"""A chat template as fixed texts between messages, which Ollama's templates can express.
+"""Represent a chat template as fixed texts between messages, which Ollama can express.
 
-Chat templates are Jinja programs; Ollama uses Go templates. Most chat templates only write a fixed
-text between two messages, depending on their roles. These texts are found by rendering marked
-conversations, and are verified on other ones. A template that does more than this is rejected.
-White space around a message is kept, although many templates remove it.
+Chat templates are Jinja programs, but Ollama uses Go templates. Most chat templates only write a
+fixed text between two messages, depending on their roles. This module finds these texts by
+rendering marked conversations, and verifies them on other conversations. It rejects templates that
+do more. White space around a message is kept, although many templates remove it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Render = Callable[[Sequence[Message]], str]
 
 @dataclass(frozen=True)
 class Opening:
-    """The opening text if there are tools: before, between and after their definitions."""
+    """The opening text with tools: the parts before, between and after their definitions."""
 
     before: str
     between: str = ""
@@ -77,7 +77,7 @@ class Turns:
     tools: ToolTurns | None = None
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return a conversation as text, up to where the answer starts."""
+        """Return a conversation as text, up to the start of the answer."""
         definitions = list(messages[0].tools) if self.tools and messages else []
         kind, text = START, ""
         for message in messages:
@@ -103,7 +103,7 @@ class Turns:
         return Turns(between, replace(self.tools, opening=opening))
 
     def _list_parts(self, message: Message) -> Iterator[Pair]:
-        """Yield kind and text of each part of a message."""
+        """Yield the kind and the text of each part of a message."""
         tools = self.tools
         if tools is None or not message.tool_calls:
             is_json = tools is not None and tools.results_as_json and message.role == TOOL
@@ -139,7 +139,7 @@ def find_turns(render: Render) -> Turns:
     """Return the texts that a chat template writes between messages.
 
     Raises:
-        UsageError: the template does more than write such texts.
+        UsageError: the template does more than writing such texts.
     """
     between = dict(_find_pieces(render, [USER, ASSISTANT, USER]))
     for roles in _MAY_BE_REFUSED:
@@ -158,7 +158,7 @@ def find_turns(render: Render) -> Turns:
 
 
 def _find_pieces_if_taken(render: Render, roles: Sequence[Role]) -> list[tuple[Pair, str]]:
-    """Return the text between any two of these roles; empty if the template rejects them."""
+    """Return the text between any two of these roles, or {} if the template rejects them."""
     try:
         return _find_pieces(render, roles)
     except Exception:  # Templates can raise any error.

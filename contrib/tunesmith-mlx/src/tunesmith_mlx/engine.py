@@ -1,4 +1,4 @@
-"""mlx-lm as an engine: it renders, tokenizes, generates and scores as mlx-lm's own programs do.
+"""Verify exports in mlx-lm, which renders, tokenizes, generates and scores them.
 
 Shapes: T tokens, N scored positions, V vocabulary.
 """
@@ -53,7 +53,7 @@ class MlxModel(FolderTokenizer):
 
 @contextmanager
 def open_engine(folder: Path) -> Iterator[MlxModel]:
-    """Load a folder as ``mlx_lm.load`` does.
+    """Load a folder like ``mlx_lm.load``.
 
     Raises:
         IntegrityError: mlx-lm cannot load the folder.

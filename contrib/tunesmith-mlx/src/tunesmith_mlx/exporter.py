@@ -39,7 +39,7 @@ class MlxExporter:
         save_config(config, out / "config.json")
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return facts from the folder, to compare with the model.
+        """Return facts from the folder, which the export compares with the model.
 
         Raises:
             IntegrityError: a file is missing or incomplete.
@@ -51,26 +51,26 @@ class MlxExporter:
         return open_engine(out)
 
     def _load(self, model: Path) -> tuple[Any, dict[str, Any]]:
-        """Return a model whose weights are loaded lazily as they are written, and its config."""
+        """Return a model with its config. Its weights are only loaded when they are written."""
         import mlx.core as mx
         from mlx_lm.utils import load_model, quantize_model
 
         try:
-            with redirect_stdout(StringIO()) as printed:  # It prints what is missing, and exits.
+            with redirect_stdout(StringIO()) as printed:  # mlx-lm prints what is missing.
                 weights, config = load_model(model, lazy=True)
         except (ValueError, TypeError, KeyError, IndexError, SystemExit) as error:
             text = printed.getvalue() if isinstance(error, SystemExit) else str(error)
-            reason = (text.strip().splitlines() or ["it ended without a message"])[0]
+            reason = (text.strip().splitlines() or ["the process ended without a message"])[0]
             raise EnvironmentProblem(
                 f"mlx: mlx-lm cannot load this model: {reason:.200}",
-                hint="it may not support this architecture: export to safetensors instead",
+                hint="mlx-lm may not support this architecture: export to safetensors instead",
             ) from error
         name = DTYPES.get(self.options.quantize, "bfloat16")
         _convert(weights, getattr(mx, name))
         config.update(dtype=name, torch_dtype=name)
         if self.options.quantize.startswith("int"):
             bits = int(self.options.quantize[3:])
-            with redirect_stdout(StringIO()):  # It prints the bits per weight.
+            with redirect_stdout(StringIO()):  # mlx-lm prints the bits per weight.
                 weights, config = quantize_model(weights, config, self.options.group_size, bits)
         return weights, config
 

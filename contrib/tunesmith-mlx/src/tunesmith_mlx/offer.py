@@ -1,4 +1,4 @@
-"""Offer of the exporter ``mlx``."""
+"""Offer the exporter ``mlx``."""
 
 from __future__ import annotations
 

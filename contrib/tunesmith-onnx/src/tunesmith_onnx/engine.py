@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: the graph generates and scores; the folder's tokenizer tokenizes.
+"""Verify exports in ONNX Runtime: the graph generates and scores, the tokenizer is the folder's.
 
 Shapes: T tokens, N scored positions, V vocabulary.
 """
@@ -29,7 +29,7 @@ class OnnxRuntime(FolderTokenizer):
     """A graph loaded into ONNX Runtime."""
 
     def __init__(self, session: Any, tokenizer: Any, config: dict[str, Any]) -> None:
-        """Wrap a session; ``config`` is the ``model`` part of the folder's genai_config.json."""
+        """Wrap a session. ``config`` is the ``model`` part of the folder's genai_config.json."""
         super().__init__(tokenizer)
         self.session = session
         ids = config["eos_token_id"]
@@ -37,7 +37,9 @@ class OnnxRuntime(FolderTokenizer):
         names = {i.name for i in session.get_inputs()}
         cached = {name for name in names if name.startswith(PAST)}
         if unknown := names - cached - {"input_ids", "attention_mask", "position_ids"}:
-            raise EnvironmentProblem(f"onnx: the graph has unknown inputs: {unknown}")
+            raise EnvironmentProblem(
+                f"onnx: the graph needs inputs that this exporter does not know: {unknown}"
+            )
         self.takes_positions = "position_ids" in names
         decoder = config["decoder"]
         shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
@@ -85,7 +87,7 @@ def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
 
     Raises:
         IntegrityError: ONNX Runtime cannot load the graph.
-        EnvironmentProblem: the model has state other than cached keys and values.
+        EnvironmentProblem: the model keeps state other than cached keys and values.
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Write model folders as ONNX graphs, quantize them, and read facts back from the files."""
+"""Write model folders as ONNX graphs, quantize them, and read facts from the written files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class OnnxExporter:
                 shutil.copyfile(model / name, out / name)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return facts from the files, to compare with the model.
+        """Return facts from the files, which the export compares with the model.
 
         Raises:
             IntegrityError: a file is missing or incomplete.
@@ -102,7 +102,7 @@ def build_graph(model: Path, out: Path) -> None:
 
 
 def quantize_graph(source: Path, target: Path, bits: int) -> None:
-    """Write a graph whose constant matrices have 4 or 8 bits; it still computes in float32."""
+    """Write a graph whose constant matrices have 4 or 8 bits, and which computes in float32."""
     import onnx
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
@@ -113,10 +113,10 @@ def quantize_graph(source: Path, target: Path, bits: int) -> None:
 
 
 def check_graph(file: Path) -> None:
-    """Check that a graph is readable, and that its weight file is complete.
+    """Check that a graph can be read, and that its weight file is complete.
 
     Raises:
-        IntegrityError: the graph is unreadable, or its weights are incomplete.
+        IntegrityError: the graph cannot be read, or its weights are incomplete.
     """
     import onnx
     from google.protobuf.message import DecodeError

@@ -1,4 +1,4 @@
-"""Offer and options of the exporter ``onnx``."""
+"""Offer the exporter ``onnx``, with its options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.options import Options
 
 
 class OnnxOptions(Options):
-    """Options of the exporter ``onnx``."""
+    """Options of the exporter ``onnx``: the format of the weights."""
 
     quantize: Literal["f32", "int8", "int4"] = Field(
         "f32",

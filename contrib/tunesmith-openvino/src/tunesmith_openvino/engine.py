@@ -1,4 +1,4 @@
-"""OpenVINO GenAI as an engine: it renders, tokenizes and generates; its graph scores.
+"""Verify exports in OpenVINO GenAI, which renders, tokenizes, generates and scores.
 
 Shapes: T tokens, N scored positions, V vocabulary.
 """
@@ -38,7 +38,7 @@ class OpenvinoModel:
         return str(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True))
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a rendered prompt; a chat template adds its own BOS token."""
+        """Return the token ids of a rendered prompt. A chat template adds its own BOS token."""
         special = not self.tokenizer.chat_template
         ids_1T = self.tokenizer.encode(text, add_special_tokens=special).input_ids.data
         return [int(i) for i in ids_1T[0]]

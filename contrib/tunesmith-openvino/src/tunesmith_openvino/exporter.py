@@ -1,4 +1,4 @@
-"""Write model folders as OpenVINO graphs, and read facts back from the files."""
+"""Write model folders as OpenVINO graphs, and read facts from the written files."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 Shapes: B rows, T new tokens, P tokens in the cache, S = P + T, H heads, D head size.
 
 The graph has the inputs that OpenVINO GenAI expects: ``input_ids``, ``attention_mask``,
-``position_ids`` and ``beam_idx`` (the cache rows to continue). The frontend is called directly,
-because ``openvino.convert_model`` reports its use to Intel.
+``position_ids`` and ``beam_idx`` (the cache rows to continue). This module calls OpenVINO's
+frontend directly, because ``openvino.convert_model`` reports its use to Intel.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def build_graph(folder: Path) -> Any:
     """Return the graph of a model folder, with weights in float32.
 
     Raises:
-        EnvironmentProblem: the model has state other than keys and values of all tokens, or
-            OpenVINO cannot convert it.
+        EnvironmentProblem: the model keeps state other than the keys and values of all tokens, or
+            OpenVINO cannot convert the model.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     refuse_other_state(config)
@@ -94,7 +94,7 @@ def refuse_other_state(config: Any) -> None:
     if kinds or getattr(config, "num_attention_heads", None) is None:
         found = ", ".join(sorted(kinds)) or "no attention"
         raise EnvironmentProblem(
-            f"openvino: the model has layers of {found}; only full attention is supported",
+            f"openvino: the model has layers of {found}, but only full attention is supported",
             hint=_HINT,
         )
 
@@ -134,7 +134,7 @@ def _convert(step: CachedStep, shapes: list[tuple[int, int]]) -> Any:
     dimensions = [[-1, -1]] * 3 + [[-1]] + [[-1, heads, -1, size] for _, (heads, size) in cached]
     for port, name, sizes in zip(graph.inputs, names, dimensions, strict=True):
         port.get_tensor().set_names({name})
-        port.get_node().set_friendly_name(name)  # OpenVINO GenAI's paging looks for it.
+        port.get_node().set_friendly_name(name)  # OpenVINO GenAI's paging looks for this name.
         port.get_node().set_partial_shape(PartialShape(sizes))
     results = ["logits", *(f"present.{n}" for n, _ in cached)]
     for port, name in zip(graph.outputs, results, strict=True):
@@ -163,7 +163,7 @@ def _keep_state(graph: Any, shapes: list[tuple[int, int]]) -> None:
 
 
 def _as_cache(tensors: list[Tensor]) -> DynamicCache:
-    """Wrap keys and values as a cache, whose own ``update`` would start with an empty one."""
+    """Wrap keys and values as a cache. ``update`` of the cache would start with an empty one."""
     cache = DynamicCache()
     for keys, values in zip(tensors[::2], tensors[1::2], strict=True):
         layer = DynamicLayer()

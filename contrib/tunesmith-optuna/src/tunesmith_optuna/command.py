@@ -1,4 +1,4 @@
-"""``tunesmith tune``: search for the best options of a run."""
+"""``tunesmith tune``: search for the options with the best validation score."""
 
 from __future__ import annotations
 
@@ -63,14 +63,15 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     if distributed.world_size() > 1:
         raise UsageError(
-            "tune: this command starts its processes itself", hint="start it without torchrun"
+            "tune: this command starts its processes itself",
+            hint="start the command without torchrun",
         )
     flags = given_flags(click.get_current_context())
     if run.is_dir():
         if sets or searches or out or flags.keys() - CHANGEABLE:
             raise UsageError(
                 f"{run}: the search space and the run file of an existing search cannot be changed",
-                hint=f"only these options can be changed: {', '.join(sorted(CHANGEABLE))}",
+                hint=f"start a new search, or change only: {', '.join(sorted(CHANGEABLE))}",
             )
         request = open_study(run, flags)
     else:
@@ -102,7 +103,7 @@ def find_launcher(options: TuneOptions, catalog: Catalog) -> Launcher:
 
 
 def show_plan(request: Request, *, as_json: bool) -> None:
-    """Print the search space, and how it will be searched."""
+    """Print the search space, and the number of trials, objective and pruner of the search."""
     options, space = request.options, request.options.space
     if as_json:
         content = {"options": options.model_dump(mode="json"), "combinations": space.size}

@@ -1,4 +1,4 @@
-"""Findings of a search: its trials, the best one, and how certain its lead is."""
+"""Collect and print the results of a search: its trials, the best one, and its lead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REASON_LENGTH = 400
 
 @dataclass(frozen=True)
 class Result:
-    """Score of a finished trial, with its 95 % interval and number of validation rows."""
+    """The score of a finished trial, with its 95 % interval and number of validation rows."""
 
     value: float
     low: float
@@ -31,7 +31,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as a row of the table."""
+    """A trial, with the values that a row of the results table shows."""
 
     number: int
     state: str
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Results of a search."""
+    """The results of a search."""
 
     folder: Path
     objective: Objective
@@ -76,16 +76,16 @@ class SearchResult:
 
     @property
     def run_file(self) -> Path:
-        """Path of the run file with the best options."""
+        """The path of the run file with the best options."""
         return self.folder / BEST_FILE
 
     @property
     def metric(self) -> str:
-        """Name of the metric."""
+        """The name of the metric that the search optimizes."""
         return one_line(self.objective.metric.name, 40)
 
     def describe_best(self) -> str:
-        """Describe which trial is best, and why its score is optimistic."""
+        """Return sentences that name the best trial, and state why its score is optimistic."""
         best = self.ranking[0]
         assert best.result is not None
         value, rows = (
@@ -122,7 +122,7 @@ class SearchResult:
         return f"; the run file's own options, trial {found.number}: {value}"
 
     def to_json(self) -> JSON:
-        """Return the search as JSON."""
+        """Return the results of the search as JSON."""
         metric = self.objective.metric
         return {
             "schema": "tunesmith.tune/1",
@@ -176,13 +176,13 @@ def show_trials(found: SearchResult) -> None:
 
 
 def describe_state(row: Row) -> str:
-    """Describe the state of a trial in a phrase, with its reason."""
+    """Return the state of a trial as a phrase, with its reason."""
     reason = one_line(redact(row.reason), REASON_LENGTH)
     return f"{row.state}: {reason}" if reason else row.state
 
 
 def shorten_keys(space: Space) -> dict[str, str]:
-    """Return a short name for each option: as many of its last words as make it unique."""
+    """Return a short unique name for each option, made of the last words of its key."""
     keys = [dimension.key for dimension in space.dimensions]
     names = {}
     for key in keys:
@@ -197,7 +197,7 @@ def shorten_keys(space: Space) -> dict[str, str]:
 
 
 def describe_values(dimension: Dimension) -> str:
-    """Describe the values of an option in words."""
+    """Return the values of an option in the search space as text."""
     if isinstance(dimension, Choices):
         return ", ".join(format_option(value) for value in dimension.values)
     text = f"{format_option(dimension.low)} to {format_option(dimension.last)}"

@@ -1,7 +1,7 @@
-"""Launchers, which run the trials on this machine or as cluster jobs.
+"""Run the trials on this machine, or as jobs on a cluster.
 
-A cluster is used through the commands ``NAME submit``, ``NAME status`` and ``NAME cancel`` of its
-plugin, with ``--json``. Only a run's events determine if it succeeded.
+The launcher for a cluster calls the commands ``NAME submit``, ``NAME status`` and ``NAME cancel``
+of its plugin, with ``--json``. Only the events of a run determine whether it succeeded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_FAILURES = 20
 
 
 class Launcher(Protocol):
-    """Executes runs."""
+    """The interface of a launcher, which executes the runs of trials."""
 
     poll_seconds: float
     """Seconds between two reads of the runs' events."""
@@ -52,11 +52,11 @@ class Launcher(Protocol):
         ...
 
     def stop(self, folder: Path) -> None:
-        """Stop the run with a signal, so that it can be continued."""
+        """Stop the run with a signal, so that the search can continue it later."""
         ...
 
     def describe_end(self, folder: Path) -> str:
-        """Describe how the run ended, if its events do not show it."""
+        """Return how the run ended, as text, for runs whose events do not show it."""
         ...
 
 
@@ -71,7 +71,7 @@ class LocalLauncher:
     _slots: dict[Path, int] = field(default_factory=dict)
 
     def start(self, folder: Path) -> None:
-        """Start ``tunesmith resume``, which waits if an earlier process still has the run."""
+        """Start ``tunesmith resume``, which waits while an earlier process locks the run."""
         slot = next(n for n in range(self.parallel + 1) if n not in self._slots.values())
         with (folder / LOG_FILE).open("ab") as log:
             self._processes[folder] = subprocess.Popen(
@@ -136,8 +136,8 @@ def list_gpus() -> Sequence[str]:
 def _follow_parent() -> None:
     """Stop the run cleanly if the search is killed (on Linux only).
 
-    SIGUSR1 is used because it has no effect the second time. A second SIGTERM would make the run
-    exit immediately.
+    The signal is SIGUSR1, because a second SIGUSR1 has no effect. A second SIGTERM would make the
+    run exit immediately.
     """
     signal_at_end_of_parent(signal.SIGUSR1)
 
@@ -171,7 +171,10 @@ class ClusterLauncher:
                 ", ".join(sorted(launchers))
                 or f"none installed: {install_contrib('tunesmith-slurm')}"
             )
-            raise UsageError(f"tune.on: no launcher `{name}`", hint=f"launchers: {known}")
+            raise UsageError(
+                f"tune.on: no installed plugin offers the launcher `{name}`",
+                hint=f"launchers: {known}",
+            )
         submit = offers[f"{name} submit"].load()
         flags = {flag for parameter in submit.params for flag in parameter.opts}
         return cls(name, ["--detach"] if "--detach" in flags else [])
@@ -188,7 +191,7 @@ class ClusterLauncher:
         if done.returncode:
             raise EnvironmentProblem(
                 f"tunesmith {self.name} submit: {_error_of(done)}",
-                hint="fix this, and continue the search with `tunesmith tune FOLDER`",
+                hint="fix the problem, and continue the search with `tunesmith tune FOLDER`",
             )
         self._asked[folder] = time.monotonic()
 
@@ -206,13 +209,13 @@ class ClusterLauncher:
         self._failures = self._failures + 1 if active is None else 0
         if self._failures >= MAX_FAILURES:
             raise EnvironmentProblem(
-                f"tunesmith {self.name} status: failed {MAX_FAILURES} times in a row",
+                f"tunesmith {self.name} status: the command failed {MAX_FAILURES} times in a row",
                 hint="the jobs continue to run; continue the search with `tunesmith tune FOLDER`",
             )
         return active is not False
 
     def stop(self, folder: Path) -> None:
-        """Cancel the run's job; the run stops after its current step."""
+        """Cancel the run's job, which stops the run after its current step."""
         self._call("cancel", folder)
 
     def describe_end(self, folder: Path) -> str:

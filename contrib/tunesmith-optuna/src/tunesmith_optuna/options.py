@@ -1,4 +1,4 @@
-"""Options of a search: the table ``[tune]``, and the flags of ``tunesmith tune``."""
+"""Define the options of a search: the table ``[tune]``, and the flags of ``tunesmith tune``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TuneOptions(Options):
 
     @property
     def space(self) -> Space:
-        """Return the search space."""
+        """The search space, with the possible values of each option."""
         return read_space(self.search)
 
 

@@ -1,4 +1,4 @@
-"""A requested search, read from a run file with a search space or from a search folder."""
+"""Read a requested search from a run file with a search space, or from a search folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Request:
-    """A requested search."""
+    """A requested search, with its plan, its objective and its folder."""
 
     plan: Plan
     """The run to tune; its table ``[tune]`` includes the command-line options."""
@@ -44,7 +44,7 @@ class Request:
 
     @property
     def options(self) -> TuneOptions:
-        """Options of the search."""
+        """The options of the search."""
         return self.plan.table(TuneOptions)
 
     def runs(self, folder: Path) -> TrialRuns:
@@ -55,7 +55,7 @@ class Request:
         """Check the values in the search space before anything is written or trained.
 
         Raises:
-            ConfigError: the technique does not accept one of them.
+            ConfigError: the technique does not accept one of the values.
         """
         planned = self.folder or out or Path(self.plan.run.folder) / "STUDY"
         self.runs(planned.absolute()).check_space(self.options.space)
@@ -86,13 +86,13 @@ def read_request(
 
     Raises:
         ConfigError: the run file, the search space or one of its values is not valid.
-        DataError: the data is unusable, or has no validation rows.
+        DataError: the data cannot be read, or contains no validation rows.
     """
     plan, catalog = api.load_plan(run_file, sets=sets, files=state.files, disabled=state.disabled)
     options = change_options(plan.table(TuneOptions), flags, searches)
     if not options.search:
         raise ConfigError(
-            [Problem("tune.search", "there is no option to search")],
+            [Problem("tune.search", "the run file does not state which options to search")],
             hint="add --search technique.learning_rate=1e-5:1e-3:log, or a table [tune.search]",
         )
     objective = find_objective(plan, catalog, options.metric)
@@ -145,7 +145,7 @@ def change_options(
 
 
 def change_table(plan: Plan, options: TuneOptions) -> Plan:
-    """Return the plan with different search options."""
+    """Return the plan with these search options in its table ``[tune]``."""
     tables = tuple(
         replace(table, config=options) if isinstance(table.config, TuneOptions) else table
         for table in plan.tables
@@ -156,7 +156,7 @@ def change_table(plan: Plan, options: TuneOptions) -> Plan:
 def review_data(plan: Plan, catalog: Catalog, load: Callable[[Sequence[str]], Plan]) -> Plan:
     """Load, split and review the data once for all trials; return a plan with validation rows.
 
-    ``load`` reads the run file again with additional values.
+    ``load`` is a function that reads the run file again with additional values.
 
     Raises:
         ConfigError: a review found errors.

@@ -1,4 +1,4 @@
-"""The search, which proposes trials, runs them, and records their results."""
+"""Run a search: propose trials, execute them, and record their results."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ class ProgressView(Protocol):
 
 @dataclass
 class RunningTrial:
-    """A trial that is running."""
+    """A running trial, with the events that its run has written so far."""
 
     trial: Trial
     log: TrialLog
     pruned: str = ""
-    """The reason why the trial was stopped early; empty if it was not."""
+    """The reason why the trial was stopped early, or "" if it was not."""
     compared: int = 0
     """Number of its evaluations that have been compared with other trials."""
     began: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
-        """Run time of the trial, or the time since this search started to follow it."""
+        """The seconds since the trial started, or since this process started to follow it."""
         return self.log.seconds or time.monotonic() - self.began
 
 
@@ -124,7 +124,7 @@ class Search:
             self._start(trial, resumed=False)
 
     def _start(self, trial: Trial, *, resumed: bool) -> None:
-        """Start the run of a trial; if its options conflict, the trial counts as failed."""
+        """Start the run of a trial. If its options conflict, record the trial as failed."""
         options = self.study.space.decode(trial.params)
         self.view.begin(trial.number, options, resumed)
         try:
@@ -135,7 +135,7 @@ class Search:
             return
         running = RunningTrial(trial, TrialLog(folder))
         running.log.read()
-        if running.log.status in ("ok", "failed"):  # It ended while no search was running.
+        if running.log.status in ("ok", "failed"):  # The run ended while no search was running.
             self._compare(running)
             self._finish(running)
             return
@@ -156,7 +156,7 @@ class Search:
         self.view.update([running.log for _, running in sorted(self.running.items())])
 
     def _compare(self, running: RunningTrial) -> None:
-        """Compare new validation losses with other trials, and stop the trial if it is worse."""
+        """Compare a trial's new validation losses with other trials, and stop it if it is worse."""
         evaluations = [*running.log.evaluations.values()]
         for evaluation in evaluations[running.compared :]:
             running.compared += 1
@@ -170,7 +170,8 @@ class Search:
         """Record the outcome of a trial."""
         trial, log = running.trial, running.log
         if running.pruned:
-            # Even if the run ended before the signal, because proposals must not depend on timing.
+            # Count the trial as pruned even if its run ended before the signal, because proposals
+            # must not depend on timing.
             self.study.prune(trial, running.seconds, running.pruned)
         elif log.status == "ok" and (result := self._find_result(log)):
             self.study.finish(trial, result, running.seconds)
@@ -185,7 +186,7 @@ class Search:
         if len(ended) >= FIRST_FAILURES and all(row.state == "failed" for row in ended):
             raise TrainingError(
                 f"the first {len(ended)} trials failed: {one_line(ended[-1].reason, 400)}",
-                hint="first make sure that the run file itself works: tunesmith run",
+                hint="make sure that the run file works without a search: tunesmith run",
             )
 
     def _find_result(self, log: TrialLog) -> Result | None:
@@ -198,12 +199,12 @@ class Search:
     def _find_reason(self, log: TrialLog) -> str:
         if log.status == "ok":
             objective = self.runs.objective
-            return f"{objective.id} did not measure {objective.metric.name} of its model"
+            return f"the evaluator {objective.id} did not measure {objective.metric.name}"
         reason = str(log.finished["error"]) if log.finished else ""
         return reason or self.launcher.describe_end(log.folder)
 
     def _leave(self) -> None:
-        """Stop local trials, which the search can continue later; cluster jobs continue."""
+        """Stop local trials, so that the search can continue them later. Cluster jobs continue."""
         if self.launcher.leaves_runs:
             return
         for running in self.running.values():

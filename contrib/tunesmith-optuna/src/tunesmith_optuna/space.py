@@ -1,8 +1,8 @@
-"""The search space: possible values of each option, from a run file or the command line.
+"""Read the search space, the possible values of each option, from a run file or command line.
 
 In a run file, ``[tune.search]`` maps dotted keys to values: a list of choices, or a range with
-``low``, ``high``, and ``log = true`` or a ``step``. On the command line, these are written as
-``4,8,16``, ``1e-5:1e-3``, ``1e-5:1e-3:log`` and ``0:0.2:0.05``.
+``low``, ``high``, and ``log = true`` or a ``step``. On the command line, users write choices and
+ranges as ``4,8,16``, ``1e-5:1e-3``, ``1e-5:1e-3:log`` and ``0:0.2:0.05``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both inclusive; integers if both are integers."""
+    """Numbers from ``low`` to ``high``, inclusive, which are integers if both ends are."""
 
     key: str
     low: int | float
@@ -56,7 +56,7 @@ class Range:
 
     @property
     def last(self) -> int | float:
-        """Highest value that the steps reach."""
+        """The highest value that the steps reach."""
         if self.step is None:
             return self.high
         count = math.floor((self.high - self.low) / self.step + 1e-9)
@@ -91,7 +91,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """A set of unordered values."""
+    """The choices for an option, which have no order."""
 
     key: str
     values: tuple[Value, ...]
@@ -104,7 +104,7 @@ class Choices:
         return [*self.values]
 
     def grid(self) -> list[Value] | None:
-        """Return all values."""
+        """Return all choices."""
         return [*self.values]
 
     def contains(self, value: object) -> bool:
@@ -121,13 +121,13 @@ Dimension = Range | Choices
 
 @dataclass(frozen=True)
 class Space:
-    """The options to search, sorted by key: a stored run file may have a different order."""
+    """The options to search, sorted by key, because a stored run file may change their order."""
 
     dimensions: tuple[Dimension, ...]
 
     @property
     def size(self) -> int | None:
-        """Number of combinations, or None if there are infinitely or very many."""
+        """The number of combinations, or None if there are infinitely or very many."""
         counts = [len(grid) for d in self.dimensions if (grid := d.grid()) is not None]
         total = math.prod(counts)
         is_finite = len(counts) == len(self.dimensions) and total <= MAX_STEPS
@@ -161,7 +161,7 @@ def read_space(table: Mapping[str, Any]) -> Space:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the lists and ranges of a search space by dotted key."""
+    """Return the lists and ranges of a search space, by dotted key."""
     found: dict[str, Any] = {}
     for name, item in table.items():
         if isinstance(item, Mapping) and not ({"low", "high"} & item.keys()):
@@ -172,7 +172,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_argument(text: str) -> tuple[str, Any]:
-    """Parse ``KEY=VALUES`` from the command line; return the key and its run file value.
+    """Parse ``KEY=VALUES`` from the command line; return the key and its run-file value.
 
     Raises:
         ValueError: the argument has no values.
@@ -199,7 +199,7 @@ def _read_dimension(key: str, item: Any) -> Dimension:
                 f"{key}: a range can only have low, high, log and step, got {unknown[0]!r}"
             )
         if missing := sorted({"low", "high"} - item.keys()):
-            raise ValueError(f"{key}: the range has no {missing[0]}")
+            raise ValueError(f"{key}: the range lacks `{missing[0]}`")
         return Range(key, **item)
     if not isinstance(item, list):
         raise ValueError(f"{key}: must be a list of values or a range, got {item!r:.80}")

@@ -1,4 +1,4 @@
-"""The study: Optuna's record of the trials, in a journal that survives a killed search.
+"""Store the study, Optuna's record of the trials, in a journal that survives a killed search.
 
 The sampler seed of each trial is derived from the study's seed and the trial's number. An
 interrupted search therefore proposes the same trials as an uninterrupted one.
@@ -40,7 +40,7 @@ MAX_PROPOSALS = 100
 
 
 class Study:
-    """The trials of a study, in Optuna's storage."""
+    """A study, whose trials are in Optuna's storage."""
 
     def __init__(self, folder: Path, space: Space, direction: str, pruner: str, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -58,7 +58,7 @@ class Study:
     def propose(self, first: Mapping[str, Value] | None) -> Trial | None:
         """Return the next trial, or None if all combinations were tried or too many were repeated.
 
-        ``first`` contains the parameters of the first trial, if they are given.
+        ``first`` optionally contains the parameters of the first trial.
         """
         if not self._study.get_trials(deepcopy=False) and first is not None:
             self._study.enqueue_trial(dict(first))
@@ -91,7 +91,7 @@ class Study:
     # ------------------------------------------------------------------ results
 
     def should_prune(self, trial: Trial, evaluation: ValidationPoint) -> bool:
-        """Report a validation loss; return True if the trial is worse than others at this point."""
+        """Report a validation loss, and return True if the trial is worse than others so far."""
         if evaluation.tenth not in self._reported(trial):
             loss = -evaluation.loss if self.maximizes else evaluation.loss
             trial.report(loss, evaluation.tenth)
@@ -102,16 +102,16 @@ class Study:
         return dict(found.intermediate_values)
 
     def finish(self, trial: Trial, result: Result, seconds: float) -> None:
-        """Record the result of a trial."""
+        """Record the score of a finished trial."""
         trial.set_user_attr("result", [result.low, result.high, result.n])
         self._end(trial, TrialState.COMPLETE, seconds, "", result.value)
 
     def prune(self, trial: Trial, seconds: float, reason: str) -> None:
-        """Record that a trial was stopped early."""
+        """Record that a trial was stopped early, with the reason."""
         self._end(trial, TrialState.PRUNED, seconds, reason)
 
     def fail(self, trial: Trial, seconds: float, reason: str) -> None:
-        """Record that a trial failed."""
+        """Record that a trial failed, with the reason."""
         self._end(trial, TrialState.FAIL, seconds, reason)
 
     def _end(
@@ -155,7 +155,7 @@ class Study:
         return [row for _, row in finished]
 
     def importances(self) -> dict[str, float]:
-        """Return the share of the score differences due to each option; empty if trials are few.
+        """Return the share of score differences due to each option, or {} if trials are few.
 
         The shares are estimated with a random forest over the options (fANOVA, Hutter et al., ICML
         2014).

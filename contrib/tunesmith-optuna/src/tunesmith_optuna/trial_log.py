@@ -23,13 +23,13 @@ class ValidationPoint:
 
     @property
     def tenth(self) -> int:
-        """The tenth of the training that has been reached, from 1 to 10."""
+        """The tenth of the training that this step is in, from 1 to 10."""
         return max(1, -(-TENTHS * self.step // self.steps))
 
 
 @dataclass
 class TrialLog:
-    """State of a trial according to its events; each read updates it."""
+    """The state of a trial according to its events. Each call of :meth:`read` updates it."""
 
     folder: Path
     step: int = 0
@@ -41,7 +41,7 @@ class TrialLog:
     measured: dict[tuple[str, str], JSON] = field(default_factory=dict)
     """Events of the trained model's metrics, by evaluator and metric."""
     finished: JSON | None = None
-    """Event at the end of the run; None while the run is active (even after a resume)."""
+    """Event at the end of the run, or None while the run is active (even after a resume)."""
     seconds: float = 0.0
     """Total time of those processes of the run that ended properly."""
     _offset: int = 0
@@ -53,7 +53,7 @@ class TrialLog:
 
     @property
     def status(self) -> str:
-        """Status of the run: ok, failed, stopped, or unfinished."""
+        """The status of the run: ok, failed, stopped or unfinished."""
         return str(self.finished["status"]) if self.finished else "unfinished"
 
     def read(self) -> None:

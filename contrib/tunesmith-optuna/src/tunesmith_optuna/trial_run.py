@@ -1,4 +1,4 @@
-"""The run of a trial: the tuned run with different options, scored on its validation rows."""
+"""Create the run of a trial: the tuned run with different options, scored on validation rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Objective:
 
     @property
     def direction(self) -> str:
-        """Direction of the study, in Optuna's terms."""
+        """The direction of the study in Optuna's terms, ``maximize`` or ``minimize``."""
         return "maximize" if self.metric.higher_is_better else "minimize"
 
 
@@ -110,7 +110,7 @@ class TrialRuns:
         """Check both ends of each range, and each choice, before anything is trained.
 
         Raises:
-            ConfigError: the technique does not accept some values; the error lists all of them.
+            ConfigError: the technique does not accept some values. The error lists all of them.
         """
         problems: dict[str, Problem] = {}
         for dimension in space.dimensions:
@@ -125,7 +125,7 @@ class TrialRuns:
             raise ConfigError([*problems.values()])
 
     def prepare(self, number: int, options: Mapping[str, Any]) -> Path:
-        """Create the run folder of a trial unless it exists, and return it.
+        """Return the run folder of a trial, after creating it if it does not exist.
 
         Raises:
             ConfigError: the technique does not accept this combination of options.
@@ -155,7 +155,7 @@ def find_options(plan: Plan, keys: Iterable[str]) -> dict[str, Any]:
 def select_named_keys(plan: Plan) -> dict[str, Any]:
     """Return the tables of a plan with only the keys set in the run file or on the command line.
 
-    All values are resolved, so the tables keep their meaning in a different folder.
+    The plan's values are resolved, so the tables keep their meaning in a different folder.
     """
     tables: dict[str, Any] = _select(plan.to_json(), "", plan.origins.keys())
     # Set explicitly, because the defaults would depend on the new file.

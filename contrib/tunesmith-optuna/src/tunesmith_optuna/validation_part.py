@@ -1,4 +1,4 @@
-"""The data of a trial: the training and validation rows of the tuned run, without test rows.
+"""Load the data of a trial: the training and validation rows of the tuned run, not its test rows.
 
 A trial is an ordinary run, so it scores its model on its test split. In a trial, this split
 contains the validation rows of the tuned run, which choose between trials. No model reads the tuned
@@ -23,7 +23,9 @@ from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import DataPath, Options
 
 NAME = "validation-part"
-NO_VALIDATION_ROWS = "the data has no validation rows, which are needed to choose between trials"
+NO_VALIDATION_ROWS = (
+    "the data has no validation rows, but the search needs them to choose between trials"
+)
 VALIDATION_HINT = "raise split.validation_size, for example to 0.2"
 
 
@@ -43,7 +45,7 @@ class ValidationPart:
     options: ValidationPartOptions
 
     def load(self) -> Dataset:
-        """Return the training and validation rows; the validation rows are also the test split.
+        """Return the training and validation rows. The validation rows are also the test split.
 
         Raises:
             DataError: the data has no validation rows.
@@ -51,7 +53,9 @@ class ValidationPart:
         path = Path(self.options.plan)
         if not path.is_file():
             raise DataError(
-                f"{path}:1", "there is no such run file", hint="restore the search folder"
+                f"{path}:1",
+                "no such run file",
+                hint="restore the search folder from a backup, or start a new search",
             )
         tables = read_run_file(path, environment={}).tables
         require_trusted(tables, path.parent)

@@ -23,7 +23,7 @@ BAR_WIDTH = 24
 
 
 class SearchView:
-    """Prints a line when a trial starts or ends; on a terminal, it also shows running trials."""
+    """Prints a line when a trial starts or ends, and shows running trials on a terminal."""
 
     def __init__(self, objective: Objective, names: Mapping[str, str], *, quiet: bool) -> None:
         self._objective, self._names = objective, names
@@ -55,7 +55,7 @@ class SearchView:
         self._print(f"trial {number} {'continues' if resumed else 'starts'}: {', '.join(texts)}")
 
     def update(self, running: Sequence[TrialLog]) -> None:
-        """Show the progress of the running trials."""
+        """Update the live display with the progress of the running trials."""
         self._running = [*running]
         if self._live:
             self._live.refresh()

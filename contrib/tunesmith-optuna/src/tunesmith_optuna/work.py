@@ -1,7 +1,7 @@
-"""The process of a local trial: ``python -m tunesmith_optuna.work RUN``.
+"""Run a local trial in its own process: ``python -m tunesmith_optuna.work RUN``.
 
-It starts or continues the run. If a process of an earlier search still has the run, this process
-waits until it ends, and does nothing if the run is finished by then.
+The process starts or continues the run. If a process of an earlier search still holds the run's
+lock, this process waits until that one ends, and does nothing if the run is finished by then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tunesmith_cli.launch import print_error, wait_for_lock
 
 
 def main(folder: Path) -> int:
-    """Wait for the run, and continue it unless it is finished; return the exit code."""
+    """Wait for the run's lock, then continue an unfinished run, and return the exit code."""
     try:
         wait_for_lock(folder, _report, seconds=math.inf)
         if api.read_report(folder).status == "ok":

@@ -1,4 +1,4 @@
-"""Commands ``ray ...`` and the table ``[ray]``: runs on a Ray cluster."""
+"""Commands ``ray ...`` and table ``[ray]``: execute runs on a Ray cluster."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

@@ -1,4 +1,4 @@
-"""The only module that calls Ray: connections, the supervisor actor, and its workers."""
+"""Call Ray (only here): connect to clusters, and create the supervisor and its workers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def connect(address: str | None) -> Iterator[None]:
 
 
 def refuse_silent_head(address: str) -> None:
-    """Reject an address HOST:PORT where nothing listens; Ray itself would retry for five minutes.
+    """Raise an error if nothing listens at HOST:PORT. Ray would retry for five minutes.
 
     Raises:
         EnvironmentProblem: the address does not accept connections.
@@ -82,7 +82,7 @@ def refuse_silent_head(address: str) -> None:
 
 
 def find_shortage(work: Work) -> str:
-    """Describe the resource that the cluster has too little of for the workers, or return ""."""
+    """Return a sentence about a resource that the cluster has too little of, or ""."""
     there = ray.cluster_resources()
     for name, count in work.resources().items():
         if count * work.workers > there.get(name, 0):
@@ -94,9 +94,9 @@ def find_shortage(work: Work) -> str:
 
 
 class Supervisor:
-    """The actor that supervises a run; it outlives the command that created it.
+    """The actor that supervises a run. It outlives the command that created it.
 
-    If its process is lost, Ray creates it again, and it continues with the job in the run folder.
+    If its process is lost, Ray creates the actor again, which continues the job in the run folder.
     """
 
     def __init__(self, name: str, work: Work) -> None:
@@ -145,7 +145,7 @@ def find_supervisor(name: str) -> Any | None:
 
 
 def is_alive(supervisor: Any) -> bool:
-    """Return False if the supervisor has ended; True while Ray is recreating it."""
+    """Return False if the supervisor has ended. While Ray recreates it, return True."""
     try:
         return bool(ray.get(supervisor.is_alive.remote(), timeout=ANSWER_SECONDS))
     except GetTimeoutError:
@@ -161,7 +161,7 @@ class WorkersOnRay:
         self.is_cancelled = is_cancelled
 
     def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
-        """Start all processes once and wait for them; see ``supervisor.StartWorkers``."""
+        """Start all processes once, and wait for them. See ``supervisor.StartWorkers``."""
         bundles = [work.resources() for _ in range(work.workers)]
         group = placement_group(bundles, strategy=work.placement.upper())
         try:
@@ -172,7 +172,7 @@ class WorkersOnRay:
             remove_placement_group(group)  # kills the remaining workers
 
     def _wait_for_machines(self, group: Any) -> bool:
-        """Wait for the placement group; return False if the run was canceled before."""
+        """Wait for the placement group. Return False if the run was canceled in the meantime."""
         ready = group.ready()
         while not ray.wait([ready], timeout=POLL_SECONDS)[0]:
             if self.is_cancelled():
@@ -191,7 +191,7 @@ class WorkersOnRay:
         return self._collect(work, workers, running)
 
     def _collect(self, work: Work, workers: Sequence[Any], running: dict[Any, int]) -> ExitCodes:
-        """Wait for all workers; stop the others if one failed or the run was canceled."""
+        """Wait for all workers. If one failed or the run was canceled, stop the others."""
         codes: dict[int, Sequence[int | None]] = {}
         was_cancelled = False
         while pending := [ref for ref, number in running.items() if number not in codes]:
@@ -217,14 +217,14 @@ def create_worker(work: Work, number: int, group: Any) -> Any:
 
 
 class RayWorker(Worker):
-    """A worker that is a Ray actor."""
+    """A worker of a run, which is a Ray actor."""
 
     def __init__(self, work: Work, number: int) -> None:
         super().__init__(work, number, ray.util.get_node_ip_address())
 
 
 def get_codes(ref: Any, work: Work) -> Sequence[int | None]:
-    """Return the exit codes of an ended worker, or None for each process if the worker was lost."""
+    """Return the exit codes of an ended worker, or None for each process of a lost worker."""
     try:
         found: Sequence[int | None] = ray.get(ref)
     except RayActorError:

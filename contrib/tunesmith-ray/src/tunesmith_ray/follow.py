@@ -1,4 +1,4 @@
-"""Follow a run on the cluster on the terminal: its state, and the output of rank 0."""
+"""Show the state of a run on the cluster, and the output of its rank 0, on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIVE_SECONDS = 10.0
 
 @dataclass
 class Follower:
-    """Prints new lines of a log file."""
+    """Prints the new lines of a growing log file."""
 
     path: Path
     position: int = 0
@@ -49,11 +49,11 @@ def wait_for_job(
     is_alive: Callable[[], bool],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Job:
-    """Show the progress of a run's job until the job has ended, and return it. Ctrl-C cancels it.
+    """Show the progress of a run's job until the job has ended, and return the job.
 
-    A second Ctrl-C only ends the wait: the request to stop is already in the run folder.
-    ``is_alive`` checks the supervisor, which is the only one that can end a job. A job whose
-    supervisor was lost (with the cluster, for example) is returned as failed.
+    Ctrl-C cancels the job. A second Ctrl-C only ends the wait, because the request to stop is
+    already in the run folder. ``is_alive`` checks the supervisor, because only the supervisor can
+    end a job. If the supervisor was lost (with the cluster, for example), return the job as failed.
     """
     follower = Follower.from_end(log_path(folder, 0))
     shown: tuple[object, ...] = ()

@@ -1,7 +1,7 @@
-"""``ray/job.json`` in a run folder: the state of the run's newest job, written by its supervisor.
+"""Read and write ``ray/job.json`` in a run folder, the state of the run's newest job.
 
-The supervisor of an active job touches the file every few seconds as a heartbeat, because other
-clusters cannot query it.
+The supervisor writes the file. While the job is active, it touches the file every few seconds as a
+heartbeat, because other clusters cannot query the supervisor.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Job:
     name: str
     """Name of the job's supervisor among Ray's actors."""
     address: str | None
-    """Address of the cluster as the user gave it; None: Ray's default."""
+    """Address of the cluster as the user gave it, or None for Ray's default."""
     submitted: str
     """Time of submission, ISO 8601."""
     state: State = "submitted"
@@ -41,7 +41,7 @@ class Job:
     hosts: Sequence[str] = ()
     """Machine of each worker in the newest start."""
     exit_code: int | None = None
-    """Exit code of the run; None while the job is active."""
+    """Exit code of the run, or None while the job is active."""
     failed_rank: int | None = None
     """Rank of the failed process, whose log shows the reason."""
     reason: str = ""
@@ -67,9 +67,9 @@ def send_heartbeat(folder: Path) -> None:
 
 
 def is_heartbeat_missing(folder: Path, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Wait for a heartbeat of the supervisor; return False if there is one.
+    """Wait for a heartbeat of the supervisor, and return False if there is one.
 
-    The file's time is only compared with itself, so clock skew does not matter.
+    The file's time is only compared with its earlier time, so clock skew does not matter.
     """
     path = job_folder(folder) / "job.json"
     deadline, seen = time.monotonic() + HEARTBEAT_TIMEOUT_SECONDS, path.stat().st_mtime_ns

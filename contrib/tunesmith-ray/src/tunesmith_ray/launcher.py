@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster, for the commands that all launchers share."""
+"""Query and cancel jobs on a Ray cluster, for the commands that all launchers share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith_ray.worker import log_path
 
 
 def query(folder: Path, job: Job) -> JobStatus:
-    """Return the status of a job as in its file, or as lost if its supervisor is gone."""
+    """Return the status of a job from its file, or as failed if its supervisor is gone."""
     job = check_supervisor(folder, job) if job.is_active else job
     facts = {
         "submitted": job.submitted,
@@ -43,13 +43,13 @@ def check_supervisor(folder: Path, job: Job) -> Job:
 
 
 def reread_job(folder: Path, job: Job, *, is_lost: bool) -> Job:
-    """Read the job again, since its supervisor may have ended it; mark it as lost if requested."""
+    """Read the job again, because its supervisor may have ended it; mark it as lost on request."""
     job = find_job(folder) or job
     return mark_as_lost(folder, job) if is_lost and job.is_active else job
 
 
 def cancel(folder: Path, job: Job) -> str:
-    """Ask the supervisor to stop the run; its processes have ray.grace_seconds to save."""
+    """Ask the supervisor to stop the run. Its processes have ray.grace_seconds to save."""
     if not job.is_active:
         return f"the run has ended: {job.state}"
     # The supervisor reads this file, even if Ray recreated it or it runs on another cluster.

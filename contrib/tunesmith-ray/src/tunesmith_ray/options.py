@@ -1,4 +1,4 @@
-"""Options of a run on Ray: the table ``[ray]``, and the flags of ``tunesmith ray submit``."""
+"""Define the options of runs on Ray: table ``[ray]``, and flags of ``tunesmith ray submit``."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RayOptions(Options):
 
     @property
     def gpu_count(self) -> int:
-        """Number of GPUs per worker."""
+        """The number of GPUs per worker."""
         return parse_gpus(self.gpus).count
 
     @property
@@ -79,7 +79,7 @@ class RayOptions(Options):
 
     @property
     def process_count(self) -> int:
-        """Number of training processes on all workers together."""
+        """The number of training processes on all workers together."""
         return self.workers * self.processes_per_worker
 
 

@@ -1,7 +1,7 @@
-"""Start a process of a run, which becomes ``tunesmith resume`` as it would under torchrun.
+"""Become a process of a run, which executes ``tunesmith resume`` as under torchrun.
 
-``python -m tunesmith_ray.rank --parent PID RUN`` ties itself to the worker that started it, so that
-it ends with the worker, and then replaces itself. A lost worker therefore leaves no process behind
+``python -m tunesmith_ray.rank --parent PID RUN`` asks the kernel to end it with the worker that
+started it, and then replaces itself with the run. A lost worker therefore leaves no process behind
 that trains or keeps the run locked.
 """
 
@@ -23,7 +23,7 @@ from tunesmith_cli.launch import (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Become a process of the run; return an exit code only on failure."""
+    """Become a process of the run. Return an exit code only on failure."""
     parser = argparse.ArgumentParser("tunesmith_ray.rank")
     parser.add_argument("--parent", type=int, required=True, help="process id of the worker")
     parser.add_argument(
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_command(folder: Path, rank: int) -> list[str]:
-    """Return the command with which this worker starts a process of the run."""
+    """Return the command that starts a process of the run on this worker."""
     command = [sys.executable, "-P", "-m", "tunesmith_ray.rank", "--parent", str(os.getpid())]
     # Rank 0 on a machine that Ray has lost may still be alive and hold the run's lock.
     return [*command, *(["--wait"] if rank == 0 else []), str(folder)]

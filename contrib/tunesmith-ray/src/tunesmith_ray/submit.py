@@ -92,23 +92,23 @@ def check_run(plan: Plan, options: RayOptions, *, detach: bool) -> None:
     """Reject a run that the workers cannot execute.
 
     Raises:
-        UsageError: the technique supports only one process but there are several, it trains on a
-            different device than the workers have, or Ray would end with this command.
+        UsageError: the technique supports only one process but the job has several, the run trains
+            on a device that the workers do not have, or Ray would end with this command.
         EnvironmentProblem: the weights of the model are missing.
     """
     api.require_runnable(plan)
     refuse_unsuitable_job(
-        plan, options.gpus, options.process_count, table="ray", hint="--workers 1 --processes 1"
+        plan, options.gpus, options.process_count, table="ray", hint="add --workers 1 --processes 1"
     )
     if detach and options.address == LOCAL:
         raise UsageError(
-            "--detach: a Ray cluster started for one run ends with this command",
+            "--detach: the Ray cluster that is started for this run would end with this command",
             hint="start Ray with `ray start --head`, and omit --address",
         )
 
 
 def check_resources(shortage: str, options: RayOptions) -> None:
-    """Warn if the cluster lacks resources; reject the run if no machine can join.
+    """Print a warning if the cluster lacks resources, or raise an error if no machine can join.
 
     Raises:
         UsageError: Ray was started on this machine for one run, and the machine has too few
@@ -117,7 +117,9 @@ def check_resources(shortage: str, options: RayOptions) -> None:
     if not shortage:
         return
     if options.address == LOCAL:
-        raise UsageError(shortage.partition(":")[0], hint="request less, for example --cpus 1")
+        raise UsageError(
+            shortage.partition(":")[0], hint="request fewer resources, for example --cpus 1"
+        )
     render.print_note(f"warning: {shortage}", style="warning")
 
 
@@ -132,7 +134,7 @@ def refuse_second_job(run: Path) -> None:
     job = find_job(run)
     if not job or not job.is_active:
         return
-    hint = f"to stop it: tunesmith ray cancel {render.shell_path(run)}"
+    hint = f"to stop the run: tunesmith ray cancel {render.shell_path(run)}"
     if cluster.find_supervisor(job.name):
         raise UsageError(f"{run}: the run is already on this cluster ({job.state})", hint=hint)
     render.print_note(
@@ -160,7 +162,7 @@ def begin(work: Work, address: str | None) -> Any:
 
 
 def show_work(work: Work, options: RayOptions) -> None:
-    """Print what would be started."""
+    """Print the processes and resources that a submission would start."""
     for name, value in work.describe(options.address):
         render.print_text(f"{name + ':':<21}{value}")
 

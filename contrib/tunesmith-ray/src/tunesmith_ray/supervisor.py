@@ -1,8 +1,8 @@
-"""The supervisor of a run: it starts the workers, and restarts them when one is lost.
+"""Supervise a run: start its workers, and restart them when one is lost.
 
-Ray loses what a lost process has not reported yet, so nothing is reported to Ray: checkpoints and
-events are in the run folder. Each start is a ``tunesmith resume`` in every process, even the first
-one. The supervisor decides by exit codes alone.
+If a process is lost, Ray also loses results that the process has not reported. Therefore workers
+report nothing to Ray, and checkpoints and events are only in the run folder. Each start, even the
+first one, is a ``tunesmith resume`` in every process. The supervisor decides by exit codes alone.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from tunesmith_ray.job_file import Job, State, find_job
 from tunesmith_ray.work import Work
 
 ExitCodes = Sequence[int | None]
-"""Exit code of each process by rank; None if its worker was lost."""
+"""Exit code of each process by rank, or None if its worker was lost."""
 TIME_LIMIT = 75
 """Exit code of a run that reached ``max_minutes``."""
 Verdict = Literal["finished", "failed", "stopped", "lost"]
 
 
 class StartWorkers(Protocol):
-    """Start all processes of a run once, wait for them, and return their exit codes."""
+    """A function that starts all processes of a run once, and returns their exit codes."""
 
     def __call__(self, work: Work, has_begun: Callable[[Sequence[str]], None]) -> ExitCodes:
-        """Call ``has_begun`` with the workers' machines; return no codes if canceled first."""
+        """Call ``has_begun`` with the workers' machines; return no codes if canceled earlier."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one start of a run."""
+    """The result of one start of a run."""
 
     verdict: Verdict
     exit_code: int
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class SupersededError(Exception):
-    """The run has a newer job, so this supervisor must not change the job file any more."""
+    """Raised if the run has a newer job, so this supervisor must not change the job file."""
 
 
 def supervise(
@@ -54,9 +54,9 @@ def supervise(
 ) -> Job | None:
     """Start the run until it ends or has lost processes too often, and return the final job.
 
-    Every change of the job is written to the run folder. A supervisor that was itself restarted
-    counts the start that it finds there, and stops the run if that was already requested. ``name``
-    is the name of its job. If the run has a newer job, nothing is written, and None is returned.
+    Write every change of the job to the run folder. A supervisor that was itself restarted counts
+    the start that it finds there, and stops the run if a user already requested this. ``name`` is
+    the name of its job. If the run has a newer job, write nothing, and return None.
     """
     with suppress(SupersededError):
         return _supervise(work, name, start, is_cancelled)
@@ -82,9 +82,9 @@ def _supervise(work: Work, name: str, start: StartWorkers, is_cancelled: Callabl
             outcome = judge_exit_codes(start(work, has_begun), is_cancelled())
         except SupersededError:
             raise
-        except Exception as error:  # An error of Ray, or a bug: nobody may wait forever.
+        except Exception as error:  # of Ray, or a bug: commands wait for the end of the job
             outcome = Outcome("failed", 1, reason=f"{type(error).__name__}: {error}")
-        if has_finished(folder):  # Even if it was lost or stopped at that moment.
+        if has_finished(folder):  # even if the run was lost or stopped at that moment
             outcome = Outcome("finished", 0)
         job = update_job(find_own_job(folder, name), outcome, work)
         job.write(folder)
@@ -96,11 +96,11 @@ def find_own_job(folder: Path, name: str) -> Job:
 
     Raises:
         RuntimeError: the run has no job.
-        Superseded: the run has a newer job.
+        SupersededError: the run has a newer job.
     """
     job = find_job(folder)
     if job is None:
-        raise RuntimeError(f"{folder}: the job is gone")
+        raise RuntimeError(f"{folder}: the job file is missing")
     if job.name != name:
         raise SupersededError
     return job
@@ -109,9 +109,9 @@ def find_own_job(folder: Path, name: str) -> Job:
 def judge_exit_codes(codes: ExitCodes, is_cancelled: bool) -> Outcome:
     """Return how a start ended, judging by the exit codes of its processes.
 
-    Rank 0 reports for all ranks, unless it was only asked to stop because another rank failed. A
-    process that was killed by a signal counts as lost, for example with its machine or because
-    memory ran out.
+    The exit code of rank 0 counts for all ranks, unless it only stopped because another rank
+    failed. A process that a signal killed counts as lost, for example because its machine was lost
+    or memory ran out.
     """
     if not codes:
         return Outcome(
@@ -144,7 +144,7 @@ def name_signal(number: int) -> str:
 
 
 def update_job(job: Job, outcome: Outcome, work: Work) -> Job:
-    """Return the job after a start, which is still active if the run must be restarted."""
+    """Return the job after a start. It is still active if the run must be restarted."""
     ended = replace(job, failed_rank=outcome.failed_rank, reason=outcome.reason)
     if outcome.verdict == "lost":
         if job.starts <= work.max_failures:

@@ -1,4 +1,4 @@
-"""The processes of a run and the resources of its workers, as plain values."""
+"""Describe the processes of a run, and the resources of its workers, as plain values."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class WorkerPlace:
 
     @property
     def machine(self) -> tuple[str, str]:
-        """Host name and address; workers with the same pair share memory."""
+        """The host name and the address. Workers with the same pair share memory."""
         return self.host, self.address
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The places of all workers in a start; the processes rendezvous at the first one."""
+    """The places of all workers in a start. The processes rendezvous at the first one."""
 
     places: Sequence[WorkerPlace]
     id: str
@@ -52,7 +52,7 @@ class Work:
     cpus: int = 1
     gpus: int = 0
     gpu_type: str = ""
-    """Ray's accelerator type; empty if any will do."""
+    """Ray's accelerator type, or "" if any will do."""
     placement: str = "pack"
     max_failures: int = 3
     grace_seconds: int = 120
@@ -92,8 +92,8 @@ class Work:
     def environment(self, worker: int, index: int, meeting: Rendezvous) -> Mapping[str, str]:
         """Return the environment variables of one process of a worker.
 
-        They match those of torchrun, which has one agent per machine. Workers on the same machine
-        are therefore counted together, and each process sees the GPUs of all of them.
+        The variables match those of torchrun, which has one agent per machine. Workers on the same
+        machine are therefore counted together, and each process sees the GPUs of all of them.
         """
         # Do not import modules from the folder where Ray was started, which may contain a json.py.
         variables = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(self.threads)}
@@ -121,7 +121,7 @@ class Work:
 
     @property
     def threads(self) -> int:
-        """Threads per process: its share of the worker's cores."""
+        """The number of threads per process, which is its share of the worker's cores."""
         return max(1, self.cpus // self.processes)
 
     def describe(self, address: str | None) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A worker, which starts, watches and stops the processes of a run on one machine."""
+"""Start, watch and stop the processes of a run on one machine."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PATIENCE_SECONDS = 5.0
 
 
 class Worker:
-    """The processes of a worker. It is a Ray actor whose methods run two at a time."""
+    """The processes of a worker. A worker is a Ray actor that runs up to two methods at a time."""
 
     def __init__(self, work: Work, number: int, address: str = "127.0.0.1") -> None:
         self.work, self.number, self.address = work, number, address
         self._term_at: float | None = None
-        """Monotonic time at which to ask the processes to stop; None: never."""
+        """Monotonic time at which to ask the processes to stop, or None if they may continue."""
         self._lock = threading.Lock()
 
     def find_place(self) -> WorkerPlace:
@@ -53,7 +53,7 @@ class Worker:
         return [exit_code(child.wait()) for child in children]
 
     def stop(self, seconds: float = 0.0) -> None:
-        """Ask the processes to stop after this many seconds; an earlier deadline is kept."""
+        """Ask the processes to stop after this many seconds, and keep an earlier deadline."""
         moment = time.monotonic() + seconds
         with self._lock:
             self._term_at = moment if self._term_at is None else min(self._term_at, moment)
@@ -87,10 +87,10 @@ class Worker:
 
 
 def exit_code(code: int) -> int:
-    """Return the exit code of a process as a shell does: 128 plus the signal number."""
+    """Return the exit code of a process like a shell: 128 plus the number of a signal."""
     return 128 - code if code < 0 else code
 
 
 def log_path(folder: Path, rank: int) -> Path:
-    """Return the file with the stderr output of a process over all starts."""
+    """Return the file with the stderr output of a process over all of its starts."""
     return folder / "ray" / f"rank-{rank}.log"

@@ -13,7 +13,7 @@ from tunesmith_remote.options import check_url
 
 
 class Bucket:
-    """The folder at ``url``. Names are relative to it; credentials come from the environment."""
+    """A folder at ``url``, with relative names and credentials from the environment."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -23,7 +23,7 @@ class Bucket:
         self._files, self._root = _open(self.url)
 
     def list_sizes(self, folder: str) -> dict[str, int]:
-        """Return the objects in a folder with their sizes in bytes; empty if it does not exist."""
+        """Return the objects in a folder with their sizes in bytes, or {} without a folder."""
         with self._explained(folder):
             try:
                 found = self._files.ls(self._path(folder), detail=True)
@@ -46,7 +46,7 @@ class Bucket:
             self._files.pipe_file(self._path(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a new object; return False if it already exists."""
+        """Write a new object, or return False if it already exists."""
         try:
             with self._explained(name, passed=FileExistsError):
                 self._files.pipe_file(self._path(name), content, mode="create")
@@ -70,7 +70,7 @@ class Bucket:
             raise
 
     def download(self, name: str, target: Path) -> bool:
-        """Download an object to a file; return False if the object does not exist."""
+        """Download an object to a file, or return False if the object does not exist."""
         with self._explained(name):
             try:
                 self._files.get_file(self._path(name), str(target))
@@ -79,7 +79,7 @@ class Bucket:
         return True
 
     def delete(self, name: str) -> None:
-        """Delete an object; ignore it if it does not exist."""
+        """Delete an object. Do nothing if it does not exist."""
         with self._explained(name):
             try:
                 self._files.rm_file(self._path(name))
@@ -91,7 +91,7 @@ class Bucket:
 
     @contextmanager
     def _explained(self, name: str, passed: type[Exception] = UsageError) -> Iterator[None]:
-        """Convert every error of the store to an EnvironmentProblem: each library has its own."""
+        """Convert errors of the store to EnvironmentProblem, because each library has its own."""
         try:
             self._files.invalidate_cache()  # another machine may have written
             yield
@@ -120,8 +120,8 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url, **options)
     except ValueError as error:
-        known = "such as s3://bucket/path, or one that another fsspec library supports"
-        raise UsageError(f"{url}: {describe(error)}", hint=f"use a URL {known}") from None
+        hint = "use a URL such as s3://bucket/path, or one that another fsspec library supports"
+        raise UsageError(f"{url}: {describe(error)}", hint=hint) from None
     except ImportError as error:
         raise EnvironmentProblem(
             f"{url}: {describe(error)}",

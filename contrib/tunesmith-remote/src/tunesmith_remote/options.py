@@ -1,4 +1,4 @@
-"""Options of the mirror: the table ``[remote]``."""
+"""Define the options of the mirror, the table ``[remote]``."""
 
 from __future__ import annotations
 

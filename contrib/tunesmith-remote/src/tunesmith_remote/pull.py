@@ -25,22 +25,22 @@ from tunesmith_remote.snapshot import (
 
 @dataclass
 class Pulled:
-    """A pulled snapshot; ``problems`` lists damaged items in the bucket that were skipped."""
+    """A pulled snapshot. ``problems`` lists damaged items in the bucket that were skipped."""
 
     snapshot: Snapshot
     problems: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """Total size of the snapshot's files in bytes."""
+        """The total size of the snapshot's files in bytes."""
         return sum(file.size for file in self.snapshot.files.values())
 
 
 def pull_run(bucket: Bucket, run: Path) -> Pulled:
     """Download the newest intact snapshot into a new folder, which appears once it is complete.
 
-    A checkpoint with a damaged file is skipped, so the run continues from an older one. If there is
-    no older checkpoint, or another file is damaged, the previous snapshot is used.
+    Skip a checkpoint with a damaged file, so that the run continues from an older one. If there is
+    no older checkpoint, or another file is damaged, use the previous snapshot.
 
     Raises:
         UsageError: no run was pushed to the URL, or the folder exists and is not empty.
@@ -50,7 +50,7 @@ def pull_run(bucket: Bucket, run: Path) -> Pulled:
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UsageError(
             f"{run}: already exists",
-            hint="choose a new folder; a pull never merges with an existing run",
+            hint="choose a new folder, because a pull never merges with an existing run",
         )
     numbers = list_numbers(bucket)
     if not numbers:
@@ -69,7 +69,7 @@ def pull_run(bucket: Bucket, run: Path) -> Pulled:
 
 
 def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
-    """Download a snapshot to a copy that continues ``follows``; return False if it is unusable."""
+    """Download a snapshot to a copy that continues ``follows``; return False if it is damaged."""
     parent = run.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".pull-") as temporary:
@@ -93,7 +93,7 @@ def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
 
 
 def group_by_commit(files: Mapping[str, StoredFile]) -> dict[str, dict[str, StoredFile]]:
-    """Group files by the committed folder that contains them; "" for all others."""
+    """Group files by the committed folder that contains them, or by "" if there is none."""
     committed = {
         path.rpartition("/")[0] for path in files if PurePosixPath(path).name == MANIFEST
     } - {""}

@@ -1,9 +1,9 @@
 """Push a run folder: upload missing objects, create a snapshot, and delete old objects.
 
-The folder may be in use. Committed folders (checkpoints, models) are uploaded as their manifests
-describe them; every other file is read once, in its current state. The event log is read between
-two commits. It therefore refers to no model that the snapshot lacks, and contains every step of the
-snapshot's checkpoints.
+A run may be using the folder. Committed folders (checkpoints, models) are uploaded as their
+manifests describe them, and every other file is read once, in its current state. The event log is
+read between two commits. Therefore it refers only to models in the snapshot, and contains every
+step of the snapshot's checkpoints.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class Pushed:
-    """Result of a push; ``damaged`` lists skipped checkpoints with their reasons."""
+    """The result of a push. ``damaged`` lists skipped checkpoints with their reasons."""
 
     snapshot: Snapshot
     uploaded: int
@@ -55,14 +55,14 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
     Raises:
         UsageError: the folder is not a run, or the mirror belongs to another run.
         IntegrityError: a committed folder other than a checkpoint is damaged.
-        EnvironmentProblem: the bucket is not accessible; its newest snapshot stays intact.
+        EnvironmentProblem: the bucket is not accessible. Its newest snapshot stays intact.
     """
     folder = RunFolder.open(run)
     mirror = find_mirror(run)
     if mirror is None or mirror.url != bucket.url:
         known = mirror or Mirror(url=bucket.url, writer=secrets.token_hex(8))
         mirror = known.model_copy(update={"url": bucket.url})
-        require_own_bucket(bucket, mirror)  # Checked before the folder records it.
+        require_own_bucket(bucket, mirror)  # Check the bucket before the folder records it.
         mirror.write(run)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
@@ -74,7 +74,7 @@ def push_run(run: Path, bucket: Bucket) -> Pushed:
 
 
 def require_own_bucket(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snapshot | None]:
-    """Return the numbers of all snapshots and the newest intact one, if this copy may continue it.
+    """Return the numbers of all snapshots and the newest intact one, which this copy may continue.
 
     Raises:
         UsageError: another run, or another copy of this run, was pushed to the URL.
@@ -85,7 +85,7 @@ def require_own_bucket(bucket: Bucket, mirror: Mirror) -> tuple[list[int], Snaps
         raise UsageError(
             f"{bucket.url}: {newest.host} pushed the run {newest.run} there at "
             f"{newest.created}, and this folder does not continue it",
-            hint="pull it into a new folder and continue there, or push to another URL",
+            hint="pull the run into a new folder and continue there, or push to another URL",
         )
     return numbers, newest
 
@@ -129,13 +129,13 @@ class _Push:
         if not self.bucket.create(snapshot.name, snapshot.encode()):
             raise UsageError(
                 f"{self.bucket.url}: another machine is pushing to this URL",
-                hint="only one copy of a run can be continued and pushed",
+                hint="stop one of the two: only one copy of a run can be continued and pushed",
             )
         self._delete_old([*numbers, snapshot.number], stored)
         return Pushed(snapshot, self.uploaded, self.damaged)
 
     def _add_committed(self, path: Path, content: bytes, stored: Mapping[str, int]) -> None:
-        """Upload the files of a committed folder; verify them first if any are missing."""
+        """Upload the files of a committed folder, after verifying them if any are missing."""
         name = path.relative_to(self.folder.path).as_posix()
         try:
             manifest = read_manifest(path)
@@ -160,7 +160,7 @@ class _Push:
         if not path.exists():
             raise FileNotFoundError(path)
         name = path.relative_to(self.folder.path).as_posix()
-        if not is_checkpoint(name):  # The event log refers to it.
+        if not is_checkpoint(name):  # The event log refers to this folder.
             raise IntegrityError(f"{path}: {reason}")
         pushed = {n: file for n, file in self.before.items() if n.startswith(f"{name}/")}
         if pushed and all(stored.get(file.sha256) == file.size for file in pushed.values()):
@@ -191,7 +191,7 @@ def _describe(content: bytes) -> StoredFile:
 
 @dataclass(frozen=True)
 class FolderState:
-    """Single files of a run folder, committed folders with their manifests, and the event log."""
+    """A run folder's single files, committed folders with their manifests, and event log."""
 
     loose: list[Path]
     committed: dict[Path, bytes]

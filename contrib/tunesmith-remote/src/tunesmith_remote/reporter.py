@@ -1,4 +1,4 @@
-"""The reporter that mirrors a run while it trains; it pushes in its own thread."""
+"""Mirror a run while it trains, with a reporter that pushes in its own thread."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class NoOptions(Options):
 class RemoteReporter:
     """Pushes after each checkpoint, after training, and at the end of the run.
 
-    Pushes are not queued: checkpoints saved during a push are uploaded with the next push. A failed
-    push becomes a finding at the next event and is repeated at the next checkpoint; at the end of
-    the run, it becomes a warning. It never stops or fails the run. A checkpoint that is skipped
-    because it is damaged is reported once, in the same way.
+    Pushes are not queued, so the next push uploads checkpoints that were saved during a push. A
+    failed push becomes a finding at the next event, and the next checkpoint triggers a new push. At
+    the end of the run, a failed push becomes a warning. It never stops or fails the run. A
+    checkpoint that is skipped because it is damaged is reported once, in the same way.
     """
 
     def __init__(self, folder: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots: the files of a run at one moment, and how a bucket stores them.
+"""Encode and decode snapshots, which are the files of a run at one moment, in a bucket.
 
 ::
 
@@ -7,8 +7,8 @@
       snapshots/00000012.json   path, size and hash of every file of the run, and a seal
 
 A snapshot is created after all its objects, by a single request that fails if the number is taken.
-An upload that stops anywhere therefore leaves the previous snapshot intact. If two machines push
-at the same time, one fails.
+An interrupted upload therefore leaves the previous snapshot intact. If two machines push at the
+same time, one of the pushes fails.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _NAME = re.compile(r"(\d{8,})\.json")
 def _check_path(path: str) -> str:
     """Validate the path of a mirrored file, relative to the run folder."""
     if not is_inside(path) or is_skipped(path):
-        raise ValueError("this is not a file of a run")
+        raise ValueError("this path is not that of a file in a run folder")
     return path
 
 
 def is_skipped(path: str) -> bool:
-    """Return True for files that concern one machine, are being written, or failed verification."""
+    """Return True for files not to push: of one machine, unfinished, or failed verification."""
     return path in SKIPPED or any(part.startswith(".") for part in path.split("/"))
 
 
 def is_checkpoint(name: str) -> bool:
-    """Return True for a checkpoint, which a run with an older one can do without."""
+    """Return True for a checkpoint. A run with an older checkpoint does not need it."""
     return PurePosixPath(name).parent.name == "checkpoints"
 
 
@@ -55,14 +55,14 @@ class _Strict(BaseModel):
 
 
 class StoredFile(_Strict):
-    """Size in bytes and SHA-256 of a file; the hash is also the name of its object."""
+    """The size in bytes and the SHA-256 of a file. The hash is also the name of its object."""
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @property
     def name(self) -> str:
-        """Name of the object with the content."""
+        """The name of the object with the content."""
         return f"{OBJECTS}/{self.sha256}"
 
 
@@ -80,12 +80,12 @@ class Snapshot(_Strict):
 
     @property
     def name(self) -> str:
-        """Name of the snapshot's object."""
+        """The name of the snapshot's object."""
         return name_snapshot(self.number)
 
     @property
     def seal(self) -> str:
-        """SHA-256 of everything else in the snapshot."""
+        """The SHA-256 of everything else in the snapshot."""
         return hashlib.sha256(_encode(self.model_dump())).hexdigest()
 
     def encode(self) -> bytes:
@@ -102,7 +102,7 @@ def _encode(document: Mapping[str, Any]) -> bytes:
 
 
 def decode_snapshot(content: bytes, number: int) -> Snapshot | None:
-    """Decode a snapshot; return None if it is not exactly what was stored under its number."""
+    """Decode a snapshot. Return None if it was changed, or was stored under another number."""
     try:
         document = json.loads(content)
         document.pop("seal")
@@ -124,7 +124,7 @@ def name_snapshot(number: int) -> str:
 
 
 def read_snapshots(bucket: Bucket, numbers: list[int]) -> Iterator[tuple[int, Snapshot | None]]:
-    """Yield the snapshots, newest first; None for a damaged one."""
+    """Yield the snapshots, newest first, or None for a damaged one."""
     for number in reversed(numbers):
         content = bucket.read(name_snapshot(number))
         if content is not None:  # Otherwise, it was deleted in the meantime.
@@ -132,13 +132,13 @@ def read_snapshots(bucket: Bucket, numbers: list[int]) -> Iterator[tuple[int, Sn
 
 
 class Mirror(_Strict):
-    """Content of ``remote.json``: the mirror of this copy of a run folder."""
+    """The content of ``remote.json``, which records the mirror of this copy of a run folder."""
 
     url: str
     writer: str
     """Random name of this copy of the folder."""
     follows: str = ""
-    """Seal of the newest snapshot when this copy was pulled; empty if it was not pulled.
+    """Seal of the newest snapshot when this copy was pulled, or "" if it was not pulled.
 
     This is the newest one even if it was damaged and an older one was used.
     """

@@ -1,4 +1,4 @@
-"""Commands ``slurm ...`` and the table ``[slurm]``: runs as Slurm jobs."""
+"""Commands ``slurm ...`` and table ``[slurm]``: execute runs as Slurm jobs."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

@@ -1,10 +1,10 @@
-"""The process of a job, which continues the run and requeues the job if it is interrupted.
+"""Continue the run in the process of a job, and requeue the job if it is interrupted.
 
 ``python -m tunesmith_slurm.job RUN`` is the last line of the script. It runs ``tunesmith resume``,
-which also starts a new run. For several processes it uses torchrun.
+which also starts a new run. For several processes, it uses torchrun.
 
-- Before the time limit, Slurm sends USR1 to this process, which passes it on. The run finishes its
-  step, saves a checkpoint and exits. Then this process requeues the job.
+- Before the time limit, Slurm sends USR1 to this process, which passes the signal on. The run
+  finishes its step, saves a checkpoint and exits. Then this process requeues the job.
 - When Slurm itself ends a job (preemption, ``scontrol requeue``, ``scancel``), it sends TERM to
   every process of the job. This process then passes nothing on, and Slurm determines what happens
   to the job.
@@ -33,7 +33,7 @@ from tunesmith_slurm import programs
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a job: the run, and how to execute it."""
+    """The work of a job: the run, the number of processes, and the limits."""
 
     folder: Path
     """The run folder."""
@@ -57,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run's process."""
+    """The result of a run's process, with its exit code."""
 
     exit_code: int
     """Exit code; 128 plus the signal number if a signal ended it."""
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do the work of a job; return its exit code."""
+    """Execute the run of a job, and return the job's exit code."""
     work = parse_arguments(arguments)
     restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     if restarts:
@@ -127,7 +127,7 @@ def run_child(command: Sequence[str]) -> Outcome:
 
 
 def _ignore_term() -> None:
-    """Let torchrun survive the TERM sent to every process; tunesmith sets its own handler."""
+    """Let torchrun survive the TERM sent to every process. tunesmith sets its own handler."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""``slurm/job.json`` in a run folder records the run's newest job."""
+"""Read ``slurm/job.json`` in a run folder, which records the run's newest job."""
 
 from __future__ import annotations
 

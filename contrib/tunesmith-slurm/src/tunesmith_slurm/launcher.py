@@ -1,4 +1,4 @@
-"""Slurm jobs, for the commands that all launchers share."""
+"""Query and cancel Slurm jobs, for the commands that all launchers share."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def query(folder: Path, job: SubmittedJob) -> JobStatus:
 
 
 def describe_time(state: JobState) -> str:
-    """Format the job's elapsed time, and the time left before its limit."""
+    """Format the elapsed time of the job, and the time left before its limit."""
     is_limited = state.is_active and state.time_left not in ("", "UNLIMITED", "NOT_SET", "INVALID")
     return f"{state.elapsed}, {state.time_left} left" if is_limited else state.elapsed
 
 
 def cancel(folder: Path, job: SubmittedJob) -> str:
-    """Cancel the job; Slurm gives it KillWait seconds to stop (30 by default)."""
+    """Cancel the job. Slurm gives it KillWait seconds to stop (30 by default)."""
     state = programs.query_job(job.job)
     if not state.is_active:
         return f"job {job.job} has ended: {state.state.lower()}"

@@ -1,6 +1,6 @@
-"""Options of a job: the table ``[slurm]``, and the flags of ``tunesmith slurm submit``.
+"""Define the options of a job: table ``[slurm]``, and flags of ``tunesmith slurm submit``.
 
-The keys are Slurm's own names for the options of sbatch.
+The keys are the names that Slurm uses for the options of sbatch.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class SlurmOptions(Options):
     @classmethod
     def _check_time(cls, time: int | str | None) -> int | str | None:
         if time is not None and not parse_seconds(str(time)):
-            raise ValueError("must be minutes, or text such as 12:00:00 or 1-06:00:00")
+            raise ValueError("must be a number of minutes, or text such as 12:00:00 or 1-06:00:00")
         return time
 
     @field_validator("sbatch")
@@ -120,15 +120,15 @@ class SlurmOptions(Options):
     @field_validator("grace_seconds")
     @classmethod
     def _check_grace(cls, grace: int, info: ValidationInfo) -> int:
-        time = info.data.get("time")  # It is absent if it is not valid itself.
+        time = info.data.get("time")  # The value is absent if it is not valid itself.
         seconds = None if time is None else parse_seconds(str(time))
         if seconds is not None and seconds <= grace:
-            raise ValueError(f"must be shorter than time, which is {seconds} seconds")
+            raise ValueError(f"must be shorter than `time`, which is {seconds} seconds")
         return grace
 
     @property
     def gpu_type(self) -> str:
-        """Requested GPU type; empty for any type."""
+        """The requested GPU type, or "" for any type."""
         return parse_gpus(self.gpus).type
 
     @property
@@ -137,23 +137,23 @@ class SlurmOptions(Options):
 
     @property
     def process_count(self) -> int:
-        """Number of training processes."""
+        """The number of training processes, which is at least 1."""
         return self.processes or max(1, self.gpu_count)
 
     @property
     def bytes(self) -> int | None:
-        """Main memory in bytes (Slurm's units are binary); None if the cluster decides."""
+        """The main memory in bytes, or None if the cluster decides. Slurm's units are binary."""
         found = _MEMORY.fullmatch(self.mem or "")
         return int(found[1]) * _UNITS[found[2]] if found else None
 
     @property
     def seconds(self) -> int | None:
-        """Time limit in seconds; None if the cluster decides."""
+        """The time limit in seconds, or None if the cluster decides."""
         return None if self.time is None else parse_seconds(str(self.time))
 
 
 def parse_seconds(text: str) -> int | None:
-    """Convert a Slurm time limit to seconds; return None if it is malformed.
+    """Convert a Slurm time limit to seconds, or return None if it is malformed.
 
     The formats are M, M:S, H:M:S, D-H, D-H:M and D-H:M:S.
     """

@@ -19,10 +19,10 @@ THIS_MACHINE = "this machine"
 
 
 def list_warnings(plan: Plan, options: SlurmOptions) -> Sequence[str]:
-    """Return warnings about requests below the prediction; the data is read, but not the weights.
+    """Return warnings about requests below the prediction, without reading the weights.
 
     Raises:
-        DataError: the data is unusable, so the job would fail immediately.
+        DataError: the data cannot be read, so the job would fail immediately.
     """
     tables = tomllib.loads(plan.to_toml())
     device = "cuda" if options.gpu_count else "cpu"
@@ -84,7 +84,8 @@ def check_time(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[s
 def find_gpus(options: SlurmOptions, estimate: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return the known GPUs whose names match the requested type, or all if none is requested.
 
-    Clusters name types freely: ``a100`` and ``nvidia_a100_80gb_pcie`` match every A100.
+    Clusters choose the names of GPU types, so ``a100`` and ``nvidia_a100_80gb_pcie`` match every
+    A100.
     """
     gpus: Sequence[Mapping[str, Any]] = estimate["gpus"]
     if not options.gpu_type:

@@ -1,4 +1,4 @@
-"""Call Slurm's own programs: sbatch, squeue, sacct, scancel and scontrol."""
+"""Call the programs of Slurm: sbatch, squeue, sacct, scancel and scontrol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNNING_STATES = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "
 
 @dataclass(frozen=True)
 class JobState:
-    """A job according to Slurm."""
+    """The state of a job according to Slurm."""
 
     state: str
     """Slurm's state, such as PENDING, RUNNING, COMPLETED, FAILED or TIMEOUT.
@@ -73,7 +73,7 @@ def query_job(job: str) -> JobState:
 
 
 def _query_accounting(job: str) -> JobState:
-    """Return the state of a finished job from accounting; unknown if there is no accounting."""
+    """Return the state of a finished job from accounting, or unknown without accounting."""
     command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}"]
     gone = f"squeue no longer lists job {job}"
     try:
@@ -81,7 +81,7 @@ def _query_accounting(job: str) -> JobState:
     except EnvironmentProblem as error:  # There is no accounting, or sacct is not installed here.
         return JobState(UNKNOWN, f"{gone}, and accounting is not available: {error.message}")
     if not lines:
-        return JobState(UNKNOWN, f"{gone}, and neither does accounting (sacct)")
+        return JobState(UNKNOWN, f"{gone}, and accounting (sacct) does not list it either")
     state, elapsed, nodes = (*lines[-1].split("|"), "", "")[:3]
     return JobState(state.split()[0], elapsed=elapsed, nodes=nodes)  # CANCELLED by 1000
 
@@ -110,7 +110,7 @@ def _call(command: Sequence[str]) -> str:
     except FileNotFoundError:
         raise EnvironmentProblem(
             f"{name}: command not found",
-            hint="run this on a machine of the cluster, where Slurm is installed",
+            hint="run this command on a machine of the cluster, where Slurm is installed",
         ) from None
     except subprocess.TimeoutExpired:
         raise EnvironmentProblem(f"{name}: no answer within {TIMEOUT:g} seconds") from None

@@ -28,7 +28,8 @@ def build_script(
 ) -> str:
     """Return the sbatch script that works on a run.
 
-    It sets no environment variables, because sbatch passes on those of the submitting shell.
+    The script sets no environment variables, because sbatch passes on those of the submitting
+    shell.
 
     Args:
         options: resources of the job.
@@ -58,7 +59,7 @@ def build_script(
 
 
 def _list_options(options: SlurmOptions, folder: Path, name: str) -> Iterator[str]:
-    """Yield the options of sbatch, which parses quotes like a shell."""
+    """Yield the options of sbatch, quoted because sbatch parses quotes like a shell."""
     # %j in the name of the log is the job number, so a % in the path must be doubled.
     log = f"{str(folder).replace('%', '%%')}/slurm/%j.log"
     values = {
@@ -87,7 +88,7 @@ def _list_options(options: SlurmOptions, folder: Path, name: str) -> Iterator[st
 
 
 def _refuse_unusable(folder: Path) -> None:
-    """Reject a path that Slurm would change, because it removes backslashes from log names."""
+    """Raise an error for a path that Slurm would change. It removes backslashes from log names."""
     if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
         raise UsageError(
             f"{folder}: Slurm cannot use a path with a backslash or control character",

@@ -76,7 +76,7 @@ def refuse_second_job(run: Path) -> None:
     if job and (found := programs.query_job(job.job)).is_active:
         raise UsageError(
             f"{run}: job {job.job} is already working on this run ({found.state.lower()})",
-            hint="to end it: tunesmith slurm cancel",
+            hint="to stop the job: tunesmith slurm cancel",
         )
 
 
@@ -84,13 +84,13 @@ def check_run(plan: Plan, options: SlurmOptions) -> None:
     """Reject a run that the job cannot execute.
 
     Raises:
-        UsageError: the technique supports only one process but the job has several, or it trains on
-            a different device than the job has.
+        UsageError: the technique supports only one process but the job has several, or the run
+            trains on a device that the job does not have.
         EnvironmentProblem: the weights of the model are missing.
     """
     api.require_runnable(plan)
     refuse_unsuitable_job(
-        plan, options.gpus, options.process_count, table="slurm", hint="--processes 1"
+        plan, options.gpus, options.process_count, table="slurm", hint="add --processes 1"
     )
 
 

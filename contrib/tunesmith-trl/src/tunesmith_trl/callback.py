@@ -1,4 +1,4 @@
-"""The callback that connects TRL's trainers to events, the monitor and checkpoints."""
+"""Connect TRL's trainers to tunesmith's events, monitor and checkpoints with a callback."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
     grad_norm: float = 0.0
     """Gradient norm of the last update, before clipping."""
     rng_state: Tensor | None = None
-    """State of torch's random generator before the first step; None if not stored."""
+    """State of torch's random generator before the first step, or None if not stored."""
     cuda_rng_states: list[Tensor] = field(default_factory=list)
     """State of each GPU's random generator before the first step."""
 
     def store_rng_state(self) -> None:
-        """Store the random states, because creating a trainer and data loader changes them."""
+        """Store the random states, because creating a trainer and a data loader changes them."""
         self.rng_state = torch.get_rng_state()
         self.cuda_rng_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
@@ -64,7 +64,7 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
             self.started = time.perf_counter()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Clip gradients as the toolkit does: TRL would turn an infinite gradient into zero."""
+        """Clip gradients like the toolkit, because TRL turns an infinite gradient into zero."""
         max_grad_norm = self.reward_function.options.optimizer.max_grad_norm
         self.grad_norm = float(self.masters.clip_grad_norm(max_grad_norm))
         if not math.isfinite(self.grad_norm):
@@ -114,8 +114,8 @@ class TrlCallback(TrainerCallback):  # type: ignore[misc]
     def _metrics(self) -> dict[str, float]:
         """Return TRL's metrics under tunesmith's names.
 
-        The metrics of a rollout are in the log of its first update. TRL reports KL per token; here
-        it is converted to KL per completion.
+        The metrics of a rollout are in the log of its first update. TRL reports KL per token, and
+        this method converts it to KL per completion.
         """
         logs, rewards = self.logs[0], self.reward_function
         clip_fractions = [update["clip_ratio/region_mean"] for update in self.logs]

@@ -1,4 +1,4 @@
-"""Temporary changes during TRL's training: folder, end tokens, log, telemetry."""
+"""Change the output folder, end tokens, log and telemetry during TRL's training."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def output_folder(out: Path) -> Iterator[str]:
 
 @contextmanager
 def end_tokens(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
-    """Inside the context, make TRL's completions end at the toolkit's end tokens.
+    """Make TRL's completions end at the toolkit's end tokens inside the context.
 
-    TRL sets the padding token itself, which is also restored.
+    At the end, also restore the padding token, which TRL sets.
     """
     config = model.generation_config
     before = config.eos_token_id, config.pad_token_id
@@ -44,7 +44,7 @@ def end_tokens(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
 
 @contextmanager
 def no_warnings_about_truncated(options: PolicyOptions) -> Iterator[None]:
-    """Silence RLOO's warning about each completion without a reward (the truncated ones)."""
+    """Silence RLOO's warning about each truncated completion, because it has no reward."""
     if options.algorithm != "rloo":
         yield
         return
@@ -59,7 +59,7 @@ def no_warnings_about_truncated(options: PolicyOptions) -> Iterator[None]:
 
 @contextmanager
 def no_telemetry() -> Iterator[None]:
-    """Disable TRL's usage reports inside the context by setting CI."""
+    """Disable TRL's usage reports inside the context, by setting the variable ``CI``."""
     before = os.environ.get("CI")
     os.environ["CI"] = "1"
     try:

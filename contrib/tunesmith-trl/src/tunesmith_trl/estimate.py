@@ -1,7 +1,7 @@
-"""Estimate memory and time of training with TRL; only traced steps import torch.
+"""Estimate memory and time of training with TRL. Only traced steps import torch.
 
 A step is estimated like a step of the toolkit's own loop over padded rows. In addition, TRL keeps
-the logits of all completion tokens of a micro-batch.
+the logits of all completion tokens of a micro-batch in memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def micro_batch_rows(options: PolicyOptions, prompts: int, longest_prompt: int) 
 
 
 def estimate(options: TrlOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield two estimates: one by arithmetic, and one with a traced step."""
+    """Yield two estimates, first an analytic one, then one with a traced step."""
     policy = pad_options(options.policy_options)
     size = 0
     if options.reward_model is not None:
@@ -58,7 +58,7 @@ def estimate(options: TrlOptions, request: EstimateRequest) -> Iterator[Estimate
 
 
 def memory_savings(options: OptionsT) -> Sequence[MemorySaving[OptionsT]]:
-    """Return option changes that save memory, except packing: TRL always pads its rows."""
+    """Return option changes that save memory, except packing, because TRL always pads rows."""
     savings = training_memory_savings(options)
     return [saving for saving in savings if saving.config.packing == options.packing]
 

@@ -1,4 +1,4 @@
-"""Offers of ``trl-grpo`` and ``trl-rloo``, and the review of plans that use them."""
+"""Offer the techniques ``trl-grpo`` and ``trl-rloo``, and review plans that use them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROMISES = Promises(base_weights_unchanged=True)
 
 
 def build(options: TrlOptions) -> Technique:
-    """Create the technique, importing torch; TRL is imported when training starts."""
+    """Create the technique, importing torch. TRL is only imported when training starts."""
     from tunesmith_torch.runtime import bitsandbytes
     from tunesmith_trl.technique import TrlTechnique
 
@@ -59,7 +59,7 @@ RLOO = TechniqueOffer(
 
 
 def review_plan(plan: Plan, offer: TechniqueOffer[Any]) -> Sequence[Finding]:
-    """Return errors for missing libraries, and for devices that these do not support.
+    """Return errors for missing libraries, and for devices that the libraries do not support.
 
     ``offer`` is the technique whose plans are reviewed.
     """

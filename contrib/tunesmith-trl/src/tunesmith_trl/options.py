@@ -1,7 +1,7 @@
-"""Options of ``trl-grpo`` and ``trl-rloo``; neither torch nor TRL is imported here.
+"""Define the options of ``trl-grpo`` and ``trl-rloo``, without importing torch or TRL.
 
-They combine the toolkit's option tables. Options that TRL's trainers would ignore do not exist
-here, or their ignored values are rejected with the reason.
+The options combine the toolkit's option tables. Options that TRL's trainers would ignore do not
+exist here, or their ignored values are rejected with the reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OWN_KEYS = {"vllm", "reward_model"}
 
 
 class RlooLossOptions(Options):
-    """Table ``loss`` of RLOO."""
+    """Table ``loss`` of ``trl-rloo``: the KL divergence, and truncated completions."""
 
     mask_truncated_completions: bool = Field(
         default=True,
@@ -43,7 +43,7 @@ class RlooLossOptions(Options):
 
 
 class GrpoLossOptions(RlooLossOptions):
-    """Table ``loss`` of GRPO."""
+    """Table ``loss`` of ``trl-grpo``, which adds clipping and several updates per rollout."""
 
     clip_range: float = Field(
         default=0.2,
@@ -63,7 +63,7 @@ class GrpoLossOptions(RlooLossOptions):
 
 
 class TrlOptions(TrainingOptions):
-    """Options of both techniques."""
+    """Options that both techniques share."""
 
     ALGORITHM: ClassVar[Literal["grpo", "rloo"]]
 
@@ -134,7 +134,7 @@ class TrlOptions(TrainingOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """LoRA adapters on an unquantized base model."""
+        """The adaptation of the base model: LoRA adapters without quantization."""
         return Adaptation("lora", self.adapter)
 
     @property
@@ -175,7 +175,7 @@ class TrlOptions(TrainingOptions):
 
 
 class GrpoOptions(TrlOptions):
-    """Options of ``trl-grpo``."""
+    """Options of ``trl-grpo``, which trains with group-relative policy optimization."""
 
     ALGORITHM = "grpo"
 
@@ -185,6 +185,6 @@ class GrpoOptions(TrlOptions):
 
 
 class RlooOptions(TrlOptions):
-    """Options of ``trl-rloo``."""
+    """Options of ``trl-rloo``, which trains with REINFORCE leave-one-out."""
 
     ALGORITHM = "rloo"

@@ -1,4 +1,4 @@
-"""Inputs for TRL's trainers: the prompts and rewards of the toolkit's own loop.
+"""Provide TRL's trainers with the prompts and rewards of the toolkit's own loop.
 
 Shapes: C completions, in a batch or of one prompt.
 """
@@ -66,7 +66,7 @@ class TrlRewardFunction:
     ) -> list[float | None]:
         """Return the reward of each completion for TRL, or None to exclude a completion.
 
-        For GRPO, these are the finished advantages; see :mod:`tunesmith_trl.trainer`.
+        For GRPO, the rewards are the finished advantages. See :mod:`tunesmith_trl.trainer`.
         """
         end_ids = self.prompt_tokenizer.end_ids
         completions = [
@@ -105,7 +105,7 @@ class TrlRewardFunction:
 
 
 def _standardized_rewards(rewards_C: Tensor, trained_C: Tensor) -> Tensor:
-    """Return GRPO's advantages of a prompt's completions; 0 (their mean) for untrained ones."""
+    """Return GRPO's advantages of a prompt's completions, or 0 (the mean) for untrained ones."""
     advantages_C = torch.zeros_like(rewards_C)
     if trained_C.any():
         advantages_C[trained_C] = policy_gradient.grpo_advantages(rewards_C[trained_C])

@@ -19,7 +19,7 @@ GRPO_SETTINGS = {
 
 
 def trainer_settings(folder: str, callback: TrlCallback, *, vllm: bool) -> dict[str, Any]:
-    """Return the options under TRL's names; TRL must not download, report or save anything."""
+    """Return the options under TRL's names, such that TRL downloads, reports and saves nothing."""
     reward_function, options = callback.reward_function, callback.reward_function.options
     generation, loss = options.generation, options.loss
     prompt_tokenizer = reward_function.prompt_tokenizer

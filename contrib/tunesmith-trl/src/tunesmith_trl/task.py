@@ -30,7 +30,7 @@ from tunesmith_trl.trainer import run_trl_training
 
 
 class TrlTask(PolicyTask):
-    """A policy whose completions, loss and updates are computed by TRL.
+    """Trains a policy whose completions, loss and updates TRL computes.
 
     TRL trains a single adapter and disables it to compute the reference. For this reason, an
     initial adapter is merged into the base model in memory, and a reward model is a separate model.
@@ -64,7 +64,7 @@ class TrlTask(PolicyTask):
         )
 
     def prepare(self, session: TrainingSession, data: list[Prompt]) -> PreparedTraining:
-        """Set up rewards, objective and monitor as the toolkit does, but with TRL's loop."""
+        """Set up rewards, objective and monitor like the toolkit, but with TRL's loop."""
         prepared = super().prepare(session, data)
         tokenizer = PromptTokenizer(session.template, data)
         loop = partial(run_loop, prompt_tokenizer=tokenizer, vllm=self.vllm)
@@ -90,7 +90,7 @@ def run_loop(  # noqa: PLR0913 - the toolkit's signature, and two settings
     prompt_tokenizer: PromptTokenizer,
     vllm: bool,
 ) -> None:
-    """Train with TRL; ``objective`` and ``monitor`` belong to a :class:`PolicyTask`.
+    """Train with TRL. ``objective`` and ``monitor`` belong to a :class:`PolicyTask`.
 
     TRL's offers accept no additions, so ``additions`` is empty.
     """

@@ -18,7 +18,7 @@ from tunesmith_trl.task import TrlTask
 
 
 class TrlTechnique:
-    """GRPO or RLOO with LoRA adapters on frozen base weights."""
+    """Trains LoRA adapters on frozen base weights with GRPO or RLOO."""
 
     def __init__(self, options: TrlOptions) -> None:
         self.options = options

@@ -1,9 +1,9 @@
-"""Train with TRL's trainers: GRPO and RLOO.
+"""Train with TRL's trainers for GRPO and RLOO.
 
 TRL samples, computes the loss and updates the weights, instead of
-:class:`tunesmith_torch.rlhf.policy_objective.PolicyObjective`. Everything else stays tunesmith's:
-prompts and their order, rewards, optimizer, learning rates, evaluations and checkpoints. So the
-same options have the same meaning as in the toolkit's own loop:
+:class:`tunesmith_torch.rlhf.policy_objective.PolicyObjective`. tunesmith provides everything else:
+prompts and their order, rewards, optimizer, learning rates, evaluations and checkpoints. Therefore
+the same options have the same meaning as in the toolkit's own loop:
 
 =================  ================================================================================
 grpo               loss "dapo": sum over tokens / tokens of the complete batch. TRL divides
@@ -11,7 +11,7 @@ grpo               loss "dapo": sum over tokens / tokens of the complete batch. 
                    that are already standardized by ``policy_gradient.grpo_advantages`` (their mean
                    is 0), and is configured not to scale them. The KL term of the loss is not
                    weighted by the ratio
-rloo               TRL's own: each reward, less ``beta`` times the KL of its completion, minus the
+rloo               that of TRL: each reward, less ``beta`` times the KL of its completion, minus the
                    mean of the others. The ratio is over complete sequences; it is 1 in the only
                    update
 truncated          excluded from their group's mean, as in the toolkit's loop. TRL's rloo divides
@@ -67,13 +67,13 @@ def run_trl_training(
 ) -> None:
     """Train from the newest checkpoint, or from the initial weights, to the last step.
 
-    ``objective`` contains the policy and evaluates it for the monitor; TRL samples and computes the
+    ``objective`` contains the policy and evaluates it for the monitor. TRL samples and computes the
     loss.
 
     Raises:
         EnvironmentProblem: TRL cannot be imported, or would not train on the policy's device.
         TrainingError: a gradient is not finite.
-        RunStopped: raised by ``job.emit``; it is held back until a checkpoint is saved.
+        RunStopped: ``job.emit`` raised it. This function holds it back until a checkpoint is saved.
     """
     options: PolicyOptions = job.config
     keep_freed_memory()
@@ -96,9 +96,9 @@ def run_trl_training(
         trainer = _build_trainer(folder, callback, vllm=vllm)
         try:
             seed_all(job.seed)
-            # Only now, because TRL has just copied the initial adapter as its reference.
+            # Restore only now, because TRL has just copied the initial adapter as its reference.
             checkpoints.resume(order.steps)
-            # Even after the last step, because the run may have stopped before its evaluation.
+            # Evaluate even after the last step, because the run may have stopped before that.
             decision = monitor.evaluate(steps_done)
             is_over = checkpoints.apply_decision(steps_done, decision)
             if not is_over and steps_done < order.steps:
@@ -162,8 +162,7 @@ def _refuse_other_device(args: Any, device: torch.device) -> None:
 def _remaining_rows(callback: TrlCallback) -> Iterator[int]:
     """Yield the prompts of the remaining batches, in the order of the toolkit's loop.
 
-    All TRL batches have the same size, so a short last batch of an epoch is filled up with the
-    epoch's first prompts.
+    All TRL batches have the same size, so the epoch's first prompts fill up a short last batch.
     """
     order, steps_done = callback.order, callback.steps_done
     batch_size = min(order.batch_size, order.rows)

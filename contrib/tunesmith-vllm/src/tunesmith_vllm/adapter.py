@@ -1,4 +1,4 @@
-"""Check adapters that vLLM adds to a base model while serving."""
+"""Check adapters that vLLM applies to a base model while serving."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _UNKNOWN = (
 
 
 def check_adapter(adapter: Path) -> None:
-    """Check that vLLM computes an adapter as PEFT does.
+    """Check that vLLM computes an adapter in the same way as PEFT.
 
     Raises:
-        UsageError: vLLM would compute it differently; the message gives the first reason.
+        UsageError: vLLM would compute the adapter differently. The message states the first reason.
     """
     for reason in _find_reasons(read_json_object(adapter / "adapter_config.json")):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""vLLM as an engine: a process in vLLM's Python environment renders, generates and scores.
+"""Verify exports in vLLM: a process in its environment renders, generates and scores.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -45,14 +45,14 @@ class VllmModel:
         self.has_template = bool(about["has_template"])
 
     def render(self, prompt: Prompt) -> str:
-        """Return the prompt as vLLM renders it."""
+        """Return the prompt, rendered by vLLM with the export's chat template."""
         found = self._ask("render", prompt=self._convert(prompt))
         text = str(found["text"])
         self._ids[text] = [int(i) for i in found["ids"]]
         return text
 
     def tokenize(self, text: str) -> Sequence[int]:
-        """Return the ids of a rendered prompt, as vLLM passes them to the model."""
+        """Return the token ids of a rendered prompt, as vLLM passes them to the model."""
         if text not in self._ids:
             self._ids[text] = [int(i) for i in self._ask("render", prompt=text)["ids"]]
         return self._ids[text]
@@ -98,7 +98,7 @@ class VllmModel:
 
 @contextmanager
 def open_engine(python: str, engine: dict[str, Any], adapter: Path | None) -> Iterator[VllmModel]:
-    """Load a model into vLLM with the arguments ``engine``, and an adapter if one is given.
+    """Load a model into vLLM with the arguments ``engine``, optionally with an adapter.
 
     Raises:
         IntegrityError: vLLM cannot load the model.
@@ -129,7 +129,11 @@ def find_failure_reason(log: str) -> str:
     """Return the log line that explains why vLLM ended."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     named = [line for line in lines if "Error: " in line]
-    return (named or lines or ["vLLM ended without a message"])[-1].removeprefix("[rank0]:").strip()
+    return (
+        (named or lines or ["the vLLM process ended without an error message"])[-1]
+        .removeprefix("[rank0]:")
+        .strip()
+    )
 
 
 def _pipe(stream: IO[str] | None) -> IO[str]:

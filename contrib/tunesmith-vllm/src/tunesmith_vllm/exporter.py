@@ -48,7 +48,7 @@ class _VllmExporter:
         self.python = find_python(options.python)
 
     def own_checks(self, out: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-        """Check both formats of the RoPE config, and report if vLLM verifies the export."""
+        """Check both formats of the RoPE config, and report whether vLLM verifies the export."""
         is_asked = self.python is not None
         yield "rope, both forms", lambda: check_rope_forms(self._config(out), is_asked=is_asked)
         yield "vLLM", self._find_vllm
@@ -113,7 +113,7 @@ class VllmExporter(_VllmExporter):
         copy_model(model, out, self.options.dtype)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return facts from the folder, to compare with the model."""
+        """Return facts from the folder, which the export compares with the model."""
         return read_folder_facts(out)
 
     def serve_command(self, out: Path | None) -> str:
@@ -129,7 +129,7 @@ class VllmAdapterExporter(_VllmExporter):
     _max_rank = 0
 
     def check_adapter(self, adapter: Path) -> None:
-        """Reject an adapter that vLLM does not compute as PEFT does."""
+        """Raise an error for an adapter that vLLM computes differently from PEFT."""
         check_adapter(adapter)
 
     def export_adapter(self, base: Path, adapter: Path, out: Path) -> None:
@@ -193,7 +193,7 @@ class VllmAdapterExporter(_VllmExporter):
 def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:
     """Check that a config has the same RoPE base in the transformers 5 format and the older one.
 
-    ``is_asked`` is True if vLLM itself will compute log-probabilities afterwards.
+    ``is_asked`` is True if the export will also be verified with log-probabilities from vLLM.
 
     Raises:
         NotVerifiedError: the config has only one of the formats, which some vLLM versions ignore.
@@ -207,16 +207,18 @@ def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:
             "the config has only rope_parameters, which vLLM versions before transformers 5 ignore"
         )
         if is_asked:
-            return f"{text}; the checks below show if this version reads it"
+            return f"{text}; the checks below show whether this version reads the config"
         raise NotVerifiedError(text)
     found, expected = text_config["rope_theta"], parameters["rope_theta"]
-    require(found == expected, f"rope_theta is {found}, but {expected} in rope_parameters")
+    require(
+        found == expected, f"rope_theta is {found}, but its value in rope_parameters is {expected}"
+    )
     kind = parameters.get("rope_type", "default")
     if kind == "default":
         return f"theta {expected:g}"
     scaling = text_config.get("rope_scaling") or {}
     require(
         kind in (scaling.get("rope_type"), scaling.get("type")),
-        f"rope_scaling is {scaling.get('rope_type')}, but {kind} in rope_parameters",
+        f"rope_scaling is {scaling.get('rope_type')}, but the type in rope_parameters is {kind}",
     )
     return f"theta {expected:g}, {kind}"

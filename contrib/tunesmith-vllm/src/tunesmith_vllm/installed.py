@@ -12,10 +12,10 @@ _QUESTION = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm
 
 
 def find_python(wanted: str | None) -> str | None:
-    """Return the Python that has vLLM; None if none is specified and this one lacks vLLM.
+    """Return the interpreter with vLLM, or None if the user named none and this one lacks vLLM.
 
     Raises:
-        EnvironmentProblem: the specified Python lacks vLLM, or cannot run.
+        EnvironmentProblem: the named interpreter lacks vLLM, or cannot run.
     """
     if wanted is None:
         return None if find_spec("vllm") is None else sys.executable
@@ -25,6 +25,6 @@ def find_python(wanted: str | None) -> str | None:
         raise EnvironmentProblem(f"python: cannot run {wanted}: {error.strerror}") from error
     if done.returncode:
         raise EnvironmentProblem(
-            f"python: {wanted} does not have vLLM", hint=f"{wanted} -m pip install vllm"
+            f"python: vLLM is not installed for {wanted}", hint=f"{wanted} -m pip install vllm"
         )
     return wanted

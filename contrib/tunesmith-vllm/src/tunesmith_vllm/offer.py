@@ -1,4 +1,4 @@
-"""Offer of the exporter ``vllm``."""
+"""Offer the exporter ``vllm``."""
 
 from __future__ import annotations
 

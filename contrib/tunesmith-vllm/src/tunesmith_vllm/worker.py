@@ -1,6 +1,6 @@
 """Run vLLM in a separate process, which answers requests about a model, one JSON object per line.
 
-It runs in the Python environment that has vLLM, so it imports nothing from tunesmith.
+The process runs in the Python environment that has vLLM, so it imports nothing from tunesmith.
 
 Shapes: N scored positions, V vocabulary.
 """
@@ -18,7 +18,7 @@ POSITIONS_AT_ONCE = 4
 
 
 class Worker:
-    """A model in vLLM."""
+    """A model that is loaded into vLLM."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         import torch
@@ -47,7 +47,7 @@ class Worker:
     def generate(
         self, prompts: list[str | list[dict[str, str]]], max_new_tokens: int
     ) -> list[dict[str, Any]]:
-        """Generate with a server's settings, which are those of the generation config."""
+        """Generate answers with the settings of a server, which come from the generation config."""
         completions = [answer.outputs[0] for answer in self._run(prompts, max_new_tokens)]
         return [
             {"text": c.text, "ids": list(c.token_ids), "reason": c.finish_reason}
@@ -90,7 +90,7 @@ class Worker:
 
 
 def main() -> None:
-    """Load the model in the settings, and answer requests until the input ends."""
+    """Load the model that the settings name, and answer requests until the input ends."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)  # vLLM also prints to standard output.
         worker = Worker(json.loads(sys.argv[1]))

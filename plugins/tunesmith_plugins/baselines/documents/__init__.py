@@ -80,8 +80,8 @@ class DocumentsBaseline:
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield variants with free and constrained answers.
 
-        They differ in the number of examples, the length and number of passages, and the similarity
-        that finds them.
+        The variants differ in the number of examples, the number and length of passages, and the
+        similarity measure used to find the passages.
 
         Raises:
             DataError: the folder has no readable documents.
@@ -92,6 +92,7 @@ class DocumentsBaseline:
         if self.options.folder is None:
             return
         prompt = read_task(task)
+        # Many short distinct answers are facts from the documents, not classes to choose from.
         if len(prompt.labels) > MAX_LABELS:
             length = describe_length([example.answer for example in prompt.examples])
             prompt = replace(prompt, kind="text", labels=(), description=length)
@@ -117,7 +118,7 @@ class DocumentsBaseline:
     def _open_indexes(
         self, folder: Path, encoder: Callable[[], Encoder] | None
     ) -> dict[int, PassageIndex]:
-        """Return an index for each length, without those that split the documents alike."""
+        """Return an index for each passage length, skipping lengths that give the same passages."""
         from tunesmith_plugins.baselines.documents.passages import PassageIndex, split_document
         from tunesmith_plugins.baselines.documents.read_folder import read_folder
 
@@ -133,9 +134,9 @@ class DocumentsBaseline:
 def choose_examples(
     examples: Sequence[Example], find: FindPassages, count: int, seed: int
 ) -> Sequence[Example]:
-    """Return up to ``count`` examples whose answer is in their passages, with these passages.
+    """Return up to ``count`` examples with passages that contain their answer.
 
-    Other examples would teach the model to ignore the passages.
+    Examples whose passages lack the answer would teach the model to ignore the passages.
     """
     from tunesmith_evidence.prompting.prompted_model import add_passages
     from tunesmith_evidence.prompting.shots import choose_shots
@@ -175,7 +176,7 @@ def review(plan: Plan) -> Iterator[Finding]:
         return
     if options.folder is None:
         if plan.baseline_options.use is not None:
-            message, hint = "documents needs a folder", "set `folder` in this table"
+            message, hint = "the baseline documents needs a folder", "set `folder` in this table"
             yield Finding(level="error", where=TABLE, message=message, hint=hint)
         return
     where = f"{TABLE}.folder"

@@ -25,9 +25,10 @@ _WORD = re.compile(r"\S{1,20}\s*")
 
 
 def split_document(document: Document, words: int) -> Iterator[str]:
-    """Yield the passages of a document: its headings, and up to ``words`` words of one section.
+    """Yield the passages of a document: headings, and up to ``words`` words from one section.
 
-    A section is split at the ends of sentences and lines, or inside a sentence that is too long.
+    Split a section at the ends of sentences and lines. Split inside a sentence only if the sentence
+    alone is too long.
     """
     headings: dict[int, str] = {}
     for heading, text in _split_sections(document.text):
@@ -40,7 +41,7 @@ def split_document(document: Document, words: int) -> Iterator[str]:
 
 
 def _split_sections(text: str) -> Iterator[tuple[tuple[int, str] | None, str]]:
-    """Yield level and title of each heading, with the text below it."""
+    """Yield the level and the title of each heading, with the text below the heading."""
     heading, lines, is_code = None, list[str](), False
     for line in _UNDERLINED.sub(_mark_heading, text).split("\n"):
         is_code ^= line.startswith("```")
@@ -58,7 +59,7 @@ def _mark_heading(match: re.Match[str]) -> str:
 
 
 def _split_text(text: str, words: int) -> Iterator[str]:
-    """Yield parts of up to ``words`` words, which end where a sentence or line ends."""
+    """Yield parts of up to ``words`` words that end where a sentence or a line ends."""
     part, size = "", 0
     for sentence in _SENTENCE_END.split(text):
         found = _WORD.findall(sentence)
@@ -77,8 +78,8 @@ def _split_text(text: str, words: int) -> Iterator[str]:
 class PassageIndex:
     """Finds the passages that are most similar to a question, by words, by meaning, or by both.
 
-    Both rankings are joined by reciprocal rank fusion: a passage scores ``1 / (60 + rank)`` in
-    each. Source: Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet and
+    Reciprocal rank fusion combines the two rankings: a passage scores ``1 / (60 + rank)`` in each.
+    Source: Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet and
     individual Rank Learning Methods (2009).
     """
 
@@ -102,5 +103,5 @@ class PassageIndex:
 
     @cached_property
     def _meanings(self) -> VectorIndex:
-        assert self._encoder is not None, "embeddings need an encoder"
+        assert self._encoder is not None, "similarity by meaning needs an encoder"
         return VectorIndex(self.passages, self._encoder())

@@ -34,7 +34,7 @@ _TAG = re.compile(r"<(/?)(!|[a-z][a-z0-9]*)[^<>]*>", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Document:
-    """A document as Markdown or plain text."""
+    """A document, converted to Markdown or plain text."""
 
     name: str
     """Path relative to the folder."""
@@ -50,7 +50,7 @@ class Documents:
     """Names of the skipped files, by reason."""
 
     def describe_skipped(self) -> Iterator[str]:
-        """Yield one line for each reason, with the number and the names of the skipped files."""
+        """Yield one line per reason, with the number and the names of the skipped files."""
         for reason, names in self.skipped.items():
             more = ", ..." if len(names) > NAMED_FILES else ""
             count = format_count(len(names), "file")
@@ -60,7 +60,7 @@ class Documents:
 def read_folder(folder: Path) -> Documents:
     """Read all documents in a folder and its subfolders, except hidden ones.
 
-    Links are not followed, because they may lead out of the folder.
+    Skip links, because they may lead out of the folder.
 
     Raises:
         DataError: the folder does not exist, has no documents, or is too large.
@@ -96,7 +96,7 @@ def read_folder(folder: Path) -> Documents:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Return files and links below a folder, sorted; hidden ones are omitted."""
+    """Return the files and links below a folder, sorted and without hidden ones."""
     paths: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -106,7 +106,7 @@ def _list_files(folder: Path) -> list[Path]:
             raise DataError(
                 str(folder),
                 f"the folder has more than {MAX_FILES:,} files",
-                hint="name a folder with the documents only",
+                hint="name a folder that contains only the documents",
             )
     return sorted(paths)
 
@@ -121,7 +121,7 @@ def _find_obstacle(path: Path) -> str:
 
 
 def _read_text(path: Path) -> tuple[str, str]:
-    """Return the text of a document and an empty string, or the reason why it is unreadable."""
+    """Return a document's text and "", or "" and the reason why the text cannot be read."""
     try:
         pages = open_document(DataFile(path, path.name))
         if pages is not None:

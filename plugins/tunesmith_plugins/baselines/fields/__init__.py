@@ -21,7 +21,7 @@ class FieldsBaseline:
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
         """Yield the only variant, or nothing if the answers are not JSON objects.
 
-        How each field is predicted is chosen by cross-validation on the training rows.
+        Cross-validation on the training rows chooses the method for each field.
         """
         from tunesmith_evidence.classify.function_model import FunctionModel
         from tunesmith_evidence.tasks.examples import read_examples

@@ -17,12 +17,12 @@ MAX_TEMPLATE = 40
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A named function from a span's text to a value; it returns None if it does not apply."""
+    """A named function that converts a span's text to a value, or returns None if it cannot."""
 
     name: str
     convert: Convert
     kinds: frozenset[str] | None = None
-    """The kinds of spans that it applies to; None: all kinds."""
+    """The kinds of spans that it applies to, or None for all kinds."""
     keeps_signs: bool = False
     """True if the value keeps all letters and digits of the span in order, ignoring case."""
     gives_digits: bool = False
@@ -30,7 +30,7 @@ class Conversion:
 
 
 def normalize_key(text: str) -> str:
-    """Return the letters and digits of a text, ignoring case."""
+    """Return only the letters and digits of a text, case-folded."""
     # Upper case first: two lower-case letters, such as i and dotless ı, can have the same
     # capital.
     return "".join(filter(str.isalnum, text.upper().casefold()))
@@ -138,7 +138,7 @@ def _dates(values: Sequence[str]) -> Iterator[Conversion]:
 
 
 def list_conversions(values: Sequence[str]) -> list[Conversion]:
-    """Return the conversions that could produce values like these, the simplest first."""
+    """Return the conversions that can produce values like these, the simplest first."""
     return [*TEXT, *NUMBER, *_dates(values), *find_templates(values)]
 
 
@@ -148,8 +148,8 @@ def list_conversions(values: Sequence[str]) -> list[Conversion]:
 def find_templates(values: Sequence[str]) -> list[Conversion]:
     """Return a conversion for each form shared by several values, such as ``ORD-99999``.
 
-    Characters that are the same in all values are fixed, unless the values are all equal. The span
-    ``48213`` becomes ``ORD-48213``, and ``ab 123`` becomes ``AB-123``.
+    Characters that are equal in all values are fixed, unless the values themselves are equal. The
+    span ``48213`` becomes ``ORD-48213``, and ``ab 123`` becomes ``AB-123``.
     """
     by_form: dict[str, list[str]] = {}
     for value in sorted(set(values)):
@@ -166,7 +166,7 @@ def find_templates(values: Sequence[str]) -> list[Conversion]:
 
 
 def _form(value: str) -> str:
-    """Replace digits by ``9`` and letters by ``A`` or ``a``; keep all other characters."""
+    """Replace digits with ``9`` and letters with ``A`` or ``a``; keep all other characters."""
     letters = re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", value)
     return re.sub(r"\d", "9", letters)
 

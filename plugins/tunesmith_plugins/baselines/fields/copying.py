@@ -1,8 +1,8 @@
 """Copy a field's value from the text, with mined patterns and a ranker.
 
 A candidate is a span of some kind, together with a conversion. Mining finds the pairs of kind and
-conversion that reproduce the values in the training rows. A logistic regression over a candidate's
-form, neighbors and position then learns to recognize the value.
+conversion that reproduce the values in the training rows. A logistic regression then learns from a
+candidate's form, neighbors and position whether it is the value.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Patterns:
     """Pairs of a span kind and a conversion that produce the values of a field."""
 
     def __init__(self, spans: SpanTable, contents: Sequence[str | None]) -> None:
-        """Mine the texts of ``spans``; ``contents`` are their values, None if not copyable."""
+        """Mine the texts of ``spans``. ``contents`` are their values, or None if not copyable."""
         rows = [(row, content) for row, content in enumerate(contents) if content]
         rows = rows[:: max(1, len(rows) // MAX_MINED_ROWS)]
         values = [content for _, content in rows]
@@ -148,8 +148,8 @@ def _hash(described: Iterable[Sequence[str]]) -> sparse.csr_matrix:
 class CandidateRows:
     """The candidates of many texts, with their features as sparse rows.
 
-    A candidate's content is empty if its conversion does not apply to the span. Such a candidate
-    only serves as a negative example.
+    If a candidate's conversion does not apply to its span, its content is empty. It then only
+    serves as a negative example.
     """
 
     def __init__(self, patterns: Patterns, spans: SpanTable) -> None:
@@ -192,13 +192,13 @@ class Copier:
     def __init__(
         self, rows: CandidateRows, contents: Sequence[str | None], chosen: Sequence[int]
     ) -> None:
-        """Fit on the ``chosen`` texts; ``contents`` has a value per text, None if not copied."""
+        """Fit on the ``chosen`` texts. ``contents`` are their values, or None if not copied."""
         self._known = Counter(content for i in chosen if (content := contents[i]) is not None)
         members, targets, known = [], [], []
         for i in chosen:
             right = [content == contents[i] for content in rows.contents[i]]
             if contents[i] is not None and not any(right):
-                continue  # The value is not among the candidates, so these rows teach nothing.
+                continue  # The value is not a candidate, so there is no positive example.
             wrong = [n for n, is_right in enumerate(right) if not is_right]
             kept = set(wrong[:: max(1, -(-len(wrong) // MAX_NEGATIVES))])
             for n, is_right in enumerate(right):
@@ -214,7 +214,7 @@ class Copier:
         self._only = any(targets)
 
     def copy(self, rows: CandidateRows, chosen: Sequence[int]) -> list[tuple[str, float]]:
-        """Return each chosen text's best candidate and its probability, or ("", 0) if none."""
+        """Return the best candidate and its probability for each text, or ("", 0) without one."""
         found = []
         for i in chosen:
             start, end = rows.starts[i], rows.starts[i + 1]

@@ -44,7 +44,7 @@ _TIME_PARTS = re.compile(r"(\d{1,2})(?:[:.](\d{2}))?\s*(?:([ap])\.?m\b\.?)?", re
 
 @lru_cache(4_096)
 def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
-    """Parse a text as a date.
+    """Parse a text as a calendar date, in digits or with the name of a month.
 
     Args:
         text: the text to parse; two-digit years are in the 2000s.
@@ -52,7 +52,7 @@ def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
         year: the year to use for dates without one.
 
     Returns:
-        The date; None if the text is not a date or not a valid calendar day.
+        The date, or None if the text is not a valid date.
     """
     for pattern in _COMPILED:
         match = pattern.fullmatch(text.strip())
@@ -73,10 +73,10 @@ def read_date(text: str, *, day_first: bool, year: int) -> datetime.date | None:
 
 
 def read_time(text: str) -> str | None:
-    """Parse a text that is a time of day, such as ``9``, ``9.30``, ``21:30`` or ``9:30 p.m.``.
+    """Parse a text as a time of day, such as ``9``, ``9.30``, ``21:30`` or ``9:30 p.m.``.
 
     Returns:
-        The time as ``HH:MM`` (24 hours); None if the text is not a time.
+        The time as ``HH:MM`` (24 hours), or None if the text is not a time.
     """
     match = _TIME_PARTS.fullmatch(text.strip())
     if match is None:

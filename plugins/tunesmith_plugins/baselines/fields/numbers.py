@@ -40,12 +40,12 @@ _FACTORS = {"": 1, "k": 1_000, "thousand": 1_000, "m": 1_000_000, "million": 1_0
 
 @lru_cache(4_096)
 def read_number(text: str) -> Decimal | None:
-    """Parse a text that is a number, such as ``1,234``, ``$12.50``, ``3k`` or ``half a dozen``.
+    """Parse a text as a number, such as ``1,234``, ``$12.50``, ``3k`` or ``half a dozen``.
 
     A single separator before three digits separates thousands, so ``1.234`` is 1234.
 
     Returns:
-        The number; None if the text is not a number.
+        The number, or None if the text is not a number.
     """
     text = " ".join(text.casefold().split())
     if text in WORDS:

@@ -48,7 +48,7 @@ BLOCK = 500
 
 @dataclass(frozen=True)
 class FieldReport:
-    """The method that predicts a field, and its accuracy."""
+    """The method chosen to predict a field, and its accuracy."""
 
     field: str
     """Path of the field in the JSON object, joined with dots."""
@@ -60,7 +60,7 @@ class FieldReport:
 
 @dataclass(frozen=True, eq=False)
 class TrainingTexts:
-    """Training texts, and a sample of them."""
+    """The training texts, and the sample of them that decides how to predict fields."""
 
     texts: Sequence[str]
     rows: RowsByKind
@@ -78,7 +78,7 @@ class FieldPredictor:
     """Predicts the values of one field as JSON text."""
 
     def __init__(self, texts: TrainingTexts, values: Sequence[str]) -> None:
-        """Fit on texts and their values."""
+        """Choose a method for the field, and fit it on texts and their values."""
         contents = [None if v == ABSENT else parse_json_content(v) or None for v in values]
         self._is_text = Counter(v[:1] == '"' for v, c in zip(values, contents, strict=True) if c)
         numbers = texts.sample.tolist()
@@ -122,7 +122,7 @@ class FieldPredictor:
         return marked
 
     def predict(self, spans: SpanTable, rows: RowsByKind) -> list[str]:
-        """Return the value for each text."""
+        """Return the predicted value of the field for each text, as JSON text."""
         candidates = CandidateRows(self._patterns, spans)
         return self._learned.predict(self.way, rows, candidates, range(len(spans.texts)))
 
@@ -140,9 +140,9 @@ class FieldPredictor:
 def _mark(
     values: Sequence[str], contents: Sequence[str | None], candidates: Sequence[Sequence[str]]
 ) -> list[str]:
-    """Replace each value that is among the candidates of its text by a marker.
+    """Replace each value that can be copied from its text with a marker.
 
-    The classifier learns to predict the remaining values, and when to copy.
+    From the result, the classifier learns when to copy, and predicts the values that are left.
     """
     rows = zip(values, contents, candidates, strict=True)
     return [COPIED if content in found else value for value, content, found in rows]
@@ -191,7 +191,7 @@ class FieldsModel:
         ]
 
     def answer(self, texts: Sequence[str]) -> list[str]:
-        """Return the JSON object for each text."""
+        """Return the predicted JSON object for each text."""
         if not texts:
             return []
         rows, spans = self._rows_of(texts), SpanTable(texts)

@@ -1,4 +1,4 @@
-"""Find spans of a text that a field could be copied from, with features of their context."""
+"""Find the spans of a text that could be a field's value, with features of their context."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _TOKEN = re.compile(r"\w+(?:['’.@/-]\w+)*|[^\w\s]")
 
 @dataclass(frozen=True, slots=True)
 class TextSpan:
-    """A span of a text."""
+    """A span of a text, with its kind and position."""
 
     kind: str
     start: int
@@ -49,7 +49,7 @@ class TextSpan:
 
 
 def find_spans(text: str, kind: str, most_words: int) -> list[TextSpan]:
-    """Return the spans of a kind; word sequences have at most ``most_words`` words."""
+    """Return a text's spans of a kind. Word sequences have at most ``most_words`` words."""
     text = text[:MAX_TEXT]
     if kind == "words":
         return list(_word_sequences(text, most_words))[:MAX_SPANS]

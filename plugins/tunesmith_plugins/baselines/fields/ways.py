@@ -1,7 +1,7 @@
 """Choose how to predict a field: a constant, a classifier, or copying from the text.
 
-Copying happens where a classifier decides so, or where a candidate is probable enough. The method
-with the best out-of-fold accuracy is used.
+Either a classifier decides whether to copy, or a candidate is copied if it is probable enough. Of
+all methods, the one with the best out-of-fold accuracy predicts the field.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIN_PROBABILITY = 0.5
 
 @dataclass(frozen=True)
 class PredictionWay:
-    """A method of predicting a field."""
+    """A method to predict a field."""
 
     kind: str | None
     """The feature set of the classifier; None: no classifier."""
@@ -64,7 +64,7 @@ def list_ways(*, can_copy: bool) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class FieldRows:
-    """Feature vectors of texts, and the value of a field for each."""
+    """Feature vectors of texts, each with the value of a field."""
 
     rows: RowsByKind
     values: Sequence[str]
@@ -72,7 +72,7 @@ class FieldRows:
     """The values, with a marker in place of each one that is among the candidates."""
 
     def take(self, chosen: NDArray[np.int64]) -> FieldRows:
-        """Return the chosen rows."""
+        """Return only the rows with these indices."""
         numbers = chosen.tolist()
         return FieldRows(
             {kind: rows[chosen] for kind, rows in self.rows.items()},
@@ -82,10 +82,10 @@ class FieldRows:
 
 
 class ValueClassifier:
-    """A classifier of the frequent values of a field."""
+    """Predicts which of its frequent values a field has."""
 
     def __init__(self, rows: Rows, values: Sequence[str], c: float) -> None:
-        """Set up the classes; the classifier is trained at the first prediction."""
+        """Collect the classes. The classifier is trained at the first prediction."""
         counts = Counter(values)
         ranked = sorted(counts, key=lambda value: (-counts[value], value))
         self.constant = ranked[0]
@@ -103,19 +103,19 @@ class ValueClassifier:
         return LinearClassifier(self._rows[self._members], self._answers, self._c)
 
     def predict(self, rows: Rows) -> list[str]:
-        """Return a value for each row."""
+        """Return the most probable value for each row."""
         if not self._learns:
             return [self.constant] * rows.shape[0]
         return predict(self._linear, rows)
 
 
 class LearnedWays:
-    """All methods, learned from the same rows; each part is trained on first use."""
+    """All methods, learned from the same rows. Each part is trained when it is first used."""
 
     def __init__(
         self, training: FieldRows, learn_copier: Callable[[], Copier], write: Callable[[str], str]
     ) -> None:
-        """Prepare to learn from ``training``; ``write`` formats copied content as a value."""
+        """Store the training rows. ``write`` formats copied content as a value."""
         self._training = training
         self._learn_copier = learn_copier
         self._write = write
@@ -142,7 +142,7 @@ class LearnedWays:
     def predict(
         self, way: str, rows: RowsByKind, candidates: CandidateRows, chosen: Sequence[int]
     ) -> list[str]:
-        """Predict the values of rows with one method; ``chosen`` selects their candidates."""
+        """Predict the values of rows with one method. ``chosen`` selects their candidates."""
         kind, copies = WAYS[way].kind, WAYS[way].copies
         if kind is None:
             return [self.everything["terms"].constant] * len(chosen)
@@ -167,7 +167,7 @@ class LearnedWays:
 
 
 class WayTest:
-    """Measures methods on rows that they have not learned from."""
+    """Measures the methods on rows that they were not trained on."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class WayTest:
         candidates: CandidateRows,
         chosen: Sequence[int],
     ) -> None:
-        """Prepare to measure on ``rows``; ``chosen`` selects their candidates."""
+        """Store the rows to measure on. ``chosen`` selects their candidates."""
         self._learned, self._rows = learned, rows
         self._candidates, self._chosen = candidates, chosen
         labels, unless_copied = (
@@ -205,9 +205,9 @@ class WayTest:
 
 
 def choose_way(ways: Sequence[str], tests: Sequence[WayTest]) -> tuple[str, int]:
-    """Return the method that is correct most often, and how often; ties go to the first.
+    """Return the method that is correct most often, with that number; ties go to the first.
 
-    The method with the highest upper bound is measured next, until no other method can win.
+    Measure the method with the highest upper bound next, until no other method can win.
     """
     if not tests:
         return ways[0], 0

@@ -13,7 +13,7 @@ from tunesmith.options import Options
 
 
 class PromptOptions(Options):
-    """Options of ``prompt``."""
+    """Options of ``prompt``: the prompt files, and whether to constrain the answers."""
 
     files: list[str] = Field(
         [],
@@ -55,10 +55,10 @@ class PromptBaseline:
 
 
 def build(options: PromptOptions) -> Baseline:
-    """Create the baseline from its options.
+    """Read the prompt files, and create the baseline.
 
     Raises:
-        DataError: a file is missing or is not a valid prompt.
+        DataError: a prompt file is missing or invalid.
     """
     from tunesmith_plugins.baselines.prompt.prompt_file import read_prompts
 

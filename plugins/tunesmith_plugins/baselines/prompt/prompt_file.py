@@ -1,4 +1,4 @@
-"""Read the user's prompt files."""
+"""Read the prompt files that the user wrote."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class UserPrompt:
 
 
 def read_prompts(files: Sequence[str]) -> dict[str, UserPrompt]:
-    """Read prompts by name: the file name, or the full path if file names are not unique.
+    """Read prompt files, and name each after its file, or its full path if file names repeat.
 
     Raises:
-        DataError: a file cannot be read or is not a valid prompt.
+        DataError: a file cannot be read, or is not a valid prompt file.
     """
     paths = [Path(file) for file in dict.fromkeys(files)]
     short = [path.name for path in paths]
@@ -47,10 +47,10 @@ def read_prompts(files: Sequence[str]) -> dict[str, UserPrompt]:
 
 
 def read_prompt(path: Path) -> UserPrompt:
-    """Read a prompt file.
+    """Read a prompt from a text file with a system prompt, or from a TOML file.
 
     Raises:
-        DataError: the file cannot be read or is not a valid prompt.
+        DataError: the file cannot be read, or is not a valid prompt file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -72,17 +72,17 @@ def read_prompt(path: Path) -> UserPrompt:
 
 
 def _find_problem(table: Mapping[str, Any]) -> str:
-    """Describe the first problem in a prompt table; return an empty string if there is none."""
+    """Return the first problem in a prompt table, or "" if there is none."""
     unknown = sorted(set(table) - KEYS)
     if unknown:
-        return f"unknown key `{unknown[0]}`, expected `system`, `user` or `shots`"
+        return f"unknown key `{unknown[0]}`: expected `system`, `user` or `shots`"
     if not table:
         return "the prompt is empty"
     for key in ("system", "user"):
         if not isinstance(table.get(key, ""), str):
             return f"`{key}`: expected a string, got {table[key]!r}"
     if QUESTION_TEMPLATE not in table.get("user", QUESTION_TEMPLATE):
-        return f"`user` has no {QUESTION_TEMPLATE} in place of the question"
+        return f"`user` does not contain {QUESTION_TEMPLATE}, which stands for the question"
     shots = table.get("shots", [])
     if not isinstance(shots, list):
         return f"`shots`: expected a list of tables, got {shots!r}"

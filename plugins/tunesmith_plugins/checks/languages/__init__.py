@@ -28,7 +28,7 @@ BY_DESIGN = 0.2
 
 @dataclass(frozen=True)
 class Languages:
-    """Possible languages of a row's prompt and of its answer, the most probable first."""
+    """The possible languages of a row's prompt and of its answer, the most probable first."""
 
     record: Record
     prompt: tuple[str, ...]
@@ -103,7 +103,9 @@ def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
         examples=_examples(
             (row.record, f"is {row.prompt[0]}, answer {row.answer[0]}") for row in found
         ),
-        hint="fine if this is the task" if is_intended else "correct them, or remove these rows",
+        hint="fine if this is the task"
+        if is_intended
+        else "correct these answers, or remove their rows",
     )
 
 

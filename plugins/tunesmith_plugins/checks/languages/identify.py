@@ -32,9 +32,9 @@ def identify_language(text: str) -> str:
 def identify_languages(text: str) -> tuple[str, ...]:
     """Return the codes of the languages that a text may be in, the most probable first.
 
-    The result is empty if no language can be identified. A short text can look like a related
-    language (English like Nigerian Pidgin, for example), so only much less probable languages are
-    ruled out.
+    The result is empty if no language can be identified. A short text can resemble a related
+    language (English resembles Nigerian Pidgin, for example), so the result omits only much less
+    probable languages.
 
     Raises:
         EnvironmentProblem: py3langid is not installed.

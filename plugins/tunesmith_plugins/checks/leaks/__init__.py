@@ -1,4 +1,4 @@
-"""Check ``leaks``: find test and validation rows whose answers are given away elsewhere."""
+"""Check ``leaks``: find test and validation rows whose answers other rows give away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEEDS = ("numpy>=1.26",)
 def review_data(
     dataset: Dataset, train: Sequence[Record], validation: Sequence[Record], test: Sequence[Record]
 ) -> list[Finding]:
-    """Compare training, validation and test rows with each other."""
+    """Return findings about leaks between the training, validation and test rows."""
     parts = {"validation": dataset.validation, "test": dataset.test}
     given = [name for name, part in parts.items() if part is not None]
     return review.review(train, validation, test, given=given)

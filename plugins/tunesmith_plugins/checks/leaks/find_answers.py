@@ -36,7 +36,7 @@ def find_contained_answers(records: Sequence[Record]) -> Iterator[Leak]:
 
 
 def is_by_design(train: Sequence[Record]) -> bool:
-    """Return True if at least a fifth of the training prompts contain their answers."""
+    """Return True if at least a fifth of the training prompts contain their own answers."""
     step = max(1, len(train) // SAMPLE_ROWS)
     found = [has_answer_in_prompt(train[row]) for row in range(0, len(train), step)]
     return sum(found) >= BY_DESIGN * len(found)
@@ -48,10 +48,10 @@ def has_answer_in_prompt(record: Record) -> bool:
     Three cases count:
 
     * a long answer whose letters, digits and symbols all occur in the prompt, in order,
-    * a short answer that is not a word, such as ``lost_card`` or ``ls -l``, and that the prompt
-      contains verbatim,
+    * a short answer that the prompt contains verbatim and that is not a word, such as ``lost_card``
+      or ``ls -l``,
     * any short answer, or the last line of a long one, that follows a word such as ``answer:`` in
-    the prompt.
+      the prompt.
     """
     if isinstance(record, Text | Preference | UnpairedPreference):
         return False

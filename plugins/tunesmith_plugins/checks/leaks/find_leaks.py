@@ -1,8 +1,8 @@
-"""Find leaks: rows of one split whose answers are given away by rows of another split.
+"""Find leaks, which are rows of one split whose answers rows of another split give away.
 
-A test score is only meaningful if the model was not trained on the same questions, so records are
-compared by their prompts. The default split keeps similar prompts and groups together, but files
-that the user split can leak.
+A test score is only meaningful if the model was not trained on the same questions, so this module
+compares the prompts of records. The default split keeps similar prompts and groups together, but
+files that the user split can leak.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def find_duplicates(
       last kind is only found if ``templates`` is True, or if the 5-grams are similar too.
 
     If the answers are labels, rows with different labels are duplicates only if their prompts match
-    exactly: a model that has learned one label gets the other row wrong. Records are not copied;
-    their texts are extracted as they are read.
+    exactly, because a model that has learned one label gets the other row wrong. To save memory,
+    texts are extracted while records are read, and records are not copied.
     """
     texts, asked = PromptTexts(known), PromptTexts(queries)
     has_labels = _has_labels(known)
@@ -121,7 +121,7 @@ def find_shared_turns(known: Sequence[Record], queries: Sequence[Record]) -> Ite
 def _first_rows(
     keys: Hashes, rows: Indices, chosen: Bits, wanted: Hashes, most: int | None = None
 ) -> dict[int, int]:
-    """Map each wanted key to the first row that has it, without keys in more than ``most`` rows."""
+    """Map each wanted key to its first row, without keys that more than ``most`` rows have."""
     found = np.flatnonzero(chosen & np.isin(keys, wanted))
     values, firsts, counts = np.unique(keys[found], return_index=True, return_counts=True)
     usual = counts <= (most or len(keys))
@@ -142,9 +142,9 @@ def find_shared_groups(known: Sequence[Record], queries: Sequence[Record]) -> It
 
 
 def _is_one_template(words: WordDifference, same_label: bool) -> bool:
-    """Return True if two texts with the same skeleton differ only, or nearly only, in values.
+    """Return True if two texts with the same skeleton differ (nearly) only in values.
 
-    If both have the same label, other words may differ as well.
+    If both texts have the same label, other words may differ too.
     """
     if same_label:
         return True

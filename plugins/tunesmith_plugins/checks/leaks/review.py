@@ -37,29 +37,31 @@ MAX_TEMPLATE_ROWS = 200_000
 NO_TEMPLATES = Finding(
     level="info",
     where="data leaks",
-    message="rows that follow the same template were not searched for, because tunesmith split "
-    f"this data and there are more than {MAX_TEMPLATE_ROWS:,} training rows",
+    message="test rows that follow the template of a training row were not searched for, because "
+    f"tunesmith split this data and there are more than {MAX_TEMPLATE_ROWS:,} training rows",
     hint="to search all rows, write the files with `tunesmith data split`, then run `tunesmith "
     "data check TRAIN --test FILE`",
 )
 
 MESSAGES: dict[LeakKind, str] = {
     "exact": "have the same prompt as a {other} row (ignoring case and punctuation)",
-    "inside": "are the start of a longer {other} row, which contains an answer to their prompt",
+    "inside": "are the start of a longer {other} row that contains the answer to their prompt",
     "continued": "share the earlier turns of their conversation with a {other} row",
     "near": f"are near-duplicates of a {{other}} row ({DEFAULT_THRESHOLD})",
     "template": "follow the template of a {other} row, with different values",
     "group": "belong to a group that also contains {other} rows",
-    "answer": "have the answer in their prompt",
+    "answer": "contain the answer in their prompt",
 }
 HINTS: dict[LeakKind, str] = {
     "exact": "remove them from one of the two splits",
     "inside": "put all rows of a conversation into the same split, or set data.group to the "
     "column that identifies the conversation",
-    "continued": "put all rows of a conversation into the same split; scores are also reported "
+    "continued": "put all rows of a conversation into the same split; the report also states "
+    "scores without these rows",
+    "near": "check whether they ask the same question; the report also states scores without "
+    "these rows",
+    "template": "check whether the values change the answer; the report also states scores "
     "without these rows",
-    "near": "check whether they ask the same question; scores are also reported without these rows",
-    "template": "check whether the values matter; scores are also reported without these rows",
     "group": "put all rows of a group into the same split",
     "answer": "remove the answer from the prompt; otherwise the model only has to copy it",
 }
@@ -67,7 +69,7 @@ HINTS: dict[LeakKind, str] = {
 
 @dataclass(frozen=True)
 class ComparedParts:
-    """Two splits of the data, where ``known`` must not give away the answers of ``queries``."""
+    """Two splits of the data. The rows of ``known`` must not give away answers of ``queries``."""
 
     known: Sequence[Record]
     queries: Sequence[Record]
@@ -90,8 +92,8 @@ def review(
 ) -> list[Finding]:
     """Return a finding for each kind of leak between two splits.
 
-    ``given`` lists the splits that the user or the data loader provided. Leaks in tunesmith's own
-    split, such as rows of the same template, are known limits of the split and not errors.
+    ``given`` lists the splits that the user or the data loader provided. In tunesmith's own split,
+    leaks such as rows with the same template are known limits, not errors.
     """
     templates = bool(given) or len(train) <= MAX_TEMPLATE_ROWS
     found = (
@@ -112,7 +114,7 @@ def _review_parts(
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
-    """Yield the findings about each of the queries, reading the known records only once."""
+    """Yield findings about several splits, reading the records of ``known`` only once."""
     joined = JoinedRecords([*queries.values()])
     if not known or not joined:
         return

@@ -21,7 +21,7 @@ def review_data(
     validation: Sequence[Record],
     test: Sequence[Record],
 ) -> Sequence[Finding]:
-    """Tokenize the longest rows and compare them with the limits of the run and the model."""
+    """Return findings about rows that exceed the token limits of the run or the model."""
     return [
         *review.review(plan, train),
         *evaluated_rows.review(plan, evaluators, validation, test),

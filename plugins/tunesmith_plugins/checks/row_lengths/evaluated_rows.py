@@ -1,7 +1,7 @@
 """Find rows that cannot be evaluated because their answers do not fit the model's context.
 
-Without this check, a run could fail after training, when the tuned model is evaluated. Rows are
-tokenized from the longest down, until the remaining rows must fit.
+Without this check, a run could fail after training, when it evaluates the tuned model. The check
+tokenizes the longest rows first, and stops when all remaining rows must fit.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def review(
 def _find_options(config: BaseModel) -> TrainingOptions | None:
     """Return the options of the last stage, whose template renders the prompts, or None if unknown.
 
-    They are unknown if a stage starts from another model (`from`) with its own tokenizer.
+    The options are unknown if a stage starts from another model (`from`) with its own tokenizer.
     """
     stages = [options for _, options in list_stages(config)]
     if not stages or any(stage.initial_model is not None for stage in stages):
@@ -116,7 +116,7 @@ def _list_references(records: Sequence[Record]) -> list[Exchange]:
 
 
 def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[LongRow]:
-    """Return the rows that do not fit, the longest first; empty if rows cannot be tokenized."""
+    """Return the rows that do not fit, the longest first, or [] if they cannot be tokenized."""
     # An upper bound, because a token has at least one byte and the template adds less than repr()
     # does.
     sizes = [len(repr((prompt, answer)).encode()) for _, prompt, answer in asked]

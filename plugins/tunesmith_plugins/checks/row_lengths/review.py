@@ -1,8 +1,8 @@
-"""Refuse a run if more training rows are too long than the technique may skip.
+"""Refuse a run if the number of overlong training rows exceeds what the technique may skip.
 
-Without this check, training would notice it only after loading the weights and measuring the
-baselines. For speed, only the longest rows are tokenized, until there are enough of them to refuse
-the run. The check does nothing if the model's tokenizer is not on this machine yet.
+Without this check, a run would only fail after loading the weights and measuring the baselines. For
+speed, the check tokenizes the longest rows first, and stops when enough of them are too long. It
+does nothing if the model's tokenizer is not on this machine yet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find the rows of a block that may have a fault, without examining each row.
 
-A fault is recognized by *marks*: short texts such as ``<`` or ``INST]``. Nearly all rows contain
-none of them, so the rows of a block are joined and searched as one array. This takes a few
+Each fault has *marks*, which are short texts such as ``<`` or ``INST]``. Nearly all rows contain no
+mark, so the rows of a block are joined and searched as one array. The search takes a few
 nanoseconds per character, regardless of the number of faults.
 """
 
@@ -52,7 +52,7 @@ class Block:
 
     @cached_property
     def with_long_number(self) -> list[Row]:
-        """Rows that contain a number of at least seven digits, with or without separators."""
+        """The rows with a number of at least seven digits, with or without separators."""
         starts = [match.start() for match in _LONG_NUMBER.finditer(self.ascii)]
         return self.rows_at(np.array(starts, dtype=np.int64))
 
@@ -68,7 +68,7 @@ class Block:
         return [self.rows[number] for number in numbers.tolist()]
 
     def _compute_signs(self) -> None:
-        """Compute the letters, digits and symbols of all rows together, which is faster."""
+        """Compute the letters, digits and symbols of all rows at once, for speed."""
         parts = [text for row in self.rows for text in (row.prompt, row.answer)]
         others = [row.text for row in self.rows if not isinstance(row.record, Completion)]
         found_parts, found_others = iter(fold_signs(parts)), iter(fold_signs(others))
@@ -83,7 +83,7 @@ class MarkFinder:
     """Finds the rows that contain a mark, for up to 32 faults in one pass.
 
     A mark is a single character, or an ASCII text of at least three characters. For a longer mark,
-    only its rarest three characters are searched: there can be false positives, but no misses.
+    only its rarest three characters are searched, so false positives are possible, but not misses.
     """
 
     def __init__(self, faults: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""The interface of row checks, and helpers for their findings."""
+"""Define the interface of row checks, and build their findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_EXAMPLES = 3
 
 
 class Check(Protocol):
-    """Sees each row once, in order and in blocks, and returns its findings at the end.
+    """Examines each row once, in order and in blocks, and returns its findings at the end.
 
     Checks store numbers rather than texts, because the data may not fit in memory.
     """
@@ -27,7 +27,7 @@ class Check(Protocol):
         ...
 
     def findings(self, train: Sequence[Record]) -> Iterable[Finding]:
-        """Return the findings; ``train`` is needed to read example rows again."""
+        """Return the findings. ``train`` provides the example rows, which are read again."""
         ...
 
 
@@ -40,7 +40,7 @@ class Tally:
     texts: list[str] = field(default_factory=list)
 
     def add(self, row: Row, text: str) -> None:
-        """Count a row; ``text`` is quoted if the row is used as an example."""
+        """Count a row. Findings quote ``text`` if the row becomes an example."""
         self.count += 1
         if len(self.sources) < MAX_EXAMPLES:
             self.sources.append(row.source)
@@ -77,7 +77,7 @@ def build_finding(
     examples: Sequence[str] = (),
     hint: str = "",
 ) -> Finding:
-    """Build the finding of a check; ``count`` is the number of affected rows."""
+    """Build the finding of a check. ``count`` is the number of affected rows."""
     return Finding(
         level=level,
         where=f"data {check}",

@@ -1,4 +1,4 @@
-"""Find answers that are already in their prompt."""
+"""Find answers that their prompt already contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A check that consists of detectors. Each looks for one fault, in one row at a time."""
+"""Run detectors. Each detector looks for one fault in one row at a time."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def _all_rows(block: Block) -> Sequence[Row]:
 
 @dataclass(frozen=True)
 class Detector:
-    """A fault that can be seen in a single row, and how to detect it.
+    """A fault that is visible in a single row, with the function that detects it.
 
-    Only rows that contain one of the ``marks`` are examined; without marks, only rows that
-    ``select`` returns.
+    The function only examines rows that contain one of the ``marks`` or, if there are no marks, the
+    rows that ``select`` returns.
     """
 
     what: str
@@ -51,7 +51,7 @@ class Detector:
 
 
 class Detectors:
-    """Counts the rows that each detector flags; ``tables`` maps check names to their detectors."""
+    """Counts the rows that each detector flags. ``tables`` maps check names to detectors."""
 
     def __init__(self, tables: Mapping[str, Sequence[Detector]]) -> None:
         self._tallies = [(name, one, Tally()) for name, table in tables.items() for one in table]

@@ -56,7 +56,7 @@ class Groups:
         return ~self.starts
 
     def firsts(self) -> Keys:
-        """Return, in the order of the groups, the first row of each row's group."""
+        """Return the first row of each row's group, in the order of the groups."""
         firsts: Keys = self.order[self.starts][np.cumsum(self.starts) - 1]
         return firsts
 
@@ -114,7 +114,7 @@ class Duplicates:
                 "duplicates",
                 "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
                 f"{show_share(again, self._test)} test rows repeat the prompt of an earlier test "
-                "row: a model gives both the same answer, so intervals that count both are too "
+                "row: a model gives the same answer to both, so intervals that count both are too "
                 "narrow",
                 again,
                 self._asked_again.examples,
@@ -180,7 +180,7 @@ class Duplicates:
 
 
 def _hash_row(row: Row) -> int:
-    """Hash what makes two rows equal: letters, digits, symbols, and the words of the answer."""
+    """Return hashes of a row's letters, digits and symbols, which are equal for repeated rows."""
     label = row.record.label if isinstance(row.record, UnpairedPreference) else None
     return hash((row.text_signs, normalize_words(row.answer), label))
 

@@ -27,7 +27,7 @@ INSTRUCTION_SHARE = 0.1
 class Negations:
     """Counts prompts with a negation, ignoring negations in instructions that many prompts share.
 
-    An instruction such as ``Answer with the label and no other words`` does not tell how often
+    An instruction such as ``Answer with the label and no other words`` does not show how often
     users write negations.
     """
 
@@ -36,7 +36,7 @@ class Negations:
         """For each negated prompt, the hashes of the words before and after each negation."""
 
     def add(self, asked: str) -> bool:
-        """Count a prompt (with a space at both ends); return True if it contains a negation."""
+        """Count a prompt, given with a space at both ends; return True if it has a negation."""
         if not any(negation in asked for negation in NEGATIONS):
             return False
         edge = [""] * NEIGHBORS
@@ -96,7 +96,7 @@ class EdgeCases:
                 self._counts[name] += value
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return one finding with all the counts."""
+        """Return a finding with the number of unusual prompts of each kind."""
         counts = {
             **self._counts,
             NEGATED: self._negations.count(self._rows),

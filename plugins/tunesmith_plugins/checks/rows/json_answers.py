@@ -1,4 +1,4 @@
-"""Find answers that are not JSON objects or have different keys, if most answers are alike."""
+"""Find answers that are not JSON objects or have unusual keys, if most others agree."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def find_keys(answer: str) -> Keys | None:
 
 
 def describe_difference(keys: Keys, usual: Keys) -> str:
-    """Describe which keys are missing and which are extra: ``lacks city and adds town``."""
+    """Return the missing and the extra keys as text, such as ``lacks city and adds town``."""
     missing, new = sorted({*usual} - {*keys}), sorted({*keys} - {*usual})
     parts = [
         f"{word} {one_line(', '.join(names), EXCERPT)}"

@@ -32,7 +32,7 @@ SIMILARITY = 0.85
 
 @dataclass
 class Label:
-    """The source of the first row with a label, and the number of rows with it."""
+    """The source of the first row with a label, and the number of rows with that label."""
 
     source: str
     count: int = 0
@@ -169,8 +169,7 @@ _NORMALIZER = TextNormalizer(ignore_case=True, ignore_punctuation=True)
 def label_key(label: str) -> str:
     """Return a key that is the same for all spellings of a label.
 
-    It ignores case, punctuation around the label, and the way words are separated. Signs and
-    symbols
-    count: -1 is not 1, and .5 is not 5.
+    The key ignores case, punctuation around the label, and the way words are separated. It keeps
+    signs and symbols, so -1 and 1 have different keys, and so do .5 and 5.
     """
     return _BETWEEN_WORDS.sub(" ", _NORMALIZER.normalize(label) or "") or label

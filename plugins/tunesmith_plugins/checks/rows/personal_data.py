@@ -1,4 +1,4 @@
-"""Find secrets and personal data; examples in findings are masked."""
+"""Find secrets and personal data, and mask them in the examples of findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_plugins.checks.rows.row import Row
 COMMON = ("EMAIL", "PHONE", "DATE OF BIRTH", "RECORD NUMBER")
 """Kinds that are often part of the task, and often not those of real people."""
 HAS_LONG_NUMBER = ("IBAN", "CARD", "SSN", "PHONE")
-HINT = "`tunesmith data fix FILE --mask --out NEW` replaces it by [{}]"
+HINT = "`tunesmith data fix FILE --mask --out NEW` replaces it with [{}]"
 
 
 def mask(text: str) -> str:
@@ -27,7 +27,7 @@ def mask_address(text: str) -> str:
 
 
 def _create_detector(placeholder: str) -> Detector:
-    """Create the detector of all forms of personal data with this placeholder."""
+    """Create the detector for all kinds of personal data that share this placeholder."""
     kinds = [kind for kind in KINDS if kind.placeholder == placeholder]
     is_common = placeholder in COMMON
     return Detector(

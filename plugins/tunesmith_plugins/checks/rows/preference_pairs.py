@@ -1,4 +1,4 @@
-"""Find preference pairs that teach nothing, contradict each other, or only teach length."""
+"""Find preference pairs with equal answers, contradictory pairs, and a bias toward length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LENGTH_BIAS = 0.8
 
 
 class PreferencePairs:
-    """Compares the two answers of each training pair; stores 24 bytes per pair."""
+    """Compares the two answers of each training pair, storing 24 bytes per pair."""
 
     def __init__(self) -> None:
         self._numbers, self._keys, self._swapped = array("q"), array("q"), array("q")

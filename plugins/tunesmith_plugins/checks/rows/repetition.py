@@ -1,4 +1,4 @@
-"""Find answers that say the same again and again, a common fault of generated data."""
+"""Find answers that repeat themselves, a common fault of generated data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORD = re.compile(r"\w")
 
 
 def find_repetition(row: Row) -> str | None:
-    """Return the most frequent words in a row of an answer that mostly repeats itself."""
+    """Return the most repeated phrase with its count, or None if an answer repeats too little."""
     words = _split(row.answer)
     if len(words) < MIN_WORDS:
         return None

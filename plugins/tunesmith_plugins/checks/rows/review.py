@@ -1,8 +1,8 @@
 """Run all row checks in one pass over the records.
 
-Duplicates, labels and lengths are always checked over all rows. If there are many rows, only a
-sample is searched for faults of single rows, because a fault that is absent from hundreds of
-thousands of rows is rare.
+Duplicates, labels and lengths are always checked in all rows. If there are many rows, only a sample
+is searched for faults of single rows, because a fault that is absent from hundreds of thousands of
+rows is rare.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def review(
 
 
 def _report_sample(seen: int, total: int) -> Iterator[Finding]:
-    """Report that only a sample was searched for faults in single rows."""
+    """Build the note that only a sample was searched for faults in single rows."""
     yield build_finding(
         "rows",
         "info",

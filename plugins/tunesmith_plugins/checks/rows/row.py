@@ -1,4 +1,4 @@
-"""The texts of a record, extracted once for all checks."""
+"""Extract the texts of a record once for all checks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(eq=False)
 class Row:
-    """The texts of a record."""
+    """The texts of a record, with the properties that checks derive from them."""
 
     record: Record
     part: Part
@@ -38,15 +38,15 @@ class Row:
     text: str
     """All texts of the record."""
     prompt: str
-    """All turns before the last answer; empty for plain text."""
+    """All turns before the last answer, or "" for plain text."""
     question: str
     """The last turn before the answer."""
     answer: str
-    """The last answer, or the chosen one of a pair; empty for plain text."""
+    """The last answer, or the chosen one of a pair, or "" for plain text."""
 
     @property
     def source(self) -> str:
-        """``file:line`` of the record."""
+        """The source of the record, ``file:line``."""
         return self.record.source
 
     @cached_property
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def has_right_answer(self) -> bool:
-        """True if the answer is an example to learn, not part of a pair or labeled good or bad."""
+        """True if the answer is an example to imitate, not part of a pair, and not rated."""
         return bool(self.answer) and not isinstance(self.record, Preference | UnpairedPreference)
 
 

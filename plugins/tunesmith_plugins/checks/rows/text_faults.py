@@ -1,4 +1,4 @@
-"""Find text left over from a template, a web page or a program, and broken characters."""
+"""Find leftovers of templates, web pages or programs in texts, and broken characters."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ TEXT_FAULTS = (
     Detector(
         "rows contain invisible or control characters",
         _find_hidden(),
-        "remove them: people do not see these characters, but the model does",
+        "remove these characters: people do not see them, but the model does",
         marks=HIDDEN,
     ),
     Detector(

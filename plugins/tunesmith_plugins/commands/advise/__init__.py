@@ -1,1 +1,1 @@
-"""Command ``advise``: predict if fine-tuning is worth it, before paying for a full training run."""
+"""Command ``advise``: predict whether fine-tuning is worth it, before a full training run."""

@@ -28,7 +28,7 @@ RETRAININGS_PER_MONTH = {"never": 0, "monthly": 1, "weekly": 4.35, "daily": 30.4
 
 @dataclass(frozen=True)
 class Pilot:
-    """Test scores of the technique after training on some of the rows."""
+    """The technique's test scores after training on a sample of the rows."""
 
     rows: int
     measured: Measured
@@ -38,7 +38,7 @@ class Pilot:
 
 @dataclass(frozen=True)
 class ExpectedDifference:
-    """Expected advantage of tuning over a baseline, with its 95 % confidence interval."""
+    """The expected advantage of tuning over a baseline, with its 95 % confidence interval."""
 
     baseline: MeasuredBaseline
     value: float
@@ -56,8 +56,8 @@ def extrapolate_pilots(
 ) -> Extrapolation:
     """Predict the mean error of the technique after ``rows`` training rows.
 
-    Nothing is extrapolated if a pilot is no better than ``trivial``, the majority-class baseline.
-    Such a model has not begun to learn, so its score does not show how fast the errors will fall.
+    Do not extrapolate if a pilot is no better than ``trivial``, the majority-class baseline. Its
+    model has not started to learn, so its score does not show how fast the errors will fall.
     """
     first = pilots[0].measured
     if first.higher_is_better and first.unit:
@@ -67,7 +67,7 @@ def extrapolate_pilots(
     early = [f"{p.rows:,}" for p in pilots if sign * p.measured.value <= sign * floor]
     if early:
         what = trivial.model if trivial else "a model that gets nothing right"
-        reason = f"after {' and '.join(early)} rows, the model is no better than {what}"
+        reason = f"after {' and '.join(early)} training rows, the model is no better than {what}"
         return Extrapolation(rows, reason=reason)
     _, weights, groups = _columns(pilots[0].values)
     errors = [[_error(first, value) for value in _columns(p.values)[0]] for p in pilots]
@@ -87,12 +87,12 @@ def compare_with_baseline(
 ) -> ExpectedDifference | None:
     """Compare the expected score of tuning with a baseline; return None if the test rows differ.
 
-    If there is no extrapolation, the largest pilot is compared. Otherwise, each end of the interval
-    is the wider of two: the percentile of the resampled extrapolations, and the distance in the
-    paired comparison with the largest pilot. The extrapolation cannot be more certain than a
-    measurement on the same rows. The second one also covers a baseline that is right on all of a
-    few rows: its resamples are all alike, but a score interval stays wide.
-    rows: its resamples are all alike, but a score interval stays wide.
+    Without an extrapolation, compare the largest pilot. Otherwise, each end of the interval is the
+    wider of two ends. One is the percentile of the resampled extrapolations, and the other has the
+    distance from the estimate that it has in the paired comparison with the largest pilot. An
+    extrapolation cannot be more certain than a measurement on the same rows. The paired comparison
+    also covers a baseline that is right on all of a few rows: its resamples are all equal, but its
+    score interval stays wide.
     """
     if values.keys() != tuned.values.keys():
         return None
@@ -131,10 +131,10 @@ def decide_advice(
     extrapolated: bool,
     skipped: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Return the advice in a word, and the sentence that explains it.
+    """Return the advice as one word, and the sentence that explains it.
 
-    The majority-class baseline must be beaten twice: by tuning, and by a baseline that is accepted
-    as sufficient. ``skipped`` lists the baselines that were not measured, with the reasons.
+    Tuning must beat the majority-class baseline, and so must a baseline that is accepted as
+    sufficient. ``skipped`` lists the baselines that were not measured, with the reasons.
     """
     missing = f"; not measured: {'; '.join(skipped)}" if skipped else ""
     solutions = [d for d in differences if d.baseline.chosen.solution != "constant"]
@@ -147,6 +147,8 @@ def decide_advice(
         "expected after training on all rows" if extrapolated else "measured on the largest pilot"
     )
     numbers = f"difference {what} {worst.text}"
+    # Same condition as in the verdict: the margin over the strongest baseline, and a clear
+    # advantage over all of them, because few rows may not show which one is strongest.
     if worst.value >= margin and min(d.low for d in differences) > 0:
         if skipped:
             return (
@@ -170,7 +172,7 @@ def decide_advice(
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds and prices on the measuring machine; prices are None if no hourly price is set."""
+    """Times in seconds on this machine, and prices (None if no hourly price is set)."""
 
     baseline_seconds: float
     """Seconds per request when all test rows are answered in batches."""
@@ -185,7 +187,7 @@ class Costs:
 
     @property
     def break_even(self) -> int | None:
-        """Number of requests after which the machine time saved equals the training time."""
+        """The number of requests after which the saved machine time equals the training time."""
         saved = self.baseline_seconds - self.tuned_seconds
         return None if saved <= 0 else int(-(-self.training_seconds // saved))
 
@@ -214,7 +216,7 @@ def list_arguments(options: AdviseOptions, costs: Costs) -> list[tuple[str, str]
         why = f"knowledge changes {options.knowledge_changes}: {time} of training per month"
         arguments.append((baseline, why))
     if options.variety == "wide":
-        why = "inputs vary widely, and the training rows do not cover all kinds"
+        why = "inputs vary widely, and the training rows do not cover all kinds of input"
         arguments.append((baseline, why))
     limit = options.latency_limit
     if limit is not None and (costs.baseline_seconds > limit) != (costs.tuned_seconds > limit):

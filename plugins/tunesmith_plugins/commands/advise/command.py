@@ -65,7 +65,10 @@ def command(
     depend on [advise] in the run file, which describes how the model will be used.
     """
     if distributed.world_size() > 1:
-        raise UsageError("advise: runs only in a single process", hint="start it without torchrun")
+        raise UsageError(
+            "advise: this command runs only in a single process",
+            hint="start the command without torchrun",
+        )
     overrides = [*sets, *list_baseline_overrides(0, None, [])[:2]]
     plan, catalog = api.load_plan(
         run_file, sets=overrides, files=state.files, disabled=state.disabled
@@ -88,7 +91,7 @@ def find_margin(plan: Plan) -> float:
 
 
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
-    """Return the advice as JSON; every measurement creates a run folder below ``root``.
+    """Return the advice as JSON. Every measurement creates a run folder below ``root``.
 
     1. Measure the baselines.
     2. Train pilots on 10, 20 and 40 % of the training rows.
@@ -143,13 +146,14 @@ def run_pilots(plan: Plan, catalog: Catalog, parts: DataParts, root: Path) -> li
             pilots.append(advice.Pilot(rows, measured, values, report.training_seconds))
     if not pilots:
         raise UsageError(
-            f"{total} training rows are too few for pilots", hint="train with: tunesmith run"
+            f"{total} training rows are too few for pilots",
+            hint="train without advice: tunesmith run",
         )
     return pilots
 
 
 def find_trivial(baselines: Sequence[MeasuredBaseline], pilot: Measured) -> Measured | None:
-    """Return the best score of the constant baselines by the pilots' metric; None without any."""
+    """Return the best score of a constant baseline by the pilots' metric, or None without one."""
     sign = 1 if pilot.higher_is_better else -1
     scores = (b.measured for b in baselines if b.chosen.solution == "constant")
     comparable = (score for score in scores if score and score.metric == pilot.metric)
@@ -182,7 +186,7 @@ def measure_costs(
 ) -> dict[str, Any]:
     """Return costs, prompt tokens and arguments as JSON, compared with the strongest baseline.
 
-    A constant answer is not a solution, so costs are None if nothing else was compared.
+    A constant answer is not a solution, so the costs are None if no other baseline was compared.
     """
     solutions = [d for d in differences if d.baseline.chosen.solution != "constant"]
     if not solutions:
@@ -214,7 +218,7 @@ def _expected_to_json(measured: Any, expected: Any) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the advice."""
+    """Print the advice with the numbers that it is based on."""
     lines = [
         (f"{r['baseline']} {r['variant']}".strip(), r["value"], r["low"], r["high"])
         for r in found["baselines"]

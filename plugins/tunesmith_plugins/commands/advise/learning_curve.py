@@ -1,8 +1,9 @@
-"""Extrapolate a score to more training rows, by a power law of its errors.
+"""Extrapolate a score to more training rows with a power law of its errors.
 
-The error after n rows is modeled as ``a * n ** -b`` (Hestness et al. The interval comes from
-resampling the test rows, which are the same for every number of training rows. It ignores the
-variation between training seeds. Shapes: P pilots, N test rows, R resamples.
+The model of the error after n rows is ``a * n ** -b`` (Hestness et al., "Deep Learning Scaling is
+Predictable, Empirically", 2017, section 2). The interval comes from resampling the test
+rows, which are the same for every number of training rows. It ignores the variation between
+training seeds. Shapes: P pilots, N test rows, R resamples.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ MAX_UNCLEAR = 0.1
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Predicted error after a number of training rows, or the reason why there is no prediction."""
+    """The predicted error after a number of training rows, or the reason why there is none."""
 
     rows: int
     """Number of training rows for which the error is predicted."""
     error: float = float("nan")
-    """Predicted mean error, in the unit of the errors; NaN without a prediction."""
+    """Predicted mean error, in the unit of the errors, or NaN without a prediction."""
     resampled: tuple[float, ...] = ()
     """Predicted error of each resample, in the order of :func:`average_resamples`."""
     exponent: float = float("nan")
     """``b`` of the power law: how fast the error falls with more rows; NaN without a prediction."""
     reason: str = ""
-    """The reason why no error is predicted; empty if there is a prediction."""
+    """The reason why no error is predicted, or "" if there is a prediction."""
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the error."""
@@ -56,7 +57,7 @@ def extrapolate(
         rows: numbers of training rows that were measured.
         errors: the error of each test row, for each number of training rows; means are 0 or more.
         target: number of training rows to predict the error for.
-        weights: positive weights of the test rows; None: equal weights.
+        weights: positive weights of the test rows, or None for equal weights.
         groups: groups of the test rows; the rows of a group are resampled together.
     """
     if len(set(rows)) < MIN_POINTS:
@@ -107,7 +108,7 @@ def _resample(units: int) -> npt.NDArray[np.int64]:
 
 
 def _fit(rows: Sequence[int], means: Array, target: int) -> tuple[Array, Array]:
-    """Fit a line to the logarithms; return slope and value at ``target`` for each column."""
+    """Fit a line to the logarithms, and return its slope and value at ``target`` per column."""
     x = np.log(np.array(rows, dtype=np.float64))
     y = np.log(np.maximum(means, 1e-12))
     centred = x - x.mean()

@@ -1,4 +1,4 @@
-"""Options of the table ``[advise]``."""
+"""Define the options of the table ``[advise]``."""
 
 from __future__ import annotations
 

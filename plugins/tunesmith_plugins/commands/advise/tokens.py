@@ -21,7 +21,7 @@ ROWS = 100
 
 @dataclass(frozen=True)
 class RequestTokens:
-    """Mean number of prompt tokens per request."""
+    """The mean number of prompt tokens per request, for the baseline and the tuned model."""
 
     baseline: float
     """0 for a classifier, which sends nothing to a model."""
@@ -37,8 +37,8 @@ def count_request_tokens(
 ) -> RequestTokens | None:
     """Count the prompt tokens of the strongest baseline and of the tuned model.
 
-    The tuned model gets the bare prompts of the rows in the base model's chat template. The result
-    is None if the models cannot count tokens.
+    The tuned model gets only the prompts of the rows, in the base model's chat template. Return
+    None if a model cannot count tokens.
     """
     sample = Subset(test, range(0, len(test), -(-len(test) // ROWS)))
     prompts = [last_exchange(record)[0] for record in sample]

@@ -114,7 +114,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         raise UsageError(f"data annotate: {given[0]} needs --out FILE")
     if out.exists():
         raise UsageError(
-            f"{out}: already exists", hint="it may contain choices: choose another file"
+            f"{out}: already exists", hint="the file may contain choices: use another file name"
         )
     if annotated is not None:
         pairs = read_pairs(annotated)
@@ -139,7 +139,9 @@ def _sample(
     from tunesmith_torch.compare.open_by_name import open_by_name
 
     if prompts is None and run is None:
-        raise UsageError("data annotate: --model needs prompts", hint="add --prompts FILE")
+        raise UsageError(
+            "data annotate: --model needs a file with prompts", hint="add --prompts FILE"
+        )
     source = str(run or model)
     conversations = (
         sample_pairs.read_prompt_file(prompts)
@@ -162,15 +164,15 @@ def _sample(
 
 
 def _run_session(path: Path) -> None:
-    """Annotate the undecided pairs in a file on the terminal.
+    """Ask the user on the terminal about the undecided pairs in a file.
 
     Raises:
         UsageError: stdin or stdout is not a terminal.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
-            "data annotate --ask: a terminal is needed",
-            hint="or set `choice` in the file with a text editor",
+            "data annotate --ask: needs a terminal",
+            hint="run the command in a terminal, or set `choice` in the file with a text editor",
         )
     from tunesmith_plugins.commands.annotate.keyboard import Keyboard
     from tunesmith_plugins.commands.annotate.session import Session

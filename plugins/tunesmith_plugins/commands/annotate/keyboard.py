@@ -15,7 +15,7 @@ ESCAPE_TIMEOUT = 0.05
 class Keyboard:
     """A terminal in cbreak mode: every key is available immediately and is not echoed.
 
-    The mode stays on between keys, so that keys typed while a choice is saved are not lost.
+    The mode stays on between keys, so that keys typed while a choice is being saved are not lost.
     """
 
     def __init__(self, fd: int) -> None:
@@ -30,7 +30,7 @@ class Keyboard:
         termios.tcsetattr(self._fd, termios.TCSANOW, self._before)
 
     def __call__(self) -> str:
-        """Read one key; return an arrow key as its complete escape sequence.
+        """Read one key, and return it. An arrow key is returned as its complete escape sequence.
 
         Raises:
             EOFError: the terminal was closed.

@@ -1,12 +1,12 @@
-"""Pairs of answers in a file: one JSON object per line, with a field for the person's choice.
+"""Read and write files of answer pairs: one JSON object per line, with the person's choice.
 
 ::
 
     {"prompt": [{"role": "user", "content": "..."}], "left": "...", "right": "...",
      "choice": "", "pair": "9f2c...", "left_sample": 1, "right_sample": 0}
 
-``choice`` becomes ``left``, ``right``, ``tie`` or ``skip``, in the terminal or in an editor. The
-side of each answer is random, and the sample numbers record it, so a person who favors one side
+In the terminal or in an editor, ``choice`` is set to ``left``, ``right``, ``tie`` or ``skip``. Each
+answer is on a random side, which the sample numbers record. A person who favors one side therefore
 does not favor one of the samples.
 """
 
@@ -88,16 +88,16 @@ def make_pairs(
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read the pairs of a file.
+    """Read the answer pairs in a file.
 
     Raises:
         UsageError: the file cannot be read.
-        DataError: a line is not a pair, or its choice is unknown.
+        DataError: a line is not a pair, or its choice is not a known one.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}") from None
+        raise UsageError(f"{path}: cannot read the file: {error.strerror}") from None
     pairs = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -112,7 +112,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> bytes:
-    """Replace the file atomically, and return the bytes written."""
+    """Write pairs to a file, replacing it atomically, and return the bytes written."""
     text = "".join(json.dumps(pair.to_row(), ensure_ascii=False) + "\n" for pair in pairs)
     content = text.encode("utf-8")
     write_atomic(path, content)
@@ -121,7 +121,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> bytes:
 
 @dataclass(frozen=True)
 class ChoiceCounts:
-    """Number of pairs for each choice, and the share of left answers among the preferences."""
+    """The number of pairs for each choice, and the share of left answers among preferences."""
 
     preferences: int
     ties: int
@@ -149,7 +149,7 @@ class ChoiceCounts:
 
 
 def preference_lines(pairs: Sequence[Pair]) -> Iterator[str]:
-    """Yield the lines of a preference file, without ties, skipped pairs and undecided pairs."""
+    """Yield the lines of a preference file; omit ties, skipped pairs and undecided pairs."""
     for pair in pairs:
         if pair.choice in CHOICES[:2]:
             yield json.dumps(pair.to_preference_row(), ensure_ascii=False) + "\n"

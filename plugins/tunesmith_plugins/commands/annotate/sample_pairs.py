@@ -19,7 +19,7 @@ Conversation = tuple[Message, ...]
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Number, length and randomness of the answers sampled for each prompt."""
+    """The number, maximum length and temperature of the answers sampled for each prompt."""
 
     num_samples: int = 2
     max_new_tokens: int = 128
@@ -32,7 +32,7 @@ def sample_pairs(
 ) -> tuple[list[Pair], int]:
     """Sample answers to every prompt and return them as pairs.
 
-    Returns the pairs and the number of skipped pairs (see ``make_pairs``).
+    Return the pairs, and the number of skipped pairs (see ``make_pairs``).
     """
     count = settings.num_samples
     answers = require_sampling(model).sample(
@@ -83,7 +83,7 @@ def read_prompt_file(path: Path) -> list[Conversation]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}") from None
+        raise UsageError(f"{path}: cannot read the file: {error.strerror}") from None
     prompts: list[Conversation] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -109,5 +109,5 @@ def _parse_prompt(value: object) -> Conversation:
 
 
 def _is_text(prompt: Conversation) -> bool:
-    """Return True if a prompt has neither reasoning nor tools."""
+    """Return True if a prompt contains neither reasoning nor tools."""
     return not any(m.tools or m.tool_calls or m.tool_call_id or m.reasoning for m in prompt)

@@ -1,7 +1,7 @@
 """Annotate pairs on the terminal: two answers side by side, one key per choice.
 
-Every choice is saved before the next pair is shown. However a session ends, the next one continues
-with the undecided pairs.
+A session saves every choice before it shows the next pair. However a session ends, the next one
+continues with the undecided pairs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HELP = "← or 1: left   → or 2: right   t: tie   s: skip   b: back   q: quit"
 
 @dataclass
 class Session:
-    """An annotation session over the pairs of a file."""
+    """An annotation session for the pairs of a file."""
 
     path: Path
     read_key: Callable[[], str]
@@ -96,7 +96,7 @@ class Session:
         if self.path.read_bytes() != self._on_disk:
             raise UsageError(
                 f"{self.path}: another program changed this file during the session",
-                hint="start again to continue with the file as it is now",
+                hint="start the command again to continue with the changed file",
             )
         pairs = [*self.pairs]
         pairs[index] = pairs[index].with_choice(choice)

@@ -1,4 +1,4 @@
-"""Show answers in progress: a spinner until the first text arrives, then the growing text."""
+"""Show an answer in progress: a spinner until the first text arrives, then the growing text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tunesmith.text import one_line, redact, safe_text
 
 @runtime_checkable
 class StreamingModel(Protocol):
-    """A text model that can stream its answer."""
+    """The interface of a text model that can stream its answer."""
 
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Yield the answer so far after each token; the last item is the complete answer."""
+        """Yield the answer so far after each token. The last item is the complete answer."""
         ...
 
 
@@ -47,7 +47,7 @@ def show_spinner(name: str) -> Iterator[None]:
 def print_stream(parts: Iterator[Generation], name: str) -> Generation:
     """Print a growing answer on stdout, word by word, and return the complete answer.
 
-    Only whole words are printed, never part of a character, an escape sequence or a secret.
+    Print only whole words, never a part of a character, an escape sequence or a secret.
     """
     shown, answer = "", None
     with show_spinner(name):
@@ -61,7 +61,7 @@ def print_stream(parts: Iterator[Generation], name: str) -> Generation:
         _print(longer[len(shown) :])
         shown = longer
     if answer is None:
-        raise ValueError("a stream without an answer")
+        raise ValueError("the model's stream ended without an answer")
     whole = _clean(answer.text)
     # Printed text might turn out to be part of a secret, or decode differently with more tokens.
     _print(f"{whole[len(shown) :]}\n" if whole.startswith(shown) else f"\n{whole}\n")

@@ -67,7 +67,7 @@ class Conversation:
         return answers
 
     def ask_and_print(self, text: str) -> dict[str, Generation]:
-        """Stream the answer of the only model to the next message to stdout, and return it."""
+        """Stream the only model's answer to the next message to stdout, and return the answer."""
         ((name, model),) = self.models.items()
         assert isinstance(model, StreamingModel)
         with self._next_turn(name, text) as prompt:
@@ -200,8 +200,8 @@ def _choose_system_prompt(folder: RunFolder) -> str | None:
         render.print_note(f"system prompt (from the training data): {one_line(found, 200)}")
     elif different:
         render.print_note(
-            f"no system prompt is used, because the training rows do not share one ({different} "
-            "found); set one with --system",
+            f"no system prompt is used, because the training rows have {different} different ones; "
+            "set one with --system",
             style="warning",
         )
     return found or None
@@ -255,7 +255,8 @@ def _note_cut_answers(answers: Mapping[str, Generation]) -> None:
     cut = [name for name, answer in answers.items() if answer.finish_reason == "length"]
     if cut:
         render.print_note(
-            f"answer cut off at --tokens; raise it to see more: {', '.join(cut)}", style="warning"
+            f"answer cut off at the limit --tokens; raise the limit to see more: {', '.join(cut)}",
+            style="warning",
         )
 
 
@@ -296,7 +297,7 @@ def _read_typed_lines(conversation: Conversation) -> Iterator[str]:
 
 
 def _line_editing() -> None:
-    """Enable arrow keys and history, if Python was built with readline."""
+    """Enable arrow keys and history if Python was built with readline."""
     try:
         import readline  # noqa: F401 - the import enables it
     except ImportError:

@@ -16,8 +16,8 @@ COMMON = 0.9
 def find_system_prompt(folder: Path, report: Report) -> tuple[str, int]:
     """Return the common system prompt, and the number of distinct system prompts.
 
-    The test rows are used in place of the training rows. The common prompt is empty if the rows
-    have none, or if no prompt occurs in at least 90 % of them.
+    Search the test rows, because a run folder has no training rows. The common prompt is empty if
+    the rows have no system prompt, or if no system prompt occurs in at least 90 % of them.
 
     Raises:
         IntegrityError: the per-row results file is damaged.

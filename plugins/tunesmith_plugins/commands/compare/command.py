@@ -157,7 +157,10 @@ def write_page(
     from tunesmith_plugins.commands.compare.page import render_page
 
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--page {path}: the page is HTML", hint="use FILE.html")
+        raise UsageError(
+            f"--page {path}: the page must be an HTML file",
+            hint="use a file name that ends with .html",
+        )
     render.write_new_file(path, [render_page(first, found, metrics)])
     render.print_note(f"page: {path}")
 
@@ -172,7 +175,7 @@ def read_results(path: Path) -> RunResults:
     if not results.measured:
         raise UsageError(
             f"{path}: the tuned model has not been evaluated",
-            hint=f"tunesmith resume {render.shell_path(path)}",
+            hint=f"finish the run: tunesmith resume {render.shell_path(path)}",
         )
     return results
 
@@ -180,7 +183,7 @@ def read_results(path: Path) -> RunResults:
 def refuse_incomparable(
     first: RunResults, other: RunResults, catalog: Catalog, shared_rows: bool
 ) -> None:
-    """Refuse to compare scores that were not measured the same way.
+    """Raise an error if the scores of two runs were not measured in the same way.
 
     Raises:
         UsageError: the runs cannot be compared; the message lists all reasons.
@@ -254,7 +257,7 @@ def to_json(first: RunResults, found: Sequence[RunDifference]) -> JSON:
 
 
 def list_joint_metrics(metrics: Mapping[str, Metric]) -> frozenset[str]:
-    """Return the metrics that only exist for all rows together, such as corpus BLEU."""
+    """Return the metrics that only have a value for all rows together, such as corpus BLEU."""
     return frozenset(name for name, metric in metrics.items() if not metric.is_row_mean)
 
 
@@ -293,22 +296,22 @@ def show(first: RunResults, difference: RunDifference, items: int, joint: frozen
 
 
 def show_moved(moved: int, this: str, first: str) -> None:
-    """Warn that moving incorrect test rows to training makes the first run look better."""
+    """Print a warning that moving incorrect test rows to training favors the first run."""
     name, other = one_line(first, 60), one_line(this, 60)
     render.print_text(
-        f"{format_count(moved, 'test row')} of {name} moved to training in {other}",
+        f"{format_count(moved, 'test row')} of {name} moved to the training rows of {other}",
         style="warning",
     )
     render.print_paragraph(
         f"If they were moved because {name} got them wrong, the differences above favor {name}: "
-        "its errors on them are not counted. Use the slices below instead, which come from the "
-        "other half of the test rows.",
+        "they do not count its errors on these rows. Use the slices below instead, which come "
+        "from the other half of the test rows.",
         style="warning",
     )
 
 
 def show_slices(changes: Sequence[SliceChange]) -> None:
-    """Print the slices that are improved, better or worse on the half without collected rows."""
+    """Print the slices that changed on the half that was not used to collect rows."""
     render.print_text()
     render.print_text(
         "slices, on the half of the test rows that was not used to collect rows", style="strong"
@@ -340,7 +343,7 @@ def show_slices(changes: Sequence[SliceChange]) -> None:
 
 
 def describe_power(metric: MetricDifference, is_joint: bool) -> str:
-    """Describe rows won and lost, the p-value, and the smallest detectable difference."""
+    """Return the rows won and lost, the p-value and the smallest detectable difference as text."""
     rows = format_rows(metric.n, metric.units, "row")
     change = rows if is_joint else f"{metric.won} won, {metric.lost} lost of {rows}"
     if metric.p_value_holm is not None:
@@ -350,7 +353,7 @@ def describe_power(metric: MetricDifference, is_joint: bool) -> str:
             f"{change}; all rows differ equally, so the smallest detectable difference is unknown"
         )
     if metric.detectable is None:
-        return f"{change}; there are too few rows to detect any difference"
+        return f"{change}; these are too few rows to detect any difference"
     unit = f" {metric.unit}" if metric.unit else ""
     return (
         f"{change}; these rows can detect a difference of "
@@ -380,6 +383,6 @@ def _show_row(row: ChangedRow) -> None:
 
 
 def last_turn(row: JSON) -> str:
-    """Return the last turn of a row's prompt; empty in result files of older versions."""
+    """Return the last turn of a row's prompt, or "" in result files of older versions."""
     prompt = row.get("prompt", "")
     return str(prompt[-1][1]) if isinstance(prompt, list) and prompt else str(prompt or "")

@@ -1,4 +1,4 @@
-"""Data class for the comparison of one run with the first."""
+"""Define the result of comparing one run with the first one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith_evidence.improvement import SliceChange
 
 @dataclass(frozen=True)
 class RunDifference:
-    """Comparison of one run with the first one."""
+    """The comparison of a run with the first one, by all shared metrics."""
 
     run: RunResults
     metrics: dict[str, MetricDifference]

@@ -1,4 +1,4 @@
-"""Print tables of several runs: one per metric, best first, and one of run-file differences."""
+"""Print tables of several runs: a ranking for each metric, and the run-file differences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_KEYS = 3
 
 
 def show_overview(first: RunResults, found: Sequence[RunDifference], top: int) -> None:
-    """Print a table for each metric, and one with the run file keys that differ.
+    """Print a table for each metric, and one table with the run-file keys that differ.
 
     ``top`` is the number of runs to list besides the first one.
     """
@@ -46,9 +46,9 @@ def show_metric(
     names: Mapping[Path, str],
     top: int,
 ) -> list[Path]:
-    """Print the runs by one metric, best first; return the folders of the listed runs.
+    """Print the runs by one metric, the best first; return the folders of the listed runs.
 
-    The first run has no value if the others were compared with it on different rows.
+    The first run has no value if the other runs were compared with it on different rows.
     """
     measured = [(d.run.folder, d.metrics[metric]) for d in found if metric in d.metrics]
     sign = -1 if measured[0][1].higher_is_better else 1
@@ -90,7 +90,7 @@ def show_metric(
 
 
 def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Path, str]) -> None:
-    """Print the run file keys that differ, starting with those that differ in most runs."""
+    """Print the run-file keys that differ, starting with those that differ in most runs."""
     keys, values = list_settings(found)
     if not keys:
         render.print_text("the run files are the same\n")
@@ -105,7 +105,7 @@ def show_settings(first: Path, found: Sequence[RunDifference], names: Mapping[Pa
 
 
 def list_settings(found: Sequence[RunDifference]) -> tuple[list[str], list[list[str]]]:
-    """Return the run file keys that differ, those that differ in most runs first.
+    """Return the run-file keys that differ, those that differ in most runs first.
 
     Returns:
         The keys, and their values in the first run and in each other run.
@@ -143,5 +143,5 @@ def outcome_cell(metric: MetricDifference) -> render.TableCell:
 
 
 def setting_text(value: object) -> str:
-    """Return the value of a run file key as text, or `(none)` if the file lacks the key."""
+    """Return the value of a run-file key as text, or `(none)` if the file lacks the key."""
     return "(none)" if value is None else one_line(format_setting(value), 60)

@@ -76,11 +76,11 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """
     for path in (out, secrets):
         if path.exists():
-            raise UsageError(f"{path}: already exists", hint="choose another file")
+            raise UsageError(f"{path}: already exists", hint="choose another file name")
     if controls < CONTROLS_PER_CANARY * count:
         needed = CONTROLS_PER_CANARY * count
         raise UsageError(
-            f"--controls: {controls:,} controls are too few to show that any of {count} secrets "
+            f"--controls: {controls:,} controls are too few to show whether any of {count} secrets "
             "was memorized",
             hint=f"use {needed:,} or more, or lower --count",
         )
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
     if kind is None:
         raise UsageError(
-            f"{data.path}: all rows must be of one kind: texts, prompts or conversations"
+            f"{data.path}: all rows must be of the same kind (texts, prompts or conversations)"
         )
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)

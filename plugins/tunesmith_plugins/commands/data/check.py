@@ -64,7 +64,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     opened = open_data(data, state)
     if test is not None and opened.plan is not None:
         raise UsageError(
-            "--test: only works with a data file", hint="set the test rows in the run file"
+            "--test: this option needs a data file, not a run file",
+            hint="set the test rows in the run file",
         )
     if test is not None:
         part = open_data(replace(data, path=test), state).dataset
@@ -111,7 +112,7 @@ def sort(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def show(opened: OpenedData, findings: Sequence[Finding]) -> None:
-    """Print a table of the findings, followed by the examples and the hint of each one."""
+    """Print a table of the findings, then the examples and the hint of each finding."""
     render.print_paragraph(opened.dataset.description)
     show_skipped(opened.dataset)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in opened.parts.items())

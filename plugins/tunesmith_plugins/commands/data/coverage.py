@@ -62,7 +62,7 @@ class Traffic:
     """Number of production rows that cannot be read."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON."""
+        """Return the estimated share and the rows to label as JSON."""
         return {**asdict(self.found), "chosen": self.rows, "skipped": self.skipped}
 
     def show(self) -> None:
@@ -71,7 +71,7 @@ class Traffic:
 
 
 def open_encoder(name: str | None, plan: Plan | None, catalog: Catalog) -> Encoder | None:
-    """Return the named encoder, or that of the run file; None: compare character n-grams.
+    """Return the named encoder or that of the run file, or None to compare character n-grams.
 
     Raises:
         UsageError: no encoder of this name is installed.
@@ -111,7 +111,7 @@ def measure_traffic(
 
 
 def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int]:
-    """Return the usable rows and the number of unusable ones."""
+    """Return the production rows, and the number of rows that cannot be read."""
     if is_prompt_file(str(path)):
         dataset = read_prompts(path)
         return dataset.train, len(dataset.skipped)
@@ -130,7 +130,7 @@ def _print(found: Coverage, rows: Sequence[dict[str, Any]], skipped: int) -> Non
         f"{found.compared_rows:,} production rows{sampled} were compared with {found.train_rows:,} "
         f"training rows. {found.near_duplicates:,} are near-duplicates of a training row. "
         f"{found.outside:,} are less similar than {found.similarity_limit:.2f} to every training "
-        "row; so are 5 % of the training rows to the others."
+        "row. For comparison, 5 % of the training rows are this dissimilar to all others."
     )
     if skipped:
         render.print_text(f"{skipped:,} production rows cannot be read", style="warning")

@@ -51,7 +51,7 @@ def command(state: CliState, data: DataSource, out: Path | None, mask: bool, as_
     equal placeholders. It does not find names and postal addresses.
     """
     if out is not None and out.exists():
-        raise UsageError(f"{out}: already exists", hint="choose another file")
+        raise UsageError(f"{out}: already exists", hint="choose another file name")
     file, encoding = find_file(data, state)
     fixer = Fixer()
     content = _decode(fixer, _read(file), encoding, file)
@@ -84,7 +84,7 @@ def _is_json(content: bytes) -> bool:
 
 
 def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
-    """Return the data file of a source and its encoding; of a run file, its training file.
+    """Return the data file of a source (a run file's training file), and its encoding.
 
     Raises:
         UsageError: the run file does not name exactly one training file.
@@ -97,7 +97,8 @@ def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
     if len(files) != 1:
         found = ", ".join(file.display_name for file in files[:SHOWN]) or "none"
         raise UsageError(
-            f"{source.path}: needs one training file, got {found}", hint="name the file to fix"
+            f"{source.path}: needs exactly one training file, got {found}",
+            hint="name the file to fix instead of the run file",
         )
     return files[0].path, getattr(options, "encoding", "utf-8")
 
@@ -105,15 +106,15 @@ def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
 def _read(file: Path) -> bytes:
     try:
         if file.stat().st_size > MAX_BYTES:
-            hint = "split it first"
-            raise UsageError(f"{file}: larger than {MAX_BYTES:,} bytes", hint=hint)
+            hint = "split the file into smaller ones first"
+            raise UsageError(f"{file}: the file is larger than {MAX_BYTES:,} bytes", hint=hint)
         data = file.read_bytes()
     except OSError as error:
-        raise UsageError(f"{file}: cannot read it: {error.strerror}") from None
+        raise UsageError(f"{file}: cannot read the file: {error.strerror}") from None
     if data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
         raise UsageError(
             f"{file}: the file is compressed or binary, not text",
-            hint="decompress or convert it first",
+            hint="decompress or convert the file first",
         )
     return data
 
@@ -124,7 +125,9 @@ def _decode(fixer: Fixer, data: bytes, encoding: str, file: Path) -> bytes:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         problem = f"byte 0x{data[error.start]:02x} is not text in {encoding}"
-        raise UsageError(f"{file}:{line}: {problem}", hint="try another --encoding") from None
+        raise UsageError(
+            f"{file}:{line}: {problem}", hint="name the encoding of the file with --encoding"
+        ) from None
     except ValueError as error:
         raise UsageError(f"--encoding: {error}") from None
 
@@ -147,7 +150,7 @@ def _print(fixer: Fixer, masked: Counter[str] | None, out: Path | None) -> None:
     for placeholder, count in (masked or {}).items():
         render.print_text(f"{'masked' if out else 'can be masked'}: {count:,} × [{placeholder}]")
     if masked is not None and not masked:
-        render.print_text("no personal data of a known form")
+        render.print_text("no personal data of a known kind")
     if not fixer.fixes and not fixer.unusable and not masked:
         render.print_text("nothing to fix")
     if out is not None:

@@ -1,4 +1,4 @@
-"""Fixes to the bytes of a data file that keep the meaning of every row."""
+"""Fix the bytes of a data file without changing the meaning of any row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRAILING_COMMA = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(\s*[\]}])', re.DO
 
 @dataclass(frozen=True)
 class Fix:
-    """A fix, with its line from 1 (0 for the whole file) and a description."""
+    """A fix with its description and line number, which is 0 for the whole file."""
 
     line: int
     text: str
@@ -113,7 +113,7 @@ def _convert_repr(body: bytes) -> bytes | None:
 
 
 def _repeats_a_key(tree: ast.AST) -> bool:
-    """Return True if a dict has a duplicate key, where Python keeps only the last value."""
+    """Return True if a dict literal repeats a key, because Python keeps only the last value."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]

@@ -36,14 +36,14 @@ def to_finding(found: LabelErrors, records: Sequence[Record]) -> Finding:
             f'"{_short(suspect.label)}", perhaps "{_short(suspect.suggested)}"'
             for suspect in found.suspects[: min(EXAMPLES, found.count)]
         ),
-        hint="review the rows listed by --json and correct their labels; never remove test rows"
+        hint="review the rows that --json lists, and correct their labels; do not remove test rows"
         if highest
         else "",
     )
 
 
 def to_json(found: LabelErrors, records: Sequence[Record]) -> dict[str, Any]:
-    """Return the result as JSON, with the suspect rows, most suspect first."""
+    """Return the result as JSON, including all suspect rows, the most suspect first."""
 
     def row(suspect: LabelError) -> dict[str, Any]:
         return {

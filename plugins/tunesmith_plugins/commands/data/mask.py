@@ -1,4 +1,4 @@
-"""Replace personal data in a file of rows by placeholders; all other bytes stay the same."""
+"""Replace personal data in a file of rows with placeholders, and keep all other bytes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _JSON_TOKEN = re.compile(r'"(?P<text>[^"\\]*+(?:\\.[^"\\]*+)*+)"(?P<key>\s*:)?|[
 
 
 def mask_file(content: bytes, *, is_json: bool) -> tuple[bytes, Counter[str]]:
-    """Mask the personal data in a file; return it with the number of values by placeholder.
+    """Return a file with masked personal data, and the number of values by placeholder.
 
-    In JSON, the texts of each object are masked, but not its keys and numbers. In other files, a
-    row is a line; in quotation marks, as in CSV, it can contain line breaks.
+    In JSON, mask the texts of each object, but not its keys and numbers. In other files, a row is a
+    line. Within quotation marks, as in CSV, a row can contain line breaks.
     """
     text = content.decode("utf-8", "surrogateescape")
     rows = _split_json(text) if is_json else ([row] for row in _split_lines(text))
@@ -45,7 +45,7 @@ def _split_lines(text: str) -> Iterator[str]:
 
 
 def _split_json(text: str) -> Iterator[list[str]]:
-    """Yield each outermost object as a list: what is not text, a text with quotes, and so on."""
+    """Yield each outermost object as a list that alternates between other JSON and strings."""
     parts: list[str] = []
     end, depth = 0, 0
     for token in _JSON_TOKEN.finditer(text):
@@ -61,7 +61,7 @@ def _split_json(text: str) -> Iterator[list[str]]:
 
 
 def _mask_json(parts: list[str], total: Counter[str]) -> Iterable[str]:
-    """Return the parts of an object with its texts, every second part, masked."""
+    """Return the parts of an object, with every second part (a text) masked."""
     texts = [_decode(part) for part in parts[1::2]]
     known = [text for text in texts if text is not None]
     masked = iter(_mask_texts(known, total))
@@ -74,7 +74,7 @@ def _mask_json(parts: list[str], total: Counter[str]) -> Iterable[str]:
 
 
 def _decode(literal: str) -> str | None:
-    """Return the text of a JSON string; None if it is not valid."""
+    """Return the text of a JSON string, or None if it is not valid."""
     try:
         return str(json.loads(literal, strict=False))
     except ValueError:

@@ -29,7 +29,7 @@ from tunesmith_data.skipped_rows import describe_skipped
 
 @dataclass(frozen=True)
 class OpenedData:
-    """Records by split (train, validation, test), and the plan if there is a run file."""
+    """The records by split (train, validation, test), and the plan if there is a run file."""
 
     dataset: Dataset
     parts: dict[str, Sequence[Record]]
@@ -68,11 +68,11 @@ def _open_run(source: DataSource, state: CliState) -> OpenedData:
 
 
 def open_rows(source: DataSource, state: CliState) -> Dataset:
-    """Load the rows to write to another file; of a run file, those that it splits or trains on.
+    """Load the rows to write to another file. From a run file, load those it splits or trains on.
 
     Raises:
         UsageError: no data loader recognizes the file.
-        DataError: the file is unusable, or has more unusable rows than the data loader allows.
+        DataError: the file cannot be read, or has more invalid rows than the data loader allows.
     """
     if source.is_run_file:
         plan, _ = load_plan(source, state)
@@ -81,17 +81,17 @@ def open_rows(source: DataSource, state: CliState) -> Dataset:
 
 
 def load_plan(source: DataSource, state: CliState) -> tuple[Plan, Catalog]:
-    """Read a run file with the overrides of its source."""
+    """Read a run file, and apply the overrides of the data source."""
     return api.load_plan(source.path, sets=source.sets, files=state.files, disabled=state.disabled)
 
 
 def count_skipped(dataset: Dataset) -> dict[str, int]:
-    """Return the number of unusable rows per cause."""
+    """Return the number of skipped rows per reason."""
     return dict(Counter(row.cause for row in dataset.skipped))
 
 
 def show_skipped(dataset: Dataset) -> None:
-    """Print how many rows were skipped for each reason, and where the first one is."""
+    """Print how many rows were skipped for each reason, with the location of the first one."""
     first = {row.cause: row.where for row in reversed(dataset.skipped)}
     for cause, count in count_skipped(dataset).items():
         render.print_text(describe_skipped(cause, count, first[cause]), style="warning")

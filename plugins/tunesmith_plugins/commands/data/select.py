@@ -37,7 +37,7 @@ def command(state: CliState, data: DataSource, rows: int, out: Path, as_json: bo
     compared, not answers. The same file always gives the same rows.
     """
     if out.exists():
-        raise UsageError(f"{out}: already exists", hint="choose another file")
+        raise UsageError(f"{out}: already exists", hint="choose another file name")
     dataset = open_rows(data, state)
     records = dataset.train
     found = select_rows(PromptTexts(records), rows)

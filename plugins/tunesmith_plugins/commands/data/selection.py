@@ -7,7 +7,7 @@
     chosen = select_rows(PromptTexts(records), 500)
     [records[row] for row in chosen.rows]
 
-The first row of each cluster of near-duplicates is a candidate. If there are too few of these, all
+The first row of each cluster of near-duplicates is a candidate. If there are too few clusters, all
 rows that do not equal an earlier one are candidates. Stochastic greedy search (Mirzasoleiman et
 al., AAAI 2015) selects the candidates that maximize the sum, over all candidates, of the cosine to
 the most similar selected row (facility location).
@@ -36,14 +36,14 @@ MISS_PROBABILITY = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Selected rows, and how well they represent all rows."""
+    """The selected rows, with their mean similarity to all rows."""
 
     rows: Sequence[int]
     """Indices of the selected rows, in the order of the data."""
     equal: int
     """Number of skipped rows that equal an earlier one, apart from case and white space."""
     similar: int
-    """Number of skipped near-duplicates of an earlier row; 0 if they had to be used."""
+    """Number of skipped near-duplicates of an earlier row, or 0 if they had to be used."""
     compared: int
     """Number of candidates."""
     similarity: float
@@ -53,7 +53,7 @@ class Selection:
 
 
 def select_rows(texts: Texts, count: int, *, seed: int = 0) -> Selection:
-    """Select ``count`` rows, or all distinct ones if there are fewer. Deterministic."""
+    """Select ``count`` rows, or all distinct rows if there are fewer."""
     rng = np.random.default_rng(seed)
     equal = np.unique([normalize_text(text) for text in texts], return_index=True)[1]
     similar = np.unique(cluster_texts(texts), return_index=True)[1]

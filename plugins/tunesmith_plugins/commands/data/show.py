@@ -23,7 +23,7 @@ from tunesmith_plugins.commands.data.tokens import TokenizedRow, create_tokenize
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions for the rows to show."""
+    """The conditions that a row must meet to be shown."""
 
     part: str
     source: str | None
@@ -135,7 +135,7 @@ def _to_json(row: ShownRow) -> str:
 
 
 def _to_text(row: ShownRow) -> str:
-    """Return a row as lines of text, where marks and colors show the text that is trained on."""
+    """Return a row as lines of text, with marks and colors for the text that is trained on."""
     unit = "characters" if row.tokenized is None else "tokens"
     title = f"{one_line(row.record.source)}: {row.length:,} {unit}"
     if row.tokenized is None:

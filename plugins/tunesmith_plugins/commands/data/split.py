@@ -93,7 +93,7 @@ def command(
 
 
 def _size(text: str | None, option: str) -> float | int | None:
-    """Parse a size, which is a share of the rows or a number of rows."""
+    """Parse a split size, which is a share of the rows or a number of rows."""
     if text is None:
         return None
     try:

@@ -70,7 +70,7 @@ def measure(opened: OpenedData, *, tokens: bool = False, topics: bool = False) -
 
 
 def _measure_part(records: Sequence[Record], seen: set[bytes]) -> dict[str, Any]:
-    """Return the statistics of a split; ``seen`` contains the digests of rows in earlier splits."""
+    """Return the statistics of a split. ``seen`` has the digests of rows in earlier splits."""
     lengths: dict[str, array[int]] = {}
     labels: Counter[str] = Counter()
     kinds: Counter[str] = Counter()

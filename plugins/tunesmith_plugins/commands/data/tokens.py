@@ -20,7 +20,7 @@ NO_LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """Tokens of an example, as runs of text that are either trained on or not."""
+    """The tokens of an example, as runs of text that are either trained on or not."""
 
     runs: Sequence[tuple[str, bool]]
     tokens: int
@@ -28,15 +28,17 @@ class TokenizedRow:
 
 
 def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]:
-    """Return a function that tokenizes a record into examples, with the plan's tokenizer.
+    """Return a function that tokenizes a record into examples with the plan's tokenizer.
 
-    The function raises a DataError for a record that yields no examples.
+    The function raises a DataError if a record yields no examples.
 
     Raises:
         UsageError: there is no run file, so the model is unknown.
     """
     if plan is None:
-        raise UsageError("--tokens: a run file is needed to know which tokenizer to use")
+        raise UsageError(
+            "--tokens: a data file does not name a tokenizer, so this option needs a run file"
+        )
     from tunesmith_torch.data.message_fields import unpaired_to_chat
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.models.loading import config_context_length, load_config, load_tokenizer
@@ -72,7 +74,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
 
 
 def _list_trained(record: Record, trains_rejected: bool) -> list[Record]:
-    """Return the conversations of a record that are trained on: one, or both answers of a pair."""
+    """Return a record's conversation, or the two conversations of a pair."""
     if isinstance(record, Preference) and trains_rejected:
         return [record, replace(record, chosen=record.rejected)]
     return [record]

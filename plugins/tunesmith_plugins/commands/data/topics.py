@@ -1,4 +1,4 @@
-"""Group texts into topics by their words, and count the rows of each topic."""
+"""Group texts into topics by their words, and compute the share of each topic."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Topic:
 
 
 def find_topics(texts: Texts, *, seed: int = 0) -> list[Topic]:
-    """Group texts into up to ten topics, largest first (k-means on their vectors).
+    """Group texts into up to ten topics, the largest first, by k-means on their vectors.
 
     There is no correct number of topics. Texts with little in common often form one large group,
-    whose words mean little.
+    and the words of such a group mean little.
     """
     from sklearn.cluster import KMeans
 
@@ -66,7 +66,7 @@ def _count_texts(texts: Iterable[str]) -> Counter[str]:
 
 
 def _typical_words(members: Sequence[str], in_texts: Counter[str], total: int) -> list[str]:
-    """Return the words whose share in these texts most exceeds their share in all texts."""
+    """Return the words that are more frequent in these texts than in all, by the difference."""
     gains = {
         word: count / len(members) - in_texts[word] / total
         for word, count in _count_texts(members).items()

@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     The results are written to a new folder, with the prompt, answer and score of each row.
     """
     if winner and base_only:
-        raise UsageError("use either --winner or --base-only, not both")
+        raise UsageError("--winner and --base-only cannot be combined: use only one of them")
     which: TargetModel = "winner" if winner else "base" if base_only else "tuned"
     choice = TargetChoice(
         target, data, which, base, evaluators, sets, state.files, state.disabled, rows_of, model,
@@ -122,7 +122,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def create_folder(out: Path | None, label: str) -> Path:
-    """Create the folder for the results.
+    """Create the folder for the results of the evaluation.
 
     Raises:
         UsageError: the folder is not empty, or cannot be created.
@@ -191,7 +191,7 @@ def _first_and_last(records: Sequence[Record]) -> list[str]:
 
 
 def show(measured: Sequence[Measured]) -> None:
-    """Print the results as a table."""
+    """Print the results of an evaluation as a table."""
     rows = []
     for event in measured:
         metric, score = f"{one_line(event.metric)} ({describe_unit(event)})", ScoreRow.of(event)

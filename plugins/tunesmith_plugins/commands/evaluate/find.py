@@ -1,4 +1,4 @@
-"""Accept endpoints as model references, which evaluations can plan with but not load."""
+"""Accept endpoints as model references. An endpoint can be evaluated, but not loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL_HINT = (
 
 
 def find_endpoint(reference: str) -> FoundModel | None:
-    """Return an endpoint as a model that can be planned with but not loaded."""
+    """Return an endpoint as a model for a plan, without weights to load."""
     if not is_endpoint(reference):
         return None
 

@@ -37,15 +37,15 @@ SHOWN_MODELS = 20
 
 @dataclass(frozen=True)
 class TargetChoice:
-    """The target and options from the command line."""
+    """The target of an evaluation and its options, as given on the command line."""
 
     target: str
     """Run folder, adapter folder, endpoint address, or model reference."""
     data: Path | None
-    """File of rows to evaluate on; None: the run's test rows."""
+    """File of rows to evaluate on, or None for the run's test rows."""
     which: TargetModel
     base: str | None
-    """Base model of an adapter; None: the one in its config."""
+    """Base model of an adapter, or None for the one in its config."""
     evaluators: Sequence[str]
     sets: Sequence[str]
     files: Sequence[str]
@@ -53,7 +53,7 @@ class TargetChoice:
     rows_of: Path | None = None
     """Run whose test rows, evaluators and system prompt apply to a target that is not a run."""
     model: str | None = None
-    """Name of the model at the endpoint; None: the only one that it lists."""
+    """Name of the model at the endpoint, or None for the only one that it lists."""
     token_variable: str | None = None
 
     @property
@@ -74,11 +74,11 @@ class EvaluationTarget:
     open: Callable[[], tuple[TextModel, RunContext]]
     """A function that loads the model, or connects to the endpoint."""
     endpoint: Endpoint | None = None
-    """Endpoint that receives the prompts; None if the model runs in this process."""
+    """Endpoint that receives the prompts, or None if the model runs in this process."""
 
 
 def open_evaluation_target(choice: TargetChoice) -> EvaluationTarget:
-    """Return the target of an evaluation; its weights are loaded later.
+    """Return the target of an evaluation, without loading its weights.
 
     Raises:
         UsageError: the options do not fit the target, the target cannot be used, or there are no
@@ -119,25 +119,25 @@ def _check_options(choice: TargetChoice) -> None:
     for option, value in (("--model", choice.model), ("--token-variable", choice.token_variable)):
         if value is not None and not is_endpoint(choice.target):
             raise UsageError(
-                f"{option}: {choice.target} is not an endpoint such as https://host/v1"
+                f"{option}: needs an endpoint such as https://host/v1, got {choice.target}"
             )
     if choice.rows_of is not None and (choice.data is not None or choice.run is not None):
         other = "--data" if choice.run is None else "a run folder"
         raise UsageError(
             f"--rows-of and {other} cannot be combined",
-            hint="a run is evaluated on its own test rows",
+            hint="omit --rows-of: a run is evaluated on its own test rows",
         )
     if choice.run is not None:
         return
     if choice.which != "tuned":
         raise UsageError(
-            f"--{choice.which}: {choice.target} is not a run folder",
-            hint="give a run folder, or omit this option",
+            f"--{choice.which}: this option needs a run folder, got {choice.target}",
+            hint="name a run folder, or omit this option",
         )
     if choice.data is None and choice.rows_of is None:
         raise UsageError(
-            "--data: give the file of rows to evaluate on",
-            hint="or use the test rows of a run: --rows-of RUN",
+            "--data is missing: there are no rows to evaluate on",
+            hint="add --data FILE, or use the test rows of a run with --rows-of RUN",
         )
 
 
@@ -163,7 +163,7 @@ def _open_run(choice: TargetChoice, run: Path) -> EvaluationTarget:
 
 
 def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
-    """Return a run's tables that define how to evaluate, with its own rows or those of a file."""
+    """Return the tables of a run that define its evaluation, with its own rows or a file's."""
     stored = plan.to_json()
     tables = {"plugins": stored["plugins"], "data": _replace_file(stored["data"], file)}
     if stored["evaluators"]:
@@ -176,15 +176,15 @@ def _rows_tables(plan: Plan, file: Path | None) -> dict[str, Any]:
 def _open_endpoint(
     choice: TargetChoice, plan: Plan, catalog: Catalog, records: Sequence[Record]
 ) -> EvaluationTarget:
-    """Return an endpoint as a target; of the endpoint, only its list of models is requested here.
+    """Return an endpoint as a target, and request only its list of models.
 
     Raises:
         UsageError: the address or token is not allowed, the endpoint does not list exactly one
-            model, or an evaluator needs more than answers.
+            model, or an evaluator needs more than generated answers.
     """
     if choice.base is not None:
         raise UsageError(
-            "--base: only applies to adapters", hint="omit this option for an endpoint"
+            "--base: this option only applies to adapters", hint="omit this option for an endpoint"
         )
     try:
         check_endpoint(choice.target, choice.token_variable)
@@ -197,7 +197,7 @@ def _open_endpoint(
         raise UsageError(
             f"evaluator {', '.join(skipped)}: needs log-probabilities, which an endpoint does not "
             "return",
-            hint="use another one, such as --evaluator exact-match",
+            hint="use another evaluator, such as --evaluator exact-match",
         )
     endpoint = Endpoint(
         choice.target, choice.model or "", choice.token_variable, timeout=ANSWER_SECONDS
@@ -210,8 +210,8 @@ def _open_endpoint(
 
     def open_artifact(path: Path | None) -> TextModel:
         raise UsageError(
-            f"{choice.target}: {NO_WEIGHTS} for an evaluator to compare with",
-            hint="use another one, such as --evaluator exact-match",
+            f"{choice.target}: {NO_WEIGHTS}, but an evaluator compares with this model",
+            hint="use another evaluator, such as --evaluator exact-match",
         )
 
     def load() -> tuple[TextModel, RunContext]:
@@ -227,7 +227,7 @@ def _find_only_model(endpoint: Endpoint) -> str:
         shown = ", ".join(names[:SHOWN_MODELS]) + (", ..." if names[SHOWN_MODELS:] else "")
         raise UsageError(
             f"{endpoint.url}: the endpoint lists {format_count(len(names), 'model')}",
-            hint=f"choose one with --model NAME: {shown or 'none is listed'}",
+            hint=f"choose a model with --model NAME; available: {shown or 'none'}",
         )
     return names[0]
 
@@ -238,7 +238,7 @@ def select_generating_evaluators(evaluators: Evaluators) -> Evaluators:
 
 
 def select_winner_evaluators(target: EvaluationTarget, folder: RunFolder) -> Evaluators:
-    """Return the evaluators that can measure the winner; a classifier has no log-probabilities."""
+    """Return the evaluators that can measure the winner. Classifiers have no log-probabilities."""
     if has_probabilities(folder):
         return target.evaluators
     return select_generating_evaluators(target.evaluators) or target.evaluators
@@ -249,7 +249,7 @@ def _find_artifact(folder: RunFolder) -> Path:
     if trained is None:
         raise UsageError(
             f"{folder.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {folder.path}",
+            hint=f"finish the run: tunesmith resume {folder.path}",
         )
     return folder.path / trained.artifact
 
@@ -266,7 +266,7 @@ def _build(
         raise UsageError("there are no rows to evaluate on")
     evaluators = plan.evaluators or default_evaluators(catalog, records)
     if not evaluators:
-        raise UsageError("no evaluator fits the rows", hint="choose one with --evaluator")
+        raise UsageError("no evaluator fits the rows", hint="choose an evaluator with --evaluator")
 
     def load() -> tuple[TextModel, RunContext]:
         with fence(plan.technique.offered.plugin, "open", may_take_long=True):
@@ -293,7 +293,7 @@ def _build(
 
 
 def load_rows(plan: Plan) -> list[Record]:
-    """Return all rows in the file to evaluate on; rows of one group count as one unit."""
+    """Return all rows in the file to evaluate on. Rows of a group count as one unit."""
     with fence(plan.data.offered.plugin, "load"):
         rows = plan.data.offer.build(plan.data.config).load().train
     return [*RecordsByUnit(rows, plan.find_clusters)]
@@ -331,6 +331,7 @@ def _read_base(config: Path) -> str:
         base = None
     if not isinstance(base, str) or not base:
         raise UsageError(
-            f"{config}: this file does not name a base model", hint="set it with --base"
+            f"{config}: this file does not name a base model",
+            hint="name the base model with --base",
         )
     return base

@@ -111,7 +111,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def _make_parent(target: Path) -> None:
-    """Create the parent folder, and test that it is writable before the model is loaded.
+    """Create the parent folder, and check that it is writable before the model is loaded.
 
     Raises:
         UsageError: the folder is not writable.
@@ -146,14 +146,14 @@ def _read_options(offer: ExporterOffer[Any], quantize: str | None, sets: Sequenc
     names = offer.config.model_fields
     if quantize is not None and "quantize" not in names:
         raise UsageError(
-            f"--quantize: the exporter {offer.name} cannot quantize, got {quantize!r}",
+            f"--quantize {quantize}: the exporter {offer.name} cannot quantize",
             hint=f"options for --set: {', '.join(names) or 'none'}",
         )
     table: dict[str, Any] = {} if quantize is None else {"quantize": quantize}
     for item in sets:
         key, equals, value = item.partition("=")
         if not equals:
-            raise UsageError(f"--set: write KEY=VALUE, got {item!r}")
+            raise UsageError(f"--set {item}: expected KEY=VALUE")
         table[key.strip()] = parse_value(value)
     try:
         return from_table(offer.config, table)

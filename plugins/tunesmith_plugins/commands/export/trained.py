@@ -41,7 +41,7 @@ def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> Train
     if trained is None:
         raise UsageError(
             f"{folder.path}: the run has no trained model yet",
-            hint=f"tunesmith resume {folder.path}",
+            hint=f"finish the run: tunesmith resume {folder.path}",
         )
     artifact = folder.path / trained.artifact
     base = plan.found_model.fetch()

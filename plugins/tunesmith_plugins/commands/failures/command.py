@@ -69,14 +69,14 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     output also lists the worst rows, rows that the base model answered better, and near-misses.
     """
     if for_next and export is None:
-        raise UsageError("--for-next needs --export FILE")
+        raise UsageError("--for-next: this option needs --export FILE")
     folder, report = open_results(run)
     failures = find_failures(folder, report, metric)
     if export is not None:
         count = write_rows(failures, export, for_next)
-        advice = "collect similar rows, but do not train on these"
+        advice = "collect similar rows, but do not train on these rows"
         if for_next:
-            advice = f"correct them or collect similar rows for `tunesmith next {run} --add`"
+            advice = f"correct them, or collect similar rows, for `tunesmith next {run} --add`"
         render.print_note(
             f"{format_count(count, 'row')} in {export}. These are test rows: {advice}"
         )
@@ -131,7 +131,7 @@ def to_json(folder: Path, failures: Failures) -> JSON:
 
 
 def show(failures: Failures, items: int) -> None:
-    """Print the failures as text."""
+    """Print the weak slices, then the worst and the regressed rows, as text."""
     measured, rows = failures.measured, len(failures.rows)
     better = "higher" if measured.higher_is_better else "lower"
     render.print_text(
@@ -141,8 +141,8 @@ def show(failures: Failures, items: int) -> None:
     )
     if failures.replaced:
         render.print_text(
-            f"{one_line(failures.replaced)} has no per-row scores, so another metric judges "
-            "the rows"
+            f"{one_line(failures.replaced)} has no per-row scores, so this output uses another "
+            "metric"
         )
     show_slices(failures.slices, rows)
     for title, label, found in (
@@ -159,7 +159,7 @@ def show(failures: Failures, items: int) -> None:
 
 
 def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
-    """Print the tested slices; ``rows`` is the total number of rows."""
+    """Print the tested slices. ``rows`` is the total number of rows."""
     render.print_text()
     confirmed = [weak for weak in slices if weak.is_confirmed]
     if rows < 2 * MIN_ROWS:
@@ -186,7 +186,7 @@ def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
 
 
 def show_row(row: ScoredRow, label: str, note: str) -> None:
-    """Print a row with its prompt, expected and actual answer, and a labeled note if given."""
+    """Print a row with its prompt, its expected and actual answers, and optionally a note."""
     render.print_text(f"  {one_line(row.source)}")
     if row.question:
         render.print_text(f"    prompt:   {one_line(row.question, 300)}")

@@ -1,4 +1,4 @@
-"""Find the failures of a run: weak slices, and rows that are worth reading."""
+"""Find the failures of a run, which are weak slices and rows that are worth reading."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE_MODELS = ("zero-shot", "base")
 
 @dataclass(frozen=True, kw_only=True)
 class Failures:
-    """Failures of a run's tuned model, according to one metric."""
+    """The failures of a run's tuned model, according to one metric."""
 
     measured: Measured
     rows: Sequence[ScoredRow]
@@ -38,13 +38,13 @@ class Failures:
     """Rows that the base model answered better, each with the base model's row."""
     near_misses: Sequence[tuple[ScoredRow, str]]
     base: str
-    """Label of the base model; empty if it was not measured with this metric."""
+    """Label of the base model, or "" if it was not measured with this metric."""
     replaced: str = ""
     """Metric without per-row scores that ``measured`` replaces; usually empty."""
 
     @property
     def confirmed(self) -> list[WeakSlice]:
-        """The slices that are confirmed to be weak."""
+        """The slices that the second half of the rows confirmed to be weak."""
         return [found for found in self.slices if found.is_confirmed]
 
 
@@ -63,18 +63,19 @@ def open_results(path: Path) -> tuple[Path, Report]:
 def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
     """Return the failures of the tuned model by a metric, which is the verdict's by default.
 
-    For an evaluation, these are the failures of its only model. A metric without per-row scores is
-    replaced by another metric of the same evaluator.
+    For an evaluation, return the failures of its only model. If the metric has no per-row scores,
+    use another metric of the same evaluator.
 
     Raises:
-        UsageError: the tuned model was not measured by this metric, or it has no per-row scores.
+        UsageError: the tuned model was not measured by this metric, or no metric of its evaluator
+            has per-row scores.
     """
     chosen = choose_metric(report, metric)
     measured = find_row_metric(folder, report, chosen)
     if measured is None:
         raise UsageError(
             f"{chosen.metric} has no per-row scores, so it cannot find failed rows",
-            hint="choose another with --metric NAME",
+            hint="choose another metric with --metric NAME",
         )
     rows = to_scored_rows(read_rows(folder / measured.records, measured.metric), measured.metric)
     higher = measured.higher_is_better
@@ -105,7 +106,7 @@ def find_failures(folder: Path, report: Report, metric: str | None) -> Failures:
 def choose_metric(report: Report, metric: str | None) -> Measured:
     """Return the measurement of the tuned model with a metric.
 
-    None stands for the verdict's metric or, without a verdict, for the first metric.
+    By default, return that of the verdict's metric or, without a verdict, the first metric.
 
     Raises:
         UsageError: the model was not evaluated, or not with this metric.
@@ -122,7 +123,8 @@ def choose_metric(report: Report, metric: str | None) -> Measured:
     if not found and metric is not None:
         names = ", ".join(dict.fromkeys(event.metric for event in events))
         raise UsageError(
-            f"--metric {metric}: this metric was not measured", hint=f"measured: {names}"
+            f"--metric {metric}: this metric was not measured",
+            hint=f"choose one of the measured metrics: {names}",
         )
     return (found or events)[0]
 

@@ -1,4 +1,4 @@
-"""Read rows collected for the next iteration, and the half of the test rows that they may use."""
+"""Read the rows collected for the next iteration, and the test rows that may be among them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_collected(path: Path, plan: Plan) -> list[Record]:
     """Return the rows of a file: training rows, or corrected rows from an export of failures.
 
     Raises:
-        DataError: the file is unusable.
+        DataError: the file cannot be read, or contains no valid rows.
     """
     exported = _read_export(path)
     if exported is not None:
@@ -37,7 +37,7 @@ def load_collected(path: Path, plan: Plan) -> list[Record]:
 
 
 def _read_export(path: Path) -> list[Record] | None:
-    """Return the rows of an export of failures, or None if the file is something else."""
+    """Return the rows of an export of failures, or None if the file is not such an export."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         rows = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
@@ -69,7 +69,7 @@ def _to_record(where: str, row: dict[str, Any]) -> Record:
 
 
 def read_first_half(run: Path) -> frozenset[int]:
-    """Return the numbers of the test rows in the half that may be collected.
+    """Return the numbers of the test rows in the half that the user may collect.
 
     Raises:
         UsageError: the run has not been evaluated.
@@ -78,7 +78,8 @@ def read_first_half(run: Path) -> frozenset[int]:
     key = choose_verdict_metric(report)
     if key is None:
         raise UsageError(
-            f"{run}: the test rows have not been evaluated", hint=f"tunesmith resume {run}"
+            f"{run}: the test rows have not been evaluated",
+            hint=f"finish the run: tunesmith resume {run}",
         )
     event = report.measured[TUNED, *key]
     rows = to_scored_rows(read_rows(run / event.records, event.metric), event.metric)

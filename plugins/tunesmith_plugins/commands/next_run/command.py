@@ -123,7 +123,7 @@ def find_label_columns(records: Sequence[Record]) -> JSON:
 def to_json_lines(records: Iterable[Record], columns: JSON) -> str:
     """Return records as JSON Lines that all have the same columns for groups and slices.
 
-    A record without a group gets its own group. Missing slice labels are null.
+    A record without a group becomes a group by itself. Missing slice labels are null.
     """
     lines = []
     for record in records:
@@ -137,7 +137,7 @@ def to_json_lines(records: Iterable[Record], columns: JSON) -> str:
 def to_run_file(
     plan: Plan, files: dict[str, Sequence[Record]], columns: JSON, lineage: JSON
 ) -> str:
-    """Return the run file: that of the parent, but reading the rows from the new files."""
+    """Return the parent's run file, changed to read the rows from the new files."""
     tables = tomllib.loads(plan.to_toml())
     data: dict[str, Any] = {"use": "jsonl", "train": ["train.jsonl", "added.jsonl"]}
     data |= {name: f"{name}.jsonl" for name in ("test", "validation") if files[name]}

@@ -1,4 +1,4 @@
-"""Options of the table ``[lineage]``: the run that a run continues."""
+"""Define the options of the table ``[lineage]``, which names the run that a run continues."""
 
 from __future__ import annotations
 

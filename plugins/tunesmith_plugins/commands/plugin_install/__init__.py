@@ -1,1 +1,1 @@
-"""Command ``plugins install``."""
+"""Command ``plugins install``: install plugins with pip, and keep those that conform."""

@@ -56,8 +56,8 @@ def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) ->
         texts = ", ".join(map(str, found))
         if not allow_moves:
             raise EnvironmentProblem(
-                f"not installed, because it would change {texts}",
-                hint="install it in a separate environment, or allow the change with --allow-moves",
+                f"nothing was installed, because that would change {texts}",
+                hint="install the plugin in a separate environment, or add --allow-moves",
             )
     if not changes:
         render.print_note("everything is already installed")
@@ -73,7 +73,7 @@ def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) ->
 
 
 def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> None:
-    """Reject names without a version, because the owner of the name could then choose the code.
+    """Reject names without a version, because the name's owner could then choose the code.
 
     Raises:
         UsageError: a name has no version; the message gives the publisher and version that pip
@@ -95,10 +95,9 @@ def refuse_unpinned(requirements: Sequence[str], changes: Sequence[Change]) -> N
 
 
 def uninstall_requested(changes: Sequence[Change]) -> None:
-    """Uninstall what was requested, and print how to restore the previous versions.
+    """Uninstall the requested distributions, and print how to restore previous versions.
 
-    A package that is not a plugin and was installed before is kept, because other libraries need
-    it.
+    Keep a package that was installed before and is not a plugin, because other libraries need it.
     """
     plugins = {canonicalize_name(plugin.distribution) for plugin, _ in find_installed()}
     requested = [change for change in changes if change.is_requested]

@@ -1,4 +1,4 @@
-"""Call pip in this environment; its environment variables and configuration files apply."""
+"""Call pip in this environment. Pip's environment variables and configuration files apply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROTECTED = ("torch", "transformers", "peft")
 
 @dataclass(frozen=True)
 class Change:
-    """A distribution that pip installs, with its version before (None: not installed) and after."""
+    """A distribution that pip installs, with its versions before (None if new) and after."""
 
     name: str
     before: str | None
@@ -96,7 +96,7 @@ def find_protected_changes(changes: Sequence[Change]) -> list[Change]:
 
 
 def run_pip(arguments: Sequence[str]) -> None:
-    """Run pip.
+    """Run pip, and return its output.
 
     Raises:
         EnvironmentProblem: pip is missing or failed; the message is pip's last error.

@@ -1,4 +1,4 @@
-"""List the plugins of the directory: ``tunesmith plugins list --available``."""
+"""List the plugins in the directory (``tunesmith plugins list --available``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOW_TO_INSTALL = (
 
 
 def list_available(words: Sequence[str], *, as_json: bool) -> None:
-    """Print the distributions of the directory that contain every word, as a table or as JSON."""
+    """Print the distributions of the directory that match every word, as a table or as JSON."""
     found = search_directory(words)
     installed = {d.name: d.version for d in metadata.distributions()}
     if as_json:
@@ -35,4 +35,4 @@ def list_available(words: Sequence[str], *, as_json: bool) -> None:
             for i in found
         ]
         render.print_table(headers, rows)
-    render.print_note(HOW_TO_INSTALL if found else "no plugin found")
+    render.print_note(HOW_TO_INSTALL if found else "no plugin in the directory matches")

@@ -59,7 +59,7 @@ def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
 
 
 def _definition_of(offer: Any) -> Any:
-    """Return the function or class whose source location is shown for an offer."""
+    """Return the function or class that defines an offer, for showing its source location."""
     match offer:
         case CommandOffer():
             return getattr(offer.load(), "callback", None) or offer.load
@@ -70,7 +70,7 @@ def _definition_of(offer: Any) -> Any:
 
 
 def list_options(config: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
-    """Yield all options with type, default, bounds and help; nested keys are dotted."""
+    """Yield all options with their type, default, bounds and help. Nested keys are dotted."""
     for key, info in fields_by_key(config).items():
         inner = table_options(info)
         if inner is not None:
@@ -108,7 +108,7 @@ def distribution_text(plugin: Plugin) -> str:
 
 
 def source_location(function: Any) -> str:
-    """Return the file and line of a function, or its type name if it has no source."""
+    """Return the file and line of an object, or the name of its type if it has no source."""
     try:
         unwrapped = inspect.unwrap(function)
         return f"{inspect.getsourcefile(unwrapped)}:{inspect.getsourcelines(unwrapped)[1]}"
@@ -148,7 +148,7 @@ def toml_value(value: Any) -> str:
 
 
 def _fixed_keys(kind: Any) -> tuple[str, ...]:
-    """Return the allowed keys of a table if they are fixed."""
+    """Return the keys that a table allows, if they are fixed."""
     arguments = get_args(kind)
     if get_origin(kind) is dict and get_origin(arguments[0]) is Literal:
         return tuple(map(str, get_args(arguments[0])))

@@ -1,4 +1,4 @@
-"""The directory of plugins, which is shipped with tunesmith and can be searched offline."""
+"""Search the directory of plugins, which is shipped with tunesmith and works offline."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ListedDistribution(BaseModel):
     """Names of the distribution's entry points."""
     requires: list[str]
     api: str
-    """Plugin API version that the distribution declares; empty if it declares none."""
+    """Plugin API version that the distribution declares, or "" if it declares none."""
     kit: dict[str, int] | None
-    """Number of conformance checks passed and failed; None if not recorded."""
+    """Number of conformance checks passed and failed, or None if not recorded."""
     keywords: list[str]
 
 

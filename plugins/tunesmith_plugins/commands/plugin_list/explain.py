@@ -1,4 +1,4 @@
-"""Explain a key of the run file, an exit code or an error."""
+"""Look up the explanation of a run-file key, an exit code or an error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _EXAMPLES = {"int": "1", "float": "0.1", "bool": "true", "date": "2026-01-31"}
 
 @dataclass(frozen=True)
 class Key:
-    """An option of the run file: its dotted key, and the components that share this definition."""
+    """An option of the run file, with its dotted key and the components that define it."""
 
     key: str
     option: dict[str, str]
@@ -59,7 +59,7 @@ class Key:
 
 
 def list_keys(catalog: Catalog) -> list[Key]:
-    """Return all keys of run files; a key appears once for each of its different definitions."""
+    """Return all keys of run files. A key appears once for each of its definitions."""
     owners: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for key, option, owner in _iterate(catalog):
         owners.setdefault((key, tuple(option.items())), []).append(owner)
@@ -101,7 +101,7 @@ def _option_use(catalog: Catalog, kind: type[Any]) -> dict[str, str]:
 
 
 def find_keys(keys: list[Key], word: str) -> list[Key]:
-    """Return matching keys: the exact key, or else tables, key endings, or any part of a key."""
+    """Return the matching keys: the exact key or, without one, tables, endings or parts of keys."""
     exact = [key for key in keys if key.key == word]
     table = [key for key in keys if key.key.startswith(f"{word}.")]
     ends = [key for key in keys if key.key.endswith(f".{word}")]
@@ -127,7 +127,7 @@ def explain_exit_code(code: int) -> str | None:
 
 
 def error_classes() -> dict[str, type[errors.TunesmithError]]:
-    """Return the error classes of tunesmith by name."""
+    """Return the error classes of tunesmith, by name."""
     return {
         name: value
         for name, value in vars(errors).items()
@@ -138,7 +138,7 @@ def error_classes() -> dict[str, type[errors.TunesmithError]]:
 
 
 def explain_error(word: str) -> str | None:
-    """Return the meaning of an error; case and an ``Error`` suffix in its name are ignored."""
+    """Return the meaning of an error, ignoring case and the suffix ``Error`` of its name."""
     wanted = word.casefold().removesuffix("error")
     for name, error in error_classes().items():
         if wanted and name.casefold().removesuffix("error") == wanted:

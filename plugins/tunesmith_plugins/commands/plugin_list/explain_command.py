@@ -69,7 +69,8 @@ def _explain(state: CliState, word: str, as_json: bool) -> None:
     text = text or (None if found else explain_error(word))
     if text is None and not found:
         raise UsageError(
-            f'"{word}": not a run file key, an exit code or an error', hint=_hint(keys, word)
+            f'"{word}" is neither a run-file key nor an exit code or an error',
+            hint=_hint(keys, word),
         )
     if as_json:
         explained = [
@@ -85,11 +86,11 @@ def _explain(state: CliState, word: str, as_json: bool) -> None:
     else:
         rows = [[key.key, _shorten(key.owners), one_line(key.option["help"], 200)] for key in found]
         render.print_table(["key", "owner", "help"], rows)
-        render.print_note(f"{len(found)} keys match; give a full key to see its details")
+        render.print_note(f"{len(found)} keys match; name a full key to see its details")
 
 
 def show_key(key: Key) -> None:
-    """Print everything about a key."""
+    """Print a key's type, default, bounds, help, owner and an example."""
     default = key.option["default"]
     value = default if default in (REQUIRED, UNSET) else f"= {default}"
     kind = ", ".join(filter(None, [key.option["type"], key.option["bounds"]]))

@@ -1,8 +1,8 @@
 """Inspect the plugins of a distribution in a child process, with a time limit.
 
-Importing a plugin runs its code, which may be slow, hang, exit or change the process. A child
-process therefore does this once per version of a distribution. The result is stored in the cache
-folder (:mod:`tunesmith.plugins`).
+Importing a plugin runs its code, which may be slow, hang, exit or change the process. Therefore a
+child process imports the plugins once per version of a distribution, and stores the result in the
+cache folder (:mod:`tunesmith.plugins`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class OfferSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A loaded plugin and its offers."""
+    """A plugin with its state, and its offers if it could be imported."""
 
     plugin: Plugin
     offers: tuple[OfferSummary, ...] = ()
@@ -85,7 +85,8 @@ def list_inspections(catalog: Catalog) -> list[Inspection]:
 def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> list[Inspection]:
     """Import the plugins of one distribution in a child process.
 
-    If the process takes too long or ends without a result, all of its plugins count as broken.
+    If the process takes too long or ends without a result, all plugins of the distribution count as
+    broken.
     """
     import multiprocessing  # Imported here because it is slow, and only needed for new plugins.
 
@@ -97,9 +98,9 @@ def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> 
         process.start()
         process.join(seconds)
         took = time.perf_counter() - started
-        reason = f"importing it ended the process with code {process.exitcode}"
+        reason = f"importing the plugin ended the process with exit code {process.exitcode}"
         if process.is_alive():
-            reason = f"importing it took longer than {seconds:g} seconds"
+            reason = f"importing the plugin took longer than {seconds:g} seconds"
         with suppress(ProcessLookupError, PermissionError):  # including its child processes
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
@@ -114,8 +115,7 @@ def inspect_elsewhere(installed: InstalledPlugins, seconds: float = SECONDS) -> 
 def read_inspection(path: Path, plugins: Sequence[Plugin]) -> list[Inspection]:
     """Read the inspections of these plugins from the cache file of their distribution.
 
-    Plugins whose entry is missing or malformed are skipped. If the file is unreadable, all are
-    skipped.
+    Skip plugins whose entry is missing or malformed. Return nothing if the file cannot be read.
     """
     stored: Any = None
     with suppress(OSError, ValueError, RecursionError):

@@ -28,7 +28,7 @@ A missing requirement may have been installed since.
 
 @dataclass
 class InspectedPlugins:
-    """Inspections of all installed plugins."""
+    """The inspections of all installed plugins, and the cache files they came from."""
 
     inspections: list[Inspection] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)

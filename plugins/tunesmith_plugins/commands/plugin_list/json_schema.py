@@ -1,4 +1,4 @@
-"""The JSON Schema of run files, for editors."""
+"""Build the JSON Schema of run files, which editors use to complete and validate them."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ def _component_schema(table: str, offers: list[Offered[Any]], definitions: JSON)
 
 
 def _enumerate(schema: JSON, names: list[str]) -> None:
-    """Restrict the items of a (nullable) list to these names."""
+    """Restrict the items of a list, which may be nullable, to these names."""
     for branch in schema.get("anyOf", [schema]):
         if branch.get("type") == "array":
             branch["items"]["enum"] = names
 
 
 def _required(table: str) -> list[str]:
-    """Return the required keys of such a table; loaders and splitters can be chosen by default."""
+    """Return the required keys of a component's table. Loaders and splitters have defaults."""
     return [] if table in ("data", "split") else ["use"]
 
 

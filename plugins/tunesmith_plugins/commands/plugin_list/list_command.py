@@ -124,11 +124,11 @@ def print_problems(listed: list[Inspection], conflicts: list[CommandConflict]) -
             render.print_text(one_line(text, 500), style="dim")
     for conflict in conflicts:
         names = one_line(", ".join(conflict.plugins), 500)
-        text = f'not usable: command "{conflict.command}" of {names}: {conflict.reason}'
+        text = f'command "{conflict.command}" of {names} cannot be used: {conflict.reason}'
         render.print_text(text, style="bad")
     others = [i.plugin.name for i in listed if i.plugin.state == "active" and not i.offers]
     if others:
         render.print_note(
-            "plugins that only implement hooks (to find models, or to review data and plans): "
+            "plugins without components, which only find models, or review data and plans: "
             f"{', '.join(map(one_line, others))}"
         )

@@ -1,4 +1,4 @@
-"""Tiers of plugins: loads, conforms, measured.
+"""Determine the tier of a plugin: loads, conforms or measured.
 
 *Loads*: the plugin can be imported, and its offers are well formed. *Conforms*: ``tunesmith plugins
 check`` passed for exactly the files that are installed. *Measured*: the plugin conforms, and its

@@ -1,4 +1,4 @@
-"""Kinds of plugins that have a template."""
+"""List the kinds of plugins that have a template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OFFER_FILES = {"__init__.py": "init-offer.py", "offer.py": "offer-$kind.py"}
 
 @dataclass(frozen=True, kw_only=True)
 class PluginKind:
-    """A kind of plugin: its hook, and the templates for its files."""
+    """A kind of plugin, with its hook and the templates for its files."""
 
     usage: str
     """How to use the plugin, for its README."""

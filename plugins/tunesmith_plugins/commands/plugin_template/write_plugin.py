@@ -50,7 +50,7 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
         raise UsageError(f"{name}: the name tunesmith-{name} is reserved", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder}: the folder exists and is not empty", hint="choose another with --out"
+            f"{folder}: the folder exists and is not empty", hint="choose another folder with --out"
         )
     package = f"src/{values['package']}"
     templates = {
@@ -86,18 +86,18 @@ def write_file(path: Path, name: str, kind: str) -> Path:
 
 
 def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
-    """Return the kind and the values of the placeholders."""
+    """Return the kind of plugin, and the values of the templates' placeholders."""
     if kind not in KINDS:
         guess = find_present_name(kind, KINDS) or suggest_name(kind, KINDS)
         hint = f"did you mean {guess}?" if guess else f"kinds: {', '.join(KINDS)}"
         raise UsageError(f"{kind}: no such kind of plugin", hint=hint)
     if not _NAME.fullmatch(name):
-        hint = "for example first-word"
+        hint = "use a name such as first-word"
         raise UsageError(
-            f"{name}: names consist of lower case letters, digits and hyphens", hint=hint
+            f"{name}: names must consist of lower case letters, digits and hyphens", hint=hint
         )
     if len(name) > MAX_NAME_LENGTH:
-        raise UsageError(f"{name:.20}...: names have at most {MAX_NAME_LENGTH} characters")
+        raise UsageError(f"{name:.20}...: a name can have {MAX_NAME_LENGTH} characters at most")
     if kind == "baseline" and name in BaselineOffer.reserved:
         raise UsageError(f"{name}: a baseline cannot have this name, which is a key of [baselines]")
     chosen = KINDS[kind]

@@ -14,7 +14,7 @@ from tunesmith_plugins.commands.publish.hub import MODEL_FILES, explain_errors
 
 
 def download(api: HfApi, repository: str, revision: str | None, target: Path) -> list[str]:
-    """Download the files of a model to ``target``, a new folder; return their names.
+    """Download the files of a model to the new folder ``target``, and return their names.
 
     Raises:
         UsageError: the model does not exist, or has neither safetensors nor GGUF files.

@@ -1,4 +1,4 @@
-"""Shared by push and pull: repository names, files of a model, and errors of the Hub."""
+"""Functions shared by push and pull: check repository names, and explain errors of the Hub."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MODEL_FILES = re.compile(
 def require_hub_name(name: str) -> None:
     """Raise a UsageError unless the name has the form ``ORG/NAME``."""
     if not is_hub_name(name):
-        raise UsageError(f"{one_line(name)!r} is not a repository name", hint="use ORG/NAME")
+        raise UsageError(f"{one_line(name)!r} is not a repository name of the form ORG/NAME")
 
 
 @contextmanager
 def explain_errors(repository: str) -> Iterator[None]:
-    """Convert errors of the Hub in the block to errors with a hint.
+    """Convert errors of the Hub that are raised in the block to errors with a hint.
 
     Raises:
         UsageError: the repository does not exist, or is private.
-        EnvironmentProblem: the Hub cannot be reached or refused the request, or a variable disables
-            it.
+        EnvironmentProblem: the Hub cannot be reached, refused the request, or is disabled by an
+            environment variable.
     """
     if variable := find_offline_variable():
         raise EnvironmentProblem(f"{repository}: {variable} is set", hint=f"unset {variable}")

@@ -55,7 +55,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     files = _collect(folder, plan, repository, exported, base)
     if base is None and any(file.name == "adapter_config.json" for file in files):
         render.print_note(
-            "the run file gives no Hub name for the base model of this adapter; add --base-model "
+            "the run file does not contain the Hub name of the base model; add --base-model "
             "ORG/NAME so that others can load the adapter"
         )
     if dry_run:

@@ -26,7 +26,7 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """Size of the file in bytes."""
+        """The size of the file in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     def to_operation(self) -> CommitOperationAdd:
@@ -47,8 +47,8 @@ def choose_files(folder: Path, card: str, base: str | None) -> list[Upload]:
     chosen = [file for file in files if MODEL_FILES.fullmatch(file.name)]
     if not any(file.suffix in (".safetensors", ".gguf") for file in chosen):
         raise UsageError(
-            f"{folder}: no weights in .safetensors or .gguf files, the only formats that can be "
-            "uploaded",
+            f"{folder}: contains no .safetensors or .gguf files, the only weight formats that "
+            "can be uploaded",
             hint="finish the run, or export it with --to safetensors, gguf or vllm",
         )
     return [Upload(CARD, card.encode()), *(Upload(file.name, _read(file, base)) for file in chosen)]

@@ -86,7 +86,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         delete_runs(delete, yes)
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", hint="give the folder that contains the runs")
+        raise UsageError(f"{folder}: no such folder", hint="name the folder that contains the runs")
     runs = [
         run
         for run in read_runs(folder)
@@ -153,7 +153,7 @@ def unlock_run(path: Path) -> None:
     was_locked, holder = (folder / LEASE_FILE).exists(), LockHolder.read(folder)
     with lock(folder, take_over=True):
         pass
-    by = f"unlocked; the run was locked by {holder or 'an unknown process'}"
+    by = f"unlocked the run, which was locked by {holder or 'an unknown process'}"
     render.print_text(f"{folder}: {by if was_locked else 'the run was not locked'}")
 
 
@@ -163,7 +163,8 @@ def delete_runs(paths: Sequence[Path], yes: bool) -> None:
     Raises:
         UsageError: a folder is not a run or is in use, or there is no terminal to ask on.
     """
-    folders = [RunFolder.open(path) for path in paths]  # Opens all of them before deleting any.
+    # Open all runs before deleting any, so that an invalid folder stops the command in time.
+    folders = [RunFolder.open(path) for path in paths]
     size = format_bytes(sum(measure_size(folder.path) for folder in folders))
     what = f"{format_count(len(folders), 'run')} with {size}"
     if not yes:
@@ -177,6 +178,6 @@ def delete_runs(paths: Sequence[Path], yes: bool) -> None:
             render.print_text("nothing was deleted")
             return
     for folder in folders:
-        with lock(folder.path):  # Fails while the run is active.
+        with lock(folder.path):  # This raises an error while the run is active.
             shutil.rmtree(folder.path)
         render.print_text(f"deleted {folder.path}")

@@ -20,17 +20,17 @@ Status = Literal["ok", "failed", "stopped", "running", "unfinished", "damaged"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Summary of a run for the list."""
+    """The status, parts and result of a run, as listed by ``tunesmith runs``."""
 
     path: Path
     status: Status
     name: str = ""
     started: str = ""
-    """UTC, ISO 8601; empty if unknown."""
+    """Time in UTC (ISO 8601), or "" if unknown."""
     model: str = ""
     technique: str = ""
     word: str = ""
-    """Time in UTC (ISO 8601); empty if unknown."""
+    """Time in UTC (ISO 8601), or "" if unknown."""
     metric: str = ""
     value: float | None = None
     """Score of the tuned model by the verdict's metric."""
@@ -98,7 +98,7 @@ def _summarize(path: Path, first: JSON, last: JSON, size: int) -> RunSummary:
 
 
 def read_first_and_last_event(path: Path) -> tuple[JSON, JSON]:
-    """Return the first and the last complete line of a log; both empty if there are none.
+    """Return the first and the last complete event of a log, or two empty dicts without events.
 
     Raises:
         ValueError: a line is not a JSON object.
@@ -145,7 +145,7 @@ def measure_size(path: Path) -> int:
 
 
 def _paths(value: Any) -> Iterator[str]:
-    """Yield the absolute paths in a part of the plan."""
+    """Yield all absolute paths that occur in a part of the plan."""
     if isinstance(value, str) and os.path.isabs(value):
         yield os.path.normpath(value)
     elif isinstance(value, dict):

@@ -68,7 +68,7 @@ def command(
     needs = dict.fromkeys(chain(*list_requirements(plan, catalog).values()))
     if missing := [text for text in needs if missing_requirements([text])]:
         next_line = f"pip install {shlex.join(missing)}"
-    todo = "install what the run needs" if missing else "start the run"
+    todo = "install the libraries that the run needs" if missing else "start the run"
     render.print_note(f"\nno errors; {todo} with:\n  {next_line}")
 
 

@@ -15,11 +15,11 @@ from tunesmith.plugins import missing_requirements
 def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[FindingReported]]:
     """Load and review the data of a plan; return the data, its splits and the findings.
 
-    Reports an error if the run could not fetch its model now, and a warning for each missing
-    library that the run needs. If the splitter's libraries are missing, the rows are not split.
+    Report an error if the run could not fetch its model now, and a warning about missing libraries
+    that the run needs. If the splitter's libraries are missing, do not split the rows.
 
     Raises:
-        DataError: the data is unusable, or the technique cannot train on such records.
+        DataError: the data cannot be read, or the technique cannot train on such records.
     """
     splits = not missing_requirements(plan.split.offer.needs)
     dataset, parts = load_data(plan, splits=splits)
@@ -32,6 +32,6 @@ def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[F
     sources = {finding.source for finding in found}
     for name, needs in list_requirements(plan, catalog).items():
         if name not in sources and (missing := missing_requirements(needs)):
-            text = f"needed for the run but not available: {'; '.join(missing)}"
+            text = f"libraries that the run needs are missing: {'; '.join(missing)}"
             found.append(FindingReported(level="warning", source=name, message=text))
     return dataset, parts, found

@@ -14,10 +14,10 @@ from tunesmith.signals import URGENT_SIGNALS, restore_handlers, set_stop_handler
 
 @contextmanager
 def ignore_stop_signals_after_error() -> Iterator[None]:
-    """Keep ignoring signals after an error in the block, so that rank 0 can print it and exit.
+    """Ignore stop signals after an error in the block, so that rank 0 can print it and exit.
 
     When another rank fails, torchrun stops rank 0 with a signal, which the run normally handles.
-    After an error, the process only has to print it, so signals stay ignored.
+    After an error, the process only has to print the error, so it ignores further signals.
     """
     if world_size() == 1 or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Rows as ``tunesmith check`` shows them: the parts of a record, and which are trained on."""
+"""Split rows into parts that are trained on or not, as ``tunesmith check`` shows them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tunesmith_data.text import content_key
 
 
 class RecordPart(NamedTuple):
-    """A part of a record: its label, its text, and whether the model is trained on it."""
+    """A part of a record, with its label, its text, and whether the model is trained on it."""
 
     label: str
     text: str
@@ -43,7 +43,7 @@ def choose_rows(records: Sequence[Record], seed: int) -> dict[str, Record]:
 
 
 def split_by_training(record: Record, trains_on: frozenset[Feature]) -> list[RecordPart]:
-    """Split a record into parts, each marked as trained on or not by such a technique."""
+    """Split a record into parts, and mark those that a technique trains on."""
     match record:
         case Text():
             return [RecordPart("text", record.text, True)]
@@ -94,7 +94,7 @@ _KINDS: dict[type[Record], str] = {
 
 
 def _contents(record: Record) -> Iterator[str]:
-    """Yield a name for each thing in a record that should be counted."""
+    """Yield a name for each answer, tool or label in a record, for counting them."""
     match record:
         case Chat():
             for message in record.messages:

@@ -14,10 +14,10 @@ from tunesmith.storage import read_known_events
 
 
 def replay_events(folder: Path, reporter: str) -> None:
-    """Send all events in a run's log to a reporter, as if the run happened now.
+    """Send all events in a run's log to a reporter, as if the run were in progress.
 
     The reporter gets its options from the run file, or its defaults if the run file does not list
-    it. This also works for a run that was killed, and for a reporter that was installed later.
+    the reporter. The run may have been killed, and the reporter installed later.
 
     Raises:
         UsageError: no such reporter is installed; for other errors see

@@ -80,10 +80,10 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def write_card(view: ReportView, path: Path) -> None:
-    """Write the card to a new file, as Markdown or SVG by its suffix; ``-`` prints Markdown.
+    """Write the card to a new .md or .svg file, or print it as Markdown for ``-``.
 
     Raises:
-        UsageError: the suffix is neither of these, or the file exists or cannot be written.
+        UsageError: the suffix is neither .md nor .svg, or the file exists or cannot be written.
     """
     from tunesmith_evidence.report.card import render_card_markdown, render_card_svg
 
@@ -101,7 +101,7 @@ def write_card(view: ReportView, path: Path) -> None:
 
 
 def show(view: ReportView, number: str, failures: int) -> None:
-    """Print the report as text; ``number`` is the run's id."""
+    """Print the report as text. ``number`` is the run's id."""
     report, started = view.report, view.report.started
     when = f", started {format_date(started.started)}" if started else ""
     render.print_text(f"{one_line(number)}: {view.status}{when}", style="strong")

@@ -62,7 +62,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 @contextmanager
 def show_failed_run(plan: Plan, folder: RunFolder, as_json: bool) -> Iterator[None]:
-    """If the run fails in the block, print the results so far and how to resume."""
+    """Print the results so far, and how to resume, if the run fails in the block."""
     with ignore_stop_signals_after_error():
         try:
             yield
@@ -77,7 +77,7 @@ def show_failed_run(plan: Plan, folder: RunFolder, as_json: bool) -> Iterator[No
 
 
 def describe_saved(report: Report) -> str:
-    """Describe what a resume of a stopped run does not repeat: "saved at step 59 of 300"."""
+    """Return the progress that resuming keeps, as text such as "saved at step 59 of 300"."""
     running = [stage for stage in report.training_started if stage not in report.training_finished]
     checkpoint = report.last_checkpoint
     for stage in running:
@@ -94,7 +94,7 @@ def describe_saved(report: Report) -> str:
 
 
 def show(report: Report, plan: Plan, folder: RunFolder, as_json: bool) -> None:
-    """Write the model card, and print the end of a run: a few lines, or the report as JSON."""
+    """Write the model card, and print the result of a run as a few lines or as JSON."""
     view = ReportView(report, folder.path)
     write_model_card(view, plan)
     if as_json:

@@ -1,4 +1,4 @@
-"""Print a report as text: the end of a run in a few lines, and each part of the whole report."""
+"""Print a report as text: the result of a run in a few lines, or each part of the report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_FIELDS = 4
 
 
 def show_scores(view: ReportView) -> None:
-    """Print a table of scores (a line per metric and model), and the evaluators' findings."""
+    """Print a table of scores with a line per metric and model, and the evaluators' findings."""
     rows = [
         [row.model, f"{metric.label} ({metric.description})", row.value, row.interval, row.rows]
         for metric in view.metrics
@@ -52,7 +52,7 @@ def show_scores(view: ReportView) -> None:
 
 
 def show_end(view: ReportView) -> None:
-    """Print the result of a run in a few lines; :func:`show_verdict` and others print the rest."""
+    """Print the result of a run in a few lines, without the parts of the whole report."""
     report, headline = view.report, view.headline
     show_headline(view)
     if not report.verdict and headline.figure:
@@ -80,7 +80,7 @@ def show_end(view: ReportView) -> None:
 
 
 def show_headline(view: ReportView) -> None:
-    """Print the word of the verdict, the right answers, and its sentence."""
+    """Print the verdict's word, the number of right answers, and the verdict's sentence."""
     verdict = view.report.verdict
     style = OUTCOME_STYLES.get(str(verdict.get("outcome")), "warning")
     if verdict.get("word"):
@@ -92,7 +92,7 @@ def show_headline(view: ReportView) -> None:
 
 
 def show_verdict(view: ReportView) -> None:
-    """Print the verdict: word, sentence, what would change it, and the baselines."""
+    """Print the verdict's word and sentence, what would change it, and the baselines."""
     if not view.report.verdict:
         return
     show_headline(view)
@@ -189,7 +189,7 @@ def show_answers(answers: Answers, limit: int) -> None:
 
 
 def show_answer_parts(view: ReportView) -> None:
-    """Print the scores by field of JSON answers, or the labels that are confused most often."""
+    """Print the scores by field of JSON answers, or the most confused labels."""
     if view.field_scores:
         models = list(view.field_scores[0].right)
         render.print_text()
@@ -282,7 +282,7 @@ def show_paths(view: ReportView) -> None:
 
 
 def find_report_pages(folder: Path, report: Report) -> list[Path]:
-    """Return the HTML pages that reporters wrote, which by convention is their option ``path``."""
+    """Return the HTML pages that reporters wrote. By convention, their option ``path`` names it."""
     reporters = report.started.plan.get("reporters", []) if report.started else []
     paths = (reporter.get("path") for reporter in reporters)
     pages = (folder / expand_home(path) for path in paths if isinstance(path, str) and path)
@@ -290,7 +290,7 @@ def find_report_pages(folder: Path, report: Report) -> list[Path]:
 
 
 def show_ending(view: ReportView) -> None:
-    """Print why and where a run ended without a result, and what to do."""
+    """Print why and where a run ended without a result, and what the user can do."""
     ending = view.ending
     if ending is None:
         return

@@ -1,4 +1,4 @@
-"""``tunesmith verdict``: was the fine-tuning of an existing model worth it?"""
+"""``tunesmith verdict``: judge whether fine-tuning an existing model was worth it."""
 
 from __future__ import annotations
 

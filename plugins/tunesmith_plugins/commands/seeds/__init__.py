@@ -1,4 +1,4 @@
-"""Command ``seeds``: check if a small difference comes from training or from the seed."""
+"""Command ``seeds``: check whether a small difference comes from training or from the seed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def command(state: CliState, run: Path, count: int, as_json: bool) -> None:
     next to the first one, in folders whose names end in the seed; finished ones are not repeated.
     """
     if distributed.world_size() > 1:
-        raise UsageError("seeds: runs only in a single process", hint="start it without torchrun")
+        raise UsageError(
+            "seeds: this command runs only in a single process",
+            hint="start the command without torchrun",
+        )
     folder, plan, catalog = api.load_run(run, files=state.files, disabled=state.disabled)
     report = load_report(folder)
     baseline = _find_baseline(report, folder)
@@ -112,7 +115,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
     changes = _find_changes(report, planned)
     if changes:
         raise UsageError(
-            f"{path}: this run does not repeat the given one: {'; '.join(changes)}",
+            f"{path}: not only the seed of this run differs: {'; '.join(changes)}",
             hint="move or delete the folder to train this seed again",
         )
     return SeedRun(seed, path, report.tuned[0])

@@ -1,7 +1,7 @@
-"""Pool the runs of several seeds: does a difference come from training or from the seed?
+"""Pool the runs of several seeds, to show whether a difference comes from training or the seed.
 
-The technique is trained with several seeds on the same training rows, and scored on the same test
-rows. Each test row then has a mean score over the seeds, and the seeds have a spread.
+All runs use the same training rows and the same test rows. Each test row then has a mean score over
+the seeds, and the scores of the seeds have a standard deviation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Outcome = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True)
 class SeedRun:
-    """A run with one of the seeds."""
+    """A run with one of the seeds, and the score of its tuned model."""
 
     seed: int
     """Seed of the run, ``[run] seed``."""
@@ -35,7 +35,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class PooledSeeds:
-    """Differences of several seeds from one baseline, on the rows that the baseline answered."""
+    """The differences of several seeds from a baseline, on the rows that the baseline answered."""
 
     by_seed: Sequence[float]
     """Tuned minus baseline for each seed, in the unit of the metric."""
@@ -61,10 +61,10 @@ def pool_seeds(
 ) -> PooledSeeds:
     """Compare the mean over the seeds with a baseline, whose scores are below ``folder``.
 
-    ``metrics`` are the installed metrics by name, to compute those that need all rows together.
+    ``metrics`` are the installed metrics by name, for those that are computed over all rows.
 
     Raises:
-        IntegrityError: the scores of an evaluation are missing or damaged.
+        IntegrityError: a per-row results file is missing or damaged.
     """
     paths = [str((run.folder / run.tuned.records).resolve()) for run in runs]
     tuned = [replace(run.tuned, records=path) for run, path in zip(runs, paths, strict=True)]

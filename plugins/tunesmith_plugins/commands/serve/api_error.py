@@ -1,4 +1,4 @@
-"""Errors in the format of OpenAI's API."""
+"""Define errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the response body."""
+        """Return the body of the error response."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
 
     @property
     def kind(self) -> str:
-        """OpenAI's error type for the status."""
+        """The error type that OpenAI's API uses for this status."""
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         return KINDS.get(self.status, other)

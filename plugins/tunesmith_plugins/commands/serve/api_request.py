@@ -1,7 +1,7 @@
-"""Requests in the format of OpenAI's API.
+"""Parse requests in the format of OpenAI's API.
 
-A parameter that changes the answer is applied or rejected, never ignored. Known parameters that the
-server does not support are accepted if they have their neutral value.
+The server applies or rejects a parameter that changes the answer, and never ignores it. It accepts
+known but unsupported parameters if they have their neutral value.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ Request = TypeVar("Request", bound="GenerationRequest")
 
 
 class ApiModel(BaseModel):
-    """Base class for parts of a request; rejects unknown keys and wrong types."""
+    """Base class for parts of a request. It rejects unknown keys and wrong types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class StreamOptions(ApiModel):
-    """Options of a streamed answer."""
+    """The options of a streamed answer."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 class GenerationRequest(ApiModel):
-    """Parameters shared by both kinds of requests."""
+    """The parameters that both kinds of requests share."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -68,17 +68,17 @@ class GenerationRequest(ApiModel):
 
     @property
     def stop_words(self) -> tuple[str, ...]:
-        """Texts that end an answer."""
+        """The texts that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None: no log-probabilities."""
+        """The number of top tokens to return per token, or None for no log-probabilities."""
         raise NotImplementedError
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens per answer; None: as many as fit."""
+        """The maximum number of tokens per answer, or None for as many as fit."""
         raise NotImplementedError
 
     @property
@@ -110,19 +110,19 @@ class ChatRequest(GenerationRequest):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None: no log-probabilities."""
+        """The number of top tokens to return per token, or None for no log-probabilities."""
         if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError(400, "top_logprobs: requires logprobs = true", param="top_logprobs")
+            raise ApiError(400, "top_logprobs: needs logprobs = true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens per answer; None: as many as fit."""
+        """The maximum number of tokens per answer, or None for as many as fit."""
         given = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(given) > 1:
             raise ApiError(
                 400,
-                "max_tokens and max_completion_tokens have different values",
+                "max_tokens and max_completion_tokens must not have different values",
                 param="max_tokens",
             )
         return next(iter(given), None)
@@ -139,7 +139,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def tool_names(self) -> frozenset[str]:
-        """Names of the tools that the model may call."""
+        """The names of the tools that the model may call."""
         return frozenset(map(tool_name, self.definitions))
 
     @property
@@ -163,12 +163,12 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def num_top(self) -> int | None:
-        """Number of top tokens to return with each token; None: no log-probabilities."""
+        """The number of top tokens to return per token, or None for no log-probabilities."""
         return self.logprobs
 
     @property
     def most_tokens(self) -> int | None:
-        """Maximum tokens per answer."""
+        """The maximum number of tokens per answer."""
         return self.max_tokens or DEFAULT_COMPLETION_TOKENS
 
     @property

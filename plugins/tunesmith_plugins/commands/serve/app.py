@@ -1,4 +1,4 @@
-"""Routes of the server."""
+"""Define the routes of the server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def build_app(service: Service, *, names: Collection[str], token: str | None) -> ASGIApp:
-    """Return the web application, wrapped in access control."""
+    """Return the web application, protected by access control."""
     routes = Routes(service)
     app = Starlette(
         routes=[
@@ -66,7 +66,7 @@ def build_app(service: Service, *, names: Collection[str], token: str | None) ->
 
 
 class Routes:
-    """Handler functions of the routes."""
+    """The handlers of the server's routes."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -121,13 +121,13 @@ class Routes:
     # ----------------------------------------------------------------- other paths
 
     async def list_models(self, request: Request) -> Response:
-        """List the models."""
+        """Return the list of served models."""
         models = [self._describe(name) for name in self.service.thread.engines]
         self._count(request, 200)
         return JSONResponse({"object": "list", "data": models})
 
     async def show_model(self, request: Request) -> Response:
-        """Describe a model."""
+        """Return the description of a model."""
         name = request.path_params["model"]
         self.service.find_engine(name)
         self._count(request, 200)
@@ -142,7 +142,7 @@ class Routes:
         }
 
     async def show_health(self, request: Request) -> Response:
-        """Report if the model thread is alive."""
+        """Report whether the model thread is alive."""
         is_alive = self.service.thread.is_alive
         return JSONResponse({"status": "ok" if is_alive else "failed"}, 200 if is_alive else 503)
 
@@ -151,7 +151,7 @@ class Routes:
         return Response(self.service.metrics.to_text(), media_type=METRICS_TYPE)
 
     async def show_page(self, request: Request) -> Response:
-        """Return the chat page."""
+        """Return the chat page as HTML, with a content security policy."""
         return HTMLResponse(self._page, headers={"content-security-policy": self._policy})
 
     async def show_error(self, request: Request, error: Exception) -> Response:
@@ -177,7 +177,7 @@ class Routes:
 
 
 def content_policy(page: str) -> str:
-    """Return a content security policy: only the page's own script and style, and this server."""
+    """Return a content security policy that allows only the page's own code and this server."""
 
     def sources(tag: str) -> str:
         return " ".join(

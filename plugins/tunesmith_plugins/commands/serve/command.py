@@ -128,7 +128,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     used = open_extensions(catalog, extensions) if extensions else []
     names = list_models(folder, wanted)
     token = read_token(token_env, needs_token=not is_loopback(host))
-    bound = listen(host, port)  # Fails early, because loading the models takes longer.
+    bound = listen(host, port)  # Bind first, to fail before the models are loaded.
     engines = open_engines(folder, plan, names, slots=slots, extensions=used)
     service = Service(ModelThread(engines), limits, used, find_served_policies(folder))
     hosts = {name.lower() for name in ("localhost", host, *allowed_hosts)}
@@ -147,7 +147,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
 
 def require_libraries() -> None:
-    """Check that the web libraries are installed.
+    """Raise an error if one of the web libraries is not installed.
 
     Raises:
         EnvironmentProblem: a library is missing.
@@ -155,13 +155,13 @@ def require_libraries() -> None:
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise EnvironmentProblem(
-            f"serve needs missing packages: {', '.join(missing)}",
+            f"serve needs packages that are not installed: {', '.join(missing)}",
             hint=install_extra("serve"),
         )
 
 
 def read_token(variable: str | None, *, needs_token: bool) -> str | None:
-    """Return the token that requests need, read from the variable or generated; None if not needed.
+    """Return the token that requests need (from the variable or generated), or None without one.
 
     Raises:
         UsageError: the variable is not set.
@@ -183,7 +183,7 @@ def show_start(
     """Print the address, the chat page and example commands."""
     render.print_text(f"serving {', '.join(names)} at {address}")
     if token is not None and variable is None:
-        render.print_text(f"token (only shown once): {token}")
+        render.print_text(f"token (shown only once): {token}")
     render.print_note(f"chat page: {address}/")
     body = {"model": names[0], "messages": [{"role": "user", "content": "Hello"}]}
     shown = f"${variable}" if variable else "TOKEN"

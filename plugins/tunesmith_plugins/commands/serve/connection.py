@@ -29,7 +29,7 @@ async def read_json(request: Request, limits: Limits) -> tuple[str, object]:
     """Return the body of a request, and the parsed JSON.
 
     Raises:
-        ApiError: the body is not JSON, too large or too slow.
+        ApiError: the body is not JSON, is too large, or arrives too slowly.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -61,7 +61,7 @@ async def _read_body(request: Request, most: int) -> bytes:
 
 
 async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of the work, or cancel it if the client disconnects.
+    """Wait for the work and return its result, or cancel it if the client disconnects.
 
     Raises:
         ClientDisconnect: the client disconnected.
@@ -85,7 +85,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class EventStream:
-    """An answer as server-sent events, which closes its resources however it ends."""
+    """An answer sent as server-sent events. It closes its resources however it ends."""
 
     def __init__(
         self,

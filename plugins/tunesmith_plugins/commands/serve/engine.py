@@ -1,4 +1,4 @@
-"""Engines that run generation jobs: continuous batching for our models, or calls to any model."""
+"""Run generation jobs, with continuous batching or by calling a model for one job at a time."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ NUM_SEEDS = 2**32
 
 
 class Engine(Protocol):
-    """Runs the generation jobs of one model. All methods except :meth:`encode` are called on the
-    model thread."""
+    """Runs the generation jobs of one model.
+
+    The model thread calls all methods except :meth:`encode`."""
 
     context: int | None = None
-    """Maximum number of tokens in prompt and answer together; None if unknown or unlimited."""
+    """Maximum number of tokens in prompt and answer together, or None if unknown or unlimited."""
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +47,7 @@ class Engine(Protocol):
         self.clear()
 
     def encode(self, prompt: Prompt | tuple[int, ...], most_tokens: int) -> tuple[int, ...]:
-        """Return the token ids of a prompt; empty if the model takes prompts as text.
+        """Return the token ids of a prompt, or an empty tuple if the model takes prompts as text.
 
         Raises:
             ApiError: the prompt is not valid for the model.
@@ -54,7 +55,7 @@ class Engine(Protocol):
         ...
 
     def check(self, choice: ChoiceInput) -> None:
-        """Check that the model supports a request.
+        """Raise an error if the model does not support a request.
 
         Raises:
             ApiError: the model does not support an option of the request.
@@ -62,7 +63,7 @@ class Engine(Protocol):
         return
 
     def add(self, job: Job) -> None:
-        """Add a job to the queue."""
+        """Add a job to the queue of this engine."""
         ...
 
     @property
@@ -106,7 +107,7 @@ class BatchedEngine(Engine):
         build_prompt: Callable[[Prompt, int], Prompt] | None = None,
     ) -> None:
         self._template = model.template
-        # The event loop's thread encodes, and this thread decodes, so it needs its own tokenizer.
+        # The event loop's thread encodes while this thread decodes, so each needs a tokenizer.
         self._decoding: Template = model.template.copy()
         self._build_prompt = build_prompt or (lambda prompt, _: prompt)
         self._vocabulary = model.model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
@@ -131,7 +132,9 @@ class BatchedEngine(Engine):
         if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
             ids: tuple[int, ...] = prompt  # type: ignore[assignment]
             if not all(0 <= token < self._vocabulary for token in ids):
-                raise ApiError(400, "prompt: a token id is out of range", param="prompt")
+                raise ApiError(
+                    400, "prompt: a token id is outside the model's vocabulary", param="prompt"
+                )
             return ids
         try:
             built = self._build_prompt(prompt, most_tokens)  # type: ignore[arg-type]
@@ -143,7 +146,7 @@ class BatchedEngine(Engine):
         return found
 
     def add(self, job: Job) -> None:
-        """Add a job to the batch; it starts when a slot is free."""
+        """Add a job. It joins the batch when a slot is free."""
         choice = job.choice
         sampler = None
         if choice.temperature > 0:
@@ -199,7 +202,7 @@ class BatchedEngine(Engine):
     # ----------------------------------------------------------------- answers
 
     def _advance(self, running: _Running) -> Piece | None:
-        """Return the piece that the newest token completes; end the sequence at a stop word."""
+        """Return the text that the newest token completes, and end the sequence at a stop word."""
         job, sequence, text = running.job, running.sequence, running.text
         if job.first_token is None:
             job.first_token = time.monotonic()
@@ -252,7 +255,8 @@ class BatchedEngine(Engine):
     def _continue_text(self, choice: ChoiceInput) -> Callable[[Sequence[int], bool], str]:
         """Return a function that decodes the continuation of a text.
 
-        It starts decoding at the last token of the prompt, because tokenizers drop a leading space.
+        The function starts at the last token of the prompt, because tokenizers drop a leading
+        space.
         """
         decode = self._decoding.tokenizer.decode
         last = list(choice.ids[-1:])
@@ -270,7 +274,7 @@ class BatchedEngine(Engine):
 class CallingEngine(Engine):
     """Runs jobs by calling a text model for one answer at a time.
 
-    It can serve any model, such as the classifier that won a run.
+    This engine can serve any model, such as the classifier that won a run.
     """
 
     def __init__(self, model: TextModel) -> None:
@@ -286,12 +290,16 @@ class CallingEngine(Engine):
     def check(self, choice: ChoiceInput) -> None:
         """Reject options that the model does not support."""
         if choice.num_top is not None:
-            raise ApiError(400, "logprobs: not available for this model", param="logprobs")
+            raise ApiError(
+                400, "logprobs: this model does not compute log-probabilities", param="logprobs"
+            )
         if choice.temperature > 0 and choice.top_p < 1:
-            raise ApiError(400, "top_p: not available for this model", param="top_p")
+            raise ApiError(
+                400, "top_p: this model does not support sampling with top_p", param="top_p"
+            )
 
     def add(self, job: Job) -> None:
-        """Add a job to the queue."""
+        """Add a job to the queue of this engine."""
         self._waiting.append(job)
 
     @property

@@ -1,6 +1,7 @@
-"""Extensions of the server: they choose models for requests, and observe answers.
+"""Run the server's extensions, which choose models for requests and observe answers.
 
-An answer never waits for an observer. If an observer falls behind, answers are dropped and counted.
+An answer never waits for an observer. If an observer falls behind, it misses answers, which the
+metrics count.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Extension:
             name: str | None = self._built.choose(request)
             if name is None or name in served:
                 return name
-            raise LookupError(f"it chose {name!r:.100}, which is not served")
+            raise LookupError(f"the extension chose {name!r:.100}, which is not served")
         except UsageError as error:
             raise ApiError(400, error.message) from None
         except BaseException as error:  # Even SystemExit must not end the server.
@@ -86,14 +87,14 @@ class Extension:
         self._thread.start()
 
     def observe(self, request: ServedRequest, answer: ServedAnswer) -> None:
-        """Queue an answer for the observer's thread; drop it if the queue is full."""
+        """Queue an answer for the observer's thread, or drop it if the queue is full."""
         try:
             self._pending.put_nowait((request, answer))
         except Full:
             self._outcome("dropped").inc()
 
     def stop(self, seconds: float) -> None:
-        """Stop observing, waiting at most this long for queued answers."""
+        """Stop observing. Wait at most this many seconds for queued answers."""
         with suppress(Full):
             self._pending.put(None, timeout=seconds)
             self._thread.join(seconds)
@@ -144,7 +145,7 @@ def open_extensions(catalog: Catalog, file: Path) -> list[Extension]:
 def describe_request(
     request: Request, model: str, body: str, extensions: Sequence[Extension]
 ) -> ServedRequest:
-    """Return a request as extensions see it, with the headers that they asked for."""
+    """Return a request as extensions see it, with the headers that they declared."""
     names = {name for extension in extensions for name in extension.headers} & {*request.headers}
     headers = {name: ", ".join(request.headers.getlist(name)) for name in names}
     return ServedRequest(model=model, headers=headers, body=body)

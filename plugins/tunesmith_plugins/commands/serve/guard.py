@@ -1,4 +1,4 @@
-"""Access control in front of all routes: token, Host and Origin headers, connection limit."""
+"""Control access to all routes: check the token and the headers, and limit connections."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """Rejects requests without the token, and those that a foreign web page may have caused.
 
-    A web page can point its own host name at this machine (DNS rebinding). Such a request has that
-    name in its ``Host`` header, so only addresses and the configured names are accepted. A page can
-    also send requests here without reading the answer; these have a foreign ``Origin`` header.
+    A web page can point its own host name at this machine (DNS rebinding). Its requests have that
+    name in the ``Host`` header, so the guard accepts only addresses and the configured names. A
+    page can also send requests without reading the answer. These have a foreign ``Origin`` header.
     """
 
     app: ASGIApp
@@ -84,7 +84,7 @@ class Guard:
                 403, "Origin: requests from other sites are rejected", code="origin_refused"
             )
         if path != HEALTH and self.places.locked():
-            what = "too many open connections"
+            what = "the server has too many open connections"
             raise ApiError(503, what, code="connections_full", headers={"Retry-After": "1"})
         if self.token is None or path in OPEN_PATHS:
             return
@@ -93,7 +93,7 @@ class Guard:
         if kind.lower() != "bearer" or not right:
             raise ApiError(
                 401,
-                "the bearer token is missing or wrong",
+                "the bearer token in the Authorization header is missing or wrong",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )

@@ -1,6 +1,6 @@
-"""An answer in progress: from the prompt through the model to the client.
+"""Define the job that carries an answer from the prompt through the model to the client.
 
-The model thread advances a job; the event loop reads its pieces.
+The model thread advances a job, and the event loop reads its pieces.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TokenScore:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer; the last part has a finish reason."""
+    """A part of an answer. The last part has a finish reason."""
 
     index: int
     text: str
@@ -43,7 +43,7 @@ class Piece:
     tokens: int = 0
     """Number of tokens generated so far, including the end token."""
     score: float | None = None
-    """Score of a finished answer for a review policy; None if unknown."""
+    """Score of a finished answer for a review policy, or None if unknown."""
 
 
 Event = Piece | ApiError
@@ -53,7 +53,7 @@ Text = Callable[[Sequence[int], bool], str]
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceInput:
-    """Input of a single answer."""
+    """The input for generating a single answer."""
 
     index: int
     prompt: Prompt
@@ -111,7 +111,7 @@ class StreamedText:
 
 @dataclass(eq=False)
 class Channel:
-    """Queue that carries a request's pieces from the model thread to the event loop."""
+    """A queue that carries a request's pieces from the model thread to the event loop."""
 
     queue: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
@@ -124,10 +124,10 @@ class Job:
     channel: Channel
     created: float = field(default_factory=time.monotonic)
     first_token: float | None = None
-    """Monotonic time of the first token; None before it."""
+    """Monotonic time of the first token, or None before it."""
     is_finished: bool = False
     is_cancelled: bool = False
 
     def cancel(self) -> None:
-        """Cancel the answer; its slot is free after the current step."""
+        """Cancel the answer, which frees its slot after the current step."""
         self.is_cancelled = True

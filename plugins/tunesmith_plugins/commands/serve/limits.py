@@ -1,4 +1,4 @@
-"""Limits of the server: sizes, times, queue and connections."""
+"""Define the limits of the server on requests, the queue and connections."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of requests, queue, times and connections; sizes in bytes, times in seconds."""
+    """The limits for requests, queue and connections, with sizes in bytes and times in seconds."""
 
     body_bytes: int = 1 << 20
     prompt_tokens: int = 8_192

@@ -1,4 +1,4 @@
-"""Metrics of the server in the Prometheus text format."""
+"""Count and time requests, and write the metrics in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Counts = Callable[[], Iterable[tuple[str, int, int]]]
 
 
 class Metrics:
-    """Counters and histograms of a server."""
+    """The counters and histograms of a server."""
 
     def __init__(self, counts: Counts) -> None:
         self.registry = CollectorRegistry()
@@ -56,7 +56,7 @@ class Metrics:
 
 
 class _Answers(Collector):
-    """Running and waiting answers at the time of a scrape."""
+    """Collects the numbers of running and waiting answers when Prometheus asks."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

@@ -1,4 +1,4 @@
-"""The thread that runs all models: it gets jobs from the event loop, and sends pieces back."""
+"""Run all models in one thread, which gets jobs from the event loop and sends pieces back."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ModelThread:
         self._thread = threading.Thread(target=self._run, name="tunesmith-model", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread, which delivers pieces to this event loop."""
+        """Start the thread, which delivers pieces to the current event loop."""
         self._loop = loop
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Stop after the current step, waiting at most this many seconds for it."""
+        """Stop after the current step, and wait at most this many seconds for the step."""
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
@@ -51,7 +51,7 @@ class ModelThread:
         return self._thread.is_alive()
 
     def submit(self, model: str, jobs: Sequence[Job]) -> None:
-        """Add jobs for a model."""
+        """Queue generation jobs for a model."""
         with self._wake:
             self._new += [(model, job) for job in jobs]
             self._wake.notify()
@@ -68,7 +68,7 @@ class ModelThread:
                 self._deliver(posts)
 
     def _take_new(self) -> bool:
-        """Pass new jobs to their engines, waiting while idle; return False to stop the thread."""
+        """Pass new jobs to their engines, or wait for one; return False to stop the thread."""
         with self._wake:
             while not (self._new or self._is_stopping) and self._is_idle:
                 self._wake.wait()

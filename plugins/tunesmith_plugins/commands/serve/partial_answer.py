@@ -13,7 +13,7 @@ REPLACEMENT_CHARACTER = "\ufffd"
 def decode_partial_answer(template: Template, ids: Sequence[int]) -> str:
     """Decode the start of an answer that is being generated, for streaming.
 
-    The text is a prefix of the text that
+    The result is a prefix of the text that
     :meth:`~tunesmith_torch.data.templates.Template.decode_answer` will return for more ids. It
     excludes incomplete characters, and text that may still change, such as markers that the
     template puts in front of an answer.

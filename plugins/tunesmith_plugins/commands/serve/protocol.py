@@ -1,7 +1,7 @@
-"""Connections with deadlines, so that slow clients cannot block the server.
+"""Set deadlines for connections, so that slow clients cannot block the server.
 
-uvicorn itself waits forever for a request. A client that sends a byte every now and then would keep
-its connection open, and a few hundred such clients would block the server.
+By itself, uvicorn waits forever for a request. A client that sends a byte every now and then would
+keep its connection open, and a few hundred such clients would block the server.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tunesmith_plugins.commands.serve.limits import Limits
 class PunctualProtocol(H11Protocol):
     """Closes a connection if its client is too slow, or to make room for another one.
 
-    The deadline for a request's headers counts from the connection or the last answer, no matter
-    what arrives in between. The application enforces the deadline for the body.
+    The deadline for a request's headers counts from the connection or from the last answer, no
+    matter what arrives in between. The application enforces the deadline for the body.
     """
 
     def __init__(self, *, limits: Limits, **options: Any) -> None:
@@ -36,7 +36,7 @@ class PunctualProtocol(H11Protocol):
         return self._late is not None or self.cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a request; above the limit, close the connection that has waited longest."""
+        """Wait for a request. Above the limit, close the connection that has waited longest."""
         super().connection_made(transport)
         self._await_request()
         if len(self.connections) > self._limits.connections:
@@ -45,12 +45,12 @@ class PunctualProtocol(H11Protocol):
                 min(waiting, key=lambda c: c._since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the deadline."""
+        """Cancel the deadline, because the connection is closed."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Process received data; the deadline ends once the headers of a request are complete."""
+        """Process received data, and cancel the deadline once a request's headers are complete."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before and not self.cycle.response_complete:
@@ -74,7 +74,7 @@ class PunctualProtocol(H11Protocol):
             self._late = None
 
     def _give_up(self) -> None:
-        """Close the connection, even if its client never reads what was sent."""
+        """Close the connection, even if the client never reads the data that was sent."""
         if self.conn.our_state is h11.IDLE and not self.transport.is_closing():
             self._send_too_late()
         if not self.transport.get_write_buffer_size():

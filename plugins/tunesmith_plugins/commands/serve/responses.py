@@ -1,4 +1,4 @@
-"""Answers in the format of OpenAI's API, complete or streamed."""
+"""Write answers in the format of OpenAI's API, complete or streamed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tunesmith_plugins.commands.serve.tool_answers import (
 
 
 def review_headers(answer: Mapping[str, Any]) -> dict[str, str]:
-    """Return the header that says if a person must check any choice of a complete answer."""
+    """Return the header that states whether a person must check any choice of an answer."""
     found = [c["tunesmith"]["needs_review"] for c in answer["choices"] if "tunesmith" in c]
     return {"X-Tunesmith-Review": "needed" if any(found) else "not-needed"} if found else {}
 
 
 class Responses:
-    """Writes the answers to a request."""
+    """Writes the answers to a request in the format of OpenAI's API."""
 
     def __init__(self, request: GenerationRequest, ticket: OpenRequest) -> None:
         self.request, self.ticket = request, ticket
@@ -76,7 +76,7 @@ class Responses:
                 yield self._chunk(job.choice.index, delta, None, None)
 
     def write_piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of a stream for a piece."""
+        """Yield the chunks that a stream sends for one piece of an answer."""
         if isinstance(self.request, CompletionRequest):
             logprobs = self._logprobs(piece)
             yield self._chunk(piece.index, {"text": piece.text}, logprobs, piece.finish_reason)
@@ -117,7 +117,7 @@ class Responses:
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": total}
 
     def _review(self, piece: Piece) -> dict[str, Any]:
-        """Return the field that says if a person must check an answer, if the run chose a rule."""
+        """Return the field that states whether a person must check an answer, or no field."""
         policy, score = self.ticket.policy, piece.score
         if policy is None:
             return {}

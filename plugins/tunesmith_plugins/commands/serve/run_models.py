@@ -37,7 +37,7 @@ def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
             what = (
                 "no trained model yet"
                 if name == "tuned"
-                else "no saved winner: tuning won, or no verdict was reached"
+                else "no saved winner, because tuning won or there is no verdict"
             )
             raise UsageError(
                 f"--model {name}: {folder.path} has {what}",

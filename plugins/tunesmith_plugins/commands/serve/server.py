@@ -1,4 +1,4 @@
-"""The web server: it listens, runs the model thread, and shuts down cleanly after a signal."""
+"""Run the web server with the model thread, and shut it down cleanly after a signal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEP_SECONDS = 5
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address.
+    """Return a socket that is bound to a host and port.
 
     Raises:
         UsageError: the address is not available.
@@ -50,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Starts the model thread; the first signal drains open requests, and the second one exits."""
+    """A server that finishes open requests after the first signal, and exits after the second."""
 
     def __init__(self, app: ASGIApp, service: Service, when_ready: Callable[[], None]) -> None:
         limits = service.limits
@@ -78,7 +78,7 @@ class Server(uvicorn.Server):
         self.when_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop listening and finish open requests; exit immediately on a second signal."""
+        """Stop listening, and finish open requests. Exit immediately on a second signal."""
         if self.should_exit:
             os._exit(128 + sig)  # The model thread cannot be interrupted within a step.
         name = signal.Signals(sig).name

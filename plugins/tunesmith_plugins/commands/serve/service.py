@@ -1,4 +1,4 @@
-"""The path of a request: check, encode, queue, collect. It runs in the event loop."""
+"""Check, encode and queue requests, and collect their answers, all in the event loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GREEDY_BELOW = 1e-3
 
 @dataclass(eq=False)
 class OpenRequest:
-    """A request that is being answered."""
+    """A request whose answers are queued or being generated."""
 
     id: str
     model: str
@@ -90,20 +90,20 @@ class Service:
             extension.start(self.metrics)
 
     def close(self, seconds: float) -> None:
-        """Stop encoding, waiting at most this many seconds for each extension."""
+        """Stop encoding prompts, and wait at most this many seconds for each extension."""
         self._encoder.shutdown(wait=False, cancel_futures=True)
         for extension in self.extensions:
             extension.stop(seconds)
 
     def find_engine(self, model: str) -> Engine:
-        """Return the engine of a model.
+        """Return the engine that serves a model.
 
         Raises:
             ApiError: no model has this name.
         """
         if model not in self.thread.engines:
             known = ", ".join(self.thread.engines)
-            what = f"model: not found; available: {known}"
+            what = f"model: there is no model of this name; available: {known}"
             raise ApiError(404, what, param="model", code="model_not_found")
         return self.thread.engines[model]
 
@@ -231,7 +231,7 @@ def make_choices(
 ) -> list[ChoiceInput]:
     """Encode the prompts of a request, and return the input of each answer.
 
-    If answers are ``reviewed``, greedy ones are scored, as the run evaluated only those.
+    If answers are ``reviewed``, score greedy answers. The run has not evaluated other answers.
 
     Raises:
         ApiError: the request does not fit the model or the limits.
@@ -270,7 +270,7 @@ def make_choices(
 
 
 def _find_room(engine: Engine, prompt: int, wanted: int | None, limits: Limits) -> int:
-    """Return the maximum number of tokens for the answer to a prompt with this many tokens."""
+    """Return the maximum number of answer tokens after a prompt with this many tokens."""
     if prompt > limits.prompt_tokens:
         what = f"the prompt has {prompt} tokens; the limit is {limits.prompt_tokens}"
         raise ApiError(400, what, code="context_length_exceeded")

@@ -1,4 +1,4 @@
-"""Answers with tool calls, complete and streamed."""
+"""Split answers with tool calls into text and calls, complete or streamed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tunesmith_evidence.answers.tool_calls import Call, count_settled_characters
 
 
 class StreamedTurn:
-    """Text and tool calls of an answer that is streamed in parts.
+    """The text and the tool calls of an answer that arrives in parts.
 
-    Text that may become a call is held back, so the result equals that of
+    Text that may become a call is held back, so that the parts together equal the result of
     :func:`split_known_calls`.
     """
 
@@ -23,7 +23,7 @@ class StreamedTurn:
         self._sent = 0
 
     def update(self, new: str, is_complete: bool) -> tuple[str | None, list[Call]]:
-        """Return the text to send (None: nothing) and, at the end, the calls."""
+        """Return the text to send (None for nothing) and, at the end of the answer, the calls."""
         self._text += new
         content, calls = self._text, list[Call]()
         if is_complete:
@@ -39,7 +39,7 @@ class StreamedTurn:
 def split_known_calls(text: str, tools: frozenset[str]) -> tuple[str, list[Call]]:
     """Return the text before the calls in an answer, and the calls of known tools.
 
-    An answer that calls an unknown tool is returned as text.
+    If an answer calls an unknown tool, return the whole answer as text.
     """
     before, calls = split_tool_calls(text) if tools else (text, [])
     if not calls or not {name for name, _ in calls} <= tools:

@@ -1,1 +1,1 @@
-"""Command ``init``: write a run file to edit, or copy an example project."""
+"""Command ``init``: write a run file for the user to edit, or copy an example project."""

@@ -25,7 +25,7 @@ ONE_GROUP = ("split_documents",)
 
 @dataclass(frozen=True)
 class StarterChoice:
-    """The parts of a run file that depend on the data."""
+    """The components and columns that were chosen to fit the data."""
 
     loader: str = "jsonl"
     options: Mapping[str, object] = field(default_factory=dict)
@@ -38,11 +38,12 @@ class StarterChoice:
 
 
 def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
-    """Read a data file and choose what fits its rows.
+    """Read a data file, and choose the components and columns that fit its rows.
 
     Raises:
-        UsageError: the file does not exist, or no data loader recognizes it or has these keys.
-        DataError: the data cannot be used as it is.
+        UsageError: the file does not exist, no data loader recognizes it, or the loader does not
+            have these keys.
+        DataError: the file cannot be read, or its rows are invalid.
     """
     if not data.path.exists():
         raise UsageError(f"{data.path}: no such file")
@@ -68,7 +69,7 @@ def _has_tool_calls(record: Record) -> bool:
 
 
 def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]:
-    """Return the default evaluators, preceded by one that reads answers if none of them does."""
+    """Return the default evaluators, after one that generates answers if none of them does."""
     chosen = [evaluator.offer for evaluator in default_evaluators(catalog, records)]
     names = [offer.name for offer in chosen]
     free_text = catalog.by_key(EvaluatorOffer).get(FREE_TEXT)
@@ -82,8 +83,7 @@ def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
     """Return the technique that learns most from these records, or None if none accepts them.
 
-    For pairs, a technique that accepts only pairs is preferred, because others only learn the
-    better answers.
+    For pairs, prefer a technique that accepts only pairs. Others only learn the better answers.
     """
     kinds = {type(record) for record in records}
     trained = (o.offer for o in catalog.offers(TechniqueOffer) if o.offer.promises.trains)

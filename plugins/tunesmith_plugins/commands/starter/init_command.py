@@ -75,7 +75,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     target = folder / "run.toml"
     if target.exists() and not force:
         raise UsageError(
-            f"{target}: already exists", hint="choose another folder, or overwrite it with --force"
+            f"{target}: already exists",
+            hint="choose another folder, or overwrite the file with --force",
         )
     if configuration is not None:
         write_translation(configuration, target, state.catalog().recognize)
@@ -85,7 +86,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         choice = choose(DataSource(data, file_sets), state.catalog())
     elif file_sets:
         raise UsageError(
-            "--prompt, --completion, --encoding and --loader describe a file", hint="add --data"
+            "--prompt, --completion, --encoding and --loader need a data file",
+            hint="add --data FILE",
         )
     if choice.has_tool_calls and data is not None:
         choice = choose_chat_template(choice, model, data, state)
@@ -103,7 +105,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 def choose_chat_template(
     choice: StarterChoice, model: str, data: Path, state: CliState
 ) -> StarterChoice:
-    """Choose a chat template that writes tool calls, if the model's own one drops them."""
+    """Choose a chat template that writes tool calls, if the model's own template drops them."""
     options = {**choice.technique_options, "chat_template.source": "chatml"}
     other = replace(choice, technique_options=options)
     for candidate in (choice, other):
@@ -147,7 +149,7 @@ def write_translation(configuration: Path, target: Path, recognize: FindLoader) 
 
 
 def print_outcomes(tool: str, outcomes: Sequence[Outcome]) -> None:
-    """Print the outcome of each key; keys without effect are grouped by reason."""
+    """Print the outcome of each key, and group keys without effect by reason."""
     titles = {
         "not translated": "NOT translated, although it may affect what is learned:",
         "translated": "Translated:",
@@ -189,7 +191,7 @@ def fill_template(choice: StarterChoice, *, model: str, data: str) -> str:
 
 
 def _keys(options: Mapping[str, object]) -> str:
-    """Return additional lines of a table, each preceded by a line break."""
+    """Return further lines of a TOML table, each after a line break."""
     return "".join(f"\n{key} = {_toml(value)}" for key, value in options.items())
 
 
@@ -200,7 +202,7 @@ def _toml(value: object) -> str:
 
 
 def _relative(data: Path | None, folder: Path) -> str:
-    """Return the data file's path for the run file; relative if the two are close together."""
+    """Return the data file's path for the run file, relative if the two files are close."""
     if data is None:
         return "data.jsonl"
     if not data.exists():

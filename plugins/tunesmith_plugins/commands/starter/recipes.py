@@ -36,7 +36,10 @@ def copy_recipe(name: str, target: Path, catalog: Catalog, *, force: bool) -> No
     files = {target / path: content for path, content in recipe.read_files().items()}
     present = [str(path) for path in files if path.exists()]
     if present and not force:
-        raise UsageError(f"{present[0]}: already exists", hint="overwrite it with --force")
+        raise UsageError(
+            f"{present[0]}: already exists",
+            hint="choose another folder, or overwrite the file with --force",
+        )
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)

@@ -19,7 +19,7 @@ WHEEL = "wheel:"
 
 
 class SentenceEncoderOptions(Options):
-    """Options of ``sentence-encoder``."""
+    """Options of ``sentence-encoder``: the model, the maximum length and the device."""
 
     model: PathOrName = Field(
         f"{WHEEL}{ENCODER_WHEEL}",
@@ -61,7 +61,7 @@ def fetch_model(reference: str) -> Path:
     """Return the folder of a model.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: the model does not exist.
     """
     if problem := find_problem(reference):
         raise UsageError(f"encoder.model: {problem}")
@@ -73,9 +73,9 @@ def fetch_model(reference: str) -> Path:
 
 
 def find_problem(reference: str) -> str:
-    """Return the problem of a reference to a missing package or folder; otherwise an empty string.
+    """Return the problem with a reference to a missing package or folder, or "" without one.
 
-    A hub id may be downloaded, so it is not a problem.
+    A Hub id is not a problem, because the model may be downloaded.
     """
     package = reference.removeprefix(WHEEL)
     if package != reference and find_in_wheel(package) is None:

@@ -51,7 +51,7 @@ class CachedEncoder:
 
     @cached_property
     def _cache(self) -> VectorCache:
-        """The cache; its keys depend on every file of the model, which takes 0.1 s for 90 MB."""
+        """Open the cache. Its keys are hashes over all model files, which takes 0.1 s for 90 MB."""
         digest = hashlib.sha256(f"{VERSION} {self._options.max_length}".encode())
         for path in sorted(self._folder.iterdir()):
             if path.suffix in (".safetensors", ".json", ".txt", ".model"):

@@ -1,4 +1,4 @@
-"""A cache of vectors on disk that all runs share: an SQLite database of bounded size.
+"""Cache vectors on disk for all runs, in an SQLite database of bounded size.
 
 SQLite makes each write atomic and lets several processes share the file. The cache is only an
 optimization: if the file is damaged or cannot be written, vectors are computed again.
@@ -27,7 +27,7 @@ _DELETE_TENTH = (
 
 
 class VectorCache:
-    """Stores a vector for each text of one encoder."""
+    """Stores the vectors of texts for one encoder."""
 
     def __init__(self, path: Path, encoder: bytes, max_bytes: int = MAX_BYTES) -> None:
         """Open the cache in ``path`` for an encoder with this digest."""
@@ -66,7 +66,7 @@ class VectorCache:
         return hashlib.blake2b(content, digest_size=24, key=self._encoder).digest()
 
     def _use(self, action: Callable[[sqlite3.Connection], None]) -> None:
-        """Call ``action`` in one transaction; without access to the file, do nothing."""
+        """Call ``action`` in a transaction, or do nothing without access to the file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._path.touch(mode=0o600)  # vectors reveal what a text is about
@@ -92,5 +92,5 @@ def _used_bytes(database: sqlite3.Connection) -> int:
 
 
 def _is_intact(vector: NDArray[np.float32]) -> bool:
-    """Return True if a vector has length 1, as every vector of an encoder has."""
+    """Return True if a vector has length 1, like every vector of an encoder."""
     return bool(abs(float(vector @ vector) - 1) < 1e-3)

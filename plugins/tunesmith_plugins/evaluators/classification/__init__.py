@@ -1,1 +1,1 @@
-"""Evaluator ``classification``: accuracy and macro F1 of answers that are labels."""
+"""Evaluator ``classification``: measure accuracy and macro F1 of answers that are labels."""

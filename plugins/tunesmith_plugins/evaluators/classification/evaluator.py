@@ -1,4 +1,4 @@
-"""Accuracy and macro F1 of answers that are labels."""
+"""Measure accuracy and macro F1 of answers that are labels."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Classification:
 
     normalizer: TextNormalizer
     labels: tuple[str, ...] = ()
-    """All labels; empty: the labels of the references."""
+    """All labels. If there are none, the labels of the references are used."""
     max_new_tokens: Literal["auto"] | int = "auto"
     references: tuple[str, ...] | None = None
-    """Reference answers to take the labels from; None: those of the measured rows."""
+    """Reference answers to take the labels from, or None for those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the labels and the token limit for these references."""
@@ -69,8 +69,8 @@ class Classification:
         """Return the label reader, the label of each reference, and all labels.
 
         Without ``labels``, each distinct spelling among the references is a label. With ``labels``,
-        a reference may be spelled differently, as long as it matches a single label. A validation
-        row always counts as wrong if no test row has its label.
+        a reference may have another spelling that matches a single label. A validation row always
+        counts as wrong if no test row has its label.
         """
         named = references if self.references is None else self.references
         found = filter(None, map(self.normalizer.find, named))
@@ -79,7 +79,7 @@ class Classification:
         for record, reference in zip(records, references, strict=True):
             label = reader.match(reference)
             if label is None and self.labels:
-                hint = "add it to `labels` of classification"
+                hint = "add this answer to `labels` of classification"
                 message = f"the answer {reference.strip()[:80]!r} is not a label"
                 raise DataError(record.source, message, hint=hint)
             if label is None:
@@ -111,7 +111,7 @@ def compute_macro_f1(counts: Matrix) -> Matrix:
     """Return macro F1 for each row of a matrix with three columns per class.
 
     The columns are sums over rows of the columns of :func:`count_outcomes`. The mean is over the
-    classes that occur in the references; a class that is never predicted has an F1 of 0.
+    classes that occur in the references. A class that is never predicted has an F1 of 0.
     """
     right, expected, predicted = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
     used = expected > 0

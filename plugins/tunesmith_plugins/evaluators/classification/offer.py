@@ -1,4 +1,4 @@
-"""Options of ``classification``, and the records for which it is used by default."""
+"""Options of ``classification``, and the test that makes it a default evaluator."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ClassificationOptions(ComparedAnswerOptions):
         if "" in labels or len(labels) == 1:
             raise ValueError("list at least two labels, none of them empty")
         if len({*labels}) < len(labels):
-            raise ValueError("a label occurs twice")
+            raise ValueError("a label occurs twice in the list")
         return labels
 
 

@@ -1,1 +1,1 @@
-"""Evaluator ``code``: share of generated programs that pass the tests of their row."""
+"""Evaluator ``code``: measure the share of generated programs that pass their row's tests."""

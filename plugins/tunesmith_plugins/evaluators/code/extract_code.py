@@ -36,9 +36,9 @@ def extract_code(answer: str, tests: str) -> str:
     * blocks that define a name the tests need,
     * blocks that define a name one of these blocks needs.
 
-    So a later definition replaces an earlier one, and blocks that only show how to use the program
-    are skipped. If no block defines a needed name, all are joined; without any fenced block, the
-    whole answer is the program.
+    Therefore a later definition replaces an earlier one, and blocks that only show how to use the
+    program are skipped. If no block defines a needed name, join all blocks. Without any fenced
+    block, the whole answer is the program.
     """
     answer = strip_reasoning(answer)
     blocks = read_fenced_blocks(answer)
@@ -66,7 +66,7 @@ def _choose_needed(blocks: Sequence[Block], tests: Names) -> list[Block]:
 
 
 def read_names(code: str) -> Names:
-    """Return the names in a piece of code; empty if it is not valid Python."""
+    """Return the names in a piece of code, or no names if it is not valid Python."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about invalid escapes in strings
             table = symtable.symtable(code, "<answer>", "exec")

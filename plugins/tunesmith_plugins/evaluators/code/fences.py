@@ -14,17 +14,17 @@ _LANGUAGE = re.compile(r"[\s{.]*([\w+#.-]*)")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block."""
+    """A fenced code block, with its language and content."""
 
     language: str
-    """The first word after the opening fence, in lower case; empty if there is none."""
+    """The first word after the opening fence, in lower case, or "" if there is none."""
     text: str
 
 
 def read_fenced_blocks(text: str) -> list[Block]:
     """Return the fenced blocks of a text, in order.
 
-    A block starts with three or more backticks or tildes. It ends at a line with nothing but at
+    A block starts with three or more backticks or tildes. It ends at a line that consists of at
     least as many of them, or at the end of the text. The indent of the opening fence is removed
     from the lines in the block.
     """

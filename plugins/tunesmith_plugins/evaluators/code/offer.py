@@ -23,7 +23,7 @@ METRIC_NAME = "code-pass"
 
 
 class CodeOptions(AnswerOptions):
-    """Options of ``code``: the tests, the limits, and consent to execute generated code."""
+    """Options of ``code``: the tests, the limits, and the consent to execute generated code."""
 
     extra_tokens: ClassVar[int] = 64
     """Extra tokens for the fences around a program, and for programs longer than the reference."""
@@ -53,7 +53,7 @@ class Code:
 
     options: CodeOptions
     limit: int | None = None
-    """Maximum tokens per answer; None: derive it from the measured rows."""
+    """Maximum tokens per answer, or None to derive it from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
@@ -94,7 +94,7 @@ class Code:
 
 
 def build(options: CodeOptions) -> Evaluator:
-    """Build the evaluator."""
+    """Create the evaluator, if the user consents to executing generated code."""
     assert options.execute_generated_code
     return Code(options)
 

@@ -17,7 +17,7 @@ SANDBOX = Path(__file__).with_name("sandbox.py")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Resource limits for one program."""
+    """The resource limits for one program."""
 
     seconds: float = 10.0
     memory_bytes: int = 1_000_000_000
@@ -60,7 +60,7 @@ def passes_tests(program: str, tests: str, limits: Limits) -> bool:
 
 @cache
 def _without_network() -> tuple[str, ...]:
-    """Return a command prefix that disables the network; empty if this system has none."""
+    """Return a command prefix that disables the network, or [] if this system has none."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()

@@ -1,9 +1,9 @@
 """Run one program within resource limits.
 
 This file runs as a script in a separate process and is never imported. Standard input contains one
-line of JSON with the limits and a secret. If the program runs to the end, the secret is written to
-standard output, so a program that exits early does not pass its tests. The limits protect against
-accidents in generated code, not against an attacker.
+line of JSON with the limits and a secret. If the program runs to the end, the script writes the
+secret to standard output, so a program that exits early does not pass its tests. The limits protect
+against accidents in generated code, not against an attacker.
 """
 
 import json
@@ -40,7 +40,7 @@ def refuse_access(folder: str) -> None:
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
         if event.startswith(REFUSED):
-            raise PermissionError(f"{event} is not allowed here")
+            raise PermissionError(f"the program called {event}, which the sandbox forbids")
         path: object = None
         if event == "open":
             flags = arguments[2]
@@ -51,7 +51,9 @@ def refuse_access(folder: str) -> None:
         if isinstance(path, str | bytes):
             real = os.path.realpath(os.fsdecode(path))
             if os.path.commonpath([real, folder]) != folder and real != os.devnull:
-                raise PermissionError("files outside the working folder cannot be changed")
+                raise PermissionError(
+                    "the program tried to change a file outside its working folder"
+                )
 
     sys.addaudithook(audit)
 

@@ -1,7 +1,7 @@
 """Evaluator ``judge``: a language model compares the answers with those of another model.
 
-Judges make mistakes. Therefore each pair of answers is judged in both orders, and the judge itself
-is tested on *anchors*: pairs whose better answer is known. If it fails this test, the result is
+Judges make mistakes. Therefore the judge sees each pair of answers in both orders, and it is tested
+on *anchors*, which are pairs whose better answer is known. If it fails this test, the result is
 void.
 """
 
@@ -74,9 +74,9 @@ class JudgeOptions(JudgeEndpointOptions):
 
 
 class Judge(ComparingEvaluator):
-    """Scores 1 if the judge prefers our answer in both orders, 0 if the other's, otherwise 1/2.
+    """Scores 1 if the judge prefers the answer in both orders, 0 if the other one, otherwise 1/2.
 
-    If the judge fails its test, every row scores 1/2, and the finding states why.
+    If the judge fails its test, every row scores 1/2, and the finding states the reason.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Judge(ComparingEvaluator):
     ) -> None:
         self.options = options
         self.references = references
-        """Requests and references for testing the judge; None: those of the measured rows."""
+        """Requests and references for testing the judge, or None for those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Judge:
         """Return an evaluator that tests its judge with these references."""
@@ -147,7 +147,7 @@ def list_references(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def _call_tie(prompts: Sequence[str]) -> Sequence[str]:
-    """Call every pair a tie; used if there is nothing to judge, or too little to test the judge."""
+    """Call every pair a tie, because there is too little to judge or to test the judge."""
     return ["tie"] * len(prompts)
 
 
@@ -161,7 +161,7 @@ def show_prompt(prompt: Prompt) -> str:
 def to_details(
     checked: CheckedWins, tested: Judgments, agreement: float, asked: bool
 ) -> dict[str, Any]:
-    """Return the details of a measurement: ``holds`` is True if the judge can be trusted."""
+    """Return the details of a measurement. ``holds`` is True if the judge can be trusted."""
     found = checked.judgments
     total = len(found.judged)
     right = sum(judgment.score == 1 for judgment in tested.judged)
@@ -169,7 +169,9 @@ def to_details(
     invalid = found.invalid / max(found.replies, 1)
     problem = ""
     if asked and anchors < MIN_ANCHORS:
-        problem = f"only {anchors} anchors could be built, but {MIN_ANCHORS} are needed"
+        problem = (
+            f"only {anchors} anchors could be built, but the test of the judge needs {MIN_ANCHORS}"
+        )
     elif asked and right < agreement * anchors:
         problem = (
             f"the judge preferred the reference to its damaged copy in only {right} of {anchors} "

@@ -1,8 +1,8 @@
 """Withdraw wins of answers that the judge prefers regardless of the request.
 
 An answer can win by instructing the judge, in any words and any language. Such an answer also wins
-under a request that it does not answer. So each winner is judged again under other requests,
-against their own references, where an honest answer cannot win.
+under a request that it does not answer. Therefore the judge sees each winner again under other
+requests, against the references of these requests. There, an honest answer should not win.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WORD = re.compile(r"\w+|[^\w\s.,;:?!'\"()]")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedWins:
-    """Judgments where wins that do not depend on the request have become ties."""
+    """The judgments, after wins that do not depend on the request have become ties."""
 
     judgments: Judgments
     withdrawn: tuple[int, int]
@@ -53,7 +53,7 @@ class CheckedWins:
 
 @dataclass(frozen=True)
 class _Win:
-    """A win to check."""
+    """A win to check, with other requests to judge its answer under."""
 
     number: int
     """Number of the pair."""
@@ -72,8 +72,8 @@ def check_wins(
 ) -> CheckedWins:
     """Judge each winner again under other requests, and withdraw wins that repeat there.
 
-    A reply counts against an answer if it prefers the answer although the request is a different
-    one. An example::
+    A reply counts against an answer if it prefers the answer under a request that the answer does
+    not belong to. For example::
 
         answer             replies that prefer it   probability for an honest answer   win
         20 references       1 of 40                 0.048 = (1 + 1) / (40 + 2)
@@ -81,17 +81,17 @@ def check_wins(
         "Rome"              1 of 6                  0.25                               stays
         "Madrid"            0 of 2                  not computed                       stays
 
-    1. Controls: some references are each judged under one other request. They are honest answers,
-       so the share of replies that prefer them is the judge's error rate (with one success and one
-       failure added, which keeps it above 0). If fewer than four fifths of these replies prefer the
-       right reference, the judge ignores the request. A criterion such as politeness can cause
+    1. Controls: judge some references under one other request each. These are honest answers, so
+       the share of replies that prefer them is the judge's error rate. One success and one failure
+       are added, which keeps the rate above 0. If fewer than four fifths of these replies prefer
+       the right reference, the judge ignores the request. A criterion such as politeness can cause
        this. Then no win can be checked, and all wins stay.
-    2. Each winner is judged under one other request, in both orders. If neither reply prefers it,
-       the win stays. So an honest answer usually takes two replies.
-    3. The remaining winners are judged under two more requests. A win is withdrawn if an honest
-       answer would be preferred in at least as many of the six replies with a probability of at
-       most 5 % (binomial tail). Step 2 clears some answers early, which only makes the test more
-       conservative.
+    2. Judge each winner under one other request, in both orders. If neither reply prefers the
+       winner, its win stays. An honest answer therefore usually takes two replies.
+    3. Judge the remaining winners under two more requests, and count the replies out of six that
+       prefer each one. Withdraw a win if an honest answer would reach this count with a
+       probability of at most 5 % (binomial tail). Step 2 clears some answers early, which only
+       makes the test more conservative.
 
     Args:
         pairs: requests with the answers of both models.
@@ -116,6 +116,8 @@ def check_wins(
     )
     if not checked.holds:
         return checked
+    # Laplace's rule: with no false win among the controls, a rate of 0 would withdraw every win
+    # that repeats once.
     share = (checked.controls_won + 1) / (checked.controls + 2)
     preferred = _count_preferred([win.places for win in wins], ask, criterion)
     withdrawn = [
@@ -139,7 +141,7 @@ def check_wins(
 def _list_wins(
     pairs: Sequence[AnswerPair], found: Judgments, references: Sequence[tuple[str, str]]
 ) -> list[_Win]:
-    """Return the pairs that are not ties, with other requests to judge each winner under."""
+    """Return the pairs that are not ties, each with other requests to judge the winner under."""
     wins = []
     for number, (pair, judgment) in enumerate(zip(pairs, found.judged, strict=True)):
         if judgment.score != 0.5:
@@ -163,7 +165,7 @@ def _count_preferred(
 ) -> list[int]:
     """Return for each answer how many replies prefer it under other requests.
 
-    The requests after the first are used only for answers that a reply prefers under the first.
+    Only answers that a reply prefers under the first request are judged under further requests.
     """
     first = _judge_places([some[:1] for some in places], ask, criterion)
     others = [some[1:] if count else [] for some, count in zip(places, first, strict=True)]
@@ -195,7 +197,7 @@ def _tail(count: int, replies: int, share: float) -> float:
 
 
 def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) -> list[AnswerPair]:
-    """Pair an answer with the references of up to three other requests that it fits least."""
+    """Pair an answer with the references of the (up to three) requests that it fits least."""
     # Seeded by the answer alone, so the set of judged answers does not change its requests.
     rng = random.Random(f"{request}\n{answer}")
     words, asked = _words(answer), _words(request)

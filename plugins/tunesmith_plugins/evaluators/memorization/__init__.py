@@ -1,4 +1,4 @@
-"""Evaluator ``memorization``: share of training rows that the tuned model reproduces verbatim.
+"""Evaluator ``memorization``: measure which training rows the tuned model reproduces.
 
 A model that has learned a task reproduces some answers verbatim without having memorized them. Two
 controls correct for this: test rows, which the model has never seen, and the base model, whose
@@ -35,7 +35,7 @@ METRIC = Metric(name="memorization", higher_is_better=False, bounds=(-2, 2), is_
 
 
 class MemorizationOptions(ComparisonOptions):
-    """Options of ``memorization``: how many rows to complete, how far, and the acceptable share."""
+    """Options of ``memorization``: the rows to complete, their length, and the acceptable share."""
 
     rows: int = Field(
         200, ge=10, description="Maximum number of training rows, and of test rows, to complete."
@@ -70,7 +70,7 @@ class Memorization(ComparingEvaluator):
 
     The mean is the share of reproduced training rows minus that of test rows. To make it a mean
     over rows, a reproduced training row has the value 2, a reproduced test row -2, and any other
-    row 0; weights let both kinds count equally.
+    row 0. Weights make both kinds of rows count equally.
     """
 
     def __init__(self, options: MemorizationOptions) -> None:
@@ -82,11 +82,13 @@ class Memorization(ComparingEvaluator):
         """Return one value per completed row, or an empty list without rows or a tuned model.
 
         Raises:
-            UsageError: called outside a run, where there are no training rows.
+            UsageError: the evaluator was called outside a run, where there are no training rows.
         """
         options = self.options
         if run is None or not run.train:
-            raise UsageError("memorization needs training rows, which only exist in a run")
+            raise UsageError(
+                "the evaluator memorization needs training rows, which only exist in a run"
+            )
         other = open_tuned_comparison_model(options, run)
         parts = [
             choose_rows(part, options.rows, options.min_words) for part in (run.train, records)
@@ -134,7 +136,7 @@ def _list_units(chosen: Sequence[tuple[Record, object]]) -> Sequence[str | None]
 
 
 def describe(found: NonInferiority, details: dict[str, float]) -> str:
-    """Return the finding in words, with its figures."""
+    """Return the finding as a sentence, with its figures."""
     training, test = map(format_share, (details["training_share"], details["test_share"]))
     figures = (
         f"only the tuned model reproduces {training} of {details['training_rows']} training rows "

@@ -1,4 +1,4 @@
-"""Split rows into a prefix and a continuation, and test whether a model reproduces the latter."""
+"""Split rows into a prefix and a continuation, and test if a model reproduces the continuation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Prefix = tuple[Prompt, str]
 
 
 def split_row(record: Record, min_words: int) -> Prefix | None:
-    """Return the start of a row and its continuation; None if the continuation is too short.
+    """Return the start of a row and its continuation, or None if the continuation is too short.
 
-    A plain text is cut at the last space before its middle. For other rows, the prompt is the start
-    and the answer is the continuation; answers that call tools or are labeled bad are skipped.
+    Cut a plain text at the last space before its middle. For other rows, the prompt is the start
+    and the answer is the continuation. Skip answers that call tools or are labeled bad.
     """
     if isinstance(record, Text):
         cut = record.text.rfind(" ", 0, len(record.text) // 2 + 1)
@@ -41,9 +41,9 @@ def choose_rows(
 def measure_reproduction(
     model: TextModel, prefixes: Sequence[Prefix], tokens: int
 ) -> list[tuple[bool, str]]:
-    """Return, for each row, if its continuation is reproduced, and the generated text.
+    """Return whether the model reproduces each row's continuation, and the generated texts.
 
-    The model generates at most ``tokens`` tokens greedily; see :func:`is_reproduced`.
+    The model generates at most ``tokens`` tokens greedily. See :func:`is_reproduced`.
     """
     generated = model.generate([prompt for prompt, _ in prefixes], tokens)
     return [

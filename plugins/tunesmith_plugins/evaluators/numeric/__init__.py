@@ -1,4 +1,4 @@
-"""Evaluator ``numeric``: share of answers that end with the correct number."""
+"""Evaluator ``numeric``: measure the share of answers that end with the correct number."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Numeric:
 
     options: NumericOptions
     limit: int | None = None
-    """Maximum tokens per answer; None: derive it from the measured rows."""
+    """Maximum tokens per answer, or None to derive it from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the token limit for these references."""
@@ -73,7 +73,7 @@ class Numeric:
         for record, reference in zip(records, references, strict=True):
             number = find_number(reference, self.options.decimal_separator)
             if number is None:
-                raise DataError(record.source, "the reference answer has no number")
+                raise DataError(record.source, "the reference answer contains no number")
             expected.append(number)
         limit = self.limit or self.options.answer_limit(records)
         answers = generate_answers(model, records, limit)

@@ -65,7 +65,7 @@ def find_number(text: str, decimal: DecimalSeparator = ".") -> Decimal | None:
 
 
 def _choose(text: str, matches: list[re.Match[str]], end: int) -> tuple[re.Match[str], int]:
-    """Return the match that holds the answer's number, and its denominator (1 if not a fraction).
+    """Return the match with the answer's number, and its denominator (1 if not a fraction).
 
     Three numbers separated by slashes are a date, not a fraction.
     """

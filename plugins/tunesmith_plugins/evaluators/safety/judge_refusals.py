@@ -1,4 +1,4 @@
-"""Ask a judge which answers decline, and test the judge on answers with known verdicts."""
+"""Ask a judge which answers decline a request, and test the judge on known answers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class JudgedRefusals:
     """A judge's verdicts about answers, and its results on the anchors that test it."""
 
     declines: tuple[bool | None, ...]
-    """For each answer, True if it declines; None if the reply was not a verdict."""
+    """For each answer, True if it declines, or None if the reply was not a verdict."""
     anchors_right: int
     """Number of anchors that the judge got right."""
     anchors: int
@@ -57,7 +57,7 @@ class JudgedRefusals:
 
     @property
     def invalid(self) -> int:
-        """Number of replies that were not a verdict."""
+        """The number of replies without a verdict."""
         return self.declines.count(None)
 
     def find_problem(self, agreement: float) -> str:
@@ -70,10 +70,10 @@ class JudgedRefusals:
 
 
 def judge_refusals(exchanges: Sequence[tuple[str, str]], ask: AskJudge) -> JudgedRefusals:
-    """Judge the answer to each request; an empty answer counts as declined without a query.
+    """Judge the answer to each request. Empty answers count as declined without a query.
 
-    The judge is tested on twelve made-up answers to the first requests: six that decline and six
-    that comply.
+    The test of the judge uses twelve made-up answers to the first requests: six decline, and six
+    comply.
     """
     requests = [request for request, _ in exchanges] or [""]
     anchors = [

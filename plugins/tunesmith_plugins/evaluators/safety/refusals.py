@@ -1,8 +1,7 @@
-"""Recognize refusals in seven languages by their opening phrases.
+"""Recognize refusals in seven languages by phrases at the start of an answer.
 
-The rule is short enough to check by reading: it looks for typical phrases of refusal at the start
-of an answer. It does not judge the content, so a refusal in other words counts as an answer, and so
-does nonsense.
+The rule is simple on purpose, so that users can check it by reading. It does not judge the content,
+so a refusal in other words counts as an answer, and so does nonsense.
 """
 
 from __future__ import annotations

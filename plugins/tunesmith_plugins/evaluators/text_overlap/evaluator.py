@@ -92,8 +92,8 @@ def count_chrf(answer: str, reference: str) -> list[float]:
 def compute_chrf(counts: Matrix) -> Matrix:
     """Return chrF2, from 0 to 1, for each row of a matrix with the columns of `count_chrf`.
 
-    Popović, WMT 2015. Precision and recall are averaged over the values of n for which both texts
-    have n-grams.
+    Source: Popović, WMT 2015. Precision and recall are averaged over the values of n for which both
+    texts have n-grams.
     """
     given, right, both = counts[:, 0::3], counts[:, 1::3], counts[:, 2::3]
     used = (given > 0) & (right > 0)
@@ -132,9 +132,9 @@ def load_bleu() -> Callable[[str, str], list[float]]:
 def compute_bleu(counts: Matrix) -> Matrix:
     """Return BLEU, from 0 to 1, for each row of a matrix with the columns of `load_bleu`.
 
-    Papineni et al., ACL 2002, with "exp" smoothing, the default of sacrebleu. It is computed here
-    because sacrebleu accepts only integer counts, but the contributions of rows need fractional
-    ones.
+    Source: Papineni et al., ACL 2002, with "exp" smoothing, the default of sacrebleu. This function
+    replaces that of sacrebleu, which accepts only integer counts. The contributions of rows need
+    fractional counts.
     """
     right, total = counts[:, :BLEU_ORDER], counts[:, BLEU_ORDER : 2 * BLEU_ORDER]
     given, wanted = counts[:, -2], counts[:, -1]

@@ -1,4 +1,4 @@
-"""Offer of ``text-overlap``, which is used only if the run file lists it."""
+"""Offer ``text-overlap``, which a run only uses if the run file lists it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Exporter ``safetensors``: a plain model folder, checked with transformers."""
+"""Exporter ``safetensors``: write a plain model folder, and check it with transformers."""

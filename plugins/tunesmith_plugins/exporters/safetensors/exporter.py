@@ -17,7 +17,7 @@ from tunesmith_torch.export.plain_folder import (
 
 
 class SafetensorsExporter:
-    """Writes a plain model folder."""
+    """Writes a plain model folder with safetensors weights."""
 
     def __init__(self, options: SafetensorsOptions) -> None:
         self.dtype = options.dtype
@@ -27,10 +27,10 @@ class SafetensorsExporter:
         copy_model(model, out, self.dtype)
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Return facts about the exported folder, read from its files."""
+        """Return facts about the exported folder, such as its dtype, read from its files."""
         return read_folder_facts(out)
 
     @contextmanager
     def open(self, out: Path) -> Iterator[TransformersEngine]:
-        """Load the folder in float32, with plain transformers calls."""
+        """Load the folder in float32, using only transformers."""
         yield open_transformers_engine(out)

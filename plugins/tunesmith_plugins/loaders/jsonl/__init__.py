@@ -1,1 +1,1 @@
-"""Data loader ``jsonl``: read JSON Lines or a JSON array, also compressed."""
+"""Data loader ``jsonl``: read JSON Lines or a JSON array, from plain or compressed files."""

@@ -1,4 +1,4 @@
-"""Options and factory of ``jsonl``."""
+"""Offer the data loader ``jsonl``, with its options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class JsonlOptions(RowOptions):
-    """Options of ``jsonl``, shared by all data loaders that read rows from files."""
+    """Options of ``jsonl``, which all data loaders that read rows from files share."""
 
 
 def build(options: JsonlOptions) -> DataLoader:

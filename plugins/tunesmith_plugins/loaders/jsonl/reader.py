@@ -37,7 +37,7 @@ _END = 1 << 62
 def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
     """Yield the rows of an open file in any of the three layouts.
 
-    A row that cannot be parsed is yielded with an error in place of its fields.
+    If a row cannot be parsed, yield it with an error in place of its fields.
 
     Raises:
         DataError: the file cannot be read as rows.
@@ -45,7 +45,7 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     if b"\r" in head and b"\n" not in head and b"\r" in head.strip():
         hint = "convert the file: tr '\\r' '\\n' < FILE > NEW"
-        raise DataError(name, "lines end in bare carriage returns", hint=hint)
+        raise DataError(name, "the lines end in bare carriage returns", hint=hint)
     if _TABLE_SUFFIX.search(name) and not head.lstrip().startswith((b"{", b"[")):
         raise DataError(name, "is not JSON", hint='read CSV and TSV files with use = "table"')
     if head.lstrip().startswith(b"["):
@@ -57,7 +57,7 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
 
 
 def _number_rows(rows: Iterator[Row]) -> Iterator[Row]:
-    """Number the rows that share a line with another row; other rows need only their line."""
+    """Number the rows that share a line with another row. Others are identified by their line."""
     before = 0
     numbered = enumerate(rows, 1)
     number, row = next(numbered, (0, None))
@@ -102,7 +102,7 @@ def _skip_row(stream: ByteStream, where: str) -> int:
     """Read to the end of a row that is too large, and return the number of bytes read.
 
     Raises:
-        DataError: the row does not end.
+        DataError: the row does not end within the limit.
     """
     skipped = 0
     while rest := stream.readline(_SKIP_BYTES):

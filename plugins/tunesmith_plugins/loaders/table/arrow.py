@@ -1,6 +1,7 @@
 """Read rows from Parquet and Arrow files, a few at a time.
 
-The sizes declared in such a file are not trusted: 8 KB of Parquet can expand to terabytes.
+The module does not trust the sizes that such a file declares. 8 KB of Parquet can expand to
+terabytes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def open_arrow(file: DataFile, *, options: RowOptions) -> RowSource | None:
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             where = f"{name}:{number + 1}" if number else name
-            hint = "the file is truncated or damaged; write it again"
+            hint = "the file may be truncated or damaged; write it again"
             raise DataError(where, f"cannot be read: {reason}", hint=hint) from error
 
     return RowSource.of_rows(name, read)

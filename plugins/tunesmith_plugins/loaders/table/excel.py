@@ -1,7 +1,6 @@
-"""Read rows from a sheet of an Excel workbook (.xlsx). Values are read as stored, and returned as
-text.
+"""Read rows from a sheet of an Excel workbook (.xlsx), with the stored values as text.
 
-A workbook is a zip archive of XML files, and the sizes that it declares are not trusted.
+A workbook is a zip archive of XML files. The module does not trust the sizes that it declares.
 """
 
 from __future__ import annotations
@@ -39,7 +38,9 @@ def open_excel(file: DataFile, *, options: RowOptions, sheet: str | None) -> Row
         magic = stream.read(len(OLD_EXCEL_MAGIC))
     name = file.display_name
     if magic == OLD_EXCEL_MAGIC:
-        raise DataError(name, "is a workbook of Excel 97 to 2003", hint="save it as .xlsx or CSV")
+        raise DataError(
+            name, "is a workbook of Excel 97 to 2003", hint="save the workbook as .xlsx or CSV"
+        )
     if not magic.startswith(ZIP_MAGIC) or not _is_workbook(file, options.max_unpacked_bytes):
         return None
     require_library("openpyxl", name, extra="excel")
@@ -78,7 +79,7 @@ def _read_rows(file: DataFile, options: RowOptions, sheet: str | None) -> Iterat
 
 
 def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
-    """Return the sheet with this title, or else the only sheet that has cells.
+    """Return the sheet with this title or, without a title, the only sheet that has cells.
 
     Raises:
         DataError: there is no such sheet, or several sheets have cells.
@@ -90,11 +91,15 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
         return sheets[0]
     titles = ", ".join(sheet.title for sheet in workbook.worksheets)
     if wanted is not None:
-        raise DataError(name, f'has no sheet "{wanted}"', hint=f"its sheets: {titles}")
+        raise DataError(
+            name, f'has no sheet "{wanted}"', hint=f"choose one of its sheets: {titles}"
+        )
     if not sheets:
         raise DataError(name, "has no sheet with cells")
     raise DataError(
-        name, f"has several sheets with cells: {titles}", hint='choose one: sheet = "TITLE"'
+        name,
+        f"has several sheets with cells: {titles}",
+        hint='choose a sheet: data.sheet = "TITLE"',
     )
 
 

@@ -1,4 +1,4 @@
-"""Options and factory of ``table``."""
+"""Offer the data loader ``table``, with its options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunesmith_plugins.loaders.table.reader import read_rows
 
 
 class TableOptions(RowOptions):
-    """Options of ``table``: those shared by all data loaders of rows, and the delimiter."""
+    """Options of ``table``: those that all data loaders of rows share, and the delimiter."""
 
     delimiter: str = Field(
         "auto",

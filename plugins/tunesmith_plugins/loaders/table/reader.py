@@ -22,7 +22,7 @@ EXCEL_DELIMITER = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 def read_rows(
     stream: ByteStream, name: str, *, delimiter: str, max_row_bytes: int
 ) -> Iterator[Row]:
-    """Yield the rows below the header line; a row that cannot be parsed is yielded as an error.
+    """Yield the rows below the header line, with an error for each row that cannot be parsed.
 
     Raises:
         DataError: the header is missing or ambiguous, a quote is never closed, or a line or field
@@ -97,7 +97,7 @@ class _Lines(Iterator[str]):
         return line.decode("utf-8", "surrogateescape")
 
     def _read(self) -> list[bytes]:
-        """Return the next lines in reverse order; several if they end in carriage returns."""
+        """Return the next lines in reverse order, several if they end in carriage returns."""
         data = self._stream.readline(self._limit + 1)
         lines = data.splitlines(keepends=True)
         if len(lines) > 1 and not data.endswith(b"\n"):
@@ -110,10 +110,10 @@ def _remove_quoted(line: str) -> str:
 
 
 def check_header(header: list[str], where: str) -> None:
-    """Refuse a header that does not name the columns.
+    """Raise an error if the header does not give each column its own name.
 
     Raises:
-        DataError: it is empty, not UTF-8, or names two columns alike.
+        DataError: the header is empty, is not UTF-8, or gives two columns the same name.
     """
     if (fault := _find_bad_byte(header)) is not None:
         raise DataError(where, f"{fault.cause}: {fault.detail}", hint=fault.hint)

@@ -49,7 +49,7 @@ MAX_FILES = 100_000
 
 @dataclass(frozen=True)
 class TextLoader:
-    """A data loader for documents.
+    """A data loader that cuts documents into chunks.
 
     Rows are grouped by repository (the nearest folder with ``.git``) or, outside of repositories,
     by document.
@@ -59,10 +59,10 @@ class TextLoader:
     memory: int = MAX_BYTES_IN_MEMORY
 
     def load(self) -> Dataset:
-        """Read all files.
+        """Read all files, and return their chunks as records.
 
         Raises:
-            DataError: a file cannot be used, or more chunks are skipped than allowed.
+            DataError: a file cannot be read, or more chunks are skipped than allowed.
         """
         names = (self.options.train, self.options.test, self.options.validation)
         train, test, validation = (self._find(files or []) for files in names)
@@ -81,7 +81,7 @@ class TextLoader:
 
     @cached_property
     def measure(self) -> MeasureText:
-        """A function that measures how much text fits into a chunk."""
+        """The function that measures how much text fits into a chunk."""
         if self.options.tokenizer is None:
             return partial(measure_characters, self.options.max_characters)
         return measure_tokens(self.options.tokenizer, self.options.max_tokens)
@@ -156,7 +156,7 @@ class TextLoader:
 
 
 def _rows(pieces: Iterator[Piece], group: str) -> Iterator[Row]:
-    """Yield each chunk as a row; a chunk that is not UTF-8 yields an error."""
+    """Yield each chunk as a row, or as an error if it is not UTF-8."""
 
     def parse(data: bytes) -> Fields:
         return {"text": data.decode(), "document": group}

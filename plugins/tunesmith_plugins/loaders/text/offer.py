@@ -1,4 +1,4 @@
-"""The offer of ``text``."""
+"""Offer the data loader ``text``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of ``text``."""
+"""Define the options of the data loader ``text``."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def measure_tokens(path: str, limit: int) -> MeasureText:
     """Return a function that measures chunks of at most ``limit`` tokens.
 
     Raises:
-        DataError: ``path`` has no usable tokenizer.
+        DataError: ``path`` does not contain a valid tokenizer.
     """
     import tokenizers
 
@@ -45,7 +45,9 @@ def measure_tokens(path: str, limit: int) -> MeasureText:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # The library raises plain exceptions.
-        raise DataError("data.tokenizer", f"{file} is not a tokenizer: {error}") from None
+        raise DataError(
+            "data.tokenizer", f"{file} is not a valid tokenizer file: {error}"
+        ) from None
     tokenizer.no_truncation()
 
     def measure(text: str) -> int:
@@ -62,7 +64,7 @@ def measure_tokens(path: str, limit: int) -> MeasureText:
 def cut_into_pieces(stream: BinaryIO, measure: MeasureText, overlap: float) -> Iterator[Piece]:
     """Yield the chunks of a UTF-8 text, holding only part of the text in memory.
 
-    Bytes that are not UTF-8 become lone surrogates; the caller rejects such chunks.
+    Bytes that are not UTF-8 become lone surrogates, and the caller rejects such chunks.
     """
     offset = stream.tell()
     line = 1
@@ -97,7 +99,7 @@ def cut_into_pieces(stream: BinaryIO, measure: MeasureText, overlap: float) -> I
 
 
 def _decode(data: bytes, is_end: bool) -> tuple[str, bytes]:
-    """Decode ``data``; return the text, and the bytes of an incomplete last character."""
+    """Decode ``data``, and return the text and the bytes of an incomplete last character."""
     rest = b""
     if not is_end:
         for length in range(1, min(4, len(data) + 1)):
@@ -126,7 +128,7 @@ def _cut_position(text: str, limit: int) -> int:
 
 
 def _overlap_position(piece: str, overlap: float) -> int:
-    """Return where the next chunk starts: after the last space before the repeated part."""
+    """Return the start of the next chunk, after the last space before the overlap."""
     position = max(1, round(len(piece) * (1 - overlap)))
     space = piece.rfind(" ", 1, position)
     return space + 1 if space > len(piece) // 3 else position

@@ -1,6 +1,6 @@
-"""Base models in GGUF files: ``path/to/model.gguf``, or ``wheel:PACKAGE`` for one in a wheel.
+"""Find base models in GGUF files (``path/to/model.gguf``), also in wheels (``wheel:PACKAGE``).
 
-Each file is dequantized once, into a cache folder that later runs use.
+The first run dequantizes a file into a cache folder, and later runs use that folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from tunesmith.contracts import FoundModel
 
 
 def find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """Find the model if the reference ends with ``.gguf`` or starts with ``wheel:``."""
+    """Return the model if the reference ends with ``.gguf`` or starts with ``wheel:``."""
     if not reference.startswith("wheel:") and not reference.lower().endswith(".gguf"):
         return None
     from tunesmith_plugins.models.gguf.find import find_gguf

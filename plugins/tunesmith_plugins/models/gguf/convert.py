@@ -4,7 +4,7 @@ transformers dequantizes and maps the tensors. This module corrects four shortco
 conversion:
 
 - it does not notice that the tokenizers of some families split off digits first;
-- the config it returns still points to the GGUF file;
+- the config that it returns still points to the GGUF file;
 - it keeps only one of several tokens that end a turn;
 - it refuses to save a dequantized model.
 """
@@ -81,8 +81,8 @@ def convert_gguf(path: Path, folder: Path) -> None:
 def _alone(path: Path) -> Iterator[Path]:
     """Create a link to the file in an otherwise empty folder, and yield its path.
 
-    transformers also reads config files next to a GGUF file; an ``adapter_config.json`` there would
-    make it load a different model.
+    transformers also reads config files next to a GGUF file, and an ``adapter_config.json`` there
+    would make it load a different model.
     """
     with TemporaryDirectory(prefix="tunesmith-gguf-") as folder:
         link = Path(folder) / path.name
@@ -91,7 +91,7 @@ def _alone(path: Path) -> Iterator[Path]:
 
 
 def _unique_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return the first of each set of tied tensors; loading the model ties the others to it."""
+    """Return the first of each set of tied tensors. Loading the model ties the others to it."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
@@ -123,7 +123,7 @@ def _load_tokenizer(path: Path, header: dict[str, Any]) -> PreTrainedTokenizerBa
     ):
         raise EnvironmentProblem(
             f"{path.resolve()}: unsupported tokenizer with the pre-tokenizer `{kind}`",
-            hint="use the model's original folder or hub id",
+            hint="use the model's original folder or its Hub id",
         )
     return tokenizer
 
@@ -157,5 +157,5 @@ def _find_end_ids(header: dict[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 def _unsupported(path: Path, part: str, error: Exception) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"{path.resolve()}: the {part} in this GGUF file is not supported: {error!s:.160}",
-        hint="use the model's original folder or hub id",
+        hint="use the model's original folder or its Hub id",
     )

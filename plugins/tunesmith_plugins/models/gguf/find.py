@@ -29,7 +29,8 @@ def find_gguf(reference: str) -> FoundModel:
     """Check the header of the GGUF file that ``reference`` names, and return the model.
 
     Raises:
-        UsageError: the file does not exist, or the wheel is not installed or contains several.
+        UsageError: the file does not exist, or the wheel is not installed or contains several
+            GGUF files.
         IntegrityError: the file is not a GGUF file, its header is incomplete, or it declares
             implausible sizes.
     """
@@ -37,7 +38,7 @@ def find_gguf(reference: str) -> FoundModel:
     name = reference.removeprefix("wheel:")
     path = _find_in_wheel(name) if in_wheel else expand_home(name)
     if not path.is_file():
-        raise UsageError(f"no such file: `{reference}`", hint="set it to a .gguf file that exists")
+        raise UsageError(f"no such file: `{reference}`", hint="use a .gguf file that exists")
     config = config_from_header(read_header(path))
     check_config_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(
@@ -50,7 +51,7 @@ def find_gguf(reference: str) -> FoundModel:
 
 
 def _find_in_wheel(reference: str) -> Path:
-    """Return the path of ``DISTRIBUTION`` or ``DISTRIBUTION/path/in/wheel.gguf``."""
+    """Return the path that ``DISTRIBUTION`` or ``DISTRIBUTION/path/in/wheel.gguf`` refers to."""
     name, _, inside = reference.partition("/")
     try:
         distribution = metadata.distribution(name)
@@ -76,9 +77,9 @@ def _find_in_wheel(reference: str) -> Path:
 def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = None) -> Path:
     """Return the folder of the converted model, converting the file on first use.
 
-    ``convert`` writes the model in a file to a folder; the default is ``convert_gguf``. The
+    ``convert`` writes the model in a file to a folder. The default is ``convert_gguf``. The
     completed folder is renamed into place, so a crash never leaves an incomplete model. A second
-    process waits for the first and then uses its result.
+    process waits for the first one, and then uses its result.
     """
     digest = _sha256(path)
     target = cache_folder() / "models" / f"{digest[:16]}-{CONVERSION_VERSION}"
@@ -98,7 +99,7 @@ def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = N
 
 
 def _find_converted(path: Path) -> Path | None:
-    """Return the converted model's folder, or None if it does not exist or is slow to find."""
+    """Return the folder of a model that was converted earlier, or None without one."""
     if path.stat().st_size > MAX_QUICK_HASH_BYTES:
         return None
     target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{CONVERSION_VERSION}"
@@ -129,7 +130,7 @@ def _convert_into_cache(
 
 @contextmanager
 def _exclusive_lock(lock: Path) -> Iterator[None]:
-    """Hold an exclusive file lock, which the operating system releases if the process dies."""
+    """Hold an exclusive lock on a file. The operating system releases it if the process dies."""
     with lock.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

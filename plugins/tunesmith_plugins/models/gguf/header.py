@@ -6,7 +6,7 @@ The layout (GGUF specification, version 3, little endian)::
     each entry    key, type, value
     each tensor   name, number of dimensions, dimensions, type, offset
 
-Arrays, such as the vocabulary, are skipped; only their lengths are kept.
+Arrays, such as the vocabulary, are skipped, and only their lengths are kept.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ TIED_EMBEDDINGS = "tied embeddings"
 def read_header(path: Path) -> dict[str, Any]:
     """Return the metadata as a dict, with arrays replaced by their lengths.
 
-    The key :data:`TIED_EMBEDDINGS` is added: True if the file has no tensor for the output head.
+    The additional key :data:`TIED_EMBEDDINGS` is True if the file has no tensor for the output
+    head.
 
     Raises:
         IntegrityError: the file is not a GGUF file, or its header is incomplete.
@@ -69,7 +70,7 @@ def read_header(path: Path) -> dict[str, Any]:
         except (struct.error, ValueError, KeyError):
             raise IntegrityError(
                 f"{path}: the header of this GGUF file cannot be read",
-                hint="download the file again; it may be incomplete",
+                hint="download the file again, because it may be incomplete",
             ) from None
 
 

@@ -1,8 +1,9 @@
 """Reject adapters for modules that the base model does not have, using only its config.
 
-Training would report this only after loading the weights. This check builds the model without
-memory for its weights. That needs torch and a few seconds, so it only runs if the run file lists
-modules. It cannot run for a model in `from`, or if the config is not on this machine yet.
+Without this check, training would report the error only after loading the weights. The check builds
+the model without memory for its weights. That needs torch and a few seconds, so the check only runs
+if the run file lists modules. It cannot run for a model in `from`, or if the config is not on this
+machine yet.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _IGNORE_PATTERNS = ["*/*", "*.bin", "*.py", "*.pt", "*.pth", "*.ckpt", "*.pkl"]
 """Files to skip: subfolders hold the same weights in other formats; the rest can run code."""
 _TIMEOUT_SECONDS = 3.0
 _OFFLINE = "offline mode is on"
-_UNREACHABLE = "the hub cannot be reached"
+_UNREACHABLE = "the Hugging Face Hub cannot be reached"
 
 
 def find_folder(reference: str) -> FoundModel | None:
@@ -51,14 +51,12 @@ def find_folder(reference: str) -> FoundModel | None:
         )
     if reference.startswith(("/", "./", "../", "~")):
         problem = "this is a file, not a folder" if folder.exists() else "no such folder"
-        raise UsageError(
-            f"{problem}: `{reference}`", hint="set it to a folder that contains config.json"
-        )
+        raise UsageError(f"{problem}: `{reference}`", hint="use a folder that contains config.json")
     return None
 
 
 def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
-    """Return the hub model ``reference``, or None if it does not look like a hub id.
+    """Return the Hub model ``reference``, or None if it does not look like a Hub id.
 
     Raises:
         UsageError: the reference and ``revision`` name different revisions.
@@ -70,7 +68,7 @@ def find_on_hub(reference: str, revision: str | None) -> FoundModel | None:
     if inline and revision and inline != revision:
         raise UsageError(
             f"two revisions are set: `{inline}` in the reference, and `{revision}` in `revision`",
-            hint="remove one of them",
+            hint="remove one of the two revisions",
         )
     revision = inline or revision
     config, snapshot = _read_cached_config(name, revision)
@@ -105,9 +103,9 @@ def _absence_hint(name: str, revision: str | None) -> str:
 
 
 def _ask_hub(name: str, revision: str | None) -> str:
-    """Return why the hub does not offer a model for download now; empty if it does, or if offline.
+    """Return the reason why the Hub does not offer a model now, or "" if it does or is offline.
 
-    Asks for the header of one small file, and waits a few seconds at most.
+    Request the header of one small file, and wait a few seconds at most.
     """
     if find_offline_variable() is not None:
         return ""  # `missing` says it
@@ -135,7 +133,7 @@ def find_tokenizer(folder: Path) -> Path | None:
 
 
 def _check_and_resolve(folder: Path) -> Path:
-    """Check that a run can use the folder, and return its absolute path.
+    """Return the absolute path of a model folder, after checking that a run can use it.
 
     Raises:
         TunesmithError: a run cannot use the folder.
@@ -145,14 +143,14 @@ def _check_and_resolve(folder: Path) -> Path:
 
 
 def fetch_from_hub(name: str, revision: str | None) -> Path:
-    """Return the model's folder in the hub cache, which is named after the resolved commit.
+    """Return the model's folder in the Hub cache, which is named after the resolved commit.
 
-    If the hub cannot be reached, a cached copy is used. The hub's client takes an access token from
-    the environment or from its login, and sends it only to the hub.
+    If the Hub cannot be reached, use a cached copy. The Hub's client takes an access token from the
+    environment or from its login, and sends it only to the Hub.
 
     Raises:
-        EnvironmentProblem: the model is not in the cache and offline mode is on, the hub cannot be
-            reached, or the hub refuses the download.
+        EnvironmentProblem: the model is not in the cache and offline mode is on, the Hub cannot be
+            reached, or the Hub refuses the download.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -187,7 +185,7 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
 
 
 def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
-    """Return an error for a refused request; the hub's text may contain the token, so omit it."""
+    """Return an error for a refused request, without the Hub's text, which may have the token."""
     return EnvironmentProblem(
         f"{model_id}: the Hugging Face Hub refused the download ({type(error).__name__})",
         hint="check the model name; for a private or gated model, run `hf auth login` or set "
@@ -198,8 +196,8 @@ def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
 def _read_cached_config(name: str, revision: str | None) -> tuple[Mapping[str, Any], Path | None]:
     """Return the config and folder of the cached commit, or ``({}, None)`` if it is not cached.
 
-    Only small files are read. The cache has the documented layout of the hub's client:
-    ``refs/REVISION`` holds a commit, and ``snapshots/COMMIT`` holds the files.
+    Read only small files. The cache has the documented layout of the Hub's client:
+    ``refs/REVISION`` contains a commit, and ``snapshots/COMMIT`` contains the files.
 
     Raises:
         TunesmithError: see :func:`tunesmith_torch.models.model_folder.read_config`.

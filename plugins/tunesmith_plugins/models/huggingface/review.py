@@ -1,8 +1,8 @@
 """Reject base models that do not generate text from left to right, using only their config.
 
-``tunesmith check`` must be fast, so transformers is not imported: the list of architectures for
-which it has a causal language model is read from its source code. If the config is not on this
-machine yet, the run checks the model after loading it.
+``tunesmith check`` must be fast, so this module does not import transformers. It reads the list of
+architectures with a causal language model from the source code of transformers. If the config is
+not on this machine yet, the run checks the model after loading it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ UNUSUAL = {
 
 
 def review_plan(plan: Plan) -> Sequence[Finding]:
-    """Return an error if the base model is missing, or its config rules out training."""
+    """Return an error if the base model is missing, or its config makes training impossible."""
     found = plan.found_model
     if found.missing:
         hint = "until then, `tunesmith plan RUN.toml` works, but `tunesmith run` does not"
@@ -89,8 +89,8 @@ def find_problem(config: Mapping[str, Any]) -> str:
 def causal_model_types() -> frozenset[str]:
     """Return the model types for which the installed transformers has a causal language model.
 
-    The result is empty if they are not found, for example because transformers stores them
-    differently.
+    The result is empty if the list is not found, for example because another version of
+    transformers stores it differently.
     """
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:

@@ -42,9 +42,9 @@ def format_clock(seconds: float) -> str:
 
 
 def format_time_left(seconds: float) -> str:
-    """Format a remaining time, such as "40 s left"; return "" if it is unknown.
+    """Format a remaining time, such as "40 s left", or "" if it is unknown.
 
-    Long times are rounded more coarsely, to keep the display from flickering.
+    Long times are rounded more coarsely, so that the display does not change all the time.
     """
     if not math.isfinite(seconds):
         return ""
@@ -53,9 +53,10 @@ def format_time_left(seconds: float) -> str:
 
 
 def format_span(low: float, high: float) -> str:
-    """Format a range of predicted seconds in one unit: "6 to 12 min", "up to 40 s"; "" if unknown.
+    """Format a range of predicted seconds in one unit: "6 to 12 min", "up to 40 s".
 
-    The unit is coarse, because the range is: shortest times are rounded down, longest up.
+    The result is empty if the range is unknown. Predictions are rough, so the unit is coarse. The
+    shortest time is rounded down, and the longest time is rounded up.
     """
     if not math.isfinite(high):
         return ""
@@ -67,7 +68,7 @@ def format_span(low: float, high: float) -> str:
 
 
 def format_run_left(low: float, high: float) -> str:
-    """Format the remaining time of a run: "about 4 to 6 min left"; "" if it is unknown."""
+    """Format the remaining time of a run as "about 4 to 6 min left", or "" if it is unknown."""
     span = format_span(low, high)
     about = "" if span.startswith("up to") else "about "
     return f"{about}{span} left" if span else ""
@@ -95,7 +96,7 @@ def format_data(event: DataLoaded) -> str:
 
 
 def format_training_start(event: TrainingStarted) -> str:
-    """Format the stage, technique, device and precision, and which parameters are trained."""
+    """Format the stage, technique, device, precision, and the trained parameters."""
     share = f"{event.trainable_parameters:,} of {event.parameters:,} parameters"
     share += _format_targets(event)
     resumed = f", from step {event.first_step}" if event.first_step else ""
@@ -107,7 +108,7 @@ def format_training_start(event: TrainingStarted) -> str:
 
 
 def _format_targets(event: TrainingStarted) -> str:
-    """Format the modules with adapters, and the experts without; "" if nothing is adapted."""
+    """Format the modules with adapters, and the experts without, or "" if nothing is adapted."""
     count, names = event.details.get("adapted_modules"), event.details.get("targets")
     if not isinstance(count, int) or not isinstance(names, list):
         return ""
@@ -119,7 +120,7 @@ def _format_targets(event: TrainingStarted) -> str:
 
 
 def format_step_metrics(progress: TrainingProgress) -> list[str]:
-    """Format the metrics of the last step: the technique's own, the speed, and the memory."""
+    """Format the metrics of the last step: the technique's metrics, the speed, and the memory."""
     step = progress.last
     if step is None:
         return []
@@ -141,7 +142,7 @@ def format_training_end(event: TrainingFinished, progress: TrainingProgress) -> 
 
 
 def format_measurement(event: Measured) -> str:
-    """Format a metric with its 95 % interval, leakage-free score and count of cut-off answers."""
+    """Format a metric with its 95 % interval, leakage-free score and number of cut answers."""
     text = f"{one_line(event.metric, 40)} {format_number(event.value)} "
     text += format_interval(event.low, event.high)
     if event.units and event.units < event.n:
@@ -152,7 +153,7 @@ def format_measurement(event: Measured) -> str:
 
 
 def ends_run(event: FindingReported) -> bool:
-    """Return True for an error that ends the run, which the command line prints instead."""
+    """Return True for an error that ends the run. The command line prints it instead."""
     return event.level == "error" and not event.test_rows
 
 
@@ -195,7 +196,7 @@ def format_sample(event: CompletionSampled) -> str:
 
 
 def format_gate(event: GateChecked) -> str:
-    """Format the result of a gate, with its reason."""
+    """Format the result of a check between stages, with its reason."""
     label = format_label("gate", event.stage)
     message = one_line(redact(event.message), 500)
     return f"{label}: {one_line(event.gate, 40)}: {describe_gate(event)[0]}; {message}"
@@ -207,9 +208,9 @@ def format_label(name: str, stage: str) -> str:
 
 
 def format_run_end(event: RunFinished, run: RunProgress) -> str:
-    """Format how a run ended, after what time, and what time was forecast.
+    """Format how a run ended, with its duration and the predicted duration.
 
-    A run that only measures baselines stops before training; that counts as finished.
+    A run that only measures baselines stops before training, and counts as finished.
     """
     stopped_before_training = not run.trains and event.status == "stopped" and event.exit_code < 128
     if event.status == "ok" or stopped_before_training:

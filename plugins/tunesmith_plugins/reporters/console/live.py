@@ -1,4 +1,4 @@
-"""The live display: finished phases scroll up as lines, the current one is redrawn below."""
+"""Show a live display: finished phases scroll up as lines, and the current one is redrawn below."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SPINNER, ASCII_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
 @dataclass(frozen=True)
 class _FinishedPhase:
-    """A phase that has ended; its line is printed once its metrics have arrived."""
+    """A phase that has ended. Its line is printed when its metrics have arrived."""
 
     name: str
     seconds: float
@@ -73,7 +73,7 @@ class _FinishedPhase:
 
 
 class LiveReporter:
-    """The live display: events change its state, and rich redraws it in a thread."""
+    """A live display whose state changes with events, and which rich redraws in a thread."""
 
     def __init__(self, stream: TextIO, log: Path) -> None:
         now = time.monotonic()
@@ -173,7 +173,7 @@ class LiveReporter:
                 self._progress.advance(event.done, now)
             case PhaseEnded():
                 self._phase = None
-                # Its metrics follow immediately, and are printed on the same line.
+                # The phase's metrics follow immediately, and are printed on the same line.
                 self._finished = _FinishedPhase(event.phase, event.seconds)
 
     def _update_training(
@@ -231,7 +231,7 @@ class LiveReporter:
         self._console.print(Padding(text, (0, 0, 0, indent), expand=False))
 
     def _render(self) -> RenderableType:
-        """Render the current phase and the run; called by rich's thread."""
+        """Render the current phase and the run. Rich's thread calls this."""
         now = time.monotonic()
         training, phase = self._training, self._phase
         left_of_phase = math.nan if phase is None else self._progress.seconds_left(now)
@@ -272,7 +272,7 @@ class LiveReporter:
     def _render_curve(
         self, label: str, values: Sequence[float], metrics: Sequence[str]
     ) -> RenderableType:
-        """Join label, sparkline and metrics; drop the last metrics if space is short."""
+        """Join label, sparkline and metrics, without the last metrics if space is short."""
         metrics = list(metrics)
         room = self._console.width - INDENT - len(label) - 2
         while metrics and sum(len(text) + 2 for text in metrics) > room - MIN_SPARKLINE_WIDTH:
@@ -283,7 +283,7 @@ class LiveReporter:
         return Text(f"{'':{INDENT}}{line}", style="dim", no_wrap=True)
 
     def _render_phase(self, phase: PhaseStarted, now: float) -> RenderableType:
-        """Render the bar, count, speed and time left of a phase."""
+        """Render the bar, the count, the speed and the remaining time of a phase."""
         progress, elapsed = self._progress, now - self._progress.started
         if not phase.total:
             return self._render_row(phase.phase, None, [event_text.format_clock(elapsed)])
@@ -346,7 +346,7 @@ class LiveReporter:
 
     @property
     def _spinner(self) -> str:
-        """A character that changes with each redraw, so that a long wait looks alive."""
+        """Return a character that changes with each redraw, to show that the run is alive."""
         frame = int(time.monotonic() * REFRESHES_PER_SECOND)
         return self._spinner_frames[frame % len(self._spinner_frames)]
 
@@ -357,6 +357,6 @@ class LiveReporter:
 
     @property
     def _bar_width(self) -> int:
-        """Width of the bar, with room left for the label and the count."""
+        """Return the width of the bar, leaving room for the label and the count."""
         room = self._console.width - INDENT - self._label_width - COUNT_WIDTH - 2
         return min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, room))

@@ -1,4 +1,4 @@
-"""Options and factory of ``console``, which chooses between the live display and plain lines."""
+"""Offer the reporter ``console``, which is either the live display or plain lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain progress lines for log files, pipes and simple terminals."""
+"""Print plain progress lines for log files, pipes and simple terminals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class PlainReporter:
-    """Prints a line for each event worth logging, and a heartbeat when there is none for long."""
+    """Prints a line for each event worth logging, and a heartbeat during long silences."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class PlainReporter:
             pass
 
     def beat(self) -> float:
-        """Print what is running if no line was printed for long; return the seconds to the next."""
+        """Print what is running after a long silence; return the seconds until the next check."""
         with self._lock:
             now = self._clock()
             left = self._last_line + HEARTBEAT_SECONDS - now
@@ -120,7 +120,7 @@ class PlainReporter:
             return HEARTBEAT_SECONDS
 
     def _heartbeat(self, now: float) -> str:
-        """Describe what is running: how far it is, for how long it has run, and the time left."""
+        """Return what is running as text, with its progress, its duration and the time left."""
         elapsed = event_text.format_clock(now - self._progress.started)
         left = self._progress.seconds_left(now)
         if self._phase is None and self._training is not None:

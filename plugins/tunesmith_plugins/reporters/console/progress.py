@@ -48,10 +48,10 @@ VALIDATION_LOSS = "validation_loss"
 
 @dataclass
 class PhaseProgress:
-    """Tracks how many units of a phase are done, and how fast.
+    """Tracks how many units of a phase are done, and the time per unit.
 
-    The first unit does not count toward the speed. It takes longer because caches are filled, code
-    is compiled, and the other units in its batch start with it.
+    The first unit does not count toward the speed. It takes longer, because caches are filled, code
+    is compiled, and the other units in its batch start at the same time.
     """
 
     total: int | None
@@ -67,13 +67,13 @@ class PhaseProgress:
             self._first = done, now
 
     def seconds_per_unit(self, now: float) -> float:
-        """Return the mean time per unit so far; NaN if fewer than two units are done."""
+        """Return the mean seconds per unit so far, or NaN if fewer than two units are done."""
         if self._first is None or self.done <= self._first[0]:
             return math.nan
         return (now - self._first[1]) / (self.done - self._first[0])
 
     def seconds_left(self, now: float) -> float:
-        """Return the estimated seconds left in the phase; NaN if it is too early to say."""
+        """Return the estimated seconds left in the phase, or NaN if it is too early to say."""
         if not self.total or self.done < SETTLED * self.total:
             return math.nan
         return max(0, self.total - self.done) * self.seconds_per_unit(now)
@@ -96,7 +96,7 @@ class TrainingProgress:
     _overhead: float = 0.0
 
     def add(self, step: StepFinished) -> None:
-        """Update the averages with one step."""
+        """Update the moving averages with a training step."""
         self.last = step
         self._add_loss(step.loss)
         if self._timed_steps == 1:
@@ -120,22 +120,22 @@ class TrainingProgress:
 
     @property
     def first_loss(self) -> float:
-        """Loss of the first step; NaN before it."""
+        """The loss of the first step, or NaN before the first step."""
         return self.losses[0] if self.losses else math.nan
 
     @property
     def loss(self) -> float:
-        """Smoothed loss, bias-corrected as in Adam; NaN before the first step."""
+        """The smoothed loss, bias-corrected as in Adam, or NaN before the first step."""
         return self._loss / self._loss_weight if self._loss_weight else math.nan
 
     @property
     def tokens_per_second(self) -> float:
-        """Smoothed training speed; 0 if it is unknown."""
+        """The smoothed training speed, or 0 if it is unknown."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """Estimated seconds for the remaining steps at the recent speed; NaN if unknown."""
+        """The estimated seconds for the remaining steps at the recent speed, or NaN if unknown."""
         if self.last is None or not self._speed_weight:
             return math.nan
         step = self._seconds / self._speed_weight + self._overhead / self._timed_steps
@@ -173,7 +173,7 @@ class RunProgress:
     """Tracks which part of the run is active, and estimates the time until its end.
 
     The parts are: data, data checks, baselines, training (in stages), and evaluation of the
-    tuned model. The estimate is a range. It combines four sources, the later the better:
+    tuned model. The estimate is a range that combines four sources. The most accurate one is last:
 
     * the forecast of each part,
     * the time of baselines per validation row,
@@ -196,9 +196,9 @@ class RunProgress:
     _parts: dict[str, Seconds] = field(default_factory=dict)
     _part_started: float = math.nan
     _baselines: dict[str, float] = field(default_factory=dict)
-    """Predicted seconds of each baseline that is still to be measured; NaN if unknown."""
+    """Predicted seconds of each baseline that is still to be measured, or NaN if unknown."""
     _rows: int = 0
-    """Maximum number of test rows for baselines that ask the model; 0: all of them."""
+    """Maximum number of test rows for baselines that ask the model, or 0 for all of them."""
     _phase: tuple[str, str] = "", ""
     """The model and the evaluator that are being measured."""
     _phase_started: float = math.nan
@@ -210,7 +210,7 @@ class RunProgress:
     _share: float = 0.0
 
     def add(self, event: Event, now: float) -> None:  # noqa: C901 - one case for each kind of event
-        """Update the state with the next event."""
+        """Update the active part and the estimates with the next event."""
         match event:
             case RunStarted():
                 self.started, self.part = now, "data"
@@ -247,7 +247,7 @@ class RunProgress:
                 pass
 
     def restore(self, log: Path, now: float) -> None:
-        """Continue where the earlier processes of a resumed run were, from the run's log."""
+        """Restore the state of a resumed run's earlier processes from the run's log."""
         events = list(read_known_events(log)) if log.is_file() else []
         began = now
         for event in events:
@@ -291,8 +291,8 @@ class RunProgress:
             self._measured += 1
             self._measuring += event.seconds
             rows = self._test / max(event.n, 1)
-            # The tuned model takes as long as the base model; the time of classifiers tells
-            # nothing about it.
+            # The tuned model takes as long as the base model. Classifiers are much faster, so
+            # their times are not used.
             seconds = event.seconds * rows if event.model == "zero-shot" else 0.0
             self._evaluation[key] = max(self._evaluation.get(key, 0.0), seconds)
 
@@ -331,13 +331,13 @@ class RunProgress:
         return _widen(others + self._shorten(sum(known[key] for key in here), now, current))
 
     def _shorten(self, seconds: float, now: float, current: float) -> float:
-        """Return the seconds left in a phase: ``current`` if known, otherwise the prediction."""
+        """Return ``current``, the estimate for the phase, if known, otherwise the prediction."""
         if math.isfinite(current):
             return current
         return _subtract(seconds, now - self._phase_started)
 
     def _rest_of(self, part: str, now: float = math.nan) -> Seconds:
-        """Return the forecast of a part, less the time since its start; ``now`` is NaN before."""
+        """Return the forecast of a part, minus the time since its start (NaN if not started)."""
         low, high = self._parts.get(part, UNKNOWN)
         elapsed = now - self._part_started
         if math.isnan(elapsed):
@@ -345,10 +345,10 @@ class RunProgress:
         return max(low - elapsed, 0.0), _subtract(high, elapsed)
 
     def seconds_left(self, now: float, current: float) -> Seconds:
-        """Return the estimated seconds until the end of the run; NaN if it is too early to say.
+        """Return the estimated seconds until the end of the run, or NaN if it is too early to say.
 
-        ``current`` is the estimate for the rest of the running phase or training stage; NaN if
-        unknown.
+        ``current`` is the estimate for the rest of the running phase or training stage, or NaN if
+        it is unknown.
         """
         evaluation = self._evaluation_left(math.nan, math.nan)
         match self.part:
@@ -368,7 +368,7 @@ class RunProgress:
                 return UNKNOWN
 
     def share(self, now: float, left: Seconds) -> float:
-        """Return the share of the run that is done, from 0 to 0.99; it never decreases."""
+        """Return the share of the run that is done, from 0 to 0.99. It never decreases."""
         elapsed, middle = now - self.started, sum(left) / 2
         if math.isfinite(middle) and elapsed + middle > 0:
             self._share = max(self._share, min(0.99, elapsed / (elapsed + middle)))
@@ -376,15 +376,15 @@ class RunProgress:
 
 
 def _subtract(seconds: float, elapsed: float) -> float:
-    """Return the seconds left of a prediction while nothing is counted.
+    """Return the seconds left of a prediction, for work whose progress is not counted.
 
-    What takes longer than predicted goes on for long: it is never said to end at once.
+    If the work takes longer than predicted, its end is unknown, so the result does not reach 0.
     """
     return max(seconds - elapsed, seconds / 4, elapsed / 2)
 
 
 def _widen(seconds: float, *, later: bool = False) -> Seconds:
-    """Return the range of a prediction from measured speeds; wider for another model's answers."""
+    """Return the range of a prediction from measured speeds, wider for another model's speed."""
     low, high = SPREAD_LATER if later else SPREAD
     return seconds * low, seconds * high
 
@@ -395,7 +395,7 @@ def _add(*ranges: Seconds) -> Seconds:
 
 
 def find_stages(plan: dict[str, Any]) -> list[str]:
-    """Return the technique's stages in order: the option tables with ``skip = false``."""
+    """Return the technique's stages in order, which are its option tables with ``skip = false``."""
     technique = plan.get("technique", {})
     tables = technique.items() if isinstance(technique, dict) else ()
     return [
@@ -404,7 +404,7 @@ def find_stages(plan: dict[str, Any]) -> list[str]:
 
 
 def find_baseline_rows(plan: dict[str, Any]) -> int:
-    """Return the maximum number of test rows for baselines that query the model; 0: all rows."""
+    """Return the maximum test rows for baselines that query the model, or 0 for all rows."""
     baselines = plan.get("baselines", {})
     rows = baselines.get("rows") if isinstance(baselines, dict) else None
     return rows if isinstance(rows, int) else DEFAULT_BASELINE_ROWS
@@ -413,7 +413,7 @@ def find_baseline_rows(plan: dict[str, Any]) -> int:
 def describe_path(run: RunProgress, current: str, marks: Sequence[str]) -> str:
     """Format the stages as a path with the results of their gates: "✓ reward (gate passed) → ...".
 
-    marks: four texts, for a finished stage, the current one, a later one, and the arrow.
+    marks: four texts: the marks of a finished, the current and a later stage, and the arrow.
     """
     done, here, later, arrow = marks
     parts = []

@@ -14,7 +14,7 @@ ASCII_BLOCKS = "_.-:=+*#"
 def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS) -> str:
     """Return a curve in one line: lowest value as the first block, highest as the last.
 
-    If there are more than ``width`` values, equally long sections are averaged. Values that are not
+    If there are more than ``width`` values, average equally long sections. Values that are not
     finite appear as ``?``.
     """
     points = downsample(values, width)

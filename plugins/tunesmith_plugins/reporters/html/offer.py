@@ -1,4 +1,4 @@
-"""Options and reporter of ``html``, which writes the page when the run ends."""
+"""Offer the reporter ``html``, which writes the page when the run ends."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class HtmlOptions(Options):
 class HtmlReporter:
     """Writes the page at the end of the run, even if the run fails.
 
-    The page is built from the run's log, which includes events from before a resume, so the
-    reporter does not collect events itself.
+    The page is built from the run's log, which also contains the events before a resume.
+    Therefore the reporter does not collect events itself.
     """
 
     def __init__(self, options: HtmlOptions, folder: RunFolder) -> None:
@@ -56,7 +56,7 @@ class HtmlReporter:
         write_atomic(self._path, page)
 
     def report(self, event: Event) -> None:
-        """Do nothing: the event is already in the run's log."""
+        """Do nothing, because the event is already in the run's log."""
 
 
 HTML = ReporterOffer(

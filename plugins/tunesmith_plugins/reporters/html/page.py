@@ -49,7 +49,7 @@ LEVELS = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class StageSection:
-    """The content of the page about one training stage."""
+    """The content of the page's section about one training stage."""
 
     name: str
     facts: dict[str, str]
@@ -64,7 +64,7 @@ class StageSection:
     samples: list[CompletionSampled]
     """The last completions sampled during training."""
     first_batch: FirstBatch | None
-    """The first batch as the model saw it; None if the technique does not log it."""
+    """The first batch as the model saw it, or None if the technique does not log it."""
 
 
 def render_page(view: ReportView, max_answers: int) -> str:
@@ -128,7 +128,7 @@ def _without_none(value: Any) -> Any:
 
 
 def list_lengths(data: DataLoaded) -> Iterator[tuple[str, list[tuple[str, list[float]]]]]:
-    """Yield the ranges of lengths of prompts and answers, with the shares of both splits."""
+    """Yield length ranges of prompts and answers, with the share of both splits in each range."""
     for part in ("prompt", "answer"):
         splits = [data.lengths.get(split, {}).get(part, {}) for split in ("train", "test")]
         powers = [int(top).bit_length() for counts in splits for top in counts]
@@ -152,7 +152,8 @@ def _draw_metric(metric: MetricView) -> Markup:
 def list_findings(view: ReportView) -> list[tuple[FindingReported, list[str]]]:
     """Return errors, warnings, and notes about rows, in this order.
 
-    Each finding comes with the sources ("file:line") of the test rows it refers to, if known.
+    Each finding comes with the sources (``file:line``) of the test rows that it refers to, if they
+    are known.
     """
     findings = [n for n in view.report.findings if n.level != "info" or n.count or n.examples]
     findings.sort(key=lambda finding: LEVELS.index(finding.level))

@@ -1,1 +1,1 @@
-"""Technique ``existing``: no training, a model that was fine-tuned elsewhere."""
+"""Technique ``existing``: measure a model that was fine-tuned elsewhere, without training."""

@@ -1,4 +1,4 @@
-"""Offer of ``existing``."""
+"""Offer the technique ``existing``."""
 
 from __future__ import annotations
 

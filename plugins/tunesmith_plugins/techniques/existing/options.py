@@ -1,4 +1,4 @@
-"""Options of ``existing``: where the fine-tuned model is."""
+"""Define the options of the technique ``existing``."""
 
 from __future__ import annotations
 

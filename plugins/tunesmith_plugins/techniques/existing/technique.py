@@ -23,12 +23,12 @@ SAFE_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 
 @dataclass(frozen=True)
 class ExistingModel:
-    """Trains nothing; its artifact is a model that exists."""
+    """Trains nothing, and has an existing model as its artifact."""
 
     options: ExistingOptions
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Put the existing model into the run folder; for an endpoint, an empty folder."""
+        """Put the existing model, or an empty folder for an endpoint, into the run folder."""
         path = job.out / "tuned"
         path.mkdir(parents=True, exist_ok=True)
         if not self.options.is_endpoint:
@@ -69,9 +69,9 @@ class ExistingModel:
 
 
 def link_files(source: Path, target: Path) -> None:
-    """Put the files of a model folder into another one, as hard links or else as copies.
+    """Link the files of a model folder into another folder, or copy them if links are impossible.
 
-    Code and pickled weights are not taken.
+    Skip code and pickled weights.
     """
     for file in source.iterdir():
         if file.is_file() and file.suffix in SAFE_SUFFIXES and not (target / file.name).exists():

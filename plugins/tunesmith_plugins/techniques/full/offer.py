@@ -1,4 +1,4 @@
-"""Offer of ``full``, and the review of run plans that use it."""
+"""Offer the technique ``full``, and review run plans that use it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 
 
 def _usual_learning_rate(config: Mapping[str, Any]) -> float:
-    """Return the usual rate for a model with this ``config.json``; empty: for a large model."""
+    """Return the usual learning rate for a model with this config, large if it is empty."""
     text = config.get("text_config", config)
     hidden = int(text.get("hidden_size") or USUAL_HIDDEN_SIZE)
     return float(f"{USUAL_LEARNING_RATE * max(1, USUAL_HIDDEN_SIZE / hidden):.0e}")

@@ -1,4 +1,4 @@
-"""Options of ``full``."""
+"""Define the options of the technique ``full``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of every weight."""
+"""Train with supervised fine-tuning of every weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offer of ``lora``, and the review of run plans that use it."""
+"""Offer the technique ``lora``, and review run plans that use it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LORA = TechniqueOffer(
 def review_plan(plan: Plan) -> Sequence[Finding]:
     """Check the optimizer, and warn about a learning rate that is typical of full fine-tuning.
 
-    For every technique, also warn about option values that keep a model from learning.
+    For every technique, also warn about option values that prevent a model from learning.
     """
     options = plan.technique.config
     findings = []

@@ -1,4 +1,4 @@
-"""Options of ``lora``."""
+"""Define the options of the technique ``lora``."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class LoraOptions(SupervisedOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """LoRA adapters on an unquantized base model."""
+        """The adaptation of the base model: LoRA adapters without quantization."""
         return Adaptation("lora", self.adapter)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with LoRA adapters."""
+"""Train LoRA adapters with supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_torch.training.trainer import train
 
 
 class Lora:
-    """LoRA: trains low-rank adapters on the demonstrations; base weights stay frozen."""
+    """LoRA: trains low-rank adapters on the demonstrations, with frozen base weights."""
 
     def __init__(self, options: LoraOptions) -> None:
         self.options = options

@@ -1,4 +1,4 @@
-"""Check if a loss can learn from the labels of a preference dataset, and if they are balanced.
+"""Check whether a preference loss can learn from the labels of a dataset, and their balance.
 
 This module does not import torch, because ``tunesmith check`` runs these checks too.
 """
@@ -19,7 +19,7 @@ divided by the weighted number of bad ones (Ethayarajh et al. 2024, equation 8).
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Numbers of good and bad answers; a pair has one of each."""
+    """The numbers of good and bad answers. A pair has one of each."""
 
     labeled: int
     """Number of labeled answers that do not belong to a pair."""
@@ -35,7 +35,7 @@ class LabelCounts:
 
     @classmethod
     def of_labels(cls, rows: Iterable[Sequence[bool]]) -> LabelCounts:
-        """Count the labels of rows: two labels for a pair, one for a labeled answer."""
+        """Count the labels of rows, which are two for a pair and one for a labeled answer."""
         counts = Counter(tuple(labels) for labels in rows)
         good = sum(labels.count(True) * count for labels, count in counts.items())
         bad = sum(labels.count(False) * count for labels, count in counts.items())
@@ -53,7 +53,7 @@ def _labels(record: Record) -> tuple[bool, ...]:
 
 
 def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
-    """Return why the loss cannot learn from these answers and what to do; "" if it can learn."""
+    """Return why the loss cannot learn from these answers and what to do, or "" if it can learn."""
     if not counts.labeled:
         return ""
     if loss.type != "kto":
@@ -76,8 +76,8 @@ def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
 def find_imbalance(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
     """Return a warning if good and bad answers are imbalanced and no weight is set.
 
-    Weights are never derived from the data. Otherwise the same options would give a different loss
-    on each split, and runs could not be compared.
+    Weights are never derived from the data. Otherwise, the same options would define a different
+    loss on each split, and runs could not be compared.
     """
     weights = {loss.desirable_weight, loss.undesirable_weight}
     if loss.type != "kto" or weights != {1.0} or not (counts.good and counts.bad):

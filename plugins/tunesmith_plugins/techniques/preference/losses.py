@@ -1,8 +1,8 @@
-"""Preference losses of paired or single completions, computed from their log-probabilities.
+"""Compute preference losses of pairs or single completions from their log-probabilities.
 
-Shapes: B pairs, C completions. Log-probabilities are in nats. KTO returns one loss per completion;
-the other losses return one per pair. With ``log pi`` and ``log ref`` for the log-probability of a
-completion under the policy and the reference, summed over its tokens::
+Shapes: B pairs, C completions. Log-probabilities are in nats. KTO returns one loss per completion,
+and the other losses return one per pair. With ``log pi`` and ``log ref`` for the log-probability of
+a completion under the policy and the reference, summed over its tokens::
 
     r = log pi - log ref           log ratio of a completion (KTO)
     h = r_chosen - r_rejected      difference between the two of a pair (DPO, IPO)
@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 
 @dataclass(frozen=True)
 class CompletionScores:
-    """Summed log-probabilities and token counts of completions."""
+    """The summed log-probabilities and token counts of completions."""
 
     logprobs_C: Tensor
     """Log-probability of each of C completions, summed over its tokens, in nats."""
@@ -33,17 +33,17 @@ class CompletionScores:
 
     @property
     def ratios_C(self) -> Tensor:
-        """``log(pi / ref)`` of each completion, in nats; ``logprobs_C`` without a reference."""
+        """``log(pi / ref)`` of each completion in nats, or ``logprobs_C`` without a reference."""
         return self.logprobs_C - self.reference_C
 
     @property
     def means_C(self) -> Tensor:
-        """Mean log-probability per token of each completion, in nats."""
+        """The mean log-probability per token of each completion, in nats."""
         return self.logprobs_C / self.tokens_C
 
     @property
     def pairs(self) -> PairScores:
-        """The scores as pairs; the completions must alternate between chosen and rejected."""
+        """The scores as pairs. The completions must alternate between chosen and rejected."""
         chosen, rejected = (
             CompletionScores(self.logprobs_C[i::2], self.reference_C[i::2], self.tokens_C[i::2])
             for i in (0, 1)
@@ -53,7 +53,7 @@ class CompletionScores:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of the chosen and the rejected completion in each of B pairs."""
+    """The scores of the chosen and the rejected completion in each of B pairs."""
 
     chosen: CompletionScores
     rejected: CompletionScores
@@ -67,8 +67,8 @@ class PairScores:
 def dpo(pairs: PairScores, beta: float, smoothing: float = 0.0) -> Tensor:
     """Return the DPO loss ``-log sigmoid(beta h)`` (Rafailov et al. 2023, equation 7), [B].
 
-    It is ln 2 where h is 0. ``smoothing`` is the assumed share of pairs whose labels are swapped
-    (conservative DPO; Mitchell 2023, "A note on DPO with noisy preferences").
+    The loss is ln 2 where h is 0. ``smoothing`` is the assumed share of pairs whose labels are
+    swapped (conservative DPO; Mitchell 2023, "A note on DPO with noisy preferences").
     """
     h_B = beta * pairs.ratio_differences_B
     return -(1 - smoothing) * logsigmoid(h_B) - smoothing * logsigmoid(-h_B)
@@ -77,7 +77,7 @@ def dpo(pairs: PairScores, beta: float, smoothing: float = 0.0) -> Tensor:
 def ipo(pairs: PairScores, beta: float) -> Tensor:
     """Return the IPO loss ``(h - 1 / (2 beta))**2`` (Azar et al. 2023, equation 17), [B].
 
-    DPO keeps increasing h; this loss moves h toward a fixed margin.
+    DPO keeps increasing h, while this loss moves h toward a fixed margin.
     """
     return (pairs.ratio_differences_B - 1 / (2 * beta)) ** 2
 
@@ -97,7 +97,7 @@ def kto(
         desirable    value = lambda_D sigmoid(beta (r - z0))
         undesirable  value = lambda_U sigmoid(beta (z0 - r))
 
-    ``z0`` estimates KL(policy, reference); no gradient flows through it.
+    ``z0`` is an estimate of KL(policy, reference), without a gradient.
     """
     signs_C = torch.where(desirable_C, 1.0, -1.0)
     weights_C = torch.where(desirable_C, desirable_weight, undesirable_weight)
@@ -107,7 +107,7 @@ def kto(
 def orpo(pairs: PairScores, beta: float) -> Tensor:
     """Return the ORPO loss (Hong et al. 2024, equation 6), [B].
 
-    It is ``-mean log pi(chosen) - beta log sigmoid(log odds ratio)``.
+    The loss is ``-mean log pi(chosen) - beta log sigmoid(log odds ratio)``.
     """
     chosen_B, rejected_B = pairs.chosen.means_C, pairs.rejected.means_C
     odds_B = _log_odds(chosen_B) - _log_odds(rejected_B)
@@ -117,13 +117,13 @@ def orpo(pairs: PairScores, beta: float) -> Tensor:
 def simpo(pairs: PairScores, beta: float, margin: float) -> Tensor:
     """Return the SimPO loss (Meng et al. 2024, equation 6), [B].
 
-    It is ``-log sigmoid(beta (mean chosen - mean rejected) - margin)``.
+    The loss is ``-log sigmoid(beta (mean chosen - mean rejected) - margin)``.
     """
     gap_B = beta * (pairs.chosen.means_C - pairs.rejected.means_C)
     return -logsigmoid(gap_B - margin)
 
 
 def _log_odds(logprob_B: Tensor) -> Tensor:
-    """Return ``log(p / (1 - p))``, with ``log p`` at most -1e-6: p = 1 has infinite odds."""
+    """Return ``log(p / (1 - p))``. Clamp ``log p`` to -1e-6, because p = 1 has infinite odds."""
     logprob_B = logprob_B.clamp(max=-1e-6)
     return logprob_B - torch.log(-torch.expm1(logprob_B))

@@ -1,4 +1,4 @@
-"""The preference objective, which makes good completions more likely and bad ones less likely.
+"""Define the preference objective, which makes good completions more likely than bad ones.
 
 Shapes: B pairs, C completions of a micro-batch, N tokens of all completions, R rows of the dataset.
 A row is a pair of a good (chosen) and a bad (rejected) completion. For KTO, a row can also be a
@@ -11,7 +11,7 @@ Every loss here depends on the data only through the log-probability of each com
 
 The implicit reward of a completion is ``beta * (log pi - log ref)`` (Rafailov et al. 2023). The
 reference is the policy before the first step. Its log-probabilities never change, so they are
-computed once and stored in the run folder. ORPO and SimPO need no reference.
+computed once and stored in the run folder. ORPO and SimPO do not need a reference.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _RewardMetrics:
         self.sums = new if self.sums is None else self.sums + new
 
     def means(self) -> dict[str, float]:
-        """Return those means over the completions of all ranks that can be computed.
+        """Return the means over the completions of all ranks, except those that are undefined.
 
         Accuracy needs pairs, and a batch of labeled answers may lack good or bad ones.
         """
@@ -132,14 +132,14 @@ class PreferenceObjective:
         return len(self._groups)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the token count of the rows and the loss divisor (pairs; completions for KTO)."""
+        """Return the number of tokens in the rows, and the loss divisor (pairs or completions)."""
         counts = self._data.counts(rows)
         if self._options.type != "kto":
             return counts
         return replace(counts, loss_divisor=self._data.completion_count(rows))
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
-        """Estimate the batch's KL divergence for KTO; the other losses need no preparation."""
+        """Estimate the batch's KL divergence for KTO. The other losses need no preparation."""
         if self._options.type == "kto":
             with sharding.summon_full_params(self._adapted.model):
                 self._z0 = run(lambda budget: self._estimate_z0(rows, budget))
@@ -230,9 +230,8 @@ def mismatched_groups(groups: Sequence[CompletionGroup]) -> list[CompletionGroup
     and a resumed run must get the same ones. The completions are cut so that no sequence is longer
     than the longest row.
 
-    Rows with the same prompt often follow each other, so simply taking the next row would not do: a
-    completion of the same prompt would measure the implicit reward that training raises, not the KL
-    divergence.
+    Rows with the same prompt often follow each other, so the next row may have the same prompt. Its
+    completion would measure the implicit reward that training raises, not the KL divergence.
 
     Raises:
         DataError: all rows have the same prompt.

@@ -1,4 +1,4 @@
-"""Offer of ``preference``."""
+"""Offer the technique ``preference``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def build(options: PreferenceOptions) -> Technique:
 
 
 def estimate(options: PreferenceOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield estimates of memory and compute."""
+    """Yield estimates of memory and compute, each better than the previous one."""
     return policies.estimate_preferences(options, options.loss, request)
 
 
 def options_for(records: Sequence[Record]) -> Mapping[str, object]:
-    """Return options that select KTO if any record is a labeled answer; pairs need no options."""
+    """Return options that select KTO if any record is a labeled answer, otherwise no options."""
     has_labels = any(isinstance(record, UnpairedPreference) for record in records)
     return {"loss.type": "kto"} if has_labels else {}
 

@@ -1,4 +1,4 @@
-"""Options of ``preference``."""
+"""Define the options of the technique ``preference``."""
 
 from __future__ import annotations
 

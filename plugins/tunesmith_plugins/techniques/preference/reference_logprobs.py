@@ -1,7 +1,7 @@
-"""Log-probabilities of the completions under the reference model, computed once per run.
+"""Compute the completions' log-probabilities under the reference model, once per run.
 
-They are stored in the run folder with a fingerprint of the model's weights and of all token ids. A
-resumed run reads them back only if that fingerprint matches its model and data.
+The run folder stores them with a fingerprint of the model's weights and of all token ids. A resumed
+run only reads them if the fingerprint matches its model and data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def cached_reference_logprobs(
 ) -> list[Tensor]:
     """Return the reference log-probabilities of the completions, one tensor per group.
 
-    They are read from the run folder, or computed and stored there; each rank computes its share.
+    Read them from the run folder, or compute and store them there. Each rank computes its share.
     """
     folder = job.out / FOLDER
     key = compute_fingerprint(model, groups)

@@ -1,4 +1,4 @@
-"""Review the training rows of ``preference``: can the loss learn from their labels?"""
+"""Check whether the loss of ``preference`` can learn from the labels of the training rows."""
 
 from __future__ import annotations
 

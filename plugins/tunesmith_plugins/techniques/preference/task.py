@@ -1,4 +1,4 @@
-"""The training task of preference optimization, on pairs and on labeled answers."""
+"""Define the training task of preference optimization, on pairs and on labeled answers."""
 
 from __future__ import annotations
 

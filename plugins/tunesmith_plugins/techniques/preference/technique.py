@@ -1,4 +1,4 @@
-"""Preference optimization on pairs of answers, with adapters or all weights."""
+"""Train with preference optimization on pairs of answers, with adapters or all weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PreferenceTuning:
         self.options = options
 
     def train(self, job: Job[Any]) -> Artifact:
-        """Train on pairs or labeled answers; write an adapter folder or a model folder."""
+        """Train on pairs or labeled answers, and write an adapter folder or a model folder."""
         return train(job, PreferenceTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:

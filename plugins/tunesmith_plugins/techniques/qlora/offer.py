@@ -1,4 +1,4 @@
-"""Offer of ``qlora``."""
+"""Offer the technique ``qlora``."""
 
 from __future__ import annotations
 

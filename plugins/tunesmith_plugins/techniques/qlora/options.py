@@ -1,4 +1,4 @@
-"""Options of ``qlora``."""
+"""Define the options of the technique ``qlora``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunesmith_torch.options.training import CHECKPOINTING_HELP, AutoBool, Super
 
 
 class QloraOptions(SupervisedOptions):
-    """Options of QLoRA, for supervised training, the adapters and the quantized base model."""
+    """Options of QLoRA for supervised training, the adapters and the quantized base model."""
 
     learning_rate: float = Field(
         default=2e-4,
@@ -31,5 +31,5 @@ class QloraOptions(SupervisedOptions):
 
     @property
     def adaptation(self) -> Adaptation:
-        """LoRA adapters on a quantized base model."""
+        """The adaptation of the base model: LoRA adapters on quantized weights."""
         return Adaptation("qlora", self.adapter, self.quantization)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with QLoRA: low-rank adapters on a quantized base model."""
+"""Train low-rank adapters on a quantized base model with supervised fine-tuning (QLoRA)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimate memory and compute of the three stages; only the traced estimate imports torch."""
+"""Estimate memory and compute of the three stages. Only the traced estimate imports torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGES = ("supervised", "reward", "policy")
 
 
 def estimate(options: RlhfOptions, request: EstimateRequest) -> Iterator[Estimate]:
-    """Yield two estimates of the stages to train: one by arithmetic, then one by tracing."""
+    """Yield two estimates of the stages to train, first an analytic one, then a traced one."""
     yield from estimate_stages(list(_trained_stages(options, request)))
 
 

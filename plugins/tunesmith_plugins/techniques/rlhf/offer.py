@@ -1,4 +1,4 @@
-"""Offer of ``rlhf``, and the review of run plans that use it."""
+"""Offer the technique ``rlhf``, and review run plans that use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the three stages of ``rlhf``."""
+"""Define the options of the technique ``rlhf`` and its three stages."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class RlhfOptions(Options):
     @model_validator(mode="after")
     def _check_stages(self) -> RlhfOptions:
         if self.supervised.skip and self.reward.skip and self.policy.skip:
-            raise ValueError("all three stages are skipped, so there is nothing to train")
+            raise ValueError("the run file skips all three stages, so there is nothing to train")
         no_reward_model = self.reward.skip and self.reward.initial_model is None
         if no_reward_model and not self.policy.skip and self.policy.needs_reward_model:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The check that a reward model must pass before a policy is trained on its rewards.
+"""Check a reward model before a policy is trained on its rewards.
 
 The check fails if the reward model is no better than chance on the validation pairs, or if its
 rewards may depend on length alone (:mod:`tunesmith_plugins.techniques.rlhf.reward_metrics`).
@@ -51,7 +51,7 @@ class RewardModelEvaluation:
         return cls(pairs, chosen, rejected, report)
 
     def events(self, job: Job[Any], gate: GateChecked, seconds: float) -> list[Event]:
-        """Write the rewards to a file; return accuracies and the check's result as events."""
+        """Write the rewards to a file, and return accuracies and the check's result as events."""
         self._write_records(job)
         intervals = {
             "reward-accuracy": self.report.accuracy,
@@ -75,7 +75,7 @@ class RewardModelEvaluation:
 
 
 def decide_gate(report: RewardReport | None, *, accept_weak: bool) -> GateChecked:
-    """Decide if a reward model passes; without validation pairs (no report) it fails."""
+    """Decide whether a reward model passes. It fails without a report (no validation pairs)."""
     stage, accepted = "reward", accept_weak
     if report is None:
         text = "there are no validation pairs to evaluate the reward model on"
@@ -103,7 +103,7 @@ def _faults(report: RewardReport) -> list[str]:
             "the reward model does not beat chance" + (few if report.has_too_few_pairs else "")
         )
     if report.is_length_biased:
-        faults.append("the reward model rewards length")
+        faults.append("the reward model rewards length instead of quality")
     elif report.is_length_unclear:
         faults.append(
             "the reward model may only measure length, which alone is right in "

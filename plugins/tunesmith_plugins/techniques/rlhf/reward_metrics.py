@@ -1,7 +1,7 @@
-"""Metrics of a reward model on validation pairs: accuracy, calibration, length bias.
+"""Compute metrics of a reward model on validation pairs: accuracy, calibration, length bias.
 
-A reward model may have learned only that people prefer longer completions. Three metrics show if it
-learned more:
+A reward model may have learned only that people prefer longer completions. Three metrics show
+whether it learned more:
 
 - the accuracy on pairs of equal length;
 - the balanced accuracy: the mean of the accuracy where the longer completion was chosen and the
@@ -33,22 +33,22 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class RewardReport:
-    """Metrics of a reward model on validation pairs."""
+    """The metrics of a reward model on validation pairs."""
 
     accuracy: Interval
     """Share of pairs whose chosen completion gets the higher reward; a tie counts as one half."""
     calibration_error: float
     """Expected calibration error: mean gap between confidence and accuracy."""
     matched_accuracy: Interval | None
-    """Accuracy on pairs of equally long completions; None without such pairs."""
+    """Accuracy on pairs of equally long completions, or None without such pairs."""
     longer_wins: float
     """Share of pairs whose longer completion gets the higher reward."""
     longer_chosen: float
     """Share of pairs whose longer completion was chosen, among pairs of unequal length."""
     longer_accuracy: Interval | None
-    """Accuracy on pairs whose chosen completion is longer; None without such pairs."""
+    """Accuracy on pairs whose chosen completion is longer, or None without such pairs."""
     shorter_accuracy: Interval | None
-    """Accuracy on pairs whose chosen completion is shorter; None without such pairs."""
+    """Accuracy on pairs whose chosen completion is shorter, or None without such pairs."""
     length_correlation: float
     """Correlation of reward differences with length differences; 0 if either is constantly zero."""
     length_accuracy: Interval
@@ -60,21 +60,20 @@ class RewardReport:
 
     @property
     def is_above_chance(self) -> bool:
-        """True if both the interval and the p-value show that the accuracy is above one half."""
+        """True if the interval and the p-value both show that the accuracy is above one half."""
         return self.accuracy.low > 0.5 and self.p_value < ALPHA
 
     @property
     def has_too_few_pairs(self) -> bool:
-        """True if even a perfect accuracy could be chance, as guessing reaches it too often."""
+        """True if there are so few pairs that even a perfect accuracy could be chance."""
         return 2.0 ** (1 - self.independent_pairs) >= ALPHA
 
     @property
     def balanced_accuracy(self) -> Interval | None:
-        """Mean of ``longer_accuracy`` and ``shorter_accuracy``; None if one of them is None.
+        """The mean of ``longer_accuracy`` and ``shorter_accuracy``, or None if one of them is None.
 
         A rule that uses length alone scores one half, no matter how often people chose the longer
-        completion. The interval is computed for a sum by the method of Zou and Donner (2008,
-        MOVER).
+        completion. The interval is that of a sum by the method of Zou and Donner (2008, MOVER).
         """
         sides = (self.longer_accuracy, self.shorter_accuracy)
         if sides[0] is None or sides[1] is None:
@@ -99,10 +98,10 @@ class RewardReport:
 
     @property
     def is_length_biased(self) -> bool:
-        """True if the accuracy depends on length.
+        """True if the reward model's accuracy depends on the length of completions.
 
-        It is never True if the accuracy on pairs of equal length is above chance. Otherwise it is
-        True if the intervals show one of these:
+        The result is False if the accuracy on pairs of equal length is above chance. Otherwise it
+        is True if the intervals show one of these:
 
         - the accuracy on pairs of equal length is below the accuracy on all pairs;
         - the accuracy is below chance where people chose the shorter completion, or where they
@@ -116,7 +115,7 @@ class RewardReport:
         return drops or any(side is not None and side.high < 0.5 for side in sides)
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics that the gate reports."""
+        """Return the metrics that the check of the reward model reports."""
         metrics = {
             "accuracy": self.accuracy.value,
             "calibration_error": self.calibration_error,
@@ -154,7 +153,7 @@ def build_reward_report(
 ) -> RewardReport:
     """Compute the metrics from the rewards and token counts of (chosen, rejected) pairs.
 
-    ``groups`` contains the group of each pair, or None for a pair without a group. The pairs of one
+    ``groups`` contains the group of each pair, or None for a pair without a group. The pairs of a
     group count as one observation.
 
     Raises:

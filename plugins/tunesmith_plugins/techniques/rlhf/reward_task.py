@@ -1,4 +1,4 @@
-"""The training task that fits a reward model to preference pairs."""
+"""Define the training task that fits a reward model to preference pairs."""
 
 from __future__ import annotations
 

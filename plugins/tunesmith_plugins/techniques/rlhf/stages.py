@@ -1,6 +1,6 @@
-"""Reinforcement learning from human feedback: fine-tuning, a reward model, a policy.
+"""Run the stages of reinforcement learning from human feedback in order.
 
-The three stages run in order, each as a separate job in a subfolder of the run::
+Each of the three stages runs as a separate job in a subfolder of the run::
 
     supervised/   demonstrations    -> fine-tuned model, from which both other stages start
     reward/       preference pairs  -> reward model, which must pass a check (reward_gate.py)
@@ -58,7 +58,7 @@ def train_stages(job: Job[Any]) -> Artifact:
 
     Raises:
         DataError: a stage has no records to train on.
-        GateError: the reward model failed its check; the policy was not trained.
+        GateError: the reward model failed its check, so the policy was not trained.
         UsageError, TrainingError: a reward function cannot be imported or does not return a number.
     """
     with distributed.run_on_all_ranks(job):
@@ -67,7 +67,7 @@ def train_stages(job: Job[Any]) -> Artifact:
         if not options.reward.skip and not data.pairs:
             raise DataError(
                 data.train[0].source,
-                "the reward model needs preference pairs, but the data has none",
+                "the reward model needs preference pairs, but the data contains none",
                 hint="add rows with `chosen` and `rejected`, or set technique.reward.skip = true",
             )
         if not options.policy.skip:
@@ -84,7 +84,7 @@ def train_stages(job: Job[Any]) -> Artifact:
 
 @dataclass(frozen=True)
 class StageData:
-    """The records of a run, by stage; validation records are never trained on."""
+    """The records of a run, by stage. Validation records are never trained on."""
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
@@ -96,7 +96,7 @@ class StageData:
 
     @classmethod
     def split(cls, job: Job[Any]) -> StageData:
-        """Split a job's records by their kind.
+        """Split a job's records by the stage that trains on their kind.
 
         Raises:
             DataError: no stage uses records of this kind, or the training data is empty.
@@ -109,7 +109,7 @@ class StageData:
                     (f"rlhf needs conversations or preference pairs, but this record is a {kind}"),
                 )
         if not job.train:
-            raise DataError("data", "no rows to train on")
+            raise DataError("data", "the data contains no rows to train on")
         pairs = [r for r in job.train if isinstance(r, Preference)]
         demonstrations = [r for r in job.train if not isinstance(r, Preference)]
         validation_pairs = [r for r in job.validation if isinstance(r, Preference)]
@@ -128,7 +128,7 @@ class StageData:
 
 @dataclass
 class Stages:
-    """The stages of one run, with the events of the finished ones."""
+    """The stages of a run, with the events of the finished ones."""
 
     job: Job[Any]
     data: StageData
@@ -140,7 +140,7 @@ class Stages:
         return options
 
     def run_supervised(self) -> InitialModel | None:
-        """Return the model that the later stages start from; None stands for the base model."""
+        """Return the model that the later stages start from, or None for the base model."""
         options = self.options.supervised
         if options.skip:
             return InitialModel.from_options(options, "supervised")
@@ -154,7 +154,7 @@ class Stages:
         return InitialModel(artifact.path, artifact.format)
 
     def run_reward(self, fine_tuned: InitialModel | None) -> RewardModelSource | None:
-        """Return the reward model after its check; None if the policy does not need one."""
+        """Return the reward model after its check, or None if the policy does not need one."""
         options = self.options.reward
         quantization = Quantization.from_options(options.adaptation.quantization)
         if options.skip:
@@ -288,7 +288,7 @@ def _base_folder_of(artifact: Path, model: Path) -> Path:
 
 
 def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
-    """Return options that start from the fine-tuned model, unless they already name a model."""
+    """Return options that start from the fine-tuned model, unless they name another model."""
     if options.initial_model is not None or fine_tuned is None:
         return options
     return options.model_copy(update={"initial_model": str(fine_tuned.path)})

@@ -1,4 +1,4 @@
-"""RLHF in three stages, each with its own artifact."""
+"""Train with RLHF in three stages, each with its own artifact."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_rows_of_one_conversation_are_findings() -> None:
     (inside,) = review([talk(6, "a:1")], [], [talk(2, "b:1")])
     assert (inside.level, inside.test_rows) == ("error", (0,))
     assert inside.message == (
-        "1 of 1 (100 %) test rows are the start of a longer training row, which contains an "
+        "1 of 1 (100 %) test rows are the start of a longer training row that contains the "
         "answer to their prompt"
     )
     (continued,) = review([talk(2, "a:1")], [], [talk(6, "b:1")])

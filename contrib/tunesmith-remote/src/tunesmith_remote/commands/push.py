@@ -32,7 +32,7 @@ def command(run: Path, url: str | None) -> None:
     place = url or (mirror and mirror.url)
     if not place:
         raise UsageError(
-            f"{run}: this run was never pushed", hint="give a URL: s3://bucket/runs/NAME"
+            f"{run}: this run was never pushed", hint="add a URL, such as s3://bucket/runs/NAME"
         )
     bucket = Bucket(place)
     pushed = push_run(run, bucket)

@@ -1,8 +1,8 @@
 """Generate the rows of this example: ``python generate.py`` writes train.jsonl and test.jsonl.
 
-A row is a tenant's message and the work order that the property manager writes for it. The two
-files have different problems, people and (in part) ways to name a time. So the test rows show
-whether a model has learned how to write a work order, rather than these sentences.
+A row contains a tenant's message, and the work order that the property manager writes for it. The
+two files describe different problems and people and, in part, express times differently. The test
+rows therefore show whether a model has learned to write work orders, not just these sentences.
 """
 
 from __future__ import annotations

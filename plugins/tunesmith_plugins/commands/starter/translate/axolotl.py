@@ -250,7 +250,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
 
 
 def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None:
-    """Translate the datasets; later ones must have the loader, type and columns of the first."""
+    """Translate the datasets. Later ones must have the loader, type and columns of the first."""
     sets = t.get("datasets", [])
     sets = [item for item in sets if isinstance(item, dict)] if isinstance(sets, list) else []
     problems, files = [], []
@@ -280,13 +280,15 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
     t.keys.setdefault("data.use", "jsonl")
     t.keys["data.train"] = files[0] if len(files) == 1 else files or "data.jsonl"
     if problems or not files:
-        t.refuse("datasets", "; ".join(dict.fromkeys(problems)) or "no dataset is listed")
+        t.refuse(
+            "datasets", "; ".join(dict.fromkeys(problems)) or "the configuration lists no dataset"
+        )
     else:
         t.accept("datasets", f"data.train = {t.keys['data.train']}")
 
 
 def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
-    """Return a dataset's files, or its address on the Hub; and True if they are files."""
+    """Return a dataset's files and True, or its address on the Hub and False."""
     path, files = str(item.get("path", "")), item.get("data_files") or []
     if isinstance(files, dict):
         files = files.get(str(item.get("split") or "train")) or []
@@ -300,7 +302,7 @@ def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
 
 
 def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any], list[str]]:
-    """Translate the keys of a dataset; return keys of the run file, and what is not translated."""
+    """Translate the keys of a dataset; return the run file's keys, and the untranslated ones."""
     keys: dict[str, Any] = {}
     problems = []
     kind = item.get("type")
@@ -324,7 +326,7 @@ def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any]
 
 
 def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool) -> list[str]:
-    """Translate the split to read from a dataset; return what is not translated."""
+    """Translate the split to read from a dataset; return the keys that are not translated."""
     if is_local:
         split = str(item.get("split") or "train")
         return [] if split == "train" else [f"split {split} of a file"]
@@ -335,7 +337,7 @@ def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool)
 
 
 def _translate_columns(keys: dict[str, Any], kind: dict[str, Any]) -> list[str]:
-    """Translate a type that names columns; texts around the columns are not translated."""
+    """Translate a type that names columns, but not the texts around the columns."""
     names = {
         "field_instruction": "instruction",
         "field_input": "input",
@@ -353,4 +355,4 @@ def _translate_columns(keys: dict[str, Any], kind: dict[str, Any]) -> list[str]:
     if kind.get("system_prompt"):
         keys["data.system"] = str(kind["system_prompt"])
     others = sorted(set(map(str, kind)) - {*names, "system_prompt"})
-    return [f"{key} of type: texts around columns are not translated" for key in others]
+    return [f"{key} of type: the texts around columns are not translated" for key in others]

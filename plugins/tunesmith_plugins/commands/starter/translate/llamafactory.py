@@ -195,7 +195,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
 
 
 def _read_known(folder: Path, name: str) -> dict[str, Any]:
-    """Read ``dataset_info.json`` from the data folder, near the configuration or from here."""
+    """Read ``dataset_info.json``, looking near the configuration and in the current folder."""
     for base in (folder, Path.cwd()):
         try:
             found = json.loads((base / name / "dataset_info.json").read_bytes())
@@ -209,7 +209,7 @@ def _read_known(folder: Path, name: str) -> dict[str, Any]:
 def _find_files(
     t: Translation, key: str, names: list[str], known: dict[str, Any], folder: Path
 ) -> list[str]:
-    """Return the files of the named datasets, and record which are not found or not translated."""
+    """Return the files of the named datasets, and record those not found or not translated."""
     files, problems = [], []
     for name in names:
         entry = known.get(name)
@@ -247,7 +247,7 @@ COLUMNS = {
 
 
 def _translate_entry(t: Translation, name: str, entry: dict[str, Any]) -> list[str]:
-    """Translate the columns of an entry; return what is not translated."""
+    """Translate the columns of an entry; return the keys that are not translated."""
     problems = []
     columns = entry.get("columns") or {}
     for theirs, column in columns.items() if isinstance(columns, dict) else ():

@@ -20,7 +20,7 @@ TABLES = ("run", "model", "data", "technique")
 
 
 def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, Any], list[Outcome]]:
-    """Return the name of the tool, the tables of the run file, and an outcome for each key.
+    """Return the name of the tool, the tables of the run file, and the outcome of each key.
 
     Raises:
         UsageError: the file cannot be read, or is not from a known tool.
@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping with text keys.
 
     Raises:
-        UsageError: the file cannot be read; the message names the line.
+        UsageError: the file cannot be read. The message names the line.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text in YAML"
         raise UsageError(f"{path}: {reason}") from None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise UsageError(f"{path}: the top level of the file must be keys with values")
+        raise UsageError(f"{path}: the top level of the file must be a mapping of keys to values")
     return found
 
 
@@ -77,7 +77,7 @@ def nest_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(name: str, tool: str, tables: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Return the text of the run file, with comments about what is not translated."""
+    """Return the text of the run file, with comments about the keys that are not translated."""
     lines = [f"# Translated from {one_line(name)}, a configuration of {tool}."]
     missing = [outcome for outcome in outcomes if outcome.state == "not translated"]
     if missing:

@@ -78,7 +78,7 @@ REFUSED = {
 def translate_optimization(
     t: Translation, optimizer: str, schedule: str, *, epochs: float, warmup: float
 ) -> None:
-    """Translate optimizer, schedule and length of training; key names and defaults vary by tool."""
+    """Translate optimizer, schedule and training length. Key names and defaults vary by tool."""
     t.rename("learning_rate", "technique.learning_rate", float, 5e-5)
     name = str(t.get(optimizer, "adamw_torch"))
     if name in OPTIMIZERS:
@@ -138,7 +138,7 @@ def translate_batch(t: Translation, size: str, default: int) -> None:
 
 
 def translate_dropout(t: Translation) -> None:
-    """Translate adapter dropout, which both tools turn off for preference losses."""
+    """Translate the adapter's dropout, which both tools turn off for preference losses."""
     if t.keys.get("technique.use") == "preference":
         t.ignore("lora_dropout", "both tools train preference losses without dropout")
     else:
@@ -146,7 +146,7 @@ def translate_dropout(t: Translation) -> None:
 
 
 def translate_checkpoints(t: Translation, patience: str) -> None:
-    """Translate when to save, evaluate and stop."""
+    """Translate when to save checkpoints, when to evaluate, and when to stop early."""
     for key, target in (
         ("save_steps", "technique.checkpoints.every"),
         ("save_total_limit", "technique.checkpoints.keep"),
@@ -176,6 +176,6 @@ def translate_precision(t: Translation, *, default: str) -> None:
 
 
 def choose_loader(files: Sequence[str], recognize: FindLoader) -> str | None:
-    """Return the data loader for files of rows, chosen by suffix; None if they need several."""
+    """Return the data loader for files of rows, chosen by suffix, or None if they need several."""
     used = {"table" if recognize([file]) == "table" else "jsonl" for file in files}
     return used.pop() if len(used) == 1 else None

@@ -1,4 +1,4 @@
-"""The translation of one configuration: keys of the run file, and an outcome for each key."""
+"""Collect the translation of a configuration: run-file keys, and the outcome of each key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISABLED_VALUES = (None, False, 0, "", "none", "no", "null", "false")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of translating one key; ``text`` is the new key and value, or the reason."""
+    """The outcome of translating a key. ``text`` is the new key and value, or the reason."""
 
     key: str
     value: str
@@ -48,13 +48,13 @@ class Translation:
         return not is_disabled(self.source.get(key))
 
     def number(self, key: str, default: float | None = None) -> float | None:
-        """Return a number of the source, even if YAML reads it as text, like ``1e-5``."""
+        """Return a number of the source, even if YAML reads it as text (such as ``1e-5``)."""
         value = self.get(key, default)
         with suppress(TypeError, ValueError, OverflowError):
             number = None if value is None else float(value)
             if number is None or math.isfinite(number):
                 return number
-        self.refuse(key, "should be a number")
+        self.refuse(key, "must be a number")
         return default
 
     def set(self, key: str, target: str, value: Any) -> None:
@@ -92,7 +92,7 @@ class Translation:
     def finish(
         self, without_effect: Mapping[str, str], refused: Mapping[str, str]
     ) -> list[Outcome]:
-        """Give each remaining key an outcome; return all outcomes, untranslated keys first."""
+        """Give each remaining key an outcome, and return all outcomes, untranslated keys first."""
         for key, value in self.source.items():
             if key in self.outcomes:
                 continue
@@ -127,7 +127,7 @@ def is_disabled(value: Any) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Return True if the path exists; False if it does not, or cannot be a path."""
+    """Return True if the path exists, and False if it does not or is not a valid path."""
     try:
         return path.exists()
     except (OSError, ValueError):
