@@ -274,5 +274,5 @@ def test_the_first_verdict_counts_and_third_parties_come_first() -> None:
 
 def test_a_verdict_of_another_type_is_refused() -> None:
     catalog = Catalog(load_modules({"one": plugin(verdict=lambda: "worth it")}))
-    with pytest.raises(PluginError, match="returned str from tunesmith_verdict"):
+    with pytest.raises(PluginError, match="type str from tunesmith_verdict"):
         catalog.judge("x")

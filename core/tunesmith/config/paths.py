@@ -1,4 +1,4 @@
-"""Make paths in options absolute; relative paths start at the folder of the run file."""
+"""Make paths in options absolute, relative to the folder of the run file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 def with_absolute_paths(options: M, folder: Path) -> M:
     """Return the options with every path option made absolute; web addresses are kept.
 
-    Some path options also accept the ``names`` of built-in resources; these are kept as they are.
+    Some path options also accept ``names`` of built-in resources, which are not paths.
     """
     changes = {}
     for name, info in type(options).model_fields.items():

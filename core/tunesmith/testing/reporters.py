@@ -29,7 +29,7 @@ from tunesmith.testing.checks import NeedsSample, NotApplicable, Subject, check,
 from tunesmith.testing.sample_run import sample_run
 
 HOSTILE_TEXT = "[bold]\x1b[31m日本\u202e{0}%s"
-"""Difficult text that models and users may write: markup, escapes, other scripts."""
+"""Difficult text that models and users may write: markup, terminal escapes, other scripts."""
 EXPORT_PROMPT = (Message("user", "What is the capital of Spain? 12345 é"),)
 EXPORT_FACTS = {"end_ids", "rope_theta", "tied", "tokens"}
 
@@ -82,7 +82,8 @@ def accepts_every_event(subject: Subject) -> None:
                             f"its service cannot be reached ({error}): start one on this machine, "
                             "and pass its address as an option"
                         ) from None
-                    raise AssertionError(f"{event.kind} raises {describe_error(error)}") from None
+                    what = f"the event {event.kind} raises {describe_error(error)}"
+                    raise AssertionError(what) from None
 
 
 def lacks_service(error: BaseException | None) -> bool:
@@ -108,11 +109,11 @@ def closes_after_failure(subject: Subject) -> None:
                 raise ZeroDivisionError("the kit ends the run")
         except ZeroDivisionError:
             continue
-        raise AssertionError("it swallows the exception that ended the run")
+        raise AssertionError("the reporter swallows the exception that ended the run")
     leaked = list_open_files() - before
-    require(not leaked, f"it leaves files open: {', '.join(sorted(leaked)[:3])}")
+    require(not leaked, f"the reporter leaves files open: {', '.join(sorted(leaked)[:3])}")
     running = sorted(thread.name for thread in set(threading.enumerate()) - threads)
-    require(not running, f"threads still running: {', '.join(running[:3])}")
+    require(not running, f"the reporter leaves threads running: {', '.join(running[:3])}")
 
 
 @check("reporter")
@@ -123,7 +124,7 @@ def leaves_events_unchanged(subject: Subject) -> None:
             before = repr(event)
             with contextlib.suppress(Exception):  # checked by accepts_every_event
                 reporter.report(event)
-            require(repr(event) == before, f"it changes {event.kind}")
+            require(repr(event) == before, f"the reporter changes the event {event.kind}")
 
 
 @check("reporter of every run")
@@ -132,19 +133,19 @@ def reporters_of_every_run_are_silent(subject: Subject) -> None:
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
-    require(not missing, f"it requires the options {', '.join(missing)}")
+    require(not missing, f"the reporter has options without a default: {', '.join(missing)}")
     output = io.StringIO()
     with open_reporter(subject, output) as reporter:
         for event in sample_run(HOSTILE_TEXT):
             reporter.report(event)
-    require(not output.getvalue(), f"it prints {output.getvalue()[:80]!r}")
+    require(not output.getvalue(), f"the reporter prints {output.getvalue()[:80]!r}")
 
 
 def list_open_files() -> set[str]:
     """Return the open files of this process.
 
     Raises:
-        NotApplicable: the system does not list them.
+        NotApplicable: the operating system does not list them.
     """
     listing = Path("/proc/self/fd")
     if not listing.is_dir():
@@ -171,12 +172,12 @@ def exported(subject: Subject) -> Path:
 
 @check("exporter")
 def writes_only_below_its_folder(subject: Subject) -> None:
-    """An export writes files below its folder only, and does not change the model folder."""
+    """An export writes files only below its folder, and does not change the model folder."""
     out = exported(subject)
     _, _, before, after = subject.cache["exported"]
-    require(before == after, "the model folder has changed")
-    require(any(file.is_file() for file in out.rglob("*")), "it wrote no file")
-    require([*out.parent.iterdir()] == [out], "it wrote outside its folder")
+    require(before == after, "the export changes the model folder")
+    require(any(file.is_file() for file in out.rglob("*")), "the export writes no file")
+    require([*out.parent.iterdir()] == [out], "the export writes outside its folder")
 
 
 @check("exporter")
@@ -184,12 +185,12 @@ def says_what_the_files_hold(subject: Subject) -> None:
     """The facts about an export have known names, and include the tokens that end an answer."""
     facts = subject.build().facts(exported(subject))
     require(set(facts) <= EXPORT_FACTS, f"unknown facts: {sorted(set(facts) - EXPORT_FACTS)}")
-    require(bool(facts.get("end_ids")), "it names no token that ends an answer")
+    require(bool(facts.get("end_ids")), "the facts name no token that ends an answer")
 
 
 @check("exporter")
 def refuses_an_incomplete_export(subject: Subject) -> None:
-    """An export whose largest file is cut in half is refused when its facts are read."""
+    """An export whose largest file is cut in half is rejected when its facts are read."""
     file = max(exported(subject).rglob("*"), key=lambda path: path.stat().st_size)
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
@@ -199,7 +200,7 @@ def refuses_an_incomplete_export(subject: Subject) -> None:
         return
     finally:
         file.write_bytes(content)
-    raise AssertionError(f"{file.name} was cut in half, but the export was not refused")
+    raise AssertionError(f"{file.name} was cut in half, but the export was not rejected")
 
 
 @check("exporter")
@@ -211,7 +212,7 @@ def the_engine_answers(subject: Subject) -> None:
         require(len(engine.tokenize(text)) > 1, "a prompt has fewer than two tokens")
         first, second = (list(engine.generate([EXPORT_PROMPT], 4)) for _ in range(2))
         require(first == second, "the second answer to a prompt differs from the first")
-        require(len(first) == 1 and len(first[0].ids) <= 4, "an answer exceeds the limit")
+        require(len(first) == 1 and len(first[0].ids) <= 4, "an answer exceeds the token limit")
 
 
 @check("exporter")
@@ -243,5 +244,5 @@ def extensions_take_every_request(subject: Subject) -> None:
     for body in ('{"messages": [{"role": "user", "content": "q"}]}', '{"prompt": "q"}'):
         request = SimpleNamespace(model="m", headers={}, body=body)
         chosen = extension.choose(request)
-        require(chosen is None or isinstance(chosen, str), f"it chooses {chosen!r:.80}")
+        require(chosen is None or isinstance(chosen, str), f"the extension chooses {chosen!r:.80}")
         extension.observe(request, answer)

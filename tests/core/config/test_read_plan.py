@@ -81,7 +81,7 @@ def test_all_problems_are_reported_together_with_their_keys(bench: Bench) -> Non
 def test_a_missing_table_is_a_problem(bench: Bench, table: str) -> None:
     (where, what), *_ = problems(bench, **{table: None}).items()
     assert where.startswith(table)
-    assert "must" in what
+    assert "required" in what
 
 
 def test_a_missing_use_lists_the_installed_offers(bench: Bench) -> None:
@@ -632,7 +632,7 @@ def test_with_another_technique_the_run_file_is_refused(bench: Bench) -> None:
     found = problems(bench_with(bench, house()), house={"weight": 0.5})
     assert found == {
         "house": (
-            "adds to the training, but technique echo does not support additions remove the table, "
+            "adds to the training, which technique echo does not support remove the table, "
             "or use a technique that supports it: other"
         )
     }

@@ -280,7 +280,7 @@ def failures() -> Iterator[tuple[str, Case]]:
     yield "build of a reporter raises", bad(partial(reporter, build=fail), reporters=[ODD])
     yield (
         "end of a reporter exits",
-        good(partial(reporter, __exit__=leave), "failed to close", reporters=[ODD]),
+        good(partial(reporter, __exit__=leave), "could not be closed", reporters=[ODD]),
     )
     yield "splitter raises", bad(partial(splitter, fail), "split", split=ODD)
 
@@ -308,7 +308,11 @@ def results() -> Iterator[tuple[str, Case]]:
         yield f"value is {name}", bad(partial(evaluator, values(number)), evaluators=[ODD])
     measured = {
         "value is out of bounds": (values(7.0), SHARE, "the bounds 0 to 1"),
-        "bounds are reversed": (values(1.0), replace(SHARE, bounds=(1.0, 0.0)), "bounds of"),
+        "bounds are reversed": (
+            values(1.0),
+            replace(SHARE, bounds=(1.0, 0.0)),
+            "the bounds 1.0 to 0.0",
+        ),
         "details are not JSON": (values(1.0, details={"model": object()}), SHARE, "not JSON"),
         "details are huge": (values(1.0, details={"text": "x" * 2_000_000}), SHARE, "at most"),
     }

@@ -52,9 +52,9 @@ def test_details_that_are_not_json(details: Any) -> None:
     [
         (Split(train=[0, 1]), "each record exactly once"),
         (Split(train=[0, 1, 2], test=[2]), "each record exactly once"),
-        (Split(train=[0, 1, 3]), "the row 3, of 3 rows"),
-        (Split(train=[0, 1, -1]), "the row -1"),
-        (Split(train=[0, 1, 2.0]), "the row 2.0"),  # type: ignore[list-item]
+        (Split(train=[0, 1, 3]), "the row number 3, although there are 3 rows"),
+        (Split(train=[0, 1, -1]), "the row number -1"),
+        (Split(train=[0, 1, 2.0]), "the row number 2.0"),  # type: ignore[list-item]
         ([0, 1, 2], "list instead of a Split"),
     ],
 )

@@ -643,7 +643,7 @@ def _sample(folder: Path, text: str | None = None) -> dict[str, Any]:
     ("text", "detail"),
     [
         ('{"prompt": "x"', "JSONDecodeError"),
-        ('{"prompt": "p", "completion": ""}\n', "names no file and line"),
+        ('{"prompt": "p", "completion": ""}\n', "does not name file and line"),
         (None, "without an error"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_replaced_attribute_is_a_patch(
 ) -> None:
     before = library_attributes()
     patch(library)
-    with pytest.raises(AssertionError, match=rf"it replaces {NAME}\.{found}$"):
+    with pytest.raises(AssertionError, match=rf"the plugin replaces {NAME}\.{found}$"):
         require_unpatched(before, ELSEWHERE)
 
 
