@@ -57,7 +57,8 @@ class Run:
             UsageError: the model does not exist, or the run has not trained it yet.
         """
         if name not in MODELS:
-            raise UsageError(f'a run has the models {" and ".join(MODELS)}, got "{name}"')
+            what = f'unknown model "{name}": a run has the models {" and ".join(MODELS)}'
+            raise UsageError(what)
         folder, plan, _ = api.load_run(self.path, trust_plugins=self.trust_plugins)
         models = api.open_models(folder, plan, tuned=name == "tuned", base=name == "base")
         return models[name]

@@ -150,9 +150,9 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
 def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
     """Pad a packed micro-batch with an extra row, so that its length is a multiple of 16.
 
-    The loss ignores the extra row, and no real token attends to it. Matrix
-    products are computed in tiles of 16 rows. An incomplete tile costs 2 % of the speed on average,
-    and a sixth at some lengths, such as 1695.
+    The loss ignores the extra row, and no real token attends to it. Matrix products are computed in
+    tiles of 16 rows. An incomplete tile costs 2 % of the speed on average, and a sixth at some
+    lengths, such as 1695.
     """
     length = batch.ids_BT.shape[1]
     missing = -length % multiple

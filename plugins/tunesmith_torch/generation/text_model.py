@@ -94,7 +94,7 @@ class TorchTextModel:
         key_separator: str = ": ",
         is_indented: bool = False,
     ) -> TorchTextModel:
-        """Return this model with its answers constrained to JSON of a schema.
+        """Return this model with its answers constrained to JSON that matches a schema.
 
         An answer that reaches its token limit is cut off and may be incomplete JSON.
 
@@ -306,7 +306,7 @@ class TorchTextModel:
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Generate an answer, yielding the text so far after each token; the last is complete.
+        """Generate an answer; yield the text so far after each token, at last the complete answer.
 
         The answer equals that of :meth:`generate`, or of :meth:`sample` if the temperature is above
         0. A model that cannot generate step by step yields only the whole answer.

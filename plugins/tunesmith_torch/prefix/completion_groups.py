@@ -259,7 +259,8 @@ def require_pairs(records: Sequence[Record]) -> None:
     for record in records:
         if not isinstance(record, Preference):
             kind = type(record).__name__
-            raise DataError(record.source, f"needs a pair of answers, but this is a {kind}")
+            what = f"training needs a pair of answers, but this record is a {kind}"
+            raise DataError(record.source, what)
 
 
 def tokenize_preferences(
@@ -293,7 +294,7 @@ def _labeled_answers(record: Record) -> Sequence[tuple[str, bool]]:
             return ((record.completion, record.label),)
         case _:
             kind = type(record).__name__
-            message = f"needs a pair of answers or a labeled answer, but this is a {kind}"
+            message = f"training needs a pair of answers or a labeled answer, not a {kind}"
             raise DataError(record.source, message)
 
 

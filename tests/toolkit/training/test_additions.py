@@ -456,5 +456,5 @@ def test_weights_are_not_sharded(
     )
     monkeypatch.setattr(auto_parallel.distributed, "world_size", lambda: 2)
     config = run.job.config.model_copy(update={"parallel": "sharded"})
-    with pytest.raises(UsageError, match=r"\[steady\]: needs all weights on each rank"):
+    with pytest.raises(UsageError, match=r"\[steady\]: the table needs all weights on each rank"):
         auto_parallel.resolve_parallel(replace(run.job, config=config), SupervisedTask().grouping)
