@@ -219,7 +219,7 @@ class _Reader:
         if technique is not None and not technique.offer.accepts_additions:
             offers = self.catalog.offers(TechniqueOffer)
             able = ", ".join(o.offer.name for o in offers if o.offer.accepts_additions) or "none"
-            what = f"adds to the training, which technique {technique.use} does not support"
+            what = f"technique {technique.use} does not support tables that add to the training"
             hint = f"remove the table, or use a technique that supports it: {able}"
             self.problems += [Problem(addition.table, what, hint) for addition in found]
         return tuple(found)

@@ -168,7 +168,8 @@ def answers_every_prompt(subject: Subject) -> None:
     """A variant gives one answer per prompt, and no answer without prompts."""
     records = choose_records(subject)
     for variant, given in solved(subject):
-        require(len(given) == len(records), f"{len(given)} answers for {len(records)} prompts")
+        what = f"the variant gives {len(given)} answers to {len(records)} prompts"
+        require(len(given) == len(records), what)
         require(
             answers(subject, variant, []) == [], "the variant answers although it got no prompts"
         )
@@ -190,7 +191,8 @@ def does_not_depend_on_other_prompts(subject: Subject) -> None:
     for variant, given in solved(subject):
         backwards = answers(subject, variant, records[::-1])[::-1]
         require(
-            backwards == given, f"{variant.name or 'the variant'}: the order of prompts matters"
+            backwards == given,
+            f"the answers of {variant.name or 'the variant'} change with the order of prompts",
         )
         for record, answer in zip(records, given, strict=True):
             alone = answers(subject, variant, [record])

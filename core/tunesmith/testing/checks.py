@@ -64,9 +64,7 @@ class Samples:
     def model_folder(self) -> Path:
         """Return the model folder, which is created when it is first needed."""
         if self.model is None:
-            raise NeedsSample(
-                "needs a small model: add --model FOLDER, or `model` in a test"
-            )
+            raise NeedsSample("needs a small model: add --model FOLDER, or `model` in a test")
         return self.model if isinstance(self.model, Path) else self.model()
 
 

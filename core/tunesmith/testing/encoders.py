@@ -40,9 +40,11 @@ def differ(one: Sequence[float], other: Sequence[float]) -> bool:
 def returns_one_vector_per_text(subject: Subject) -> None:
     """Each text has one vector, even an empty or a very long text; no texts have no vectors."""
     vectors = encode(subject)
-    require(len(vectors) == len(TEXTS), f"{len(vectors)} vectors for {len(TEXTS)} texts")
+    what = f"the encoder returns {len(vectors)} vectors for {len(TEXTS)} texts"
+    require(len(vectors) == len(TEXTS), what)
     sizes = {len(vector) for vector in vectors}
-    require(len(sizes) == 1 and 0 not in sizes, f"the vectors have {sorted(sizes)} dimensions")
+    what = f"the vectors must all have the same number of dimensions, got {sorted(sizes)}"
+    require(len(sizes) == 1 and 0 not in sizes, what)
     require(encode(subject, []) == [], "the encoder returns vectors although it got no texts")
 
 
@@ -51,7 +53,8 @@ def vectors_have_length_one(subject: Subject) -> None:
     """Each vector has length 1."""
     for text, vector in zip(TEXTS, encode(subject), strict=True):
         length = math.hypot(*vector)
-        require(abs(length - 1) <= TOLERANCE, f"the vector of {text[:40]!r} has length {length}")
+        what = f"the vector of {text[:40]!r} has length {length}, not 1"
+        require(abs(length - 1) <= TOLERANCE, what)
 
 
 @check("encoder")
@@ -75,7 +78,7 @@ def does_not_depend_on_other_texts(subject: Subject) -> None:
     subject.cache.pop("encoder")
     backwards = encode(subject, TEXTS[::-1])[::-1]
     pairs = zip(backwards, encode(subject), strict=True)
-    require(not any(differ(*pair) for pair in pairs), "the order of texts matters")
+    require(not any(differ(*pair) for pair in pairs), "the vectors change with the order of texts")
 
 
 @check("encoder")

@@ -94,7 +94,10 @@ def metrics_are_declared(subject: Subject) -> None:
     measured = sorted(m.metric for m in measurements)
     optional = {metric.name for metric in subject.offer.metrics if metric.is_optional}
     expected = [name for name in declared if name in measured or name not in optional]
-    require(measured == expected, f"it measures {measured}, but its offer declares {declared}")
+    require(
+        measured == expected,
+        f"the evaluator measures {measured}, but its offer declares {declared}",
+    )
     for m in measurements:
         of = records if m.records is None else m.records
         for name, values in (("values", m.values), ("weights", m.weights), ("outputs", m.outputs)):

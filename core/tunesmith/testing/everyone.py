@@ -80,7 +80,7 @@ def unknown_models_are_declined(subject: Subject) -> None:
     """``tunesmith_find_model`` returns None for a reference that the plugin does not recognize."""
     for _, function in subject.plugins.implementations("tunesmith_find_model"):
         found = function(reference=_UNKNOWN_REFERENCE, revision=None)
-        require(found is None, f"it recognizes the unknown model reference {_UNKNOWN_REFERENCE!r}")
+        require(found is None, f"the plugin recognizes the unknown model {_UNKNOWN_REFERENCE!r}")
         return
     raise NotApplicable("the plugin does not find models")
 
@@ -121,7 +121,9 @@ def imports_are_found(subject: Subject) -> None:
     offer = subject.offer
     if offer.kind == "command":
         command = offer.load()
-        require(isinstance(command, click.Command), f"`load` returns {command!r:.80}")
+        require(
+            isinstance(command, click.Command), f"`load` returns {command!r:.80}, not a command"
+        )
     elif isinstance(build := getattr(offer, "build", None), ImportString):
         require(callable(build.load()), f"{build} is not callable")
 

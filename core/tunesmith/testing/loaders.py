@@ -88,7 +88,7 @@ def splits_are_disjoint(subject: Subject) -> None:
     if dataset.test is None:
         raise NotApplicable("the sample data has no test records")
     both = {r.source for r in dataset.train} & {r.source for r in dataset.test}
-    require(not both, f"in both training and test records: {', '.join(sorted(both)[:3])}")
+    require(not both, f"rows in both training and test records: {', '.join(sorted(both)[:3])}")
 
 
 @check("data loader")

@@ -79,8 +79,8 @@ def accepts_every_event(subject: Subject) -> None:
                 except Exception as error:
                     if lacks_service(error):
                         raise NeedsSample(
-                            f"its service cannot be reached ({error}): start one on this machine, "
-                            "and pass its address as an option"
+                            f"cannot reach the reporter's service ({error}): start it on this "
+                            "machine, and pass its address as an option"
                         ) from None
                     what = f"the event {event.kind} raises {describe_error(error)}"
                     raise AssertionError(what) from None
@@ -208,7 +208,7 @@ def the_engine_answers(subject: Subject) -> None:
     """The engine renders prompts, tokenizes, and gives the same answer twice, within the limit."""
     with subject.build().open(exported(subject)) as engine:
         text = engine.render(EXPORT_PROMPT)
-        require("capital of Spain" in text, f"the prompt is rendered as {text!r}")
+        require("capital of Spain" in text, f"the rendered prompt lacks the question: {text!r}")
         require(len(engine.tokenize(text)) > 1, "a prompt has fewer than two tokens")
         first, second = (list(engine.generate([EXPORT_PROMPT], 4)) for _ in range(2))
         require(first == second, "the second answer to a prompt differs from the first")
@@ -221,10 +221,10 @@ def log_probabilities_are_distributions(subject: Subject) -> None:
     with subject.build().open(exported(subject)) as engine:
         ids = list(engine.tokenize(engine.render(EXPORT_PROMPT)))
         rows: Sequence[Any] = engine.logprobs(ids, len(ids) - 3)
-        require(len(rows) == 3, f"{len(rows)} distributions for 3 positions")
+        require(len(rows) == 3, f"the engine returns {len(rows)} distributions for 3 positions")
         for row in rows:
             total = fsum(exp(float(value)) for value in row)
-            require(abs(total - 1) < 1e-3, f"probabilities sum to {total:.4f}")
+            require(abs(total - 1) < 1e-3, f"the probabilities sum to {total:.4f}, not 1")
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -244,5 +244,6 @@ def extensions_take_every_request(subject: Subject) -> None:
     for body in ('{"messages": [{"role": "user", "content": "q"}]}', '{"prompt": "q"}'):
         request = SimpleNamespace(model="m", headers={}, body=body)
         chosen = extension.choose(request)
-        require(chosen is None or isinstance(chosen, str), f"the extension chooses {chosen!r:.80}")
+        what = f"the extension must choose a name or None, got {chosen!r:.80}"
+        require(chosen is None or isinstance(chosen, str), what)
         extension.observe(request, answer)

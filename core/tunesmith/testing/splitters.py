@@ -61,7 +61,7 @@ def puts_each_row_into_one_part(subject: Subject) -> None:
     require(rows == list(range(len(records))), "a row is in no split, or in more than one")
     for name in ("train", "validation", "test"):
         part = list(getattr(split, name))
-        require(bool(part), f"{name} is empty")
+        require(bool(part), f"the split {name} is empty")
         require(part == sorted(part), f"the rows of {name} are not in ascending order")
 
 

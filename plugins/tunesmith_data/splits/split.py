@@ -176,8 +176,8 @@ def _no_default_validation(rows: int) -> Finding:
         f"{MIN_ROWS_FOR_VALIDATION} none are set aside by default"
     )
     hint = (
-        "split.validation_size = 20 sets rows aside; otherwise choices are made out of fold on "
-        "the training rows"
+        "set split.validation_size = 20 to set rows aside; otherwise, choices are made by "
+        "cross-validation on the training rows"
     )
     return Finding(level="info", where="split.validation_size", message=message, hint=hint)
 
@@ -227,8 +227,8 @@ def _bridge_findings(
         row for row in sorted(known) if clusters.of_row[row] in joined and names[row] != "train"
     ]
     message = (
-        f"{len(rows):,} test or validation rows now resemble a training row through added rows, "
-        "so scores on them may be too high"
+        f"{len(rows):,} test or validation rows now resemble a training row, because added rows "
+        "connect them, so scores on them may be too high"
     )
     test = (row for row, name in enumerate(names) if name == "test")
     finding = Finding(

@@ -117,13 +117,13 @@ class ChatFormat:
             ) from error
         except DataError as error:
             raise UsageError(
-                f"chat template: cannot render a question and its answer: {error}",
+                f"chat template: the template cannot render a question and its answer: {error}",
                 hint="set another template with technique.chat_template.source, or use another "
                 "base model",
             ) from error
         if after.count(_TEST_ANSWER) != 1:
             raise UsageError(
-                "chat template: changes the text of an answer; set another one with "
+                "chat template: the template changes the text of an answer; set another one with "
                 "technique.chat_template.source"
             )
         header, _, after_answer = after.partition(_TEST_ANSWER)

@@ -128,8 +128,8 @@ class Template:
                 chat = replace(chat, encoder=encoder)
         if chat is None and tokenizer.eos_token_id is None:
             raise UsageError(
-                "tokenizer: neither a chat template nor an EOS token, so generation would never "
-                "stop",
+                "the tokenizer has neither a chat template nor an EOS token, so generation would "
+                "never stop",
                 hint="set technique.chat_template.source to a template with an end token",
             )
         return cls(tokenizer, encoder, chat)

@@ -200,9 +200,8 @@ def _check_bos(engine: Engine, reference: Reference) -> str:
     for rendered in reference.prompts:
         ids = list(engine.tokenize(engine.render(rendered.prompt)))
         leading = [_count_leading(row, reference.bos_id) for row in (ids, rendered.ids)]
-        require(
-            leading[0] == leading[1], f"{leading[0]} BOS tokens, not {leading[1]} as in training"
-        )
+        what = f"the engine adds {leading[0]} BOS tokens, but training used {leading[1]}"
+        require(leading[0] == leading[1], what)
     return f"{leading[1]} at the start"
 
 

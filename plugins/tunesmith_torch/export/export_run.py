@@ -304,7 +304,8 @@ def _engine_errors(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or "no message"
         raise EnvironmentProblem(
             f"{name}: the exporter failed: {type(error).__name__}: {reason:.300}",
-            hint="it may not support this architecture; try another exporter, such as safetensors",
+            hint="the exporter may not support this architecture; try another one, such as "
+            "safetensors",
         ) from error
 
 

@@ -349,7 +349,7 @@ class TorchTextModel:
             return
         long = [index for index, length in enumerate(lengths) if length > context]
         raise PromptTooLongError(
-            f"{description}: longer than the model's context: {lengths[long[0]]} tokens, but only "
+            f"{description}: longer than the model's context, {lengths[long[0]]} tokens but only "
             f"{context} fit (first at index {long[0]}; {len(long)} of {len(lengths)} too long)",
             [prompts[index] for index in long],
             hint="shorten the prompt, give fewer examples in it, or allow shorter answers",

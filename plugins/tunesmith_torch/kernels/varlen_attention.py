@@ -117,7 +117,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     cu_seqlens = tuple(cu_seq_lens_q.tolist())
     if cu_seqlens[-1] != query.shape[2]:
         end, tokens = cu_seqlens[-1], query.shape[2]
-        raise packing_problem(f"the row boundaries end at token {end} of {tokens}")
+        raise packing_problem(f"the row boundaries end at {end}, but there are {tokens} tokens")
     # The mask is not applied; this checks that it agrees with the boundaries.
     if isinstance(attention_mask, LazyMask) and query.is_cpu:
         attention_mask.check_matches(cu_seqlens)

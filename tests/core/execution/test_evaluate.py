@@ -116,7 +116,7 @@ def test_an_interval_of_the_evaluator_is_that_of_all_rows(tmp_path: Path) -> Non
     assert (event.value, event.low, event.high) == (0.5, 0.25, 0.75)
     assert event.leakage_free["n"] == 3 and event.leakage_free["high"] > 0.75
     for interval in ((0.75, 0.25), (0.0, math.nan), (-math.inf, 1.0)):
-        with pytest.raises(PluginError, match='interval of "right" from'):
+        with pytest.raises(PluginError, match="interval from"):
             run(tmp_path, replace(given, interval=interval))
 
 

@@ -655,7 +655,7 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
         (Dataset(train=[{"prompt": "p"}]), "returned a value of type dict instead of a Record"),  # type: ignore[list-item]
         (
             Dataset(train=[Completion(source="f:1", prompt="p", completion=None)] * 9),  # type: ignore[arg-type]
-            "created a record with wrong types: f:1 needs texts",
+            "created a record with wrong types: every required field of f:1 must be a text",
         ),
     ],
 )

@@ -28,7 +28,7 @@ def test_values_within_the_bounds_up_to_rounding(value: float) -> None:
 
 @pytest.mark.parametrize("value", [7.0, 1.001, -0.001])
 def test_a_value_out_of_bounds(value: float) -> None:
-    with pytest.raises(ValueError, match='for "share", outside the bounds 0 to 1'):
+    with pytest.raises(ValueError, match='for "share", which is outside the bounds 0 to 1'):
         returned.check_measured(measured(0.5, value), SHARE)
 
 

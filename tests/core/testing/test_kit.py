@@ -308,7 +308,7 @@ def test_variables_that_a_build_changes_are_named_but_for_those_of_libraries(
 
     assert PROMISE not in broken(run_checks(reporter_module(build=import_torch)))
     found = broken(run_checks(reporter_module(build=set_mine)))
-    assert found[PROMISE] == "it changes: the environment variable MINE"
+    assert found[PROMISE] == "the plugin changes the environment variable MINE"
 
 
 def test_an_invalid_default_fails() -> None:

@@ -64,6 +64,6 @@ def test_a_patch_that_was_made_before_is_recognized_by_its_code(library: Any, wh
     patched = library if where == "module" else library.Layer
     patched.run = run
     before = library_attributes()
-    with pytest.raises(AssertionError, match=r"it replaces .*\brun$"):
+    with pytest.raises(AssertionError, match=r"the plugin replaces .*\brun$"):
         require_unpatched(before, HERE)
     require_unpatched(before, ELSEWHERE)

@@ -366,7 +366,9 @@ def test_there_is_exactly_one_bos(tmp_path: Path) -> None:
     trained = train_tiny(tmp_path / "run", model, epochs=1.0)
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
     assert certificate["checks"]["BOS"] == "1 at the start"
-    with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, not 1 as in training"):
+    with pytest.raises(
+        GateError, match="export, BOS: the engine adds 2 BOS tokens, but training used 1"
+    ):
         export_run(
             trained, as_export(DoublesBos(SafetensorsOptions(dtype="float32"))), tmp_path / "wrong"
         )

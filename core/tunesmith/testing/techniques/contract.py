@@ -66,7 +66,7 @@ def ends_with_training_finished(subject: Subject) -> None:
     )
     final = [e for e in training.events if isinstance(e, TrainingFinished) and not e.stage]
     require(len(final) == 1, f"there are {len(final)} final TrainingFinished events instead of one")
-    require(path.is_dir() and any(path.iterdir()), f"no artifact at {path}")
+    require(path.is_dir() and any(path.iterdir()), f"there is no artifact at {path}")
     require(
         training.out / final[0].artifact == path,
         f"TrainingFinished names {final[0].artifact!r}, but the artifact is {path}",
@@ -129,7 +129,8 @@ def writes_only_below_out(subject: Subject) -> None:
     require(folder_hash(setup.model) == setup.base_hash, "training changes the base model's folder")
     folders = {path.name for path in setup.folder.iterdir() if path.is_dir()}
     require(
-        folders <= KNOWN_FOLDERS, f"it writes next to its folder: {sorted(folders - KNOWN_FOLDERS)}"
+        folders <= KNOWN_FOLDERS,
+        f"the technique writes outside its folder: {sorted(folders - KNOWN_FOLDERS)}",
     )
 
 
@@ -188,7 +189,8 @@ def resumes_where_it_stopped(subject: Subject) -> None:
     artifact = subject.build().train(setup.job(training, training.events.append))
     continued = TrainingRun(training.out, training.events[first_event:])
     steps = len(continued.steps())
-    require(0 < steps < len(complete.steps()), f"the continued run takes {steps} steps")
+    what = f"the continued run takes {steps} steps, but the whole run {len(complete.steps())}"
+    require(0 < steps < len(complete.steps()), what)
     for event in continued.steps():
         same_step = next(
             e for e in complete.steps() if (e.stage, e.step) == (event.stage, event.step)

@@ -25,7 +25,8 @@ def estimates_are_intervals(subject: Subject) -> None:
         for phase, memory in estimate.memory.items():
             require(
                 0 <= memory.low <= memory.expected <= memory.high,
-                f"{phase}: {memory.low}, {memory.expected}, {memory.high} is not an interval",
+                f"{phase}: low, expected and high are not in ascending order: {memory.low}, "
+                f"{memory.expected}, {memory.high}",
             )
             parts = sum(memory.components.values())
             require(

@@ -69,7 +69,7 @@ class TrainingSetup:
         if "setup" not in subject.cache:
             model = subject.samples.model_folder()
             kinds = [kind for kind in EXAMPLES_BY_KIND if kind in subject.offer.accepts]
-            require(bool(kinds), "the kit has no examples of the record kinds that it accepts")
+            require(bool(kinds), "the kit has no examples of the kinds that are accepted")
             folder = Path(tempfile.mkdtemp(prefix="tunesmith-kit-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             subject.cache["setup"] = cls(subject, model, folder, kinds, folder_hash(model))
