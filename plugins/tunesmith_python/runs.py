@@ -75,7 +75,7 @@ class Run:
         found = find_policies([*self.report.measured.values()]).get(name)
         if found is None:
             hint = 'add [[evaluators]] use = "review" to the run file'
-            raise UsageError(f"{self.path}: no review policy of {name!r}", hint=hint)
+            raise UsageError(f"{self.path}: there is no review policy for {name!r}", hint=hint)
         return found
 
     def compare(self, other: Run, *, confidence: float = 0.95) -> RunComparison:

@@ -106,7 +106,7 @@ def make_plan(
 
 
 def list_requirements(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
-    """Return what each component and plugin that a run of the plan uses requires, by its name.
+    """Map the name of each component and plugin that a run of the plan uses to its requirements.
 
     Reviews are not included: a review that cannot run is a warning of the run.
     """
@@ -352,7 +352,7 @@ class _Reader:
         return options, [baseline for baseline in baselines if baseline is not None]
 
     def _encoder(self) -> Component[EncoderOffer[Any]] | None:
-        """Return the encoder of ``[encoder]``, otherwise an installed one; None without either."""
+        """Return the encoder of ``[encoder]``, otherwise an installed one, or None."""
         if "encoder" in self.runfile.tables:
             return self._component(EncoderOffer, "encoder", self._table("encoder"))
         for offered in self.catalog.offers(EncoderOffer):

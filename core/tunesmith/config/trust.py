@@ -85,7 +85,7 @@ def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
 
 
 def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return what a run file makes tunesmith execute, or write outside the run folder.
+    """List the code that a run file makes tunesmith execute, and the files written elsewhere.
 
     This covers plugin files, functions (``file.py:name`` or ``package.module:name``), and reporter
     paths outside the folder.

@@ -279,7 +279,8 @@ def _check_measurements(
             others[what] = column and _check_column(f"{what} of {name}", column, own, kind=kind)
         low, high = measurement.interval or (0, 0)
         if not -math.inf < low <= high < math.inf:
-            raise ValueError(f"the interval from {low} to {high} for {name}")
+            what = f"the interval from {low} to {high} for {name}, which is reversed or not finite,"
+            raise ValueError(what)
         yield replace(measurement, values=values, weights=weights, **others)
 
 

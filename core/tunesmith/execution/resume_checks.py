@@ -56,7 +56,7 @@ class ResumeCheck:
 
 
 def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[str]:
-    """List what the run has produced but a cut or deleted event log no longer records.
+    """List the facts that the run has produced but a cut or deleted event log no longer records.
 
     A run that was killed before its first event also has an empty log, but it has not produced
     anything.

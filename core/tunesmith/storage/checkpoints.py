@@ -135,7 +135,7 @@ class Checkpoints:
         return self._first_valid(reversed(self.steps()), recover)
 
     def best(self) -> Checkpoint | None:
-        """Return the last checkpoint saved as best, after verification; None without one."""
+        """Return the last checkpoint saved as best, after verification; None if there is none."""
         marked = [step for step in self.steps() if self._is_marked_best(step)]
         return self._first_valid(reversed(marked), recover=False)
 

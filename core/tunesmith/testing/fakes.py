@@ -1,4 +1,4 @@
-"""Fake text models, for tests of evaluators and reporters that take milliseconds."""
+"""Fake text models, which let tests of evaluators and reporters run in milliseconds."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def no_network() -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Use separate cache, state and configuration folders in this session; return the cache.
 
-    What is cached, trusted or configured on the machine has no effect, and nothing is added to it.
+    The machine's own cache, trust list and configuration have no effect and do not change.
     """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")

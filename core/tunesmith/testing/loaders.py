@@ -121,7 +121,7 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
 def accounts_for_every_row(subject: Subject) -> None:
     """Each line of the sample becomes one record or one skipped row; no line is lost or repeated.
 
-    This is checked if the sample is a text file in which most lines are rows. The first line
+    This is checked if the sample is a text file where most lines are rows. The first line
     may be a header.
     """
     dataset = load_samples(subject)

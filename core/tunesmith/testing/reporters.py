@@ -1,6 +1,6 @@
 """Checks of plugins that send or write results: reporters, exporters, serve extensions.
 
-Reporters accept every event and close after every run. Exporters write what their engine reads.
+Reporters accept every event and close after every run. Exporters write files for their engine.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterat
 
 @check("reporter")
 def accepts_every_event(subject: Subject) -> None:
-    """The reporter accepts every event, also from other plugins and failed runs, with any text."""
+    """The reporter accepts every event, with any text, even of other plugins and failed runs."""
     complete = list(sample_run(HOSTILE_TEXT))
     lacking = {cls.kind for cls in core_event_types()} - {event.kind for event in complete}
     assert not lacking, f"the kit lacks {lacking}"

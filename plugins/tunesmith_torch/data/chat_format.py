@@ -87,7 +87,7 @@ class ChatFormat:
     after_answer: str = ""
     """Text that the template writes after an answer."""
     end_text: str = ""
-    """``after_answer`` up to and including its first control token; empty without one."""
+    """``after_answer`` up to and including its first control token; empty if it has none."""
     end_id: int = -1
     """Id of the token that ends an answer: the last one of ``end_text``, or the tokenizer's EOS."""
     parts: _AnswerParts = field(default_factory=_AnswerParts)

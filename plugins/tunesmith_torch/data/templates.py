@@ -80,7 +80,7 @@ class Template:
         """Return the template that the options select.
 
         Raises:
-            UsageError: the template file cannot be read, or see :meth:`from_tokenizer`.
+            UsageError: the template file cannot be read, or :meth:`from_tokenizer` raises it.
         """
         return cls.from_tokenizer(
             tokenizer,

@@ -1,4 +1,4 @@
-"""Compute hidden states only where the loss needs them, and the output head on them.
+"""Compute hidden states and the output head only at the positions that the loss needs.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width, V vocabulary.

@@ -4,7 +4,7 @@ Names: P tokens of the largest micro-batch, N tokens of it that contribute to th
 size, F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number in the
 compute format.
 
-The estimate adds what the training loop of this toolkit keeps, in the order of allocation (a
+The estimate adds up all that the training loop of this toolkit keeps, in allocation order (a
 picture is in :mod:`tunesmith_torch.memory_estimate`)::
 
     weights                      w per weight, or less if quantized

@@ -239,7 +239,7 @@ SAMPLING_BYTES_PER_LOGIT = 16
 def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
     """Return the memory needed to sample completions.
 
-    It consists of what training holds between steps, the key-value cache, and the logits.
+    It consists of the memory that training holds between steps, the key-value cache and the logits.
     """
     setting = stage.setting
     shape, w, workload = setting.shape, setting.compute_bytes, setting.workload

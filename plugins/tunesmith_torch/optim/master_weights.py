@@ -135,7 +135,7 @@ class MasterWeights:
         return flat
 
     def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`state_dict` returned.
+        """Load the state that :meth:`state_dict` returned.
 
         Raises:
             KeyError: a tensor is missing.

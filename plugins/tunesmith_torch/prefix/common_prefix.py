@@ -33,7 +33,7 @@ weights ``W``. The loss is a sum over rows ``r``. Each ``L_r`` depends on ``W`` 
     shared prefix:   dL/dW = sum over r of dL_r/dW + ( sum over r of dL_r/dH ) dH/dW
 
 Both are equal, because ``dH/dW`` is the same in all rows. Autograd computes the second line: it
-adds up what all branches send into ``H``, and then runs backward through the prefix once. Only
+adds up the gradients of all branches at ``H``, then runs backward through the prefix once. Only
 rounding differs, because sums are added in another order.
 
 The argument needs layers that treat each position separately, except for causal attention. It

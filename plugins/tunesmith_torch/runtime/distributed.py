@@ -92,7 +92,7 @@ class ProcessGroup:
     """True after an error inside :func:`collectives`: the process must end, not wait for rank 0."""
 
     def exchange(self, message: dict[str, Any]) -> list[Any]:
-        """Send this rank's message to all ranks; return all values, or raise what was sent."""
+        """Send this rank's message to all ranks; return all values, or raise a rank's error."""
         if self.closed:
             raise RankLostError("ranks cannot exchange data, because training has ended")
         messages = [json.loads(text) for text in _all_gather(self, json.dumps(message).encode())]

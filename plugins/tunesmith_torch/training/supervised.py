@@ -1,6 +1,6 @@
 """Supervised fine-tuning: cross-entropy on the completions in the data.
 
-What happens to the rows of one batch (:class:`NextTokenObjective`)::
+The rows of one batch take this path (:class:`NextTokenObjective`)::
 
     rows                      token ids, and a mark on each token that is trained
 

@@ -98,7 +98,7 @@ class ValidationMonitor:
         validation: RowObjective,
         sample: RowObjective,
     ) -> ValidationMonitor:
-        """Return a monitor whose steps follow the options, or else the predicted costs."""
+        """Return a monitor whose steps follow the options, otherwise the predicted costs."""
         options: ValidationOptions = job.config.validation
         costs = EvaluationCosts.predict(
             order,

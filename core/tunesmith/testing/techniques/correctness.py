@@ -2,7 +2,7 @@
 
 The checks only need the contract of techniques, so they apply to every technique:
 
-* Scores do not depend on what else is scored, or on the date.
+* Scores do not depend on the other scored rows, or on the date.
 * The seed is used.
 * The loss does not include prompts.
 * The saved model is the trained one.

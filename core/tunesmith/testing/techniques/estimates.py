@@ -50,10 +50,13 @@ def estimates_follow_the_work(subject: Subject) -> None:
         longer = _first_estimate(subject, config, _with_assumptions(request, sequence=512))
         require(
             more.flops >= estimate.flops,
-            f"ten times the rows need {more.flops} operations, but one time needs {estimate.flops}",
+            f"ten times as many rows need fewer operations: {more.flops} after {estimate.flops}",
         )
         first, second = _expected_peak(estimate), _expected_peak(longer)
-        require(second >= first, f"eight times the length needs {second} bytes, but once {first}")
+        require(
+            second >= first,
+            f"rows of eight times the length need less memory: {second} bytes after {first}",
+        )
 
 
 @check("technique")

@@ -65,7 +65,7 @@ class TrainingSetup:
 
     @classmethod
     def of(cls, subject: Subject) -> TrainingSetup:
-        """Return the setup of the offer, created once."""
+        """Return the offer's setup, which is created only once."""
         if "setup" not in subject.cache:
             model = subject.samples.model_folder()
             kinds = [kind for kind in EXAMPLES_BY_KIND if kind in subject.offer.accepts]
