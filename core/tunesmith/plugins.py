@@ -83,7 +83,7 @@ class Selection:
 
 @dataclass
 class Plugins:
-    """All plugins found. The active ones are registered with ``manager`` under their full names."""
+    """All plugins that were found; ``manager`` has the active ones, under their full names."""
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)

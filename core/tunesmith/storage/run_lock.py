@@ -213,6 +213,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
     while True:
         leases, path = _read_leases(folder)
         if leases and not _has_ended(folder, leases, may_take_over):
+            # The check may have taken seconds. If the leases have changed since, check again.
             if _read_leases(folder)[0] == leases:
                 raise BlockingIOError
             continue
@@ -224,7 +225,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
             if _read_leases(folder)[0] != {**leases, path: own}:
                 atomic.try_remove(path, disk)  # it is outside the chain: another process was faster
                 continue
-            for target in reversed(leases):
+            for target in reversed(leases):  # move the claim up the chain until it is `lease`
                 with suppress(FileNotFoundError):  # another process of the chain has moved it up
                     disk.rename(path, target)
                 path = target
@@ -252,7 +253,7 @@ def _read_lease(path: Path) -> bytes | None:
     """Read a lease; return None if it does not exist, and b"" if it cannot be read."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except FileNotFoundError:  # a link without a target still occupies the name
         return b"" if path.is_symlink() else None
     except OSError:
         return b""
@@ -304,6 +305,7 @@ def _hold_lease(folder: Path, may_take_over: bool, disk: Disk) -> Iterator[None]
 def _show_life(folder: Path, own: bytes, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_SECONDS):
         found = _read_lease(folder / LEASE_FILE)
+        # An unreadable lease (b"") may be a passing fault of the device, not another holder.
         if found not in (b"", own) and folder.is_dir():
             by = LockHolder.parse(found or b"") or "a process that has ended"
             message = safe_text(f"error: {folder}: the run was taken over by {by}")

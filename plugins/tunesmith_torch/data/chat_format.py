@@ -243,7 +243,7 @@ class ChatFormat:
         return self.encoder.control_pattern.sub("", self.end_text)
 
     def content_of(self, text: str) -> str:
-        """Return a generated answer as in a record, without the text that the template adds."""
+        """Return the content of a generated answer, without the text that the template adds."""
         parts, text = self.parts, text.removesuffix(self.end_mark)
         if parts.between.strip() and text.startswith(parts.before_reasoning):
             reasoning, between, content = text[len(parts.before_reasoning) :].partition(

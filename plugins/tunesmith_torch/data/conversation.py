@@ -1,4 +1,4 @@
-"""Mask conversations before a chat template renders them, and check the rendered texts."""
+"""Mask control tokens in a conversation before its template renders it; check the result."""
 
 from __future__ import annotations
 

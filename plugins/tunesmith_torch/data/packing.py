@@ -129,9 +129,9 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     # A stable sort keeps the order of equally long rows, so the result is reproducible.
     for row in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[row])
-        sufficient = rooms >> size
+        sufficient = rooms >> size  # bit k is set if some micro-batch has room for size + k tokens
         if sufficient:
-            lowest_bit = sufficient & -sufficient
+            lowest_bit = sufficient & -sufficient  # the fullest of these micro-batches
             room = size + lowest_bit.bit_length() - 1
             batch = batches_by_room[room].pop()
             if not batches_by_room[room]:
@@ -226,7 +226,7 @@ def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = 
         positions_before = np.flatnonzero(np.asarray(example.trained, dtype=bool)[1:])
         trained.append(positions_before + start)
         targets.append(ids[positions_before + start + 1])
-        if weighted:
+        if weighted:  # the weight of a position is that of the token that it predicts
             weight_of_token = (
                 np.ones(length) if example.weights is None else np.asarray(example.weights)
             )

@@ -237,6 +237,7 @@ class TorchTextModel:
             return []
         lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
         self._check_context(prompts, lengths, "exchange")
+        # Without a prompt's last token, which each row computes: it predicts the answer's first.
         max_prefix = min(len(prompt) for prompt, _ in pairs) - 1
         rows = [ScoredRow(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
         scores: list[TokenScores] = [TokenScores(())] * len(rows)

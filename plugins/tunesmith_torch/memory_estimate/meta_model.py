@@ -48,7 +48,7 @@ def make_meta_config(config: Mapping[str, Any], layers: int | None = None) -> Pr
 def make_meta_model(
     config: PretrainedConfig, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
-    """Return the model on the meta device."""
+    """Build the config's model on the meta device, without memory for its weights."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False

@@ -118,7 +118,8 @@ def collate_with_prefix(
     cu_seqlens = [P, *accumulate(map(len, suffixes), initial=P)][1:]
     trained, targets = [], []
     for example, suffix, start in zip(chosen, suffixes, cu_seqlens, strict=False):
-        # Position t predicts token t + 1 of the same row.
+        # Suffix position i is token P + i of the row and predicts token P + i + 1. The last token
+        # of the prefix predicts nothing here, because `limit_prefix` leaves its target untrained.
         indices = np.flatnonzero(np.asarray(example.trained, dtype=bool)[P + 1 :])
         trained.append(indices + start)
         targets.append(suffix[indices + 1])

@@ -312,7 +312,7 @@ def test_an_addition_that_does_nothing_changes_nothing(
     findings = [
         e.message for e in other.events if isinstance(e, FindingReported) and e.source == "steady"
     ]
-    assert findings == ["has no effect on training"]
+    assert findings == ["this table has no effect on training"]
 
 
 def test_a_distance_keeps_the_weights_near_the_start(tmp_path: Path, tiny_folder: Path) -> None:

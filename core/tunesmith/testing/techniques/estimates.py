@@ -50,12 +50,12 @@ def estimates_follow_the_work(subject: Subject) -> None:
         longer = _first_estimate(subject, config, _with_assumptions(request, sequence=512))
         require(
             more.flops >= estimate.flops,
-            f"ten times as many rows need fewer operations: {more.flops} after {estimate.flops}",
+            f"ten times as many rows need {more.flops} operations, not {estimate.flops} or more",
         )
         first, second = _expected_peak(estimate), _expected_peak(longer)
         require(
             second >= first,
-            f"rows of eight times the length need less memory: {second} bytes after {first}",
+            f"rows eight times as long need less memory: {second} bytes, not {first} or more",
         )
 
 
