@@ -38,7 +38,7 @@ def differ(one: Sequence[float], other: Sequence[float]) -> bool:
 
 @check("encoder")
 def returns_one_vector_per_text(subject: Subject) -> None:
-    """Each text has one vector, even an empty or a very long text; no texts have no vectors."""
+    """Each text, even an empty or a very long one, has one vector; no texts give no vectors."""
     vectors = encode(subject)
     what = f"the encoder returns {len(vectors)} vectors for {len(TEXTS)} texts"
     require(len(vectors) == len(TEXTS), what)

@@ -217,7 +217,7 @@ class ChatFormat:
         return self._prompt_spans(conversation, len(conversation.messages))
 
     def exchange_spans(self, conversation: RenderedConversation) -> Exchange:
-        """Return the last message, an answer, and the prompt before it, as spans.
+        """Return the last message, which is an answer, and the prompt before it, as spans.
 
         The answer includes its end token.
         """

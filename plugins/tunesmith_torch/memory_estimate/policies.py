@@ -58,7 +58,7 @@ def build_pair_grouping(
 
 
 def build_policy_grouping(options: PolicyOptions, device: str) -> Grouping:
-    """Return how a policy's rows are grouped: it samples several completions for each prompt."""
+    """Return how a policy's rows are grouped: several completions are sampled for each prompt."""
     generation = options.generation
     return Grouping(
         sampled_completions=(generation.num_generations, generation.max_new_tokens),
