@@ -94,8 +94,9 @@ class Catalog:
             )
         for plugin in self.plugins.broken():
             if name in (plugin.name, plugin.full_name):
+                version = plugin.version and f" {plugin.version}"
                 raise PluginError(
-                    f'plugin "{plugin.full_name}" {plugin.version} is broken: {plugin.reason}'
+                    f'plugin "{plugin.full_name}"{version} is broken: {plugin.reason}'
                 )
         known = [o.offer.name for o in offers]
         guess = suggest_name(name, known)

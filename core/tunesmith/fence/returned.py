@@ -217,7 +217,9 @@ def _check_metric(metric: object, offer: str) -> Metric:
     if metric.bounds is not None:
         low, high = metric.bounds
         if not low < high:
-            raise ValueError(f'a metric "{metric.name}" whose bounds {low} to {high} are reversed')
+            raise ValueError(
+                f'a metric "{metric.name}" whose lower bound {low} is not below {high}'
+            )
     return metric
 
 

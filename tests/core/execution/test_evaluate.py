@@ -213,7 +213,7 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
     [
         (
             Measurement(metric="beauty", values=(1.0,) * 4),
-            'returned metric "beauty", which its offer',
+            'returned the metric "beauty", which its offer',
         ),
         (
             Measurement(metric="right", values=(1.0,) * 3),
@@ -274,7 +274,7 @@ def test_a_value_that_is_not_finite_is_the_evaluators_if_the_scores_are(tmp_path
 
 def test_a_metric_that_is_returned_twice_is_refused(tmp_path: Path) -> None:
     one = Measurement(metric="right", values=(1.0,) * 4)
-    with pytest.raises(PluginError, match='"tunesmith-odd:odd" returned metric "right" twice'):
+    with pytest.raises(PluginError, match='"tunesmith-odd:odd" returned the metric "right" twice'):
         run(tmp_path, one, one)
 
 

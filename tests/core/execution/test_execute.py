@@ -680,7 +680,7 @@ def test_one_row_cannot_be_split(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("metric", r'"file:bench" returned metric "beauty", which its offer does not declare'),
+        ("metric", r'"file:bench" returned the metric "beauty", which its offer does not declare'),
         ("length", r'"file:bench" returned \d+ values of "right" for \d+ records'),
         ("raises", r'"file:bench".*ZeroDivisionError: a bug in the evaluator'),
     ],

@@ -119,7 +119,7 @@ def test_force_replaces_an_error_that_allows_it(
     [
         (ZeroDivisionError("a bug"), "ZeroDivisionError: a bug"),
         (3, "type int from tunesmith_review_model"),
-        (["fine"], "type str from tunesmith_review_model"),
+        (["fine"], "type str instead of a Finding"),
         (ReviewResult(findings=["fine"]), "type str instead of a Finding"),  # type: ignore[list-item]
     ],
 )

@@ -456,7 +456,7 @@ def test_a_technique_that_promises_an_unchanged_base_must_save_an_adapter(
 ) -> None:
     specimen = faulty_technique(tmp_path, "nothing", promises=Promises(base_weights_unchanged=True))
     found = broken(run_checks(specimen, model=base))
-    assert found["base_weights_unchanged"] == "the artifact is a model"
+    assert found["base_weights_unchanged"] == "the artifact is a model, not an adapter"
 
 
 def test_what_is_not_promised_is_not_checked(tmp_path: Path, base: Path) -> None:
