@@ -138,11 +138,11 @@ def _explain_single_cluster(key: str, table: RowTable) -> DataError:
     """Return the error for rows that all have to stay together."""
     total, test_file = len(table), "use a separate test file (data.test)"
     if table.groups[0] and len(set(table.groups)) == 1:
-        text = f"the rows cannot be split, because all {total:,} of them are in one group"
+        text = f"the data cannot be split, because all {total:,} rows are in one group"
         hint = f"{test_file}, or split the group: remove `group` from [data]; for a single "
         return DataError(key, text, hint=f"{hint}document, set data.split_documents = true")
     text = (
-        f"the rows cannot be split, because all {total:,} of them are alike: they have the same "
+        f"the data cannot be split, because all {total:,} rows are alike: they have the same "
         "prompt or the same start of a conversation"
     )
     return DataError(key, text, hint=f"add rows with other prompts, or {test_file}")
