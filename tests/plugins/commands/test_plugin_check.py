@@ -177,7 +177,7 @@ def test_a_module_is_found_by_name(tmp_path: Path) -> None:
         plugin, module = find_module(found, name)
         assert plugin.full_name == "file:mine" and module.Silent
     for name, message in (
-        ("odd", '"file:odd" is broken: ZeroDivisionError'),
+        ("odd", '"file:odd"  is broken: ZeroDivisionError'),
         ("huggingface", "is blocked: disabled"),
         ("file", "more than one plugin is named"),
         ("unknown", 'no plugin is named "unknown"'),
