@@ -114,7 +114,9 @@ def _with_assumptions(request: EstimateRequest, **changes: int) -> EstimateReque
 def _first_estimate(subject: Subject, config: Any, request: EstimateRequest) -> Estimate:
     estimate = next(iter(subject.offer.estimate(config, request)), None)
     kind = type(estimate).__name__
-    require(isinstance(estimate, Estimate), f"the estimate is a value of type {kind}")
+    require(
+        isinstance(estimate, Estimate), f"the estimate is a value of type {kind}, not an Estimate"
+    )
     assert isinstance(estimate, Estimate)
     require(estimate.method == "analytic", f"the first estimate is {estimate.method}, not analytic")
     return estimate
