@@ -2,6 +2,6 @@
 
 from importlib import metadata
 
-# The command line lives above the core, so look up the console script of this distribution.
+# The command line is a layer above the core, so look up this distribution's console script.
 scripts = metadata.distribution("tunesmith").entry_points.select(group="console_scripts")
 scripts["tunesmith"].load()()

@@ -1,7 +1,7 @@
-"""Additions to the training, such as a loss term, which a table of the run file requests.
+"""Additions to the training, such as a loss term, that a table of the run file requests.
 
-Techniques apply the additions. The core only passes them on and does not interpret them. Which
-additions techniques can apply is defined in ``tunesmith_torch.training.additions``.
+Techniques apply the additions. The core only passes them on and does not interpret them. The module
+``tunesmith_torch.training.additions`` defines which additions techniques can apply.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Addition:
     returns a ``TrainingAddition``.
     """
     data_parallel: bool = False
-    """True if several processes that train together get the same result as a single process."""
+    """True if several processes that train together get the same result as one process."""
     table: str = ""
-    """Name of the table; the core sets it."""
+    """Name of the table that requests the addition; the core sets it."""
     blame: Callable[[], AbstractContextManager[None]] = nullcontext
     """Return a context manager that names the plugin in unexpected errors; the core sets it."""

@@ -29,18 +29,18 @@ RunFileLike = PathLike | Mapping[str, Any]
 
 
 def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) -> Path:
-    """Train together with rank 0, as a worker rank (rank > 0).
+    """Join rank 0's training as a worker rank (rank > 0).
 
     Returns:
         The run folder of rank 0, even if its run failed: rank 0 reports the error.
 
     Raises:
-        TunesmithError: this rank could not take part.
+        TunesmithError: this rank could not join the training.
     """
     rank_zero = distributed.RankZero.find()
     with rank_zero.exit_with_rank_zero():
         if rank_zero.wait_for_training():
-            # Rank 0 has started the run, so its user has already trusted the code.
+            # The user who started rank 0 has already trusted the code.
             run_folder, plan, _ = load_run(
                 rank_zero.folder, files=files, disabled=disabled, trust_plugins=True
             )
@@ -50,7 +50,7 @@ def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) 
 
 
 def read_report(folder: PathLike) -> Report:
-    """Return the report of a run from its events, even while it runs or after it was killed."""
+    """Build the report of a run from its events, even while the run goes on or after a kill."""
     return execute.load_report(RunFolder.open(Path(folder)))
 
 
@@ -62,14 +62,14 @@ def load_plan(
     disabled: Sequence[str] = (),
     runnable: bool = True,
 ) -> tuple[Plan, Catalog]:
-    """Read a run file; return the checked plan and the plugin catalog it was checked with.
+    """Read a run file; return the checked plan and the plugin catalog that it was checked with.
 
     ``files`` and ``disabled`` are added to ``[plugins]`` of the run file and become part of the
     plan, because a resumed run needs the same plugins.
 
     Args:
-        runnable: False accepts a plan even if libraries are missing, except those of its data
-            loader.
+        runnable: if False, accept a plan whose libraries are not installed. The libraries of its
+            data loader are always required.
     """
     source = run_file if isinstance(run_file, Mapping) else Path(run_file)
     return _make_plan(read_run_file(source, sets=sets), files, disabled, runnable=runnable)
@@ -87,16 +87,16 @@ def load_run(
     Environment variables do not override the stored plan.
 
     Args:
-        trust_plugins: execute the plugin files and functions that the run names, even if this user
-            has not run them before. By default, the user is prompted if there is a terminal.
+        trust_plugins: execute the plugin files and functions that the run file names, even if this
+            user has not run them before. By default, the user is prompted if there is a terminal.
 
     Raises:
-        UsageError: the folder is not a run folder, or it refers to code that is not trusted.
+        UsageError: the folder is not a run folder, or its run file names code that is not trusted.
     """
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
         raise UsageError(
-            f"{run_folder.path}: has no run.toml, because the run ended before it started",
+            f"{run_folder.path}: there is no run.toml, because the run ended before it started",
             hint="start the run again with `tunesmith run`",
         )
     read = read_run_file(run_folder.run_file, environment={})
@@ -112,14 +112,15 @@ def continue_run(
     accept_changes: bool = False,
     force: bool = False,
 ) -> Report:
-    """Resume an opened run; takes the same options as ``execute.run``.
+    """Resume an opened run, with the same options as ``execute.run``.
 
     Raises:
-        UsageError: the run is finished.
+        UsageError: the run has already finished.
     """
     if execute.load_report(run_folder).status == "ok":
         raise UsageError(
-            f"{run_folder.path}: the run is finished", hint="tunesmith report shows its results"
+            f"{run_folder.path}: the run is finished",
+            hint=f"`tunesmith report {run_folder.path}` shows its results",
         )
     require_runnable(plan)
     return execute.run(
@@ -138,12 +139,12 @@ def require_runnable(plan: Plan) -> None:
     if processes > 1 and (part := plan.single_process_part):
         raise UsageError(
             f"{part}: does not support several processes, but torchrun started {processes}",
-            hint="start it without torchrun",
+            hint="start the run without torchrun",
         )
     if plan.found_model.missing:
         raise EnvironmentProblem(
             f"model.base: {plan.found_model.missing}",
-            hint="you can plan it with `tunesmith plan RUN.toml`, but not run it",
+            hint="`tunesmith plan RUN.toml` works without the weights",
         )
 
 
@@ -151,7 +152,7 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
     """Create the folder of a run: ``out``, or a folder named after the run and the time.
 
     Raises:
-        UsageError: ``out`` exists and is not empty, or its path is not UTF-8.
+        UsageError: ``out`` exists and is not empty, or its path is not valid UTF-8.
     """
     if out is None:
         _require_utf8(Path(plan.run.folder))
@@ -173,11 +174,12 @@ def create_run_folder(plan: Plan, out: Path | None = None) -> RunFolder:
 
 
 def _require_utf8(path: Path) -> None:
-    """Raise an error if a path is not UTF-8: libraries and command lines cannot handle it."""
+    """Raise an error if a path is not valid UTF-8, which libraries and command lines require."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{path}: is not UTF-8", hint="choose another folder, --out") from None
+        hint = "choose another folder with --out"
+        raise UsageError(f"{path}: the path is not valid UTF-8", hint=hint) from None
 
 
 def open_models(

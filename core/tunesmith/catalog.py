@@ -80,8 +80,8 @@ class Catalog:
         """Return the offer with a short or full name.
 
         Raises:
-            OfferNotFound: no offer, or more than one, has that name.
-            PluginError: the plugin of that name is installed, but broken.
+            OfferNotFoundError: no offer, or more than one, has that name.
+            PluginError: the plugin with that name is installed but broken.
         """
         offers = self.offers(kind)
         matches = [o for o in offers if name in (o.offer.name, o.full_name)]
@@ -94,8 +94,9 @@ class Catalog:
             )
         for plugin in self.plugins.broken():
             if name in (plugin.name, plugin.full_name):
+                version = plugin.version and f" {plugin.version}"
                 raise PluginError(
-                    f'plugin "{plugin.full_name}" {plugin.version} is broken: {plugin.reason}'
+                    f'plugin "{plugin.full_name}"{version} is broken: {plugin.reason}'
                 )
         known = [o.offer.name for o in offers]
         guess = suggest_name(name, known)
@@ -107,7 +108,10 @@ class Catalog:
         raise OfferNotFoundError(f'no {kind.kind} "{name}" is installed', hint)
 
     def recognize(self, names: Sequence[str]) -> str | None:
-        """Return the data loader that recognizes all these files, by full name if ambiguous."""
+        """Return the name of the data loader that recognizes all these files, or None.
+
+        If plugins share the short name, the full name is returned.
+        """
         offers = sorted(self.offers(DataLoaderOffer), key=lambda o: o.plugin.is_builtin)
         known = [o.offer.name for o in offers]
         for o in offers:
@@ -133,7 +137,7 @@ class Catalog:
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
-        """Return the first verdict of a plugin, or {}; third-party plugins come first."""
+        """Return the first verdict that a plugin gives, third-party plugins first; {} if none."""
         for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
             with blame_plugin(plugin, "tunesmith_verdict"):
                 check_json(verdict, "a verdict")
@@ -172,7 +176,7 @@ class Catalog:
         return list(self._review("tunesmith_review_model", review=review))
 
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
-        """Yield the result of a review hook of each plugin; a failure becomes a warning.
+        """Yield the result of each plugin's review hook; turn a failure into a warning.
 
         Plugins whose hook needs an argument that is not given are skipped.
         """
@@ -246,7 +250,7 @@ class Catalog:
 def _fenced(
     plugin: Plugin, name: str, function: Callable[[], R], check: Callable[[object], R]
 ) -> Callable[[], R]:
-    """Return a function of a found model, in a fence: its errors name the plugin."""
+    """Wrap a function of a found model in the fence, so that its errors name the plugin."""
 
     def call() -> R:
         with fence(plugin, name):
@@ -268,7 +272,7 @@ def copy_value(value: Any) -> Any:
 
 
 def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
-    """Return the splits of the data that a hook receives, as arguments or in their fields."""
+    """Return the data splits among the arguments of a hook and their fields."""
     fields = [vars(value) for value in arguments.values() if is_dataclass(value)]
     tables = [arguments, *fields]
     found = [table.get(name) for table in tables for name in ("train", "validation", "test")]
@@ -276,7 +280,7 @@ def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
 
 
 def _describe_plans(arguments: Mapping[str, Any]) -> list[Any]:
-    """Return as JSON the plans that a hook receives, as arguments or in their fields."""
+    """Return, as JSON, the plans among the arguments of a hook and their fields."""
     from tunesmith.plan import Plan
 
     values = [*arguments.values()]
@@ -318,7 +322,8 @@ def _warn(plugin: Plugin, text: str) -> Finding:
 
 
 def _wrong_type(plugin: Plugin, hook: str, got: object) -> PluginError:
-    return PluginError(f'plugin "{plugin.full_name}" returned {type(got).__name__} from {hook}')
+    what = f"a value of the wrong type {type(got).__name__} from {hook}"
+    return PluginError(f'plugin "{plugin.full_name}" returned {what}')
 
 
 def _findings(results: Iterable[tuple[Plugin, ReviewResult]]) -> list[tuple[Plugin, Finding]]:

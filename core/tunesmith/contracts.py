@@ -147,7 +147,7 @@ class Generation:
     text may tokenize differently. Empty if the model does not return them."""
     confidence: float | None = None
     """A number that grows with the model's confidence in this answer, such as the lead of the
-    chosen label. None: the answer's log-probability says it."""
+    chosen label. None: the answer's log-probability serves instead."""
 
 
 Progress = Callable[[int], None]
@@ -380,7 +380,7 @@ class BaselineTask:
     encoder: Callable[[], Encoder] | None = None
     """Return the run's encoder, which is opened only once; None if none is installed."""
     encodes_everywhere: bool = False
-    """True if the run file has ``[encoder]``: also retrieve examples and documents with it."""
+    """True if the run file has ``[encoder]``. Then examples and documents are retrieved with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,7 +393,7 @@ class BaselineVariant:
     """The model that answers prompts. If it has no probabilities, its ``score`` raises
     UsageError."""
     omitted: str = ""
-    """The reason why the baseline omits this variant, which is then only reported."""
+    """The reason why the baseline omits this variant, which is then reported but not built."""
 
 
 class Baseline(Protocol):

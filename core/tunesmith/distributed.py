@@ -1,12 +1,11 @@
 """Several processes of one run, as started by torchrun.
 
-Rank 0 executes the run as usual. The worker ranks (above 0) wait until it trains, train with it,
-and end when it has ended. They report nothing and write nothing.
+Rank 0 executes the run as usual. The worker ranks (above 0) wait until rank 0 starts to train. They
+train with it, and exit when it exits. They report nothing and write nothing.
 
 The ranks meet at a rendezvous file, in the temporary folder or in a folder that several machines
-share. Its name is a hash of two facts: this launch of torchrun, and the number of the run among
-those of the script. Rank 0 keeps the file locked, and the kernel releases the lock however the
-process ends.
+share. Its name is a hash of the torchrun launch and of the run's number within the script. Rank 0
+keeps the file locked, and the kernel releases the lock however the process ends.
 
 A launch is identified by torchrun's process id and start time. If these are unknown, as on several
 machines, an unlocked file may be from an earlier launch, so worker ranks wait for a lock.
@@ -98,7 +97,8 @@ class Launch:
         folder = self.folder / f"tunesmith-ranks-{os.getuid()}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise EnvironmentProblem(f"{folder}: belongs to another user", hint="set TMPDIR")
+            hint = "set TMPDIR to a folder of your own user"
+            raise EnvironmentProblem(f"{folder}: belongs to another user", hint=hint)
         variables = ["TORCHELASTIC_RUN_ID", "MASTER_PORT"]
         if not has_several_machines():  # with several torchruns, each counts its own restarts
             variables.append("TORCHELASTIC_RESTART_COUNT")
@@ -116,7 +116,7 @@ def current_launch() -> Launch:
 
 @contextmanager
 def announce_rank_zero(folder: Path, launch: Launch | None = None) -> Iterator[None]:
-    """Tell the worker ranks the run folder, and hold the lock that shows that rank 0 is alive."""
+    """Announce the run folder to the worker ranks; hold the lock that shows rank 0 is alive."""
     if world_size() == 1:
         yield
         return
@@ -187,9 +187,8 @@ class RankZero:
         """Wait until rank 0 has ended.
 
         Raises:
-            EnvironmentProblem: rank 0 failed on several machines. This rank must fail too, because
-            each
-                torchrun only restarts its own failed processes.
+            EnvironmentProblem: rank 0 failed, and there are several machines. This rank must fail
+                too, because each torchrun restarts only its own failed processes.
         """
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
         if has_several_machines() and not Path(f"{self._path}{_ENDED_SUFFIX}").exists():

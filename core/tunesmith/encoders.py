@@ -1,4 +1,4 @@
-"""Contracts of encoders, which turn texts into vectors, without an import of NumPy."""
+"""Contracts of encoders, which turn texts into vectors; this module does not import NumPy."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Vectors(Protocol):
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors; texts with similar meanings have vectors with a large product."""
+    """Turns texts into vectors; similar meanings give vectors with a large dot product."""
 
     def encode(
         self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
     ) -> Vectors:
         """Return a vector of length 1 for each text, all with the same number of dimensions.
 
-        A vector does not depend on the other texts. Every text has one, also an empty one.
+        A vector does not depend on the other texts. An empty text gets a vector too.
         """
         ...

@@ -19,11 +19,11 @@ The command line exits with the number shown. RunStopped exits with 75 after a l
 plus the signal's number after a signal: 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, 138
 after SIGUSR1.
 
-Output does not change the exit code of ``run`` and ``resume``. They exit with the code of the run's
-last event, because the run folder has the results. A run without a last event has failed. If a
-program that reads the output ends early (``| head``), the command ends quietly with its own code.
-A command that only prints text exits with 4 if it cannot write to stdout, for example because the
-disk is full.
+A failure to print does not change the exit code of ``run`` and ``resume``. They exit with the code
+of the run's last event, because the run folder has the results. A run without a last event has
+failed. If the reader of a command's output goes away (``| head``), the command ends quietly with
+its own code. A command whose only result is its text exits with 4 if it cannot write to stdout, for
+example to a full disk.
 
 A message is one lower-case sentence without a full stop: ``where: what is wrong, got what``.
 ``hint`` tells the user what to do next.
@@ -69,7 +69,7 @@ class Problem:
 
 
 class ConfigError(UsageError):
-    """A run file is wrong; the message lists all problems, so one edit can fix them."""
+    """A run file is wrong; the message lists all problems, so that one edit can fix them."""
 
     def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -77,7 +77,7 @@ class ConfigError(UsageError):
 
 
 class RunInUseError(UsageError):
-    """Another process is using the run; unlike other errors of a run folder, this passes."""
+    """Another process is using the run; unlike other errors of a run folder, this one passes."""
 
 
 class PromptTooLongError(UsageError):

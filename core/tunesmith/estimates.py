@@ -48,7 +48,7 @@ class EstimateRequest:
     processes: int = 1
     """Number of processes that train together."""
     process_memory: int | None = None
-    """Bytes that each process may use, to resolve options that are ``auto``; None: unknown."""
+    """Bytes that each process may use, needed to resolve ``auto`` options; None: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ class PhaseStarted(Event, kind="phase-started"):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseAdvanced(Event, kind="phase-advanced"):
-    """``done`` units of the current phase are finished. Shown, but not stored in the log."""
+    """``done`` units of the current phase are finished. Reporters get it; the log does not."""
 
     phase: str
     done: int
@@ -114,7 +114,7 @@ class PhaseEnded(Event, kind="phase-ended"):
 
 @dataclass(frozen=True, kw_only=True)
 class PartEnded(Event, kind="part-ended"):
-    """A part of the run has ended, or was stopped; the seconds are those of this process.
+    """A part of the run has ended or was stopped; ``seconds`` counts only this process.
 
     The parts are ``preparation``, ``baselines``, ``training`` and ``evaluation``.
     """
@@ -135,10 +135,10 @@ class DataLoaded(Event, kind="data-loaded"):
     examples: list[JSON] = field(default_factory=list)
     """Some of the skipped rows, each with ``where``, ``cause`` and ``detail``."""
     fingerprint: str = ""
-    """SHA-256 of the records of each split, in order. A run cannot be resumed with other data."""
+    """SHA-256 of each split's records, in order. A run cannot be resumed with different data."""
     lengths: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
-    """Numbers of texts by length: the next power of 2 characters, for ``prompt`` and ``answer`` of
-    ``train`` and ``test``. Of a large split, only some rows are counted."""
+    """Number of texts by length, rounded up to a power of 2 characters, for ``prompt`` and
+    ``answer`` of ``train`` and ``test``. In a large split, only some rows are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class ModelResolved(Event, kind="model-resolved"):
     """The files of the base model are available. ``files`` maps each name to a short hash.
 
     A hash covers the size of a file, its start, and samples of the rest. A run cannot be resumed
-    with another base model.
+    with a different base model.
     """
 
     reference: str
@@ -177,7 +177,7 @@ class FindingReported(Event, kind="finding"):
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Event, kind="forecast"):
-    """The predicted memory of the training and time of the run, emitted before the baselines."""
+    """The predicted memory of training and duration of the run, emitted before the baselines."""
 
     technique: str
     method: Literal["analytic", "traced"]
@@ -201,11 +201,11 @@ class Forecast(Event, kind="forecast"):
     steps: int = 0
     tokens: int
     parts: dict[str, list[float]] = field(default_factory=dict)
-    """Shortest and longest predicted seconds of the parts of the run that follow: ``baselines``,
-    ``training`` with loading and saving, and ``evaluation``. A part that is not predicted is
+    """Shortest and longest predicted seconds of each remaining part of the run: ``baselines``,
+    ``training`` (with loading and saving) and ``evaluation``. Parts without a prediction are
     missing."""
     uncalibrated_parts: dict[str, float] = field(default_factory=dict)
-    """Predicted seconds of parts, before calibration with earlier runs on this device."""
+    """Predicted seconds of each part, before calibration with earlier runs on this device."""
     refused: bool = False
     """True if the run was refused because it does not fit."""
     notes: list[str] = field(default_factory=list)
@@ -229,7 +229,7 @@ class TrainingStarted(Event, kind="training-started"):
     device: str
     precision: str
     details: JSON = field(default_factory=dict)
-    """Further facts that the technique records, such as target modules, batch size, template
+    """Further facts that the technique records, such as target modules, batch size and template
     hash."""
     first_step: int = 0
 
@@ -274,7 +274,7 @@ class TrainingFinished(Event, kind="training-finished"):
     tokens: int | None
     trained_tokens: int | None
     seconds: float
-    """Training time in this process only. For a resumed run, add up the seconds of all steps."""
+    """Training time in this process only. For a resumed run, add the seconds of all steps."""
     peak_memory_bytes: int
     artifact: str
     """Path relative to the run folder."""
@@ -338,7 +338,7 @@ BASE = "base"
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineChosen(Event, kind="baseline-chosen"):
-    """A variant of a baseline was chosen on validation rows or out-of-fold, or was skipped."""
+    """A variant of a baseline was chosen on validation rows or by cross-validation, or skipped."""
 
     baseline: str
     variant: str = ""
@@ -355,7 +355,7 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     out-of-fold."""
     variants: list[JSON] = field(default_factory=list)
     """The variants that were tried, each with ``name``, ``score``, ``rows``, ``seconds`` and
-    ``reason``: why it was not chosen; empty for the chosen one."""
+    ``reason``. The reason says why a variant was not chosen; it is empty for the chosen one."""
     omitted: list[JSON] = field(default_factory=list)
     """The variants that the baseline itself omits, each with ``name`` and ``reason``."""
     not_tried: list[JSON] = field(default_factory=list)

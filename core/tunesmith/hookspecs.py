@@ -208,7 +208,7 @@ def tunesmith_commands() -> Sequence[CommandOffer]:  # type: ignore[empty-body]
     """Offer commands: ``tunesmith NAME``.
 
     A name of two words, such as ``data check``, puts the command ``check`` into the group ``data``.
-    Several plugins can add commands to the same group, also to the built-in group ``plugins``. The
+    Several plugins can add commands to one group, including the built-in group ``plugins``. The
     offer contains the help line, so ``tunesmith --help`` and ``tunesmith data --help`` do not
     import any command. Its ``section`` is the heading that lists it in ``tunesmith --help``; the
     default is "More".

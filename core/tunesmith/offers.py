@@ -3,8 +3,8 @@
 An offer names a component, summarizes it, and gives the class of its options (a pydantic model) and
 a class or function that builds it. The core reads all offers, but builds only the components of
 the run. The class or function can be an import string, ``package.module:name``, so that a large
-library is only imported when needed. Each kind of component has its own kind of offer, and so do
-commands and tables of the run file.
+library is imported only when it is needed. Each kind of component has its own kind of offer, and so
+do commands and tables of the run file.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Promises:
     base_weights_unchanged: bool = False
     """The base model's own weights do not change: the artifact is an adapter."""
     trains: bool = True
-    """False if it trains nothing, and only opens a model that exists."""
+    """False if the technique trains nothing, and only opens an existing model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ class DataLoaderOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_data_loaders"
     build: Imported[Callable[[C], DataLoader]] = Imported()
     recognizes: Callable[[str], bool] = lambda name: False
-    """Return True if the loader can read this value of ``train``: a path, a pattern or a URL.
-    Only called if the run file names no loader. Built-in loaders are asked last."""
+    """Return True if the loader can read this value of ``train``: a path, a pattern or a URL. It is
+    called only if the run file names no loader. Built-in loaders are asked last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +147,16 @@ class TechniqueOffer(ComponentOffer[C]):
     Each estimate replaces the previous one, and a caller may stop after the first. None: no
     estimate. """
     can_score: Callable[[C], bool] = lambda config: True
-    """Return False if the tuned model answers, but has no probabilities, like a model at an
-    endpoint. Default evaluators then measure answers only."""
+    """Return False if the tuned model answers without probabilities, like a model behind an
+    endpoint. Default evaluators then measure only answers."""
     needs_validation: bool = False
-    """True if the technique needs validation rows for a choice, even if the dataset is small."""
+    """True if the technique needs validation rows for a choice, even if there are few rows."""
     data_parallel: bool = False
     """True if several torchrun processes can train together. Each process gets the same job. Worker
     ranks (above 0) must not write files, and the events that they emit are dropped."""
     accepts_additions: bool = False
-    """True if the technique applies the ``additions`` of its job, like the shared trainer.
-    Otherwise a run file with a table that adds to the training is rejected."""
+    """True if the technique applies the ``additions`` of its job, as the shared trainer does.
+    Otherwise, a run file with a table that adds to the training is rejected."""
     options_for: Callable[[Sequence[Record]], Mapping[str, object]] = lambda records: {}
     """Return the options that these records need, by dotted key, for ``tunesmith init``."""
     find_initial_model: Callable[[C], Path | None] = lambda config: None
@@ -182,7 +182,7 @@ class Metric:
     the rows are then contributions that depend on all rows and whose mean is the metric. Compute
     them with ``tunesmith_evidence.statistics.row_contributions``."""
     is_optional: bool = False
-    """True if the evaluator does not measure it on rows that are too few or unsuitable for it."""
+    """True if the evaluator may leave the metric out when rows are too few or unsuitable for it."""
     compute: Callable[[Any], Any] | None = None
     """Compute a metric with ``is_row_mean=False`` from the summed ``counts`` of rows, with the same
     argument as in ``row_contributions``. Two models are then compared on the rows that both
@@ -190,7 +190,7 @@ class Metric:
 
     @property
     def limits(self) -> tuple[float, float] | None:
-        """The bounds. Without ``bounds``: infinite for a metric with a unit, None for a share.
+        """The bounds. If ``bounds`` is None: infinite for a metric with a unit, None for a share.
 
         A metric with a unit is not a share, even if all its values are 0.
         """
@@ -213,28 +213,28 @@ class EvaluatorOffer(ComponentOffer[C]):
     model_count: Callable[[C], int] = lambda config: 1
     """Return the number of models in memory at the same time, including the measured one."""
     generates: bool = False
-    """True if it only measures generated answers, not probabilities. It can then measure a
-    classifier too."""
+    """True if the evaluator needs only generated answers, not probabilities, and so can measure a
+    classifier."""
     answer_limit: Callable[[C, Sequence[Record]], int | None] = lambda config, records: None
     """Return the largest number of tokens that the evaluator generates for one of the records.
     None: it does not generate answers to the records' prompts. A review rejects rows whose prompt
     leaves no room for that many tokens."""
     scores_references: bool = False
-    """True if it scores the records' reference answers, which must then fit into the context."""
+    """True if the evaluator scores reference answers, which must then fit into the context."""
     ranks_answers: bool = False
-    """True if it only ranks the records' answers by their scores. It can then also measure a
-    baseline that ranks answers without probabilities."""
+    """True if the evaluator only ranks the records' answers by their scores. It can then also
+    measure a baseline that ranks answers without probabilities."""
     on_training_rows: bool = False
-    """True if it also measures the tuned model on a sample of training rows, for comparison."""
+    """True if the evaluator also measures the tuned model on some training rows, for comparison."""
     is_side_effect: bool = False
-    """True if it measures abilities outside the task, on records that it makes itself.
+    """True if the evaluator measures abilities outside the task, on records that it makes itself.
 
-    It measures the untuned base model (``base``) and the tuned model, but no baselines. It is also
-    used if the run file names other evaluators, unless ``run.side_effects`` is false."""
+    It measures the untuned base model (``base``) and the tuned model, but no baselines. It is used
+    even if the run file names other evaluators, unless ``run.side_effects`` is false."""
     reads_media: bool = False
-    """True if it can measure records with media, because it passes prompts to the model unchanged.
-    If False, a run file that names it for such records is rejected, and it is not used by
-    default."""
+    """True if the evaluator can measure records with media, because it passes prompts to the model
+    unchanged. If False, a run file that names it for such records is rejected, and it is not used
+    by default."""
 
 
 Solution = Literal["constant", "classifier", "prompt", "retrieval"]
@@ -254,25 +254,25 @@ class BaselineOffer(ComponentOffer[C]):
     """The kind of solution that a team would use instead of a tuned model. FINE-TUNE requires that
     the tuned model beats a baseline of each kind that suits the rows."""
     cost: int
-    """Rank of the cost per answer in production. Among equally good baselines, the cheapest
+    """Rank of the cost per answer in production. Among equally good baselines, the cheapest one
     counts."""
     needs_model: bool = False
-    """True if it queries the base model. It is then scored on ``[baselines] rows``, in the
-    budget."""
+    """True if the baseline queries the base model. It is then scored on ``[baselines] rows`` test
+    rows, within the budget."""
     is_reference: bool = False
-    """True for the untuned model itself: all evaluators measure it, although it queries the
+    """True for the untuned model itself. All evaluators measure it, although it queries the
     model."""
     can_score: bool = True
     """False if its answers have no probabilities. Only evaluators of answers can then measure
     it."""
     ranks_answers: bool = False
-    """True if it only ranks given answers, like a rule by length: its scores are not probabilities,
-    and it cannot generate. Only evaluators that rank answers can measure it."""
+    """True if the baseline only ranks given answers, like a rule by length. Its scores are not
+    probabilities, and it cannot generate. Only evaluators that rank answers can measure it."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
-    """Return True if the baseline suits these training records (a sample). Only called if the run
-    file names no baselines."""
+    """Return True if the baseline suits these training records (a sample). It is called only if
+    the run file names no baselines."""
     reads_media: bool = False
-    """True if it can solve tasks whose records have media."""
+    """True if the baseline can solve tasks whose records have media."""
     is_configured: Callable[[C], bool] = lambda config: False
     """Return True if these options enable the baseline for any records, without its name in
     ``[baselines] use``."""
@@ -291,8 +291,8 @@ class EncoderOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_encoders"
     build: Imported[Callable[[C], Encoder]] = Imported()
     is_installed: Callable[[C], bool] = lambda config: False
-    """Return True if it can encode without a download. Without ``[encoder]``, classifier baselines
-    use the first encoder whose default options are installed."""
+    """Return True if the encoder can encode without a download. Without ``[encoder]``, classifier
+    baselines use the first encoder whose default options are installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,10 +306,10 @@ class ReporterOffer(ComponentOffer[C]):
     by_default: bool = False
     """True if this reporter is used when the run file names none."""
     always: bool = False
-    """True if every run uses it, whatever reporters the run file names. Use it for events that a
-    plugin must always observe. Such a reporter prints nothing and needs no options."""
+    """True if every run uses the reporter, whatever reporters the run file names. Use it for events
+    that a plugin must always observe. Such a reporter prints nothing and needs no options."""
     shows_progress: bool = False
-    """True if it shows the progress of a run on the terminal; ``--quiet`` turns it off."""
+    """True if the reporter shows progress on the terminal; ``--quiet`` turns it off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +320,7 @@ class ExporterOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_exporters"
     build: Imported[Callable[[C], Any]] = Imported()
     tolerance: Callable[[C], float | None]
-    """Return how much a log-probability may change by the export, in nats. None: the export rounds
+    """Return how much the export may change a log-probability, in nats. None: the export rounds
     weights, so there is no limit."""
 
 
@@ -332,9 +332,9 @@ class ServeExtensionOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_serve_extensions"
     build: Imported[Callable[[C], Any]] = Imported()
     headers: Callable[[C], Collection[str]] = lambda config: ()
-    """Return the names of the request headers that it reads. It never gets headers with secrets."""
+    """Return the names of the request headers that the extension reads. It never gets secrets."""
     needs_logprobs: bool = False
-    """True if it reads the log-probabilities of tokens."""
+    """True if the extension reads the log-probabilities of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,7 +373,7 @@ class CommandOffer(Offer):
     """Heading in ``tunesmith --help`` that lists the command: ``Start``, ``Decide``, ``Data``,
     ``Results``, ``Use``, ``Maintain``, or a heading of your own."""
     position: int = 100
-    """Place below the heading: lower numbers come first, equal ones in alphabetical order."""
+    """Position below the heading: lower numbers first, equal numbers in alphabetical order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,8 +387,8 @@ class TableOffer(ConfiguredOffer[C]):
     hook: ClassVar[str] = "tunesmith_tables"
     reserved: ClassVar[frozenset[str]] = frozenset(RUN_FILE_TABLES)
     addition: Callable[[C], Addition | None] = lambda options: None
-    """Return the table's addition to the training; None if these options, like the defaults, add
-    none."""
+    """Return the table's addition to the training; None if these options add nothing. The default
+    options must add nothing."""
 
 
 KINDS: tuple[type[Offer], ...] = (

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 M = TypeVar("M", bound=BaseModel)
 
 DataPath = Annotated[str, Field(json_schema_extra={"path": True})]
-"""Type of a path option; relative paths start at the folder of the run file."""
+"""Type of a path option; a relative path starts at the folder of the run file."""
 
 PathOrName = Annotated[str, Field(json_schema_extra={"path": True, "or_name": True})]
 """Type of an option for a path or a name, such as a hub id: a path only if it exists."""
@@ -25,7 +25,7 @@ class Options(BaseModel):
     """Base class of all options, which are immutable; unknown keys, inf and nan are errors."""
 
     EARLIER: ClassVar[Mapping[str, str]] = {}
-    """Maps keys of earlier versions to current keys. An earlier key is an error, whose hint is the
+    """Maps keys of earlier versions to current keys. An earlier key is an error; its hint names the
     current key. Subclasses extend the tables of their base classes: see :func:`earlier_keys`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -78,14 +78,14 @@ class Plan:
     split: Component[SplitterOffer[Any]]
     technique: Component[TechniqueOffer[Any]]
     evaluators: tuple[Component[EvaluatorOffer[Any]], ...]
-    """The evaluators of the run file. Empty: the defaults, chosen once the test records are
-    read."""
+    """The evaluators of the run file. Empty: the defaults, which are chosen when the test records
+    are read."""
     reporters: tuple[Component[ReporterOffer[Any]], ...]
     baseline_options: BaselineOptions
     baselines: tuple[Component[BaselineOffer[Any]], ...]
     """The baselines to choose from when the records are read; final if ``baselines.use`` is set."""
     encoder: Component[EncoderOffer[Any]] | None
-    """The encoder of ``[encoder]``, or else an installed one, whose ``use`` is then empty."""
+    """The encoder of ``[encoder]``, otherwise an installed one, whose ``use`` is then empty."""
     gate: GateOptions
     tables: tuple[Component[TableOffer[Any]], ...]
     """The tables of plugins, including tables with only defaults."""
@@ -190,7 +190,7 @@ class ModelReview:
     """All installed techniques, so that a review can propose another one."""
 
     def copy(self) -> ModelReview:
-        """Return a copy to pass to a hook; it only shares the records with this review."""
+        """Return a copy for a hook; the copy shares only the records with this review."""
         techniques = [Offered(copy(o.plugin), copy(o.offer)) for o in self.techniques]
         plan, config = self.plan.copy(), deepcopy(dict(self.config))
         return replace(self, plan=plan, config=config, techniques=techniques)
@@ -202,8 +202,8 @@ class Evidence:
 
     plan: Plan
     folder: Path
-    """The run folder. Paths in ``measured``, to files with a value per record, are relative to
-    it."""
+    """The run folder. The paths in ``measured``, of files with a value per record, are relative to
+    this folder."""
     measured: Sequence[Measured]
     baselines: Sequence[BaselineChosen]
     findings: Sequence[FindingReported]
@@ -214,7 +214,7 @@ class Evidence:
     """The metrics of the run's evaluators, by name."""
 
     def copy(self) -> Evidence:
-        """Return a copy to pass to a hook; it only shares the records with this evidence."""
+        """Return a copy for a hook; the copy shares only the records with this evidence."""
         events = ("measured", "baselines", "findings", "data")
         return replace(
             self, plan=self.plan.copy(), **{name: deepcopy(vars(self)[name]) for name in events}

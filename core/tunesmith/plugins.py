@@ -1,8 +1,8 @@
 """Find plugins and load each of them, so that a broken plugin does not affect the others.
 
 pluggy's own loader stops at the first plugin that cannot be imported, and silently drops a second
-plugin with the same name. Here, a broken plugin is listed with the reason, and is an error only if
-a run needs it.
+plugin with the same name. Here, a broken plugin is listed with the reason, and becomes an error
+only if a run needs it.
 
 Importing takes time, so ``tunesmith plugins list`` inspects each new distribution in a separate
 process and caches its offers in a file. The command line reads commands from this cache until the
@@ -54,7 +54,7 @@ class Selection:
     """The plugins to load, selected by the user."""
 
     allowed: frozenset[str] | None = None
-    """Allowed third-party plugins, by name of plugin or distribution; None allows all."""
+    """Third-party plugins to allow, by name of the plugin or its distribution; None allows all."""
     disabled: frozenset[str] = frozenset()
     files: tuple[str, ...] = ()
 
@@ -62,14 +62,17 @@ class Selection:
     def from_environment(
         cls, *, disabled: Iterable[str] = (), files: Iterable[str] = ()
     ) -> Selection:
-        """Read allowed plugins from ``TUNESMITH_PLUGINS``, comma-separated; empty allows none."""
+        """Read the allowed plugins from ``TUNESMITH_PLUGINS``, separated by commas.
+
+        If the variable is empty, no plugin is allowed.
+        """
         names = os.environ.get("TUNESMITH_PLUGINS")
         listed = frozenset(filter(None, map(str.strip, (names or "").split(","))))
         allowed = None if names is None else listed
         return cls(allowed=allowed, disabled=frozenset(disabled), files=tuple(files))
 
     def block_reason(self, plugin: Plugin) -> str:
-        """Return why the plugin is not loaded; empty if it is loaded."""
+        """Return the reason not to load the plugin; empty if it may be loaded."""
         names = {plugin.name, plugin.distribution, plugin.full_name}
         if names & self.disabled:
             return "disabled by --no-plugin or [plugins] disable"
@@ -80,7 +83,7 @@ class Selection:
 
 @dataclass
 class Plugins:
-    """All plugins found. The active ones are registered with ``manager`` under their full names."""
+    """All plugins that were found; ``manager`` has the active ones, under their full names."""
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)
@@ -112,12 +115,13 @@ class Plugins:
 
         Args:
             guards_state: True restores the global state; None does so unless the plugin is built
-            in. has_rows: True if the hook gets the rows of a run; it may then take longer.
+                in.
+            has_rows: True if the hook gets the rows of a run; it may then take longer.
 
         Raises:
-            TunesmithError: the plugin raised it on purpose.
-            PluginError: the plugin raised another exception, or took too long. The error has the
-                plugin's name and version and the line.
+            TunesmithError: the plugin raised this error on purpose.
+            PluginError: the plugin raised another exception, or took too long. The message names
+                the plugin, its version and the line.
         """
         names = inspect.signature(function).parameters
         started = time.perf_counter()
@@ -172,7 +176,7 @@ def find_installed() -> InstalledPlugins:
             module=entry.value,
             api=apis.get(id(entry.dist), ""),
         )
-        # An editable install next to a wheel lists the entry twice; the first one is imported.
+        # An editable install next to a wheel lists the entry twice; Python imports the first one.
         found.setdefault(plugin.full_name, (plugin, entry))
     ordered = sorted(found.values(), key=lambda pair: (not pair[0].is_builtin, pair[0].full_name))
     return [*ordered, *unreadable]
@@ -182,7 +186,7 @@ def _read_entry_points() -> tuple[Any, InstalledPlugins]:
     """Return the readable entry points, and a broken plugin for each damaged entry-point file.
 
     pydantic and torch read all entry points on import, and would fail on a damaged file. From now
-    on, they only get the entry points that can be read.
+    on, they get only the entry points that can be read.
     """
     if metadata.entry_points is not _read_readable:
         with suppress(Exception):  # raised for one distribution, which may have no plugins
@@ -287,8 +291,8 @@ def inspection_files(installed: InstalledPlugins) -> dict[str, Path]:
 def read_commands(installed: InstalledPlugins) -> dict[str, list[tuple[str, str, str, int]]]:
     """Return the commands of each inspected plugin, by full name.
 
-    A command is its name, help line, section and position, as in a ``CommandOffer``. A file that
-    cannot be read or is damaged is ignored.
+    A command is its name, help line, section and position, as in a ``CommandOffer``. A cache file
+    that cannot be read or is damaged is ignored.
     """
     known: dict[str, list[tuple[str, str, str, int]]] = {}
     for distribution, path in inspection_files(installed).items():
@@ -310,10 +314,10 @@ def load_plugin(
 ) -> Plugin:
     """Load and register a plugin; return it with the state active, or broken and the reason.
 
-    Global state changed by its import is added to ``changes``.
+    Changes that the import makes to global state are added to ``changes``.
     """
     if manager.has_plugin(plugin.full_name):
-        reason = f"a plugin already has the name {plugin.full_name}; rename the file"
+        reason = f"another plugin already has the name {plugin.full_name}; rename the file"
         return replace(plugin, state="broken", reason=reason)
     if plugin.api not in ("", str(API_VERSION)):
         reason = f"it needs version {plugin.api} of the plugin API, but this tunesmith has version "
@@ -395,7 +399,7 @@ def _checksum(entries: list[metadata.EntryPoint]) -> str:
 def _stand_in(
     plugin: Plugin, load: LoadPlugin, commands: Iterable[tuple[str, str, str, int]]
 ) -> object:
-    """Return a stand-in with the same commands, which imports the plugin when one is used."""
+    """Return a plugin with the same commands that imports the real one when a command is used."""
 
     def load_command(name: str) -> click.Command:
         manager = create_manager()
@@ -451,5 +455,5 @@ def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ..
     manager.check_pending()
     callers = manager.get_hookcallers(module) or []
     if not callers:
-        raise ValueError("it does not implement any tunesmith hook")
+        raise ValueError("the plugin does not implement any tunesmith hook")
     return tuple(sorted(caller.name for caller in callers))

@@ -23,7 +23,7 @@ class PreparedEvaluator(Evaluator, Protocol):
     """
 
     def prepare(self, references: Sequence[Record]) -> Evaluator:
-        """Return an evaluator that measures any rows, with rules derived from these test rows."""
+        """Return an evaluator that applies the rules of these test rows to any rows."""
         ...
 
 
@@ -31,5 +31,5 @@ class RowWise:
     """Base class of evaluators whose values each depend on one row only."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return the evaluator itself."""
+        """Return the evaluator itself, which has no rules to derive."""
         return self

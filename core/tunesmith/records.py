@@ -94,7 +94,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text of the message, without weights, reasoning and tool calls.
+        """The text of the message, without weights, reasoning or tool calls.
 
         Raises:
             DataError: a part of the message is not text.
@@ -136,7 +136,7 @@ class Message:
 
     @property
     def is_trained(self) -> bool:
-        """Return True if any tokens of the message contribute to the loss."""
+        """True if any tokens of the message contribute to the loss."""
         parts = () if self.tool_calls else self._parts
         silent = parts and all(isinstance(p, TextPart) and not p.weight for p in parts)
         return self.role == "assistant" and self.weight > 0 and not silent

@@ -1,8 +1,7 @@
 """Handle stop signals during a run: finish the step, save a checkpoint, then stop.
 
-Ctrl-C sends SIGINT, and closing a terminal sends SIGHUP, which a run under ``nohup`` ignores as
-usual. Schedulers send SIGTERM, SIGUSR1 (Slurm), SIGUSR2 (Grid Engine, LSF) and SIGXCPU (CPU time
-limit).
+Ctrl-C sends SIGINT. Closing a terminal sends SIGHUP, which a run under ``nohup`` ignores as usual.
+Schedulers send SIGTERM, SIGUSR1 (Slurm), SIGUSR2 (Grid Engine, LSF) and SIGXCPU (CPU time limit).
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ STOP_SIGNALS = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
 URGENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that, sent again while the run is stopping, end the process at once."""
+"""Signals that end the process immediately if they arrive again while the run is stopping."""
 end_process = os._exit
 """The real ``os._exit``, saved because :mod:`tunesmith.fence` replaces it during plugin calls."""
 
 
 def set_stop_handlers(handler: Any) -> dict[int, Any]:
-    """Set the handler of the stop signals; return the earlier ones for :func:`restore_handlers`.
+    """Set the handler of the stop signals; return the previous ones for :func:`restore_handlers`.
 
-    A signal that is not urgent keeps its handling if it is ignored or the program handles it.
+    A signal that is not urgent keeps its handling if it is ignored or has a handler already.
     Only the main thread can set handlers.
     """
     if threading.current_thread() is not threading.main_thread():

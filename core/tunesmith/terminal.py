@@ -23,7 +23,7 @@ def supports_live_display(stream: TextIO) -> bool:
 
 
 def supports_unicode(stream: TextIO) -> bool:
-    """Return True if the stream's encoding has block characters."""
+    """Return True if the stream's encoding includes block characters."""
     return (stream.encoding or "").lower().replace("-", "").startswith("utf")
 
 

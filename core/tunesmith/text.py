@@ -63,9 +63,9 @@ def safe_text(s: str, limit: int | None = None) -> str:
     """Escape the characters of a string that could manipulate a terminal or deceive a reader.
 
     Control characters except tab and newline, bidirectional controls, invisible characters, tags
-    and lone surrogates become visible escapes such as `\\x1b`. Ordinary text stays, including emoji
-    and joined scripts. With `limit`, the result has at most that many characters, and ends with an
-    ellipsis if it was cut. The function is idempotent.
+    and lone surrogates become visible escapes such as `\\x1b`. Ordinary text is kept, including
+    emoji and joined scripts. With `limit`, the result has at most that many characters, and ends
+    with an ellipsis if it was cut. The function is idempotent.
     """
     if limit is None:
         return _escape_unsafe(s)
@@ -234,7 +234,7 @@ def mask_excerpt(s: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """Return a JSON value after passing every string in it, including keys, through `redact`."""
+    """Return a JSON value with every string in it, including keys, passed through `redact`."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):

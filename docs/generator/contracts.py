@@ -92,7 +92,7 @@ class _AsGiven(ast.NodeTransformer):
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
         """Replace the descriptor that the field's type annotation names."""
-        if node.value is not None and ast.unparse(node.value) == "_Imported()":
+        if node.value is not None and ast.unparse(node.value) == "Imported()":
             assert isinstance(node.annotation, ast.Subscript)
             given = f"{ast.unparse(node.annotation.slice)} | str"
             node.annotation, node.value = ast.parse(given, mode="eval").body, None

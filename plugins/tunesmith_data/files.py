@@ -306,7 +306,7 @@ def _check_head(stream: ByteStream, name: str) -> None:
     """Reject files that are not UTF-8 text, and skip a byte-order mark."""
     head = stream.peek(HEAD_BYTES)
     if not head:
-        raise DataError(name, "is empty")
+        raise DataError(name, "the file is empty")
     for magic, description in REFUSED_MAGIC.items():
         if head.startswith(magic):
             raise DataError(

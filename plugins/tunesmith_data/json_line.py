@@ -106,7 +106,7 @@ def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:
 def _parse_any(raw: bytes) -> dict[str, Any]:
     """Return the object in ``raw``, or raise an error that explains why it cannot be used."""
     if is_too_deep(raw):
-        raise RowError(f"nested deeper than {MAX_DEPTH} levels")
+        raise RowError(f"row is nested deeper than {MAX_DEPTH} levels")
     try:
         text = raw.decode()
         value = _DECODER.decode(text)

@@ -140,7 +140,7 @@ def _labeled(records: Sequence[Record]) -> tuple[list[int], list[str], list[str]
     kept = [(row, label, text) for _, label, row, text in keyed if label in usual]
     too_few = len(kept) < max(MIN_ROWS, len(keyed) / 2) or len(usual) < 2
     if too_few or len(kept) * len(usual) > MAX_PROBABILITIES:
-        hint = "use it on rows whose answers are class labels"
+        hint = "look for label errors only in rows whose answers are class labels"
         what = f"the answers are not labels: only {len(usual):,} of {len(prompts):,} occur with "
         raise DataError("label errors", f"{what}{FOLDS} or more prompts", hint=hint)
     rows, names, texts = map(list, zip(*kept, strict=True))

@@ -29,7 +29,7 @@ ROLE_ALIASES = {
     "ipython": "tool",
     "tool_response": "tool",
 }
-"""Maps role names in datasets and chat templates to ours."""
+"""Maps role names in datasets and chat templates to the roles of tunesmith."""
 CALL_ROLES = ("function_call", "tool_call")
 """Roles of turns where the assistant calls a tool; their text is the call as JSON."""
 

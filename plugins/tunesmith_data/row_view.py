@@ -65,7 +65,7 @@ class RowView:
         raise RowError(f"`{column}` is neither true nor false", repr(value), hint=hint)
 
     def system(self) -> str | None:
-        """Return the row's system prompt, or else the default for all rows; None without both."""
+        """Return the row's system prompt, otherwise the default for all rows; None if unset."""
         return self._own_system() or self.default_system
 
     def _own_system(self) -> str | None:

@@ -32,7 +32,7 @@ _MESSAGE_KEYS = {"role", "content"}
 
 
 class CopiedRows:
-    """Rebuilds the records of rows whose columns were copied unchanged, which most rows are.
+    """Rebuilds the records of most rows: those whose columns were copied unchanged.
 
     These rows passed all checks when they were first read. When they are read again, their records
     are built directly from the columns, which is several times faster than going through the

@@ -57,7 +57,8 @@ class Run:
             UsageError: the model does not exist, or the run has not trained it yet.
         """
         if name not in MODELS:
-            raise UsageError(f'a run has the models {" and ".join(MODELS)}, got "{name}"')
+            what = f'unknown model "{name}": a run has the models {" and ".join(MODELS)}'
+            raise UsageError(what)
         folder, plan, _ = api.load_run(self.path, trust_plugins=self.trust_plugins)
         models = api.open_models(folder, plan, tuned=name == "tuned", base=name == "base")
         return models[name]
@@ -74,7 +75,7 @@ class Run:
         found = find_policies([*self.report.measured.values()]).get(name)
         if found is None:
             hint = 'add [[evaluators]] use = "review" to the run file'
-            raise UsageError(f"{self.path}: no review policy of {name!r}", hint=hint)
+            raise UsageError(f"{self.path}: there is no review policy for {name!r}", hint=hint)
         return found
 
     def compare(self, other: Run, *, confidence: float = 0.95) -> RunComparison:

@@ -24,7 +24,7 @@ def verdict(
     Args:
         base: the model before fine-tuning: a hub id, folder, GGUF file or ``wheel:PACKAGE``.
         tuned: an adapter or model folder, a GGUF file, or the address of an endpoint.
-        train: the file of the rows that it was fine-tuned on.
+        train: the file of the rows that ``tuned`` was fine-tuned on.
         test: a file of rows that were not used in training.
         out: the run folder to create; None: a new folder in ``runs``.
         set: further keys of the run file, such as ``{"baselines.budget": "2m"}``.

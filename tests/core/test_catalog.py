@@ -57,7 +57,7 @@ def test_the_hint_names_plugins_that_were_not_loaded() -> None:
     catalog = catalog_of(odd=SimpleNamespace())
     with pytest.raises(OfferNotFoundError) as caught:
         catalog.find(TechniqueOffer, "missing-one")
-    assert "not loaded: file:odd is broken, ValueError: it does not implement any" in (
+    assert "not loaded: file:odd is broken, ValueError: the plugin does not implement any" in (
         caught.value.hint or ""
     )
 
@@ -160,7 +160,7 @@ def test_a_finder_may_omit_parameters() -> None:
 
 def test_a_finder_that_returns_a_wrong_type_or_raises_is_named() -> None:
     catalog = Catalog(load_modules({"one": plugin(find_model=lambda reference: "x")}))
-    with pytest.raises(PluginError, match=r"file:one.*returned str"):
+    with pytest.raises(PluginError, match=r"file:one.*wrong type str"):
         catalog.find_model("x", None)
     catalog = Catalog(load_modules({"one": plugin(find_model=lambda reference: 1 / 0)}))
     with pytest.raises(PluginError, match="ZeroDivisionError"):
@@ -226,7 +226,7 @@ def test_model_reviewers_return_findings_or_a_result_with_a_forecast() -> None:
     assert list(results["a"].findings) == [note] and results["b"] is result
     assert list(results["c"].findings) == []
     (failed,) = results["d"].findings
-    assert failed.level == "warning" and "returned dict" in failed.message
+    assert failed.level == "warning" and "wrong type dict" in failed.message
 
 
 def test_global_state_that_a_review_changes_is_restored(
@@ -274,5 +274,5 @@ def test_the_first_verdict_counts_and_third_parties_come_first() -> None:
 
 def test_a_verdict_of_another_type_is_refused() -> None:
     catalog = Catalog(load_modules({"one": plugin(verdict=lambda: "worth it")}))
-    with pytest.raises(PluginError, match="returned str from tunesmith_verdict"):
+    with pytest.raises(PluginError, match="type str from tunesmith_verdict"):
         catalog.judge("x")

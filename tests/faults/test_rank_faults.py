@@ -266,7 +266,7 @@ def test_a_rank_that_fails_before_training_ends_all_ranks(
     run = new_run_folder(workshop, "other-rows")
 
     def fail() -> None:
-        raise DataError("data", "rank 1 has loaded other rows than rank 0")
+        raise DataError("data", "rank 1 has loaded different rows than rank 0")
 
     prepare = torchrun.on_rank(1, real.before_call(worker_rank, "run_worker_rank", 1, fail))
     started = torchrun.start_command(
@@ -275,7 +275,7 @@ def test_a_rank_that_fails_before_training_ends_all_ranks(
     done = started.end(seconds=40)
     assert done.codes == [143, 3], done.output
     assert "stopped by SIGTERM" in done.output[0]
-    assert "has loaded other rows" in done.output[1]
+    assert "has loaded different rows" in done.output[1]
     assert real.events(run, "run-finished")[-1]["status"] == "stopped"
     assert (run / "report.json").is_file()
     faults.count_trials("a rank that fails before training")

@@ -266,7 +266,7 @@ def test_changed_inputs_are_refused_reported_and_can_be_accepted(
     assert accepted.code == 143, accepted.output
     assert len(real.events(run, "step-finished")) > steps
     finding, *_ = [e for e in real.events(run, "finding") if e["source"] == "resume"]
-    assert finding["message"].startswith(f"accepted: {named.partition(':')[0]}") or (
+    assert finding["message"].startswith(f"resumed although {named.partition(':')[0]}") or (
         named in finding["message"]
     )
     resumed = real.run_command("resume", run)

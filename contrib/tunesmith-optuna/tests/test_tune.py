@@ -147,8 +147,8 @@ def test_the_end_of_a_process_is_described(tmp_path: Path) -> None:
     launcher.start(tmp_path)
     wait_until(lambda: not launcher.is_active(tmp_path), "the end of the process")
     reason = launcher.describe_end(tmp_path)
-    assert "model.base: must be given" in reason and "\n" not in reason
-    assert "model.base: must be given" in (tmp_path / LOG_FILE).read_text()
+    assert "model.base: is required, but missing" in reason and "\n" not in reason
+    assert "model.base: is required, but missing" in (tmp_path / LOG_FILE).read_text()
     with lock(tmp_path):  # its process waits
         launcher.start(tmp_path)
         assert launcher.is_active(tmp_path)

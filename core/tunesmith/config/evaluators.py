@@ -26,7 +26,7 @@ Evaluators = tuple[Component[EvaluatorOffer[Any]], ...]
 def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> Evaluators:
     """Return the evaluators of the plan, or the default ones for the test records.
 
-    Evaluators of side effects come last, also if the plan names others.
+    Evaluators of side effects are added at the end, even if the plan names its own evaluators.
 
     Raises:
         ConfigError: ``[gate]`` has a threshold that these evaluators cannot check.
@@ -49,7 +49,7 @@ def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> E
 def default_evaluators(catalog: Catalog, records: Sequence[Record]) -> Evaluators:
     """Return the default evaluators for the records; the first one decides the verdict.
 
-    The verdict compares row by row, so evaluators whose metrics need all rows at once come later.
+    The verdict compares rows, so evaluators whose metrics need all rows at once come later.
     """
     offers = _list_defaults(catalog, records, side_effects=False)
     offers.sort(key=lambda o: not all(metric.is_row_mean for metric in o.offer.metrics))

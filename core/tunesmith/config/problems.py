@@ -29,7 +29,7 @@ def convert_problems(
         if unknown:
             problem = _unknown_key(where, path[-1], options)
         elif item["type"] == "missing":
-            problem = Problem(where, "must be given")
+            problem = Problem(where, "is required, but missing")
         elif item["type"] in ("model_type", "model_attributes_type"):
             problem = _not_a_table(where, item["input"], options)
         else:

@@ -84,13 +84,13 @@ def make_plan(
     Args:
         stored: True for the run file of an earlier run. A missing plugin file is then an error only
             if the run needs it.
-        runnable: False accepts a plan even if libraries are missing, except those of its data
-            loader.
+        runnable: if False, accept a plan whose libraries are not installed. The libraries of its
+            data loader are always required.
 
     Raises:
         ConfigError: lists every problem found.
         EnvironmentProblem: a library that a chosen component needs is not installed.
-        TunesmithError: a plugin cannot use the model, and nothing else is wrong.
+        TunesmithError: a plugin cannot use the model, and the run file has no other problem.
         PluginError: a plugin that the run needs is broken.
     """
     reader = _Reader(runfile, catalog, stored)
@@ -106,7 +106,7 @@ def make_plan(
 
 
 def list_requirements(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]]:
-    """Return the requirements of the components and plugins that a run of the plan needs, by name.
+    """Map the name of each component and plugin that a run of the plan uses to its requirements.
 
     Reviews are not included: a review that cannot run is a warning of the run.
     """
@@ -124,7 +124,7 @@ def list_requirements(plan: Plan, catalog: Catalog) -> dict[str, tuple[str, ...]
 
 
 def _with_variable(problem: Problem, runfile: RunFile) -> Problem:
-    """Mention the environment variable that a problem comes from: it is easily forgotten."""
+    """Add to a problem the environment variable that it comes from, which is easily forgotten."""
     origin = runfile.origins.get(problem.where, "")
     if not origin.startswith("environment variable"):
         return problem
@@ -140,7 +140,7 @@ class _Reader:
         self.stored = stored
         self.problems: list[Problem] = []
         self.model_error: TunesmithError | None = None
-        """The error that prevents the use of the model, if the run file is not its cause."""
+        """The error that makes the model unusable, if the run file did not cause it."""
 
     def read(self) -> Plan | None:
         tables = self._plugin_tables()
@@ -208,7 +208,7 @@ class _Reader:
         tables: Sequence[Component[TableOffer[Any]]],
         technique: Component[TechniqueOffer[Any]] | None,
     ) -> tuple[Addition, ...]:
-        """Return the tables' additions to the training; report those the technique rejects."""
+        """Return the additions that tables make to the training; report unsupported ones."""
         found = []
         for table in tables:
             blame = partial(attribute_errors_to, table.offered.plugin, f" in [{table.use}]")
@@ -219,7 +219,7 @@ class _Reader:
         if technique is not None and not technique.offer.accepts_additions:
             offers = self.catalog.offers(TechniqueOffer)
             able = ", ".join(o.offer.name for o in offers if o.offer.accepts_additions) or "none"
-            what = f"adds to the training, but technique {technique.use} does not support additions"
+            what = f"technique {technique.use} does not support tables that add to the training"
             hint = f"remove the table, or use a technique that supports it: {able}"
             self.problems += [Problem(addition.table, what, hint) for addition in found]
         return tuple(found)
@@ -269,7 +269,7 @@ class _Reader:
         return {**({"use": default} if default else {}), **self._table("split")}
 
     def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
-        """Return the cluster function of the chosen splitter or, if it has none, the default."""
+        """Return the function that finds clusters: the chosen splitter's or the default one's."""
         found = (offer.find_clusters for offer in _cluster_finders(self.catalog, chosen))
         return next(filter(None, found), cluster_each_record)
 
@@ -277,8 +277,9 @@ class _Reader:
         self, kind: type[K], where: str, table: Mapping[str, Any]
     ) -> Component[K] | None:
         if not isinstance(table.get("use"), str):
-            known = ", ".join(o.offer.name for o in self.catalog.offers(kind)) or "none installed"
-            self.problems.append(Problem(f"{where}.use", f"must name a {kind.kind}", known))
+            known = ", ".join(o.offer.name for o in self.catalog.offers(kind)) or "none"
+            what = f"must name a {kind.kind}"
+            self.problems.append(Problem(f"{where}.use", what, f"installed: {known}"))
             return None
         try:
             offered = self.catalog.find(kind, table["use"])
@@ -342,7 +343,7 @@ class _Reader:
         self.problems += [
             Problem(
                 f"baselines.{name}",
-                "has no effect: baselines.use lacks it",
+                "has no effect, because baselines.use does not name it",
                 f'add "{name}" to baselines.use',
             )
             for name in table
@@ -351,7 +352,7 @@ class _Reader:
         return options, [baseline for baseline in baselines if baseline is not None]
 
     def _encoder(self) -> Component[EncoderOffer[Any]] | None:
-        """Return the encoder of ``[encoder]``, or else an installed one; None if there is none."""
+        """Return the encoder of ``[encoder]``, otherwise an installed one, or None."""
         if "encoder" in self.runfile.tables:
             return self._component(EncoderOffer, "encoder", self._table("encoder"))
         for offered in self.catalog.offers(EncoderOffer):
@@ -364,7 +365,7 @@ class _Reader:
         return None
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
-        """Return the reporters: the named or default ones, and those that every run uses."""
+        """Return the named reporters or the default ones, plus those that every run uses."""
         tables = enumerate(self._tables("reporters"))
         named = [self._component(ReporterOffer, f"reporters.{n}", table) for n, table in tables]
         chosen = [component for component in named if component is not None]
@@ -440,7 +441,7 @@ class _Reader:
         if plugins is None:
             return
         for text in missing_requirements(plugins.require):
-            self.problems.append(Problem("plugins.require", text, "pip install it"))
+            self.problems.append(Problem("plugins.require", text, "install it with pip"))
         files = () if self.stored else plugins.files
         for plugin in self.catalog.plugins.broken():
             if plugin.module in files:

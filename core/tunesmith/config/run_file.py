@@ -23,7 +23,7 @@ from tunesmith.text import one_line
 ENVIRONMENT_PREFIX = "TUNESMITH__"
 """``TUNESMITH__TECHNIQUE__EPOCHS=1`` overrides ``technique.epochs``."""
 _LONG = re.compile(r"\d{4300}")
-"""Matches more digits than Python converts to a number."""
+"""Matches numbers with more digits than Python converts."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RunFile:
 
     tables: dict[str, Any]
     folder: Path
-    """The folder that relative paths start from."""
+    """The folder that relative paths are resolved against."""
     stem: str
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -46,9 +46,9 @@ def read_run_file(
     """Read a run file and apply overrides: command line over environment over file.
 
     Args:
-        source: the file, or its tables; relative paths in tables start at the working folder.
-        sets: values by dotted key; or ``key=value`` strings as for ``--set``, where a value that is
-            not TOML is a plain string.
+        source: the file, or its tables. Relative paths in tables start at the current folder.
+        sets: values by dotted key, or ``key=value`` strings as for ``--set``. A value that is not
+            TOML is a plain string.
 
     Raises:
         UsageError: the file does not exist.
@@ -77,8 +77,8 @@ def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) 
     """Raise an error for environment variables that look like overrides but would be ignored.
 
     Raises:
-        ConfigError: a variable starts with ``TUNESMITH_`` and the name of a table, or has two
-            underscores between table and key, but does not start with ``TUNESMITH__``.
+        ConfigError: a variable resembles an override but does not start with ``TUNESMITH__``. It
+            starts with ``TUNESMITH_`` and a table's name, or has two underscores after the table.
     """
     words = {name.upper() for name in (*tables, *RUN_FILE_TABLES)}
     problems = []
@@ -103,7 +103,8 @@ def _refuse_misspelled(variables: Mapping[str, str], tables: Mapping[str, Any]) 
 def _parse_set(item: str) -> tuple[str, Any]:
     key, separator, text = item.partition("=")
     if not separator:
-        raise UsageError(f"--set {item}: expected key=value", hint="--set technique.epochs=1")
+        hint = "for example --set technique.epochs=1"
+        raise UsageError(f"--set {item}: expected key=value", hint=hint)
     return key.strip(), parse_value(text)
 
 
@@ -136,10 +137,10 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
         raise
     except RecursionError:
         number = max(enumerate(text.split("\n"), 1), key=lambda line: line[1].count("["))[0]
-        what = "is nested too deeply"
+        what = "brackets are nested too deeply"
     except ValueError:
         number = next((n for n, line in enumerate(text.split("\n"), 1) if _LONG.search(line)), 1)
-        what = "has a number with thousands of digits"
+        what = "a number has thousands of digits"
     raise ConfigError([Problem(f"{name}:{number}", what)])
 
 
@@ -172,7 +173,7 @@ def dotted_items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def _dotted_keys(tables: Mapping[str, Any]) -> list[str]:
-    """Return the dotted keys of all values, leaving out empty tables."""
+    """Return the dotted keys of all values, without empty tables."""
     return [key for key, value in dotted_items(tables) if value != {}]
 
 
@@ -196,7 +197,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
         if path.suffix == ".toml":
             raise
         raise UsageError(
-            f"{path}: not a run file (TOML)",
+            f"{path}: this is not a run file, which is written in TOML",
             hint=f"if it is your data, `tunesmith init --data {shlex.quote(str(path))}` writes a "
             "run file for it",
         ) from None
@@ -210,7 +211,8 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), f"is not UTF-8 at byte {error.start}")]) from None
+        what = f"the file is not valid UTF-8 at byte {error.start}"
+        raise ConfigError([Problem(str(path), what)]) from None
 
 
 def _syntax_problem(text: str, name: str, message: str) -> Problem:

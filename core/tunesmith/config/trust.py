@@ -29,7 +29,7 @@ from tunesmith.machine import expand_home, user_folder
 from tunesmith.text import one_line
 
 TRUST_VARIABLE = "TUNESMITH_TRUST_PLUGINS"
-"""Environment variable; ``1`` executes the code that a run folder names without confirmation."""
+"""Environment variable; ``1`` runs the code that a run folder names without asking."""
 
 _DATA_TABLES = ("run", "model", "data", "gate")
 """Tables that name models and files, but no function of a package."""
@@ -43,7 +43,7 @@ def ask_on_terminal(items: Sequence[str], folder: Path) -> bool:
     click.echo(f"{one_line(str(folder))} refers to code that you have not run before:", err=True)
     for item in items:
         click.echo(f"  {one_line(_shown(item), 200)}", err=True)
-    return click.confirm("Read it first. Execute it?", default=False, err=True)
+    return click.confirm("Read this code first. Execute it?", default=False, err=True)
 
 
 def require_trusted(
@@ -58,7 +58,7 @@ def require_trusted(
     Args:
         tables: the tables of the stored run file.
         folder: the run folder.
-        trusted: True if the user has already allowed it.
+        trusted: True if the user has already allowed this code.
         ask: asks the user about new code.
 
     Raises:
@@ -71,8 +71,8 @@ def require_trusted(
     if not (trusted or os.environ.get(TRUST_VARIABLE) == "1" or ask(new, folder)):
         names = ", ".join(one_line(_shown(item), 120) for item in new)
         raise UsageError(
-            f"{folder}: not opened, because the run refers to code that this user has not run "
-            f"before: {names}",
+            f"{folder}: the run was not opened, because it refers to code that this user has not "
+            f"run before: {names}",
             hint="read that code; if you trust it, add the option --trust-plugins",
         )
     add_trusted_code(new)
@@ -85,7 +85,7 @@ def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
 
 
 def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
-    """Return what a run file makes tunesmith execute, or write outside the run folder.
+    """List the code that a run file makes tunesmith execute, and the files written elsewhere.
 
     This covers plugin files, functions (``file.py:name`` or ``package.module:name``), and reporter
     paths outside the folder.
@@ -174,6 +174,6 @@ def _describe_file(file: str, folder: Path) -> str:
 
 
 def _shown(item: str) -> str:
-    """Return an item of the trusted code's list without its kind and checksum, for display."""
+    """Return an entry of the trust list for display, without its kind and checksum."""
     kind, _, rest = item.partition(" ")
     return f"{rest} (written)" if kind == "writes" else re.sub(r" [0-9a-f]{64}$", "", rest)

@@ -24,7 +24,7 @@ class TriedVariant:
     rows: int = 0
     seconds: float = 0.0
     reason: str = ""
-    """Why the variant is no longer compared, or was not chosen."""
+    """Why the variant is no longer compared, or why it was not chosen."""
 
     @property
     def score(self) -> float:
@@ -47,7 +47,7 @@ class BaselineCandidate:
     baseline: Component[BaselineOffer[Any]]
     built: Baseline | None = None
     count: int = 0
-    """Number of variants."""
+    """Number of variants that the baseline yields."""
     untried: list[tuple[int, BaselineVariant]] = field(default_factory=list)
     tried: list[TriedVariant] = field(default_factory=list)
     left: list[TriedVariant] = field(default_factory=list)

@@ -56,13 +56,13 @@ from tunesmith.records import Record
 REFUSAL_ERRORS = (ConfigError, DataError, UsageError)
 """Errors that mean that a baseline cannot solve a task. Any other error is a bug in its plugin."""
 ROUND_ROWS = (10, 20, 40, 80)
-"""Rows on which variants that query the base model have been compared after each round."""
+"""Total rows on which variants that query the base model are compared, after each round."""
 ROWS_AT_WORST = 20
 """Test rows for a costly baseline with the worst possible score on the validation rows."""
 NEVER_TRIED = "the time limit [baselines] budget was reached"
 WORSE_HALF = "not in the better half"
 NOT_BETTER = "not better than the chosen variant"
-NO_VALIDATION_ROWS = "there are no validation rows to compare it on"
+NO_VALIDATION_ROWS = "there are no validation rows to compare variants on"
 
 
 _Scored = tuple[Sequence[BaselineVariant], Sequence[Record]]
@@ -147,7 +147,7 @@ class BaselineChoice:
         return 1 if self.evaluator.offer.metrics[0].higher_is_better else -1
 
     def _is_worst(self, score: float) -> bool:
-        """Return True if no score can be worse, as if all answers are wrong."""
+        """Return True if this is the worst possible score, as when all answers are wrong."""
         metric = self.evaluator.offer.metrics[0]
         return score == (metric.limits or (0.0, 1.0))[0 if metric.higher_is_better else 1]
 
@@ -210,7 +210,7 @@ class BaselineChoice:
     ) -> None:
         """Record a variant's error, or raise it if the run file names the baseline.
 
-        A prompt that is too long for a row is not a fault of the run file.
+        A prompt that is too long for a row is not the run file's fault, so it is always recorded.
         """
         if self.plan.baseline_options.use is not None and not isinstance(error, PromptTooLongError):
             raise error
@@ -240,7 +240,7 @@ class BaselineChoice:
     ) -> None:
         """Score the better half of the remaining variants on further rows, if time is left.
 
-        If none of them can answer these rows, the other half takes their place.
+        If none of the better half can answer these rows, the other half takes its place.
         """
         ranked = contender.rank(self._sign)
         half = -(-len(ranked) // 2)
@@ -333,7 +333,7 @@ class BaselineChoice:
     def _measure(
         self, tried: TriedVariant, contender: BaselineCandidate, scored: Sequence[_Scored]
     ) -> None:
-        """Add the metric's values over records; add nothing if it cannot be measured yet."""
+        """Add the metric's values over the records; add nothing if it cannot be measured yet."""
         plugin, metric = self.plan.technique.offered.plugin, self.evaluator.offer.metrics[0].name
         started = time.perf_counter()
         # There is nothing to choose with one variant, but the verdict ranks by validation scores.

@@ -1,4 +1,4 @@
-"""Check the records of a data loader: they exist, suit the technique, and are immutable.
+"""Check that a data loader's records exist, suit the technique and are immutable.
 
 If a plugin could change a record, it would change the data of every later plugin.
 """
@@ -36,8 +36,8 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
     offer, plugin = plan.technique.offer, plan.data.offered.plugin
     for record in records:
         if not isinstance(record, Record):
-            name = type(record).__name__
-            raise PluginError(f'plugin "{plugin.full_name}" returned {name} instead of a Record')
+            what = f"returned a value of type {type(record).__name__} instead of a Record"
+            raise PluginError(f'plugin "{plugin.full_name}" {what}')
         _check_accepted(record, offer)
         if "media" in offer.trains_on and has_media([record]):
             _check_media(record, plan)
@@ -49,7 +49,7 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
         if not _has_texts(record):
             raise PluginError(
                 f'plugin "{plugin.full_name}" created a record with wrong types: '
-                f"{record.source} needs texts and messages"
+                f"every required field of {record.source} must be a text or messages"
             )
         yield record
     if not records:
@@ -82,7 +82,7 @@ def _check_media(record: Record, plan: Plan) -> None:
     for offer in (component.offer for component in named):
         if not offer.reads_media:
             what = f"{offer.kind} {offer.name} cannot read the media of this record"
-            hint = "remove it from the run file, or the media from the rows"
+            hint = f"remove the {offer.kind} from the run file, or the media from the rows"
             raise DataError(record.source, what, hint=hint)
 
 

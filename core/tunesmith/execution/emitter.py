@@ -69,7 +69,7 @@ class _OpenReporter:
 
 
 class Reporters:
-    """The reporters of a run, isolated from it: a reporter that raises never stops training.
+    """The reporters of a run, isolated from it: a failing reporter never stops training.
 
     A reporter gets a copy of each event, and global state that it changes is restored. Reporters
     have their own random state, so they do not change the random numbers of the run.
@@ -118,7 +118,7 @@ class Reporters:
         except BaseException as failure:
             if is_of_user(failure):
                 raise
-            text = f'reporter "{name}" failed to close: {describe_error(failure)}'
+            text = f'reporter "{name}" could not be closed: {describe_error(failure)}'
             self.on_close_failure(
                 FindingReported(level="warning", source=plugin.full_name, message=text)
             )
@@ -181,12 +181,12 @@ def take_findings(plugins: Plugins) -> Iterator[FindingReported]:
 
 @dataclass
 class Emitter:
-    """Records an event, and raises if the run must end; a job calls it as ``job.emit``.
+    """Records an event, and raises an error if the run must end; jobs call it as ``job.emit``.
 
     Raises:
         RunStopped: a signal arrived or a limit was reached. Raised only at events that report
             progress.
-        TrainingError: a guard found that further training is pointless.
+        TrainingError: a guard found that further training cannot succeed.
     """
 
     log: EventLog
@@ -207,7 +207,7 @@ class Emitter:
 
     def _emit(self, event: Event) -> None:
         events = [event]
-        for recorded in events:  # the list grows: failures of reporters are events for the others
+        for recorded in events:  # the list grows: reporter failures become events for the others
             self._record(recorded)
             events += self.reporters.report(recorded)
 
@@ -219,7 +219,7 @@ class Emitter:
 
     @contextmanager
     def part(self, part: str) -> Iterator[None]:
-        """Emit the time of a part of the run, also if it is stopped."""
+        """Emit the duration of a part of the run, even if the part is stopped."""
         started = time.perf_counter()
         try:
             yield

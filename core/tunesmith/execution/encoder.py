@@ -18,7 +18,7 @@ from tunesmith.records import Record
 
 @dataclass(frozen=True)
 class CheckedEncoder:
-    """An encoder that encodes each text once, and whose errors are attributed to its plugin."""
+    """An encoder that encodes each text once, and attributes its errors to its plugin."""
 
     encoder: Encoder
     plugin: Plugin
@@ -43,7 +43,7 @@ class CheckedEncoder:
 def encode_once(
     known: dict[str, Any], texts: Sequence[str], encode: Callable[[Sequence[str]], Vectors]
 ) -> list[Any]:
-    """Return the vector of each text, encoding only those that are not ``known``; add them."""
+    """Return the vector of each text; encode only texts that are not ``known``, and add them."""
     new = [text for text in dict.fromkeys(texts) if text not in known]
     if new:
         found = encode(new)

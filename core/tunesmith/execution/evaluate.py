@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 EVALUATIONS_FOLDER = "evaluations"
 _COLUMNS: dict[str, type] = {"outputs": str, "counts": Sequence}
-"""Optional fields of a measurement with one item per record, and the type of an item."""
+"""Optional fields of a measurement that have one item per record, with the type of an item."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
 
     Raises:
         PluginError: the evaluator returned undeclared metrics, too few values or values of another
-            type; or it changed a record; or a plugin raised.
+            type, or changed a record; or a plugin raised an exception.
         TrainingError: the model's scores are not finite.
     """
     plugin, hashes = evaluator.offered.plugin, [*map(hash, records)]
@@ -122,7 +122,7 @@ def measure_model(  # noqa: PLR0913 - a model, an evaluator, records, and where 
 
 @contextmanager
 def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
-    """Add the rows' positions to an error about prompts that are too long.
+    """Add to an error about prompts that are too long the file and line of the rows.
 
     Raises:
         PromptTooLongError: with the file and line of the first such row.
@@ -139,7 +139,7 @@ def _name_long_rows(label: str, records: Sequence[Record]) -> Iterator[None]:
 
 
 def exclude_prompts(records: Sequence[Record], prompts: Sequence[Prompt]) -> Iterator[Record]:
-    """Yield the records without any of these prompts."""
+    """Yield the records that do not contain any of these prompts."""
     unwanted = set(prompts)
     for record in records:
         if unwanted.isdisjoint(prompt for prompt, _ in exchanges(record)):
@@ -190,7 +190,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
             seconds=time.perf_counter() - started,
             records=path,
             unit=metric.unit,
-            # For a metric over all rows, the contributions of some rows do not describe these rows.
+            # A metric over all rows has no meaningful mean over some of its rows' contributions.
             leakage_free=_mean(measurement, records, others, bounds)
             if duplicates and metric.is_row_mean and own is None
             else {},
@@ -206,7 +206,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
 
 
 def read_rows(path: Path, metric: str) -> list[JSON]:
-    """Read what :func:`evaluate_model` wrote for each row, with the metric's value and weight.
+    """Read the rows that :func:`evaluate_model` wrote, with the metric's value and weight.
 
     Raises:
         IntegrityError: the file is missing or damaged.
@@ -222,9 +222,9 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise IntegrityError(
-            f"{path}:{len(rows) + 1}: the evaluation {what}",
-            hint="restore the file, or remove it: `tunesmith resume` repeats evaluations whose "
-            "file is missing",
+            f"{path}:{len(rows) + 1}: the file of evaluation results {what}",
+            hint="restore the file, or remove it and run `tunesmith resume`, which repeats the "
+            "evaluation",
         ) from None
     return rows
 
@@ -232,7 +232,7 @@ def read_rows(path: Path, metric: str) -> list[JSON]:
 def _mean(
     measured: Measurement, records: Sequence[Record], rows: Sequence[int], bounds: Any
 ) -> JSON:
-    """Return the mean over some rows with its interval; empty if all their weights are zero."""
+    """Return the mean over some rows with its interval; return {} if all their weights are zero."""
     weights = None if measured.weights is None else [measured.weights[row] for row in rows]
     if not (rows if weights is None else any(weights)):
         return {}
@@ -256,16 +256,17 @@ def _check_measurements(
     seen: dict[str, Sequence[Record]] = {}
     for measurement in returned:
         if not isinstance(measurement, Measurement):
-            raise ValueError(f"{type(measurement).__name__} instead of a Measurement")
+            kind_found = type(measurement).__name__
+            raise ValueError(f"a value of type {kind_found} instead of a Measurement")
         name = f'"{measurement.metric}"'
         if measurement.metric not in declared:
-            raise ValueError(f"metric {name}, which its offer does not declare")
+            raise ValueError(f"the metric {name}, which its offer does not declare")
         if measurement.metric in seen:
-            raise ValueError(f"metric {name} twice")
+            raise ValueError(f"the metric {name} twice")
         own = records if measurement.records is None else measurement.records
         seen[measurement.metric] = own
         if any(own is not other for other in seen.values()) or not (own or own is records):
-            raise ValueError(f"{name} of no records, or of other records than its first metric")
+            raise ValueError(f"{name} for no records, or for other records than its first metric")
         values = _check_column(f"values of {name}", measurement.values, own)
         weights = measurement.weights
         if weights is not None:
@@ -278,7 +279,8 @@ def _check_measurements(
             others[what] = column and _check_column(f"{what} of {name}", column, own, kind=kind)
         low, high = measurement.interval or (0, 0)
         if not -math.inf < low <= high < math.inf:
-            raise ValueError(f"interval of {name} from {low} to {high}")
+            what = f"the interval from {low} to {high} for {name}, which is reversed or not finite,"
+            raise ValueError(what)
         yield replace(measurement, values=values, weights=weights, **others)
 
 
@@ -298,7 +300,7 @@ def _check_column(
     for item, record in zip(items, records, strict=True):
         if not isinstance(item, kind):
             expected = "a text" if kind is str else "a list" if kind is Sequence else "a number"
-            found = f"{type(item).__name__} in {name} for {record.source}"
+            found = f"a value of type {type(item).__name__} in {name} for {record.source}"
             raise ValueError(f"{found}; each must be {expected}")
     return tuple(map(float, items)) if kind is numbers.Real else items
 
@@ -332,7 +334,7 @@ def _check_finite(
     if text is not None:
         raise PluginError(
             f'plugin "{plugin.full_name}" {plugin.version}: {text}',
-            hint="the model's own scores are finite, so this is a fault of the evaluator",
+            hint="the model's own scores are finite, so the evaluator has a bug",
         )
 
 

@@ -13,8 +13,8 @@ A run has these phases:
 Each phase emits events. A resumed run executes the same phases in the same order. It has no saved
 program state: ``report``, rebuilt from ``events.jsonl``, decides what is left to do.
 
-* Data, checks and model are always repeated. ``ResumeCheck`` compares them with the recorded
-  fingerprints, because a resumed run must give the result of an uninterrupted one.
+* The data, the checks and the model are always read again. ``ResumeCheck`` compares them with the
+  recorded fingerprints, because a resumed run must give the result of an uninterrupted one.
 * A baseline or evaluator is skipped if its measurements are in the report and their file exists.
 * Training is skipped if it finished; otherwise the technique continues from the newest checkpoint.
 * The verdict is always computed again.
@@ -87,12 +87,12 @@ def run(
 
     Args:
         resume: continue the run that the folder's events describe.
-        accept_changes: resume although data, options, base model or plugins changed.
-        force: start although a review refuses the run, for example for its predicted memory.
+        accept_changes: resume even if data, options, base model or plugins changed.
+        force: start even if a review refuses the run, for example for its predicted memory.
 
     Raises:
         TunesmithError: the error that ended the run; ``report.json`` is written in any case.
-        UsageError: the folder's events are lost, and changes were not accepted.
+        UsageError: the folder's event log is lost, and the user did not accept changes.
     """
     earlier = load_report(folder) if resume else Report()
     lost = resume_checks.find_lost_events(folder, earlier, accept_changes) if resume else []
@@ -153,11 +153,12 @@ def write_report(folder: RunFolder, report: Report) -> None:
 
 
 def _write_last_report(folder: RunFolder, report: Report) -> None:
-    """Write the report of an ended run; a failure is only a warning, as the events are kept."""
+    """Write the report of an ended run; only warn about a failure, as the events are kept."""
     try:
         write_report(folder, report)
     except EnvironmentProblem as problem:
-        warnings.warn(f"{problem.message}; `tunesmith report` reads the events", stacklevel=2)
+        text = f"{problem.message}; `tunesmith report` still works, because it reads events.jsonl"
+        warnings.warn(text, stacklevel=2)
 
 
 def _execute_phases(
@@ -188,7 +189,7 @@ def _execute_phases(
 
 
 def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: ResumeCheck) -> None:
-    """Emit RunStarted; a resumed run must have the same options and plugins as at its start."""
+    """Emit RunStarted; require a resumed run to have the options and plugins of its start."""
     then = emit.report.started
     started = build_run_started(plan, folder, resumed=then is not None)
     if then is not None:
@@ -202,7 +203,7 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
         resume_check.require_unchanged("plugins", changes, "install the earlier versions")
     emit(started)
     if resume_check.lost:
-        text = f"accepted: events.jsonl no longer records {', '.join(resume_check.lost)}"
+        text = f"resumed although events.jsonl no longer records {', '.join(resume_check.lost)}"
         emit(FindingReported(level="warning", source="resume", message=text))
     if then is not None and (changed := resume_checks.check_libraries(then, started)):
         text = (
@@ -215,7 +216,7 @@ def _record_start(plan: Plan, folder: RunFolder, emit: Emitter, resume_check: Re
 def _fetch_model(
     plan: Plan, parts: DataParts, emit: Emitter, reviewer: ModelReviewer, check: ResumeCheck
 ) -> Path:
-    """Fetch the base model; a resumed run must get the same model as at its start.
+    """Fetch the base model; require a resumed run to get the model of its start.
 
     The run is reviewed before the download if the model's config is already known, otherwise after
     it.
@@ -260,7 +261,7 @@ def _load_and_review_data(
         found = list(collect_findings(plan, catalog, dataset, parts))
     for finding in found:
         emit(finding)
-    # Do not use the errors in emit.report: one that ended an earlier attempt may be fixed now.
+    # Do not use the errors in emit.report: an error of an earlier attempt may be fixed by now.
     errors = [n for n in found if n.level == "error" and not n.test_rows]
     if errors:
         raise ConfigError([Problem(n.source, n.text) for n in errors])

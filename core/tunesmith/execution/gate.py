@@ -11,14 +11,14 @@ from tunesmith.options import GateOptions
 
 
 def check_warnings(gate: GateOptions, findings: Sequence[FindingReported]) -> None:
-    """Check that there are no warnings before training, if ``[gate] strict`` is set.
+    """Raise an error if ``[gate] strict`` is set and there was a warning before training.
 
     Raises:
         GateError: names every warning.
     """
     if refuses(gate, findings):
         warnings = [f"{event.source}: {event.text}" for event in findings if event.level != "info"]
-        hint = "remove their causes, or run without --strict ([gate] strict)"
+        hint = "fix what they report, or run without --strict ([gate] strict)"
         raise GateError("\n".join(f"gate.strict: {text}" for text in warnings), hint=hint)
 
 
@@ -43,7 +43,7 @@ def check_gate(
         outcome = verdict.get("comparisons", {}).get(baseline, {}).get("outcome", "not measured")
         if outcome != "better":
             failures.append(
-                f'gate.must_beat: the tuned model must beat {baseline}, but is "{outcome}"'
+                f'gate.must_beat: the tuned model must beat {baseline}; the outcome is "{outcome}"'
             )
     if gate.strict and verdict.get("worth_it") is not True:
         word = verdict.get("word", verdict.get("outcome", "missing"))

@@ -1,6 +1,6 @@
 """Guards end a run when its events show that it cannot succeed or has reached a limit.
 
-A guard reads one event after the other and keeps the state it needs. It returns an error if the run
+A guard reads the events in order and keeps the state that it needs. It returns an error if the run
 should end, otherwise None. The training loop itself checks that each loss is finite before the
 optimizer step; guards find problems that only become visible over several steps.
 """
@@ -39,7 +39,7 @@ class DivergenceGuard:
             # lower bound, so a multiple of the best loss is meaningless.
             return None
         self.best_loss = min(self.best_loss, event.loss)
-        # Below 0.5, even three times the best loss is a small loss.
+        # If the best loss is below 0.5, even three times that is still a small loss.
         diverged = event.loss > max(self.factor * self.best_loss, 0.5)
         self.bad_steps = self.bad_steps + 1 if diverged else 0
         if self.bad_steps < PATIENCE:

@@ -49,9 +49,9 @@ def measure_part(
     """Measure a model on some records, with rules derived from all test records of the run.
 
     A :class:`PreparedEvaluator` derives its rules separately. Any other evaluator also gets the
-    other test records, after the measured ones. The model does not answer these, and their values
-    are dropped. This would distort a metric over all rows, so such a metric is measured on
-    ``records`` alone. Baselines measured by such a metric always answer all test rows.
+    other test records, after the measured ones. The model does not answer these other records, and
+    their values are dropped. This would distort a metric over all rows, so such a metric is
+    measured on ``records`` alone. Baselines measured by such a metric always answer all test rows.
     """
     references = run.test or records
     prepared = prepare(evaluator, references)

@@ -64,9 +64,9 @@ class ModelPhases:
     def _evaluate_baselines(
         self, offers: Iterable[Offered[BaselineOffer[Any]]], base: Callable[[], TextModel]
     ) -> None:
-        """Choose each baseline's best variant on validation rows; evaluate it on test rows.
+        """Choose each baseline's best variant on validation rows, and evaluate it on test rows.
 
-        Baselines in ``offers`` that suit the rows but are not used are reported.
+        Baselines in ``offers`` that suit the rows but are not used become events.
         """
         first = next((e for e in self.evaluators if not e.offer.is_side_effect), None)
         if first is None:
@@ -98,8 +98,8 @@ class ModelPhases:
         if trained is not None:
             return Artifact(path=self.folder.path / trained.artifact, format=trained.format)
         distributed.signal_training_start()
-        # A model is full of reference cycles. Without this call, the baselines' base model would
-        # still be in memory during training.
+        # A model contains many reference cycles. Without this call, the baselines' base model
+        # would still be in memory during training.
         gc.collect()
         on_problem = self._report_checkpoint_problem
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
@@ -158,8 +158,8 @@ class ModelPhases:
                     label, model, evaluator, records, self.emit, run, folder, plugin, rows
                 )
             except PromptTooLongError as error:
-                # Training skips rows that are too long, up to `max_skipped`. No test row may be
-                # skipped.
+                # Training may skip up to `max_skipped` rows that are too long, but evaluation must
+                # not skip a test row.
                 if label != TRAINING_ROWS:
                     raise
                 records = list(exclude_prompts(records, error.prompts))

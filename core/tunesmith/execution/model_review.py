@@ -33,15 +33,15 @@ class ModelReviewer:
     def __post_init__(self) -> None:
         report = self.emit.report
         forecast = report.forecast
-        # A forecast shows whether the review passed. Without one, the run may have only measured
-        # baselines, so training must have started.
+        # A forecast shows that the review passed. Without one, only training that has started
+        # shows it: a run may have stopped after its baselines.
         done = bool(report.training_started) if forecast is None else not forecast.refused
         self.is_pending = self.plan.trains and not done
 
     def review(
         self, train: Sequence[Record], test: Sequence[Record], config: Mapping[str, Any]
     ) -> None:
-        """Review the run and emit the results, at the first call with a ``config`` only.
+        """Review the run and emit the results; only the first call with a ``config`` does so.
 
         Raises:
             EnvironmentProblem: a review found an error.

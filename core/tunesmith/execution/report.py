@@ -101,7 +101,7 @@ class Report:
                 self.finished = None
             case DataLoaded():
                 self.data = event
-                # The rows may have changed since the run started; their review follows.
+                # The rows may have changed since the run started, so their review follows again.
                 self.findings = [finding for finding in self.findings if not finding.test_rows]
             case ModelResolved():
                 self.model = event

@@ -23,7 +23,7 @@ from tunesmith.execution.report import Report
 from tunesmith.storage import MANIFEST, RunFolder
 
 RESULT_TABLES = ("model", "data", "technique", "evaluators", "baselines", "gate")
-"""Tables of a plan whose options determine the result. In ``[run]``, only seed and device do."""
+"""Tables of a plan whose options determine the result; of ``[run]``, only seed and device do."""
 TRAINING_FILE_SUFFIXES = frozenset({".json", ".safetensors", ".jinja", ".model", ".txt"})
 _HEAD_BYTES, _SAMPLE_BYTES, _SAMPLE_COUNT = 1 << 20, 1 << 14, 64
 
@@ -41,7 +41,7 @@ class ResumeCheck:
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
         """Raise an error if there are changes, or emit a warning if the user accepted them.
 
-        ``inputs`` names what was compared; ``hint`` tells how to undo the change.
+        ``inputs`` names the compared inputs; ``hint`` says how to undo the change.
 
         Raises:
             UsageError: there are changes, and they were not accepted.
@@ -51,17 +51,18 @@ class ResumeCheck:
         text = f"{inputs} changed since the run started: {'; '.join(changes)}"
         if not self.accepted:
             raise UsageError(text, hint=f"{hint}, or resume with --accept-changes")
-        self.emit(FindingReported(level="warning", source="resume", message=f"accepted: {text}"))
+        message = f"resumed although {text}"
+        self.emit(FindingReported(level="warning", source="resume", message=message))
 
 
 def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[str]:
-    """Return what a cut or deleted log no longer records, although the run has produced it.
+    """List the facts that the run has produced but a cut or deleted event log no longer records.
 
-    A run that was killed before its first event also has an empty log, but has not produced
+    A run that was killed before its first event also has an empty log, but it has not produced
     anything.
 
     Raises:
-        UsageError: something is missing, and this was not ``accepted``.
+        UsageError: something is missing, and the user has not ``accepted`` this.
     """
     folders = [path for path in folder.path.iterdir() if path.is_dir()]
     trained = any(
@@ -85,7 +86,7 @@ def find_lost_events(folder: RunFolder, report: Report, accepted: bool) -> list[
 
 
 def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
-    """Return the plugins that are new since the run started, or have another version.
+    """Return the plugins that were added since the run started, or whose version changed.
 
     An unused plugin is not listed; the plugin that replaced it is.
     """
@@ -95,20 +96,20 @@ def check_plugins(then: Sequence[JSON], now: Sequence[JSON]) -> list[str]:
 
 
 def check_options(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return the changed run-file keys among those that determine the result."""
+    """Return the keys of the run file that determine the result and have changed."""
     return list(_differences(dict(_result_options(then.plan)), dict(_result_options(now.plan))))
 
 
 def check_libraries(then: RunStarted, now: RunStarted) -> list[str]:
-    """Return the libraries whose version has changed.
+    """Return the libraries whose version has changed since the run started.
 
-    This is only a warning, because results can only differ in the last bits.
+    This is only a warning, because results can differ only in the last bits.
     """
     return list(_differences(then.versions, now.versions))
 
 
 def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
-    """Return a line that compares the data then and now, if a row was added, removed or edited."""
+    """Compare the data then and now on one line, if a row was added, removed or edited."""
     if then.fingerprint == now.fingerprint:
         return []
     sizes = [f"{event.train} + {event.validation} + {event.test}" for event in (then, now)]

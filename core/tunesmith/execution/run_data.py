@@ -28,7 +28,7 @@ from tunesmith.records import Message, Record, exchanges
 from tunesmith.storage import Checkpoints, RunFolder, write_atomic
 
 MEASURED_ROWS = 2_000
-"""About this many rows of a split are measured, which takes a moment for any data."""
+"""About how many rows of a split are counted by length, so that any data takes only a moment."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class DataParts:
 
     @property
     def measured(self) -> Sequence[Record]:
-        """The records to choose evaluators for: the test records, or all before a split."""
+        """The records to choose evaluators for: the test records, or all records before a split."""
         return self.test or self.train
 
     def sample_training(self, seed: int) -> Sequence[Record]:
-        """Return a random sample of training records, if possible as many as test records."""
+        """Return a random sample of training records, as many as test records if possible."""
         count = min(len(self.train), len(self.test))
         rows = random.Random(f"{seed}/training-rows").sample(range(len(self.train)), count)
         return Subset(self.train, sorted(rows))
@@ -63,10 +63,10 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     """Load the data of a plan and split it into training, validation and test records.
 
     Args:
-        splits: False keeps the data loader's own splits, for a check without the splitter.
+        splits: if False, keep the data loader's own splits, for a check without the splitter.
 
     Raises:
-        DataError: the data is unusable, or the technique cannot train on such records.
+        DataError: the data is unusable, or the technique cannot train on a record.
     """
     plugin = plan.data.offered.plugin
     with fence(plugin, "load", guards_state=True):
@@ -76,7 +76,7 @@ def load_data(plan: Plan, *, splits: bool = True) -> tuple[Dataset, DataParts]:
     digest = hashlib.sha256()
 
     def read(part: Sequence[Record], name: str) -> Iterator[Record]:
-        """Yield a split's checked records; hash them without sources, which name folders."""
+        """Yield a split's checked records; hash each without its source, which names a folder."""
         for record in check_records(part, name, plan):
             content = repr(record).replace(f"source={record.source!r}, ", "", 1)
             digest.update(f"{content}\n".encode("utf-8", "surrogatepass"))
@@ -167,7 +167,7 @@ def build_data_event(dataset: Dataset, parts: DataParts) -> DataLoaded:
 
 
 def count_lengths(records: Sequence[Record]) -> dict[str, dict[str, int]]:
-    """Count prompts and answers by length: by the next power of 2 characters."""
+    """Count prompts and answers by length, rounded up to a power of 2 characters."""
     counts: dict[str, Counter[str]] = {"prompt": Counter(), "answer": Counter()}
     for row in range(0, len(records), -(-len(records) // MEASURED_ROWS) or 1):
         with suppress(TypeError):  # a kind of record that a plugin defines has no exchanges
@@ -180,7 +180,7 @@ def count_lengths(records: Sequence[Record]) -> dict[str, dict[str, int]]:
 
 
 def write_skipped(folder: RunFolder, skipped: Sequence[SkippedRow]) -> None:
-    """Write the skipped rows, as they are in the data, to a file that only this user can read."""
+    """Write the skipped rows, as they are in the data, to a file that only its owner can read."""
     if skipped:
         path = folder.path / "skipped.jsonl"
         write_atomic(path, "".join(json.dumps(asdict(row)) + "\n" for row in skipped))
@@ -194,7 +194,7 @@ def build_job(
     checkpoints: Checkpoints,
     emit: Callable[[Event], None],
 ) -> Job[Any]:
-    """Build the technique's job; it writes to the parent folder of the checkpoints."""
+    """Build the technique's job, which writes to the parent folder of the checkpoints."""
     return Job(
         config=plan.technique.config,
         model=model,

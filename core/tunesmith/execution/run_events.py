@@ -18,7 +18,7 @@ from tunesmith.text import redact_all
 def to_reported_error(error: BaseException) -> BaseException:
     """Return the error to report at the end of a run; ``sys.exit`` counts as a plugin error."""
     if isinstance(error, SystemExit):
-        return PluginError(f"code in the run called sys.exit({error.code!r}) during the run")
+        return PluginError(f"code in the run called sys.exit({error.code!r})")
     return explain_machine_error(error) or error
 
 

@@ -19,7 +19,7 @@ SAMPLE_ROWS = 2_000
 def choose_baselines(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
 ) -> Baselines:
-    """Return the named baselines or, without names, all that suit the rows; the cheapest first.
+    """Return the named baselines, or all that suit the rows if none is named, cheapest first.
 
     A baseline whose answers ``evaluator`` cannot measure is included only if it is named.
     """
@@ -64,7 +64,7 @@ def list_excluded(
 def _create_filter(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]]
 ) -> Callable[[BaselineOffer[Any]], bool]:
-    """Return a predicate: can the evaluator measure a baseline, and can it read the rows' media?"""
+    """Return a predicate that tells whether the evaluator and the rows' media suit a baseline."""
     text_only = "media" not in plan.technique.offer.trains_on or not has_media(train)
     return lambda offer: can_measure(evaluator, offer) and (text_only or offer.reads_media)
 
@@ -82,8 +82,8 @@ def list_evaluators(
     """Return the evaluators that measure a baseline.
 
     A baseline that queries the model is costly. Unless it is the reference, only evaluators of the
-    same kind as the first one measure it, because the first one decides: either those that use
-    answers or those that use probabilities.
+    first one's kind measure it, because the first one decides the verdict. The two kinds are
+    evaluators that use answers and evaluators that use probabilities.
     """
     if baseline.offer.is_reference or not baseline.offer.needs_model:
         return [evaluator for evaluator in evaluators if can_measure(evaluator, baseline.offer)]

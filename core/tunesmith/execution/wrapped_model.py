@@ -1,4 +1,4 @@
-"""Text models that wrap another one to change prompts or progress, or to check results."""
+"""Text models that wrap another text model to change prompts or progress, or to check results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R", TokenScores, Generation)
 def attribute_prompt_errors(
     prompts: Sequence[Prompt], converted: Sequence[Prompt]
 ) -> Iterator[None]:
-    """If converted prompts are too long, name the original prompts in the error."""
+    """Make an error about converted prompts that are too long name the original prompts."""
     try:
         yield
     except PromptTooLongError as error:
@@ -64,13 +64,13 @@ class WrappedModel:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Score completions."""
+        """Return the log-probabilities of each completion given its prompt."""
         return self._call(self.model.score, prompts, completions, progress=progress)
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate answers."""
+        """Generate a greedy answer to each prompt."""
         return self._call(self.model.generate, prompts, max_new_tokens, progress=progress)
 
     def sample(
@@ -82,7 +82,7 @@ class WrappedModel:
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> Sequence[Generation]:
-        """Sample answers.
+        """Sample an answer to each prompt.
 
         Raises:
             UsageError: the model does not support sampling.
@@ -98,7 +98,7 @@ class WrappedModel:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Score sampled answers token by token.
+        """Return the log-probabilities of the tokens of sampled answers.
 
         Raises:
             UsageError: the model does not support sampling.
@@ -109,7 +109,7 @@ class WrappedModel:
 
 @dataclass(frozen=True)
 class CachedModel(WrappedModel):
-    """A text model that caches scores and answers, so several evaluators can share them."""
+    """A text model that caches scores and answers, so that several evaluators can share them."""
 
     results: dict[tuple[Prompt, Any], Any] = field(default_factory=dict)
 

@@ -50,7 +50,7 @@ class PluginTimeout(BaseException):
 
 
 def hook_seconds(*, has_rows: bool = False) -> float | None:
-    """Return the time limit of a hook in seconds, ten times as long if it gets the run's rows.
+    """Return the time limit of a hook in seconds; it is ten times as long with a run's rows.
 
     Raises:
         UsageError: the environment variable is not a number of seconds.
@@ -62,7 +62,8 @@ def hook_seconds(*, has_rows: bool = False) -> float | None:
         seconds = -1.0
     if not 0 <= seconds < 1e6:
         hint = "0 means no limit; the default is 60"
-        raise UsageError(f"{SECONDS_VARIABLE}: must be seconds, got {text!r:.80}", hint=hint)
+        what = f"must be a number of seconds, got {text!r:.80}"
+        raise UsageError(f"{SECONDS_VARIABLE}: {what}", hint=hint)
     return seconds * (10 if has_rows else 1) or None
 
 
@@ -75,7 +76,9 @@ def fence(
     guards_state: bool | None = None,
     may_take_long: bool = False,
 ) -> Iterator[list[str]]:
-    """Fence the block, a plugin's code; yield a list that afterwards names the state it changed.
+    """Run a plugin's code in the block inside the fence; yield a list of changed global state.
+
+    The list is filled when the block ends.
 
     Args:
         what: the function of the plugin, for messages.
@@ -179,7 +182,7 @@ def attribute_errors_to(plugin: Plugin, where: str = "") -> Iterator[None]:
 
 
 def is_of_user(error: BaseException) -> bool:
-    """Return True for exceptions to pass on: Ctrl-C without a handler, and a generator's end."""
+    """Return True for exceptions to pass on: Ctrl-C without a handler, and ``GeneratorExit``."""
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, GeneratorExit)
@@ -188,7 +191,7 @@ def is_of_user(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """Describe an exception on one line: type, message, file and line."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    own = [frame for frame in frames if frame.filename != __file__]  # without the fence
+    own = [frame for frame in frames if frame.filename != __file__]  # skip the frames of the fence
     is_named = not own or own[-1].filename == offers.__file__  # the message has an import string
     where = "" if is_named else f" ({Path(own[-1].filename).name}:{own[-1].lineno})"
     text = " ".join(str(error).split())
@@ -199,7 +202,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextmanager
 def note_if_slow(plugin: Plugin, what: str, seconds: float = 60.0) -> Iterator[None]:
-    """Print a note on stderr if the block takes longer than a minute: the plugin may hang."""
+    """Print a note on stderr if the block takes longer than a minute, as the plugin may hang."""
     text = f"plugin {plugin.full_name!a} is still busy in {what} after {seconds:g} s"
     timer = Timer(seconds, print, [text], {"file": sys.stderr})
     timer.daemon = True

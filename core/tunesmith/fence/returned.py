@@ -1,4 +1,4 @@
-"""Check the return values of plugins at once, so that errors name the plugin."""
+"""Check the return values of plugins immediately, so that an error names the plugin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_JSON_CHARACTERS = 1_000_000
 MAX_TEXT_CHARACTERS = 100_000
 """Maximum characters of a text for the user."""
 MAX_ABSOLUTE_VALUE = 1e150
-"""Largest magnitude of a value: intervals need its square, which must not overflow."""
+"""Largest magnitude of a value: an interval needs its square, which must not overflow."""
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def check_measured(measured: Measurement, metric: Metric) -> None:
     for value in measured.values:
         if not low - slack <= value <= high + slack:
             known = f"outside the bounds {low:g} to {high:g}"
-            raise ValueError(f'a value of {value:g} for "{metric.name}", {known},')
+            raise ValueError(f'a value of {value:g} for "{metric.name}", which is {known},')
 
 
 def check_found_model(found: FoundModel) -> None:
@@ -80,7 +80,7 @@ def check_found_model(found: FoundModel) -> None:
         _check_text(found.revision, "revision of a FoundModel")
     for field in ("fetch", "tokenizer", "find_obstacle"):
         if not callable(vars(found)[field]):
-            raise ValueError(f"{field} of a FoundModel that is not a function")
+            raise ValueError(f"a FoundModel whose {field} is not a function")
     check_json(found.config, "config of a FoundModel")
 
 
@@ -92,7 +92,7 @@ def check_fetched_folder(path: object) -> Path:
 
 
 def check_obstacle(text: object) -> str:
-    """Return the obstacle that a plugin found; raise ValueError if it is not text."""
+    """Return a plugin's reason why a fetch would fail; raise ValueError if it is not text."""
     _check_text(text, "an obstacle of a FoundModel")
     return str(text)
 
@@ -102,11 +102,11 @@ def check_split(split: object, records: int) -> Split:
     from tunesmith.contracts import Split
 
     if not isinstance(split, Split):
-        raise ValueError(f"{type(split).__name__} instead of a Split")
+        raise ValueError(f"a value of type {type(split).__name__} instead of a Split")
     counts = bytearray(records)
     for row in chain(split.train, split.validation, split.test):
         if not isinstance(row, int) or not 0 <= row < records:
-            raise ValueError(f"the row {row!r:.40}, of {records} rows,")
+            raise ValueError(f"the row number {row!r:.40}, although there are {records} rows,")
         counts[row] = min(counts[row] + 1, 2)
     if counts.count(1) != records:
         raise ValueError("splits that do not contain each record exactly once")
@@ -125,7 +125,8 @@ def check_variants(variants: Sequence[object]) -> None:
     names: set[str] = set()
     for variant in variants:
         if not isinstance(variant, BaselineVariant):
-            raise ValueError(f"{type(variant).__name__} instead of a BaselineVariant")
+            kind = type(variant).__name__
+            raise ValueError(f"a value of type {kind} instead of a BaselineVariant")
         _check_text(variant.name, "the name of a variant")
         if variant.name in names:
             raise ValueError(f'two variants named "{variant.name}"')
@@ -137,7 +138,7 @@ def check_technique_artifact(artifact: object) -> Artifact:
     from tunesmith.contracts import Artifact
 
     if not isinstance(artifact, Artifact):
-        raise ValueError(f"{type(artifact).__name__} instead of an Artifact")
+        raise ValueError(f"a value of type {type(artifact).__name__} instead of an Artifact")
     if not isinstance(artifact.path, Path) or not artifact.path.is_dir():
         raise ValueError(f"an Artifact at {artifact.path!r:.200}, which is not a folder,")
     return artifact
@@ -150,7 +151,8 @@ def check_review(result: ReviewResult) -> None:
     for finding in result.findings:
         check_finding(finding)
     if not isinstance(result.forecast, Forecast | None):
-        raise ValueError(f"{type(result.forecast).__name__} instead of a Forecast")
+        kind = type(result.forecast).__name__
+        raise ValueError(f"a value of type {kind} instead of a Forecast")
     if result.forecast is not None:
         check_json(result.forecast.to_json(), "a forecast")
 
@@ -160,30 +162,30 @@ def check_finding(finding: object) -> None:
     from tunesmith.contracts import Finding
 
     if not isinstance(finding, Finding):
-        raise ValueError(type(finding).__name__)
+        raise ValueError(f"a value of type {type(finding).__name__} instead of a Finding")
     if finding.level not in ("info", "warning", "error"):
-        raise ValueError(f"a finding of level {finding.level!r:.40}")
+        raise ValueError(f"a finding with the unknown level {finding.level!r:.40}")
     for field in ("where", "message", "hint"):
         _check_text(vars(finding)[field], f"{field} of a finding")
     if not all(isinstance(text, str) for text in finding.examples):
-        raise ValueError("examples of a finding that are not texts")
+        raise ValueError("a finding whose examples are not texts")
     numbers = [finding.count, *finding.test_rows]
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise ValueError("a finding whose row numbers are not whole numbers")
 
 
 def check_dataset(dataset: object) -> Dataset:
-    """Return what a data loader loaded; raise ValueError if it is not a Dataset."""
+    """Return the dataset that a data loader loaded; raise ValueError if it is not a Dataset."""
     from tunesmith.contracts import Dataset, SkippedRow
 
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"{type(dataset).__name__} instead of a Dataset")
+        raise ValueError(f"a value of type {type(dataset).__name__} instead of a Dataset")
     _check_text(dataset.description, "a description")
     for text in _check_sequence(dataset.warnings, "warnings"):
         _check_text(text, "a warning")
     for row in _check_sequence(dataset.skipped, "skipped rows"):
         if not isinstance(row, SkippedRow):
-            raise ValueError(f"{type(row).__name__} instead of a SkippedRow")
+            raise ValueError(f"a value of type {type(row).__name__} instead of a SkippedRow")
         for text in (row.where, row.cause, row.detail, row.row):
             _check_text(text, "a text of a SkippedRow", limit=2**63)
     return dataset
@@ -199,33 +201,36 @@ def check_offer(offer: Offer) -> None:
         from pydantic import BaseModel
 
         if not (isinstance(offer.config, type) and issubclass(offer.config, BaseModel)):
-            raise ValueError(f'options of "{offer.name}" that are not a pydantic model')
+            raise ValueError(f'an offer "{offer.name}" whose options are not a pydantic model')
     if isinstance(offer, ComponentOffer) and not callable(offer.build):
-        raise ValueError(f'build of "{offer.name}" that is not a function')
+        raise ValueError(f'an offer "{offer.name}" whose build is not a function')
     if isinstance(offer, EvaluatorOffer):
         names = [_check_metric(metric, offer.name).name for metric in offer.metrics]
         if not names or len({*names}) < len(names):
-            raise ValueError(f'no metrics, or duplicate metric names, in "{offer.name}"')
+            raise ValueError(f'an offer "{offer.name}" with no metrics or duplicate metric names')
 
 
 def _check_metric(metric: object, offer: str) -> Metric:
     if not isinstance(metric, Metric):
-        raise ValueError(f'{type(metric).__name__} instead of a Metric of "{offer}"')
+        kind = type(metric).__name__
+        raise ValueError(f'an offer "{offer}" with a value of type {kind} instead of a Metric')
     if metric.bounds is not None:
         low, high = metric.bounds
         if not low < high:
-            raise ValueError(f'bounds of "{metric.name}" from {low} to {high}')
+            raise ValueError(
+                f'a metric "{metric.name}" whose lower bound {low} is not below {high}'
+            )
     return metric
 
 
 def _check_text(value: object, name: str, limit: int = MAX_TEXT_CHARACTERS) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{type(value).__name__} as {name}")
+        raise ValueError(f"a value of type {type(value).__name__} as {name}")
     if len(value) > limit:
         raise ValueError(f"{name} of {len(value):,} characters (at most {limit:,} are allowed)")
 
 
 def _check_sequence(value: object, name: str) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError(f"{type(value).__name__} as {name}")
+        raise ValueError(f"a value of type {type(value).__name__} as {name}")
     return value

@@ -7,14 +7,13 @@ from statistics import NormalDist
 
 NORMAL = NormalDist()
 _FEW = 100
-"""With at least this many degrees of freedom, the expansion in their inverse errs by less than
-1e-8."""
+"""With at least this many degrees of freedom, the expansion in 1/df has an error below 1e-8."""
 _MOST_STEPS = 60
 """Maximum steps of Newton's method; 5 to 30 are enough."""
 
 
 def student_quantile(p: float, df: int) -> float:
-    """Compute a quantile of Student's t, with a relative error below 1e-6 for p up to 1 - 1e-9.
+    """Compute a quantile of Student's t; the relative error is below 1e-6 for p up to 1 - 1e-9.
 
     Newton's method inverts the exact probabilities, Abramowitz and Stegun 26.7.3 and 26.7.4. For
     many degrees of freedom, their expansion 26.7.5 is used instead.
@@ -23,7 +22,7 @@ def student_quantile(p: float, df: int) -> float:
         return -student_quantile(1 - p, df)
     if df >= _FEW:
         return _expand_quantile(NORMAL.inv_cdf(p), df)
-    # As a function of the angle, the probability is concave, so no step passes the root.
+    # The probability is a concave function of the angle, so no step of Newton's method overshoots.
     slope = 2 / math.sqrt(math.pi) * math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2))
     angle = 0.0
     for _ in range(_MOST_STEPS):

@@ -54,10 +54,10 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
     The value is sum(w * v) / sum(w); with token counts as weights, it is a mean per token. Records
     with weight zero are ignored and not counted. A record whose group is None is its own unit.
     `bounds` are the smallest and largest possible values of the metric; the interval stays within
-    them. Values that are all 0 or 1 count as right/wrong, unless the bounds exclude that.
+    them. If all values are 0 or 1, they count as right or wrong, unless the bounds exclude that.
 
     Raises:
-        ValueError: ``values`` is empty, a value is not finite, or weights or groups do not fit.
+        ValueError: ``values`` is empty, a value is not finite, or a weight or group is invalid.
     """
     check_options(confidence, resamples)
     sample = build_sample(values, weights, groups)
@@ -72,7 +72,7 @@ def mean_interval(  # noqa: PLR0913  (all parameters but two are keyword-only)
 
 
 def _wilson(share: float, n: float, confidence: float) -> Bounds:
-    """Compute the Wilson interval of a share, never of zero width; `n` may be fractional."""
+    """Compute the Wilson interval of a share; its width is never zero. `n` may be fractional."""
     z = NORMAL.inv_cdf(1 - (1 - confidence) / 2)
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -102,7 +102,7 @@ def interval_of_sample(
 def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
     """Compute the interval when all units have the same value.
 
-    By Wilson's interval, a share of further records could still be at a bound of the metric.
+    By Wilson's interval, some share of further records could still be at a bound of the metric.
     Without bounds, nothing is known about further records, and the width is zero.
     """
     unseen = _wilson(0.0, effective_size(sample), confidence)[1]
@@ -116,8 +116,8 @@ def _constant(sample: Sample, confidence: float, bounds: Bounds) -> Bounds:
 def _bootstrap(sample: Sample, tail: float, resample: Resample) -> Bounds:
     """Compute the interval by percentile bootstrap over units, relative to the value.
 
-    If its skew is negative, the sample is mirrored and the result is mirrored back, because
-    swapping the two models must mirror the interval exactly.
+    If the skew is negative, the sample is mirrored first and the result is mirrored back. Swapping
+    the two models of a comparison then mirrors the interval exactly.
     """
     largest = max(abs(d) for d in sample.deviations)
     mirrored = math.fsum((d / largest) ** 3 for d in sample.deviations) < 0
@@ -131,7 +131,7 @@ def _bootstrap(sample: Sample, tail: float, resample: Resample) -> Bounds:
 def bootstrap_means(units: list[tuple[float, float]], resamples: int, seed: int) -> list[float]:
     """Return the sorted weighted means of samples with replacement.
 
-    A complex number contains a unit's deviation and weight, so that one C-level sum adds both.
+    A complex number holds a unit's deviation and weight, so that one sum in C adds both.
     Beyond 2,000 units, units are distributed at random over cells of equal size, and cells are
     resampled. This has the same expectation, estimates the spread to 2 %, and bounds the time.
     """

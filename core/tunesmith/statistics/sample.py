@@ -10,7 +10,7 @@ from tunesmith.statistics.distributions import NORMAL, student_quantile
 
 Bounds = tuple[float, float]
 PRIOR_GROUPS = 0.1
-"""Weight of the largest possible design effect in the average, as a number of groups. Without it,
+"""Number of groups that the largest possible design effect counts as in the average. Without it,
 95 % intervals of shares near 1 cover only 90 %, for 40 to 100 groups of very different sizes."""
 
 
@@ -45,14 +45,14 @@ def check_options(confidence: float, resamples: int) -> None:
 
 
 def check_finite(name: str, numbers: Sequence[float]) -> None:
-    """Raise ValueError with the index of the first number that is not finite."""
+    """Raise ValueError, with the index, for the first number that is not finite."""
     for index, number in enumerate(numbers):
         if not math.isfinite(number):
             raise ValueError(f"{name}[{index}]: must be a finite number, got {number}")
 
 
 def check_length(name: str, given: int, expected: int) -> None:
-    """Raise ValueError unless there is one entry per value."""
+    """Raise ValueError unless a list has one entry per value."""
     if given != expected:
         raise ValueError(f"{name}: must have one entry per value ({expected}), got {given}")
 
@@ -70,7 +70,7 @@ def build_sample(
     """Check values, weights and groups, and reduce them to independent units.
 
     Raises:
-        ValueError: ``values`` is empty, a value is not finite, or weights or groups do not fit.
+        ValueError: ``values`` is empty, a value is not finite, or a weight or group is invalid.
     """
     if not values:
         raise ValueError("values: at least one is needed, got none")
@@ -122,7 +122,7 @@ def standard_error(sample: Sample) -> float:
 
 
 def effective_size(sample: Sample) -> float:
-    """Compute the effective sample size of Korn and Graubard, in independent equal-weight records.
+    """Compute Korn and Graubard's effective sample size, in independent equally weighted records.
 
     This is Kish's effective size divided by the design effect: the variance of the mean relative to
     the variance with independent records.

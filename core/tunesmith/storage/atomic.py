@@ -91,7 +91,7 @@ def explain_os_errors(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def encode_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """Encode a value as valid JSON in ASCII, which :func:`decode_json` decodes to the same value.
+    """Encode a value as JSON in ASCII, which :func:`decode_json` decodes to the same value.
 
     NaN and infinity, which JSON lacks, are written as ``{"$number": "NaN"}``. The loss that stopped
     a run must reach the report, and other tools must be able to read the line.
@@ -116,7 +116,7 @@ def decode_json(text: bytes | str) -> JSON:
     """Decode a JSON object that :func:`encode_json` wrote.
 
     Raises:
-        ValueError: the text is not JSON, or not an object.
+        ValueError: the text is not a JSON object.
     """
     try:
         value = json.loads(text, object_hook=_decode_non_finite)
@@ -167,7 +167,7 @@ def write_all(fd: int, data: bytes, disk: Disk) -> None:
 
 
 def write_new_file(path: Path, data: bytes, disk: Disk) -> None:
-    """Create a file and flush its bytes. Its name is only durable once the folder is flushed."""
+    """Create a file and flush its bytes; its name becomes durable when the folder is flushed."""
     fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         write_all(fd, data, disk)
@@ -177,7 +177,7 @@ def write_new_file(path: Path, data: bytes, disk: Disk) -> None:
 
 
 def sync_folder(folder: Path, disk: Disk = DISK) -> None:
-    """Make the names in ``folder`` durable: flushing a file does not flush its name."""
+    """Make the names in ``folder`` durable, because flushing a file does not flush its name."""
     fd = disk.open(folder, os.O_RDONLY)
     try:
         disk.fsync(fd)
@@ -189,7 +189,7 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
     """Create ``folder`` and its missing parents, each durable before the next one.
 
     Raises:
-        UsageError: a file has one of the names.
+        UsageError: one of these names already belongs to a file.
     """
     if folder.is_dir():
         return
@@ -198,10 +198,10 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
         disk.mkdir(folder)
     except FileExistsError:  # another process has just created the folder, or it is a file
         if not folder.is_dir():
-            what = "a file, not a folder" if folder.exists() else "a link that leads nowhere"
+            what = "a file, not a folder" if folder.exists() else "a symbolic link without a target"
             raise UsageError(f"{folder}: is {what}") from None
     except FileNotFoundError:  # as in /proc, where nothing can be created
-        raise EnvironmentProblem(f"{folder}: cannot be created") from None
+        raise EnvironmentProblem(f"{folder}: the folder cannot be created") from None
     sync_folder(folder.parent, disk)
 
 
@@ -233,7 +233,11 @@ def _move_to_trash(path: Path, disk: Disk) -> Path:
 
 
 def recover_replacements(folder: Path, disk: Disk = DISK) -> None:
-    """Finish or undo replacements in ``folder`` that a crash interrupted; may raise OSError."""
+    """Finish or undo the replacements in ``folder`` that a crash interrupted.
+
+    Raises:
+        OSError: a file or folder could not be renamed or removed.
+    """
     for old in sorted(folder.glob(f"{REPLACED}*")):
         target = old.with_name(old.name.removeprefix(REPLACED))
         if target.exists():
@@ -261,7 +265,7 @@ def refuse_outside_links(folder: Path) -> None:
         for name in sorted(folders + files):
             is_link = os.path.islink(path := os.path.join(here, name))
             is_plain = is_link or os.path.isfile(path) or os.path.isdir(path)
-            if not is_plain and os.path.lexists(path):  # else it was removed just now
+            if not is_plain and os.path.lexists(path):  # otherwise it was removed just now
                 raise UsageError(f"{path}: is a pipe, socket or device", hint="remove it")
             # Leftovers are only deleted, and deleting a link does not touch its target.
             if name.startswith((STAGING, TRASH)) or not is_link:

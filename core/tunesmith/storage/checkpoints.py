@@ -32,7 +32,7 @@ _STEP = re.compile(r"step-(\d{8}|[1-9]\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of step ``step`` that passed verification: its files are as they were saved."""
+    """A checkpoint of ``step`` that passed verification: its files are as they were saved."""
 
     path: Path
     step: int
@@ -51,7 +51,7 @@ class Checkpoints:
     Only the process that holds the run's lock may call ``save`` and ``newest``; other processes
     call ``newest(recover=False)``. ``on_problem`` receives one sentence about each checkpoint that
     is damaged or could not be deleted; by default it issues a warning. If ``owned`` is False, this
-    process never changes the folder.
+    object never changes the folder.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Checkpoints:
         """Commit the files that ``write(folder)`` writes as the checkpoint of ``step``.
 
         When this returns, the checkpoint survives a power cut. Until then, or if anything raises,
-        earlier checkpoints are unchanged. This also holds if the step was saved before. Afterwards,
-        old checkpoints are deleted, except for the newest ``keep``, this one, and the one last
-        saved as ``best``. If one cannot be deleted, this is reported and the run goes on.
+        earlier checkpoints are unchanged, even an earlier one of the same step. Afterwards, old
+        checkpoints are deleted, except for the newest ``keep``, this one, and the one last saved as
+        ``best``. If one cannot be deleted, this is reported and the run continues.
 
         Raises:
             EnvironmentProblem: the disk is full (the message has free and needed bytes), failing or
@@ -92,9 +92,10 @@ class Checkpoints:
             IntegrityError: ``write`` created a symbolic link, a special file or a manifest.
         """
         if step < 0:
-            raise ValueError(f"a step is at least 0, got {step}")
+            raise ValueError(f"step must be at least 0, got {step}")
         if not self.owned:
-            raise RuntimeError(f"{self.folder}: only the process that holds the run may save")
+            what = "only the process that holds the run's lock may save"
+            raise RuntimeError(f"{self.folder}: {what}")
         target = self.folder / f"step-{step:08d}"
         previous = self._previous_manifest(step)
         manifest_without_files = Manifest(
@@ -134,7 +135,7 @@ class Checkpoints:
         return self._first_valid(reversed(self.steps()), recover)
 
     def best(self) -> Checkpoint | None:
-        """Return the last checkpoint saved as best, after verification; None without one."""
+        """Return the last checkpoint saved as best, after verification; None if there is none."""
         marked = [step for step in self.steps() if self._is_marked_best(step)]
         return self._first_valid(reversed(marked), recover=False)
 
@@ -155,17 +156,17 @@ class Checkpoints:
     def _set_aside(self, path: Path, problems: list[FileProblem], recover: bool) -> None:
         """Report a damaged checkpoint and, with ``recover``, rename it."""
         listed = "; ".join(map(str, problems[:5])) + ("; ..." if len(problems) > 5 else "")
-        result = "an older one is used"
+        result = "using an older one"
         if recover:
             bad = path.with_name(f".bad-{path.name}")
             while bad.exists():
                 bad = path.with_name(f".bad-{path.name}-{secrets.token_hex(2)}")
             try:
                 self._disk.rename(path, bad)
-                result = f"renamed to {bad.name}, an older one is used"
+                result = f"renamed to {bad.name}, using an older one"
             except OSError as error:
-                result = f"could not be renamed ({error}), an older one is used"
-        self.on_problem(f"{path}: checkpoint is damaged: {listed}; {result}")
+                result = f"could not be renamed ({error}), using an older one"
+        self.on_problem(f"{path}: the checkpoint is damaged: {listed}; {result}")
 
     def _previous_manifest(self, step: int) -> Manifest | None:
         for earlier in reversed([known for known in self.steps() if known < step]):

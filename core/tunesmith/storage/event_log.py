@@ -19,9 +19,9 @@ class EventLog:
     """An append-only file of JSON lines; a crash loses at most the last line.
 
     Each line is one ``write`` to a file opened for appending. If a crash leaves an incomplete line,
-    the next opening of the log removes it, or adds a missing line end. If a full disk leaves an
-    incomplete line, it is removed at once, so the next line starts on its own. Several threads may
-    use it.
+    the log removes it, or adds a missing line end, when it is opened again. If a full disk leaves
+    an incomplete line, the log removes it immediately, so that the next line starts on its own.
+    Several threads may use one log.
     """
 
     def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
@@ -95,9 +95,10 @@ def _parse(line: bytes) -> JSON | None:
 
 
 def read_events(path: Path) -> Iterator[JSON]:
-    """Yield the JSON objects of an event log; a missing log has none, and a run may still append.
+    """Yield the JSON objects of an event log, to which a run may still append.
 
-    A last line without a line end is read if it is complete JSON, and ignored otherwise.
+    A missing log has no objects. A last line without a line end is read if it is complete JSON, and
+    ignored otherwise.
 
     Raises:
         IntegrityError: any other line is not a JSON object, or a line names a file outside the
@@ -106,14 +107,14 @@ def read_events(path: Path) -> Iterator[JSON]:
     return (event for _, event in _number_events(path, ()))
 
 
-# A line of the log, and what is read of it:
+# A line of the log, and the part that is decoded:
 #
 #     {"time": 1764457920.113, "event": "step-finished", "step": 40, "loss": 0.61, ...}\n
 #                              ^^^^^^^^^^^^^^^^^^^^^^^^ the kind; decoding stops here if skipped
 #
-# Most lines of a log are steps, and decoding them takes most of the time. So the kind is compared
-# as bytes. It is the first key after the time, hence within the first 80 bytes. Text inside an
-# event cannot imitate it, because JSON escapes quotation marks in strings.
+# Most lines of a log are steps, and decoding them takes most of the time. The kind is therefore
+# compared as bytes. It is the first key after the time, so it is within the first 80 bytes. Text
+# inside an event cannot imitate it, because JSON escapes quotation marks in strings.
 #
 # A run may append while the log is read, and a crash may cut its last line:
 #
@@ -134,13 +135,14 @@ def _number_events(path: Path, skipped: Collection[str]) -> Iterator[tuple[int, 
             if event is not None:
                 for name in (event[key] for key in ("artifact", "records") if key in event):
                     if not (isinstance(name, str) and is_inside(name)):
-                        problem = f"refers to a file outside the run folder: {name!r:.80}"
+                        problem = f"the event refers to a file outside the run folder: {name!r:.80}"
                         raise IntegrityError(f"{path}:{number}: {problem}")
                 yield number, event
             if not line.endswith(b"\n"):
                 return  # a run may still be writing this line
             if event is None:
-                raise IntegrityError(f"{path}:{number}: is not a JSON object; the log is damaged")
+                what = "the line is not a JSON object; the log is damaged"
+                raise IntegrityError(f"{path}:{number}: {what}")
 
 
 def read_known_events(path: Path, *, skipped: Collection[str] = ()) -> Iterator[Event]:

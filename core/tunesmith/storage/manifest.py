@@ -39,7 +39,7 @@ MANIFEST = "MANIFEST.json"
 _FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})$")
 _FULL_BELOW = 1 << 20
-"""With fewer free bytes than this, unknown errors of libraries are attributed to a full disk."""
+"""If fewer bytes are free, an unknown error of a library is attributed to a full disk."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _decode(raw: bytes) -> Manifest:
     """Parse a manifest.
 
     Raises:
-        ValueError: it is not exactly what :func:`_encode` wrote; one changed byte is enough.
+        ValueError: it is not exactly what :func:`_encode` wrote; even one changed byte counts.
     """
     document = atomic.decode_json(raw)
     found = document.pop("format", None)
@@ -199,7 +199,7 @@ def _compare(path: Path, size: int | None, expected: FileChecksum, disk: Disk) -
 
 
 def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> FileChecksum:
-    """Compute a file's size and hash; retry twice on device errors."""
+    """Compute a file's size and SHA-256; retry twice on device errors."""
     for _ in range(2):
         with suppress(OSError):
             return _digest_once(path, disk, blocks=blocks)
@@ -209,7 +209,7 @@ def _digest(path: Path, disk: Disk, *, blocks: list[bytes] | None = None) -> Fil
 def _digest_once(
     path: Path, disk: Disk, *, flush: bool = False, blocks: list[bytes] | None = None
 ) -> FileChecksum:
-    """Compute a file's size and hash; ``flush`` fsyncs it, ``blocks`` collects its content."""
+    """Compute a file's size and SHA-256; ``flush`` fsyncs it, ``blocks`` collects its content."""
     fd = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         digest, size = hashlib.sha256(), 0
@@ -253,7 +253,7 @@ def _scan(folder: Path) -> _Tree:
 
 
 def _raise_error(error: OSError) -> None:
-    """Raise an error of ``os.walk``, which by default treats an unreadable folder as empty."""
+    """Raise an error of ``os.walk``, which treats an unreadable folder as empty by default."""
     raise error
 
 
@@ -290,7 +290,7 @@ def commit_with_manifest(
 ) -> Path:
     """Commit an artifact or a checkpoint; ``manifest`` has no files yet.
 
-    ``expected`` is the size of the last such folder in bytes, for the message about a full disk.
+    ``expected`` is the size of the previous such folder in bytes, for the error of a full disk.
     """
     # Encode now: errors come before gigabytes are written, and meta is what a reader will get.
     manifest = replace(manifest, meta=atomic.decode_json(atomic.encode_json(manifest.meta)))
@@ -304,7 +304,7 @@ def commit_with_manifest(
         _finish_staging(staging, manifest, disk)
         _rename_into_place(staging, target, disk)
     except BaseException as error:
-        staged, full = folder_size(staging), _is_full(staging)  # measure it before it is removed
+        staged, full = folder_size(staging), _is_full(staging)  # measure before the removal
         atomic.try_remove(staging, disk)
         problem = _explain_failure(error, full, target, max(expected, staged))
         if problem is None:

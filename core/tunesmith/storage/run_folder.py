@@ -57,8 +57,7 @@ class RunFolder:
         """Open the folder of an existing run.
 
         Raises:
-            UsageError: ``path`` is not the folder of a run, or it contains a link that leads
-            outside.
+            UsageError: ``path`` is not the folder of a run, or contains a link that leads outside.
         """
         if not (path / "lock").is_file():
             message = "is not the folder of a run" if path.is_dir() else "no such folder"
@@ -126,7 +125,7 @@ def _describe_other(path: Path) -> str:
     """Return a hint for a folder that is not a run: what it is, or where runs are."""
     for folder in path.absolute().parents:
         if (folder / "lock").is_file():
-            return f"it is inside a run: {folder}"
+            return f"the folder is inside a run: {folder}"
     for name, kind in OTHER_FOLDERS.items():
         if (path / name).is_file():
             return f"it is {kind}"

@@ -1,8 +1,8 @@
 """Lock a run folder, so that only one process at a time writes to it.
 
-Two locks are taken. The kernel's lock (``flock``) ends with its process, but a file system may not
-offer it, or may not share it with other machines. So the holder of a run also creates the file
-``lease``, touches it every two seconds, and removes it at the end.
+Two locks are taken. The kernel releases the first one (``flock``) when the process ends, but a file
+system may not support it, or may not share it with other machines. The holder of a run therefore
+also creates the file ``lease``, touches it every two seconds, and removes it at the end.
 
 How a process decides whether the holder of the lease is alive:
 
@@ -95,7 +95,7 @@ _locked_fds: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """Close inherited lock files: a worker that survives a killed run must not keep it locked."""
+    """Close inherited lock files, because a worker that survives its run would keep it locked."""
     for fd in _locked_fds:
         os.close(fd)
     _locked_fds.clear()
@@ -106,7 +106,7 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterator[None]:
-    """Lock a run's folder; a second lock, from this process or another, is an error.
+    """Lock a run's folder; raise an error if this or another process has locked it already.
 
     The lock file is never deleted: a process that opened a deleted file would lock nothing.
     Entering the block removes leftovers of crashed processes and finishes interrupted
@@ -132,17 +132,17 @@ def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterato
                 raise _in_use_error(folder) from None
             except FileNotFoundError:
                 raise UsageError(f"{folder}: the folder was removed") from None
-        with suppress(OSError):  # leftovers are never read, so failing to remove them is harmless
+        with suppress(OSError):  # nothing reads leftovers, so failing to remove them is harmless
             _remove_leftovers(folder, disk)
         yield
 
 
 @contextmanager
 def lock_to_read(folder: Path) -> Iterator[None]:
-    """Lock a run's folder while reading it, unless the folder is not writable.
+    """Lock a run's folder while reading it, unless this user cannot write to the folder.
 
     Raises:
-        TunesmithError: as for :func:`lock`.
+        TunesmithError: see :func:`lock`.
     """
     if all(os.access(path, os.W_OK) for path in (folder, folder / "lock")):
         with lock(folder):
@@ -165,7 +165,7 @@ def _flock(fd: int) -> bool:
 def _release(fd: int, disk: Disk) -> None:
     if fd in _locked_fds:  # not in a forked child
         _locked_fds.discard(fd)
-        # Closing is not enough: a child that is just being forked may still have the file open.
+        # Closing is not enough: a child that is being forked right now may still have it open.
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_UN)
         with suppress(OSError):
@@ -213,6 +213,7 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
     while True:
         leases, path = _read_leases(folder)
         if leases and not _has_ended(folder, leases, may_take_over):
+            # The check may have taken seconds. If the leases have changed since, check again.
             if _read_leases(folder)[0] == leases:
                 raise BlockingIOError
             continue
@@ -222,10 +223,10 @@ def _take_lease(folder: Path, may_take_over: bool, disk: Disk) -> bytes:
                 return own
             time.sleep(SETTLE_SECONDS)  # another process may be writing the last lease
             if _read_leases(folder)[0] != {**leases, path: own}:
-                atomic.try_remove(path, disk)  # its chain is gone: another process was faster
+                atomic.try_remove(path, disk)  # it is outside the chain: another process was faster
                 continue
-            for target in reversed(leases):
-                with suppress(FileNotFoundError):  # a slow process of the chain has moved it up
+            for target in reversed(leases):  # move the claim up the chain until it is `lease`
+                with suppress(FileNotFoundError):  # another process of the chain has moved it up
                     disk.rename(path, target)
                 path = target
             if _read_lease(folder / LEASE_FILE) == own:
@@ -252,7 +253,7 @@ def _read_lease(path: Path) -> bytes | None:
     """Read a lease; return None if it does not exist, and b"" if it cannot be read."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except FileNotFoundError:  # a link without a target still occupies the name
         return b"" if path.is_symlink() else None
     except OSError:
         return b""
@@ -281,7 +282,7 @@ def _is_silent(folder: Path, path: Path, holder: LockHolder | None) -> bool:
 
 def _last_sign(path: Path) -> float:
     with suppress(OSError), path.open("rb") as file:
-        return os.fstat(file.fileno()).st_mtime  # for an open file, NFS asks the server
+        return os.fstat(file.fileno()).st_mtime  # for an open file, NFS asks the server for it
     return 0.0
 
 
@@ -304,6 +305,7 @@ def _hold_lease(folder: Path, may_take_over: bool, disk: Disk) -> Iterator[None]
 def _show_life(folder: Path, own: bytes, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_SECONDS):
         found = _read_lease(folder / LEASE_FILE)
+        # An unreadable lease (b"") may be a passing fault of the device, not another holder.
         if found not in (b"", own) and folder.is_dir():
             by = LockHolder.parse(found or b"") or "a process that has ended"
             message = safe_text(f"error: {folder}: the run was taken over by {by}")
@@ -316,8 +318,8 @@ def _show_life(folder: Path, own: bytes, ended: threading.Event) -> None:
 def _in_use_error(folder: Path) -> RunInUseError:
     """Build the error that names the process holding the lock.
 
-    A new holder may have locked the file without having written its lease yet, so the lease of an
-    earlier holder may still be there. Wait for the new one for a moment.
+    A new holder may have locked the file before it has written its lease, so an earlier holder's
+    lease may still be there. Therefore, wait a moment for the new one.
     """
     deadline = time.monotonic() + 0.5
     while (holder := LockHolder.read(folder)) is None or not holder.may_be_alive():
@@ -327,12 +329,13 @@ def _in_use_error(folder: Path) -> RunInUseError:
     hint = "wait until that process has ended, or stop it"
     if holder is None or not holder.is_local():
         with suppress(OSError):
-            os.utime(folder / "lock")  # compare times of the file system's clock
+            os.utime(folder / "lock")  # compare times by the clock of the file system
         silence = _last_sign(folder / "lock") - _last_sign(folder / LEASE_FILE)
         silent = format_duration(max(0.0, silence))
         unlock = f"`tunesmith runs --unlock {folder}`"
-        hint += f"; if its machine (silent for {silent}) is dead, run {unlock}"
-    return RunInUseError(f"{folder}: run is in use by {holder or 'another process'}", hint=hint)
+        hint += f"; if that machine is dead (silent for {silent}), run {unlock}"
+    who = holder or "another process"
+    return RunInUseError(f"{folder}: the run is in use by {who}", hint=hint)
 
 
 def _remove_leftovers(folder: Path, disk: Disk) -> None:

@@ -1,4 +1,4 @@
-"""Checks of baselines, with a fake base model and a fake encoder that return digests."""
+"""Checks of baselines, with a fake base model and a fake encoder that return digests of texts."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     UNPAIRED_PREFERENCES,
 )
 MAX_VARIANTS = 40
-"""Maximum number of variants of a baseline that are checked."""
+"""Maximum number of a baseline's variants that are checked."""
 MAX_NEW_TOKENS = 16
 
 
 class DigestModel:
-    """A text model whose answers and probabilities depend only on the prompt, but on every word."""
+    """A text model whose answers and probabilities depend on every word of the prompt alone."""
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
@@ -95,7 +95,7 @@ def _digest(value: object) -> str:
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records for which the baseline is a default, or else records with classes."""
+    """Return records for which the baseline is a default, otherwise records with classes."""
     suited = (records for records in RECORD_SETS if subject.offer.suits(records))
     return next(suited, RECORD_SETS[0])
 
@@ -105,7 +105,8 @@ def sample_task(subject: Subject, records: Sequence[Record]) -> BaselineTask:
 
     def base() -> TextModel:
         require(
-            subject.offer.needs_model, "it queries the base model, but its offer lacks needs_model"
+            subject.offer.needs_model,
+            "the baseline queries the base model, but its offer does not set needs_model",
         )
         return DigestModel()
 
@@ -132,13 +133,15 @@ def solved(subject: Subject) -> list[tuple[BaselineVariant, list[str]]]:
         subject.cache["solved"] = [(v, answers(subject, v, records)) for v in variants]
     found: list[tuple[BaselineVariant, list[str]]] = subject.cache["solved"]
     if not found:
-        raise NotApplicable("it has no variants for the sample records and options")
+        raise NotApplicable("the baseline has no variants for the sample records and options")
     return found
 
 
 def answers(subject: Subject, variant: BaselineVariant, records: Sequence[Record]) -> list[str]:
-    """Return the variant's answers to the prompts of the records, or the scores of their answers
-    if it only ranks answers."""
+    """Return the variant's answers to the prompts of the records.
+
+    If the variant only ranks answers, return the scores of the records' answers instead.
+    """
     exchanges = [last_exchange(record) for record in records]
     prompts = [prompt for prompt, _ in exchanges]
     if subject.offer.ranks_answers:
@@ -154,7 +157,10 @@ def variants_have_names_of_their_own(subject: Subject) -> None:
     require(len(set(names)) == len(names), f"two variants have the same name: {names}")
     require(len(names) == 1 or "" not in names, "one of several variants has no name")
     for name in names:
-        require(name == name.strip() and (not name or name.isprintable()), f"the name {name!r}")
+        is_clean = name == name.strip() and (not name or name.isprintable())
+        require(
+            is_clean, f"the variant's name {name!r} has spaces at an end or unprintable characters"
+        )
 
 
 @check("baseline")
@@ -162,8 +168,11 @@ def answers_every_prompt(subject: Subject) -> None:
     """A variant gives one answer per prompt, and no answer without prompts."""
     records = choose_records(subject)
     for variant, given in solved(subject):
-        require(len(given) == len(records), f"{len(given)} answers for {len(records)} prompts")
-        require(answers(subject, variant, []) == [], "it gives answers although it got no prompts")
+        what = f"the variant gives {len(given)} answers to {len(records)} prompts"
+        require(len(given) == len(records), what)
+        require(
+            answers(subject, variant, []) == [], "the variant answers although it got no prompts"
+        )
 
 
 @check("baseline")
@@ -172,7 +181,7 @@ def solves_the_same_way_twice(subject: Subject) -> None:
     records = choose_records(subject)
     first = [(variant.name, given) for variant, given in solved(subject)]
     second = [(v.name, answers(subject, v, records)) for v in list_variants(subject, records)]
-    require(first == second, "the same baseline, built a second time, gives other answers")
+    require(first == second, "the same baseline, built a second time, gives different answers")
 
 
 @check("baseline")
@@ -181,12 +190,16 @@ def does_not_depend_on_other_prompts(subject: Subject) -> None:
     records = choose_records(subject)
     for variant, given in solved(subject):
         backwards = answers(subject, variant, records[::-1])[::-1]
-        require(backwards == given, f"{variant.name or 'it'}: the order of prompts matters")
+        require(
+            backwards == given,
+            f"the answers of {variant.name or 'the variant'} change with the order of prompts",
+        )
         for record, answer in zip(records, given, strict=True):
             alone = answers(subject, variant, [record])
             require(
                 alone == [answer],
-                f"{variant.name or 'it'} answers {record.source} with {alone} alone, but with "
+                f"{variant.name or 'the variant'} answers {record.source} with {alone} alone, but "
+                "with "
                 f"{answer!r} among others",
             )
 
@@ -203,14 +216,14 @@ def knows_only_its_training_rows(subject: Subject) -> None:
     half = len(records) // 2
     seen, unseen = records[:half], records[half:]
     if not seen:
-        raise NotApplicable("it is not used for prompts with completions")
+        raise NotApplicable("the baseline is not used for prompts with completions")
 
     def solve(rows: Sequence[Record]) -> list[list[str]]:
         return [answers(subject, variant, unseen) for variant in list_variants(subject, list(rows))]
 
     first = solve(seen)
     solve(records)
-    require(solve(seen) == first, "it remembers answers of training rows of an earlier task")
+    require(solve(seen) == first, "the baseline remembers training rows of an earlier task")
 
 
 @check("baseline")
@@ -220,20 +233,21 @@ def leaves_training_rows_unchanged(subject: Subject) -> None:
     before = list(records)
     for variant in subject.build().variants(sample_task(subject, records)):
         answers(subject, variant, before)
-    require(records == before, "it changed the training rows")
+    require(records == before, "the baseline changed the training rows")
 
 
 @check("baseline")
 def classifiers_refuse_to_score(subject: Subject) -> None:
     """A classifier's ``score`` raises UsageError, because it has no probabilities of texts."""
     if subject.offer.solution in ("prompt", "retrieval") or subject.offer.ranks_answers:
-        raise NotApplicable("its solution is a prompt, or it ranks answers by scores")
+        raise NotApplicable("the baseline is a prompt, or it ranks answers by scores")
     for variant, _ in solved(subject):
         try:
             variant.model.score(["a prompt"], ["a completion"])
         except UsageError:
             continue
-        raise AssertionError(f"{variant.name or 'it'} scores completions")
+        what = "scores completions, but must raise UsageError, because it has no probabilities"
+        raise AssertionError(f"{variant.name or 'the variant'} {what}")
 
 
 @check("baseline")

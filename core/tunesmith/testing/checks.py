@@ -34,14 +34,14 @@ class NotApplicable(Exception):
 
 
 class NeedsSample(NotApplicable):
-    """The check cannot run, because only the caller can provide a sample that it needs."""
+    """The check cannot run, because it needs a sample that only the caller can provide."""
 
 
 def require(condition: bool, message: str) -> None:
     """Raise an error unless a condition of a promise holds.
 
     Raises:
-        AssertionError: the condition is false; has the message.
+        AssertionError: the condition is false; its text is ``message``.
     """
     if not condition:
         raise AssertionError(message)
@@ -85,12 +85,12 @@ class Subject:
     """Results that several checks share, such as a training run."""
 
     def sample(self) -> Mapping[str, Any]:
-        """Return the caller's options of the offer, or else a file of the kit."""
+        """Return the caller's options of the offer, otherwise a file of the kit."""
         given = self.samples.options.get(self.offer.name)
         return packaged_options(self.offer) if given is None else given
 
     def is_packaged(self) -> bool:
-        """Return True if the offer is checked with a sample of the kit."""
+        """Return True if the offer is checked with a sample file of the kit."""
         return self.offer.name not in self.samples.options and bool(self.sample())
 
     def options(self) -> Any:

@@ -17,13 +17,13 @@ TEXTS = (
     "word " * 20_000,
     "The exchange rate is wrong, and I would like a refund of the difference, please.",
 )
-"""An empty text, a blank one, one that is longer than any model reads, and ordinary ones."""
+"""An empty text, a blank one, one that is longer than any model reads, and ordinary texts."""
 TOLERANCE = 1e-4
-"""Maximum difference between values of the same vector: texts may share a forward pass."""
+"""Maximum difference between values of the same vector, because texts may share a forward pass."""
 
 
 def encode(subject: Subject, texts: Sequence[str] = TEXTS) -> list[list[float]]:
-    """Return the vectors of texts from an encoder that is built once."""
+    """Encode texts with an encoder that is built only once; return their vectors."""
     if "encoder" not in subject.cache:
         subject.cache["encoder"] = subject.build()
     found = subject.cache["encoder"].encode(texts)
@@ -31,19 +31,21 @@ def encode(subject: Subject, texts: Sequence[str] = TEXTS) -> list[list[float]]:
 
 
 def differ(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Return True if two vectors differ by more than rounding."""
+    """Return True if two vectors differ by more than rounding errors."""
     pairs = zip(one, other, strict=True)
     return any(abs(a - b) > TOLERANCE for a, b in pairs)
 
 
 @check("encoder")
 def returns_one_vector_per_text(subject: Subject) -> None:
-    """Each text has one vector, also an empty or very long text, and no texts have none."""
+    """Each text, even an empty or a very long one, has one vector; no texts give no vectors."""
     vectors = encode(subject)
-    require(len(vectors) == len(TEXTS), f"{len(vectors)} vectors for {len(TEXTS)} texts")
+    what = f"the encoder returns {len(vectors)} vectors for {len(TEXTS)} texts"
+    require(len(vectors) == len(TEXTS), what)
     sizes = {len(vector) for vector in vectors}
-    require(len(sizes) == 1 and 0 not in sizes, f"the vectors have {sorted(sizes)} dimensions")
-    require(encode(subject, []) == [], "it returns vectors although it got no texts")
+    what = f"the vectors must all have the same number of dimensions, got {sorted(sizes)}"
+    require(len(sizes) == 1 and 0 not in sizes, what)
+    require(encode(subject, []) == [], "the encoder returns vectors although it got no texts")
 
 
 @check("encoder")
@@ -51,7 +53,8 @@ def vectors_have_length_one(subject: Subject) -> None:
     """Each vector has length 1."""
     for text, vector in zip(TEXTS, encode(subject), strict=True):
         length = math.hypot(*vector)
-        require(abs(length - 1) <= TOLERANCE, f"the vector of {text[:40]!r} has length {length}")
+        what = f"the vector of {text[:40]!r} has length {length}, not 1"
+        require(abs(length - 1) <= TOLERANCE, what)
 
 
 @check("encoder")
@@ -60,7 +63,7 @@ def encodes_the_same_way_twice(subject: Subject) -> None:
     first = encode(subject)
     subject.cache.pop("encoder")
     pairs = zip(first, encode(subject), strict=True)
-    require(not any(differ(*pair) for pair in pairs), "a second encoder returns other vectors")
+    require(not any(differ(*pair) for pair in pairs), "a second encoder returns different vectors")
 
 
 @check("encoder")
@@ -70,12 +73,12 @@ def does_not_depend_on_other_texts(subject: Subject) -> None:
         subject.cache.pop("encoder")  # an encoder may remember the vectors of earlier texts
         require(
             not differ(encode(subject, [text])[0], vector),
-            f"{text[:40]!r} has another vector among other texts than alone",
+            f"{text[:40]!r} has a different vector alone than among other texts",
         )
     subject.cache.pop("encoder")
     backwards = encode(subject, TEXTS[::-1])[::-1]
     pairs = zip(backwards, encode(subject), strict=True)
-    require(not any(differ(*pair) for pair in pairs), "the order of texts matters")
+    require(not any(differ(*pair) for pair in pairs), "the vectors change with the order of texts")
 
 
 @check("encoder")

@@ -1,4 +1,4 @@
-"""Checks of evaluators, with fake text models: no tensors, milliseconds."""
+"""Checks of evaluators with fake text models, which need no tensors and take milliseconds."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     LABELS,
 )
 SAMPLE_ANSWERS = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
-"""Answers that differ in many ways. A metric that rates all of them alike measures nothing."""
+"""Answers that differ in many ways. A metric that gives all of them one value measures nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
-    """Return records for which the evaluator is a default, or else prompts with completions."""
+    """Return records for which the evaluator is a default, otherwise prompts with completions."""
     return next(
         (records for records in RECORD_SETS if subject.offer.default_for(records)), RECORD_SETS[0]
     )
@@ -64,15 +64,15 @@ def measure(
 ) -> dict[str, Measurement]:
     """Measure with a new evaluator; return the measurements by metric.
 
-    The evaluator is prepared for ``references``, which may include other records; None: for
-    ``records``.
+    The evaluator is prepared for ``references``, which may include other records than the measured
+    ones. None: it is prepared for ``records``.
     """
     chosen = choose_records(subject) if records is None else records
     config = subject.options() if options is None else from_table(subject.offer.config, options)
     built = prepare(subject.offer.build(config), chosen if references is None else references)
     measured = {m.metric: m for m in built.measure(model, chosen)}
     if any(m.records is not None for m in measured.values()):
-        raise NotApplicable("it measures its own records")
+        raise NotApplicable("the evaluator measures its own records")
     return measured
 
 
@@ -94,7 +94,10 @@ def metrics_are_declared(subject: Subject) -> None:
     measured = sorted(m.metric for m in measurements)
     optional = {metric.name for metric in subject.offer.metrics if metric.is_optional}
     expected = [name for name in declared if name in measured or name not in optional]
-    require(measured == expected, f"it measures {measured}, but its offer names {declared}")
+    require(
+        measured == expected,
+        f"the evaluator measures {measured}, but its offer declares {declared}",
+    )
     for m in measurements:
         of = records if m.records is None else m.records
         for name, values in (("values", m.values), ("weights", m.weights), ("outputs", m.outputs)):
@@ -151,7 +154,7 @@ def perfect_model_scores_best(subject: Subject) -> None:
         if not (metric.is_descriptive or metric.is_optional)
     ]
     if not rating:
-        raise NotApplicable("its metrics describe models and do not rate them")
+        raise NotApplicable("the metrics describe models and do not rate them")
     undecided = []
     for metric in rating:
         gains = gains_of_perfect_model(subject, metric, choose_records(subject))
@@ -179,7 +182,7 @@ def gains_of_perfect_model(
     records: Sequence[Record],
     options: Mapping[str, Any] | None = None,
 ) -> list[float]:
-    """Return by how much a perfect model scores better than an ignorant one on each record."""
+    """Return how much better a perfect model scores than an ignorant one on each record."""
     best = measure(subject, perfect_model(records), records, options)[metric.name].values
     poor = measure(subject, FakeTextModel(unknown=-9.0), records, options)[metric.name].values
     sign = 1 if metric.higher_is_better else -1
@@ -188,7 +191,7 @@ def gains_of_perfect_model(
 
 
 def varies_with_the_answer(subject: Subject, metric: Metric) -> bool:
-    """Return True unless every answer has the same value."""
+    """Return True unless every answer gets the same value."""
     records = choose_records(subject)
     prompts = perfect_model(records).answers
     models = [FakeTextModel(answers=dict.fromkeys(prompts, text)) for text in SAMPLE_ANSWERS]
@@ -199,7 +202,7 @@ def varies_with_the_answer(subject: Subject, metric: Metric) -> bool:
 def handles_empty(subject: Subject) -> None:
     """Without records, there are no values and no exception."""
     for name, m in measure(subject, partly_right_model(subject), []).items():
-        require(len(m.values) == 0, f"{name} has values although it got no records")
+        require(len(m.values) == 0, f"{name} has values although there were no records")
 
 
 @check("evaluator")
@@ -207,7 +210,8 @@ def measures_its_examples(subject: Subject) -> None:
     """For the answers in a worked example, the evaluator measures the expected values."""
     chosen = worked_examples(subject)
     if not chosen:
-        raise NeedsSample(f"needs examples for {subject.offer.name}: pass `examples` in a test")
+        name = subject.offer.name
+        raise NeedsSample(f"needs examples for {name}: pass `examples` in a test")
     for number, example in enumerate(chosen, 1):
         evaluator = subject.offer.build(from_table(subject.offer.config, example.options))
         model = FakeTextModel(answers=example.answers, logprobs=example.logprobs)

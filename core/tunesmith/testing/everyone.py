@@ -68,7 +68,7 @@ def import_is_light(subject: Subject) -> None:
         text=True,
         check=False,
     )
-    require(result.returncode == 0, f"importing {name} alone fails: {result.stderr[-500:]}")
+    require(result.returncode == 0, f"{name} cannot be imported alone: {result.stderr[-500:]}")
     loaded = json.loads(result.stdout.splitlines()[-1])
     if name.startswith("tunesmith_file_"):  # the module name that plugins.py gives to single files
         loaded = [library for library in loaded if library != "pydantic"]
@@ -80,9 +80,9 @@ def unknown_models_are_declined(subject: Subject) -> None:
     """``tunesmith_find_model`` returns None for a reference that the plugin does not recognize."""
     for _, function in subject.plugins.implementations("tunesmith_find_model"):
         found = function(reference=_UNKNOWN_REFERENCE, revision=None)
-        require(found is None, f"it claims the model reference {_UNKNOWN_REFERENCE!r}")
+        require(found is None, f"the plugin recognizes the unknown model {_UNKNOWN_REFERENCE!r}")
         return
-    raise NotApplicable("it finds no models")
+    raise NotApplicable("the plugin does not find models")
 
 
 @check("any offer")
@@ -96,14 +96,20 @@ def names_are_well_formed(subject: Subject) -> None:
     if subject.offer.kind == "evaluator":
         names += [metric.name for metric in subject.offer.metrics]
     for name in names:
-        require(NAME.fullmatch(name.replace("_", "-")) is not None, f"the name {name!r}")
+        require(
+            NAME.fullmatch(name.replace("_", "-")) is not None, f"the name {name!r} is not allowed"
+        )
 
 
 @check("any offer")
 def summary_is_one_line(subject: Subject) -> None:
     """The summary is one line, without a full stop unless it is the help line of a command."""
     summary = subject.offer.summary
-    require(0 < len(summary) <= MAX_SUMMARY_LENGTH, f"the summary has {len(summary)} characters")
+    length = len(summary)
+    require(
+        0 < length <= MAX_SUMMARY_LENGTH,
+        f"the summary has {length} characters, not 1 to {MAX_SUMMARY_LENGTH}",
+    )
     require(summary == summary.strip() and summary.isprintable(), "the summary is not one line")
     command = subject.offer.kind == "command"
     require(command or not summary.endswith("."), "the summary ends with a full stop")
@@ -115,7 +121,9 @@ def imports_are_found(subject: Subject) -> None:
     offer = subject.offer
     if offer.kind == "command":
         command = offer.load()
-        require(isinstance(command, click.Command), f"`load` returns {command!r:.80}")
+        require(
+            isinstance(command, click.Command), f"`load` returns {command!r:.80}, not a command"
+        )
     elif isinstance(build := getattr(offer, "build", None), ImportString):
         require(callable(build.load()), f"{build} is not callable")
 
@@ -158,8 +166,8 @@ def defaults_are_valid(subject: Subject) -> None:
     try:
         again = type(options).model_validate(options.model_dump(by_alias=True))
     except ValidationError as error:
-        raise AssertionError(f"a default is refused: {error}") from None
-    require(again == options, f"the defaults change when they are validated: {again!r}")
+        raise AssertionError(f"a default value is not valid: {error}") from None
+    require(again == options, f"validation changes the defaults: {again!r}")
 
 
 @check("offer")
@@ -173,8 +181,8 @@ def config_round_trips_toml(subject: Subject) -> None:
     try:
         again = from_table(type(options), read)
     except ValidationError as error:
-        raise AssertionError(f"its own options are refused when read back: {error}") from None
-    require(again == options, f"read back as {again!r} instead of {options!r}")
+        raise AssertionError(f"options written to a run file are not valid: {error}") from None
+    require(again == options, f"options {options!r} are read back as {again!r}")
 
 
 @check("table")
@@ -186,9 +194,9 @@ def tables_have_defaults(subject: Subject) -> None:
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
-    require(not missing, f"without a default: {', '.join(missing)}")
+    require(not missing, f"options without a default: {', '.join(missing)}")
     added = subject.offer.addition(subject.offer.config())
-    require(added is None, "its defaults add something to the training of runs without the table")
+    require(added is None, "the default options add something to the training")
 
 
 @check("component")
@@ -200,15 +208,15 @@ def needs_are_requirements(subject: Subject) -> None:
         try:
             Requirement(text)
         except InvalidRequirement as error:
-            raise AssertionError(f"needs {text!r}: {error}") from None
+            raise AssertionError(f"needs has an invalid requirement {text!r}: {error}") from None
 
 
 @check("component")
 def leaves_environment_untouched(subject: Subject) -> None:
     """Building changes no environment variable, folder, signal handler, generator or default.
 
-    Unset variables may be set if libraries set them when they are loaded, or if torch reads them
-    then (:data:`VARIABLES_SET_BY_LIBRARIES`).
+    A variable that is unset may be set if libraries set it when they are loaded, or if torch reads
+    it then (:data:`VARIABLES_SET_BY_LIBRARIES`).
     """
     _import_needs(subject)
     before = dict(global_state())
@@ -261,7 +269,7 @@ def require_same_state(before: dict[str, Any], *, generators: bool = True) -> No
         changed.remove(_VARIABLES)
         names = _changed_variables(before[_VARIABLES], after[_VARIABLES])
         changed += [f"the environment variable {name}" for name in names]
-    require(not changed, f"it changes: {', '.join(changed)}")
+    require(not changed, f"the plugin changes {', '.join(changed)}")
 
 
 def _changed_variables(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
@@ -273,7 +281,7 @@ def _changed_variables(before: dict[str, str], after: dict[str, str]) -> Iterato
 
 
 Attributes = dict[tuple[str, int], dict[str, Any]]
-"""Attributes by name and identity of their module or class: two classes may share a name."""
+"""Attributes by name and identity of their module or class, as two classes may share a name."""
 
 
 def library_attributes() -> Attributes:
@@ -311,7 +319,7 @@ def require_unpatched(before: Attributes, subject: Subject) -> None:
         for name in _replaced(before.get(key, attributes), attributes, plugin_folder)
         if not name.startswith("_") or name in _DUNDERS
     ]
-    require(not replaced, f"it replaces {', '.join(sorted(replaced)[:5])}")
+    require(not replaced, f"the plugin replaces {', '.join(sorted(replaced)[:5])}")
 
 
 def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Iterator[str]:
@@ -327,7 +335,7 @@ def _replaced(before: dict[str, Any], after: dict[str, Any], folder: str) -> Ite
 
 
 def _import_needs(subject: Subject) -> None:
-    """Import the libraries in ``needs`` now, so their side effects are not the plugin's."""
+    """Import the libraries in ``needs`` now, so that the plugin is not blamed for side effects."""
     from importlib import import_module
 
     from packaging.requirements import Requirement

@@ -1,4 +1,4 @@
-"""Sample records of the kit: eight of each kind, few enough to be memorized in training."""
+"""Sample records of the kit: eight of each kind, few enough for a model to memorize."""
 
 from __future__ import annotations
 

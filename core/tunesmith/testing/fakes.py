@@ -1,4 +1,4 @@
-"""Fake text models, for tests of evaluators and reporters that take milliseconds."""
+"""Fake text models, which let tests of evaluators and reporters run in milliseconds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class FakeTextModel:
     """A fake text model made of two tables: ``logprobs`` by completion, and ``answers`` by prompt.
 
     The key of a prompt in ``answers`` is its last message, or the plain text. Each word is a token.
-    A completion that is not in the table has the log-probability ``unknown`` for every word and for
-    its end. A prompt that is not in the table has an empty answer. ``calls`` records each call of
-    ``score`` with its number of prompts, and of ``generate`` with its token limit.
+    If a completion is not in the table, each of its words and its end have the log-probability
+    ``unknown``. If a prompt is not in the table, its answer is empty. ``calls`` records each call:
+    of ``score`` with its number of prompts, of ``generate`` with its token limit.
     """
 
     logprobs: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class FakeTextModel:
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> Sequence[Generation]:
-        """Return the answers of ``generate``: this model does not sample at random."""
+        """Return the same answers as ``generate``, because this model does not sample."""
         return self.generate(prompts, max_new_tokens, progress=progress)
 
     def score_generations(
@@ -86,7 +86,7 @@ class FakeTextModel:
 def perfect_model(records: Sequence[Record]) -> FakeTextModel:
     """Return a model that answers each record with its completion, with probability 1.
 
-    Answers labeled as bad have a probability close to 0 and are never given.
+    An answer labeled as bad has a probability close to 0 and is never given.
     """
     logprobs: dict[str, Sequence[float]] = {}
     answers = {}

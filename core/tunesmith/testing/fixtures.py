@@ -5,8 +5,8 @@
 * ``run_tunesmith`` runs the command line in an empty folder with a separate cache.
 * ``no_network`` and ``own_cache`` keep tests from affecting the machine.
 
-``tunesmith_torch.testing.fixtures`` has ``tiny_model``, the folder of a tiny Llama. To protect all
-tests of a project::
+``tunesmith_torch.testing.fixtures`` has ``tiny_model``, the folder of a tiny Llama. Protect all
+tests of a project with this configuration::
 
     [tool.pytest.ini_options]
     addopts = "-p tunesmith.testing.fixtures"
@@ -37,12 +37,12 @@ _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
 class NetworkUsed(RuntimeError):
-    """A test that uses ``no_network`` connects to another machine."""
+    """A test that uses ``no_network`` tried to connect to another machine."""
 
 
 @pytest.fixture(scope="session")
 def no_network() -> Iterator[None]:
-    """Refuse connections to other machines with ``NetworkUsed``, until the session ends.
+    """Refuse connections to other machines with ``NetworkUsed`` until the session ends.
 
     New processes can still connect, but ``HF_HUB_OFFLINE=1`` keeps them from contacting a hub.
     """
@@ -72,7 +72,7 @@ def no_network() -> Iterator[None]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Use separate cache, state and configuration folders in this session; return the cache.
 
-    Nothing cached, trusted or configured on the machine has an effect, and nothing is added there.
+    The machine's own cache, trust list and configuration have no effect and do not change.
     """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")

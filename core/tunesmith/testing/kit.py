@@ -79,8 +79,8 @@ class Result:
     offer: str
     """Name of the offer; empty if the check is about the plugin itself."""
     state: State
-    """``skipped``: the plugin does not make the promise. ``not run``: a sample is missing that only
-    the caller can provide. ``detail`` has the reason."""
+    """``skipped``: the plugin does not make the promise. ``not run``: the check needs a sample that
+    only the caller can provide. ``detail`` has the reason."""
     detail: str = ""
     """The fault if the check failed, the reason if it did not run; empty if it passed."""
     where: str = ""
@@ -152,7 +152,7 @@ def collect_checks(
 ) -> Iterator[BoundCheck]:
     """Yield every check of the plugin and of each of its offers.
 
-    Takes the same arguments as :func:`run_checks`.
+    The arguments are the same as for :func:`run_checks`.
 
     Raises:
         PluginError: the module is not a working plugin.
@@ -183,7 +183,7 @@ def run_checks(
             options that let a technique learn eight examples in seconds, such as
             ``{"late-layers": {"epochs": 40.0}}``. Other options keep their defaults. A data
             loader without sample options reads a small file, if it recognizes a common format.
-        broken: options by data loader that name data it must refuse.
+        broken: options by data loader that name data which the loader must reject.
         examples: worked examples by offer; examples for a data review go under
             ``tunesmith_review_data``. See :class:`LoaderExample`, :class:`EvaluatorExample` and
             :class:`ReviewExample`.
@@ -208,12 +208,12 @@ def parametrize_checks(
     examples: Examples | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Parametrize a pytest test with the checks; the test gets each as ``check`` and calls it.
+    """Parametrize a pytest test with the checks; the test gets each one as ``check`` and calls it.
 
     Args:
-        expected_failures: the reason for each check that is expected to fail, given as ``name`` or
-        ``name[offer]``. It is an error if a listed check passes or does not exist. model, samples,
-        broken, examples: as for :func:`run_checks`.
+        expected_failures: the reason for each check that is expected to fail, by ``name`` or
+            ``name[offer]``. It is an error if a listed check passes or does not exist.
+        model, samples, broken, examples: as for :func:`run_checks`.
 
     Raises:
         PluginError: the module is not a working plugin.

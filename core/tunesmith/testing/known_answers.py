@@ -1,7 +1,7 @@
-"""Correct values of well-known metrics, to check evaluators with metrics of the same name.
+"""Correct values of well-known metrics, to check evaluators whose metrics have these names.
 
 The usual variants of a metric agree on these texts, which are lower case, without articles and
-punctuation. For BLEU, every n-gram order has a match. If variants differ, each of their values is
+punctuation. For BLEU, n-grams of every order match. If variants differ, each of their values is
 accepted.
 """
 
@@ -53,9 +53,9 @@ KNOWN: Mapping[str, Sequence[Known]] = {
     "bleu": (
         _RIGHT,
         _WRONG,
-        # All n-grams match, but the answer is shorter: only the brevity penalty applies.
+        # All n-grams match but the answer is shorter, so only the brevity penalty applies.
         Known(_WORDS, _WORDS.rsplit(" ", 2)[0], (math.exp(1 - 8 / 6),)),
-        # One word of eight is wrong; without smoothing, or with add-one smoothing from n = 2.
+        # One word of eight is wrong: without smoothing, or with add-one smoothing from n = 2 on.
         Known(
             _WORDS,
             _WORDS.replace("white", "seven"),
@@ -75,13 +75,13 @@ ALIASES = {
 
 @check("evaluator")
 def known_metrics_have_their_values(subject: Subject) -> None:
-    """A metric named accuracy, exact match, F1 or BLEU has the values that this metric must have.
+    """A metric named accuracy, exact match, F1 or BLEU has the values that its name implies.
 
     A perfect answer has the value 1 or 100.
     """
     known = dict(_find_known(subject))
     if not known:
-        raise NotApplicable("none of its metrics has the name of a well-known metric")
+        raise NotApplicable("no metric of the evaluator has a well-known name")
     together = {metric.name for metric in subject.offer.metrics if not metric.is_row_mean}
     for name, cases in known.items():
         records = _records(subject, cases)
@@ -121,4 +121,4 @@ def _records(subject: Subject, cases: Sequence[Known]) -> list[Record]:
             )
             for n, case in enumerate(cases)
         ]
-    raise NotApplicable("it measures neither completions nor conversations")
+    raise NotApplicable("the evaluator measures neither completions nor conversations")

@@ -30,7 +30,8 @@ def load_samples(subject: Subject) -> Dataset:
         if subject.is_packaged():
             name = subject.offer.name
             raise NeedsSample(
-                f"does not read the kit's sample ({error.message}): add --set {name}.train=FILE, "
+                f"the loader cannot read the kit's sample ({error.message}): add --set "
+                f"{name}.train=FILE, "
                 "or `samples` in a test"
             ) from None
         raise
@@ -43,12 +44,15 @@ def yields_valid_dataset(subject: Subject) -> None:
     dataset = load_samples(subject)
     require(isinstance(dataset, Dataset), f"load returns {type(dataset).__name__}, not a Dataset")
     records = [*dataset.train, *(dataset.test or ())]
-    require(bool(records), "the sample data has no records")
+    require(bool(records), "the loader returns no records for the sample data")
     for record in records:
-        require(isinstance(record, Record), f"a {type(record).__name__} is not a record")
+        require(
+            isinstance(record, Record), f"a value of type {type(record).__name__} is not a Record"
+        )
         require(bool(record.source), f"{record!r:.100} has no source")
     for row in dataset.skipped:
-        require(isinstance(row, SkippedRow), f"skipped contains a {type(row).__name__}")
+        kind = type(row).__name__
+        require(isinstance(row, SkippedRow), f"skipped contains a value of type {kind}")
         require(bool(row.where and row.cause), f"{row!r:.100} lacks a position or a cause")
 
 
@@ -57,12 +61,14 @@ def is_sized_and_rereadable(subject: Subject) -> None:
     """The records have a length and can be read again from the start, in the same order."""
     dataset = load_samples(subject)
     for part in (dataset.train, dataset.test or ()):
-        require(hasattr(part, "__len__") and hasattr(part, "__getitem__"), "records are not sized")
+        is_sized = hasattr(part, "__len__") and hasattr(part, "__getitem__")
+        require(is_sized, "the records have no length or cannot be indexed")
         first, second = list(part), list(part)
-        require(first == second, "reading the records a second time gives other records")
+        require(first == second, "reading the records a second time gives different records")
         require(len(part) == len(first), f"len is {len(part)}, but there are {len(first)} records")
         require(
-            all(part[i] == record for i, record in enumerate(first)), "indexing gives other records"
+            all(part[i] == record for i, record in enumerate(first)),
+            "indexing gives different records than iterating",
         )
 
 
@@ -70,19 +76,19 @@ def is_sized_and_rereadable(subject: Subject) -> None:
 def same_order_twice(subject: Subject) -> None:
     """Loading the same data again gives the same records in the same order."""
     first, second = load_samples(subject), load_samples(subject)
-    require(list(first.train) == list(second.train), "the second load gives other records")
+    require(list(first.train) == list(second.train), "the second load gives different records")
     parts = [None if d.test is None else list(d.test) for d in (first, second)]
-    require(parts[0] == parts[1], "the second load gives other test records")
+    require(parts[0] == parts[1], "the second load gives different test records")
 
 
 @check("data loader")
 def splits_are_disjoint(subject: Subject) -> None:
-    """No row is in both splits of the data."""
+    """No row is in both the training and the test records."""
     dataset = load_samples(subject)
     if dataset.test is None:
         raise NotApplicable("the sample data has no test records")
     both = {r.source for r in dataset.train} & {r.source for r in dataset.test}
-    require(not both, f"in both parts: {', '.join(sorted(both)[:3])}")
+    require(not both, f"rows in both training and test records: {', '.join(sorted(both)[:3])}")
 
 
 @check("data loader")
@@ -92,28 +98,30 @@ def names_file_and_line_in_errors(subject: Subject) -> None:
     is_packaged = options is None and subject.is_packaged()
     options = packaged_options(subject.offer, broken=True) if is_packaged else options
     if not options:
-        raise NeedsSample(f"needs broken data for {subject.offer.name}: pass `broken` in a test")
+        name = subject.offer.name
+        raise NeedsSample(f"needs broken data for {name}: pass `broken` in a test")
     loader = subject.offer.build(from_table(subject.offer.config, options))
     try:
         loader.load()
     except DataError as error:
         require(
             FILE_AND_LINE.search(error.message) is not None,
-            f"the error names no file and line: {error.message!r}",
+            f"the error does not name file and line: {error.message!r}",
         )
         return
     except Exception as error:
-        raise AssertionError(f"broken data raises {type(error).__name__}: {error}") from None
+        what = f"broken data raises {type(error).__name__} instead of DataError: {error}"
+        raise AssertionError(what) from None
     if is_packaged:
-        raise NeedsSample("it reads the kit's broken file: pass `broken` in a test")
-    raise AssertionError("broken data is loaded without an error")
+        raise NeedsSample("the loader accepts the kit's broken file: pass `broken` in a test")
+    raise AssertionError("the loader accepts broken data without an error")
 
 
 @check("data loader")
 def accounts_for_every_row(subject: Subject) -> None:
     """Each line of the sample becomes one record or one skipped row; no line is lost or repeated.
 
-    This is checked if the sample is a text file where most lines are one row each. The first line
+    This is checked if the sample is a text file where most lines are rows. The first line
     may be a header.
     """
     dataset = load_samples(subject)
@@ -131,11 +139,11 @@ def accounts_for_every_row(subject: Subject) -> None:
         if missing[:1] == [1] and path.suffix in TABLE_SUFFIXES:
             del missing[0]
         lines_text = ", ".join(f"{path.name}:{n}" for n in missing[:3])
-        require(not missing, f"neither a record nor a skipped row: {lines_text}")
+        require(not missing, f"lines that became neither a record nor a skipped row: {lines_text}")
         twice = [f"{path.name}:{n}" for n, count in found.items() if count > 1]
-        require(not twice, f"more than one record, or also skipped: {', '.join(twice[:3])}")
+        require(not twice, f"lines that became more than one record or row: {', '.join(twice[:3])}")
     if not checked:
-        raise NotApplicable("the sample is not a text file with one row per line; give examples")
+        raise NotApplicable("the sample is not a text file with one row per line; pass `examples`")
 
 
 @check("data loader")
@@ -144,7 +152,8 @@ def loads_its_examples(subject: Subject) -> None:
     examples = subject.samples.examples.get(subject.offer.name, ())
     chosen = [example for example in examples if isinstance(example, LoaderExample)]
     if not chosen:
-        raise NeedsSample(f"needs examples for {subject.offer.name}: pass `examples` in a test")
+        name = subject.offer.name
+        raise NeedsSample(f"needs examples for {name}: pass `examples` in a test")
     for number, example in enumerate(chosen, 1):
         loader = subject.offer.build(from_table(subject.offer.config, example.options))
         dataset: Dataset = loader.load()

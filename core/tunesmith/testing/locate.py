@@ -1,4 +1,4 @@
-"""Find the line of a plugin's code where a failed check points to."""
+"""Find the line of a plugin's code that a failed check points to."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ METHODS = {
     "baseline": "variants",
     "reporter": "report",
 }
-"""For each kind of component, the method that most of its checks test."""
+"""The method that most checks of a component test, by kind of component."""
 
 
 def locate_fault(subject: Subject, kind: CheckKind, error: Exception) -> str:
-    """Return ``file:line`` where the plugin raised, or where the checked object is defined."""
+    """Return ``file:line`` where the plugin raised, or else where the checked object is defined."""
     folder = _plugin_folder(subject)
     raised: BaseException | None = error
     while raised is not None and folder is not None:

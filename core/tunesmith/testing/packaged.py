@@ -25,10 +25,10 @@ _FILES = {
 
 
 def packaged_options(offer: Any, *, broken: bool = False) -> dict[str, Any]:
-    """Return options that name a file for a data loader; empty if the kit has none.
+    """Return options that name a file of the kit for a data loader; {} if the kit has none.
 
-    It is a file in the first format that the loader recognizes, if ``train`` is the only option
-    that it needs. With ``broken``, the loader must refuse the file.
+    The file is in the first format that the loader recognizes. It is used only if ``train`` is the
+    only option without a default. With ``broken``, the loader must reject the file.
     """
     if isinstance(offer, DataLoaderOffer):
         fields = offer.config.model_fields

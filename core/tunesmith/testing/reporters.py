@@ -1,6 +1,6 @@
 """Checks of plugins that send or write results: reporters, exporters, serve extensions.
 
-Reporters accept every event and close after every run. Exporters write what their engine reads.
+Reporters accept every event and close after every run. Exporters write files for their engine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tunesmith.testing.checks import NeedsSample, NotApplicable, Subject, check,
 from tunesmith.testing.sample_run import sample_run
 
 HOSTILE_TEXT = "[bold]\x1b[31m日本\u202e{0}%s"
-"""Difficult text that models and users may write: markup, escapes, other scripts."""
+"""Difficult text that models and users may write: markup, terminal escapes, other scripts."""
 EXPORT_PROMPT = (Message("user", "What is the capital of Spain? 12345 é"),)
 EXPORT_FACTS = {"end_ids", "rope_theta", "tied", "tokens"}
 
@@ -62,7 +62,7 @@ def open_reporter(subject: Subject, output: io.StringIO | None = None) -> Iterat
 
 @check("reporter")
 def accepts_every_event(subject: Subject) -> None:
-    """The reporter accepts every event, also from other plugins and failed runs, with any text."""
+    """The reporter accepts every event, with any text, even of other plugins and failed runs."""
     complete = list(sample_run(HOSTILE_TEXT))
     lacking = {cls.kind for cls in core_event_types()} - {event.kind for event in complete}
     assert not lacking, f"the kit lacks {lacking}"
@@ -79,10 +79,11 @@ def accepts_every_event(subject: Subject) -> None:
                 except Exception as error:
                     if lacks_service(error):
                         raise NeedsSample(
-                            f"its service cannot be reached ({error}): start one on this machine, "
-                            "and pass its address as an option"
+                            f"cannot reach the reporter's service ({error}): start it on this "
+                            "machine, and pass its address as an option"
                         ) from None
-                    raise AssertionError(f"{event.kind} raises {describe_error(error)}") from None
+                    what = f"the event {event.kind} raises {describe_error(error)}"
+                    raise AssertionError(what) from None
 
 
 def lacks_service(error: BaseException | None) -> bool:
@@ -108,11 +109,11 @@ def closes_after_failure(subject: Subject) -> None:
                 raise ZeroDivisionError("the kit ends the run")
         except ZeroDivisionError:
             continue
-        raise AssertionError("it swallows the exception that ended the run")
+        raise AssertionError("the reporter swallows the exception that ended the run")
     leaked = list_open_files() - before
-    require(not leaked, f"it leaves files open: {', '.join(sorted(leaked)[:3])}")
+    require(not leaked, f"the reporter leaves files open: {', '.join(sorted(leaked)[:3])}")
     running = sorted(thread.name for thread in set(threading.enumerate()) - threads)
-    require(not running, f"threads still running: {', '.join(running[:3])}")
+    require(not running, f"the reporter leaves threads running: {', '.join(running[:3])}")
 
 
 @check("reporter")
@@ -123,7 +124,7 @@ def leaves_events_unchanged(subject: Subject) -> None:
             before = repr(event)
             with contextlib.suppress(Exception):  # checked by accepts_every_event
                 reporter.report(event)
-            require(repr(event) == before, f"it changes {event.kind}")
+            require(repr(event) == before, f"the reporter changes the event {event.kind}")
 
 
 @check("reporter of every run")
@@ -132,19 +133,19 @@ def reporters_of_every_run_are_silent(subject: Subject) -> None:
     missing = [
         name for name, info in subject.offer.config.model_fields.items() if info.is_required()
     ]
-    require(not missing, f"it requires the options {', '.join(missing)}")
+    require(not missing, f"the reporter has options without a default: {', '.join(missing)}")
     output = io.StringIO()
     with open_reporter(subject, output) as reporter:
         for event in sample_run(HOSTILE_TEXT):
             reporter.report(event)
-    require(not output.getvalue(), f"it prints {output.getvalue()[:80]!r}")
+    require(not output.getvalue(), f"the reporter prints {output.getvalue()[:80]!r}")
 
 
 def list_open_files() -> set[str]:
     """Return the open files of this process.
 
     Raises:
-        NotApplicable: the system does not list them.
+        NotApplicable: the operating system does not list them.
     """
     listing = Path("/proc/self/fd")
     if not listing.is_dir():
@@ -171,12 +172,12 @@ def exported(subject: Subject) -> Path:
 
 @check("exporter")
 def writes_only_below_its_folder(subject: Subject) -> None:
-    """An export writes files below its folder only, and does not change the model folder."""
+    """An export writes files only below its folder, and does not change the model folder."""
     out = exported(subject)
     _, _, before, after = subject.cache["exported"]
-    require(before == after, "the model folder has changed")
-    require(any(file.is_file() for file in out.rglob("*")), "it wrote no file")
-    require([*out.parent.iterdir()] == [out], "it wrote outside its folder")
+    require(before == after, "the export changes the model folder")
+    require(any(file.is_file() for file in out.rglob("*")), "the export writes no file")
+    require([*out.parent.iterdir()] == [out], "the export writes outside its folder")
 
 
 @check("exporter")
@@ -184,12 +185,12 @@ def says_what_the_files_hold(subject: Subject) -> None:
     """The facts about an export have known names, and include the tokens that end an answer."""
     facts = subject.build().facts(exported(subject))
     require(set(facts) <= EXPORT_FACTS, f"unknown facts: {sorted(set(facts) - EXPORT_FACTS)}")
-    require(bool(facts.get("end_ids")), "it names no token that ends an answer")
+    require(bool(facts.get("end_ids")), "the facts name no token that ends an answer")
 
 
 @check("exporter")
 def refuses_an_incomplete_export(subject: Subject) -> None:
-    """An export whose largest file is cut in half is refused when its facts are read."""
+    """An export whose largest file is cut in half is rejected when its facts are read."""
     file = max(exported(subject).rglob("*"), key=lambda path: path.stat().st_size)
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
@@ -199,7 +200,7 @@ def refuses_an_incomplete_export(subject: Subject) -> None:
         return
     finally:
         file.write_bytes(content)
-    raise AssertionError(f"{file.name} was cut in half, but the export was not refused")
+    raise AssertionError(f"{file.name} was cut in half, but the export was not rejected")
 
 
 @check("exporter")
@@ -207,11 +208,11 @@ def the_engine_answers(subject: Subject) -> None:
     """The engine renders prompts, tokenizes, and gives the same answer twice, within the limit."""
     with subject.build().open(exported(subject)) as engine:
         text = engine.render(EXPORT_PROMPT)
-        require("capital of Spain" in text, f"the prompt is rendered as {text!r}")
+        require("capital of Spain" in text, f"the rendered prompt lacks the question: {text!r}")
         require(len(engine.tokenize(text)) > 1, "a prompt has fewer than two tokens")
         first, second = (list(engine.generate([EXPORT_PROMPT], 4)) for _ in range(2))
         require(first == second, "the second answer to a prompt differs from the first")
-        require(len(first) == 1 and len(first[0].ids) <= 4, "an answer exceeds the limit")
+        require(len(first) == 1 and len(first[0].ids) <= 4, "an answer exceeds the token limit")
 
 
 @check("exporter")
@@ -220,10 +221,10 @@ def log_probabilities_are_distributions(subject: Subject) -> None:
     with subject.build().open(exported(subject)) as engine:
         ids = list(engine.tokenize(engine.render(EXPORT_PROMPT)))
         rows: Sequence[Any] = engine.logprobs(ids, len(ids) - 3)
-        require(len(rows) == 3, f"{len(rows)} distributions for 3 positions")
+        require(len(rows) == 3, f"the engine returns {len(rows)} distributions for 3 positions")
         for row in rows:
             total = fsum(exp(float(value)) for value in row)
-            require(abs(total - 1) < 1e-3, f"probabilities sum to {total:.4f}")
+            require(abs(total - 1) < 1e-3, f"the probabilities sum to {total:.4f}, not 1")
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -243,5 +244,6 @@ def extensions_take_every_request(subject: Subject) -> None:
     for body in ('{"messages": [{"role": "user", "content": "q"}]}', '{"prompt": "q"}'):
         request = SimpleNamespace(model="m", headers={}, body=body)
         chosen = extension.choose(request)
-        require(chosen is None or isinstance(chosen, str), f"it chooses {chosen!r:.80}")
+        what = f"the extension must choose a name or None, got {chosen!r:.80}"
+        require(chosen is None or isinstance(chosen, str), what)
         extension.observe(request, answer)

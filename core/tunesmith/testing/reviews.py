@@ -24,7 +24,7 @@ def list_reviews(subject: Subject) -> list[Callable[..., Any]]:
     found = [function for _, function in subject.plugins.implementations(HOOK)]
     callable_without_plan = [f for f in found if _needs_no_plan(f)]
     if not callable_without_plan:
-        raise NotApplicable("its review of data needs a plan")
+        raise NotApplicable("the plugin's review of data needs a plan")
     return callable_without_plan
 
 
@@ -56,7 +56,7 @@ def review(
     found = _call(function, given)
     require(
         isinstance(found, Sequence) and all(isinstance(finding, Finding) for finding in found),
-        f"it returns {found!r:.80}, not a list of findings",
+        f"the review returns {found!r:.80}, not a list of findings",
     )
     findings: Sequence[Finding] = found
     return findings
@@ -90,8 +90,8 @@ def reviews_are_the_same_twice(subject: Subject) -> None:
         for parts in _parts():
             before = [list(part) for part in parts]
             first, second = review(function, *parts), review(function, *parts)
-            require(list(first) == list(second), "the second review has other findings")
-            require([list(part) for part in parts] == before, "it changes the records")
+            require(list(first) == list(second), "the second review has different findings")
+            require([list(part) for part in parts] == before, "the review changes the records")
 
 
 @check("review of data")
@@ -115,4 +115,4 @@ def reviews_find_what_their_examples_say(subject: Subject) -> None:
             )
         else:
             alarms = [finding.message for finding in found if finding.level != "info"]
-            require(not alarms, f"example {number}: a false alarm, {alarms!r:.200}")
+            require(not alarms, f"example {number}: unexpected finding {alarms!r:.200}")

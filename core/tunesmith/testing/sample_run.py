@@ -36,7 +36,7 @@ def sample_event(kind: type[AnyEvent], text: str = "sample", **fields: Any) -> A
 
     Args:
         text: replaces every name or message that users, models or plugins may write.
-        fields: values to use for fields of the event, instead of the sample's.
+        fields: values for fields of the event, which replace those of the sample.
     """
     return kind(**{**_sample_fields(text)[kind], **fields})
 

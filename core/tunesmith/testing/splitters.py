@@ -15,7 +15,7 @@ ROWS = 120
 
 
 def sample_records() -> list[Record]:
-    """Return records with different prompts, in groups of three with the same site, and times."""
+    """Return records with different prompts and times, in groups of three with the same site."""
     start, sites = date(2026, 1, 1), ("north", "south", "west")
     return [
         Completion(
@@ -46,8 +46,8 @@ def split_samples(subject: Subject, records: Sequence[Record], *, all_parts: boo
         split: Split = subject.build().split(iter(records), request)
     except DataError as error:
         raise NeedsSample(
-            "needs options that suit the sample records, which have the slices time (a date) and "
-            f"site: {error}"
+            "needs options that suit the sample records, which have the slices time (a "
+            f"date) and site: {error}"
         ) from None
     return split
 
@@ -58,10 +58,10 @@ def puts_each_row_into_one_part(subject: Subject) -> None:
     records = sample_records()
     split = split_samples(subject, records)
     rows = sorted([*split.train, *split.validation, *split.test])
-    require(rows == list(range(len(records))), "a row is in no split, or in two")
+    require(rows == list(range(len(records))), "a row is in no split, or in more than one")
     for name in ("train", "validation", "test"):
         part = list(getattr(split, name))
-        require(bool(part), f"{name} is empty")
+        require(bool(part), f"the split {name} is empty")
         require(part == sorted(part), f"the rows of {name} are not in ascending order")
 
 
@@ -72,7 +72,7 @@ def splits_the_same_way_twice(subject: Subject) -> None:
     first, second = (split_samples(subject, records) for _ in range(2))
     for name in ("train", "validation", "test"):
         parts = [list(getattr(split, name)) for split in (first, second)]
-        require(parts[0] == parts[1], f"the second split has other rows in {name}")
+        require(parts[0] == parts[1], f"the second time, {name} has different rows")
 
 
 @check("splitter")
@@ -80,7 +80,7 @@ def leaves_out_parts_that_are_not_asked_for(subject: Subject) -> None:
     """If the data loader returned a split, the splitter does not make it again."""
     records = sample_records()
     split = split_samples(subject, records, all_parts=False)
-    require(not (split.validation or split.test), "validation or test rows were not requested")
+    require(not (split.validation or split.test), "the split has rows that were not requested")
     require(len(split.train) == len(records), "a row is in no split")
 
 

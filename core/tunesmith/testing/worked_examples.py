@@ -1,7 +1,7 @@
-"""Worked examples, written by a component's author: data, and the results to return for it.
+"""Worked examples that a component's author writes: data, and the results to return for it.
 
-Other checks find many faults, but only an example finds a loader that loses a weight, or an
-evaluator that is wrong by a factor. Pass examples to the kit by offer::
+Other checks find many faults. But only an example finds a loader that loses a weight, or an
+evaluator whose values are wrong by a constant factor. Pass examples to the kit by offer::
 
     examples={
         "lines": [LoaderExample(options={"train": "good.txt"}, train=[...], skipped=1)],
@@ -65,4 +65,4 @@ class ReviewExample:
 
 Example = LoaderExample | EvaluatorExample | ReviewExample
 Examples = Mapping[str, Sequence[Example]]
-"""Examples by offer; examples for a review hook by the name of the hook."""
+"""Examples by offer; examples for a review hook have the name of the hook."""

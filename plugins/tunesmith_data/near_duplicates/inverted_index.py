@@ -1,7 +1,7 @@
 """Compare all pairs of texts exactly, by counting shared numbers with an inverted index.
 
-The time grows with the number of pairs. It is meant for small data, and for finding the nearest
-text at any distance.
+The time grows with the number of pairs. Use this module for small data, or to find the nearest text
+at any distance.
 """
 
 from __future__ import annotations

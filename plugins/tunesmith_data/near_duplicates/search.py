@@ -199,7 +199,7 @@ def find_nearest(
 def _nearest_proposed(
     known: _Rows, queries: _Rows, ranks: Rows, boilerplate: Boilerplate, threshold: Threshold
 ) -> tuple[Floats, Floats, Indices]:
-    """Do the same as :func:`inverted_index.find_nearest_texts`, among texts proposed by MinHash."""
+    """Search only texts that MinHash proposes; see :func:`inverted_index.find_nearest_texts`."""
     proposed = minhash.propose_between(
         minhash.compute_sketches(known, len(known), boilerplate),
         minhash.compute_sketches(queries, len(queries), boilerplate),

@@ -35,8 +35,8 @@ class Threshold:
                 raise ValueError(f"{name}: must be above 0 and at most 1, got {value}")
         if self.characters_with_words > self.characters:
             raise ValueError(
-                "characters_with_words: must be at most characters, "
-                f"got {self.characters_with_words} above {self.characters}"
+                f"characters_with_words: must not be above characters = {self.characters}, "
+                f"got {self.characters_with_words}"
             )
 
     def accepts(self, characters: Floats, words: Floats) -> Bits:

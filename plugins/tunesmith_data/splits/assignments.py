@@ -73,7 +73,7 @@ class Assignments:
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
             if content["version"] != VERSION:
-                raise ValueError(f"version {content['version']}")
+                raise ValueError(f"unknown version {content['version']}")
             rows, prompts = (
                 {int(text, 16): part for part in PARTS for text in content[kind][part]}
                 for kind in ("rows", "prompts")

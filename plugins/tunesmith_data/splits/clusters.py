@@ -126,7 +126,8 @@ def _join_conversations(
         frequent &= ~found.is_last[chosen]
         if frequent.any():
             count = len(np.unique(rows[frequent]))
-            findings.append(_note(f"{count:,} rows start like a fifth of the data"))
+            text = f"{count:,} rows start with the same turns as a fifth of the data"
+            findings.append(_note(text))
     return findings[:1]
 
 

@@ -104,7 +104,7 @@ def _add_parts(
     request: SplitRequest,
     validation: float | int | None,
 ) -> list[Finding]:
-    """Assign a split to every cluster without one, and report sizes that could not be met.
+    """Assign a split to every cluster that has none; report sizes that could not be met.
 
     Raises:
         DataError: a split would be empty.
@@ -138,12 +138,12 @@ def _explain_single_cluster(key: str, table: RowTable) -> DataError:
     """Return the error for rows that all have to stay together."""
     total, test_file = len(table), "use a separate test file (data.test)"
     if table.groups[0] and len(set(table.groups)) == 1:
-        text = f"cannot split, all {total:,} rows are in one group"
+        text = f"the data cannot be split, because all {total:,} rows are in one group"
         hint = f"{test_file}, or split the group: remove `group` from [data]; for a single "
         return DataError(key, text, hint=f"{hint}document, set data.split_documents = true")
     text = (
-        f"cannot split, all {total:,} rows are alike: they have the same prompt or the same start "
-        "of a conversation"
+        f"the data cannot be split, because all {total:,} rows are alike: they have the same "
+        "prompt or the same start of a conversation"
     )
     return DataError(key, text, hint=f"add rows with other prompts, or {test_file}")
 
@@ -176,8 +176,8 @@ def _no_default_validation(rows: int) -> Finding:
         f"{MIN_ROWS_FOR_VALIDATION} none are set aside by default"
     )
     hint = (
-        "split.validation_size = 20 sets rows aside; otherwise choices are made out of fold on "
-        "the training rows"
+        "set split.validation_size = 20 to set rows aside; otherwise, choices are made by "
+        "cross-validation on the training rows"
     )
     return Finding(level="info", where="split.validation_size", message=message, hint=hint)
 
@@ -227,8 +227,8 @@ def _bridge_findings(
         row for row in sorted(known) if clusters.of_row[row] in joined and names[row] != "train"
     ]
     message = (
-        f"{len(rows):,} test or validation rows now resemble a training row through added rows, "
-        "so scores on them may be too high"
+        f"{len(rows):,} test or validation rows now resemble a training row, because added rows "
+        "connect them, so scores on them may be too high"
     )
     test = (row for row, name in enumerate(names) if name == "test")
     finding = Finding(

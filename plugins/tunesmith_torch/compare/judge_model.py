@@ -44,7 +44,7 @@ class JudgeEndpointOptions(ComparisonOptions):
     @model_validator(mode="after")
     def _check_token(self) -> Self:
         if self.token_variable is not None and self.endpoint is None:
-            raise ValueError("`token_variable` only has an effect with `endpoint`; set it too")
+            raise ValueError("`token_variable` has no effect without `endpoint`: set both or none")
         if self.endpoint is not None:
             check_endpoint(self.endpoint, self.token_variable)
         return self
@@ -57,7 +57,7 @@ def open_judge(
     run: RunContext | None,
     option: str,
 ) -> AskJudge:
-    """Return a function that asks the judge about prompts.
+    """Return a function that sends prompts to the judge and returns its verdicts.
 
     Without an endpoint, the judge is a model reference, a run folder or an artifact, and answers
     with the most probable of the labels. ``option`` is the option that names the judge; errors
@@ -88,7 +88,7 @@ def _ask_endpoint(endpoint: Endpoint, prompts: Sequence[str]) -> Sequence[str]:
 
 
 def review_endpoint(options: JudgeEndpointOptions, where: str, rows: str) -> Iterator[Finding]:
-    """Yield a note that names the endpoint that ``rows`` are sent to; an error without a token."""
+    """Yield a note about the endpoint that ``rows`` are sent to, and an error without a token."""
     name = options.token_variable
     if options.endpoint is None:
         return

@@ -115,7 +115,7 @@ def _stage_artifact(name: str, run: RunContext, option: str) -> Path | None:
     """
     if name not in run.artifacts and "" in run.artifacts:
         known = ", ".join([BASE_MODEL, *filter(None, run.artifacts)])
-        raise UsageError(f'{option}: the run has no stage "{name}"', hint=f"it has: {known}")
+        raise UsageError(f'{option}: the run has no stage "{name}"', hint=f"its stages: {known}")
     return run.artifacts.get(name)
 
 
@@ -170,7 +170,7 @@ def load_reward_scorer(
         return FunctionReward.from_package(options.plugin, f"{option}.plugin")
     if options.reward is None:
         if run is None:
-            raise UsageError(f"{option}.reward: must be set outside a run")
+            raise UsageError(f"{option}.reward: is required outside a run")
         artifact = _stage_artifact(REWARD_STAGE, run, f"{option}.reward")
         return None if artifact is None else _load_reward_model(artifact, run.model, run.device)
     if is_function_reference(options.reward):

@@ -87,7 +87,7 @@ class ChatFormat:
     after_answer: str = ""
     """Text that the template writes after an answer."""
     end_text: str = ""
-    """``after_answer`` up to and including its first control token; empty without one."""
+    """``after_answer`` up to and including its first control token; empty if it has none."""
     end_id: int = -1
     """Id of the token that ends an answer: the last one of ``end_text``, or the tokenizer's EOS."""
     parts: _AnswerParts = field(default_factory=_AnswerParts)
@@ -117,13 +117,13 @@ class ChatFormat:
             ) from error
         except DataError as error:
             raise UsageError(
-                f"chat template: cannot render a question and its answer: {error}",
+                f"chat template: the template cannot render a question and its answer: {error}",
                 hint="set another template with technique.chat_template.source, or use another "
                 "base model",
             ) from error
         if after.count(_TEST_ANSWER) != 1:
             raise UsageError(
-                "chat template: changes the text of an answer; set another one with "
+                "chat template: the template changes the text of an answer; set another one with "
                 "technique.chat_template.source"
             )
         header, _, after_answer = after.partition(_TEST_ANSWER)
@@ -217,7 +217,7 @@ class ChatFormat:
         return self._prompt_spans(conversation, len(conversation.messages))
 
     def exchange_spans(self, conversation: RenderedConversation) -> Exchange:
-        """Return the last message, an answer, and the prompt before it, as spans.
+        """Return the last message, which is an answer, and the prompt before it, as spans.
 
         The answer includes its end token.
         """
@@ -243,7 +243,7 @@ class ChatFormat:
         return self.encoder.control_pattern.sub("", self.end_text)
 
     def content_of(self, text: str) -> str:
-        """Return a generated answer as in a record, without the text that the template adds."""
+        """Return the content of a generated answer, without the text that the template adds."""
         parts, text = self.parts, text.removesuffix(self.end_mark)
         if parts.between.strip() and text.startswith(parts.before_reasoning):
             reasoning, between, content = text[len(parts.before_reasoning) :].partition(

@@ -1,4 +1,4 @@
-"""Mask conversations before a chat template renders them, and check the rendered texts."""
+"""Mask control tokens in a conversation before its template renders it; check the result."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def require_all_texts(conversation: RenderedConversation, length: int, text: str
         if content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
             raise DataError(
                 "conversation",
-                f"{TEMPLATE_DROPS_MESSAGE}, the text of a {message.role} turn",
+                f"{TEMPLATE_DROPS_MESSAGE}, here the text of a {message.role} turn",
                 hint="set another template with technique.chat_template.source, or change the rows",
             )
         if call := find_missing_calls(message, text):
@@ -135,7 +135,7 @@ def weighted_pieces(
         start = text.find(masked, max(position, found))
         if start < 0:
             hint = "write the answer as one text, without weights for its parts"
-            what = f"{TEMPLATE_DROPS_MESSAGE}, a weighted part of an answer"
+            what = f"{TEMPLATE_DROPS_MESSAGE}, here a weighted part of an answer"
             raise DataError("conversation", what, hint=hint)
         if start > position:
             yield text[position:start], message.weight
@@ -159,4 +159,4 @@ def _content_start(message: Message, text: str, marks: ControlTokenMarks) -> int
 def drops_tools_error(what: str) -> DataError:
     """Return the error for a template that does not write tools or tool calls."""
     hint = 'set a template that writes tools, such as technique.chat_template.source = "chatml"'
-    return DataError("conversation", f"{TEMPLATE_DROPS_MESSAGE}, {what}", hint=hint)
+    return DataError("conversation", f"{TEMPLATE_DROPS_MESSAGE}, here {what}", hint=hint)

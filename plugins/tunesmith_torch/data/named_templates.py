@@ -3,7 +3,7 @@
 A base model has only seen plain text, so it can learn any template. The template is saved with the
 trained model. ``chatml`` writes tools in the format of the Hermes models, and reasoning between
 ``<think>`` tags. Control tokens that a tokenizer lacks are written as plain text. If the token that
-ends an answer is missing, the tokenizer's EOS replaces it, also after earlier answers.
+ends an answer is missing, the tokenizer's EOS replaces it, even after earlier answers.
 """
 
 from __future__ import annotations

@@ -129,9 +129,9 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
     # A stable sort keeps the order of equally long rows, so the result is reproducible.
     for row in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[row])
-        sufficient = rooms >> size
+        sufficient = rooms >> size  # bit k is set if some micro-batch has room for size + k tokens
         if sufficient:
-            lowest_bit = sufficient & -sufficient
+            lowest_bit = sufficient & -sufficient  # the fullest of these micro-batches
             room = size + lowest_bit.bit_length() - 1
             batch = batches_by_room[room].pop()
             if not batches_by_room[room]:
@@ -150,9 +150,9 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
 def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
     """Pad a packed micro-batch with an extra row, so that its length is a multiple of 16.
 
-    The loss ignores the extra row, and no real token attends to it. Matrix
-    products are computed in tiles of 16 rows. An incomplete tile costs 2 % of the speed on average,
-    and a sixth at some lengths, such as 1695.
+    The loss ignores the extra row, and no real token attends to it. Matrix products are computed in
+    tiles of 16 rows. An incomplete tile costs 2 % of the speed on average, and a sixth at some
+    lengths, such as 1695.
     """
     length = batch.ids_BT.shape[1]
     missing = -length % multiple
@@ -226,7 +226,7 @@ def collate(examples: Sequence[Example], rows: Sequence[int], *, packed: bool = 
         positions_before = np.flatnonzero(np.asarray(example.trained, dtype=bool)[1:])
         trained.append(positions_before + start)
         targets.append(ids[positions_before + start + 1])
-        if weighted:
+        if weighted:  # the weight of a position is that of the token that it predicts
             weight_of_token = (
                 np.ones(length) if example.weights is None else np.asarray(example.weights)
             )

@@ -97,7 +97,7 @@ class StreamedExamples(Examples):
         self.longest = longest
         """Upper bound on the number of tokens of an example."""
         self.skipped_in_advance = skipped
-        """Records without an example, found before training. They have no row here."""
+        """Records without an example that were found before training. They have no row here."""
         self.skipped = {row.where: row for row in skipped}
         """All records known to have no example so far, by their source."""
         self.truncated = self.with_control_tokens = 0
@@ -238,7 +238,7 @@ def _join(batches: Iterator[Sequence[int]]) -> Iterator[list[int]]:
 
 
 def _kind(record: Record) -> tuple[object, ...]:
-    """Return the properties that a chat template may reject a record for: its type and turns."""
+    """Return the properties of a record that a template may reject it for: its type and turns."""
     if not isinstance(record, Chat):
         return (type(record),)
     return (

@@ -80,7 +80,7 @@ class Template:
         """Return the template that the options select.
 
         Raises:
-            UsageError: the template file cannot be read, or see :meth:`from_tokenizer`.
+            UsageError: the template file cannot be read, or :meth:`from_tokenizer` raises it.
         """
         return cls.from_tokenizer(
             tokenizer,
@@ -128,7 +128,8 @@ class Template:
                 chat = replace(chat, encoder=encoder)
         if chat is None and tokenizer.eos_token_id is None:
             raise UsageError(
-                "tokenizer: no chat template and no EOS token, so generation would never stop",
+                "the tokenizer has neither a chat template nor an EOS token, so generation would "
+                "never stop",
                 hint="set technique.chat_template.source to a template with an end token",
             )
         return cls(tokenizer, encoder, chat)

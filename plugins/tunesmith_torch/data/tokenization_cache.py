@@ -119,7 +119,7 @@ def _write(folder: Path, tokenized: TokenizedRecords) -> None:
 
 
 def _read(entry: Path) -> TokenizedRecords | None:
-    """Return the records of an entry, or None without one; delete the entry if it is damaged."""
+    """Return the records of an entry, or None if it does not exist; delete a damaged entry."""
     if not entry.is_dir():
         return None
     try:

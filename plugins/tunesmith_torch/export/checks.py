@@ -200,7 +200,8 @@ def _check_bos(engine: Engine, reference: Reference) -> str:
     for rendered in reference.prompts:
         ids = list(engine.tokenize(engine.render(rendered.prompt)))
         leading = [_count_leading(row, reference.bos_id) for row in (ids, rendered.ids)]
-        require(leading[0] == leading[1], f"{leading[0]} BOS tokens, expected {leading[1]}")
+        what = f"the engine adds {leading[0]} BOS tokens, but training used {leading[1]}"
+        require(leading[0] == leading[1], what)
     return f"{leading[1]} at the start"
 
 
@@ -314,7 +315,7 @@ def _judge(nats: float, kl: float, tolerance: float | None) -> str:
     if tolerance is not None:
         require(
             nats <= tolerance,
-            f"they differ by {format_deviation(nats)} nats from the trained model's; "
+            f"the largest difference from the trained model is {format_deviation(nats)} nats; "
             f"at most {format_deviation(tolerance)} are allowed",
         )
     limit = MAX_KL["rounded" if tolerance is None else "exact"]

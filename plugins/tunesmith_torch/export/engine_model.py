@@ -35,7 +35,7 @@ class EngineModel:
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate greedy answers."""
+        """Generate a greedy answer to each prompt."""
         return self.engine.generate(prompts, max_new_tokens)
 
     def _score(self, before: list[int], after: list[int]) -> TokenScores:

@@ -301,10 +301,11 @@ def _engine_errors(name: str) -> Iterator[None]:
     except (TunesmithError, OSError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split()) or "without a message"
+        reason = " ".join(str(error).split()) or "no message"
         raise EnvironmentProblem(
             f"{name}: the exporter failed: {type(error).__name__}: {reason:.300}",
-            hint="it may not support this architecture; try another exporter, such as safetensors",
+            hint="the exporter may not support this architecture; try another one, such as "
+            "safetensors",
         ) from error
 
 
@@ -406,7 +407,7 @@ def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
     worse = metric["high"] < 0 if higher_is_better else metric["low"] > 0
     text = format_estimate(metric["difference"], metric["low"], metric["high"], signed=True)
     name, rows = metric["name"], metric["rows"]
-    require(not worse, f"{name} changes by {text} on {rows} test rows")
+    require(not worse, f"{name} gets worse: it changes by {text} on {rows} test rows")
     values = f"{format_number(metric['before'])}, exported {format_number(metric['after'])}"
     return f"{name} {values}, difference {text}, {rows} rows"
 

@@ -178,7 +178,7 @@ def _convert(stored: Tensor, used: torch.dtype, dtype: torch.dtype) -> Tensor:
     """Return a tensor rounded to ``used`` and converted to ``dtype``, some rows at a time.
 
     Converting row by row saves memory: with a large vocabulary, the embeddings alone take a quarter
-    of what merging may use.
+    of the memory that merging may use.
     """
     if stored.dim() == 0:
         return stored.to(used).to(dtype)

@@ -86,9 +86,9 @@ class Reference:
     answers: list[tuple[Prompt, Generation]]
     """Greedy answers. At least one has ended, unless the model ended none of its answers."""
     bos_id: int | None
-    """Id of the BOS token; None without one."""
+    """Id of the BOS token; None if the tokenizer has none."""
     bos: str
-    """Text of the BOS token; empty without one."""
+    """Text of the BOS token; empty if the tokenizer has none."""
     limits: Sequence[ContextLimit] = ()
     """Text lengths beyond which the model computes differently."""
     long_row: ScoredRow | None = None

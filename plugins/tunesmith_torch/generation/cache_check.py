@@ -1,4 +1,4 @@
-"""Test if attention with a shared prefix and a cache gives the same results as the plain model.
+"""Test whether attention with a shared prefix and a cache gives the plain model's results.
 
 Two rows with a common prefix are computed in the three ways that scoring and generation use. Each
 prediction is compared to the model's own forward pass over the row alone::

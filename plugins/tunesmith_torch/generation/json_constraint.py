@@ -18,13 +18,13 @@ from tunesmith.errors import UsageError
 
 @dataclass(frozen=True)
 class JsonConstraint:
-    """Allows tokens that continue JSON of a schema, and the end of the answer after it."""
+    """Allows only tokens that continue JSON matching a schema, and then the end of the answer."""
 
     matcher: Any
     """An ``llguidance.LLMatcher`` for one completion."""
 
     def allow(self, ids: Sequence[int]) -> Tensor:
-        """Return True for each token that may follow."""
+        """Return True for each token that may follow ``ids``: shape V or shorter, on the CPU."""
         if ids:
             self.matcher.consume_token(ids[-1])
         else:

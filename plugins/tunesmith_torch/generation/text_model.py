@@ -94,7 +94,7 @@ class TorchTextModel:
         key_separator: str = ": ",
         is_indented: bool = False,
     ) -> TorchTextModel:
-        """Return this model with its answers constrained to JSON of a schema.
+        """Return this model with its answers constrained to JSON that matches a schema.
 
         An answer that reaches its token limit is cut off and may be incomplete JSON.
 
@@ -237,6 +237,7 @@ class TorchTextModel:
             return []
         lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
         self._check_context(prompts, lengths, "exchange")
+        # Without a prompt's last token, which each row computes: it predicts the answer's first.
         max_prefix = min(len(prompt) for prompt, _ in pairs) - 1
         rows = [ScoredRow(array("i", [*prompt, *answer]), len(answer)) for prompt, answer in pairs]
         scores: list[TokenScores] = [TokenScores(())] * len(rows)
@@ -306,7 +307,7 @@ class TorchTextModel:
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Generate an answer, yielding the text so far after each token; the last is complete.
+        """Generate an answer; yield the text so far after each token, at last the complete answer.
 
         The answer equals that of :meth:`generate`, or of :meth:`sample` if the temperature is above
         0. A model that cannot generate step by step yields only the whole answer.
@@ -349,7 +350,7 @@ class TorchTextModel:
             return
         long = [index for index, length in enumerate(lengths) if length > context]
         raise PromptTooLongError(
-            f"{description}: longer than the model's context: {lengths[long[0]]} tokens, but only "
+            f"{description}: longer than the model's context, {lengths[long[0]]} tokens but only "
             f"{context} fit (first at index {long[0]}; {len(long)} of {len(lengths)} too long)",
             [prompts[index] for index in long],
             hint="shorten the prompt, give fewer examples in it, or allow shorter answers",

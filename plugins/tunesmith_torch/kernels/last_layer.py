@@ -32,7 +32,7 @@ _Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
 
 
 class PositionIndex:
-    """Indices of the N positions, and for each of the P positions its place among them, or N."""
+    """The indices of the N positions, and the rank of each of the P positions among them, or N."""
 
     def __init__(self, positions_N: Tensor, P: int) -> None:
         self.positions_N = positions_N

@@ -64,7 +64,7 @@ class LazyMask:
         first, itself, before, after = visible.view(4, T)
         before, after = before & (first_T > 0), after & (q_T + 1 < T)
         if not bool((first & itself & ~before & ~after).all()):
-            reason = "its mask is not causal within these rows"
+            reason = "the model's mask is not causal within these rows"
             raise packing_problem(reason, "restart the positions in each row")
         self.checked.add(cu_seqlens)
 

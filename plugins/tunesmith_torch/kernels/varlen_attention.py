@@ -92,7 +92,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     spec = AttentionSpec(scale, sliding_window, softcap, dropout)
     # Attention sinks and position biases change the scores: dropping them silently would be wrong.
     if ignored := [n for n in ("s_aux", "position_bias") if kwargs.get(n) is not None]:
-        raise packing_problem(f"its attention uses `{ignored[0]}`")
+        raise packing_problem(f"the model's attention uses `{ignored[0]}`")
     if cu_seq_lens_q is None:
         # Padded rows, which also have B > 1: the model's mask decides which tokens see which.
         table = attention_mask.table if isinstance(attention_mask, LazyMask) else attention_mask
@@ -105,7 +105,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
         out, _ = sdpa(module, query, key, value, table, **sdpa_options)
         return out, None
     if value.shape[-1] != query.shape[-1]:
-        raise packing_problem("its values and keys differ in width")
+        raise packing_problem("the model's values and keys differ in width")
     _check_supported(module, query, key, attention_mask, sliding_window, kwargs)
     # Autocast does not convert the arguments of these kernels, and norms may have returned fp32.
     if torch.is_autocast_enabled(query.device.type):
@@ -117,7 +117,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     cu_seqlens = tuple(cu_seq_lens_q.tolist())
     if cu_seqlens[-1] != query.shape[2]:
         end, tokens = cu_seqlens[-1], query.shape[2]
-        raise packing_problem(f"the row boundaries end at token {end} of {tokens}")
+        raise packing_problem(f"the row boundaries end at {end}, but there are {tokens} tokens")
     # The mask is not applied; this checks that it agrees with the boundaries.
     if isinstance(attention_mask, LazyMask) and query.is_cpu:
         attention_mask.check_matches(cu_seqlens)
@@ -134,7 +134,8 @@ def _check_supported(
 ) -> None:
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         shape = tuple(query.shape)
-        raise packing_problem(f"needs one sequence of tokens and no cache, got queries {shape}")
+        what = f"the queries must be one sequence of tokens without a cache, got shape {shape}"
+        raise packing_problem(what)
     if isinstance(mask, Tensor):
         raise packing_problem("got both an attention mask and row boundaries (cu_seq_lens_q)")
     if isinstance(mask, LazyMask) and mask.window != window:
@@ -142,7 +143,7 @@ def _check_supported(
         raise packing_problem(mismatch)
     causal = kwargs.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
-        raise packing_problem("its attention is not causal")
+        raise packing_problem("the model's attention is not causal")
 
 
 def _attend_row_by_row(

@@ -1,4 +1,4 @@
-"""Compute hidden states only where the loss needs them, and the output head on them.
+"""Compute hidden states and the output head only at the positions that the loss needs.
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, P = B * T positions, N of them
 trained, D width, V vocabulary.
@@ -110,8 +110,8 @@ def get_lm_head(model: nn.Module) -> LMHead:
         head = copies[0] if copies and not head.disable_adapters else head.original_module
     if type(head) is not nn.Linear:
         raise EnvironmentProblem(
-            f"the head is a {type(head).__name__}, but only a plain linear head can be fused with "
-            "the loss",
+            f"the output head is a {type(head).__name__}, but only a plain linear head can be "
+            "fused with the loss",
             hint="train without an adapter or quantization on the head",
         )
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies, Granite divides

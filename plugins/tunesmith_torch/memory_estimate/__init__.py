@@ -1,6 +1,6 @@
 """Estimate the memory and compute of a run before loading any weights.
 
-What is counted, and when it is in memory (``=`` all of it, ``<`` growing, ``>`` shrinking)::
+The components, and when each is in memory (``=`` all of it, ``<`` growing, ``>`` shrinking)::
 
     component      load     | forward   head   backward   optimizer |  evaluate
     -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Names: P tokens of the largest micro-batch, N tokens of it that contribute to th
 size, F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number in the
 compute format.
 
-The estimate adds what the training loop of this toolkit keeps, in the order of allocation (a
+The estimate adds up all that the training loop of this toolkit keeps, in allocation order (a
 picture is in :mod:`tunesmith_torch.memory_estimate`)::
 
     weights                      w per weight, or less if quantized
@@ -130,7 +130,7 @@ def loading_memory(setting: EstimateSetting) -> MemoryParts:
 
 
 def training_memory(setting: EstimateSetting) -> MemoryParts:
-    """Return the peak memory of a step.
+    """Return the peak memory of a training step, in bytes by component.
 
     The peak is at the end of the forward pass, with all activations and the logits, or at the end
     of the backward pass, with all gradients and one layer's temporaries.
@@ -162,7 +162,7 @@ def training_memory(setting: EstimateSetting) -> MemoryParts:
 
 
 def stored_memory(setting: EstimateSetting) -> dict[str, int]:
-    """Return what a process holds between steps: weights, masters and optimizer state."""
+    """Return the bytes of weights, masters and optimizer state, which a process always holds."""
     trainable = setting.trainable_parameters
     static = {"weights": setting.base_bytes}
     if setting.adapter is not None:

@@ -32,7 +32,7 @@ _DEVICE_PROPERTIES = {"is_cuda": True, "is_cpu": False}
 def register_attention(*, gpu: bool, packed: bool) -> str:
     """Register attentions with transformers; return the name of the one for this device.
 
-    It allocates what attention in the real training would allocate.
+    It allocates the same memory as attention in the real training.
     """
     AttentionInterface.register(PACKED_ATTENTION, tree_attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)

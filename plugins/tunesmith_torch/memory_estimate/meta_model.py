@@ -30,7 +30,7 @@ def make_meta_config(config: Mapping[str, Any], layers: int | None = None) -> Pr
     model_type = str(config.get("model_type", "llama"))
     if model_type not in CONFIG_MAPPING:
         raise UsageError(
-            f"model: transformers does not support `{model_type}`, so its step cannot be traced"
+            f"model: transformers does not support `{model_type}`, so a step cannot be traced"
         )
     known = {
         k: deepcopy(v) for k, v in config.items() if k not in (*_IGNORED_CONFIG_KEYS, "model_type")
@@ -48,7 +48,7 @@ def make_meta_config(config: Mapping[str, Any], layers: int | None = None) -> Pr
 def make_meta_model(
     config: PretrainedConfig, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
-    """Return the model on the meta device."""
+    """Build the config's model on the meta device, without memory for its weights."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False

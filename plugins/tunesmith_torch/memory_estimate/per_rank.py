@@ -76,9 +76,9 @@ class ShardSizes:
         )
 
     def gathered_at(self, position: StepPosition) -> int:
-        """Return those bytes at a position, without the gradients of weights outside the blocks.
+        """Return the gathered bytes at a position, without the gradients of outside weights.
 
-        The timeline itself contains those gradients.
+        Outside weights are those outside the blocks. The timeline itself contains their gradients.
         """
         if self.setting.adapter is not None:
             return self._forward if "." in position.phase else 0

@@ -58,7 +58,7 @@ def build_pair_grouping(
 
 
 def build_policy_grouping(options: PolicyOptions, device: str) -> Grouping:
-    """Return how a policy's rows are grouped: it samples several completions for each prompt."""
+    """Return how a policy's rows are grouped: several completions are sampled for each prompt."""
     generation = options.generation
     return Grouping(
         sampled_completions=(generation.num_generations, generation.max_new_tokens),
@@ -239,7 +239,7 @@ SAMPLING_BYTES_PER_LOGIT = 16
 def _rollout_memory(stage: Stage, policy: PolicyOptions) -> PhaseMemory:
     """Return the memory needed to sample completions.
 
-    It consists of what training holds between steps, the key-value cache, and the logits.
+    It consists of the memory that training holds between steps, the key-value cache and the logits.
     """
     setting = stage.setting
     shape, w, workload = setting.shape, setting.compute_bytes, setting.workload

@@ -70,7 +70,7 @@ class EstimateSetting:
 
     @property
     def method(self) -> Method:
-        """The options of the weights: which are trained, and if the base model is quantized."""
+        """The options for the weights: which are trained, and whether the base is quantized."""
         return self.options.adaptation.method
 
     @property

@@ -115,8 +115,8 @@ def _with_recomputation_gaps(memory: PhaseMemory) -> PhaseMemory:
     """Adjust the memory on a CPU for recomputed activations.
 
     A layer's temporaries lie between the kept inputs of layers. glibc reuses such gaps less well
-    than the replay does. Usually half of the transient memory is lost, at worst 1.5 times as much
-    as there is.
+    than the replay does. Usually half of the transient memory is lost; in the worst case, 1.5 times
+    the transient memory.
     """
     parts = memory.components
     transient = _transient_bytes(parts)

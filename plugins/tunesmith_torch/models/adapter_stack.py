@@ -260,7 +260,8 @@ def _sum_adapters(adapted: AdaptedModel, model: PeftModel, names: tuple[str, str
         combined = get_peft_model(base_model, config, autocast_adapter_dtype=True)
     loaded = set_peft_model_state_dict(combined, state)
     if loaded.unexpected_keys:
-        raise IntegrityError(f"adapters cannot be added: {loaded.unexpected_keys[0]}")
+        key = loaded.unexpected_keys[0]
+        raise IntegrityError(f"the adapters cannot be added: PEFT does not expect the tensor {key}")
     return replace(adapted, model=combined)
 
 

@@ -141,8 +141,8 @@ def _choose_modules(
             raise UsageError(f'{_MODULES_KEY}: no module is named "{target}"', hint=hint)
         if lost := _lost_when_read(model, found):
             raise UsageError(
-                f'{_MODULES_KEY}: "{target}" is {format_names(sorted(lost))}; PEFT renames '
-                f"it in {model.config.model_type} models, so it could not read the adapter back",
+                f'{_MODULES_KEY}: "{target}" matches {format_names(sorted(lost))}. PEFT renames '
+                f"this in {model.config.model_type} models, so it could not read the adapter back",
                 hint=hint,
             )
         other = next((m for m in found.values() if not _fits_adapter(m)), None)

@@ -133,7 +133,8 @@ def check_adapter_folder(folder: Path, model: nn.Module) -> None:
     refuse_foreign_code(folder)
     weights = folder / ADAPTER_WEIGHTS_FILE
     if not weights.is_file():
-        raise IntegrityError(f"{weights}: missing; adapters are only read from safetensors files")
+        what = "the file is missing; adapters are only read from safetensors files"
+        raise IntegrityError(f"{weights}: {what}")
     largest = max((n for shape in check_safetensors(weights) for n in shape), default=0)
     check_adapter_config(folder, [name for name, _ in model.named_modules()], largest)
 

@@ -1,4 +1,4 @@
-"""Compute a fingerprint of a model and token ids, to see if stored results are still valid."""
+"""Compute a fingerprint of a model and token ids, to check whether stored results are valid."""
 
 from __future__ import annotations
 

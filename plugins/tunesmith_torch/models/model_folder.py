@@ -247,7 +247,7 @@ def check_safetensors(file: Path) -> list[list[int]]:
         IntegrityError: the file is missing or truncated, or its header is inconsistent.
     """
     if not _is_file(file):
-        raise IntegrityError(f"{file}: in the weight index, but missing")
+        raise IntegrityError(f"{file}: the weight index lists this file, but it is missing")
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -265,7 +265,8 @@ def check_safetensors(file: Path) -> list[list[int]]:
     if any(end != start for (_, end), (start, _) in pairwise([(0, 0), *spans])):
         raise IntegrityError(f"{file}: the tensors overlap, or there are gaps between them")
     if len(spans) > MAX_TENSORS:
-        raise IntegrityError(f"{file}: has {len(spans)} tensors, at most {MAX_TENSORS} allowed")
+        what = f"the file has {len(spans)} tensors, but at most {MAX_TENSORS} are allowed"
+        raise IntegrityError(f"{file}: {what}")
     return [entry["shape"] for entry in tensors]
 
 

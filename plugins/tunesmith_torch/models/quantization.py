@@ -209,8 +209,8 @@ def _check_files(folder: Path, model: PreTrainedModel) -> None:
                     tensor = file.get_tensor(name)
                     if shapes.get(name, tensor.shape) != tensor.shape:
                         raise IntegrityError(
-                            f"{folder}: {name} has a different shape than config.json describes, "
-                            f"got {list(tensor.shape)} for {list(shapes[name])}"
+                            f"{folder}: {name} has the shape {list(tensor.shape)}, a different "
+                            f"shape than config.json describes, {list(shapes[name])}"
                         )
                     # In float64 the sum of finite weights does not overflow.
                     if not tensor.sum(dtype=torch.float64).isfinite():

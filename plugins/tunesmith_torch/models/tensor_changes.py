@@ -42,7 +42,7 @@ def _checksum(parameter: Tensor) -> int:
 
 
 def describe_unchanged(before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    """Describe the trainable tensors that a training did not change; empty if all changed."""
+    """Describe the trainable tensors that training did not change; return "" if all changed."""
     unchanged = [name for name, checksum in before.items() if after.get(name) == checksum]
     if not unchanged:
         return ""
@@ -106,10 +106,10 @@ def _has_rows(tensors: Any, name: str, b_OR: Tensor) -> bool:
 
 
 def describe_lost(lost: Sequence[str]) -> str:
-    """Describe the tensors whose change did not arrive."""
+    """Describe the tensors whose trained values are missing in the merged model."""
     return (
-        f"the training changed {format_count(len(lost), 'tensor')} that are as before in the "
-        f"merged model: {_name(lost)}"
+        f"the merged model has the base model's values in {format_count(len(lost), 'tensor')} that "
+        f"training changed: {_name(lost)}"
     )
 
 

@@ -109,7 +109,7 @@ def load_optimizer_state(
     name: str,
     flat: Mapping[str, Tensor],
 ) -> None:
-    """Load what :func:`optimizer_state` returned, from tensors named ``PART.name`` in ``flat``.
+    """Load the state that :func:`optimizer_state` returned, from ``PART.name`` tensors in ``flat``.
 
     Raises:
         KeyError: a part is missing.

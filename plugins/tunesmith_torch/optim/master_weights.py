@@ -1,7 +1,7 @@
 """Run AdamW on fp32 master weights, even if the model computes in bf16.
 
 A bf16 number has eight significant bits, so neighboring numbers differ by at least 0.4 %. Changing
-a weight of 0.01 by 1e-5 is a change of 0.1 %, which rounding to bf16 would undo, and so it is for
+a weight of 0.01 by 1e-5 is a change of 0.1 %, which rounding to bf16 would undo. The same holds for
 nearly every update. The optimizer therefore keeps fp32 *master weights* of bf16 parameters::
 
     bf16 parameter -- forward, backward --> bf16 gradient of one micro-batch
@@ -135,7 +135,7 @@ class MasterWeights:
         return flat
 
     def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`state_dict` returned.
+        """Load the state that :meth:`state_dict` returned.
 
         Raises:
             KeyError: a tensor is missing.

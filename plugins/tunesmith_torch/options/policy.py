@@ -225,7 +225,9 @@ class PolicyOptions(ChosenAdaptationOptions):
         if self.algorithm == "rloo" and loss.num_iterations > 1:
             raise ValueError("`loss.num_iterations` must be 1 for rloo, which has no clipping")
         if loss.kl_target is not None and loss.kl_coef == 0:
-            raise ValueError("`loss.kl_target` needs `loss.kl_coef` above 0 as the initial value")
+            raise ValueError(
+                "`loss.kl_target` needs an initial coefficient: set `loss.kl_coef` above 0"
+            )
         return self
 
     @property

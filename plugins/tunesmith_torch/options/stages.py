@@ -14,7 +14,7 @@ __all__ = ["list_stages"]
 def list_stages(
     config: BaseModel, where: str = "technique"
 ) -> Iterator[tuple[str, TrainingOptions]]:
-    """Yield key and options of each stage to train, leaving out skipped stages.
+    """Yield key and options of each stage to train, without skipped stages.
 
     Yield nothing if the technique has no training options.
     """

@@ -33,7 +33,7 @@ weights ``W``. The loss is a sum over rows ``r``. Each ``L_r`` depends on ``W`` 
     shared prefix:   dL/dW = sum over r of dL_r/dW + ( sum over r of dL_r/dH ) dH/dW
 
 Both are equal, because ``dH/dW`` is the same in all rows. Autograd computes the second line: it
-adds up what all branches send into ``H``, and then runs backward through the prefix once. Only
+adds up the gradients of all branches at ``H``, then runs backward through the prefix once. Only
 rounding differs, because sums are added in another order.
 
 The argument needs layers that treat each position separately, except for causal attention. It
@@ -118,7 +118,8 @@ def collate_with_prefix(
     cu_seqlens = [P, *accumulate(map(len, suffixes), initial=P)][1:]
     trained, targets = [], []
     for example, suffix, start in zip(chosen, suffixes, cu_seqlens, strict=False):
-        # Position t predicts token t + 1 of the same row.
+        # Suffix position i is token P + i of the row and predicts token P + i + 1. The last token
+        # of the prefix predicts nothing here, because `limit_prefix` leaves its target untrained.
         indices = np.flatnonzero(np.asarray(example.trained, dtype=bool)[P + 1 :])
         trained.append(indices + start)
         targets.append(suffix[indices + 1])

@@ -82,7 +82,7 @@ class LabeledCompletionGroup(CompletionGroup):
 
 @dataclass(frozen=True)
 class CompletionBatch:
-    """A micro-batch of groups."""
+    """A micro-batch of prompts with their completions."""
 
     batch: MicroBatch
     """The tokens, and the N loss positions of all C completions."""
@@ -216,6 +216,7 @@ def _collate_tree(
     for group, (start, stop) in zip(groups, pairwise(cu_seqlens), strict=True):
         for completion in group.completions:
             row = np.asarray([group.prompt[-1], *completion], dtype=np.int64)
+            # Each token of the row predicts the next one, so the last token is only a target.
             ids.append(row[:-1])
             targets.append(row[1:])
             positions.append(np.arange(len(completion)) + (stop - start))
@@ -226,7 +227,7 @@ def _collate_tree(
         positions_BT=torch.from_numpy(np.concatenate(positions))[None],
         boundaries=None,
         mask_BT=None,
-        trained_N=torch.arange(cu_seqlens[-1], end),
+        trained_N=torch.arange(cu_seqlens[-1], end),  # all positions of the branches
         targets_N=torch.from_numpy(np.concatenate(targets)),
         weights_N=None,
         rows=tuple(rows),
@@ -259,7 +260,8 @@ def require_pairs(records: Sequence[Record]) -> None:
     for record in records:
         if not isinstance(record, Preference):
             kind = type(record).__name__
-            raise DataError(record.source, f"needs a pair of answers, but this is a {kind}")
+            what = f"training needs a pair of answers, but this record is a {kind}"
+            raise DataError(record.source, what)
 
 
 def tokenize_preferences(
@@ -293,7 +295,7 @@ def _labeled_answers(record: Record) -> Sequence[tuple[str, bool]]:
             return ((record.completion, record.label),)
         case _:
             kind = type(record).__name__
-            message = f"needs a pair of answers or a labeled answer, but this is a {kind}"
+            message = f"training needs a pair of answers or a labeled answer, not a {kind}"
             raise DataError(record.source, message)
 
 

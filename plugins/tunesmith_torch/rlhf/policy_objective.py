@@ -233,6 +233,7 @@ class PolicyObjective:
         if (options.algorithm == "ppo") != (self._value_model is not None):
             raise UsageError("ppo needs a policy with a value head; grpo and rloo need none")
         head = get_lm_head(self.policy)
+        # `_logprobs` puts the temperature into the head's scale, which is applied before a softcap.
         if head.softcap is not None and options.generation.temperature != 1:
             raise UsageError("generation.temperature: must be 1, since this model caps its logits")
         self._without_value_head = replace(adapted, model=self.policy)
@@ -284,6 +285,8 @@ class PolicyObjective:
         """Return the micro-batches of a rollout; divide it again if the budget has shrunk."""
         if budget == prepared.budget:
             return prepared.micro_batches
+        # Only the division changes. The values of each token stay those of the rollout, because the
+        # policy that sampled it no longer exists after the first update.
         by_group = _split_by_group(prepared)
         total_weight = prepared.micro_batches[0].total_weight if prepared.micro_batches else 1.0
         relaid = []
@@ -385,7 +388,7 @@ class PolicyObjective:
                 rewards_C -= completions.sum_per_completion(kl_penalty_N).cpu()
             advantages_C = self._group_advantages(rewards_C, trained)
             advantages_N = advantages_C.to(kl_penalty_N)[completions.completion_N]
-        returns_N = advantages_N + values_N
+        returns_N = advantages_N + values_N  # the value head's target; grpo and rloo do not read it
         return PolicyMicroBatch(
             completions, old_logprobs_N, ref_logprobs_N, advantages_N, returns_N, loss_weights_N
         )
@@ -425,8 +428,10 @@ class PolicyObjective:
         for batch in micro_batches:
             kl_N = batch.old_logprobs_N - batch.ref_logprobs_N
             self._metrics.add(kl=float(kl_N.sum()) / completions)
+            # The entropy is estimated as the mean of -log pi over the sampled tokens.
             entropy -= float(batch.old_logprobs_N.sum())
             batch.loss_weights_N = batch.loss_weights_N / divisor
+            # `loss` divides by the total weight, so that clip_fraction is a mean over tokens.
             batch.total_weight = max(trained_tokens, 1.0) / divisor
         # The loss weights already contain the division. With a divisor of 0, the training loop
         # skips the backward pass of this loss: no token is trained on.

@@ -47,12 +47,12 @@ def pick_device(name: str = "auto") -> torch.device:
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (":" in name and not index.isdecimal()):
         raise UsageError(
-            f'device: not a device, got "{name}"', hint="use auto, cpu, cuda, cuda:1 or mps"
+            f'device: unknown device "{name}"', hint="use auto, cpu, cuda, cuda:1 or mps"
         )
     count = _device_count(kind)
     if int(index or 0) >= count:
         raise EnvironmentProblem(
-            f'device: no "{name}" on this machine, which has {count} {kind} devices',
+            f'device: there is no "{name}" on this machine, which has {count} {kind} devices',
             hint='use "auto": a GPU if there is one, otherwise the CPU',
         )
     return torch.device(name)

@@ -92,9 +92,9 @@ class ProcessGroup:
     """True after an error inside :func:`collectives`: the process must end, not wait for rank 0."""
 
     def exchange(self, message: dict[str, Any]) -> list[Any]:
-        """Send this rank's message to all ranks; return all values, or raise what was sent."""
+        """Send this rank's message to all ranks; return all values, or raise a rank's error."""
         if self.closed:
-            raise RankLostError("exchange between ranks after training has ended")
+            raise RankLostError("ranks cannot exchange data, because training has ended")
         messages = [json.loads(text) for text in _all_gather(self, json.dumps(message).encode())]
         error = next((each["error"] for each in messages if "error" in each), None)
         if error is not None:
@@ -220,7 +220,7 @@ def all_gather_object(value: Any) -> list[Any]:
         TunesmithError: on rank 0, training failed with this error on another rank.
         EndedByRankZero: on the other ranks, in the same case.
         RecomputeBatch: memory ran out on a rank.
-        RankLost: the process of a rank has ended.
+        RankLostError: the process of a rank has ended.
     """
     return [value] if _group is None else _group.exchange({"value": value})
 

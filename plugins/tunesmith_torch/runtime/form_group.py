@@ -49,7 +49,7 @@ def _store() -> Any:
     """Return torchrun's store, where processes find each other's addresses.
 
     Raises:
-        RankLost: torchrun itself hosts the store, and torchrun has ended.
+        RankLostError: torchrun itself hosts the store, and torchrun has ended.
     """
     # Rank 0 hosts the store and may not have started yet, so wait with the default timeout.
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -25,7 +25,7 @@ def build_rank_lost_error() -> RankLostError:
     """Return the error to raise on a rank that lost its connection to another rank."""
     return RankLostError(
         "another rank of this run has exited, so the remaining ranks cannot continue",
-        hint="tunesmith resume continues from the last checkpoint",
+        hint="`tunesmith resume` continues from the last checkpoint",
     )
 
 

@@ -32,7 +32,7 @@ def split_into_buckets(
 
 
 def dtype_and_device(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
-    """Return the properties that the tensors of a bucket share."""
+    """Return the dtype and the device, which all tensors of a bucket share."""
     return tensor.dtype, tensor.device
 
 

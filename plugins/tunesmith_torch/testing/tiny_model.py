@@ -136,7 +136,7 @@ def save_tiny_model(
     template: str | None = CHATML,
     changes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Save a model folder as on a hub, with config, safetensors weights, tokenizer, chat template.
+    """Save a folder like a hub's, with config, safetensors weights, tokenizer and chat template.
 
     ``changes`` overrides config attributes.
     """

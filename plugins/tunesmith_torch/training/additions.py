@@ -137,7 +137,7 @@ class TrainingAddition:
         raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore the state that :meth:`state_dict` returned."""
         raise NotImplementedError
 
 
@@ -225,7 +225,8 @@ class Additions:
             with origin.blame():
                 added.append(BuiltAddition(origin, origin.build(context)))
             if not any(map(added[-1].has, ("term", "transform_update", "evaluate"))):
-                text = "has no effect on training" + (f" in stage {job.stage}" * bool(job.stage))
+                text = "this table has no effect on training"
+                text += f" in stage {job.stage}" * bool(job.stage)
                 job.emit(FindingReported(level="info", source=origin.table, message=text))
         return cls(added, job.emit)
 

@@ -35,7 +35,7 @@ def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
     options: TrainingOptions = job.config
     if job.additions and options.parallel == "sharded" and distributed.world_size() > 1:
         raise UsageError(
-            f"[{job.additions[0].table}]: needs all weights on each rank, but "
+            f"[{job.additions[0].table}]: the table needs all weights on each rank, but "
             'technique.parallel is "sharded"',
             hint='use parallel = "data"',
         )

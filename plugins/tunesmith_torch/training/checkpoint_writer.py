@@ -1,6 +1,6 @@
 """Save and restore training checkpoints, and apply a monitor's decisions.
 
-The order within a step decides what an interruption costs::
+The order within a step decides how much work an interruption costs::
 
     update -> StepFinished event -> stopped (Ctrl-C)?  save, then leave
                                  -> evaluate           may save the best weights, or end training
@@ -115,7 +115,8 @@ class CheckpointWriter:
             return False
         best = self.job.checkpoints.best()
         if best is None:
-            raise IntegrityError(f"{self.job.checkpoints.folder}: the best checkpoint is gone")
+            what = "the best checkpoint is missing, so training cannot end with its weights"
+            raise IntegrityError(f"{self.job.checkpoints.folder}: {what}")
         checkpoint_owner.require_own_checkpoint(self.job, best, step)
         training_state.restore_training_state(best.path, self.masters, self.additions)
         return True

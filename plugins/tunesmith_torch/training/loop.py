@@ -296,6 +296,7 @@ class _GradientAccumulator:
         self.budget.step = step
         own = rows
         if distributed.world_size() > 1:
+            # Every rank computes the same division of the batch, so no exchange is needed.
             sizes = [self.objective.counts([row]).tokens for row in rows]
             own = [rows[i] for i in distributed.list_rank_items(sizes)]
         prepared = self.objective.prepare(own, self.budget.run)
@@ -312,6 +313,7 @@ class _GradientAccumulator:
         for attempt in self.budget.attempts():
             with attempt:
                 shares = self._accumulate(batch, attempt.tokens)
+        # Only now, after all ranks have succeeded: a repeated attempt must not be summed twice.
         distributed.all_reduce_gradients(self.masters.masters)
         options: TrainingOptions = self.job.config
         with self.parallelism.collectives():
@@ -349,6 +351,7 @@ class _GradientAccumulator:
                 loss.backward()  # type: ignore[no-untyped-call]
                 shares.append(("", loss.detach().float()))
             for added, items in micro_batches(batch.drawn, budget):
+                # Not divided by Z, because the shares of a term already sum to the whole term.
                 with self.adapted.autocast():
                     loss = added.term(items)
                 loss.backward()  # type: ignore[no-untyped-call]

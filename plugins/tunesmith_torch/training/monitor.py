@@ -36,7 +36,7 @@ class TrainingMonitor(Protocol):
         ...
 
     def load_state_dict(self, state: JSON) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore the state that :meth:`state_dict` returned."""
         ...
 
     def count_steps(self, planned: int) -> int:

@@ -1,6 +1,6 @@
 """Let ranks train together, either on copies of the model or on a sharded model.
 
-Both use the same training loop. :func:`parallelize` returns what differs between them as a
+Both use the same training loop. :func:`parallelize` returns their differences as a
 :class:`Parallelism`::
 
     replicated    each rank has all weights    gradients are summed once per batch

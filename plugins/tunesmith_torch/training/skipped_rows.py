@@ -133,7 +133,7 @@ class StreamAccount:
             try:
                 yield SkippedRow(**json.loads(line))
             except (ValueError, TypeError, RecursionError):
-                text = f"{self._path}:{number}: is damaged; its row is counted when read again"
+                text = f"{self._path}:{number}: the line is damaged; its row is counted later"
                 self._job.emit(FindingReported(level="warning", source="data", message=text))
 
     def load(self, rows: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: cross-entropy on the completions in the data.
 
-What happens to the rows of one batch (:class:`NextTokenObjective`)::
+The rows of one batch take this path (:class:`NextTokenObjective`)::
 
     rows                      token ids, and a mark on each token that is trained
 
@@ -145,7 +145,7 @@ class NextTokenObjective:
         return BatchCounts(tokens=tokens, trained_tokens=trained, loss_divisor=divisor)
 
     def prepare(self, rows: Sequence[int], run: RunWithBudget) -> Sequence[int]:
-        """Return the rows unchanged."""
+        """Return the rows unchanged, as this loss needs no preparation."""
         return rows
 
     def is_counted(self, rows: Sequence[int]) -> bool:

@@ -80,9 +80,9 @@ def _read_digests(path: Path) -> tuple[dict[str, str], str]:
     except FileNotFoundError:
         return {}, ""
     except OSError as error:
-        return {}, f"{path}: cannot be read ({error.strerror or error})"
+        return {}, f"{path}: the file cannot be read ({error.strerror or error})"
     except (ValueError, LookupError, TypeError, RecursionError):
-        return {}, f"{path}: is damaged"
+        return {}, f"{path}: the file is damaged"
 
 
 def digest_rows(rows: Iterable[Row]) -> str:

@@ -92,7 +92,7 @@ class TrainingSession:
     initial_model: InitialModel | None
     """The model that ``from`` names; None: training starts from the base model."""
     lineage: JSON
-    """Facts that identify the initial model; empty without one."""
+    """Facts that identify the initial model; empty if training starts from the base model."""
     folder: Path
     """Folder of the base weights: the base model, or a full model that ``from`` names."""
     layout: RowLayout

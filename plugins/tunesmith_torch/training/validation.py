@@ -98,7 +98,7 @@ class ValidationMonitor:
         validation: RowObjective,
         sample: RowObjective,
     ) -> ValidationMonitor:
-        """Return a monitor whose steps follow the options, or else the predicted costs."""
+        """Return a monitor whose steps follow the options, otherwise the predicted costs."""
         options: ValidationOptions = job.config.validation
         costs = EvaluationCosts.predict(
             order,
@@ -207,7 +207,7 @@ class ValidationMonitor:
 
     def _replace_lost_best(self, step: int) -> MonitorDecision:
         """Report that the best checkpoint is lost, and keep the present weights instead."""
-        text = f"step {step}: the best checkpoint is gone; using the weights of this step instead"
+        text = f"step {step}: the best checkpoint is missing; using this step's weights instead"
         self.job.emit(FindingReported(level="warning", source=VALIDATION, message=text))
         self.best, self.without_gain = self.last, 0
         return "continue" if step == self.final_step else "save_best"

@@ -1,6 +1,6 @@
 """Load and test a tokenizer, in a script for a limited process that reads a path from stdin.
 
-It only imports tokenizers, to be quick. The exit code shows what happened; stderr contains the
+It imports only tokenizers, to start quickly. The exit code shows the outcome; stderr contains the
 library's error message, if it raised an error.
 """
 

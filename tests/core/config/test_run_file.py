@@ -143,7 +143,7 @@ def test_a_missing_file_and_invalid_utf8_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such run file"):
         run_file.read_run_file(tmp_path / "no.toml", environment={})
     (tmp_path / "run.toml").write_bytes(b"[run]\nname = \xff\n")
-    with pytest.raises(ConfigError, match="not UTF-8 at byte 13"):
+    with pytest.raises(ConfigError, match="not valid UTF-8 at byte 13"):
         run_file.read_run_file(tmp_path / "run.toml", environment={})
     with pytest.raises(UsageError, match="no such run file"):
         run_file.read_run_file(tmp_path, environment={})

@@ -157,7 +157,7 @@ def test_many_rows_without_validation_rows_have_no_folds(table_bench: Bench) -> 
     assert report.data is not None and report.data.train > 1_000
     chosen = report.baselines["table"]
     assert (chosen.variant, chosen.validation_score, chosen.folds) == ("size=2", None, 0)
-    reason = "there are no validation rows to compare it on"
+    reason = "there are no validation rows to compare variants on"
     assert [(v["name"], v["reason"]) for v in chosen.not_tried] == [("size=6", reason)]
 
 

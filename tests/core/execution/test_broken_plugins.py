@@ -280,7 +280,7 @@ def failures() -> Iterator[tuple[str, Case]]:
     yield "build of a reporter raises", bad(partial(reporter, build=fail), reporters=[ODD])
     yield (
         "end of a reporter exits",
-        good(partial(reporter, __exit__=leave), "failed to close", reporters=[ODD]),
+        good(partial(reporter, __exit__=leave), "could not be closed", reporters=[ODD]),
     )
     yield "splitter raises", bad(partial(splitter, fail), "split", split=ODD)
 
@@ -308,7 +308,11 @@ def results() -> Iterator[tuple[str, Case]]:
         yield f"value is {name}", bad(partial(evaluator, values(number)), evaluators=[ODD])
     measured = {
         "value is out of bounds": (values(7.0), SHARE, "the bounds 0 to 1"),
-        "bounds are reversed": (values(1.0), replace(SHARE, bounds=(1.0, 0.0)), "bounds of"),
+        "bounds are reversed": (
+            values(1.0),
+            replace(SHARE, bounds=(1.0, 0.0)),
+            "lower bound 1.0 is not below 0.0",
+        ),
         "details are not JSON": (values(1.0, details={"model": object()}), SHARE, "not JSON"),
         "details are huge": (values(1.0, details={"text": "x" * 2_000_000}), SHARE, "at most"),
     }
@@ -323,14 +327,14 @@ def results() -> Iterator[tuple[str, Case]]:
     for name, found, text in (
         ("finding has no level", [replace(FINDING, level="fatal")], "level"),  # type: ignore[arg-type]
         ("finding has no text", [replace(FINDING, message=7)], "message"),  # type: ignore[arg-type]
-        ("finding is a text", ["odd"], "returned str"),
+        ("finding is a text", ["odd"], "type str instead of a Finding"),
     ):
         yield name, good(partial(reviewing, returning(found)), text)
     forecast = ReviewResult(forecast="it fits")  # type: ignore[arg-type]
     yield "forecast is a text", good(partial(reviewing_model, returning(forecast)), "Forecast")
     for name, model, text in (
         ("model is nowhere", FOUND, "not a folder"),
-        ("model is a text", "base", "returned str"),
+        ("model is a text", "base", "wrong type str"),
         ("description is a number", replace(FOUND, description=7), "description"),  # type: ignore[arg-type]
     ):
         yield name, bad(partial(finding, returning(model)), text)

@@ -73,7 +73,7 @@ def test_what_a_technique_would_ignore_is_refused(
     ("record", "message"),
     [
         (replace(RECORD, completion=["c"]), "created a mutable record: f:1"),  # type: ignore[arg-type]
-        ({"prompt": "p"}, "returned dict instead of a Record"),
+        ({"prompt": "p"}, "returned a value of type dict instead of a Record"),
     ],
 )
 def test_records_that_are_a_fault_of_the_loader(bench: Bench, record: Any, message: str) -> None:

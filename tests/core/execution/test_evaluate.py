@@ -116,7 +116,7 @@ def test_an_interval_of_the_evaluator_is_that_of_all_rows(tmp_path: Path) -> Non
     assert (event.value, event.low, event.high) == (0.5, 0.25, 0.75)
     assert event.leakage_free["n"] == 3 and event.leakage_free["high"] > 0.75
     for interval in ((0.75, 0.25), (0.0, math.nan), (-math.inf, 1.0)):
-        with pytest.raises(PluginError, match='interval of "right" from'):
+        with pytest.raises(PluginError, match="interval from"):
             run(tmp_path, replace(given, interval=interval))
 
 
@@ -213,7 +213,7 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
     [
         (
             Measurement(metric="beauty", values=(1.0,) * 4),
-            'returned metric "beauty", which its offer',
+            'returned the metric "beauty", which its offer',
         ),
         (
             Measurement(metric="right", values=(1.0,) * 3),
@@ -230,7 +230,7 @@ def test_groups_are_stored_and_widen_the_interval(tmp_path: Path) -> None:
         (measurement((1.0,) * 4, outputs=("a", 1, "a", "a")), "int in outputs .* a text"),
         (None, "NoneType instead of a Measurement"),
         (measurement((1.0,) * 3, records=RECORDS[:2]), '3 values of "right" for 2 records'),
-        (measurement((), records=[]), '"right" of no records'),
+        (measurement((), records=[]), '"right" for no records'),
     ],
 )
 def test_an_evaluator_that_breaks_its_contract_is_named(
@@ -247,7 +247,7 @@ def test_an_evaluator_can_measure_records_of_its_own(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / event.records, "right")
     assert [row["source"] for row in rows] == [f"own:{n}" for n in range(6)]
     loss = Measurement(metric="loss", values=(1.0,) * 4)
-    with pytest.raises(PluginError, match='"loss" of no records, or of other'):
+    with pytest.raises(PluginError, match='"loss" for no records, or for other'):
         run(tmp_path, measurement((1.0,) * 6, records=texts), loss)
     with pytest.raises(PluginError, match="right of own:5 is nan"):
         run(tmp_path, measurement((1.0,) * 5 + (math.nan,), records=texts))
@@ -274,7 +274,7 @@ def test_a_value_that_is_not_finite_is_the_evaluators_if_the_scores_are(tmp_path
 
 def test_a_metric_that_is_returned_twice_is_refused(tmp_path: Path) -> None:
     one = Measurement(metric="right", values=(1.0,) * 4)
-    with pytest.raises(PluginError, match='"tunesmith-odd:odd" returned metric "right" twice'):
+    with pytest.raises(PluginError, match='"tunesmith-odd:odd" returned the metric "right" twice'):
         run(tmp_path, one, one)
 
 
@@ -313,8 +313,8 @@ def test_a_model_that_cannot_be_opened_is_a_fault_of_the_technique(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ("", "1: the evaluation is missing"),
-        ("{}", "1: the evaluation is damaged"),
+        ("", "1: the file of evaluation results is missing"),
+        ("{}", "1: the file of evaluation results is damaged"),
         ('{"source": "a", "expected": "b", "m": {"value": 1, "weight": 1}}\nx', "2: .* damaged"),
         ('{"source": "a", "expected": "b", "m": {"value": "1", "weight": 1}}', "1: .* damaged"),
     ],

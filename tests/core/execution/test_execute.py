@@ -320,7 +320,7 @@ def test_a_run_whose_log_is_lost_is_not_resumed_silently(
     assert bench.report() == report and events.exists() == (lines is not None)
     resumed = bench.run(resume=True, accept_changes=True)
     assert resumed.status == "ok"
-    assert resumed.findings[0].message.startswith("accepted: events.jsonl no longer records")
+    assert resumed.findings[0].message.startswith("resumed although events.jsonl no longer records")
     steps = [event["step"] for event in bench.events() if event["event"] == "step-finished"]
     assert steps[0] == 6
 
@@ -414,7 +414,7 @@ def test_a_reporter_that_cannot_be_closed_is_in_the_log_and_the_report(
     assert report.status == "ok"
     stored = bench.report()["findings"]
     for text in (report.findings[-1].message, stored[-1]["message"]):
-        assert text.startswith('reporter "failing" failed to close: OSError: the store is down')
+        assert text.startswith('reporter "failing" could not be closed: OSError: the store is down')
     assert kinds(bench)[-2:] == ["run-finished", "finding"]
     assert RECORDERS[0].closed and isinstance(RECORDERS[0].events[-1], FindingReported)
     assert not [w for w in recwarn if "close" in str(w.message)]
@@ -651,11 +651,11 @@ def test_records_that_the_technique_does_not_accept(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "returned NoneType instead of a Dataset"),
-        (Dataset(train=[{"prompt": "p"}]), "returned dict instead of a Record"),  # type: ignore[list-item]
+        (None, "returned a value of type NoneType instead of a Dataset"),
+        (Dataset(train=[{"prompt": "p"}]), "returned a value of type dict instead of a Record"),  # type: ignore[list-item]
         (
             Dataset(train=[Completion(source="f:1", prompt="p", completion=None)] * 9),  # type: ignore[arg-type]
-            "created a record with wrong types: f:1 needs texts",
+            "created a record with wrong types: every required field of f:1 must be a text",
         ),
     ],
 )
@@ -680,7 +680,7 @@ def test_one_row_cannot_be_split(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("metric", r'"file:bench" returned metric "beauty", which its offer does not declare'),
+        ("metric", r'"file:bench" returned the metric "beauty", which its offer does not declare'),
         ("length", r'"file:bench" returned \d+ values of "right" for \d+ records'),
         ("raises", r'"file:bench".*ZeroDivisionError: a bug in the evaluator'),
     ],

@@ -44,7 +44,7 @@ def test_a_gate_that_is_met(options: dict[str, object]) -> None:
     [
         (
             {"must_beat": ["few-shot"]},
-            'gate.must_beat: the tuned model must beat few-shot, but is "unclear"',
+            'gate.must_beat: the tuned model must beat few-shot; the outcome is "unclear"',
         ),
         ({"at_least": {"score": 0.81}}, "gate.at_least.score: must be at least 0.81, got 0.800"),
         ({"at_least": {"loss": 0.59}}, "gate.at_least.loss: must be at most 0.59, got 0.600"),
@@ -85,7 +85,7 @@ def test_everything_that_was_not_met_is_named() -> None:
 
 def test_must_beat_fails_for_a_baseline_without_evaluation() -> None:
     tuned = measured("score", 1.0)
-    with pytest.raises(GateError, match='must beat base, but is "not measured"'):
+    with pytest.raises(GateError, match='must beat base; the outcome is "not measured"'):
         check_gate(GateOptions(must_beat=["base"]), [tuned], {})
 
 

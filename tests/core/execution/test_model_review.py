@@ -118,9 +118,9 @@ def test_force_replaces_an_error_that_allows_it(
     ("result", "text"),
     [
         (ZeroDivisionError("a bug"), "ZeroDivisionError: a bug"),
-        (3, "returned int from tunesmith_review_model"),
-        (["fine"], "returned str from tunesmith_review_model"),
-        (ReviewResult(findings=["fine"]), "returned str from tunesmith_review_model"),  # type: ignore[list-item]
+        (3, "type int from tunesmith_review_model"),
+        (["fine"], "type str instead of a Finding"),
+        (ReviewResult(findings=["fine"]), "type str instead of a Finding"),  # type: ignore[list-item]
     ],
 )
 def test_a_review_that_fails_is_a_warning_and_ends_no_run(

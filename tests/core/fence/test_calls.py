@@ -82,7 +82,7 @@ def test_the_limit_is_the_users(
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
 def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(fence.SECONDS_VARIABLE, text)
-    with pytest.raises(UsageError, match="TUNESMITH_HOOK_SECONDS: must be seconds"):
+    with pytest.raises(UsageError, match="TUNESMITH_HOOK_SECONDS: must be a number of seconds"):
         fence.hook_seconds()
 
 

@@ -28,7 +28,7 @@ def test_values_within_the_bounds_up_to_rounding(value: float) -> None:
 
 @pytest.mark.parametrize("value", [7.0, 1.001, -0.001])
 def test_a_value_out_of_bounds(value: float) -> None:
-    with pytest.raises(ValueError, match='for "share", outside the bounds 0 to 1'):
+    with pytest.raises(ValueError, match='for "share", which is outside the bounds 0 to 1'):
         returned.check_measured(measured(0.5, value), SHARE)
 
 
@@ -52,9 +52,9 @@ def test_details_that_are_not_json(details: Any) -> None:
     [
         (Split(train=[0, 1]), "each record exactly once"),
         (Split(train=[0, 1, 2], test=[2]), "each record exactly once"),
-        (Split(train=[0, 1, 3]), "the row 3, of 3 rows"),
-        (Split(train=[0, 1, -1]), "the row -1"),
-        (Split(train=[0, 1, 2.0]), "the row 2.0"),  # type: ignore[list-item]
+        (Split(train=[0, 1, 3]), "the row number 3, although there are 3 rows"),
+        (Split(train=[0, 1, -1]), "the row number -1"),
+        (Split(train=[0, 1, 2.0]), "the row number 2.0"),  # type: ignore[list-item]
         ([0, 1, 2], "list instead of a Split"),
     ],
 )

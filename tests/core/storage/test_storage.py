@@ -229,7 +229,7 @@ def test_a_folder_within_a_run_names_the_run(tmp_path: Path) -> None:
     (run / "artifact").mkdir()
     with pytest.raises(UsageError) as refused:
         RunFolder.open(run / "artifact")
-    assert refused.value.hint == f"it is inside a run: {run}"
+    assert refused.value.hint == f"the folder is inside a run: {run}"
 
 
 def test_only_run_folders_are_opened(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_log_of_one_incomplete_line_becomes_empty(tmp_path: Path) -> None:
 def test_damage_inside_the_log_is_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"a": 1}\n{"b": \n{"c": 3}\n')
-    with pytest.raises(IntegrityError, match=r"events\.jsonl:2: is not a JSON object"):
+    with pytest.raises(IntegrityError, match=r"events\.jsonl:2: the line is not a JSON object"):
         events(path)
 
 
@@ -329,7 +329,7 @@ def test_skipped_kinds_are_not_decoded_and_later_lines_keep_their_number(tmp_pat
     assert next(reader) == sample_event(FindingReported, 'of "event": "step-finished"')
     with pytest.raises(IntegrityError, match=r"events\.jsonl:4: the field"):
         next(reader)
-    with pytest.raises(IntegrityError, match=r"events\.jsonl:1: is not a JSON object"):
+    with pytest.raises(IntegrityError, match=r"events\.jsonl:1: the line is not a JSON object"):
         next(read_known_events(path))
 
 

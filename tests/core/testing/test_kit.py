@@ -308,7 +308,7 @@ def test_variables_that_a_build_changes_are_named_but_for_those_of_libraries(
 
     assert PROMISE not in broken(run_checks(reporter_module(build=import_torch)))
     found = broken(run_checks(reporter_module(build=set_mine)))
-    assert found[PROMISE] == "it changes: the environment variable MINE"
+    assert found[PROMISE] == "the plugin changes the environment variable MINE"
 
 
 def test_an_invalid_default_fails() -> None:
@@ -456,7 +456,7 @@ def test_a_technique_that_promises_an_unchanged_base_must_save_an_adapter(
 ) -> None:
     specimen = faulty_technique(tmp_path, "nothing", promises=Promises(base_weights_unchanged=True))
     found = broken(run_checks(specimen, model=base))
-    assert found["base_weights_unchanged"] == "the artifact is a model"
+    assert found["base_weights_unchanged"] == "the artifact is a model, not an adapter"
 
 
 def test_what_is_not_promised_is_not_checked(tmp_path: Path, base: Path) -> None:
@@ -643,7 +643,7 @@ def _sample(folder: Path, text: str | None = None) -> dict[str, Any]:
     ("text", "detail"),
     [
         ('{"prompt": "x"', "JSONDecodeError"),
-        ('{"prompt": "p", "completion": ""}\n', "names no file and line"),
+        ('{"prompt": "p", "completion": ""}\n', "does not name file and line"),
         (None, "without an error"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_replaced_attribute_is_a_patch(
 ) -> None:
     before = library_attributes()
     patch(library)
-    with pytest.raises(AssertionError, match=rf"it replaces {NAME}\.{found}$"):
+    with pytest.raises(AssertionError, match=rf"the plugin replaces {NAME}\.{found}$"):
         require_unpatched(before, ELSEWHERE)
 
 
@@ -64,6 +64,6 @@ def test_a_patch_that_was_made_before_is_recognized_by_its_code(library: Any, wh
     patched = library if where == "module" else library.Layer
     patched.run = run
     before = library_attributes()
-    with pytest.raises(AssertionError, match=r"it replaces .*\brun$"):
+    with pytest.raises(AssertionError, match=r"the plugin replaces .*\brun$"):
         require_unpatched(before, HERE)
     require_unpatched(before, ELSEWHERE)

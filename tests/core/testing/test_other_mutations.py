@@ -112,7 +112,7 @@ def test_a_reporter_whose_service_cannot_be_reached_is_skipped() -> None:
     offer = replace(RECORDER, build=lambda options, folder: Posts())
     results = {r.check: r for r in run_checks(specimen("reporters", offer))}
     assert results["accepts_every_event"].state == "not run"
-    assert "start one on this machine" in results["accepts_every_event"].detail
+    assert "start it on this machine" in results["accepts_every_event"].detail
 
 
 # --------------------------------------------------------------------------- checks of data

@@ -202,7 +202,7 @@ MUTATIONS: dict[str, tuple[type[Ngram], str]] = {
     "saves other weights": (SavesEarlierWeights, "saves_what_it_trained"),
     "trains prompts": (TrainsPrompts, "does_not_train_prompts"),
     "changes the base": (ChangesBase, "writes_only_below_out"),
-    "writes next to its folder": (WritesOutside, "writes_only_below_out"),
+    "writes outside its folder": (WritesOutside, "writes_only_below_out"),
     "resumes from the start": (ResumesFromStart, "resumes_where_it_stopped"),
     "trains a batch twice when resumed": (RepeatsStep, "resumes_where_it_stopped"),
     "goes on when it is stopped": (SwallowsStop, "resumes_where_it_stopped"),

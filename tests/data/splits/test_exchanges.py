@@ -125,5 +125,6 @@ def test_an_opening_that_a_fifth_of_the_rows_has_ties_nothing() -> None:
     split: Split = split_records(iter(rows), request_for(rows))
     assert len({*split.clusters}) == 150
     assert [f.message for f in split.findings] == [
-        "150 rows start like a fifth of the data; of these, only equal rows are kept together"
+        "150 rows start with the same turns as a fifth of the data; of these, only equal rows are "
+        "kept together"
     ]

@@ -226,7 +226,7 @@ def test_tools_are_refused_if_the_template_does_not_write_them(tmp_path: Path) -
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (finding,) = review(plan(tmp_path), rows, [])
     assert finding.level == "error"
-    assert "skips a message, the call of weather (1 row" in finding.message
+    assert "skips a message, here the call of weather (1 row" in finding.message
     assert '"chatml"' in finding.hint
     named = review(plan(tmp_path, {"chat_template": {"source": "chatml"}}), rows, [])
     assert [finding.level for finding in named] == ["info"]

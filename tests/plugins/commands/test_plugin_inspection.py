@@ -99,7 +99,7 @@ def test_a_new_distribution_is_imported_once_elsewhere(site: Site) -> None:
             "from tunesmith.hookspecs import hookimpl\n"
             "@hookimpl\n"
             "def tunesmith_commands(): return 5\n",
-            "returned int from tunesmith_commands",
+            "type int from tunesmith_commands",
         ),
     ],
 )

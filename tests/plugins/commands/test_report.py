@@ -170,7 +170,7 @@ def test_a_lost_evaluation_is_named(tunesmith: Tunesmith, finished: Path) -> Non
     (finished / "evaluations" / "tuned.same.jsonl").unlink()
     done = tunesmith("report", finished)
     assert done.exit_code == 7 and "no clear difference" in done.stdout
-    assert "tuned.same.jsonl:1: the evaluation is missing" in done.stderr
+    assert "tuned.same.jsonl:1: the file of evaluation results is missing" in done.stderr
 
 
 @pytest.mark.parametrize(

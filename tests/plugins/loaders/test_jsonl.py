@@ -73,12 +73,12 @@ UNUSABLE_ROWS = {
         "`completion` contains half of a surrogate pair",
     ),
     "encoded surrogate": (b'{"prompt": "\xed\xa0\xbd", "completion": "c"}', "not UTF-8"),
-    "depth 33": (row(x=json.loads("[" * 32 + "]" * 32)), "nested deeper than 32 levels"),
+    "depth 33": (row(x=json.loads("[" * 32 + "]" * 32)), "row is nested deeper than 32 levels"),
     "depth 1,000": (
         b'{"prompt": "p", "x": ' + b"[" * 1_000 + b"]" * 1_000 + b"}",
-        "nested deeper than 32 levels",
+        "row is nested deeper than 32 levels",
     ),
-    "depth 100,000": (b'{"x": ' + b"[" * 100_000, "nested deeper than 32 levels"),
+    "depth 100,000": (b'{"x": ' + b"[" * 100_000, "row is nested deeper than 32 levels"),
     "same key twice": (
         b'{"prompt": "p", "prompt": "q", "completion": "c"}',
         "an object has the same key twice",

@@ -142,7 +142,7 @@ def test_a_template_may_refuse_two_calls_at_once() -> None:
 )
 def test_a_template_that_drops_tools_is_refused(messages: tuple[Message, ...], part: str) -> None:
     template = template_of(CHATML, eos="<|im_end|>")
-    with pytest.raises(DataError, match=f"f:1: the chat template skips a message, {part}"):
+    with pytest.raises(DataError, match=f"f:1: the chat template skips a message, here {part}"):
         template.tokenize_record(chat(*messages), 10_000)
     with pytest.raises(DataError, match=part):
         template.encode_answer(messages[:-1], messages[-1])

@@ -204,7 +204,7 @@ def test_another_scale_of_an_adapter_alone_is_found(trained: TrainedModel, tmp_p
     damaged = damage_exporter(
         AdapterAlone(), lambda out: edit(out / "adapter_config.json", lora_alpha=1)
     )
-    with pytest.raises(GateError, match="export, log-probabilities: they differ by"):
+    with pytest.raises(GateError, match="export, log-probabilities: the largest difference"):
         export_run(trained, as_export(damaged), tmp_path / "out")
 
 
@@ -366,7 +366,9 @@ def test_there_is_exactly_one_bos(tmp_path: Path) -> None:
     trained = train_tiny(tmp_path / "run", model, epochs=1.0)
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
     assert certificate["checks"]["BOS"] == "1 at the start"
-    with pytest.raises(GateError, match="export, BOS: 2 BOS tokens, expected 1"):
+    with pytest.raises(
+        GateError, match="export, BOS: the engine adds 2 BOS tokens, but training used 1"
+    ):
         export_run(
             trained, as_export(DoublesBos(SafetensorsOptions(dtype="float32"))), tmp_path / "wrong"
         )
@@ -394,7 +396,9 @@ def test_rounding_must_not_make_the_metric_worse(
     rounded = replace(trained, measure=measure, test=[*trained.test] * 6)
     exporter = as_export(SafetensorsExporter(SafetensorsOptions(dtype="bfloat16")), None)
     if not passes:
-        with pytest.raises(GateError, match=r"export, metric: share changes by -0\.900"):
+        with pytest.raises(
+            GateError, match=r"export, metric: share gets worse: it changes by -0\.900"
+        ):
             export_run(rounded, exporter, tmp_path / "out")
         return
     certificate = export_run(rounded, exporter, tmp_path / "out")

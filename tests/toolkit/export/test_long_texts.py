@@ -48,7 +48,7 @@ def test_a_text_longer_than_the_window_is_compared(windowed: TrainedModel, tmp_p
 def test_another_window_is_found(windowed: TrainedModel, tmp_path: Path, other: int | None) -> None:
     damaged = damage_exporter(EXPORTER, lambda out: edit(out / "config.json", sliding_window=other))
     name = "long texts" if other is None else "(long texts|log-probabilities)"
-    with pytest.raises(GateError, match=f"export, {name}: they differ by"):
+    with pytest.raises(GateError, match=f"export, {name}: the largest difference"):
         export_run(windowed, as_export(damaged), tmp_path / "out")
 
 

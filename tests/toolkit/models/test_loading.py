@@ -316,7 +316,7 @@ def test_the_cpu_is_always_available() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:-1", ""])
 def test_an_unknown_device_name_is_a_usage_error(name: str) -> None:
-    with pytest.raises(UsageError, match="not a device"):
+    with pytest.raises(UsageError, match="unknown device"):
         device.pick_device(name)
 
 

@@ -71,5 +71,5 @@ def test_groups_above_the_limit_are_skipped(template: Template) -> None:
 
 def test_other_records_are_refused(template: Template) -> None:
     record = Completion(source="r:1", prompt="p", completion="c")
-    with pytest.raises(DataError, match="r:1: needs a pair of answers or a labeled answer"):
+    with pytest.raises(DataError, match="r:1: training needs a pair of answers or a labeled"):
         build_group_store([*RECORDS, record], template, 100)

@@ -90,4 +90,4 @@ def test_a_torchrun_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyP
     with pytest.raises(RankLostError, match="torchrun has exited") as caught:
         form_group.form_group(torch.device("cpu"), lambda event: None)
     assert time.monotonic() - started < 30
-    assert caught.value.hint == "tunesmith resume continues from the last checkpoint"
+    assert caught.value.hint == "`tunesmith resume` continues from the last checkpoint"

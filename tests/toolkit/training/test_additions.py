@@ -312,7 +312,7 @@ def test_an_addition_that_does_nothing_changes_nothing(
     findings = [
         e.message for e in other.events if isinstance(e, FindingReported) and e.source == "steady"
     ]
-    assert findings == ["has no effect on training"]
+    assert findings == ["this table has no effect on training"]
 
 
 def test_a_distance_keeps_the_weights_near_the_start(tmp_path: Path, tiny_folder: Path) -> None:
@@ -456,5 +456,5 @@ def test_weights_are_not_sharded(
     )
     monkeypatch.setattr(auto_parallel.distributed, "world_size", lambda: 2)
     config = run.job.config.model_copy(update={"parallel": "sharded"})
-    with pytest.raises(UsageError, match=r"\[steady\]: needs all weights on each rank"):
+    with pytest.raises(UsageError, match=r"\[steady\]: the table needs all weights on each rank"):
         auto_parallel.resolve_parallel(replace(run.job, config=config), SupervisedTask().grouping)

@@ -87,7 +87,7 @@ def test_data_of_which_no_pair_fits_is_refused(tmp_path: Path, template: Templat
 
 def test_a_record_that_is_not_a_pair_is_refused(tmp_path: Path, template: Template) -> None:
     record = Completion(source="rows:0", prompt="a", completion="b")
-    with pytest.raises(DataError, match="rows:0: needs a pair of answers"):
+    with pytest.raises(DataError, match="rows:0: training needs a pair of answers"):
         tokenize_fitting_pairs(make_job((record,), [], tmp_path), template, 512)
 
 

@@ -164,7 +164,7 @@ def test_a_damaged_line_of_the_earlier_process_is_named(tmp_path: Path) -> None:
     again = Stream(1000, [])
     account(again, tmp_path, events, 0.01)
     assert list(again.skipped) == ["r:0"]
-    assert [f"{path}:2: is damaged" in text for text in messages(events)] == [True]
+    assert [f"{path}:2: the line is damaged" in text for text in messages(events)] == [True]
 
 
 @pytest.mark.parametrize(

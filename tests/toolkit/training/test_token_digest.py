@@ -143,7 +143,9 @@ def test_a_damaged_file_is_named_and_written_again(tmp_path: Path, content: byte
     (tmp_path / TOKENS_FILE).write_bytes(content)
     check_tokens(replace(job(tmp_path), emit=events.append), template(), [[1]])
     assert (tmp_path / TOKENS_FILE).read_bytes() == stored
-    assert [f"{tmp_path / TOKENS_FILE}: is damaged" in str(event) for event in events] == [True]
+    assert [f"{tmp_path / TOKENS_FILE}: the file is damaged" in str(event) for event in events] == [
+        True
+    ]
 
 
 @pytest.mark.parametrize(

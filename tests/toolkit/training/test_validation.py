@@ -292,7 +292,7 @@ def test_a_best_checkpoint_that_is_gone_does_not_end_the_run(
         e.message for e in events if isinstance(e, FindingReported) and e.level == "warning"
     ]
     assert warnings == [
-        "step 12: the best checkpoint is gone; using the weights of this step instead"
+        "step 12: the best checkpoint is missing; using this step's weights instead"
     ]
     assert all(torch.equal(weights[name], last[name]) for name in last)
 
@@ -305,7 +305,7 @@ def test_a_damaged_best_checkpoint_is_an_error(tmp_path: Path, tiny_folder: Path
 
     config = options(epochs=4, schedule__type="constant")
     with (
-        pytest.raises(IntegrityError, match="the best checkpoint is gone"),
+        pytest.raises(IntegrityError, match="the best checkpoint is missing"),
         pytest.warns(TunesmithWarning, match="checkpoint is damaged"),
     ):
         train(tmp_path, tiny_folder, config, OTHER, emit=damage)

@@ -1,7 +1,7 @@
 """Checks of techniques that accept additions to the training: the additions take effect.
 
-The additions here have some methods of the toolkit's ``TrainingAddition``. They only use arithmetic
-on the tensors that they get, so the kit does not import a tensor library.
+The additions here have some methods of the toolkit's ``TrainingAddition``. They only compute with
+the tensors that they get, so the kit does not import a tensor library.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def applies_added_terms(subject: Subject) -> None:
     _, pulled = _train_with(subject, Pull)
     require(
         pulled < MAX_DISTANCE_RATIO * free,
-        f"the weights move by {free:.4g}, and by {pulled:.4g} with a term that holds them back",
+        f"the weights move by {free:.4g}, and by {pulled:.4g} with a term that pulls them back",
     )
 
 
@@ -83,11 +83,11 @@ def applies_changes_of_updates(subject: Subject) -> None:
 
 def _require_accepting(subject: Subject) -> None:
     if not subject.offer.accepts_additions:
-        raise NotApplicable("it accepts no additions")
+        raise NotApplicable("the technique does not accept additions")
 
 
 def _train_with(subject: Subject, kind: type[Spectator]) -> tuple[TrainingRun, float]:
-    """Train with an addition of this class; return the training and how far the weights moved."""
+    """Train with an addition of this class; return the training and the distance of the weights."""
     built: list[Spectator] = []
 
     def build(context: Any) -> Spectator:
@@ -96,5 +96,5 @@ def _train_with(subject: Subject, kind: type[Spectator]) -> tuple[TrainingRun, f
 
     addition = Addition(build=build, table="kit")
     training = TrainingSetup.of(subject).train(kind.__name__.lower(), additions=(addition,))
-    require(bool(built), "it does not build the additions of its job")
+    require(bool(built), "the technique does not build the additions of its job")
     return training, math.sqrt(sum(float(part.squared_distance().detach()) for part in built))

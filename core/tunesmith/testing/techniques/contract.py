@@ -65,8 +65,8 @@ def ends_with_training_finished(subject: Subject) -> None:
         isinstance(last, TrainingFinished), f"the last event is {last!r:.80}, not TrainingFinished"
     )
     final = [e for e in training.events if isinstance(e, TrainingFinished) and not e.stage]
-    require(len(final) == 1, f"{len(final)} TrainingFinished events without a stage instead of one")
-    require(path.is_dir() and any(path.iterdir()), f"no artifact at {path}")
+    require(len(final) == 1, f"there are {len(final)} final TrainingFinished events instead of one")
+    require(path.is_dir() and any(path.iterdir()), f"there is no artifact at {path}")
     require(
         training.out / final[0].artifact == path,
         f"TrainingFinished names {final[0].artifact!r}, but the artifact is {path}",
@@ -77,13 +77,13 @@ def ends_with_training_finished(subject: Subject) -> None:
 def steps_count_up(subject: Subject) -> None:
     """Every step is reported, from 1 to the announced number, in every stage."""
     _, training, _ = train_once(subject)
-    require(bool(training.steps()), "no step is reported")
+    require(bool(training.steps()), "the technique reports no step")
     for stage in training.stages():
         numbers = [event.step for event in training.steps(stage)]
         announced = training.steps(stage)[-1].steps
         require(
             numbers == list(range(1, announced + 1)),
-            f"steps {numbers[:5]}...{numbers[-2:]} of {announced} announced",
+            f"the steps are {numbers[:5]}...{numbers[-2:]}, but {announced} were announced",
         )
 
 
@@ -93,7 +93,9 @@ def losses_are_finite(subject: Subject) -> None:
     _, training, _ = train_once(subject)
     for event in training.steps():
         values = (event.loss, event.gradient_norm, event.learning_rate, *event.metrics.values())
-        require(all(map(math.isfinite, values)), f"step {event.step} reports {values}")
+        require(
+            all(map(math.isfinite, values)), f"step {event.step} reports {values}, not all finite"
+        )
 
 
 @check("technique")
@@ -108,14 +110,14 @@ def learns_eight_examples(subject: Subject) -> None:
         text = f"chosen over rejected: {before:.4f} nats before training, {after:.4f} after"
         require(
             after >= before + MIN_LOSS_DECREASE,
-            f"{text}; expected {MIN_LOSS_DECREASE} more; {_TRY_OTHER_OPTIONS}",
+            f"{text}; expected at least {MIN_LOSS_DECREASE} more; {_TRY_OTHER_OPTIONS}",
         )
         return
     base, tuned = _mean_loss(setup.scores(None)), _mean_loss(setup.scores(path))
     require(
         tuned <= base - MIN_LOSS_DECREASE,
         f"loss {base:.4f} before training and {tuned:.4f} after, in nats per token; "
-        f"expected {MIN_LOSS_DECREASE} less; {_TRY_OTHER_OPTIONS}",
+        f"expected at least {MIN_LOSS_DECREASE} less; {_TRY_OTHER_OPTIONS}",
     )
 
 
@@ -123,11 +125,12 @@ def learns_eight_examples(subject: Subject) -> None:
 def writes_only_below_out(subject: Subject) -> None:
     """Nothing is written outside ``job.out``; the base model's folder is unchanged."""
     setup, training, _ = train_once(subject)
-    require(not training.written, f"it writes {', '.join(training.written[:3])}")
-    require(folder_hash(setup.model) == setup.base_hash, "it changes the base model's folder")
+    require(not training.written, f"the technique writes {', '.join(training.written[:3])}")
+    require(folder_hash(setup.model) == setup.base_hash, "training changes the base model's folder")
     folders = {path.name for path in setup.folder.iterdir() if path.is_dir()}
     require(
-        folders <= KNOWN_FOLDERS, f"it writes next to its folder: {sorted(folders - KNOWN_FOLDERS)}"
+        folders <= KNOWN_FOLDERS,
+        f"the technique writes outside its folder: {sorted(folders - KNOWN_FOLDERS)}",
     )
 
 
@@ -146,38 +149,39 @@ def artifact_reopens(subject: Subject) -> None:
 def same_seed_same_losses(subject: Subject) -> None:
     """The same seed gives exactly the same losses, regardless of random numbers drawn before."""
     if not subject.offer.promises.deterministic:
-        raise NotApplicable("does not promise to be deterministic")
+        raise NotApplicable("the technique does not promise to be deterministic")
     setup = TrainingSetup.of(subject)
     first = setup.train("first").losses()
     draw_random_numbers()
     second = setup.train("second").losses()
-    require(first == second, f"losses differ: {first[:3]} and {second[:3]}")
+    require(first == second, f"the losses differ: {first[:3]} and {second[:3]}")
 
 
 @check("technique")
 def base_weights_unchanged(subject: Subject) -> None:
     """The artifact is an adapter, and the base model is unchanged."""
     if not subject.offer.promises.base_weights_unchanged:
-        raise NotApplicable("does not promise to leave the base weights unchanged")
+        raise NotApplicable("the technique does not promise to leave the base weights unchanged")
     setup = TrainingSetup.of(subject)
     before = setup.scores(None)
     _, training, path = train_once(subject)
     kind = training.artifact.format if training.artifact else ""
-    require(kind == "adapter", f"the artifact is a {kind}")
+    require(kind == "adapter", f"the artifact is a {kind}, not an adapter")
     setup.scores(path)
-    require(_close(before, setup.scores(None)), "the base model gives different scores afterwards")
-    require(folder_hash(setup.model) == setup.base_hash, "it changes the base model's folder")
+    scores = setup.scores(None)
+    require(_close(before, scores), "the base model gives different scores after training")
+    require(folder_hash(setup.model) == setup.base_hash, "training changes the base model's folder")
 
 
 @check("technique")
 def resumes_where_it_stopped(subject: Subject) -> None:
     """A run that is stopped and continued ends with the weights of an uninterrupted run."""
     if not subject.offer.promises.resumable:
-        raise NotApplicable("does not promise to be resumable")
+        raise NotApplicable("the technique does not promise to be resumable")
     setup, complete, path = train_once(subject)
     middle = len(complete.steps()) // 2
     if middle < 1:
-        raise NotApplicable("its sample options give fewer than two steps")
+        raise NotApplicable("the sample options give fewer than two steps")
     training = TrainingRun(setup.folder / "stopped")
     shutil.rmtree(training.out, ignore_errors=True)
     _stop_after(setup, training, middle)
@@ -185,7 +189,8 @@ def resumes_where_it_stopped(subject: Subject) -> None:
     artifact = subject.build().train(setup.job(training, training.events.append))
     continued = TrainingRun(training.out, training.events[first_event:])
     steps = len(continued.steps())
-    require(0 < steps < len(complete.steps()), f"it takes {steps} steps after it is continued")
+    what = f"the continued run takes {steps} steps, but the whole run {len(complete.steps())}"
+    require(0 < steps < len(complete.steps()), what)
     for event in continued.steps():
         same_step = next(
             e for e in complete.steps() if (e.stage, e.step) == (event.stage, event.step)
@@ -196,13 +201,13 @@ def resumes_where_it_stopped(subject: Subject) -> None:
         )
     require(
         _close(setup.scores(path), setup.scores(artifact.path)),
-        "the continued run ends with another model",
+        "the continued run ends with a different model than an uninterrupted one",
     )
 
 
 @check("technique")
 def refuses_wrong_records(subject: Subject) -> None:
-    """A record of an unknown kind gives an error or a finding; no records give an error."""
+    """A record of an unknown kind causes an error or a finding; no records cause an error."""
     setup = TrainingSetup.of(subject)
     unusable = Record(source="kit:unusable")
     for records in ((*setup.examples[:2], unusable), ()):
@@ -220,7 +225,7 @@ def refuses_wrong_records(subject: Subject) -> None:
                 isinstance(e, FindingReported) and e.level != "info" for e in training.events
             )
             what = "a record of an unknown kind" if records else "no records at all"
-            require(warned and bool(records), f"it trains on {what} without a warning")
+            require(warned and bool(records), f"the technique trains on {what} without a warning")
         finally:
             shutil.rmtree(training.out, ignore_errors=True)
 
@@ -257,7 +262,7 @@ def _stop_after(setup: TrainingSetup, training: TrainingRun, steps: int) -> None
         setup.subject.build().train(setup.job(training, emit))
     except RunStopped:
         return
-    raise AssertionError("RunStopped, raised by emit, does not end the training")
+    raise AssertionError("the technique continues after emit has raised RunStopped")
 
 
 def _with_records(job: Job[Any], records: Sequence[Record]) -> Job[Any]:

@@ -2,7 +2,7 @@
 
 The checks only need the contract of techniques, so they apply to every technique:
 
-* Scores depend neither on what else is scored nor on the day.
+* Scores do not depend on the other scored rows, or on the date.
 * The seed is used.
 * The loss does not include prompts.
 * The saved model is the trained one.
@@ -28,17 +28,17 @@ from tunesmith.testing.checks import NotApplicable, Subject, check, require
 from tunesmith.testing.techniques.setup import SEED, TrainingRun, TrainingSetup, train_once
 
 TOLERANCE = 1e-3
-"""Tolerance if sums are in another order: in nats for token scores, as a share for losses."""
+"""Tolerance for sums in a different order: in nats for token scores, as a share for losses."""
 UPDATE_TOLERANCE = 10 * TOLERANCE
-"""The tolerance after an update: Adam divides small gradients by their size."""
+"""Tolerance after an update, which is larger because Adam divides small gradients by their size."""
 ROUNDING = {"bf16": 2**-8, "bfloat16": 2**-8, "fp16": 2**-11, "float16": 2**-11}
 """Largest relative rounding error by the name of a precision; fp32 has 2**-24."""
 ROUNDINGS = 16
-"""Consecutive roundings in a small model, about four in each layer.
+"""Number of consecutive roundings in a small model, about four in each layer.
 
-Batches of other shapes use products of other shapes, so sums are rounded at other places. The
-errors have random signs, so n errors grow like the square root of n. A loss is a mean over at least
-as many tokens, which divides by that root again. A loss therefore has the error of one rounding.
+Batches of different shapes use matrix products of different shapes, so sums are rounded at other
+places. The errors have random signs, so n errors grow like the square root of n. A loss is a mean
+over at least as many tokens, which divides by that root again, so it has the error of one rounding.
 """
 ZONES = ("Etc/GMT+12", "Etc/GMT-14")
 """Two time zones whose dates always differ."""
@@ -64,12 +64,12 @@ def scores_do_not_depend_on_batching(subject: Subject) -> None:
                     math.isclose(a, b, rel_tol=error, abs_tol=max(TOLERANCE, error))
                     for a, b in zip(first, second, strict=True)
                 ),
-                f"the answer to {prompt!r:.60} has other scores {name}",
+                f"the answer to {prompt!r:.60} has different scores {name}",
             )
     prompts = [prompt for prompt, _ in pairs]
     texts = [generation.text for generation in model.generate(prompts, 8)]
     again = [model.generate([prompt], 8)[0].text for prompt in prompts]
-    require(texts == again, f"it generates {again!r:.80} alone, but {texts!r:.80} together")
+    require(texts == again, f"the model generates {again!r:.80} alone, but {texts!r:.80} together")
 
 
 @check("technique")
@@ -98,8 +98,10 @@ def uses_the_seed(subject: Subject) -> None:
         return
     backwards = setup.train("backwards", train=setup.examples[::-1])
     if first.losses() == backwards.losses():
-        raise NotApplicable("its losses do not depend on the order of rows")
-    require(False, "another seed gives exactly the same losses, but another order of rows does not")
+        raise NotApplicable("the losses do not depend on the order of rows")
+    require(
+        False, "a different seed gives exactly the same losses, but a different row order does not"
+    )
 
 
 @check("technique")
@@ -109,7 +111,7 @@ def does_not_train_prompts(subject: Subject) -> None:
     pairs = _pairs(setup.examples)
     prompts = [(prompt, _last_text(prompt)) for prompt, _ in pairs]
     if setup.margin(None) is not None or not any(text for _, text in prompts):
-        raise NotApplicable("it is trained on preferences, or on texts without prompts")
+        raise NotApplicable("the technique trains on preferences, or on texts without prompts")
     before, after = setup.open(None), setup.open(path)
 
     def gain(answered: Sequence[Pair]) -> float:
@@ -117,14 +119,14 @@ def does_not_train_prompts(subject: Subject) -> None:
 
     others = [prompts[n - 1][0] for n in range(len(prompts))]
     texts = [text for _, text in prompts]
-    # Training makes any text of letters more likely. The reversed texts show by how much.
+    # Training makes any text of letters more likely, and the reversed texts measure by how much.
     backwards = gain([(p, text[::-1]) for p, text in zip(others, texts, strict=True)])
     learned = gain(list(zip(others, texts, strict=True))) - backwards
     answers = gain(pairs) - backwards
     require(
         learned <= max(0.015, 0.5 * answers),
         f"prompts became more likely as answers, by {learned:.2f} nats per token more than other "
-        f"texts; the answers themselves by {answers:.2f}",
+        f"texts; the answers became more likely by {answers:.2f}",
     )
 
 
@@ -136,7 +138,7 @@ def saves_what_it_trained(subject: Subject) -> None:
     base = -_mean(_scores(setup.open(None), _pairs(setup.examples)))
     has_stages = len(training.stages()) > 1
     if has_stages or not losses or abs(losses[0] - base) > 0.25 * base:
-        raise NotApplicable("the loss that it reports is not the loss of the answers")
+        raise NotApplicable("the reported loss is not the loss of the answers")
     last = losses[-max(1, len(losses) // 3) :]
     saved = -_mean(_scores(setup.open(path), _pairs(setup.examples)))
     require(
@@ -149,7 +151,7 @@ def saves_what_it_trained(subject: Subject) -> None:
 def micro_batches_change_nothing(subject: Subject) -> None:
     """A batch computed in small micro-batches has the same loss, gradient and update."""
     if MICRO_OPTION not in subject.offer.config.model_fields:
-        raise NotApplicable(f"it has no option {MICRO_OPTION}")
+        raise NotApplicable(f"the technique has no option {MICRO_OPTION}")
     _change_nothing(subject, "micro", MICRO_OPTION, 16)
 
 
@@ -158,21 +160,21 @@ def packing_changes_nothing(subject: Subject) -> None:
     """Packed rows have the same loss, gradient and update as padded rows."""
     packing = subject.offer.config.model_fields.get(PACKING_OPTION)
     if packing is None or packing.annotation is not bool:
-        raise NotApplicable(f"it has no boolean option {PACKING_OPTION}")
+        raise NotApplicable(f"the technique has no boolean option {PACKING_OPTION}")
     _change_nothing(
         subject, "padded", PACKING_OPTION, not getattr(subject.options(), PACKING_OPTION)
     )
 
 
 def _change_nothing(subject: Subject, name: str, option: str, value: object) -> None:
-    """Train with another value of an option; require that the first two steps are the same."""
+    """Train with a different value of an option; require that the first two steps are the same."""
     setup, first, _ = train_once(subject)
     changed = setup.train(name, changes={option: value})
     one, other = first.steps()[:2], changed.steps()[:2]
     rounding = max(_rounding(first), _rounding(changed))
     error = math.sqrt(ROUNDINGS) * rounding
     norms = (one[0].gradient_norm, other[0].gradient_norm)
-    # The second step shows the update. Later steps amplify rounding differences.
+    # The second step shows the first update. Later steps amplify rounding differences.
     for what, pair, tolerance in (
         ("loss", (one[0].loss, other[0].loss), max(TOLERANCE, rounding)),
         ("gradient norm", norms, max(TOLERANCE, error)),
@@ -216,7 +218,7 @@ def _last_text(prompt: Prompt) -> str:
 
 
 def _add_date(folder: Path) -> None:
-    """Make the chat template of a model folder start with the date, if it has a template."""
+    """Make the chat template of a model folder, if it has one, start with the date."""
     date = "{{ strftime_now('%d %B %Y') }}"
     template = folder / "chat_template.jinja"
     if template.is_file():

@@ -21,11 +21,12 @@ def estimates_are_intervals(subject: Subject) -> None:
     """In each phase of an estimate, low <= expected <= high, and the components sum to expected."""
     for request in _requests(subject):
         estimate = _first_estimate(subject, subject.options(), request)
-        require(bool(estimate.memory), "it estimates no phase")
+        require(bool(estimate.memory), "the estimate has no phase")
         for phase, memory in estimate.memory.items():
             require(
                 0 <= memory.low <= memory.expected <= memory.high,
-                f"{phase}: {memory.low}, {memory.expected}, {memory.high} is not an interval",
+                f"{phase}: low, expected and high are not in ascending order: {memory.low}, "
+                f"{memory.expected}, {memory.high}",
             )
             parts = sum(memory.components.values())
             require(
@@ -33,7 +34,10 @@ def estimates_are_intervals(subject: Subject) -> None:
                 f"{phase}: the components sum to {parts}, but expected is {memory.expected}",
             )
         counts = (estimate.flops, estimate.steps, estimate.tokens, estimate.longest_row)
-        require(min(*counts, estimate.micro_batch_tokens) > 0, f"the estimated work is {counts}")
+        require(
+            min(*counts, estimate.micro_batch_tokens) > 0,
+            f"the estimated work is {counts}, not positive",
+        )
 
 
 @check("technique")
@@ -46,10 +50,13 @@ def estimates_follow_the_work(subject: Subject) -> None:
         longer = _first_estimate(subject, config, _with_assumptions(request, sequence=512))
         require(
             more.flops >= estimate.flops,
-            f"ten times the rows: {more.flops} after {estimate.flops}",
+            f"ten times as many rows need {more.flops} operations, not {estimate.flops} or more",
         )
         first, second = _expected_peak(estimate), _expected_peak(longer)
-        require(second >= first, f"eight times the length: {second} bytes after {first}")
+        require(
+            second >= first,
+            f"rows eight times as long need less memory: {second} bytes, not {first} or more",
+        )
 
 
 @check("technique")
@@ -67,22 +74,26 @@ def estimates_follow_the_options(subject: Subject) -> None:
 def memory_savings_save_memory(subject: Subject) -> None:
     """A proposed memory saving does not need more memory, and names its disadvantage."""
     if subject.offer.memory_savings is None:
-        raise NotApplicable("it proposes no memory savings")
+        raise NotApplicable("the technique proposes no memory savings")
     config = subject.options()
     for request in _requests(subject):
         before = _expected_peak(_first_estimate(subject, config, request))
         for saving in subject.offer.memory_savings(config):
             changes = ", ".join(saving.changes)
-            require(type(saving.config) is type(config), f"{changes}: other options")
-            require(bool(changes and saving.cost), f"{changes!r}: changes or cost are empty")
+            require(
+                type(saving.config) is type(config), f"{changes}: the options have another class"
+            )
+            require(
+                bool(changes and saving.cost), f"{changes!r}: the changes or their cost are empty"
+            )
             after = _expected_peak(_first_estimate(subject, saving.config, request))
-            require(after <= before, f"{changes}: {after} bytes, but {before} without it")
+            require(after <= before, f"{changes}: needs {after} bytes, but {before} without it")
 
 
 def _requests(subject: Subject) -> Iterator[EstimateRequest]:
     """Yield a request for each type of device, with the caller's small model."""
     if subject.offer.estimate is None:
-        raise NotApplicable("it gives no estimates")
+        raise NotApplicable("the technique gives no estimates")
     path = subject.samples.model_folder() / "config.json"
     config: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
     for device in ("cpu", "cuda"):
@@ -102,9 +113,12 @@ def _with_assumptions(request: EstimateRequest, **changes: int) -> EstimateReque
 
 def _first_estimate(subject: Subject, config: Any, request: EstimateRequest) -> Estimate:
     estimate = next(iter(subject.offer.estimate(config, request)), None)
-    require(isinstance(estimate, Estimate), f"its estimate is a {type(estimate).__name__}")
+    kind = type(estimate).__name__
+    require(
+        isinstance(estimate, Estimate), f"the estimate is a value of type {kind}, not an Estimate"
+    )
     assert isinstance(estimate, Estimate)
-    require(estimate.method == "analytic", f"its first estimate is {estimate.method}")
+    require(estimate.method == "analytic", f"the first estimate is {estimate.method}, not analytic")
     return estimate
 
 

@@ -1,4 +1,4 @@
-"""Trainings that the checks of a technique share, with a small model and eight examples."""
+"""The trainings that the checks of a technique share, with a small model and eight examples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEED = 7
 
 @dataclass
 class TrainingRun:
-    """A training on eight examples, with its events, artifact and written files."""
+    """One training on eight examples, with its events, artifact and written files."""
 
     out: Path
     events: list[Event] = field(default_factory=list)
@@ -65,11 +65,11 @@ class TrainingSetup:
 
     @classmethod
     def of(cls, subject: Subject) -> TrainingSetup:
-        """Return the setup of the offer, created once."""
+        """Return the offer's setup, which is created only once."""
         if "setup" not in subject.cache:
             model = subject.samples.model_folder()
             kinds = [kind for kind in EXAMPLES_BY_KIND if kind in subject.offer.accepts]
-            require(bool(kinds), "the kit has no examples of the kinds of records that it accepts")
+            require(bool(kinds), "the kit has no examples of the kinds that are accepted")
             folder = Path(tempfile.mkdtemp(prefix="tunesmith-kit-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             subject.cache["setup"] = cls(subject, model, folder, kinds, folder_hash(model))
@@ -111,7 +111,7 @@ class TrainingSetup:
         return cast(TrainingRun, self.subject.cache[name])
 
     def _train(self, training: TrainingRun, differences: Mapping[str, Any]) -> None:
-        """Train; if records of one kind do not suffice, retry with the next kind."""
+        """Train; if the records of one kind are not enough, retry with the next kind."""
         try:
             job = self.job(training, training.events.append, **differences)
             training.artifact = self.subject.build().train(job)
@@ -155,7 +155,8 @@ def train_once(subject: Subject) -> tuple[TrainingSetup, TrainingRun, Path]:
     training = setup.train("first")
     artifact = training.artifact
     require(
-        isinstance(artifact, Artifact), f"train returns {type(artifact).__name__}, not an Artifact"
+        isinstance(artifact, Artifact),
+        f"train returns a value of type {type(artifact).__name__}, not an Artifact",
     )
     assert artifact is not None
     return setup, training, artifact.path
