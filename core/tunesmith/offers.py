@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tunesmith.data.units import FindClusters
     from tunesmith.encoders import Encoder
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
+    from tunesmith.generators import Generator
     from tunesmith.records import Feature, Record
 
 C = TypeVar("C", bound="BaseModel")
@@ -342,6 +343,19 @@ class EncoderOffer(ComponentOffer[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratorOffer(ComponentOffer[C]):
+    """An offer of a generator, which proposes training rows from those that exist."""
+
+    kind: ClassVar[str] = "generator"
+    hook: ClassVar[str] = "tunesmith_generators"
+    build: _Imported[Callable[[C], Generator]] = _Imported()
+    makes_variations: bool = False
+    """True if a row may be a near-duplicate of the training row that it is derived from."""
+    describe_cost: Callable[[C, int], str] = lambda config, count: ""
+    """Describe what so many rows cost at most, before the first one; empty: only local time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReporterOffer(ComponentOffer[C]):
     """An offer of a reporter, which receives the events of a run."""
 
@@ -423,6 +437,7 @@ KINDS: tuple[type[Offer], ...] = (
     EvaluatorOffer,
     BaselineOffer,
     EncoderOffer,
+    GeneratorOffer,
     ReporterOffer,
     ExporterOffer,
     ServeExtensionOffer,

@@ -26,6 +26,7 @@ from tunesmith.testing import (
     encoders,
     evaluators,
     everyone,
+    generators,
     known_answers,
     loaders,
     reporters,
@@ -59,6 +60,7 @@ CHECK_MODULES = (
     known_answers,
     baselines,
     encoders,
+    generators,
     reporters,
 )
 """The modules that define checks; importing them registers the checks."""
