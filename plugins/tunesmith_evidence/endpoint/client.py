@@ -40,7 +40,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 @dataclass(frozen=True)
 class Reply:
     """An endpoint's answer. If fields are missing, the finish reason is ``stop`` and the token
-    count 0."""
+    counts are 0."""
 
     text: str
     calls: tuple[Mapping[str, Any], ...] = ()
@@ -48,6 +48,8 @@ class Reply:
     finish_reason: str = "stop"
     tokens: int = 0
     """Number of tokens in the answer, counted by the endpoint."""
+    prompt_tokens: int = 0
+    """Number of tokens in the conversation, counted by the endpoint."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def _read_reply(content: Any) -> Reply:
         tuple(dict(call["function"]) for call in message.get("tool_calls") or ()),
         str(choice.get("finish_reason") or "stop"),
         int(usage.get("completion_tokens") or 0),
+        int(usage.get("prompt_tokens") or 0),
     )
 
 
