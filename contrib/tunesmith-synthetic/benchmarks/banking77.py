@@ -59,12 +59,13 @@ def write_draw(folder: Path, target: Path, draw: int, arguments: argparse.Namesp
     """Write the rows, the run file and the generation file of one draw; return the latter."""
     import tomli_w
 
-    rng, train, test = random.Random(draw), read_rows(folder / "train.csv"), {}
-    test = read_rows(folder / "test.csv")
-    intents = rng.sample(sorted(train), INTENTS)
+    rng, test = random.Random(draw), read_rows(folder / "test.csv")
+    train = {k: {*v} - {*test[k]} for k, v in read_rows(folder / "train.csv").items()}
+    large = sorted(k for k, texts in train.items() if len(texts) >= LABELED + UNLABELED)
+    intents = rng.sample(large, INTENTS)
     labeled, pool, tested = [], [], []
     for intent in intents:
-        texts = rng.sample(sorted({*train[intent]} - {*test[intent]}), LABELED + UNLABELED)
+        texts = rng.sample(sorted(train[intent]), LABELED + UNLABELED)
         labeled += [{"prompt": text, "completion": intent} for text in texts[:LABELED]]
         pool += texts[LABELED:]
         tested += [{"prompt": t, "completion": intent} for t in test[intent][: arguments.tested]]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from tunesmith.contracts import BaselineVariant, Generation, Progress, SkippedRow
+from tunesmith.contracts import BaselineTask, BaselineVariant, Generation, Progress, SkippedRow
 from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.records import Prompt, Record, is_immutable, last_exchange
-from tunesmith.testing.baselines import CLASSES, DigestModel, sample_task
+from tunesmith.testing.baselines import CLASSES, DigestEncoder, DigestModel
 from tunesmith.testing.checks import Subject, check, require
 
 COUNT = 12
@@ -42,7 +42,7 @@ def propose(
 
     with tempfile.TemporaryDirectory() as temporary:
         task = GeneratorTask(
-            task=sample_task(subject, records),
+            task=BaselineTask(train=records, base=DigestModel, seed=3, encoder=DigestEncoder),
             count=COUNT,
             folder=folder or Path(temporary),
             solve=solve,

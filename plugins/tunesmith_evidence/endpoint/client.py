@@ -128,6 +128,8 @@ class Endpoint:
                 opener = urllib.request.build_opener(_NoRedirects)
                 with opener.open(request, timeout=self.timeout) as response:
                     content = response.read(MAX_ANSWER_BYTES)
+                    if response.length and len(content) < MAX_ANSWER_BYTES:  # cut off
+                        raise http.client.IncompleteRead(content, response.length)
                 return read(json.loads(content))
             except urllib.error.HTTPError as error:
                 with suppress(OSError, http.client.HTTPException):

@@ -96,9 +96,9 @@ def read_plan_file(folder: Path) -> Mapping[str, Any]:
     path = folder / PLAN
     if not path.is_file():
         raise DataError(
-            f"{folder}: is not a folder of synthetic rows",
-            "plan.toml is missing",
-            hint="write it with `tunesmith data generate`",
+            f"{path}:1",
+            "there is no such file, so the folder has no synthetic rows",
+            hint="write them with `tunesmith data generate`",
         )
     tables = read_run_file(path, environment={}).tables
     require_trusted(tables, folder)

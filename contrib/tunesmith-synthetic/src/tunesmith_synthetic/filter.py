@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from tunesmith.generators import GeneratedRow
 from tunesmith.records import Record, exchanges, last_exchange
 from tunesmith_data import UNUSABLE_CHARACTERS
 from tunesmith_data.coverage import measure_coverage, read_prompts
-from tunesmith_data.near_duplicates import Threshold, cluster_texts, find_nearest
+from tunesmith_data.near_duplicates import cluster_texts, find_nearest
+from tunesmith_data.near_duplicates.features import fold_case_and_spelling
+from tunesmith_data.near_duplicates.punctuation import blank_punctuation
 from tunesmith_data.splits import PromptTexts, prompt_text
 from tunesmith_data.text import content_key
 from tunesmith_data.vectors import fit_text_vectors
@@ -106,13 +109,17 @@ def _find_wrong_fields(answer: str, needed: set[FieldPath], allowed: set[FieldPa
 
 def find_leaks(request: Request, records: Sequence[Record]) -> list[str]:
     """Find rows whose prompt a validation or test row has, in the same or in similar words."""
-    known, asked = PromptTexts(request.held_out), [*map(prompt_text, records)]
+    known, asked = [*PromptTexts(request.held_out)], [*map(prompt_text, records)]
     if not (known and asked):
         return [""] * len(asked)
     options = request.options.filter
-    limit = Threshold(options.test_characters, options.test_words, options.test_characters / 2)
-    near = find_nearest(known, asked, threshold=limit)
-    causes = [_name_match(match, "a test row") for match in near]
+    causes = [_name_match(match, "a test row") for match in find_nearest(known, asked)]
+    plain, queries = _without_punctuation(known), _without_punctuation(asked)
+    for row, match in enumerate(find_nearest(plain, queries, threshold=None)):
+        if match is not None and not causes[row]:
+            compared = SequenceMatcher(None, plain[match.known], queries[row], autojunk=False)
+            if compared.ratio() >= options.test_spelling:
+                causes[row] = "it is a near-duplicate of a test row"
     if request.encoder is None:
         return causes
     tested = np.asarray(request.encoder.encode([*known]))
@@ -122,6 +129,11 @@ def find_leaks(request: Request, records: Sequence[Record]) -> list[str]:
         for row in np.flatnonzero(nearest >= options.test_meaning).tolist():
             causes[start + row] = causes[start + row] or "it has the meaning of a test row"
     return causes
+
+
+def _without_punctuation(texts: Sequence[str]) -> list[str]:
+    """Return texts without case and punctuation, so that typos are all that is left."""
+    return [" ".join(blank_punctuation(text).split()) for text in fold_case_and_spelling(texts)]
 
 
 def find_duplicates(request: Request, records: Sequence[Record]) -> list[str]:

@@ -64,7 +64,7 @@ class SyntheticLoader:
         found = read_dataset(folder)
         if found.card["fingerprint"] != parts.fingerprint:
             raise DataError(
-                str(folder / PLAN),
+                f"{folder / PLAN}:1",
                 "the real rows, or their split, have changed since the rows were generated",
                 hint="generate again: rows may now be copies of test rows",
             )

@@ -24,20 +24,15 @@ class FilterOptions(Options):
             "other keys if they are JSON objects."
         ),
     )
-    test_characters: float = Field(
-        default=0.45,
+    test_spelling: float = Field(
+        default=0.88,
         gt=0,
         le=1,
         description=(
-            "Jaccard similarity of character 5-grams to a validation or test row at which a row "
-            "is a leak. Stricter than between training rows (0.7), because a leak inflates scores."
+            "Share of equal characters with the most similar validation or test prompt, without "
+            "case and punctuation, at which a row is a leak. Near-duplicates by n-grams are always "
+            "leaks."
         ),
-    )
-    test_words: float = Field(
-        default=0.6,
-        gt=0,
-        le=1,
-        description="The same for words, if 5-grams have at least half of `test_characters`.",
     )
     test_meaning: float = Field(
         default=0.95,

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.storage.atomic import explain_os_errors
+from tunesmith_evidence.endpoint.address import read_token
 from tunesmith_evidence.endpoint.client import Endpoint
 from tunesmith_synthetic.generators.endpoint import (
     EndpointOptions,
@@ -163,6 +164,8 @@ def send_requests(
         Journal(path) as journal,
         ThreadPoolExecutor(options.parallel) as pool,
     ):
+        if any(request.key not in journal.known for request in requests):
+            read_token(options.token)  # a missing key ends the generation, not one request
         budget = Budget(options, journal.lost)
         started = _start(requests, endpoint, journal, budget, Pace(options.per_minute), pool)
         try:
