@@ -151,7 +151,7 @@ def test_a_real_baseline_labels_the_pool(project: Path) -> None:
     rows = read_lines(project / "synthetic" / "synthetic.jsonl")
     right = [expected[row["prompt"]] == row["completion"] for row in rows]
     assert len(rows) > 20 and np.mean(right) > 0.9
-    assert {row["synthetic"]["model"].split()[0] for row in rows} == {"linear"}
+    assert {row["synthetic_model"].split()[0] for row in rows} == {"linear"}
 
 
 def test_an_unknown_labeler_is_named(project: Path) -> None:

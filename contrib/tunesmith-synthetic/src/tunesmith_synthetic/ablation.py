@@ -35,7 +35,7 @@ from tunesmith.storage import RunFolder, write_atomic
 from tunesmith.storage.atomic import make_folder
 from tunesmith_evidence.comparison import RunResults
 from tunesmith_evidence.number_text import format_difference, format_interval
-from tunesmith_synthetic.dataset import PROVENANCE, ROWS, read_dataset
+from tunesmith_synthetic.dataset import ROWS, read_dataset, with_data
 from tunesmith_synthetic.interval import Difference, compare_over_rows_and_seeds
 from tunesmith_synthetic.loader import Arm, add_rows
 from tunesmith_synthetic.request import Request
@@ -46,7 +46,6 @@ FOLDER = "ablation"
 LEAKS = "leaks"
 """Plugin that compares the splits. It reviewed the real rows when they were generated from; with
 validation rows in the place of test rows, it would report each of them."""
-DROPPED = ("split", "gate")
 
 
 @dataclass(frozen=True)
@@ -168,17 +167,10 @@ class Ablation:
         return Score(values, {repr(key): row.get("group") for key, row in rows.items()})
 
     def _tables(self, arm: Arm, seed: int) -> dict[str, Any]:
-        tables = tomllib.loads(self.request.plan.to_toml())
-        for name in DROPPED:
-            tables.pop(name, None)
+        plain = tomllib.loads(self.request.plan.to_toml())
+        plain.pop("gate", None)
         component, _ = self.evaluator
-        tables["data"] = {
-            "use": PROVENANCE,
-            "folder": str(self.request.folder.absolute()),
-            "arm": arm,
-            "seed": seed,
-            "score": self.part,
-        }
+        tables = with_data(self.request, plain, arm=arm, seed=seed, score=self.part)
         tables["evaluators"] = [component.to_json()]
         tables["baselines"] = {"use": []}
         tables["run"] |= {"name": f"{arm}-{seed}", "seed": seed, "side_effects": False}

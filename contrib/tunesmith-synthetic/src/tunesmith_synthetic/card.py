@@ -11,7 +11,7 @@ from typing import Any
 from tunesmith.contracts import SkippedRow
 from tunesmith.storage import write_atomic
 from tunesmith.text import redact_all
-from tunesmith_synthetic.dataset import CARD, PROVENANCE, ROWS
+from tunesmith_synthetic.dataset import CARD, ROWS
 from tunesmith_synthetic.filter import Filtered
 from tunesmith_synthetic.request import Request
 
@@ -26,6 +26,8 @@ _CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
     "fileObject": "cr:fileObject",
@@ -45,6 +47,7 @@ _CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -88,10 +91,7 @@ def build_croissant(request: Request, card: Mapping[str, Any]) -> dict[str, Any]
     """Return the card as Croissant JSON-LD."""
     with (request.folder / ROWS).open("rb") as file:
         first = json.loads(file.readline() or b"{}")
-    columns = [name for name, value in first.items() if isinstance(value, str)]
-    fields = [_field(name, f"$.{name}") for name in columns]
-    provenance = first.get(PROVENANCE, {})
-    fields += [_field(f"{PROVENANCE}_{name}", f"$.{PROVENANCE}.{name}") for name in provenance]
+    fields = [_field(name) for name, value in first.items() if isinstance(value, str | int)]
     ablation = card["ablation"]
     rejected = ", ".join(f"{count} {cause}" for cause, count in card["rejected"].items())
     optional = {"license": card["license"], "url": card["url"]}
@@ -120,8 +120,7 @@ def build_croissant(request: Request, card: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _field(name: str, path: str) -> dict[str, Any]:
-    kind = "sc:Integer" if name.endswith("_seed") else "sc:Text"
-    source = {"fileObject": {"@id": ROWS}, "extract": {"jsonPath": path}}
+def _field(name: str) -> dict[str, Any]:
+    source = {"fileObject": {"@id": ROWS}, "extract": {"column": name}}
     named = {"@type": "cr:Field", "@id": f"rows/{name}", "name": f"rows/{name}"}
-    return {**named, "dataType": kind, "source": source}
+    return {**named, "dataType": "sc:Text", "source": source}

@@ -2,7 +2,7 @@
 
 ::
 
-    synthetic.jsonl     the kept rows; the column `synthetic` has their provenance
+    synthetic.jsonl     the kept rows; columns with `synthetic` have their provenance
     rejected.jsonl      the other rows, with the cause
     to-label.jsonl      rows for a person, from `pseudo-label`
     plan.toml           the run file of the real rows, resolved
@@ -43,7 +43,7 @@ ROWS, REJECTED, PLAN, RUN, CARD = (
     "card.json",
 )
 PROVENANCE = "synthetic"
-"""Column with the provenance of a row, and slice that names its generator."""
+"""Column and slice with the generator of a row, and prefix of the columns on its origin."""
 
 
 def to_row(request: Request, number: int, row: GeneratedRow) -> dict[str, Any]:
@@ -52,14 +52,14 @@ def to_row(request: Request, number: int, row: GeneratedRow) -> dict[str, Any]:
     group = f"{request.generator.offer.name} {number}" if parent is None else parent.group
     content = record_to_row(replace(row.record, group=group or getattr(parent, "source", "")))
     provenance = {
-        "generator": request.generator.offer.name,
-        "parent": "" if parent is None else Path(parent.source).name,
-        "prompt_sha256": hashlib.sha256(prompt_text(row.record).encode()).hexdigest(),
-        "model": row.model,
-        "seed": request.seed,
-        "details": json.dumps(dict(row.details), ensure_ascii=False, sort_keys=True),
+        "": request.generator.offer.name,
+        "_parent": "" if parent is None else Path(parent.source).name,
+        "_prompt_sha256": hashlib.sha256(prompt_text(row.record).encode()).hexdigest(),
+        "_model": row.model,
+        "_seed": request.seed,
+        "_details": json.dumps(dict(row.details), ensure_ascii=False, sort_keys=True),
     }
-    return {**content, PROVENANCE: provenance}
+    return {**content, **{f"{PROVENANCE}{name}": value for name, value in provenance.items()}}
 
 
 def write_dataset(request: Request, found: Filtered) -> None:
@@ -82,9 +82,16 @@ def write_run_files(request: Request) -> None:
     tables = tomllib.loads(request.plan.to_toml())
     trust_code(tables, request.folder)
     write_atomic(request.folder / PLAN, tomli_w.dumps(tables))
-    added = {**tables, "data": {"use": PROVENANCE, "folder": str(request.folder.absolute())}}
-    added.pop("split", None)
-    write_atomic(request.folder / RUN, tomli_w.dumps(added))
+    write_atomic(request.folder / RUN, tomli_w.dumps(with_data(request, tables)))
+
+
+def with_data(request: Request, tables: Mapping[str, Any], **data: Any) -> dict[str, Any]:
+    """Return the tables of a run file with the real and the synthetic rows as its data."""
+    table = {"use": PROVENANCE, "folder": str(request.folder.absolute()), **data}
+    # Without validation rows, the splitter must not take some from the added rows.
+    split = {} if request.parts.validation else {"split": {"validation_size": 0}}
+    kept = {name: value for name, value in tables.items() if name != "split"}
+    return {**kept, **split, "data": table}
 
 
 def read_plan_file(folder: Path) -> Mapping[str, Any]:
@@ -125,7 +132,7 @@ def read_dataset(folder: Path) -> SyntheticRows:
 
     def read() -> Iterator[Row]:
         for number, row in enumerate(rows, 1):
-            yield Row(number, {key: v for key, v in row.items() if key != PROVENANCE})
+            yield Row(number, {k: v for k, v in row.items() if not k.startswith(PROVENANCE)})
 
     if not rows:
         return SyntheticRows((), card)
@@ -133,7 +140,7 @@ def read_dataset(folder: Path) -> SyntheticRows:
     options = from_table(FieldOptions, {"group": "group", "max_skipped": 0.0})
     records = SourceLoader(options, [source]).load().train
     named = [
-        replace(record, slices=(*record.slices, (PROVENANCE, str(row[PROVENANCE]["generator"]))))
+        replace(record, slices=(*record.slices, (PROVENANCE, str(row[PROVENANCE]))))
         for record, row in zip(records, rows, strict=True)
     ]
     return SyntheticRows(named, card)

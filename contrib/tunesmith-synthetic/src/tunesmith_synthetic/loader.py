@@ -72,7 +72,7 @@ class SyntheticLoader:
         added = add_rows(parts.train, found.records, self.options.arm, self.options.seed)
         return Dataset(
             train=[*parts.train, *added],
-            validation=[*parts.validation],
+            validation=[*parts.validation] or None,
             test=[*scored],
             skipped=dataset.skipped,
             description=f"{dataset.description}; {len(added):,} rows added ({self.options.arm})",

@@ -15,7 +15,9 @@ from tunesmith_synthetic.loader import SyntheticOptions
 
 def review(plan: Plan, train: Sequence[Record]) -> list[Finding]:
     """Return a warning if training rows are synthetic and no ablation shows that they help."""
-    names = Counter(value for r in train for name, value in r.slices if name == PROVENANCE)
+    names = Counter(
+        value for r in train for name, value in r.slices if name == PROVENANCE and value
+    )
     if not names:
         return []
     count = names.total()
