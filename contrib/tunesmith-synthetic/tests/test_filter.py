@@ -148,7 +148,7 @@ def test_duplicates_are_found_unless_the_generator_makes_variations(
     ("answer", "cause"),
     [
         ("", "the answer is empty"),
-        ("other", "the answer is no known label"),
+        ("other", "the answer is not a known label"),
         ("a\0", "it has an unusable character"),
     ],
 )

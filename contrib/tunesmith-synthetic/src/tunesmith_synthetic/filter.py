@@ -90,7 +90,9 @@ def find_wrong_answers(request: Request, records: Sequence[Record]) -> list[str]
     match detect_record_task(request.parts.train):
         case "classes":
             labels = set(known)
-            return ["" if _answer(r) in labels else "the answer is no known label" for r in records]
+            return [
+                "" if _answer(r) in labels else "the answer is not a known label" for r in records
+            ]
         case "objects":
             keys = [set(fields) for fields in map(parse_json_object, known) if fields]
             needed, allowed = set.intersection(*keys), set.union(*keys)

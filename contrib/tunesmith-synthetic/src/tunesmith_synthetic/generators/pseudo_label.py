@@ -31,7 +31,7 @@ TO_LABEL = "to-label.jsonl"
 MAX_VARIANTS = 8
 MIN_ROWS = 10
 PRECISION = 0.9
-"""Precision of the review policy, of which only the calibration is used."""
+"""Precision of the review policy. Only its calibration is used."""
 
 
 class PseudoLabelOptions(Options):
