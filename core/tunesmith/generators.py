@@ -10,9 +10,6 @@ from typing import Protocol
 from tunesmith.contracts import BaselineTask, BaselineVariant, SkippedRow
 from tunesmith.records import Record
 
-Solve = Callable[[str, Sequence[Record]], Iterable[BaselineVariant]]
-"""Returns the variants of an installed baseline, by name, that learn from these rows."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTask:
@@ -25,7 +22,8 @@ class GeneratorTask:
     """Maximum number of rows to propose."""
     folder: Path
     """Folder for files that the generator reads when it continues after an interruption."""
-    solve: Solve
+    solve: Callable[[str, Sequence[Record]], Iterable[BaselineVariant]]
+    """Return the variants of an installed baseline, by name, that learn from these rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

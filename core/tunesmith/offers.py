@@ -3,8 +3,7 @@
 An offer names a component, summarizes it, and gives the class of its options (a pydantic model) and
 a class or function that builds it. The core reads all offers, but builds only the components of
 the run. The class or function can be an import string, ``package.module:name``, so that a large
-library is only imported when needed. Each kind of component has its own kind of offer, and so do
-commands and tables of the run file.
+library is only imported when needed.
 """
 
 from __future__ import annotations
@@ -352,7 +351,7 @@ class GeneratorOffer(ComponentOffer[C]):
     makes_variations: bool = False
     """True if a row may be a near-duplicate of the training row that it is derived from."""
     describe_cost: Callable[[C, int], str] = lambda config, count: ""
-    """Describe what so many rows cost at most, before the first one; empty: only local time."""
+    """Describe what so many rows cost at most; empty: only time on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,8 +444,6 @@ KINDS: tuple[type[Offer], ...] = (
     TableOffer,
 )
 """All kinds of offers, in listing order."""
-
-
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 
 BUILTIN_DISTRIBUTION = "tunesmith"

@@ -16,6 +16,7 @@ from tunesmith import api
 from tunesmith.errors import DataError
 from tunesmith.records import Completion
 from tunesmith_synthetic.ablation import ARMS, Ablation, Score, conclude
+from tunesmith_synthetic.commands.ablate import show
 from tunesmith_synthetic.commands.generate import generate
 from tunesmith_synthetic.loader import SyntheticLoader, SyntheticOptions, add_rows
 from tunesmith_synthetic.request import Request
@@ -186,3 +187,21 @@ def test_rows_of_other_data_are_refused(project: Path) -> None:
     assert done.exit_code == 2 and "do not belong to this data" in done.output
     with pytest.raises(DataError, match="have changed since"):
         SyntheticLoader(SyntheticOptions(folder=str(project / "synthetic"))).load()
+
+
+def test_the_result_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    difference = {"value": 0.1, "low": 0.06, "high": 0.14, "units": 90}
+    show(
+        {
+            "word": "helped",
+            "metric": "exact-match",
+            "n": 90,
+            "rows": "test",
+            "seeds": [1, 2, 3],
+            "scores": {"real": [0.5], "upsampled": [0.5], "synthetic": [0.6]},
+            "differences": {"real": difference, "upsampled": difference},
+        }
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert "helped" in lines and max(map(len, lines)) <= 80
+    assert sum("+0.100 [+0.060, +0.140]" in line for line in lines) == 2

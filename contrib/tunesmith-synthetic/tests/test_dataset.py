@@ -13,9 +13,12 @@ from generation import invoke, read_lines, request_of, write_generation
 
 from tunesmith import api
 from tunesmith.execution.run_data import load_data
+from tunesmith.records import Completion
+from tunesmith_synthetic.card import CROISSANT
 from tunesmith_synthetic.commands.generate import generate
 from tunesmith_synthetic.dataset import read_dataset
 from tunesmith_synthetic.loader import SyntheticLoader, SyntheticOptions
+from tunesmith_synthetic.review import review
 
 RULES = {"use": "rules", "rounds": 2}
 ORIGIN = ("parent", "prompt_sha256", "model", "seed", "details")
@@ -121,23 +124,15 @@ def test_a_run_warns_without_an_ablation(project: Path, word: str | None, level:
 
 def test_synthetic_rows_of_another_loader_are_noticed(project: Path) -> None:
     """A file that names the column as a slice."""
-    assert invoke("data", "generate", write_generation(project, RULES)).exit_code == 0
+    plan, _ = api.load_plan(project / "run.toml", runnable=False)
     rows = [
-        {"prompt": r["prompt"], "completion": r["completion"], "synthetic": "rules"}
-        for r in read_lines(project / "synthetic" / "synthetic.jsonl")
+        Completion(source="x", prompt=f"p{n}", completion="a", slices=(("synthetic", name),))
+        for n, name in enumerate(("rules", "", "endpoint"))
     ]
-    write_lines(
-        project / "rows.jsonl", [*rows, *[{**r, "synthetic": ""} for r in make_rows(0, 30)]]
-    )
-    write_lines(project / "test.jsonl", [{**r, "synthetic": ""} for r in make_rows(100, 9)])
-    text = (
-        (project / "run.toml")
-        .read_text()
-        .replace("[technique]", 'slices = ["synthetic"]\n[technique]')
-    )
-    (project / "run.toml").write_text(text)
-    done = invoke("check", project / "run.toml", "--json")
-    assert "nothing shows whether they help" in done.stdout
+    (finding,) = review(plan, rows)
+    assert finding.level == "warning" and finding.count == 2
+    assert "2 of 3 training rows are synthetic (endpoint, rules)" in finding.message
+    assert review(plan, rows[1:2]) == []
 
 
 def test_a_run_trains_with_the_rows(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +159,7 @@ def test_the_card_counts_everything_and_loads_as_croissant(project: Path) -> Non
     assert card["rows"] == 7 and card["real_rows"] == 30
     assert sum(card["rejected"].values()) == card["proposed"] - 7
     mlcroissant: Any = pytest.importorskip("mlcroissant")
-    dataset = mlcroissant.Dataset(jsonld=str(project / "synthetic" / "croissant.json"))
+    dataset = mlcroissant.Dataset(jsonld=str(project / "synthetic" / CROISSANT))
     assert not dataset.metadata.ctx.issues.errors
     rows = [*dataset.records("rows")]
     expected = read_lines(project / "synthetic" / "synthetic.jsonl")

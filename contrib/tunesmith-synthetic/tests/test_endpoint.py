@@ -20,11 +20,9 @@ from tunesmith.contracts import BaselineTask, SkippedRow
 from tunesmith.errors import ConfigError, EnvironmentProblem
 from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.records import Completion
-from tunesmith_synthetic.generators.endpoint import (
-    EndpointGenerator,
-    EndpointOptions,
-    describe_cost,
-)
+from tunesmith_synthetic.generators.endpoint import EndpointGenerator, describe_cost
+from tunesmith_synthetic.generators.journal import Budget, Journal, Kept
+from tunesmith_synthetic.generators.row_request import EndpointOptions
 
 ALL_FAULTS = dict(enumerate(FAULTS))
 """Seven sixteenths of the requests fail in some way."""
@@ -233,3 +231,27 @@ def test_the_command_prints_the_cost_first(project: Path) -> None:
     assert done.exit_code == 0 and "up to 7 requests" in done.output
     assert "it stops at 500 tokens" in done.output and not (project / "synthetic").exists()
     assert os.listdir(project)
+
+
+def test_a_journal_keeps_answers_and_knows_lost_requests(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    answer = Kept("text \ud800 ü", False, 5, 7)
+    with Journal(path) as journal:
+        journal.note_sending("a", (10, 20))
+        journal.note_sending("b", (1, 2))
+        journal.note_sending("b", (1, 2))
+        journal.add("b", answer)
+    with path.open("ab") as file:
+        file.write(b'{"key": "c", "te')
+    again = Journal(path)
+    assert again.known == {"b": answer} and again.lost == (11, 22)
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_a_reservation_is_replaced_by_what_was_used() -> None:
+    budget = Budget(EndpointOptions(url="http://127.0.0.1/v1", model="m", max_tokens=100), (0, 0))
+    assert budget.reserve((60, 30))
+    budget.release((60, 30), (10, 5))
+    assert budget.reserve((60, 25))
+    budget.release((60, 25), (60, 25))
+    assert not budget.reserve((1, 0))

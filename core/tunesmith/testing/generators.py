@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from tunesmith.contracts import BaselineTask, BaselineVariant, Generation, Progress, SkippedRow
+from tunesmith.contracts import BaselineTask, BaselineVariant, SkippedRow
 from tunesmith.generators import GeneratedRow, GeneratorTask
-from tunesmith.records import Prompt, Record, is_immutable, last_exchange
+from tunesmith.records import Record, is_immutable
 from tunesmith.testing.baselines import CLASSES, DigestEncoder, DigestModel
 from tunesmith.testing.checks import Subject, check, require
 
 COUNT = 12
-
-
-class FirstAnswerModel(DigestModel):
-    """A text model that answers every prompt with the first answer of its training rows."""
-
-    def __init__(self, train: Sequence[Record]) -> None:
-        self._answer = last_exchange(train[0])[1].text if train else ""
-
-    def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
-    ) -> Sequence[Generation]:
-        """Return the same answer to each prompt."""
-        return [Generation(self._answer, 1, "stop", confidence=1.0) for _ in prompts]
 
 
 def propose(
@@ -37,15 +24,12 @@ def propose(
 ) -> list[GeneratedRow | SkippedRow]:
     """Return what a new generator yields, up to ``stop_after`` results."""
 
-    def solve(name: str, train: Sequence[Record]) -> Iterable[BaselineVariant]:
-        return [BaselineVariant(name="", model=FirstAnswerModel(train))]
-
     with tempfile.TemporaryDirectory() as temporary:
         task = GeneratorTask(
             task=BaselineTask(train=records, base=DigestModel, seed=3, encoder=DigestEncoder),
             count=COUNT,
             folder=folder or Path(temporary),
-            solve=solve,
+            solve=lambda name, train: [BaselineVariant(name="", model=DigestModel())],
         )
         return list(islice(subject.build().generate(task), stop_after))
 

@@ -25,7 +25,7 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith.storage.atomic import explain_os_errors
 from tunesmith_evidence.endpoint.address import read_token
 from tunesmith_evidence.endpoint.client import Endpoint
-from tunesmith_synthetic.generators.endpoint import (
+from tunesmith_synthetic.generators.row_request import (
     EndpointOptions,
     RowRequest,
     count_reserved,
