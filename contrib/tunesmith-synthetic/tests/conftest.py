@@ -19,6 +19,12 @@ pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith_torch.testin
 LABELS = {"card": "visa plastic chip", "app": "login screen crash", "rate": "exchange euro fee"}
 OPENINGS = ("please help with my", "what about the", "there is a problem: my", "i ask about a")
 RUN_FILE = """
+[run]
+side_effects = false
+
+[baselines]
+use = ["majority"]
+
 [model]
 base = "{base}"
 

@@ -13,10 +13,11 @@ from generation import invoke, read_lines, request_of, write_generation
 
 from tunesmith import api
 from tunesmith.execution.run_data import load_data
+from tunesmith.generators import GeneratedRow
 from tunesmith.records import Completion
 from tunesmith_synthetic.card import CROISSANT
 from tunesmith_synthetic.commands.generate import generate
-from tunesmith_synthetic.dataset import read_dataset
+from tunesmith_synthetic.dataset import read_dataset, to_row
 from tunesmith_synthetic.loader import SyntheticLoader, SyntheticOptions
 from tunesmith_synthetic.review import review
 
@@ -57,6 +58,9 @@ def test_a_child_is_in_the_group_of_its_parent(project: Path) -> None:
     site = {f"rows.jsonl:{n}": row["site"] for n, row in enumerate(rows, 1)}
     for row in read_lines(request.folder / "synthetic.jsonl"):
         assert row["group"] == site[row["synthetic_parent"]]
+    new = Completion(source="request 1", prompt="a new text", completion="card")
+    written = to_row(request, 1, GeneratedRow(record=new, parent=4))
+    assert written["group"] == rows[4]["site"] and written["synthetic_parent"] == "rows.jsonl:5"
     dataset = load(project)
     everything = project / "all.jsonl"
     lines = [

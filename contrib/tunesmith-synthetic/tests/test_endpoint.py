@@ -109,6 +109,7 @@ def test_the_budget_ends_at_the_same_request_whatever_the_timing(tmp_path: Path)
             folder = tmp_path / f"{parallel}"
             found.append(texts(generate(server, folder, max_tokens=3000, parallel=parallel)))
     assert found[0] == found[1] and "the budget is used up" in found[0]
+    assert sum(isinstance(row, Completion) for row in found[0]) >= (3000 - 1800) // 70
 
 
 def test_the_price_is_a_budget(tmp_path: Path) -> None:
