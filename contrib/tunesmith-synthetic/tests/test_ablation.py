@@ -167,6 +167,16 @@ def test_an_interrupted_training_continues(project: Path) -> None:
     assert first == ablation.measure("real", 42) and len(first.values) == 30
 
 
+def test_one_arm_can_be_a_job_of_its_own(project: Path) -> None:
+    path = write_generation(project, RULES, ablate=CLASSIFIER)
+    assert invoke("data", "generate", path).exit_code == 0
+    done = invoke("data", "ablate", path, "--only", "synthetic-43")
+    assert done.exit_code == 0 and done.stdout.startswith("synthetic-43: "), done.output
+    assert "1 of them done" in invoke("data", "ablate", path, "--dry-run").output
+    wrong = invoke("data", "ablate", path, "--only", "synthetic-9")
+    assert wrong.exit_code == 2 and "one of real-42" in wrong.output
+
+
 def test_changed_rows_are_measured_again(project: Path) -> None:
     request = request_of(project, RULES, ablate=CLASSIFIER)
     generate(request)

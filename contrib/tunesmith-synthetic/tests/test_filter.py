@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import make_rows, write_lines
+from faulty_server import FaultyServer
 from generation import invoke, read_lines, request_of, write_generation
 
 from tunesmith.generators import GeneratedRow
@@ -212,6 +213,24 @@ def test_a_verifier_that_disagrees_rejects(project: Path) -> None:
     found = filter_rows(request, rows)
     assert [row.record.completion for row in found.kept] == [asked.completion]  # type: ignore[attr-defined]
     assert causes_of(found) == {"linear disagrees": 1}
+
+
+def test_a_judge_that_does_not_say_yes_rejects(project: Path) -> None:
+    rows = rows_of([sentence(100), sentence(101), sentence(102)])
+    replies = {sentence(100): "Yes.", sentence(101): "No, yes", sentence(102): "Yesterday"}
+
+    def answer(body: dict[str, Any], *rest: Any) -> str:
+        asked = body["messages"][0]["content"]
+        assert "Criterion: be nice" in asked and "card" in asked
+        return next(reply for text, reply in replies.items() if text in asked)
+
+    with FaultyServer() as server:
+        server.write = answer  # type: ignore[method-assign]
+        judge = {"url": server.url, "model": "j", "criterion": "be nice"}
+        request = request_of(project, {"use": "rules"}, share=0.9, filter={"judge": judge})
+        found = filter_rows(request, rows)
+    assert prompts_of(found.kept) == [sentence(100)]
+    assert causes_of(found) == {"the judge does not accept it": 2}
 
 
 def test_each_rejected_row_is_written_with_its_cause(project: Path) -> None:

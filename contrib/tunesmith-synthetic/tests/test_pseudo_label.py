@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_rows
+from conftest import make_rows, write_lines
 from generation import invoke, read_lines, request_of, write_generation
 
+from tunesmith import api
 from tunesmith.contracts import BaselineTask, BaselineVariant, SkippedRow
 from tunesmith.errors import ConfigError
 from tunesmith.generators import GeneratedRow, GeneratorTask
-from tunesmith.records import Completion, Record
+from tunesmith.records import Completion, Message, Record
 from tunesmith_evidence.classify.function_model import FunctionModel
+from tunesmith_synthetic.generators.pool import read_pool
 from tunesmith_synthetic.generators.pseudo_label import (
     TO_LABEL,
     PseudoLabel,
     PseudoLabelOptions,
     label_with_baseline,
-    read_pool,
 )
 
 TRAIN = [
@@ -161,3 +162,24 @@ def test_an_unknown_labeler_is_named(project: Path) -> None:
     assert done.exit_code == 2 and 'did you mean "linear"?' in done.output
     with pytest.raises(ConfigError, match="needs a labeler"):
         request_of(project, {**generator, "labelers": []})
+
+
+def test_the_tuned_model_of_a_run_labels_the_pool(project: Path) -> None:
+    """Its confidence is that of the run's evaluator `review`."""
+    write_lines(project / "rows.jsonl", make_rows(0, 120))
+    text = (project / "run.toml").read_text()
+    review = '\n[[evaluators]]\nuse = "review"\n'
+    (project / "run.toml").write_text(f"{text}{review}\n[split]\nvalidation_size = 60\n")
+    done = invoke("run", project / "run.toml", "--out", "tuned")
+    assert done.exit_code == 0, done.output
+    pool = make_rows(300, 40)
+    (project / "pool.txt").write_text("".join(f"{row['prompt']}\n" for row in pool))
+    generator = {"use": "pseudo-label", "pool": "pool.txt", "run": "tuned", "labelers": []}
+    done = invoke("data", "generate", write_generation(project, generator, share=0.9))
+    assert done.exit_code == 0, done.output
+    rows = read_lines(project / "synthetic" / "synthetic.jsonl")
+    assert rows and {row["synthetic_model"] for row in rows} == {"run tuned"}
+    model = api.open_models(*api.load_run(project / "tuned")[:2])["tuned"]
+    given = model.generate([(Message("user", rows[0]["prompt"]),)], 16)
+    assert given[0].text.strip() == rows[0]["completion"]
+    assert 0 < float(json.loads(rows[0]["synthetic_details"])["confidence"]) < 1

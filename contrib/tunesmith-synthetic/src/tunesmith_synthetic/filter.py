@@ -6,6 +6,7 @@ rejected by the first stage that finds a cause.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 
 from tunesmith.errors import UsageError
 from tunesmith.generators import GeneratedRow
-from tunesmith.records import Record, exchanges, last_exchange
+from tunesmith.records import Record, exchanges
 from tunesmith_data import UNUSABLE_CHARACTERS
 from tunesmith_data.coverage import measure_coverage, read_prompts
 from tunesmith_data.near_duplicates import cluster_texts, find_nearest
@@ -27,12 +28,17 @@ from tunesmith_data.splits import PromptTexts, prompt_text
 from tunesmith_data.text import content_key
 from tunesmith_data.vectors import fit_text_vectors
 from tunesmith_evidence.answers.generate import generate_answers
+from tunesmith_evidence.endpoint.client import Endpoint
+from tunesmith_evidence.judging.quoting import choose_mark, quote_text
 from tunesmith_evidence.tasks.json_answers import FieldPath, parse_json_object
 from tunesmith_evidence.tasks.kinds import detect_record_task
+from tunesmith_synthetic.generators.pool import read_answer
+from tunesmith_synthetic.options import JudgeOptions
 from tunesmith_synthetic.request import Request
 
 BLOCK_ROWS = 512
 """Number of rows whose similarities to all test rows are held in memory at a time."""
+JUDGE_TOKENS = 8
 Stage = Callable[[Request, Sequence[Record]], Sequence[str]]
 """Returns a cause for each row, empty to keep it."""
 
@@ -59,6 +65,8 @@ def filter_rows(request: Request, rows: Sequence[GeneratedRow]) -> Filtered:
     if options.filter.known_answers:
         stages.insert(1, find_wrong_answers)
     stages += [partial(find_disagreement, name=name) for name in options.filter.agree]
+    if options.filter.judge is not None:
+        stages.append(partial(find_refused, judge=options.filter.judge))
     found = Filtered([*rows], [])
     for stage in stages:
         found = found.apply(request, stage)
@@ -86,17 +94,18 @@ def _find_fault(record: Record, max_characters: int) -> str:
 
 def find_wrong_answers(request: Request, records: Sequence[Record]) -> list[str]:
     """Find answers that no training row could have."""
-    known = [*map(_answer, request.parts.train)]
+    known = [*map(read_answer, request.parts.train)]
     match detect_record_task(request.parts.train):
         case "classes":
             labels = set(known)
             return [
-                "" if _answer(r) in labels else "the answer is not a known label" for r in records
+                "" if read_answer(r) in labels else "the answer is not a known label"
+                for r in records
             ]
         case "objects":
             keys = [set(fields) for fields in map(parse_json_object, known) if fields]
             needed, allowed = set.intersection(*keys), set.union(*keys)
-            return [_find_wrong_fields(_answer(record), needed, allowed) for record in records]
+            return [_find_wrong_fields(read_answer(record), needed, allowed) for record in records]
     return [""] * len(records)
 
 
@@ -142,9 +151,9 @@ def find_duplicates(request: Request, records: Sequence[Record]) -> list[str]:
     """Find rows that repeat a training row or an earlier generated row."""
     train, asked = request.parts.train, [*map(prompt_text, records)]
     if request.generator.offer.makes_variations:
-        seen = {(prompt_text(record), _answer(record)) for record in train}
+        seen = {(prompt_text(record), read_answer(record)) for record in train}
         causes = []
-        for key in zip(asked, map(_answer, records), strict=True):
+        for key in zip(asked, map(read_answer, records), strict=True):
             causes.append("it is a copy of a row" if key in seen else "")
             seen.add(key)
         return causes
@@ -174,7 +183,24 @@ def find_disagreement(request: Request, records: Sequence[Record], name: str) ->
         raise UsageError(f"filter.agree: the baseline {name} has no answers for these rows")
     given = generate_answers(variant.model, records) if records else ()
     pairs = zip(records, given, strict=True)
-    return ["" if _answer(r) == text.strip() else f"{name} disagrees" for r, text in pairs]
+    return ["" if read_answer(r) == text.strip() else f"{name} disagrees" for r, text in pairs]
+
+
+def find_refused(request: Request, records: Sequence[Record], judge: JudgeOptions) -> list[str]:
+    """Find rows that a model at a server does not accept; a reply other than yes rejects."""
+    endpoint = Endpoint(judge.url, judge.model, judge.token, parallel=judge.parallel, role="judge")
+    bodies = [{"messages": [{"role": "user", "content": _ask(r, judge)}]} for r in records]
+    replies = endpoint.ask(bodies, JUDGE_TOKENS) if bodies else []
+    is_right = [re.match(r"\W*yes\b", reply.text, re.IGNORECASE) for reply in replies]
+    return ["" if each else "the judge does not accept it" for each in is_right]
+
+
+def _ask(record: Record, judge: JudgeOptions) -> str:
+    """Return the question to a judge, whose quotes no row can close."""
+    texts = {"REQUEST": prompt_text(record), "ANSWER": read_answer(record)}
+    mark = choose_mark(*texts.values())
+    quoted = "\n".join(quote_text(name, text, mark) for name, text in texts.items())
+    return f"{quoted}\n\nCriterion: {judge.criterion}\nIs it met? Reply with yes or no only."
 
 
 def sort_by_need(request: Request, rows: Sequence[GeneratedRow]) -> list[GeneratedRow]:
@@ -195,7 +221,7 @@ def find_surplus(request: Request, records: Sequence[Record]) -> list[str]:
     """Find the rows beyond the share of synthetic rows, or beyond the share of their answer."""
     real, share = len(request.parts.train), request.options.share
     limit = int(real * share / (1 - share) + 1e-9)
-    counts = Counter(map(_answer, request.parts.train))
+    counts = Counter(map(read_answer, request.parts.train))
     quota = -(-(real + limit) // max(1, len(counts))) if request.options.balance.answers else None
     return [*_list_surplus(records, limit, counts, quota)]
 
@@ -204,7 +230,7 @@ def _list_surplus(
     records: Sequence[Record], limit: int, counts: Counter[str], quota: int | None
 ) -> Iterator[str]:
     for record in records:
-        answer = _answer(record)
+        answer = read_answer(record)
         if quota is not None and counts[answer] >= quota:
             yield "its answer has enough rows"
         elif limit <= 0:
@@ -213,7 +239,3 @@ def _list_surplus(
             limit -= 1
             counts[answer] += 1
             yield ""
-
-
-def _answer(record: Record) -> str:
-    return last_exchange(record)[1].text.strip()

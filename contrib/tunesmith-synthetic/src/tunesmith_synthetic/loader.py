@@ -21,8 +21,9 @@ from tunesmith.errors import DataError
 from tunesmith.execution.run_data import load_data
 from tunesmith.offers import DataLoaderOffer
 from tunesmith.options import DataPath, Options
-from tunesmith.records import Record, last_exchange
+from tunesmith.records import Record
 from tunesmith_synthetic.dataset import PLAN, read_dataset, read_plan_file
+from tunesmith_synthetic.generators.pool import read_answer
 
 Arm = Literal["real", "upsampled", "synthetic"]
 
@@ -91,12 +92,8 @@ def add_rows(
         return [*real] * full + rng.sample([*real], rest)
     by_answer: dict[str, list[Record]] = defaultdict(list)
     for record in real:
-        by_answer[_answer(record)].append(record)
-    return [rng.choice(by_answer.get(_answer(record)) or [*real]) for record in synthetic]
-
-
-def _answer(record: Record) -> str:
-    return last_exchange(record)[1].text.strip()
+        by_answer[read_answer(record)].append(record)
+    return [rng.choice(by_answer.get(read_answer(record)) or [*real]) for record in synthetic]
 
 
 SYNTHETIC: DataLoaderOffer[Any] = DataLoaderOffer(

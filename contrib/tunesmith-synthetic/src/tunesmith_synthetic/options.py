@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from tunesmith.options import DataPath, Options
+from tunesmith_evidence.endpoint.address import URL_PATTERN, check_endpoint
+
+
+class JudgeOptions(Options):
+    """Table ``[filter.judge]``: a model at a server that says whether a row is right."""
+
+    url: str = Field(pattern=URL_PATTERN, description="Address of the server, up to `/v1`.")
+    model: str = Field(min_length=1, description="Name of the model at the server.")
+    token: str | None = Field(
+        default=None,
+        description="Environment variable with the key, never the key itself.",
+    )
+    criterion: str = Field(
+        default="The answer is a correct and complete answer to the request.",
+        min_length=1,
+        description="What a row must meet.",
+    )
+    parallel: int = Field(default=4, ge=1, le=256, description="Requests at the same time.")
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: str | None, info: ValidationInfo) -> str | None:
+        check_endpoint(info.data.get("url", ""), token)
+        return token
 
 
 class FilterOptions(Options):
@@ -49,6 +73,9 @@ class FilterOptions(Options):
             "Baselines that must give the same answer, such as `embedding`. They learn from the "
             "real training rows."
         ),
+    )
+    judge: JudgeOptions | None = Field(
+        default=None, description="A model that says whether a row is right. Unset: none."
     )
 
 

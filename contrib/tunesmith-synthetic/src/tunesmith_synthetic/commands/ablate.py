@@ -27,8 +27,13 @@ STYLES = {"helped": "good", "not shown": "warning", "harmed": "bad"}
 @click.command("ablate")
 @click.argument("file", metavar="GEN.toml", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Print what would be trained.")
+@click.option(
+    "--only",
+    metavar="ARM-SEED",
+    help="Train only this arm and seed, such as synthetic-42, as one of several jobs.",
+)
 @result_options
-def command(state: CliState, file: Path, dry_run: bool, as_json: bool) -> None:
+def command(state: CliState, file: Path, dry_run: bool, only: str | None, as_json: bool) -> None:
     """Measure whether generated rows help: three arms with equally many optimizer steps.
 
     The arms are the real rows, real rows upsampled to the same answers, and the real rows with the
@@ -53,6 +58,9 @@ def command(state: CliState, file: Path, dry_run: bool, as_json: bool) -> None:
     render.print_note(describe(ablation, card))
     if dry_run:
         return
+    if only is not None:
+        measure_one(ablation, only)
+        return
     with lock(request.folder):
         result = conclude(ablation, measure_arms(ablation))
         write_card(request, {**card, "ablation": result})
@@ -60,6 +68,18 @@ def command(state: CliState, file: Path, dry_run: bool, as_json: bool) -> None:
         render.print_json(result)
     else:
         show(result)
+
+
+def measure_one(ablation: Ablation, only: str) -> None:
+    """Measure one arm with one seed.
+
+    Raises:
+        UsageError: there is no such arm and seed.
+    """
+    jobs = {f"{arm}-{seed}": (arm, seed) for arm, seed in ablation.jobs()}
+    if only not in jobs:
+        raise UsageError(f"--only {only}: no such arm and seed", hint=f"one of {', '.join(jobs)}")
+    render.print_text(f"{only}: {format_number(ablation.measure(*jobs[only]).mean)}")
 
 
 def describe(ablation: Ablation, card: Mapping[str, Any]) -> str:

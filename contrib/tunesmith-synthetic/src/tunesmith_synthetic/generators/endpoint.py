@@ -18,6 +18,7 @@ from tunesmith.contracts import SkippedRow
 from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.offers import GeneratorOffer
 from tunesmith.records import Completion, last_exchange
+from tunesmith_synthetic.generators.pool import read_answer, read_pool
 from tunesmith_synthetic.generators.row_request import EndpointOptions, RowRequest
 
 JOURNAL = "journal.jsonl"
@@ -51,8 +52,6 @@ class EndpointGenerator:
         """Yield the requests, each determined by the seed and its number."""
         train = task.task.train
         if self.options.pool is not None:
-            from tunesmith_synthetic.generators.pseudo_label import read_pool
-
             for record in read_pool(Path(self.options.pool), task.count):
                 turns = _turns(last_exchange(record)[0])
                 yield RowRequest(self._body(turns, task.task.seed, None), None, record)
@@ -61,7 +60,7 @@ class EndpointGenerator:
         for number in range(task.count):
             rng = random.Random(f"{task.task.seed}/{number}")
             label = labels[number % len(labels)] if labels else None
-            rows = [n for n, r in enumerate(train) if label is None or _answer(r) == label]
+            rows = [n for n, r in enumerate(train) if label is None or read_answer(r) == label]
             shown = rng.sample(rows, min(len(rows), max(1, self.options.examples)))
             text = self._describe(rng, [train[n] for n in shown[: self.options.examples]], label)
             turns = [
@@ -78,8 +77,6 @@ class EndpointGenerator:
         details = {"request": request.key}
         model = self.options.model
         if request.pooled is not None:
-            from tunesmith_synthetic.generators.pseudo_label import with_answer
-
             record = with_answer(request.pooled, text.strip())
             return GeneratedRow(record=record, model=model, details=details)
         try:
@@ -99,12 +96,15 @@ class EndpointGenerator:
 
         if not (self.options.answers and has_classes(task.task.train)):
             return ()
-        return list_labels([_answer(record) for record in task.task.train])
+        return list_labels([read_answer(record) for record in task.task.train])
 
     def _describe(self, rng: random.Random, shown: Sequence[Any], label: str | None) -> str:
         lines = [
             json.dumps(
-                {"prompt": _turns(last_exchange(r)[0])[-1]["content"], "completion": _answer(r)},
+                {
+                    "prompt": _turns(last_exchange(r)[0])[-1]["content"],
+                    "completion": read_answer(r),
+                },
                 ensure_ascii=False,
             )
             for r in shown
@@ -162,10 +162,6 @@ def _turns(prompt: Any) -> list[Mapping[str, str]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     return [{"role": turn.role, "content": turn.text} for turn in prompt]
-
-
-def _answer(record: Any) -> str:
-    return last_exchange(record)[1].text.strip()
 
 
 ENDPOINT: GeneratorOffer[Any] = GeneratorOffer(

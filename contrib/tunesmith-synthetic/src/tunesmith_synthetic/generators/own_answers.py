@@ -18,7 +18,7 @@ from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.offers import GeneratorOffer
 from tunesmith.options import DataPath, Options
 from tunesmith.records import last_exchange
-from tunesmith_synthetic.generators.pseudo_label import read_pool, with_answer
+from tunesmith_synthetic.generators.pool import read_pool, with_answer
 
 
 class SelfOptions(Options):

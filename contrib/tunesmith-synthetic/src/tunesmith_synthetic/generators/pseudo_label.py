@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from tunesmith.errors import UsageError
 from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.offers import GeneratorOffer
 from tunesmith.options import DataPath, Options
-from tunesmith.records import Chat, Completion, Message, Prompt, Record, Text, last_exchange
+from tunesmith.records import Message, Prompt, Record, last_exchange
 from tunesmith.storage import write_atomic
+from tunesmith_synthetic.generators.pool import Pool, read_answer, read_pool, with_answer
 
 TO_LABEL = "to-label.jsonl"
 """File of the rows that a person should label, for `tunesmith data annotate --ask`."""
@@ -69,9 +70,6 @@ class PseudoLabelOptions(Options):
         if not self.labelers and self.run is None:
             raise ValueError("needs a labeler, or a run")
         return self
-
-
-Pool = Sequence[Completion | Chat]
 
 
 @dataclass(frozen=True)
@@ -139,19 +137,6 @@ class PseudoLabel:
             yield from label_with_baseline(name, task, pool)
 
 
-def read_pool(path: Path, count: int) -> Pool:
-    """Read prompts with a placeholder as their answer; a line of text is a user's turn."""
-    from tunesmith_data.coverage import read_prompts
-
-    found: list[Completion | Chat] = []
-    for record in islice(read_prompts(path).train, count):
-        if isinstance(record, Text):
-            record = Completion(source=record.source, prompt=record.text, completion="")
-        if isinstance(record, Completion | Chat):
-            found.append(record)
-    return found
-
-
 def label_with_run(folder: Path, pool: Pool) -> Labels:
     """Label the pool with the tuned model of a run, whose review policy calibrates it.
 
@@ -201,7 +186,7 @@ def label_with_baseline(name: str, task: GeneratorTask, pool: Pool) -> Iterator[
                 given = answer_with(variant.model, [train[row] for row in rows])
                 held_out[number].update(zip(rows, given, strict=True))
     variants = [*islice(task.solve(name, train), MAX_VARIANTS)]
-    expected = [last_exchange(record)[1].text.strip() for record in train]
+    expected = [*map(read_answer, train)]
     measured = {
         number: [found[row][0] == answer for row, answer in enumerate(expected)]
         for number, found in held_out.items()
@@ -231,13 +216,6 @@ def answer_with(model: TextModel, records: Sequence[Record]) -> list[tuple[str, 
     given = model.generate(prompts, MAX_NEW_TOKENS) if prompts else []
     scores = score_answers(model, prompts, given) if prompts else []
     return [(g.text.strip(), score) for g, score in zip(given, scores, strict=True)]
-
-
-def with_answer(record: Completion | Chat, answer: str) -> Record:
-    """Return a row of the pool with a label in place of its placeholder."""
-    if isinstance(record, Completion):
-        return replace(record, completion=answer)
-    return replace(record, messages=(*record.messages[:-1], Message("assistant", answer)))
 
 
 def _ask(prompt: Prompt, first: str, second: str) -> str:
