@@ -107,7 +107,8 @@ def measure_labeler(request: Request) -> float:
     variant = next(iter(request.solve("embedding", request.parts.train)))
     given = generate_answers(variant.model, request.parts.test)
     expected = [record.completion for record in request.parts.test]  # type: ignore[attr-defined]
-    return sum(a.strip() == b for a, b in zip(given, expected, strict=True)) / len(expected)
+    right = [a.strip() == b for a, b in zip(given, expected, strict=True)]
+    return sum(right) / len(right)
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from tunesmith_synthetic.request import Request
 CROISSANT = "croissant.json"
 _TERMS = (
     "citeAs column equivalentProperty extract field fileObject fileProperty fileSet format "
-    "includes isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace "
-    "samplingRate separator source subField transform"
+    "includes isLiveDataset jsonPath key md5 parentField path recordSet references regex "
+    "repeated replace samplingRate separator source subField transform"
 )
 _CONTEXT = {
     "@language": "en",

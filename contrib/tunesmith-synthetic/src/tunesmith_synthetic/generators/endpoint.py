@@ -18,7 +18,7 @@ from tunesmith.contracts import SkippedRow
 from tunesmith.generators import GeneratedRow, GeneratorTask
 from tunesmith.offers import GeneratorOffer
 from tunesmith.records import Completion, last_exchange
-from tunesmith_synthetic.generators.pool import read_answer, read_pool
+from tunesmith_synthetic.generators.pool import read_answer, read_pool, with_answer
 from tunesmith_synthetic.generators.row_request import EndpointOptions, RowRequest
 
 JOURNAL = "journal.jsonl"
