@@ -108,7 +108,7 @@ def measure_labeler(request: Request) -> float:
     given = generate_answers(variant.model, request.parts.test)
     expected = [record.completion for record in request.parts.test]  # type: ignore[attr-defined]
     right = [a.strip() == b for a, b in zip(given, expected, strict=True)]
-    return sum(right) / len(right)
+    return float(sum(right) / len(right))
 
 
 def main() -> None:
