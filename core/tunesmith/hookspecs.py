@@ -1,6 +1,6 @@
 """The hooks that a plugin can implement.
 
-Twelve hooks return *offers*, which describe the components of the plugin. One hook finds the base
+Thirteen hooks return *offers*, which describe the components of the plugin. One hook finds the base
 model for a reference. Three hooks review a run before any weight is read. One hook decides the
 verdict of a run. No hook changes a plan, patches a library or runs inside the training loop.
 
@@ -45,6 +45,7 @@ from tunesmith.offers import (
     EncoderOffer,
     EvaluatorOffer,
     ExporterOffer,
+    GeneratorOffer,
     RecipeOffer,
     ReporterOffer,
     ServeExtensionOffer,
@@ -163,6 +164,15 @@ def tunesmith_encoders() -> Sequence[EncoderOffer[Any]]:  # type: ignore[empty-b
     check ``paraphrases`` then use it. Without that table, only classifier baselines use an encoder:
     the first one whose ``is_installed`` returns True. ``build`` is only called when texts are
     encoded.
+    """
+
+
+@hookspec
+def tunesmith_generators() -> Sequence[GeneratorOffer[Any]]:  # type: ignore[empty-body]
+    """Offer generators, which propose further training rows.
+
+    ``tunesmith data generate`` of the distribution tunesmith-synthetic chooses one with
+    ``[generator] use = "NAME"``. It removes duplicates and leaks, and measures the gain.
     """
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tunesmith.data.units import FindClusters
     from tunesmith.encoders import Encoder
     from tunesmith.estimates import Estimate, EstimateRequest, MemorySaving
+    from tunesmith.generators import Generator
     from tunesmith.records import Feature, Record
 
 C = TypeVar("C", bound="BaseModel")
@@ -296,6 +297,19 @@ class EncoderOffer(ComponentOffer[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratorOffer(ComponentOffer[C]):
+    """An offer of a generator, which proposes training rows from those that exist."""
+
+    kind: ClassVar[str] = "generator"
+    hook: ClassVar[str] = "tunesmith_generators"
+    build: Imported[Callable[[C], Generator]] = Imported()
+    makes_variations: bool = False
+    """True if a row may be a near-duplicate of the training row that it is derived from."""
+    describe_cost: Callable[[C, int], str] = lambda config, count: ""
+    """Describe what so many rows cost at most; empty: only time on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReporterOffer(ComponentOffer[C]):
     """An offer of a reporter, which receives the events of a run."""
 
@@ -398,6 +412,7 @@ KINDS: tuple[type[Offer], ...] = (
     EvaluatorOffer,
     BaselineOffer,
     EncoderOffer,
+    GeneratorOffer,
     ReporterOffer,
     ExporterOffer,
     ServeExtensionOffer,
@@ -406,8 +421,6 @@ KINDS: tuple[type[Offer], ...] = (
     TableOffer,
 )
 """All kinds of offers, in listing order."""
-
-
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 
 BUILTIN_DISTRIBUTION = "tunesmith"

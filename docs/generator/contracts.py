@@ -24,6 +24,7 @@ from tunesmith import (
     errors,
     estimates,
     events,
+    generators,
     offers,
     options,
     plan,
@@ -39,6 +40,7 @@ CONTRACTS = {
     "Records": records,
     "Components and what they exchange": contracts,
     "Encoders": encoders,
+    "Generators": generators,
     "Extensions of the server": serving,
     "Evaluators with rules derived from rows": prepared,
     "Estimates": estimates,
@@ -55,7 +57,7 @@ SUBJECTS = {
     "offer": "Every offer with options",
     "component": (
         "Every component: loaders, splitters, techniques, evaluators, baselines, encoders, "
-        "reporters"
+        "generators, reporters"
     ),
     "technique": "Techniques",
     "data loader": "Data loaders",
@@ -63,6 +65,7 @@ SUBJECTS = {
     "evaluator": "Evaluators",
     "baseline": "Baselines",
     "encoder": "Encoders",
+    "generator": "Generators",
     "reporter": "Reporters",
     "reporter of every run": "Reporters that every run uses",
     "table": "Tables of the run file",

@@ -19,7 +19,7 @@ from tunesmith.plugins import Selection, find_plugins
 
 ROOT = Path(__file__).parents[2]
 CORE, PLUGINS = ROOT / "core", ROOT / "plugins"
-MOST_LINES_OF_CORE = 12_300
+MOST_LINES_OF_CORE = 12_600
 CONTRIB = tuple(sorted(ROOT.glob("contrib/*/src")))
 
 FORBIDDEN = {
@@ -253,7 +253,7 @@ def test_every_hook_has_a_docstring_and_types() -> None:
     from tunesmith import hookspecs
 
     hooks = {n: f for n, f in vars(hookspecs).items() if n.startswith("tunesmith_")}
-    assert len(hooks) == 17
+    assert len(hooks) == 18
     for name, function in hooks.items():
         lines = (getdoc(function) or "").splitlines()
         assert len(lines) >= 3 and not lines[1], (

@@ -122,6 +122,7 @@ CheckKind = Literal[
     "evaluator",
     "baseline",
     "encoder",
+    "generator",
     "reporter",
     "exporter",
     "serve extension",

@@ -26,6 +26,7 @@ from tunesmith.testing import (
     encoders,
     evaluators,
     everyone,
+    generators,
     known_answers,
     loaders,
     recipes,
@@ -60,6 +61,7 @@ CHECK_MODULES = (
     known_answers,
     baselines,
     encoders,
+    generators,
     reporters,
     recipes,
 )

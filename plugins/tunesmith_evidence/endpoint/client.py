@@ -39,8 +39,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Reply:
-    """An endpoint's answer. For missing fields, the finish reason is ``stop`` and the token
-    count 0."""
+    """An endpoint's answer. If fields are missing, the finish reason is ``stop`` and the token
+    counts are 0."""
 
     text: str
     calls: tuple[Mapping[str, Any], ...] = ()
@@ -48,6 +48,8 @@ class Reply:
     finish_reason: str = "stop"
     tokens: int = 0
     """Number of tokens in the answer, counted by the endpoint."""
+    prompt_tokens: int = 0
+    """Number of tokens in the conversation, counted by the endpoint."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class Endpoint:
                 opener = urllib.request.build_opener(_NoRedirects)
                 with opener.open(request, timeout=self.timeout) as response:
                     content = response.read(MAX_ANSWER_BYTES)
+                    if response.length and len(content) < MAX_ANSWER_BYTES:  # cut off
+                        raise http.client.IncompleteRead(content, response.length)
                 return read(json.loads(content))
             except urllib.error.HTTPError as error:
                 with suppress(OSError, http.client.HTTPException):
@@ -158,6 +162,7 @@ def _read_reply(content: Any) -> Reply:
         tuple(dict(call["function"]) for call in message.get("tool_calls") or ()),
         str(choice.get("finish_reason") or "stop"),
         int(usage.get("completion_tokens") or 0),
+        int(usage.get("prompt_tokens") or 0),
     )
 
 

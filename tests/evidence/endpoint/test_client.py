@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -52,6 +53,28 @@ def test_a_busy_endpoint_is_asked_again() -> None:
     with serve_judge(busy) as fake:
         assert ask(Endpoint(fake.url, "m", pause=0.0), "p", "q") == ["A", "A"]
     assert asked == {"p": 3, "q": 3}
+
+
+def test_a_response_that_is_cut_off_is_requested_again() -> None:
+    lengths = [500, 0]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            data = b'{"choices": [{"message": {"content": "A"}}]}'
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data) + lengths.pop(0)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        assert ask(Endpoint(url, "m", pause=0.0), "p") == ["A"] and lengths == []
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,18 @@ def run_own_tests(*folders: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.processes
 def test_new_plugins_pass_their_own_tests(tmp_path: Path) -> None:
     """One of each kind but the technique, in one process, with names that are in the code too."""
-    names = ("f1", "class", "test", "3d", "json", "list", "offer", "transformers", "vectors")
+    names = (
+        "f1",
+        "class",
+        "test",
+        "3d",
+        "json",
+        "list",
+        "offer",
+        "transformers",
+        "vectors",
+        "yield",
+    )
     kinds = [kind for kind in KINDS if kind != "technique"]
     folders = [tmp_path / kind for kind in kinds]
     for folder, name, kind in zip(folders, names, kinds, strict=True):

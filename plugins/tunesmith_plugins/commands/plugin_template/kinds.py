@@ -76,6 +76,11 @@ KINDS: dict[str, PluginKind] = {
         hook="tunesmith_encoders",
         result="list[EncoderOffer[LettersOptions]]",
     ),
+    "generator": PluginKind(
+        usage='Use it with `[generator] use = "$name"` in a file for `tunesmith data generate`.',
+        hook="tunesmith_generators",
+        result="list[GeneratorOffer[RepliesOptions]]",
+    ),
     "splitter": PluginKind(
         usage='Use it with `[split] use = "$name"` in a run file.',
         hook="tunesmith_splitters",

@@ -1,0 +1,1 @@
+"""The commands ``data generate`` and ``data ablate``."""

@@ -1,0 +1,241 @@
+"""Reject generated rows: leaks, duplicates, wrong answers, and more rows than the share allows.
+
+Each stage returns a cause for every row that it rejects, so nothing is dropped silently. A row is
+rejected by the first stage that finds a cause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tunesmith.errors import UsageError
+from tunesmith.generators import GeneratedRow
+from tunesmith.records import Record, exchanges
+from tunesmith_data import UNUSABLE_CHARACTERS
+from tunesmith_data.coverage import measure_coverage, read_prompts
+from tunesmith_data.near_duplicates import cluster_texts, find_nearest
+from tunesmith_data.near_duplicates.features import fold_case_and_spelling
+from tunesmith_data.near_duplicates.punctuation import blank_punctuation
+from tunesmith_data.splits import PromptTexts, prompt_text
+from tunesmith_data.text import content_key
+from tunesmith_data.vectors import fit_text_vectors
+from tunesmith_evidence.answers.generate import generate_answers
+from tunesmith_evidence.endpoint.client import Endpoint
+from tunesmith_evidence.judging.quoting import choose_mark, quote_text
+from tunesmith_evidence.tasks.json_answers import FieldPath, parse_json_object
+from tunesmith_evidence.tasks.kinds import detect_record_task
+from tunesmith_synthetic.generators.pool import read_answer
+from tunesmith_synthetic.options import JudgeOptions
+from tunesmith_synthetic.request import Request
+
+BLOCK_ROWS = 512
+"""Number of rows whose similarities to all test rows are held in memory at a time."""
+JUDGE_TOKENS = 8
+Stage = Callable[[Request, Sequence[Record]], Sequence[str]]
+"""Returns a cause for each row, empty to keep it."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """The rows to keep, and the rejected rows with their causes."""
+
+    kept: list[GeneratedRow]
+    rejected: list[tuple[GeneratedRow, str]]
+
+    def apply(self, request: Request, stage: Stage) -> Filtered:
+        """Return the rows after a further stage."""
+        causes = stage(request, [row.record for row in self.kept])
+        pairs = [*zip(self.kept, causes, strict=True)]
+        rejected = [pair for pair in pairs if pair[1]]
+        return Filtered([row for row, cause in pairs if not cause], self.rejected + rejected)
+
+
+def filter_rows(request: Request, rows: Sequence[GeneratedRow]) -> Filtered:
+    """Pass the rows through all stages."""
+    options = request.options
+    stages: list[Stage] = [find_faults, find_leaks, find_duplicates]
+    if options.filter.known_answers:
+        stages.insert(1, find_wrong_answers)
+    stages += [partial(find_disagreement, name=name) for name in options.filter.agree]
+    if options.filter.judge is not None:
+        stages.append(partial(find_refused, judge=options.filter.judge))
+    found = Filtered([*rows], [])
+    for stage in stages:
+        found = found.apply(request, stage)
+    if options.balance.towards:
+        found = Filtered(sort_by_need(request, found.kept), found.rejected)
+    return found.apply(request, find_surplus)
+
+
+def find_faults(request: Request, records: Sequence[Record]) -> list[str]:
+    """Find rows that cannot be trained on."""
+    return [_find_fault(record, request.options.filter.max_characters) for record in records]
+
+
+def _find_fault(record: Record, max_characters: int) -> str:
+    answers = [answer for _, answer in exchanges(record)]
+    if not answers or not all(answer.text.strip() or answer.tool_calls for answer in answers):
+        return "the answer is empty"
+    if not prompt_text(record).strip():
+        return "the prompt is empty"
+    content = content_key(record)
+    if UNUSABLE_CHARACTERS.search(content):
+        return "it has an unusable character"
+    return "it is too long" if len(content) > max_characters else ""
+
+
+def find_wrong_answers(request: Request, records: Sequence[Record]) -> list[str]:
+    """Find answers that no training row could have."""
+    known = [*map(read_answer, request.parts.train)]
+    match detect_record_task(request.parts.train):
+        case "classes":
+            labels = set(known)
+            return [
+                "" if read_answer(r) in labels else "the answer is not a known label"
+                for r in records
+            ]
+        case "objects":
+            keys = [set(fields) for fields in map(parse_json_object, known) if fields]
+            needed, allowed = set.intersection(*keys), set.union(*keys)
+            return [_find_wrong_fields(read_answer(record), needed, allowed) for record in records]
+    return [""] * len(records)
+
+
+def _find_wrong_fields(answer: str, needed: set[FieldPath], allowed: set[FieldPath]) -> str:
+    fields = parse_json_object(answer)
+    if fields is None:
+        return "the answer is not a JSON object"
+    if not needed <= fields.keys():
+        return "the answer lacks a field"
+    return "" if fields.keys() <= allowed else "the answer has an unknown field"
+
+
+def find_leaks(request: Request, records: Sequence[Record]) -> list[str]:
+    """Find rows whose prompt a validation or test row has, in the same or in similar words."""
+    known, asked = [*PromptTexts(request.held_out)], [*map(prompt_text, records)]
+    if not (known and asked):
+        return [""] * len(asked)
+    options = request.options.filter
+    causes = [_name_match(match, "a test row") for match in find_nearest(known, asked)]
+    plain, queries = _without_punctuation(known), _without_punctuation(asked)
+    for row, match in enumerate(find_nearest(plain, queries, threshold=None)):
+        if match is not None and not causes[row]:
+            compared = SequenceMatcher(None, plain[match.known], queries[row], autojunk=False)
+            if compared.ratio() >= options.test_spelling:
+                causes[row] = "it is a near-duplicate of a test row"
+    if request.encoder is None:
+        return causes
+    tested = np.asarray(request.encoder.encode([*known]))
+    vectors = np.asarray(request.encoder.encode(asked))
+    for start in range(0, len(asked), BLOCK_ROWS):
+        nearest = (vectors[start : start + BLOCK_ROWS] @ tested.T).max(axis=1)
+        for row in np.flatnonzero(nearest >= options.test_meaning).tolist():
+            causes[start + row] = causes[start + row] or "it has the meaning of a test row"
+    return causes
+
+
+def _without_punctuation(texts: Sequence[str]) -> list[str]:
+    """Return texts without case and punctuation, so that typos are all that is left."""
+    return [" ".join(blank_punctuation(text).split()) for text in fold_case_and_spelling(texts)]
+
+
+def find_duplicates(request: Request, records: Sequence[Record]) -> list[str]:
+    """Find rows that repeat a training row or an earlier generated row."""
+    train, asked = request.parts.train, [*map(prompt_text, records)]
+    if request.generator.offer.makes_variations:
+        seen = {(prompt_text(record), read_answer(record)) for record in train}
+        causes = []
+        for key in zip(asked, map(read_answer, records), strict=True):
+            causes.append("it is a copy of a row" if key in seen else "")
+            seen.add(key)
+        return causes
+    near = find_nearest(PromptTexts(train), asked)
+    causes = [_name_match(match, "a training row") for match in near]
+    for row, first in enumerate(cluster_texts(asked).tolist() if asked else ()):
+        if first != row:
+            causes[row] = causes[row] or "it is a near-duplicate of a generated row"
+    return causes
+
+
+def _name_match(match: object, other: str) -> str:
+    if match is None:
+        return ""
+    kind = "copy" if getattr(match, "identical", False) else "near-duplicate"
+    return f"it is a {kind} of {other}"
+
+
+def find_disagreement(request: Request, records: Sequence[Record], name: str) -> list[str]:
+    """Find rows that a baseline, which learned from the real rows, answers otherwise.
+
+    Raises:
+        UsageError: the baseline cannot answer such rows.
+    """
+    variant = next(iter(request.solve(name, request.parts.train)), None)
+    if variant is None:
+        raise UsageError(f"filter.agree: the baseline {name} has no answers for these rows")
+    given = generate_answers(variant.model, records) if records else ()
+    pairs = zip(records, given, strict=True)
+    return ["" if read_answer(r) == text.strip() else f"{name} disagrees" for r, text in pairs]
+
+
+def find_refused(request: Request, records: Sequence[Record], judge: JudgeOptions) -> list[str]:
+    """Find rows that a model at a server does not accept; a reply other than yes rejects."""
+    endpoint = Endpoint(judge.url, judge.model, judge.token, parallel=judge.parallel, role="judge")
+    bodies = [{"messages": [{"role": "user", "content": _ask(r, judge)}]} for r in records]
+    replies = endpoint.ask(bodies, JUDGE_TOKENS) if bodies else []
+    is_right = [re.match(r"\W*yes\b", reply.text, re.IGNORECASE) for reply in replies]
+    return ["" if each else "the judge does not accept it" for each in is_right]
+
+
+def _ask(record: Record, judge: JudgeOptions) -> str:
+    """Return the question to a judge, whose quotes no row can close."""
+    texts = {"REQUEST": prompt_text(record), "ANSWER": read_answer(record)}
+    mark = choose_mark(*texts.values())
+    quoted = "\n".join(quote_text(name, text, mark) for name, text in texts.items())
+    return f"{quoted}\n\nCriterion: {judge.criterion}\nIs it met? Reply with yes or no only."
+
+
+def sort_by_need(request: Request, rows: Sequence[GeneratedRow]) -> list[GeneratedRow]:
+    """Return rows like production prompts that the training rows do not cover first."""
+    production = PromptTexts(read_prompts(Path(str(request.options.balance.towards))).train)
+    known, encoder = PromptTexts(request.parts.train), request.encoder
+    covered = measure_coverage(known, production, encoder=encoder)
+    needed = [production[far.row] for far in covered.chosen]
+    if not (needed and rows):
+        return [*rows]
+    texts = [*needed, *(prompt_text(row.record) for row in rows)]
+    vectors = np.asarray(encoder.encode(texts) if encoder else fit_text_vectors(texts))
+    scores = (vectors[len(needed) :] @ vectors[: len(needed)].T).max(axis=1)
+    return [rows[row] for row in np.argsort(-scores, kind="stable").tolist()]
+
+
+def find_surplus(request: Request, records: Sequence[Record]) -> list[str]:
+    """Find the rows beyond the share of synthetic rows, or beyond the share of their answer."""
+    real, share = len(request.parts.train), request.options.share
+    limit = int(real * share / (1 - share) + 1e-9)
+    counts = Counter(map(read_answer, request.parts.train))
+    quota = -(-(real + limit) // max(1, len(counts))) if request.options.balance.answers else None
+    return [*_list_surplus(records, limit, counts, quota)]
+
+
+def _list_surplus(
+    records: Sequence[Record], limit: int, counts: Counter[str], quota: int | None
+) -> Iterator[str]:
+    for record in records:
+        answer = read_answer(record)
+        if quota is not None and counts[answer] >= quota:
+            yield "its answer has enough rows"
+        elif limit <= 0:
+            yield "the share of synthetic rows is reached"
+        else:
+            limit -= 1
+            counts[answer] += 1
+            yield ""

@@ -1,0 +1,1 @@
+"""The generators ``rules``, ``pseudo-label``, ``endpoint`` and ``self``."""

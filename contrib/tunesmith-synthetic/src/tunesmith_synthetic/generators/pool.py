@@ -1,0 +1,37 @@
+"""Read pools of prompts, and read and write the last answer of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from tunesmith.records import Chat, Completion, Message, Record, Text, last_exchange
+
+Pool = Sequence[Completion | Chat]
+
+
+def read_pool(path: Path, count: int) -> Pool:
+    """Read prompts with a placeholder as their answer; a line of text is a user's turn."""
+    from tunesmith_data.coverage import read_prompts
+
+    found: list[Completion | Chat] = []
+    for record in islice(read_prompts(path).train, count):
+        if isinstance(record, Text):
+            record = Completion(source=record.source, prompt=record.text, completion="")
+        if isinstance(record, Completion | Chat):
+            found.append(record)
+    return found
+
+
+def with_answer(record: Completion | Chat, answer: str) -> Record:
+    """Return a row of a pool with an answer in place of its placeholder."""
+    if isinstance(record, Completion):
+        return replace(record, completion=answer)
+    return replace(record, messages=(*record.messages[:-1], Message("assistant", answer)))
+
+
+def read_answer(record: Record) -> str:
+    """Return the text of the last answer."""
+    return last_exchange(record)[1].text.strip()
