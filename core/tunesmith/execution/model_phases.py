@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from tunesmith.contracts import (
     Artifact,
     Measurement,
     RunContext,
+    Scorer,
     Technique,
     TextModel,
 )
@@ -104,6 +105,7 @@ class ModelPhases:
         on_problem = self._report_checkpoint_problem
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
         job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
+        job = replace(job, scorers=dict(self._list_scorers()))
         plugin = self.plan.technique.offered.plugin
         with self.emit.call(plugin, "train"):
             artifact = self.technique.train(job)
@@ -182,11 +184,51 @@ class ModelPhases:
         )
 
     def _measure_first(self, model: TextModel, records: Sequence[Record]) -> Measurement:
-        first = self.evaluators[0]
-        with attribute_errors_to(first.offered.plugin):
-            built = first.offer.build(first.config)
-            measured = measure_part(first.offer, built, model, records, self._run_so_far())
-            return next(m for m in measured if m.metric == first.offer.metrics[0].name)
+        return self._measure_part(self.evaluators[0], model, records)
+
+    def _measure_part(
+        self,
+        evaluator: Component[EvaluatorOffer[Any]],
+        model: TextModel,
+        records: Sequence[Record],
+    ) -> Measurement:
+        """Measure the first metric of an evaluator on some records."""
+        offer = evaluator.offer
+        with attribute_errors_to(evaluator.offered.plugin):
+            built = offer.build(evaluator.config)
+            measured = measure_part(offer, built, model, records, self._run_so_far())
+            return next(m for m in measured if m.metric == offer.metrics[0].name)
+
+    def _list_scorers(self) -> Iterator[tuple[str, Scorer]]:
+        """Yield the evaluators that can measure answers to validation rows, by id.
+
+        They need only the model in training, and their metric is a mean over rows.
+        """
+        for evaluator in self.evaluators:
+            offer, config, metric = evaluator.offer, evaluator.config, evaluator.offer.metrics[0]
+            if (
+                offer.generates
+                and not offer.is_side_effect
+                and metric.is_row_mean
+                and not metric.is_descriptive
+                and call_in_fence(evaluator.offered, "model_count", offer.model_count, config) == 1
+            ):
+                yield evaluator.id, self._build_scorer(evaluator)
+
+    def _build_scorer(self, evaluator: Component[EvaluatorOffer[Any]]) -> Scorer:
+        offer, metric = evaluator.offer, evaluator.offer.metrics[0]
+        sign = 1.0 if metric.higher_is_better else -1.0
+
+        def limit(records: Sequence[Record]) -> int:
+            find = offer.answer_limit
+            return call_in_fence(
+                evaluator.offered, "answer_limit", find, evaluator.config, records
+            ) or 0
+
+        def measure(model: TextModel, records: Sequence[Record]) -> Sequence[float]:
+            return [sign * x for x in self._measure_part(evaluator, model, records).values]
+
+        return Scorer(metric.name, limit, measure)
 
     def _pending_evaluators(
         self, label: str, baseline: Component[BaselineOffer[Any]] | None = None

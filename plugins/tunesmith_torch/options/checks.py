@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tunesmith.contracts import Finding
 from tunesmith_torch.options.adaptation import AdapterOptions
-from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
+from tunesmith_torch.options.training import AUTO, ScheduleOptions, TrainingOptions
 
 __all__ = ["MIN_LEARNING_RATE", "check_optimizer", "find_inert_options", "find_sharding_errors"]
 
@@ -62,7 +62,7 @@ def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator
 
 def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
     """Yield key and effect of each such value in one table, ignoring its subtables."""
-    if isinstance(options, TrainingOptions) and options.learning_rate < MIN_LEARNING_RATE:
+    if isinstance(options, TrainingOptions) and AUTO < options.learning_rate < MIN_LEARNING_RATE:
         text = f"{options.learning_rate:g} is so low that the weights hardly change"
         yield "learning_rate", f"{text}; usual values are 1e-6 to 1e-3"
     if isinstance(options, ScheduleOptions) and options.warmup_ratio > MOST_WARMUP:
