@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tunesmith.additions import Addition
     from tunesmith.encoders import Encoder, Vectors
     from tunesmith.events import Event, FindingReported, Forecast
+    from tunesmith.prepared import Scorer
     from tunesmith.records import Answer, Prompt, Record
     from tunesmith.storage import Checkpoints
 
@@ -241,17 +242,6 @@ class Artifact:
     format: Literal["adapter", "model"]
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """Measures the first metric of an evaluator on validation rows, to choose during training."""
-
-    metric: str
-    answer_limit: Callable[[Sequence[Record]], int]
-    """Returns the largest number of tokens that an answer to one of the records may have."""
-    measure: Callable[[TextModel, Sequence[Record]], Sequence[float]]
-    """Returns the value of each record. Higher is better: a loss has the opposite sign."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[C]):
     """Everything that a technique needs to train.
@@ -280,8 +270,7 @@ class Job(Generic[C]):
     additions: Sequence[Addition] = ()
     """Additions to each stage of the training, requested by tables of the run file."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
-    """The run's evaluators that can measure validation rows one by one, by id, the deciding one
-    first. Only rank 0 has them."""
+    """Evaluators that can choose on validation rows, by id; only rank 0 has them."""
 
     def for_stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
         """Return the job of one stage, with its own folder and checkpoints below ``out``.

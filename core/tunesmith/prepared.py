@@ -7,10 +7,11 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
-from tunesmith.contracts import Evaluator
+from tunesmith.contracts import Evaluator, Measurement, TextModel
 from tunesmith.records import Record
 
 
@@ -33,3 +34,13 @@ class RowWise:
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return the evaluator itself."""
         return self
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Measures the first metric of an evaluator on validation rows, to choose during training."""
+
+    higher_is_better: bool
+    answer_limit: int
+    """Maximum number of tokens in an answer."""
+    measure: Callable[[TextModel, Sequence[Record]], Measurement]

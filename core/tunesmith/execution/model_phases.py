@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,6 @@ from tunesmith.contracts import (
     Artifact,
     Measurement,
     RunContext,
-    Scorer,
     Technique,
     TextModel,
 )
@@ -36,6 +35,7 @@ from tunesmith.fence import attribute_errors_to, call_in_fence
 from tunesmith.fence.returned import blame_plugin, check_technique_artifact
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Plan
+from tunesmith.prepared import Scorer
 from tunesmith.records import Record
 from tunesmith.storage import Checkpoints, RunFolder
 
@@ -105,7 +105,7 @@ class ModelPhases:
         on_problem = self._report_checkpoint_problem
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
         job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
-        job = replace(job, scorers=dict(self._list_scorers()))
+        job = replace(job, scorers=self._find_scorers())
         plugin = self.plan.technique.offered.plugin
         with self.emit.call(plugin, "train"):
             artifact = self.technique.train(job)
@@ -192,43 +192,31 @@ class ModelPhases:
         model: TextModel,
         records: Sequence[Record],
     ) -> Measurement:
-        """Measure the first metric of an evaluator on some records."""
         offer = evaluator.offer
         with attribute_errors_to(evaluator.offered.plugin):
             built = offer.build(evaluator.config)
             measured = measure_part(offer, built, model, records, self._run_so_far())
             return next(m for m in measured if m.metric == offer.metrics[0].name)
 
-    def _list_scorers(self) -> Iterator[tuple[str, Scorer]]:
-        """Yield the evaluators that can measure answers to validation rows, by id.
+    def _find_scorers(self) -> dict[str, Scorer]:
+        """Return the evaluators that can choose on validation rows, by id: they rate each answer.
 
-        They need only the model in training, and their metric is a mean over rows.
+        They use no other model.
         """
+        found = {}
         for evaluator in self.evaluators:
             offer, config, metric = evaluator.offer, evaluator.config, evaluator.offer.metrics[0]
+            call = partial(call_in_fence, evaluator.offered)
             if (
                 offer.generates
-                and not offer.is_side_effect
                 and metric.is_row_mean
-                and not metric.is_descriptive
-                and call_in_fence(evaluator.offered, "model_count", offer.model_count, config) == 1
+                and not (offer.is_side_effect or metric.is_descriptive)
+                and call("model_count", offer.model_count, config) == 1
             ):
-                yield evaluator.id, self._build_scorer(evaluator)
-
-    def _build_scorer(self, evaluator: Component[EvaluatorOffer[Any]]) -> Scorer:
-        offer, metric = evaluator.offer, evaluator.offer.metrics[0]
-        sign = 1.0 if metric.higher_is_better else -1.0
-
-        def limit(records: Sequence[Record]) -> int:
-            find = offer.answer_limit
-            return call_in_fence(
-                evaluator.offered, "answer_limit", find, evaluator.config, records
-            ) or 0
-
-        def measure(model: TextModel, records: Sequence[Record]) -> Sequence[float]:
-            return [sign * x for x in self._measure_part(evaluator, model, records).values]
-
-        return Scorer(metric.name, limit, measure)
+                limit = call("answer_limit", offer.answer_limit, config, self.parts.validation)
+                measure = partial(self._measure_part, evaluator)
+                found[evaluator.id] = Scorer(metric.higher_is_better, limit or 0, measure)
+        return found
 
     def _pending_evaluators(
         self, label: str, baseline: Component[BaselineOffer[Any]] | None = None

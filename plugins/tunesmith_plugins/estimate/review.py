@@ -107,7 +107,7 @@ def _build_forecast(
     correction = calibration.correction(estimate, name)
     throughput = estimate_throughput(device, name, estimate, hardware, calibration)
     listed = estimate_throughput(device, name, estimate, hardware, Calibration())
-    training = estimate_seconds(estimate.flops, throughput) if throughput else None
+    training = estimate_seconds(estimate.flops_with_pilots, throughput) if throughput else None
     time = predict_run_time(review, estimate, training, listed, calibration, device)
     return Forecast(
         technique=name,

@@ -206,6 +206,10 @@ class CheckpointOptions(Options):
     )
 
 
+DEFAULT_BY = "loss"
+"""The validation loss, where the id of an evaluator could stand."""
+
+
 class ValidationOptions(Options):
     """Table ``validation``: the validation loss during training, and what it decides."""
 
@@ -227,7 +231,7 @@ class ValidationOptions(Options):
         ),
     )
     by: str = Field(
-        default="loss",
+        default=DEFAULT_BY,
         description=(
             'What makes a checkpoint the best: "loss", or the id of an evaluator that measures '
             "answers, such as exact-match. It then answers validation rows at each evaluation: at "

@@ -24,8 +24,9 @@ import json
 import math
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,17 @@ from tunesmith.events import JSON, Event, FindingReported, StepFinished
 from tunesmith.phases import run_phase
 from tunesmith.storage import Checkpoints, write_atomic
 from tunesmith_evidence.number_text import format_rate, format_share
+from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.optim.schedule import BatchOrder
 from tunesmith_torch.options.pilot_steps import MIN_TRAINING_STEPS, PILOTS, count_pilot_steps
-from tunesmith_torch.options.training import AUTO, SupervisedOptions
+from tunesmith_torch.options.training import AUTO, DEFAULT_BY, SupervisedOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.loop import Objective, run_training_loop
+from tunesmith_torch.training.monitor import TrainingMonitor
 from tunesmith_torch.training.row_losses import RowObjective, measure_row_losses
 from tunesmith_torch.training.stored_tensors import StoredTensors, save_local_tensors
+from tunesmith_torch.training.validation import ValidationMonitor, sample_validation_and_train
 from tunesmith_torch.training.validation_score import ValidationScore, measure_on_rank_0
 from tunesmith_torch.untrusted.foreign_code import read_json_object
 
@@ -54,6 +58,7 @@ RATE_FILE = "learning_rate.json"
 """File in a job's folder with the results of the pilots."""
 PILOT_FOLDER = "pilots"
 """Folder in a job's folder for the checkpoints of a pilot; deleted after the last one."""
+Measure = Callable[[float], "Pilot"]
 FACTORS = (1.0, 3.0, 10.0, 1 / 3)
 """The rates that may be tried, as factors of the default."""
 MIN_ROWS = 16
@@ -77,7 +82,7 @@ class Pilot:
             return self.values is not best.values
         differences = [b - a for a, b in zip(self.values, best.values, strict=True)]
         error = statistics.stdev(differences) / math.sqrt(len(differences))
-        return statistics.fmean(differences) > error
+        return statistics.fmean(differences) > error * (1 + 1e-9)  # one row alone is a tie
 
 
 def choose(pilots: Sequence[Pilot]) -> Pilot:
@@ -94,27 +99,35 @@ class RatePilots:
     adapted: AdaptedModel
     objective: Objective
     order: BatchOrder
-    validation: RowObjective | None
-    """The validation rows; None without any."""
-    score: ValidationScore | None
+    template: Template
 
-    def resolve(self) -> tuple[Job[Any], JSON]:
-        """Return the job with a number as its learning rate, and facts for the first event."""
+    def resolve(self, monitor: TrainingMonitor) -> tuple[Job[Any], JSON]:
+        """Return the job with a number as its learning rate, and facts for the first event.
+
+        ``monitor`` has the validation rows, if there are any.
+        """
         options: SupervisedOptions = self.job.config
         if options.learning_rate != AUTO:
             return self.job, {}
-        default, obstacle = options.DEFAULT_RATE, self._find_obstacle()
-        if obstacle:
+        validation = monitor.validation if isinstance(monitor, ValidationMonitor) else ()
+        default, obstacle = options.DEFAULT_RATE, self._find_obstacle(len(validation))
+        if obstacle or not isinstance(monitor, ValidationMonitor):
             self._report(f"{format_rate(default)}, the default: {obstacle}")
             return self._job_with(default), {}
-        pilots = self._run_all([float(f"{default * factor:.0e}") for factor in FACTORS])
+        evaluator = next(iter(self.job.scorers), DEFAULT_BY)
+        records, _ = sample_validation_and_train(self.job)
+        score = ValidationScore.create(self.job, evaluator, records, self.template, self.adapted)
+        rates = [float(f"{default * factor:.0e}") for factor in FACTORS]
+        pilots = self._run_all(rates, partial(self._measure, monitor.validation, score))
         chosen = choose(pilots)
         is_largest = chosen.rate == max(pilot.rate for pilot in pilots)
-        self._report(self._describe(chosen, pilots, is_largest))
+        by = evaluator if chosen.values is not None else DEFAULT_BY
+        rows = len(chosen.values if chosen.values is not None else validation)
+        self._report(self._describe(chosen, rows, is_largest))
         facts = {
             "rate": chosen.rate,
             "is_largest": is_largest,
-            "metric": self.score.scorer.metric if self.score else "",
+            "by": by,
             "steps": self._steps,
             "trained_tokens": PILOTS * self._count_trained_tokens(),
             "pilots": [_to_json(pilot) for pilot in pilots],
@@ -129,24 +142,23 @@ class RatePilots:
         config = self.job.config.model_copy(update={"learning_rate": rate, **changes})
         return replace(self.job, config=config)
 
-    def _find_obstacle(self) -> str:
+    def _find_obstacle(self, rows: int) -> str:
         """Return the reason why no pilots run; empty if they do."""
-        rows = len(self.validation) if self.validation is not None else 0
         if rows < MIN_ROWS:
             return f"choosing one takes {MIN_ROWS} validation rows, and there are {rows}"
         if self.order.steps < MIN_TRAINING_STEPS:
-            return f"choosing one takes {MIN_TRAINING_STEPS} steps, and there are {self.order.steps}"
+            return (
+                f"choosing one takes {MIN_TRAINING_STEPS} steps, and there are {self.order.steps}"
+            )
         return ""
 
     def _report(self, text: str) -> None:
         self.job.emit(FindingReported(level="info", source=SOURCE, message=text))
 
-    def _describe(self, chosen: Pilot, pilots: Sequence[Pilot], is_largest: bool) -> str:
-        assert self.validation is not None
-        rows = len(chosen.values) if chosen.values is not None else len(self.validation)
+    def _describe(self, chosen: Pilot, rows: int, is_largest: bool) -> str:
         share = format_share(PILOTS * self._steps / self.order.steps)
         text = (
-            f"{format_rate(chosen.rate)}, chosen from {len(pilots)} on {rows} validation rows "
+            f"{format_rate(chosen.rate)}, chosen from {PILOTS} on {rows} validation rows "
             f"({share} of the training tokens)"
         )
         if is_largest:
@@ -163,7 +175,7 @@ class RatePilots:
 
     # ----------------------------------------------------------------- the runs
 
-    def _run_all(self, rates: Sequence[float]) -> list[Pilot]:
+    def _run_all(self, rates: Sequence[float], measure: Measure) -> list[Pilot]:
         """Run the pilots, or read their results."""
         folder = self.job.out / PILOT_FOLDER
         initial = folder / "initial.safetensors"
@@ -181,7 +193,8 @@ class RatePilots:
                 if len(pilots) == 2 and choose(pilots).rate == rates[0]:
                     rate = rates[3]
                 progress(len(pilots) * self._steps)
-                pilots.append(self._run(rate, folder / f"{rate:g}", progress, len(pilots)))
+                has_trained = self._train(rate, folder / f"{rate:g}", progress, len(pilots))
+                pilots.append(measure(rate) if has_trained else Pilot(rate, math.inf))
                 self._restore(initial)
                 if distributed.is_rank_0():
                     results = [asdict(pilot) for pilot in pilots]
@@ -191,9 +204,8 @@ class RatePilots:
             shutil.rmtree(folder, ignore_errors=True)
         return pilots
 
-    def _run(self, rate: float, folder: Path, progress: Progress, before: int) -> Pilot:
-        """Train with a rate and measure the validation rows."""
-        assert self.validation is not None
+    def _train(self, rate: float, folder: Path, progress: Progress, before: int) -> bool:
+        """Train with a rate; return False if it diverges."""
 
         def advance(event: Event) -> None:
             if isinstance(event, StepFinished):  # raises RunStopped if the run must end
@@ -209,11 +221,17 @@ class RatePilots:
         try:
             run_training_loop(job, self.adapted, self.objective, seed=job.seed)
         except TrainingError:  # the loss is not finite: this rate is too high
-            return Pilot(rate, math.inf)
-        budget = job.config.micro_batch_tokens
-        losses, _ = measure_row_losses(self.adapted, self.validation, self._steps, budget)
+            return False
+        return True
+
+    def _measure(
+        self, validation: RowObjective, score: ValidationScore | None, rate: float
+    ) -> Pilot:
+        """Measure the validation rows after a pilot."""
+        budget = self.job.config.micro_batch_tokens
+        losses, _ = measure_row_losses(self.adapted, validation, self._steps, budget)
         loss = losses.mean if math.isfinite(losses.mean) else math.inf
-        return Pilot(rate, loss, measure_on_rank_0(self.adapted, self.score))
+        return Pilot(rate, loss, measure_on_rank_0(self.adapted, score))
 
     def _weights(self) -> Mapping[str, torch.Tensor]:
         return {n: p.detach() for n, p in self.adapted.named_trainable_parameters}

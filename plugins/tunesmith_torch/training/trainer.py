@@ -60,7 +60,7 @@ from tunesmith_torch.models.self_check import RowLayout, choose_row_layout
 from tunesmith_torch.models.tensor_changes import describe_unchanged, digest_trainable
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.schedule import BatchOrder
-from tunesmith_torch.options.training import AUTO, TrainingOptions
+from tunesmith_torch.options.training import DEFAULT_BY, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
@@ -77,7 +77,7 @@ from tunesmith_torch.training.validation import (
     ValidationMonitor,
     sample_validation_and_train,
 )
-from tunesmith_torch.training.validation_score import LOSS, ValidationScore, find_scorer
+from tunesmith_torch.training.validation_score import ValidationScore
 from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 __all__ = ["PreparedTraining", "TrainingSession", "TrainingTask", "train"]
@@ -236,8 +236,10 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
                 # The training loop builds the same order from the same values; nothing is shared.
                 order = BatchOrder.from_options(len(objective), job.config, job.seed)
                 prepared = _add_validation(task, session, prepared, order)
-            session, prepared = _choose_rate(session, prepared, order)
-            job = session.job
+            pilots = RatePilots(job, prepared.adapted, objective, order, session.template)
+            job, facts = pilots.resolve(prepared.monitor)
+            session = replace(session, job=job)
+            prepared = replace(prepared, details={**prepared.details, **facts})
             prepared = _add_additions(session, prepared)
             job.emit(_training_started_event(session, prepared, order))
             before = digest_trainable(prepared.adapted.model)
@@ -354,61 +356,14 @@ def _add_validation(
         text = f"{problem}: skipping validation; the artifact is the last step"
         job.emit(FindingReported(level="info", source=VALIDATION, message=text))
         return prepared
-    monitor = ValidationMonitor.create(
-        job,
-        prepared.adapted,
-        order,
-        validation,
-        train,
-        _score(session, prepared, job.config.validation.by),
-    )
+    by = job.config.validation.by if prepared.is_text_model else DEFAULT_BY
+    score = ValidationScore.create(job, by, validation_records, session.template, prepared.adapted)
+    monitor = ValidationMonitor.create(job, prepared.adapted, order, validation, train, score)
     details = {
         "validation_rows": len(validation),
         "validation_evaluations": len(monitor.steps.steps),
     }
     return replace(prepared, monitor=monitor, details={**prepared.details, **details})
-
-
-def _score(
-    session: TrainingSession, prepared: PreparedTraining, name: str
-) -> ValidationScore | None:
-    """Return an evaluator's score on validation rows; None for the validation loss.
-
-    Rank 0 measures, and only its job has the evaluators.
-    """
-    job = session.job
-    scorer = find_scorer(job.scorers, name) if distributed.is_rank_0() else None
-    rows, _ = sample_validation_and_train(job)
-    score = ValidationScore.create(scorer, rows, session.template, prepared.adapted)
-    if scorer is not None and score is None:
-        text = (
-            f"{name} cannot choose: there are too few validation rows, or their answers may be too "
-            "long; the validation loss chooses"
-        )
-        job.emit(FindingReported(level="info", source=VALIDATION, message=text))
-    return score
-
-
-def _choose_rate(
-    session: TrainingSession, prepared: PreparedTraining, order: BatchOrder
-) -> tuple[TrainingSession, PreparedTraining]:
-    """Replace the learning rate ``auto`` by a number, with pilots if there are validation rows."""
-    if session.options.learning_rate != AUTO:
-        return session, prepared
-    monitor = prepared.monitor
-    validation = monitor.validation if isinstance(monitor, ValidationMonitor) else None
-    deciding = next(iter(session.job.scorers), LOSS)
-    pilots = RatePilots(
-        session.job,
-        prepared.adapted,
-        prepared.objective,
-        order,
-        validation,
-        _score(session, prepared, deciding) if validation is not None else None,
-    )
-    job, facts = pilots.resolve()
-    details = {**prepared.details, **facts}
-    return replace(session, job=job), replace(prepared, details=details)
 
 
 def _add_additions(session: TrainingSession, prepared: PreparedTraining) -> PreparedTraining:

@@ -32,12 +32,12 @@ from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.optim.schedule import BatchOrder
-from tunesmith_torch.options.training import ValidationOptions
+from tunesmith_torch.options.training import DEFAULT_BY, ValidationOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.evaluation_steps import EvaluationCosts, EvaluationSteps
 from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure_row_losses
-from tunesmith_torch.training.validation_score import LOSS, ValidationScore, measure_on_rank_0
+from tunesmith_torch.training.validation_score import ValidationScore, measure_on_rank_0
 
 VALIDATION = "technique.validation"
 """``source`` of the findings about validation."""
@@ -194,7 +194,7 @@ class ValidationMonitor:
 
     def _measure_score(self) -> float | None:
         """Return the mean score on validation rows; None if the loss decides."""
-        if self.options.by == LOSS:
+        if self.options.by == DEFAULT_BY:
             return None
         values = measure_on_rank_0(self.adapted, self.score)
         return statistics.fmean(values) if values else None
@@ -205,8 +205,7 @@ class ValidationMonitor:
         if validation.step == 0:
             return False
         is_best = is_finite and (
-            self.best is None
-            or _rank(score, validation) > _rank(self.best_score, self.best)
+            self.best is None or _rank(score, validation) > _rank(self.best_score, self.best)
         )
         if is_best:
             self.best, self.best_score = validation, score
@@ -238,12 +237,15 @@ class ValidationMonitor:
     def _describe(self, best: RowLosses, last: RowLosses) -> str:
         loss = f"lowest validation loss, {format_number(best.mean)} on {len(best.losses)} rows"
         if self.best_score is not None:
-            loss = f"best {self.options.by}, {format_number(self.best_score)} on validation rows"
+            sign = 1 if self.score is None or self.score.scorer.higher_is_better else -1
+            value = format_number(sign * self.best_score)
+            loss = f"best {self.options.by}, {value} on validation rows"
         if best.step == last.step:
             return f"kept step {last.step}, the last one: {loss}"
         rise = validation_loss_rise(best, last)
         subject = "" if self.best_score is None else "validation loss "
-        now = f"step {last.step}: {subject}higher by {format_estimate(rise.value, rise.low, rise.high)}"
+        change = format_estimate(rise.value, rise.low, rise.high)
+        now = f"step {last.step}: {subject}higher by {change}"
         if self.stopped_at is not None:
             return f"kept step {best.step}: {loss}; {now}"
         return f"kept the last step; step {best.step}: {loss}; {now}"
