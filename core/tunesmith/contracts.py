@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tunesmith.additions import Addition
     from tunesmith.encoders import Encoder, Vectors
     from tunesmith.events import Event, FindingReported, Forecast
-    from tunesmith.prepared import Scorer
     from tunesmith.records import Answer, Prompt, Record
     from tunesmith.storage import Checkpoints
 
@@ -106,11 +105,9 @@ class Split:
     test: Sequence[int] = ()
     validation: Sequence[int] = ()
     clusters: Sequence[int] = ()
-    """The cluster of each record; empty if unknown. All records of a cluster are in the same
-    split."""
+    """The cluster of each record, which is in one split as a whole; empty if unknown."""
     folds: Sequence[Sequence[int]] = ()
-    """Folds of training records for cross-validation, used to choose settings if there are no
-    validation records."""
+    """Folds of training records, to choose settings if there are no validation records."""
     findings: Sequence[Finding] = ()
 
 
@@ -242,6 +239,16 @@ class Artifact:
     format: Literal["adapter", "model"]
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Measures the first metric of an evaluator on validation rows, to choose during training."""
+
+    higher_is_better: bool
+    answer_limit: int
+    """Maximum number of tokens in an answer."""
+    measure: Callable[[TextModel, Sequence[Record]], Measurement]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[C]):
     """Everything that a technique needs to train.
@@ -319,13 +326,11 @@ class Measurement:
     """JSON object with further results. Reports show its ``finding``. If ``holds`` is false,
     thresholds on the metric fail. ``void`` gives the reason why there can be no verdict."""
     records: Sequence[Record] | None = None
-    """Records that the evaluator made itself and used for all its metrics; None: the given
-    records."""
+    """Records that the evaluator made itself, for all its metrics; None: the given records."""
     interval: tuple[float, float] | None = None
     """95 % interval of the mean; None: computed from the values as independent samples."""
     counts: tuple[tuple[float, ...], ...] | None = None
-    """Numbers of each record for the metric's ``compute``, for a metric with
-    ``is_row_mean=False``."""
+    """Numbers of each record for ``Metric.compute``, if ``is_row_mean`` is False."""
 
 
 class Evaluator(Protocol):
@@ -393,8 +398,7 @@ class BaselineVariant:
     name: str
     """Short text, unique among the variants; empty if there is only one."""
     model: TextModel
-    """The model that answers prompts. If it has no probabilities, its ``score`` raises
-    UsageError."""
+    """The model that answers prompts. Without probabilities, its ``score`` raises UsageError."""
     omitted: str = ""
     """The reason why the baseline omits this variant, which is then only reported."""
 

@@ -84,13 +84,7 @@ class Estimate:
     notes: tuple[str, ...] = ()
     """The assumptions of the estimate, as sentences."""
     pilot_steps: int = 0
-    """Steps of pilot runs before the training, such as those that choose a learning rate. The other
-    counts do not include them."""
-
-    @property
-    def flops_with_pilots(self) -> float:
-        """Floating-point operations of the training run and its pilot runs."""
-        return self.flops * (1 + self.pilot_steps / max(self.steps, 1))
+    """Steps of pilot runs before the training, which the other numbers do not count."""
 
 
 @dataclass(frozen=True, kw_only=True)

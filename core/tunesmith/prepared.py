@@ -7,11 +7,10 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol, Self, runtime_checkable
 
-from tunesmith.contracts import Evaluator, Measurement, TextModel
+from tunesmith.contracts import Evaluator
 from tunesmith.records import Record
 
 
@@ -34,13 +33,3 @@ class RowWise:
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return the evaluator itself."""
         return self
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Measures the first metric of an evaluator on validation rows, to choose during training."""
-
-    higher_is_better: bool
-    answer_limit: int
-    """Maximum number of tokens in an answer."""
-    measure: Callable[[TextModel, Sequence[Record]], Measurement]

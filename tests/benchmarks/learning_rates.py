@@ -29,7 +29,7 @@ from tunesmith_evidence.statistics import paired_difference
 
 STEPS, TEST, TRAIN, VALIDATION = 24, 60, 120, 20
 DEFAULTS = {"lora": 2e-4, "full": 2e-5}
-FACTORS = (1 / 3, 1, 3, 10, 30)
+FACTORS = (1, 10, 3, 30, 1 / 3)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def read_outcome(run: Path) -> Outcome:
     training: dict[str, Any] = json.loads((run / "report.json").read_text("utf-8"))["training"]
     lines = (run / "evaluations" / "tuned.exact-match.jsonl").read_text("utf-8").splitlines()
     values = [json.loads(line)["exact-match"]["value"] for line in lines]
-    facts = training["details"].get("learning_rate", {})
+    facts = training["details"].get("rate_pilots", {})
     peak = max(training["learning_rates"])
     return Outcome(peak, values, training["trained_tokens"], facts.get("trained_tokens", 0))
 

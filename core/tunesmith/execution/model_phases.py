@@ -16,6 +16,7 @@ from tunesmith.contracts import (
     Artifact,
     Measurement,
     RunContext,
+    Scorer,
     Technique,
     TextModel,
 )
@@ -35,7 +36,6 @@ from tunesmith.fence import attribute_errors_to, call_in_fence
 from tunesmith.fence.returned import blame_plugin, check_technique_artifact
 from tunesmith.offers import BaselineOffer, EvaluatorOffer, Offered
 from tunesmith.plan import Component, Plan
-from tunesmith.prepared import Scorer
 from tunesmith.records import Record
 from tunesmith.storage import Checkpoints, RunFolder
 
@@ -199,10 +199,7 @@ class ModelPhases:
             return next(m for m in measured if m.metric == offer.metrics[0].name)
 
     def _find_scorers(self) -> dict[str, Scorer]:
-        """Return the evaluators that can choose on validation rows, by id: they rate each answer.
-
-        They use no other model.
-        """
+        """Return the evaluators that rate each answer without another model, by id."""
         found = {}
         for evaluator in self.evaluators:
             offer, config, metric = evaluator.offer, evaluator.config, evaluator.offer.metrics[0]

@@ -28,6 +28,7 @@ from tunesmith_plugins.estimate.memory_peak import (
 from tunesmith_plugins.estimate.request import (
     Technique,
     build_request,
+    count_all_flops,
     estimate_cost,
     estimate_seconds,
     estimate_throughput,
@@ -137,7 +138,7 @@ class TechniqueComparison:
             for gpu in self.hardware.gpus:
                 if check_fit(compute_peak(rented), gpu.usable) != "no":
                     times[gpu.name] = estimate_seconds(
-                        rented.flops_with_pilots,
+                        count_all_flops(rented),
                         gpu.throughput,
                         rented.steps + rented.pilot_steps,
                     )
@@ -148,7 +149,7 @@ class TechniqueComparison:
             )
             if throughput is not None:
                 # No overhead per step is added, because measured throughputs include it.
-                times[THIS_MACHINE] = estimate_seconds(own.flops_with_pilots, throughput)
+                times[THIS_MACHINE] = estimate_seconds(count_all_flops(own), throughput)
         return times
 
     def run_time(self) -> dict[str, Range]:

@@ -71,6 +71,7 @@ class Pilot:
     """The result of training a few steps with one learning rate."""
 
     rate: float
+    """Peak learning rate."""
     loss: float
     """Validation loss after the last step; infinite if the training diverged."""
     values: Sequence[float] | None = None
@@ -132,7 +133,7 @@ class RatePilots:
             "trained_tokens": PILOTS * self._count_trained_tokens(),
             "pilots": [_to_json(pilot) for pilot in pilots],
         }
-        return self._job_with(chosen.rate), {"learning_rate": facts}
+        return self._job_with(chosen.rate), {"rate_pilots": facts}
 
     @property
     def _steps(self) -> int:

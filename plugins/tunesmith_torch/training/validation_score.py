@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from tunesmith.contracts import Job
+from tunesmith.contracts import Job, Scorer
 from tunesmith.errors import UsageError
 from tunesmith.events import FindingReported
-from tunesmith.prepared import Scorer
 from tunesmith.records import Record
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tables import build
 
-from tunesmith.contracts import Job, Measurement, TextModel
+from tunesmith.contracts import Job, Measurement, Scorer, TextModel
 from tunesmith.errors import RunStopped, UsageError
 from tunesmith.events import (
     Event,
@@ -25,7 +25,6 @@ from tunesmith.events import (
     StepFinished,
     TrainingStarted,
 )
-from tunesmith.prepared import Scorer
 from tunesmith.records import Completion, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.full.options import FullOptions
@@ -104,7 +103,7 @@ class Runs:
 
     @property
     def facts(self) -> Any:
-        return self.find(TrainingStarted)[0].details.get("learning_rate")
+        return self.find(TrainingStarted)[0].details.get("rate_pilots")
 
     @property
     def message(self) -> str:
