@@ -438,7 +438,9 @@ class SupervisedOptions(TrainingOptions):
     DEFAULT_RATE: ClassVar[float] = 2e-5
     """The learning rate that pilot runs start from, and the one of a training without them."""
 
-    learning_rate: AutoRate = Field(default=AUTO, description=AUTO_RATE_HELP)
+    learning_rate: AutoRate = Field(
+        default="auto", validate_default=True, description=AUTO_RATE_HELP
+    )
     truncate_prompts: bool = Field(
         default=False,
         description=(

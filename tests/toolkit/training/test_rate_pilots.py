@@ -29,7 +29,9 @@ from tunesmith.records import Completion, Record
 from tunesmith.storage import Checkpoints
 from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
-from tunesmith_torch.options.pilot_steps import PILOTS, count_pilot_steps
+from tunesmith_plugins.techniques.rlhf.options import RewardStage
+from tunesmith_torch.memory_estimate.workload import RowLengths, build_workload
+from tunesmith_torch.options.pilot_steps import PILOTS, count_pilot_steps, predict_pilot_steps
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.rate_pilots import RATE_FILE, Pilot, choose
 from tunesmith_torch.training.supervised import SupervisedTask
@@ -222,6 +224,17 @@ def test_ties_are_decided_by_the_loss() -> None:
 def test_the_length_of_pilots_depends_on_steps_alone() -> None:
     assert [count_pilot_steps(n) for n in (5, 16, 60, 1000, 10_000)] == [5, 16, 16, 40, 250]
     assert all(count_pilot_steps(a) <= count_pilot_steps(b) for a, b in pairwise(range(1, 3000)))
+
+
+def test_a_forecast_counts_the_pilots_of_auto_only() -> None:
+    auto, number = build(LoraOptions), build(LoraOptions, learning_rate=2e-4)
+    assert [predict_pilot_steps(auto, n) for n in (7, 60, 10_000)] == [0, 48, 750]
+    assert predict_pilot_steps(number, 60) == predict_pilot_steps(build(RewardStage), 60) == 0
+    workloads = [
+        build_workload(options, [RowLengths(20, (4,))] * 320, 1) for options in (auto, number)
+    ]
+    assert [(w.steps, w.pilot_steps) for w in workloads] == [(40, 48), (40, 0)]
+    assert workloads[0].tokens == workloads[1].tokens
 
 
 # ----------------------------------------------------------------- the best checkpoint
