@@ -79,7 +79,7 @@ def find_unknown_evaluators(
 
     ``evaluators``: their ids; empty if the run file names none.
     """
-    known = [DEFAULT_BY, *evaluators]
+    known = dict.fromkeys([DEFAULT_BY, *evaluators])
     if isinstance(options, ValidationOptions) and evaluators and options.by not in known:
         text = f'"{options.by}" is not an evaluator of this run; choose one of: {", ".join(known)}'
         yield Finding(level="error", where=f"{where}.by", message=text)

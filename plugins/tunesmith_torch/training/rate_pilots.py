@@ -222,6 +222,8 @@ class RatePilots:
         try:
             run_training_loop(job, self.adapted, self.objective, seed=job.seed)
         except TrainingError:  # the loss is not finite: this rate is too high
+            if job.config.parallel == "sharded" and distributed.world_size() > 1:
+                raise  # the weights stay sharded after an error, so they cannot be restored
             return False
         return True
 
