@@ -145,6 +145,8 @@ class RatePilots:
 
     def _find_obstacle(self, rows: int) -> str:
         """Return the reason why no pilots run; empty if they do."""
+        if self.job.config.parallel == "sharded" and distributed.world_size() > 1:
+            return "sharded weights cannot be set back after a pilot run"
         if rows < MIN_ROWS:
             return f"choosing one takes {MIN_ROWS} validation rows, and there are {rows}"
         if self.order.steps < MIN_TRAINING_STEPS:
@@ -222,8 +224,6 @@ class RatePilots:
         try:
             run_training_loop(job, self.adapted, self.objective, seed=job.seed)
         except TrainingError:  # the loss is not finite: this rate is too high
-            if job.config.parallel == "sharded" and distributed.world_size() > 1:
-                raise  # the weights stay sharded after an error, so they cannot be restored
             return False
         return True
 
