@@ -105,11 +105,9 @@ class Split:
     test: Sequence[int] = ()
     validation: Sequence[int] = ()
     clusters: Sequence[int] = ()
-    """The cluster of each record; empty if unknown. All records of a cluster are in the same
-    split."""
+    """The cluster of each record, which is in one split as a whole; empty if unknown."""
     folds: Sequence[Sequence[int]] = ()
-    """Folds of training records for cross-validation, used to choose settings if there are no
-    validation records."""
+    """Folds of training records, to choose settings if there are no validation records."""
     findings: Sequence[Finding] = ()
 
 
@@ -241,6 +239,16 @@ class Artifact:
     format: Literal["adapter", "model"]
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Measures the first metric of an evaluator on validation rows, to choose during training."""
+
+    higher_is_better: bool
+    answer_limit: int
+    """Maximum number of tokens in an answer."""
+    measure: Callable[[TextModel, Sequence[Record]], Measurement]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[C]):
     """Everything that a technique needs to train.
@@ -268,6 +276,8 @@ class Job(Generic[C]):
     """Name of the stage if the technique has several; empty otherwise."""
     additions: Sequence[Addition] = ()
     """Additions to each stage of the training, requested by tables of the run file."""
+    scorers: Mapping[str, Scorer] = field(default_factory=dict)
+    """Evaluators that can choose on validation rows, by id; only rank 0 has them."""
 
     def for_stage(self, name: str, config: Any, **changes: Any) -> Job[Any]:
         """Return the job of one stage, with its own folder and checkpoints below ``out``.
@@ -316,13 +326,11 @@ class Measurement:
     """JSON object with further results. Reports show its ``finding``. If ``holds`` is false,
     thresholds on the metric fail. ``void`` gives the reason why there can be no verdict."""
     records: Sequence[Record] | None = None
-    """Records that the evaluator made itself and used for all its metrics; None: the given
-    records."""
+    """Records that the evaluator made itself, for all its metrics; None: the given records."""
     interval: tuple[float, float] | None = None
     """95 % interval of the mean; None: computed from the values as independent samples."""
     counts: tuple[tuple[float, ...], ...] | None = None
-    """Numbers of each record for the metric's ``compute``, for a metric with
-    ``is_row_mean=False``."""
+    """Numbers of each record for ``Metric.compute``, if ``is_row_mean`` is False."""
 
 
 class Evaluator(Protocol):
@@ -390,8 +398,7 @@ class BaselineVariant:
     name: str
     """Short text, unique among the variants; empty if there is only one."""
     model: TextModel
-    """The model that answers prompts. If it has no probabilities, its ``score`` raises
-    UsageError."""
+    """The model that answers prompts. Without probabilities, its ``score`` raises UsageError."""
     omitted: str = ""
     """The reason why the baseline omits this variant, which is then reported but not built."""
 

@@ -83,6 +83,8 @@ class Estimate:
     """Largest number of tokens in a micro-batch, including padding."""
     notes: tuple[str, ...] = ()
     """The assumptions of the estimate, as sentences."""
+    pilot_steps: int = 0
+    """Steps of pilot runs before the training, which the other numbers do not count."""
 
 
 @dataclass(frozen=True, kw_only=True)

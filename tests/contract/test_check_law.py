@@ -34,6 +34,9 @@ FOUND: Mapping[str, Sequence[str]] = {
         "execution.check_records:check_records",
         "execution.execute:_load_and_review_data",
     ),
+    "the review of options knows the evaluators of the run file": (
+        "training.validation_score:ValidationScore.create",
+    ),
     "the check row-lengths": (
         "execution.evaluate:_name_long_rows",
         "generation.text_model:TorchTextModel._check_context",

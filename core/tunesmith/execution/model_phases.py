@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from tunesmith.contracts import (
     Artifact,
     Measurement,
     RunContext,
+    Scorer,
     Technique,
     TextModel,
 )
@@ -104,6 +105,7 @@ class ModelPhases:
         on_problem = self._report_checkpoint_problem
         checkpoints = Checkpoints(self.folder.checkpoints, on_problem=on_problem)
         job = build_job(self.plan, self.model, self.parts, checkpoints, self.emit)
+        job = replace(job, scorers=self._find_scorers())
         plugin = self.plan.technique.offered.plugin
         with self.emit.call(plugin, "train"):
             artifact = self.technique.train(job)
@@ -182,11 +184,36 @@ class ModelPhases:
         )
 
     def _measure_first(self, model: TextModel, records: Sequence[Record]) -> Measurement:
-        first = self.evaluators[0]
-        with attribute_errors_to(first.offered.plugin):
-            built = first.offer.build(first.config)
-            measured = measure_part(first.offer, built, model, records, self._run_so_far())
-            return next(m for m in measured if m.metric == first.offer.metrics[0].name)
+        return self._measure_part(self.evaluators[0], model, records)
+
+    def _measure_part(
+        self,
+        evaluator: Component[EvaluatorOffer[Any]],
+        model: TextModel,
+        records: Sequence[Record],
+    ) -> Measurement:
+        offer = evaluator.offer
+        with attribute_errors_to(evaluator.offered.plugin):
+            built = offer.build(evaluator.config)
+            measured = measure_part(offer, built, model, records, self._run_so_far())
+            return next(m for m in measured if m.metric == offer.metrics[0].name)
+
+    def _find_scorers(self) -> dict[str, Scorer]:
+        """Return the evaluators that rate each answer without another model, by id."""
+        found = {}
+        for evaluator in self.evaluators:
+            offer, config, metric = evaluator.offer, evaluator.config, evaluator.offer.metrics[0]
+            call = partial(call_in_fence, evaluator.offered)
+            if (
+                offer.generates
+                and metric.is_row_mean
+                and not (offer.is_side_effect or metric.is_descriptive)
+                and call("model_count", offer.model_count, config) == 1
+            ):
+                limit = call("answer_limit", offer.answer_limit, config, self.parts.validation)
+                measure = partial(self._measure_part, evaluator)
+                found[evaluator.id] = Scorer(metric.higher_is_better, limit or 0, measure)
+        return found
 
     def _pending_evaluators(
         self, label: str, baseline: Component[BaselineOffer[Any]] | None = None

@@ -264,7 +264,15 @@ def _find_underfitted(
     if others:
         reasons.append(f"{others:,} of {count:,} answers are not one of the labels")
     is_worse = gain is not None and gain.high < 0
-    return "underfitted", "; ".join([*reasons, _describe_remedy(course, is_worse)])
+    is_settled = _read_pilots(report).get("is_largest") is False
+    return "underfitted", "; ".join([*reasons, _describe_remedy(course, is_worse, is_settled)])
+
+
+def _read_pilots(report: Report) -> JSON:
+    """Return the facts about the pilot runs that chose the learning rate; empty without any."""
+    started = [*report.training_started.values()][-1:]
+    facts: JSON = started[0].details.get("rate_pilots", {}) if started else {}
+    return facts
 
 
 def _find_no_gain(gain: Interval | None, values: dict[str, float]) -> Iterator[str]:
@@ -351,20 +359,21 @@ def _find_unmoved(course: LossHistory, values: dict[str, float]) -> Iterator[str
         )
 
 
-def _describe_remedy(course: LossHistory, is_worse: bool) -> str:
+def _describe_remedy(course: LossHistory, is_worse: bool, is_settled: bool) -> str:
     """Return what the user should change: the number of steps, the learning rate, or both.
 
-    If the model got worse, its learning rate may be too high or too low.
+    If the model got worse, its learning rate may be too high or too low. ``is_settled``: pilot runs
+    have tried a higher learning rate, and it was not better.
     """
     steps = len(course.steps)
-    if is_worse or not steps:
+    if (is_worse or not steps) and not is_settled:
         which = "another" if is_worse else "a higher"
         return f"train for more epochs, or with {which} learning rate"
     advice = (
         f"train for more epochs (for example {RETRY_FACTOR * steps:,} steps instead of {steps:,})"
     )
-    rate = max(step.learning_rate for step in course.steps)
-    if RETRY_FACTOR * rate > MAX_LEARNING_RATE:
+    rate = max((step.learning_rate for step in course.steps), default=0.0)
+    if is_settled or RETRY_FACTOR * rate > MAX_LEARNING_RATE:
         return advice
     rates = f"{format_rate(RETRY_FACTOR * rate)} instead of {format_rate(rate)}"
     return f"{advice}, or with a higher learning rate ({rates})"

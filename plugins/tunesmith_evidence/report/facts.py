@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,12 @@ from typing import Literal
 from tunesmith.events import DataLoaded, GateChecked, TrainingStarted
 from tunesmith.execution.report import Report
 from tunesmith.text import format_bytes, format_count, format_duration
-from tunesmith_evidence.number_text import format_duration_range, format_rate, format_share
+from tunesmith_evidence.number_text import (
+    format_duration_range,
+    format_number,
+    format_rate,
+    format_share,
+)
 
 Rating = Literal["good", "warning", "bad"]
 
@@ -110,6 +116,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "tokens": f"{tokens:,}, {trained:,} of them trained on" if steps else "",
         "rows skipped or changed": "; ".join(f"{n:,}: {cause}" for cause, n in affected.items()),
         "learning rate": _peak_rate([step.learning_rate for step in steps]),
+        "learning rates tried": "; ".join(_list_pilots(started)),
         "time": format_duration(seconds) if steps else "",
         "speed": f"{tokens / seconds:,.0f} tokens/s" if seconds else "",
         "peak memory": format_bytes(peak) if peak else "",
@@ -122,6 +129,17 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "precision": started.precision,
     }
     return {key: value for key, value in facts.items() if value}
+
+
+def _list_pilots(started: TrainingStarted) -> Iterator[str]:
+    """Yield the result of each pilot run that chose the learning rate, on validation rows."""
+    facts = started.details.get("rate_pilots", {})
+    for pilot in facts.get("pilots", ()):
+        loss, score = pilot["validation_loss"], pilot["score"]
+        shown = "diverged" if loss is None else f"loss {format_number(loss)}"
+        if score is not None:
+            shown = f"{facts['by']} {format_number(score)}, {shown}"
+        yield f"{format_rate(pilot['rate'])}: {shown}"
 
 
 def name_base_model(report: Report) -> str:

@@ -28,6 +28,7 @@ from tunesmith_plugins.estimate.memory_peak import (
 from tunesmith_plugins.estimate.request import (
     Technique,
     build_request,
+    count_all_flops,
     estimate_cost,
     estimate_seconds,
     estimate_throughput,
@@ -136,7 +137,11 @@ class TechniqueComparison:
         if rented is not None:
             for gpu in self.hardware.gpus:
                 if check_fit(compute_peak(rented), gpu.usable) != "no":
-                    times[gpu.name] = estimate_seconds(rented.flops, gpu.throughput, rented.steps)
+                    times[gpu.name] = estimate_seconds(
+                        count_all_flops(rented),
+                        gpu.throughput,
+                        rented.steps + rented.pilot_steps,
+                    )
         own = self.estimate_on_this_machine(row)
         if own is not None and self.fits(row).get(THIS_MACHINE, "maybe") != "no":
             throughput = estimate_throughput(
@@ -144,7 +149,7 @@ class TechniqueComparison:
             )
             if throughput is not None:
                 # No overhead per step is added, because measured throughputs include it.
-                times[THIS_MACHINE] = estimate_seconds(own.flops, throughput)
+                times[THIS_MACHINE] = estimate_seconds(count_all_flops(own), throughput)
         return times
 
     def run_time(self) -> dict[str, Range]:

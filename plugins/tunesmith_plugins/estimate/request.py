@@ -194,6 +194,11 @@ to 10 ms.
 """
 
 
+def count_all_flops(estimate: Estimate) -> float:
+    """Return the floating-point operations of the training and its pilot runs."""
+    return estimate.flops * (1 + estimate.pilot_steps / max(estimate.steps, 1))
+
+
 def estimate_seconds(flops: float, throughput: Range, steps: int = 0) -> Range:
     """Return the shortest and longest time in seconds for ``flops`` operations in ``steps`` steps.
 

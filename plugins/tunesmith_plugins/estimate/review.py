@@ -27,6 +27,7 @@ from tunesmith_plugins.estimate.memory_peak import (
 from tunesmith_plugins.estimate.offer import EstimateOptions
 from tunesmith_plugins.estimate.request import (
     build_request,
+    count_all_flops,
     estimate_seconds,
     estimate_throughput,
     first_estimate,
@@ -107,7 +108,7 @@ def _build_forecast(
     correction = calibration.correction(estimate, name)
     throughput = estimate_throughput(device, name, estimate, hardware, calibration)
     listed = estimate_throughput(device, name, estimate, hardware, Calibration())
-    training = estimate_seconds(estimate.flops, throughput) if throughput else None
+    training = estimate_seconds(count_all_flops(estimate), throughput) if throughput else None
     time = predict_run_time(review, estimate, training, listed, calibration, device)
     return Forecast(
         technique=name,

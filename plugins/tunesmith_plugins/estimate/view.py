@@ -66,6 +66,8 @@ def _title_text(comparison: TechniqueComparison, estimate: Estimate | None) -> s
 def _work_text(estimate: Estimate, processes: int) -> str:
     tokens = f"{format_count(estimate.tokens, 'token')} in {format_count(estimate.steps, 'step')}"
     each = f", in each of {processes} processes" if processes > 1 else ""
+    if estimate.pilot_steps:
+        tokens += f", after up to {estimate.pilot_steps} steps of pilot runs for the learning rate"
     return (
         f"{tokens}; the longest row has {format_count(estimate.longest_row, 'token')}, a "
         f"micro-batch at most {format_count(estimate.micro_batch_tokens, 'token')}{each}"

@@ -101,6 +101,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
         memory={phase: part.to_memory(workload.length_factors) for phase, part in parts.items()},
         flops=training_flops(setting),
         steps=workload.steps,
+        pilot_steps=workload.pilot_steps,
         tokens=workload.tokens,
         longest_row=workload.longest_row,
         micro_batch_tokens=workload.micro_batch_tokens,

@@ -25,6 +25,7 @@ from tunesmith.records import (
 from tunesmith_evidence.number_text import format_share
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.optim.schedule import BatchOrder
+from tunesmith_torch.options.pilot_steps import predict_pilot_steps
 from tunesmith_torch.options.training import TrainingOptions
 
 __all__ = ["Grouping", "RowLengths", "Workload"]
@@ -110,6 +111,8 @@ class Workload:
     """Share of tokens that contribute to the loss."""
     steps: int
     """Number of optimizer steps."""
+    pilot_steps: int
+    """Number of steps of pilot runs before the training, which are not in ``steps``."""
     tokens: int
     """Number of tokens over all epochs."""
     micro_batch: tuple[RowLengths, ...]
@@ -252,6 +255,7 @@ def build_workload(  # noqa: PLR0913 - all but the first three have a meaningful
         row_tokens=tuple(row_tokens),
         trained_share=sum(map(grouping.loss_positions, rows)) / max(sum(row_tokens), 1),
         steps=order.steps,
+        pilot_steps=predict_pilot_steps(options, order.steps),
         tokens=round(sum(row_tokens) * epochs),
         micro_batch=_largest_micro_batch(longest, budget, grouping, packed=options.packing),
         # In less than an epoch, batches may be larger than the mean.

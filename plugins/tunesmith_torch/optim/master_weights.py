@@ -43,12 +43,14 @@ class MasterWeights:
         """
         self.names: list[str] = []
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self._hooks: list[Any] = []
         for name, parameter in named:
             master = parameter
             if parameter.dtype != torch.float32:
                 # The hook runs in each backward pass, so the loop never sees bf16 gradients.
                 master = nn.Parameter(parameter.detach().float())
-                parameter.register_post_accumulate_grad_hook(_accumulate_into(master))  # type: ignore[no-untyped-call]
+                add: Any = parameter.register_post_accumulate_grad_hook
+                self._hooks.append(add(_accumulate_into(master)))
             self.names.append(name)
             self._pairs.append((parameter, master))
         if not self._pairs:
@@ -68,6 +70,11 @@ class MasterWeights:
             ],
             options,
         )
+
+    def close(self) -> None:
+        """Detach from the parameters, so that another object can train them."""
+        for hook in self._hooks:
+            hook.remove()
 
     @property
     def masters(self) -> list[nn.Parameter]:

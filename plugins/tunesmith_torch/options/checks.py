@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 from pydantic import BaseModel
 
 from tunesmith.contracts import Finding
 from tunesmith_torch.options.adaptation import AdapterOptions
-from tunesmith_torch.options.training import ScheduleOptions, TrainingOptions
+from tunesmith_torch.options.training import (
+    AUTO,
+    DEFAULT_BY,
+    ScheduleOptions,
+    TrainingOptions,
+    ValidationOptions,
+)
 
-__all__ = ["MIN_LEARNING_RATE", "check_optimizer", "find_inert_options", "find_sharding_errors"]
+__all__ = [
+    "MIN_LEARNING_RATE",
+    "check_optimizer",
+    "find_inert_options",
+    "find_sharding_errors",
+    "find_unknown_evaluators",
+]
 
 MIN_LEARNING_RATE = 1e-7
 """Learning rate below which weights hardly change in a usual number of steps."""
@@ -60,9 +72,25 @@ def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator
             yield from find_inert_options(value, f"{where}.{name}")
 
 
+def find_unknown_evaluators(
+    options: BaseModel, evaluators: Sequence[str], where: str = "technique"
+) -> Iterator[Finding]:
+    """Yield an error for each table ``validation`` with ``by`` that names no evaluator of the run.
+
+    ``evaluators``: their ids; empty if the run file names none.
+    """
+    known = dict.fromkeys([DEFAULT_BY, *evaluators])
+    if isinstance(options, ValidationOptions) and evaluators and options.by not in known:
+        text = f'"{options.by}" is not an evaluator of this run; choose one of: {", ".join(known)}'
+        yield Finding(level="error", where=f"{where}.by", message=text)
+    for name, value in options:
+        if isinstance(value, BaseModel):
+            yield from find_unknown_evaluators(value, evaluators, f"{where}.{name}")
+
+
 def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
     """Yield key and effect of each such value in one table, ignoring its subtables."""
-    if isinstance(options, TrainingOptions) and options.learning_rate < MIN_LEARNING_RATE:
+    if isinstance(options, TrainingOptions) and AUTO < options.learning_rate < MIN_LEARNING_RATE:
         text = f"{options.learning_rate:g} is so low that the weights hardly change"
         yield "learning_rate", f"{text}; usual values are 1e-6 to 1e-3"
     if isinstance(options, ScheduleOptions) and options.warmup_ratio > MOST_WARMUP:

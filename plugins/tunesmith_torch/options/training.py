@@ -37,6 +37,7 @@ __all__ = [
     "CHECKPOINTING_HELP",
     "MIN_MICRO_BATCH_TOKENS",
     "AutoBool",
+    "AutoRate",
     "AutoTokenCount",
     "ChatTemplateOptions",
     "CheckpointOptions",
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 AUTO = 0
-"""Internal value that stands for ``auto`` in integer options; a run file cannot contain it."""
+"""Internal value that stands for ``auto`` in numeric options; a run file cannot contain it."""
 MIN_MICRO_BATCH_TOKENS = 512
 """Smallest ``micro_batch_tokens`` that ``auto`` chooses; fewer would not keep a processor busy."""
 
@@ -59,6 +60,16 @@ def _parse_auto_int(value: object) -> object:
     if value == AUTO:
         raise ValueError('should be at least 1, or "auto"')
     return value
+
+
+def _parse_auto_rate(value: object) -> object:
+    if value == AUTO:
+        raise ValueError('should be greater than 0, or "auto"')
+    return float(AUTO) if value == "auto" else value
+
+
+def _serialize_auto_rate(value: float) -> float | str:
+    return value or "auto"
 
 
 def _serialize_auto_int(value: int) -> int | str:
@@ -96,12 +107,32 @@ AutoBool = Annotated[
 """True, False, or None for ``auto``, which is resolved when the run starts."""
 Parallel = Literal["auto", "data", "sharded"]
 """Ways for several processes to train one model together."""
+AutoRate = Annotated[
+    float,
+    Field(ge=0, le=1),
+    BeforeValidator(_parse_auto_rate),
+    PlainSerializer(_serialize_auto_rate),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                {"type": "string", "const": "auto"},
+            ]
+        }
+    ),
+]
+"""A learning rate, or 0 for ``auto``, which pilot runs resolve before the training."""
 AutoRowCount = Annotated[int, Field(ge=0, le=65536), *_AUTO_INT, _auto_int_schema(65536)]
 AutoTokenCount = Annotated[int, Field(ge=0, le=2**30), *_AUTO_INT, _auto_int_schema(2**30)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 """Type of the decay rate of a moving average."""
 
 
+AUTO_RATE_HELP = (
+    'Peak learning rate, reached after warm-up. "auto": the best of three rates in short pilot '
+    "runs, on validation rows; with too few of them, the first of the three: 2e-5, or 2e-4 for "
+    "adapters."
+)
 CHECKPOINTING_HELP = (
     "Recompute activations in the backward pass: saves memory, takes more time. "
     '"auto" does this only if a step would not fit in memory otherwise.'
@@ -175,6 +206,10 @@ class CheckpointOptions(Options):
     )
 
 
+DEFAULT_BY = "loss"
+"""The validation loss, where the id of an evaluator could stand."""
+
+
 class ValidationOptions(Options):
     """Table ``validation``: the validation loss during training, and what it decides."""
 
@@ -191,16 +226,22 @@ class ValidationOptions(Options):
         default=None,
         ge=1,
         description=(
-            "Early stopping: stop after this many evaluations in a row without a lower "
-            "validation loss. Unset: train to the last step."
+            "Early stopping: stop after this many evaluations in a row without a better "
+            "checkpoint. Unset: train to the last step."
+        ),
+    )
+    by: str = Field(
+        default=DEFAULT_BY,
+        description=(
+            'What makes a checkpoint the best: "loss", or the id of an evaluator that measures '
+            "answers, such as exact-match. It then answers validation rows at each evaluation: at "
+            "most 100, with at most 4,096 tokens in total. Among equal scores, the lowest loss "
+            "decides."
         ),
     )
     keep_best: bool = Field(
         default=True,
-        description=(
-            "Save the checkpoint with the lowest validation loss as the artifact. false: save the "
-            "last step."
-        ),
+        description="Save the best checkpoint as the artifact. false: save the last step.",
     )
 
     @model_validator(mode="after")
@@ -394,6 +435,12 @@ class TrainingOptions(Options):
 class SupervisedOptions(TrainingOptions):
     """Options of supervised training, which learns to predict the tokens of the training rows."""
 
+    DEFAULT_RATE: ClassVar[float] = 2e-5
+    """The learning rate that pilot runs start from, and the one of a training without them."""
+
+    learning_rate: AutoRate = Field(
+        default="auto", validate_default=True, description=AUTO_RATE_HELP
+    )
     truncate_prompts: bool = Field(
         default=False,
         description=(

@@ -54,6 +54,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, TypeVar
@@ -194,9 +195,11 @@ def run_training_loop(
     adamw.check_available(options.optimizer.name, adapted.base.model.device)
     order = BatchOrder.from_options(len(objective), options, seed)
     schedule = LearningRateSchedule.from_options(options, order.steps)
-    with parallelize(adapted, objective.loss, options.parallel) as parallelism:
+    with (
+        parallelize(adapted, objective.loss, options.parallel) as parallelism,
         # The optimizer is built inside the block, from the parameters as this rank holds them.
-        masters = MasterWeights(adapted.named_trainable_parameters, options)
+        closing(MasterWeights(adapted.named_trainable_parameters, options)) as masters,
+    ):
         checkpoints = CheckpointWriter(job, masters, options.checkpoints.every, monitor, additions)
         budget = MicroBatchBudget(job, adapted, options.micro_batch_tokens)
         accumulator = _GradientAccumulator(

@@ -11,6 +11,7 @@
     choose the layout of rows       | choose_row_layout: packed, padded or one at a time
     build the objective             | task.prepare
     prepare validation              | task.objective_over, tunesmith_torch.training.validation
+    choose the learning rate        | tunesmith_torch.training.rate_pilots
     build additions                 | tunesmith_torch.training.additions
     run the training loop           | tunesmith_torch.training.loop
     save and commit the artifact    | task.finalize, artifacts.save_artifact
@@ -59,7 +60,7 @@ from tunesmith_torch.models.self_check import RowLayout, choose_row_layout
 from tunesmith_torch.models.tensor_changes import describe_unchanged, digest_trainable
 from tunesmith_torch.optim import adamw
 from tunesmith_torch.optim.schedule import BatchOrder
-from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.options.training import DEFAULT_BY, TrainingOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.runtime.device import Precision, pick_device, pick_precision
 from tunesmith_torch.runtime.memory import peak_bytes, reset_peak
@@ -68,6 +69,7 @@ from tunesmith_torch.training.auto_batch import resolve_auto
 from tunesmith_torch.training.auto_parallel import resolve_parallel
 from tunesmith_torch.training.loop import BatchCounts, Objective, RunLoop, run_training_loop
 from tunesmith_torch.training.monitor import NO_MONITOR, TrainingMonitor
+from tunesmith_torch.training.rate_pilots import RatePilots
 from tunesmith_torch.training.row_losses import RowObjective
 from tunesmith_torch.training.token_digest import Row, check_tokens
 from tunesmith_torch.training.validation import (
@@ -75,6 +77,7 @@ from tunesmith_torch.training.validation import (
     ValidationMonitor,
     sample_validation_and_train,
 )
+from tunesmith_torch.training.validation_score import ValidationScore
 from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 __all__ = ["PreparedTraining", "TrainingSession", "TrainingTask", "train"]
@@ -233,7 +236,11 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
                 # The training loop builds the same order from the same values; nothing is shared.
                 order = BatchOrder.from_options(len(objective), job.config, job.seed)
                 prepared = _add_validation(task, session, prepared, order)
-                prepared = _add_additions(session, prepared)
+            pilots = RatePilots(job, prepared.adapted, objective, order, session.template)
+            job, facts = pilots.resolve(prepared.monitor)
+            session = replace(session, job=job)
+            prepared = replace(prepared, details={**prepared.details, **facts})
+            prepared = _add_additions(session, prepared)
             job.emit(_training_started_event(session, prepared, order))
             before = digest_trainable(prepared.adapted.model)
             prepared.run_loop(
@@ -349,7 +356,9 @@ def _add_validation(
         text = f"{problem}: skipping validation; the artifact is the last step"
         job.emit(FindingReported(level="info", source=VALIDATION, message=text))
         return prepared
-    monitor = ValidationMonitor.create(job, prepared.adapted, order, validation, train)
+    by = job.config.validation.by if prepared.is_text_model else DEFAULT_BY
+    score = ValidationScore.create(job, by, validation_records, session.template, prepared.adapted)
+    monitor = ValidationMonitor.create(job, prepared.adapted, order, validation, train, score)
     details = {
         "validation_rows": len(validation),
         "validation_evaluations": len(monitor.steps.steps),

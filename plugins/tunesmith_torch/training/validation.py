@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,12 @@ from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.optim.schedule import BatchOrder
-from tunesmith_torch.options.training import ValidationOptions
+from tunesmith_torch.options.training import DEFAULT_BY, ValidationOptions
 from tunesmith_torch.runtime import distributed
 from tunesmith_torch.training.evaluation_steps import EvaluationCosts, EvaluationSteps
 from tunesmith_torch.training.monitor import MonitorDecision
 from tunesmith_torch.training.row_losses import RowLosses, RowObjective, measure_row_losses
+from tunesmith_torch.training.validation_score import ValidationScore, measure_on_rank_0
 
 VALIDATION = "technique.validation"
 """``source`` of the findings about validation."""
@@ -79,8 +81,12 @@ class ValidationMonitor:
     options: ValidationOptions
     final_step: int
     """Number of the last planned step."""
+    score: ValidationScore | None = None
+    """The evaluator that chooses the best checkpoint; None: the validation loss does."""
     best: RowLosses | None = None
-    """The evaluation with the lowest validation loss, not counting that before the first step."""
+    """The best evaluation, not counting that before the first step."""
+    best_score: float | None = None
+    """The evaluator's score at the best evaluation; None without an evaluator."""
     last: RowLosses | None = None
     last_step: int = -1
     """Step of the last evaluation; -1 before the first one."""
@@ -97,6 +103,7 @@ class ValidationMonitor:
         order: BatchOrder,
         validation: RowObjective,
         sample: RowObjective,
+        score: ValidationScore | None = None,
     ) -> ValidationMonitor:
         """Return a monitor whose steps follow the options, otherwise the predicted costs."""
         options: ValidationOptions = job.config.validation
@@ -109,7 +116,7 @@ class ValidationMonitor:
             device=adapted.base.model.device.type,
         )
         steps = EvaluationSteps.choose(order, costs, options.every)
-        return cls(job, adapted, validation, sample, steps, options, order.steps)
+        return cls(job, adapted, validation, sample, steps, options, order.steps, score)
 
     def is_batch_finished(self) -> bool:
         """Return True: each batch is one update."""
@@ -123,7 +130,10 @@ class ValidationMonitor:
         validation, metrics = self._measure(self.validation, step, "validation")
         if self.steps.with_sample:
             metrics |= self._measure(self.sample, step, "train")[1]
-        is_best = self._update_best(validation)
+        score = self._measure_score() if step else None
+        if score is not None:
+            metrics["validation_score"] = score
+        is_best = self._update_best(validation, score)
         event = Monitored(stage=self.job.stage, step=step, metrics=metrics, best=is_best)
         self.job.emit(event)
         return self._decide(step, is_best)
@@ -135,6 +145,7 @@ class ValidationMonitor:
             "last": self.last.to_json() if self.last else None,
             "last_step": self.last_step,
             "without_gain": self.without_gain,
+            **({} if self.best_score is None else {"best_score": self.best_score}),
         }
 
     def load_state_dict(self, state: JSON) -> None:
@@ -153,6 +164,7 @@ class ValidationMonitor:
         self.best = RowLosses(**state["best"]) if state["best"] else None
         self.last = RowLosses(**state["last"]) if state["last"] else None
         self.last_step, self.without_gain = state["last_step"], state["without_gain"]
+        self.best_score = state.get("best_score")
 
     def count_steps(self, planned: int) -> int:
         """Return the number of steps taken."""
@@ -180,13 +192,23 @@ class ValidationMonitor:
         metrics = {"loss": losses.mean, **found}
         return losses, {f"{part}_{name}": x for name, x in metrics.items() if math.isfinite(x)}
 
-    def _update_best(self, validation: RowLosses) -> bool:
+    def _measure_score(self) -> float | None:
+        """Return the mean score on validation rows; None if the loss decides."""
+        if self.options.by == DEFAULT_BY:
+            return None
+        values = measure_on_rank_0(self.adapted, self.score)
+        return statistics.fmean(values) if values else None
+
+    def _update_best(self, validation: RowLosses, score: float | None) -> bool:
         is_finite = math.isfinite(validation.mean)
         self.last = validation if is_finite else self.last
         if validation.step == 0:
             return False
-        is_best = is_finite and (self.best is None or validation.mean < self.best.mean)
-        self.best = validation if is_best else self.best
+        is_best = is_finite and (
+            self.best is None or _rank(score, validation) > _rank(self.best_score, self.best)
+        )
+        if is_best:
+            self.best, self.best_score = validation, score
         self.without_gain = 0 if is_best else self.without_gain + 1
         return is_best
 
@@ -209,18 +231,29 @@ class ValidationMonitor:
         """Report that the best checkpoint is lost, and keep the present weights instead."""
         text = f"step {step}: the best checkpoint is missing; using this step's weights instead"
         self.job.emit(FindingReported(level="warning", source=VALIDATION, message=text))
-        self.best, self.without_gain = self.last, 0
+        self.best, self.best_score, self.without_gain = self.last, None, 0
         return "continue" if step == self.final_step else "save_best"
 
     def _describe(self, best: RowLosses, last: RowLosses) -> str:
         loss = f"lowest validation loss, {format_number(best.mean)} on {len(best.losses)} rows"
+        if self.best_score is not None:
+            sign = 1 if self.score is None or self.score.scorer.higher_is_better else -1
+            value = format_number(sign * self.best_score)
+            loss = f"best {self.options.by}, {value} on validation rows"
         if best.step == last.step:
             return f"kept step {last.step}, the last one: {loss}"
         rise = validation_loss_rise(best, last)
-        now = f"step {last.step}: higher by {format_estimate(rise.value, rise.low, rise.high)}"
+        subject = "" if self.best_score is None else "validation loss "
+        change = format_estimate(rise.value, rise.low, rise.high)
+        now = f"step {last.step}: {subject}higher by {change}"
         if self.stopped_at is not None:
             return f"kept step {best.step}: {loss}; {now}"
         return f"kept the last step; step {best.step}: {loss}; {now}"
+
+
+def _rank(score: float | None, losses: RowLosses) -> tuple[float, float]:
+    """Return what an evaluation is compared by: first its score, then its loss."""
+    return -math.inf if score is None else score, -losses.mean
 
 
 def validation_loss_rise(best: RowLosses, last: RowLosses) -> Interval:

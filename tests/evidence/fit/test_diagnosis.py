@@ -6,6 +6,7 @@ import json
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,20 @@ def test_a_training_loss_that_still_falls(tmp_path: Path) -> None:
     diagnosis = diagnose_fit(tmp_path, report(tmp_path, steps=falling))
     assert diagnosis is not None and diagnosis.state == "underfitted"
     assert "still fell by" in diagnosis.sentence
+
+
+def test_the_advice_follows_the_pilot_runs(tmp_path: Path) -> None:
+    """A higher rate is no advice if pilot runs have tried one, and it was not better."""
+    found = report(tmp_path, steps=[3 - 2 * n / 60 + RNG.gauss(0, 0.02) for n in range(60)])
+    for n, step in found.steps.items():
+        found.steps[n] = replace(step, learning_rate=1e-4)
+    sentences = []
+    for details in ({}, {"is_largest": True}, {"is_largest": False}):
+        facts = {"rate_pilots": details} if details else {}
+        found.training_started[""] = replace(found.training_started[""], details=facts)
+        sentences.append(str(diagnose_fit(tmp_path, found)))
+    assert ["3e-4 instead of 1e-4" in sentence for sentence in sentences] == [True, True, False]
+    assert all("180 steps instead of 60" in sentence for sentence in sentences)
 
 
 def test_a_training_loss_that_has_risen(tmp_path: Path) -> None:

@@ -53,5 +53,16 @@ def test_facts_of_a_stage() -> None:
     assert facts["steps"] == "0 of 2" and "speed" not in facts
 
 
+def test_the_learning_rates_that_were_tried() -> None:
+    pilots = [
+        {"rate": 2e-4, "validation_loss": 2.5, "score": 0.25},
+        {"rate": 2e-3, "validation_loss": None, "score": None},
+    ]
+    details = {"rate_pilots": {"by": "exact-match", "pilots": pilots}}
+    report = build_report([sample_event(TrainingStarted, details=details)])
+    tried = describe_stage(report, "")["learning rates tried"]
+    assert tried == "2e-4: exact-match 0.250, loss 2.500; 0.002: diverged"
+
+
 def test_the_command_quotes_the_folder() -> None:
     assert format_reproduction(Path("/runs/my run")) == "tunesmith run '/runs/my run/run.toml'"

@@ -45,7 +45,8 @@ LORA = TechniqueOffer(
 def review_plan(plan: Plan) -> Sequence[Finding]:
     """Check the optimizer, and warn about a learning rate that is typical of full fine-tuning.
 
-    For every technique, also warn about option values that prevent a model from learning.
+    For every technique, also warn about option values that prevent a model from learning, and check
+    the evaluator that chooses checkpoints.
     """
     options = plan.technique.config
     findings = []
@@ -53,6 +54,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
         findings.append(Finding(level="error", where="python", message=NO_DOCSTRINGS))
     if plan.additions:
         findings += checks.find_sharding_errors(options)
+    findings += checks.find_unknown_evaluators(options, [e.id for e in plan.evaluators])
     return [*findings, *checks.find_inert_options(options), *_review_lora(plan)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
@@ -11,14 +13,9 @@ from tunesmith_torch.options.training import SupervisedOptions
 class LoraOptions(SupervisedOptions):
     """Options of LoRA: those of supervised training, and those of the adapters."""
 
-    learning_rate: float = Field(
-        default=2e-4,
-        gt=0,
-        le=1,
-        description=(
-            "Peak learning rate. Adapters need about ten times the rate of full fine-tuning."
-        ),
-    )
+    DEFAULT_RATE: ClassVar[float] = 2e-4
+    """Adapters need about ten times the rate of full fine-tuning."""
+
     adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from tunesmith_torch.options.adaptation import (
@@ -15,14 +17,9 @@ from tunesmith_torch.options.training import CHECKPOINTING_HELP, AutoBool, Super
 class QloraOptions(SupervisedOptions):
     """Options of QLoRA for supervised training, the adapters and the quantized base model."""
 
-    learning_rate: float = Field(
-        default=2e-4,
-        gt=0,
-        le=1,
-        description=(
-            "Peak learning rate. Adapters need about ten times the rate of full fine-tuning."
-        ),
-    )
+    DEFAULT_RATE: ClassVar[float] = 2e-4
+    """Adapters need about ten times the rate of full fine-tuning."""
+
     gradient_checkpointing: AutoBool = Field(default=True, description=CHECKPOINTING_HELP)
     adapter: AdapterOptions = Field(default_factory=AdapterOptions, description="The adapters.")
     quantization: QuantizationOptions = Field(
