@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,7 @@ from scipy.stats import norm
 
 from tunesmith.errors import UsageError
 from tunesmith_evidence.comparison import RunResults
-from tunesmith_plugins.commands.compare.sample_logs import (
-    LoggedTask,
-    SampleLog,
-    read_sample_log,
-)
+from tunesmith_plugins.commands.compare.sample_logs import match_run, read_sample_log
 
 Tunesmith = Callable[..., Result]
 LOGS = Path(__file__).parents[2] / "fixtures" / "sample_logs"
@@ -83,7 +80,7 @@ def test_a_number_that_is_combined_otherwise_is_left_out(tmp_path: Path) -> None
     results = json.loads(path.read_text())
     results["results"]["tickets"]["exact_match,none"] += 0.01
     path.write_text(json.dumps(results))
-    assert [task.metrics for task in read_sample_log(path).tasks] == [{}, {"acc": True}]
+    assert [*read_sample_log(path).measured] == [("queues", "acc")]
 
 
 def test_filters_are_metrics_of_their_own(tmp_path: Path) -> None:
@@ -97,29 +94,29 @@ def test_filters_are_metrics_of_their_own(tmp_path: Path) -> None:
     results["results"]["tickets"]["exact_match,strict"] = 0.0
     results["higher_is_better"]["tickets"]["exact_match"] = False
     path.write_text(json.dumps(results))
-    task = read_sample_log(path).tasks[0]
-    assert task.metrics == {"exact_match": False, "exact_match,strict": False}
-    assert len(task.rows) == 12 and task.rows[0]["exact_match"]["value"] == 1.0
-    assert {row["exact_match,strict"]["value"] for row in task.rows} == {0.0}
+    log = read_sample_log(path)
+    found = {metric: event for (task, metric), event in log.measured.items() if task == "tickets"}
+    assert {*found} == {"exact_match", "exact_match,strict"}
+    assert not any(event.higher_is_better for event in found.values())
+    assert values_of(log, "tickets", "exact_match") == [row["exact_match"] for row in lines]
+    assert values_of(log, "tickets", "exact_match,strict") == [0.0] * 12
 
 
-def read_old_inspect() -> SampleLog:
-    pytest.importorskip("backports.zstd")
-    return read_sample_log(OLD_INSPECT)
+def values_of(log: RunResults, task: str, metric: str) -> list[float]:
+    return [row[metric]["value"] for row in log.rows(task, metric).values()]
 
 
 def test_inspect_equals_a_computation_by_hand() -> None:
     """The epochs of a sample are averaged; its letters are numbers."""
-    old = read_old_inspect().tasks[0]
+    pytest.importorskip("backports.zstd")
     samples = json.loads(NEW_INSPECT.read_text())["samples"]
     new = {
         number: sum(s["scores"]["exact"]["value"] == "C" for s in samples if s["id"] == number) / 2
         for number in range(1, 13)
     }
-    read = read_sample_log(NEW_INSPECT).tasks[0]
-    assert [row["exact"]["value"] for row in read.rows] == [*new.values()]
-    assert 0.5 in new.values() and len(old.rows) == 12
-    means = [sum(row["exact"]["value"] for row in task.rows) / 12 for task in (old, read)]
+    logs = [read_sample_log(path) for path in (OLD_INSPECT, NEW_INSPECT)]
+    assert values_of(logs[1], "tickets", "exact") == [*new.values()] and 0.5 in new.values()
+    means = [sum(values_of(log, "tickets", "exact")) / 12 for log in logs]
     assert means == pytest.approx([5 / 12, 1 / 3])  # the harness's own results
 
 
@@ -142,27 +139,30 @@ def make_run(tmp_path: Path, rows: Sequence[dict[str, str]]) -> RunResults:
         }
         for n, row in reversed([*enumerate(rows)])
     ]  # fmt: skip
-    log = SampleLog(tmp_path, "tuned", [LoggedTask("exact", "", answered, {"exact-match": True})])
-    return log.to_results()
+    event = replace(
+        read_sample_log(OLD).measured["tickets", "exact_match"],
+        evaluator="exact", metric="exact-match",
+    )  # fmt: skip
+    return RunResults.of_rows(tmp_path, {"technique": {"use": "lora"}}, [(event, answered)])
 
 
 def test_a_log_and_a_run_are_paired_by_their_rows(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (LOGS / "test.jsonl").read_text().splitlines()]
     run, log = make_run(tmp_path, rows), read_sample_log(OLD)
-    matched = log.match(run).rows("exact", "exact-match")
+    matched = match_run(log, run).rows("exact", "exact-match")
     assert [*matched] == [*run.rows("exact", "exact-match")]
     by_prompt = {row["doc"]["prompt"]: row for row in read_lines(OLD, "tickets")}
     for row in matched.values():
         logged = by_prompt[row["prompt"][-1][1]]
         assert row["exact-match"]["value"] == logged["exact_match"] and row["group"] == "one"
         assert row["output"] == logged["filtered_resps"][0]
-    assert len(read_sample_log(NEW_INSPECT).match(run).rows("exact", "exact-match")) == 12
+    assert len(match_run(read_sample_log(NEW_INSPECT), run).rows("exact", "exact-match")) == 12
     other = make_run(tmp_path, [{"prompt": "another", "completion": "parcel"}])
     with pytest.raises(UsageError, match="no test row with the same metric in common"):
-        log.match(other)
+        match_run(log, other)
     changed = make_run(tmp_path, [{**row, "completion": "other"} for row in rows])
     with pytest.raises(UsageError, match="no test row"):
-        log.match(changed)
+        match_run(log, changed)
 
 
 def test_a_run_and_a_log_on_the_command_line(tunesmith: Tunesmith, finished: Path) -> None:

@@ -39,7 +39,11 @@ from tunesmith_plugins.commands.compare.overview import (
     setting_text,
     show_overview,
 )
-from tunesmith_plugins.commands.compare.sample_logs import is_sample_log, read_sample_log
+from tunesmith_plugins.commands.compare.sample_logs import (
+    is_sample_log,
+    match_run,
+    read_sample_log,
+)
 
 DETAILED_RUNS = 5
 """If more runs than this are compared with the first one, print only the tables of all runs."""
@@ -175,9 +179,7 @@ def read_results(path: Path, first: RunResults | None) -> RunResults:
     """
     if is_sample_log(path):
         log = read_sample_log(path)
-        if first is None or is_sample_log(first.folder):
-            return log.to_results()
-        return log.match(first)
+        return log if first is None or is_sample_log(first.folder) else match_run(log, first)
     if first is not None and is_sample_log(first.folder):
         raise UsageError(f"{path}: a run is compared with a log, so name the run first")
     results = RunResults.read(path)
