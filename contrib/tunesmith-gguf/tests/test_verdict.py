@@ -41,5 +41,5 @@ def test_the_numbers_of_the_run(trained: TrainedModel, tmp_path: Path) -> None:
         {(e.model, e.metric): e.value for e in run.report.measured.values()} for run in judged
     )
     assert gguf.keys() == adapter.keys() and ("tuned", "general-skills") in gguf
-    assert gguf == pytest.approx(adapter, abs=1e-5)
+    assert gguf == pytest.approx(adapter, abs=1e-3)
     assert gguf["tuned", "loss"] != pytest.approx(gguf["base", "loss"], abs=1e-3)
