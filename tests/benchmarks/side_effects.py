@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tunesmith_evidence.side_effects.general_prompts import read_general_prompts
 from tunesmith_evidence.statistics import compare
 from tunesmith_plugins.verdict.side_effects import MIN_CHANGE
 
-HARMFUL_SEEDS, HARMLESS_SEEDS = 5, 8
+SEEDS = {"harmful": 5, "harmless": 8}
 HARMFUL = {"learning_rate": 3e-3, "epochs": 8, "batch_size": 8}
 HARMLESS = {"learning_rate": 1e-4, "max_steps": 12, "batch_size": 8}
 TEST = 10
@@ -113,16 +113,6 @@ def print_power() -> None:
         print(f"| {drop:.3f} | {simulate_named(drop, rng):.1%} |", flush=True)
 
 
-def count_named(kind: str, seeds: Sequence[int], out: Path) -> int:
-    """Run the trainings of a kind, print what they cost, and return how many name a price."""
-    named = 0
-    for seed in seeds:
-        verdict = run_training(kind, seed, out)
-        named += "price" in verdict
-        print(f"{kind}, seed {seed}: {verdict['side_effects_text']}", flush=True)
-    return named
-
-
 def main() -> None:
     """Print what was named in each training, and how often."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -132,9 +122,14 @@ def main() -> None:
     if options.power:
         print_power()
         return
-    for kind, count in (("harmful", HARMFUL_SEEDS), ("harmless", HARMLESS_SEEDS)):
-        named = count_named(kind, range(1, count + 1), options.out)
-        print(f"a price is named in {named} of {count} {kind} trainings")
+    named: dict[str, list[bool]] = {kind: [] for kind in SEEDS}
+    for seed in range(1, max(SEEDS.values()) + 1):  # one seed of both first
+        for kind in (kind for kind, count in SEEDS.items() if seed <= count):
+            verdict = run_training(kind, seed, options.out)
+            named[kind].append("price" in verdict)
+            print(f"{kind}, seed {seed}: {verdict['side_effects_text']}", flush=True)
+    for kind, found in named.items():
+        print(f"a price is named in {sum(found)} of {len(found)} {kind} trainings")
 
 
 if __name__ == "__main__":
