@@ -2,8 +2,9 @@
 
 ``python -m tests.benchmarks.side_effects --out FOLDER`` trains SmolLM2-135M-Instruct with LoRA.
 Harmful trainings learn one format for many epochs at a high rate; harmless ones take few steps at a
-low rate on rows of four kinds. A finished run is read from FOLDER and not repeated. ``--power``
-trains nothing: it simulates drops of the general skills, and counts how many are named.
+low rate on rows of four kinds. A finished run is read from FOLDER and not repeated; an
+interrupted one is continued. ``--power`` trains nothing: it simulates drops of the general skills,
+and counts how many are named.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ def run_training(kind: str, seed: int, out: Path) -> Mapping[str, Any]:
     folder = out / f"{kind}-{seed}"
     if verdict := read_verdict(folder / "run"):
         return verdict
+    if (folder / "run" / "events.jsonl").is_file():
+        tunesmith.resume(folder / "run")
+        return read_verdict(folder / "run")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     make, technique = {
