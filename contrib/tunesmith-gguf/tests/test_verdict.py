@@ -42,4 +42,5 @@ def test_the_numbers_of_the_run(trained: TrainedModel, tmp_path: Path) -> None:
     )
     assert gguf.keys() == adapter.keys() and ("tuned", "general-skills") in gguf
     assert gguf == pytest.approx(adapter, abs=1e-3)
-    assert gguf["tuned", "loss"] != pytest.approx(gguf["base", "loss"], abs=1e-3)
+    general = gguf["tuned", "general-loss"], gguf["base", "general-loss"]
+    assert general[0] != pytest.approx(general[1], abs=1e-2)
