@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tunesmith.catalog import Catalog, OfferNotFoundError
 from tunesmith.errors import PluginError, UsageError
-from tunesmith.events import JSON, Measured
+from tunesmith.events import JSON, Measured, RunStarted
 from tunesmith.execution.evaluate import read_rows
 from tunesmith.execution.report import Report, build_report
 from tunesmith.offers import EvaluatorOffer, Metric
@@ -70,6 +70,19 @@ class RunResults:
         run = RunFolder.open(folder)
         events = read_known_events(run.events, skipped=SKIPPED_EVENTS)
         return cls(run.path, build_report(events))
+
+    @classmethod
+    def of_rows(
+        cls, path: Path, plan: JSON, columns: Sequence[tuple[Measured, Sequence[JSON]]]
+    ) -> RunResults:
+        """Return results that another program measured, with the rows of each metric."""
+        started = RunStarted(
+            run=path.name, name=path.name, started="", plan=plan, versions={}, plugins=[]
+        )
+        results = cls(path, build_report([started, *(event for event, _ in columns)]))
+        for event, rows in columns:
+            results._rows[event.evaluator, event.metric] = _by_content(rows, event.metric)
+        return results
 
     @cached_property
     def measured(self) -> dict[tuple[str, str], Measured]:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from fake_judge import serve_judge
 
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, UsageError
 from tunesmith.execution.report import Report
 from tunesmith_evidence.existing import make_existing_run
 from tunesmith_python.runs import run
 from tunesmith_python.verdict import verdict
+from tunesmith_torch.testing.tiny_model import CHATML, save_tiny_model
 
 pytestmark = pytest.mark.processes
 BASELINES = {"baselines.use": ["majority", "linear", "zero-shot"], "run.side_effects": True}
@@ -71,9 +72,57 @@ def test_a_leak_is_found_as_in_a_run(
 
 
 def test_a_token_is_not_sent_unencrypted(files: tuple[Path, Path], tiny_folder: Path) -> None:
-    tables = make_existing_run(str(tiny_folder), "http://far.example/v1", *files, token="API_KEY")
+    given = (str(tiny_folder), "http://far.example/v1", *files)
     with pytest.raises(ConfigError, match="needs an https address"):
-        run(tables)
+        run(make_existing_run(*given, model="mine", token="API_KEY"))
+    with pytest.raises(UsageError, match="needs an https address"):
+        make_existing_run(*given, token="API_KEY")
+
+
+def test_a_model_at_an_endpoint_has_a_name(files: tuple[Path, Path]) -> None:
+    """The only one that the endpoint lists, or the one that is named."""
+
+    def find(models: list[str]) -> str:
+        with serve_judge(lambda prompt: "money", models=models) as fake:
+            tables = make_existing_run("base", fake.url, *files)
+        return str(tables["technique"]["endpoint_model"])
+
+    assert find(["mine"]) == "mine"
+    with pytest.raises(UsageError, match="lists 2 models") as refused:
+        find(["mine", "yours"])
+    assert "--model NAME: mine, yours" in str(refused.value.hint)
+    with pytest.raises(UsageError, match="lists 0 models"):
+        find([])
+    with pytest.raises(ConfigError, match="name the model at the endpoint"):
+        run(make_existing_run("base", "model", *files) | {"technique": {
+            "use": "existing", "tuned": "http://127.0.0.1:9/v1"}})  # fmt: skip
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_an_adapter_in_the_other_thinking_mode_is_found(
+    files: tuple[Path, Path], tmp_path: Path, swapped: bool
+) -> None:
+    """The adapter was trained without reasoning, which its own template keeps as a default."""
+    switch = (
+        "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
+        "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    )
+    base = save_tiny_model(tmp_path / "base", template=CHATML + switch)
+    off = {"enable_thinking": False}
+    few = {"baselines.use": ["majority"], "run.side_effects": False}
+    tables = {
+        "model": {"base": str(base)},
+        "data": {"train": str(files[0]), "test": str(files[1])},
+        "technique": {"use": "lora", "max_steps": 1, "chat_template": {"kwargs": off}},
+    }
+    trained = run(tables, set=few, out=tmp_path / "trained")
+    again = few if swapped else {**few, "technique.chat_template": {"kwargs": off}}
+    judged = verdict(
+        str(base), trained.path / "adapter", *files, set=again, out=tmp_path / "judged"
+    )
+    found = [f.text for f in judged.report.findings if f.source == "chat template"]
+    assert len(found) == swapped
+    assert not found or ("<think>" in found[0] and "technique.chat_template.kwargs" in found[0])
 
 
 def test_an_endpoint(
@@ -86,13 +135,14 @@ def test_an_endpoint(
         return found[0] if found else "money"
 
     with serve_judge(answer, models=["mine"]) as fake:
-        options = ["--base", tiny_folder, "--tuned", fake.url, "--model", "mine"]
+        options = ["--base", tiny_folder, "--tuned", fake.url]
         done = tunesmith(
             "verdict", *options, "--train", files[0], "--test", files[1],
             "--out", tmp_path / "judged", "--set", 'baselines.use=["majority","zero-shot"]',
             "--set", "run.side_effects=true",
         )  # fmt: skip
     assert done.code == 0, done.err
+    assert {body["model"] for _, body in fake.requests} == {"mine"}
     report = json.loads((tmp_path / "judged" / "report.json").read_text())
     measured = {(e["model"], e["metric"]): e["value"] for e in report["evaluations"]}
     assert measured["tuned", "exact-match"] == 1.0

@@ -10,13 +10,13 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from tunesmith.contracts import Progress
-from tunesmith.errors import EnvironmentProblem
-from tunesmith.text import one_line, redact
+from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.text import format_count, one_line, redact
 from tunesmith_evidence.endpoint.address import read_token
 
 __all__ = ["Endpoint", "Reply"]
@@ -25,6 +25,7 @@ MAX_ANSWER_BYTES = 1_000_000
 MAX_REASON = 200
 """Maximum length of an endpoint's message that is quoted in an error."""
 MAX_ATTEMPTS = 3
+SHOWN_MODELS = 20
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP status codes after which a request is retried."""
 T = TypeVar("T")
@@ -106,6 +107,21 @@ class Endpoint:
             EnvironmentProblem: the token is missing, or the endpoint cannot be used.
         """
         return self._send("models", read_token(self.token_variable), _read_models, None)
+
+    def with_only_model(self) -> Endpoint:
+        """Return the endpoint with the only model that it lists.
+
+        Raises:
+            UsageError: it lists another number of models.
+        """
+        names = self.list_models()
+        if len(names) != 1:
+            shown = ", ".join(names[:SHOWN_MODELS]) + (", ..." if names[SHOWN_MODELS:] else "")
+            raise UsageError(
+                f"{self.url}: the endpoint lists {format_count(len(names), 'model')}",
+                hint=f"choose a model with --model NAME; available: {shown or 'none'}",
+            )
+        return replace(self, model=names[0])
 
     def _send(
         self, path: str, token: str, read: Callable[[Any], T], body: Mapping[str, Any] | None

@@ -9,6 +9,7 @@ If there is a template, the check renders every row (or a sample of many rows) a
 * It reports rows that training would skip.
 * It refuses the run if the template contradicts a row, drops part of it, or does not terminate.
 * It refuses the run if the saved tokenizer files would encode a prompt differently.
+* It warns about a template with reasoning if no row has any.
 
 The check covers only techniques with the toolkit's options, because others may format conversations
 differently. It reports nothing about models that are not on this machine yet.
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunesmith.contracts import Finding, SkippedRow
 from tunesmith.errors import DataError, EnvironmentProblem, UsageError
@@ -35,6 +37,9 @@ from tunesmith_torch.options.training import (
     ChatTemplateOptions,
     TrainingOptions,
 )
+
+if TYPE_CHECKING:
+    from tunesmith_torch.data.thinking import ThinkingModes
 
 _REMEDY = (
     'set technique.chat_template.source to a file with a template, or to a name such as "chatml", '
@@ -108,6 +113,7 @@ def _find_rendering_problems(
     """Yield a finding for each reason why a stage's template cannot render some rows."""
     from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
+    from tunesmith_torch.data.thinking import find_thinking_modes
     from tunesmith_torch.models.loading import load_tokenizer
 
     rows = [*sample_if_large(train), *sample_if_large(test)]
@@ -136,6 +142,30 @@ def _find_rendering_problems(
             )
         else:
             yield from _summarize(problems, f"{where}.chat_template", len(rows))
+            modes = find_thinking_modes(load_tokenizer(folder), options)
+            answers = [a for r in rows if not isinstance(r, Text) for _, a in exchanges(r)]
+            has_reasoning = any(a.reasoning or "</think>" in a.text for a in answers)
+            if modes is not None and answers and not has_reasoning:
+                yield _review_thinking(modes, f"{where}.chat_template")
+
+
+def _review_thinking(modes: ThinkingModes, where: str) -> Finding:
+    """Return a finding about rows without reasoning for a template that can ask for it."""
+    if modes.is_on:
+        return Finding(
+            level="warning",
+            where=where,
+            message="thinking template: no row has reasoning, but prompts ask for it "
+            f"({modes.variable} is not false), so the model learns to skip it",
+            hint=f"set technique.chat_template.kwargs = {{ {modes.variable} = false }}, so that "
+            "training and serving use prompts without reasoning",
+        )
+    return Finding(
+        level="info",
+        where=where,
+        message="thinking template: the model is trained without reasoning, and its saved template "
+        f"sets {modes.variable} = false; do not serve it with {modes.variable} = true",
+    )
 
 
 def _summarize(problems: Sequence[SkippedRow], where: str, rows: int) -> Iterator[Finding]:

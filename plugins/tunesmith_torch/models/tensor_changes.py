@@ -31,14 +31,20 @@ def digest_trainable(model: nn.Module) -> dict[str, int]:
     """Return a checksum of each trainable parameter's bits; one pass over the memory.
 
     The checksum is the sum of the bits as integers. Changes of single elements would have to cancel
-    out exactly for a changed tensor to keep its checksum.
+    out exactly for a changed tensor to keep its checksum. Each of several stacked experts has its
+    own checksum, because the others would hide one that is frozen.
     """
-    return {name: _checksum(p) for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _checksum(parameter: Tensor) -> int:
-    bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
-    return int(bits.sum(dtype=torch.int64))
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        bits = parameter.detach().contiguous().view(_BITS[parameter.element_size()])
+        if "experts" in name and bits.ndim == 3:
+            sums = bits.sum((1, 2), dtype=torch.int64).tolist()
+            found |= {f"{name}[{expert}]": total for expert, total in enumerate(sums)}
+        else:
+            found[name] = int(bits.sum(dtype=torch.int64))
+    return found
 
 
 def describe_unchanged(before: Mapping[str, int], after: Mapping[str, int]) -> str:

@@ -168,6 +168,31 @@ def test_reasoning_after_a_prompt_without_it_is_refused(tmp_path: Path) -> None:
     assert review(plan(model, table), [REASONING], []) == [], "the hint helps"
 
 
+SWITCH = CHATML + (
+    "{% if add_generation_prompt and enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+)
+OFF = {"chat_template": {"kwargs": {"enable_thinking": False}}}
+
+
+def test_rows_without_reasoning_under_a_thinking_template_are_a_warning(tmp_path: Path) -> None:
+    model = chat_model(tmp_path, SWITCH)
+    (finding,) = review(plan(model), [*PAIR, *TURNS], PAIR)
+    assert (finding.level, finding.where) == ("warning", "technique.chat_template")
+    assert finding.message.startswith("thinking template: no row has reasoning, but prompts ask")
+    assert "kwargs = { enable_thinking = false }" in finding.hint
+    assert review(plan(model), [*PAIR, REASONING], PAIR) == []
+    texts: list[Record] = [Text(source="rows:1", text="Who? Me.")]
+    assert review(plan(model), texts, texts) == []
+
+
+def test_serving_in_the_other_mode_is_advised_against(tmp_path: Path) -> None:
+    """The hint of the warning helps, and a note says what must not change afterwards."""
+    (finding,) = review(plan(chat_model(tmp_path, SWITCH), OFF), [*PAIR, *TURNS], PAIR)
+    assert finding.level == "info"
+    assert "do not serve it with enable_thinking = true" in finding.message
+
+
 def test_a_message_that_the_template_drops_is_refused(tmp_path: Path) -> None:
     silent = CHATML.replace("in messages %}", "in messages if message.role != 'system' %}")
     (finding,) = review(plan(chat_model(tmp_path, silent)), [*PAIR, *WITH_SYSTEM], TURNS)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +25,7 @@ from tunesmith.records import (
     ToolCall,
     UnpairedPreference,
 )
+from tunesmith_cli.app import app
 from tunesmith_data import parse_row
 from tunesmith_plugins.commands.data.fixes import Fixer
 from tunesmith_plugins.commands.data.open_data import text_parts
@@ -128,6 +129,25 @@ def test_show_reads_run_files_and_needs_one_for_tokens(tunesmith: Tunesmith, row
     assert refused.exit_code == 2 and "this option needs a run file" in refused.stderr
     (rows.parent / "x.bin").write_bytes(b"\0")
     assert "no data loader recognizes" in tunesmith("data", "show", "x.bin").stderr
+
+
+def test_show_prints_both_modes_of_a_thinking_template(tmp_path: Path) -> None:
+    switch = (
+        "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
+        "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    )
+    save_tiny_model(tmp_path / "switch", template=CHATML + switch)
+    (tmp_path / "rows.jsonl").write_text(ROWS.replace('""', '"?"'))
+    (tmp_path / "run.toml").write_text(
+        '[model]\nbase = "switch"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\n'
+        '[technique]\nuse = "lora"\n'
+    )
+    done = CliRunner().invoke(app, ["data", "show", str(tmp_path / "run.toml"), "--tokens"])
+    assert done.exit_code == 0, done.output
+    on, off = (line for line in done.stderr.splitlines() if "prompts end with" in line)
+    assert "enable_thinking = true (used here)" in on and on.endswith('assistant\\n"')
+    assert "enable_thinking = false: " in off and "<think>\\n\\n</think>" in off
+    assert "think" not in done.stdout
 
 
 # ------------------------------------------------------------------------ stats

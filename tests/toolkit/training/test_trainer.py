@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tables import build
 from tests.architectures.models import Case, save_model
 from tests.architectures.sizes import Sizes
@@ -25,9 +26,12 @@ from tunesmith.events import (
 )
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
+from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.self_check import RowLayout
+from tunesmith_torch.options.training import TrainingOptions
+from tunesmith_torch.testing.tiny_model import save_tiny_model
 from tunesmith_torch.training import trainer
 from tunesmith_torch.training.supervised import SupervisedTask
 
@@ -36,7 +40,9 @@ RECORDS = tuple(
 )
 
 
-def job(folder: Path, model: Path, config: LoraOptions, emit: Callable[[Event], None]) -> Job[Any]:
+def job(
+    folder: Path, model: Path, config: TrainingOptions, emit: Callable[[Event], None]
+) -> Job[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     return Job(
         config=config,
@@ -214,3 +220,28 @@ def test_a_tensor_that_training_does_not_change_is_named(tmp_path: Path, tiny_fo
     assert "layers.0.mlp.up_proj.lora_A" in found.text
     usual = train(tmp_path / "usual", tiny_folder, max_steps=2, learning_rate=0.01)
     assert not [e for e in usual if isinstance(e, FindingReported) and e.source == "training"]
+
+
+def test_a_frozen_expert_is_named(tmp_path: Path) -> None:
+    """One of four stacked experts gets no gradient; every token is sent to all experts."""
+
+    class Frozen(SupervisedTask):
+        def adapt(self, *args: Any) -> Any:
+            adapted = super().adapt(*args)
+            for name, parameter in adapted.model.named_parameters():
+                if name.endswith("layers.0.mlp.experts.down_proj"):
+                    parameter.register_hook(lambda grad: grad * expert)
+            return adapted
+
+    expert = torch.tensor([1.0, 1.0, 0.0, 1.0])[:, None, None]
+    sizes = {"num_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 16}
+    model = save_tiny_model(tmp_path / "moe", "qwen3_moe", changes=sizes)
+    config = build(FullOptions, precision="fp32", batch_size=4, max_steps=2, learning_rate=0.01)
+    config = config.model_copy(
+        update={"optimizer": config.optimizer.model_copy(update={"weight_decay": 0.0})}
+    )
+    for task, names in ((Frozen(), ["layers.0.mlp.experts.down_proj[2]"]), (SupervisedTask(), [])):
+        events: list[Event] = []
+        trainer.train(job(tmp_path / type(task).__name__, model, config, events.append), task)
+        found = [e for e in events if isinstance(e, FindingReported) and e.source == "training"]
+        assert [event.text.rpartition(": model.")[2] for event in found] == names

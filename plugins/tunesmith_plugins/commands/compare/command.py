@@ -39,6 +39,11 @@ from tunesmith_plugins.commands.compare.overview import (
     setting_text,
     show_overview,
 )
+from tunesmith_plugins.commands.compare.sample_logs import (
+    is_sample_log,
+    match_run,
+    read_sample_log,
+)
 
 DETAILED_RUNS = 5
 """If more runs than this are compared with the first one, print only the tables of all runs."""
@@ -85,7 +90,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 
     RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse order of
     their names, so the newest run comes first by default. Runs that cannot be compared with the
-    first run are skipped.
+    first run are skipped. RUN may also be a sample log of lm-evaluation-harness or inspect.
 
     If there are several runs, a table for each metric lists the best first, and another table shows
     how their run files differ.
@@ -101,6 +106,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     first, *others = results
     metrics = list_metrics(catalog)
     found = compare_all(first, others, metrics)
+    if page is not None and any(is_sample_log(run.folder) for run in results):
+        raise UsageError("--page: needs runs, but one of these is a log of another program")
     if page is not None:
         write_page(page, first, found, metrics)
     if as_json:
@@ -129,10 +136,11 @@ def read_comparable(paths: Sequence[Path], catalog: Catalog, shared_rows: bool) 
         for folder in listed or (path,):
             if folder.resolve() in found:
                 continue
+            first = next(iter(found.values()), None)
             try:
-                results = read_results(folder)
-                if found:
-                    refuse_incomparable(next(iter(found.values())), results, catalog, shared_rows)
+                results = read_results(folder, first)
+                if first is not None:
+                    refuse_incomparable(first, results, catalog, shared_rows)
             except TunesmithError as error:
                 if not listed:
                     raise
@@ -165,12 +173,18 @@ def write_page(
     render.print_note(f"page: {path}")
 
 
-def read_results(path: Path) -> RunResults:
-    """Return the results of a run.
+def read_results(path: Path, first: RunResults | None) -> RunResults:
+    """Return the results of a run, or of another program's log.
 
     Raises:
-        UsageError: the run's tuned model has not been evaluated.
+        UsageError: the run's tuned model has not been evaluated, the log cannot be read, or it has
+            no row in common with the first run.
     """
+    if is_sample_log(path):
+        log = read_sample_log(path)
+        return log if first is None or is_sample_log(first.folder) else match_run(log, first)
+    if first is not None and is_sample_log(first.folder):
+        raise UsageError(f"{path}: a run is compared with a log, so name the run first")
     results = RunResults.read(path)
     if not results.measured:
         raise UsageError(

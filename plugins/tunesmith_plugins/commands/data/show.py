@@ -15,10 +15,15 @@ from tunesmith.errors import DataError
 from tunesmith.records import Record
 from tunesmith.terminal import supports_color
 from tunesmith.text import one_line, redact, redact_all, safe_text
+from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.data_source import DataSource, data_argument
 from tunesmith_plugins.commands.data.open_data import OpenedData, open_data, text_parts
-from tunesmith_plugins.commands.data.tokens import TokenizedRow, create_tokenize
+from tunesmith_plugins.commands.data.tokens import (
+    TokenizedRow,
+    create_tokenize,
+    describe_thinking_modes,
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         limits = Filter(part, source, min_length, max_length)
         rows = islice(_find_rows(opened, limits, tokens), start - 1, stop)
         lines = (_to_json(row) if as_json else _to_text(row) for row in rows)
+    for mode in describe_thinking_modes(opened.plan) if tokens else ():
+        render.print_note(mode)
     color = supports_color(sys.stdout)
     if is_paged:
         click.echo_via_pager((line + "\n" for line in lines), color=color)

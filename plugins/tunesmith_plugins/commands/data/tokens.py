@@ -73,6 +73,19 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
     return tokenize
 
 
+def describe_thinking_modes(plan: Plan | None) -> list[str]:
+    """Describe both modes of a template with reasoning; empty for other templates."""
+    from tunesmith_torch.data.thinking import find_thinking_modes
+    from tunesmith_torch.models.loading import load_tokenizer
+    from tunesmith_torch.options.training import TrainingOptions
+
+    if plan is None or not isinstance(plan.technique.config, TrainingOptions):
+        return []
+    tokenizer = load_tokenizer(plan.found_model.fetch())
+    modes = find_thinking_modes(tokenizer, plan.technique.config)
+    return modes.describe() if modes else []
+
+
 def _list_trained(record: Record, trains_rejected: bool) -> list[Record]:
     """Return a record's conversation, or the two conversations of a pair."""
     if isinstance(record, Preference) and trains_rejected:

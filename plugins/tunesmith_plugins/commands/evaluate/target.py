@@ -20,7 +20,6 @@ from tunesmith.fence import fence
 from tunesmith.plan import Plan
 from tunesmith.records import Record
 from tunesmith.storage import RunFolder
-from tunesmith.text import format_count
 from tunesmith_evidence.endpoint.address import check_endpoint, is_endpoint, read_token
 from tunesmith_evidence.endpoint.client import Endpoint
 from tunesmith_evidence.endpoint.model import ANSWER_SECONDS, EndpointModel
@@ -32,7 +31,6 @@ TargetModel = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
 DATA_PARTS = ("test", "validation", "test_size")
 """Data options that name splits, which a single file to evaluate on does not have."""
-SHOWN_MODELS = 20
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ def _open_endpoint(
     )
     read_token(choice.token_variable)
     if choice.model is None:
-        endpoint = replace(endpoint, model=_find_only_model(endpoint))
+        endpoint = endpoint.with_only_model()
     model = EndpointModel(endpoint)
     prompt = plan.baseline_options.system_prompt
 
@@ -219,17 +217,6 @@ def _open_endpoint(
         return (model if prompt is None else PromptedModel(model, prompt)), context
 
     return replace(target, evaluators=evaluators, open=load, endpoint=endpoint)
-
-
-def _find_only_model(endpoint: Endpoint) -> str:
-    names = endpoint.list_models()
-    if len(names) != 1:
-        shown = ", ".join(names[:SHOWN_MODELS]) + (", ..." if names[SHOWN_MODELS:] else "")
-        raise UsageError(
-            f"{endpoint.url}: the endpoint lists {format_count(len(names), 'model')}",
-            hint=f"choose a model with --model NAME; available: {shown or 'none'}",
-        )
-    return names[0]
 
 
 def select_generating_evaluators(evaluators: Evaluators) -> Evaluators:

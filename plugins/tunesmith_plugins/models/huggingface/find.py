@@ -29,7 +29,7 @@ _UNREACHABLE = "the Hugging Face Hub cannot be reached"
 
 
 def find_folder(reference: str) -> FoundModel | None:
-    """Return the model in the folder ``reference``, or None if there is no such folder.
+    """Return the model in the folder ``reference``; None if it is a file, or may be a hub id.
 
     Raises:
         UsageError: the reference looks like a path, but there is no such folder.
@@ -49,9 +49,10 @@ def find_folder(reference: str) -> FoundModel | None:
             tokenizer=lambda: find_tokenizer(folder),
             missing=lacking,
         )
-    if reference.startswith(("/", "./", "../", "~")):
-        problem = "this is a file, not a folder" if folder.exists() else "no such folder"
-        raise UsageError(f"{problem}: `{reference}`", hint="use a folder that contains config.json")
+    if reference.startswith(("/", "./", "../", "~")) and not folder.exists():
+        raise UsageError(
+            f"no such folder: `{reference}`", hint="use a folder that contains config.json"
+        )
     return None
 
 

@@ -29,6 +29,8 @@ class ExistingOptions(TrainingOptions):
     def _check_address(self) -> Self:
         if self.is_endpoint:
             check_endpoint(self.tuned, self.token_variable)
+            if not self.endpoint_model:
+                raise ValueError("endpoint_model: name the model at the endpoint")
         return self
 
     @property

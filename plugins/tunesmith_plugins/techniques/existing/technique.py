@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith.events import TrainingFinished
+from tunesmith.events import FindingReported, TrainingFinished
 from tunesmith_evidence.endpoint.client import Endpoint
 from tunesmith_evidence.endpoint.model import ANSWER_SECONDS, EndpointModel
 from tunesmith_plugins.techniques.existing.options import ExistingOptions
 from tunesmith_torch.compare.open_by_name import fetch_base
+from tunesmith_torch.data.thinking import render_prompt_end
 from tunesmith_torch.generation.open_model import open_text_model
 from tunesmith_torch.models.artifacts import detect_artifact_format
+from tunesmith_torch.models.loading import load_tokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
 SAFE_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
@@ -33,6 +36,8 @@ class ExistingModel:
         path.mkdir(parents=True, exist_ok=True)
         if not self.options.is_endpoint:
             link_files(self._find_folder(Path(self.options.tuned)), path)
+            if warning := self._compare_templates(job.model, path):
+                job.emit(FindingReported(level="warning", source="chat template", message=warning))
         format_ = "model" if self.options.is_endpoint else detect_artifact_format(path)
         job.emit(
             TrainingFinished(
@@ -61,6 +66,18 @@ class ExistingModel:
                 )
             )
         return open_text_model(model, artifact, device=device, options=options)
+
+    def _compare_templates(self, base: Path, tuned: Path) -> str:
+        """Describe different prompts of an adapter's own template, which is not used; or ""."""
+        if not ((tuned / ADAPTER_CONFIG).is_file() and (tuned / "tokenizer_config.json").is_file()):
+            return ""
+        used, own = (render_prompt_end(load_tokenizer(f), self.options) for f in (base, tuned))
+        if used == own:
+            return ""
+        return (
+            f"prompts end with {json.dumps(used)} here, but with {json.dumps(own)} in the tuned "
+            "model's own template: set technique.chat_template.kwargs as in its training"
+        )
 
     def _find_folder(self, tuned: Path) -> Path:
         if (tuned / ADAPTER_CONFIG).is_file():
