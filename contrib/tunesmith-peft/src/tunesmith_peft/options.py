@@ -1,0 +1,101 @@
+"""Options of ``peft``, checked against the config class of the chosen method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from tunesmith.text import suggest_name
+from tunesmith_peft.methods import METHODS, find_method
+from tunesmith_peft.peft_source import list_methods, read_options
+from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions, QuantizationOptions
+from tunesmith_torch.options.training import SupervisedOptions
+
+_TRAINABLE = [name for name, method in METHODS.items() if not method.refused]
+
+
+class PeftOptions(SupervisedOptions):
+    """Options of ``peft``: those of supervised training, the method, and its own options."""
+
+    learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        le=1,
+        description=(
+            "Peak learning rate. Methods differ: rotations such as oft use about 1e-4, methods "
+            "with few numbers such as ia3, vera or prompt_tuning 1e-2 and more."
+        ),
+    )
+    method: str = Field(
+        "lora",
+        description=(
+            f"Method of the installed PEFT: {', '.join(sorted(_TRAINABLE))}. A method that is not "
+            "in this list is tested before it trains."
+        ),
+    )
+    options: dict[str, Any] = Field(
+        {},
+        description=(
+            "Options of the method, as in PEFT's config class: `tunesmith peft methods NAME` lists "
+            "them. Without target_modules, all linear layers are adapted, except by methods that "
+            "choose modules themselves."
+        ),
+    )
+    quantization: QuantizationOptions | None = Field(
+        None, description="Store the frozen base model in 4 or 8 bits. Unset: not quantized."
+    )
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """The adapter, and how the base model is stored."""
+        rank = self.options.get("r")
+        adapter = AdapterOptions(rank=rank if isinstance(rank, int) and 0 < rank <= 1024 else 8)
+        method = "lora" if self.quantization is None else "qlora"
+        return Adaptation(method, adapter, self.quantization, self._build)
+
+    def _build(self, base: Any, precision: Any) -> Any:
+        """Add the adapter to a model; PEFT is imported here."""
+        from tunesmith_peft.adapter import add_adapter
+
+        return add_adapter(base, precision, self, seed=0)
+
+    @model_validator(mode="after")
+    def _check_method(self) -> PeftOptions:
+        problem = next(find_problems(self.method, self.options), None)
+        if problem is not None:
+            raise ValueError(problem)
+        found = find_method(self.method)
+        if self.quantization is not None and found is not None and not found.is_quantizable:
+            raise ValueError(
+                f"method {self.method} does not work on a base model in 4 or 8 bits: remove "
+                "`quantization`"
+            )
+        return self
+
+
+def find_problems(method: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a method's name, or with the names and types of its options."""
+    if method not in list_methods():
+        guess = suggest_name(method, list_methods())
+        hint = f'did you mean "{guess}"?' if guess else "list them: tunesmith peft methods"
+        yield f'the installed PEFT has no method "{method}"; {hint}'
+        return
+    known, found = read_options(method), find_method(method)
+    if found is not None and found.refused:
+        yield f'method "{method}" cannot be trained: {found.refused}'
+    for name, value in given.items():
+        if name not in known:
+            guess = suggest_name(name, known)
+            hint = f'did you mean "{guess}"?' if guess else f"options: {', '.join(known)}"
+            yield f'{method} has no option "{name}"; {hint}'
+            continue
+        try:
+            known[name].check(value)
+        except ValidationError:
+            wanted = known[name].annotation
+            yield f"option {name} of {method} must be {wanted}, got {value!r:.60}"
+    for name in found.required if found is not None else ():
+        if name not in given:
+            yield f'method "{method}" requires option {name}: {known[name].help or "see PEFT"}'

@@ -1,0 +1,34 @@
+"""Technique ``peft``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith.contracts import Artifact, Job, TextModel
+from tunesmith_peft.hidden_terms import build_addition
+from tunesmith_peft.options import PeftOptions
+from tunesmith_peft.task import PeftTask
+from tunesmith_torch.generation.open_model import open_trained_model
+from tunesmith_torch.training.trainer import train
+
+__all__ = ["Peft"]
+
+
+class Peft:
+    """Trains an adapter of a method of PEFT; base weights stay frozen."""
+
+    def __init__(self, options: PeftOptions) -> None:
+        self.options = options
+
+    def train(self, job: Job[Any]) -> Artifact:
+        """Train the adapter and write an adapter folder."""
+        task = PeftTask(job.config)
+        addition = build_addition(task.method, job.config.options)
+        own = () if addition is None else (addition,)
+        return train(replace(job, additions=(*job.additions, *own)), task)
+
+    def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
+        """Open the base model with the trained adapter, or without one if ``artifact`` is None."""
+        return open_trained_model(model, artifact, device=device, options=self.options)
