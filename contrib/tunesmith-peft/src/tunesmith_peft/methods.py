@@ -46,6 +46,7 @@ class Method:
         parts += ["changes weights after each step"] * self.has_step_hook
         parts += [f"requires {', '.join(self.required)}"] * bool(self.required)
         parts += [f"needs {', '.join(self.needs)}"] * bool(self.needs)
+        parts += ["not on a quantized base model"] * (not self.is_quantizable)
         return "; ".join([*parts, self.note] if self.note else parts) or "works as it is"
 
 
