@@ -20,7 +20,9 @@ from tunesmith_peft.technique import Peft
 from peft import PeftModel
 
 ROWS = tuple(
-    Completion(source=f"rows:{n}", prompt=f"Who is {n}?", completion=f"one two {'three ' * (n % 3)}")
+    Completion(
+        source=f"rows:{n}", prompt=f"Who is {n}?", completion=f"one two {'three ' * (n % 3)}"
+    )
     for n in range(8)
 )
 
@@ -35,7 +37,9 @@ def options(method: str, given: dict[str, Any] | None = None, **changes: Any) ->
     return from_table(PeftOptions, {**table, **changes})
 
 
-def train(config: PeftOptions, model: Path, out: Path) -> tuple[Path, list[StepFinished], list[str]]:
+def train(
+    config: PeftOptions, model: Path, out: Path
+) -> tuple[Path, list[StepFinished], list[str]]:
     """Return the artifact, the steps and the findings."""
     events: list[Event] = []
     out.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,9 @@ PLUGIN = lazy_plugin(
     tunesmith_techniques=".offer:PEFT",
     tunesmith_review_model=".offer:review_model",
     tunesmith_exporters=".offer:LORA",
-    tunesmith_commands=[
-        CommandOffer(
-            name="peft methods",
-            summary="List the methods of the installed PEFT, or the options of one method.",
-            load="tunesmith_peft.methods_command:command",
-        ),
-        CommandOffer(
-            name="peft verify",
-            summary="Train the methods of the installed PEFT on a tiny model, and compare.",
-            load="tunesmith_peft.verify_command:command",
-        ),
-    ],
+    tunesmith_commands=CommandOffer(
+        name="peft methods",
+        summary="List the methods of the installed PEFT, or the options of one method.",
+        load="tunesmith_peft.methods_command:command",
+    ),
 )

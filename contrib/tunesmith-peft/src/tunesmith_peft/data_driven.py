@@ -177,5 +177,3 @@ def save_as_difference(adapted: AdaptedModel, initial: dict[str, Tensor]) -> Ada
 def _find(pattern: dict[str, Any], place: str, default: Any) -> Any:
     """Return PEFT's value of a module: that of the first name in the pattern that fits."""
     return next((value for name, value in pattern.items() if place.endswith(name)), default)
-
-

@@ -111,7 +111,9 @@ class PeftHook(PeftAddition):
         """Return PEFT's tables of ratings by name."""
         allocator = getattr(self.tuner, "rankallocator", None)
         if allocator is not None:
-            return {name: getattr(allocator, name) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
+            return {
+                name: getattr(allocator, name) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")
+            }
         names = [f"exp_avg_{kind}_{x}" for kind in ("ipt", "unc") for x in "AB"]
         return {
             f"{place}.{name}": ratings

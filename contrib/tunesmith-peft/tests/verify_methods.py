@@ -1,5 +1,7 @@
 """Train every method of the installed PEFT on a tiny model, and compare what must be equal.
 
+``python tests/verify_methods.py [METHOD ...]`` prints the table of the README.
+
 ===========  ===============================================================================
 trains       the loss of the training rows falls
 packed       the first losses and gradients equal those of padded rows
@@ -15,7 +17,9 @@ to LoRA      PEFT can convert it
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,16 +36,16 @@ from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_peft.methods import METHODS, Method, find_method
 from tunesmith_peft.options import PeftOptions
+from tunesmith_peft.peft_source import list_methods
 from tunesmith_peft.technique import Peft
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS_FILE
 from tunesmith_torch.models.merging import MergeOptions, save_merged
 from tunesmith_torch.models.quantization import Quantization
 from tunesmith_torch.options.adaptation import QuantizationOptions
+from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
 
 # isort: split
 from peft import PeftModel
-
-__all__ = ["COLUMNS", "SMALL", "verify_method"]
 
 COLUMNS = ("trains", "packed", "resume", "PEFT alone", "off", "merge", "4 bit", "to LoRA")
 LEAST_DECREASE = 0.015
@@ -163,9 +167,7 @@ def _is_same_in_4_bits(config: PeftOptions, model: Path, folder: Path, ids_1T: T
     return _is_close(_logits(_load(folder / "merged"), ids_1T), expected)
 
 
-def _train(
-    config: PeftOptions, model: Path, out: Path, *, stop_after: int | None = None
-) -> _Run:
+def _train(config: PeftOptions, model: Path, out: Path, *, stop_after: int | None = None) -> _Run:
     steps: list[StepFinished] = []
     out.mkdir()
 
@@ -245,3 +247,18 @@ def _try(check: Callable[[], bool]) -> str:
 
 def _say(holds: bool) -> str:
     return "yes" if holds else "no"
+
+
+def main(names: Sequence[str]) -> None:
+    """Print the table as Markdown."""
+    warnings.simplefilter("ignore")  # PEFT's advice on options
+    heads = ["method", "numbers", *COLUMNS]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name in names or [*list_methods()]:
+        outcome = verify_method(name, get_tiny_model_folder())
+        found = [outcome.results.get(column, "") for column in COLUMNS]
+        print(f"| {' | '.join([name, str(outcome.parameters or ''), *found])} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
