@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-
 from training import ROWS, load_base, load_with_peft, options, train
 
 from tunesmith_peft import hidden_terms, task
@@ -182,3 +181,16 @@ def test_a_changed_base_is_seen(
     monkeypatch.setattr(task, "save_as_difference", keep)
     with pytest.raises(AssertionError, match="trains nothing"):
         test_initializations_fit_the_unchanged_base_model("lora_ga", tiny_model, tmp_path)
+
+
+def test_lora_plus_multiplies_the_rate_of_b(tiny_model: Path, tmp_path: Path) -> None:
+    """One step of AdamW moves each number by about the rate; B moves 16 times as far."""
+
+    def moved(ratio: float) -> dict[str, float]:
+        config = options("lora", {"r": 4}, learning_rate=1e-4, b_rate_ratio=ratio, max_steps=1)
+        artifact, _, _ = train(config, tiny_model, tmp_path / f"{ratio}")
+        state = get_peft_model_state_dict(load_with_peft(tiny_model, artifact))
+        return {n: float(t.abs().max()) for n, t in state.items() if "lora_B" in n}
+
+    plain, faster = moved(1.0), moved(16.0)
+    assert all(abs(faster[name] / plain[name] - 16) < 0.01 for name in plain)

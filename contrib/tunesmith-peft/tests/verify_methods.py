@@ -45,6 +45,8 @@ from tunesmith_torch.options.adaptation import QuantizationOptions
 from tunesmith_torch.testing.tiny_model import get_tiny_model_folder
 
 # isort: split
+import contextlib
+
 from peft import PeftModel
 
 COLUMNS = ("trains", "packed", "resume", "PEFT alone", "off", "merge", "4 bit", "to LoRA")
@@ -55,7 +57,7 @@ TOLERANCE = 1e-4
 _VIRTUAL = {"num_virtual_tokens": 16}
 SMALL: dict[str, dict[str, Any]] = {
     **{name: {"r": 8} for name in METHODS if name in (
-        "adamss gralora hira lily miss peanut psoft pvera randlora vera".split()
+        ["adamss", "gralora", "hira", "lily", "miss", "peanut", "psoft", "pvera", "randlora", "vera"]
     )},
     "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
     "c3a": {"block_size": 16},
@@ -79,11 +81,27 @@ SMALL: dict[str, dict[str, Any]] = {
 """Options for a model whose layers are smaller than PEFT's default sizes."""
 RATES = {
     **dict.fromkeys(
-        "adalora adaption_prompt boft c3a cartridge frod hira ln_tuning prefix_tuning psoft pvera "
-        "road supertuning tinylora unilora vera".split(),
+        [
+            "adalora",
+            "adaption_prompt",
+            "boft",
+            "c3a",
+            "cartridge",
+            "frod",
+            "hira",
+            "ln_tuning",
+            "prefix_tuning",
+            "psoft",
+            "pvera",
+            "road",
+            "supertuning",
+            "tinylora",
+            "unilora",
+            "vera",
+        ],
         0.2,
     ),
-    **dict.fromkeys("cpt ia3 trainable_tokens".split(), 0.5),
+    **dict.fromkeys(["cpt", "ia3", "trainable_tokens"], 0.5),
     "fourierft": 0.02,
     "prompt_tuning": 1.0,
     "vblora": 0.1,
@@ -183,10 +201,8 @@ def _train(config: PeftOptions, model: Path, out: Path, *, stop_after: int | Non
     )  # fmt: skip
     technique = Peft(config)
     if stop_after is not None:
-        try:
+        with contextlib.suppress(RunStopped):
             technique.train(job)
-        except RunStopped:
-            pass
     return _Run(out, steps, technique.train(job).path)
 
 

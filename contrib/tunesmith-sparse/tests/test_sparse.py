@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,28 @@ def test_random_positions_are_different_uniform_and_never_change() -> None:
     assert choose_random(1, "x", 10, 10).tolist() == [*range(10)]
 
 
-KNOWN = [94, 170, 192, 449, 700, 758, 863, 950, 987, 1304, 1580, 1663, 1704, 1737, 1739, 1808, 1920, 1947, 1961, 1979]
+KNOWN = [
+    94,
+    170,
+    192,
+    449,
+    700,
+    758,
+    863,
+    950,
+    987,
+    1304,
+    1580,
+    1663,
+    1704,
+    1737,
+    1739,
+    1808,
+    1920,
+    1947,
+    1961,
+    1979,
+]
 
 
 def test_the_base_is_unchanged_and_moments_hold_the_values_only(tiny_model: Path) -> None:
@@ -150,9 +173,9 @@ def test_a_random_mask_is_as_small_as_lora(tiny_model: Path, tmp_path: Path) -> 
     add_values(base, FP32, options(), None, seed=1)
     density = 8192 / sum(layer_sizes(base.model))  # rank 8 in all linear layers
     sizes = {
-        mask: (
-            train(options(density=density, mask=mask), tiny_model, tmp_path / mask) / DELTA_FILE
-        ).stat().st_size
+        mask: (train(options(density=density, mask=mask), tiny_model, tmp_path / mask) / DELTA_FILE)
+        .stat()
+        .st_size
         for mask in ("random", "magnitude")
     }
     assert sizes["random"] <= 1.05 * lora.stat().st_size
@@ -168,3 +191,15 @@ def test_wrong_names_and_other_models_are_explained(tiny_model: Path, tmp_path: 
     config.write_text(text.replace('"seed": 3', '"sed": 3'), encoding="utf-8")
     with pytest.raises(IntegrityError, match="does not fit this base model"):
         Sparse(options()).open(tiny_model, artifact, device="cpu")
+
+
+def test_the_run_file_of_the_readme_runs(tiny_model: Path, tmp_path: Path) -> None:
+    (rows,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "train.jsonl").write_text(rows, encoding="utf-8")
+    text = text.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_model))
+    (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "tunesmith", "run", "run.toml", "--out", "runs/one"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert (tmp_path / "runs/one/adapter" / DELTA_FILE).is_file()

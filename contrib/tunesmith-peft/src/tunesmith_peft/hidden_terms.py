@@ -23,22 +23,27 @@ from torch.nn import functional
 
 from tunesmith.additions import Addition
 from tunesmith_peft.methods import Method
+from tunesmith_peft.options import PeftOptions
 from tunesmith_torch.data.packing import MicroBatch
 from tunesmith_torch.training.additions import AdditionContext, TrainingAddition, Update
 from tunesmith_torch.training.supervised import NextTokenObjective
 
-__all__ = ["ObjectiveWithTerm", "build_addition"]
+__all__ = ["ObjectiveWithTerm", "build_additions"]
 
 TABLE = "peft"
 """Prefix of the term's metric, ``peft.term``, and of the state in checkpoints."""
 
 
-def build_addition(method: Method, options: Mapping[str, Any]) -> Addition | None:
-    """Return the addition to the training that a method requires, or None."""
-    of_variant = any(options.get(name) for name in ("monteclora_config", "kasa_config"))
+def build_additions(method: Method, options: PeftOptions) -> Iterator[Addition]:
+    """Yield the additions to the training that the method and the options require."""
+    if options.b_rate_ratio != 1:
+        yield Addition(build=LoraPlus, table="lora-plus")
+    variants = ("monteclora_config", "kasa_config")
+    of_variant = any(options.options.get(name) for name in variants)
     kinds = {(True, False): PeftTerm, (False, True): PeftHook, (True, True): PeftTermAndHook}
     kind = kinds.get((method.hidden_term == "weights" or of_variant, method.has_step_hook))
-    return None if kind is None else Addition(build=kind, table=TABLE)
+    if kind is not None:
+        yield Addition(build=kind, table=TABLE)
 
 
 class PeftAddition(TrainingAddition):
@@ -127,6 +132,24 @@ class PeftHook(PeftAddition):
         for name, table in self._tables().items():
             for key in table if isinstance(table, dict) else range(len(table)):
                 yield f"{name}.{key}", table, key
+
+
+class LoraPlus(PeftAddition):
+    """Multiplies the learning rate of LoRA's matrices B (Hayou et al. 2024, LoRA+, section 4).
+
+    AdamW's update, with weight decay, is proportional to the learning rate.
+    """
+
+    def __init__(self, context: AdditionContext) -> None:
+        super().__init__(context)
+        self.ratio: float = context.job.config.b_rate_ratio
+
+    def transform_update(self, update: Update) -> None:
+        """Multiply the update of each matrix B."""
+        for name, after in update.after.items():
+            if "lora_B" in name or "lora_embedding_B" in name:
+                before = update.before[name]
+                after.copy_(before + self.ratio * (after - before))
 
 
 class PeftTermAndHook(PeftTerm, PeftHook):

@@ -50,8 +50,34 @@ class Method:
         return "; ".join([*parts, self.note] if self.note else parts) or "works as it is"
 
 
-_PLAIN = "boft c3a fourierft gralora hira lora miss oft randlora road shira vera waveft".split()
-_UNQUANTIZED = "deft delora frod glora hra loha lokr osf peanut psoft supertuning".split()
+_PLAIN = [
+    "boft",
+    "c3a",
+    "fourierft",
+    "gralora",
+    "hira",
+    "lora",
+    "miss",
+    "oft",
+    "randlora",
+    "road",
+    "shira",
+    "vera",
+    "waveft",
+]
+_UNQUANTIZED = [
+    "deft",
+    "delora",
+    "frod",
+    "glora",
+    "hra",
+    "loha",
+    "lokr",
+    "osf",
+    "peanut",
+    "psoft",
+    "supertuning",
+]
 _SHARED = Method(note="its layers share parameters")
 _SHARED_UNQUANTIZED = replace(_SHARED, is_quantizable=False)
 _VIRTUAL = Method(uses_forward=True, required=("num_virtual_tokens",))

@@ -43,6 +43,15 @@ class PeftOptions(SupervisedOptions):
             "choose modules themselves."
         ),
     )
+    b_rate_ratio: float = Field(
+        1.0,
+        ge=1,
+        le=1000,
+        description=(
+            "LoRA+: how much faster LoRA's matrices B learn than its matrices A (Hayou et al. "
+            "2024); 16 is common, with a lower `learning_rate`."
+        ),
+    )
     quantization: QuantizationOptions | None = Field(
         None, description="Store the frozen base model in 4 or 8 bits. Unset: not quantized."
     )
@@ -66,6 +75,10 @@ class PeftOptions(SupervisedOptions):
         problem = next(find_problems(self.method, self.options), None)
         if problem is not None:
             raise ValueError(problem)
+        if self.b_rate_ratio != 1 and "use_rslora" not in read_options(self.method):
+            raise ValueError(
+                f"`b_rate_ratio` needs a method with matrices A and B, not {self.method}"
+            )
         found = find_method(self.method)
         if self.quantization is not None and found is not None and not found.is_quantizable:
             raise ValueError(

@@ -131,10 +131,10 @@ def _read_generic(name: str, inner: ast.expr) -> Any:
         # A value such as pissa_niter_[number of iters] is a pattern.
         starts = [str(v).partition("[")[0] for v in values if "[" in str(v)]
         patterns = [Annotated[str, Field(pattern=f"^{start}\\d+$")] for start in starts]
-        return Union[(Literal[tuple(values)], *patterns)]  # noqa: UP007 - of values
+        return Union[(Literal[tuple(values)], *patterns)]
     types = [_read_type(part) for part in parts]
     if name in ("Optional", "Union"):
-        return Union[(*types, *([None] if name == "Optional" else []))]  # noqa: UP007 - of values
+        return Union[(*types, *([None] if name == "Optional" else []))]
     if name == "dict":
         return dict[str, types[-1]]  # type: ignore[misc]  # a type that was read
     return list[types[0]] if name in ("list", "List") else list[Any]  # type: ignore[misc]

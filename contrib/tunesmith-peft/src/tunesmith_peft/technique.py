@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Artifact, Job, TextModel
-from tunesmith_peft.hidden_terms import build_addition
+from tunesmith_peft.hidden_terms import build_additions
 from tunesmith_peft.options import PeftOptions
 from tunesmith_peft.task import PeftTask
 from tunesmith_torch.generation.open_model import open_trained_model
@@ -25,8 +25,7 @@ class Peft:
     def train(self, job: Job[Any]) -> Artifact:
         """Train the adapter and write an adapter folder."""
         task = PeftTask(job.config)
-        addition = build_addition(task.method, job.config.options)
-        own = () if addition is None else (addition,)
+        own = build_additions(task.method, job.config)
         return train(replace(job, additions=(*job.additions, *own)), task)
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:

@@ -78,7 +78,9 @@ def list_layers(model: Any, names: list[str]) -> dict[str, tuple[nn.Module, str,
     Raises:
         UsageError: a name matches no layer.
     """
-    found = {id(layer): (parent, name, layer) for parent, name, layer in find_quantizable_layers(model)}
+    found = {
+        id(layer): (parent, name, layer) for parent, name, layer in find_quantizable_layers(model)
+    }
     layers = {name: found[id(m)] for name, m in model.named_modules() if id(m) in found}
     last_parts = {name.rsplit(".", 1)[-1] for name in layers}
     if unknown := [name for name in names if name not in last_parts]:

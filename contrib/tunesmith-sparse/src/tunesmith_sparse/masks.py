@@ -62,7 +62,9 @@ def _accumulate_gradients(base: LoadedBase, job: Job[Any], weights: list[Tensor]
     for weight in weights:
         weight.requires_grad_(True)
     for row in range(len(examples)):
-        ids_1T = torch.as_tensor(examples[row].ids, dtype=torch.long, device=base.model.device)[None]
+        ids_1T = torch.as_tensor(examples[row].ids, dtype=torch.long, device=base.model.device)[
+            None
+        ]
         trained_T = torch.as_tensor(examples[row].trained)[1:].to(ids_1T.device)
         logits_TV = base.model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
         targets_N = ids_1T[0, 1:][trained_T]
