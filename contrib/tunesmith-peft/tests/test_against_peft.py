@@ -78,7 +78,7 @@ def drop_term(patch: pytest.MonkeyPatch) -> None:
 
 
 def drop_term_of_rows(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(task, "ObjectiveWithTerm", task.SupervisedTask.objective_class)
+    patch.setattr(task.RowTermTask, "objective_class", task.SupervisedTask.objective_class)
 
 
 def free_gradients_first(patch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ INITIAL = {
 def test_initializations_fit_the_unchanged_base_model(
     kind: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """PEFT alone adds the artifact to the base model as published, and gets the loss of training."""
+    """PEFT alone adds the artifact to the base model as published."""
     given = {"r": 4, "init_lora_weights": kind, **INITIAL[kind]}
     with unchanged(tiny_model):
         artifact, steps, _ = train(options("lora", given, learning_rate=1e-9), tiny_model, tmp_path)

@@ -34,7 +34,7 @@ from tunesmith.errors import RunStopped
 from tunesmith.events import Event, StepFinished
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
-from tunesmith_peft.methods import METHODS, Method, find_method
+from tunesmith_peft.methods import Method, find_method
 from tunesmith_peft.options import PeftOptions
 from tunesmith_peft.peft_source import list_methods
 from tunesmith_peft.technique import Peft
@@ -51,14 +51,16 @@ from peft import PeftModel
 
 COLUMNS = ("trains", "packed", "resume", "PEFT alone", "off", "merge", "4 bit", "to LoRA")
 LEAST_DECREASE = 0.015
-"""Decrease of the mean loss of an epoch, in nats, that shows learning: five epochs of eight rows."""
+"""Decrease of the mean loss of an epoch, in nats, that shows learning."""
 TOLERANCE = 1e-4
 """Largest difference of equal logits, as a share of the largest logit."""
 _VIRTUAL = {"num_virtual_tokens": 16}
+_RANKED = (
+    *("adamss", "gralora", "hira", "lily", "miss", "peanut"),
+    *("psoft", "pvera", "randlora", "vera"),
+)
 SMALL: dict[str, dict[str, Any]] = {
-    **{name: {"r": 8} for name in METHODS if name in (
-        ["adamss", "gralora", "hira", "lily", "miss", "peanut", "psoft", "pvera", "randlora", "vera"]
-    )},
+    **{name: {"r": 8} for name in _RANKED},
     "adaption_prompt": {"adapter_len": 4, "adapter_layers": 2},
     "c3a": {"block_size": 16},
     "cartridge": _VIRTUAL,

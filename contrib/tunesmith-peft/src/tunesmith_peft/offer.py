@@ -62,7 +62,7 @@ LORA = ExporterOffer(
 
 
 def review_model(review: ModelReview) -> ReviewResult:
-    """Add the adapter to the base model without memory for weights, and return PEFT's objections."""
+    """Add the adapter to a base model without weights, and return PEFT's objections."""
     options = review.plan.technique.config
     if review.plan.technique.offer is not PEFT or not isinstance(options, PeftOptions):
         return ReviewResult()

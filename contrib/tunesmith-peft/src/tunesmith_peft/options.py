@@ -61,8 +61,9 @@ class PeftOptions(SupervisedOptions):
         """The adapter, and how the base model is stored."""
         rank = self.options.get("r")
         adapter = AdapterOptions(rank=rank if isinstance(rank, int) and 0 < rank <= 1024 else 8)
-        method = "lora" if self.quantization is None else "qlora"
-        return Adaptation(method, adapter, self.quantization, self._build)
+        if self.quantization is None:
+            return Adaptation("lora", adapter, None, self._build)
+        return Adaptation("qlora", adapter, self.quantization, self._build)
 
     def _build(self, base: Any, precision: Any) -> Any:
         """Add the adapter to a model; PEFT is imported here."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from types import GenericAlias
+from typing import Any, Literal, Union
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 _COMMON = ("PeftConfigMixin", "PeftConfig")
 """Classes whose fields belong to every config, and are set by the code that trains."""
@@ -127,17 +128,15 @@ def _read_type(node: ast.expr) -> Any:
 def _read_generic(name: str, inner: ast.expr) -> Any:
     parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
     if name == "Literal":
-        values = [ast.literal_eval(part) for part in parts]
-        # A value such as pissa_niter_[number of iters] is a pattern.
-        starts = [str(v).partition("[")[0] for v in values if "[" in str(v)]
-        patterns = [Annotated[str, Field(pattern=f"^{start}\\d+$")] for start in starts]
-        return Union[(Literal[tuple(values)], *patterns)]
+        return Literal[tuple(ast.literal_eval(part) for part in parts)]
     types = [_read_type(part) for part in parts]
+    if name == "Optional":
+        types.append(None)
     if name in ("Optional", "Union"):
-        return Union[(*types, *([None] if name == "Optional" else []))]
+        return Union[tuple(types)]  # noqa: UP007 - of values
     if name == "dict":
-        return dict[str, types[-1]]  # type: ignore[misc]  # a type that was read
-    return list[types[0]] if name in ("list", "List") else list[Any]  # type: ignore[misc]
+        return GenericAlias(dict, (str, types[-1]))
+    return GenericAlias(list, (types[0] if name == "list" else Any,))
 
 
 @cache

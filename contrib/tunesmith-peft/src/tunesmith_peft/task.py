@@ -25,7 +25,7 @@ from tunesmith_torch.runtime.device import Precision
 from tunesmith_torch.training.supervised import SupervisedData, SupervisedTask
 from tunesmith_torch.training.trainer import PreparedTraining, TrainingSession
 
-__all__ = ["PeftTask"]
+__all__ = ["PeftTask", "build_task"]
 
 
 class PeftTask(SupervisedTask):
@@ -34,8 +34,6 @@ class PeftTask(SupervisedTask):
     def __init__(self, options: PeftOptions) -> None:
         self.method = find_method(options.method) or Method()
         self.initial: dict[str, Any] | None = None
-        if self.method.hidden_term == "rows":
-            self.objective_class = ObjectiveWithTerm
 
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
@@ -45,7 +43,7 @@ class PeftTask(SupervisedTask):
         if initial is not None:
             raise UsageError(
                 "technique.from: technique peft starts from the base model",
-                hint="merge the earlier adapter into its base model and set model.base to the folder",
+                hint="merge the earlier adapter into its base model, and set model.base",
             )
         if find_method(options.method) is None:
             return add_tested(base, precision, options, job.seed)
@@ -71,3 +69,16 @@ class PeftTask(SupervisedTask):
         if self.initial is None:
             return session.adapted
         return save_as_difference(session.adapted, self.initial)
+
+
+class RowTermTask(PeftTask):
+    """The task of a method whose forward adds a loss term that depends on the rows."""
+
+    objective_class = ObjectiveWithTerm
+
+
+def build_task(options: PeftOptions) -> PeftTask:
+    """Return the training task of a method."""
+    found = find_method(options.method)
+    of_rows = found is not None and found.hidden_term == "rows"
+    return RowTermTask(options) if of_rows else PeftTask(options)

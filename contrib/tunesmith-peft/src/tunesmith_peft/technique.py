@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.contracts import Artifact, Job, TextModel
 from tunesmith_peft.hidden_terms import build_additions
 from tunesmith_peft.options import PeftOptions
-from tunesmith_peft.task import PeftTask
+from tunesmith_peft.task import build_task
 from tunesmith_torch.generation.open_model import open_trained_model
 from tunesmith_torch.training.trainer import train
 
@@ -24,7 +24,7 @@ class Peft:
 
     def train(self, job: Job[Any]) -> Artifact:
         """Train the adapter and write an adapter folder."""
-        task = PeftTask(job.config)
+        task = build_task(job.config)
         own = build_additions(task.method, job.config)
         return train(replace(job, additions=(*job.additions, *own)), task)
 

@@ -40,7 +40,7 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs for inputs of any leading shape."""
-        out: Tensor = _Product.apply(x, self.weight, self.values, self.indices_K)
+        out: Tensor = _Product.apply(x, self.weight, self.values, self.indices_K)  # type: ignore[no-untyped-call]
         return out if self.bias is None else out + self.bias
 
 

@@ -76,22 +76,23 @@ class SparseTask(SupervisedTask):
         if initial is not None:
             raise UsageError(
                 "technique.from: technique sparse starts from the base model",
-                hint="merge the earlier adapter into its base model and set model.base to the folder",
+                hint="merge the earlier adapter into its base model, and set model.base",
             )
         self.seed = job.seed
         return add_values(base, precision, job.config, choose_positions(base, job), job.seed)
 
     def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
         """Return the objective; the card of the artifact is this technique's own."""
-        prepared = super().prepare(session, data)
-        return replace(
-            prepared, write_extra=lambda folder: (folder / "README.md").write_text(CARD) and None
-        )
+        return replace(super().prepare(session, data), write_extra=_write_card)
 
     def finalize(self, session: TrainingSession) -> AdaptedModel:
         """Return the model in a form that writes the values, not the base model."""
         model: Any = _Delta(session.adapted.model, session.options, self.seed)
         return replace(session.adapted, model=model)
+
+
+def _write_card(folder: Path) -> None:
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
 
 
 class _Delta:
