@@ -22,7 +22,9 @@ from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_classifier.head import Head, fit_temperature
+from tunesmith_classifier.offer import CLASSIFIER
 from tunesmith_classifier.options import ClassifierOptions
+from tunesmith_classifier.task import ClassifierTask, read_labels
 from tunesmith_classifier.technique import ClassifierModel, ClassifierTechnique
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -138,3 +140,9 @@ def test_the_run_file_of_the_readme_runs(tiny_model: Path, tmp_path: Path) -> No
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert (tmp_path / "runs/one/adapter/head.safetensors").is_file()
+
+
+def test_labels_are_the_answers_of_the_training_rows() -> None:
+    assert read_labels(ROWS) == ["bank", "post", "shop"]
+    assert ClassifierTask.has_row_losses
+    assert not CLASSIFIER.can_score(from_table(ClassifierOptions, {}))

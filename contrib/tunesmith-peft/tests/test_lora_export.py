@@ -12,7 +12,9 @@ from training import ROWS, options, train
 from tunesmith.errors import UsageError
 from tunesmith.options import from_table
 from tunesmith_peft.export_options import LoraExportOptions
+from tunesmith_peft.lora_export import LoraExporter
 from tunesmith_peft.offer import LORA
+from tunesmith_torch.export.contract import AdapterExporter
 from tunesmith_torch.export.export_run import Export, TrainedModel, export_run
 from tunesmith_torch.models.merging import MergeOptions
 from tunesmith_torch.untrusted.foreign_code import read_json_object
@@ -46,3 +48,10 @@ def test_what_cannot_be_converted_is_refused(tiny_model: Path, tmp_path: Path) -
     plain = train_for_export("lora", {"r": 4}, tiny_model, tmp_path / "lora")
     with pytest.raises(UsageError, match="is a LoRA adapter already"):
         export(plain, tmp_path / "out")
+
+
+def test_it_writes_adapters_only() -> None:
+    assert isinstance(LORA.build(LoraExportOptions()), LoraExporter)
+    assert isinstance(LORA.build(LoraExportOptions()), AdapterExporter)
+    with pytest.raises(ValueError, match="not both"):
+        from_table(LoraExportOptions, {"rank": 4, "error": 0.1})

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from training import options
 
+from tunesmith_peft.data_driven import changes_base, reads_rows
 from tunesmith_peft.methods import METHODS
+from tunesmith_peft.methods_command import command
 from tunesmith_peft.options import find_problems
 from tunesmith_peft.peft_source import list_methods, read_options
 from tunesmith_peft.plan_check import find_error
@@ -97,3 +99,16 @@ def test_listing_methods_does_not_import_torch() -> None:
         "assert not {'torch', 'peft', 'transformers'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_initializations_are_told_apart() -> None:
+    """Which read rows, and which change the base weights in memory."""
+    kinds = {"pissa_niter_4": (False, True), "eva": (True, False), "corda": (True, True)}
+    for kind, expected in kinds.items():
+        given = options("lora", {"init_lora_weights": kind})
+        assert (reads_rows(given), changes_base(given)) == expected
+    assert not reads_rows(options("vera"))
+
+
+def test_the_command_lists_methods() -> None:
+    assert command.name == "methods" and "technique.method" in str(command.help)

@@ -6,6 +6,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tunesmith.options import from_table
 from tunesmith.records import Completion
 from tunesmith.storage import Checkpoints
 from tunesmith_sparse.layers import SparseLinear, add_values, choose_random
+from tunesmith_sparse.masks import choose_positions
+from tunesmith_sparse.offer import SPARSE
 from tunesmith_sparse.options import SparseOptions
 from tunesmith_sparse.technique import DELTA_FILE, Sparse
 from tunesmith_torch.models.open_base import load_model
@@ -122,7 +125,7 @@ KNOWN = [
 def test_the_base_is_unchanged_and_moments_hold_the_values_only(tiny_model: Path) -> None:
     base = load_model(tiny_model, torch.device("cpu"), FP32, packing=True)
     before, plain = sha256(base.model), logits(base.model)
-    adapted = add_values(base, FP32, options(density=0.05), None, seed=1)
+    adapted = add_values(base, FP32, 0.05, [], None, seed=1)
     assert torch.equal(logits(base.model), plain), "values of 0 change nothing"
     masters = MasterWeights(adapted.named_trainable_parameters, options())
     logits_1TV = base.model(input_ids=torch.arange(3, 15)[None]).logits
@@ -170,7 +173,7 @@ def test_a_random_mask_is_as_small_as_lora(tiny_model: Path, tmp_path: Path) -> 
     """At equal numbers of parameters; stored positions double the size."""
     lora = train_tiny("lora", tiny_model, tmp_path / "lora").artifact / "adapter_model.safetensors"
     base = load_model(tiny_model, torch.device("cpu"), FP32, packing=True)
-    add_values(base, FP32, options(), None, seed=1)
+    add_values(base, FP32, 0.01, [], None, seed=1)
     density = 8192 / sum(layer_sizes(base.model))  # rank 8 in all linear layers
     sizes = {
         mask: (train(options(density=density, mask=mask), tiny_model, tmp_path / mask) / DELTA_FILE)
@@ -203,3 +206,22 @@ def test_the_run_file_of_the_readme_runs(tiny_model: Path, tmp_path: Path) -> No
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert (tmp_path / "runs/one/adapter" / DELTA_FILE).is_file()
+
+
+def test_a_mask_by_magnitude_has_the_largest_weights(tiny_model: Path, tmp_path: Path) -> None:
+    base = load_model(tiny_model, torch.device("cpu"), FP32, packing=True)
+    config = options(density=0.03, mask="magnitude", modules=["q_proj"])
+    job: Job[Any] = Job(
+        config=config, model=tiny_model, train=ROWS, validation=(), out=tmp_path, seed=3,
+        device="cpu", checkpoints=Checkpoints(tmp_path / "c"), emit=lambda event: None,
+    )  # fmt: skip
+    chosen = choose_positions(base, job)
+    assert chosen is not None and len(chosen) == 2
+    for name, at in chosen.items():
+        weights = base.model.get_submodule(name).weight.detach().abs().flatten()
+        others = weights[[n for n in range(len(weights)) if n not in set(at.tolist())]]
+        assert weights[at.long()].min() >= others.max()
+    assert choose_positions(base, job) is not None, "a resumed run reads the stored positions"
+    assert choose_positions(base, replace(job, config=options())) is None
+    savings = SPARSE.memory_savings
+    assert savings is not None and all("adapter" not in s.changes[0] for s in savings(config))

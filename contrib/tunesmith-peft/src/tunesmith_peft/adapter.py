@@ -14,7 +14,6 @@ from peft.tuners.lora import config as lora_config
 
 from tunesmith.errors import UsageError
 from tunesmith_peft.methods import Method, find_method
-from tunesmith_peft.options import PeftOptions
 from tunesmith_peft.peft_source import list_methods, read_options
 from tunesmith_torch.models.loading import LoadedBase
 from tunesmith_torch.runtime.device import Precision
@@ -26,20 +25,20 @@ LONG_TRAINING = 10**9
 
 
 def add_adapter(
-    base: LoadedBase, precision: Precision, options: PeftOptions, seed: int
+    base: LoadedBase, precision: Precision, method: str, given: dict[str, Any], seed: int
 ) -> AdaptedModel:
-    """Add the adapter that the options describe, and make only its parameters trainable.
+    """Add an adapter with the given options of its method; make only its parameters trainable.
 
     Raises:
         UsageError: PEFT rejects the options, or the model is unsuitable for them.
     """
-    with convert_peft_errors(options.method):
-        config = build_config(options.method, options.options)
+    with convert_peft_errors(method):
+        config = build_config(method, given)
         if getattr(config, "prompt_tuning_init_text", None):
             config.tokenizer_name_or_path = config.tokenizer_name_or_path or str(base.folder)
-        adapted = adapt_peft(base, precision, config, seed, {"weights": options.method})
+        adapted = adapt_peft(base, precision, config, seed, {"weights": method})
     if not adapted.num_trainable_parameters:
-        raise UsageError(f"technique.options: method {options.method} trains no parameter")
+        raise UsageError(f"technique.options: method {method} trains no parameter")
     return adapted
 
 

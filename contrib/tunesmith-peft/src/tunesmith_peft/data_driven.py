@@ -70,7 +70,7 @@ def add_initialized(base: LoadedBase, precision: Precision, job: Job[Any]) -> Ad
     options: PeftOptions = job.config
     kind = _initialization(options)
     if not reads_rows(options):
-        return add_adapter(base, precision, options, job.seed)
+        return add_adapter(base, precision, options.method, options.options, job.seed)
     if options.quantization is not None:
         raise UsageError(
             f'technique.options: init_lora_weights = "{kind}" needs weights that are not quantized',

@@ -69,7 +69,7 @@ class PeftOptions(SupervisedOptions):
         """Add the adapter to a model; PEFT is imported here."""
         from tunesmith_peft.adapter import add_adapter
 
-        return add_adapter(base, precision, self, seed=0)
+        return add_adapter(base, precision, self.method, self.options, seed=0)
 
     @model_validator(mode="after")
     def _check_method(self) -> PeftOptions:

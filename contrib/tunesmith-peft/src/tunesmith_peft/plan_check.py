@@ -35,7 +35,8 @@ def find_error(options: PeftOptions, config: Mapping[str, Any]) -> UsageError | 
     base = LoadedBase(model, cast(Any, None), meta_config, Path())
     try:
         with torch.random.fork_rng(devices=[]):
-            add_adapter(base, Precision(torch.float32, "planned"), options, 0)
+            precision = Precision(torch.float32, "planned")
+            add_adapter(base, precision, options.method, options.options, 0)
     except UsageError as error:
         # A method that computes with the weights cannot be built without them.
         return None if "meta tensor" in error.message else error

@@ -2,13 +2,11 @@
 
 The test asks what training relies on:
 
-==========  ================================================================================
-effect      changed parameters change the logits of the base model's own forward pass
-forward     PEFT's forward computes these logits too, and adds nothing to the loss
-gradient    each parameter gets a gradient
-save, load  the saved tensors bring the changed logits back
-off         without the adapter, the logits are those of the base model
-==========  ================================================================================
+- Effect: changed parameters change the logits of the base model's own forward pass.
+- Forward: PEFT's forward computes the same logits, and adds nothing to the loss.
+- Gradient: each parameter gets a gradient.
+- Saving and loading: the saved tensors bring the changed logits back.
+- Off: without the adapter, the logits are those of the base model.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ def add_tested(
     ids_1T = torch.arange(1, TOKENS + 1, device=base.model.device)[None]
     with torch.no_grad(), eval_mode(base.model):
         before_1TV = base.model(input_ids=ids_1T, use_cache=False).logits
-    adapted = add_adapter(base, precision, options, seed)
+    adapted = add_adapter(base, precision, options.method, options.options, seed)
     failures = list(find_failures(adapted, ids_1T, before_1TV))
     if failures:
         raise UsageError(

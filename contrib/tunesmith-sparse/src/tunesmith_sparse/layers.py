@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import UsageError
-from tunesmith_sparse.options import SparseOptions
 from tunesmith_torch.memory_estimate.meta_model import find_quantizable_layers
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.models.loading import LoadedBase
@@ -94,17 +93,19 @@ def list_layers(model: Any, names: list[str]) -> dict[str, tuple[nn.Module, str,
 def add_values(
     base: LoadedBase,
     precision: Precision,
-    options: SparseOptions,
+    density: float,
+    modules: list[str],
     chosen: Mapping[str, Tensor] | None,
     seed: int,
 ) -> AdaptedModel:
     """Replace the layers of a model, and make only their values trainable.
 
+    ``density``: share of each layer's weights. ``modules``: names of layers; empty: all.
     ``chosen``: the positions of trained weights by name of the layer; None: at random.
     """
     base.model.requires_grad_(False)
-    for name, (parent, attribute, layer) in list_layers(base.model, options.modules).items():
-        count = max(1, round(options.density * layer.weight.numel()))
+    for name, (parent, attribute, layer) in list_layers(base.model, modules).items():
+        count = max(1, round(density * layer.weight.numel()))
         device = layer.weight.device
         if device.type == "meta":
             indices_K = torch.zeros(count, dtype=torch.long, device=device)
@@ -113,7 +114,7 @@ def add_values(
         else:
             indices_K = chosen[name].long().to(device)
         setattr(parent, attribute, SparseLinear(layer, indices_K))
-    details = {"weights": "sparse", "mask": options.mask, "density": options.density}
+    details = {"weights": "sparse", "density": density}
     return AdaptedModel(base.model, base, precision, "adapter", details)
 
 

@@ -46,4 +46,4 @@ class SparseOptions(SupervisedOptions):
         """Add trained values to a model without weights; torch is imported here."""
         from tunesmith_sparse.layers import add_values
 
-        return add_values(base, precision, self, None, seed=0)
+        return add_values(base, precision, self.density, self.modules, None, seed=0)

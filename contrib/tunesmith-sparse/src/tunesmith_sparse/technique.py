@@ -79,7 +79,9 @@ class SparseTask(SupervisedTask):
                 hint="merge the earlier adapter into its base model, and set model.base",
             )
         self.seed = job.seed
-        return add_values(base, precision, job.config, choose_positions(base, job), job.seed)
+        options: SparseOptions = job.config
+        chosen = choose_positions(base, job)
+        return add_values(base, precision, options.density, options.modules, chosen, job.seed)
 
     def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
         """Return the objective; the card of the artifact is this technique's own."""
