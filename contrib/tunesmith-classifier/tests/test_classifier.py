@@ -19,7 +19,7 @@ from tunesmith.contracts import Job
 from tunesmith.errors import DataError, IntegrityError
 from tunesmith.events import Event, FindingReported, StepFinished
 from tunesmith.options import from_table
-from tunesmith.records import Completion
+from tunesmith.records import Completion, last_exchange
 from tunesmith.storage import Checkpoints
 from tunesmith_classifier.head import Head, fit_temperature
 from tunesmith_classifier.offer import CLASSIFIER
@@ -63,15 +63,17 @@ def test_it_learns_and_its_probabilities_are_distributions(
     adapt: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     rate = 0.02 if adapt == "lora" else 0.3
-    artifact, events = train(tiny_model, tmp_path / "run", adapt=adapt, learning_rate=rate)
+    # A random model has nothing to generalize with: keep the last step, not the best one.
+    table = {"adapt": adapt, "learning_rate": rate, "validation": {"keep_best": False}}
+    artifact, events = train(tiny_model, tmp_path / "run", epochs=20.0, **table)
     losses = [event.loss for event in events if isinstance(event, StepFinished)]
     assert math.isclose(losses[0], math.log(3), rel_tol=1e-4), "a new head is uniform"
     assert losses[-1] < 0.7 * losses[0]
     model = load(tiny_model, artifact)
-    prompts = [row.prompt for row in ROWS[:18]]  # a random model has nothing to generalize with
+    prompts = [last_exchange(row)[0] for row in ROWS[:18]]
     answers = model.generate(prompts, 8)
     right = [a.text == row.completion for a, row in zip(answers, ROWS[:18], strict=True)]
-    assert sum(right) >= 15
+    assert all(right)
     assert torch.allclose(model.logprobs(prompts).exp().sum(-1), torch.ones(18), atol=1e-5)
     scores = model.score(prompts[:1] * 3, ["bank", "post", "nothing"])
     assert scores[2].logprobs == (-50.0,) and scores[0].logprobs[0] > -50

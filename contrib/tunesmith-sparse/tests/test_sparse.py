@@ -214,6 +214,7 @@ def test_a_mask_by_magnitude_has_the_largest_weights(tiny_model: Path, tmp_path:
     job: Job[Any] = Job(
         config=config, model=tiny_model, train=ROWS, validation=(), out=tmp_path, seed=3,
         device="cpu", checkpoints=Checkpoints(tmp_path / "c"), emit=lambda event: None,
+        technique="sparse",
     )  # fmt: skip
     chosen = choose_positions(base, job)
     assert chosen is not None and len(chosen) == 2
