@@ -6,6 +6,7 @@ from tunesmith.offers import CommandOffer
 PLUGIN = lazy_plugin(
     __name__,
     tunesmith_techniques=".offer:PEFT",
+    tunesmith_review_plan=".offer:review_plan",
     tunesmith_review_model=".offer:review_model",
     tunesmith_exporters=".offer:LORA",
     tunesmith_commands=CommandOffer(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from tunesmith.contracts import Finding, ReviewResult, Technique
 from tunesmith.errors import UsageError
 from tunesmith.estimates import MemorySaving
 from tunesmith.offers import ExporterOffer, Promises, TechniqueOffer
-from tunesmith.plan import ModelReview
+from tunesmith.plan import ModelReview, Plan
 from tunesmith.plugins import missing_requirements
 from tunesmith.records import Chat, Completion, Text
 from tunesmith_peft.export_options import LoraExportOptions
@@ -18,7 +19,7 @@ from tunesmith_torch.memory_estimate import techniques
 from tunesmith_torch.options import checks
 from tunesmith_torch.runtime.environment import prepare_environment
 
-__all__ = ["LORA", "PEFT", "review_model"]
+__all__ = ["LORA", "PEFT", "review_model", "review_plan"]
 
 NEEDS = ("torch>=2.11", "transformers>=5.17", "peft>=0.19")
 
@@ -61,16 +62,23 @@ LORA = ExporterOffer(
 )
 
 
+def review_plan(plan: Plan) -> Sequence[Finding]:
+    """Check the adapter against the model's config, if it can be read already."""
+    return [*_review(plan, plan.found_model.config)]
+
+
 def review_model(review: ModelReview) -> ReviewResult:
-    """Add the adapter to a base model without weights, and return PEFT's objections."""
-    options = review.plan.technique.config
-    if review.plan.technique.offer is not PEFT or not isinstance(options, PeftOptions):
-        return ReviewResult()
-    return ReviewResult(findings=[*_review(options, review)])
+    """Check the adapter against a config that was not known before."""
+    known = review.plan.found_model.config
+    return ReviewResult(findings=() if known else [*_review(review.plan, review.config)])
 
 
-def _review(options: PeftOptions, review: ModelReview) -> Iterator[Finding]:
-    yield from checks.check_optimizer(options, review.plan.run.device)
+def _review(plan: Plan, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Add the adapter to a base model without weights, and yield PEFT's objections."""
+    options = plan.technique.config
+    if plan.technique.offer is not PEFT or not isinstance(options, PeftOptions) or not config:
+        return
+    yield from checks.check_optimizer(options, plan.run.device)
     method = find_method(options.method)
     for text in missing_requirements(method.needs) if method else ():
         message = f"method {options.method} needs {text}"
@@ -79,7 +87,7 @@ def _review(options: PeftOptions, review: ModelReview) -> Iterator[Finding]:
     prepare_environment()
     from tunesmith_peft.plan_check import find_error
 
-    error: UsageError | None = find_error(options, review.config)
+    error: UsageError | None = find_error(options, config)
     if error is not None:
         where, _, message = error.message.partition(": ")
         yield Finding(level="error", where=where, message=message, hint=error.hint or "")

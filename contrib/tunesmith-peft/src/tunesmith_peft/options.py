@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tunesmith.text import suggest_name
 from tunesmith_peft.methods import METHODS, find_method
@@ -37,6 +37,7 @@ class PeftOptions(SupervisedOptions):
     )
     options: dict[str, Any] = Field(
         {},
+        validate_default=True,
         description=(
             "Options of the method, as in PEFT's config class: `tunesmith peft methods NAME` lists "
             "them. Without target_modules, all linear layers are adapted, except by methods that "
@@ -71,11 +72,23 @@ class PeftOptions(SupervisedOptions):
 
         return add_adapter(base, precision, self.method, self.options, seed=0)
 
+    @field_validator("method")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if problem := find_name_problem(value):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        method = info.data.get("method")
+        if method is not None and (problem := next(find_problems(method, value), "")):
+            raise ValueError(problem)
+        return value
+
     @model_validator(mode="after")
     def _check_method(self) -> PeftOptions:
-        problem = next(find_problems(self.method, self.options), None)
-        if problem is not None:
-            raise ValueError(problem)
         if self.b_rate_ratio != 1 and "use_rslora" not in read_options(self.method):
             raise ValueError(
                 f"`b_rate_ratio` needs a method with matrices A and B, not {self.method}"
@@ -89,16 +102,21 @@ class PeftOptions(SupervisedOptions):
         return self
 
 
-def find_problems(method: str, given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a method's name, or with the names and types of its options."""
+def find_name_problem(method: str) -> str:
+    """Return what is wrong with the name of a method; empty if nothing is."""
     if method not in list_methods():
         guess = suggest_name(method, list_methods())
         hint = f'did you mean "{guess}"?' if guess else "list them: tunesmith peft methods"
-        yield f'the installed PEFT has no method "{method}"; {hint}'
-        return
-    known, found = read_options(method), find_method(method)
+        return f'the installed PEFT has no method "{method}"; {hint}'
+    found = find_method(method)
     if found is not None and found.refused:
-        yield f'method "{method}" cannot be trained: {found.refused}'
+        return f'method "{method}" cannot be trained: {found.refused}'
+    return ""
+
+
+def find_problems(method: str, given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the names and types of a method's options."""
+    known, found = read_options(method), find_method(method)
     for name, value in given.items():
         if name not in known:
             guess = suggest_name(name, known)
