@@ -76,7 +76,7 @@ def review_model(review: ModelReview) -> ReviewResult:
 def _review(plan: Plan, config: Mapping[str, Any]) -> Iterator[Finding]:
     """Add the adapter to a base model without weights, and yield PEFT's objections."""
     options = plan.technique.config
-    if plan.technique.offer is not PEFT or not isinstance(options, PeftOptions) or not config:
+    if not isinstance(options, PeftOptions) or not config:
         return
     yield from checks.check_optimizer(options, plan.run.device)
     method = find_method(options.method)
