@@ -1,0 +1,26 @@
+"""Fixtures of every test: a tiny model, and the runs of two earlier tasks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported by anybody.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
+    del os.environ[name]
+
+from training import write_earlier_run  # noqa: E402
+
+pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
+
+
+@pytest.fixture(scope="session")
+def earlier(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The folders of two earlier runs, with their rows and without a trained model."""
+    folder = tmp_path_factory.mktemp("earlier")
+    return [str(write_earlier_run(folder, tiny_model, name)) for name in ("red", "blue")]
