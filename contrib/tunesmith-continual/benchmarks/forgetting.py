@@ -1,10 +1,10 @@
-"""Teach a model a code that it cannot know, then three further codes, and see what is left.
+"""Teach a model a format that it cannot know, then three further ones, and see what is left.
 
 ``python -m benchmarks.forgetting FOLDER --base MODEL`` (from this distribution's folder) writes the
 four tasks to FOLDER and trains one chain of runs for each method and seed. Every finished run is
 kept, so the command can be stopped and repeated. At the end, and with ``--show``, it prints the
-average score, backward transfer and forgetting of each chain. The messages and their invented code
-words are generated here; no data is read.
+average score, backward transfer and forgetting of each chain. The messages and the invented
+formats are generated here; no data is read.
 """
 
 from __future__ import annotations
@@ -21,29 +21,18 @@ import tomli_w
 from tunesmith import api
 from tunesmith_cli.app import app
 
-CODES = {
-    "desk": {
-        "zorp": ["wifi", "router", "vpn", "proxy", "network cable", "hotspot"],
-        "flim": ["keyboard", "mouse", "monitor", "webcam", "headset", "docking station"],
-        "quax": ["printer", "scanner", "toner", "copier", "paper tray", "plotter"],
-    },
-    "kitchen": {
-        "brev": ["soup pot", "frying pan", "kettle", "wok", "saucepan", "grill"],
-        "tolk": ["fridge", "freezer", "ice box", "cold store", "cooler", "ice machine"],
-        "snib": ["plate", "cup", "bowl", "saucer", "glass", "jug"],
-    },
-    "garden": {
-        "vemm": ["rose", "tulip", "daisy", "lily", "orchid", "violet"],
-        "drab": ["shovel", "rake", "hoe", "spade", "wheelbarrow", "pruner"],
-        "joop": ["fence", "gate", "hedge", "wall", "trellis", "arch"],
-    },
-    "garage": {
-        "kwil": ["tire", "wheel", "rim", "axle", "hub cap", "brake disc"],
-        "mung": ["battery", "fuse", "headlight", "starter", "alternator", "wiring"],
-        "pesh": ["seat", "mirror", "door handle", "wiper", "seat belt", "armrest"],
-    },
+FORMATS = {
+    "desk": "zorp {} zorp",
+    "kitchen": "[{}|brev]",
+    "garden": "{}! drab",
+    "garage": "mung/{}",
 }
-"""The code word of each thing, by task."""
+"""The invented format in which each task repeats the thing of a message."""
+THINGS = """
+    wifi router keyboard monitor headset printer scanner copier kettle saucepan fridge freezer plate
+    saucer rose tulip orchid shovel rake fence hedge tire wheel battery fuse mirror wiper brake chair
+    lamp carpet window door blanket pillow ladder hammer drill bucket broom
+""".split()
 SENTENCES = (
     "The {} is broken again.",
     "We need a new {} by Friday.",
@@ -62,12 +51,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "project": {"project": 0.9},
 }
 JOINT = "joint"
+TEST = 16
+"""Test rows of each task."""
 SEEDS = {"sequential": 3, "replay-5": 3, JOINT: 3}
 TECHNIQUE = {
     "use": "lora",
-    "epochs": 6,
+    "epochs": 7,
     "batch_size": 6,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "schedule": {"warmup_ratio": 0.0},
     "validation": {"every": 0},
 }
@@ -77,18 +68,12 @@ def write_rows(folder: Path) -> None:
     """Write training, validation and test rows of each task, and of all tasks together."""
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[str]] = {}
-    for task, codes in CODES.items():
-        rng = random.Random(task)
-        rows = []
-        for code, things in codes.items():
-            pairs = [(s, thing) for thing in things for s in SENTENCES]
-            rng.shuffle(pairs)
-            for number, (sentence, thing) in enumerate(pairs[:20]):
-                part = "test" if number < 7 else "validation" if number < 10 else "train"
-                row = {"prompt": f"{task}: {sentence.format(thing)}", "completion": code}
-                rows.append((part, json.dumps(row) + "\n"))
-        rng.shuffle(rows)
-        for part, line in rows:
+    for task, form in FORMATS.items():
+        things = random.Random(task).sample(THINGS, len(THINGS))
+        for number, thing in enumerate(things):
+            part = "test" if number < TEST else "validation" if number < TEST + 6 else "train"
+            prompt = f"{task}: {SENTENCES[number % len(SENTENCES)].format(thing)}"
+            line = json.dumps({"prompt": prompt, "completion": form.format(thing)}) + "\n"
             parts.setdefault(f"{task}-{part}", []).append(line)
             parts.setdefault(f"{JOINT}-{part}", []).append(line)
     for name, lines in parts.items():
@@ -103,8 +88,8 @@ def write_run_file(folder: Path, task: str, base: str, seed: int, retention: Any
         "model": {"base": base},
         "data": {"use": "jsonl", **{part: f"{task}-{part}.jsonl" for part in parts}},
         "technique": TECHNIQUE,
-        "baselines": {"use": ["zero-shot"]},
-        "evaluators": [{"use": "exact-match", "max_new_tokens": 8}],
+        "baselines": {"use": ["zero-shot"] if not retention else []},
+        "evaluators": [{"use": "exact-match", "max_new_tokens": 10}],
     }
     tables |= {"retention": retention} if retention else {}
     path = folder / f"{task}.toml"
@@ -120,7 +105,7 @@ def train(folder: Path, base: str, method: str, seed: int) -> None:
     if method == JOINT:
         start(folder, write_run_file(folder, JOINT, base, seed, {}), folder / f"joint-{seed}")
         return
-    first, *others = CODES
+    first, *others = FORMATS
     before = folder / f"{first}-{seed}"
     start(folder, write_run_file(folder, first, base, seed, {}), before)
     for task in others:
@@ -157,7 +142,7 @@ def describe(folder: Path, method: str, seed: int) -> str:
         found = api.read_report(folder / f"joint-{seed}").tuned
         score = f"{found[0].value:.3f} [{found[0].low:.3f}, {found[0].high:.3f}]" if found else ""
         return score and f"{method:<12} {seed}  average {score}"
-    path = folder / f"{method}-{seed}-{[*CODES][-1]}" / "continual" / "chain.json"
+    path = folder / f"{method}-{seed}-{[*FORMATS][-1]}" / "continual" / "chain.json"
     if not path.is_file():
         return ""
     chain = json.loads(path.read_text(encoding="utf-8"))
@@ -167,8 +152,9 @@ def describe(folder: Path, method: str, seed: int) -> str:
         f"{chain[name]['high']:+.3f}]"
         for short, name in names.items()
     )
-    base = max(task["base"]["value"] for task in chain["tasks"])
-    return f"{method:<12} {seed}  {'  '.join(figures)}  base at most {base:.3f}"
+    found = [task["base"]["value"] for task in chain["tasks"] if task["base"]]
+    base = f"  base {max(found):.3f}" if len(found) == len(FORMATS) else ""
+    return f"{method:<12} {seed}  {'  '.join(figures)}{base}"
 
 
 def plan() -> Iterator[tuple[str, int]]:

@@ -39,7 +39,7 @@ def bases(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw-8bit"])
 @pytest.mark.parametrize("use", ["lora", "full"])
-@pytest.mark.parametrize("rate", [1e-2, 1e-5])
+@pytest.mark.parametrize("rate", [1e-2, 1e-4])
 def test_no_applied_update_leaks(
     tmp_path: Path, tiny_model: Path, earlier: list[str], bases: Any, optimizer: str, use: str,
     rate: float,
@@ -90,22 +90,22 @@ def test_a_small_update_waits_and_is_not_lost() -> None:
     torch.manual_seed(0)
     basis = torch.linalg.qr(torch.randn(64, 8, dtype=torch.float64)).Q
     projection = Projection({"w": basis}, [])
-    weight = torch.randn(4, 64)
+    weight = 0.01 * torch.randn(4, 64)
     start, direction = weight.clone(), torch.randn(4, 64, dtype=torch.float64)
     applied = 0
-    for step in range(400):
+    for step in range(100):
         before = weight.clone()
-        weight += (1e-7 * direction).float()
-        projection.transform(Update(step, 1e-7, {"w": before}, {"w": weight}))
+        weight += (1e-6 * direction).float()
+        projection.transform(Update(step, 1e-6, {"w": before}, {"w": weight}))
         change = weight.double() - before.double()
         applied += bool(change.norm())
         assert measure_leak(change, basis) <= MAX_LEAK
-    assert 0 < applied < 400
-    projection.transform(Update(400, 1e-7, {"w": weight.clone()}, {"w": weight}))
+    assert 0 < applied < 100
+    projection.transform(Update(100, 1e-6, {"w": weight.clone()}, {"w": weight}))
     total = weight.double() - start.double() + projection.state_dict()["waiting.w"]
-    # Adding 1e-7 to fp32 weights is itself inexact, so only the direction is known.
-    expected = projection.project("w", 400e-7 * direction)
-    assert float((total - expected).norm() / expected.norm()) < 0.1
+    # Adding 1e-6 to fp32 weights is itself inexact, so only the direction is known.
+    expected = projection.project("w", 100e-6 * direction)
+    assert float((total - expected).norm() / expected.norm()) < 0.01
 
 
 def test_subspaces_equal_those_of_plain_svd() -> None:
@@ -114,11 +114,15 @@ def test_subspaces_equal_those_of_plain_svd() -> None:
     rows = torch.randn(200, 6) * torch.tensor([9.0, 5.0, 1.0, 0.1, 0.1, 0.1])
     layers = find_reading_layers(model, dict(model.named_parameters()))
     assert set(layers) == {"0.weight", "1.weight"}
-    found = measure_subspaces(layers, lambda: model(rows) and None, 0.95)  # type: ignore[func-returns-value]
+    found = measure_subspaces(layers, lambda: exec_rows(model, rows), 0.95)
     left = torch.linalg.svd(rows.double().T).U[:, : found["0.weight"].shape[1]]
     assert found["0.weight"].shape[1] == 2
     overlap = torch.linalg.svdvals(left.T @ found["0.weight"])
     torch.testing.assert_close(overlap, torch.ones_like(overlap))
+
+
+def exec_rows(model: nn.Module, rows: torch.Tensor) -> None:
+    model(rows)
 
 
 def test_a_resumed_run_is_the_same_with_small_updates(
