@@ -50,6 +50,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "keep": {"keep": 1.0},
     "project": {"project": 0.9},
 }
+FIRST = "desk"
+"""The task whose score the untrained model gets too."""
 JOINT = "joint"
 TEST = 16
 """Test rows of each task."""
@@ -88,7 +90,7 @@ def write_run_file(folder: Path, task: str, base: str, seed: int, retention: Any
         "model": {"base": base},
         "data": {"use": "jsonl", **{part: f"{task}-{part}.jsonl" for part in parts}},
         "technique": TECHNIQUE,
-        "baselines": {"use": ["zero-shot"] if not retention else []},
+        "baselines": {"use": ["zero-shot"] if task == FIRST else []},
         "evaluators": [{"use": "exact-match", "max_new_tokens": 10}],
     }
     tables |= {"retention": retention} if retention else {}
@@ -152,9 +154,8 @@ def describe(folder: Path, method: str, seed: int) -> str:
         f"{chain[name]['high']:+.3f}]"
         for short, name in names.items()
     )
-    found = [task["base"]["value"] for task in chain["tasks"] if task["base"]]
-    base = f"  base {max(found):.3f}" if len(found) == len(FORMATS) else ""
-    return f"{method:<12} {seed}  {'  '.join(figures)}{base}"
+    base = chain["tasks"][0]["base"]["value"]
+    return f"{method:<12} {seed}  {'  '.join(figures)}  {FIRST} before training {base:.3f}"
 
 
 def plan() -> Iterator[tuple[str, int]]:

@@ -14,7 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for name in [n for n in os.environ if n.startswith("TUNESMITH_")]:
     del os.environ[name]
 
-from training import write_earlier_run  # noqa: E402
+from training import invoke, write_earlier_run, write_task  # noqa: E402
 
 pytest_plugins = ["tunesmith.testing.fixtures", "tunesmith_torch.testing.fixtures"]
 
@@ -24,3 +24,19 @@ def earlier(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     """The folders of two earlier runs, with their rows and without a trained model."""
     folder = tmp_path_factory.mktemp("earlier")
     return [str(write_earlier_run(folder, tiny_model, name)) for name in ("red", "blue")]
+
+
+@pytest.fixture(scope="session")
+def chain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs ``red``, then ``blue`` with replay, then ``green``."""
+    folder = tmp_path_factory.mktemp("chain")
+    done = invoke("run", write_task(folder, tiny_model, "red"), "--out", folder / "red", "-q")
+    assert done.exit_code == 0, done.output
+    before = folder / "red"
+    for name, retention in (("blue", {"replay": 0.5, "kl_every": 2}), ("green", {})):
+        file = write_task(folder, tiny_model, name, **retention)
+        done = invoke("continue", before, file, "--out", folder / name, "-q")
+        assert done.exit_code == 0, done.output
+        before = folder / name
+    (folder / "shown.txt").write_text(done.output, encoding="utf-8")
+    return folder

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from tunesmith.errors import RunStopped
 from tunesmith.events import Event, FindingReported, StepFinished
 from tunesmith.execution.run_data import build_job, load_data
 from tunesmith.storage import Checkpoints
+from tunesmith_cli.app import app
 from tunesmith_cli.launch import create_run
 from tunesmith_continual.subspace import measure_leak
 from tunesmith_torch.training.additions import AdditionContext, TrainingAddition, Update
@@ -64,6 +67,20 @@ def write_earlier_run(folder: Path, model: Path, name: str) -> Path:
     """Create the run folder of an earlier task."""
     plan, _ = api.load_plan(make_tables(model, write_rows(folder, name)))
     return create_run(plan, folder / f"run-{name}").path
+
+
+def invoke(*arguments: object) -> Result:
+    """Execute a command of ``tunesmith`` in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def write_task(folder: Path, model: Path, name: str, **retention: Any) -> Path:
+    """Write the run file of a task, whose loss on test rows decides."""
+    tables = make_tables(model, write_rows(folder, name), retention or None, learning_rate=0.02)
+    tables["evaluators"] = [{"use": "loss"}, {"use": "exact-match", "max_new_tokens": 4}]
+    path = folder / f"{name}.toml"
+    path.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    return path
 
 
 class Watching(TrainingAddition):

@@ -116,10 +116,9 @@ def inherited(before: Task, tables: Any) -> dict[str, Any]:
     """Return the keys of the run before that the new run file lacks, and its model to start from."""
     stored = before.plan.to_json()
     keys = {"model.base": stored["model"]["base"]} if "model" not in tables else {}
-    if "technique" not in tables:
+    if "use" not in tables.get("technique", {}):
         named = [key for key in before.plan.origins if key.startswith("technique.")]
-        keys["technique.use"] = stored["technique"]["use"]
-        keys |= {key: _value(stored, key) for key in named if key != "technique.from"}
+        keys |= {key: _value(stored, key) for key in named}
     return keys | {"technique.from": str(before.path.resolve())}
 
 

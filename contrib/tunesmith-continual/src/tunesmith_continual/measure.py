@@ -80,7 +80,7 @@ def measure(
         model=plan.found_model.fetch(),
         device=plan.run.device,
         artifacts={},
-        open=lambda artifact: _open(task, artifact),
+        open=lambda artifact: open_artifact(task, artifact),
         train=task.data.train,
         test=task.data.test,
         validation=task.data.validation,
@@ -104,7 +104,7 @@ def open_tuned(task: Task) -> TextModel:
     Raises:
         UsageError: the run has no trained model.
     """
-    return CachedModel(_open(task, find_artifact(task)))
+    return CachedModel(open_artifact(task, find_artifact(task)))
 
 
 def find_artifact(task: Task) -> Path:
@@ -122,7 +122,8 @@ def find_artifact(task: Task) -> Path:
     return task.path / trained.artifact
 
 
-def _open(task: Task, artifact: Path | None) -> TextModel:
+def open_artifact(task: Task, artifact: Path | None) -> TextModel:
+    """Load a folder with an adapter or model as a run does; None loads its base model."""
     plan = task.plan
     with fence(plan.technique.offered.plugin, "open", may_take_long=True):
         technique = plan.technique.offer.build(plan.technique.config)
