@@ -32,7 +32,7 @@ THINGS = """
     wifi router keyboard monitor headset printer scanner copier kettle saucepan fridge freezer plate
     saucer rose tulip orchid shovel rake fence hedge tire wheel battery fuse mirror wiper brake chair
     lamp carpet window door blanket pillow ladder hammer drill bucket broom
-""".split()
+"""
 SENTENCES = (
     "The {} is broken again.",
     "We need a new {} by Friday.",
@@ -71,7 +71,7 @@ def write_rows(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[str]] = {}
     for task, form in FORMATS.items():
-        things = random.Random(task).sample(THINGS, len(THINGS))
+        things = random.Random(task).sample(THINGS.split(), len(THINGS.split()))
         for number, thing in enumerate(things):
             part = "test" if number < TEST else "validation" if number < TEST + 6 else "train"
             prompt = f"{task}: {SENTENCES[number % len(SENTENCES)].format(thing)}"

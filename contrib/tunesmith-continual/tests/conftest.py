@@ -28,7 +28,7 @@ def earlier(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @pytest.fixture(scope="session")
 def chain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs ``red``, then ``blue`` with replay, then ``green``."""
+    """A folder with the runs ``red``, then ``blue`` with replay, then ``green``; and ``lone``."""
     folder = tmp_path_factory.mktemp("chain")
     done = invoke("run", write_task(folder, tiny_model, "red"), "--out", folder / "red", "-q")
     assert done.exit_code == 0, done.output
@@ -38,5 +38,7 @@ def chain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = invoke("continue", before, file, "--out", folder / name, "-q")
         assert done.exit_code == 0, done.output
         before = folder / name
+    lone = write_task(folder, tiny_model, "lone")
+    assert invoke("run", lone, "--out", folder / "lone", "-q").exit_code == 0
     (folder / "shown.txt").write_text(done.output, encoding="utf-8")
     return folder

@@ -23,6 +23,7 @@ from tunesmith_continual.findings import ChainFindings
 from tunesmith_continual.measure import read_matrix
 from tunesmith_continual.page import render_card, render_page
 
+
 def test_each_cell_equals_an_independent_measurement(chain: Path) -> None:
     """R[i, j] from the Python API: the model of run i on the test rows of run j."""
     found = json.loads((chain / "green" / "continual" / "chain.json").read_text())
@@ -60,7 +61,9 @@ def test_the_new_run_starts_from_the_one_before(chain: Path) -> None:
 def test_the_terminal_shows_matrix_and_figures(chain: Path) -> None:
     shown = (chain / "shown.txt").read_text()
     assert re.search(r"after +on red +on blue +on green", shown)
-    assert "backward transfer:" in shown and "forgetting:" in shown and "since it was trained" in shown
+    assert (
+        "backward transfer:" in shown and "forgetting:" in shown and "since it was trained" in shown
+    )
     assert all(len(line) <= 100 for line in shown.splitlines() if not line.startswith("page"))
 
 

@@ -159,7 +159,9 @@ def test_classes_take_turns(earlier: list[str]) -> None:
     rows = read_earlier_rows(earlier)
     order = order_rows(rows, "class", 1)
     answers = [rows[row].record.completion for row in order[:8]]  # type: ignore[attr-defined]
-    assert sorted(answers[:4]) == sorted(answers[4:]) == ["blue no", "blue yes", "red no", "red yes"]
+    assert (
+        sorted(answers[:4]) == sorted(answers[4:]) == ["blue no", "blue yes", "red no", "red yes"]
+    )
 
 
 def test_surprise_replays_the_largest_losses_first(
@@ -296,7 +298,9 @@ def test_incomplete_options_are_refused(keys: dict[str, Any], message: str) -> N
 def test_a_previous_model_needs_no_gradient(tmp_path: Path, tiny_model: Path) -> None:
     run = Training(tmp_path / "run", tiny_model, use="full", epochs=1)
     previous = PreviousModel(run.contexts[0])
-    examples = list(run.contexts[0].template.tokenize_records(run.contexts[0].job.train, 512).examples)
+    examples = list(
+        run.contexts[0].template.tokenize_records(run.contexts[0].job.train, 512).examples
+    )
     divergence = previous.divergence(examples, [0, 1])
     divergence.backward()
     assert float(divergence.detach()) == pytest.approx(0.0, abs=1e-6)

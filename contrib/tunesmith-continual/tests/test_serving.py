@@ -21,6 +21,7 @@ import torch
 from training import CPU
 
 import tunesmith
+from tunesmith.records import Message
 from tunesmith_continual.serving import Adapters, AdaptersOptions, find_adapters
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation.text_model import TorchTextModel
@@ -131,7 +132,7 @@ def test_mixed_requests_get_the_answers_of_each_adapter_alone(
     for name, run in (("first", "red"), ("second", "blue"), ("tuned", "green")):
         model = tunesmith.open_run(chain / run).model()
         for prompt in PROMPTS:
-            alone[name, prompt] = model.generate([prompt], 6)[0].text
+            alone[name, prompt] = model.generate([(Message("user", prompt),)], 6)[0].text
     assert len({alone[name, PROMPTS[0]] for name in ("first", "second", "tuned")}) > 1
     with ThreadPoolExecutor(8) as pool:
         mixed = dict(zip(alone, pool.map(lambda key: ask(address, *key), alone), strict=True))

@@ -37,13 +37,15 @@ TECHNIQUE = {
 
 
 def write_rows(folder: Path, name: str, count: int = 20) -> Path:
-    """Write rows whose answers are one of two words of the task."""
+    """Write rows whose answers are one of two words of the task, and a file to validate on."""
     rows = [
         {"prompt": f"{name} {n}" * (1 + n % 3), "completion": f"{name} {'yes' if n % 2 else 'no'}"}
-        for n in range(count)
+        for n in range(count + 6)
     ]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (folder / f"{name}-validation.jsonl").write_text("".join(lines[count:]), encoding="utf-8")
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path.write_text("".join(lines[:count]), encoding="utf-8")
     return path
 
 
@@ -52,11 +54,17 @@ def make_tables(
 ) -> dict[str, Any]:
     """Return the tables of a run file."""
     use = technique.pop("use", "lora")
+    adapter: dict[str, Any] = {"adapter": {"rank": 4}} if use == "lora" else {}
     return {
         "run": {"name": rows.stem, "seed": 3, "side_effects": False},
         "model": {"base": str(model)},
-        "data": {"use": "jsonl", "train": str(rows), "test_size": 5},
-        "technique": {"use": use, **TECHNIQUE, **technique},
+        "data": {
+            "use": "jsonl",
+            "train": str(rows),
+            "validation": str(rows.with_name(f"{rows.stem}-validation.jsonl")),
+            "test_size": 5,
+        },
+        "technique": {"use": use, **TECHNIQUE, **adapter, **technique},
         "baselines": {"use": []},
         "evaluators": [{"use": "exact-match", "max_new_tokens": 4}, {"use": "loss"}],
         **({"retention": retention} if retention else {}),

@@ -66,7 +66,9 @@ class Task:
     @property
     def is_unchanged(self) -> bool:
         """True if the data is the same as when the run was trained."""
-        return self.report.data is not None and self.report.data.fingerprint == self.data.fingerprint
+        return (
+            self.report.data is not None and self.report.data.fingerprint == self.data.fingerprint
+        )
 
     @property
     def evaluators(self) -> Evaluators:

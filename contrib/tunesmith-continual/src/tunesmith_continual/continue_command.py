@@ -29,7 +29,7 @@ from tunesmith_continual.measure import FOLDER, read_matrix
     "new", metavar="[NEW.toml]", required=False, type=click.Path(path_type=Path, dir_okay=False)
 )
 @start_options
-def command(  # noqa: PLR0913 - one parameter for each option of the command line
+def command(
     state: CliState,
     run: Path,
     new: Path | None,
@@ -47,10 +47,14 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     has not been measured yet is measured, and the results are shown.
     """
     if distributed.world_size() > 1:
-        raise UsageError("continue: runs only in a single process", hint="start it without torchrun")
+        raise UsageError(
+            "continue: runs only in a single process", hint="start it without torchrun"
+        )
     if new is None:
         if sets or out:
-            raise UsageError("--set and --out need a NEW.toml", hint="tunesmith continue RUN NEW.toml")
+            raise UsageError(
+                "--set and --out need a NEW.toml", hint="tunesmith continue RUN NEW.toml"
+            )
         last = finish(state, run)
     else:
         last = train_next(state, run, new, sets, out)
@@ -113,7 +117,7 @@ def train_next(
 
 
 def inherited(before: Task, tables: Any) -> dict[str, Any]:
-    """Return the keys of the run before that the new run file lacks, and its model to start from."""
+    """Return the keys of the run before that the new run file lacks, and its model as ``from``."""
     stored = before.plan.to_json()
     keys = {"model.base": stored["model"]["base"]} if "model" not in tables else {}
     if "use" not in tables.get("technique", {}):

@@ -153,9 +153,9 @@ def _negate(interval: Interval) -> Interval:
 
 def _json(interval: Interval | None) -> dict[str, Any] | None:
     names = ("value", "low", "high", "n", "units")
-    return interval and {name: getattr(interval, name) for name in names}
+    return {name: getattr(interval, name) for name in names} if interval else None
 
 
 def _event_json(event: Measured | None) -> dict[str, Any] | None:
     names = ("value", "low", "high", "n")
-    return event and {name: getattr(event, name) for name in names}
+    return {name: getattr(event, name) for name in names} if event else None

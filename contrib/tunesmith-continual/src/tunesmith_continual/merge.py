@@ -25,6 +25,7 @@ from tunesmith_continual.chain import Task
 from tunesmith_continual.matrix import compare_rows
 from tunesmith_continual.measure import find_artifact, measure, name_tasks, open_artifact
 from tunesmith_evidence.pairs import list_metrics
+from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,16 @@ class Merger:
             names = " and ".join(str(task.plan.found_model.reference) for task in tasks)
             raise UsageError(f"the adapters have different base models: {names}")
         (self._base,) = bases
+        configs = [read_json_object(path / "adapter_config.json") for path in self.artifacts]
+        self._has_one_rank = len({config.get("r") for config in configs}) == 1
+
+    @property
+    def candidates(self) -> Sequence[Merge]:
+        """The sweep. If the ranks differ, PEFT merges only the products of A and B."""
+        if self._has_one_rank:
+            return CANDIDATES
+        products = [m for m in CANDIDATES if m.method != "linear"]
+        return [m if m.method == "svd" else replace(m, method=f"{m.method}_svd") for m in products]
 
     def write(self, merge: Merge, target: Path) -> None:
         """Write a merged adapter, with the tokenizer of the first run.
@@ -128,7 +139,9 @@ class Merger:
                 ["default", "second"], [*merge.weights], "merged", merge.method, **density
             )
         except (ValueError, KeyError) as error:
-            raise UsageError(f"PEFT cannot merge the adapters with {merge.method}: {error}") from None
+            raise UsageError(
+                f"PEFT cannot merge the adapters with {merge.method}: {error}"
+            ) from None
 
         def fill(folder: Path) -> None:
             copied = [p for p in self.artifacts[0].iterdir() if p.suffix in (".json", ".jinja")]
@@ -142,7 +155,7 @@ class Merger:
 
         commit_folder(target, fill, {"format": "adapter"})
 
-    def judge(self, out: Path, *, quiet: bool, candidates: Sequence[Merge] = CANDIDATES) -> Judgment:
+    def judge(self, out: Path, *, quiet: bool) -> Judgment:
         """Measure all candidates on validation rows, and the best one once on test rows.
 
         Raises:
@@ -157,9 +170,9 @@ class Merger:
                     hint="name a validation file in [data], or use more rows",
                 )
         singles = dict(zip(name_tasks(self.tasks), self.artifacts, strict=True))
-        folders = {merge.name: out / merge.name for merge in candidates}
+        folders = {merge.name: out / merge.name for merge in self.candidates}
         scores: dict[str, list[float]] = {}
-        for merge in candidates:
+        for merge in self.candidates:
             self.write(merge, folders[merge.name])
         for name, artifact in {**singles, **folders}.items():
             events = self._measure(name, artifact, "validation", out, quiet)
@@ -174,7 +187,7 @@ class Merger:
         }
         changes = []
         for j, sign in enumerate(signs):
-            rival = max((measured[name][j] for name in singles), key=lambda e: sign * e.value)  # noqa: B023
+            rival = max((measured[name][j] for name in singles), key=lambda e: sign * e.value)
             metrics = list_metrics(self.tasks[j].catalog)
             changes.append(compare_rows(rival, measured[chosen][j], metrics))
         for name, folder in folders.items():

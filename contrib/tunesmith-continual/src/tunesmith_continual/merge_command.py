@@ -16,6 +16,11 @@ from tunesmith_continual.chain import Task
 from tunesmith_continual.merge import CANDIDATES, Judgment, Merge, Merger
 from tunesmith_evidence.number_text import format_estimate, format_number
 
+DENSITIES = {merge.method: merge.density for merge in CANDIDATES} | {
+    f"{merge.method}_svd": merge.density for merge in CANDIDATES if merge.density
+}
+"""The methods, and the density of the sweep for those that need one."""
+
 
 @click.command("merge")
 @click.argument("first", metavar="RUN_A", type=click.Path(path_type=Path, file_okay=False))
@@ -23,11 +28,13 @@ from tunesmith_evidence.number_text import format_estimate, format_number
 @click.option("--judge", is_flag=True, help="Try several merges, and choose on validation rows.")
 @click.option(
     "--method",
-    type=click.Choice(sorted({merge.method for merge in CANDIDATES})),
+    type=click.Choice([*DENSITIES]),
     help="Write this merge without measuring it.",
 )
 @click.option("--weights", nargs=2, type=float, help="Weights of both adapters, with --method.")
-@click.option("--density", type=click.FloatRange(0, 1), help="Share of values that TIES and DARE keep.")
+@click.option(
+    "--density", type=click.FloatRange(0, 1), help="Share of values that TIES and DARE keep."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to create.")
 @trust_option
 @result_options
@@ -56,7 +63,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     merger = Merger(tasks)
     out.mkdir(parents=True)
     if method is not None:
-        merger.write(Merge(method, weights or (0.5, 0.5), density or find_density(method)), out / "adapter")
+        merge = Merge(method, weights or (0.5, 0.5), density or DENSITIES[method])
+        merger.write(merge, out / "adapter")
         render.print_text(f"adapter: {out / 'adapter'} (not measured)")
         return
     judgment = merger.judge(out, quiet=state.quiet)
@@ -67,11 +75,6 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     else:
         show(judgment, tasks)
         render.print_note(f"\nadapter: {out / 'adapter'}")
-
-
-def find_density(method: str) -> float | None:
-    """Return the density of the sweep for a method that needs one."""
-    return next(merge.density for merge in CANDIDATES if merge.method == method)
 
 
 def show(judgment: Judgment, tasks: list[Task]) -> None:
@@ -93,7 +96,7 @@ def show(judgment: Judgment, tasks: list[Task]) -> None:
         )
     else:
         render.print_paragraph(
-            f"NOT GOOD: {judgment.chosen} is the best merge, but worse than a single adapter. Serve "
-            "both adapters instead, or train one on the rows of both tasks.",
+            f"NOT GOOD: {judgment.chosen} is the best merge, but worse than a single adapter. "
+            "Serve both adapters instead, or train one on the rows of both tasks.",
             style="warning",
         )

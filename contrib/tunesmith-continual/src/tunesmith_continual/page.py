@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tunesmith.events import Measured
 from tunesmith.text import safe_text
 from tunesmith_continual.findings import ChainFindings, describe
 from tunesmith_evidence.number_text import format_number
@@ -43,5 +44,5 @@ def render_card(findings: ChainFindings) -> str:
     return "\n".join(lines)
 
 
-def _row(findings: ChainFindings, i: int) -> dict[int, object]:
+def _row(findings: ChainFindings, i: int) -> dict[int, Measured]:
     return {j: event for (k, j), event in findings.matrix.cells.items() if k == i}

@@ -225,9 +225,7 @@ def _measure_losses(context: AdditionContext, examples: Sequence[Example]) -> li
     return losses
 
 
-def _answer_general_prompts(
-    options: RetentionOptions, context: AdditionContext
-) -> list[ReplayRow]:
+def _answer_general_prompts(options: RetentionOptions, context: AdditionContext) -> list[ReplayRow]:
     """Return the base model's own answers, which are generated once and then stored."""
     path = context.folder / "self_replay.jsonl"
     if path.exists():

@@ -76,7 +76,8 @@ def _leading_directions(moment_II: Tensor, share: float) -> Tensor:
     energies_I, vectors_II = torch.linalg.eigh(moment_II)
     kept_I = energies_I.flip(0).clamp(min=0).cumsum(0) / energies_I.clamp(min=0).sum()
     count = min(int((kept_I < share).sum()) + 1, len(kept_I) - 1)
-    return vectors_II.flip(1)[:, :count].contiguous()
+    leading_IK: Tensor = vectors_II.flip(1)[:, :count].contiguous()
+    return leading_IK
 
 
 class Projection:
