@@ -145,31 +145,41 @@ def test_model_and_technique_are_inherited(chain: Path, tmp_path: Path) -> None:
     assert changed == {"epochs", "from"}
 
 
-def test_a_killed_third_task_ends_with_the_same_bits(
-    chain: Path, tiny_model: Path, tmp_path: Path
-) -> None:
-    """kill -9 in the training of the third task, with every kind of retention, then again."""
+@pytest.fixture(scope="module")
+def third(chain: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A third task with every kind of retention, and its uninterrupted run."""
+    folder = tmp_path_factory.mktemp("third")
     keys: dict[str, Any] = {"replay": 0.5, "keep": 0.5, "project": 0.8, "kl_every": 2}
-    file = write_task(tmp_path, tiny_model, "gold", **keys)
-    complete = tmp_path / "complete"
-    done = invoke("continue", chain / "blue", file, "--out", complete, "-q")
+    file = write_task(folder, tiny_model, "gold", **keys)
+    done = invoke("continue", chain / "blue", file, "--out", folder / "complete", "-q")
     assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.mark.parametrize("step", [3])
+def test_a_killed_third_task_ends_with_the_same_bits(
+    chain: Path, third: Path, tmp_path: Path, step: int
+) -> None:
+    """kill -9 in its training; then ``continue`` resumes it and measures the chain."""
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "tunesmith", "continue", chain / "blue", file, "--out", killed]
+    command = [sys.executable, "-m", "tunesmith", "continue", chain / "blue", third / "gold.toml"]
     process = subprocess.Popen(
-        [*map(str, command), "-q"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [*map(str, command), "--out", str(killed), "-q"],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
-    while not has_step(killed / "events.jsonl", 3):
+    while not has_step(killed / "events.jsonl", step):
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "adapter").exists(), "it was killed too late"
     done = invoke("continue", killed, "-q")
     assert done.exit_code == 0, done.output
-    files = [run / "adapter" / "adapter_model.safetensors" for run in (complete, killed)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    found = [json.loads((r / "continual" / "chain.json").read_text()) for r in (complete, killed)]
+    runs = (third / "complete", killed)
+    files = [(run / "adapter" / "adapter_model.safetensors").read_bytes() for run in runs]
+    assert files[0] == files[1]
+    found = [json.loads((run / "continual" / "chain.json").read_text()) for run in runs]
     assert found[0]["matrix"] == found[1]["matrix"]
 
 

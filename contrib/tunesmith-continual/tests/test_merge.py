@@ -15,6 +15,7 @@ from tunesmith.errors import UsageError
 from tunesmith.statistics import Interval
 from tunesmith_continual.chain import Task
 from tunesmith_continual.merge import CANDIDATES, Judgment, Merge, Merger
+from tunesmith_continual.merge_command import DENSITIES
 
 
 def deltas(folder: Path) -> dict[str, torch.Tensor]:
@@ -69,6 +70,7 @@ def test_different_ranks_are_merged_as_products(chain: Path, tmp_path: Path) -> 
     """Each task of a chain adds its rank: ``green`` has three times that of ``red``."""
     merger = Merger([Task.open(chain / "red"), Task.open(chain / "green")])
     methods = {merge.method for merge in merger.candidates}
+    assert methods <= DENSITIES.keys(), "--method accepts them too"
     assert methods == {"svd", "ties_svd", "dare_linear_svd", "dare_ties_svd"}
     for number, merge in enumerate(merger.candidates[-3:]):
         merger.write(merge, tmp_path / f"{number}")

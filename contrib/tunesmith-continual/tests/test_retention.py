@@ -15,6 +15,7 @@ from training import CPU, Training, assert_same_weights, write_earlier_run
 from tunesmith.errors import RunStopped, TunesmithError
 from tunesmith_continual.chain import Task
 from tunesmith_continual.divergence import PreviousModel
+from tunesmith_continual.offer import addition
 from tunesmith_continual.options import RetentionOptions
 from tunesmith_continual.replay import order_rows, read_earlier_rows
 from tunesmith_continual.retention import RowPool
@@ -293,6 +294,11 @@ def test_training_ends_with_the_last_weights_within_the_budget(
 def test_incomplete_options_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RetentionOptions(**keys)
+
+
+def test_a_table_with_only_defaults_adds_nothing(earlier: list[str]) -> None:
+    assert addition(RetentionOptions(earlier=earlier)) is None
+    assert addition(RetentionOptions(kl_every=1)) is not None
 
 
 def test_a_previous_model_needs_no_gradient(tmp_path: Path, tiny_model: Path) -> None:

@@ -19,6 +19,6 @@ PLUGIN = lazy_plugin(
             section="Use",
         ),
     ],
-    tunesmith_tables=".options:RETENTION",
+    tunesmith_tables=".offer:RETENTION",
     tunesmith_serve_extensions=".serving:ADAPTERS",
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.contracts import RunContext, TextModel
 from tunesmith.errors import UsageError
-from tunesmith.events import Measured
+from tunesmith.events import TUNED, Measured
 from tunesmith.execution.emitter import Emitter, Reporters
 from tunesmith.execution.evaluate import evaluate_model
 from tunesmith.execution.wrapped_model import CachedModel
@@ -40,7 +40,7 @@ def read_matrix(chain: Sequence[Task], *, quiet: bool = False) -> Matrix:
         for j, task in enumerate(chain[: i + 1]):
             own = task.measured() if i == j else None
             folder = after.path / FOLDER / f"{j}"
-            cells[i, j] = own or _measure_once(task, after.name, open_model, folder, quiet)
+            cells[i, j] = own or _measure_once(task, open_model, folder, quiet)
     base = {j: event for j, task in enumerate(chain) if (event := task.measured(UNTRAINED))}
     return Matrix(name_tasks(chain), cells, base, list_metrics(chain[-1].catalog))
 
@@ -51,7 +51,7 @@ def name_tasks(chain: Sequence[Task]) -> list[str]:
     return [f"{n}-{k}" if names.count(n) > 1 else n for k, n in enumerate(names, 1)]
 
 
-def _measure_once(task: Task, label: str, model: Any, folder: Path, quiet: bool) -> Measured:
+def _measure_once(task: Task, model: Any, folder: Path, quiet: bool) -> Measured:
     """Return a score on a task by its deciding metric, stored in ``folder`` after measuring."""
     path = folder / "measured.json"
     if path.is_file():
@@ -63,7 +63,7 @@ def _measure_once(task: Task, label: str, model: Any, folder: Path, quiet: bool)
                 hint="restore the data; the scores before and after must be of the same rows",
             )
         folder.mkdir(parents=True, exist_ok=True)
-        events = measure(task, label, model(), task.data.test, folder, quiet=quiet)
+        events = measure(task, model(), task.data.test, folder, quiet=quiet)
         stored = [asdict(event) for event in events]
         write_atomic(path, json.dumps(stored, indent=2) + "\n")
     found = next(e for e in stored if (e["evaluator"], e["metric"]) == task.deciding)
@@ -71,7 +71,7 @@ def _measure_once(task: Task, label: str, model: Any, folder: Path, quiet: bool)
 
 
 def measure(
-    task: Task, label: str, model: TextModel, rows: Sequence[Record], folder: Path, *, quiet: bool
+    task: Task, model: TextModel, rows: Sequence[Record], folder: Path, *, quiet: bool
 ) -> list[Measured]:
     """Measure a model on rows of a task with the task's evaluators, and store each row's values."""
     shown = tuple(r for r in task.plan.reporters if r.offer.shows_progress and not quiet)
@@ -94,7 +94,7 @@ def measure(
         emit = Emitter(log, reporters, (), interrupts)
         for evaluator in task.evaluators:
             plugin = plan.technique.offered.plugin
-            measured += evaluate_model(label, model, evaluator, rows, emit, context, folder, plugin)
+            measured += evaluate_model(TUNED, model, evaluator, rows, emit, context, folder, plugin)
     return measured
 
 

@@ -94,12 +94,18 @@ class Merger:
         Raises:
             UsageError: a run has no adapter, or the base models differ.
         """
+        from tunesmith_torch.models.initial_model import adapter_base_folder
+
         self.tasks, self._seed = tasks, seed
         self.artifacts = [find_artifact(task) for task in tasks]
         for task, artifact in zip(tasks, self.artifacts, strict=True):
             if not (artifact / "adapter_config.json").is_file():
                 raise UsageError(f"{task.path}: the run has no adapter, but a full model")
-        bases = {task.plan.found_model.fetch().resolve() for task in tasks}
+        # A run may have started from a full model, which is then the base of its adapter.
+        bases = {
+            adapter_base_folder(task.plan.found_model.fetch(), artifact, task.plan.technique.config)
+            for task, artifact in zip(tasks, self.artifacts, strict=True)
+        }
         if len(bases) > 1:
             names = " and ".join(str(task.plan.found_model.reference) for task in tasks)
             raise UsageError(f"the adapters have different base models: {names}")
@@ -174,16 +180,17 @@ class Merger:
         scores: dict[str, list[float]] = {}
         for merge in self.candidates:
             self.write(merge, folders[merge.name])
-        for name, artifact in {**singles, **folders}.items():
-            events = self._measure(name, artifact, "validation", out, quiet)
+        for number, (name, artifact) in enumerate({**singles, **folders}.items()):
+            events = self._measure(number, artifact, "validation", out, quiet)
             scores[name] = [event.value for event in events]
         signs = [1 if event.higher_is_better else -1 for event in events]
         best = [max(s * scores[n][j] for n in singles) for j, s in enumerate(signs)]
         gains = {n: [s * scores[n][j] - best[j] for j, s in enumerate(signs)] for n in folders}
         chosen = max(folders, key=lambda name: (min(gains[name]), sum(gains[name])))
+        tested = {**singles, chosen: folders[chosen]}
         measured = {
-            name: self._measure(name, artifact, "test", out, quiet)
-            for name, artifact in {**singles, chosen: folders[chosen]}.items()
+            name: self._measure(number, artifact, "test", out, quiet)
+            for number, (name, artifact) in enumerate(tested.items())
         }
         changes = []
         for j, sign in enumerate(signs):
@@ -197,16 +204,16 @@ class Merger:
         return Judgment(scores, chosen, measured, changes)
 
     def _measure(
-        self, name: str, artifact: Path, part: str, out: Path, quiet: bool
+        self, number: int, artifact: Path, part: str, out: Path, quiet: bool
     ) -> list[Measured]:
         """Return an adapter's score on both tasks, by each task's deciding metric."""
         model: TextModel = open_artifact(self.tasks[0], artifact)
         found = []
         for j, task in enumerate(self.tasks):
             rows: Sequence[Record] = getattr(task.data, part)
-            folder = out / "measured" / part / f"{j}-{name}"
+            folder = out / "measured" / part / f"{number}-on-{j}"
             folder.mkdir(parents=True)
-            events = measure(task, name, model, rows, folder, quiet=quiet)
+            events = measure(task, model, rows, folder, quiet=quiet)
             event = next(e for e in events if (e.evaluator, e.metric) == task.deciding)
             found.append(replace(event, records=str(folder / event.records)))
         return found

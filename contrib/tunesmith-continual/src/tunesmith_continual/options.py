@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tunesmith.additions import Addition
-from tunesmith.offers import TableOffer
 from tunesmith.options import DataPath, Options
-
-if TYPE_CHECKING:
-    from tunesmith_torch.training.additions import AdditionContext, TrainingAddition
 
 
 class RetentionOptions(Options):
@@ -109,26 +104,3 @@ class RetentionOptions(Options):
     def measures_every(self) -> int:
         """Number of steps between measurements of the KL divergence; 0: never."""
         return self.kl_every or (5 if self.budget is not None else 0)
-
-
-def build(options: RetentionOptions, context: AdditionContext) -> TrainingAddition:
-    """Build the addition; torch is imported here."""
-    from tunesmith_continual.retention import build_retention
-
-    return build_retention(options, context)
-
-
-def addition(options: RetentionOptions) -> Addition | None:
-    """Return the addition, or None if the options ask for nothing."""
-    wanted = (options.replay, options.self_replay, options.keep, options.project)
-    if not (any(wanted) or options.measures_every):
-        return None
-    return Addition(build=lambda context: build(options, context))
-
-
-RETENTION: TableOffer[Any] = TableOffer(
-    name="retention",
-    summary="keep what the model learned in earlier tasks",
-    config=RetentionOptions,
-    addition=addition,
-)
