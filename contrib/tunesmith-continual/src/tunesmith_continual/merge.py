@@ -96,6 +96,7 @@ class Merger:
         """
         from tunesmith_torch.models.initial_model import adapter_base_folder
 
+        find_base: Any = adapter_base_folder  # its options are those of any technique
         self.tasks, self._seed = tasks, seed
         self.artifacts = [find_artifact(task) for task in tasks]
         for task, artifact in zip(tasks, self.artifacts, strict=True):
@@ -103,7 +104,7 @@ class Merger:
                 raise UsageError(f"{task.path}: the run has no adapter, but a full model")
         # A run may have started from a full model, which is then the base of its adapter.
         bases = {
-            adapter_base_folder(task.plan.found_model.fetch(), artifact, task.plan.technique.config)
+            find_base(task.plan.found_model.fetch(), artifact, task.plan.technique.config)
             for task, artifact in zip(tasks, self.artifacts, strict=True)
         }
         if len(bases) > 1:
