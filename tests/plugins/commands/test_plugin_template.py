@@ -29,7 +29,7 @@ from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_template.kinds import KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import (
     MAX_NAME_LENGTH,
-    RESERVED,
+    list_reserved_names,
     write_file,
     write_plugin,
 )
@@ -45,7 +45,7 @@ AWKWARD = (
 legal_names = st.one_of(
     st.sampled_from(AWKWARD),
     st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,5}", fullmatch=True),
-).filter(lambda name: name not in RESERVED)
+).filter(lambda name: name not in list_reserved_names())
 SLOW = {"import_is_light", "leaves_libraries_untouched", "leaves_environment_untouched"}
 """Checks that take a process, or look at all modules; a test below runs them."""
 
@@ -212,8 +212,8 @@ def test_names_of_tunesmith_itself_are_reserved(tmp_path: Path) -> None:
     packages = [Path(p).name for p in settings["hatch"]["build"]["targets"]["wheel"]["packages"]]
     contrib = [path.parent.name for path in root.glob("contrib/*/pyproject.toml")]
     own = {name.replace("_", "-") for name in [*packages, *contrib]} - {"tunesmith"}
-    assert {f"tunesmith-{name}" for name in RESERVED} == own
-    for name in RESERVED:
+    assert {f"tunesmith-{name}" for name in list_reserved_names()} == own
+    for name in list_reserved_names():
         with pytest.raises(UsageError, match="is reserved") as caught:
             write_plugin(tmp_path / name, name, "loader")
         assert f"acme-{name}" in str(caught.value.hint)
