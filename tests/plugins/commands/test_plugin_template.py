@@ -42,10 +42,11 @@ AWKWARD = (
     "3d", "42", "0", "a-1-b", "x" * MAX_NAME_LENGTH, "-".join("a" * 32),
 )  # fmt: skip
 """Keywords, built-ins, modules, words of the templates, digits, and the longest."""
+RESERVED = list_reserved_names()
 legal_names = st.one_of(
     st.sampled_from(AWKWARD),
     st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,5}", fullmatch=True),
-).filter(lambda name: name not in list_reserved_names())
+).filter(lambda name: name not in RESERVED)
 SLOW = {"import_is_light", "leaves_libraries_untouched", "leaves_environment_untouched"}
 """Checks that take a process, or look at all modules; a test below runs them."""
 
@@ -212,8 +213,8 @@ def test_names_of_tunesmith_itself_are_reserved(tmp_path: Path) -> None:
     packages = [Path(p).name for p in settings["hatch"]["build"]["targets"]["wheel"]["packages"]]
     contrib = [path.parent.name for path in root.glob("contrib/*/pyproject.toml")]
     own = {name.replace("_", "-") for name in [*packages, *contrib]} - {"tunesmith"}
-    assert {f"tunesmith-{name}" for name in list_reserved_names()} == own
-    for name in list_reserved_names():
+    assert {f"tunesmith-{name}" for name in RESERVED} == own
+    for name in RESERVED:
         with pytest.raises(UsageError, match="is reserved") as caught:
             write_plugin(tmp_path / name, name, "loader")
         assert f"acme-{name}" in str(caught.value.hint)
