@@ -159,11 +159,11 @@ def test_new_plugins_pass_their_own_tests(tmp_path: Path) -> None:
 def test_a_new_technique_is_installed_and_passes_its_own_tests(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     project = tmp_path / "project"
-    write_plugin(project, "peft", "technique")
+    write_plugin(project, "accelerate", "technique")
     environment = Environment.create(tmp_path / "venv")
     environment.install(project)
-    shown = environment.tunesmith("plugins", "show", "peft", cwd=tmp_path)
-    assert "peft (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
+    shown = environment.tunesmith("plugins", "show", "accelerate", cwd=tmp_path)
+    assert "accelerate (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
     tests = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(project / "tests")]
     assert_all_pass(environment.run(tests, cwd=tmp_path))
 
