@@ -5,8 +5,8 @@
 five seeds. ``embedding`` and ``linear`` learn from all training rows; their variants are chosen out
 of fold, and for ``linear`` the default is used. The plain classifiers of scikit-learn get the same
 vectors. ``--seconds`` instead measures how long ``embedding`` takes for 500 rows that are not in
-the cache, with 100 test rows. ``--runs OUT`` instead writes a run file for each draw, which compares
-a tuned SmolLM2-135M-Instruct with these classifiers.
+the cache, with 100 test rows. ``--runs OUT`` instead writes a run file for each draw. Each run
+compares a tuned SmolLM2-135M-Instruct with these classifiers.
 """
 
 from __future__ import annotations
