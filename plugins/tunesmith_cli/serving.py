@@ -48,6 +48,14 @@ class ServeExtension:
         """Return additional models to serve, by name. ``load`` opens the folder of an adapter."""
         return {}
 
+    def change_models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel | None]:
+        """Return models to add or replace, by name; None removes a model that this method added.
+
+        The server calls this before each request. Requests wait while it loads a model, but answers
+        in progress continue. A removed model finishes the answers that it has begun.
+        """
+        return {}
+
     def choose(self, request: ServedRequest) -> str | None:
         """Return the name of the model that should answer, or None to leave the choice to others.
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 BUILT = [DOCS / "reference" / "toolkit.md"]
 """Pages that ``docs/generate.py`` and the site's build write, and that are not committed."""
-CONTRIB_TABLES = {"cloud", "ray", "remote", "slurm", "tune"}
+CONTRIB_TABLES = {"adapters", "cloud", "ray", "remote", "retention", "slurm", "tune"}
 """Tables of the run file that distributions in contrib/ own."""
 CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
 PAGES = [

@@ -160,6 +160,8 @@ def list_open_files() -> set[str]:
 def exported(subject: Subject) -> Path:
     """Return the folder of an export of the sample model; the export is made once."""
     if "exported" not in subject.cache:
+        if not hasattr(subject.build(), "export"):
+            raise NotApplicable("it writes only trained adapters, and the sample model has none")
         model = subject.samples.model_folder()
         before = _digests(model)
         folder = tempfile.TemporaryDirectory(prefix="tunesmith-kit-")

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from tunesmith_torch.data.packing import MicroBatch
 
+__all__ = ["logprobs_of_rows"]
+
 
 def logprobs_of_rows(model: nn.Module, batch: MicroBatch) -> Tensor:
     """Return the log-probability of each target of a padded micro-batch, in nats, [N].

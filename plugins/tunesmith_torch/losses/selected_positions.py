@@ -87,8 +87,9 @@ def unwrap_peft(model: Any) -> Any:
     if not hasattr(model, "get_base_model"):
         return model
     for name, config in getattr(model, "peft_config", {}).items():
-        if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
-            kind = getattr(config.peft_type, "value", config.peft_type)
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        needs_input = getattr(config, "alora_invocation_tokens", None) or kind == "SHADOW"
+        if config.is_prompt_learning or needs_input:
             raise EnvironmentProblem(f"adapter `{name}`: {kind} needs PEFT's own forward pass")
     return model.get_base_model()
 

@@ -174,7 +174,9 @@ def _adapted_meta_model(setting: EstimateSetting, config: PretrainedConfig) -> A
     base = LoadedBase(model, cast(Any, None), config, Path())
     precision = Precision(dtype, "planned")
     with torch.random.fork_rng(devices=[]):
-        if setting.adapter is not None:
+        if setting.options.adaptation.build is not None:
+            adapted = setting.options.adaptation.build(base, precision)
+        elif setting.adapter is not None:
             fused = setting.options.fused_kernels
             adapted = adapt_lora(base, precision, setting.adapter, 0, fused_kernels=fused)
         else:

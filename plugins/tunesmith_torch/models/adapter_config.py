@@ -64,12 +64,13 @@ def can_load_on_meta(config: PeftConfig) -> bool:
     """Return True if PEFT can build the adapter on the meta device and fill it from the file.
 
     Then PEFT allocates only what the file contains. This is not possible in two cases: modules that
-    are trained fully would lose their ties to others, and some initializations compute with the
-    base model's weights.
+    are trained fully would lose their ties to others, and some initializations and kinds compute
+    with values.
     """
     init = getattr(config, "init_lora_weights", True)
     return not (
-        getattr(config, "modules_to_save", None)
+        config.peft_type in ("ADALORA", "SHADOW")
+        or getattr(config, "modules_to_save", None)
         or getattr(config, "trainable_token_indices", None)
         or init not in (True, False, "gaussian")
     )

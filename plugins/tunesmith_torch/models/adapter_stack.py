@@ -50,7 +50,7 @@ from tunesmith_torch.models.quantization import weight_bytes
 from tunesmith_torch.options.adaptation import Adaptation, AdapterOptions
 from tunesmith_torch.runtime.device import Precision
 
-__all__ = ["adapt_model", "adapt_over_merged", "combine_with_initial"]
+__all__ = ["adapt_model", "adapt_over_merged", "combine_with_initial", "reference_policy"]
 
 INITIAL, POLICY = "default", "policy"
 """Adapter names that PEFT puts into parameter names: the frozen and the trained adapter."""

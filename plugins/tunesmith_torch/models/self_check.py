@@ -176,14 +176,15 @@ def _difference_of_copies(model: nn.Module, *, packed: bool) -> float:
 @torch.no_grad()
 def _require_causal(adapted: AdaptedModel, lengths: tuple[int, ...]) -> None:
     """Raise an error if a model's log-probabilities depend on later tokens, or on chance."""
-    base = unwrap_peft(adapted.model)
+    base = adapted.base.model
     generator = torch.Generator().manual_seed(0)
     vocabulary, longest = base.config.get_text_config().vocab_size, max(lengths)
     ids_1T = torch.randint(vocabulary, (1, longest), generator=generator).to(base.device)
 
     def logprobs(tokens: int) -> Tensor:
-        logits: Tensor = base(input_ids=ids_1T[:, :tokens], use_cache=False).logits
-        return logits[0, : longest // 2].float().log_softmax(-1)
+        # The forward of an adapter's wrapper, which may put logits of learned prompts first.
+        logits: Tensor = adapted.model(input_ids=ids_1T[:, :tokens], use_cache=False).logits
+        return logits[0, -tokens:][: longest // 2].float().log_softmax(-1)
 
     with eval_mode(adapted.model), adapted.autocast():
         part, again, whole = logprobs(longest // 2), logprobs(longest // 2), logprobs(longest)

@@ -5,6 +5,7 @@ The choice is independent of the objective: every objective works with every :cl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,3 +126,6 @@ class Adaptation:
     """The adapters to train; None if all weights are trained."""
     quantization: QuantizationOptions | None = None
     """Quantization of the base model; None if it is not quantized."""
+    build: Callable[[Any, Any], Any] | None = None
+    """Adds an adapter of another kind to a loaded base model, with a precision. Memory estimates
+    then trace this adapter, and ``adapter`` is a LoRA adapter of about its size."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +102,8 @@ class NextTokenObjective:
         if the common prefix of the rows cannot be shared.
         """
         self._adapted = adapted
-        self._model = adapted.model
-        self._device = adapted.base.model.device
+        self.model = adapted.model
+        self.device = adapted.base.model.device
         self._examples = examples
         self._packing = packing
         self._rows_alone = rows_alone
@@ -123,7 +123,7 @@ class NextTokenObjective:
         self._load(rows)
         sample = [example for row in rows if len(example := self._examples[row])]
         with self._adapted.autocast():
-            return shared_prefix_length(sample, self._model, report, _longest_row(self._examples))
+            return shared_prefix_length(sample, self.model, report, _longest_row(self._examples))
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
         """Return the token counts of the rows; the divisor is the tokens' total loss weight.
@@ -178,20 +178,20 @@ class NextTokenObjective:
 
     def loss(self, micro_batch: Layout) -> Tensor:
         """Return the loss in nats, summed over the tokens of the micro-batch."""
-        batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
+        batch, tree_layout = micro_batch[0].to(self.device), micro_batch[1]
         if self._rows_alone:
-            return loss_of_rows(self._model, batch)
+            return loss_of_rows(self.model, batch)
         hidden_ND = self._hidden_at_targets(batch, tree_layout)
-        return get_lm_head(self._model).loss(hidden_ND, batch)
+        return get_lm_head(self.model).loss(hidden_ND, batch)
 
     def row_losses(self, micro_batch: Layout) -> list[tuple[int, float]]:
         """Return each row of the micro-batch, with its loss in nats summed over tokens."""
-        batch, tree_layout = micro_batch[0].to(self._device), micro_batch[1]
+        batch, tree_layout = micro_batch[0].to(self.device), micro_batch[1]
         if self._rows_alone:
-            logprobs_N = logprobs_of_rows(self._model, batch)
+            logprobs_N = logprobs_of_rows(self.model, batch)
         else:
             hidden_ND = self._hidden_at_targets(batch, tree_layout)
-            logprobs_N = get_lm_head(self._model).logprobs(hidden_ND, batch)
+            logprobs_N = get_lm_head(self.model).logprobs(hidden_ND, batch)
         losses_N = -logprobs_N if batch.weights_N is None else -logprobs_N * batch.weights_N
         # Summed on the CPU: on a GPU, the last bits of such sums differ from call to call.
         row_N = _rows_of_targets(batch, tree_layout)
@@ -200,7 +200,7 @@ class NextTokenObjective:
 
     def _hidden_at_targets(self, batch: MicroBatch, tree_layout: TreeLayout | None) -> Tensor:
         attention_kwargs = {} if tree_layout is None else {"tree_layout": tree_layout}
-        return hidden_at_targets(self._model, batch, attention_kwargs=attention_kwargs)
+        return hidden_at_targets(self.model, batch, attention_kwargs=attention_kwargs)
 
     def _layout(self, rows: Sequence[int], prefix: int) -> Layout:
         if prefix:
@@ -243,6 +243,8 @@ class SupervisedTask(TrainingTask[SupervisedData]):
 
     can_compute_rows_alone = True
     has_row_losses = True
+    objective_class: ClassVar[type[NextTokenObjective]] = NextTokenObjective
+    """Class of the objective."""
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> SupervisedData:
         options: SupervisedOptions = job.config
@@ -277,8 +279,8 @@ class SupervisedTask(TrainingTask[SupervisedData]):
 
     def prepare(self, session: TrainingSession, data: SupervisedData) -> PreparedTraining:
         if isinstance(data, StreamedExamples):
-            return _prepare_streamed(session, data)
-        objective = _objective(session, data.examples)
+            return _prepare_streamed(session, data, self.objective_class)
+        objective = _objective(session, data.examples, self.objective_class)
         totals = BatchCounts(data.tokens, data.trained_tokens, data.trained_tokens)
         details = {"prefix_tokens": objective.prefix_length}
         return PreparedTraining(
@@ -303,7 +305,7 @@ class SupervisedTask(TrainingTask[SupervisedData]):
         )
         if not len(tokenized.examples):
             return None
-        objective = _objective(session, tokenized.examples)
+        objective = _objective(session, tokenized.examples, self.objective_class)
         objective.row_groups = list_row_groups(records, tokenized.examples.records.tolist())
         return objective
 
@@ -311,9 +313,10 @@ class SupervisedTask(TrainingTask[SupervisedData]):
 def _objective(
     session: TrainingSession,
     examples: Sequence[Example],
+    kind: type[NextTokenObjective],
     load: Callable[[Sequence[int]], None] = lambda rows: None,
 ) -> NextTokenObjective:
-    return NextTokenObjective(
+    return kind(
         session.adapted,
         examples,
         packing=session.options.packing,
@@ -323,11 +326,13 @@ def _objective(
     )
 
 
-def _prepare_streamed(session: TrainingSession, examples: StreamedExamples) -> PreparedTraining:
+def _prepare_streamed(
+    session: TrainingSession, examples: StreamedExamples, kind: type[NextTokenObjective]
+) -> PreparedTraining:
     """Return the objective over streamed examples, and tokenize the first batches."""
     job, options = session.job, session.options
     account = StreamAccount(job, examples, options.max_skipped, _remedy(job, session.limit))
-    objective = _objective(session, examples, account.load)
+    objective = _objective(session, examples, kind, account.load)
     order = BatchOrder.from_options(len(examples), options, job.seed)
     newest = job.checkpoints.newest()
     examples.prefetch(rows for _, rows in order.batches(newest.step if newest else 0))

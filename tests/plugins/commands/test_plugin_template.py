@@ -29,7 +29,7 @@ from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_template.kinds import KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import (
     MAX_NAME_LENGTH,
-    RESERVED,
+    list_reserved_names,
     write_file,
     write_plugin,
 )
@@ -42,6 +42,7 @@ AWKWARD = (
     "3d", "42", "0", "a-1-b", "x" * MAX_NAME_LENGTH, "-".join("a" * 32),
 )  # fmt: skip
 """Keywords, built-ins, modules, words of the templates, digits, and the longest."""
+RESERVED = list_reserved_names()
 legal_names = st.one_of(
     st.sampled_from(AWKWARD),
     st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,5}", fullmatch=True),
@@ -158,11 +159,11 @@ def test_new_plugins_pass_their_own_tests(tmp_path: Path) -> None:
 def test_a_new_technique_is_installed_and_passes_its_own_tests(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     project = tmp_path / "project"
-    write_plugin(project, "peft", "technique")
+    write_plugin(project, "accelerate", "technique")
     environment = Environment.create(tmp_path / "venv")
     environment.install(project)
-    shown = environment.tunesmith("plugins", "show", "peft", cwd=tmp_path)
-    assert "peft (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
+    shown = environment.tunesmith("plugins", "show", "accelerate", cwd=tmp_path)
+    assert "accelerate (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
     tests = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(project / "tests")]
     assert_all_pass(environment.run(tests, cwd=tmp_path))
 

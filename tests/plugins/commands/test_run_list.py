@@ -118,6 +118,27 @@ def test_the_next_iteration_is_shown_with_its_folder_and_its_parent(
     done = tunesmith("runs", runs)
     assert done.exit_code == 0, done.output
     assert f"second{os.sep}run starts from good" in done.output
+
+
+def test_the_tree_shows_each_run_below_the_run_that_it_starts_from(
+    tunesmith: Tunesmith, runs: Path
+) -> None:
+    """A chain of two runs after ``good``, whose ``technique.from`` names the run or its adapter."""
+    for name, parent in (("a-third", "second"), ("second", "good/adapter")):
+        shutil.copytree(runs / "good", runs / name)
+        log = runs / name / "events.jsonl"
+        start, *others = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        event = json.loads(start)
+        event["plan"]["technique"]["from"] = str(runs / parent)
+        log.write_text(json.dumps(event) + "\n" + "".join(others), encoding="utf-8")
+    done = tunesmith("runs", runs, "--tree")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("good "))
+    assert lines[first + 1].startswith("  second ") and lines[first + 2].startswith("    a-third ")
+    assert "starts from" not in done.output
+    listed = tunesmith("runs", runs, "--tree", "--grep", "a-third").output
+    assert any(line.startswith("a-third ") for line in listed.splitlines())
     assert [line for line in done.output.splitlines() if line.startswith(f"second{os.sep}run  ")]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -359,3 +360,90 @@ def test_models_of_an_extension_are_served_beside_those_of_the_run(finished: Pat
     more.others = {"base": FakeTextModel()}
     with pytest.raises(UsageError, match="extension users: a model named base is already served"):
         open_engines(folder, plan, ["base"], slots=2, extensions=[extension])
+
+
+# ----------------------------------------------------------------- models that come and go
+
+
+class Changing(Users):
+    """Changes the models once, as the test says."""
+
+    changes: Mapping[str, TextModel | None] = {}
+
+    def change_models(self, load: Callable[[Path], TextModel]) -> Mapping[str, TextModel | None]:
+        changes, self.changes = self.changes, {}
+        if changes:
+            assert isinstance(load(Path("adapter")), FakeTextModel)
+        return changes
+
+
+def changing() -> tuple[Extension, Changing]:
+    """Return the extension after the server has opened the models of its run."""
+    extension, built = extension_of(Changing)
+    technique = SimpleNamespace(open=lambda *_, device: FakeTextModel())
+    offer = SimpleNamespace(build=lambda config: technique)
+    plan: Any = SimpleNamespace(
+        technique=SimpleNamespace(offer=offer, config=None),
+        found_model=SimpleNamespace(fetch=lambda: Path()),
+        run=SimpleNamespace(device="cpu"),
+    )
+    assert extension.open_models(plan) == {}
+    return extension, built
+
+
+def test_models_are_added_replaced_and_removed_while_the_server_runs() -> None:
+    extension, built = changing()
+    with run_server(extensions=[extension]) as running:
+        tuned = ask(running)
+        assert running.fetch("/v1/chat/completions", {"model": "new", **ASKED}).status == 404
+        built.changes = {"new": other_model()}
+        first = ask(running, model="new")
+        assert first["choices"] != tuned["choices"]
+        built.changes = {"new": text_model()}
+        assert ask(running, model="new")["choices"] == tuned["choices"]
+        listed = json.loads(running.fetch("/v1/models").text)["data"]
+        assert [model["id"] for model in listed] == ["tuned", "new"]
+        built.changes = {"new": None}
+        assert running.fetch("/v1/chat/completions", {"model": "new", **ASKED}).status == 404
+        wait_for(lambda: len(running.service.thread._entered) == 1)
+        assert ask(running) == tuned
+
+
+def test_a_removed_model_finishes_its_answers() -> None:
+    extension, built = changing()
+    slow = SlowModel()
+    with run_server(extensions=[extension]) as running:
+        built.changes = {"slow": slow}
+        replies: list[dict[str, Any]] = []
+        thread = threading.Thread(target=lambda: replies.append(ask(running, model="slow")))
+        thread.start()
+        wait_for(lambda: "slow" in running.service.thread._entered.values())
+        built.changes = {"slow": None}
+        assert len(json.loads(running.fetch("/v1/models").text)["data"]) == 1
+        slow.may_answer.set()
+        thread.join(20)
+        assert replies[0]["choices"][0]["message"]["content"] == "Hi"
+        wait_for(lambda: "slow" not in running.service.thread._entered.values())
+
+
+def test_an_extension_cannot_replace_the_models_of_the_run(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    extension, built = changing()
+    with run_server(extensions=[extension]) as running:
+        tuned = ask(running)
+        built.changes = {"tuned": other_model()}
+        assert ask(running) == tuned
+        built.changes = {"tuned": None}
+        assert ask(running) == tuned
+    assert "'tuned' is already served" in capfd.readouterr().err
+
+
+def test_a_failure_to_change_the_models_stops_no_answer(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extension, built = changing()
+    monkeypatch.setattr(built, "change_models", lambda load: 1 / 0)
+    with run_server(extensions=[extension]) as running:
+        assert ask(running)["model"] == "tuned"
+    assert "cannot change the models: ZeroDivisionError" in capfd.readouterr().err

@@ -258,7 +258,7 @@ def test_the_thread_ends_with_jobs_in_it() -> None:
     choice = ChoiceInput(
         index=0, prompt="", ids=(5,), max_tokens=400, temperature=0, top_p=1, seed=0, stream=0
     )
-    thread.submit("tuned", [Job(choice, Channel())])
+    thread.submit("tuned", thread.engines["tuned"], [Job(choice, Channel())])
     thread.stop(20)
     assert not thread.is_alive
     loop.close()

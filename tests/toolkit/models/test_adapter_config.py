@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import IA3Config, LoraConfig
+from peft import AdaLoraConfig, IA3Config, LoraConfig
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError
 from tunesmith_torch.models.adapter_config import can_load_on_meta, check_adapter_config
@@ -74,3 +74,4 @@ def test_what_can_be_loaded_without_memory() -> None:
         {"init_lora_weights": "pissa"},
     ):
         assert not can_load_on_meta(LoraConfig(r=2, **options))
+    assert not can_load_on_meta(AdaLoraConfig(total_step=10))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import ShiraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from tables import build
@@ -21,7 +22,7 @@ from tunesmith_plugins.techniques.full.options import FullOptions
 from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models import artifacts
-from tunesmith_torch.models.adapters import AdaptedModel, adapt_lora
+from tunesmith_torch.models.adapters import AdaptedModel, adapt_lora, adapt_peft
 from tunesmith_torch.models.initial_model import InitialModel
 from tunesmith_torch.models.loading import LoadedBase, load_tokenizer
 from tunesmith_torch.models.open_base import load_model
@@ -102,6 +103,22 @@ def test_a_saved_adapter_loads_bit_identical(tmp_path: Path, tiny_folder: Path, 
     for layer in (m for m in adapted.model.modules() if isinstance(m, LoraLayer)):
         for name, half in layer.lora_B.items():
             assert half.weight.abs().max() > 0, name
+
+
+def test_an_adapter_with_positions_loads(tmp_path: Path, tiny_folder: Path) -> None:
+    """The files of some kinds have integers, such as the positions of trained weights."""
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
+    config = ShiraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+    adapted = adapt_peft(base, FP32, config, 3, {})
+    for _, parameter in adapted.named_trainable_parameters:
+        torch.nn.init.ones_(parameter)
+    adapted.model.save_pretrained(tmp_path)
+    assert any(
+        not t.is_floating_point()
+        for t in load_file(tmp_path / artifacts.ADAPTER_WEIGHTS_FILE).values()
+    )
+    other = load_model(tiny_folder, CPU, FP32, packing=True)
+    assert torch.equal(logits(artifacts.attach_adapter(other, tmp_path)), logits(adapted.model))
 
 
 def test_a_saved_full_model_loads_bit_identical(tmp_path: Path, tiny_folder: Path) -> None:

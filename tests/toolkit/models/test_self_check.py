@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PromptTuningConfig, ShadowConfig
 from tables import build
 from torch import nn
 
@@ -16,7 +17,7 @@ from tunesmith.errors import EnvironmentProblem
 from tunesmith_torch.data.packing import MicroBatch
 from tunesmith_torch.kernels.fused_lora import FusedLoraLinear
 from tunesmith_torch.losses import selected_positions
-from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora
+from tunesmith_torch.models.adapters import AdaptedModel, adapt_full, adapt_lora, adapt_peft
 from tunesmith_torch.models.open_base import load_model
 from tunesmith_torch.models.self_check import choose_check_lengths, choose_row_layout
 from tunesmith_torch.options.adaptation import AdapterOptions
@@ -43,6 +44,18 @@ def test_good_models_get_the_layout_that_was_asked_for(
     adapted = adapt_lora(base, picked, build(AdapterOptions, **options), 3)
     assert any(isinstance(module, FusedLoraLinear) for module in adapted.model.modules())
     assert choose(adapted, packing=packing) == ("packed" if packing else "padded", "")
+
+
+@pytest.mark.parametrize("kind", ["prompts", "shadow"])
+def test_adapters_that_need_the_forward_of_peft_compute_rows_alone(
+    tiny_folder: Path, kind: str
+) -> None:
+    """Without it, virtual tokens have no effect, and a second model lacks its input."""
+    base = load_model(tiny_folder, CPU, FP32, packing=True)
+    prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    config = prompts if kind == "prompts" else ShadowConfig(task_type="CAUSAL_LM")
+    kind, reason = choose(adapt_peft(base, FP32, config, 3, {}))
+    assert kind == "alone" and "needs PEFT's own forward pass" in reason
 
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2"])

@@ -19,14 +19,12 @@ from tunesmith.offers import BaselineOffer
 from tunesmith.renamed import find_present_name
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
+from tunesmith_plugins.commands.plugin_list.directory import read_directory
 from tunesmith_plugins.commands.plugin_template.kinds import KINDS, PluginKind
 
 MAX_NAME_LENGTH = 64
-_PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
-_CONTRIB = {"cloud", "gguf", "mlx", "onnx", "openvino", "optuna", "ray", "remote", "slurm", "trl"}
-_RECIPES = {"recipes-code", "recipes-health", "recipes-legal", "recipes-service"}
-RESERVED = frozenset(_PACKAGES | _CONTRIB | _RECIPES | {"synthetic", "vllm"})
-"""Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
+_PACKAGES = frozenset(("cli", "data", "evidence", "plugins", "python", "torch"))
+PREFIX = "tunesmith-"
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HOOK = """
 
@@ -37,6 +35,12 @@ def {hook}({arguments}) -> {result}:
 """
 
 
+def list_reserved_names() -> frozenset[str]:
+    """Return the names after ``tunesmith-`` of tunesmith's own packages and distributions."""
+    distributions = (listed.name.removeprefix(PREFIX) for listed in read_directory())
+    return _PACKAGES.union(distributions)
+
+
 def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
     """Write a distribution called ``tunesmith-NAME`` to a new or empty folder.
 
@@ -45,7 +49,7 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
             not empty.
     """
     chosen, values = _prepare(name, kind)
-    if name in RESERVED:
+    if name in list_reserved_names():
         hint = f"add your own prefix, such as acme-{name}"
         raise UsageError(f"{name}: the name tunesmith-{name} is reserved", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -31,6 +31,9 @@ STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
     multiple=True,
     help="Only runs with this status. Repeatable.",
 )
+@click.option(
+    "--tree", is_flag=True, help="Show each run below the run that it starts from, oldest first."
+)
 @click.option("--resumable", is_flag=True, help="Only runs that `tunesmith resume` can continue.")
 @click.option(
     "--grep",
@@ -62,6 +65,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     state: CliState,
     folder: Path,
     status: tuple[str, ...],
+    tree: bool,
     resumable: bool,
     grep: str | None,
     limit: int,
@@ -98,7 +102,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if as_json:
         render.print_json({"schema": "tunesmith.runs/1", "runs": [run.to_json() for run in runs]})
     else:
-        show(runs, folder)
+        show(runs, folder, tree=tree)
 
 
 def matches_text(run: RunSummary, text: str) -> bool:
@@ -107,18 +111,19 @@ def matches_text(run: RunSummary, text: str) -> bool:
     return any(text.casefold() in field.casefold() for field in fields)
 
 
-def show(runs: Sequence[RunSummary], folder: Path) -> None:
+def show(runs: Sequence[RunSummary], folder: Path, *, tree: bool = False) -> None:
     """Print the runs in a folder as a table."""
     if not runs:
         render.print_text("no runs")
         return
+    found = order_tree(runs) if tree else [(run, 0) for run in runs]
     render.print_table(
         ["run", "status", "technique", "tuned", "verdict", "size"],
-        [_to_row(run, folder) for run in runs],
+        [_to_row(run, folder, depth) for run, depth in found],
         right=(3, 5),
     )
     for run in runs:
-        if run.parent:
+        if run.parent and not tree:
             names = (path.relative_to(folder) for path in (run.path, Path(run.parent)))
             render.print_text(" starts from ".join(one_line(str(name)) for name in names))
     total = format_bytes(sum(run.bytes for run in runs))
@@ -129,12 +134,27 @@ def show(runs: Sequence[RunSummary], folder: Path) -> None:
         render.print_note(f"Continue the newest run marked *:\n  tunesmith resume {path}")
 
 
-def _to_row(run: RunSummary, folder: Path) -> list[render.TableCell]:
+def order_tree(runs: Sequence[RunSummary]) -> list[tuple[RunSummary, int]]:
+    """Return each run after the run that it starts from, with its depth, the oldest first."""
+    shown = {str(run.path) for run in runs}
+    ordered: list[tuple[RunSummary, int]] = []
+
+    def add(parent: str, depth: int) -> None:
+        for run in reversed(runs):
+            if (run.parent if run.parent in shown else "") == parent:
+                ordered.append((run, depth))
+                add(str(run.path), depth + 1)
+
+    add("", 0)
+    return ordered
+
+
+def _to_row(run: RunSummary, folder: Path, depth: int) -> list[render.TableCell]:
     value = "" if run.value is None else f"{one_line(run.metric, 20)} {format_number(run.value)}"
     outcome = one_line(run.word or run.error, 40)
     status = f"{run.status}*" if run.is_resumable else run.status
     return [
-        one_line(str(run.path.relative_to(folder)), MAX_PATH),
+        "  " * depth + one_line(str(run.path.relative_to(folder)), MAX_PATH),
         (status, STYLES.get(run.status, "warning")),
         one_line(run.technique, 20),
         value,

@@ -92,7 +92,8 @@ def _summarize(path: Path, first: JSON, last: JSON, size: int) -> RunSummary:
         metric=str(verdict.get("metric", "")),
         value=float(value) if isinstance(value, int | float) else None,
         error=str(last.get("error", "")) if is_finished else "",
-        inputs=tuple(_paths([plan["model"]["base"], plan["data"], plan.get("lineage")])),
+        inputs=tuple(_paths([plan["model"]["base"], plan["data"], plan.get("lineage")]))
+        + tuple(_paths(plan["technique"].get("from"))),
         bytes=size,
     )
 

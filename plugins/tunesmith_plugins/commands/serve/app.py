@@ -87,6 +87,7 @@ class Routes:
         body, content = await read_json(request, self.service.limits)
         asked = read_request(kind, content)
         seen = describe_request(request, asked.model, body, self.service.extensions)
+        await self.service.change_models()
         asked = await self.service.choose(asked, seen)
         if not asked.stream:
             answer = await run_while_connected(request.receive, self._answer_whole(asked, seen))
@@ -122,6 +123,7 @@ class Routes:
 
     async def list_models(self, request: Request) -> Response:
         """Return the list of served models."""
+        await self.service.change_models()
         models = [self._describe(name) for name in self.service.thread.engines]
         self._count(request, 200)
         return JSONResponse({"object": "list", "data": models})

@@ -344,6 +344,13 @@ class CallingEngine(Engine):
         return left
 
 
+def make_engine(model: TextModel, slots: int) -> Engine:
+    """Return the engine that serves a model: with continuous batching if it is one of ours."""
+    if isinstance(model, TorchTextModel):
+        return BatchedEngine(model, slots=slots)
+    return CallingEngine(model)
+
+
 def to_api_error(error: Exception) -> ApiError:
     """Convert an error in the model thread to the error that the client sees."""
     if isinstance(error, UsageError | DataError):

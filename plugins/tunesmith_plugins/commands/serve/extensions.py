@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -53,14 +53,35 @@ class Extension:
             self.headers = frozenset(
                 name for name in named if not SECRET_HEADER_PATTERN.search(name)
             )
+        self._load: Callable[[Path], TextModel] | None = None
+        self._added: set[str] = set()
         self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(MAX_PENDING)
 
     def open_models(self, plan: Plan) -> Mapping[str, TextModel]:
         """Return the models that the extension adds to those of the run."""
         technique, base = plan.technique.offer.build(plan.technique.config), plan.found_model
         with fence(self._plugin, "models", may_take_long=True):
-            load = partial(technique.open, base.fetch(), device=plan.run.device)
-            return dict(self._built.models(load))
+            self._load = partial(technique.open, base.fetch(), device=plan.run.device)
+            return dict(self._built.models(self._load))
+
+    def change_models(self, served: Collection[str]) -> Mapping[str, TextModel | None]:
+        """Return the models to add (or None to remove one) now; none if the extension failed.
+
+        Models that other extensions or the run serve are not changed.
+        """
+        if self._load is None:
+            return {}
+        try:
+            changed = dict(self._built.change_models(self._load))
+        except Exception as error:
+            self._note(f"cannot change the models: {describe_error(error)}")
+            return {}
+        foreign = {*served} - self._added
+        for name in foreign & changed.keys():
+            self._note(f"a model named {name!r:.100} is already served")
+        own = {name: model for name, model in changed.items() if name not in foreign}
+        self._added |= own.keys()
+        return own
 
     def choose(self, request: ServedRequest, served: Collection[str]) -> str | None:
         """Return the model that the extension chooses for a request, or None if it makes no choice.

@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from tunesmith.text import one_line
 from tunesmith_cli import render
@@ -26,7 +26,10 @@ class ModelThread:
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         self.engines = engines
-        self._new: deque[tuple[str, Job]] = deque()
+        """The engines for new requests, by name; :meth:`change` replaces the mapping."""
+        self._entered: dict[Engine, str] = {}
+        """Engines that this thread has used, also removed ones that are not empty yet."""
+        self._new: deque[tuple[str, Engine, Job]] = deque()
         self._wake = threading.Condition()
         self._is_stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -50,22 +53,33 @@ class ModelThread:
         """Return True if the thread is running."""
         return self._thread.is_alive()
 
-    def submit(self, model: str, jobs: Sequence[Job]) -> None:
-        """Queue generation jobs for a model."""
+    def submit(self, model: str, engine: Engine, jobs: Sequence[Job]) -> None:
+        """Queue generation jobs for the engine of a model."""
         with self._wake:
-            self._new += [(model, job) for job in jobs]
+            self._new += [(model, engine, job) for job in jobs]
+            self._wake.notify()
+
+    def change(self, changes: Mapping[str, Engine | None]) -> None:
+        """Add engines, or remove those given as None, which finish the jobs they have."""
+        with self._wake:
+            changed = {**self.engines, **changes}
+            self.engines = {name: engine for name, engine in changed.items() if engine is not None}
             self._wake.notify()
 
     def _run(self) -> None:
-        with ExitStack() as stack:
-            for engine in self.engines.values():
-                stack.enter_context(engine)
+        try:
             while self._take_new():
                 posts: list[Post] = []
-                for name, engine in self.engines.items():
+                for engine, name in [*self._entered.items()]:
                     if not engine.is_empty:
                         posts += self._step(name, engine)
+                    elif self._is_removed(engine):
+                        del self._entered[engine]
+                        engine.__exit__()
                 self._deliver(posts)
+        finally:
+            for engine in self._entered:
+                engine.__exit__()
 
     def _take_new(self) -> bool:
         """Pass new jobs to their engines, or wait for one; return False to stop the thread."""
@@ -75,14 +89,20 @@ class ModelThread:
             new, self._new = self._new, deque()
             if self._is_stopping:
                 return False
-        for name, job in new:
+        for name, engine, job in new:
             if not job.is_cancelled:
-                self.engines[name].add(job)
+                if engine not in self._entered:
+                    self._entered[engine] = name
+                    engine.__enter__()
+                engine.add(job)
         return True
+
+    def _is_removed(self, engine: Engine) -> bool:
+        return self.engines.get(self._entered[engine]) is not engine
 
     @property
     def _is_idle(self) -> bool:
-        return all(engine.is_empty for engine in self.engines.values())
+        return all(e.is_empty and not self._is_removed(e) for e in self._entered)
 
     def _step(self, name: str, engine: Engine) -> list[Post]:
         try:

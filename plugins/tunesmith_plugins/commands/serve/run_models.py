@@ -14,7 +14,12 @@ from tunesmith.storage import RunFolder
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
 from tunesmith_evidence.review.policy import ReviewPolicy, find_policies
 from tunesmith_evidence.winner import WINNER_FOLDER, open_winner
-from tunesmith_plugins.commands.serve.engine import BatchedEngine, CallingEngine, Engine
+from tunesmith_plugins.commands.serve.engine import (
+    BatchedEngine,
+    CallingEngine,
+    Engine,
+    make_engine,
+)
 from tunesmith_plugins.commands.serve.extensions import Extension
 from tunesmith_torch.generation.text_model import TorchTextModel
 
@@ -90,6 +95,5 @@ def open_engines(
                 raise UsageError(
                     f"extension {extension.name}: a model named {name} is already served"
                 )
-            is_ours = isinstance(model, TorchTextModel)
-            engines[name] = BatchedEngine(model, slots=slots) if is_ours else CallingEngine(model)  # type: ignore[arg-type]
+            engines[name] = make_engine(model, slots)
     return engines

@@ -21,7 +21,7 @@ from tunesmith_plugins.commands.serve.api_request import (
     CompletionRequest,
     GenerationRequest,
 )
-from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine
+from tunesmith_plugins.commands.serve.engine import BatchedEngine, Engine, make_engine
 from tunesmith_plugins.commands.serve.extensions import Extension
 from tunesmith_plugins.commands.serve.job import Channel, ChoiceInput, Job, Piece
 from tunesmith_plugins.commands.serve.limits import Limits
@@ -107,6 +107,21 @@ class Service:
             raise ApiError(404, what, param="model", code="model_not_found")
         return self.thread.engines[model]
 
+    async def change_models(self) -> None:
+        """Add and remove the models that extensions change.
+
+        Raises:
+            ApiError: loading them takes too long.
+        """
+        deadline = asyncio.get_running_loop().time() + self.limits.seconds
+        for extension in self.extensions:
+            changed = await self._run(deadline, extension.change_models, self.thread.engines)
+            if changed:
+                slots = self.limits.slots
+                self.thread.change(
+                    {n: None if m is None else make_engine(m, slots) for n, m in changed.items()}
+                )
+
     async def choose(self, request: R, seen: ServedRequest) -> R:
         """Return the request for the model that an extension chooses, or the request unchanged.
 
@@ -144,7 +159,7 @@ class Service:
             id_, tokens = f"{kind}-{secrets.token_hex(12)}", sum(prompts.values())
             ticket = OpenRequest(id_, request.model, jobs, channel, tokens, deadline, policy=policy)
             self.metrics.prompt_tokens.labels(request.model).inc(ticket.prompt_tokens)
-            self.thread.submit(request.model, jobs)
+            self.thread.submit(request.model, engine, jobs)
             try:
                 yield ticket
             finally:

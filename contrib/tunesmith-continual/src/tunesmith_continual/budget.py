@@ -1,0 +1,97 @@
+"""The forgetting budget: the divergence on new prompts predicts the loss on earlier tasks.
+
+Forgetting follows the KL divergence of the tuned model from the model before, measured on the new
+task (Shenfeld et al. 2025, RL's Razor, section 4). Here it is a line through the origin, whose
+slope is fitted to finished runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tunesmith.events import FindingReported
+from tunesmith.storage import write_atomic
+from tunesmith_continual.options import RetentionOptions
+from tunesmith_torch.training.additions import AdditionContext
+
+FILE = "kl.jsonl"
+
+
+class Budget:
+    """Measures the divergence, and ends training with the last weights within the budget."""
+
+    def __init__(
+        self, options: RetentionOptions, context: AdditionContext, measure: Callable[[], float]
+    ) -> None:
+        self._options, self._context, self._measure = options, context, measure
+        self._path = context.folder / FILE
+        self._kept: dict[str, Tensor] = {}
+
+    def check(self, step: int) -> Literal["continue", "finish"]:
+        """Measure after a step; beyond the budget, restore the last weights within it."""
+        budget, slope = self._options.budget, self._options.budget_slope
+        divergence = self._measure()
+        predicted = None if slope is None else slope * divergence
+        earlier = [line for line in read_divergences(self._path) if line["step"] < step]
+        is_beyond = budget is not None and predicted is not None and predicted > budget
+        if not is_beyond:
+            lines = [*earlier, {"step": step, "kl": divergence, "predicted": predicted}]
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+            if budget is not None:
+                self._kept = {n: p.detach().clone() for n, p in self._context.parameters.items()}
+            return "continue"
+        with torch.no_grad():
+            for name, kept in self._kept.items():
+                self._context.parameters[name].copy_(kept)
+        last = earlier[-1]
+        text = (
+            f"the predicted loss on earlier tasks is {predicted:.3f} after step {step}, above the "
+            f"budget of {budget:g}; the model has the weights of step {last['step']}, whose "
+            f"predicted loss is {last['predicted']:.3f}"
+        )
+        self._context.job.emit(FindingReported(level="info", source="retention", message=text))
+        return "finish"
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the last weights within the budget."""
+        return {f"kept.{name}": tensor for name, tensor in self._kept.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the last weights within the budget."""
+        parameters = self._context.parameters
+        self._kept = {
+            name: state[f"kept.{name}"].to(parameter.device, copy=True)
+            for name, parameter in parameters.items()
+            if f"kept.{name}" in state
+        }
+
+
+def read_divergences(path: Path) -> list[dict[str, float]]:
+    """Return the measurements of a run; empty if it has none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def find_divergence(run: Path) -> dict[str, float] | None:
+    """Return the last measurement of a run folder: that of its final model."""
+    for path in sorted(run.glob(f"**/additions/retention/{FILE}")):
+        if found := read_divergences(path):
+            return found[-1]
+    return None
+
+
+def fit_slope(points: Sequence[tuple[float, float]]) -> float | None:
+    """Return the slope through the origin of loss over divergence, by least squares.
+
+    None if no point has a divergence above 0, or the fitted loss would not be positive.
+    """
+    squares = math.fsum(kl * kl for kl, _ in points)
+    slope = math.fsum(kl * loss for kl, loss in points) / squares if squares else 0.0
+    return slope if slope > 0 else None

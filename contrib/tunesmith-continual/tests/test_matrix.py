@@ -1,0 +1,136 @@
+"""The matrix and its figures, against hand-computed numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.events import Measured
+from tunesmith.statistics import Interval, mean_interval
+from tunesmith_continual.budget import fit_slope
+from tunesmith_continual.matrix import Matrix, combine, compare_rows
+from tunesmith_evidence.statistics import compare
+
+ROWS = {
+    (0, 0): [1, 1, 1, 1, 1, 1, 1, 1, 1, 0],
+    (1, 0): [1, 1, 1, 1, 1, 0, 0, 0, 0, 1],
+    (2, 0): [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+    (1, 1): [0, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+    (2, 1): [1, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+    (2, 2): [1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+}
+"""Right and wrong answers of three models on ten test rows of each task."""
+
+
+def measured(path: Path, values: list[float], **changes: Any) -> Measured:
+    """Write the values of rows, and return the event with their absolute path."""
+    lines = [
+        json.dumps({"row": n, "score": {"value": float(v), "weight": 1.0}}) + "\n"
+        for n, v in enumerate(values)
+    ]
+    path.write_text("".join(lines), encoding="utf-8")
+    mean = mean_interval([float(v) for v in values])
+    fields: dict[str, Any] = {
+        "model": "tuned", "evaluator": "score", "metric": "score", "value": mean.value,
+        "low": mean.low, "high": mean.high, "n": mean.n, "units": mean.units,
+        "higher_is_better": True, "seconds": 1.0, "records": str(path),
+    }  # fmt: skip
+    return Measured(**{**fields, **changes})
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Matrix:
+    cells = {
+        cell: measured(tmp_path / "{}-{}.jsonl".format(*cell), values)
+        for cell, values in ROWS.items()
+    }
+    return Matrix(["a", "b", "c"], cells, {}, {})
+
+
+def test_the_figures_equal_hand_computed_ones(matrix: Matrix) -> None:
+    """R = [[.9], [.6, .5], [.2, .6, .8]]."""
+    assert [event.value for event in matrix.diagonal] == pytest.approx([0.9, 0.5, 0.8])
+    assert matrix.average.value == pytest.approx((0.2 + 0.6 + 0.8) / 3)
+    transfer, forgetting = matrix.backward_transfer, matrix.forgetting
+    assert transfer is not None and transfer.value == pytest.approx((-0.7 + 0.1) / 2)
+    assert forgetting is not None and forgetting.value == pytest.approx((0.7 - 0.1) / 2)
+    assert transfer.n == 20
+
+
+def test_forgetting_counts_from_the_best_score(tmp_path: Path) -> None:
+    """Here the second task improved the first one, so more was forgotten than was transferred."""
+    rows = {**ROWS, (0, 0): [1] * 4 + [0] * 6, (1, 0): [1] * 9 + [0]}
+    cells = {c: measured(tmp_path / "{}{}".format(*c), v) for c, v in rows.items()}
+    matrix = Matrix(["a", "b", "c"], cells, {}, {})
+    assert matrix.best_before(0) == 1
+    assert matrix.backward_transfer is not None and matrix.forgetting is not None
+    assert matrix.backward_transfer.value == pytest.approx((0.2 - 0.4 + 0.1) / 2)
+    assert matrix.forgetting.value == pytest.approx((0.9 - 0.2 - 0.1) / 2)
+
+
+def test_intervals_are_paired_by_row(matrix: Matrix) -> None:
+    change = matrix.change(0, 0, 2)
+    expected = compare([float(v) for v in ROWS[0, 0]], [float(v) for v in ROWS[2, 0]], True)
+    assert change == expected.difference
+    assert change.high < 0, "7 of 10 rows are lost"
+
+
+def test_a_mean_over_tasks_combines_their_intervals(matrix: Matrix) -> None:
+    """MOVER, computed by hand from the two paired intervals."""
+    first, second = matrix.change(0, 0, 2), matrix.change(1, 1, 2)
+    transfer = matrix.backward_transfer
+    assert transfer is not None
+    below = math.sqrt((first.value - first.low) ** 2 + (second.value - second.low) ** 2) / 2
+    above = math.sqrt((first.high - first.value) ** 2 + (second.high - second.value) ** 2) / 2
+    assert transfer.low == pytest.approx(transfer.value - below)
+    assert transfer.high == pytest.approx(transfer.value + above)
+
+
+def test_the_combined_interval_covers_the_mean() -> None:
+    """Nominally 95 % of simulated pairs of tasks, whose intervals are Wilson's."""
+    from random import Random
+
+    rng, covered = Random(1), 0
+    for _ in range(400):
+        parts = []
+        for share in (0.3, 0.8):
+            parts.append(mean_interval([float(rng.random() < share) for _ in range(40)]))
+        found = combine(parts)
+        covered += found.low <= 0.55 <= found.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_a_loss_improves_when_it_falls(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"higher_is_better": False, "unit": "nats/token", "lowest": 0.0}
+    first = measured(tmp_path / "a", [2.0, 2.5, 3.0, 2.2], **changes)
+    second = measured(tmp_path / "b", [1.0, 1.4, 2.1, 1.2], **changes)
+    assert compare_rows(first, second).value == pytest.approx(1.0)
+    assert compare_rows(second, first).value == pytest.approx(-1.0)
+
+
+def test_scores_in_different_units_have_no_mean(tmp_path: Path, matrix: Matrix) -> None:
+    loss = measured(tmp_path / "loss", [1.0, 2.0], unit="nats/token", higher_is_better=False)
+    mixed = Matrix(matrix.names, {**matrix.cells, (2, 2): loss}, {}, {})
+    assert "different units" in mixed.obstacle
+    assert "average_accuracy" not in mixed.to_json() and mixed.to_json()["no_mean"]
+
+
+def test_a_single_task_has_only_an_average(matrix: Matrix) -> None:
+    single = Matrix(["a"], {(0, 0): matrix.cells[0, 0]}, {}, {})
+    assert single.backward_transfer is single.forgetting is None
+    assert single.to_json()["average_accuracy"]["value"] == pytest.approx(0.9)
+
+
+def test_one_interval_is_its_own_mean() -> None:
+    interval = Interval(0.5, 0.4, 0.7, 10, 10)
+    assert combine([interval]) == interval
+
+
+def test_the_slope_is_least_squares_through_the_origin() -> None:
+    assert fit_slope([(1.0, 0.2), (2.0, 0.4)]) == pytest.approx(0.2)
+    assert fit_slope([(1.0, 0.3), (2.0, 0.4)]) == pytest.approx((0.3 + 0.8) / 5)
+    assert fit_slope([]) is None and fit_slope([(1.0, -0.1)]) is None

@@ -1,0 +1,196 @@
+"""Training equals a plain loop that calls PEFT's forward and its hook; each mutation is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training import ROWS, load_base, load_with_peft, options, train
+
+from tunesmith_peft import hidden_terms, task
+from tunesmith_peft.adapter import build_config
+from tunesmith_torch.data.templates import Template
+from tunesmith_torch.losses import rows_alone
+from tunesmith_torch.models.loading import load_tokenizer
+
+# isort: split
+from peft import get_peft_model, get_peft_model_state_dict
+
+CASES: dict[str, dict[str, Any]] = {
+    "adalora": {"init_r": 4, "target_r": 2, "tinit": 1, "total_step": 4},
+    "shadow": {"shadow_dropout": 0.0},
+    "prompt_tuning": {"num_virtual_tokens": 4},
+}
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def plain_loop(method: str, model_folder: Path) -> dict[str, Tensor]:
+    """Train four steps on all rows with PEFT's own forward, and return the saved tensors."""
+    config = options(method, CASES[method])
+    model: Any = load_base(model_folder)
+    torch.manual_seed(3)
+    model.requires_grad_(False)
+    model = get_peft_model(model, build_config(method, config.options)).train()
+    template = Template.from_options(load_tokenizer(model_folder), config)
+    tokenized = template.tokenize_records(ROWS, 512).examples
+    examples = [tokenized[row] for row in range(len(tokenized))]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
+    total = sum(int(torch.as_tensor(e.trained)[1:].sum()) for e in examples)
+    for step in range(4):
+        for example in examples:
+            ids_1T = torch.as_tensor(example.ids, dtype=torch.long)[None]
+            labels_1T = ids_1T.masked_fill(~torch.as_tensor(example.trained)[None], -100)
+            labels_1T[0, 0] = -100
+            output = model(input_ids=ids_1T, labels=labels_1T, use_cache=False)
+            count = int((labels_1T != -100).sum())
+            (output.loss * count / total).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if hasattr(model.base_model, "update_and_allocate"):
+            model.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+    return {n: t.detach() for n, t in get_peft_model_state_dict(model).items()}
+
+
+def difference(method: str, model: Path, folder: Path) -> float:
+    """Return the largest difference of a saved number between both trainings."""
+    artifact, _, _ = train(options(method, CASES[method]), model, folder / "run")
+    found = get_peft_model_state_dict(load_with_peft(model, artifact))
+    expected = plain_loop(method, model)
+    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in expected.items()}:
+        return float("inf")
+    return max(float((found[name] - tensor).abs().max()) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("method", [*CASES])
+def test_training_equals_a_plain_loop(method: str, tiny_model: Path, tmp_path: Path) -> None:
+    assert difference(method, tiny_model, tmp_path) < 1e-4
+
+
+def drop_term(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(hidden_terms.PeftTerm, "term", lambda self, items: _zero(self.model))
+
+
+def drop_term_of_rows(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(task.RowTermTask, "objective_class", task.SupervisedTask.objective_class)
+
+
+def free_gradients_first(patch: pytest.MonkeyPatch) -> None:
+    hook = hidden_terms.PeftHook.transform_update
+
+    def transform(self: Any, update: Any) -> None:
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+        hook(self, update)
+
+    patch.setattr(hidden_terms.PeftHook, "transform_update", transform)
+
+
+def skip_hook(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(hidden_terms.PeftHook, "transform_update", lambda self, update: None)
+
+
+def _zero(model: Any) -> Tensor:
+    return sum((p.sum() * 0.0 for p in model.parameters() if p.requires_grad), torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("method", "mutate"),
+    [
+        ("adalora", drop_term),
+        ("adalora", free_gradients_first),
+        ("adalora", skip_hook),
+        ("shadow", drop_term_of_rows),
+    ],
+)
+def test_a_mutation_is_seen(
+    method: str, mutate: Patch, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+    assert difference(method, tiny_model, tmp_path) > 1e-3
+
+
+def test_without_the_wrapper_prompts_have_no_effect(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss then has no gradient with respect to the virtual tokens."""
+    original = rows_alone.logprobs_of_rows
+
+    def bypass(model: Any, batch: Any) -> Tensor:
+        return original(model.get_base_model(), batch)
+
+    monkeypatch.setattr(rows_alone, "logprobs_of_rows", bypass)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        train(options("prompt_tuning", CASES["prompt_tuning"]), tiny_model, tmp_path / "run")
+
+
+def test_hidden_terms_are_reported_apart(tiny_model: Path, tmp_path: Path) -> None:
+    for method in ("adalora", "shadow"):
+        _, steps, _ = train(options(method, CASES[method]), tiny_model, tmp_path / method)
+        assert steps[0].metrics["peft.term"] > 0.1, method
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    yield
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+INITIAL = {
+    "pissa": {},
+    "olora": {},
+    "eva": {},
+    "corda": {"corda_config": {"corda_method": "kpm"}},
+    "lora_ga": {"lora_ga_config": {}},
+}
+
+
+@pytest.mark.parametrize("kind", [*INITIAL])
+def test_initializations_fit_the_unchanged_base_model(
+    kind: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """PEFT alone adds the artifact to the base model as published."""
+    given = {"r": 4, "init_lora_weights": kind, **INITIAL[kind]}
+    with unchanged(tiny_model):
+        artifact, steps, _ = train(options("lora", given, learning_rate=1e-9), tiny_model, tmp_path)
+    ids_1T = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        base = load_base(tiny_model)(input_ids=ids_1T).logits
+        tuned = load_with_peft(tiny_model, artifact)(input_ids=ids_1T).logits
+    assert float((tuned - base).abs().max()) < 1e-4, "a rate of 1e-9 trains nothing"
+    assert abs(steps[0].loss - steps[-1].loss) < 1e-4
+
+
+def test_a_changed_base_is_seen(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the difference, the artifact of LoRA-GA does not fit the unchanged base model."""
+
+    def keep(adapted: Any, initial: Any) -> Any:
+        adapted.model.peft_config["default"].init_lora_weights = True
+        return adapted
+
+    monkeypatch.setattr(task, "save_as_difference", keep)
+    with pytest.raises(AssertionError, match="trains nothing"):
+        test_initializations_fit_the_unchanged_base_model("lora_ga", tiny_model, tmp_path)
+
+
+def test_lora_plus_multiplies_the_rate_of_b(tiny_model: Path, tmp_path: Path) -> None:
+    """One step of AdamW moves each number by about the rate; B moves 16 times as far."""
+
+    def moved(ratio: float) -> dict[str, float]:
+        config = options("lora", {"r": 4}, learning_rate=1e-4, b_rate_ratio=ratio, max_steps=1)
+        artifact, _, _ = train(config, tiny_model, tmp_path / f"{ratio}")
+        state = get_peft_model_state_dict(load_with_peft(tiny_model, artifact))
+        return {n: float(t.abs().max()) for n, t in state.items() if "lora_B" in n}
+
+    plain, faster = moved(1.0), moved(16.0)
+    assert all(abs(faster[name] / plain[name] - 16) < 0.01 for name in plain)

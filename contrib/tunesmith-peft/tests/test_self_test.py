@@ -1,0 +1,67 @@
+"""A method that nobody has classified is tested on the model, and refused if it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import options
+
+from tunesmith.errors import UsageError
+from tunesmith_peft import self_test
+from tunesmith_peft.self_test import add_tested
+from tunesmith_torch.models.open_base import load_model
+from tunesmith_torch.runtime.device import Precision
+
+# isort: split
+from peft import PeftModel
+
+SMALL: dict[str, Any] = {"num_virtual_tokens": 4}
+
+
+def add(method: str, given: dict[str, Any], model: Path) -> Any:
+    precision = Precision(torch.float32, "test")
+    base = load_model(model, torch.device("cpu"), precision, packing=True)
+    return add_tested(base, precision, options(method, given), 0)
+
+
+def test_a_sound_method_passes_and_keeps_its_initial_values(tiny_model: Path) -> None:
+    adapted = add("lora", {"r": 4}, tiny_model)
+    for name, parameter in adapted.named_trainable_parameters:
+        assert parameter.grad is None and ("lora_B" not in name or not parameter.any())
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "reason"),
+    [
+        ("adalora", {}, "PEFT adds"),
+        ("prompt_tuning", SMALL, "no effect"),
+        ("adamss", {"r": 8}, "called after each step"),
+    ],
+)
+def test_a_method_with_further_requirements_is_refused(
+    method: str, given: dict[str, Any], reason: str, tiny_model: Path
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        add(method, given, tiny_model)
+
+
+def test_faults_are_seen(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors that are not saved, and an adapter that cannot be switched off."""
+    with monkeypatch.context() as patch:
+        patch.setattr(self_test, "set_peft_model_state_dict", lambda model, state: None)
+        with pytest.raises(UsageError, match="do not bring its effect back"):
+            add("lora", {"r": 4}, tiny_model)
+
+    @contextmanager
+    def stay_on(self: Any) -> Iterator[None]:
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "disable_adapter", stay_on)
+        with pytest.raises(UsageError, match="switched off, it still changes"):
+            add("lora", {"r": 4}, tiny_model)
