@@ -270,7 +270,7 @@ def _say(holds: bool) -> str:
 def main(names: Sequence[str]) -> None:
     """Print the table as Markdown."""
     warnings.simplefilter("ignore")  # PEFT's advice on options
-    heads = ["method", "numbers", *COLUMNS]
+    heads = ["method", "values", *COLUMNS]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name in names or [*list_methods()]:
         outcome = verify_method(name, get_tiny_model_folder())
