@@ -10,7 +10,6 @@ PLUGIN = lazy_plugin(
             name="monitor",
             summary="Watch a run's traffic: what changed, and if answers became worse.",
             load="tunesmith_monitor.monitor_command:command",
-            needs=("numpy>=1.26", "scikit-learn>=1.5", "py3langid>=0.3"),
         ),
         CommandOffer(
             name="ab",
