@@ -38,12 +38,12 @@ CONFIDENCE_NEW, CONFIDENCE_OLD = 0.99, 0.9
 
 @dataclass(frozen=True)
 class SplitRows:
-    """New labeled rows, without those whose prompts the run in service has already."""
+    """New labeled rows, skipping those whose prompts the run in service already has."""
 
     train: Sequence[JSON]
     test: Sequence[JSON]
     known: int
-    """Number of rows that were left out."""
+    """Number of skipped rows."""
 
 
 def split_rows(path: Path, run: Path, *, files: Sequence[str] = ()) -> SplitRows:

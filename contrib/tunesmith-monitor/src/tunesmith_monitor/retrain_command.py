@@ -122,7 +122,7 @@ def read_new_rows(run: Path, file: Path, state: CliState) -> SplitRows:
 
     rows = split_rows(file, run, files=state.files)
     if rows.known:
-        render.print_note(f"{rows.known:,} rows are left out: the run has their prompts already")
+        render.print_note(f"skipped {rows.known:,} rows whose prompts the run already has")
     return rows
 
 

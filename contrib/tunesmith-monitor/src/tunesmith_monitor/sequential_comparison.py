@@ -6,11 +6,11 @@ outcome y from 0 to 1 of a new user gives the payoff::
     x = (y - center) * (1 / share if the user has B, else -1 / (1 - share))
 
 ``center`` is the mean of the outcomes before. Given the past, the expectation of x is the mean of B
-minus the mean of A. If B is not better, ``1 + bet * x`` therefore has an expectation of at most 1,
-and the product over all users is an e-process: it exceeds ``1 / error`` with a probability of at
-most ``error``, at any time (Ville's inequality; Ramdas et al. 2023, *Game-Theoretic Statistics and
-Safe Anytime-Valid Inference*, section 2). The mean over several bets is an e-process, too. The
-same payoffs with the opposite sign test if B is worse.
+minus the mean of A. If B is not better, the expectation of ``1 + bet * x`` is at most 1, and the
+product over all users is an e-process. It ever exceeds ``1 / error`` with a probability of at most
+``error`` (Ville's inequality; Ramdas et al. 2023, *Game-Theoretic Statistics and Safe
+Anytime-Valid Inference*, section 2). The mean over several bets is an e-process, too. The same
+payoffs with the opposite sign test if B is worse.
 
 Only the first outcome of each user counts: later ones have a known assignment.
 """

@@ -132,8 +132,8 @@ class Watch:
 
         Args:
             confidences: calibrated confidences of the reference; empty: no such layer.
-            floor: smallest share of right answers that is no alarm; None: no such layer.
-            tolerance: fall of the estimated share of right answers that is no alarm.
+            floor: smallest share of right answers without an alarm; None: no such layer.
+            tolerance: fall of the estimated share of right answers without an alarm.
 
         Raises:
             UsageError: the reference is too small.
