@@ -1,4 +1,6 @@
-"""CPU time of a request with and without the extension: ``python benchmarks/serve_cpu.py RUN``.
+"""CPU time of a request with and without the extension.
+
+Run it as ``python benchmarks/serve_cpu.py RUN [REQUESTS]``.
 
 Three servers take turns at every request: one without the extension, one with it, and a control
 without it. The difference between the control and the first server is the noise of the measurement.
@@ -14,7 +16,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-PAIRS, REQUESTS = 5, 400
+PAIRS, REQUESTS = 5, int(sys.argv[2]) if len(sys.argv) > 2 else 100
 
 
 def start(run: str, *options: str) -> tuple[subprocess.Popen[str], str]:

@@ -1,6 +1,7 @@
 """Measure the monitor on simulated streams: ``python benchmarks/simulate.py PART...``.
 
-Parts: ``alarms``, ``changes``, ``ab``, ``million``, ``retrain``; ``--scale 0.1`` simulates less.
+Parts: ``alarms``, ``changes``, ``ab``, ``million``, ``retrain``, ``gate``. The option ``--scale
+0.1`` simulates less.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 from simulated_requests import CHANGES, RIGHT_AFTER, Pool, make_pool
 
 from tunesmith.statistics import mean_interval
+from tunesmith_evidence.statistics import compare
 from tunesmith_monitor.budget import Budget
+from tunesmith_monitor.candidate import CONFIDENCE_NEW
 from tunesmith_monitor.decision import Inputs, decide
 from tunesmith_monitor.features import FeatureSpace
 from tunesmith_monitor.label_test import LabelTest
@@ -237,10 +240,25 @@ def measure_policies(scale: float) -> None:
         print(f"  {volume:>6,} requests a month, change in {drift:.0%} of months: {cells}")
 
 
+def measure_gate(scale: float) -> None:
+    """How often the gate finds a candidate better on 120 new rows, at two levels."""
+    trials = max(100, int(1_000 * scale))
+    for gain in (-0.05, 0.0, 0.1, 0.2, 0.3):
+        found = dict.fromkeys((0.95, CONFIDENCE_NEW), 0)
+        for seed in range(trials):
+            rng = np.random.default_rng(1_000 + seed)
+            before, after = (rng.random(120) < 0.6 + g for g in (0.0, gain))
+            for level in found:
+                values = before.astype(float).tolist(), after.astype(float).tolist()
+                found[level] += compare(*values, True, confidence=level).outcome == "better"
+        cells = ", ".join(f"{n / trials:.1%} at {level}" for level, n in found.items())
+        print(f"  candidate {gain:+.2f}: passes on new rows in {cells} ({trials} trials)")
+
+
 def main() -> None:
     """Run the chosen parts."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="+", help="alarms, changes, ab, million, retrain")
+    parser.add_argument("parts", nargs="+", help="alarms, changes, ab, million, retrain, gate")
     parser.add_argument("--scale", type=float, default=1.0)
     given = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -259,6 +277,8 @@ def main() -> None:
                 measure_million(space, pool, given.scale)
             case "retrain":
                 measure_policies(given.scale)
+            case "gate":
+                measure_gate(given.scale)
             case _:
                 sys.exit(f"unknown part: {part}")
         print(f"{part}: {time.perf_counter() - start:.0f} s so far", flush=True)

@@ -1,4 +1,4 @@
-"""Simulated help desk requests, and seven ways in which they change."""
+"""Simulated help desk requests, and seven changes of them."""
 
 from __future__ import annotations
 
