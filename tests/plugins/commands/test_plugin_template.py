@@ -163,7 +163,8 @@ def test_a_new_technique_is_installed_and_passes_its_own_tests(tmp_path: Path) -
     environment = Environment.create(tmp_path / "venv")
     environment.install(project)
     shown = environment.tunesmith("plugins", "show", "accelerate", cwd=tmp_path)
-    assert "accelerate (technique): low-rank adapters in the last layers" in shown.stdout, shown.stderr
+    listed = "accelerate (technique): low-rank adapters in the last layers"
+    assert listed in shown.stdout, shown.stderr
     tests = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(project / "tests")]
     assert_all_pass(environment.run(tests, cwd=tmp_path))
 
