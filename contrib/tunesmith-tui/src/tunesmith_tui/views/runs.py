@@ -1,0 +1,64 @@
+"""The list of runs: one row of cells for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from tunesmith.text import format_bytes
+from tunesmith_tui.cells import (
+    STYLES,
+    describe_progress,
+    format_score,
+    format_seconds,
+    shown,
+    word,
+)
+from tunesmith_tui.library import Listed, find_start, find_value, is_trial
+
+WIDE_FROM = 120
+NARROW = {"": 1, "run": 17, "status": 10, "now/verdict": 13, "score [95 %]": 20, "time": 11}
+WIDE = {"": 1, "run": 32, "status": 10, "now/verdict": 20, "score [95 %]": 20, "time": 11} | {
+    "memory": 9, "tokens": 11, "technique": 10, "model": 14, "started": 16,
+}  # fmt: skip
+"""Widths of the columns, which fill 80 or 160 characters with one space between two columns."""
+
+
+def list_columns(width: int, group_by: str) -> dict[str, int]:
+    """Return the widths of the columns that fit, by heading."""
+    columns = dict(WIDE if width >= WIDE_FROM else NARROW)
+    if group_by and width < WIDE_FROM:
+        del columns["time"]
+    return columns | ({f"by {group_by}": 12} if group_by else {})
+
+
+def build_row(item: Listed, marked: Sequence[Path], columns: dict[str, int]) -> list[Text]:
+    """Return the cells of a run."""
+    run = item.run
+    branch = ("  " * min(item.depth - 1, 4) + "└ ") * bool(item.depth)
+    name = f"{run.path.parent.name}/{run.path.name}" if is_trial(run) else run.name
+    cells = {
+        "": "AB"[marked.index(run.path)] if run.path in marked else "",
+        "run": f"{branch}{name}",
+        "now/verdict": describe_progress(run),
+        "score [95 %]": format_score(run.score),
+        "time": format_seconds(run.seconds),
+        "memory": format_bytes(run.peak_memory) if run.peak_memory else "",
+        "tokens": f"{run.tokens:,}" if run.tokens else "",
+        "technique": find_value(run, "technique", "use"),
+        "model": Path(find_value(run, "model", "base")).name,
+        "started": find_start(run)[:16].replace("T", " "),
+    }
+    status = Text("damaged", STYLES["damaged"]) if run.damaged_count else word(run.status)
+    return [
+        status if heading == "status" else _indent(cells.get(heading, item.group), width)
+        for heading, width in columns.items()
+    ]
+
+
+def _indent(text: str, width: int) -> Text:
+    """Return text on one line, with the spaces that indent it in a tree."""
+    plain = text.lstrip(" ")
+    return Text(" " * (len(text) - len(plain))) + shown(plain, width - len(text) + len(plain))
