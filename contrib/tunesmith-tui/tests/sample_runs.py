@@ -59,7 +59,8 @@ def make_plan(rate: float = 1e-4, **tables: Any) -> dict[str, Any]:
 
 def list_events(
     name: str = "tickets", *, steps: int = 40, done: int | None = None, ends: bool = True,
-    plan: dict[str, Any] | None = None, started: str = "2026-01-01T10:00:00+00:00", value: float = 0.8,
+    plan: dict[str, Any] | None = None, started: str = "2026-01-01T10:00:00+00:00",
+    value: float = 0.8,
 ) -> Iterable[Event]:  # fmt: skip
     """Yield the events of a run that trains ``done`` of its steps, and ends or not."""
     noise = random.Random(0)
@@ -101,7 +102,7 @@ def list_events(
 def measure(model: str, value: float, **fields: Any) -> Measured:
     """Return a measurement on ten rows."""
     return sample_event(
-        Measured, "exact-match", model=model, value=value, low=value - 0.15, high=value + 0.15, n=10,
+        Measured, "exact-match", model=model, value=value, low=value - 0.15, high=value + 0.1, n=10,
         records=f"evaluations/{model}.exact-match.jsonl", lowest=0.0, highest=1.0, **fields,
     )  # fmt: skip
 

@@ -37,29 +37,27 @@ CHECK_TICKS, SCAN_TICKS = 10, 50
 """Ticks between two looks at all logs, and between two looks for new runs."""
 MAX_RESULTS = 4
 HELP = """\
-1 to 7     Runs, Run, Compare, Answers, Data, Monitor, Search
-up, down   move in a list, or scroll; also j and k, page up and page down
-enter      open the run under the cursor
-n, p       next and previous run, on every screen
-escape     back to the list
-
+1 to 7    Runs, Run, Compare, Answers, Data, Monitor, Search
+up, down  move in a list or scroll; also j, k, page up, page down
+enter     open the run under the cursor
+n, p      next and previous run, on every screen
+escape    back to the list
 Runs
-  /        filter: all words must occur in the folder, name, model,
-           technique, status or verdict; escape clears it
-  g        group by folder, model, technique, status or verdict
-  t        tree: below each run, the runs that continue it
-  space    mark two runs, A and B, to compare them
+  /       filter: all words must be in the folder, name, model,
+          technique, status or verdict; escape clears it
+  g       group by folder, model, technique, status or verdict
+  t       tree: below each run, the runs that continue it
+  space   mark two runs, A and B, to compare them
 Answers
-  f        all rows, those that got worse, or those that are wrong
+  f       all rows, those that got worse, or those that are wrong
 Monitor
-  m        ask the monitor of the run for its report
+  m       ask the monitor of the run for its report
+?         this help
+q         quit
 
-?          this help
-q          quit
-
-The dashboard writes nothing. NO_COLOR turns colors off.
 Curves: • mean of the steps of a column, │ its 95 % interval,
-○ validation rows. Predictions: ░ predicted, ● measured."""
+○ validation rows. Predictions: ░ predicted, ● measured.
+The dashboard writes nothing. NO_COLOR turns colors off."""
 
 
 class Help(ModalScreen[None]):
@@ -126,7 +124,7 @@ class Dashboard(App[None]):
     Input.open { display: block; }
     ContentSwitcher, Page, Rows { height: 1fr; }
     #list { height: 40%; }
-    #help { width: 78; height: auto; max-height: 100%; border: solid; padding: 0 1; }
+    #help { width: 70; height: auto; max-height: 100%; border: solid; padding: 0 1; }
     Help { align: center middle; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -212,9 +212,9 @@ class RunState:
         return self.stages.setdefault(name, Stage())
 
     def _add_to_report(self, line: JSON) -> None:
-        for name in (line[key] for key in ("artifact", "records") if key in line):
-            if not (isinstance(name, str) and is_inside(name)):
-                raise ValueError("refers to a file outside the run folder")
+        paths = (line[key] for key in ("artifact", "records") if key in line)
+        if not all(isinstance(path, str) and is_inside(path) for path in paths):
+            raise ValueError("refers to a file outside the run folder")
         event = from_json(line)  # None for an event of a plugin that is not installed
         match event:
             case FirstBatch():

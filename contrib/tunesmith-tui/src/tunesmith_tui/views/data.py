@@ -22,7 +22,9 @@ BAR = 40
 
 def render_data(run: RunState) -> RenderableType:
     """Return the rows of each split, the findings and the tokens of the first batch."""
-    return Group(*_render_rows(run), *_render_findings(run), *_render_batches(run))
+    return Group(
+        *_render_rows(run), *_render_findings(run), *_render_batches(run), *_render_lengths(run)
+    )
 
 
 def _render_rows(run: RunState) -> Iterator[RenderableType]:
@@ -36,7 +38,11 @@ def _render_rows(run: RunState) -> Iterator[RenderableType]:
     yield Text(", ".join(format_count(count, f"{name} row") for name, count in splits if count))
     for cause, count in data.skipped.items():
         yield join((Text(f"skipped {count:,}:", "yellow"), shown(cause, 60)))
-    for part, counts in (data.lengths.get("train") or {}).items():
+
+
+def _render_lengths(run: RunState) -> Iterator[RenderableType]:
+    lengths = run.report.data.lengths.get("train", {}) if run.report.data else {}
+    for part, counts in lengths.items():
         yield heading("") + shown(f"Characters per {part}, training rows", 60, "bold underline")
         most = max(counts.values(), default=1) or 1
         for length, count in sorted(counts.items(), key=lambda item: int(item[0])):

@@ -18,20 +18,25 @@ from tunesmith_tui.cells import (
 )
 from tunesmith_tui.library import Listed, find_start, find_value, is_trial
 
-WIDE_FROM = 120
-NARROW = {"": 1, "run": 17, "status": 10, "now/verdict": 13, "score [95 %]": 20, "time": 11}
-WIDE = {"": 1, "run": 32, "status": 10, "now/verdict": 20, "score [95 %]": 20, "time": 11} | {
-    "memory": 9, "tokens": 11, "technique": 10, "model": 14, "started": 16,
-}  # fmt: skip
-"""Widths of the columns, which fill 80 or 160 characters with one space between two columns."""
+COLUMNS = {"": 1, "run": 17, "status": 10, "now/verdict": 13, "score [95 %]": 20, "time": 11}
+"""Widths of the columns that fit into 80 characters, by heading."""
+MORE = {"memory": 9, "tokens": 11, "technique": 10, "model": 14, "started": 16}
+"""Widths of the columns that are shown where they fit."""
+MAX_NAME, SCROLL_BAR = 40, 2
 
 
 def list_columns(width: int, group_by: str) -> dict[str, int]:
     """Return the widths of the columns that fit, by heading."""
-    columns = dict(WIDE if width >= WIDE_FROM else NARROW)
-    if group_by and width < WIDE_FROM:
-        del columns["time"]
-    return columns | ({f"by {group_by}": 12} if group_by else {})
+    columns, group = dict(COLUMNS), {f"by {group_by}": 12} if group_by else {}
+    left = width - SCROLL_BAR - sum(w + 1 for w in (*columns.values(), *group.values()))
+    if left < 0:
+        left += columns.pop("time") + 1
+    for heading, needed in MORE.items():
+        if needed < left:
+            columns[heading] = needed
+            left -= needed + 1
+    columns["run"] = min(MAX_NAME, columns["run"] + max(0, left))
+    return columns | group
 
 
 def build_row(item: Listed, marked: Sequence[Path], columns: dict[str, int]) -> list[Text]:

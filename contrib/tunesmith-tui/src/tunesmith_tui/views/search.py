@@ -51,8 +51,8 @@ def _render(trials: Sequence[RunState], width: int) -> Iterator[RenderableType]:
     keys = list_changed_options(trials)
     grid = Table.grid(padding=(0, 2))
     names = [key.rpartition(".")[2] for key in keys]
-    grid.add_row(*(Text(t, "bold") for t in ("trial", "status")), *(shown(n, 14, "bold") for n in names),
-                 Text("score [95 %]", "bold"), Text("time", "bold"), Text(""))  # fmt: skip
+    headings = ("trial", "status", *names, "score [95 %]", "time", "")
+    grid.add_row(*(shown(text, 14, "bold") for text in headings))
     bar_width = max(0, width - 62 - 12 * len(keys))
     ends = (min(s.low for _, s in found), max(s.high for _, s in found)) if found else (0.0, 1.0)
     for trial, score in [*found, *((trial, None) for trial in rest)]:
