@@ -124,6 +124,10 @@ class Dashboard(App[None]):
     Input.open { display: block; }
     ContentSwitcher, Page, Rows { height: 1fr; }
     #list { height: 40%; }
+    Rows > .datatable--header { text-style: bold; color: ansi_default; background: ansi_default; }
+    Rows > .datatable--cursor, Rows:focus > .datatable--cursor {
+        text-style: reverse; color: ansi_default; background: ansi_default;
+    }
     #help { width: 70; height: auto; max-height: 100%; border: solid; padding: 0 1; }
     Help { align: center middle; }
     """
@@ -144,7 +148,8 @@ class Dashboard(App[None]):
     ]
 
     def __init__(self, library: Library, machine: Callable[[], str] = describe_machine) -> None:
-        super().__init__()
+        # The terminal's own colors, so that light and dark terminals are both readable.
+        super().__init__(ansi_color=True)
         self.library, self.machine = library, machine
         # Kept as attributes, because a query looks only at the screen on top, such as the help.
         self.tabs, self.foot = Static(id="tabs"), Static(id="foot")
@@ -153,6 +158,8 @@ class Dashboard(App[None]):
         self.pages = {name: Page(id=name) for name in VIEWS if name not in ("runs", "answers")}
         self.view = "runs"
         self.current: RunState | None = None
+        self.is_chosen = False
+        """False until the user chooses a run: until then, the first one is current."""
         self.marked: list[Path] = []
         self.group_by, self.is_tree, self.kept = "", False, FILTERS[0]
         self.ticks = 0
@@ -175,7 +182,6 @@ class Dashboard(App[None]):
         yield self.foot
 
     def on_mount(self) -> None:
-        # The terminal's own colors, so that light and dark terminals are both readable.
         self.theme = "ansi-dark"
         self.library.scan()
         self.library.advance(FIRST_READ)
@@ -203,7 +209,7 @@ class Dashboard(App[None]):
         """Show the current state on the visible screen."""
         width = self.size.width
         listed = self.library.list(self.box.value, self.group_by, self.is_tree)
-        if self.current is None and listed:
+        if listed and not self.is_chosen:
             self.current = listed[0].run
         self._show_frame(len(listed))
         if self.view == "runs":
@@ -333,7 +339,7 @@ class Dashboard(App[None]):
 
     def action_view(self, name: str) -> None:
         """Show another screen."""
-        self.view = name
+        self.view, self.is_chosen = name, self.current is not None
         self.switcher.current = name
         lists = {"runs": self.runs_list, "answers": self.answers_list}
         (lists.get(name) or self.pages[name]).focus()
@@ -348,7 +354,7 @@ class Dashboard(App[None]):
         if self.current in self.listed:
             place = self.listed.index(self.current) + by
             if 0 <= place < len(self.listed):
-                self.current = self.listed[place]
+                self.current, self.is_chosen = self.listed[place], True
                 self.refresh_view()
 
     def action_back(self) -> None:
@@ -410,7 +416,7 @@ class Dashboard(App[None]):
         if event.data_table is self.answers_list:
             self._show_answer(cursor)
         elif cursor < len(self.listed) and self.listed[cursor] is not self.current:
-            self.current = self.listed[cursor]
+            self.current, self.is_chosen = self.listed[cursor], True
             self._show_frame(len(self.listed))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:

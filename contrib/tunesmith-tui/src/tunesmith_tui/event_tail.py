@@ -21,6 +21,8 @@ class EventTail:
     offset: int = 0
     """Position after the last complete line that was read."""
     size: int = 0
+    modified: float = 0.0
+    """Time of the last change that was seen."""
     exists: bool = False
     _file: tuple[int, int] | None = None
     """Device and inode, to notice that another file has replaced the log."""
@@ -55,7 +57,7 @@ class EventTail:
             self.offset, self._reach, self._is_skipping = 0, CHUNK, False
         if restarts or status.st_size < self.offset + self._incomplete:
             self._incomplete = 0  # a resumed run has removed an incomplete line
-        self._file, self.size = file, status.st_size
+        self._file, self.size, self.modified = file, status.st_size, status.st_mtime
         return restarts
 
     def read(self) -> list[bytes]:

@@ -45,14 +45,14 @@ class Library:
         return any([run.check() for run in self.runs.values()])
 
     def advance(self, seconds: float, first: RunState | None = None) -> bool:
-        """Read logs for this long, ``first`` before the newest ones.
+        """Read logs for this long, ``first`` before those that changed last.
 
         Returns:
             True if there was anything to read.
         """
         deadline = time.monotonic() + seconds
         behind = [run for run in self.runs.values() if run.tail.is_behind]
-        behind.sort(key=lambda run: (run is first, run.path.name), reverse=True)
+        behind.sort(key=lambda run: (run is first, run.tail.modified), reverse=True)
         for run in behind:
             run.advance(deadline)
             if time.monotonic() >= deadline:
