@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def write_runs(root: Path, runs: int, events: int) -> None:
-    """Write runs of which each has about this many events."""
+    """Write runs with about this many events each."""
     from tunesmith.events import StepFinished
     from tunesmith.testing import sample_event, sample_run
 

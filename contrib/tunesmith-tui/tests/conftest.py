@@ -12,7 +12,7 @@ import sample_runs
 from tunesmith_tui.app import Dashboard
 from tunesmith_tui.library import Library
 
-pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith.testing.fixtures"]
+pytest_plugins = ["tunesmith.testing.clean_environment", "tunesmith_torch.testing.fixtures"]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def names(listed: list[Listed]) -> list[str]:
 
 def test_the_newest_run_is_first(library: Library) -> None:
     trials = ["trial-002", "trial-001", "trial-000"]
-    assert names(library.list()) == ["mails", "tickets-2", "tickets", *trials]
+    assert names(library.arrange()) == ["mails", "tickets-2", "tickets", *trials]
 
 
 @pytest.mark.parametrize(
@@ -38,23 +38,23 @@ def test_the_newest_run_is_first(library: Library) -> None:
     ],
 )
 def test_a_filter_keeps_runs_with_all_words(library: Library, text: str, found: list[str]) -> None:
-    assert names(library.list(text)) == found
+    assert names(library.arrange(text)) == found
 
 
 @pytest.mark.parametrize("group_by", GROUPS)
 def test_groups_keep_every_run_once_and_together(library: Library, group_by: str) -> None:
-    listed = library.list(group_by=group_by)
-    assert sorted(names(listed)) == sorted(names(library.list()))
+    listed = library.arrange(group_by=group_by)
+    assert sorted(names(listed)) == sorted(names(library.arrange()))
     groups = [item.group for item in listed]
     assert len(set(groups)) == sum(a != b for a, b in zip(groups, ["\0", *groups], strict=False))
 
 
 def test_a_run_is_below_the_one_that_it_continues(library: Library) -> None:
-    listed = library.list(tree=True)
+    listed = library.arrange(tree=True)
     places = dict(zip(names(listed), [item.depth for item in listed], strict=True))
     assert places["tickets"] == 0 and places["tickets-2"] == 1
     assert names(listed)[names(listed).index("tickets") + 1] == "tickets-2"
-    assert len(listed) == 6 and "tickets-2" in names(library.list("tickets-2", tree=True))
+    assert len(listed) == 6 and "tickets-2" in names(library.arrange("tickets-2", tree=True))
 
 
 def test_a_cycle_hides_no_run(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_cycle_hides_no_run(tmp_path: Path) -> None:
     library = Library([tmp_path])
     library.scan()
     library.advance(60)
-    assert len(library.list(tree=True)) == 2
+    assert len(library.arrange(tree=True)) == 2
 
 
 def test_new_runs_are_found_and_growth_is_noticed(library: Library, runs: Path) -> None:

@@ -119,9 +119,9 @@ def test_keys_work_after_the_help_and_on_every_screen(
     runs: Path, press: Callable[..., list[str]]
 ) -> None:
     found = press(runs, "question_mark escape", "question_mark escape 2", "n", "p", "escape")
-    assert "Runs, Run, Compare" not in found[0] and "step 25 of 40" in found[1]
+    assert "this help" not in found[0] and "step 25 of 40" in found[1]
     assert "tickets-2" in found[2].splitlines()[1] and "mails" in found[3].splitlines()[1]
-    assert "now/verdict" in found[4]
+    assert "state or verdict" in found[4]
 
 
 def test_tokens_are_marked_without_color() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.console import RenderableType
+from rich.table import Table
 from rich.text import Text
 from textual import events
 from textual.app import App, ComposeResult
@@ -36,28 +37,27 @@ TICK, READ, FIRST_READ = 0.1, 0.06, 0.15
 CHECK_TICKS, SCAN_TICKS = 10, 50
 """Ticks between two looks at all logs, and between two looks for new runs."""
 MAX_RESULTS = 4
-HELP = """\
-1 to 7    Runs, Run, Compare, Answers, Data, Monitor, Search
-up, down  move in a list or scroll; also j, k, page up, page down
-enter     open the run under the cursor
-n, p      next and previous run, on every screen
-escape    back to the list
-Runs
-  /       filter: all words must be in the folder, name, model,
-          technique, status or verdict; escape clears it
-  g       group by folder, model, technique, status or verdict
-  t       tree: below each run, the runs that continue it
-  space   mark two runs, A and B, to compare them
-Answers
-  f       all rows, those that got worse, or those that are wrong
-Monitor
-  m       ask the monitor of the run for its report
-?         this help
-q         quit
-
-Curves: • mean of the steps of a column, │ its 95 % interval,
-○ validation rows. Predictions: ░ predicted, ● measured.
-The dashboard writes nothing. NO_COLOR turns colors off."""
+HELP = (
+    ("1 to 7", "Runs, Run, Compare, Answers, Data, Monitor, Search"),
+    ("up, down", "move in a list or scroll; also j, k, page up, page down"),
+    ("enter", "open the run under the cursor"),
+    ("n, p", "next and previous run, on every screen"),
+    ("escape", "back to the list"),
+    ("/", "Runs: filter; all words must be in the folder, name, model, technique, status or "
+     "verdict; escape clears it"),
+    ("g", "Runs: group by folder, model, technique, status or verdict"),
+    ("t", "Runs: as a tree, below each run those that continue it"),
+    ("space", "Runs: mark two runs, A and B, to compare them"),
+    ("f", "Answers: all rows, those that got worse, or the wrong ones"),
+    ("m", "Monitor: ask the monitor of the run for its report"),
+    ("?", "this help"),
+    ("q", "quit"),
+    ("•", "in a curve: mean of the steps of a column; │ is its 95 % interval"),
+    ("○", "in a curve: validation rows"),
+    ("░", "predicted; ● is the measured value"),
+    ("", "The dashboard writes nothing. NO_COLOR turns colors off."),
+)  # fmt: skip
+"""Keys and signs, with their meaning."""
 
 
 class Help(ModalScreen[None]):
@@ -69,7 +69,10 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help"):
-            yield Static(Text(HELP))
+            grid = Table.grid(padding=(0, 2))
+            for key, meaning in HELP:
+                grid.add_row(Text(key, "bold"), Text(meaning))
+            yield Static(grid)
 
 
 class Page(VerticalScroll):
@@ -208,7 +211,7 @@ class Dashboard(App[None]):
     def refresh_view(self) -> None:
         """Show the current state on the visible screen."""
         width = self.size.width
-        listed = self.library.list(self.box.value, self.group_by, self.is_tree)
+        listed = self.library.arrange(self.box.value, self.group_by, self.is_tree)
         if listed and not self.is_chosen:
             self.current = listed[0].run
         self._show_frame(len(listed))
@@ -357,7 +360,7 @@ class Dashboard(App[None]):
                 self.current, self.is_chosen = self.listed[place], True
                 self.refresh_view()
 
-    def action_back(self) -> None:
+    async def action_back(self) -> None:
         """Close the filter, or go back to the list."""
         box = self.box
         if self.view == "runs" and box.has_class("open"):

@@ -9,7 +9,7 @@ from rich.text import Text
 from tunesmith.events import Measured
 from tunesmith.text import format_count, format_duration, one_line, safe_text
 from tunesmith_evidence.number_text import format_interval, format_number, format_setting
-from tunesmith_tui.run_state import RunState
+from tunesmith_tui.run_state import RunState, Stage
 
 STYLES = {
     "ok": "green", "running": "bold cyan", "failed": "red", "damaged": "red", "gone": "dim",
@@ -60,17 +60,18 @@ def format_score(score: Measured | None) -> str:
     return f"{format_number(score.value)} {format_interval(score.low, score.high)}"
 
 
-def describe_progress(run: RunState) -> str:
-    """Return what a run is doing, or its result."""
-    if run.report.finished is not None:
-        verdict = run.report.verdict
-        return one_line(str(verdict.get("word") or verdict.get("outcome") or ""), 30)
-    current = run.current_stage
-    if current is not None and current[1].step < current[1].steps:
-        name, stage = current
-        share = f"{100 * stage.step // stage.steps} %"
-        return one_line(f"{name or 'training'} {share}", 30)
-    return one_line(run.phase, 30)
+def describe_state(run: RunState, limit: int = 20) -> Text:
+    """Return the verdict, otherwise the status with the share of the training or the phase."""
+    status = "damaged" if run.damaged_count else run.status
+    verdict = run.report.verdict
+    if status == "ok" and verdict:
+        outcome = str(verdict.get("outcome", ""))
+        return shown(verdict.get("word") or outcome, limit, STYLES.get(outcome, ""))
+    _, stage = run.current_stage or ("", Stage())
+    detail = run.phase if status == "running" else ""
+    if status != "ok" and stage.step < stage.steps:
+        detail = f"{100 * stage.step // stage.steps} %"
+    return shown(f"{status} {detail}", limit, STYLES.get(status, ""))
 
 
 def describe_damage(run: RunState) -> str:

@@ -67,7 +67,9 @@ class Library:
         left = sum(tail.size - tail.offset for tail in tails if tail.is_behind)
         return left / total if total else 0.0
 
-    def list(self, filter_text: str = "", group_by: str = "", tree: bool = False) -> list[Listed]:
+    def arrange(
+        self, filter_text: str = "", group_by: str = "", tree: bool = False
+    ) -> list[Listed]:
         """Return the runs that match a filter, newest first, in groups or as a tree."""
         words = filter_text.casefold().split()
         runs = [run for run in self.runs.values() if all(w in describe(run) for w in words)]

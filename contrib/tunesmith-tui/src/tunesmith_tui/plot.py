@@ -59,8 +59,8 @@ def plot(curve: Curve, width: int, height: int) -> list[Text]:
     rows = [[" "] * columns for _ in range(height)]
     for column, bucket in drawn.items():
         bottom, top = (line_of(bucket.mean + sign * bucket.margin) for sign in (-1, 1))
-        for row in range(top, bottom + 1):
-            rows[row][column] = SPREAD
+        for number in range(top, bottom + 1):
+            rows[number][column] = SPREAD
         rows[line_of(bucket.mean)][column] = POINT
     for column, bucket in marked.items():
         rows[line_of(bucket.mean)][column] = OTHER

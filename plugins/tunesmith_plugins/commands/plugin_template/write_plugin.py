@@ -25,7 +25,7 @@ MAX_NAME_LENGTH = 64
 _PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
 _CONTRIB = {"cloud", "gguf", "mlx", "onnx", "openvino", "optuna", "ray", "remote", "slurm", "trl"}
 _RECIPES = {"recipes-code", "recipes-health", "recipes-legal", "recipes-service"}
-RESERVED = frozenset(_PACKAGES | _CONTRIB | _RECIPES | {"vllm"})
+RESERVED = frozenset(_PACKAGES | _CONTRIB | _RECIPES | {"tui", "vllm"})
 """Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HOOK = """

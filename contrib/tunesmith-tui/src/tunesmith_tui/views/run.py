@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,7 +16,6 @@ from tunesmith_evidence.report.headline import find_headline
 from tunesmith_tui.cells import (
     TONES,
     describe_damage,
-    describe_progress,
     heading,
     join,
     paragraph,
@@ -26,13 +26,13 @@ from tunesmith_tui.library import find_value
 from tunesmith_tui.plot import Curve, draw_band, draw_interval, format_axis, plot
 from tunesmith_tui.run_state import LOSS, MAIN_CURVES, MEMORY, RunState, Stage
 
-LOSS_HEIGHT, HEIGHT, GAP, TWO_COLUMNS_FROM, BAR = 8, 5, 4, 110, 24
+LOSS_HEIGHT, HEIGHT, GAP, TWO_COLUMNS_FROM = 8, 5, 4, 110
 
 
 def render_run(run: RunState, width: int, machine: str) -> RenderableType:
     """Return everything about a run, the most important first."""
     return Group(
-        *_render_head(run, width), *_render_forecast(run), *_render_machine(run, machine),
+        *_render_head(run, width), *_render_forecast(run, width), *_render_machine(run, machine),
         *_render_curves(run, width), *_render_scores(run, width), *_render_gates(run),
         *_render_phases(run),
     )  # fmt: skip
@@ -41,13 +41,13 @@ def render_run(run: RunState, width: int, machine: str) -> RenderableType:
 def _render_head(run: RunState, width: int) -> Iterator[RenderableType]:
     facts = (shown(run.name, 40, "bold"), word(run.status),
              shown(find_value(run, "technique", "use"), 16),
-             shown(find_value(run, "model", "base"), max(16, width - 66)))  # fmt: skip
+             shown(Path(find_value(run, "model", "base")).name, 30))  # fmt: skip
     yield join(facts)
     if damage := describe_damage(run):
         yield paragraph(damage, "red")
     finished = run.report.finished
     if finished is None:
-        yield join((shown(describe_progress(run) or "waiting for events", 40, "bold"),
+        yield join((shown(run.phase or "waiting for events", 40, "bold"),
                     describe_steps(run)))  # fmt: skip
         return
     found = find_headline(run.report, run.status)
@@ -71,23 +71,23 @@ def describe_steps(run: RunState) -> str:
     return f"{text}, about {format_duration(left)} left"
 
 
-def _render_forecast(run: RunState) -> Iterator[RenderableType]:
+def _render_forecast(run: RunState, width: int) -> Iterator[RenderableType]:
     forecast = run.report.forecast
     if forecast is None:
         return
-    grid = Table.grid(padding=(0, 2))
+    grid, bar = Table.grid(padding=(0, 2)), min(40, max(10, width - 62))
     seconds = sum(stage.seconds for stage in run.stages.values())
     if len(forecast.seconds) == 2:
         low, high = forecast.seconds
         text = f"{format_duration(seconds)}; predicted {format_duration_range(low, high)}"
-        grid.add_row(Text("training time"), Text(draw_band(low, high, seconds, BAR)), Text(text))
+        grid.add_row(Text("training time"), Text(draw_band(low, high, seconds, bar)), Text(text))
     memory = forecast.memory
     if memory.keys() >= {"low", "high"}:
         peak = run.peak_memory + (forecast.untracked_bytes if run.peak_memory else 0)
         low, high = float(memory["low"]), float(memory["high"])
         text = f"{format_bytes(peak)}; predicted {format_bytes(memory['low'])} to "
         text += format_bytes(memory["high"])
-        grid.add_row(Text("peak memory"), Text(draw_band(low, high, peak, BAR)), Text(text))
+        grid.add_row(Text("peak memory"), Text(draw_band(low, high, peak, bar)), Text(text))
     yield grid
 
 

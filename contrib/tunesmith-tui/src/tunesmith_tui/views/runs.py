@@ -9,16 +9,14 @@ from rich.text import Text
 
 from tunesmith.text import format_bytes
 from tunesmith_tui.cells import (
-    STYLES,
-    describe_progress,
+    describe_state,
     format_score,
     format_seconds,
     shown,
-    word,
 )
 from tunesmith_tui.library import Listed, find_start, find_value, is_trial
 
-COLUMNS = {"": 1, "run": 17, "status": 10, "now/verdict": 13, "score [95 %]": 20, "time": 11}
+COLUMNS = {"": 1, "run": 21, "state or verdict": 20, "score [95 %]": 20, "time": 10}
 """Widths of the columns that fit into 80 characters, by heading."""
 MORE = {"memory": 9, "tokens": 11, "technique": 10, "model": 14, "started": 16}
 """Widths of the columns that are shown where they fit."""
@@ -47,7 +45,6 @@ def build_row(item: Listed, marked: Sequence[Path], columns: dict[str, int]) -> 
     cells = {
         "": "AB"[marked.index(run.path)] if run.path in marked else "",
         "run": f"{branch}{name}",
-        "now/verdict": describe_progress(run),
         "score [95 %]": format_score(run.score),
         "time": format_seconds(run.seconds),
         "memory": format_bytes(run.peak_memory) if run.peak_memory else "",
@@ -56,9 +53,10 @@ def build_row(item: Listed, marked: Sequence[Path], columns: dict[str, int]) -> 
         "model": Path(find_value(run, "model", "base")).name,
         "started": find_start(run)[:16].replace("T", " "),
     }
-    status = Text("damaged", STYLES["damaged"]) if run.damaged_count else word(run.status)
     return [
-        status if heading == "status" else _indent(cells.get(heading, item.group), width)
+        describe_state(run, width)
+        if heading.startswith("state")
+        else _indent(cells.get(heading, item.group), width)
         for heading, width in columns.items()
     ]
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from tunesmith.text import format_count
 from tunesmith_evidence.comparison import list_plan_differences
 from tunesmith_tui.cells import (
-    describe_progress,
+    describe_state,
     format_option,
     format_score,
     format_seconds,
@@ -61,7 +61,7 @@ def _render(trials: Sequence[RunState], width: int) -> Iterator[RenderableType]:
             score and bar_width >= 10) else ""  # fmt: skip
         grid.add_row(
             Text(trial.path.name.rpartition("-")[2]), word(trial.status), *map(Text, values),
-            Text(format_score(score) or describe_progress(trial)),
+            Text(format_score(score)) if score else describe_state(trial),
             Text(format_seconds(trial.seconds), justify="right"), Text(bar),
         )  # fmt: skip
     yield grid
