@@ -33,7 +33,7 @@ def list_columns(width: int, group_by: str) -> dict[str, int]:
         if needed < left:
             columns[heading] = needed
             left -= needed + 1
-    columns["run"] = min(MAX_NAME, columns["run"] + max(0, left))
+    columns["run"] = min(MAX_NAME, columns["run"] + left)
     return columns | group
 
 
