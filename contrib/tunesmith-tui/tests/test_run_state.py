@@ -80,12 +80,19 @@ def test_a_resume_continues_the_curves(tmp_path: Path) -> None:
     more = list(sample_runs.list_events())
     began = next(n for n, event in enumerate(more) if event.kind == "training-started")
     more[began] = replace(more[began], first_step=10)
-    rest = [e for e in more if not isinstance(e, StepFinished) or e.step > 10]
+    rest = [
+        replace(event, loss=event.loss + 1) if isinstance(event, StepFinished) else event
+        for event in more
+        if not isinstance(event, StepFinished) or event.step > 10
+    ]
+    before = run.stages[""].curves[LOSS].buckets()
     sample_runs.write_lines(path / "events.jsonl", rest, "a")
     run.check()
     run.advance(float("inf"))
-    steps = [bucket.step for bucket in run.stages[""].curves[LOSS].buckets()]
-    assert steps == list(range(1, 41)) and run.status == "ok"
+    after = run.stages[""].curves[LOSS].buckets()
+    assert [bucket.step for bucket in after] == list(range(1, 41)) and run.status == "ok"
+    assert after[:10] == before[:10]
+    assert [b.mean for b in after[10:20]] == [b.mean + 1 for b in before[10:]]
 
 
 def test_a_replaced_log_starts_anew(tmp_path: Path) -> None:

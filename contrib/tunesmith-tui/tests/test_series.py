@@ -60,7 +60,7 @@ def test_steps_far_apart_end_in_few_buckets() -> None:
     series = Series()
     for n in range(2 * BUCKETS):
         series.add(n * 10**12, 1.0)
-    assert len(series.buckets()) <= BUCKETS
+        assert len(series.buckets()) <= BUCKETS
 
 
 def test_columns_hold_every_bucket_once() -> None:
