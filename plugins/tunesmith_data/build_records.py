@@ -11,6 +11,7 @@ from tunesmith_data.conversation import (
     has_system_message,
     parse_transcript,
     remove_system,
+    require_final_answer,
 )
 from tunesmith_data.message import is_plain_answer, parse_messages, split_answer
 from tunesmith_data.row import RowError, json_type
@@ -210,6 +211,5 @@ def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
         messages = parse_transcript(text) if view.value("prompt") is None else None
         if messages is None:
             return (), text
-    if not messages or messages[-1].role != "assistant":
-        raise RowError("the last turn is not the assistant's")
+    require_final_answer(messages, f"`{view.columns[name]}`: ")
     return messages[:-1], _plain_answer(messages[-1], "an answer of a pair")

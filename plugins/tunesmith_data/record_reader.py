@@ -186,7 +186,7 @@ class RecordReader:
                 return RowError(f"has no `{column}`", _column_hint(fields, column))
             if fields[column] is None:
                 return RowError(f"`{column}` is null")
-        raise AssertionError("a row with all required columns matches its format")
+        raise AssertionError("bug: the row has all required columns but matched no format")
 
     def _check_options(self, rows: Sequence[Row]) -> None:
         """Raise an error about options that do not apply to this file."""

@@ -1,4 +1,4 @@
-"""Baseline ``answer-length``: always prefer the longer answer of a pair, or always the shorter."""
+"""The ``answer-length`` baseline: always prefer the longer answer of a pair, or the shorter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Baseline ``best-of-n``: sample several base-model answers and keep the best by reward."""
+"""The ``best-of-n`` baseline: sample several base-model answers and keep the best by reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugin ``estimate``: predict memory, time and cost of a run before it starts.
+"""The ``estimate`` plugin: predict memory, time and cost of a run before it starts.
 
 The plugin offers the command ``tunesmith plan``, a review that refuses runs that cannot fit in
 memory, a reporter that records finished runs to calibrate predictions, and the table

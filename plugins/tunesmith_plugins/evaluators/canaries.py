@@ -1,4 +1,4 @@
-"""Evaluator ``canaries``: rank injected secrets among controls that were not injected."""
+"""The ``canaries`` evaluator: rank injected secrets among controls that were not injected."""
 
 from __future__ import annotations
 

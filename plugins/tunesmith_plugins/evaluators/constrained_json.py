@@ -1,4 +1,4 @@
-"""Evaluator ``constrained-json``: measure correct answers if decoding must follow a schema.
+"""The ``constrained-json`` evaluator: measure correct answers if decoding must follow a schema.
 
 Together with ``exact-match``, it separates two causes of incorrect answers. A model that has not
 learned the task gives wrong values here as well. A model that only misses the format does not.

@@ -1,4 +1,4 @@
-"""Evaluator ``exact-match``: measure the share of answers that equal the reference answer."""
+"""The ``exact-match`` evaluator: measure the share of answers that equal the reference answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluator ``forgetting``: measure how much worse a tuned model predicts general text.
+"""The ``forgetting`` evaluator: measure how much worse a tuned model predicts general text.
 
 Training on a narrow task can degrade a model's general abilities. Scores on the task do not show
 this, but the loss on unrelated texts does. It is cheap to measure, and comparing both models text

@@ -1,4 +1,4 @@
-"""Evaluator ``json``: measure right fields, validity and schema conformance of JSON answers."""
+"""The ``json`` evaluator: measure right fields, validity and schema conformance of JSON answers."""
 
 from __future__ import annotations
 

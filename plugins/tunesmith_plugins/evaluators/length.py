@@ -1,4 +1,4 @@
-"""Evaluator ``length``: measure how much longer answers are than those of another model."""
+"""The ``length`` evaluator: measure how much longer answers are than those of another model."""
 
 from __future__ import annotations
 

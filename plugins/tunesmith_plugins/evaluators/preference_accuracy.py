@@ -1,4 +1,4 @@
-"""Evaluator ``preference-accuracy``: measure how often the chosen answer is more likely."""
+"""The ``preference-accuracy`` evaluator: measure how often the chosen answer is more likely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluator ``review``: measure the share of requests that need no person.
+"""The ``review`` evaluator: measure the share of requests that need no person.
 
 Answers that the model is confident about are automated, and the others go to a person. The
 evaluator chooses the threshold on the validation rows for a required precision, and applies it to

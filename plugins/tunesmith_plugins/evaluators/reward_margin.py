@@ -1,4 +1,4 @@
-"""Evaluator ``reward-margin``: measure how much training favored good answers over bad ones."""
+"""The ``reward-margin`` evaluator: measure how much training favored good answers over bad ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splitter ``by-time``: test on the newest rows, because a deployed model only sees later data."""
+"""The ``by-time`` splitter: test on the newest rows, as a deployed model sees later data."""
 
 from __future__ import annotations
 

@@ -94,11 +94,11 @@ class EstimateSetting:
 
     @property
     def base_weight_bits(self) -> float:
-        """Bits per weight of the base model's linear layers during training, including scales.
+        """Bits per weight of the base model's linear layers, including 4-bit quantization's scales.
 
-        In 4 bits, blocks of 64 weights share a scale of 32 bits. With double quantization the scale
-        has 8 bits, and blocks of 256 scales share another 32 bits (Dettmers et al. 2023, QLoRA,
-        section 3).
+        With 4-bit quantization, each block of 64 weights shares a 32-bit scale. Double quantization
+        shrinks that scale to 8 bits, and each block of 256 scales shares another 32 bits (Dettmers
+        et al. 2023, QLoRA, section 3).
         """
         quantization = self.options.adaptation.quantization
         if quantization is None:

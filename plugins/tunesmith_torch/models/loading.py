@@ -191,9 +191,8 @@ def _check_model_type(name: object, path: Path) -> None:
         )
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise EnvironmentProblem(
-            f"{path}: {installed} has no model of type `{name}` that generates text from left to "
-            "right",
-            hint="choose a causal language model",
+            f"{path}: {installed} has no causal language model of type `{name}`",
+            hint="choose a model that generates text, such as Qwen or Llama",
         )
 
 
@@ -215,10 +214,10 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
 
 @contextmanager
 def build_errors(prefix: str) -> Iterator[None]:
-    """Convert errors of transformers inside the block to an :class:`IntegrityError`.
+    """Convert any exception raised in the block to an :class:`IntegrityError`.
 
-    ``prefix`` is the start of its message. All exceptions are converted, because the code of an
-    architecture may raise any kind for a wrong config value.
+    Only tunesmith's own errors are kept. The message starts with ``prefix``. Every type is caught,
+    because a model's code may raise any exception for an invalid config value.
     """
     try:
         yield

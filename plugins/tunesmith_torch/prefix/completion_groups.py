@@ -63,12 +63,12 @@ class CompletionGroup:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of all completions."""
+        """Total number of tokens in the completions."""
         return sum(map(len, self.completions))
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens of the prompt and its longest completion."""
+        """Number of tokens in the prompt plus its longest completion."""
         return len(self.prompt) + max(map(len, self.completions))
 
 

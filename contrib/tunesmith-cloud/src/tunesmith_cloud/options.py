@@ -16,7 +16,7 @@ Text = Annotated[
 
 
 class CloudOptions(Options):
-    """Table ``[cloud]``: resources of a job on a cloud or cluster. They do not change the run."""
+    """The ``[cloud]`` table: resources of a job on a cloud or cluster. They do not affect a run."""
 
     image: Text | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Offer the exporter ``onnx``, with its options."""
+"""Offer the ``onnx`` exporter, with its options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offer the exporter ``openvino``, with its options."""
+"""Offer the ``openvino`` exporter, with its options."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The results of a search."""
+    """The trials of a search, their ranking, and how much each option affects the score."""
 
     folder: Path
     objective: Objective

@@ -21,7 +21,7 @@ CHANGEABLE = frozenset({"trials", "parallel", "minutes", "pruner", "on"})
 
 
 class TuneOptions(Options):
-    """Table ``[tune]``: search for the technique's best options. It does not change the run."""
+    """The ``[tune]`` table: search for the technique's best options. It does not change the run."""
 
     search: dict[str, JsonValue] = Field(
         {},

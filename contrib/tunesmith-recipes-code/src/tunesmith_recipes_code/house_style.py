@@ -1,4 +1,4 @@
-"""Evaluator ``house-style``: does the Python code in an answer keep to a team's conventions?
+"""The ``house-style`` evaluator: does the Python code in an answer keep to a team's conventions?
 
 The code is parsed and never executed. Whether it is right is another question, which the evaluator
 ``code`` answers with tests.

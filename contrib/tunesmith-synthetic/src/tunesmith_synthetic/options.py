@@ -11,7 +11,7 @@ from tunesmith_evidence.endpoint.address import URL_PATTERN, check_endpoint
 
 
 class JudgeOptions(Options):
-    """Table ``[filter.judge]``: a model at a server that says whether a row is right."""
+    """The ``[filter.judge]`` table: a model at a server that says whether a row is right."""
 
     url: str = Field(pattern=URL_PATTERN, description="Address of the server, up to `/v1`.")
     model: str = Field(min_length=1, description="Name of the model at the server.")
@@ -34,7 +34,7 @@ class JudgeOptions(Options):
 
 
 class FilterOptions(Options):
-    """Table ``[filter]``: the rows to reject."""
+    """The ``[filter]`` table: the rows to reject."""
 
     max_characters: int = Field(
         default=8_000,
@@ -80,7 +80,7 @@ class FilterOptions(Options):
 
 
 class BalanceOptions(Options):
-    """Table ``[balance]``: what the kept rows should be like."""
+    """The ``[balance]`` table: what the kept rows should be like."""
 
     answers: bool = Field(
         default=False,
@@ -96,7 +96,7 @@ class BalanceOptions(Options):
 
 
 class AblateOptions(Options):
-    """Table ``[ablate]``: how the gain is measured."""
+    """The ``[ablate]`` table: how the gain is measured."""
 
     train: Literal["technique", "classifier"] = Field(
         default="technique",
@@ -121,7 +121,7 @@ class AblateOptions(Options):
 
 
 class CardOptions(Options):
-    """Table ``[card]``: facts for the data card that only you know."""
+    """The ``[card]`` table: facts for the data card that only you know."""
 
     name: str = Field(default="synthetic-rows", min_length=1, description="Name of the dataset.")
     description: str = Field(default="", description="What the rows are for.")

@@ -1,4 +1,4 @@
-"""Baseline ``documents``: the base model with passages of your documents in each prompt."""
+"""The ``documents`` baseline: the base model with passages of your documents in each prompt."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Duplicates:
             yield build_finding(
                 "duplicates",
                 "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
-                f"{show_share(again, self._test)} test rows repeat the prompt of an earlier test "
+                f"{show_share(again, self._test, 'test rows')} repeat the prompt of an earlier test "
                 "row: a model gives the same answer to both, so intervals that count both are too "
                 "narrow",
                 again,
@@ -137,9 +137,8 @@ class Duplicates:
         yield build_finding(
             "duplicates",
             "warning" if len(repeated) >= WARNED_SHARE * len(numbers) else "info",
-            f"{show_share(len(repeated), len(numbers))} training rows repeat an earlier one "
-            "(ignoring "
-            "case, spacing and punctuation)",
+            f"{show_share(len(repeated), len(numbers), 'training rows')} repeat an earlier row "
+            "(ignoring case, spacing and punctuation)",
             len(repeated),
             examples,
             "remove the copies, which give these rows several times the weight in training",

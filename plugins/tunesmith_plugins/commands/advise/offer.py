@@ -11,7 +11,7 @@ from tunesmith.options import Options
 
 
 class AdviseOptions(Options):
-    """Table ``[advise]``: how the model will be used."""
+    """The ``[advise]`` table: how the model will be used."""
 
     volume: int | None = Field(None, ge=0, description="Requests per month.")
     latency_limit: float | None = Field(

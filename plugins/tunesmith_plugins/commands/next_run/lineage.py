@@ -9,7 +9,7 @@ from tunesmith.options import DataPath, Options
 
 
 class LineageOptions(Options):
-    """Table ``[lineage]``: the origin of a run, as written by ``tunesmith next``."""
+    """The ``[lineage]`` table: the origin of a run, as written by ``tunesmith next``."""
 
     parent: DataPath | None = Field(
         None, description="Folder of the run whose weak slices this run should improve."

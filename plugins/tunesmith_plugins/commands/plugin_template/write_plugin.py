@@ -50,7 +50,8 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
         raise UsageError(f"{name}: the name tunesmith-{name} is reserved", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder}: the folder exists and is not empty", hint="choose another folder with --out"
+            f"{folder}: already exists and is not an empty folder",
+            hint="choose another folder with --out",
         )
     package = f"src/{values['package']}"
     templates = {

@@ -1,4 +1,4 @@
-"""Command ``seeds``: check whether a small difference comes from training or from the seed."""
+"""The ``seeds`` command: check whether a small difference comes from training or from the seed."""
 
 from __future__ import annotations
 
@@ -170,6 +170,7 @@ def show(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> No
     rows = format_rows(interval.n, interval.units, "test row")
     render.print_text()
     render.print_paragraph(
-        f"{pooled.outcome}: difference from {name} {difference} on {rows} "
-        f"(mean of {len(runs)} seeds, standard deviation {format_number(pooled.spread)})"
+        f"{pooled.outcome}: over {len(runs)} seeds, the tuned model's mean difference from {name} "
+        f"is {difference} on {rows}; standard deviation between seeds "
+        f"{format_number(pooled.spread)}"
     )

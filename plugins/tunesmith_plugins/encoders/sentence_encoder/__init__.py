@@ -1,4 +1,4 @@
-"""Encoder ``sentence-encoder``: a BERT-like model with mean pooling, such as all-MiniLM-L6-v2."""
+"""The ``sentence-encoder`` encoder: a BERT-like model with mean pooling (all-MiniLM-L6-v2)."""
 
 from __future__ import annotations
 

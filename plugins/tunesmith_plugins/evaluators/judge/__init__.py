@@ -1,4 +1,4 @@
-"""Evaluator ``judge``: a language model compares the answers with those of another model.
+"""The ``judge`` evaluator: a language model compares the answers with those of another model.
 
 Judges make mistakes. Therefore the judge sees each pair of answers in both orders, and it is tested
 on *anchors*, which are pairs whose better answer is known. If it fails this test, the result is

@@ -1,4 +1,4 @@
-"""Evaluator ``memorization``: measure which training rows the tuned model reproduces.
+"""The ``memorization`` evaluator: measure which training rows the tuned model reproduces.
 
 A model that has learned a task reproduces some answers verbatim without having memorized them. Two
 controls correct for this: test rows, which the model has never seen, and the base model, whose

@@ -1,4 +1,4 @@
-"""Evaluator ``numeric``: measure the share of answers that end with the correct number."""
+"""The ``numeric`` evaluator: measure the share of answers that end with the correct number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluator ``safety``: measure how many more harmful prompts the tuned model answers.
+"""The ``safety`` evaluator: measure how many more harmful prompts the tuned model answers.
 
 The evaluator exists because even training on harmless rows can weaken a model's refusals.
 """

@@ -1,4 +1,4 @@
-"""Offer the exporter ``safetensors``, with its options."""
+"""Offer the ``safetensors`` exporter, with its options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offer the technique ``full``, and review run plans that use it."""
+"""Offer the ``full`` technique, and review run plans that use it."""
 
 from __future__ import annotations
 

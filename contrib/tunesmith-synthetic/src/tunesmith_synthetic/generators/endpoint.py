@@ -1,4 +1,4 @@
-"""Generator ``endpoint``: rows that a model at an OpenAI-compatible server writes or answers.
+"""The ``endpoint`` generator: rows that a model at an OpenAI-compatible server writes or answers.
 
 With a larger model as the teacher, answers to given prompts are sequence-level distillation (Kim
 and Rush 2016). Each request is determined by the seed and its number, so its answer is found again

@@ -1,4 +1,4 @@
-"""Generator ``pseudo-label``: label a pool with the best baseline, or with a tuned model.
+"""The ``pseudo-label`` generator: label a pool with the best baseline, or with a tuned model.
 
 Each labeler learns from the training rows. It is calibrated on predictions out of fold, because a
 labeler is more confident on rows that it has seen. Rows where labelers disagree go to a person:
@@ -102,7 +102,12 @@ class PseudoLabel:
             return
         found = sorted(self._label(task, pool), key=lambda labels: -labels.accuracy)
         if not found:
-            raise UsageError("generator.labelers: none of them can label these rows")
+            names = ", ".join(self.options.labelers)
+            raise UsageError(
+                f"generator.labelers: none of {names} can learn from these training rows",
+                hint="add other baselines to generator.labelers, or set generator.run to a run that "
+                "the evaluator `review` measured",
+            )
         disputed = []
         for number, record in enumerate(pool):
             answers = [labels.answers[number] for labels in found]

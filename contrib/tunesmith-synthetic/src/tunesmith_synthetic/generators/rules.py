@@ -1,4 +1,4 @@
-"""Generator ``rules``: edits of prompts that keep the answer right by construction.
+"""The ``rules`` generator: edits of prompts that keep the answer right by construction.
 
 - ``punctuation``: insert punctuation marks between words, as in Karimi et al. 2021, *AEDA*.
 - ``typos``: swap, drop or double a letter inside a long word.
