@@ -55,7 +55,8 @@ def build_preference(view: RowView) -> Record:
     before, chosen = _split_answer(view, "chosen")
     before_rejected, rejected = _split_answer(view, "rejected")
     if before != before_rejected:
-        raise RowError("`chosen` and `rejected` differ before the last answer")
+        hint = "use the same conversation before both answers"
+        raise RowError("`chosen` and `rejected` differ before the last answer", hint=hint)
     prompt_column: tuple[Message, ...] = ()
     if view.value("prompt") is None:
         _refuse_unread(view, "input", "there is no prompt that it belongs to")
@@ -70,7 +71,8 @@ def build_preference(view: RowView) -> Record:
         before if has_system_message(before) or not prompt_column else prompt_column
     )
     if chosen == rejected:
-        raise RowError("the chosen and the rejected answer are the same", chosen)
+        hint = "remove this row: it expresses no preference"
+        raise RowError("the chosen and the rejected answer are the same", chosen, hint=hint)
     check_conversation((*prompt, Message("assistant", chosen)))
     return Preference(
         source=view.source,

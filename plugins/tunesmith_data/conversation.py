@@ -68,7 +68,8 @@ def require_final_answer(messages: tuple[Message, ...], prefix: str = "") -> Non
         raise RowError(f"{prefix}conversation is empty")
     if messages[-1].role != "assistant":
         raise RowError(
-            f'{prefix}the last message must have the role "assistant", got "{messages[-1].role}"',
+            f'{prefix}the last message must have the role "assistant"',
+            f'got "{messages[-1].role}"',
             hint="end the conversation with an assistant message, or remove the row",
         )
 

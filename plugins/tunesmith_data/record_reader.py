@@ -242,7 +242,7 @@ class RecordReader:
             f"`{one_line(n, 60)}`" for n in itertools.islice(fields, MAX_NAMED_COLUMNS)
         )
         if any(fields.get(name, "") is None for name in expected):
-            names += " (some of them null)"
+            names += " (some are null)"
         guesses = [guess for key in fields if (guess := suggest_name(key, expected))]
         if guesses and guesses[0] not in fields:
             hint = f"did you mean `{guesses[0]}`?"

@@ -98,7 +98,7 @@ def measure_coverage(
     if len(sample) < MIN_REFERENCE_ROWS:
         hint = f"coverage needs at least {MIN_REFERENCE_ROWS} training rows without near-duplicates"
         raise DataError(
-            "training rows", f"only {len(sample)} of them differ from each other", hint=hint
+            "training rows", f"only {len(sample)} rows differ from each other", hint=hint
         )
     if not len(queries):
         raise DataError("production rows", "there are no rows to compare")

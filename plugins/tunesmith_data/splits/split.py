@@ -172,11 +172,11 @@ def _report_size(
 def _no_default_validation(rows: int) -> Finding:
     """Return a finding for data with too few rows for a default validation split."""
     message = (
-        f"no validation rows: {rows:,} rows are left besides the test rows, and with fewer than "
-        f"{MIN_ROWS_FOR_VALIDATION} none are set aside by default"
+        f"no validation rows were set aside: only {rows:,} rows remain besides the test rows, and "
+        f"the default needs {MIN_ROWS_FOR_VALIDATION}"
     )
     hint = (
-        "set split.validation_size = 20 to set rows aside; otherwise, choices are made by "
+        "set split.validation_size = 20 to set rows aside anyway; otherwise, choices are made by "
         "cross-validation on the training rows"
     )
     return Finding(level="info", where="split.validation_size", message=message, hint=hint)

@@ -61,7 +61,11 @@ class ExactMatch:
     def _normalize_reference(self, record: Record, reference: str) -> str:
         normalized = self.normalizer.normalize(reference)
         if normalized is None:
-            raise DataError(record.source, "`extract` found nothing in the reference answer")
+            raise DataError(
+                record.source,
+                "the pattern `extract` does not match the reference answer",
+                hint="correct the pattern or this answer",
+            )
         return normalized
 
 

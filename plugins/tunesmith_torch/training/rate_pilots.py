@@ -144,14 +144,15 @@ class RatePilots:
         return replace(self.job, config=config)
 
     def _find_obstacle(self, rows: int) -> str:
-        """Return the reason why no pilots run; empty if they do."""
+        """Return the reason why no pilots run, or an empty text if they run."""
         if self.job.config.parallel == "sharded" and distributed.world_size() > 1:
             return "sharded weights cannot be set back after a pilot run"
         if rows < MIN_ROWS:
-            return f"choosing one takes {MIN_ROWS} validation rows, and there are {rows}"
+            return f"choosing a rate takes {MIN_ROWS} validation rows, but there are only {rows}"
         if self.order.steps < MIN_TRAINING_STEPS:
             return (
-                f"choosing one takes {MIN_TRAINING_STEPS} steps, and there are {self.order.steps}"
+                f"choosing a rate takes {MIN_TRAINING_STEPS} training steps, but there are only "
+                f"{self.order.steps}"
             )
         return ""
 
@@ -166,7 +167,7 @@ class RatePilots:
         )
         if is_largest:
             text += (
-                "; this is the largest rate tried, so a higher one may be better: try "
+                "; this is the largest rate tried, so a higher rate may be better: try "
                 f"learning_rate = {format_rate(3 * chosen.rate)}"
             )
         return text

@@ -66,7 +66,7 @@ def test_a_seed_of_another_run_is_not_pooled(
     count = "3" if "run.seed=41" in sets else "2"  # of 41, 43 is the third
     done = trained("seeds", "one", "--count", count, "-q")
     shown = " ".join(done.output.split())
-    assert done.exit_code == 2 and "one-seed-43: not only the seed of this run differs" in shown
+    assert done.exit_code == 2 and "one-seed-43: more than the seed of this run differs" in shown
     assert reason in shown
     shutil.rmtree(tmp_path / "one-seed-43")
     assert trained("seeds", "one", "--count", count, "-q").exit_code == 0

@@ -98,11 +98,11 @@ class SearchResult:
         count = len(self.ranking)
         text += f". Being the best of {count} is partly luck, so expect a worse score on other rows"
         if within := self.count_within():
-            verb = "lies" if within == 1 else "lie"
-            which = "all others lie" if within == count - 1 else ""
-            text += (
-                f"; {which or f'{within} of the {count - 1} others {verb}'} in its 95 % interval"
-            )
+            verb = "is" if within == 1 else "are"
+            which = f"{within} of the {count - 1} other trials {verb}"
+            if within == count - 1:
+                which = "all other trials are"
+            text += f"; {which} in its 95 % interval"
         return f"{text}. Test rows were not used."
 
     def count_within(self) -> int:

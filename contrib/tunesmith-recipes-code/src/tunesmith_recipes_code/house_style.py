@@ -35,7 +35,7 @@ class HouseStyleOptions(AnswerOptions):
     """Options of ``[[evaluators]] use = "house-style"``."""
 
     prefixes: list[str] = Field(
-        [], description='Names of functions begin with one of these; empty: any, such as `"get_"`.'
+        [], description='Prefixes of function names, such as `"get_"`. Empty: any name is allowed.'
     )
     docstrings: bool = Field(
         True, description="Each public function has a docstring that ends with a full stop."
@@ -43,7 +43,7 @@ class HouseStyleOptions(AnswerOptions):
     annotations: bool = Field(
         True, description="Each argument and each result of a function has a type."
     )
-    max_line_length: int = Field(100, ge=20, description="Longest line, in characters.")
+    max_line_length: int = Field(100, ge=20, description="Maximum length of a line, in characters.")
     banned_calls: list[str] = Field(
         ["eval", "exec", "print"], description="Functions that no code may call."
     )

@@ -75,8 +75,8 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
     yield Finding(
         level="info",
         where="data languages",
-        message=f"{_share(len(found), len(read), 'training prompts')} are not in the main language, "
-        f"{usual}: {listed}{more}{sample}",
+        message=f"{_share(len(found), len(read), 'training prompts')} are not in the main "
+        f"language, {usual}: {listed}{more}{sample}",
         count=len(found),
         examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
         hint=(

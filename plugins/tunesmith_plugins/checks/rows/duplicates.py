@@ -113,9 +113,9 @@ class Duplicates:
             yield build_finding(
                 "duplicates",
                 "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
-                f"{show_share(again, self._test, 'test rows')} repeat the prompt of an earlier test "
-                "row: a model gives the same answer to both, so intervals that count both are too "
-                "narrow",
+                f"{show_share(again, self._test, 'test rows')} repeat the prompt of an earlier "
+                "test row: a model gives the same answer to both, so intervals that count both are "
+                "too narrow",
                 again,
                 self._asked_again.examples,
                 "keep each test prompt only once, or set data.group to a column: rows of a group "

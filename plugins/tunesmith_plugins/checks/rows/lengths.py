@@ -81,8 +81,8 @@ class Lengths:
                     for i in found[:MAX_EXAMPLES].tolist()
                 ]
                 text = (
-                    f"{show_share(len(found), len(lengths), 'training rows')} have an unusually long "
-                    f"{name}, more than {limit:,.0f} characters"
+                    f"{show_share(len(found), len(lengths), 'training rows')} have an unusually "
+                    f"long {name}, more than {limit:,.0f} characters"
                 )
                 hint = "check if several rows were merged into one"
                 yield build_finding("lengths", "warning", text, len(found), examples, hint)

@@ -62,8 +62,8 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "error" if self._equal.count > MAX_EQUAL_SHARE * pairs else "warning",
-                f"{show_share(self._equal.count, pairs, 'pairs')} have the same chosen and rejected "
-                "answer (ignoring case and spacing)",
+                f"{show_share(self._equal.count, pairs, 'pairs')} have the same chosen and "
+                "rejected answer (ignoring case and spacing)",
                 self._equal.count,
                 self._equal.examples,
                 "remove these pairs: they express no preference",

@@ -104,8 +104,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         render.print_json({"schema": "tunesmith.data-canaries/1", **result})
         return
     show_skipped(dataset)
-    render.print_text(f"{out}: {len(rows):,} rows, including {sum(planned):,} with a secret")
-    render.print_text(f"{secrets}: {count:,} secrets, {controls:,} controls")
+    render.print_text(f"wrote {len(rows):,} rows, {sum(planned):,} with a secret, to {out}")
+    render.print_text(f"wrote {count:,} secrets and {controls:,} controls to {secrets}")
 
 
 def inject(records: Sequence[Record], drawn: CanarySet, seed: int | None) -> list[Record]:

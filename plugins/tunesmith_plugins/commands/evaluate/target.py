@@ -257,7 +257,9 @@ def _build(
         )
     evaluators = plan.evaluators or default_evaluators(catalog, records)
     if not evaluators:
-        raise UsageError("no evaluator fits the rows", hint="choose an evaluator with --evaluator")
+        raise UsageError(
+            "no evaluator fits the rows", hint="choose an evaluator with --evaluator NAME"
+        )
 
     def load() -> tuple[TextModel, RunContext]:
         with fence(plan.technique.offered.plugin, "open", may_take_long=True):

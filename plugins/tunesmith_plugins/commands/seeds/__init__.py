@@ -115,7 +115,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
     changes = _find_changes(report, planned)
     if changes:
         raise UsageError(
-            f"{path}: not only the seed of this run differs: {'; '.join(changes)}",
+            f"{path}: more than the seed of this run differs: {'; '.join(changes)}",
             hint="move or delete the folder to train this seed again",
         )
     return SeedRun(seed, path, report.tuned[0])

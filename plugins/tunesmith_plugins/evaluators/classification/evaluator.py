@@ -85,8 +85,9 @@ class Classification:
             if label is None:
                 label = self.normalizer.find(reference)
             if label is None:
-                message = "`extract` found nothing in the reference answer"
-                raise DataError(record.source, message)
+                message = "the pattern `extract` does not match the reference answer"
+                hint = "correct the pattern or this answer"
+                raise DataError(record.source, message, hint=hint)
             expected.append(label)
         return reader, expected, labels
 

@@ -38,7 +38,7 @@ def find_gguf(reference: str) -> FoundModel:
     name = reference.removeprefix("wheel:")
     path = _find_in_wheel(name) if in_wheel else expand_home(name)
     if not path.is_file():
-        raise UsageError(f"no such file: `{reference}`", hint="use a .gguf file that exists")
+        raise UsageError(f"no such file: `{reference}`", hint="check the path in [model] base")
     config = config_from_header(read_header(path))
     check_config_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(

@@ -105,8 +105,8 @@ class PseudoLabel:
             names = ", ".join(self.options.labelers)
             raise UsageError(
                 f"generator.labelers: none of {names} can learn from these training rows",
-                hint="add other baselines to generator.labelers, or set generator.run to a run that "
-                "the evaluator `review` measured",
+                hint="add other baselines to generator.labelers, or set generator.run to a run "
+                "that the evaluator `review` measured",
             )
         disputed = []
         for number, record in enumerate(pool):
