@@ -451,7 +451,7 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, LoadPlugin]]:
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ...]:
-    """Return the names of the implemented hooks; raise if there is none, or one is misspelled."""
+    """Return the names of the implemented hooks, which must not be empty or misspelled."""
     manager.check_pending()
     callers = manager.get_hookcallers(module) or []
     if not callers:

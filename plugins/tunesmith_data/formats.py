@@ -160,7 +160,9 @@ def find_formats(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
 def match_format(
     present: frozenset[str], formats: Sequence[Format], columns: Mapping[str, str]
 ) -> FormatMatch | None:
-    """Return the first format whose required columns are all ``present``, or None if there is none.
+    """Return the first format whose required columns are all ``present``.
+
+    The result is None if no format matches.
 
     ``columns`` maps field names to the user's column names.
     """

@@ -170,7 +170,7 @@ def _refuse_unknown_keys(item: Mapping[str, object], what: str, known: frozenset
 
 
 def _one_value(item: Mapping[str, object], keys: tuple[str, ...]) -> object:
-    """Return the value that all set keys among these share, or None if none is set.
+    """Return the value that these keys share, or None if no key is set.
 
     Raises:
         RowError: the values differ.

@@ -284,7 +284,7 @@ def add_paths(fields: Fields, paths: Sequence[str]) -> Fields:
 
 
 def _follow(value: object, path: str) -> object:
-    """Return the value at a path, or None if there is none."""
+    """Return the value at a path, or None if the path does not exist."""
     for part in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(part)

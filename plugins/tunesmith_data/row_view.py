@@ -49,7 +49,9 @@ class RowView:
         return None if self.value(name) is None else self.text(name)
 
     def label(self) -> bool | None:
-        """Return True for an answer labeled good, False for a bad one, and None without a label.
+        """Return True for an answer labeled good, and False for an answer labeled bad.
+
+        The result is None if there is no label.
 
         Raises:
             RowError: the label is neither true nor false.

@@ -95,7 +95,10 @@ class RunResults:
         return self.report.started.plan if self.report.started else {}
 
     def find_version(self, evaluator: str) -> str:
-        """Return the logged version of the package with an evaluator, or "" without one."""
+        """Return the logged version of the package with an evaluator.
+
+        The result is "" if no version was logged.
+        """
         events = (event for (name, _), event in self.measured.items() if name == evaluator)
         return next((event.version for event in events), "")
 

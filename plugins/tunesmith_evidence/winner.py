@@ -278,7 +278,7 @@ def _build_variant(
     task: BaselineTask,
     names: Sequence[str],
 ) -> TextModel | None:
-    """Build the first variant that has one of the names, or return None if there is none."""
+    """Build the first variant that has one of the names, or return None if no variant has."""
     with fence(baseline.offered.plugin, "variants", may_take_long=True):
         variants = baseline.offer.build(config).variants(task)
         return next((v.model for v in variants if v.name in names), None)

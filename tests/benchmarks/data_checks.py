@@ -151,7 +151,8 @@ def main() -> None:
             count, total = sum(result.counts.values()), sum(sizes.values())
             most = max(result.counts, key=lambda name: result.counts[name] / sizes[name])
             print(
-                f"| {what} | {' or '.join(sorted(result.levels))} | {show_share(count, total, 'rows')} "
+                f"| {what} | {' or '.join(sorted(result.levels))} "
+                f"| {show_share(count, total, 'rows')} "
                 f"| {show_share(result.counts[most], sizes[most], 'rows')}: {most} |"
             )
             for example in result.examples if options.rows else ():

@@ -76,7 +76,7 @@ class Report:
 
     @property
     def verdict(self) -> JSON:
-        """The verdict; empty if there is none."""
+        """The verdict; empty if the run has no verdict."""
         return self.finished.verdict if self.finished else {}
 
     @property

@@ -19,7 +19,7 @@ SAMPLE_ROWS = 2_000
 def choose_baselines(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
 ) -> Baselines:
-    """Return the named baselines, or all that suit the rows if none is named, cheapest first.
+    """Return the named baselines, or all that suit the rows by default, cheapest first.
 
     A baseline whose answers ``evaluator`` cannot measure is included only if it is named.
     """

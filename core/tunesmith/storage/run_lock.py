@@ -65,7 +65,10 @@ class LockHolder:
 
     @classmethod
     def read(cls, folder: Path) -> LockHolder | None:
-        """Read the holder from a run folder; None without a readable lease."""
+        """Read the holder from a run folder.
+
+        The result is None if the lease is missing or unreadable.
+        """
         leases, _ = _read_leases(folder)
         return cls.parse([b"", *leases.values()][-1])
 

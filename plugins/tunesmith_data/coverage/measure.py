@@ -69,7 +69,7 @@ class Coverage:
     near_duplicates: int
     """Number of compared rows that have a near-duplicate in the training rows."""
     outside: int
-    """Number of compared rows with a p-value of at most 0.05; some of them are false alarms."""
+    """Number of compared rows with a p-value of at most 0.05, which includes some false alarms."""
     share: ShareEstimate
     similarity_limit: float
     """Rows count as outside if their similarity to every training row is below this value."""

@@ -61,7 +61,7 @@ class Prediction:
 
     @property
     def measured(self) -> str:
-        """The measured value as text, or an empty string if there is none."""
+        """The measured value as text, or an empty string if nothing was measured."""
         return "" if self.actual is None else self.format(self.actual)
 
     @property

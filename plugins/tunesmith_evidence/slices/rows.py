@@ -36,7 +36,7 @@ class ScoredRow:
 
     @property
     def question(self) -> str:
-        """The user's last turn or, without one, the last turn of any role."""
+        """The user's last turn, or the last turn of any role if the user has no turn."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 

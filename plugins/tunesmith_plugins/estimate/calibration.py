@@ -113,7 +113,10 @@ class Calibration:
     runs: tuple[CalibrationEntry, ...] = ()
 
     def memory_correction(self, technique: str, method: str, expected: int) -> Correction | None:
-        """Return the correction for a predicted peak, or None without a similar run here."""
+        """Return the correction for a predicted peak.
+
+        The result is None if no similar run was recorded here.
+        """
         similar = [
             run
             for run in self.runs
@@ -170,7 +173,10 @@ class Calibration:
         return middle * min(low, *ratios), middle * max(high, *ratios)
 
     def correction(self, estimate: Estimate, technique: str) -> Correction | None:
-        """Return the correction of an estimate's memory, or None without a similar run here."""
+        """Return the correction of an estimate's memory.
+
+        The result is None if no similar run was recorded here.
+        """
         return self.memory_correction(technique, estimate.method, compute_peak(estimate).expected)
 
     def correct(self, estimate: Estimate, technique: str) -> Estimate:

@@ -82,7 +82,10 @@ class JsonAnswer:
 
 
 def parse(text: str) -> Any:
-    """Return the JSON value of an answer, which may be fenced, or ``NO_JSON`` if there is none."""
+    """Return the JSON value of an answer, which may be fenced.
+
+    The result is ``NO_JSON`` if the answer contains no JSON.
+    """
     text = strip_reasoning(text)
     fenced = _FENCE.match(text)
     try:

@@ -54,7 +54,7 @@ class ShardSizes:
 
     @property
     def weights(self) -> int:
-        """This process's part of the model's weights, without adapters; in fp32 if trained."""
+        """Bytes of this process's part of the weights, without adapters; in fp32 if trained."""
         setting = self.setting
         trained = setting.adapter is None
         whole = setting.shape.parameters * 4 if trained else setting.base_bytes

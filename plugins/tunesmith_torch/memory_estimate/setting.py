@@ -80,7 +80,7 @@ class EstimateSetting:
 
     @property
     def compute_bytes(self) -> int:
-        """Bytes of a number in the compute format."""
+        """Bytes per number in the compute format."""
         precision = self.options.precision
         if precision != "auto":
             return 2 if precision == "bf16" else 4
@@ -88,7 +88,7 @@ class EstimateSetting:
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of a number in the model's files."""
+        """Bytes per number in the model's files."""
         dtype = str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
         return 4 if "32" in dtype else 2
 

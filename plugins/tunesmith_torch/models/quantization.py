@@ -48,7 +48,7 @@ class Quantization:
 
     @classmethod
     def from_options(cls, options: QuantizationOptions | None) -> Quantization | None:
-        """Return the quantization that the options describe, or None without options."""
+        """Return the quantization that the options describe, or None if there are no options."""
         return None if options is None else cls(options.bits, options.double_quantization)
 
 

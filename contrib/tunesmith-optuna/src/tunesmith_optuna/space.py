@@ -67,7 +67,7 @@ class Range:
         )
 
     def ends(self) -> list[Value]:
-        """Return the values to check before training, which are the lowest and the highest."""
+        """Return the lowest and the highest value, which are checked before training."""
         return [self.low, self.last]
 
     def grid(self) -> list[Value] | None:
@@ -100,7 +100,7 @@ class Choices:
     """The values that are stored as JSON."""
 
     def ends(self) -> list[Value]:
-        """Return the values to check before training, which are all of them."""
+        """Return all choices, which are checked before training."""
         return [*self.values]
 
     def grid(self) -> list[Value] | None:

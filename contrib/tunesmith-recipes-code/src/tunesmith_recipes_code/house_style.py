@@ -93,7 +93,8 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
     """Return the kinds of departures from the conventions, without repetition.
 
     Returns:
-        An empty tuple if there are none. None if the code defines no function or does not parse.
+        An empty tuple if the code follows the conventions. None if the code defines no
+            function or does not parse.
     """
     try:
         tree = ast.parse(code)

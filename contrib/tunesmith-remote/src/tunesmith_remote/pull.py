@@ -93,7 +93,10 @@ def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
 
 
 def group_by_commit(files: Mapping[str, StoredFile]) -> dict[str, dict[str, StoredFile]]:
-    """Group files by the committed folder that contains them, or by "" if there is none."""
+    """Group files by the committed folder that contains them.
+
+    The key "" has the files that are not in a committed folder.
+    """
     committed = {
         path.rpartition("/")[0] for path in files if PurePosixPath(path).name == MANIFEST
     } - {""}

@@ -149,7 +149,7 @@ class Mirror(_Strict):
 
 
 def find_mirror(folder: Path) -> Mirror | None:
-    """Return the mirror recorded in a run folder, or None if there is none."""
+    """Return the mirror recorded in a run folder, or None if the run has no mirror."""
     try:
         return Mirror.model_validate_json((folder / MIRROR_FILE).read_bytes())
     except (OSError, ValidationError):

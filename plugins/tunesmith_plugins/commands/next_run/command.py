@@ -70,8 +70,8 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
         return
     render.print_text(
         f"wrote the run file and its rows to {out}: "
-        f"{format_count(len(parts.train), 'training row')} plus {len(added):,} added rows; {format_count(len(kept), 'test row')} remain, and "
-        f"{len(moved):,} moved to training"
+        f"{format_count(len(parts.train), 'training row')} plus {len(added):,} added rows; "
+        f"{format_count(len(kept), 'test row')} remain, and {len(moved):,} moved to training"
     )
     here = render.shell_path(out)
     render.print_note(

@@ -84,7 +84,7 @@ class Judge(ComparingEvaluator):
     ) -> None:
         self.options = options
         self.references = references
-        """Requests and references for testing the judge, or None for those of the measured rows."""
+        """Requests and references for testing the judge; None: those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Judge:
         """Return an evaluator that tests its judge with these references."""

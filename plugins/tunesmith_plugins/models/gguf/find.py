@@ -99,7 +99,10 @@ def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = N
 
 
 def _find_converted(path: Path) -> Path | None:
-    """Return the folder of a model that was converted earlier, or None without one."""
+    """Return the folder of a model that was converted earlier.
+
+    The result is None if the model was never converted.
+    """
     if path.stat().st_size > MAX_QUICK_HASH_BYTES:
         return None
     target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{CONVERSION_VERSION}"

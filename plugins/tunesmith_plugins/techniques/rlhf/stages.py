@@ -88,7 +88,8 @@ class StageData:
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
-    """Conversations and completions; if there are none, the pairs with their chosen completions."""
+    """Conversations and completions, or the chosen completions of pairs if there are no other
+    rows."""
     pairs: Sequence[Preference]
     validation: Sequence[Record]
     validation_demonstrations: Sequence[Record]
