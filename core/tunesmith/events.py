@@ -360,14 +360,14 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     """The variants that the baseline itself omits, each with ``name`` and ``reason``."""
     not_tried: list[JSON] = field(default_factory=list)
     """The variants that were not compared, each with ``name`` and ``reason`` (no time, or an
-    error). The name is empty if the variant could not be built. If the error came late, ``score``
-    and ``rows`` are those so far."""
+    error). The name is empty if the variant could not be built. If the error came later, ``score``
+    and ``rows`` cover the rows before it."""
     seconds: float = 0.0
     skipped: str = ""
     """The reason why the baseline is not measured; empty if it is measured."""
     test_rows: int | None = None
     """Number of test rows that suffice, because the score on the validation rows is the worst
-    possible one; None: the number in ``[baselines] rows``."""
+    possible score; None: the number in ``[baselines] rows``."""
     excluded: bool = False
     """True if the baseline suits the rows but ``[baselines] use`` does not name it."""
 

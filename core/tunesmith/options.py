@@ -32,7 +32,7 @@ class Options(BaseModel):
 
 
 def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
-    """Return the current key of each key of an earlier version, including those of base classes."""
+    """Return the current key of each key of an earlier version, also those in base classes."""
     tables: list[Mapping[str, str]] = [
         vars(cls).get("EARLIER", {}) for cls in reversed(options.__mro__)
     ]

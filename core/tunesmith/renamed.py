@@ -64,7 +64,7 @@ def present_name(name: str) -> str:
 
 
 def find_present_name(name: str, known: Collection[str]) -> str | None:
-    """Return the known name that replaced an old one; ``dev`` may map to ``validation_size``."""
+    """Return the known name that replaced an old name; ``dev`` may map to ``validation_size``."""
     new = present_name(name)
     return next((key for key in (new, f"{new}_size") if key != name and key in known), None)
 

@@ -53,7 +53,7 @@ class RecordReader:
         """Records in a minority format, grouped by format."""
 
     def records(self, rows: Iterator[Row], content: Content) -> Iterator[tuple[Row, Record]]:
-        """Yield the usable rows with their records, in order, and count the unusable ones.
+        """Yield the usable rows with their records, in order, and count the unusable rows.
 
         ``content`` returns the original text of an unusable row.
         """

@@ -384,6 +384,6 @@ class BaselineChoice:
 def _find_alike(
     variant: BaselineVariant, place: int, alike: Sequence[BaselineVariant]
 ) -> TextModel:
-    """Return the model of the variant with this name, or of the one at the same position."""
+    """Return the model of the variant with this name, or of the variant at the same position."""
     named = [other for other in alike if other.name == variant.name]
     return [*named, *alike[place:], *alike[-1:], variant][0].model

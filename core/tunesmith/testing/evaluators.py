@@ -64,8 +64,8 @@ def measure(
 ) -> dict[str, Measurement]:
     """Measure with a new evaluator; return the measurements by metric.
 
-    The evaluator is prepared for ``references``, which may include other records than the measured
-    ones. None: it is prepared for ``records``.
+    The evaluator is prepared for ``references``, which may include more records than the measured
+    records. None: it is prepared for ``records``.
     """
     chosen = choose_records(subject) if records is None else records
     config = subject.options() if options is None else from_table(subject.offer.config, options)

@@ -185,7 +185,7 @@ def _no_default_validation(rows: int) -> Finding:
 def _add_part(
     parts: dict[int, str], part: str, size: int, clusters: Clusters, table: RowTable
 ) -> None:
-    """Choose clusters for a split until it has ``size`` rows, including earlier ones."""
+    """Choose clusters for a split until it has ``size`` rows, including the rows it already has."""
     free = [cluster for cluster in clusters.order if cluster not in parts]
     missing = size - _count_rows(parts, part, clusters)
     if free and missing > 0:

@@ -45,7 +45,7 @@ class LengthControl:
     wins: Sequence[float]
     """1 for a win, 1/2 for a tie, 0 for a loss."""
     differences: Sequence[int]
-    """Length of the answer minus that of the other one."""
+    """Length of the answer minus the length of the other answer."""
     groups: Sequence[str | None]
 
     def measurements(self, metric: str) -> Iterator[Measurement]:

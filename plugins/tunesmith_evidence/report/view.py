@@ -82,7 +82,7 @@ class VariantRow:
 
     @classmethod
     def list_all(cls, event: BaselineChosen) -> Iterator[VariantRow]:
-        """Yield all variants of a baseline: compared, omitted and failed ones."""
+        """Yield all variants of a baseline: compared, omitted and failed variants."""
         chosen = "chosen"
         if event.test_rows is not None:
             chosen += f"; worst possible score, so tested on at most {event.test_rows} rows"

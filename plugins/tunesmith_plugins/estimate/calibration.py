@@ -24,7 +24,7 @@ from tunesmith_torch.runtime.machine import Device
 
 ENABLED_VARIABLE = "TUNESMITH_CALIBRATION"
 MAX_ENTRIES = 50
-"""Use only this many of the newest runs; older ones used other drivers and libraries."""
+"""Maximum number of runs used, newest first; older runs used other drivers and libraries."""
 MIN_OWN_ENTRIES = 3
 """If there are this many runs of the same technique, ignore runs of other techniques."""
 MIN_WIDTH = 0.3
@@ -65,7 +65,7 @@ class CalibrationEntry:
     steps: int
     seconds: float
     parts: dict[str, list[float]] = field(default_factory=dict)
-    """Predicted seconds before calibration, and measured ones, of the parts of the run."""
+    """Predicted seconds before calibration, and measured seconds, of the parts of the run."""
     cpu_share: float | None = None
     """CPU time of the training run, as a share of the time available to its threads.
 

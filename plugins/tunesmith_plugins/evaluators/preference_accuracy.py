@@ -36,7 +36,7 @@ class LengthPreference:
 
     @classmethod
     def count(cls, differences: Sequence[int], groups: Sequence[str | None]) -> LengthPreference:
-        """Count pairs, given the length of each preferred answer minus that of the other one."""
+        """Count pairs, given how much longer each preferred answer is than the other answer."""
         unequal = [(d, group) for d, group in zip(differences, groups, strict=True) if d]
         longer = [float(d > 0) for d, _ in unequal]
         shorter = [1 - value for value in longer]

@@ -134,7 +134,7 @@ class ComparingEvaluator(RowWise, ABC):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Compare the models; return an empty list if the other one has not been trained yet."""
+        """Compare the models; return an empty list if the other model has not been trained yet."""
 
 
 class RewardScorer(Protocol):

@@ -25,7 +25,7 @@ class ContextLimit:
     what: str
     """The cause, such as ``sliding attention over 4096 tokens``."""
     tokens: int
-    """Maximum number of tokens of a text that is computed like short ones."""
+    """Maximum number of tokens of a text that is computed like short texts."""
     context: int
     """Maximum number of tokens that the model accepts."""
 

@@ -97,7 +97,7 @@ class LastPrefix:
         self._last: tuple[list[int], Prefix] | None = None
 
     def compute(self, model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
-        """Return the prefix with these tokens; compute it unless it equals the last one."""
+        """Return the prefix with these tokens; compute it unless it equals the last prefix."""
         last = self._last
         if last is None or last[0] != [*ids]:
             last = self._last = None  # frees the memory of the old prefix first

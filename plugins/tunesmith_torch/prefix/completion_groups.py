@@ -255,7 +255,7 @@ def require_pairs(records: Sequence[Record]) -> None:
     """Check that all records are pairs.
 
     Raises:
-        DataError: a record is not a pair; the error names the first one.
+        DataError: a record is not a pair; the error names the first such record.
     """
     for record in records:
         if not isinstance(record, Preference):

@@ -146,7 +146,7 @@ class PolicyMonitor:
     trained_tokens: int = 0
     """Number of completion tokens trained on so far."""
     change: dict[str, float] = field(default_factory=dict)
-    """Change of reward and gold reward from the best evaluation to the last one."""
+    """Change of reward and gold reward from the best evaluation to the last evaluation."""
     evaluations: int = 0
     """Number of earlier evaluations; a new one is compared with the best of them."""
     steps: int | None = None

@@ -284,7 +284,7 @@ class _Gradient:
 
 @dataclass
 class _GradientAccumulator:
-    """Computes the gradient of a batch in micro-batches, in smaller ones if memory runs out."""
+    """Computes the gradient of a batch in micro-batches, which shrink if memory runs out."""
 
     job: Job[Any]
     adapted: AdaptedModel

@@ -57,7 +57,7 @@ __all__ = ["RatePilots"]
 RATE_FILE = "learning_rate.json"
 """File in a job's folder with the results of the pilots."""
 PILOT_FOLDER = "pilots"
-"""Folder in a job's folder for the checkpoints of a pilot; deleted after the last one."""
+"""Folder in a job's folder for the checkpoints of a pilot; deleted after the last pilot."""
 Measure = Callable[[float], "Pilot"]
 FACTORS = (1.0, 3.0, 10.0, 1 / 3)
 """The rates that may be tried, as factors of the default."""

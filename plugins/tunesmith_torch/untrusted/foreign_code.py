@@ -32,7 +32,7 @@ CONFIG_FILES = (
 """The JSON files in a folder whose keys transformers and PEFT follow."""
 
 MAX_CONFIG_BYTES = 64 << 20
-"""Maximum size of a config file; the largest published ones have a few MB."""
+"""Maximum size of a config file; the largest published files have a few MB."""
 MAX_CONFIG_DEPTH = 32
 """Maximum nesting depth of a config file, which the libraries walk recursively."""
 

@@ -37,7 +37,7 @@ class GgufOptions(Options):
 
 
 class OllamaOptions(GgufOptions):
-    """Options of the exporter ``ollama``: those of ``gguf``, and settings in the Modelfile."""
+    """Options of the ``ollama`` exporter: all options of ``gguf``, and Modelfile settings."""
 
     system: str | None = Field(
         None,

@@ -106,7 +106,7 @@ class SearchResult:
         return f"{text}. Test rows were not used."
 
     def count_within(self) -> int:
-        """Count the other trials whose score is within the interval of the best one."""
+        """Count the other trials whose score is within the interval of the best trial."""
         best = self.ranking[0].result
         assert best is not None
         values = [row.result.value for row in self.ranking[1:] if row.result]

@@ -33,7 +33,7 @@ class WorkerPlace:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The places of all workers in a start. The processes rendezvous at the first one."""
+    """The places of all workers in a start. The processes rendezvous at the first worker."""
 
     places: Sequence[WorkerPlace]
     id: str

@@ -58,7 +58,7 @@ class Documents:
 
 
 def read_folder(folder: Path) -> Documents:
-    """Read all documents in a folder and its subfolders, except hidden ones.
+    """Read all documents in a folder and its subfolders, except hidden files.
 
     Skip links, because they may lead out of the folder.
 
@@ -96,7 +96,7 @@ def read_folder(folder: Path) -> Documents:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Return the files and links below a folder, sorted and without hidden ones."""
+    """Return the files and links below a folder, sorted and without hidden files."""
     paths: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

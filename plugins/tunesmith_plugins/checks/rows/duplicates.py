@@ -78,7 +78,7 @@ class Duplicates:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Store the hashes of a training row, or compare a test row with earlier ones."""
+        """Store the hashes of a training row, or compare a test row with earlier rows."""
         if row.part == "test":
             self._compare_test(row)
         if row.part != "train":
@@ -92,7 +92,7 @@ class Duplicates:
             self._answer_characters += len(row.answer)
 
     def _compare_test(self, row: Row) -> None:
-        """Count a test row whose prompt repeats that of an earlier row in another group."""
+        """Count a test row whose prompt repeats the prompt of an earlier row in another group."""
         self._test += 1
         key = hash(row.prompt_words)
         if not row.prompt:

@@ -39,7 +39,7 @@ class Label:
 
 
 class Labels:
-    """Counts the answers of training rows, until there are too many distinct ones to be labels."""
+    """Counts the answers of training rows, until they are too many to be labels."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Label] = {}

@@ -86,7 +86,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     top: int,
     as_json: bool,
 ) -> None:
-    """Compare the tuned models of several runs with that of the first run.
+    """Compare the tuned models of several runs with the tuned model of the first run.
 
     RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse order of
     their names, so the newest run comes first by default. Runs that cannot be compared with the
@@ -276,7 +276,7 @@ def list_joint_metrics(metrics: Mapping[str, Metric]) -> frozenset[str]:
 
 
 def show(first: RunResults, difference: RunDifference, items: int, joint: frozenset[str]) -> None:
-    """Print the comparison of a run with the first one."""
+    """Print the comparison of a run with the first run."""
     names = name_folders([difference.run.folder, first.folder])
     render.print_text(" minus ".join(one_line(name, 60) for name in names), style="strong")
     render.print_table(

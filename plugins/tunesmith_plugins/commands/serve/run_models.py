@@ -22,7 +22,7 @@ NAMES = ("tuned", "base", "winner")
 
 
 def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
-    """Return the names of the models to serve: the requested ones, or all models of the run.
+    """Return the names of the models to serve: the requested models, or all models of the run.
 
     Raises:
         UsageError: the run does not have a requested model.

@@ -129,7 +129,7 @@ class StageData:
 
 @dataclass
 class Stages:
-    """The stages of a run, with the events of the finished ones."""
+    """The stages of a run, with the events of the finished stages."""
 
     job: Job[Any]
     data: StageData

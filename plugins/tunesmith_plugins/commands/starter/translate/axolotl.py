@@ -302,7 +302,7 @@ def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
 
 
 def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any], list[str]]:
-    """Translate the keys of a dataset; return the run file's keys, and the untranslated ones."""
+    """Translate the keys of a dataset; return the run file's keys, and the untranslated keys."""
     keys: dict[str, Any] = {}
     problems = []
     kind = item.get("type")
