@@ -146,7 +146,7 @@ class TechniqueOffer(ComponentOffer[C]):
     then more accurate predictions.
 
     Each estimate replaces the previous one, and a caller may stop after the first. None: no
-    estimate. """
+    estimate."""
     can_score: Callable[[C], bool] = lambda config: True
     """Return False if the tuned model answers without probabilities, like a model behind an
     endpoint. Default evaluators then measure only answers."""

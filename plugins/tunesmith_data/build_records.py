@@ -63,9 +63,12 @@ def build_preference(view: RowView) -> Record:
     else:
         prompt_column = _prompt_messages(view)
     if not prompt_column and not before:
-        raise RowError("has no prompt")
+        raise RowError("has no prompt", hint="add a prompt, or remove the row")
     if prompt_column and before and remove_system(prompt_column) != remove_system(before):
-        raise RowError("the prompt differs from the conversation before the chosen answer")
+        raise RowError(
+            "the prompt differs from the conversation before the chosen answer",
+            hint="use the same conversation in the prompt and before both answers",
+        )
     _refuse_other_system(view, prompt_column, before)
     prompt = view.open_conversation(
         before if has_system_message(before) or not prompt_column else prompt_column

@@ -40,12 +40,15 @@ def check_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         RowError: turns are missing, empty or in the wrong order, or no answer is to be trained on.
     """
     if not messages:
-        raise RowError("conversation is empty")
+        raise RowError("conversation is empty", hint="add messages, or remove the row")
     turns = messages[1:] if messages[0].role == "system" else messages
     before = "start"
     for message in turns:
         if message.role not in NEXT_ROLES[before]:
-            raise RowError(_order_cause(before, message.role))
+            raise RowError(
+                _order_cause(before, message.role),
+                hint="alternate user and assistant messages, with tool results after tool calls",
+            )
         if message.role == "user":
             require_not_blank(message.text, "prompt")
         if message.role == "assistant" and not message.tool_calls:
@@ -65,7 +68,7 @@ def require_final_answer(messages: tuple[Message, ...], prefix: str = "") -> Non
         RowError: there are no messages, or the last message has another role.
     """
     if not messages:
-        raise RowError(f"{prefix}conversation is empty")
+        raise RowError(f"{prefix}conversation is empty", hint="add messages, or remove the row")
     if messages[-1].role != "assistant":
         raise RowError(
             f'{prefix}the last message must have the role "assistant"',

@@ -90,7 +90,7 @@ class RowView:
         if not has_system_message(messages):
             messages = prepend_system(messages, self.system())
         elif self._own_system() is not None:
-            raise RowError("the row has two system messages")
+            raise RowError("the row has two system messages", hint="keep only one system message")
         if "tools" not in self.columns:
             return messages
         return add_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))

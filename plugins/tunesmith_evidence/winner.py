@@ -287,5 +287,8 @@ def _build_variant(
 def _find_baseline(plan: Plan, name: str) -> Component[BaselineOffer[Any]]:
     baseline = next((baseline for baseline in plan.baselines if baseline.offer.name == name), None)
     if baseline is None:
-        raise UsageError(f"{name}: no installed plugin offers this baseline")
+        raise UsageError(
+            f"{name}: no installed plugin offers this baseline",
+            hint="install the plugin of this baseline; `tunesmith plugins list` shows the others",
+        )
     return baseline

@@ -124,7 +124,9 @@ def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterato
     with ExitStack() as stack:
         with atomic.explain_os_errors(folder):
             if not folder.is_dir():
-                raise UsageError(f"{folder}: no such folder")
+                raise UsageError(
+                    f"{folder}: no such folder", hint="check the path of the run folder"
+                )
             atomic.refuse_outside_links(folder)
             try:
                 fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)

@@ -101,7 +101,11 @@ def measure_coverage(
             "training rows", f"only {len(sample)} rows differ from each other", hint=hint
         )
     if not len(queries):
-        raise DataError("production rows", "there are no rows to compare")
+        raise DataError(
+            "production rows",
+            "there are no rows to compare",
+            hint="check the file of production prompts",
+        )
     texts = [production[int(row)] for row in queries]
     vectorizer = EncoderVectors(encoder) if encoder else Vectorizer(train, texts)
     search = _Search(vectorizer.vectors([*(train[int(row)] for row in sample), *texts]))

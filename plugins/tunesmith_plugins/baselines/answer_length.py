@@ -48,7 +48,10 @@ class LengthRule:
         Raises:
             UsageError: always.
         """
-        raise UsageError("the baseline answer-length ranks answers, but cannot generate any")
+        raise UsageError(
+            "the baseline answer-length ranks answers, but cannot generate any",
+            hint="use an evaluator that ranks answers, such as preference-accuracy",
+        )
 
 
 class AnswerLengthOptions(Options):

@@ -68,7 +68,8 @@ class ConstrainedJson:
         schema = derive_schema(answers)
         if schema is None:
             raise UsageError(
-                "constrained-json: none of the test rows has a JSON object as its answer"
+                "constrained-json: none of the test rows has a JSON object as its answer",
+                hint="use another evaluator, such as exact-match",
             )
         exchanges = [last_exchange(record) for record in records]
         constrained = constrain_to_schema(model, schema, find_json_style(answers))

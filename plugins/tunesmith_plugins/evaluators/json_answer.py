@@ -54,7 +54,11 @@ class JsonAnswer:
         for record, reference in zip(records, references, strict=True):
             value = parse(reference)
             if value is NO_JSON:
-                raise DataError(record.source, "the reference answer is not JSON")
+                raise DataError(
+                    record.source,
+                    "the reference answer is not JSON",
+                    hint="correct the answer, or use another evaluator, such as exact-match",
+                )
             expected.append(value)
         answers = generate_answers(model, records, self.max_new_tokens)
         given = [parse(answer) for answer in answers]

@@ -448,4 +448,7 @@ def read_chat_template(options: TrainingOptions, tokenizer: PreTrainedTokenizerB
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"technique.chat_template.source: cannot read the file: {error}") from None
+        raise UsageError(
+            f"technique.chat_template.source: cannot read the file: {error}",
+            hint="check the path of the template file",
+        ) from None

@@ -377,7 +377,10 @@ def check_finite(folder: Path, model: PreTrainedModel) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not parameter.sum(dtype=torch.float32).isfinite() and not parameter.isfinite().all():
-                raise IntegrityError(f"{folder}: {name} contains values that are not finite")
+                raise IntegrityError(
+                    f"{folder}: {name} contains values that are not finite",
+                    hint="download the model again, or use another model",
+                )
 
 
 def context_length(base: LoadedBase) -> int:

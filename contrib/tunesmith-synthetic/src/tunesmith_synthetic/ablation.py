@@ -145,7 +145,10 @@ class Ablation:
         name = self.request.options.ablate.classifier
         variant = next(iter(self.request.solve(name, train)), None)
         if variant is None:
-            raise UsageError(f"ablate.classifier: {name} has no answers for these rows")
+            raise UsageError(
+                f"ablate.classifier: {name} has no answers for these rows",
+                hint="choose a baseline that suits the rows, such as linear",
+            )
         component, metric = self.evaluator
         with attribute_errors_to(component.offered.plugin):
             measured = component.offer.build(component.config).measure(variant.model, self.scored)

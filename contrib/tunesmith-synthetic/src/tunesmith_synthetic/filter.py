@@ -180,7 +180,10 @@ def find_disagreement(request: Request, records: Sequence[Record], name: str) ->
     """
     variant = next(iter(request.solve(name, request.parts.train)), None)
     if variant is None:
-        raise UsageError(f"filter.agree: the baseline {name} has no answers for these rows")
+        raise UsageError(
+            f"filter.agree: the baseline {name} has no answers for these rows",
+            hint="remove it from filter.agree, or choose a baseline that suits the rows",
+        )
     given = generate_answers(variant.model, records) if records else ()
     pairs = zip(records, given, strict=True)
     return ["" if read_answer(r) == text.strip() else f"{name} disagrees" for r, text in pairs]

@@ -66,7 +66,11 @@ def read_folder(folder: Path) -> Documents:
         DataError: the folder does not exist, has no documents, or is too large.
     """
     if not folder.is_dir():
-        raise DataError(str(folder), "the folder with the documents does not exist")
+        raise DataError(
+            str(folder),
+            "the folder with the documents does not exist",
+            hint="correct `folder` in [baselines.documents]",
+        )
     documents, skipped, size = [], dict[str, list[str]](), 0
     for path in _list_files(folder):
         name = path.relative_to(folder).as_posix()

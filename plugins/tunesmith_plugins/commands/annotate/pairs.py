@@ -108,7 +108,11 @@ def read_pairs(path: Path) -> list[Pair]:
                 text = f"{error}, {error.detail}" if error.detail else str(error)
                 raise DataError(f"{path}:{number}", text, hint=error.hint or None) from None
     if not pairs:
-        raise DataError(str(path), "contains no pairs")
+        raise DataError(
+            str(path),
+            "contains no pairs",
+            hint="write pairs with `tunesmith data annotate --run RUN --out FILE`",
+        )
     return pairs
 
 

@@ -102,12 +102,18 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     catalog = state.catalog()
     results = read_comparable(runs, catalog, shared_rows)
     if len(results) < 2:
-        raise UsageError("compare: needs at least two runs that can be compared")
+        raise UsageError(
+            "compare: needs at least two runs that can be compared",
+            hint="name two finished runs, or a folder that contains them",
+        )
     first, *others = results
     metrics = list_metrics(catalog)
     found = compare_all(first, others, metrics)
     if page is not None and any(is_sample_log(run.folder) for run in results):
-        raise UsageError("--page: needs runs, but one of these is a log of another program")
+        raise UsageError(
+            "--page: needs runs, but one of these is a log of another program",
+            hint="omit --page, or name only runs",
+        )
     if page is not None:
         write_page(page, first, found, metrics)
     if as_json:

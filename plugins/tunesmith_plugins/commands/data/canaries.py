@@ -90,7 +90,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
     if kind is None:
         raise UsageError(
-            f"{data.path}: all rows must be of the same kind (texts, prompts or conversations)"
+            f"{data.path}: all rows must be of the same kind (texts, prompts or conversations)",
+            hint="split the file by kind, and run the command on each part",
         )
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)

@@ -100,7 +100,10 @@ def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
     if len(name) > MAX_NAME_LENGTH:
         raise UsageError(f"{name:.20}...: a name can have {MAX_NAME_LENGTH} characters at most")
     if kind == "baseline" and name in BaselineOffer.reserved:
-        raise UsageError(f"{name}: a baseline cannot have this name, which is a key of [baselines]")
+        raise UsageError(
+            f"{name}: a baseline cannot have this name, which is a key of [baselines]",
+            hint="choose another name",
+        )
     chosen = KINDS[kind]
     article = "an" if kind[0] in "aeiou" else "a"
     return chosen, {

@@ -75,4 +75,4 @@ def _read_batches(file: DataFile, magic: bytes) -> Iterator[pyarrow.RecordBatch]
 def _check_columns(schema: pyarrow.Schema, name: str) -> None:
     twice = next((column for column in schema.names if schema.names.count(column) > 1), None)
     if twice is not None:
-        raise DataError(name, f"two columns are named `{twice}`")
+        raise DataError(name, f"two columns are named `{twice}`", hint="rename one of the columns")

@@ -308,7 +308,8 @@ def load_finished(folder: Path) -> TrainingFinished | None:
     finished = _read_event(TrainingFinished, path)
     if not is_inside(finished.artifact):
         raise IntegrityError(
-            f"{path}: refers to an artifact outside the run folder: {finished.artifact!r:.80}"
+            f"{path}: refers to an artifact outside the run folder: {finished.artifact!r:.80}",
+            hint="restore the run folder from a backup, or start a new run",
         )
     return None if verify_folder(folder / finished.artifact) else finished
 
@@ -322,4 +323,7 @@ def _read_event(kind: type[_E], path: Path) -> _E:
     try:
         return kind(**read_json_object(path))
     except TypeError as error:
-        raise IntegrityError(f"{path}: this file was not written by the stage: {error}") from None
+        raise IntegrityError(
+            f"{path}: this file was not written by the stage: {error}",
+            hint="restore the run folder from a backup, or start a new run",
+        ) from None

@@ -42,7 +42,10 @@ def command(state: CliState, file: Path, dry_run: bool, only: str | None, as_jso
     trained again.
     """
     if distributed.world_size() > 1:
-        raise UsageError("data ablate: this command runs in one process")
+        raise UsageError(
+            "data ablate: this command runs in one process",
+            hint="start the command without torchrun",
+        )
     request = read_request(file, files=state.files, disabled=state.disabled)
     from tunesmith_synthetic.ablation import Ablation, conclude
     from tunesmith_synthetic.card import write_card
