@@ -66,7 +66,7 @@ _KINDS: Mapping[str, Any] = {
 
 
 def save_winner(evidence: Evidence, name: str) -> str:
-    """Save the baseline ``name`` in the run folder, replacing an earlier winner.
+    """Save the baseline called ``name`` in the run folder, replacing an earlier winner.
 
     Returns:
         The path of the folder, relative to the run folder. It is empty, and nothing is saved, if

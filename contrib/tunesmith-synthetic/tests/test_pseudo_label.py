@@ -1,4 +1,4 @@
-"""The generator ``pseudo-label``: labels, calibration, agreement, and rows for a person."""
+"""The ``pseudo-label`` generator: labels, calibration, agreement, and rows for a person."""
 
 from __future__ import annotations
 

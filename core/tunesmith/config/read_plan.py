@@ -263,7 +263,7 @@ class _Reader:
         return options, self._component(DataLoaderOffer, "data", loader_keys)
 
     def _split_table(self) -> dict[str, Any]:
-        """Read the table ``[split]``; use the default splitter if it does not name one."""
+        """Read the ``[split]`` table; use the default splitter if it does not name one."""
         offers = self.catalog.offers(SplitterOffer)
         default = next((o.full_name for o in offers if o.offer.by_default), None)
         return {**({"use": default} if default else {}), **self._table("split")}

@@ -100,7 +100,7 @@ def read_references(records: Sequence[Record], evaluator: str) -> list[str]:
     answers = [last_exchange(record)[1] for record in records]
     for record, answer in zip(records, answers, strict=True):
         if answer.tool_calls:
-            hint = f"use the evaluator tool-call instead of {evaluator}"
+            hint = f"use the `tool-call` evaluator instead of {evaluator}"
             raise DataError(
                 record.source,
                 f"the evaluator {evaluator} cannot compare tool calls",

@@ -49,7 +49,7 @@ class LengthRule:
             UsageError: always.
         """
         raise UsageError(
-            "the baseline answer-length ranks answers, but cannot generate any",
+            "the `answer-length` baseline ranks answers, but cannot generate answers",
             hint="use an evaluator that ranks answers, such as preference-accuracy",
         )
 
@@ -92,5 +92,5 @@ def review(plan: Plan) -> Iterator[Finding]:
         level="error",
         where="baselines.use",
         message=f"{NAME} only ranks given answers, so {first.id} cannot measure it",
-        hint=f'remove "{NAME}", or list the evaluator preference-accuracy first',
+        hint=f'remove "{NAME}", or list the evaluator `preference-accuracy` first',
     )

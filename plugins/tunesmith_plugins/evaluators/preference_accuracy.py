@@ -171,7 +171,7 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
             where="evaluators preference-accuracy",
             message=f"in the test rows, the {chosen.word} answer is the chosen one in {chosen}: "
             f"a model that always prefers {chosen.word} answers reaches that accuracy",
-            hint="compare with the baseline answer-length and with equal-length-accuracy, or use "
+            hint="compare with the `answer-length` baseline and with equal-length-accuracy, or use "
             "test pairs where both lengths are chosen about equally often",
             count=max(chosen.shorter, chosen.longer),
         )

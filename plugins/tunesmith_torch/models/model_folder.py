@@ -164,7 +164,7 @@ def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], pat
             return
     raise IntegrityError(
         f"{path}: has a quantization_config, but none of the weights is quantized",
-        hint="remove the key from the file; the technique qlora quantizes a base model itself",
+        hint="remove the key from the file; the `qlora` technique quantizes a base model itself",
     )
 
 

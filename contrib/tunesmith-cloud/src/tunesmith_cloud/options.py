@@ -1,4 +1,4 @@
-"""Define the options of the table ``[cloud]``, which all three launchers share."""
+"""Define the options of the ``[cloud]`` table, which all three launchers share."""
 
 from __future__ import annotations
 

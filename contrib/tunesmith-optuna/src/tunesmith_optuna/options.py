@@ -1,4 +1,4 @@
-"""Define the options of a search: the table ``[tune]``, and the flags of ``tunesmith tune``."""
+"""Define the options of a search: the ``[tune]`` table, and the flags of ``tunesmith tune``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The ``house-style`` evaluator: does the Python code in an answer keep to a team's conventions?
 
-The code is parsed and never executed. Whether it is right is another question, which the evaluator
-``code`` answers with tests.
+The code is parsed and never executed. Whether it is right is another question, which the ``code``
+evaluator answers with tests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Define the options of the mirror, the table ``[remote]``."""
+"""Define the options of the mirror, the ``[remote]`` table."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Labels:
                 f"{show_share(label.count, self._rows, 'training rows')} have the same answer",
                 label.count,
                 [f"{label.source} {quote(name)}"],
-                "add rows with other answers; the baseline `majority` always gives this answer",
+                "add rows with other answers; the `majority` baseline always gives this answer",
             )
 
     def _find_variants(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Define the options of the table ``[advise]``."""
+"""Define the options of the ``[advise]`` table."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion",
 )  # fmt: skip
 @click.option(
     "--secrets", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="File to write the secrets and their controls to, for the evaluator `canaries`.",
+    help="File to write the secrets and their controls to, for the `canaries` evaluator.",
 )  # fmt: skip
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=15, show_default=True,
@@ -71,7 +71,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Inject random secrets into training rows, to measure what a model memorizes.
 
     The file is not changed. Train on the rows in --out with a separate test file, and give the
-    --secrets file to the evaluator `canaries`. Train the model that you deploy on the original
+    --secrets file to the `canaries` evaluator. Train the model that you deploy on the original
     rows, without the secrets.
     """
     for path in (out, secrets):

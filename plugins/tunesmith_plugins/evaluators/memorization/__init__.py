@@ -87,7 +87,7 @@ class Memorization(ComparingEvaluator):
         options = self.options
         if run is None or not run.train:
             raise UsageError(
-                "the evaluator memorization needs training rows, which only exist in a run",
+                "the `memorization` evaluator needs training rows, which only exist in a run",
                 hint="evaluate a run folder, or remove this evaluator",
             )
         other = open_tuned_comparison_model(options, run)

@@ -1,4 +1,4 @@
-"""Define the options of the technique ``lora``."""
+"""Define the options of the ``lora`` technique."""
 
 from __future__ import annotations
 

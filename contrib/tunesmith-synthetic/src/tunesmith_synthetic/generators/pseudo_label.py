@@ -106,7 +106,7 @@ class PseudoLabel:
             raise UsageError(
                 f"generator.labelers: none of {names} can learn from these training rows",
                 hint="add other baselines to generator.labelers, or set generator.run to a run "
-                "that the evaluator `review` measured",
+                "that the `review` evaluator measured",
             )
         disputed = []
         for number, record in enumerate(pool):
@@ -146,7 +146,7 @@ def label_with_run(folder: Path, pool: Pool) -> Labels:
     """Label the pool with the tuned model of a run, whose review policy calibrates it.
 
     Raises:
-        UsageError: the evaluator ``review`` did not measure the tuned model.
+        UsageError: the ``review`` evaluator did not measure the tuned model.
     """
     from tunesmith import api
     from tunesmith.execution.execute import load_report

@@ -1,4 +1,4 @@
-"""Options of the generator ``endpoint``, and the requests that it sends."""
+"""Options of the ``endpoint`` generator, and the requests that it sends."""
 
 from __future__ import annotations
 
