@@ -370,7 +370,7 @@ class ChangedRow:
 def find_row_metric(
     first: RunResults, second: RunResults, key: tuple[str, str]
 ) -> tuple[str, str] | None:
-    """Return an evaluator and metric with one value per row: ``key`` itself, if it has them.
+    """Return an evaluator and metric with one value per row: ``key`` itself, if it has such values.
 
     For a metric of all rows together, return the first per-row metric of the same evaluator.
 

@@ -37,7 +37,8 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     LABELS,
 )
 SAMPLE_ANSWERS = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
-"""Answers that differ in many ways. A metric that gives all of them one value measures nothing."""
+"""Answers that differ in many ways. A metric that gives every answer the same value measures
+nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:

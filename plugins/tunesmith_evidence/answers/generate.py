@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 END_OF_TURN_TOKENS = 8
-"""Tokens to allow beyond the longest reference, for the end of the turn."""
+"""Number of tokens to allow beyond the longest reference, for the end of the turn."""
 MAX_NEW_TOKENS = 512
 """Upper bound of the automatic limit for tokens per answer."""
 

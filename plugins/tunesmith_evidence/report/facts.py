@@ -66,7 +66,7 @@ class Prediction:
 
     @property
     def judgment(self) -> str:
-        """``within``, ``below`` or ``above`` the predicted range, or "" without a measurement."""
+        """``within``, ``below`` or ``above`` the predicted range, or "" if nothing was measured."""
         if self.actual is None:
             return ""
         if self.low <= self.actual <= self.high:

@@ -42,7 +42,7 @@ class ScoredRow:
 
 
 def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measured | None:
-    """Return a measurement with one value per row: ``measured`` itself, if it has them.
+    """Return a measurement with one value per row: ``measured`` itself, if it has such values.
 
     For a metric of all rows together, such as BLEU, return the first per-row measurement of the
     same model and evaluator.

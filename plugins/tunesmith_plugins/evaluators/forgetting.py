@@ -120,7 +120,7 @@ def review(plan: Plan) -> Iterator[Finding]:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
         if count < FEW_TEXTS:
-            message = f"{count} general texts are few: the result may be inconclusive"
+            message = f"{count} general texts may be too few for a conclusive result"
             hint = "use 250 texts or more"
             yield Finding(level="warning", where=where, message=message, hint=hint)
 

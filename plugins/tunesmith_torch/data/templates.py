@@ -63,7 +63,7 @@ from tunesmith_torch.untrusted.template_renderer import (
 __all__ = ["Template"]
 
 _RECORDS_PER_CALL = 1000
-"""Records tokenized in one call; enough to keep the tokenizer's threads busy."""
+"""Number of records tokenized in one call, enough to keep the tokenizer's threads busy."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,10 @@ class LastPrefix:
 def compute_common_prefix(
     model: PreTrainedModel, rows: Sequence[Any], max_length: int, last: LastPrefix
 ) -> Prefix | None:
-    """Compute the prefix that all rows share, up to ``max_length`` tokens; None if too short."""
+    """Compute the prefix that all rows share, up to ``max_length`` tokens.
+
+    The result is None if the prefix is too short.
+    """
     shared = common_prefix_length(rows, max_length) if len(rows) > 1 else 0
     return last.compute(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
 

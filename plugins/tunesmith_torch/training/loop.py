@@ -100,7 +100,7 @@ class BatchCounts:
     tokens: int
     """All tokens, without padding."""
     trained_tokens: int
-    """Tokens that contribute to the loss."""
+    """Number of tokens that contribute to the loss."""
     loss_divisor: float
     """Divisor of the summed loss: total loss weight of the tokens, or number of pairs."""
 

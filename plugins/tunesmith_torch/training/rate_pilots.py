@@ -75,7 +75,7 @@ class Pilot:
     loss: float
     """Validation loss after the last step; infinite if the training diverged."""
     values: Sequence[float] | None = None
-    """The evaluator's value of each validation row; None without an evaluator."""
+    """The evaluator's value for each validation row; None if no evaluator is used."""
 
     def is_clearly_below(self, best: Pilot) -> bool:
         """Return True if the score is more than a standard error below that of ``best``."""

@@ -86,7 +86,7 @@ class ValidationMonitor:
     best: RowLosses | None = None
     """The best evaluation, not counting that before the first step."""
     best_score: float | None = None
-    """The evaluator's score at the best evaluation; None without an evaluator."""
+    """The evaluator's score at the best evaluation; None if no evaluator is used."""
     last: RowLosses | None = None
     last_step: int = -1
     """Step of the last evaluation; -1 before the first evaluation."""

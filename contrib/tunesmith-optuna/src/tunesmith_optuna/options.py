@@ -35,7 +35,9 @@ class TuneOptions(Options):
         min_length=1,
         description="Evaluator metric to optimize, measured on the validation rows.",
     )
-    trials: int = Field(20, ge=1, le=10_000, description="Number of trials, including failed ones.")
+    trials: int = Field(
+        20, ge=1, le=10_000, description="Number of trials, including failed trials."
+    )
     parallel: int = Field(
         1, ge=1, le=1_000, description="Number of trials to run at the same time."
     )

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_AT_A_TIME = 16
-"""Rows to read at a time. Small, because a row can have megabytes, which is unknown until it is
-read."""
+"""Number of rows to read at a time. It is small, because a row may have megabytes."""
 PARQUET_MAGIC, ARROW_MAGIC = b"PAR1", b"ARROW1"
 
 

@@ -94,7 +94,7 @@ def describe(ablation: Ablation, card: Mapping[str, Any]) -> str:
     what = options.classifier if options.train == "classifier" else plan.technique.offer.name
     rows = card["real_rows"] + card["rows"]
     scored = f"{len(ablation.scored):,} {ablation.part} rows"
-    known = f", {done} of them done" if done else ""
+    known = f", {done} already done" if done else ""
     return (
         f"{len(jobs)} trainings ({what}){known}: 3 arms with {rows:,} training rows each, "
         f"{format_count(options.seeds, 'seed')}, scored on {scored}"
