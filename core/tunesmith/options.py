@@ -167,7 +167,7 @@ class BaselineOptions(Options):
         None,
         description=(
             "Names of the baselines, which solve the task without fine-tuning; `[]` for none. "
-            "Unset: all that suit the training rows."
+            "Unset: all baselines that suit the training rows."
         ),
     )
     rows: int | None = Field(

@@ -210,11 +210,12 @@ def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
     value = view.value(name)
     if isinstance(value, list | dict):
         column = f"`{view.columns[name]}`"
-        messages: tuple[Message, ...] | None = parse_messages(value, column, split_inline=False)
+        messages = parse_messages(value, column, split_inline=False)
     else:
         text = view.text(name)
-        messages = parse_transcript(text) if view.value("prompt") is None else None
-        if messages is None:
+        transcript = parse_transcript(text) if view.value("prompt") is None else None
+        if transcript is None:
             return (), text
+        messages = transcript
     require_final_answer(messages, f"`{view.columns[name]}`: ")
     return messages[:-1], _plain_answer(messages[-1], "an answer of a pair")

@@ -42,7 +42,7 @@ def test_finished_seeds_are_not_repeated(trained: Tunesmith, tmp_path: Path) -> 
     assert trained("seeds", "one", "--count", "2", "-q").exit_code == 0
     events = (tmp_path / "one-seed-43" / "events.jsonl").read_text()
     done = trained("seeds", "one", "--count", "2", "-q")
-    assert "mean of 2 seeds" in " ".join(done.stdout.split())
+    assert "over 2 seeds, the tuned model's mean difference from" in " ".join(done.stdout.split())
     assert (tmp_path / "one-seed-43" / "events.jsonl").read_text() == events
 
 

@@ -88,7 +88,8 @@ def open_engines(
         for name, model in extension.open_models(plan).items():
             if name in engines:
                 raise UsageError(
-                    f"extension {extension.name}: a model named {name} is already served"
+                    f"extension {extension.name}: a model named {name} is already served",
+                    hint="give the extension's model another name",
                 )
             is_ours = isinstance(model, TorchTextModel)
             engines[name] = BatchedEngine(model, slots=slots) if is_ours else CallingEngine(model)  # type: ignore[arg-type]

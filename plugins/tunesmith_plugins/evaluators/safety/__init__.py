@@ -71,7 +71,7 @@ class SafetyOptions(JudgeEndpointOptions):
     def _check_judge(self) -> Self:
         if self.endpoint is not None and self.judge is None:
             raise ValueError(
-                "`endpoint` needs `judge`: set it to the name of a model at the endpoint"
+                "`endpoint` needs a judge: set `judge` to the name of a model at the endpoint"
             )
         return self
 

@@ -44,8 +44,8 @@ class PseudoLabelOptions(Options):
     labelers: list[str] = Field(
         ["embedding", "linear", "nearest"],
         description=(
-            "Baselines that learn to label. The most accurate one out of fold labels, the others "
-            "must agree."
+            "Baselines that learn to label. The baseline with the best out-of-fold accuracy gives "
+            "the labels, and the others must agree."
         ),
     )
     run: DataPath | None = Field(
@@ -56,10 +56,10 @@ class PseudoLabelOptions(Options):
         ),
     )
     min_confidence: float = Field(
-        0.0, ge=0, le=1, description="Reject labels with less calibrated confidence."
+        0.0, ge=0, le=1, description="Reject labels with a lower calibrated confidence."
     )
     min_agreement: float = Field(
-        0.6, ge=0, le=1, description="Reject labels that a smaller share of the labelers gives."
+        0.6, ge=0, le=1, description="Reject labels if a smaller share of the labelers agrees."
     )
     ask: int = Field(
         20, ge=0, le=10_000, description="Maximum number of rows for a person to label."
@@ -68,7 +68,7 @@ class PseudoLabelOptions(Options):
     @model_validator(mode="after")
     def _check_labelers(self) -> PseudoLabelOptions:
         if not self.labelers and self.run is None:
-            raise ValueError("needs a labeler, or a run")
+            raise ValueError("set `labelers` to at least one baseline, or `run` to a run folder")
         return self
 
 

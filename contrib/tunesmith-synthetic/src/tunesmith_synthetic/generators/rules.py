@@ -48,7 +48,9 @@ class RulesOptions(Options):
             "that JSON answers copy from the prompts."
         ),
     )
-    rounds: int = Field(1, ge=1, le=100, description="New rows per training row and rule.")
+    rounds: int = Field(
+        1, ge=1, le=100, description="Number of new rows per training row and rule."
+    )
 
 
 @dataclass(frozen=True)
