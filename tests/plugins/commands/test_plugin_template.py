@@ -192,7 +192,7 @@ def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
                 write(tmp_path / "z", name, "evaluator")
         with pytest.raises(UsageError, match="at most 64 characters"):
             write(tmp_path / "z", "a" * 65, "evaluator")
-        with pytest.raises(UsageError, match="is a key of"):
+        with pytest.raises(UsageError, match="which is a key of"):
             write(tmp_path / "z", "budget", "baseline")
 
 

@@ -141,7 +141,7 @@ class GenerationOptions(Options):
 
     run: DataPath = Field(
         min_length=1,
-        description="Run file whose training rows are the parents. Rows that repeat its test rows are rejected.",
+        description="Run file with the parent rows. Rows that repeat its test rows are rejected.",
     )
     out: DataPath = Field("synthetic", description="Folder to write.")
     count: int = Field(1_000, ge=1, le=10_000_000, description="Maximum number of proposed rows.")

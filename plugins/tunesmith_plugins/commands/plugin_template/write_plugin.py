@@ -98,7 +98,10 @@ def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
             f"{name}: names must consist of lower case letters, digits and hyphens", hint=hint
         )
     if len(name) > MAX_NAME_LENGTH:
-        raise UsageError(f"{name:.20}...: a name can have {MAX_NAME_LENGTH} characters at most")
+        raise UsageError(
+            f"{name:.20}...: a name must have at most {MAX_NAME_LENGTH} characters",
+            hint="choose a shorter name",
+        )
     if kind == "baseline" and name in BaselineOffer.reserved:
         raise UsageError(
             f"{name}: a baseline cannot have this name, which is a key of [baselines]",
