@@ -45,7 +45,7 @@ PYTHON_SAYS = {
     "TableOffer.__init__() got an unexpected keyword argument 'earlier_names'": "remove it",
     "'tuple' object has no attribute 'use'": "Plan.baselines.use is Plan.baseline_options.use now",
 }
-"""Advice by the start of Python's error message, for cases where a new name is not enough."""
+"""Maps the start of a Python error message to advice, where a new name is not enough."""
 _WORDS = [form(part) for part in PARTS for form in (str.lower, str.upper, str.capitalize)]
 _PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z])")
 _QUOTED = re.compile(r"""['"`]([A-Za-z_][\w.]*)['"`]""")

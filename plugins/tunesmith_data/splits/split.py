@@ -104,7 +104,7 @@ def _add_parts(
     request: SplitRequest,
     validation: float | int | None,
 ) -> list[Finding]:
-    """Assign a split to every cluster that has none; report sizes that could not be met.
+    """Assign a split to every cluster without a split; report sizes that could not be met.
 
     Raises:
         DataError: a split would be empty.

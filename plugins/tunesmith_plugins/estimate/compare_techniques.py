@@ -131,7 +131,7 @@ class TechniqueComparison:
         return fits
 
     def times(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the training time in seconds on each GPU that may fit the run, and here."""
+        """Return the training seconds on this machine and on each GPU that may fit the run."""
         times = {}
         rented = row.estimates.get("cuda")
         if rented is not None:

@@ -289,7 +289,7 @@ def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
     """Return where the bytes of a tensor start and end, counted from the end of the header.
 
     Raises:
-        ValueError: their number does not match the tensor's shape and format.
+        ValueError: the number of bytes does not match the tensor's shape and format.
     """
     start, end = entry["data_offsets"]
     numbers = [start, end, *entry["shape"]]

@@ -232,7 +232,10 @@ class Additions:
 
     @property
     def details(self) -> JSON:
-        """The names of the additions' tables, for the first event; empty without additions."""
+        """The names of the additions' tables, for the first event.
+
+        The result is empty if there are no additions.
+        """
         return {"additions": [a.origin.table for a in self.added]} if self.added else {}
 
     def draw(self, step: int) -> list[tuple[BuiltAddition, list[Item]]]:

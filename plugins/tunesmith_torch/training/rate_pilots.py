@@ -78,7 +78,7 @@ class Pilot:
     """The evaluator's value for each validation row; None if no evaluator is used."""
 
     def is_clearly_below(self, best: Pilot) -> bool:
-        """Return True if the score is more than a standard error below that of ``best``."""
+        """Return True if the score is more than a standard error below the score of ``best``."""
         if self.values is None or best.values is None:
             return self.values is not best.values
         differences = [b - a for a, b in zip(self.values, best.values, strict=True)]

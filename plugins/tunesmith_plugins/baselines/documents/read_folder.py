@@ -28,7 +28,7 @@ TAG_BREAKS = {
     **dict.fromkeys(("article", "div", "ol", "p", "pre", "section", "table", "ul"), "\n\n"),
     **dict.fromkeys(("td", "th"), " | "),
 }
-"""Text in place of a start tag."""
+"""The text that replaces each start tag."""
 _TAG = re.compile(r"<(/?)(!|[a-z][a-z0-9]*)[^<>]*>", re.IGNORECASE)
 
 
