@@ -148,10 +148,10 @@ class RatePilots:
         if self.job.config.parallel == "sharded" and distributed.world_size() > 1:
             return "sharded weights cannot be set back after a pilot run"
         if rows < MIN_ROWS:
-            return f"choosing a rate takes {MIN_ROWS} validation rows, but there are only {rows}"
+            return f"choosing a rate takes {MIN_ROWS} validation rows, but there are {rows}"
         if self.order.steps < MIN_TRAINING_STEPS:
             return (
-                f"choosing a rate takes {MIN_TRAINING_STEPS} training steps, but there are only "
+                f"choosing a rate takes {MIN_TRAINING_STEPS} training steps, but there are "
                 f"{self.order.steps}"
             )
         return ""
