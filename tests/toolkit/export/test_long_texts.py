@@ -82,4 +82,4 @@ def test_what_is_too_long_to_compare_is_not_verified(
     trained = train(tmp_path, "mistral", max_position_embeddings=2048, **changes)
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
     assert "long texts" in certificate["not_verified"]
-    assert f"the model has {what}, but only short texts" in certificate["checks"]["long texts"]
+    assert f"the model uses {what}, and only short texts" in certificate["checks"]["long texts"]
