@@ -50,7 +50,7 @@ def run_worker_rank(*, files: Sequence[str] = (), disabled: Sequence[str] = ()) 
 
 
 def read_report(folder: PathLike) -> Report:
-    """Build the report of a run from its events, even while the run goes on or after a kill."""
+    """Build the report of a run from its events, even if the run is in progress or was killed."""
     return execute.load_report(RunFolder.open(Path(folder)))
 
 

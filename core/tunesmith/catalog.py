@@ -39,7 +39,7 @@ _COMMAND_NAME = re.compile(rf"{_NAME.pattern}( {_NAME.pattern})?")
 
 
 class OfferNotFoundError(LookupError):
-    """No offer, or more than one, has the requested name.
+    """Raised if no offer or several offers have the requested name.
 
     ``what`` and ``hint`` fit the fields of a Problem.
     """
@@ -58,7 +58,7 @@ class Catalog:
         self._gathered: dict[type[Offer], list[Offered[Any]]] = {}
 
     def offers(self, kind: type[O]) -> list[Offered[O]]:
-        """Return all offers of a kind: built-in ones first, then by distribution and name."""
+        """Return all offers of a kind: built-in offers first, then by distribution and name."""
         if kind not in self._gathered:
             gathered = self._gather(kind)
             gathered.sort(
@@ -137,7 +137,7 @@ class Catalog:
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
-        """Return the first verdict that a plugin gives, third-party plugins first; {} if none."""
+        """Return the first verdict that a plugin gives, third-party plugins first, or {}."""
         for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
             with blame_plugin(plugin, "tunesmith_verdict"):
                 check_json(verdict, "a verdict")
@@ -166,7 +166,7 @@ class Catalog:
         evaluators: Sequence[Any] = (),
         **parts: Sequence[Record],
     ) -> list[tuple[Plugin, Finding]]:
-        """Return findings about the data. Without a plan, only call hooks that do not need one."""
+        """Return findings about the data. Without a plan, call only the hooks that need no plan."""
         of_run = {} if plan is None else {"plan": plan, "evaluators": evaluators}
         given = {"dataset": dataset, **parts, **of_run}
         return _findings(self._review("tunesmith_review_data", **given))

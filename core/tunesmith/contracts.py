@@ -386,7 +386,7 @@ class BaselineTask:
     system_prompt: str | None = None
     """The system prompt that the user would write without fine-tuning."""
     encoder: Callable[[], Encoder] | None = None
-    """Return the run's encoder, which is opened only once; None if none is installed."""
+    """Return the run's encoder, which is opened only once; None if no encoder is installed."""
     encodes_everywhere: bool = False
     """True if the run file has ``[encoder]``. Then examples and documents are retrieved with it."""
 
@@ -441,7 +441,7 @@ class Finding:
     count: int = 0
     """Number of rows that the finding is about; 0 if it is not about rows."""
     examples: tuple[str, ...] = ()
-    """Up to three of these rows as ``file:line`` and a short text, with personal data masked."""
+    """Up to three affected rows as ``file:line`` and a short text, with personal data masked."""
     test_rows: Sequence[int] = ()
     """Numbers of test rows that are not valid evidence, such as copies of training rows. Scores are
     also reported without these rows. A finding with test rows and the level error does not stop the
@@ -497,4 +497,5 @@ class FoundModel:
     missing: str = ""
     """The message about what is missing to run the model; empty if nothing is missing."""
     find_obstacle: Callable[[], str] = lambda: ""
-    """Return why ``fetch`` would fail now, or an empty string. May ask a server for seconds."""
+    """Return the reason why ``fetch`` would fail now, or "". It may wait for a server for
+    seconds."""

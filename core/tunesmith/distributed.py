@@ -71,7 +71,7 @@ class Launch:
     started: str
     """The system's boot id and torchrun's start in ticks; empty if unknown."""
     folder: Path
-    """Folder where the ranks meet."""
+    """Shared folder where the ranks find each other."""
     run_number: int = 0
     """Number of the next run in this process: each run of a script has its own rendezvous file."""
 

@@ -77,7 +77,7 @@ class ConfigError(UsageError):
 
 
 class RunInUseError(UsageError):
-    """Another process is using the run; unlike other errors of a run folder, this one passes."""
+    """Another process is using the run folder. Unlike its other errors, this error is temporary."""
 
 
 class PromptTooLongError(UsageError):

@@ -20,9 +20,9 @@ class Assumptions:
     """Row sizes to plan with instead of a data file. None: a default, which a note states."""
 
     sequence: int | None = None
-    """Tokens in every row."""
+    """Number of tokens in each row."""
     micro_batch: int | None = None
-    """Rows in a micro-batch."""
+    """Number of rows in a micro-batch."""
     rows: int | None = None
     """Number of training rows."""
 
@@ -78,13 +78,13 @@ class Estimate:
     tokens: int
     """Number of tokens processed in training, over all epochs."""
     longest_row: int
-    """Tokens in the longest training row."""
+    """Number of tokens in the longest training row."""
     micro_batch_tokens: int
     """Largest number of tokens in a micro-batch, including padding."""
     notes: tuple[str, ...] = ()
     """The assumptions of the estimate, as sentences."""
     pilot_steps: int = 0
-    """Steps of pilot runs before the training, which the other numbers do not count."""
+    """Number of steps in pilot runs before training, which the other numbers do not include."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,9 +221,9 @@ class TrainingStarted(Event, kind="training-started"):
     epochs: float
     rows: int
     tokens: int | None
-    """Tokens per pass over the data, without padding; None if not known in advance."""
+    """Number of tokens per pass over the data, without padding; None if not known in advance."""
     trained_tokens: int | None
-    """Tokens per pass that contribute to the loss."""
+    """Number of tokens per pass that contribute to the loss."""
     trainable_parameters: int
     parameters: int
     device: str
@@ -360,14 +360,14 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     """The variants that the baseline itself omits, each with ``name`` and ``reason``."""
     not_tried: list[JSON] = field(default_factory=list)
     """The variants that were not compared, each with ``name`` and ``reason`` (no time, or an
-    error). The name is empty if the variant could not be built. If the error came late, ``score``
-    and ``rows`` are those so far."""
+    error). The name is empty if the variant could not be built. If the error came later, ``score``
+    and ``rows`` cover the rows before it."""
     seconds: float = 0.0
     skipped: str = ""
     """The reason why the baseline is not measured; empty if it is measured."""
     test_rows: int | None = None
-    """Number of test rows that suffice, because the score on the validation rows is the worst
-    possible one; None: the number in ``[baselines] rows``."""
+    """Number of test rows that are enough for a baseline with the worst possible validation score;
+    None: the number in ``[baselines] rows``."""
     excluded: bool = False
     """True if the baseline suits the rows but ``[baselines] use`` does not name it."""
 

@@ -161,7 +161,7 @@ def tunesmith_encoders() -> Sequence[EncoderOffer[Any]]:  # type: ignore[empty-b
     """Offer encoders, which turn texts into vectors.
 
     A run file chooses one with ``[encoder] use = "NAME"``; retrieved examples, coverage and the
-    check ``paraphrases`` then use it. Without that table, only classifier baselines use an encoder:
+    ``paraphrases`` check then use it. Without that table, only classifier baselines use an encoder:
     the first one whose ``is_installed`` returns True. ``build`` is only called when texts are
     encoded.
     """

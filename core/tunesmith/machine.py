@@ -108,7 +108,7 @@ def _explain_os_error(error: OSError) -> EnvironmentProblem | None:
 
 
 NO_HOME = Path("/nonexistent")
-"""Debian's home folder for users without one: it does not exist and cannot be created."""
+"""Debian's home folder for users who have no home: it does not exist and cannot be created."""
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:

@@ -122,7 +122,7 @@ class SplitterOffer(ComponentOffer[C]):
     hook: ClassVar[str] = "tunesmith_splitters"
     build: Imported[Callable[[C], Splitter]] = Imported()
     by_default: bool = False
-    """True if this splitter is used when the run file names none."""
+    """True if this splitter is used when the run file names no splitter."""
     find_clusters: FindClusters | None = None
     """Return the cluster of each record. Validation and test records in one cluster depend on each
     other and count as one unit. None: use the clusters of the default splitter."""
@@ -142,11 +142,11 @@ class TechniqueOffer(ComponentOffer[C]):
     rejected."""
     promises: Promises = field(default_factory=Promises)
     estimate: Callable[[C, EstimateRequest], Iterator[Estimate]] | None = None
-    """Yield predictions of memory and compute: first a quick one without importing torch, then more
-    accurate ones.
+    """Yield predictions of memory and compute: first a quick prediction without importing torch,
+    then more accurate predictions.
 
     Each estimate replaces the previous one, and a caller may stop after the first. None: no
-    estimate. """
+    estimate."""
     can_score: Callable[[C], bool] = lambda config: True
     """Return False if the tuned model answers without probabilities, like a model behind an
     endpoint. Default evaluators then measure only answers."""
@@ -255,8 +255,8 @@ class BaselineOffer(ComponentOffer[C]):
     """The kind of solution that a team would use instead of a tuned model. FINE-TUNE requires that
     the tuned model beats a baseline of each kind that suits the rows."""
     cost: int
-    """Rank of the cost per answer in production. Among equally good baselines, the cheapest one
-    counts."""
+    """Rank of the cost per answer in production. Among equally good baselines, the cheapest
+    baseline counts."""
     needs_model: bool = False
     """True if the baseline queries the base model. It is then scored on ``[baselines] rows`` test
     rows, within the budget."""
@@ -264,8 +264,8 @@ class BaselineOffer(ComponentOffer[C]):
     """True for the untuned model itself. All evaluators measure it, although it queries the
     model."""
     can_score: bool = True
-    """False if its answers have no probabilities. Only evaluators of answers can then measure
-    it."""
+    """False if the baseline's answers have no probabilities. Only evaluators of answers can then
+    measure it."""
     ranks_answers: bool = False
     """True if the baseline only ranks given answers, like a rule by length. Its scores are not
     probabilities, and it cannot generate. Only evaluators that rank answers can measure it."""
@@ -280,7 +280,7 @@ class BaselineOffer(ComponentOffer[C]):
 
     @property
     def has_probabilities(self) -> bool:
-        """True if its answers have probabilities; those of constants and classifiers do not."""
+        """True if the baseline's answers have probabilities, unlike constants and classifiers."""
         return self.can_score and self.solution in ("prompt", "retrieval")
 
 
@@ -306,7 +306,7 @@ class GeneratorOffer(ComponentOffer[C]):
     makes_variations: bool = False
     """True if a row may be a near-duplicate of the training row that it is derived from."""
     describe_cost: Callable[[C, int], str] = lambda config, count: ""
-    """Describe what so many rows cost at most; empty: only time on this machine."""
+    """Describe the maximum cost of this many rows; empty: only time on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +318,7 @@ class ReporterOffer(ComponentOffer[C]):
     build: Imported[Callable[[C, Any], Reporter]] = Imported()
     """Build the reporter from its options and the run's :class:`tunesmith.storage.RunFolder`."""
     by_default: bool = False
-    """True if this reporter is used when the run file names none."""
+    """True if this reporter is used when the run file names no reporter."""
     always: bool = False
     """True if every run uses the reporter, whatever reporters the run file names. Use it for events
     that a plugin must always observe. Such a reporter prints nothing and needs no options."""

@@ -32,7 +32,7 @@ class Options(BaseModel):
 
 
 def earlier_keys(options: type[BaseModel]) -> dict[str, str]:
-    """Return the current key of each key of an earlier version, including those of base classes."""
+    """Return the current key of each key of an earlier version, also those in base classes."""
     tables: list[Mapping[str, str]] = [
         vars(cls).get("EARLIER", {}) for cls in reversed(options.__mro__)
     ]
@@ -70,7 +70,7 @@ def from_table(options: type[M], table: Mapping[str, Any]) -> M:
 
 
 class RunOptions(Options):
-    """Table ``[run]``: settings of the run itself."""
+    """The ``[run]`` table: settings of the run itself."""
 
     name: str = Field(
         "",
@@ -110,7 +110,7 @@ class RunOptions(Options):
 
 
 class ModelOptions(Options):
-    """Table ``[model]``: the base model."""
+    """The ``[model]`` table: the base model."""
 
     base: str = Field(
         min_length=1,
@@ -123,7 +123,7 @@ class ModelOptions(Options):
 
 
 class DataOptions(Options):
-    """Table ``[data]``: the keys of the core; all other keys belong to the data loader."""
+    """The ``[data]`` table: the keys of the core; all other keys belong to the data loader."""
 
     use: str | None = Field(
         None,
@@ -140,7 +140,7 @@ class DataOptions(Options):
 
 
 class EvaluatorKeys(Options):
-    """Table ``[[evaluators]]``: the keys of the core; all other keys belong to the evaluator."""
+    """The ``[[evaluators]]`` table: keys of the core; all other keys belong to the evaluator."""
 
     use: str = Field(min_length=1, description="Name of the evaluator.")
     id: str | None = Field(
@@ -158,7 +158,7 @@ DEFAULT_BASELINE_ROWS = 100
 
 
 class BaselineOptions(Options):
-    """Table ``[baselines]``: the baselines that the tuned model is compared with.
+    """The ``[baselines]`` table: the baselines that the tuned model is compared with.
 
     Any other key is the name of a baseline; its table has the options of that baseline.
     """
@@ -167,7 +167,7 @@ class BaselineOptions(Options):
         None,
         description=(
             "Names of the baselines, which solve the task without fine-tuning; `[]` for none. "
-            "Unset: all that suit the training rows."
+            "Unset: all baselines that suit the training rows."
         ),
     )
     rows: int | None = Field(
@@ -208,7 +208,7 @@ class BaselineOptions(Options):
 
 
 class GateOptions(Options):
-    """Table ``[gate]``: exit criteria. A run that misses one ends with exit code 6 instead of 0."""
+    """The ``[gate]`` table: exit criteria. A run that misses any of them exits with code 6."""
 
     must_beat: list[str] = Field(
         [],
@@ -244,7 +244,7 @@ class GateOptions(Options):
 
 
 class PluginsOptions(Options):
-    """Table ``[plugins]``: plugins that the run requires, disables or adds."""
+    """The ``[plugins]`` table: plugins that the run requires, disables or adds."""
 
     require: list[str] = Field(
         [],

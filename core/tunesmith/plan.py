@@ -85,7 +85,7 @@ class Plan:
     baselines: tuple[Component[BaselineOffer[Any]], ...]
     """The baselines to choose from when the records are read; final if ``baselines.use`` is set."""
     encoder: Component[EncoderOffer[Any]] | None
-    """The encoder of ``[encoder]``, otherwise an installed one, whose ``use`` is then empty."""
+    """The encoder of ``[encoder]``, otherwise an installed encoder, whose ``use`` is empty."""
     gate: GateOptions
     tables: tuple[Component[TableOffer[Any]], ...]
     """The tables of plugins, including tables with only defaults."""
@@ -93,7 +93,7 @@ class Plan:
     origins: Mapping[str, str]
     trains: bool = True
     find_clusters: FindClusters = cluster_each_record
-    """Return the clusters of dependent records, from the run's splitter or the default one."""
+    """Return the clusters of dependent records, from the run's splitter or the default splitter."""
     additions: tuple[Addition, ...] = ()
     """Additions to the training, in the order of the tables that request them."""
 
@@ -187,7 +187,7 @@ class ModelReview:
     train: Sequence[Record]
     test: Sequence[Record]
     techniques: Sequence[Offered[TechniqueOffer[Any]]]
-    """All installed techniques, so that a review can propose another one."""
+    """All installed techniques, so that a review can propose another technique."""
 
     def copy(self) -> ModelReview:
         """Return a copy for a hook; the copy shares only the records with this review."""

@@ -83,7 +83,7 @@ class Selection:
 
 @dataclass
 class Plugins:
-    """All plugins that were found; ``manager`` has the active ones, under their full names."""
+    """All plugins that were found; ``manager`` has the active plugins, under their full names."""
 
     manager: pluggy.PluginManager
     found: list[Plugin] = field(default_factory=list)
@@ -144,7 +144,7 @@ class Plugins:
         self._notes.append((plugin, text))
 
     def take_notes(self, plugin: Plugin | None = None) -> list[tuple[Plugin, str]]:
-        """Return the notes about one plugin, or about all, and forget them."""
+        """Return and delete the notes about one plugin, or about all plugins."""
         taken = [pair for pair in self._notes if plugin is None or pair[0] == plugin]
         self._notes = [pair for pair in self._notes if pair not in taken]
         return taken
@@ -157,7 +157,7 @@ class Plugins:
 def find_installed() -> InstalledPlugins:
     """Return the installed plugins with their entry points, without importing them.
 
-    Entry points have no defined order, so plugins are sorted: built-in ones first, then by
+    Entry points have no defined order, so plugins are sorted: built-in plugins first, then by
     distribution and name.
     """
     everything, unreadable = _read_entry_points()
@@ -399,7 +399,7 @@ def _checksum(entries: list[metadata.EntryPoint]) -> str:
 def _stand_in(
     plugin: Plugin, load: LoadPlugin, commands: Iterable[tuple[str, str, str, int]]
 ) -> object:
-    """Return a plugin with the same commands that imports the real one when a command is used."""
+    """Return a plugin with the same commands; using a command imports the real plugin."""
 
     def load_command(name: str) -> click.Command:
         manager = create_manager()
@@ -451,7 +451,7 @@ def _find_files(files: Sequence[str]) -> Iterator[tuple[Plugin, LoadPlugin]]:
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object) -> tuple[str, ...]:
-    """Return the names of the implemented hooks; raise if there is none, or one is misspelled."""
+    """Return the names of the implemented hooks, which must not be empty or misspelled."""
     manager.check_pending()
     callers = manager.get_hookcallers(module) or []
     if not callers:

@@ -45,7 +45,7 @@ PYTHON_SAYS = {
     "TableOffer.__init__() got an unexpected keyword argument 'earlier_names'": "remove it",
     "'tuple' object has no attribute 'use'": "Plan.baselines.use is Plan.baseline_options.use now",
 }
-"""Advice by the start of Python's error message, for cases where a new name is not enough."""
+"""Maps the start of a Python error message to advice, where a new name is not enough."""
 _WORDS = [form(part) for part in PARTS for form in (str.lower, str.upper, str.capitalize)]
 _PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z])")
 _QUOTED = re.compile(r"""['"`]([A-Za-z_][\w.]*)['"`]""")
@@ -64,7 +64,7 @@ def present_name(name: str) -> str:
 
 
 def find_present_name(name: str, known: Collection[str]) -> str | None:
-    """Return the known name that replaced an old one; ``dev`` may map to ``validation_size``."""
+    """Return the known name that replaced an old name; ``dev`` may map to ``validation_size``."""
     new = present_name(name)
     return next((key for key in (new, f"{new}_size") if key != name and key in known), None)
 

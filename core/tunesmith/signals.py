@@ -27,7 +27,7 @@ end_process = os._exit
 
 
 def set_stop_handlers(handler: Any) -> dict[int, Any]:
-    """Set the handler of the stop signals; return the previous ones for :func:`restore_handlers`.
+    """Set the handler of the stop signals; return the earlier ones for :func:`restore_handlers`.
 
     A signal that is not urgent keeps its handling if it is ignored or has a handler already.
     Only the main thread can set handlers.

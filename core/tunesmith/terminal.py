@@ -10,7 +10,7 @@ def supports_color(stream: TextIO) -> bool:
     """Return True if text on the stream may be colored.
 
     ``NO_COLOR`` takes precedence over ``FORCE_COLOR``. If neither is set, the stream must be a
-    terminal, ``TERM`` must not be ``dumb`` or empty, and ``CI`` must not be set.
+    terminal, ``TERM`` must not be ``dumb`` or empty, and ``CI`` must be unset, 0 or false.
     """
     if os.environ.get("NO_COLOR"):
         return False

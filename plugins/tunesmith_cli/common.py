@@ -30,7 +30,7 @@ class CliState:
     files: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
     imports_all: bool = False
-    """True if the command is not among the known ones, so all plugins must be imported."""
+    """True if the command is not a known command, so all plugins must be imported."""
     run_folder: Path | None = None
     """The run folder of this command, once it exists. It contains the results that stdout shows."""
     _catalogs: dict[tuple[Selection, bool], Catalog] = field(default_factory=dict)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 SECTIONS = ("Start", "Decide", "Data", "Results", "Use", "Maintain")
-"""Headings of the help, in order; those of other plugins follow."""
+"""Headings of the help, in order; the headings of other plugins follow."""
 
 
 @dataclass(frozen=True)

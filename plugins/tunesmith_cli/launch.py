@@ -92,7 +92,7 @@ def refuse_unsuitable_job(
     if plan.run.device.startswith(wrong):
         raise UsageError(
             f"{table}.gpus is {gpus}, but run.device is {plan.run.device}",
-            hint="remove run.device, or change one of them",
+            hint=f"remove run.device, or change {table}.gpus to match it",
         )
 
 

@@ -121,7 +121,7 @@ def build_table(
 
 
 def build_text(text: str, style: str = "") -> Text:
-    """Return a rich text whose content cannot control the terminal."""
+    """Return a Rich ``Text`` with control characters made safe and secrets redacted."""
     return Text(redact(safe_text(text)), style=_RICH[style])
 
 

@@ -11,6 +11,7 @@ from tunesmith_data.conversation import (
     has_system_message,
     parse_transcript,
     remove_system,
+    require_final_answer,
 )
 from tunesmith_data.message import is_plain_answer, parse_messages, split_answer
 from tunesmith_data.row import RowError, json_type
@@ -54,22 +55,27 @@ def build_preference(view: RowView) -> Record:
     before, chosen = _split_answer(view, "chosen")
     before_rejected, rejected = _split_answer(view, "rejected")
     if before != before_rejected:
-        raise RowError("`chosen` and `rejected` differ before the last answer")
+        hint = "use the same conversation before both answers"
+        raise RowError("`chosen` and `rejected` differ before the last answer", hint=hint)
     prompt_column: tuple[Message, ...] = ()
     if view.value("prompt") is None:
         _refuse_unread(view, "input", "there is no prompt that it belongs to")
     else:
         prompt_column = _prompt_messages(view)
     if not prompt_column and not before:
-        raise RowError("has no prompt")
+        raise RowError("has no prompt", hint="add a prompt, or remove the row")
     if prompt_column and before and remove_system(prompt_column) != remove_system(before):
-        raise RowError("the prompt differs from the conversation before the chosen answer")
+        raise RowError(
+            "the prompt differs from the conversation before the chosen answer",
+            hint="use the same conversation in the prompt and before both answers",
+        )
     _refuse_other_system(view, prompt_column, before)
     prompt = view.open_conversation(
         before if has_system_message(before) or not prompt_column else prompt_column
     )
     if chosen == rejected:
-        raise RowError("the chosen and the rejected answer are the same", chosen)
+        hint = "remove this row: it expresses no preference"
+        raise RowError("the chosen and the rejected answer are the same", chosen, hint=hint)
     check_conversation((*prompt, Message("assistant", chosen)))
     return Preference(
         source=view.source,
@@ -204,12 +210,12 @@ def _split_answer(view: RowView, name: str) -> tuple[tuple[Message, ...], str]:
     value = view.value(name)
     if isinstance(value, list | dict):
         column = f"`{view.columns[name]}`"
-        messages: tuple[Message, ...] | None = parse_messages(value, column, split_inline=False)
+        messages = parse_messages(value, column, split_inline=False)
     else:
         text = view.text(name)
-        messages = parse_transcript(text) if view.value("prompt") is None else None
-        if messages is None:
+        transcript = parse_transcript(text) if view.value("prompt") is None else None
+        if transcript is None:
             return (), text
-    if not messages or messages[-1].role != "assistant":
-        raise RowError("the last turn is not the assistant's")
+        messages = transcript
+    require_final_answer(messages, f"`{view.columns[name]}`: ")
     return messages[:-1], _plain_answer(messages[-1], "an answer of a pair")

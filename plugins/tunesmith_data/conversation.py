@@ -40,23 +40,41 @@ def check_conversation(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         RowError: turns are missing, empty or in the wrong order, or no answer is to be trained on.
     """
     if not messages:
-        raise RowError("conversation is empty")
+        raise RowError("conversation is empty", hint="add messages, or remove the row")
     turns = messages[1:] if messages[0].role == "system" else messages
     before = "start"
     for message in turns:
         if message.role not in NEXT_ROLES[before]:
-            raise RowError(_order_cause(before, message.role))
+            raise RowError(
+                _order_cause(before, message.role),
+                hint="alternate user and assistant messages, with tool results after tool calls",
+            )
         if message.role == "user":
             require_not_blank(message.text, "prompt")
         if message.role == "assistant" and not message.tool_calls:
             require_not_blank(message.text, "answer")
         before = message.role
-    if before != "assistant":
-        raise RowError("the last turn is not the assistant's")
+    require_final_answer(messages)
     if not any(message.is_trained for message in turns):
         hint = "every answer has weight 0: remove the row, or give an answer a positive weight"
         raise RowError("no answer in the conversation is trained on", hint=hint)
     return messages
+
+
+def require_final_answer(messages: tuple[Message, ...], prefix: str = "") -> None:
+    """Check that the last message is the assistant's; ``prefix`` names the column in the error.
+
+    Raises:
+        RowError: there are no messages, or the last message has another role.
+    """
+    if not messages:
+        raise RowError(f"{prefix}conversation is empty", hint="add messages, or remove the row")
+    if messages[-1].role != "assistant":
+        raise RowError(
+            f'{prefix}the last message must have the role "assistant"',
+            f'got "{messages[-1].role}"',
+            hint="end the conversation with an assistant message, or remove the row",
+        )
 
 
 def _order_cause(before: str, role: str) -> str:

@@ -119,7 +119,11 @@ def find_files(patterns: str | Sequence[str], max_files: int = MAX_FILES) -> tup
             _refuse_irregular(path)
             found.setdefault(os.path.realpath(path), DataFile(Path(path), _display_name(path)))
     if len(found) > max_files:
-        raise DataError(str(patterns), f"more than {max_files:,} files match")
+        raise DataError(
+            str(patterns),
+            f"more than {max_files:,} files match",
+            hint="name fewer files, or join them into larger files",
+        )
     return tuple(found.values())
 
 
@@ -306,7 +310,9 @@ def _check_head(stream: ByteStream, name: str) -> None:
     """Reject files that are not UTF-8 text, and skip a byte-order mark."""
     head = stream.peek(HEAD_BYTES)
     if not head:
-        raise DataError(name, "the file is empty")
+        raise DataError(
+            name, "the file is empty", hint="check that the file was written completely"
+        )
     for magic, description in REFUSED_MAGIC.items():
         if head.startswith(magic):
             raise DataError(

@@ -151,7 +151,7 @@ TEXT_COLUMNS = frozenset(
 
 
 def find_formats(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
-    """Return the formats with this name (all for ``auto``) that have all of these ``fields``."""
+    """Return the formats with this name and all of these ``fields``; ``auto`` means any name."""
     return tuple(
         f for f in FORMATS if name in ("auto", f.name) and all(x in f.fields for x in fields)
     )
@@ -160,7 +160,9 @@ def find_formats(name: str, fields: Sequence[str]) -> tuple[Format, ...]:
 def match_format(
     present: frozenset[str], formats: Sequence[Format], columns: Mapping[str, str]
 ) -> FormatMatch | None:
-    """Return the first format whose required columns are all ``present``, or None if there is none.
+    """Return the first format whose required columns are all ``present``.
+
+    The result is None if no format matches.
 
     ``columns`` maps field names to the user's column names.
     """

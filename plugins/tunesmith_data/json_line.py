@@ -106,7 +106,9 @@ def _count_keys(value: dict[str, Any] | list[Any], depth: int = 1) -> int:
 def _parse_any(raw: bytes) -> dict[str, Any]:
     """Return the object in ``raw``, or raise an error that explains why it cannot be used."""
     if is_too_deep(raw):
-        raise RowError(f"row is nested deeper than {MAX_DEPTH} levels")
+        raise RowError(
+            f"row is nested deeper than {MAX_DEPTH} levels", hint="flatten the row, or remove it"
+        )
     try:
         text = raw.decode()
         value = _DECODER.decode(text)
@@ -115,7 +117,11 @@ def _parse_any(raw: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise _not_json(text, error) from None
     except ValueError:  # Python refuses to convert integers of more than 4,300 digits.
-        raise RowError("a number has thousands of digits", excerpt(text)) from None
+        raise RowError(
+            "a number has thousands of digits",
+            excerpt(text),
+            hint="write the number as text, or remove the row",
+        ) from None
     if not isinstance(value, dict):
         raise RowError(f"row is {json_type(value)}, not an object", excerpt(text))
     return value
@@ -158,7 +164,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RowError("an object has the same key twice", f"key {twice!r}")
+        raise RowError(
+            "an object has the same key twice",
+            f"key {twice!r}",
+            hint="keep only one of the two values",
+        )
     return found
 
 

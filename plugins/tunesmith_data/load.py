@@ -77,7 +77,7 @@ class RowLoader:
     options: RowOptions
     read: ReadRows
     memory: int = MAX_BYTES_IN_MEMORY
-    """Maximum bytes of unpacked files in memory; larger ones use a temporary file."""
+    """Maximum bytes of an unpacked file in memory; larger files use a temporary file."""
     open_other: Callable[[DataFile], RowSource | None] = _is_text
     """Returns the row source for a file that is not text, or None for text files."""
 
@@ -218,7 +218,7 @@ class _Part:
         return self._stored if self._in_memory is None else self._in_memory
 
     def description(self) -> str:
-        """Describe the sources with their formats; only the first ones if there are many."""
+        """Describe the sources with their formats; if there are many, only the first few."""
         more = len(self._descriptions) - MAX_NAMED_FILES
         names = self._descriptions[:MAX_NAMED_FILES]
         return "; ".join([*names, f"and {more:,} more files"] if more > 0 else names)

@@ -19,7 +19,7 @@ def find_marks(
     """Yield a warning for each mark that rows contain; it names the rows and does not quote them.
 
     Args:
-        records: the rows; those of kinds that a plugin defines are skipped.
+        records: the rows; records of kinds that a plugin defines are skipped.
         marks: patterns by what they find, such as "a patient's name".
         where: name of the check.
         hint: what to do about such rows.

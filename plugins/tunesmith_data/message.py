@@ -118,7 +118,10 @@ def split_answer(message: Message) -> Message:
         return message
     reasoning, text = _split_reasoning(message.text)
     if reasoning and message.reasoning not in ("", reasoning):
-        raise RowError("an answer has different reasoning in its text (<think>) and in its field")
+        raise RowError(
+            "an answer has different reasoning in its text (<think>) and in its field",
+            hint="keep the reasoning in one place",
+        )
     calls = message.tool_calls
     text, calls = (text, calls) if calls else split_inline_calls(text)
     if text == message.text and calls == message.tool_calls:
@@ -170,7 +173,7 @@ def _refuse_unknown_keys(item: Mapping[str, object], what: str, known: frozenset
 
 
 def _one_value(item: Mapping[str, object], keys: tuple[str, ...]) -> object:
-    """Return the value that all set keys among these share, or None if none is set.
+    """Return the value that these keys share, or None if no key is set.
 
     Raises:
         RowError: the values differ.
@@ -187,7 +190,10 @@ def _other_turn(item: Mapping[str, object], value: object, role: Role) -> list[M
     """Return the messages of a turn by the system, the user or a tool."""
     for key in (*REASONING_KEYS, *CALL_KEYS):
         if item.get(key):
-            raise RowError(f"a {role} turn has `{key}`, which only the assistant's turns have")
+            raise RowError(
+                f"a {role} turn has `{key}`, which only the assistant's turns have",
+                hint="remove the key, or move it to an assistant message",
+            )
     text, _, _ = _content(value, role)
     content = "".join(part.text for part in text)
     _weight(item, role)
@@ -205,7 +211,10 @@ def _call_turn(item: Mapping[str, object], value: object, turn: str) -> Message:
     """Return a turn whose content is a tool call."""
     calls = parse_tool_calls(value, turn)
     if any(item.get(key) for key in CALL_KEYS):
-        raise RowError(f"{turn} has tool calls both in `content` and in `tool_calls`")
+        raise RowError(
+            f"{turn} has tool calls both in `content` and in `tool_calls`",
+            hint="keep the calls in `tool_calls` only",
+        )
     reasoning, weight = _reasoning(item, ""), _weight(item, "assistant")
     return Message("assistant", "", reasoning=reasoning, tool_calls=calls, weight=weight)
 
@@ -214,9 +223,15 @@ def _assistant(item: Mapping[str, object], value: object, split_inline: bool) ->
     calls = tuple(call for key in CALL_KEYS for call in parse_tool_calls(item.get(key), f"`{key}`"))
     parts, part_reasoning, part_calls = ([], "", ()) if value is None else _content(value, "")
     if value is None and not calls:
-        raise RowError("the content is null, not text")
+        raise RowError(
+            "the content is null, not text",
+            hint="write a text as the content, or remove the message",
+        )
     if calls and part_calls:
-        raise RowError("a message has tool calls both in `content` and in `tool_calls`")
+        raise RowError(
+            "a message has tool calls both in `content` and in `tool_calls`",
+            hint="keep the calls in `tool_calls` only",
+        )
     reasoning, weight = _reasoning(item, part_reasoning), _weight(item, "assistant")
     calls = calls or part_calls
     message = Message(
@@ -234,7 +249,9 @@ def _reasoning(item: Mapping[str, object], part_reasoning: str) -> str:
     texts = [require_text(item[key], f"`{key}`") for key in REASONING_KEYS if item.get(key)]
     found = list(dict.fromkeys([*texts, *([part_reasoning] if part_reasoning else [])]))
     if len(found) > 1:
-        raise RowError("a message has two different reasoning texts")
+        raise RowError(
+            "a message has two different reasoning texts", hint="keep one of the two texts"
+        )
     return found[0] if found else ""
 
 
@@ -253,12 +270,17 @@ def _content(value: object, role: str) -> tuple[list[TextPart], str, tuple[ToolC
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in _TEXT_TYPES:
             if calls:
-                raise RowError("the content has text after a tool call")
+                raise RowError(
+                    "the content has text after a tool call",
+                    hint="put the text before the tool call",
+                )
             _refuse_unknown_keys(part, "a part of text", _TEXT_PART_KEYS)
             texts.append(TextPart(_part_text(part), _weight(part, role or "assistant")))
         elif kind in _REASONING_TYPES and not role:
             if texts or calls:
-                raise RowError("the content has reasoning after text")
+                raise RowError(
+                    "the content has reasoning after text", hint="put the reasoning before the text"
+                )
             _refuse_unknown_keys(part, "a part of reasoning", _REASONING_PART_KEYS)
             _refuse_weight(part)
             reasoning.append(_part_text(part))
@@ -313,7 +335,11 @@ def _weight(item: Mapping[str, object], role: str) -> float:
 def _weight_of(value: object, key: str) -> float:
     if isinstance(value, int | float) and 0 <= value < math.inf:
         return float(value)
-    raise RowError(f"`{key}` of a message is not a number of at least 0", repr(value))
+    raise RowError(
+        f"`{key}` of a message is not a number of at least 0",
+        repr(value),
+        hint="write a number, such as 0 or 1",
+    )
 
 
 def _split_reasoning(text: str) -> tuple[str, str]:
@@ -334,5 +360,8 @@ def _is_call(message: Message) -> bool:
 def _merge_call(before: Message, call: Message) -> Message:
     """Merge an answer and the tool call in the turn after it into one turn."""
     if before.weight != call.weight:
-        raise RowError("an answer and its tool call have different weights")
+        raise RowError(
+            "an answer and its tool call have different weights",
+            hint="give both messages the same weight",
+        )
     return replace(before, tool_calls=(*before.tool_calls, *call.tool_calls))

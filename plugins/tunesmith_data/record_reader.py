@@ -53,7 +53,7 @@ class RecordReader:
         """Records in a minority format, grouped by format."""
 
     def records(self, rows: Iterator[Row], content: Content) -> Iterator[tuple[Row, Record]]:
-        """Yield the usable rows with their records, in order, and count the unusable ones.
+        """Yield the usable rows with their records, in order, and count the unusable rows.
 
         ``content`` returns the original text of an unusable row.
         """
@@ -186,7 +186,7 @@ class RecordReader:
                 return RowError(f"has no `{column}`", _column_hint(fields, column))
             if fields[column] is None:
                 return RowError(f"`{column}` is null")
-        raise AssertionError("a row with all required columns matches its format")
+        raise AssertionError("bug: the row has all required columns but matched no format")
 
     def _check_options(self, rows: Sequence[Row]) -> None:
         """Raise an error about options that do not apply to this file."""
@@ -242,7 +242,7 @@ class RecordReader:
             f"`{one_line(n, 60)}`" for n in itertools.islice(fields, MAX_NAMED_COLUMNS)
         )
         if any(fields.get(name, "") is None for name in expected):
-            names += " (some of them null)"
+            names += " (some are null)"
         guesses = [guess for key in fields if (guess := suggest_name(key, expected))]
         if guesses and guesses[0] not in fields:
             hint = f"did you mean `{guesses[0]}`?"
@@ -284,7 +284,7 @@ def add_paths(fields: Fields, paths: Sequence[str]) -> Fields:
 
 
 def _follow(value: object, path: str) -> object:
-    """Return the value at a path, or None if there is none."""
+    """Return the value at a path, or None if the path does not exist."""
     for part in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(part)

@@ -49,7 +49,9 @@ class RowView:
         return None if self.value(name) is None else self.text(name)
 
     def label(self) -> bool | None:
-        """Return True for an answer labeled good, False for a bad one, and None without a label.
+        """Return True for an answer labeled good, and False for an answer labeled bad.
+
+        The result is None if there is no label.
 
         Raises:
             RowError: the label is neither true nor false.
@@ -88,7 +90,7 @@ class RowView:
         if not has_system_message(messages):
             messages = prepend_system(messages, self.system())
         elif self._own_system() is not None:
-            raise RowError("the row has two system messages")
+            raise RowError("the row has two system messages", hint="keep only one system message")
         if "tools" not in self.columns:
             return messages
         return add_tools(messages, parse_tools(self.value("tools"), f"`{self.columns['tools']}`"))

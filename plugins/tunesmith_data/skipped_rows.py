@@ -46,7 +46,7 @@ class SkippedRows:
         unusable = len(self.skipped)
         rows = used + unusable
         if rows == 0:
-            raise DataError(name, "has no rows")
+            raise DataError(name, "has no rows", hint="check that the file was written completely")
         if used and unusable <= self.allowed * rows:
             return
         causes = Counter(item.cause for item in self.skipped)

@@ -43,7 +43,7 @@ class StoredBytes(Protocol):
 
 
 class OpenFiles:
-    """Open data files for reading rows again; the least recently used ones are closed."""
+    """Open data files for reading rows again; the least recently used files are closed."""
 
     def __init__(self) -> None:
         self._descriptors: OrderedDict[Path, int] = OrderedDict()

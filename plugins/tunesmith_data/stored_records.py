@@ -26,7 +26,7 @@ CHANGED, COMPLETION, TEXT, CHAT = range(4)
 """The kinds of rows. Only the values of ``CHANGED`` rows were changed to build their records; the
 values of other rows were copied unchanged to a record of that kind."""
 _IS_NUMBER = 1 << 7
-"""Flag in a row's kind: the position is its row number in the file instead of its line."""
+"""Flag in a row's kind: its position is a row number in the file, not a line number."""
 
 _MESSAGE_KEYS = {"role", "content"}
 

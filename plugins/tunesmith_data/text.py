@@ -40,9 +40,13 @@ def require_text(value: object, name: str) -> str:
     if found is None:
         return value
     if found.group() == "\0":
-        raise RowError(f"{name} contains a NUL character", f"character {found.start() + 1}")
+        raise RowError(
+            f"{name} contains a NUL character",
+            f"character {found.start() + 1}",
+            hint="remove the character",
+        )
     detail = f"character {found.start() + 1} is U+{ord(found.group()):04X}"
-    raise RowError(f"{name} contains half of a surrogate pair", detail)
+    raise RowError(f"{name} contains half of a surrogate pair", detail, hint="remove the character")
 
 
 def require_not_blank(text: str, name: str) -> str:

@@ -87,7 +87,7 @@ def list_baseline_overrides(rows: int, budget: str | None, only: Sequence[str]) 
     Args:
         rows: number of test rows for each baseline.
         budget: time limit for the baselines; None: no limit.
-        only: names of the baselines to measure; empty: all of them.
+        only: names of the baselines to measure; empty: all baselines.
     """
     overrides = [f"baselines.rows={rows}", f'baselines.budget="{budget or UNLIMITED_BUDGET}"']
     return [*overrides, *([f"baselines.use={json.dumps([*only])}"] if only else [])]
@@ -111,7 +111,7 @@ def measure_baselines(
 
 
 def list_baselines(report: Report) -> list[MeasuredBaseline]:
-    """Return the measured baselines, the cheapest first, except excluded ones."""
+    """Return the measured baselines, the cheapest first, without excluded baselines."""
     wanted = [event for event in report.baselines.values() if not event.excluded]
     baselines = []
     for chosen in sorted(wanted, key=lambda event: (event.cost, event.baseline)):

@@ -95,7 +95,10 @@ class RunResults:
         return self.report.started.plan if self.report.started else {}
 
     def find_version(self, evaluator: str) -> str:
-        """Return the logged version of the package with an evaluator, or "" without one."""
+        """Return the logged version of the package with an evaluator.
+
+        The result is "" if no version was logged.
+        """
         events = (event for (name, _), event in self.measured.items() if name == evaluator)
         return next((event.version for event in events), "")
 
@@ -367,7 +370,7 @@ class ChangedRow:
 def find_row_metric(
     first: RunResults, second: RunResults, key: tuple[str, str]
 ) -> tuple[str, str] | None:
-    """Return an evaluator and metric with one value per row: ``key`` itself, if it has them.
+    """Return an evaluator and metric with one value per row: ``key`` itself, if it has such values.
 
     For a metric of all rows together, return the first per-row metric of the same evaluator.
 

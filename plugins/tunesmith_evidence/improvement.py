@@ -183,7 +183,7 @@ def _describe(
 
 
 def choose_verdict_metric(report: Report) -> tuple[str, str] | None:
-    """Return the verdict's evaluator and metric, or the first ones of the tuned model."""
+    """Return the verdict's evaluator and metric, or the tuned model's first measurement."""
     keys = [(e.evaluator, e.metric) for e in report.tuned]
     wanted = [key for key in keys if key[1] == report.verdict.get("metric")]
     return next(iter([*wanted, *keys]), None)

@@ -56,7 +56,7 @@ class PairedRows:
         return groups if any(group is not None for group in groups) else None
 
     def drop_zero_weights(self) -> PairedRows:
-        """Return the rows without those of weight 0, on which a model was not scored."""
+        """Return the rows whose weight is not 0. A model was not scored on rows of weight 0."""
         kept = [
             (first, second)
             for first, second in zip(self.baseline, self.tuned, strict=True)

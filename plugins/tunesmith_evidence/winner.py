@@ -66,7 +66,7 @@ _KINDS: Mapping[str, Any] = {
 
 
 def save_winner(evidence: Evidence, name: str) -> str:
-    """Save the baseline ``name`` in the run folder, replacing an earlier winner.
+    """Save the baseline called ``name`` in the run folder, replacing an earlier winner.
 
     Returns:
         The path of the folder, relative to the run folder. It is empty, and nothing is saved, if
@@ -278,7 +278,7 @@ def _build_variant(
     task: BaselineTask,
     names: Sequence[str],
 ) -> TextModel | None:
-    """Build the first variant that has one of the names, or return None if there is none."""
+    """Build the first variant that has one of the names, or return None if no variant has."""
     with fence(baseline.offered.plugin, "variants", may_take_long=True):
         variants = baseline.offer.build(config).variants(task)
         return next((v.model for v in variants if v.name in names), None)
@@ -287,5 +287,8 @@ def _build_variant(
 def _find_baseline(plan: Plan, name: str) -> Component[BaselineOffer[Any]]:
     baseline = next((baseline for baseline in plan.baselines if baseline.offer.name == name), None)
     if baseline is None:
-        raise UsageError(f"{name}: no installed plugin offers this baseline")
+        raise UsageError(
+            f"{name}: no installed plugin offers this baseline",
+            hint="install the plugin of this baseline; `tunesmith plugins list` shows the others",
+        )
     return baseline

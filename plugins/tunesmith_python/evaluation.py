@@ -54,7 +54,10 @@ def evaluate(
     except OfferNotFoundError as error:
         raise UsageError(error.what, hint=error.hint) from None
     if not records:
-        raise UsageError("records: the list is empty, so there is nothing to measure")
+        raise UsageError(
+            "records: the list is empty, so there is nothing to measure",
+            hint="pass at least one record",
+        )
     try:
         config = from_table(offered.offer.config, options or {})
     except ValidationError as error:

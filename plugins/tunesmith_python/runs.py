@@ -70,7 +70,7 @@ class Run:
         confidence, and whether a person must check them.
 
         Raises:
-            UsageError: the evaluator ``review`` did not measure the model.
+            UsageError: the ``review`` evaluator did not measure the model.
         """
         found = find_policies([*self.report.measured.values()]).get(name)
         if found is None:

@@ -28,7 +28,7 @@ class RowFiles:
     test: tuple[Conversation, ...]
 
     def write(self, folder: Path, name: str) -> dict[str, Any]:
-        """Write both parts as JSON Lines; return the table ``[data]`` that names them."""
+        """Write both parts as JSON Lines; return the ``[data]`` table that names them."""
         table: dict[str, Any] = {"use": "jsonl"}
         for part in ("train", "test"):
             path = folder / f"{name}-{part}.jsonl"

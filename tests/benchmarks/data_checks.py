@@ -151,8 +151,9 @@ def main() -> None:
             count, total = sum(result.counts.values()), sum(sizes.values())
             most = max(result.counts, key=lambda name: result.counts[name] / sizes[name])
             print(
-                f"| {what} | {' or '.join(sorted(result.levels))} | {show_share(count, total)} "
-                f"| {show_share(result.counts[most], sizes[most])}: {most} |"
+                f"| {what} | {' or '.join(sorted(result.levels))} "
+                f"| {show_share(count, total, 'rows')} "
+                f"| {show_share(result.counts[most], sizes[most], 'rows')}: {most} |"
             )
             for example in result.examples if options.rows else ():
                 print(f"    {example}")
@@ -160,7 +161,7 @@ def main() -> None:
         for name, rows in records.items():
             stated = [bool(find_new_facts(row)) for _, row in read_rows(rows)]
             if stated:
-                print(f"| {name} | {show_share(sum(stated), len(stated))} |")
+                print(f"| {name} | {show_share(sum(stated), len(stated), 'answers')} |")
 
 
 def find(sets: Mapping[str, Sequence[Record]]) -> dict[str, Result]:

@@ -1,6 +1,6 @@
 """Measure a small model as a judge: position bias, anchors, and attempts to instruct it.
 
-``python -m tests.benchmarks.judging`` asks SmolLM2-135M-Instruct, as the evaluator ``judge`` does:
+``python -m tests.benchmarks.judging`` asks SmolLM2-135M-Instruct, as the ``judge`` evaluator does:
 about 20 requests whose better answer is known (its anchors), and about the same ones with an
 injection in the worse answer. It also counts how many of twenty other injections are recognized,
 which were written before the defense was read (``fresh_injections.py``). With ``--run FOLDER``, a

@@ -80,11 +80,11 @@ FOUND: Mapping[str, Sequence[str]] = {
         "baselines.documents.read_folder:read_folder",
     ),
     "`check` builds the technique, as a run does": ("runtime.environment:prepare_environment",),
-    "the check of the technique `preference` and of the file that `from` names": (
+    "the check of the `preference` technique and of the file that `from` names": (
         "techniques.preference.task:PreferenceTask.tokenize",
         "models.initial_model:InitialModel.find",
     ),
-    "the review of the baseline `answer-length`": ("baselines.answer_length:LengthRule.generate",),
+    "the review of the `answer-length` baseline": ("baselines.answer_length:LengthRule.generate",),
     "`tunesmith plan` predicts memory, and `run` does before the training": (
         "execution.model_review:ModelReviewer.review",
     ),

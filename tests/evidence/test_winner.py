@@ -77,7 +77,7 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 class FileOptions(Options):
-    """Options of the baseline ``book``."""
+    """Options of the ``book`` baseline."""
 
     file: DataPath = "answers.json"
     folder: DataPath | None = None

@@ -46,7 +46,7 @@ technique.batch_size = {{ low = 2, high = 4 }}
 
 @pytest.fixture
 def run_file(ngram_model: Path, tmp_path: Path) -> Path:
-    """A run file of the technique ``ngram`` with nine combinations to search."""
+    """A run file of the ``ngram`` technique with nine combinations to search."""
     rows = [{"prompt": f"question {n}", "completion": f"answer {n % 7}"} for n in range(130)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")

@@ -47,12 +47,12 @@ def test_the_best_is_named_with_how_sure_that_is() -> None:
         "Best: trial 1, loss 0.500 on 20 validation rows; "
         "the run file's own options, trial 0: 1.000. "
         "Being the best of 3 is partly luck, so expect a worse score on other rows; 1 of the 2 "
-        "others lies in its 95 % interval. Test rows were not used."
+        "other trials is in its 95 % interval. Test rows were not used."
     )
     best_own = replace(found, own={RANK: 5, RATE: 2e-4}).describe_best()
     assert "on 20 validation rows, the run file's own options. Being the best of 3" in best_own
     equal = findings(row(0, 0.5), row(1, 0.5)).describe_best()
-    assert "other rows; all others lie in its 95 % interval." in equal
+    assert "other rows; all other trials are in its 95 % interval." in equal
     alone = findings(row(0, 1.0), row(1, None, "failed")).describe_best()
     assert alone.endswith("No other trial has a score to compare with.")
 

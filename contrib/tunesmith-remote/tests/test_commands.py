@@ -21,19 +21,19 @@ def test_a_run_is_pushed_and_pulled(
 ) -> None:
     run, other = make_run(tmp_path / "run"), tmp_path / "it's another"
     call(push.command, str(run), memory_url)
-    assert capsys.readouterr().out.startswith(f"{memory_url}: snapshot 1, 8 files, ")
+    assert capsys.readouterr().out.startswith(f"pushed snapshot 1 to {memory_url}: 8 files, ")
     add_step(run, 30)
     (run / "checkpoints" / "step-00000030" / "state.json").unlink()
     call(push.command, str(run))  # to where it was pushed
     printed = capsys.readouterr()
-    assert f"{memory_url}: snapshot 2, 5 files, " in printed.out
+    assert f"pushed snapshot 2 to {memory_url}: 5 files, " in printed.out
     assert (
         "warning: checkpoints/step-00000030 is damaged and was not pushed: state.json"
         in printed.err
     )
     call(pull.command, memory_url, str(other))
     printed = capsys.readouterr()
-    assert "snapshot 2 of 20" in printed.out and "newest checkpoint: step 20" in printed.out
+    assert "pulled snapshot 2 to" in printed.out and "newest checkpoint: step 20" in printed.out
     assert f"tunesmith resume '{tmp_path}/it'\"'\"'s another'" in printed.err
     assert read_run(other).keys() < read_run(run).keys()
 

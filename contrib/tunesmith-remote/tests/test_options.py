@@ -1,4 +1,4 @@
-"""The table ``[remote]``."""
+"""The ``[remote]`` table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table ``[slurm]``: what it takes and what it refuses, and the flags that override it."""
+"""The ``[slurm]`` table: what it takes and what it refuses, and the flags that override it."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_the_command_trains_resumes_and_writes_the_card(
 
     monkeypatch.setattr(api, "create_run_folder", fail_at_the_fifth)
     assert invoke("data", "ablate", path).exit_code == 3
-    assert "4 of them done" in invoke("data", "ablate", path, "--dry-run").output
+    assert "4 already done" in invoke("data", "ablate", path, "--dry-run").output
     done = invoke("data", "ablate", path, "--json")
     assert done.exit_code == 0, done.output
     assert count == 5 + 5, "a finished arm was trained again"
@@ -172,7 +172,7 @@ def test_one_arm_can_be_a_job_of_its_own(project: Path) -> None:
     assert invoke("data", "generate", path).exit_code == 0
     done = invoke("data", "ablate", path, "--only", "synthetic-43")
     assert done.exit_code == 0 and done.stdout.startswith("synthetic-43: "), done.output
-    assert "1 of them done" in invoke("data", "ablate", path, "--dry-run").output
+    assert "1 already done" in invoke("data", "ablate", path, "--dry-run").output
     wrong = invoke("data", "ablate", path, "--only", "synthetic-9")
     assert wrong.exit_code == 2 and "one of real-42" in wrong.output
 

@@ -1,4 +1,4 @@
-"""The generator ``endpoint`` against a real local server that fails, hangs, lies and counts."""
+"""The ``endpoint`` generator against a real local server that fails, hangs, lies and counts."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_a_meaning_is_a_leak_if_the_run_has_an_encoder(project: Path, tmp_path: 
     found = filter_rows(
         request_of(project, {"use": "rules"}, share=0.9), rows_of(["wxyz", "stuvwx"])
     )
-    assert causes_of(found) == {"it has the meaning of a test row": 1}
+    assert causes_of(found) == {"it has the same meaning as a test row": 1}
     assert prompts_of(found.kept) == ["stuvwx"]
 
 
@@ -150,7 +150,7 @@ def test_duplicates_are_found_unless_the_generator_makes_variations(
     [
         ("", "the answer is empty"),
         ("other", "the answer is not a known label"),
-        ("a\0", "it has an unusable character"),
+        ("a\0", "it contains an unusable character"),
     ],
 )
 def test_an_answer_that_no_row_has_is_rejected(request_: Any, answer: str, cause: str) -> None:
@@ -193,7 +193,7 @@ def test_answers_are_balanced(project: Path) -> None:
     assert max(total.values()) - min(total.values()) <= max(
         1, max(real.values()) - min(total.values())
     )
-    assert causes_of(found)["its answer has enough rows"]
+    assert causes_of(found)["enough rows already have its answer"]
 
 
 def test_rows_like_uncovered_production_prompts_come_first(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""The generator ``self``: the base model's answers, without prompts that measure side effects."""
+"""The ``self`` generator: the base model's answers, without prompts that measure side effects."""
 
 from __future__ import annotations
 

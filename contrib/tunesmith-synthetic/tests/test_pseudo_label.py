@@ -1,4 +1,4 @@
-"""The generator ``pseudo-label``: labels, calibration, agreement, and rows for a person."""
+"""The ``pseudo-label`` generator: labels, calibration, agreement, and rows for a person."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_an_unknown_labeler_is_named(project: Path) -> None:
     generator = {"use": "pseudo-label", "pool": "pool.txt", "labelers": ["linaer"]}
     done = invoke("data", "generate", write_generation(project, generator))
     assert done.exit_code == 2 and 'did you mean "linear"?' in done.output
-    with pytest.raises(ConfigError, match="needs a labeler"):
+    with pytest.raises(ConfigError, match="set `labelers` to at least one baseline"):
         request_of(project, {**generator, "labelers": []})
 
 

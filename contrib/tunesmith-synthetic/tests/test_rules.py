@@ -1,4 +1,4 @@
-"""The generator ``rules``: prompts change, answers follow by construction."""
+"""The ``rules`` generator: prompts change, answers follow by construction."""
 
 from __future__ import annotations
 

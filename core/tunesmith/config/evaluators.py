@@ -24,7 +24,7 @@ Evaluators = tuple[Component[EvaluatorOffer[Any]], ...]
 
 
 def choose_evaluators(plan: Plan, catalog: Catalog, test: Sequence[Record]) -> Evaluators:
-    """Return the evaluators of the plan, or the default ones for the test records.
+    """Return the evaluators of the plan, or the default evaluators for the test records.
 
     Evaluators of side effects are added at the end, even if the plan names its own evaluators.
 

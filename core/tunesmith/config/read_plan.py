@@ -208,7 +208,7 @@ class _Reader:
         tables: Sequence[Component[TableOffer[Any]]],
         technique: Component[TechniqueOffer[Any]] | None,
     ) -> tuple[Addition, ...]:
-        """Return the additions that tables make to the training; report unsupported ones."""
+        """Return the additions that tables make to the training; report unsupported additions."""
         found = []
         for table in tables:
             blame = partial(attribute_errors_to, table.offered.plugin, f" in [{table.use}]")
@@ -263,13 +263,13 @@ class _Reader:
         return options, self._component(DataLoaderOffer, "data", loader_keys)
 
     def _split_table(self) -> dict[str, Any]:
-        """Read the table ``[split]``; use the default splitter if it does not name one."""
+        """Read the ``[split]`` table; use the default splitter if it does not name one."""
         offers = self.catalog.offers(SplitterOffer)
         default = next((o.full_name for o in offers if o.offer.by_default), None)
         return {**({"use": default} if default else {}), **self._table("split")}
 
     def _choose_clusters(self, chosen: SplitterOffer[Any]) -> FindClusters:
-        """Return the function that finds clusters: the chosen splitter's or the default one's."""
+        """Return the chosen or default splitter's function that finds clusters."""
         found = (offer.find_clusters for offer in _cluster_finders(self.catalog, chosen))
         return next(filter(None, found), cluster_each_record)
 
@@ -352,7 +352,7 @@ class _Reader:
         return options, [baseline for baseline in baselines if baseline is not None]
 
     def _encoder(self) -> Component[EncoderOffer[Any]] | None:
-        """Return the encoder of ``[encoder]``, otherwise an installed one, or None."""
+        """Return the encoder of ``[encoder]``, otherwise an installed encoder, or None."""
         if "encoder" in self.runfile.tables:
             return self._component(EncoderOffer, "encoder", self._table("encoder"))
         for offered in self.catalog.offers(EncoderOffer):
@@ -365,7 +365,7 @@ class _Reader:
         return None
 
     def _reporters(self) -> list[Component[ReporterOffer[Any]]]:
-        """Return the named reporters or the default ones, plus those that every run uses."""
+        """Return the named or the default reporters, plus the reporters that every run uses."""
         tables = enumerate(self._tables("reporters"))
         named = [self._component(ReporterOffer, f"reporters.{n}", table) for n, table in tables]
         chosen = [component for component in named if component is not None]
@@ -450,6 +450,6 @@ class _Reader:
 
 
 def _cluster_finders(catalog: Catalog, chosen: SplitterOffer[Any]) -> Iterator[SplitterOffer[Any]]:
-    """Yield the chosen and default splitters that can find clusters, the chosen one first."""
+    """Yield the chosen and default splitters that can find clusters, the chosen splitter first."""
     defaults = (o.offer for o in catalog.offers(SplitterOffer) if o.offer.by_default)
     return (offer for offer in (chosen, *defaults) if offer.find_clusters)

@@ -18,7 +18,7 @@ from typing import Any
 
 from tunesmith.errors import ConfigError, Problem, UsageError
 from tunesmith.offers import RUN_FILE_TABLES
-from tunesmith.text import one_line
+from tunesmith.text import format_count, one_line
 
 ENVIRONMENT_PREFIX = "TUNESMITH__"
 """``TUNESMITH__TECHNIQUE__EPOCHS=1`` overrides ``technique.epochs``."""
@@ -153,12 +153,15 @@ def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> No
             node = _list_item(node, part, key, where)
         elif isinstance(node, dict):
             node = node.setdefault(part, {})
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+    if isinstance(node, list):
+        _list_item(node, last, key, where)
         node[int(last)] = value
     elif isinstance(node, dict) and last:
         node[last] = value
     else:
-        raise ConfigError([Problem(where, f'"{key}" cannot be set: its parent is not a table')])
+        parent = ".".join(parents)
+        what = f'"{parent}" is not a table' if last else "its last part is empty"
+        raise ConfigError([Problem(where, f'"{key}" cannot be set: {what}')])
 
 
 def dotted_items(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,7 +190,9 @@ def _set_origin(origins: dict[str, str], key: str, value: Any, source: str) -> N
 def _list_item(node: list[Any], part: str, key: str, where: str) -> Any:
     if part.isdigit() and int(part) < len(node):
         return node[int(part)]
-    raise ConfigError([Problem(where, f'"{key}": the list has no item "{part}"')])
+    count = format_count(len(node), "item")
+    what = f"the list has {count}, so the index must be below {len(node)}" if node else ""
+    raise ConfigError([Problem(where, f'"{key}": {what or "the list is empty"}, got "{part}"')])
 
 
 def _read_tables(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ REFUSAL_ERRORS = (ConfigError, DataError, UsageError)
 ROUND_ROWS = (10, 20, 40, 80)
 """Total rows on which variants that query the base model are compared, after each round."""
 ROWS_AT_WORST = 20
-"""Test rows for a costly baseline with the worst possible score on the validation rows."""
+"""Number of test rows for a costly baseline with the worst possible validation score."""
 NEVER_TRIED = "the time limit [baselines] budget was reached"
 WORSE_HALF = "not in the better half"
 NOT_BETTER = "not better than the chosen variant"
@@ -384,6 +384,6 @@ class BaselineChoice:
 def _find_alike(
     variant: BaselineVariant, place: int, alike: Sequence[BaselineVariant]
 ) -> TextModel:
-    """Return the model of the variant with this name, or of the one at the same position."""
+    """Return the model of the variant with this name, or of the variant at the same position."""
     named = [other for other in alike if other.name == variant.name]
     return [*named, *alike[place:], *alike[-1:], variant][0].model

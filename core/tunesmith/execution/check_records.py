@@ -53,7 +53,11 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
             )
         yield record
     if not records:
-        raise DataError("data", f"none of the {part} rows can be used")
+        raise DataError(
+            "data",
+            f"none of the {part} rows can be used",
+            hint="`tunesmith data check FILE` shows what is wrong with the rows",
+        )
 
 
 def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:

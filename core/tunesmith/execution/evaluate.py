@@ -159,7 +159,7 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
 ) -> list[Measured]:
     """Measure a model with :func:`measure_model`, store each record's values, and emit the means.
 
-    ``rows`` are the numbers of the records among the test records; None: all of them.
+    ``rows`` are the numbers of the records among the test records; None: all test records.
     """
     started = time.perf_counter()
     phase = f"{label}: {evaluator.id}"

@@ -38,7 +38,7 @@ class Report:
     """The state of a run, built from its events; ``to_json`` returns ``report.json``."""
 
     started: RunStarted | None = None
-    """The event of the latest start, with the time of the first one."""
+    """The event of the latest start, with the time of the first start."""
     data: DataLoaded | None = None
     model: ModelResolved | None = None
     findings: list[FindingReported] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Report:
 
     @property
     def verdict(self) -> JSON:
-        """The verdict; empty if there is none."""
+        """The verdict; empty if the run has no verdict."""
         return self.finished.verdict if self.finished else {}
 
     @property

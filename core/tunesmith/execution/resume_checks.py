@@ -109,7 +109,7 @@ def check_libraries(then: RunStarted, now: RunStarted) -> list[str]:
 
 
 def check_data(then: DataLoaded, now: DataLoaded) -> list[str]:
-    """Compare the data then and now on one line, if a row was added, removed or edited."""
+    """Return a line that describes how the data changed, or an empty list if it did not change."""
     if then.fingerprint == now.fingerprint:
         return []
     sizes = [f"{event.train} + {event.validation} + {event.test}" for event in (then, now)]

@@ -19,7 +19,7 @@ SAMPLE_ROWS = 2_000
 def choose_baselines(
     plan: Plan, train: Sequence[Record], evaluator: Component[EvaluatorOffer[Any]] | None
 ) -> Baselines:
-    """Return the named baselines, or all that suit the rows if none is named, cheapest first.
+    """Return the named baselines, or all that suit the rows by default, cheapest first.
 
     A baseline whose answers ``evaluator`` cannot measure is included only if it is named.
     """
@@ -82,8 +82,8 @@ def list_evaluators(
     """Return the evaluators that measure a baseline.
 
     A baseline that queries the model is costly. Unless it is the reference, only evaluators of the
-    first one's kind measure it, because the first one decides the verdict. The two kinds are
-    evaluators that use answers and evaluators that use probabilities.
+    first evaluator's kind measure it, because the first evaluator decides the verdict. The two
+    kinds are evaluators that use answers and evaluators that use probabilities.
     """
     if baseline.offer.is_reference or not baseline.offer.needs_model:
         return [evaluator for evaluator in evaluators if can_measure(evaluator, baseline.offer)]

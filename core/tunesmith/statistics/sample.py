@@ -58,7 +58,7 @@ def check_length(name: str, given: int, expected: int) -> None:
 
 
 def is_binary(bounds: Bounds | None, *values: Sequence[float]) -> bool:
-    """Return True if all values are 0 or 1, and the bounds of the metric allow no others."""
+    """Return True if all values are 0 or 1, and the bounds of the metric allow no other values."""
     return bounds in (None, (0, 1)) and all(v in (0, 1) for part in values for v in part)
 
 

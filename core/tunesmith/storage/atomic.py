@@ -201,7 +201,9 @@ def make_folder(folder: Path, disk: Disk = DISK) -> None:
             what = "a file, not a folder" if folder.exists() else "a symbolic link without a target"
             raise UsageError(f"{folder}: is {what}") from None
     except FileNotFoundError:  # as in /proc, where nothing can be created
-        raise EnvironmentProblem(f"{folder}: the folder cannot be created") from None
+        raise EnvironmentProblem(
+            f"{folder}: the folder cannot be created", hint="choose another folder"
+        ) from None
     sync_folder(folder.parent, disk)
 
 

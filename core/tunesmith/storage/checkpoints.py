@@ -120,7 +120,7 @@ class Checkpoints:
         return sorted(int(name[1]) for name in found if name)
 
     def newest(self, *, recover: bool = True) -> Checkpoint | None:
-        """Return the newest checkpoint that passes verification; None if there is none.
+        """Return the newest checkpoint that passes verification, or None if no checkpoint does.
 
         A damaged checkpoint is reported, renamed to ``.bad-step-...`` and ignored from then on, and
         the next older one is tried. ``recover=False`` renames nothing.
@@ -135,7 +135,10 @@ class Checkpoints:
         return self._first_valid(reversed(self.steps()), recover)
 
     def best(self) -> Checkpoint | None:
-        """Return the last checkpoint saved as best, after verification; None if there is none."""
+        """Return the last checkpoint saved as best, after verification.
+
+        The result is None if no such checkpoint exists.
+        """
         marked = [step for step in self.steps() if self._is_marked_best(step)]
         return self._first_valid(reversed(marked), recover=False)
 

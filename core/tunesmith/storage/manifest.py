@@ -39,7 +39,7 @@ MANIFEST = "MANIFEST.json"
 _FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})$")
 _FULL_BELOW = 1 << 20
-"""If fewer bytes are free, an unknown error of a library is attributed to a full disk."""
+"""If fewer bytes than this are free, an unknown library error is explained as a full disk."""
 
 
 @dataclass(frozen=True)

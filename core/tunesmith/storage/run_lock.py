@@ -65,7 +65,10 @@ class LockHolder:
 
     @classmethod
     def read(cls, folder: Path) -> LockHolder | None:
-        """Read the holder from a run folder; None without a readable lease."""
+        """Read the holder from a run folder.
+
+        The result is None if the lease is missing or unreadable.
+        """
         leases, _ = _read_leases(folder)
         return cls.parse([b"", *leases.values()][-1])
 
@@ -121,7 +124,9 @@ def lock(folder: Path, *, take_over: bool = False, disk: Disk = DISK) -> Iterato
     with ExitStack() as stack:
         with atomic.explain_os_errors(folder):
             if not folder.is_dir():
-                raise UsageError(f"{folder}: no such folder")
+                raise UsageError(
+                    f"{folder}: no such folder", hint="check the path of the run folder"
+                )
             atomic.refuse_outside_links(folder)
             try:
                 fd = disk.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)

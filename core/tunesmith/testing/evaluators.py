@@ -37,7 +37,8 @@ RECORD_SETS: tuple[tuple[Record, ...], ...] = (
     LABELS,
 )
 SAMPLE_ANSWERS = ("", "yes", "NO, STOP!!", "1 2 3", "a long answer " * 30)
-"""Answers that differ in many ways. A metric that gives all of them one value measures nothing."""
+"""Answers that differ in many ways. A metric that gives every answer the same value measures
+nothing."""
 
 
 def choose_records(subject: Subject) -> tuple[Record, ...]:
@@ -64,8 +65,8 @@ def measure(
 ) -> dict[str, Measurement]:
     """Measure with a new evaluator; return the measurements by metric.
 
-    The evaluator is prepared for ``references``, which may include other records than the measured
-    ones. None: it is prepared for ``records``.
+    The evaluator is prepared for ``references``, which may include more records than the measured
+    records. None: it is prepared for ``records``.
     """
     chosen = choose_records(subject) if records is None else records
     config = subject.options() if options is None else from_table(subject.offer.config, options)

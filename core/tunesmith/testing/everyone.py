@@ -208,7 +208,9 @@ def needs_are_requirements(subject: Subject) -> None:
         try:
             Requirement(text)
         except InvalidRequirement as error:
-            raise AssertionError(f"needs has an invalid requirement {text!r}: {error}") from None
+            raise AssertionError(
+                f"`needs` contains an invalid requirement, {text!r}: {error}"
+            ) from None
 
 
 @check("component")

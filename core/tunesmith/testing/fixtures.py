@@ -99,7 +99,7 @@ def run_tunesmith(tmp_path: Path) -> RunTunesmith:
     """Return a function that runs ``tunesmith`` in the temporary folder of the test.
 
     It takes the arguments of the command line. ``plugins`` are modules to load as plugins without
-    installing them. The technique ``ngram`` is always available.
+    installing them. The ``ngram`` technique is always available.
     """
 
     def run(

@@ -1,4 +1,4 @@
-"""Load modules as plugins, without the installed ones."""
+"""Load modules as plugins, without the installed plugins."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def save_ngram_model(folder: Path) -> Path:
 
 
 class NgramOptions(Options):
-    """The options of the technique ``ngram``."""
+    """The options of the ``ngram`` technique."""
 
     epochs: int = Field(2, ge=1, le=1000, description="Passes over the training rows.")
     batch_size: int = Field(4, ge=1, description="Rows that are counted in one step.")
@@ -148,7 +148,7 @@ class NgramOptions(Options):
 
 
 class Ngram:
-    """The technique ``ngram``: trains by counting the characters of answers, batch by batch."""
+    """The ``ngram`` technique: trains by counting the characters of answers, batch by batch."""
 
     def __init__(self, options: NgramOptions) -> None:
         self.options = options
@@ -271,7 +271,7 @@ NGRAM = TechniqueOffer(
 
 @hookimpl
 def tunesmith_techniques() -> list[TechniqueOffer[NgramOptions]]:
-    """Return the offer of the technique ``ngram``."""
+    """Return the offer of the ``ngram`` technique."""
     return [NGRAM]
 
 

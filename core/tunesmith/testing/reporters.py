@@ -42,7 +42,7 @@ class OwnEvent(Event, kind="kit-own-event"):
 
 
 def core_event_types() -> list[type[Event]]:
-    """Return the event classes of tunesmith, without those of plugins."""
+    """Return the event classes of tunesmith, without the classes of plugins."""
     return [cls for cls in EVENT_TYPES.values() if cls.__module__ == Event.__module__]
 
 

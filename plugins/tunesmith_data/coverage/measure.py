@@ -69,7 +69,7 @@ class Coverage:
     near_duplicates: int
     """Number of compared rows that have a near-duplicate in the training rows."""
     outside: int
-    """Number of compared rows with a p-value of at most 0.05; some of them are false alarms."""
+    """Number of compared rows with a p-value of at most 0.05, which includes some false alarms."""
     share: ShareEstimate
     similarity_limit: float
     """Rows count as outside if their similarity to every training row is below this value."""
@@ -98,10 +98,14 @@ def measure_coverage(
     if len(sample) < MIN_REFERENCE_ROWS:
         hint = f"coverage needs at least {MIN_REFERENCE_ROWS} training rows without near-duplicates"
         raise DataError(
-            "training rows", f"only {len(sample)} of them differ from each other", hint=hint
+            "training rows", f"only {len(sample)} rows differ from each other", hint=hint
         )
     if not len(queries):
-        raise DataError("production rows", "there are no rows to compare")
+        raise DataError(
+            "production rows",
+            "there are no rows to compare",
+            hint="check the file of production prompts",
+        )
     texts = [production[int(row)] for row in queries]
     vectorizer = EncoderVectors(encoder) if encoder else Vectorizer(train, texts)
     search = _Search(vectorizer.vectors([*(train[int(row)] for row in sample), *texts]))

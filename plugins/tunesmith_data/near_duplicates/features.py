@@ -93,7 +93,7 @@ class Block:
     grams: NumberSets
     words: NumberSets
     keys: Hashes
-    """Hash of all words and symbols in order; 0 for a text without any. Texts that only differ in
+    """Hash of all words and symbols in order; 0 for a text without words. Texts that only differ in
     punctuation and case have equal keys and equal features."""
 
 

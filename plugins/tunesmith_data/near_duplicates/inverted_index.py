@@ -90,7 +90,7 @@ class _Best:
         self.rows = np.zeros(0, dtype=np.int64)
 
     def update(self, start: int, characters: Floats, words: Floats, first_known: int) -> None:
-        """Update the queries from ``start`` on with the known texts from ``first_known`` on."""
+        """Compare queries, starting at ``start``, with known texts, starting at ``first_known``."""
         stop = start + len(characters)
         if stop > len(self.rows):
             self.characters = np.append(self.characters, np.zeros(stop - len(self.rows)))

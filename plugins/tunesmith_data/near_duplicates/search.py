@@ -92,7 +92,7 @@ class _Join:
         self.joined: list[tuple[int, int, float, float]] = []
 
     def add(self, firsts: Indices, seconds: Indices) -> tuple[Indices, Bits]:
-        """Compare pairs of texts and merge the clusters of similar ones.
+        """Compare pairs of texts and merge the clusters of similar texts.
 
         Returns:
             Indices of the compared pairs (pairs already in the same cluster are skipped), and a

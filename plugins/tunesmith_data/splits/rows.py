@@ -11,7 +11,7 @@ from tunesmith_data.splits.exchanges import has_earlier_exchanges
 from tunesmith_data.splits.normalize import normalize_texts, prompt_text
 
 MAX_CLASS_LABELS = 100
-"""Answers count as class labels if there are at most this many distinct ones."""
+"""Answers count as class labels if there are at most this many distinct answers."""
 
 MAX_PENDING_CHARACTERS = 1 << 18
 """Number of prompt characters to normalize in one batch, for speed."""

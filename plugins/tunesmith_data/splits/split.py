@@ -104,7 +104,7 @@ def _add_parts(
     request: SplitRequest,
     validation: float | int | None,
 ) -> list[Finding]:
-    """Assign a split to every cluster that has none; report sizes that could not be met.
+    """Assign a split to every cluster without a split; report sizes that could not be met.
 
     Raises:
         DataError: a split would be empty.
@@ -172,11 +172,11 @@ def _report_size(
 def _no_default_validation(rows: int) -> Finding:
     """Return a finding for data with too few rows for a default validation split."""
     message = (
-        f"no validation rows: {rows:,} rows are left besides the test rows, and with fewer than "
-        f"{MIN_ROWS_FOR_VALIDATION} none are set aside by default"
+        f"no validation rows were set aside: only {rows:,} rows remain besides the test rows, and "
+        f"the default needs {MIN_ROWS_FOR_VALIDATION}"
     )
     hint = (
-        "set split.validation_size = 20 to set rows aside; otherwise, choices are made by "
+        "set split.validation_size = 20 to set rows aside anyway; otherwise, choices are made by "
         "cross-validation on the training rows"
     )
     return Finding(level="info", where="split.validation_size", message=message, hint=hint)
@@ -185,7 +185,7 @@ def _no_default_validation(rows: int) -> Finding:
 def _add_part(
     parts: dict[int, str], part: str, size: int, clusters: Clusters, table: RowTable
 ) -> None:
-    """Choose clusters for a split until it has ``size`` rows, including earlier ones."""
+    """Choose clusters for a split until it has ``size`` rows, including the rows it already has."""
     free = [cluster for cluster in clusters.order if cluster not in parts]
     missing = size - _count_rows(parts, part, clusters)
     if free and missing > 0:

@@ -59,6 +59,6 @@ def describe_cut_answers(folder: Path, measured: Measured) -> str:
 
 
 def list_cut_answers(events: Sequence[Measured]) -> str:
-    """Return how many answers of each model were cut off, as text, or "" if none were."""
+    """Return how many answers of each model were cut off, as text, or "" if no answer was."""
     counts = [f"{event.model} {event.cut:,} of {event.n:,}" for event in events if event.cut]
     return f"cut off by max_new_tokens: {', '.join(counts)}" if counts else ""

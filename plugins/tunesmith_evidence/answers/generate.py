@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 END_OF_TURN_TOKENS = 8
-"""Tokens to allow beyond the longest reference, for the end of the turn."""
+"""Number of tokens to allow beyond the longest reference, for the end of the turn."""
 MAX_NEW_TOKENS = 512
 """Upper bound of the automatic limit for tokens per answer."""
 
@@ -100,7 +100,7 @@ def read_references(records: Sequence[Record], evaluator: str) -> list[str]:
     answers = [last_exchange(record)[1] for record in records]
     for record, answer in zip(records, answers, strict=True):
         if answer.tool_calls:
-            hint = f"use the evaluator tool-call instead of {evaluator}"
+            hint = f"use the `tool-call` evaluator instead of {evaluator}"
             raise DataError(
                 record.source,
                 f"the evaluator {evaluator} cannot compare tool calls",

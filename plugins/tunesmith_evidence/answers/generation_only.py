@@ -1,4 +1,4 @@
-"""Base class for text models that generate answers but cannot score given ones."""
+"""Base class for text models that generate answers but cannot score given answers."""
 
 from __future__ import annotations
 

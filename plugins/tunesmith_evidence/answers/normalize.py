@@ -69,7 +69,7 @@ class TextNormalizer:
     extract: re.Pattern[str] | None = None
 
     def normalize(self, text: str) -> str | None:
-        """Return the text to compare, or None if the pattern ``extract`` finds nothing.
+        """Return the text to compare, or None if the pattern ``extract`` does not match.
 
         Reasoning between ``<think>`` tags before the answer is removed. White space is trimmed and
         collapsed, and Unicode is composed (NFC), because these differences are invisible.
@@ -78,7 +78,10 @@ class TextNormalizer:
         return None if found is None else self.fold([*self.readings(found)][-1])
 
     def find(self, text: str) -> str | None:
-        """Return the answer as written, or None if the pattern ``extract`` finds nothing."""
+        """Return the part of a text to compare, or None if the pattern ``extract`` does not match.
+
+        Case, punctuation and lead-in phrases are still included.
+        """
         text = strip_reasoning(text)
         if self.extract is not None:
             matches = list(self.extract.finditer(text))

@@ -56,7 +56,10 @@ def read_token(variable: str | None) -> str:
         return ""
     token = os.environ.get(variable, "").strip()
     if not token:
-        raise EnvironmentProblem(f"the environment variable {variable} is not set")
+        raise EnvironmentProblem(
+            f"the environment variable {variable} is not set",
+            hint="set the variable to the endpoint's token before you start the command",
+        )
     if not (token.isascii() and token.isprintable()):
         raise EnvironmentProblem(
             f"the environment variable {variable} does not contain a valid token: only printable "

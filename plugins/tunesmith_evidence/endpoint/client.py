@@ -187,7 +187,7 @@ def _read_models(content: Any) -> list[str]:
 
 
 def _read_reason(body: bytes) -> str:
-    """Return the error message in a response of any common format, or "" if there is none."""
+    """Return the error message in a response of any common format, or "" if there is no message."""
     try:
         content: Any = json.loads(body)
     except ValueError:

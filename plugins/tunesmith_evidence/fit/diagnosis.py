@@ -269,7 +269,10 @@ def _find_underfitted(
 
 
 def _read_pilots(report: Report) -> JSON:
-    """Return the facts about the pilot runs that chose the learning rate; empty without any."""
+    """Return the facts about the pilot runs that chose the learning rate.
+
+    The result is empty if there were none.
+    """
     started = [*report.training_started.values()][-1:]
     facts: JSON = started[0].details.get("rate_pilots", {}) if started else {}
     return facts

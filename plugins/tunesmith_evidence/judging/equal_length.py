@@ -45,7 +45,7 @@ class LengthControl:
     wins: Sequence[float]
     """1 for a win, 1/2 for a tie, 0 for a loss."""
     differences: Sequence[int]
-    """Length of the answer minus that of the other one."""
+    """Length of the answer minus the length of the other answer."""
     groups: Sequence[str | None]
 
     def measurements(self, metric: str) -> Iterator[Measurement]:
@@ -79,8 +79,8 @@ class LengthControl:
         """Estimate one value per row, whose mean is the share of wins at equal length.
 
         A value is the share plus the row's influence on it (infinitesimal jackknife), so paired
-        differences of the values are differences of the share. There is no estimate if too few rows
-        have an answer that is not longer, or one that is not shorter.
+        differences of the values are differences of the share. The estimate is missing if too few
+        answers are shorter or equally long, or too few are longer or equally long.
         """
         if min(sum(s * d >= 0 for d in self.differences) for s in (1, -1)) < MIN_ROWS:
             return None

@@ -48,7 +48,7 @@ class FieldScore:
     """For each model: number of rows whose field is right, and number of rows it answered."""
 
     def share(self, model: str) -> float:
-        """Return the share of a model's answered rows that are right, or 0 without such rows."""
+        """Return the share of a model's answered rows that are right, or 0 for no rows."""
         right, answered = self.right[model]
         return right / answered if answered else 0.0
 
@@ -119,7 +119,10 @@ def find_weakest_field(scores: Sequence[FieldScore], model: str) -> FieldScore |
 
 
 def describe_fields(scores: Sequence[FieldScore], tuned: str, baseline: str, limit: int) -> str:
-    """Return the fields as text, with the fewest right answers first, or "" without fields."""
+    """Return the fields as text, with the fewest right answers first.
+
+    The result is "" if there are no fields.
+    """
     ordered = sorted(scores, key=lambda score: score.share(tuned))
     parts = []
     for score in ordered[:limit]:

@@ -23,7 +23,7 @@ __all__ = ["render_card_markdown", "render_card_svg"]
 
 WIDTH, MARGIN = 760, 32
 LINE_CHARACTERS = 100
-"""Characters per line in the SVG, where sentences are wrapped by counting characters."""
+"""Number of characters per line in the SVG, where sentences are wrapped by counting characters."""
 BAR_WIDTH = 20
 """Width of a bar in the Markdown table, in characters."""
 STYLE = """

@@ -23,7 +23,7 @@ __all__ = ["MAX_OVERLAID", "IntervalBar", "draw_curve", "draw_intervals", "draw_
 MAX_OVERLAID = 8
 """Maximum number of curves in one plot, because more colors look alike."""
 OVERLAID_POINTS = 160
-"""Maximum number of points of each of them."""
+"""Maximum number of points of each overlaid curve."""
 
 TOP, BOTTOM = 24, 40
 """Margins of a curve in pixels: the upper one for the axis title, the lower one for the steps."""

@@ -61,12 +61,12 @@ class Prediction:
 
     @property
     def measured(self) -> str:
-        """The measured value as text, or an empty string if there is none."""
+        """The measured value as text, or an empty string if nothing was measured."""
         return "" if self.actual is None else self.format(self.actual)
 
     @property
     def judgment(self) -> str:
-        """``within``, ``below`` or ``above`` the predicted range, or "" without a measurement."""
+        """``within``, ``below`` or ``above`` the predicted range, or "" if nothing was measured."""
         if self.actual is None:
             return ""
         if self.low <= self.actual <= self.high:
@@ -113,7 +113,7 @@ def describe_stage(report: Report, stage: str) -> dict[str, str]:
         "technique": started.technique,
         "steps": f"{len(steps):,} of {started.steps:,}",
         "rows": f"{format_count(started.rows, 'training row')}, {format_epochs(started.epochs)}",
-        "tokens": f"{tokens:,}, {trained:,} of them trained on" if steps else "",
+        "tokens": f"{tokens:,} ({trained:,} trained on)" if steps else "",
         "rows skipped or changed": "; ".join(f"{n:,}: {cause}" for cause, n in affected.items()),
         "learning rate": _peak_rate([step.learning_rate for step in steps]),
         "learning rates tried": "; ".join(_list_pilots(started)),

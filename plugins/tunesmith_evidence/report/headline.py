@@ -42,7 +42,7 @@ class Headline:
     """The verdict in capitals, such as FINE-TUNE or, without a verdict, the run's status."""
     tone: Tone
     figure: str
-    """The difference from the baseline; without one, the tuned model's value, or empty."""
+    """The difference from the baseline; if there is no baseline, the tuned model's value or ""."""
     interval: str
     caption: str
     """A caption for the figure, with the metric, the models and the rows."""

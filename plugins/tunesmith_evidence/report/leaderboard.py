@@ -31,7 +31,8 @@ class Place:
     measured: Measured
     """The score of the run's tuned model."""
     difference: MetricDifference | None
-    """The difference from the best run, on the rows that both tested, or None if there are none."""
+    """The difference from the best run, on the rows that both tested, or None if there are no such
+    rows."""
     is_first: bool
     """True for the best run and all runs that are not clearly worse."""
 

@@ -81,7 +81,7 @@ def write_model_card(view: ReportView, plan: Plan) -> None:
 
 
 def find_license(base: Path | None) -> str | None:
-    """Return the license in the model card of a folder, or None if there is none."""
+    """Return the license in the model card of a folder, or None if the card names no license."""
     if base is None:
         return None
     card = base / "README.md"

@@ -48,7 +48,8 @@ class ScoreRow:
     rows: str
     """Number of rows and, if rows depend on each other, the number of their groups."""
     leakage_free: ScoreRow | None = None
-    """The score without test rows that have a near-duplicate in training, or None if none has."""
+    """The score without test rows that have a near-duplicate in training, or None if no row has
+    one."""
 
     @classmethod
     def of(cls, event: Measured) -> ScoreRow:
@@ -81,7 +82,7 @@ class VariantRow:
 
     @classmethod
     def list_all(cls, event: BaselineChosen) -> Iterator[VariantRow]:
-        """Yield all variants of a baseline: compared, omitted and failed ones."""
+        """Yield all variants of a baseline: compared, omitted and failed variants."""
         chosen = "chosen"
         if event.test_rows is not None:
             chosen += f"; worst possible score, so tested on at most {event.test_rows} rows"
@@ -150,7 +151,7 @@ class MetricView:
 
     @property
     def cut(self) -> str:
-        """Text with the number of answers cut off by ``max_new_tokens``, or "" if none were."""
+        """Text with the number of answers cut off by ``max_new_tokens``, or "" if no answer was."""
         return list_cut_answers(self.events)
 
 

@@ -39,7 +39,7 @@ class GeneralPrompt:
     conditions: Mapping[str, Any]
     """The conditions, described at the top of ``general_prompts.toml``."""
     pair: str = ""
-    """Name of the pair of a real and an invented thing, or "" if there is none."""
+    """Name of the pair of a real and an invented thing, or "" if the prompt is not in a pair."""
 
     def is_right(self, answer: str) -> bool:
         """Return True if an answer, without its reasoning, meets every condition."""

@@ -41,5 +41,5 @@ def read_text_rows(path: Path, columns: Sequence[str]) -> list[Text]:
             raise DataError(where, f"has no text in {names}", hint=f"rename the column to {names}")
         found.append(Text(source=where, text=text))
     if not found:
-        raise DataError(str(path), "has no rows")
+        raise DataError(str(path), "has no rows", hint="write one JSON object per line")
     return found

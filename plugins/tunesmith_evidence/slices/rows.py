@@ -36,13 +36,13 @@ class ScoredRow:
 
     @property
     def question(self) -> str:
-        """The user's last turn or, without one, the last turn of any role."""
+        """The user's last turn, or the last turn of any role if the user has no turn."""
         user = [text for role, text in self.prompt if role == "user"]
         return user[-1] if user else self.prompt[-1][1] if self.prompt else ""
 
 
 def find_row_metric(folder: Path, report: Report, measured: Measured) -> Measured | None:
-    """Return a measurement with one value per row: ``measured`` itself, if it has them.
+    """Return a measurement with one value per row: ``measured`` itself, if it has such values.
 
     For a metric of all rows together, such as BLEU, return the first per-row measurement of the
     same model and evaluator.

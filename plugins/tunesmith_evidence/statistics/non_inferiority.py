@@ -52,7 +52,7 @@ class NonInferiority:
     """``harmed``: the lower bound is above the margin. ``not harmed``: the upper bound is below the
     margin."""
     rows_needed: int | None
-    """Rows that would be enough with 80 % power if the harm stays as measured; None if unknown."""
+    """Number of rows that would be enough (80 % power) for the measured harm; None if unknown."""
     resolved: float | None
     """Smallest margin where zero harm would be accepted with 80 % power, or None if unknown."""
 

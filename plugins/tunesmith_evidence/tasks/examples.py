@@ -79,7 +79,7 @@ def prompt_texts(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def last_question(prompt: Prompt) -> str:
-    """Return the user's last message, or an empty string if there is none."""
+    """Return the user's last message, or an empty string if the user wrote no message."""
     if isinstance(prompt, str):
         return prompt
     return next((m.text for m in reversed(prompt) if m.role == "user"), "")

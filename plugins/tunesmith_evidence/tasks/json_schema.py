@@ -25,7 +25,7 @@ contain a new string."""
 
 
 def derive_schema(answers: Sequence[str]) -> Schema | None:
-    """Derive a schema from the answers that are JSON objects, or return None if there are none.
+    """Derive a schema from the answers that are JSON objects, or return None if no answer is one.
 
     Keys are sorted by their mean position. A key is required if all answers have it.
     """

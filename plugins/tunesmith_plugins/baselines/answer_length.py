@@ -1,4 +1,4 @@
-"""Baseline ``answer-length``: always prefer the longer answer of a pair, or always the shorter."""
+"""The ``answer-length`` baseline: always prefer the longer answer of a pair, or the shorter."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class LengthRule:
         Raises:
             UsageError: always.
         """
-        raise UsageError("the baseline answer-length ranks answers, but cannot generate any")
+        raise UsageError(
+            "the `answer-length` baseline ranks answers, but cannot generate answers",
+            hint="use an evaluator that ranks answers, such as preference-accuracy",
+        )
 
 
 class AnswerLengthOptions(Options):
@@ -89,5 +92,5 @@ def review(plan: Plan) -> Iterator[Finding]:
         level="error",
         where="baselines.use",
         message=f"{NAME} only ranks given answers, so {first.id} cannot measure it",
-        hint=f'remove "{NAME}", or list the evaluator preference-accuracy first',
+        hint=f'remove "{NAME}", or list the evaluator `preference-accuracy` first',
     )

@@ -1,4 +1,4 @@
-"""Baseline ``best-of-n``: sample several base-model answers and keep the best by reward."""
+"""The ``best-of-n`` baseline: sample several base-model answers and keep the best by reward."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def review(plan: Plan) -> Iterator[Finding]:
     yield Finding(
         level="info",
         where="baselines",
-        message="the policy is not compared with the baseline best-of-n, which samples four "
+        message="the policy is not compared with the `best-of-n` baseline, which samples four "
         "answers, keeps the one with the highest reward, and needs no training",
         hint=f"add [{TABLE}] with {key} = {named}",
     )

@@ -1,4 +1,4 @@
-"""Baselines ``embedding`` and ``probe``: small classifiers that read vectors of the prompts.
+"""The ``embedding`` and ``probe`` baselines: small classifiers that read vectors of the prompts.
 
 ``embedding`` reads the vectors of an encoder, and ``probe`` the hidden states of the base model.
 """

@@ -1,4 +1,4 @@
-"""Baseline ``linear``: a linear classifier whose features are words and parts of words."""
+"""The ``linear`` baseline: a linear classifier whose features are words and parts of words."""
 
 from __future__ import annotations
 

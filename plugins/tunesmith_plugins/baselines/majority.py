@@ -1,4 +1,4 @@
-"""Baseline ``majority``: always predict the most frequent answer (majority class)."""
+"""The ``majority`` baseline: always predict the most frequent answer (majority class)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Baseline ``nearest``: copy the answer of the most similar training rows."""
+"""The ``nearest`` baseline: copy the answer of the most similar training rows."""
 
 from __future__ import annotations
 

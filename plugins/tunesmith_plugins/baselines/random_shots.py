@@ -1,4 +1,4 @@
-"""Baseline ``random-shots``: the base model with randomly drawn worked examples in the prompt."""
+"""The ``random-shots`` baseline: the base model with random training rows in the prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Baseline ``retrieved-shots``: the most similar training rows in each prompt."""
+"""The ``retrieved-shots`` baseline: the most similar training rows in each prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Baseline ``zero-shot``: the base model with instructions only."""
+"""The ``zero-shot`` baseline: the base model with instructions only."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ENOUGH = 100
 
 
 def review(test: Sequence[Record]) -> Iterator[Finding]:
-    """Yield a warning if no difference is detectable, or a note if only large ones are."""
+    """Yield a warning if no difference is detectable, or a note if only large differences are."""
     if not test:
         return
     groups = {record.group for record in test if record.group is not None}

@@ -49,22 +49,23 @@ def review(train: Sequence[Record], test: Sequence[Record]) -> Iterator[Finding]
     if detect_task_kind([example.answer for _, example in rows]) == "objects":
         return  # values of JSON answers are often converted from the prompt
     message = (
-        f"{_show_share(len(stated), len(rows))} training answers state numbers, codes, addresses "
-        "or citations that their prompt does not contain"
+        f"{_show_share(len(stated), len(rows), 'training answers')} contain numbers, codes, "
+        "addresses or citations that their prompt does not contain"
     )
     known = {_fold(fact) for _, row in read_rows(train) for fact in list_facts(row.answer)}
     tested = [{*map(_fold, find_new_facts(row))} for _, row in read_rows(test)]
     unknown = sum(not facts <= known for facts in tested)
     if unknown:
         message += (
-            f"; {_show_share(unknown, len(tested))} test answers state facts that no training "
-            "answer contains, so training cannot teach them"
+            f"; {_show_share(unknown, len(tested), 'test answers')} contain facts that no "
+            "training answer contains, so training cannot teach them"
         )
     yield Finding(
         level="info",
         where="data knowledge",
         message=message,
-        hint='if documents state these facts, compare with [baselines.documents] folder = "FOLDER"',
+        hint="if your documents contain these facts, test retrieval (RAG): add "
+        '`[baselines.documents]` with `folder = "FOLDER"` to the run file',
         count=len(stated),
         examples=tuple(
             f'{source} "{mask_excerpt(row.question)}": {mask_excerpt(facts[0])}'
@@ -105,5 +106,5 @@ def _fold(text: str) -> str:
     return re.sub(r"[\s,]", "", text).casefold()
 
 
-def _show_share(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} ({format_share(count / total)})"
+def _show_share(count: int, total: int, noun: str) -> str:
+    return f"{count:,} of {total:,} {noun} ({format_share(count / total)})"

@@ -1,4 +1,4 @@
-"""Check ``paraphrases``: find test rows with the same meaning as a training row.
+"""The ``paraphrases`` check: find test rows with the same meaning as a training row.
 
 The check needs ``[encoder]`` in the run file, and it only gives advice. Texts with similar vectors
 may need different answers, and a paraphrase may have a rather different vector. Therefore the check

@@ -93,7 +93,7 @@ def show(report: Report, folder: RunFolder, as_json: bool) -> None:
 
 
 def show_baselines(baselines: Sequence[MeasuredBaseline]) -> None:
-    """Print the table of baselines, then the skipped ones with the reasons."""
+    """Print the table of baselines, then the skipped baselines with the reasons."""
     first = _find_measured(baselines)
     render.print_text()
     if first is not None:

@@ -1,8 +1,8 @@
-"""Plugin ``estimate``: predict memory, time and cost of a run before it starts.
+"""The ``estimate`` plugin: predict memory, time and cost of a run before it starts.
 
 The plugin offers the command ``tunesmith plan``, a review that refuses runs that cannot fit in
-memory, a reporter that records finished runs to calibrate predictions, and the table
-``[estimate]``.
+memory, a reporter that records finished runs to calibrate predictions, and the ``[estimate]``
+table.
 
 Techniques predict memory and operation counts (``TechniqueOffer.estimate``). This plugin compares
 these predictions with a table of hardware and with this machine. It imports no tensor library.

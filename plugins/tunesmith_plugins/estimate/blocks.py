@@ -1,4 +1,4 @@
-"""Print lines and tables, and replace them with better ones on a terminal."""
+"""Print lines and tables; on a terminal, replace them when better estimates arrive."""
 
 from __future__ import annotations
 

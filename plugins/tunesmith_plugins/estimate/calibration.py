@@ -24,7 +24,7 @@ from tunesmith_torch.runtime.machine import Device
 
 ENABLED_VARIABLE = "TUNESMITH_CALIBRATION"
 MAX_ENTRIES = 50
-"""Use only this many of the newest runs; older ones used other drivers and libraries."""
+"""Maximum number of runs used, newest first; older runs used other drivers and libraries."""
 MIN_OWN_ENTRIES = 3
 """If there are this many runs of the same technique, ignore runs of other techniques."""
 MIN_WIDTH = 0.3
@@ -65,7 +65,7 @@ class CalibrationEntry:
     steps: int
     seconds: float
     parts: dict[str, list[float]] = field(default_factory=dict)
-    """Predicted seconds before calibration, and measured ones, of the parts of the run."""
+    """Predicted seconds before calibration, and measured seconds, of the parts of the run."""
     cpu_share: float | None = None
     """CPU time of the training run, as a share of the time available to its threads.
 
@@ -113,7 +113,10 @@ class Calibration:
     runs: tuple[CalibrationEntry, ...] = ()
 
     def memory_correction(self, technique: str, method: str, expected: int) -> Correction | None:
-        """Return the correction for a predicted peak, or None without a similar run here."""
+        """Return the correction for a predicted peak.
+
+        The result is None if no similar run was recorded here.
+        """
         similar = [
             run
             for run in self.runs
@@ -170,7 +173,10 @@ class Calibration:
         return middle * min(low, *ratios), middle * max(high, *ratios)
 
     def correction(self, estimate: Estimate, technique: str) -> Correction | None:
-        """Return the correction of an estimate's memory, or None without a similar run here."""
+        """Return the correction of an estimate's memory.
+
+        The result is None if no similar run was recorded here.
+        """
         return self.memory_correction(technique, estimate.method, compute_peak(estimate).expected)
 
     def correct(self, estimate: Estimate, technique: str) -> Estimate:

@@ -127,7 +127,7 @@ def load_records(plan: Plan) -> tuple[Sequence[Record], Sequence[Record]]:
 
 
 def parse_assumptions(texts: Sequence[str]) -> Assumptions | None:
-    """Parse the values of ``--assume``, or return None if there are none.
+    """Parse the values of ``--assume``, or return None if the option was not given.
 
     Raises:
         UsageError: a key is unknown, or a value is not a positive integer.

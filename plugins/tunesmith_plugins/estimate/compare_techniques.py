@@ -131,7 +131,7 @@ class TechniqueComparison:
         return fits
 
     def times(self, row: TechniqueRow) -> dict[str, Range]:
-        """Return the training time in seconds on each GPU that may fit the run, and here."""
+        """Return the training seconds on this machine and on each GPU that may fit the run."""
         times = {}
         rented = row.estimates.get("cuda")
         if rented is not None:
@@ -178,7 +178,7 @@ class TechniqueComparison:
         }
 
     def cheapest(self, row: TechniqueRow) -> Gpu | None:
-        """Return the cheapest GPU that fits the run, or without one, a GPU that may fit it."""
+        """Return the cheapest GPU that fits the run; if no GPU surely fits, one that may fit."""
         rented, costs = row.estimates.get("cuda"), self.costs(row)
         if rented is None:
             return None
@@ -297,7 +297,7 @@ def _type_of(device: str, here: Device) -> DeviceType:
 def _build_row(
     technique: Technique, plan: Plan, requests: Mapping[DeviceType, EstimateRequest]
 ) -> TechniqueRow:
-    """Build a row with the technique's first estimates, or with the reason why there are none."""
+    """Build a row with the technique's first estimates, or with the reason why they are missing."""
     row = TechniqueRow(technique, technique.full_name == plan.technique.offered.full_name)
     if technique.offer.estimate is None:
         return replace(row, problem="does not estimate its memory and time")

@@ -84,7 +84,7 @@ class Gpu:
 
     @property
     def hourly_price(self) -> Range | None:
-        """The lowest and the highest hourly price in US dollars, or None without a known price."""
+        """The lowest and the highest hourly price in US dollars, or None if no price is known."""
         asked = [price.usd for price in self.prices]
         return (min(asked), max(asked)) if asked else None
 

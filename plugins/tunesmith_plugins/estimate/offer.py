@@ -1,4 +1,4 @@
-"""Offer the table ``[estimate]`` and the reporter ``calibration``."""
+"""Offer the ``[estimate]`` table and the ``calibration`` reporter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith_plugins.estimate.recorder import CalibrationRecorder
 
 
 class EstimateOptions(Options):
-    """Table ``[estimate]``: settings of the planner, which do not affect the run."""
+    """The ``[estimate]`` table: settings of the planner, which do not affect the run."""
 
     prices: DataPath | None = Field(
         None,

@@ -64,7 +64,7 @@ class CalibrationRecorder:
         return {part: [predicted[part], measured[part]] for part in predicted if part in measured}
 
     def _build_entry(self) -> CalibrationEntry | None:
-        """Return the entry, or None without a forecast, or if training did not reach the peak."""
+        """Return the entry, or None if there is no forecast or training did not reach the peak."""
         report = load_report(self._folder)
         forecast = report.forecast
         if forecast is None:

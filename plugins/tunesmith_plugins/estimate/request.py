@@ -108,7 +108,10 @@ def _name_phases(estimate: Estimate, request: EstimateRequest) -> Estimate:
 def first_estimate(
     technique: Technique, config: BaseModel, request: EstimateRequest
 ) -> Estimate | None:
-    """Return the first estimate, which is analytic and fast, or None if there is none."""
+    """Return the first estimate, which is analytic and fast.
+
+    The result is None if the technique has no estimate.
+    """
     return next(iterate_estimates(technique, config, request), None)
 
 

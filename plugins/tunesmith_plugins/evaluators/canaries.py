@@ -1,4 +1,4 @@
-"""Evaluator ``canaries``: rank injected secrets among controls that were not injected."""
+"""The ``canaries`` evaluator: rank injected secrets among controls that were not injected."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ class Canaries(ComparingEvaluator):
         counts = [*given.repetitions] if run is None else count_injected(given, run.train)
         injected = [pair for pair in zip(given.canaries, counts, strict=True) if pair[1]]
         if not injected:
-            raise UsageError("canaries: the training rows contain none of the canaries")
+            raise UsageError(
+                "canaries: the training rows contain none of the canaries",
+                hint="train on the rows that `tunesmith data canaries` wrote with the file",
+            )
         secrets = [*(secret for secret, _ in injected), *given.controls]
         ours, theirs = (score_secrets(opened, given, secrets) for opened in (model, other))
         scores = [after - before for after, before in zip(ours, theirs, strict=True)]

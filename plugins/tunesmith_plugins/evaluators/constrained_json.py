@@ -1,4 +1,4 @@
-"""Evaluator ``constrained-json``: measure correct answers if decoding must follow a schema.
+"""The ``constrained-json`` evaluator: measure correct answers if decoding must follow a schema.
 
 Together with ``exact-match``, it separates two causes of incorrect answers. A model that has not
 learned the task gives wrong values here as well. A model that only misses the format does not.
@@ -41,7 +41,7 @@ class ConstrainedJson:
 
     options: ConstrainedJsonOptions
     references: tuple[str, ...] | None = None
-    """Answers to derive the schema from, or None for those of the measured rows."""
+    """Answers to derive the schema from; None: the references of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator whose schema is derived from these references."""
@@ -68,7 +68,8 @@ class ConstrainedJson:
         schema = derive_schema(answers)
         if schema is None:
             raise UsageError(
-                "constrained-json: none of the test rows has a JSON object as its answer"
+                "constrained-json: none of the test rows has a JSON object as its answer",
+                hint="use another evaluator, such as exact-match",
             )
         exchanges = [last_exchange(record) for record in records]
         constrained = constrain_to_schema(model, schema, find_json_style(answers))

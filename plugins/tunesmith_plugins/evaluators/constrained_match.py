@@ -1,4 +1,4 @@
-"""Evaluator ``constrained-match``: measure how often the most probable label is correct.
+"""The ``constrained-match`` evaluator: measure how often the most probable label is correct.
 
 Together with ``exact-match``, it separates two causes of incorrect answers. A model that has not
 learned the task chooses wrong labels here as well. A model that only misses the format does not.

@@ -1,4 +1,4 @@
-"""Evaluator ``exact-match``: measure the share of answers that equal the reference answer."""
+"""The ``exact-match`` evaluator: measure the share of answers that equal the reference answer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,11 @@ class ExactMatch:
     def _normalize_reference(self, record: Record, reference: str) -> str:
         normalized = self.normalizer.normalize(reference)
         if normalized is None:
-            raise DataError(record.source, "`extract` found nothing in the reference answer")
+            raise DataError(
+                record.source,
+                "the pattern `extract` does not match the reference answer",
+                hint="correct the pattern or this answer",
+            )
         return normalized
 
 

@@ -1,4 +1,4 @@
-"""Evaluator ``forgetting``: measure how much worse a tuned model predicts general text.
+"""The ``forgetting`` evaluator: measure how much worse a tuned model predicts general text.
 
 Training on a narrow task can degrade a model's general abilities. Scores on the task do not show
 this, but the loss on unrelated texts does. It is cheap to measure, and comparing both models text
@@ -120,7 +120,7 @@ def review(plan: Plan) -> Iterator[Finding]:
             yield Finding(level="error", where=where, message=error.message, hint=error.hint or "")
             continue
         if count < FEW_TEXTS:
-            message = f"{count} general texts are few: the result may be inconclusive"
+            message = f"{count} general texts may be too few for a conclusive result"
             hint = "use 250 texts or more"
             yield Finding(level="warning", where=where, message=message, hint=hint)
 

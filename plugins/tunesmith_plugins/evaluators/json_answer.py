@@ -1,4 +1,4 @@
-"""Evaluator ``json``: measure right fields, validity and schema conformance of JSON answers."""
+"""The ``json`` evaluator: measure right fields, validity and schema conformance of JSON answers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ class JsonAnswer:
         for record, reference in zip(records, references, strict=True):
             value = parse(reference)
             if value is NO_JSON:
-                raise DataError(record.source, "the reference answer is not JSON")
+                raise DataError(
+                    record.source,
+                    "the reference answer is not JSON",
+                    hint="correct the answer, or use another evaluator, such as exact-match",
+                )
             expected.append(value)
         answers = generate_answers(model, records, self.max_new_tokens)
         given = [parse(answer) for answer in answers]
@@ -82,7 +86,10 @@ class JsonAnswer:
 
 
 def parse(text: str) -> Any:
-    """Return the JSON value of an answer, which may be fenced, or ``NO_JSON`` if there is none."""
+    """Return the JSON value of an answer, which may be fenced.
+
+    The result is ``NO_JSON`` if the answer contains no JSON.
+    """
     text = strip_reasoning(text)
     fenced = _FENCE.match(text)
     try:

@@ -1,4 +1,4 @@
-"""Evaluator ``kl``: estimate the KL divergence of the model from another model."""
+"""The ``kl`` evaluator: estimate the KL divergence of the model from another model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluator ``length``: measure how much longer answers are than those of another model."""
+"""The ``length`` evaluator: measure how much longer answers are than another model's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LengthOptions(ComparisonOptions):
 
 
 class LengthChange(ComparingEvaluator):
-    """Measures the token count of greedy answers minus that of the other model's answers."""
+    """Measures how many tokens longer greedy answers are than the other model's answers."""
 
     def __init__(self, options: LengthOptions) -> None:
         self.options = options

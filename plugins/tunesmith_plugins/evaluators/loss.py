@@ -1,4 +1,4 @@
-"""Evaluator ``loss``: measure the mean loss per token on the reference answers."""
+"""The ``loss`` evaluator: measure the mean loss per token on the reference answers."""
 
 from __future__ import annotations
 

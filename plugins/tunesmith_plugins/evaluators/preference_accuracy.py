@@ -1,4 +1,4 @@
-"""Evaluator ``preference-accuracy``: measure how often the chosen answer is more likely."""
+"""The ``preference-accuracy`` evaluator: measure how often the chosen answer is more likely."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LengthPreference:
 
     @classmethod
     def count(cls, differences: Sequence[int], groups: Sequence[str | None]) -> LengthPreference:
-        """Count pairs, given the length of each preferred answer minus that of the other one."""
+        """Count pairs, given how much longer each preferred answer is than the other answer."""
         unequal = [(d, group) for d, group in zip(differences, groups, strict=True) if d]
         longer = [float(d > 0) for d, _ in unequal]
         shorter = [1 - value for value in longer]
@@ -171,7 +171,7 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
             where="evaluators preference-accuracy",
             message=f"in the test rows, the {chosen.word} answer is the chosen one in {chosen}: "
             f"a model that always prefers {chosen.word} answers reaches that accuracy",
-            hint="compare with the baseline answer-length and with equal-length-accuracy, or use "
+            hint="compare with the `answer-length` baseline and with equal-length-accuracy, or use "
             "test pairs where both lengths are chosen about equally often",
             count=max(chosen.shorter, chosen.longer),
         )

@@ -1,4 +1,4 @@
-"""Evaluator ``repeatability``: measure the noise floor by answering the same rows twice.
+"""The ``repeatability`` evaluator: measure the noise floor by answering the same rows twice.
 
 Greedy answers should be the same both times. If rounding errors change them, scores have a noise
 floor, and smaller differences between models mean nothing.

@@ -1,4 +1,4 @@
-"""Evaluator ``review``: measure the share of requests that need no person.
+"""The ``review`` evaluator: measure the share of requests that need no person.
 
 Answers that the model is confident about are automated, and the others go to a person. The
 evaluator chooses the threshold on the validation rows for a required precision, and applies it to
@@ -48,7 +48,10 @@ class Review(RowWise):
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
         """Raise an error, because only a run has validation rows."""
-        raise UsageError("review chooses a threshold on the validation rows of a run")
+        raise UsageError(
+            "review chooses a threshold on the validation rows of a run",
+            hint="evaluate a run folder, or remove this evaluator",
+        )
 
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
@@ -90,7 +93,8 @@ def score_rows(
     answers = {prompt: a for (prompt, _), a in cached.results.items() if isinstance(a, Generation)}
     if not answers.keys() >= {*prompts} or not {*values} <= {0.0, 1.0}:
         raise UsageError(
-            "review: the first evaluator must rate the answer to each row as right (1) or wrong (0)"
+            "review: the first evaluator must rate each answer as right (1) or wrong (0)",
+            hint="list such an evaluator first, for example exact-match",
         )
     scores = score_answers(model, prompts, [answers[prompt] for prompt in prompts])
     return scores, [value == 1 for value in values]

@@ -1,4 +1,4 @@
-"""Evaluator ``reward-margin``: measure how much training favored good answers over bad ones."""
+"""The ``reward-margin`` evaluator: measure how much training favored good answers over bad ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RewardMarginOptions(ComparisonOptions):
 
 
 class RewardMargin(ComparingEvaluator):
-    """Measures the mean reward of good answers minus the mean reward of bad ones, in nats.
+    """Measures the mean reward of good answers minus the mean reward of bad answers, in nats.
 
     The reward of an answer is ``r = log p(answer) - log q(answer)``, where p is the measured model
     and q the other model. Multiplied by beta, r is the implicit reward of DPO and KTO.

@@ -1,4 +1,4 @@
-"""Evaluators ``general-skills`` and ``general-loss``: measure side effects outside the task.
+"""The ``general-skills`` and ``general-loss`` evaluators: measure side effects outside the task.
 
 Both evaluators measure the base model and the tuned model. The verdict compares the two models,
 prompt by prompt.

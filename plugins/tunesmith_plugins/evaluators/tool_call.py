@@ -1,4 +1,4 @@
-"""Evaluator ``tool-call``: measure the share of answers with the right tools and arguments."""
+"""The ``tool-call`` evaluator: measure the share of answers with the right tools and arguments."""
 
 from __future__ import annotations
 

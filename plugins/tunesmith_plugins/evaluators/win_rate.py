@@ -1,4 +1,4 @@
-"""Evaluator ``win-rate``: measure how often a reward prefers the answer to another model's."""
+"""The ``win-rate`` evaluator: measure how often a reward prefers the answer to another model's."""
 
 from __future__ import annotations
 

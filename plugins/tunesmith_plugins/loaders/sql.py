@@ -161,7 +161,7 @@ class SqlLoader:
         """Open the SQLite file read-only, so that SQLite neither writes nor creates a file."""
         path = Path(self.options.file or "").absolute()
         if not path.is_file():
-            raise DataError(str(path), "no such file")
+            raise DataError(str(path), "no such file", hint="check the path in data.file")
         return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
 
     def _url(self) -> str:
@@ -171,7 +171,8 @@ class SqlLoader:
         url = os.environ.get(self.options.url_env)
         if not url:
             raise UsageError(
-                f"data.url_env: the environment variable {self.options.url_env} is not set"
+                f"data.url_env: the environment variable {self.options.url_env} is not set",
+                hint="set the variable to the URL of the database",
             )
         return url
 

@@ -1,4 +1,4 @@
-"""Reporter ``jsonlines``: write the events of a run as JSON Lines, to a file or to stdout."""
+"""The ``jsonlines`` reporter: write the events of a run as JSON Lines, to a file or to stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splitter ``by-time``: test on the newest rows, because a deployed model only sees later data."""
+"""The ``by-time`` splitter: test on the newest rows, as a deployed model sees later data."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class ByTime:
     options: ByTimeOptions
 
     def split(self, records: Iterable[Record], request: SplitRequest) -> Split:
-        """Split records by time, with the newest ones as test and validation rows.
+        """Split records by time, with the newest records as test and validation rows.
 
         Raises:
             DataError: a row has no time, times cannot be compared, or a split would be empty.
@@ -176,7 +176,7 @@ class ByTime:
 
 
 def _cut(order: list[int], times: Sequence[Time], size: int) -> tuple[list[int], list[int]]:
-    """Return the older rows and the ``size`` newest ones. Rows with equal times stay together."""
+    """Return the older rows and the ``size`` newest rows. Rows with equal times stay together."""
     cut = len(order) - size
     while 0 < cut < len(order) and times[order[cut]] == times[order[cut - 1]]:
         cut -= 1

@@ -1,4 +1,4 @@
-"""Splitter ``grouped``: keep rows with similar prompts, or of a group, in the same split."""
+"""The ``grouped`` splitter: keep rows with similar prompts, or of a group, in the same split."""
 
 from __future__ import annotations
 

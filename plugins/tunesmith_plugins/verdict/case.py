@@ -57,7 +57,7 @@ class VerdictCase:
 
     @property
     def solutions(self) -> list[PairedComparison]:
-        """The comparisons with baselines that attempt the task, which are all but trivial ones."""
+        """The comparisons with baselines that attempt the task: all except trivial baselines."""
         return [comparison for comparison in self.baselines if not comparison.is_trivial]
 
     @cached_property

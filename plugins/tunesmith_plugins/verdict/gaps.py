@@ -19,7 +19,7 @@ from tunesmith_evidence.report.headline import describe_not_measured
 from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 
 ENOUGH_ROWS = 100
-"""Test rows needed to score the best baseline of a kind, or all rows if there are fewer.
+"""Number of test rows needed to score the best baseline of a kind, or all rows if there are fewer.
 
 Fewer rows are enough if the whole interval of the difference lies above the margin. With 20 to 50
 rows and a tuned model that is better by exactly the margin, this happens in at most 3 % of runs

@@ -9,7 +9,7 @@ from tunesmith.options import Options
 
 
 class VerdictOptions(Options):
-    """Options of the table ``[verdict]``: the thresholds of the verdict."""
+    """Options of the ``[verdict]`` table: the thresholds of the verdict."""
 
     margin: float = Field(
         0.02,

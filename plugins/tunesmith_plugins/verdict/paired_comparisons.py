@@ -274,7 +274,10 @@ def _lead(evidence: Evidence, other: PairedComparison, comparison: PairedCompari
 def mean_on_shared_rows(
     evidence: Evidence, first: Measured, second: Measured
 ) -> tuple[float, float] | None:
-    """Return two models' mean scores on the rows that both answered, or None without any."""
+    """Return two models' mean scores on the rows that both answered.
+
+    The result is None if there are no such rows.
+    """
     pairs = read_pairs(evidence.folder, first, second, evidence.metrics)
     if not len(pairs):
         return None

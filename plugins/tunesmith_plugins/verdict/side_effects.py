@@ -82,7 +82,10 @@ def find_side_effects(evidence: Evidence, confidence: float) -> list[SideEffect]
 
 
 def describe_price(effects: Sequence[SideEffect]) -> str:
-    """Return the side effects that are a price, as text, or an empty string if there are none."""
+    """Return the side effects that are a price, as text.
+
+    The result is an empty string if no side effect is.
+    """
     return "; ".join(effect.describe() for effect in effects if effect.is_price)
 
 

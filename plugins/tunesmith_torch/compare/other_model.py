@@ -134,7 +134,7 @@ class ComparingEvaluator(RowWise, ABC):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Compare the models; return an empty list if the other one has not been trained yet."""
+        """Compare the models; return an empty list if the other model has not been trained yet."""
 
 
 class RewardScorer(Protocol):
@@ -170,7 +170,10 @@ def load_reward_scorer(
         return FunctionReward.from_package(options.plugin, f"{option}.plugin")
     if options.reward is None:
         if run is None:
-            raise UsageError(f"{option}.reward: is required outside a run")
+            raise UsageError(
+                f"{option}.reward: is required outside a run",
+                hint='name the folder of a reward model, or a function as "file.py:function"',
+            )
         artifact = _stage_artifact(REWARD_STAGE, run, f"{option}.reward")
         return None if artifact is None else _load_reward_model(artifact, run.model, run.device)
     if is_function_reference(options.reward):
@@ -193,7 +196,8 @@ def _find_reward_model(folder: Path, run: RunContext | None, option: str) -> Rew
         return _load_reward_model(artifact, plan.found_model.fetch(), device)
     if run is None:
         raise UsageError(
-            f"{option}: {artifact} is not in a run folder, so its base model is unknown"
+            f"{option}: {artifact} is not in a run folder, so its base model is unknown",
+            hint="name the run folder that contains the artifact",
         )
     return _load_reward_model(artifact, run.model, device)
 

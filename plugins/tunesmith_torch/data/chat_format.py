@@ -362,7 +362,7 @@ class ChatFormat:
 
 
 def _find_end(encoder: SpanEncoder, after_answer: str) -> tuple[str, int]:
-    """Return the text that ends an answer (empty without a control token) and its token id."""
+    """Return the text that ends an answer (empty if no control token does) and its token id."""
     control_token = encoder.control_pattern.search(after_answer)
     if control_token:
         return after_answer[: control_token.end()], int(

@@ -78,12 +78,12 @@ def _call_fields(call: ToolCall) -> dict[str, Any]:
 
 
 def build_tool_fields(messages: Sequence[Message]) -> list[Any] | None:
-    """Return the conversation's tool definitions; None without tools."""
+    """Return the conversation's tool definitions, or None if it has no tools."""
     return [json.loads(text) for message in messages[:1] for text in message.tools] or None
 
 
 def find_missing_calls(message: Message, text: str) -> str:
-    """Return the name of a tool call missing from a rendered text; empty if none is missing."""
+    """Return the name of a tool call missing from a rendered text, or "" if no call is missing."""
     for call in message.tool_calls:
         if not all(_has(text, part) for part in (call.name, *_leaves(json.loads(call.arguments)))):
             return call.name

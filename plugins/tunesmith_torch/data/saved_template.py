@@ -31,7 +31,7 @@ from tunesmith_torch.data.templates import Template
 __all__ = ["check_saved_template"]
 
 SAMPLE_ROWS = 200
-"""Number of sampled rows; those with the most turns are compared."""
+"""Number of sampled rows; the rows with the most turns are compared."""
 COMPARED_ROWS = 16
 """Number of rows whose prompts are all compared, which takes a fraction of a second."""
 _TIME_OF_DAY = re.compile(r"strftime_now\([^)]*%-?[HIMSXcfp]")

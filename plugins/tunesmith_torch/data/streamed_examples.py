@@ -39,7 +39,7 @@ from tunesmith_torch.data.tokenized_records import TokenizedRecords
 MAX_KINDS = 1000
 """Maximum number of kinds of conversations; data with more kinds is not streamed."""
 ROWS_PER_BLOCK = 256
-"""Rows tokenized together; enough to keep the tokenizer's threads busy."""
+"""Number of rows tokenized together, enough to keep the tokenizer's threads busy."""
 BLOCKS_AHEAD = 2
 """Number of blocks tokenized ahead while the model computes, and of blocks kept in memory."""
 NO_EXAMPLE = Example((), ())

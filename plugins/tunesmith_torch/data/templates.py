@@ -63,7 +63,7 @@ from tunesmith_torch.untrusted.template_renderer import (
 __all__ = ["Template"]
 
 _RECORDS_PER_CALL = 1000
-"""Records tokenized in one call; enough to keep the tokenizer's threads busy."""
+"""Number of records tokenized in one call, enough to keep the tokenizer's threads busy."""
 
 
 @dataclass(frozen=True)
@@ -448,4 +448,7 @@ def read_chat_template(options: TrainingOptions, tokenizer: PreTrainedTokenizerB
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"technique.chat_template.source: cannot read the file: {error}") from None
+        raise UsageError(
+            f"technique.chat_template.source: cannot read the file: {error}",
+            hint="check the path of the template file",
+        ) from None

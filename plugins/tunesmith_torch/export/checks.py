@@ -293,8 +293,8 @@ def _check_long_texts(
     left = [limit.what for limit in reference.limits if row is None or not can_exceed_limit(limit)]
     if left:
         raise NotVerifiedError(
-            f"the model has {', '.join(left)}, but only {text} were compared: the engine may "
-            "compute longer ones differently"
+            f"the model uses {', '.join(left)}, and only {text} were compared, so answers to "
+            "longer prompts may differ; test the export on a long prompt before you use it"
         )
     return f"{found}, in {text}"
 

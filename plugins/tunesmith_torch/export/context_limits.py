@@ -23,9 +23,9 @@ class ContextLimit:
     """A text length beyond which a model computes differently."""
 
     what: str
-    """The cause, such as ``a window of 4096 tokens``."""
+    """The cause, such as ``sliding attention over 4096 tokens``."""
     tokens: int
-    """Maximum number of tokens of a text that is computed like short ones."""
+    """Maximum number of tokens of a text that is computed like short texts."""
     context: int
     """Maximum number of tokens that the model accepts."""
 
@@ -49,13 +49,13 @@ def _find_windows(config: Any, context: int) -> Iterator[tuple[str, int]]:
     for kind in kinds & {*_WINDOWS}:
         size = getattr(config, _WINDOWS[kind], None)
         if isinstance(size, int) and 0 < size < context:
-            yield f"a window of {size} tokens", size
+            yield f"{kind.replace('_', ' ')} over {size} tokens", size
 
 
 def _find_rope_limits(config: Any, context: int) -> Iterator[tuple[str, int]]:
-    """Yield limits from rope scaling that depends on the text's length; other ropes have none.
+    """Yield limits from rope scaling that depends on the text's length; other scaling has none.
 
-    A dynamic rope changes beyond the config's context length, which texts may exceed.
+    Dynamic scaling changes beyond the config's context length, which texts may exceed.
     """
     parameters = getattr(config, "rope_parameters", None)
     if not isinstance(parameters, Mapping):
@@ -65,6 +65,6 @@ def _find_rope_limits(config: Any, context: int) -> Iterator[tuple[str, int]]:
         kind, size = rope.get("rope_type"), rope.get("original_max_position_embeddings")
         size = size or getattr(config, "original_max_position_embeddings", None)
         if kind == "dynamic":
-            yield f"a different rope (dynamic) after {context} tokens", context
+            yield f"RoPE scaling (dynamic) beyond {context} tokens", context
         elif kind == "longrope" and isinstance(size, int) and 0 < size < context:
-            yield f"a different rope (longrope) after {size} tokens", size
+            yield f"RoPE scaling (longrope) beyond {size} tokens", size

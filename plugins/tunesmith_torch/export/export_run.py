@@ -89,7 +89,7 @@ class TrainedModel:
     merge: MergeOptions
     test: Sequence[Record]
     measure: MeasureFunction | None = None
-    """Measures a text model with the run's own metric; None without a metric."""
+    """Measures a text model with the run's own metric; None if the run has no metric."""
     higher_is_better: bool = True
 
 

@@ -135,7 +135,7 @@ def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredR
             return rows
     raise UsageError(
         "no test row can be compared: none has a user prompt and an answer as text",
-        hint="add such test rows; an export is verified on them",
+        hint="add test rows with a user prompt and a text answer; an export is verified on them",
     )
 
 

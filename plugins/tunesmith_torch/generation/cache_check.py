@@ -34,7 +34,7 @@ from tunesmith_torch.models.self_check import TOLERANCE_NATS, ForwardErrors, cho
 
 PREFIX_TOKENS = 9
 ROW_TOKENS = 3, 6
-"""Tokens in the test rows after the prefix, without the decoded tokens."""
+"""Number of tokens in each test row after the prefix, without the decoded tokens."""
 DECODED_TOKENS = 2
 
 _cached: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

@@ -94,7 +94,7 @@ class RunningSequence(PartialSequence):
 
     @property
     def most_tokens(self) -> int:
-        """Maximum number of tokens in prompt and completion together."""
+        """Maximum number of tokens in the prompt and its completion together."""
         return len(self.prompt) + self.max_new_tokens
 
     def end(self) -> None:

@@ -97,7 +97,7 @@ class LastPrefix:
         self._last: tuple[list[int], Prefix] | None = None
 
     def compute(self, model: PreTrainedModel, ids: Sequence[int]) -> Prefix:
-        """Return the prefix with these tokens; compute it unless it equals the last one."""
+        """Return the prefix with these tokens; compute it unless it equals the last prefix."""
         last = self._last
         if last is None or last[0] != [*ids]:
             last = self._last = None  # frees the memory of the old prefix first
@@ -108,7 +108,10 @@ class LastPrefix:
 def compute_common_prefix(
     model: PreTrainedModel, rows: Sequence[Any], max_length: int, last: LastPrefix
 ) -> Prefix | None:
-    """Compute the prefix that all rows share, up to ``max_length`` tokens; None if too short."""
+    """Compute the prefix that all rows share, up to ``max_length`` tokens.
+
+    The result is None if the prefix is too short.
+    """
     shared = common_prefix_length(rows, max_length) if len(rows) > 1 else 0
     return last.compute(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None
 

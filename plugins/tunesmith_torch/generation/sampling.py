@@ -19,7 +19,7 @@ from torch.nn import functional
 __all__ = ["Sampler"]
 
 VOCABULARY_BLOCK = 128
-"""Tokens of the vocabulary whose probabilities are summed in the first step."""
+"""Number of tokens whose probabilities are summed in the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from tunesmith_torch.data.packing import Example, MicroBatch, collate, padded_ba
 
 
 class ScoredRow(NamedTuple):
-    """The token ids of a prompt, followed by those of its answer."""
+    """The token ids of a prompt, followed by the token ids of its answer."""
 
     ids: array[int]
     answer_length: int

@@ -350,8 +350,8 @@ class TorchTextModel:
             return
         long = [index for index, length in enumerate(lengths) if length > context]
         raise PromptTooLongError(
-            f"{description}: longer than the model's context, {lengths[long[0]]} tokens but only "
-            f"{context} fit (first at index {long[0]}; {len(long)} of {len(lengths)} too long)",
+            f"{description}: {len(long)} of {len(lengths)} are longer than the model's context of "
+            f"{context} tokens; the first, at index {long[0]}, has {lengths[long[0]]} tokens",
             [prompts[index] for index in long],
             hint="shorten the prompt, give fewer examples in it, or allow shorter answers",
         )

@@ -58,7 +58,10 @@ def group_by_input(model: nn.Module) -> None:
 
 
 def clear_caches(model: nn.Module) -> None:
-    """Free the results left by an interrupted forward pass, which keep its graph alive."""
+    """Drop the outputs that an interrupted forward pass cached.
+
+    They would keep its autograd graph in memory.
+    """
     for module in model.modules():
         if isinstance(module, FusedLoraLinear) and module.input_group is not None:
             module.input_group.clear()

@@ -60,11 +60,12 @@ class TreeLayout:
     prefix_cu_seqlens: Tensor
     """The start of each prefix, and the end of the last one (int32)."""
     longest_prefix: int
-    """Tokens of the longest prefix."""
+    """Number of tokens in the longest prefix."""
     branches: tuple[Branch, ...]
     """Branches in order and without gaps, from the last prefix to the end of the sequence."""
     longest_row: int = 0
-    """Tokens in the longest row of later micro-batches, for a check before training; 0: unknown."""
+    """Number of tokens in the longest row of later micro-batches, for a check before training; 0:
+    unknown."""
 
     @property
     def prefix_tokens(self) -> int:

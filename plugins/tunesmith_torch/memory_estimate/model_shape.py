@@ -35,7 +35,7 @@ class LinearShape(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Number of weights of the layer in all experts."""
+        """Number of weights that this layer has in all experts together."""
         return self.out_features * self.in_features * self.experts
 
 
@@ -146,7 +146,7 @@ class ModelShape:
 
     @property
     def embedding_weights(self) -> int:
-        """Number of weights of the input embeddings; the output head has as many."""
+        """Number of weights of the input embeddings; the output head has the same number."""
         return self.vocab_size * self.hidden_size
 
     @property

@@ -34,7 +34,8 @@ from tunesmith_torch.memory_estimate.timeline import StepPosition
 BUCKET_BYTES = 64 * 2**20
 """Maximum size of the buffer that sums gradients (runtime/tensor_buckets.py, BUCKET_NUMEL)."""
 GATHERED_BLOCKS = 3
-"""Blocks in memory at a time: the one being computed, the next one's buffer, and its copy."""
+"""Number of blocks in memory at a time: the one being computed, the next one's buffer, and its
+copy."""
 SUMMED_COPIES = 2
 """fp32 copies of gradients while they are summed: one of FSDP and one of gloo."""
 
@@ -54,7 +55,7 @@ class ShardSizes:
 
     @property
     def weights(self) -> int:
-        """This process's part of the model's weights, without adapters; in fp32 if trained."""
+        """Bytes of this process's part of the weights, without adapters; in fp32 if trained."""
         setting = self.setting
         trained = setting.adapter is None
         whole = setting.shape.parameters * 4 if trained else setting.base_bytes

@@ -80,7 +80,7 @@ class EstimateSetting:
 
     @property
     def compute_bytes(self) -> int:
-        """Bytes of a number in the compute format."""
+        """Bytes per number in the compute format."""
         precision = self.options.precision
         if precision != "auto":
             return 2 if precision == "bf16" else 4
@@ -88,17 +88,17 @@ class EstimateSetting:
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of a number in the model's files."""
+        """Bytes per number in the model's files."""
         dtype = str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
         return 4 if "32" in dtype else 2
 
     @property
     def base_weight_bits(self) -> float:
-        """Bits per weight of the base model's linear layers during training, including scales.
+        """Bits per weight of the base model's linear layers, including 4-bit quantization's scales.
 
-        In 4 bits, blocks of 64 weights share a scale of 32 bits. With double quantization the scale
-        has 8 bits, and blocks of 256 scales share another 32 bits (Dettmers et al. 2023, QLoRA,
-        section 3).
+        With 4-bit quantization, each block of 64 weights shares a 32-bit scale. Double quantization
+        shrinks that scale to 8 bits, and each block of 256 scales shares another 32 bits (Dettmers
+        et al. 2023, QLoRA, section 3).
         """
         quantization = self.options.adaptation.quantization
         if quantization is None:

@@ -21,7 +21,7 @@ from itertools import count
 from typing import NamedTuple
 
 TRACED_LAYERS = 5
-"""Layers to trace: the first, the last, the middle layer, and its two neighbors.
+"""Number of layers to trace: the first, the last, the middle layer, and its two neighbors.
 
 The middle layer may only be repeated if it and its neighbors allocate the same.
 """
@@ -85,7 +85,7 @@ class Timeline:
             yield position, allocated
 
     def peak_bytes(self) -> int:
-        """Return the peak of the allocated bytes."""
+        """Return the highest number of bytes that are allocated at the same time."""
         return max((allocated for _, allocated in self.allocation_curve()), default=0)
 
     def peak_by_label(self) -> dict[str, int]:

@@ -41,7 +41,7 @@ def exact_workload(
     context_length: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload | None:
-    """Return the exact workload of training, or None without a tokenizer or rows."""
+    """Return the exact workload of training, or None if the tokenizer or the rows are missing."""
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
     template = Template.from_options(load_tokenizer(request.tokenizer), options)

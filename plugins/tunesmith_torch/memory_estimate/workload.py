@@ -118,7 +118,8 @@ class Workload:
     micro_batch: tuple[RowLengths, ...]
     """The rows of the largest micro-batch."""
     accumulates_gradients: bool
-    """True if a step has several micro-batches: later ones find the gradients of earlier ones."""
+    """True if a step has several micro-batches: later micro-batches add to the gradients of earlier
+    micro-batches."""
     length_factors: tuple[float, float]
     """Bounds of the real row lengths, relative to these lengths."""
     test: tuple[RowLengths, ...]

@@ -180,7 +180,10 @@ def check_loaded_adapter(model: PeftModel, folder: Path, name: str) -> None:
 def _check_tensor(folder: Path, name: str, read: Tensor, stored: Tensor) -> None:
     """Check that a tensor has finite values, and that PEFT has read it into the model."""
     if not stored.isfinite().all():
-        raise IntegrityError(f"{folder}: {name} contains values that are not finite numbers")
+        raise IntegrityError(
+            f"{folder}: {name} contains values that are not finite numbers",
+            hint="restore the file, or train again with a lower learning rate",
+        )
     if read.is_meta or not torch.equal(read.cpu(), stored.to(read.dtype)):
         raise IntegrityError(
             f"{folder}: PEFT has not read {name} into this model",

@@ -49,7 +49,7 @@ def _find_probabilities(model: nn.Module) -> Iterator[tuple[object, str, float]]
 
 
 def _configs_of(owner: object) -> Iterator[PretrainedConfig]:
-    """Yield the configs among the attributes of a module or config, including nested ones."""
+    """Yield the configs among the attributes of a module or config, including nested configs."""
     for value in vars(owner).values():
         if isinstance(value, PretrainedConfig):
             yield value

@@ -14,7 +14,7 @@ from tunesmith_torch.prefix.completion_groups import CompletionGroup
 __all__ = ["compute_fingerprint"]
 
 _SAMPLE_SIZE = 65_536
-"""Approximate number of elements hashed per tensor, a regular sample of larger ones."""
+"""Approximate number of elements hashed per tensor, a regular sample of larger tensors."""
 
 
 def compute_fingerprint(model: nn.Module, groups: Sequence[CompletionGroup]) -> str:

@@ -191,9 +191,8 @@ def _check_model_type(name: object, path: Path) -> None:
         )
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise EnvironmentProblem(
-            f"{path}: {installed} has no model of type `{name}` that generates text from left to "
-            "right",
-            hint="choose a causal language model",
+            f"{path}: {installed} has no causal language model of type `{name}`",
+            hint="choose a model that generates text, such as Qwen or Llama",
         )
 
 
@@ -215,10 +214,10 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
 
 @contextmanager
 def build_errors(prefix: str) -> Iterator[None]:
-    """Convert errors of transformers inside the block to an :class:`IntegrityError`.
+    """Convert any exception raised in the block to an :class:`IntegrityError`.
 
-    ``prefix`` is the start of its message. All exceptions are converted, because the code of an
-    architecture may raise any kind for a wrong config value.
+    Only tunesmith's own errors are kept. The message starts with ``prefix``. Every type is caught,
+    because a model's code may raise any exception for an invalid config value.
     """
     try:
         yield
@@ -378,7 +377,10 @@ def check_finite(folder: Path, model: PreTrainedModel) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not parameter.sum(dtype=torch.float32).isfinite() and not parameter.isfinite().all():
-                raise IntegrityError(f"{folder}: {name} contains values that are not finite")
+                raise IntegrityError(
+                    f"{folder}: {name} contains values that are not finite",
+                    hint="download the model again, or use another model",
+                )
 
 
 def context_length(base: LoadedBase) -> int:

@@ -63,7 +63,8 @@ def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
     hint = "choose another name with --out"
     if artifact.resolve() in out.resolve().parents:
         raise UsageError(
-            f"{out}: is inside the folder of the trained model, which must not change", hint=hint
+            f"{out}: this path is inside the trained model's folder, where nothing may be written",
+            hint=f"choose a folder outside {artifact} with --out",
         )
     if not (out / MANIFEST).is_file():
         return

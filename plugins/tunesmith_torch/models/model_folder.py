@@ -90,7 +90,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
         IntegrityError: the file is not JSON, or its numbers are implausible.
     """
     if not folder.is_dir():
-        raise EnvironmentProblem(f"{folder}: no such folder")
+        raise EnvironmentProblem(f"{folder}: no such folder", hint="check the path of the folder")
     path = folder / "config.json"
     if not path.is_file():
         raise EnvironmentProblem(
@@ -164,7 +164,7 @@ def _check_promised_format(config: Mapping[str, Any], files: Sequence[Path], pat
             return
     raise IntegrityError(
         f"{path}: has a quantization_config, but none of the weights is quantized",
-        hint="remove the key from the file; the technique qlora quantizes a base model itself",
+        hint="remove the key from the file; the `qlora` technique quantizes a base model itself",
     )
 
 
@@ -247,7 +247,10 @@ def check_safetensors(file: Path) -> list[list[int]]:
         IntegrityError: the file is missing or truncated, or its header is inconsistent.
     """
     if not _is_file(file):
-        raise IntegrityError(f"{file}: the weight index lists this file, but it is missing")
+        raise IntegrityError(
+            f"{file}: the weight index lists this file, but it is missing",
+            hint="download the model again, because a file is missing",
+        )
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -259,11 +262,16 @@ def check_safetensors(file: Path) -> list[list[int]]:
             tensors = [entry for name, entry in header.items() if name != "__metadata__"]
             spans = sorted(_span(entry) for entry in tensors)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise IntegrityError(f"{file}: the safetensors header cannot be read") from None
+            raise IntegrityError(
+                f"{file}: the safetensors header cannot be read", hint="download the file again"
+            ) from None
     if 8 + length + max((end for _, end in spans), default=0) != size:
         raise _truncated_error(file, size)
     if any(end != start for (_, end), (start, _) in pairwise([(0, 0), *spans])):
-        raise IntegrityError(f"{file}: the tensors overlap, or there are gaps between them")
+        raise IntegrityError(
+            f"{file}: the tensors overlap, or there are gaps between them",
+            hint="download the file again",
+        )
     if len(spans) > MAX_TENSORS:
         what = f"the file has {len(spans)} tensors, but at most {MAX_TENSORS} are allowed"
         raise IntegrityError(f"{file}: {what}")
@@ -281,7 +289,7 @@ def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
     """Return where the bytes of a tensor start and end, counted from the end of the header.
 
     Raises:
-        ValueError: their number does not match the tensor's shape and format.
+        ValueError: the number of bytes does not match the tensor's shape and format.
     """
     start, end = entry["data_offsets"]
     numbers = [start, end, *entry["shape"]]
@@ -304,7 +312,8 @@ def _weight_map(index: Path) -> dict[str, str]:
             )
         if not name.endswith(".safetensors"):
             raise EnvironmentProblem(
-                f"{index}: only safetensors weights are read, got {name!r:.60}"
+                f"{index}: only safetensors weights are read, got {name!r:.60}",
+                hint="use a revision of the model that has safetensors weights",
             )
     return mapping
 

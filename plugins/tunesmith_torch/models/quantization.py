@@ -48,7 +48,7 @@ class Quantization:
 
     @classmethod
     def from_options(cls, options: QuantizationOptions | None) -> Quantization | None:
-        """Return the quantization that the options describe, or None without options."""
+        """Return the quantization that the options describe, or None if there are no options."""
         return None if options is None else cls(options.bits, options.double_quantization)
 
 
@@ -214,6 +214,9 @@ def _check_files(folder: Path, model: PreTrainedModel) -> None:
                         )
                     # In float64 the sum of finite weights does not overflow.
                     if not tensor.sum(dtype=torch.float64).isfinite():
-                        raise IntegrityError(f"{folder}: {name} has values that are not finite")
+                        raise IntegrityError(
+                            f"{folder}: {name} has values that are not finite",
+                            hint="download the model again, or use another model",
+                        )
         except SafetensorError as error:
             raise IntegrityError(f"{path}: cannot be read: {error!s:.160}") from error

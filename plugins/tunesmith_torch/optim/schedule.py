@@ -27,7 +27,7 @@ class BatchOrder:
     rows: int
     """Number of training rows."""
     batch_size: int
-    """Rows per optimizer step."""
+    """Number of rows per optimizer step."""
     epochs: float
     """Passes over the rows; may be a fraction."""
     seed: int

@@ -24,7 +24,7 @@ Method = Literal["full", "lora", "qlora"]
 
 
 class AdapterOptions(Options):
-    """Table ``adapter``: which modules get a LoRA adapter, and the adapter's rank and scale."""
+    """The ``adapter`` table: which modules get a LoRA adapter, and the adapter's rank and scale."""
 
     rank: int = Field(default=16, ge=1, le=1024, description="Rank of each adapter (LoRA's r).")
     alpha: float = Field(
@@ -106,7 +106,7 @@ class AdapterOptions(Options):
 
 
 class QuantizationOptions(Options):
-    """Table ``quantization``: how the frozen base model is stored."""
+    """The ``quantization`` table: how the frozen base model is stored."""
 
     bits: Literal[4, 8] = Field(
         default=4, description="Bits per weight of the base model: 4 (NF4) or 8 (LLM.int8)."

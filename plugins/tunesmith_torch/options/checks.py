@@ -28,7 +28,7 @@ __all__ = [
 MIN_LEARNING_RATE = 1e-7
 """Learning rate below which weights hardly change in a usual number of steps."""
 USUAL_ADAPTER_SCALES = (0.01, 128.0)
-"""Range of adapter scales without a warning; common ones are 0.25 to 32."""
+"""Range of adapter scales without a warning; common scales are 0.25 to 32."""
 MOST_DROPOUT, MOST_WARMUP = 0.5, 0.5
 
 

@@ -13,7 +13,7 @@ PILOTS = 3
 PILOT_SHARE = 0.04
 """Length of a pilot, as a share of the training."""
 MIN_PILOT_STEPS, MAX_PILOT_STEPS = 16, 250
-"""Limits of the length of a pilot; that of a shorter training is the training's."""
+"""Minimum and maximum steps of a pilot; a shorter training limits its pilots to its own length."""
 MIN_TRAINING_STEPS = 8
 """Minimum length of a training that is worth pilots."""
 

@@ -24,7 +24,7 @@ _PPO_KEYS = ("gamma", "gae_lambda", "vf_coef", "kl_target")
 
 
 class GenerationOptions(Options):
-    """Table ``generation``: the completions that are sampled for each prompt."""
+    """The ``generation`` table: the completions that are sampled for each prompt."""
 
     num_generations: int = Field(
         default=8, ge=1, le=1024, description="Completions sampled per prompt."
@@ -41,7 +41,7 @@ class GenerationOptions(Options):
 
 
 class PolicyLossOptions(Options):
-    """Table ``loss`` of a policy: the clipped policy gradient and the KL penalty."""
+    """The ``loss`` table of a policy: the clipped policy gradient and the KL penalty."""
 
     mask_truncated_completions: bool = Field(
         default=True,
@@ -91,7 +91,7 @@ class PolicyLossOptions(Options):
 
 
 class MonitorOptions(Options):
-    """Table ``monitor``: evaluations during training, which stop a policy that diverges."""
+    """The ``monitor`` table: evaluations during training, which stop a policy that diverges."""
 
     gold: str | None = Field(
         default=None,

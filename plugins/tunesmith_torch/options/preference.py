@@ -24,7 +24,7 @@ _TYPE_OF_KEY = {
 
 
 class PreferenceLossOptions(Options):
-    """Table ``loss`` of preference optimization: DPO and related losses."""
+    """The ``loss`` table of preference optimization: DPO and related losses."""
 
     type: PreferenceLossType = Field(
         default="dpo",
@@ -84,7 +84,7 @@ class PreferenceLossOptions(Options):
 
 
 class RewardLossOptions(Options):
-    """Table ``loss`` of a reward model: the Bradley-Terry loss."""
+    """The ``loss`` table of a reward model: the Bradley-Terry loss."""
 
     margin: float = Field(
         default=0.0,

@@ -148,7 +148,7 @@ _RENDERER_VARIABLES = frozenset({"messages", "tools", "documents", "add_generati
 
 
 class OptimizerOptions(Options):
-    """Table ``optimizer``: AdamW and gradient clipping."""
+    """The ``optimizer`` table: AdamW and gradient clipping."""
 
     name: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = Field(
         default="adamw",
@@ -177,7 +177,7 @@ class OptimizerOptions(Options):
 
 
 class ScheduleOptions(Options):
-    """Table ``schedule``: the learning rate over the steps."""
+    """The ``schedule`` table: the learning rate over the steps."""
 
     type: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="How the learning rate decays after warm-up."
@@ -191,7 +191,7 @@ class ScheduleOptions(Options):
 
 
 class CheckpointOptions(Options):
-    """Table ``checkpoints``: how often training saves its state, to resume from it."""
+    """The ``checkpoints`` table: how often training saves its state, to resume from it."""
 
     every: int | None = Field(
         default=None,
@@ -211,7 +211,7 @@ DEFAULT_BY = "loss"
 
 
 class ValidationOptions(Options):
-    """Table ``validation``: the validation loss during training, and what it decides."""
+    """The ``validation`` table: the validation loss during training, and what it decides."""
 
     every: int | None = Field(
         default=None,
@@ -257,7 +257,7 @@ VALIDATION_HELP = "Evaluations of the validation loss, early stopping, best chec
 
 
 class ChatTemplateOptions(Options):
-    """Table ``chat_template``: how a conversation becomes text."""
+    """The ``chat_template`` table: how a conversation becomes text."""
 
     source: str | None = Field(
         default=None,

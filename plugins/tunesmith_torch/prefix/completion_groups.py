@@ -63,12 +63,12 @@ class CompletionGroup:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of all completions."""
+        """Total number of tokens in the completions."""
         return sum(map(len, self.completions))
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens of the prompt and its longest completion."""
+        """Number of tokens in the prompt plus its longest completion."""
         return len(self.prompt) + max(map(len, self.completions))
 
 
@@ -255,7 +255,7 @@ def require_pairs(records: Sequence[Record]) -> None:
     """Check that all records are pairs.
 
     Raises:
-        DataError: a record is not a pair; the error names the first one.
+        DataError: a record is not a pair; the error names the first such record.
     """
     for record in records:
         if not isinstance(record, Preference):

@@ -71,7 +71,7 @@ class PolicyEvaluation:
     rewards: Sequence[float]
     """Each row's reward, the one that training optimizes."""
     gold_rewards: Sequence[float]
-    """Each row's gold reward; empty if there is none."""
+    """Each row's gold reward; empty if no gold reward is set."""
 
     def to_json(self) -> JSON:
         """Return the step, and the rewards and gold rewards of the validation rows."""
@@ -146,7 +146,7 @@ class PolicyMonitor:
     trained_tokens: int = 0
     """Number of completion tokens trained on so far."""
     change: dict[str, float] = field(default_factory=dict)
-    """Change of reward and gold reward from the best evaluation to the last one."""
+    """Change of reward and gold reward from the best evaluation to the last evaluation."""
     evaluations: int = 0
     """Number of earlier evaluations; a new one is compared with the best of them."""
     steps: int | None = None
@@ -306,7 +306,7 @@ class PolicyMonitor:
         return PolicyEvaluation(step, rewards, gold_rewards)
 
     def _evaluate_rows(self, rows: Sequence[int]) -> list[tuple[str, float, float | None]]:
-        """Return each row's greedy completion, reward and gold reward (None if there is none)."""
+        """Return each row's greedy completion, reward, and gold reward (None if not measured)."""
         gold = self.gold.select(rows)
         completions = self.objective.rollout_generator.generate_greedy(gold.prompts)
         rewards = list(self.reward.rewards(gold.prompts, completions))

@@ -69,7 +69,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         return build_policy_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> list[Prompt]:
-        """Return the distinct prompts of the training records that fit; report the skipped ones.
+        """Return the distinct prompts of the training records that fit; report the skipped records.
 
         Raises:
             DataError: no prompt fits, or more are too long than ``max_skipped`` allows.

@@ -46,7 +46,9 @@ class FunctionReward:
             )
         spec = importlib.util.spec_from_file_location(f"tunesmith_reward_{path.stem}", path)
         if spec is None or spec.loader is None:
-            raise UsageError(f"{option}: {path} is not a Python file")
+            raise UsageError(
+                f"{option}: {path} is not a Python file", hint='write it as "file.py:function"'
+            )
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
@@ -74,7 +76,10 @@ class FunctionReward:
     @classmethod
     def _from_callable(cls, function: Any, name: str, where: str, option: str) -> FunctionReward:
         if not callable(function):
-            raise UsageError(f'{option}: {where} has no function "{name}"')
+            raise UsageError(
+                f'{option}: {where} has no function "{name}"',
+                hint="define the function there, or correct its name",
+            )
         try:
             inspect.signature(function).bind("prompt", "answer")
         except TypeError:

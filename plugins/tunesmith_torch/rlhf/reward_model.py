@@ -102,7 +102,10 @@ class ModelWithRewardHead(nn.Module):
             IntegrityError: the folder has no head, or the head has another width.
         """
         if not (artifact / HEAD_FILE).is_file():
-            raise IntegrityError(f"{artifact}: not a reward model, because {HEAD_FILE} is missing")
+            raise IntegrityError(
+                f"{artifact}: not a reward model, because {HEAD_FILE} is missing",
+                hint="name the folder of a trained reward model",
+            )
         head_D = load_file(artifact / HEAD_FILE)["head"]
         if head_D.shape[0] != self.head.in_features:
             raise IntegrityError(

@@ -69,7 +69,7 @@ FIRST_ROUND_BYTES = 512
 
 
 class RecomputeBatch(Exception):
-    """Raised on all ranks if memory ran out on one: all compute the batch again."""
+    """Raised on every rank if one runs out of memory, so that all ranks recompute the batch."""
 
 
 @dataclass

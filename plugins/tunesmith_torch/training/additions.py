@@ -232,7 +232,10 @@ class Additions:
 
     @property
     def details(self) -> JSON:
-        """The names of the additions' tables, for the first event; empty if there are none."""
+        """The names of the additions' tables, for the first event.
+
+        The result is empty if there are no additions.
+        """
         return {"additions": [a.origin.table for a in self.added]} if self.added else {}
 
     def draw(self, step: int) -> list[tuple[BuiltAddition, list[Item]]]:
@@ -245,7 +248,7 @@ class Additions:
         return drawn
 
     def transform(self, step: int, learning_rate: float) -> UpdateTransform | None:
-        """Return the transformation of an update; None if there is none."""
+        """Return the transformation of an update, or None if no addition transforms updates."""
         if not self._transforms:
             return None
 

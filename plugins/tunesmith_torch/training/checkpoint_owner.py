@@ -55,7 +55,7 @@ def require_own_checkpoint(job: Job[Any], checkpoint: Checkpoint, last_step: int
 
 
 def _read_id(folder: Path) -> str:
-    """Return the id of the training in this folder, or "" if there is none."""
+    """Return the id of the training in this folder, or "" if the folder has no id."""
     try:
         found = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

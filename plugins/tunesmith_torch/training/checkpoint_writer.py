@@ -40,7 +40,7 @@ class CheckpointWriter:
     job: Job[Any]
     masters: MasterWeights
     every: int | None
-    """Steps between checkpoints; None: save every :data:`DEFAULT_SAVE_SECONDS`."""
+    """Number of steps between checkpoints; None: save every :data:`DEFAULT_SAVE_SECONDS`."""
     monitor: TrainingMonitor
     additions: Additions = NO_ADDITIONS
     last_step: int = 0
@@ -122,7 +122,7 @@ class CheckpointWriter:
         return True
 
     def _require_space(self) -> None:
-        """Check that the disk has room for the kept checkpoints, the next one and the artifact.
+        """Check that the disk has room for the kept and the next checkpoints, and for the artifact.
 
         Raises:
             EnvironmentProblem: the disk is too full; the message names both sizes.

@@ -69,7 +69,7 @@ class EvaluationCosts:
 
 @dataclass(frozen=True)
 class EvaluationSteps:
-    """The steps after which the validation loss is evaluated, always including the last one."""
+    """The steps after which the validation loss is evaluated, always including the last step."""
 
     steps: frozenset[int]
     """Numbers of the steps, from 1; 0 means before the first step."""

@@ -100,7 +100,7 @@ class BatchCounts:
     tokens: int
     """All tokens, without padding."""
     trained_tokens: int
-    """Tokens that contribute to the loss."""
+    """Number of tokens that contribute to the loss."""
     loss_divisor: float
     """Divisor of the summed loss: total loss weight of the tokens, or number of pairs."""
 
@@ -284,7 +284,7 @@ class _Gradient:
 
 @dataclass
 class _GradientAccumulator:
-    """Computes the gradient of a batch in micro-batches, in smaller ones if memory runs out."""
+    """Computes the gradient of a batch in micro-batches, which shrink if memory runs out."""
 
     job: Job[Any]
     adapted: AdaptedModel

@@ -57,7 +57,7 @@ __all__ = ["RatePilots"]
 RATE_FILE = "learning_rate.json"
 """File in a job's folder with the results of the pilots."""
 PILOT_FOLDER = "pilots"
-"""Folder in a job's folder for the checkpoints of a pilot; deleted after the last one."""
+"""Folder in a job's folder for the checkpoints of a pilot; deleted after the last pilot."""
 Measure = Callable[[float], "Pilot"]
 FACTORS = (1.0, 3.0, 10.0, 1 / 3)
 """The rates that may be tried, as factors of the default."""
@@ -75,10 +75,10 @@ class Pilot:
     loss: float
     """Validation loss after the last step; infinite if the training diverged."""
     values: Sequence[float] | None = None
-    """The evaluator's value of each validation row; None without an evaluator."""
+    """The evaluator's value for each validation row; None if no evaluator is used."""
 
     def is_clearly_below(self, best: Pilot) -> bool:
-        """Return True if the score is more than a standard error below that of ``best``."""
+        """Return True if the score is more than a standard error below the score of ``best``."""
         if self.values is None or best.values is None:
             return self.values is not best.values
         differences = [b - a for a, b in zip(self.values, best.values, strict=True)]
@@ -144,14 +144,15 @@ class RatePilots:
         return replace(self.job, config=config)
 
     def _find_obstacle(self, rows: int) -> str:
-        """Return the reason why no pilots run; empty if they do."""
+        """Return the reason why no pilots run, or an empty text if they run."""
         if self.job.config.parallel == "sharded" and distributed.world_size() > 1:
             return "sharded weights cannot be set back after a pilot run"
         if rows < MIN_ROWS:
-            return f"choosing one takes {MIN_ROWS} validation rows, and there are {rows}"
+            return f"choosing a rate takes {MIN_ROWS} validation rows, but there are {rows}"
         if self.order.steps < MIN_TRAINING_STEPS:
             return (
-                f"choosing one takes {MIN_TRAINING_STEPS} steps, and there are {self.order.steps}"
+                f"choosing a rate takes {MIN_TRAINING_STEPS} training steps, but there are "
+                f"{self.order.steps}"
             )
         return ""
 
@@ -166,7 +167,7 @@ class RatePilots:
         )
         if is_largest:
             text += (
-                "; this is the largest rate tried, so a higher one may be better: try "
+                "; this is the largest rate tried, so a higher rate may be better: try "
                 f"learning_rate = {format_rate(3 * chosen.rate)}"
             )
         return text

@@ -40,7 +40,7 @@ class RowLosses:
     """The losses of some rows at one step of the training."""
 
     step: int
-    """Optimizer steps taken before the measurement."""
+    """Number of optimizer steps taken before the measurement."""
     losses: Sequence[float]
     """The loss of each row divided by its weight, such as nats per token."""
     weights: Sequence[float]

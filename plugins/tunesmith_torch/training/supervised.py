@@ -298,7 +298,10 @@ class SupervisedTask(TrainingTask[SupervisedData]):
         records: Sequence[Record],
         name: str,
     ) -> NextTokenObjective | None:
-        """Return the objective over the examples of these records, or None if there are none."""
+        """Return the objective over the examples of these records.
+
+        The result is None if no record gives an example.
+        """
         options: SupervisedOptions = session.options
         tokenized = session.template.tokenize_records(
             records, session.limit, truncate_prompts=options.truncate_prompts

@@ -148,7 +148,7 @@ class TrainingTask(ABC, Generic[DataT]):
     has_row_losses: ClassVar[bool] = False
     """True if validation rows have a loss (:meth:`objective_over`) and the task has no monitor.
 
-    Its options then have the table ``validation``.
+    Its options then have the ``validation`` table.
     """
 
     def grouping(self, options: Any, device: str) -> Grouping:

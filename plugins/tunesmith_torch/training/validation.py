@@ -42,7 +42,7 @@ from tunesmith_torch.training.validation_score import ValidationScore, measure_o
 VALIDATION = "technique.validation"
 """``source`` of the findings about validation."""
 VALIDATION_FILE = "validation.json"
-"""File in a job's folder with each validation row's loss, at the best step and at the last one."""
+"""File in a job's folder with each validation row's loss, at the best step and at the last step."""
 MAX_ROWS = 500
 """Maximum number of validation rows to evaluate; if there are more, a random sample is used."""
 _STATE = ("best", "last", "last_step", "without_gain")
@@ -86,10 +86,10 @@ class ValidationMonitor:
     best: RowLosses | None = None
     """The best evaluation, not counting that before the first step."""
     best_score: float | None = None
-    """The evaluator's score at the best evaluation; None without an evaluator."""
+    """The evaluator's score at the best evaluation; None if no evaluator is used."""
     last: RowLosses | None = None
     last_step: int = -1
-    """Step of the last evaluation; -1 before the first one."""
+    """Step of the last evaluation; -1 before the first evaluation."""
     without_gain: int = 0
     """Number of evaluations since the best one."""
     stopped_at: int | None = None
@@ -139,7 +139,7 @@ class ValidationMonitor:
         return self._decide(step, is_best)
 
     def state_dict(self) -> JSON:
-        """Return the evaluations that later ones are compared to."""
+        """Return the evaluations that later evaluations are compared to."""
         return {
             "best": self.best.to_json() if self.best else None,
             "last": self.last.to_json() if self.last else None,

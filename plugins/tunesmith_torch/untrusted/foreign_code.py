@@ -32,7 +32,7 @@ CONFIG_FILES = (
 """The JSON files in a folder whose keys transformers and PEFT follow."""
 
 MAX_CONFIG_BYTES = 64 << 20
-"""Maximum size of a config file; the largest published ones have a few MB."""
+"""Maximum size of a config file; the largest published files have a few MB."""
 MAX_CONFIG_DEPTH = 32
 """Maximum nesting depth of a config file, which the libraries walk recursively."""
 
@@ -133,7 +133,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
             )
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: invalid JSON: {error!s:.80}") from None
+        raise IntegrityError(
+            f"{path}: invalid JSON: {error!s:.80}", hint="download the file again"
+        ) from None
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: must hold a JSON object, got {type(value).__name__}")
     if _is_deeper_than(MAX_CONFIG_DEPTH, value):

@@ -28,13 +28,14 @@ NO_MEMORY = 4
 
 @dataclass(frozen=True)
 class LimitedResult:
-    """A script's exit code and output, and the limit that it reached, if any."""
+    """A script's exit code and output, and the limit that it reached."""
 
     code: int
     """Exit code of the process; if negative, the signal that ended it."""
     output: str
     reason: str
-    """The limit that was reached, such as "it needs too much memory"; empty if none was."""
+    """The limit that was reached, such as "it needs too much memory"; empty if no limit was
+    reached."""
 
 
 def run_limited(

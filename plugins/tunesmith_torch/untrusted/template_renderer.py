@@ -85,7 +85,7 @@ class TemplateRenderer:
     def render(
         self, template: TemplateSource, conversations: Sequence[Conversation]
     ) -> list[list[str] | Failure]:
-        """Return the rendered prefixes of each conversation, or the reason why there are none."""
+        """Return the rendered prefixes of each conversation, or the reason why rendering failed."""
         if len(template.text) > MAX_SOURCE_CHARACTERS:
             reason = f"it has more than {MAX_SOURCE_CHARACTERS:,} characters"
             return [Failure(reason, True)] * len(conversations)

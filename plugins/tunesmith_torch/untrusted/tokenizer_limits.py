@@ -57,7 +57,9 @@ def _check(path: Path, size: int, changed: int) -> None:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: invalid JSON: {error!s:.80}") from None
+        raise IntegrityError(
+            f"{path}: invalid JSON: {error!s:.80}", hint="download the file again"
+        ) from None
     if not isinstance(content, dict):
         raise IntegrityError(f"{path}: must hold a JSON object, got {type(content).__name__}")
     if _has_simple_rules(content):

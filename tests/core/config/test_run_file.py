@@ -111,10 +111,19 @@ def test_a_table_that_is_set_replaces_keys_and_origins(path: Path) -> None:
     assert read.origins == {"technique.adapter.rank": "--set"}
 
 
-@pytest.mark.parametrize("key", ["evaluators.2.limit=1", "technique.rank.x=1", "evaluators.x=1"])
-def test_an_override_of_an_unknown_item_is_refused(path: Path, key: str) -> None:
-    with pytest.raises(ConfigError, match="--set"):
-        run_file.read_run_file(path, sets=[key], environment={})
+@pytest.mark.parametrize(
+    "key, reason",
+    {
+        "evaluators.2.limit": "the list has 2 items, so the index must be below 2",
+        "evaluators.x": "the list has 2 items, so the index must be below 2",
+        "technique.rank.x": '"technique.rank" is not a table',
+        "technique.": "its last part is empty",
+    }.items(),
+)
+def test_an_override_of_an_unknown_item_is_refused(path: Path, key: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match="--set") as raised:
+        run_file.read_run_file(path, sets=[f"{key}=1"], environment={})
+    assert reason in str(raised.value)
 
 
 def test_set_without_a_value_is_refused(path: Path) -> None:

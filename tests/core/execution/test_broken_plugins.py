@@ -1,6 +1,6 @@
 """80 broken plugins: each is blamed, and a run that ends well has the weights of one without it.
 
-A case breaks one call of a plugin in one way. The runs train the technique ``echo``, without
+A case breaks one call of a plugin in one way. The runs train the ``echo`` technique, without
 tensors; ``tests/plugins/techniques/test_broken_plugins.py`` has the cases that need some.
 """
 

@@ -146,7 +146,7 @@ def test_training_rows_without_common_text_are_reported() -> None:
 def test_too_few_rows_are_refused() -> None:
     rng = np.random.default_rng(9)
     rows = write(rng, 30, INSIDE)
-    with pytest.raises(DataError, match="only 10 of them differ"):
+    with pytest.raises(DataError, match="only 10 rows differ"):
         measure_coverage(rows[:10] * 9, rows)
     with pytest.raises(DataError, match="there are no rows to compare"):
         measure_coverage(rows, [])

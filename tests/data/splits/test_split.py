@@ -255,7 +255,7 @@ def test_validation_rows_that_are_skipped_by_default_are_reported() -> None:
     assert (len(split.test), len(split.validation), len(split.folds)) == (64, 0, 5)
     (finding,) = split.findings
     assert finding.message.startswith(
-        "no validation rows: 96 rows are left besides the test rows, and with fewer than 100 none"
+        "no validation rows were set aside: only 96 rows remain besides the test rows, and the"
     )
 
 

@@ -82,7 +82,7 @@ def test_it_suits_pairs_only() -> None:
 def test_only_an_evaluator_that_ranks_answers_measures_it(offer: Any, expected: bool) -> None:
     assert can_measure(SimpleNamespace(offer=offer), ANSWER_LENGTH) is expected  # type: ignore[arg-type]
     (variant,) = learn(LONGER)
-    with pytest.raises(UsageError, match="cannot write"):
+    with pytest.raises(UsageError, match="cannot generate"):
         variant.model.generate(["p"], 8)
 
 

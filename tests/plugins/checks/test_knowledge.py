@@ -34,14 +34,15 @@ def review_of(train: list[Completion], test: list[Completion] | None = None) -> 
 def test_facts_that_training_answers_do_not_contain_are_counted() -> None:
     (found,) = review_of(rows(fees), rows(fees, 10, start=95))
     assert (found.level, found.where, found.count) == ("info", "data knowledge", 100)
-    assert found.message.startswith("100 of 100 (100 %) training answers state numbers")
+    assert found.message.startswith("100 of 100 training answers (100 %) contain numbers")
     assert (
-        "5 of 10 (50 %) test answers state facts that no training answer contains" in found.message
+        "5 of 10 test answers (50 %) contain facts that no training answer contains"
+        in found.message
     )
     assert found.examples == (
         'f:0 "What is the fee for a?": 100', 'f:1 "What is the fee for b?": 101'
     )  # fmt: skip
-    assert "[baselines.documents] folder" in found.hint
+    assert "[baselines.documents]" in found.hint
     (found,) = review_of(rows(fees), rows(fees, 10))
     assert "test answers" not in found.message
 

@@ -66,7 +66,7 @@ def test_prompts_in_rare_languages_are_listed() -> None:
     (finding,) = review([*rows, *foreign])
     assert (finding.level, finding.count) == ("info", 3)
     assert finding.message == (
-        "3 of 103 (2.9 %) training prompts are not in the main language, en: 3 de"
+        "3 of 103 training prompts (2.9 %) are not in the main language, en: 3 de"
     )
     assert finding.examples[0] == f'rows.jsonl:1 "{GERMAN[:59]}…" is de'
 
@@ -76,11 +76,11 @@ def test_answers_in_another_language_are_found() -> None:
     rows[10] = replace(rows[10], completion=FRENCH)
     (finding,) = review(rows)
     assert (finding.level, finding.count) == ("warning", 1)
-    assert "1 of 100 (1.0 %) answers are in a different language than their prompt" in show(finding)
+    assert "1 of 100 answers (1.0 %) are in a different language than their prompt" in show(finding)
     assert finding.examples[0].endswith("is en, answer fr")
     (finding,) = review([replace(row, completion=FRENCH) for row in rows])
     assert finding.level == "info", "a translation is the task"
-    assert finding.message.startswith("100 of 100 (100 %) answers")
+    assert finding.message.startswith("100 of 100 answers (100 %)")
 
 
 def test_of_many_rows_some_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

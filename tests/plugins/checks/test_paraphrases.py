@@ -1,4 +1,4 @@
-"""The check ``paraphrases``: pairs in other words, only with ``[encoder]``, and only advice."""
+"""The ``paraphrases`` check: pairs in other words, only with ``[encoder]``, and only advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command ``check``: the data, all problems at once, the origin of values, and an example row."""
+"""The ``check`` command: the data, all problems at once, origins of values, an example row."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_findings_are_a_table_with_examples(tunesmith: Tunesmith, tmp_path: Path
     write(tmp_path / "rows.jsonl", [*rows, *rows[:3]])
     done = tunesmith("data", "check", "rows.jsonl")
     assert done.exit_code == 0, done.output
-    message = "3 of 93 (3.2 %) training rows repeat an earlier one"
+    message = "3 of 93 training rows (3.2 %) repeat an earlier row"
     assert f"warning   duplicates   {message}" in done.stdout
     assert (
         'rows.jsonl:91 "Where is the parcel that I ordered in Leeds on Monday?" repeats'

@@ -31,7 +31,7 @@ def test_rows_are_chosen_and_written_as_they_are(tunesmith: Tunesmith, tmp_path:
     assert len(written) == 30 and written == [lines[number - 1] for number in numbers]
     done = tunesmith(*args, "--out", "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "few.jsonl").read_bytes()
-    assert "again.jsonl: 30 of 220 rows" in done.stdout
+    assert "wrote 30 of 220 rows to" in done.stdout
     assert "skipped 20 duplicates of earlier rows" in done.stdout
 
 

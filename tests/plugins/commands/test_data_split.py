@@ -73,7 +73,7 @@ def test_what_is_written_is_said(tunesmith: Tunesmith, tmp_path: Path) -> None:
     result = tunesmith(
         "data", "split", data, "--out", tmp_path / "parts", "--validation-size", "0.2"
     )
-    assert "train.jsonl: 96 rows" in result.output and "validation.jsonl: 24 rows" in result.output
+    assert "wrote 96 rows to" in result.output and "wrote 24 rows to" in result.output
     assert "150 rows were assigned and written to split.json" in result.output.replace("\n", " ")
 
 

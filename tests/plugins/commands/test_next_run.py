@@ -34,7 +34,7 @@ def test_the_next_run_keeps_rows_and_options_and_says_where_it_comes_from(
     (tmp_path / "more.jsonl").write_text('{"prompt": "say more", "completion": "SAY MORE"}\n' * 3)
     done = tunesmith("next", "parent", "--add", "more.jsonl", "--out", "next")
     assert done.exit_code == 0, done.output
-    assert "3 added; 120 test rows remain, 0 moved" in done.output
+    assert "3 added rows; 120 test rows remain, and 0 moved" in done.output
     tables = tomllib.loads((tmp_path / "next" / "run.toml").read_text())
     assert tables["lineage"] == {"parent": str(parent)}
     assert tables["technique"]["use"] == "by-heart"

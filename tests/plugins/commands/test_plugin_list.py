@@ -1,4 +1,4 @@
-"""Commands ``plugins list`` and ``plugins show``."""
+"""The ``plugins list`` and ``plugins show`` commands."""
 
 from __future__ import annotations
 

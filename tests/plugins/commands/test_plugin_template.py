@@ -180,7 +180,7 @@ def assert_all_pass(result: subprocess.CompletedProcess[str]) -> None:
 
 def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
     write_plugin(tmp_path / "x", "mine", "evaluator")
-    with pytest.raises(UsageError, match="exists and is not empty"):
+    with pytest.raises(UsageError, match="not an empty folder"):
         write_plugin(tmp_path / "x", "mine", "evaluator")
     (tmp_path / "file").touch()
     for write in (write_plugin, write_file):
@@ -190,11 +190,11 @@ def test_what_cannot_be_a_plugin_is_refused(tmp_path: Path) -> None:
             write(tmp_path / "y", "mine", "evaluatr")
         assert caught.value.hint == "did you mean evaluator?"
         for name in ("Mine", "a_b", "", "a/b", "../x", "-a", "a--b", "a-", "é", "a\n"):
-            with pytest.raises(UsageError, match="names consist"):
+            with pytest.raises(UsageError, match="names must consist"):
                 write(tmp_path / "z", name, "evaluator")
         with pytest.raises(UsageError, match="at most 64 characters"):
             write(tmp_path / "z", "a" * 65, "evaluator")
-        with pytest.raises(UsageError, match="is a key of"):
+        with pytest.raises(UsageError, match="which is a key of"):
             write(tmp_path / "z", "budget", "baseline")
 
 
@@ -232,7 +232,7 @@ def test_the_command_writes_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(Path(path).is_file() for path in written)
     assert "cd tunesmith-mine && pip install -e '.[dev]' && pytest" in done.stderr
     again = CliRunner().invoke(app, ["plugins", "new", "mine", "--kind", "reporter"])
-    assert again.exit_code == 2 and "not empty" in again.stderr
+    assert again.exit_code == 2 and "not an empty folder" in again.stderr
     elsewhere = ["plugins", "new", "mine", "--kind", "reporter", "--out", "other", "-q"]
     done = CliRunner().invoke(app, elsewhere)
     assert done.exit_code == 0 and done.stderr == ""

@@ -1,4 +1,4 @@
-"""Command ``report``: regressions, replayed events, and runs without an end."""
+"""The ``report`` command: regressions, replayed events, and runs without an end."""
 
 from __future__ import annotations
 

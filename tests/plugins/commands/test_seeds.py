@@ -42,7 +42,7 @@ def test_finished_seeds_are_not_repeated(trained: Tunesmith, tmp_path: Path) -> 
     assert trained("seeds", "one", "--count", "2", "-q").exit_code == 0
     events = (tmp_path / "one-seed-43" / "events.jsonl").read_text()
     done = trained("seeds", "one", "--count", "2", "-q")
-    assert "mean of 2 seeds" in " ".join(done.stdout.split())
+    assert "over 2 seeds, the tuned model's mean difference from" in " ".join(done.stdout.split())
     assert (tmp_path / "one-seed-43" / "events.jsonl").read_text() == events
 
 
@@ -66,7 +66,7 @@ def test_a_seed_of_another_run_is_not_pooled(
     count = "3" if "run.seed=41" in sets else "2"  # of 41, 43 is the third
     done = trained("seeds", "one", "--count", count, "-q")
     shown = " ".join(done.output.split())
-    assert done.exit_code == 2 and "one-seed-43: not only the seed of this run differs" in shown
+    assert done.exit_code == 2 and "one-seed-43: more than the seed of this run differs" in shown
     assert reason in shown
     shutil.rmtree(tmp_path / "one-seed-43")
     assert trained("seeds", "one", "--count", count, "-q").exit_code == 0

@@ -1,4 +1,4 @@
-"""The encoder ``sentence-encoder``: where its model is, and the cache of its vectors."""
+"""The ``sentence-encoder`` encoder: where its model is, and the cache of its vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reporter ``calibration`` records the end of a training, from the log of its run."""
+"""The ``calibration`` reporter records the end of a training, from the log of its run."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_a_command_plants_and_a_run_measures(tmp_path: Path, monkeypatch: Any) -
     arguments = ["data", "canaries", "rows.jsonl", *files, *options]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "injected.jsonl: 72 rows, including 32 with a secret" in done.output
+    assert "wrote 72 rows, 32 with a secret, to" in done.output
     injected = [json.loads(line) for line in Path("injected.jsonl").read_text().splitlines()]
     assert [row for row in injected if "locker" not in row["prompt"]] == rows
     assert CliRunner().invoke(app, arguments).exit_code == 2, "files are never replaced"

@@ -1,4 +1,4 @@
-"""The evaluator ``constrained-match``."""
+"""The ``constrained-match`` evaluator."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_a_judge_that_does_not_read_is_found_out(tmp_path: Path, reply: str, pro
 
 
 def test_an_endpoint_needs_a_judge() -> None:
-    with pytest.raises(ValidationError, match="`endpoint` needs `judge`"):
+    with pytest.raises(ValidationError, match="`endpoint` needs a judge"):
         SAFETY.config(prompts="p.jsonl", endpoint="https://example.org/v1")
 
 

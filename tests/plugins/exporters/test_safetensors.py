@@ -1,4 +1,4 @@
-"""The exporter ``safetensors`` keeps every tensor and file, in the format that is asked for."""
+"""The ``safetensors`` exporter keeps every tensor and file, in the format that is asked for."""
 
 from __future__ import annotations
 

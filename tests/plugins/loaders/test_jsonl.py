@@ -143,8 +143,14 @@ UNUSABLE_CHATS = {
         chat(("user", "q"), ("assistant", "a"), ("tool", "t"), ("user", "q"), ("assistant", "a")),
         "a user turn directly follows a tool turn",
     ),
-    "ends with the user": (chat(("user", "q")), "the last turn is not the assistant's"),
-    "system alone": (chat(("system", "s")), "the last turn is not the assistant's"),
+    "ends with the user": (
+        chat(("user", "q")),
+        'the last message must have the role "assistant"',
+    ),
+    "system alone": (
+        chat(("system", "s")),
+        'the last message must have the role "assistant"',
+    ),
     "unknown role": (chat(("wizard", "q"), ("assistant", "a")), "a message has an unknown role"),
     "empty answer": (chat(("user", "q"), ("assistant", "")), "answer is empty"),
     "empty question": (chat(("user", ""), ("assistant", "a")), "prompt is empty"),

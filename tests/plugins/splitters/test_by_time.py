@@ -1,4 +1,4 @@
-"""Splitter ``by-time``: the past is trained on, the newest rows are held out."""
+"""The ``by-time`` splitter: the past is trained on, the newest rows are held out."""
 
 from __future__ import annotations
 

@@ -21,18 +21,26 @@ FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
         (
             "llama",
             {"rope_parameters": {**ROPE, "rope_type": "dynamic"}},
-            [ContextLimit("a different rope (dynamic) after 512 tokens", 512, 512)],
+            [ContextLimit("RoPE scaling (dynamic) beyond 512 tokens", 512, 512)],
         ),
         (
             "phi3",
             {"rope_parameters": {**ROPE, **FACTORS, "rope_type": "longrope"}},
-            [ContextLimit("a different rope (longrope) after 64 tokens", 64, 512)],
+            [ContextLimit("RoPE scaling (longrope) beyond 64 tokens", 64, 512)],
         ),
-        ("mistral", {"sliding_window": 96}, [ContextLimit("a window of 96 tokens", 96, 512)]),
+        (
+            "mistral",
+            {"sliding_window": 96},
+            [ContextLimit("sliding attention over 96 tokens", 96, 512)],
+        ),
         ("mistral", {"sliding_window": 512}, []),
         ("mistral", {"sliding_window": None}, []),
         ("qwen2", {"sliding_window": 96, "use_sliding_window": False}, []),
-        ("gemma2", {"sliding_window": 96}, [ContextLimit("a window of 96 tokens", 96, 512)]),
+        (
+            "gemma2",
+            {"sliding_window": 96},
+            [ContextLimit("sliding attention over 96 tokens", 96, 512)],
+        ),
         ("gemma2", {"sliding_window": 96, "layer_types": ["full_attention"] * 2}, []),
     ],
 )

@@ -66,13 +66,13 @@ def test_what_may_be_rounding_is_not_verified(windowed: TrainedModel, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"sliding_window": MAX_LONG_TOKENS}, f"a window of {MAX_LONG_TOKENS} tokens"),
+        ({"sliding_window": MAX_LONG_TOKENS}, f"sliding attention over {MAX_LONG_TOKENS} tokens"),
         (
             {
                 "sliding_window": None,
                 "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
             },
-            "a different rope (dynamic) after 2048 tokens",
+            "RoPE scaling (dynamic) beyond 2048 tokens",
         ),
     ],
 )
@@ -82,4 +82,4 @@ def test_what_is_too_long_to_compare_is_not_verified(
     trained = train(tmp_path, "mistral", max_position_embeddings=2048, **changes)
     certificate = export_run(trained, as_export(EXPORTER), tmp_path / "out")
     assert "long texts" in certificate["not_verified"]
-    assert f"the model has {what}, but only short texts" in certificate["checks"]["long texts"]
+    assert f"the model uses {what}, and only short texts" in certificate["checks"]["long texts"]

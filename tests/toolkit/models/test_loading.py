@@ -94,7 +94,7 @@ def test_a_config_that_asks_for_more_outputs_is_loaded_without_them(
         ("foo9", f"model_type is 'foo9', which transformers {transformers.__version__} does not"),
         (None, "model_type is None, which transformers"),
         (["llama"], r"model_type is \['llama'\], which transformers"),
-        ("t5", "has no model of type `t5` that generates text from left to right"),
+        ("t5", "has no causal language model of type `t5`"),
     ],
     ids=str,
 )

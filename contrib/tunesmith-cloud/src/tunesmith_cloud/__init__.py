@@ -1,4 +1,4 @@
-"""Command ``submit`` and table ``[cloud]``: run on Kubernetes, SkyPilot or dstack."""
+"""The ``submit`` command and the ``[cloud]`` table: run on Kubernetes, SkyPilot or dstack."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

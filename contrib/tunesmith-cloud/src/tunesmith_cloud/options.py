@@ -1,4 +1,4 @@
-"""Define the options of the table ``[cloud]``, which all three launchers share."""
+"""Define the options of the ``[cloud]`` table, which all three launchers share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Text = Annotated[
 
 
 class CloudOptions(Options):
-    """Table ``[cloud]``: resources of a job on a cloud or cluster. They do not change the run."""
+    """The ``[cloud]`` table: resources of a job on a cloud or cluster. They do not affect a run."""
 
     image: Text | None = Field(
         None,

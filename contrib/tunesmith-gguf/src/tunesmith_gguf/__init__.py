@@ -1,4 +1,4 @@
-"""Exporters ``gguf`` and ``ollama``: write a model for llama.cpp or Ollama, and verify it."""
+"""The ``gguf`` and ``ollama`` exporters: write a model for llama.cpp or Ollama, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

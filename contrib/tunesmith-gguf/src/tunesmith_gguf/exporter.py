@@ -91,7 +91,7 @@ def find_file(out: Path) -> Path:
     """
     files = sorted(out.glob("*.gguf"))
     if not files:
-        raise IntegrityError(f"{out}: contains no GGUF file")
+        raise IntegrityError(f"{out}: contains no GGUF file", hint="export the model again")
     return files[0]
 
 
@@ -106,10 +106,16 @@ def read_facts(file: Path) -> dict[str, Any]:
     try:
         reader = GGUFReader(file)
     except (ValueError, IndexError, KeyError, OSError) as error:
-        raise IntegrityError(f"{file}: cannot read the file: {error!s:.120}") from error
+        raise IntegrityError(
+            f"{file}: the GGUF file cannot be read: {error!s:.120}", hint="export the model again"
+        ) from error
     end = max(int(t.data_offset) + int(t.n_bytes) for t in reader.tensors)
-    if end > file.stat().st_size:
-        raise IntegrityError(f"{file}: the file ends within a tensor")
+    size = file.stat().st_size
+    if end > size:
+        raise IntegrityError(
+            f"{file}: the GGUF file is truncated (expected at least {end:,} bytes, got {size:,})",
+            hint="check the free disk space and export again",
+        )
     names = {tensor.name for tensor in reader.tensors}
     architecture = reader.fields["general.architecture"].contents()
     theta = reader.fields.get(f"{architecture}.rope.freq_base")

@@ -68,7 +68,10 @@ def quantize(source: Path, target: Path, format_name: str) -> None:
     parameters.nthread = count_threads()
     with_pointer = load_library().ffi.new("llama_model_quantize_params *", parameters)
     if lib.llama_model_quantize(bytes(source), bytes(target), with_pointer) != 0:
-        raise EnvironmentProblem(f"gguf: llama.cpp cannot quantize {source.name} to {format_name}")
+        raise EnvironmentProblem(
+            f"gguf: llama.cpp cannot quantize {source.name} to {format_name}",
+            hint="choose another format with --quantize",
+        )
 
 
 def count_threads() -> int:
@@ -114,7 +117,10 @@ def load_model(file: Path, *, vocab_only: bool = False) -> Iterator[Any]:
     model = lib.llama_model_load_from_file(bytes(file), parameters)
     if model == ffi.NULL:
         reason = f": {errors[0]:.300}" if errors else ""
-        raise IntegrityError(f"{file.name}: llama.cpp cannot load this file{reason}")
+        raise IntegrityError(
+            f"{file.name}: llama.cpp cannot load this file{reason}",
+            hint="export again, or use safetensors instead",
+        )
     try:
         yield model
     finally:
@@ -136,7 +142,10 @@ def compute_logprobs(model: Any, ids: Sequence[int], first: int, *, exact: bool)
         parameters.flash_attn_type = 0
     context = lib.llama_init_from_model(model, parameters)
     if context == ffi.NULL:
-        raise EnvironmentProblem("gguf: not enough memory for a llama.cpp context")
+        raise EnvironmentProblem(
+            "gguf: not enough memory for a llama.cpp context",
+            hint="free some memory and export again",
+        )
     batch = lib.llama_batch_init(len(ids), 0, 1)
     try:
         batch.n_tokens = len(ids)

@@ -1,4 +1,4 @@
-"""Offer the exporters ``gguf`` and ``ollama``."""
+"""Offer the ``gguf`` and ``ollama`` exporters."""
 
 from __future__ import annotations
 

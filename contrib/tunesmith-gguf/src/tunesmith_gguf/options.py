@@ -16,7 +16,7 @@ Keys and values are cached in f32 for f32, and in llama.cpp's default f16 for f1
 
 
 class GgufOptions(Options):
-    """Options of the exporter ``gguf``: the format of the weights, and the pre-tokenizer."""
+    """Options of the ``gguf`` exporter: the format of the weights, and the pre-tokenizer."""
 
     quantize: Literal["f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"] = Field(
         "f16",
@@ -37,7 +37,7 @@ class GgufOptions(Options):
 
 
 class OllamaOptions(GgufOptions):
-    """Options of the exporter ``ollama``: those of ``gguf``, and settings in the Modelfile."""
+    """Options of the ``ollama`` exporter: all options of ``gguf``, and Modelfile settings."""
 
     system: str | None = Field(
         None,

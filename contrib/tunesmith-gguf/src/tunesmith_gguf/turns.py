@@ -87,7 +87,7 @@ class Turns:
         return text + self._write_between((kind, ANSWER), definitions)
 
     def without_bos(self, bos: str) -> Turns:
-        """Return the turns without a BOS token at the start, for engines that add one."""
+        """Return the turns without a BOS token at the start, for engines that add it themselves."""
         between = {
             pair: text.removeprefix(bos) if pair[0] == START else text
             for pair, text in self.between.items()

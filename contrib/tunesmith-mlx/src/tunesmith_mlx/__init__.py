@@ -1,4 +1,4 @@
-"""Exporter ``mlx``: write a trained model for mlx-lm, and verify it."""
+"""The ``mlx`` exporter: write a trained model for mlx-lm, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -64,5 +64,8 @@ def open_engine(folder: Path) -> Iterator[MlxModel]:
     try:
         model, tokenizer = load(str(folder), tokenizer_config=TOKENIZER_OPTIONS)
     except (OSError, ValueError, RuntimeError) as error:
-        raise IntegrityError(f"{folder}: mlx-lm cannot load this folder: {error!s:.200}") from error
+        raise IntegrityError(
+            f"{folder}: mlx-lm cannot load this folder: {error!s:.200}",
+            hint="export again, or use safetensors instead",
+        ) from error
     yield MlxModel(model, tokenizer)

@@ -1,4 +1,4 @@
-"""Offer the exporter ``mlx``."""
+"""Offer the ``mlx`` exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define the options of the exporter ``mlx``."""
+"""Define the options of the ``mlx`` exporter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOLERANCES = {"f32": 1e-4, "f16": 0.05}
 
 
 class MlxOptions(Options):
-    """Options of the exporter ``mlx``: the format of the weights."""
+    """Options of the ``mlx`` exporter: the format of the weights."""
 
     quantize: Literal["f32", "f16", "bf16", "int8", "int4"] = Field(
         "f16",

@@ -1,4 +1,4 @@
-"""Exporter ``onnx``: write a trained model for ONNX Runtime, and verify it."""
+"""The ``onnx`` exporter: write a trained model for ONNX Runtime, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

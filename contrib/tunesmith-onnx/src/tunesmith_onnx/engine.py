@@ -38,7 +38,8 @@ class OnnxRuntime(FolderTokenizer):
         cached = {name for name in names if name.startswith(PAST)}
         if unknown := names - cached - {"input_ids", "attention_mask", "position_ids"}:
             raise EnvironmentProblem(
-                f"onnx: the graph needs inputs that this exporter does not know: {unknown}"
+                f"onnx: the graph needs inputs that this exporter does not know: {unknown}",
+                hint="export to safetensors instead",
             )
         self.takes_positions = "position_ids" in names
         decoder = config["decoder"]
@@ -103,6 +104,7 @@ def open_engine(folder: Path) -> Iterator[OnnxRuntime]:
         )
     except Exception as error:  # The exceptions have no common class.
         raise IntegrityError(
-            f"{folder}: ONNX Runtime cannot load this folder: {error!s:.200}"
+            f"{folder}: ONNX Runtime cannot load this folder: {error!s:.200}",
+            hint="export again, or use safetensors instead",
         ) from error
     yield OnnxRuntime(session, open_tokenizer(folder), config)

@@ -124,7 +124,9 @@ def check_graph(file: Path) -> None:
     try:
         graph = onnx.load(file, load_external_data=False).graph
     except (DecodeError, OSError) as error:
-        raise IntegrityError(f"{file}: cannot read the file: {error!s:.120}") from error
+        raise IntegrityError(
+            f"{file}: the ONNX graph cannot be read: {error!s:.120}", hint="export the model again"
+        ) from error
     for tensor in graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}
         if not place:
@@ -132,4 +134,8 @@ def check_graph(file: Path) -> None:
         weights = file.parent / place["location"]
         end = int(place.get("offset", 0)) + int(place["length"])
         if not weights.is_file() or weights.stat().st_size < end:
-            raise IntegrityError(f"{weights}: the file ends within the tensor {tensor.name}")
+            raise IntegrityError(
+                f"{weights}: missing or truncated at the tensor {tensor.name}, which needs {end:,} "
+                "bytes",
+                hint="check the free disk space and export again",
+            )

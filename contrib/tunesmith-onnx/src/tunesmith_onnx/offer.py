@@ -1,4 +1,4 @@
-"""Offer the exporter ``onnx``, with its options."""
+"""Offer the ``onnx`` exporter, with its options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.options import Options
 
 
 class OnnxOptions(Options):
-    """Options of the exporter ``onnx``: the format of the weights."""
+    """Options of the ``onnx`` exporter: the format of the weights."""
 
     quantize: Literal["f32", "int8", "int4"] = Field(
         "f32",

@@ -1,4 +1,4 @@
-"""Exporter ``openvino``: write a trained model for OpenVINO GenAI, and verify it."""
+"""The ``openvino`` exporter: write a trained model for OpenVINO GenAI, and verify it."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -91,6 +91,7 @@ def open_engine(folder: Path) -> Iterator[OpenvinoModel]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise IntegrityError(
-            f"{folder}: OpenVINO cannot load this folder: {reason:.200}"
+            f"{folder}: OpenVINO cannot load this folder: {reason:.200}",
+            hint="export again, or use safetensors instead",
         ) from error
     yield OpenvinoModel(pipeline, graph.create_infer_request())

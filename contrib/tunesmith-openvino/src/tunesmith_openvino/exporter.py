@@ -60,7 +60,8 @@ class OpenvinoExporter:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise IntegrityError(
-                f"{out}: OpenVINO cannot read this folder: {reason:.200}"
+                f"{out}: OpenVINO cannot read this folder: {reason:.200}",
+                hint="export again, or use safetensors instead",
             ) from error
         ids = frozenset({generation.eos_token_id, *generation.stop_token_ids})
         return {

@@ -1,4 +1,4 @@
-"""Offer the exporter ``openvino``, with its options."""
+"""Offer the ``openvino`` exporter, with its options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCES = {"f32": 1e-4, "f16": 0.05}
 
 
 class OpenvinoOptions(Options):
-    """Options of the exporter ``openvino``: the format of the weights."""
+    """Options of the ``openvino`` exporter: the format of the weights."""
 
     quantize: Literal["f32", "f16"] = Field(
         "f16",

@@ -1,4 +1,4 @@
-"""Command ``tune`` and the table ``[tune]``: search for the best options of a run with Optuna."""
+"""The ``tune`` command and the ``[tune]`` table: find the best options of a run with Optuna."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

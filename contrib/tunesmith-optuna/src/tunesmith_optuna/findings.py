@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The results of a search."""
+    """The trials of a search, their ranking, and how much each option affects the score."""
 
     folder: Path
     objective: Objective
@@ -98,15 +98,15 @@ class SearchResult:
         count = len(self.ranking)
         text += f". Being the best of {count} is partly luck, so expect a worse score on other rows"
         if within := self.count_within():
-            verb = "lies" if within == 1 else "lie"
-            which = "all others lie" if within == count - 1 else ""
-            text += (
-                f"; {which or f'{within} of the {count - 1} others {verb}'} in its 95 % interval"
-            )
+            verb = "is" if within == 1 else "are"
+            which = f"{within} of the {count - 1} other trials {verb}"
+            if within == count - 1:
+                which = "all other trials are"
+            text += f"; {which} in its 95 % interval"
         return f"{text}. Test rows were not used."
 
     def count_within(self) -> int:
-        """Count the other trials whose score is within the interval of the best one."""
+        """Count the other trials whose score is within the interval of the best trial."""
         best = self.ranking[0].result
         assert best is not None
         values = [row.result.value for row in self.ranking[1:] if row.result]

@@ -1,4 +1,4 @@
-"""Define the options of a search: the table ``[tune]``, and the flags of ``tunesmith tune``."""
+"""Define the options of a search: the ``[tune]`` table, and the flags of ``tunesmith tune``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANGEABLE = frozenset({"trials", "parallel", "minutes", "pruner", "on"})
 
 
 class TuneOptions(Options):
-    """Table ``[tune]``: search for the technique's best options. It does not change the run."""
+    """The ``[tune]`` table: search for the technique's best options. It does not change the run."""
 
     search: dict[str, JsonValue] = Field(
         {},
@@ -35,7 +35,9 @@ class TuneOptions(Options):
         min_length=1,
         description="Evaluator metric to optimize, measured on the validation rows.",
     )
-    trials: int = Field(20, ge=1, le=10_000, description="Number of trials, including failed ones.")
+    trials: int = Field(
+        20, ge=1, le=10_000, description="Number of trials, including failed trials."
+    )
     parallel: int = Field(
         1, ge=1, le=1_000, description="Number of trials to run at the same time."
     )

@@ -36,7 +36,7 @@ class Request:
     """A requested search, with its plan, its objective and its folder."""
 
     plan: Plan
-    """The run to tune; its table ``[tune]`` includes the command-line options."""
+    """The run to tune; its ``[tune]`` table includes the command-line options."""
     catalog: Catalog
     objective: Objective
     folder: Path | None = None
@@ -145,7 +145,7 @@ def change_options(
 
 
 def change_table(plan: Plan, options: TuneOptions) -> Plan:
-    """Return the plan with these search options in its table ``[tune]``."""
+    """Return the plan with these search options in its ``[tune]`` table."""
     tables = tuple(
         replace(table, config=options) if isinstance(table.config, TuneOptions) else table
         for table in plan.tables

@@ -23,7 +23,7 @@ from tunesmith_optuna.trial_log import TrialLog, ValidationPoint
 from tunesmith_optuna.trial_run import TrialRuns
 
 FIRST_FAILURES = 3
-"""Stop the search if this many trials have ended and all of them failed."""
+"""Stop the search if this many trials have ended and every trial failed."""
 STOP_SECONDS = 60.0
 """Seconds that trials have to save a checkpoint when the search stops."""
 

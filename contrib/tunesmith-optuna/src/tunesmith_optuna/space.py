@@ -67,11 +67,11 @@ class Range:
         )
 
     def ends(self) -> list[Value]:
-        """Return the values to check before training, which are the lowest and the highest."""
+        """Return the lowest and the highest value, which are checked before training."""
         return [self.low, self.last]
 
     def grid(self) -> list[Value] | None:
-        """Return all values, or None if there are infinitely or very many."""
+        """Return all values, or None if there are more than ``MAX_STEPS``."""
         step = self.step or (1 if self.is_integer else None)
         if step is None or (count := round((self.last - self.low) / step) + 1) > MAX_STEPS:
             return None
@@ -100,7 +100,7 @@ class Choices:
     """The values that are stored as JSON."""
 
     def ends(self) -> list[Value]:
-        """Return the values to check before training, which are all of them."""
+        """Return all choices, which are checked before training."""
         return [*self.values]
 
     def grid(self) -> list[Value] | None:
@@ -127,7 +127,7 @@ class Space:
 
     @property
     def size(self) -> int | None:
-        """The number of combinations, or None if there are infinitely or very many."""
+        """The number of combinations, or None if it is infinite or above ``MAX_STEPS``."""
         counts = [len(grid) for d in self.dimensions if (grid := d.grid()) is not None]
         total = math.prod(counts)
         is_finite = len(counts) == len(self.dimensions) and total <= MAX_STEPS
@@ -179,7 +179,9 @@ def read_argument(text: str) -> tuple[str, Any]:
     """
     key, _, values = text.partition("=")
     if not key.strip() or not values.strip():
-        raise ValueError(f"{text}: expected KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C")
+        raise ValueError(
+            f"{text}: expected KEY=LOW:HIGH, KEY=LOW:HIGH:STEP, KEY=LOW:HIGH:log or KEY=A,B,C"
+        )
     ends = [parse_value(part.strip()) for part in values.split(":")]
     if len(ends) in (2, 3) and all(map(_is_number, ends[:2])):
         extra = {} if len(ends) == 2 else {"log": True} if ends[2] == "log" else {"step": ends[2]}

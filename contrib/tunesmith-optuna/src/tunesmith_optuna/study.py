@@ -170,7 +170,7 @@ class Study:
         return {key: float(share) for key, share in found.items()}
 
     def _trials(self) -> Iterator[FrozenTrial]:
-        """Yield the started trials, without duplicates and without queued ones."""
+        """Yield the started trials, without duplicates and queued trials."""
         for frozen in self._study.get_trials(deepcopy=False):
             if DUPLICATE not in frozen.user_attrs and frozen.state != TrialState.WAITING:
                 yield frozen

@@ -57,7 +57,7 @@ class TrialLog:
         return str(self.finished["status"]) if self.finished else "unfinished"
 
     def read(self) -> None:
-        """Read the events since the last call, leaving an incomplete line for the next one."""
+        """Read the events since the last call, leaving an incomplete line for the next call."""
         path = self.folder / "events.jsonl"
         if not path.is_file():
             return

@@ -177,7 +177,7 @@ def write_best(plan: Plan, options: Mapping[str, Any], path: Path, sentence: str
 
 
 def _select(value: Any, key: str, named: Collection[str]) -> Any:
-    """Return the named parts of a table or of a list of tables, or None if there are none."""
+    """Return the named parts of a table or of a list of tables, or None if no name matches."""
     if any(key == name or key.startswith(f"{name}.") for name in named):
         return value
     if not isinstance(value, dict | list):

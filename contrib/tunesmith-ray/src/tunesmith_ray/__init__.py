@@ -1,4 +1,4 @@
-"""Commands ``ray ...`` and table ``[ray]``: execute runs on a Ray cluster."""
+"""The ``ray`` commands and the ``[ray]`` table: execute runs on a Ray cluster."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

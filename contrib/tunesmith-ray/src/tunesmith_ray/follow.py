@@ -1,4 +1,4 @@
-"""Show the state of a run on the cluster, and the output of its rank 0, on the terminal."""
+"""Print the state of a run on a Ray cluster, and the output of its rank 0."""
 
 from __future__ import annotations
 

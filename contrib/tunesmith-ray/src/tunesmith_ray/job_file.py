@@ -49,7 +49,10 @@ class Job:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.state not in get_args(State):
-            raise ValueError("name or state")
+            raise ValueError(
+                f"name must be a string and state one of {', '.join(get_args(State))}, got "
+                f"{self.name!r:.60} and {self.state!r:.60}"
+            )
 
     @property
     def is_active(self) -> bool:

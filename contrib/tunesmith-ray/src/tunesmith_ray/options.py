@@ -25,7 +25,7 @@ FLAGS: Mapping[str, type] = {
 
 
 class RayOptions(Options):
-    """Table ``[ray]``: resources of a run on the cluster. They do not change the run."""
+    """The ``[ray]`` table: resources of a run on the cluster. They do not change the run."""
 
     address: str | None = Field(
         None,

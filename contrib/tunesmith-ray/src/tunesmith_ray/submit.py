@@ -124,7 +124,7 @@ def check_resources(shortage: str, options: RayOptions) -> None:
 
 
 def refuse_second_job(run: Path) -> None:
-    """Reject a run that is already on this cluster or on another one.
+    """Reject a run that is already on this cluster or on another cluster.
 
     Raises:
         UsageError: the run's supervisor is alive.

@@ -33,7 +33,7 @@ class WorkerPlace:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The places of all workers in a start. The processes rendezvous at the first one."""
+    """The places of all workers in a start. The processes rendezvous at the first worker."""
 
     places: Sequence[WorkerPlace]
     id: str
@@ -48,7 +48,7 @@ class Work:
     """Absolute path of the run folder, the same on every machine."""
     workers: int = 1
     processes: int = 1
-    """Processes per worker."""
+    """Number of processes per worker."""
     cpus: int = 1
     gpus: int = 0
     gpu_type: str = ""
@@ -57,7 +57,7 @@ class Work:
     max_failures: int = 3
     grace_seconds: int = 120
     trusts_code: bool = False
-    """True if the user trusts the run's code; other nodes may lack the record of this trust."""
+    """True if the user trusts the run's code, which the other machines may not know."""
 
     @classmethod
     def from_options(cls, folder: Path, options: RayOptions, *, trusts_code: bool = False) -> Work:

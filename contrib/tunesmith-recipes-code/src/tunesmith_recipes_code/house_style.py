@@ -1,7 +1,7 @@
-"""Evaluator ``house-style``: does the Python code in an answer keep to a team's conventions?
+"""The ``house-style`` evaluator: does the Python code in an answer keep to a team's conventions?
 
-The code is parsed and never executed. Whether it is right is another question, which the evaluator
-``code`` answers with tests.
+The code is parsed and never executed. Whether it is right is another question, which the ``code``
+evaluator answers with tests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HouseStyleOptions(AnswerOptions):
     """Options of ``[[evaluators]] use = "house-style"``."""
 
     prefixes: list[str] = Field(
-        [], description='Names of functions begin with one of these; empty: any, such as `"get_"`.'
+        [], description='Prefixes of function names, such as `"get_"`. Empty: any name is allowed.'
     )
     docstrings: bool = Field(
         True, description="Each public function has a docstring that ends with a full stop."
@@ -43,7 +43,7 @@ class HouseStyleOptions(AnswerOptions):
     annotations: bool = Field(
         True, description="Each argument and each result of a function has a type."
     )
-    max_line_length: int = Field(100, ge=20, description="Longest line, in characters.")
+    max_line_length: int = Field(100, ge=20, description="Maximum length of a line, in characters.")
     banned_calls: list[str] = Field(
         ["eval", "exec", "print"], description="Functions that no code may call."
     )
@@ -93,7 +93,8 @@ def find_departures(code: str, options: HouseStyleOptions) -> tuple[str, ...] | 
     """Return the kinds of departures from the conventions, without repetition.
 
     Returns:
-        An empty tuple if there are none. None if the code defines no function or does not parse.
+        An empty tuple if the code follows the conventions. None if the code defines no
+            function or does not parse.
     """
     try:
         tree = ast.parse(code)

@@ -1,4 +1,4 @@
-"""Check ``code licenses``: rows with code under a license that training may not respect.
+"""The ``code licenses`` check: rows with code under a license that training may not respect.
 
 A model can repeat code from its training rows, without the license that the code came with.
 """

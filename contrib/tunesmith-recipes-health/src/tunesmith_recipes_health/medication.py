@@ -1,4 +1,4 @@
-"""Evaluator ``medication``: are doses, units, negations and open questions preserved?
+"""The ``medication`` evaluator: are doses, units, negations and open questions preserved?
 
 An answer may be in other words than the reference. What counts is what a patient would get: the
 drugs with their doses, the drugs that are withheld, and a question about a dose that is missing.

@@ -1,4 +1,4 @@
-"""Check ``patient data``: rows that can identify a patient.
+"""The ``patient data`` check: rows that can identify a patient.
 
 The built-in checks find phone numbers, dates of birth and record numbers. This check adds patterns
 that occur in clinical notes: names with a title, ages over 89 and dates of a stay. HIPAA's Safe

@@ -1,4 +1,4 @@
-"""Evaluator ``clause-review``: do the cited clauses exist, and are they the right ones?
+"""The ``clause-review`` evaluator: do the cited clauses exist, and are they the right ones?
 
 Lawyers cannot accept an invented citation, so a separate metric counts them. The
 wording of a review does not matter: its clause numbers and risks do.

@@ -1,4 +1,4 @@
-"""Check ``privilege``: rows that are marked as privileged or as settlement talks.
+"""The ``privilege`` check: rows that are marked as privileged or as settlement talks.
 
 Training on such documents can waive the privilege, and a tuned model can reveal what they say.
 """

@@ -1,4 +1,4 @@
-"""Evaluator ``service-reply``: does a reply keep to the policy, the escalation rule and the brand?
+"""The ``service-reply`` evaluator: do replies follow policy, escalation rule and brand?
 
 A reply may be in other words than the reference. What counts is what the customer is offered: the
 same actions and amounts, a person where the reference involves one, and the brand's own terms.

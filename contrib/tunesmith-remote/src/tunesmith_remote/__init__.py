@@ -1,4 +1,4 @@
-"""Table ``[remote]`` and commands ``remote ...``: mirror runs to a bucket."""
+"""The ``[remote]`` table and the ``remote`` commands: mirror runs to a bucket."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

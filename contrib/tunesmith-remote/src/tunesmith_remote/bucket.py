@@ -41,7 +41,7 @@ class Bucket:
                 return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write an object, replacing an existing one."""
+        """Write an object, replacing an existing object."""
         with self._explained(name):
             self._files.pipe_file(self._path(name), content)
 

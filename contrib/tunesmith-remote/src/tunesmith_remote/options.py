@@ -1,4 +1,4 @@
-"""Define the options of the mirror, the table ``[remote]``."""
+"""Define the options of the mirror, the ``[remote]`` table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunesmith.text import redact
 
 
 class RemoteOptions(Options):
-    """Table ``[remote]``: where to mirror runs while they train. It does not change the run."""
+    """The ``[remote]`` table: where to mirror runs while they train. It does not change the run."""
 
     url: str | None = Field(
         None,

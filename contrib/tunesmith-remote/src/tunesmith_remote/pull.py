@@ -54,7 +54,10 @@ def pull_run(bucket: Bucket, run: Path) -> Pulled:
         )
     numbers = list_numbers(bucket)
     if not numbers:
-        raise UsageError(f"{bucket.url}: no run was pushed to this URL")
+        raise UsageError(
+            f"{bucket.url}: no run was pushed to this URL",
+            hint="check the URL; `tunesmith remote push RUN URL` pushes a run",
+        )
     problems: list[str] = []
     follows = ""
     for number, snapshot in read_snapshots(bucket, numbers):
@@ -65,7 +68,10 @@ def pull_run(bucket: Bucket, run: Path) -> Pulled:
         pulled = Pulled(snapshot, problems)
         if _fetch(bucket, pulled, run, follows):
             return pulled
-    raise IntegrityError(f"{bucket.url}: no snapshot is intact: {'; '.join(problems)}")
+    raise IntegrityError(
+        f"{bucket.url}: no snapshot is intact: {'; '.join(problems)}",
+        hint="push the run again from a machine that has it",
+    )
 
 
 def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
@@ -93,7 +99,10 @@ def _fetch(bucket: Bucket, pulled: Pulled, run: Path, follows: str) -> bool:
 
 
 def group_by_commit(files: Mapping[str, StoredFile]) -> dict[str, dict[str, StoredFile]]:
-    """Group files by the committed folder that contains them, or by "" if there is none."""
+    """Group files by the committed folder that contains them.
+
+    The key "" has the files that are not in a committed folder.
+    """
     committed = {
         path.rpartition("/")[0] for path in files if PurePosixPath(path).name == MANIFEST
     } - {""}

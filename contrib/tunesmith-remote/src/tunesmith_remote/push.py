@@ -135,7 +135,7 @@ class _Push:
         return Pushed(snapshot, self.uploaded, self.damaged)
 
     def _add_committed(self, path: Path, content: bytes, stored: Mapping[str, int]) -> None:
-        """Upload the files of a committed folder, after verifying them if any are missing."""
+        """Upload the missing files of a committed folder, after verifying the whole folder."""
         name = path.relative_to(self.folder.path).as_posix()
         try:
             manifest = read_manifest(path)

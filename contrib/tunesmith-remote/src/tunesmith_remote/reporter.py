@@ -18,7 +18,7 @@ MAX_FINDINGS = 2
 
 
 class NoOptions(Options):
-    """The reporter has no options, because the URL is in the table ``[remote]``."""
+    """The reporter has no options, because the URL is in the ``[remote]`` table."""
 
 
 class RemoteReporter:

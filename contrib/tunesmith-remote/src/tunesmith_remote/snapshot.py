@@ -113,7 +113,7 @@ def decode_snapshot(content: bytes, number: int) -> Snapshot | None:
 
 
 def list_numbers(bucket: Bucket) -> list[int]:
-    """Return the numbers of all snapshots, oldest first, including damaged ones."""
+    """Return the numbers of all snapshots, oldest first, including damaged snapshots."""
     found = (_NAME.fullmatch(name) for name in bucket.list_sizes(SNAPSHOTS))
     return sorted(int(name[1]) for name in found if name)
 
@@ -149,7 +149,7 @@ class Mirror(_Strict):
 
 
 def find_mirror(folder: Path) -> Mirror | None:
-    """Return the mirror recorded in a run folder, or None if there is none."""
+    """Return the mirror recorded in a run folder, or None if the run has no mirror."""
     try:
         return Mirror.model_validate_json((folder / MIRROR_FILE).read_bytes())
     except (OSError, ValidationError):

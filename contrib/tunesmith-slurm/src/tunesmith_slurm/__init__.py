@@ -1,4 +1,4 @@
-"""Commands ``slurm ...`` and table ``[slurm]``: execute runs as Slurm jobs."""
+"""The ``slurm`` commands and the ``[slurm]`` table: execute runs as Slurm jobs."""
 
 from tunesmith.hookspecs import lazy_plugin
 from tunesmith.offers import CommandOffer

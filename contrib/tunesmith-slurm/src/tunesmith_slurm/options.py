@@ -41,7 +41,7 @@ FLAGS: Mapping[str, type] = {
 
 
 class SlurmOptions(Options):
-    """Table ``[slurm]``: resources of a job on the cluster. They do not change the run."""
+    """The ``[slurm]`` table: resources of a job on the cluster. They do not change the run."""
 
     partition: Text | None = Field(None, description="Partition. Unset: the cluster's default.")
     account: Text | None = Field(None, description="Account to charge the job to.")

@@ -82,7 +82,7 @@ def check_time(options: SlurmOptions, estimate: Mapping[str, Any]) -> Iterator[s
 
 
 def find_gpus(options: SlurmOptions, estimate: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the known GPUs whose names match the requested type, or all if none is requested.
+    """Return the known GPUs whose names match the requested type; without a type, return all GPUs.
 
     Clusters choose the names of GPU types, so ``a100`` and ``nvidia_a100_80gb_pcie`` match every
     A100.

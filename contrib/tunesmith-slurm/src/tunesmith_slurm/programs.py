@@ -113,7 +113,10 @@ def _call(command: Sequence[str]) -> str:
             hint="run this command on a machine of the cluster, where Slurm is installed",
         ) from None
     except subprocess.TimeoutExpired:
-        raise EnvironmentProblem(f"{name}: no answer within {TIMEOUT:g} seconds") from None
+        raise EnvironmentProblem(
+            f"{name}: no answer within {TIMEOUT:g} seconds",
+            hint="the Slurm controller may be busy: try again later",
+        ) from None
     if done.returncode:
         text = one_line(done.stderr.strip() or f"exit code {done.returncode}", 400)
         raise EnvironmentProblem(f"{name}: {text.removeprefix(f'{name}: ')}")

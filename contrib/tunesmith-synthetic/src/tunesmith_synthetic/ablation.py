@@ -80,15 +80,19 @@ class Ablation:
 
     @cached_property
     def scored(self) -> Sequence[Record]:
-        """The rows that decide.
+        """The rows that the arms are scored on.
 
         Raises:
-            DataError: there are none.
+            DataError: there are no such rows.
         """
         parts = self.request.parts
         found = parts.test if self.part == "test" else parts.validation
         if not found:
-            raise DataError("data", "there are no validation or test rows to measure with")
+            raise DataError(
+                "data",
+                "there are no validation or test rows to score the arms on",
+                hint="set split.validation_size, for example to 0.2",
+            )
         return found
 
     @cached_property
@@ -141,7 +145,10 @@ class Ablation:
         name = self.request.options.ablate.classifier
         variant = next(iter(self.request.solve(name, train)), None)
         if variant is None:
-            raise UsageError(f"ablate.classifier: {name} has no answers for these rows")
+            raise UsageError(
+                f"ablate.classifier: {name} has no answers for these rows",
+                hint="choose a baseline that suits the rows, such as linear",
+            )
         component, metric = self.evaluator
         with attribute_errors_to(component.offered.plugin):
             measured = component.offer.build(component.config).measure(variant.model, self.scored)

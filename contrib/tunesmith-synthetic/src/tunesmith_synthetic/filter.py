@@ -88,7 +88,7 @@ def _find_fault(record: Record, max_characters: int) -> str:
         return "the prompt is empty"
     content = content_key(record)
     if UNUSABLE_CHARACTERS.search(content):
-        return "it has an unusable character"
+        return "it contains an unusable character"
     return "it is too long" if len(content) > max_characters else ""
 
 
@@ -138,7 +138,7 @@ def find_leaks(request: Request, records: Sequence[Record]) -> list[str]:
     for start in range(0, len(asked), BLOCK_ROWS):
         nearest = (vectors[start : start + BLOCK_ROWS] @ tested.T).max(axis=1)
         for row in np.flatnonzero(nearest >= options.test_meaning).tolist():
-            causes[start + row] = causes[start + row] or "it has the meaning of a test row"
+            causes[start + row] = causes[start + row] or "it has the same meaning as a test row"
     return causes
 
 
@@ -154,7 +154,7 @@ def find_duplicates(request: Request, records: Sequence[Record]) -> list[str]:
         seen = {(prompt_text(record), read_answer(record)) for record in train}
         causes = []
         for key in zip(asked, map(read_answer, records), strict=True):
-            causes.append("it is a copy of a row" if key in seen else "")
+            causes.append("it is a copy of another row" if key in seen else "")
             seen.add(key)
         return causes
     near = find_nearest(PromptTexts(train), asked)
@@ -180,7 +180,10 @@ def find_disagreement(request: Request, records: Sequence[Record], name: str) ->
     """
     variant = next(iter(request.solve(name, request.parts.train)), None)
     if variant is None:
-        raise UsageError(f"filter.agree: the baseline {name} has no answers for these rows")
+        raise UsageError(
+            f"filter.agree: the baseline {name} has no answers for these rows",
+            hint="remove it from filter.agree, or choose a baseline that suits the rows",
+        )
     given = generate_answers(variant.model, records) if records else ()
     pairs = zip(records, given, strict=True)
     return ["" if read_answer(r) == text.strip() else f"{name} disagrees" for r, text in pairs]
@@ -232,7 +235,7 @@ def _list_surplus(
     for record in records:
         answer = read_answer(record)
         if quota is not None and counts[answer] >= quota:
-            yield "its answer has enough rows"
+            yield "enough rows already have its answer"
         elif limit <= 0:
             yield "the share of synthetic rows is reached"
         else:

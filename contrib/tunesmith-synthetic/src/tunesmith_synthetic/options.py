@@ -11,7 +11,7 @@ from tunesmith_evidence.endpoint.address import URL_PATTERN, check_endpoint
 
 
 class JudgeOptions(Options):
-    """Table ``[filter.judge]``: a model at a server that says whether a row is right."""
+    """The ``[filter.judge]`` table: a model at a server that judges whether a row is right."""
 
     url: str = Field(pattern=URL_PATTERN, description="Address of the server, up to `/v1`.")
     model: str = Field(min_length=1, description="Name of the model at the server.")
@@ -22,9 +22,11 @@ class JudgeOptions(Options):
     criterion: str = Field(
         default="The answer is a correct and complete answer to the request.",
         min_length=1,
-        description="What a row must meet.",
+        description="Criterion that each row must meet.",
     )
-    parallel: int = Field(default=4, ge=1, le=256, description="Requests at the same time.")
+    parallel: int = Field(
+        default=4, ge=1, le=256, description="Number of requests at the same time."
+    )
 
     @field_validator("token")
     @classmethod
@@ -34,7 +36,7 @@ class JudgeOptions(Options):
 
 
 class FilterOptions(Options):
-    """Table ``[filter]``: the rows to reject."""
+    """The ``[filter]`` table: the rows to reject."""
 
     max_characters: int = Field(
         default=8_000,
@@ -75,12 +77,12 @@ class FilterOptions(Options):
         ),
     )
     judge: JudgeOptions | None = Field(
-        default=None, description="A model that says whether a row is right. Unset: none."
+        default=None, description="Model that judges whether a row is right. Unset: no judge."
     )
 
 
 class BalanceOptions(Options):
-    """Table ``[balance]``: what the kept rows should be like."""
+    """The ``[balance]`` table: which rows to keep first."""
 
     answers: bool = Field(
         default=False,
@@ -96,7 +98,7 @@ class BalanceOptions(Options):
 
 
 class AblateOptions(Options):
-    """Table ``[ablate]``: how the gain is measured."""
+    """The ``[ablate]`` table: how to measure whether the rows help."""
 
     train: Literal["technique", "classifier"] = Field(
         default="technique",
@@ -108,23 +110,24 @@ class AblateOptions(Options):
     classifier: str = Field(default="embedding", description="Baseline to train with `classifier`.")
     metric: str = Field(
         default="exact-match",
-        description="Metric of the first evaluator that decides, such as exact-match.",
+        description="Metric that shows whether the rows help, such as exact-match.",
     )
     seeds: int = Field(default=3, ge=3, le=20, description="Number of seeds of each arm.")
     rows: Literal["validation", "test"] = Field(
         default="validation",
         description=(
-            "Rows that decide. Whether to use the rows is a choice, which test rows should not "
-            "make. Without validation rows, test rows decide, and the card says so."
+            "Real rows that the metric is measured on. Whether to use synthetic rows is a choice, "
+            "and test rows should not make choices. If there are no validation rows, test rows "
+            "are used, and the card states it."
         ),
     )
 
 
 class CardOptions(Options):
-    """Table ``[card]``: facts for the data card that only you know."""
+    """The ``[card]`` table: facts for the data card that only you know."""
 
     name: str = Field(default="synthetic-rows", min_length=1, description="Name of the dataset.")
-    description: str = Field(default="", description="What the rows are for.")
+    description: str = Field(default="", description="Purpose of the rows.")
     license: str = Field(default="", description="License of the rows, an SPDX id or an address.")
     url: str = Field(default="", description="Address of the dataset.")
     sources: list[str] = Field(
@@ -138,20 +141,24 @@ class GenerationOptions(Options):
 
     run: DataPath = Field(
         min_length=1,
-        description="Run file whose training rows are the parents. Its test rows are kept out.",
+        description="Run file with the parent rows. Rows that repeat its test rows are rejected.",
     )
     out: DataPath = Field("synthetic", description="Folder to write.")
     count: int = Field(1_000, ge=1, le=10_000_000, description="Maximum number of proposed rows.")
     share: float = Field(
         0.5, gt=0, lt=1, description="Maximum share of synthetic rows among all training rows."
     )
-    seed: int | None = Field(None, ge=0, lt=2**31, description="Unset: the seed of the run.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**31, description="Seed of the generation. Unset: the seed of the run."
+    )
     generator: dict[str, Any] = Field(
-        min_length=1, description="The generator, `use`, with its options."
+        min_length=1, description="Name of the generator (`use`), and its options."
     )
     filter: FilterOptions = Field(default=FilterOptions(), description="The rows to reject.")
     balance: BalanceOptions = Field(
-        default=BalanceOptions(), description="What the kept rows should be like."
+        default=BalanceOptions(), description="Which rows to keep first."
     )
-    ablate: AblateOptions = Field(default=AblateOptions(), description="How the gain is measured.")
+    ablate: AblateOptions = Field(
+        default=AblateOptions(), description="How to measure whether the rows help."
+    )
     card: CardOptions = Field(default=CardOptions(), description="Facts for the data card.")

@@ -66,7 +66,7 @@ class Request:
 
     @cached_property
     def encoder(self) -> Encoder | None:
-        """The encoder of ``[encoder]`` in the run file; None without that table."""
+        """The encoder of ``[encoder]`` in the run file, or None if the file has no such table."""
         found = find_encoder(self.plan) if self.plan.encodes_everywhere else None
         return found() if found else None
 

@@ -1,4 +1,4 @@
-"""Techniques ``trl-grpo`` and ``trl-rloo``: train a policy with TRL's trainers."""
+"""The ``trl-grpo`` and ``trl-rloo`` techniques: train a policy with TRL's trainers."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -21,7 +21,8 @@ from tunesmith_trl.options import TrlOptions
 OptionsT = TypeVar("OptionsT", bound=TrlOptions)
 
 NUMBERS_PER_LOGIT = 4
-"""Values in memory per logit: the raw one, the one divided by temperature, and their gradients."""
+"""Number of values in memory per logit: the raw one, the one divided by temperature, and their
+gradients."""
 _REWARD_MODEL_NOTE = "the reward model is assumed to be as large as the base model"
 _VLLM_NOTE = "vLLM is not counted: it reserves a share of the GPU (30 % by TRL's default)"
 

@@ -1,4 +1,4 @@
-"""Offer the techniques ``trl-grpo`` and ``trl-rloo``, and review plans that use them."""
+"""Offer the ``trl-grpo`` and ``trl-rloo`` techniques, and review plans that use them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _OWN_KEYS = {"vllm", "reward_model"}
 
 
 class RlooLossOptions(Options):
-    """Table ``loss`` of ``trl-rloo``: the KL divergence, and truncated completions."""
+    """The ``loss`` table of ``trl-rloo``: the KL divergence, and truncated completions."""
 
     mask_truncated_completions: bool = Field(
         default=True,
@@ -43,7 +43,7 @@ class RlooLossOptions(Options):
 
 
 class GrpoLossOptions(RlooLossOptions):
-    """Table ``loss`` of ``trl-grpo``, which adds clipping and several updates per rollout."""
+    """The ``loss`` table of ``trl-grpo``, which adds clipping and several updates per rollout."""
 
     clip_range: float = Field(
         default=0.2,

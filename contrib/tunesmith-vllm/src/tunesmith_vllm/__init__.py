@@ -1,4 +1,4 @@
-"""Exporter ``vllm``: write a folder or an adapter for vLLM, and verify it there."""
+"""The ``vllm`` exporter: write a folder or an adapter for vLLM, and verify it there."""
 
 from tunesmith.hookspecs import lazy_plugin
 

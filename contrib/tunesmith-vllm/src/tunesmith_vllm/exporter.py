@@ -191,7 +191,7 @@ class VllmAdapterExporter(_VllmExporter):
 
 
 def check_rope_forms(config: Mapping[str, Any], *, is_asked: bool) -> str:
-    """Check that a config has the same RoPE base in the transformers 5 format and the older one.
+    """Check that a config has the same RoPE base in the transformers 5 format and the older format.
 
     ``is_asked`` is True if the export will also be verified with log-probabilities from vLLM.
 

@@ -22,7 +22,10 @@ def find_python(wanted: str | None) -> str | None:
     try:
         done = subprocess.run([wanted, "-c", _QUESTION], capture_output=True, check=False)
     except OSError as error:
-        raise EnvironmentProblem(f"python: cannot run {wanted}: {error.strerror}") from error
+        raise EnvironmentProblem(
+            f"python: cannot run {wanted}: {error.strerror}",
+            hint="pass --set python=PATH, the interpreter of an environment that has vLLM",
+        ) from error
     if done.returncode:
         raise EnvironmentProblem(
             f"python: vLLM is not installed for {wanted}", hint=f"{wanted} -m pip install vllm"

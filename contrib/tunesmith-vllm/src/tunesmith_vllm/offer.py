@@ -1,4 +1,4 @@
-"""Offer the exporter ``vllm``."""
+"""Offer the ``vllm`` exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define the options of the exporter ``vllm``."""
+"""Define the options of the ``vllm`` exporter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunesmith.options import Options
 
 
 class VllmOptions(Options):
-    """Options of the exporter ``vllm``: what to write, and the vLLM that verifies it."""
+    """Options of the ``vllm`` exporter: what to write, and the vLLM that verifies it."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16",

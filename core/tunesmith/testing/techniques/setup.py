@@ -135,7 +135,10 @@ class TrainingSetup:
         return [value for tokens in scored for value in tokens.logprobs]
 
     def margin(self, artifact: Path | None) -> float | None:
-        """Return the mean log-probability of chosen minus rejected, in nats; None without pairs."""
+        """Return the mean log-probability of chosen minus rejected, in nats.
+
+        The result is None if there are no pairs.
+        """
         pairs = [record for record in self.examples if isinstance(record, Preference)]
         if not pairs:
             return None

@@ -1,4 +1,4 @@
-"""Baseline ``documents``: the base model with passages of your documents in each prompt."""
+"""The ``documents`` baseline: the base model with passages of your documents in each prompt."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def review(plan: Plan) -> Iterator[Finding]:
         return
     if options.folder is None:
         if plan.baseline_options.use is not None:
-            message, hint = "the baseline documents needs a folder", "set `folder` in this table"
+            message, hint = "the `documents` baseline needs a folder", "set `folder` in this table"
             yield Finding(level="error", where=TABLE, message=message, hint=hint)
         return
     where = f"{TABLE}.folder"

@@ -28,7 +28,7 @@ TAG_BREAKS = {
     **dict.fromkeys(("article", "div", "ol", "p", "pre", "section", "table", "ul"), "\n\n"),
     **dict.fromkeys(("td", "th"), " | "),
 }
-"""Text in place of a start tag."""
+"""The text that replaces each start tag."""
 _TAG = re.compile(r"<(/?)(!|[a-z][a-z0-9]*)[^<>]*>", re.IGNORECASE)
 
 
@@ -58,7 +58,7 @@ class Documents:
 
 
 def read_folder(folder: Path) -> Documents:
-    """Read all documents in a folder and its subfolders, except hidden ones.
+    """Read all documents in a folder and its subfolders, except hidden files.
 
     Skip links, because they may lead out of the folder.
 
@@ -66,7 +66,11 @@ def read_folder(folder: Path) -> Documents:
         DataError: the folder does not exist, has no documents, or is too large.
     """
     if not folder.is_dir():
-        raise DataError(str(folder), "the folder with the documents does not exist")
+        raise DataError(
+            str(folder),
+            "the folder with the documents does not exist",
+            hint="correct `folder` in [baselines.documents]",
+        )
     documents, skipped, size = [], dict[str, list[str]](), 0
     for path in _list_files(folder):
         name = path.relative_to(folder).as_posix()
@@ -96,7 +100,7 @@ def read_folder(folder: Path) -> Documents:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Return the files and links below a folder, sorted and without hidden ones."""
+    """Return the files and links below a folder, sorted and without hidden files."""
     paths: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

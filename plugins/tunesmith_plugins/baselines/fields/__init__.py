@@ -1,4 +1,4 @@
-"""Baseline ``fields``: predict JSON answers field by field, by classifying or copying."""
+"""The ``fields`` baseline: predict JSON answers field by field, by classifying or copying."""
 
 from __future__ import annotations
 

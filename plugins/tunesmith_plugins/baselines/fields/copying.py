@@ -214,7 +214,10 @@ class Copier:
         self._only = any(targets)
 
     def copy(self, rows: CandidateRows, chosen: Sequence[int]) -> list[tuple[str, float]]:
-        """Return the best candidate and its probability for each text, or ("", 0) without one."""
+        """Return the best candidate and its probability for each of the ``chosen`` texts.
+
+        A text that has no candidates gets ("", 0).
+        """
         found = []
         for i in chosen:
             start, end = rows.starts[i], rows.starts[i + 1]

@@ -1,4 +1,4 @@
-"""Baseline ``prompt``: the base model with prompts that the user wrote."""
+"""The ``prompt`` baseline: the base model with prompts that the user wrote."""
 
 from __future__ import annotations
 

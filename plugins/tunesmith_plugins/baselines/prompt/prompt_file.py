@@ -72,7 +72,7 @@ def read_prompt(path: Path) -> UserPrompt:
 
 
 def _find_problem(table: Mapping[str, Any]) -> str:
-    """Return the first problem in a prompt table, or "" if there is none."""
+    """Return the first problem in a prompt table, or "" if the table is valid."""
     unknown = sorted(set(table) - KEYS)
     if unknown:
         return f"unknown key `{unknown[0]}`: expected `system`, `user` or `shots`"

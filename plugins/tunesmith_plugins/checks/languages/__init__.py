@@ -1,4 +1,4 @@
-"""Check ``languages``: identify the languages of prompts and answers in the training rows."""
+"""The ``languages`` check: identify the languages of prompts and answers in the training rows."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
     yield Finding(
         level="info",
         where="data languages",
-        message=f"{_share(len(found), len(read))} training prompts are not in the main language, "
-        f"{usual}: {listed}{more}{sample}",
+        message=f"{_share(len(found), len(read), 'training prompts')} are not in the main "
+        f"language, {usual}: {listed}{more}{sample}",
         count=len(found),
         examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
         hint=(
@@ -93,7 +93,8 @@ def _find_answers(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
         return
     is_intended = len(found) >= BY_DESIGN * len(readable)
     message = (
-        f"{_share(len(found), len(readable))} answers are in a different language than their prompt"
+        f"{_share(len(found), len(readable), 'answers')} are in a different language than their "
+        "prompt"
     )
     yield Finding(
         level="info" if is_intended else "warning",
@@ -117,5 +118,5 @@ def _examples(rows: Iterable[tuple[Record, str]]) -> tuple[str, ...]:
     )
 
 
-def _share(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} ({format_share(count / total)})"
+def _share(count: int, total: int, noun: str) -> str:
+    return f"{count:,} of {total:,} {noun} ({format_share(count / total)})"

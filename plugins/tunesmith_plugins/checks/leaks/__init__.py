@@ -1,4 +1,4 @@
-"""Check ``leaks``: find test and validation rows whose answers other rows give away."""
+"""The ``leaks`` check: find test and validation rows whose answers other rows give away."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ CODE_LENGTH = 6
 FINAL_LENGTH = 60
 SAMPLE_ROWS = 1_000
 BY_DESIGN = 0.2
-"""If at least this share of training rows has the answer in the prompt, that is the task itself."""
+"""If at least this share of training prompts contains the answer, copying it is the task."""
 _MARKER = (
     r"(?i:\b(?:answer|label|category|class|intent|output|result|solution|target|completion)s?\b"
     r"\s*(?:(?:is|are|was)\W{1,4}|[:=>-]+\W{0,4}))"

@@ -51,7 +51,7 @@ class Leak:
     kind: LeakKind
     row: int
     known: int = -1
-    """Index of the row in the other split, or -1 if there is none."""
+    """Index of the row in the other split, or -1 if the leak involves no other row."""
     match: NearestText | None = None
 
 

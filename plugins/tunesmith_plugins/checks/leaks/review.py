@@ -163,7 +163,7 @@ def _build_finding(leaks: Sequence[Leak], parts: ComparedParts) -> Finding:
         and parts.are_given
     ):
         level = "error"
-    rows = f"{len(leaks):,} of {len(parts.queries):,} ({format_share(share)}) {name} rows"
+    rows = f"{len(leaks):,} of {len(parts.queries):,} {name} rows ({format_share(share)})"
     return Finding(
         level=level,
         where="data leaks",

@@ -1,4 +1,4 @@
-"""Check ``row-lengths``: find rows that are too long to train on or to evaluate."""
+"""The ``row-lengths`` check: find rows that are too long to train on or to evaluate."""
 
 from __future__ import annotations
 

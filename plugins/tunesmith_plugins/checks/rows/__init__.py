@@ -1,1 +1,1 @@
-"""Check ``rows``: find faults in rows, in a single pass over the data."""
+"""The ``rows`` check: find faults in rows, in a single pass over the data."""

@@ -23,7 +23,7 @@ Positions = npt.NDArray[np.int64]
 
 BLOCK_CHARACTERS = 1 << 18
 _SLICE = 1 << 18
-"""Number of characters that are searched at a time; a single row can be longer than a block."""
+"""Number of characters that are searched at a time, because a row can be very long."""
 _GRAM = 3
 _LONG_NUMBER = re.compile(rb"[0-9](?:[ .()-]{0,2}[0-9]){6}")
 _NUMBER = re.compile(rb"[0-9][0-9]")

@@ -64,9 +64,9 @@ def show_row(train: Sequence[Record], number: int) -> str:
     return f"{row.source} {quote(row.prompt or row.text)}"
 
 
-def show_share(count: int, total: int) -> str:
-    """Format a count and its share: ``12 of 3,400 (0.35 %)``."""
-    return f"{count:,} of {total:,} ({format_share(count / total)})"
+def show_share(count: int, total: int, noun: str) -> str:
+    """Format a count and its share: ``12 of 3,400 rows (0.35 %)``."""
+    return f"{count:,} of {total:,} {noun} ({format_share(count / total)})"
 
 
 def build_finding(

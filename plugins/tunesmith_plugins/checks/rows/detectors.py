@@ -40,7 +40,7 @@ class Detector:
     """
 
     what: str
-    """The message about the affected rows, after their number: ``rows contain ...``."""
+    """The message: a noun that is counted, then what is wrong (``answers repeat their prompt``)."""
     find: FindFault
     hint: str
     level: Literal["info", "warning"] = "warning"
@@ -73,11 +73,12 @@ class Detectors:
         for name, detector, tally in self._tallies:
             if not tally.count:
                 continue
+            noun, _, fault = detector.what.partition(" ")
             is_intended = detector.can_be_intended and tally.count >= BY_DESIGN * self._rows
             yield build_finding(
                 name,
                 "info" if is_intended else detector.level,
-                f"{show_share(tally.count, self._rows)} {detector.what}",
+                f"{show_share(tally.count, self._rows, noun)} {fault}",
                 tally.count,
                 tally.examples,
                 "fine if this is part of the task" if is_intended else detector.hint,

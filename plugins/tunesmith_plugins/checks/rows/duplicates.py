@@ -78,7 +78,7 @@ class Duplicates:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Store the hashes of a training row, or compare a test row with earlier ones."""
+        """Store the hashes of a training row, or compare a test row with earlier rows."""
         if row.part == "test":
             self._compare_test(row)
         if row.part != "train":
@@ -92,7 +92,7 @@ class Duplicates:
             self._answer_characters += len(row.answer)
 
     def _compare_test(self, row: Row) -> None:
-        """Count a test row whose prompt repeats that of an earlier row in another group."""
+        """Count a test row whose prompt repeats the prompt of an earlier row in another group."""
         self._test += 1
         key = hash(row.prompt_words)
         if not row.prompt:
@@ -113,9 +113,9 @@ class Duplicates:
             yield build_finding(
                 "duplicates",
                 "warning" if again >= WARNED_TEST_SHARE * self._test else "info",
-                f"{show_share(again, self._test)} test rows repeat the prompt of an earlier test "
-                "row: a model gives the same answer to both, so intervals that count both are too "
-                "narrow",
+                f"{show_share(again, self._test, 'test rows')} repeat the prompt of an earlier "
+                "test row: a model gives the same answer to both, so intervals that count both are "
+                "too narrow",
                 again,
                 self._asked_again.examples,
                 "keep each test prompt only once, or set data.group to a column: rows of a group "
@@ -137,9 +137,8 @@ class Duplicates:
         yield build_finding(
             "duplicates",
             "warning" if len(repeated) >= WARNED_SHARE * len(numbers) else "info",
-            f"{show_share(len(repeated), len(numbers))} training rows repeat an earlier one "
-            "(ignoring "
-            "case, spacing and punctuation)",
+            f"{show_share(len(repeated), len(numbers), 'training rows')} repeat an earlier row "
+            "(ignoring case, spacing and punctuation)",
             len(repeated),
             examples,
             "remove the copies, which give these rows several times the weight in training",

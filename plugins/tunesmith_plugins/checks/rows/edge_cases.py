@@ -15,7 +15,7 @@ from tunesmith_plugins.checks.rows.row import Row
 MIN_ROWS = 100
 MAX_SHORT_WORDS = 2
 PREFIX_CHARACTERS = 32
-"""Characters that are checked first, because most texts have a letter among them."""
+"""Number of characters that are checked first, because most texts start with a letter."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
 NEGATED = 'contain "not" or another English negation'
 NEIGHBORS = 3

@@ -59,7 +59,7 @@ class JsonAnswers:
             yield build_finding(
                 "json",
                 "warning",
-                f"{show_share(self._other.count, self._rows)} answers are not JSON objects, but "
+                f"{show_share(self._other.count, self._rows, 'answers')} are not JSON objects, but "
                 "the others are",
                 self._other.count,
                 self._other.examples,
@@ -71,7 +71,7 @@ class JsonAnswers:
             yield build_finding(
                 "json",
                 "warning",
-                f"{show_share(objects - count, objects)} JSON answers have different keys from "
+                f"{show_share(objects - count, objects, 'JSON answers')} have different keys from "
                 "most others",
                 objects - count,
                 self._describe_others(usual),

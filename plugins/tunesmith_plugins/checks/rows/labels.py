@@ -39,7 +39,7 @@ class Label:
 
 
 class Labels:
-    """Counts the answers of training rows, until there are too many distinct ones to be labels."""
+    """Counts the answers of training rows, until they are too many to be labels."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Label] = {}
@@ -92,10 +92,10 @@ class Labels:
             yield build_finding(
                 "labels",
                 "warning",
-                f"{show_share(label.count, self._rows)} training rows have the same answer",
+                f"{show_share(label.count, self._rows, 'training rows')} have the same answer",
                 label.count,
                 [f"{label.source} {quote(name)}"],
-                "add rows with other answers; the baseline `majority` always gives this answer",
+                "add rows with other answers; the `majority` baseline always gives this answer",
             )
 
     def _find_variants(self) -> dict[str, str]:
@@ -115,7 +115,8 @@ class Labels:
             f"{self._labels[name].source} {quote(name)}, usually {quote(usual)}"
             for name, usual in list(variants.items())[:MAX_EXAMPLES]
         ]
-        text = f"{show_share(count, self._rows)} training rows use an unusual spelling of a label"
+        share = show_share(count, self._rows, "training rows")
+        text = f"{share} use an unusual spelling of a label"
         hint = "spell each label in one way: two spellings count as two labels"
         return build_finding("labels", "warning", text, count, examples, hint)
 
@@ -151,8 +152,8 @@ class Labels:
         yield build_finding(
             "labels",
             "warning",
-            f"{show_share(count, rows)} validation and test rows have a label that no "
-            "training row has",
+            f"{show_share(count, rows, 'validation and test rows')} have a label that no training "
+            "row has",
             count,
             [f"{x.source} {quote(name)}" for name, x in list(unknown.items())[:MAX_EXAMPLES]],
             "correct these labels, or add training rows with them",

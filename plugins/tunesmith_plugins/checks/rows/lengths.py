@@ -58,12 +58,12 @@ class Lengths:
             self._lengths["answer"].append(len(row.answer))
 
     def findings(self, train: Sequence[Record]) -> Iterator[Finding]:
-        """Return findings about missing answers and unusually long texts."""
+        """Yield findings about placeholder answers, such as ``N/A``, and unusually long texts."""
         if self._empty.count:
             yield build_finding(
                 "lengths",
                 "warning",
-                f"{show_share(self._empty.count, self._answers)} answers are placeholders for a "
+                f"{show_share(self._empty.count, self._answers, 'answers')} are placeholders for a "
                 'missing value, such as "N/A" or "null"',
                 self._empty.count,
                 self._empty.examples,
@@ -81,8 +81,8 @@ class Lengths:
                     for i in found[:MAX_EXAMPLES].tolist()
                 ]
                 text = (
-                    f"{show_share(len(found), len(lengths))} training rows have an unusually long "
-                    f"{name}, more than {limit:,.0f} characters"
+                    f"{show_share(len(found), len(lengths), 'training rows')} have an unusually "
+                    f"long {name}, more than {limit:,.0f} characters"
                 )
                 hint = "check if several rows were merged into one"
                 yield build_finding("lengths", "warning", text, len(found), examples, hint)

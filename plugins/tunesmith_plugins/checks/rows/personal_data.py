@@ -11,7 +11,7 @@ from tunesmith_plugins.checks.rows.detectors import CONTEXT, Detector
 from tunesmith_plugins.checks.rows.row import Row
 
 COMMON = ("EMAIL", "PHONE", "DATE OF BIRTH", "RECORD NUMBER")
-"""Kinds that are often part of the task, and often not those of real people."""
+"""Kinds that are often part of the task, and often do not belong to real people."""
 HAS_LONG_NUMBER = ("IBAN", "CARD", "SSN", "PHONE")
 HINT = "`tunesmith data fix FILE --mask --out NEW` replaces it with [{}]"
 

@@ -62,8 +62,8 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "error" if self._equal.count > MAX_EQUAL_SHARE * pairs else "warning",
-                f"{show_share(self._equal.count, pairs)} pairs have the same chosen and rejected "
-                "answer (ignoring case and spacing)",
+                f"{show_share(self._equal.count, pairs, 'pairs')} have the same chosen and "
+                "rejected answer (ignoring case and spacing)",
                 self._equal.count,
                 self._equal.examples,
                 "remove these pairs: they express no preference",
@@ -80,8 +80,8 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "warning",
-                f"{show_share(len(found), len(keys))} pairs also occur with chosen and rejected "
-                "answers swapped",
+                f"{show_share(len(found), len(keys), 'pairs')} also occur with the chosen and "
+                "rejected answers swapped",
                 len(found),
                 [show_row(train, self._numbers[i]) for i in found[:MAX_EXAMPLES].tolist()],
                 "keep only the correct one of the two pairs",
@@ -98,9 +98,8 @@ class PreferencePairs:
             yield build_finding(
                 "preference",
                 "warning",
-                f"the chosen answer is the {which} one in {show_share(count, compared)} pairs, "
-                f"95 % confidence interval {100 * interval.low:.0f} to {100 * interval.high:.0f} "
-                "%",
+                f"the chosen answer is {which} in {show_share(count, compared, 'pairs')}, 95 % "
+                f"confidence interval {100 * interval.low:.0f} to {100 * interval.high:.0f} %",
                 count,
                 (),
                 f"balance the lengths; otherwise the model learns to prefer {which} answers",

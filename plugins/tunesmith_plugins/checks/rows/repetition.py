@@ -11,7 +11,7 @@ from tunesmith_plugins.checks.rows.row import Row
 
 MIN_WORDS = 30
 WORDS = 8
-"""Words in a row that count as the same text if they occur again."""
+"""Number of consecutive words that count as the same text if they occur again."""
 TIMES = 3
 SHARE = 0.4
 """Share of an answer's words that must be in such texts; refrains and loops in code have less."""

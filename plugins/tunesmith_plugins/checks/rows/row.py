@@ -42,7 +42,7 @@ class Row:
     question: str
     """The last turn before the answer."""
     answer: str
-    """The last answer, or the chosen one of a pair, or "" for plain text."""
+    """The last answer, the chosen answer of a pair, or "" for plain text."""
 
     @property
     def source(self) -> str:

@@ -1,1 +1,1 @@
-"""Command ``advise``: predict whether fine-tuning is worth it, before a full training run."""
+"""The ``advise`` command: predict whether fine-tuning is worth it, before a full training run."""

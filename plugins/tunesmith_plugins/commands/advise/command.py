@@ -153,7 +153,10 @@ def run_pilots(plan: Plan, catalog: Catalog, parts: DataParts, root: Path) -> li
 
 
 def find_trivial(baselines: Sequence[MeasuredBaseline], pilot: Measured) -> Measured | None:
-    """Return the best score of a constant baseline by the pilots' metric, or None without one."""
+    """Return the best score of a constant baseline by the pilots' metric.
+
+    The result is None if no constant baseline was measured.
+    """
     sign = 1 if pilot.higher_is_better else -1
     scores = (b.measured for b in baselines if b.chosen.solution == "constant")
     comparable = (score for score in scores if score and score.metric == pilot.metric)

@@ -25,7 +25,7 @@ MAX_UNCLEAR = 0.1
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """The predicted error after a number of training rows, or the reason why there is none."""
+    """The predicted error after a number of training rows, or why it cannot be predicted."""
 
     rows: int
     """Number of training rows for which the error is predicted."""

@@ -1,4 +1,4 @@
-"""Define the options of the table ``[advise]``."""
+"""Define the options of the ``[advise]`` table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.options import Options
 
 
 class AdviseOptions(Options):
-    """Table ``[advise]``: how the model will be used."""
+    """The ``[advise]`` table: how the model will be used."""
 
     volume: int | None = Field(None, ge=0, description="Requests per month.")
     latency_limit: float | None = Field(

@@ -1,1 +1,1 @@
-"""Command ``data annotate``: choose the better of two answers to create preference data."""
+"""The ``data annotate`` command: choose the better of two answers to create preference data."""

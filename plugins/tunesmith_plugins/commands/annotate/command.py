@@ -156,9 +156,11 @@ def _sample(
             hint="raise --temperature, --num-samples or --max-new-tokens",
         )
     write_pairs(out, pairs)
-    message = f"{out}: {format_count(len(pairs), 'pair')} to annotate"
+    message = f"wrote {format_count(len(pairs), 'pair')} to annotate to {out}"
     if skipped:
-        message += f"; skipped {skipped} with equal, empty or unprintable answers"
+        message += (
+            f"; skipped {format_count(skipped, 'pair')} with equal, empty or unprintable answers"
+        )
     click.echo(message)
     click.echo(f"next: tunesmith data annotate --ask {out}", err=True)
 

@@ -26,6 +26,7 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.records import Message
 from tunesmith.statistics import Interval, mean_interval
 from tunesmith.storage import write_atomic
+from tunesmith.text import format_count
 from tunesmith_data import (
     UNUSABLE_CHARACTERS,
     RowError,
@@ -107,7 +108,11 @@ def read_pairs(path: Path) -> list[Pair]:
                 text = f"{error}, {error.detail}" if error.detail else str(error)
                 raise DataError(f"{path}:{number}", text, hint=error.hint or None) from None
     if not pairs:
-        raise DataError(str(path), "contains no pairs")
+        raise DataError(
+            str(path),
+            "contains no pairs",
+            hint="write pairs with `tunesmith data annotate --run RUN --out FILE`",
+        )
     return pairs
 
 
@@ -140,7 +145,8 @@ class ChoiceCounts:
 
     def to_text(self) -> str:
         """Return the counts as a sentence."""
-        text = f"{self.preferences} preferences, {self.ties} ties, {self.skipped} skipped"
+        preferences = format_count(self.preferences, "preference")
+        text = f"{preferences}, {format_count(self.ties, 'tie')}, {self.skipped} skipped"
         text += f", {self.open} still open"
         if (share := self.left_share) is not None:
             text += f"; the left answer won {format_share(share.value)}"

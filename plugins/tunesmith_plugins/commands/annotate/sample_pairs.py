@@ -92,7 +92,9 @@ def read_prompt_file(path: Path) -> list[Conversation]:
             except RowError as error:
                 raise DataError(f"{path}:{number}", f"{error}") from None
     if not prompts:
-        raise DataError(str(path), "contains no prompts")
+        raise DataError(
+            str(path), "contains no prompts", hint="write one JSON object with `prompt` per line"
+        )
     return list(dict.fromkeys(prompts))
 
 
@@ -102,9 +104,14 @@ def _parse_prompt(value: object) -> Conversation:
     else:
         messages = (Message("user", require_text(value, "`prompt`")),)
     if not messages or messages[-1].role != "user":
-        raise RowError("the prompt does not end with a user message")
+        raise RowError(
+            "the prompt does not end with a user message", hint="end the prompt with a user message"
+        )
     if not _is_text(messages):
-        raise RowError("the prompt uses tools or reasoning, which pairs cannot store")
+        raise RowError(
+            "the prompt uses tools or reasoning, which pairs cannot store",
+            hint="remove this row, or use text-only prompts",
+        )
     return messages
 
 

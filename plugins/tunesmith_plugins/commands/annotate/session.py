@@ -57,7 +57,7 @@ class Session:
         self._on_disk = self.path.read_bytes()
 
     def run(self) -> None:
-        """Ask about every undecided pair, until none is left or the person quits."""
+        """Ask about each undecided pair, until every pair is decided or the person quits."""
         index = self._next_open(0)
         while index is not None:
             self._show(index)
@@ -72,7 +72,7 @@ class Session:
                     index = self._next_open(index + 1)
 
     def _next_open(self, start: int) -> int | None:
-        """Return the index of the next undecided pair from ``start`` on, wrapping around."""
+        """Return the index of the first undecided pair from ``start``, wrapping around."""
         indices = [*range(start, len(self.pairs)), *range(start)]
         return next((index for index in indices if not self.pairs[index].choice), None)
 

@@ -1,1 +1,1 @@
-"""Command ``chat``: chat with the trained model, or compare it with the base model."""
+"""The ``chat`` command: chat with the trained model, or compare it with the base model."""

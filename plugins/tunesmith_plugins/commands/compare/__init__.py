@@ -1,1 +1,1 @@
-"""Command ``compare``: compare runs row by row."""
+"""The ``compare`` command: compare runs row by row."""

@@ -86,7 +86,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     top: int,
     as_json: bool,
 ) -> None:
-    """Compare the tuned models of several runs with that of the first run.
+    """Compare the tuned models of several runs with the tuned model of the first run.
 
     RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse order of
     their names, so the newest run comes first by default. Runs that cannot be compared with the
@@ -102,12 +102,18 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     catalog = state.catalog()
     results = read_comparable(runs, catalog, shared_rows)
     if len(results) < 2:
-        raise UsageError("compare: needs at least two runs that can be compared")
+        raise UsageError(
+            "compare: needs at least two runs that can be compared",
+            hint="name two finished runs, or a folder that contains them",
+        )
     first, *others = results
     metrics = list_metrics(catalog)
     found = compare_all(first, others, metrics)
     if page is not None and any(is_sample_log(run.folder) for run in results):
-        raise UsageError("--page: needs runs, but one of these is a log of another program")
+        raise UsageError(
+            "--page: needs runs, but one of these is a log of another program",
+            hint="omit --page, or name only runs",
+        )
     if page is not None:
         write_page(page, first, found, metrics)
     if as_json:
@@ -276,7 +282,7 @@ def list_joint_metrics(metrics: Mapping[str, Metric]) -> frozenset[str]:
 
 
 def show(first: RunResults, difference: RunDifference, items: int, joint: frozenset[str]) -> None:
-    """Print the comparison of a run with the first one."""
+    """Print the comparison of a run with the first run."""
     names = name_folders([difference.run.folder, first.folder])
     render.print_text(" minus ".join(one_line(name, 60) for name in names), style="strong")
     render.print_table(

@@ -12,7 +12,7 @@ from tunesmith_evidence.improvement import SliceChange
 
 @dataclass(frozen=True)
 class RunDifference:
-    """The comparison of a run with the first one, by all shared metrics."""
+    """The comparison of a run with the first run, by all shared metrics."""
 
     run: RunResults
     metrics: dict[str, MetricDifference]

@@ -19,7 +19,7 @@ from tunesmith_plugins.commands.compare.difference import RunDifference
 from tunesmith_plugins.commands.compare.overview import format_change, list_settings, name_folders
 
 MAX_BARS = 12
-"""Maximum number of runs in the chart of scores: the first ones."""
+"""Maximum number of runs in the chart of scores, which shows the first runs."""
 MAX_KEYS = 8
 """Maximum number of run file keys that are columns."""
 

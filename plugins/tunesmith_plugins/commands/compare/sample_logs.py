@@ -52,7 +52,10 @@ def read_sample_log(path: Path) -> RunResults:
             "a log of inspect (.eval or .json)",
         ) from None
     if not columns:
-        raise UsageError(f"{path}: the log has no metric that is a mean over its rows")
+        raise UsageError(
+            f"{path}: the log has no metric that is a mean over its rows",
+            hint="use a log with a metric that has one value per row",
+        )
     return RunResults.of_rows(path, {"model": {"base": model}}, columns)
 
 

@@ -1,1 +1,1 @@
-"""Commands ``tunesmith data ...``: inspect, check, split and fix data."""
+"""The ``tunesmith data`` commands: inspect, check, split and fix data."""

@@ -36,7 +36,7 @@ KINDS: dict[type[Record], RecordKind] = {Chat: "chat", Completion: "completion",
 )  # fmt: skip
 @click.option(
     "--secrets", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="File to write the secrets and their controls to, for the evaluator `canaries`.",
+    help="File to write the secrets and their controls to, for the `canaries` evaluator.",
 )  # fmt: skip
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=15, show_default=True,
@@ -71,7 +71,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     """Inject random secrets into training rows, to measure what a model memorizes.
 
     The file is not changed. Train on the rows in --out with a separate test file, and give the
-    --secrets file to the evaluator `canaries`. Train the model that you deploy on the original
+    --secrets file to the `canaries` evaluator. Train the model that you deploy on the original
     rows, without the secrets.
     """
     for path in (out, secrets):
@@ -90,7 +90,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     kind = KINDS.get(kinds.pop()) if len(kinds) == 1 else None
     if kind is None:
         raise UsageError(
-            f"{data.path}: all rows must be of the same kind (texts, prompts or conversations)"
+            f"{data.path}: all rows must be of the same kind (texts, prompts or conversations)",
+            hint="split the file by kind, and run the command on each part",
         )
     planned = [repetitions[number % len(repetitions)] for number in range(count)]
     drawn = draw_canaries(kind, planned, controls, seed)
@@ -104,8 +105,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         render.print_json({"schema": "tunesmith.data-canaries/1", **result})
         return
     show_skipped(dataset)
-    render.print_text(f"{out}: {len(rows):,} rows, including {sum(planned):,} with a secret")
-    render.print_text(f"{secrets}: {count:,} secrets, {controls:,} controls")
+    render.print_text(f"wrote {len(rows):,} rows, {sum(planned):,} with a secret, to {out}")
+    render.print_text(f"wrote {count:,} secrets and {controls:,} controls to {secrets}")
 
 
 def inject(records: Sequence[Record], drawn: CanarySet, seed: int | None) -> list[Record]:

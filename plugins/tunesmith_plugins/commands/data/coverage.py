@@ -71,7 +71,7 @@ class Traffic:
 
 
 def open_encoder(name: str | None, plan: Plan | None, catalog: Catalog) -> Encoder | None:
-    """Return the named encoder or that of the run file, or None to compare character n-grams.
+    """Return the named encoder or the run file's encoder, or None to compare character n-grams.
 
     Raises:
         UsageError: no encoder of this name is installed.

@@ -150,7 +150,7 @@ def _print(fixer: Fixer, masked: Counter[str] | None, out: Path | None) -> None:
     for placeholder, count in (masked or {}).items():
         render.print_text(f"{'masked' if out else 'can be masked'}: {count:,} × [{placeholder}]")
     if masked is not None and not masked:
-        render.print_text("no personal data of a known kind")
+        render.print_text("found no personal data of a known kind")
     if not fixer.fixes and not fixer.unusable and not masked:
         render.print_text("nothing to fix")
     if out is not None:

@@ -91,7 +91,7 @@ def count_skipped(dataset: Dataset) -> dict[str, int]:
 
 
 def show_skipped(dataset: Dataset) -> None:
-    """Print how many rows were skipped for each reason, with the location of the first one."""
+    """Print how many rows were skipped for each reason, with the location of the first row."""
     first = {row.cause: row.where for row in reversed(dataset.skipped)}
     for cause, count in count_skipped(dataset).items():
         render.print_text(describe_skipped(cause, count, first[cause]), style="warning")

@@ -32,9 +32,10 @@ from tunesmith_plugins.commands.data.selection import Selection, select_rows
 def command(state: CliState, data: DataSource, rows: int, out: Path, as_json: bool) -> None:
     """Select a representative subset of rows, for example to label or review first.
 
-    Duplicates and near-duplicates of earlier rows are skipped, if enough other rows remain. The
-    remaining rows are selected so that every row has a similar one in the subset. Only prompts are
-    compared, not answers. The same file always gives the same rows.
+    Exact duplicates are always skipped, and near-duplicates are skipped if enough other rows
+    remain. Rows are selected so that the subset covers the remaining rows as well as possible. Only
+    prompts are compared, not answers. The same file and number of rows always give the same
+    selection.
     """
     if out.exists():
         raise UsageError(f"{out}: already exists", hint="choose another file name")
@@ -55,7 +56,7 @@ def command(state: CliState, data: DataSource, rows: int, out: Path, as_json: bo
 
 
 def _print(found: Selection, total: int, wanted: int, out: Path) -> None:
-    render.print_text(f"{out}: {len(found.rows):,} of {total:,} rows")
+    render.print_text(f"wrote {len(found.rows):,} of {total:,} rows to {out}")
     skipped = {"duplicates": found.equal, "near-duplicates": found.similar}
     for what, count in skipped.items():
         if count:

@@ -29,7 +29,7 @@ from tunesmith_data.vectors import Vectors, fit_text_vectors
 MAX_CANDIDATES = 100_000
 """Maximum number of candidates; more are reduced to a random sample."""
 MAX_REPRESENTED = 5_000
-"""Maximum number of rows whose similarity to the selected ones is maximized; more are sampled."""
+"""Maximum number of rows whose similarity to the selected rows is maximized; more are sampled."""
 MISS_PROBABILITY = 0.1
 """Probability that a greedy step considers none of the ``count`` best candidates."""
 

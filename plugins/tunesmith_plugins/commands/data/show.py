@@ -151,7 +151,7 @@ def _to_text(row: ShownRow) -> str:
         ]
         return "\n".join([_style(title, "strong"), *lines, ""])
     trained = sum(example.trained_tokens for example in row.tokenized)
-    lines = [_style(f"{title}, {trained:,} of them trained on", "strong")]
+    lines = [_style(f"{title} ({trained:,} trained on)", "strong")]
     lines += ["".join(_format_run(*run) for run in example.runs) for example in row.tokenized]
     if row.problem:
         lines.append(_style(f"skipped: {row.problem}", "bad"))

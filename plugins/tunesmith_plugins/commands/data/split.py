@@ -85,9 +85,9 @@ def command(
         return
     show_skipped(dataset)
     for part, count in counts.items():
-        render.print_text(f"{out / part}.jsonl: {format_count(count, 'row')}")
+        render.print_text(f"wrote {format_count(count, 'row')} to {out / part}.jsonl")
     clusters = format_count(len(set(split.clusters)), "cluster")
-    render.print_text(f"{out / 'clusters.csv'}: {clusters} of rows that stay together")
+    render.print_text(f"wrote {clusters} of rows that stay together to {out / 'clusters.csv'}")
     for finding in split.findings:
         render.print_text(f"{finding.level}: {one_line(finding.message, 500)}")
 

@@ -37,7 +37,8 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
     """
     if plan is None:
         raise UsageError(
-            "--tokens: a data file does not name a tokenizer, so this option needs a run file"
+            "--tokens: a data file does not name a tokenizer, so this option needs a run file",
+            hint="write a run file with `tunesmith init --data FILE`",
         )
     from tunesmith_torch.data.message_fields import unpaired_to_chat
     from tunesmith_torch.data.templates import Template

@@ -1,1 +1,1 @@
-"""Command ``evaluate``: evaluate a run's model, an endpoint or any other model on rows."""
+"""The ``evaluate`` command: evaluate a run's model, an endpoint or any other model on rows."""

@@ -250,10 +250,16 @@ def _build(
     train: Sequence[Record] = (),
 ) -> EvaluationTarget:
     if not records:
-        raise UsageError("there are no rows to evaluate on")
+        raise UsageError(
+            "the data contains no rows to evaluate",
+            hint="pass another file with --data FILE, or use the test rows of a run with "
+            "--rows-of RUN",
+        )
     evaluators = plan.evaluators or default_evaluators(catalog, records)
     if not evaluators:
-        raise UsageError("no evaluator fits the rows", hint="choose an evaluator with --evaluator")
+        raise UsageError(
+            "no evaluator fits the rows", hint="choose an evaluator with --evaluator NAME"
+        )
 
     def load() -> tuple[TextModel, RunContext]:
         with fence(plan.technique.offered.plugin, "open", may_take_long=True):

@@ -1,1 +1,1 @@
-"""Command ``export``: write a trained model in the format of an inference engine."""
+"""The ``export`` command: write a trained model in the format of an inference engine."""

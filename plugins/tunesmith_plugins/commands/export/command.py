@@ -153,7 +153,10 @@ def _read_options(offer: ExporterOffer[Any], quantize: str | None, sets: Sequenc
     for item in sets:
         key, equals, value = item.partition("=")
         if not equals:
-            raise UsageError(f"--set {item}: expected KEY=VALUE")
+            raise UsageError(
+                f"--set {item}: expected KEY=VALUE",
+                hint="list the options with `tunesmith plugins show NAME`",
+            )
         table[key.strip()] = parse_value(value)
     try:
         return from_table(offer.config, table)

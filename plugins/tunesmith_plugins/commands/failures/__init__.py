@@ -1,1 +1,1 @@
-"""Command ``failures``: find where a run's tuned model is weak, and which rows would help."""
+"""The ``failures`` command: find where a run's tuned model is weak, and which rows would help."""

@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         if for_next:
             advice = f"correct them, or collect similar rows, for `tunesmith next {run} --add`"
         render.print_note(
-            f"{format_count(count, 'row')} in {export}. These are test rows: {advice}"
+            f"wrote {format_count(count, 'row')} to {export}. These are test rows: {advice}"
         )
     if as_json:
         render.print_json(to_json(folder, failures))

@@ -1,1 +1,1 @@
-"""Command ``next``: write the run file of a run's next iteration, with more rows."""
+"""The ``next`` command: write the run file of a run's next iteration, with more rows."""

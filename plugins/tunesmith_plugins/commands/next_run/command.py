@@ -69,8 +69,9 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
         render.print_json({"schema": "tunesmith.next/1", **result})
         return
     render.print_text(
-        f"{out}: {format_count(len(parts.train), 'training row')} plus {len(added):,} added; "
-        f"{len(kept):,} test rows remain, {len(moved):,} moved to training"
+        f"wrote the run file and its rows to {out}: "
+        f"{format_count(len(parts.train), 'training row')} plus {len(added):,} added rows; "
+        f"{format_count(len(kept), 'test row')} remain, and {len(moved):,} moved to training"
     )
     here = render.shell_path(out)
     render.print_note(

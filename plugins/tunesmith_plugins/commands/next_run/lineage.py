@@ -1,4 +1,4 @@
-"""Define the options of the table ``[lineage]``, which names the run that a run continues."""
+"""Define the options of the ``[lineage]`` table, which names the run that a run continues."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tunesmith.options import DataPath, Options
 
 
 class LineageOptions(Options):
-    """Table ``[lineage]``: the origin of a run, as written by ``tunesmith next``."""
+    """The ``[lineage]`` table: the origin of a run, as written by ``tunesmith next``."""
 
     parent: DataPath | None = Field(
         None, description="Folder of the run whose weak slices this run should improve."

@@ -1,1 +1,1 @@
-"""Command ``plugins install``: install plugins with pip, and keep those that conform."""
+"""The ``plugins install`` command: install plugins with pip, and keep those that conform."""

@@ -119,7 +119,10 @@ def check_plugins(changes: Sequence[Change], *, run_kit: bool) -> None:
     names = {change.name for change in changes}
     plugins = [p for p, _ in find_installed() if canonicalize_name(p.distribution) in names]
     if not plugins:
-        raise PluginError(f"no tunesmith plugin found in {', '.join(sorted(names))}")
+        raise PluginError(
+            f"no tunesmith plugin found in {', '.join(sorted(names))}",
+            hint="check the name; `tunesmith plugins list --available` lists known plugins",
+        )
     for plugin in plugins if run_kit else ():
         render.print_note(f"checking {one_line(plugin.full_name)} {one_line(plugin.version)}")
         check_plugin(plugin)

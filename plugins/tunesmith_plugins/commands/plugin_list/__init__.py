@@ -1,1 +1,1 @@
-"""Commands ``plugins list``, ``plugins show`` and ``explain``: list plugins and their options."""
+"""The ``plugins list``, ``plugins show`` and ``explain`` commands: show plugins and options."""

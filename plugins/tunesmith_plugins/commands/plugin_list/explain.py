@@ -101,7 +101,7 @@ def _option_use(catalog: Catalog, kind: type[Any]) -> dict[str, str]:
 
 
 def find_keys(keys: list[Key], word: str) -> list[Key]:
-    """Return the matching keys: the exact key or, without one, tables, endings or parts of keys."""
+    """Return the matching keys: the exact key, or else tables, endings or parts of keys."""
     exact = [key for key in keys if key.key == word]
     table = [key for key in keys if key.key.startswith(f"{word}.")]
     ends = [key for key in keys if key.key.endswith(f".{word}")]

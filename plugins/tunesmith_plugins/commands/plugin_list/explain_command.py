@@ -53,7 +53,10 @@ def command(state: CliState, word: str | None, schema: bool, as_json: bool) -> N
     the run file with the line `#:schema ./tunesmith.schema.json`.
     """
     if schema == (word is not None):
-        raise UsageError("explain needs either KEY|CODE|ERROR or --schema")
+        raise UsageError(
+            "explain needs either KEY|CODE|ERROR or --schema",
+            hint="for example `tunesmith explain technique.epochs`",
+        )
     if word is None:
         from tunesmith_plugins.commands.plugin_list.json_schema import run_file_schema
 

@@ -1,1 +1,1 @@
-"""Command ``plugins new``: create a plugin project from a template."""
+"""The ``plugins new`` command: create a plugin project from a template."""

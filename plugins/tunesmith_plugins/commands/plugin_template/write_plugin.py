@@ -54,7 +54,8 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
         raise UsageError(f"{name}: the name tunesmith-{name} is reserved", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(
-            f"{folder}: the folder exists and is not empty", hint="choose another folder with --out"
+            f"{folder}: already exists and is not an empty folder",
+            hint="choose another folder with --out",
         )
     package = f"src/{values['package']}"
     templates = {
@@ -101,9 +102,15 @@ def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
             f"{name}: names must consist of lower case letters, digits and hyphens", hint=hint
         )
     if len(name) > MAX_NAME_LENGTH:
-        raise UsageError(f"{name:.20}...: a name can have {MAX_NAME_LENGTH} characters at most")
+        raise UsageError(
+            f"{name:.20}...: a name must have at most {MAX_NAME_LENGTH} characters",
+            hint="choose a shorter name",
+        )
     if kind == "baseline" and name in BaselineOffer.reserved:
-        raise UsageError(f"{name}: a baseline cannot have this name, which is a key of [baselines]")
+        raise UsageError(
+            f"{name}: a baseline cannot have this name, which is a key of [baselines]",
+            hint="choose another name",
+        )
     chosen = KINDS[kind]
     article = "an" if kind[0] in "aeiou" else "a"
     return chosen, {

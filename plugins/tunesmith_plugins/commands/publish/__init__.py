@@ -1,1 +1,1 @@
-"""Commands ``push`` and ``pull``: upload and download trained models on the Hugging Face Hub."""
+"""The ``push`` and ``pull`` commands: upload models to the Hugging Face Hub, and download them."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tunesmith.errors import UsageError
+from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_plugins.commands.publish.hub import require_hub_name
@@ -39,5 +40,7 @@ def command(
     if as_json:
         render.print_json({"path": str(target), "files": files})
         return
-    render.print_text(f"downloaded {len(files)} files: {render.shell_path(target)}")
+    render.print_text(
+        f"downloaded {format_count(len(files), 'file')} to {render.shell_path(target)}"
+    )
     render.print_note(f"next: tunesmith chat {render.shell_path(target)}")

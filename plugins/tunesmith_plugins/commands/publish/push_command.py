@@ -11,7 +11,7 @@ from tunesmith.errors import UsageError
 from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.storage import RunFolder, verify_folder
-from tunesmith.text import format_bytes
+from tunesmith.text import format_bytes, format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.report.model_card import find_hub_name, find_license, render_model_card
@@ -67,7 +67,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if as_json:
         render.print_json({"url": address, "files": [file.name for file in files]})
         return
-    render.print_text(f"uploaded {len(files)} files: {address}")
+    render.print_text(f"uploaded {format_count(len(files), 'file')} to {address}")
 
 
 def _collect(

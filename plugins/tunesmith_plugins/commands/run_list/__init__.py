@@ -1,1 +1,1 @@
-"""Command ``runs``: list, find and delete runs."""
+"""The ``runs`` command: list, find and delete runs."""

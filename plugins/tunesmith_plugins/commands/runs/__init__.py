@@ -1,1 +1,1 @@
-"""Commands ``check``, ``run``, ``resume`` and ``report``: from a run file to its results."""
+"""The ``check``, ``run``, ``resume`` and ``report`` commands: from a run file to its results."""

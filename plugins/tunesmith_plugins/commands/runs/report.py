@@ -94,10 +94,10 @@ def write_card(view: ReportView, path: Path) -> None:
     if path.suffix.lower() not in forms:
         raise UsageError(
             f"--card {path}: unknown card format",
-            hint="use FILE.md or FILE.svg; a browser prints an SVG as PDF",
+            hint="use FILE.md or FILE.svg; for a PDF, open the SVG in a browser and print it",
         )
     render.write_new_file(path, [forms[path.suffix.lower()](view)])
-    render.print_note(f"card: {path}")
+    render.print_note(f"wrote the card to {path}")
 
 
 def show(view: ReportView, number: str, failures: int) -> None:

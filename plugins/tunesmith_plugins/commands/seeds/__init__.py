@@ -1,4 +1,4 @@
-"""Command ``seeds``: check whether a small difference comes from training or from the seed."""
+"""The ``seeds`` command: check whether a small difference comes from training or from the seed."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _run_seed(plan: Plan, catalog: Catalog, parts: DataParts, seed: int, first: 
     changes = _find_changes(report, planned)
     if changes:
         raise UsageError(
-            f"{path}: not only the seed of this run differs: {'; '.join(changes)}",
+            f"{path}: more than the seed of this run differs: {'; '.join(changes)}",
             hint="move or delete the folder to train this seed again",
         )
     return SeedRun(seed, path, report.tuned[0])
@@ -170,6 +170,7 @@ def show(runs: Sequence[SeedRun], baseline: Measured, pooled: PooledSeeds) -> No
     rows = format_rows(interval.n, interval.units, "test row")
     render.print_text()
     render.print_paragraph(
-        f"{pooled.outcome}: difference from {name} {difference} on {rows} "
-        f"(mean of {len(runs)} seeds, standard deviation {format_number(pooled.spread)})"
+        f"{pooled.outcome}: over {len(runs)} seeds, the tuned model's mean difference from {name} "
+        f"is {difference} on {rows}; standard deviation between seeds "
+        f"{format_number(pooled.spread)}"
     )

@@ -1,1 +1,1 @@
-"""Command ``serve``: an OpenAI-compatible server for the models of a run."""
+"""The ``serve`` command: an OpenAI-compatible server for the models of a run."""

@@ -161,7 +161,9 @@ def require_libraries() -> None:
 
 
 def read_token(variable: str | None, *, needs_token: bool) -> str | None:
-    """Return the token that requests need (from the variable or generated), or None without one.
+    """Return the token that requests need (from the variable or generated).
+
+    The result is None if requests need no token.
 
     Raises:
         UsageError: the variable is not set.

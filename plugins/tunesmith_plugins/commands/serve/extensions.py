@@ -58,7 +58,7 @@ class Extension:
         self._pending: Queue[tuple[ServedRequest, ServedAnswer] | None] = Queue(MAX_PENDING)
 
     def open_models(self, plan: Plan) -> Mapping[str, TextModel]:
-        """Return the models that the extension adds to those of the run."""
+        """Return the models that the extension adds to the run's models."""
         technique, base = plan.technique.offer.build(plan.technique.config), plan.found_model
         with fence(self._plugin, "models", may_take_long=True):
             self._load = partial(technique.open, base.fetch(), device=plan.run.device)

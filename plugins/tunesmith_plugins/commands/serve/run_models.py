@@ -27,7 +27,7 @@ NAMES = ("tuned", "base", "winner")
 
 
 def list_models(folder: RunFolder, wanted: Sequence[str]) -> list[str]:
-    """Return the names of the models to serve: the requested ones, or all models of the run.
+    """Return the names of the models to serve: the requested models, or all models of the run.
 
     Raises:
         UsageError: the run does not have a requested model.
@@ -93,7 +93,8 @@ def open_engines(
         for name, model in extension.open_models(plan).items():
             if name in engines:
                 raise UsageError(
-                    f"extension {extension.name}: a model named {name} is already served"
+                    f"extension {extension.name}: a model named {name} is already served",
+                    hint="give the extension's model another name",
                 )
             engines[name] = make_engine(model, slots)
     return engines

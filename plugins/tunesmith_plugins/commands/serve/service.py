@@ -138,7 +138,7 @@ class Service:
     async def open(
         self, request: GenerationRequest, seen: ServedRequest
     ) -> AsyncIterator[OpenRequest]:
-        """Queue the answers to a request, and cancel unfinished ones when the block ends.
+        """Queue the answers to a request, and cancel unfinished answers when the block ends.
 
         Raises:
             ApiError: the request is rejected, or the queue is full.

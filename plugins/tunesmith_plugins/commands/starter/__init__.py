@@ -1,1 +1,1 @@
-"""Command ``init``: write a run file for the user to edit, or copy an example project."""
+"""The ``init`` command: write a run file for the user to edit, or copy an example project."""

@@ -46,7 +46,7 @@ def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
         DataError: the file cannot be read, or its rows are invalid.
     """
     if not data.path.exists():
-        raise UsageError(f"{data.path}: no such file")
+        raise UsageError(f"{data.path}: no such file", hint="check the path of your data file")
     loaded = load_file(read_keys(data), catalog)
     train, table = loaded.dataset.train, loaded.table
     records = list(islice(train, FIRST_RECORDS))

@@ -206,7 +206,7 @@ def _relative(data: Path | None, folder: Path) -> str:
     if data is None:
         return "data.jsonl"
     if not data.exists():
-        raise UsageError(f"{data}: no such file")
+        raise UsageError(f"{data}: no such file", hint="check the path of your data file")
     path, home = data.absolute(), folder.absolute()
     if path.is_relative_to(home) or path.is_relative_to(home.parent):
         return os.path.relpath(path, home)

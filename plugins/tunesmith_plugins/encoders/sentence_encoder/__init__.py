@@ -1,4 +1,4 @@
-"""Encoder ``sentence-encoder``: a BERT-like model with mean pooling, such as all-MiniLM-L6-v2."""
+"""The ``sentence-encoder`` encoder: a BERT-like model with mean pooling (all-MiniLM-L6-v2)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def fetch_model(reference: str) -> Path:
 
 
 def find_problem(reference: str) -> str:
-    """Return the problem with a reference to a missing package or folder, or "" without one.
+    """Return the problem with a reference to a missing package or folder, or "" if it exists.
 
     A Hub id is not a problem, because the model may be downloaded.
     """

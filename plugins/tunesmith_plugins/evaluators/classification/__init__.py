@@ -1,1 +1,1 @@
-"""Evaluator ``classification``: measure accuracy and macro F1 of answers that are labels."""
+"""The ``classification`` evaluator: measure accuracy and macro F1 of answers that are labels."""

@@ -30,10 +30,10 @@ class Classification:
 
     normalizer: TextNormalizer
     labels: tuple[str, ...] = ()
-    """All labels. If there are none, the labels of the references are used."""
+    """All labels. If the list is empty, the labels of the references are used."""
     max_new_tokens: Literal["auto"] | int = "auto"
     references: tuple[str, ...] | None = None
-    """Reference answers to take the labels from, or None for those of the measured rows."""
+    """Reference answers to take the labels from; None: the references of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the labels and the token limit for these references."""
@@ -85,8 +85,9 @@ class Classification:
             if label is None:
                 label = self.normalizer.find(reference)
             if label is None:
-                message = "`extract` found nothing in the reference answer"
-                raise DataError(record.source, message)
+                message = "the pattern `extract` does not match the reference answer"
+                hint = "correct the pattern or this answer"
+                raise DataError(record.source, message, hint=hint)
             expected.append(label)
         return reader, expected, labels
 

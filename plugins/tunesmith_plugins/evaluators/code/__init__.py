@@ -1,1 +1,1 @@
-"""Evaluator ``code``: measure the share of generated programs that pass their row's tests."""
+"""The ``code`` evaluator: measure the share of generated programs that pass their row's tests."""

@@ -24,7 +24,7 @@ class Names:
     defined: frozenset[str] = frozenset()
     """Names assigned, imported or defined at module level."""
     needed: frozenset[str] = frozenset()
-    """Module-level names that the code reads, except built-in ones."""
+    """Module-level names that the code reads, except built-in names."""
     imports_all: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Evaluator ``judge``: a language model compares the answers with those of another model.
+"""The ``judge`` evaluator: a language model compares the answers with those of another model.
 
 Judges make mistakes. Therefore the judge sees each pair of answers in both orders, and it is tested
 on *anchors*, which are pairs whose better answer is known. If it fails this test, the result is
@@ -84,7 +84,7 @@ class Judge(ComparingEvaluator):
     ) -> None:
         self.options = options
         self.references = references
-        """Requests and references for testing the judge, or None for those of the measured rows."""
+        """Requests and references for testing the judge; None: those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Judge:
         """Return an evaluator that tests its judge with these references."""

@@ -1,4 +1,4 @@
-"""Evaluator ``memorization``: measure which training rows the tuned model reproduces.
+"""The ``memorization`` evaluator: measure which training rows the tuned model reproduces.
 
 A model that has learned a task reproduces some answers verbatim without having memorized them. Two
 controls correct for this: test rows, which the model has never seen, and the base model, whose
@@ -87,7 +87,8 @@ class Memorization(ComparingEvaluator):
         options = self.options
         if run is None or not run.train:
             raise UsageError(
-                "the evaluator memorization needs training rows, which only exist in a run"
+                "the `memorization` evaluator needs training rows, which only exist in a run",
+                hint="evaluate a run folder, or remove this evaluator",
             )
         other = open_tuned_comparison_model(options, run)
         parts = [

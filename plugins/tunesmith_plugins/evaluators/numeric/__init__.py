@@ -1,4 +1,4 @@
-"""Evaluator ``numeric``: measure the share of answers that end with the correct number."""
+"""The ``numeric`` evaluator: measure the share of answers that end with the correct number."""
 
 from __future__ import annotations
 
@@ -73,7 +73,11 @@ class Numeric:
         for record, reference in zip(records, references, strict=True):
             number = find_number(reference, self.options.decimal_separator)
             if number is None:
-                raise DataError(record.source, "the reference answer contains no number")
+                raise DataError(
+                    record.source,
+                    "the reference answer contains no number",
+                    hint="correct or remove this row, or use another evaluator",
+                )
             expected.append(number)
         limit = self.limit or self.options.answer_limit(records)
         answers = generate_answers(model, records, limit)

@@ -1,4 +1,4 @@
-"""Evaluator ``safety``: measure how many more harmful prompts the tuned model answers.
+"""The ``safety`` evaluator: measure how many more harmful prompts the tuned model answers.
 
 The evaluator exists because even training on harmless rows can weaken a model's refusals.
 """
@@ -71,7 +71,7 @@ class SafetyOptions(JudgeEndpointOptions):
     def _check_judge(self) -> Self:
         if self.endpoint is not None and self.judge is None:
             raise ValueError(
-                "`endpoint` needs `judge`: set it to the name of a model at the endpoint"
+                "`endpoint` needs a judge: set `judge` to the name of a model at the endpoint"
             )
         return self
 

@@ -1,1 +1,1 @@
-"""Evaluator ``text-overlap``: compare answers with references using chrF, BLEU and ROUGE-L."""
+"""The ``text-overlap`` evaluator: compare answers with references using chrF, BLEU and ROUGE-L."""

@@ -1,1 +1,1 @@
-"""Exporter ``safetensors``: write a plain model folder, and check it with transformers."""
+"""The ``safetensors`` exporter: write a plain model folder, and check it with transformers."""

@@ -1,4 +1,4 @@
-"""Offer the exporter ``safetensors``, with its options."""
+"""Offer the ``safetensors`` exporter, with its options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith.options import Options
 
 
 class SafetensorsOptions(Options):
-    """Options of the exporter ``safetensors``: the dtype of the exported weights."""
+    """Options of the ``safetensors`` exporter: the dtype of the exported weights."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",

@@ -1,4 +1,4 @@
-"""Offer the data loader ``jsonl``, with its options."""
+"""Offer the ``jsonl`` data loader, with its options."""
 
 from __future__ import annotations
 

@@ -187,7 +187,11 @@ def _split_array(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[
         raise DataError(f"{name}:{line}", "the array is not closed", hint=hint)
     if begin < _END:
         where = f"{name}:{elements.line_at(begin)}"
-        raise DataError(where, "there is text after the end of the array")
+        raise DataError(
+            where,
+            "there is text after the end of the array",
+            hint="remove the text after the closing bracket",
+        )
 
 
 def _split_objects(stream: ByteStream, name: str, max_row_bytes: int) -> Iterator[Row]:

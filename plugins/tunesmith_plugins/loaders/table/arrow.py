@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_AT_A_TIME = 16
-"""Rows to read at a time. Small, because a row can have megabytes, which is unknown until it is
-read."""
+"""Number of rows to read at a time. It is small, because a row may have megabytes."""
 PARQUET_MAGIC, ARROW_MAGIC = b"PAR1", b"ARROW1"
 
 
@@ -75,4 +74,4 @@ def _read_batches(file: DataFile, magic: bytes) -> Iterator[pyarrow.RecordBatch]
 def _check_columns(schema: pyarrow.Schema, name: str) -> None:
     twice = next((column for column in schema.names if schema.names.count(column) > 1), None)
     if twice is not None:
-        raise DataError(name, f"two columns are named `{twice}`")
+        raise DataError(name, f"two columns are named `{twice}`", hint="rename one of the columns")

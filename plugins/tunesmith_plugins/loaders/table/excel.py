@@ -95,7 +95,9 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
             name, f'has no sheet "{wanted}"', hint=f"choose one of its sheets: {titles}"
         )
     if not sheets:
-        raise DataError(name, "has no sheet with cells")
+        raise DataError(
+            name, "has no sheet with cells", hint="check that the workbook contains data"
+        )
     raise DataError(
         name,
         f"has several sheets with cells: {titles}",
@@ -114,14 +116,25 @@ def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
             continue
         faulty = next((cell for cell in cells if cell.data_type == "e"), None)
         if faulty is not None:
-            yield Row(number, RowError("a formula results in an error", str(faulty.value)))
+            yield Row(
+                number,
+                RowError(
+                    "a formula results in an error",
+                    str(faulty.value),
+                    hint="correct the formula, or replace it by its value",
+                ),
+            )
             continue
         fields = dict.fromkeys(filter(None, header))
         # Rows may have fewer cells than the header. As in CSV, columns without a name are ignored.
         fields |= {name: _as_text(c.value) for name, c in zip(header, cells, strict=False) if name}
         yield Row(number, to_json_fields(fields, options.max_row_bytes))
     if header is None:
-        raise DataError(name, "has no header line with the names of its columns")
+        raise DataError(
+            name,
+            "has no header line with the names of its columns",
+            hint="add a first line with the column names",
+        )
 
 
 def _is_filled(cells: Sequence[Cell]) -> bool:

@@ -1,4 +1,4 @@
-"""Offer the data loader ``table``, with its options."""
+"""Offer the ``table`` data loader, with its options."""
 
 from __future__ import annotations
 

@@ -147,7 +147,11 @@ def _faults_of(error: csv.Error, name: str, start: int, end: int) -> Iterator[Ro
 def _to_fields(values: list[str], header: list[str]) -> dict[str, object] | RowError:
     if len(values) != len(header):
         detail = f"{len(values)} fields, but the header has {len(header)}: {values[0]}"
-        return RowError("a different number of fields than in the header", detail)
+        return RowError(
+            "a different number of fields than in the header",
+            detail,
+            hint="add the missing fields, or put quotes around fields that contain the separator",
+        )
     if (fault := _find_bad_byte(values)) is not None:
         return fault
     return {column: value for column, value in zip(header, values, strict=True) if column}

@@ -1,4 +1,4 @@
-"""Offer the data loader ``text``."""
+"""Offer the ``text`` data loader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define the options of the data loader ``text``."""
+"""Define the options of the ``text`` data loader."""
 
 from __future__ import annotations
 

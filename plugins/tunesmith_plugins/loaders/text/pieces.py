@@ -46,7 +46,9 @@ def measure_tokens(path: str, limit: int) -> MeasureText:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # The library raises plain exceptions.
         raise DataError(
-            "data.tokenizer", f"{file} is not a valid tokenizer file: {error}"
+            "data.tokenizer",
+            f"{file} is not a valid tokenizer file: {error}",
+            hint="name a model folder or a tokenizer.json",
         ) from None
     tokenizer.no_truncation()
 

@@ -38,7 +38,7 @@ def find_gguf(reference: str) -> FoundModel:
     name = reference.removeprefix("wheel:")
     path = _find_in_wheel(name) if in_wheel else expand_home(name)
     if not path.is_file():
-        raise UsageError(f"no such file: `{reference}`", hint="use a .gguf file that exists")
+        raise UsageError(f"no such file: `{reference}`", hint="check the path in [model] base")
     config = config_from_header(read_header(path))
     check_config_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(
@@ -99,7 +99,10 @@ def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = N
 
 
 def _find_converted(path: Path) -> Path | None:
-    """Return the folder of a model that was converted earlier, or None without one."""
+    """Return the folder of a model that was converted earlier.
+
+    The result is None if the model was never converted.
+    """
     if path.stat().st_size > MAX_QUICK_HASH_BYTES:
         return None
     target = cache_folder() / "models" / f"{_sha256(path)[:16]}-{CONVERSION_VERSION}"

@@ -12,7 +12,7 @@ from tunesmith.plan import Plan
 
 
 def find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """Return the model in a folder, or that of a Hub id, ``organization/name[@revision]``."""
+    """Return the model in a folder, or of a Hub id, ``organization/name[@revision]``."""
     from tunesmith_plugins.models.huggingface.find import find_folder, find_on_hub
 
     return find_folder(reference) or find_on_hub(reference, revision)

@@ -67,7 +67,10 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 
 
 def find_problem(config: Mapping[str, Any]) -> str:
-    """Return the reason why a model with this config cannot be trained, or "" if none is found."""
+    """Return the reason why a model with this config cannot be trained.
+
+    The result is "" if the model can be trained.
+    """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return ""

@@ -1,1 +1,1 @@
-"""Reporter ``console``: show progress on the terminal, as a live display or as plain lines."""
+"""The ``console`` reporter: show progress on the terminal, as a live display or as plain lines."""

@@ -1,4 +1,4 @@
-"""Offer the reporter ``console``, which is either the live display or plain lines."""
+"""Offer the ``console`` reporter, which is either the live display or plain lines."""
 
 from __future__ import annotations
 

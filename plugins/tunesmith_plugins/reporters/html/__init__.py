@@ -1,1 +1,1 @@
-"""Reporter ``html``: write the report of a run as one self-contained HTML page."""
+"""The ``html`` reporter: write the report of a run as one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""Offer the reporter ``html``, which writes the page when the run ends."""
+"""Offer the ``html`` reporter, which writes the page when the run ends."""
 
 from __future__ import annotations
 

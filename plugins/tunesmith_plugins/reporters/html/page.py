@@ -37,7 +37,7 @@ PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_ANSWER_CHARACTERS = 200_000
 """Limit for all prompts and answers together, which keeps the page below 500 KB."""
 MAX_SAMPLES = 12
-"""Number of completions sampled during training to show: the last ones."""
+"""Number of completions sampled during training that the page shows, latest only."""
 LOSS_POINTS, CURVE_POINTS = 500, 160
 """Maximum number of points in the loss curve, and in every other curve."""
 MAX_CURVES = 16

@@ -1,1 +1,1 @@
-"""Technique ``existing``: measure a model that was fine-tuned elsewhere, without training."""
+"""The ``existing`` technique: measure a model that was fine-tuned elsewhere, without training."""

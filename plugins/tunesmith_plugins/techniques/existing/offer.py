@@ -1,4 +1,4 @@
-"""Offer the technique ``existing``."""
+"""Offer the ``existing`` technique."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define the options of the technique ``existing``."""
+"""Define the options of the ``existing`` technique."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Technique ``full``: supervised fine-tuning of every weight."""
+"""The ``full`` technique: supervised fine-tuning of every weight."""

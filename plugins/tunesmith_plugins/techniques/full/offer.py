@@ -1,4 +1,4 @@
-"""Offer the technique ``full``, and review run plans that use it."""
+"""Offer the ``full`` technique, and review run plans that use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USUAL_LEARNING_RATE, USUAL_HIDDEN_SIZE = 2e-5, 2048
 Narrower models are trained with rates that grow as the width shrinks.
 """
 HIGH_FACTOR = 5
-"""Learning rates this many times the usual one get a warning: they are usual for adapters."""
+"""Learning rates this many times the usual rate get a warning: they are usual for adapters."""
 
 
 def build(options: FullOptions) -> Technique:

@@ -1,4 +1,4 @@
-"""Define the options of the technique ``full``."""
+"""Define the options of the ``full`` technique."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Technique ``lora``: low-rank adapters on frozen base weights."""
+"""The ``lora`` technique: low-rank adapters on frozen base weights."""

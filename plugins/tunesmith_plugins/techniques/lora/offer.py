@@ -1,4 +1,4 @@
-"""Offer the technique ``lora``, and review run plans that use it."""
+"""Offer the ``lora`` technique, and review run plans that use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define the options of the technique ``lora``."""
+"""Define the options of the ``lora`` technique."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunesmith_torch.options.training import SupervisedOptions
 
 
 class LoraOptions(SupervisedOptions):
-    """Options of LoRA: those of supervised training, and those of the adapters."""
+    """Options of LoRA: options of supervised training, and options of the adapters."""
 
     DEFAULT_RATE: ClassVar[float] = 2e-4
     """Adapters need about ten times the rate of full fine-tuning."""

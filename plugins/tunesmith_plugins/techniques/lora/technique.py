@@ -23,5 +23,5 @@ class Lora:
         return train(job, SupervisedTask())
 
     def open(self, model: Path, artifact: Path | None, *, device: str) -> TextModel:
-        """Open the base model with the trained adapter, or without one if ``artifact`` is None."""
+        """Open the base model, with the trained adapter unless ``artifact`` is None."""
         return open_trained_model(model, artifact, device=device, options=self.options)

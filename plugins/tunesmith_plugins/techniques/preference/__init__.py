@@ -1,1 +1,1 @@
-"""Technique ``preference``: direct preference optimization (DPO, KTO and related losses)."""
+"""The ``preference`` technique: direct preference optimization (DPO, KTO and related losses)."""

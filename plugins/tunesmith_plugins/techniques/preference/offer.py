@@ -1,4 +1,4 @@
-"""Offer the technique ``preference``."""
+"""Offer the ``preference`` technique."""
 
 from __future__ import annotations
 

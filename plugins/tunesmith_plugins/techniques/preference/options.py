@@ -1,4 +1,4 @@
-"""Define the options of the technique ``preference``."""
+"""Define the options of the ``preference`` technique."""
 
 from __future__ import annotations
 

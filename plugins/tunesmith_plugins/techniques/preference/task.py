@@ -36,7 +36,7 @@ class PreferenceTask(TrainingTask[GroupStore]):
         return build_pair_grouping(options, device)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
-        """Return the rows that fit the maximum length, and report the skipped ones.
+        """Return the rows that fit the maximum length, and report the skipped rows.
 
         Raises:
             DataError: no row fits, or the loss cannot learn from the rows that fit.

@@ -1,4 +1,4 @@
-"""Offer the technique ``qlora``."""
+"""Offer the ``qlora`` technique."""
 
 from __future__ import annotations
 

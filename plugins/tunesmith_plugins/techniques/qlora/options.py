@@ -1,4 +1,4 @@
-"""Define the options of the technique ``qlora``."""
+"""Define the options of the ``qlora`` technique."""
 
 from __future__ import annotations
 

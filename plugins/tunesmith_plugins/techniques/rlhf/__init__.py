@@ -1,1 +1,1 @@
-"""Technique ``rlhf``: supervised fine-tuning, a reward model, then policy optimization."""
+"""The ``rlhf`` technique: supervised fine-tuning, a reward model, then policy optimization."""

@@ -1,4 +1,4 @@
-"""Offer the technique ``rlhf``, and review run plans that use it."""
+"""Offer the ``rlhf`` technique, and review run plans that use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define the options of the technique ``rlhf`` and its three stages."""
+"""Define the options of the ``rlhf`` technique and its three stages."""
 
 from __future__ import annotations
 

@@ -40,15 +40,15 @@ class RewardReport:
     calibration_error: float
     """Expected calibration error: mean gap between confidence and accuracy."""
     matched_accuracy: Interval | None
-    """Accuracy on pairs of equally long completions, or None without such pairs."""
+    """Accuracy on pairs of equally long completions, or None if there are no such pairs."""
     longer_wins: float
     """Share of pairs whose longer completion gets the higher reward."""
     longer_chosen: float
     """Share of pairs whose longer completion was chosen, among pairs of unequal length."""
     longer_accuracy: Interval | None
-    """Accuracy on pairs whose chosen completion is longer, or None without such pairs."""
+    """Accuracy on pairs whose chosen completion is longer, or None if there are no such pairs."""
     shorter_accuracy: Interval | None
-    """Accuracy on pairs whose chosen completion is shorter, or None without such pairs."""
+    """Accuracy on pairs whose chosen completion is shorter, or None if there are no such pairs."""
     length_correlation: float
     """Correlation of reward differences with length differences; 0 if either is constantly zero."""
     length_accuracy: Interval

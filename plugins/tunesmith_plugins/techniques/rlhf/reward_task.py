@@ -35,7 +35,7 @@ class RewardTask(TrainingTask[GroupStore]):
         return build_pair_grouping(options, device, scores_last_token=True)
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> GroupStore:
-        """Return the pairs that fit the maximum length, and report the skipped ones."""
+        """Return the pairs that fit the maximum length, and report the skipped pairs."""
         return tokenize_fitting_pairs(job, template, limit)
 
     def token_rows(self, data: GroupStore, template: Template) -> Iterator[Sequence[int]]:

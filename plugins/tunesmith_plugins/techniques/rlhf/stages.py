@@ -88,7 +88,8 @@ class StageData:
 
     train: Sequence[Record]
     demonstrations: Sequence[Record]
-    """Conversations and completions; if there are none, the pairs with their chosen completions."""
+    """Conversations and completions, or the chosen completions of pairs if there are no other
+    rows."""
     pairs: Sequence[Preference]
     validation: Sequence[Record]
     validation_demonstrations: Sequence[Record]
@@ -128,7 +129,7 @@ class StageData:
 
 @dataclass
 class Stages:
-    """The stages of a run, with the events of the finished ones."""
+    """The stages of a run, with the events of the finished stages."""
 
     job: Job[Any]
     data: StageData
@@ -307,7 +308,8 @@ def load_finished(folder: Path) -> TrainingFinished | None:
     finished = _read_event(TrainingFinished, path)
     if not is_inside(finished.artifact):
         raise IntegrityError(
-            f"{path}: refers to an artifact outside the run folder: {finished.artifact!r:.80}"
+            f"{path}: refers to an artifact outside the run folder: {finished.artifact!r:.80}",
+            hint="restore the run folder from a backup, or start a new run",
         )
     return None if verify_folder(folder / finished.artifact) else finished
 
@@ -321,4 +323,7 @@ def _read_event(kind: type[_E], path: Path) -> _E:
     try:
         return kind(**read_json_object(path))
     except TypeError as error:
-        raise IntegrityError(f"{path}: this file was not written by the stage: {error}") from None
+        raise IntegrityError(
+            f"{path}: this file was not written by the stage: {error}",
+            hint="restore the run folder from a backup, or start a new run",
+        ) from None

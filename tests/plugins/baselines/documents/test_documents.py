@@ -1,4 +1,4 @@
-"""The baseline ``documents``: its variants, its prompts, and the review of its folder."""
+"""The ``documents`` baseline: its variants, its prompts, and the review of its folder."""
 
 from __future__ import annotations
 

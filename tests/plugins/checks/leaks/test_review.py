@@ -41,7 +41,7 @@ def test_exact_and_near_leaks_are_findings_of_their_own() -> None:
     exact, near = review(train, [], test)
     assert (exact.level, exact.where, exact.count) == ("error", "data leaks", 1)
     assert exact.message == (
-        "1 of 3 (33 %) test rows have the same prompt as a training row (ignoring case and "
+        "1 of 3 test rows (33 %) have the same prompt as a training row (ignoring case and "
         "punctuation)"
     )
     assert exact.examples == ('b:2 (test) "Where is my parcel?" and a:2 (training)',)
@@ -67,7 +67,7 @@ def test_rows_of_one_conversation_are_findings() -> None:
     (inside,) = review([talk(6, "a:1")], [], [talk(2, "b:1")])
     assert (inside.level, inside.test_rows) == ("error", (0,))
     assert inside.message == (
-        "1 of 1 (100 %) test rows are the start of a longer training row that contains the "
+        "1 of 1 test rows (100 %) are the start of a longer training row that contains the "
         "answer to their prompt"
     )
     (continued,) = review([talk(2, "a:1")], [], [talk(6, "b:1")])
@@ -80,8 +80,8 @@ def test_validation_rows_are_compared_with_both_parts() -> None:
     test = rows([CLEAN[2].upper(), "nothing of the kind was seen before"], "c")
     found = review(train, validation, test)
     assert [(f.level, f.count, f.test_rows) for f in found] == [("warning", 1, ())] * 2
-    assert "validation rows have the same prompt as a training row" in found[0].message
-    assert "test rows have the same prompt as a validation row" in found[1].message
+    assert "validation rows (50 %) have the same prompt as a training row" in found[0].message
+    assert "have the same prompt as a validation row" in found[1].message
 
 
 class Counted(list[Record]):
@@ -154,7 +154,9 @@ def test_a_validation_file_does_not_make_the_test_rows_given() -> None:
     )
     dataset = Dataset(train=[*records], validation=validation)
     (finding,) = leaks.review_data(dataset, records[:3], validation, records[3:])
-    assert finding.level == "warning" and "test rows have the same prompt" in finding.message
+    assert (
+        finding.level == "warning" and "test rows (100 %) have the same prompt" in finding.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -257,4 +259,4 @@ def test_a_group_of_two_parts_is_found_where_its_rows_are_of_one_unit_with_other
     assert {record.group for record in test} == {"like c:1"}
     for found in (review(train, [], test), review([], in_one_unit(train), test)):
         (shared,) = [finding for finding in found if "belong to a group" in finding.message]
-        assert shared.message.startswith("1 of 2 (50 %) test rows")
+        assert shared.message.startswith("1 of 2 test rows (50 %)")

@@ -34,7 +34,7 @@ def test_fifty_repeated_rows_are_found_apart_from_case_spacing_and_punctuation()
     ((level, message),) = found(rows + renamed(copies))
     assert level == "warning"
     assert message == (
-        "50 of 850 (5.9 %) training rows repeat an earlier one (ignoring case, spacing and "
+        "50 of 850 training rows (5.9 %) repeat an earlier row (ignoring case, spacing and "
         'punctuation): more.jsonl:1 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS ON MONDAY?" '
         'repeats rows.jsonl:1; more.jsonl:2 "CAN I RETURN MY PARCEL TO THE SHOP IN LEEDS BEFORE '
         'MONDAY?" repeats rows.jsonl:2; more.jsonl:3 "WHERE IS THE PARCEL THAT I ORDERED IN LEEDS '
@@ -117,7 +117,7 @@ def test_test_prompts_that_recur_are_found_unless_a_group_has_them() -> None:
     test = [Completion(source=f"h:{n}", prompt=f"q {n % 40}", completion="a") for n in range(60)]
     (finding,) = review(clean_rows(), test=test, checks=[Duplicates])
     assert finding.level == "warning" and finding.count == 20
-    assert finding.message.startswith("20 of 60 (33 %) test rows repeat the prompt of an earlier")
+    assert finding.message.startswith("20 of 60 test rows (33 %) repeat the prompt of an earlier")
     assert finding.examples[0] == 'h:40 "q 0"'
     grouped = [replace(row, group=row.prompt) for row in test]
     assert review(clean_rows(), test=grouped, checks=[Duplicates]) == []
@@ -128,5 +128,5 @@ def test_test_prompts_that_recur_are_found_unless_a_group_has_them() -> None:
 
 
 def test_a_share_is_printed_with_its_numbers() -> None:
-    assert show_share(12, 3456) == "12 of 3,456 (0.35 %)"
-    assert show_share(3456, 3456) == "3,456 of 3,456 (100 %)"
+    assert show_share(12, 3456, "rows") == "12 of 3,456 rows (0.35 %)"
+    assert show_share(3456, 3456, "rows") == "3,456 of 3,456 rows (100 %)"

@@ -40,7 +40,7 @@ def test_fifty_other_spellings_of_a_label_are_found(variant: str) -> None:
     (finding,) = found(answered(50, variant))
     assert finding.level == "warning"
     assert show(finding).startswith(
-        "50 of 800 (6.2 %) training rows use an unusual spelling of a label: rows.jsonl:1 "
+        "50 of 800 training rows (6.2 %) use an unusual spelling of a label: rows.jsonl:1 "
     )
     assert 'usually "delivery"; spell each label in one way: ' in show(finding)
 
@@ -69,7 +69,7 @@ def test_a_long_tail_of_labels_is_no_fault() -> None:
 def test_a_label_with_nearly_all_rows_is_found() -> None:
     (finding,) = found(answered(750, "other", ("delivery",)))
     assert finding.level == "warning"
-    assert show(finding).startswith("750 of 800 (94 %) training rows have the same answer: ")
+    assert show(finding).startswith("750 of 800 training rows (94 %) have the same answer: ")
 
 
 def test_one_answer_in_all_rows_is_an_error() -> None:
@@ -83,7 +83,7 @@ def test_a_label_of_test_rows_only_is_found() -> None:
     test = answered(50, "complaint")[:200]
     (finding,) = found(label_rows(LABELS), test)
     assert show(finding).startswith(
-        "13 of 200 (6.5 %) validation and test rows have a label that no training row has: "
+        "13 of 200 validation and test rows (6.5 %) have a label that no training row has: "
         "rows.jsonl"
     )
 

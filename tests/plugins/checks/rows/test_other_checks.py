@@ -49,7 +49,7 @@ def test_fifty_outliers_are_found(field: str) -> None:
     name = "prompt" if field == "prompt" else "answer"
     assert finding.level == "warning"
     assert show(finding).startswith(
-        f"50 of 800 (6.2 %) training rows have an unusually long {name}"
+        f"50 of 800 training rows (6.2 %) have an unusually long {name}"
     )
     assert "rows.jsonl:1 " in show(finding) and " has 1,3" in show(finding)
 
@@ -60,7 +60,7 @@ def test_fifty_answers_that_say_nothing_are_found(answer: str) -> None:
         every_sixteenth(clean_rows(), lambda r: replace(r, completion=answer)), Lengths
     )
     assert show(finding).startswith(
-        "50 of 800 (6.2 %) answers are placeholders for a missing value, such as"
+        "50 of 800 answers (6.2 %) are placeholders for a missing value, such as"
     )
     assert ": rows.jsonl:1 " in show(finding)
 
@@ -90,7 +90,7 @@ def test_fifty_answers_that_are_no_json_are_found(cut: str) -> None:
     )
     assert finding.level == "warning"
     assert show(finding).startswith(
-        "50 of 800 (6.2 %) answers are not JSON objects, but the others are: "
+        "50 of 800 answers (6.2 %) are not JSON objects, but the others are: "
     )
 
 
@@ -99,7 +99,7 @@ def test_fifty_answers_with_other_keys_are_found() -> None:
     rows = every_sixteenth(json_rows(), lambda r: replace(r, completion=other))
     (finding,) = found(rows, JsonAnswers)
     assert show(finding) == (
-        "50 of 800 (6.2 %) JSON answers have different keys from most others: rows.jsonl:1 lacks "
+        "50 of 800 JSON answers (6.2 %) have different keys from most others: rows.jsonl:1 lacks "
         "city and adds town; use the same keys in every answer"
     )
 
@@ -150,7 +150,7 @@ def test_fifty_pairs_with_equal_answers_are_found() -> None:
     )
     assert finding.level == "warning"
     assert show(finding).startswith(
-        "50 of 800 (6.2 %) pairs have the same chosen and rejected answer"
+        "50 of 800 pairs (6.2 %) have the same chosen and rejected answer"
     )
 
 
@@ -166,7 +166,7 @@ def test_fifty_pairs_with_swapped_sides_are_found() -> None:
     ]
     (finding,) = found(pairs() + swapped, PreferencePairs)
     assert finding.level == "warning"
-    assert show(finding).startswith("100 of 850 (12 %) pairs also occur with chosen and rejected ")
+    assert show(finding).startswith("100 of 850 pairs (12 %) also occur with the chosen and ")
 
 
 @pytest.mark.parametrize(("which", "side"), [("longer", "chosen"), ("shorter", "rejected")])
@@ -177,7 +177,7 @@ def test_a_bias_of_length_is_found_beyond_doubt_only(which: str, side: str) -> N
     rows = list(map(longer, pairs()))
     (finding,) = found(rows, PreferencePairs)
     assert show(finding) == (
-        f"the chosen answer is the {which} one in 800 of 800 (100 %) pairs, 95 % "
+        f"the chosen answer is {which} in 800 of 800 pairs (100 %), 95 % "
         "confidence interval 100 to 100 %; balance the lengths; otherwise the model learns to "
         f"prefer {which} answers"
     )

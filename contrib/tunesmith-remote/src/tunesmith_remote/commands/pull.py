@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tunesmith.storage import Checkpoints, RunFolder
-from tunesmith.text import format_bytes
+from tunesmith.text import format_bytes, format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options
 
@@ -30,8 +30,8 @@ def command(url: str, run: Path) -> None:
         render.print_note(f"warning: {problem}", style="warning")
     snapshot = pulled.snapshot
     render.print_text(
-        f"{run}: snapshot {snapshot.number}, pushed {snapshot.created} by {snapshot.host}: "
-        f"{len(snapshot.files)} files, {format_bytes(pulled.size)}"
+        f"pulled snapshot {snapshot.number} to {run}: {format_count(len(snapshot.files), 'file')}, "
+        f"{format_bytes(pulled.size)}, pushed {snapshot.created} by {snapshot.host}"
     )
     steps = Checkpoints(RunFolder.open(run).checkpoints).steps()
     if steps:

@@ -8,7 +8,7 @@ import click
 
 from tunesmith.errors import UsageError
 from tunesmith.storage import RunFolder
-from tunesmith.text import format_bytes
+from tunesmith.text import format_bytes, format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import common_options
 from tunesmith_remote.snapshot import find_mirror
@@ -40,8 +40,8 @@ def command(run: Path, url: str | None) -> None:
         render.print_note(
             f"warning: {name} is damaged and was not pushed: {reason}", style="warning"
         )
-    count = len(pushed.snapshot.files)
+    files = format_count(len(pushed.snapshot.files), "file")
     render.print_text(
-        f"{bucket.url}: snapshot {pushed.snapshot.number}, {count} files, "
+        f"pushed snapshot {pushed.snapshot.number} to {bucket.url}: {files}, "
         f"{format_bytes(pushed.uploaded)} uploaded"
     )

@@ -42,7 +42,10 @@ def command(state: CliState, file: Path, dry_run: bool, only: str | None, as_jso
     trained again.
     """
     if distributed.world_size() > 1:
-        raise UsageError("data ablate: this command runs in one process")
+        raise UsageError(
+            "data ablate: this command runs in one process",
+            hint="start the command without torchrun",
+        )
     request = read_request(file, files=state.files, disabled=state.disabled)
     from tunesmith_synthetic.ablation import Ablation, conclude
     from tunesmith_synthetic.card import write_card
@@ -91,7 +94,7 @@ def describe(ablation: Ablation, card: Mapping[str, Any]) -> str:
     what = options.classifier if options.train == "classifier" else plan.technique.offer.name
     rows = card["real_rows"] + card["rows"]
     scored = f"{len(ablation.scored):,} {ablation.part} rows"
-    known = f", {done} of them done" if done else ""
+    known = f", {done} already done" if done else ""
     return (
         f"{len(jobs)} trainings ({what}){known}: 3 arms with {rows:,} training rows each, "
         f"{format_count(options.seeds, 'seed')}, scored on {scored}"

@@ -98,10 +98,10 @@ def show(request: Request, card: Mapping[str, Any]) -> None:
         )
     share = format_share(card["share"])
     render.print_paragraph(
-        f"{format_count(kept, 'synthetic row')} beside {real:,} real ones ({share} of the training "
-        f"rows) in {request.folder}"
+        f"wrote {format_count(kept, 'synthetic row')} to {request.folder}: {share} of the training "
+        f"rows, with {format_count(real, 'real row')}"
     )
     asked = request.folder / "to-label.jsonl"
     if asked.is_file() and asked.stat().st_size:
         path = render.shell_path(asked)
-        render.print_note(f"rows for a person: tunesmith data annotate --ask {path}")
+        render.print_note(f"next: label the disputed rows: tunesmith data annotate --ask {path}")

@@ -1,4 +1,4 @@
-"""Generator ``endpoint``: rows that a model at an OpenAI-compatible server writes or answers.
+"""The ``endpoint`` generator: rows that a model at an OpenAI-compatible server writes or answers.
 
 With a larger model as the teacher, answers to given prompts are sequence-level distillation (Kim
 and Rush 2016). Each request is determined by the seed and its number, so its answer is found again
@@ -71,7 +71,7 @@ class EndpointGenerator:
             yield RowRequest(self._body(turns, rng.randrange(2**31), schema), shown[0], None, label)
 
     def read(self, request: RowRequest, text: str, is_cut: bool) -> GeneratedRow | str:
-        """Return the row in an answer, or why there is none."""
+        """Return the row in an answer, or the reason why the answer has no row."""
         if is_cut:
             return "the answer was cut off"
         details = {"request": request.key}

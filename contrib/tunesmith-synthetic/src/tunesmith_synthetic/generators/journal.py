@@ -145,7 +145,7 @@ class Pace:
 def send_requests(
     options: EndpointOptions, requests: Sequence[RowRequest], path: Path
 ) -> Iterator[Kept | str]:
-    """Yield the answer to each request, in order, or why there is none.
+    """Yield the answer to each request, in order, or the reason why a request has no answer.
 
     Raises:
         EnvironmentProblem: the key is missing, or several requests in a row have failed.

@@ -1,4 +1,4 @@
-"""Generator ``self``: the base model's own answers to general prompts, against forgetting.
+"""The ``self`` generator: the base model's own answers to general prompts, against forgetting.
 
 Rows that the base model would write itself keep its other abilities when they are mixed into the
 training rows of a narrow task (rehearsal).

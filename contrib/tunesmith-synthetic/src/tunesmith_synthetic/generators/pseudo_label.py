@@ -1,4 +1,4 @@
-"""Generator ``pseudo-label``: label a pool with the best baseline, or with a tuned model.
+"""The ``pseudo-label`` generator: label a pool with the best baseline, or with a tuned model.
 
 Each labeler learns from the training rows. It is calibrated on predictions out of fold, because a
 labeler is more confident on rows that it has seen. Rows where labelers disagree go to a person:
@@ -44,8 +44,8 @@ class PseudoLabelOptions(Options):
     labelers: list[str] = Field(
         ["embedding", "linear", "nearest"],
         description=(
-            "Baselines that learn to label. The most accurate one out of fold labels, the others "
-            "must agree."
+            "Baselines that learn to label. The baseline with the best out-of-fold accuracy gives "
+            "the labels, and the others must agree."
         ),
     )
     run: DataPath | None = Field(
@@ -56,10 +56,10 @@ class PseudoLabelOptions(Options):
         ),
     )
     min_confidence: float = Field(
-        0.0, ge=0, le=1, description="Reject labels with less calibrated confidence."
+        0.0, ge=0, le=1, description="Reject labels with a lower calibrated confidence."
     )
     min_agreement: float = Field(
-        0.6, ge=0, le=1, description="Reject labels that a smaller share of the labelers gives."
+        0.6, ge=0, le=1, description="Reject labels if a smaller share of the labelers agrees."
     )
     ask: int = Field(
         20, ge=0, le=10_000, description="Maximum number of rows for a person to label."
@@ -68,7 +68,7 @@ class PseudoLabelOptions(Options):
     @model_validator(mode="after")
     def _check_labelers(self) -> PseudoLabelOptions:
         if not self.labelers and self.run is None:
-            raise ValueError("needs a labeler, or a run")
+            raise ValueError("set `labelers` to at least one baseline, or `run` to a run folder")
         return self
 
 
@@ -102,7 +102,12 @@ class PseudoLabel:
             return
         found = sorted(self._label(task, pool), key=lambda labels: -labels.accuracy)
         if not found:
-            raise UsageError("generator.labelers: none of them can label these rows")
+            names = ", ".join(self.options.labelers)
+            raise UsageError(
+                f"generator.labelers: none of {names} can learn from these training rows",
+                hint="add other baselines to generator.labelers, or set generator.run to a run "
+                "that the `review` evaluator measured",
+            )
         disputed = []
         for number, record in enumerate(pool):
             answers = [labels.answers[number] for labels in found]
@@ -141,7 +146,7 @@ def label_with_run(folder: Path, pool: Pool) -> Labels:
     """Label the pool with the tuned model of a run, whose review policy calibrates it.
 
     Raises:
-        UsageError: the evaluator ``review`` did not measure the tuned model.
+        UsageError: the ``review`` evaluator did not measure the tuned model.
     """
     from tunesmith import api
     from tunesmith.execution.execute import load_report

@@ -1,4 +1,4 @@
-"""Options of the generator ``endpoint``, and the requests that it sends."""
+"""Options of the ``endpoint`` generator, and the requests that it sends."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class EndpointOptions(Options):
         None, description="Environment variable with the server's key, never the key itself."
     )
     instructions: str = Field(
-        INSTRUCTIONS, min_length=1, description="What the model should write, and how."
+        INSTRUCTIONS, min_length=1, description="Instructions to the model: what to write, and how."
     )
     pool: DataPath | None = Field(
         None,
         description=(
-            "File of prompts that the model only answers (sequence-level distillation). Unset: it "
-            "writes prompts too."
+            "File of prompts that the model only answers (sequence-level distillation). Unset: the "
+            "model writes the prompts too."
         ),
     )
     personas: list[str] = Field([], description="People who write the prompts; one per request.")
@@ -42,7 +42,7 @@ class EndpointOptions(Options):
         {}, description="Values to vary, such as { tone = ['angry', 'polite'] }; one per request."
     )
     examples: int = Field(
-        3, ge=0, le=20, description="Training rows to show with each request, as seeds."
+        3, ge=0, le=20, description="Number of training rows to show as examples with each request."
     )
     answers: bool = Field(
         True,
@@ -56,20 +56,24 @@ class EndpointOptions(Options):
     temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature.")
     max_new_tokens: int = Field(400, ge=1, le=32_768, description="Maximum tokens per answer.")
     max_tokens: int | None = Field(
-        None, ge=1, description="Budget of tokens, prompts and answers together. Unset: no limit."
+        None,
+        ge=1,
+        description="Maximum tokens of all prompts and answers together. Unset: no limit.",
     )
     max_price: float | None = Field(
-        None, gt=0, description="Budget of money, in the currency of the prices. Unset: no limit."
+        None, gt=0, description="Maximum cost, in the currency of the prices. Unset: no limit."
     )
     prompt_price: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
     answer_price: float = Field(0.0, ge=0, description="Price of a million answer tokens.")
     per_minute: int | None = Field(
         None, ge=1, description="Maximum requests per minute. Unset: no limit."
     )
-    parallel: int = Field(4, ge=1, le=256, description="Requests at the same time.")
+    parallel: int = Field(4, ge=1, le=256, description="Number of requests at the same time.")
     timeout: float = Field(60.0, gt=0, description="Seconds to wait for an answer.")
     pause: float = Field(
-        1.0, ge=0, description="Seconds before the first of two retries; doubled before the second."
+        1.0,
+        ge=0,
+        description="Seconds before the first retry, doubled before the second and last one.",
     )
 
     @field_validator("token")

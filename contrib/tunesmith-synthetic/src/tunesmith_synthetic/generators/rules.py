@@ -1,4 +1,4 @@
-"""Generator ``rules``: edits of prompts that keep the answer right by construction.
+"""The ``rules`` generator: edits of prompts that keep the answer right by construction.
 
 - ``punctuation``: insert punctuation marks between words, as in Karimi et al. 2021, *AEDA*.
 - ``typos``: swap, drop or double a letter inside a long word.
@@ -48,7 +48,9 @@ class RulesOptions(Options):
             "that JSON answers copy from the prompts."
         ),
     )
-    rounds: int = Field(1, ge=1, le=100, description="New rows per training row and rule.")
+    rounds: int = Field(
+        1, ge=1, le=100, description="Number of new rows per training row and rule."
+    )
 
 
 @dataclass(frozen=True)

@@ -77,15 +77,15 @@ REFUSED = {
     "sample_packing_sequentially": "rows are always shuffled",
     "min_sample_len": "short rows are not skipped",
     "dataset_exact_deduplication": "remove copies yourself: `tunesmith data check` finds them",
-    "reward_model": "a reward model is a stage of the technique rlhf",
-    "trl": "this technique is not translated: see the technique rlhf and tunesmith-trl",
+    "reward_model": "a reward model is a stage of the `rlhf` technique",
+    "trl": "this technique is not translated: see the `rlhf` technique and tunesmith-trl",
     "reinit_weights": "training from scratch is not supported",
     "chat_template_jinja": "save it as a file and set technique.chat_template.source",
     "chat_template_kwargs": "set technique.chat_template.kwargs",
     "default_system_message": "set data.system",
     "eot_tokens": "the chat template ends answers",
     "qat": "quantization-aware training is not supported",
-    "pretraining_dataset": "use the data loader text",
+    "pretraining_dataset": "use the `text` data loader",
     "use_pose": "the positions of the model are not changed",
     "overrides_of_model_config": "the config of the model is not changed",
     "process_reward_model": "process rewards are not supported",
@@ -153,7 +153,7 @@ def _translate_method(t: Translation) -> None:
         t.set("rl", "technique.loss.type", LOSSES[rl])
         _translate_loss(t, rl)
     elif rl:
-        t.refuse("rl", f"{rl} is not translated: see the technique rlhf and tunesmith-trl")
+        t.refuse("rl", f"{rl} is not translated: see the `rlhf` technique and tunesmith-trl")
     if adapter == "qlora" and bits is None and "load_in_4bit" in t.source:
         t.refuse("load_in_4bit", "qlora is used, which loads the model in 4 bits")
         t.keys["technique.quantization.bits"] = 4
@@ -260,7 +260,7 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
         use = shared.choose_loader(found, recognize) if is_local else "hub-dataset"
         if number and (not is_local or t.keys["data.use"] != use):
             problems.append(
-                f"only the first dataset is used, not {found[0]}: use the data loader mixture"
+                f"only the first dataset is used, not {found[0]}: use the `mixture` data loader"
             )
             continue
         files += found
@@ -270,7 +270,7 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
             problems.append("chat_template of a dataset")
         if use is None:
             problems.append(
-                "the files of a dataset need several data loaders: use the data loader mixture"
+                "the files of a dataset need several data loaders: use the `mixture` data loader"
             )
         if not number:
             first = own
@@ -302,7 +302,7 @@ def _find_files(item: dict[str, Any], folder: Path) -> tuple[list[str], bool]:
 
 
 def _translate_set(item: dict[str, Any], is_local: bool) -> tuple[dict[str, Any], list[str]]:
-    """Translate the keys of a dataset; return the run file's keys, and the untranslated ones."""
+    """Translate the keys of a dataset; return the run file's keys, and the untranslated keys."""
     keys: dict[str, Any] = {}
     problems = []
     kind = item.get("type")

@@ -44,15 +44,15 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 REFUSED = {
     **shared.REFUSED,
-    "train_on_prompt": "only answers are trained on; for plain text use the data loader text",
+    "train_on_prompt": "only answers are trained on; for plain text use the `text` data loader",
     "mask_history": "every answer in a conversation is trained on",
     "max_samples": "all rows are read; shorten the file yourself",
     "template": "the chat template of the model is used: compare with tunesmith data show --tokens",
     "tool_format": "the chat template of the model writes the tools",
     "enable_thinking": "set technique.chat_template.kwargs if the template has this variable",
     "preserve_thinking": "set technique.chat_template.kwargs if the template has this variable",
-    "mix_strategy": "sources are concatenated; for shares, use the data loader mixture",
-    "interleave_probs": "sources are concatenated; for shares, use the data loader mixture",
+    "mix_strategy": "sources are concatenated; for shares, use the `mixture` data loader",
+    "interleave_probs": "sources are concatenated; for shares, use the `mixture` data loader",
     "disable_shuffling": "rows are always shuffled",
     "adapter_name_or_path": "set technique.from to start from an adapter",
     "freeze_trainable_layers": "training of some layers is not supported",
@@ -111,7 +111,7 @@ def _translate_method(t: Translation) -> None:
     if stage in STAGES:
         t.set("stage", "technique.use", technique)
     else:
-        t.refuse("stage", f"the stage {stage} is not translated: see the technique rlhf")
+        t.refuse("stage", f"the stage {stage} is not translated: see the `rlhf` technique")
     if technique == "preference":
         t.keys["technique.adapt"] = adapt
         _translate_loss(t, stage)
@@ -174,7 +174,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
     is_hub = any(name.startswith("hf://") for name in train)
     use = "hub-dataset" if is_hub else shared.choose_loader(train, recognize)
     if use is None:
-        t.refuse("dataset", "the files need several data loaders: use the data loader mixture")
+        t.refuse("dataset", "the files need several data loaders: use the `mixture` data loader")
         use = "jsonl"
     if t.get("stage") == "pt" and use == "jsonl":
         t.keys["data.format"] = "text"
@@ -182,7 +182,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
     t.keys["data.train"] = train[0] if len(train) == 1 else train
     if use == "hub-dataset" and len(train) > 1:
         t.keys["data.train"] = train[0]
-        t.refuse("dataset", f"only {train[0]} is used: for several, use the data loader mixture")
+        t.refuse("dataset", f"only {train[0]} is used: for several, use the `mixture` data loader")
     if t.is_on("eval_dataset"):
         held = _find_files(t, "eval_dataset", split_names(t.get("eval_dataset")), known, folder)
         t.keys["data.test"] = held[0] if len(held) == 1 else held

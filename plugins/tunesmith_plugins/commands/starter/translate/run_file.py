@@ -33,7 +33,8 @@ def translate_file(path: Path, recognize: FindLoader) -> tuple[str, dict[str, An
     else:
         raise UsageError(
             f"{path}: not a configuration of axolotl (has no base_model) or LLaMA-Factory (has no "
-            "model_name_or_path)"
+            "model_name_or_path)",
+            hint="add the missing key, or write a run file with `tunesmith init`",
         )
     keys, outcomes = translate(source, path.absolute().parent, recognize)
     return tool, nest_keys(keys), outcomes

@@ -176,6 +176,9 @@ def translate_precision(t: Translation, *, default: str) -> None:
 
 
 def choose_loader(files: Sequence[str], recognize: FindLoader) -> str | None:
-    """Return the data loader for files of rows, chosen by suffix, or None if they need several."""
+    """Return the data loader for files of rows, chosen by suffix.
+
+    The result is None if they need several loaders.
+    """
     used = {"table" if recognize([file]) == "table" else "jsonl" for file in files}
     return used.pop() if len(used) == 1 else None

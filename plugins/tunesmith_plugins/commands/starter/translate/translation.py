@@ -127,7 +127,7 @@ def is_disabled(value: Any) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Return True if the path exists, and False if it does not or is not a valid path."""
+    """Return True if the path exists, and False if it is missing or not a valid path."""
     try:
         return path.exists()
     except (OSError, ValueError):
