@@ -197,7 +197,7 @@ class TrackerReporter:
 
 def describe_run(event: RunStarted, folder: RunFolder) -> TrackedRun:
     """Return what a tracker is told about a run at its start, without secrets."""
-    options = {key: cut(value) for key, value in flatten(redact_all(event.plan))}
+    options = {plain_name(key): cut(value) for key, value in flatten(redact_all(event.plan))}
     return TrackedRun(folder.id, cut(event.name or folder.id), folder.path, options, event.versions)
 
 
@@ -252,9 +252,13 @@ def list_differences(report: Report) -> dict[str, float]:
 
 
 def name_value(*parts: str) -> str:
-    """Return a name that every tracker accepts: letters, digits, and some marks."""
-    plain = (re.sub(r"[^\w. -]+", "_", redact(part))[: MAX_NAME // 4] for part in parts if part)
-    return "/".join(plain)
+    """Return the parts as one name that every tracker accepts."""
+    return "/".join(plain_name(part, MAX_NAME // 4) for part in parts if part)
+
+
+def plain_name(text: str, most: int = MAX_NAME) -> str:
+    """Return a name of letters, digits, and some marks, without secrets."""
+    return re.sub(r"[^\w. -]+", "_", redact(text))[:most]
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:

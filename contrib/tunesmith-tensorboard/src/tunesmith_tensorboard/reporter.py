@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tunesmith.offers import ReporterOffer
+from tunesmith.options import DataPath
 from tunesmith.storage import RunFolder
 from tunesmith_evidence.tracking import (
     TrackedResults,
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class TensorboardOptions(TrackerOptions):
     """Options of ``[[reporters]] use = "tensorboard"``."""
 
-    folder: Path = Field(
-        Path("tensorboard"),
+    folder: DataPath = Field(
+        "tensorboard",
         description="Folder for `tensorboard --logdir`. Each run has its own folder below it.",
     )
 
@@ -34,7 +35,7 @@ class TensorboardTracker:
     """One folder of event files for each run; a resumed run adds a file."""
 
     def __init__(self, options: TensorboardOptions) -> None:
-        self._folder = options.folder
+        self._folder = Path(options.folder)
         self._writer: SummaryWriter | None = None
 
     def start(self, run: TrackedRun) -> Mapping[str, int]:
