@@ -55,6 +55,7 @@ class TrackedRun:
     """A run as it starts."""
 
     id: str
+    """The name of the run folder, in letters, digits and some marks."""
     name: str
     folder: Path
     options: Mapping[str, str]
@@ -198,7 +199,7 @@ class TrackerReporter:
 def describe_run(event: RunStarted, folder: RunFolder) -> TrackedRun:
     """Return what a tracker is told about a run at its start, without secrets."""
     options = {plain_name(key): cut(value) for key, value in flatten(redact_all(event.plan))}
-    return TrackedRun(folder.id, cut(event.name or folder.id), folder.path, options, event.versions)
+    return TrackedRun(plain_name(folder.id), cut(event.name or folder.id), folder.path, options, event.versions)
 
 
 def list_values(event: StepFinished | Monitored) -> dict[str, float]:
