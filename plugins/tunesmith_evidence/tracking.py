@@ -1,4 +1,4 @@
-"""Send a run to an experiment tracker, in a thread of its own, so that the tracker cannot delay it.
+"""Send a run to an experiment tracker, in a separate thread, so that the tracker cannot delay it.
 
 A distribution for one tracker implements :class:`Tracker`; :class:`TrackerReporter` is its
 reporter. It turns events into values, intervals and tags with the same names in every tracker.

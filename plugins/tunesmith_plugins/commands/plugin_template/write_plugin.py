@@ -24,8 +24,9 @@ from tunesmith_plugins.commands.plugin_template.kinds import KINDS, PluginKind
 MAX_NAME_LENGTH = 64
 _PACKAGES = {"cli", "data", "evidence", "plugins", "python", "torch"}
 _CONTRIB = {"cloud", "gguf", "mlx", "onnx", "openvino", "optuna", "ray", "remote", "slurm", "trl"}
+_TRACKERS = {"mcp", "mlflow", "otel", "tensorboard"}
 _RECIPES = {"recipes-code", "recipes-health", "recipes-legal", "recipes-service"}
-RESERVED = frozenset(_PACKAGES | _CONTRIB | _RECIPES | {"vllm"})
+RESERVED = frozenset(_PACKAGES | _CONTRIB | _TRACKERS | _RECIPES | {"vllm"})
 """Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HOOK = """
