@@ -144,9 +144,9 @@ class TrackerReporter:
             return
         self._report.add_event(event)
         if isinstance(event, (StepFinished, Monitored)):
-            self._call(partial(self._log, list_values(event), event.step))
+            self.call(partial(self._log, list_values(event), event.step))
         if isinstance(event, RunFinished):
-            self._call(partial(self._tracker.finish, describe_results(self._report, self._folder)))
+            self.call(partial(self._tracker.finish, describe_results(self._report, self._folder)))
         for problem in self._take_problems():
             raise EnvironmentProblem(problem)
 
@@ -155,9 +155,10 @@ class TrackerReporter:
             self._report = Report()
             for earlier in read_known_events(self._folder.events) if event.resumed else ():
                 self._report.add_event(earlier)
-            self._call(partial(self._begin, describe_run(event, self._folder)))
+            self.call(partial(self._begin, describe_run(event, self._folder)))
 
-    def _call(self, call: Callable[[], object]) -> None:
+    def call(self, call: Callable[[], object]) -> None:
+        """Let the thread make a call; for events that a tracker stores in another way."""
         if self._calls.qsize() < MAX_WAITING:
             self._calls.put(call)
         else:
