@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -64,6 +63,15 @@ def project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_assistant_checks_plans_and_reads(project: Path, tiny_model: Path) -> None:
+    """The run file and the configuration are those of the README."""
+    readme = README.read_text(encoding="utf-8")
+    (config,) = re.findall(r"```json\n(\{\n.*?)```", readme, re.DOTALL)
+    entry = json.loads(config)["mcpServers"]["tunesmith"]
+    assert [entry["command"], *entry["args"]] == ["tunesmith", "mcp", "/home/anna/tickets"]
+    (run_file,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    base = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    (project / "readme.toml").write_text(run_file.replace(base, str(tiny_model)))
+
     async def work(client: Client) -> None:
         tools = (await client.list_tools()).tools
         assert {tool.name for tool in tools} == READING
@@ -71,7 +79,7 @@ def test_an_assistant_checks_plans_and_reads(project: Path, tiny_model: Path) ->
         assert writes == {"advise"} and all(tool.description for tool in tools)
         smaller = {"run_file": "run.toml", "changes": {"technique.adapter.rank": 4}}
         calls: list[tuple[str, dict[str, Any], str]] = [
-            ("check", {"run_file": "run.toml"}, "findings"),
+            ("check", {"run_file": "readme.toml"}, "findings"),
             ("plan", smaller, "tunesmith.plan/1"),
             ("runs", {}, "run-2"),
             ("report", {"run": "runs/run-1"}, "tunesmith.report/1"),
@@ -182,7 +190,7 @@ def test_runs_are_started_and_stopped_where_the_flag_allows_it(
             await anyio.sleep(0.2)
         assert "stopped by SIGTERM" in events.read_text()
         succeeded, text = await call(client, "report", {"run": stopped})
-        assert succeeded and json.loads(text)["status"] == "stopped"
+        assert succeeded and json.loads(text)["run"]["status"] == "stopped"
         assert not (await call(client, "stop_run", {"run": "runs/run-1"}))[0]
 
     talk(project, work, "--read", str(tiny_model), "--allow-runs")
@@ -196,20 +204,3 @@ def test_a_call_that_takes_too_long_is_ended(project: Path, tiny_model: Path) ->
         assert time.monotonic() - started < 20
 
     talk(project, work, "--read", str(tiny_model), "--seconds", "1")
-
-
-def test_the_readme_starts_the_server(project: Path, tiny_model: Path) -> None:
-    """Its configuration names the command and flags that exist; its run file is checked."""
-    text = README.read_text(encoding="utf-8")
-    (config,) = re.findall(r"```json\n(\{\n.*?)```", text, re.DOTALL)
-    entry = json.loads(config)["mcpServers"]["tunesmith"]
-    assert [entry["command"], *entry["args"]] == shlex.split("tunesmith mcp /home/anna/tickets")
-    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    base = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    (project / "readme.toml").write_text(run_file.replace(base, str(tiny_model)))
-
-    async def work(client: Client) -> None:
-        succeeded, found = await call(client, "check", {"run_file": "readme.toml"})
-        assert succeeded and json.loads(found), found
-
-    talk(project, work, "--read", str(tiny_model))

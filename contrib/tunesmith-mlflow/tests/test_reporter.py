@@ -56,7 +56,9 @@ def send(database: Path, run: Path, events: Iterable[Event], **options: str) -> 
     """Send events like a run does; return the problems that became warnings."""
     run.mkdir(exist_ok=True)
     problems = []
-    read_options = MlflowOptions(uri=f"sqlite:///{database}", wait=20, **options)
+    read_options = MlflowOptions.model_validate(
+        {"uri": f"sqlite:///{database}", "wait": 20, **options}
+    )
     try:
         with reporter.build(read_options, RunFolder(run)) as opened:
             for event in events:
@@ -167,7 +169,7 @@ def test_a_server_that_is_not_there_becomes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    options = MlflowOptions(uri="http://127.0.0.1:9", wait=20)
+    options = MlflowOptions.model_validate({"uri": "http://127.0.0.1:9", "wait": 20})
     started = sample_event(RunStarted)
     with (
         pytest.raises(EnvironmentProblem, match=r"refused|Max retries"),
@@ -180,7 +182,8 @@ def test_a_server_that_hangs_does_not_delay_the_run(
     tmp_path: Path,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
-        options = MlflowOptions(uri=f"http://127.0.0.1:{server.getsockname()[1]}", wait=1)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options = MlflowOptions.model_validate({"uri": address, "wait": 1})
         before = time.perf_counter()
         with (
             pytest.raises(EnvironmentProblem, match="does not respond"),

@@ -19,14 +19,9 @@ from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
 )
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import (
-    IdGenerator,
-    ReadableSpan,
-    SpanLimits,
-    SpanProcessor,
-    TracerProvider,
-)
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import Span, Status, StatusCode, Tracer, set_span_in_context
 
 from tunesmith.errors import EnvironmentProblem
@@ -152,7 +147,7 @@ def open_exporters(file: str, opened: ExitStack) -> tuple[SpanExporter, MetricEx
     """Return exporters that append to a file, or send to the collector of the environment."""
     if file:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        stream = opened.enter_context(open(file, "a", encoding="utf-8"))
+        stream = opened.enter_context(Path(file).open("a", encoding="utf-8"))  # noqa: SIM115
         return (
             ConsoleSpanExporter(out=stream, formatter=lambda span: f"{span.to_json(None)}\n"),
             ConsoleMetricExporter(out=stream, formatter=lambda data: f"{data.to_json(None)}\n"),
