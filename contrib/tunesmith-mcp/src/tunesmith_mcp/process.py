@@ -1,4 +1,4 @@
-"""Run a command of tunesmith in a process of its own, with a time limit."""
+"""Run a command of tunesmith in a separate process, with a time limit."""
 
 from __future__ import annotations
 

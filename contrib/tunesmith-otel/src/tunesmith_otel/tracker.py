@@ -116,7 +116,7 @@ class OtelTracker:
                 self._spans.run.end()
 
 
-class RunIds(IdGenerator):
+class RunIds(IdGenerator):  # type: ignore[misc,unused-ignore]
     """Gives every start of a run the same trace, and draws no random numbers of the run."""
 
     def __init__(self, run: str) -> None:
@@ -131,7 +131,7 @@ class RunIds(IdGenerator):
         return self._trace
 
 
-class StrictProcessor(SpanProcessor):
+class StrictProcessor(SpanProcessor):  # type: ignore[misc,unused-ignore]
     """Exports each span at once, and raises if that fails; the SDK's processors hide failures."""
 
     def __init__(self, exporter: SpanExporter) -> None:
