@@ -1,0 +1,143 @@
+"""TensorBoard's own reader finds what a run reported, also after faults and a resume."""
+
+from __future__ import annotations
+
+import random
+import re
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tunesmith
+from tunesmith.errors import EnvironmentProblem
+from tunesmith.events import Event, RunFinished, RunStarted, StepFinished
+from tunesmith.storage import RunFolder
+from tunesmith.testing import sample_event, sample_run
+from tunesmith_evidence.tracking import TrackedRun
+from tunesmith_tensorboard import reporter
+from tunesmith_tensorboard.reporter import TensorboardOptions, TensorboardTracker
+
+README = Path(__file__).parents[1] / "README.md"
+SECRET = "hf_" + "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA3b"
+
+
+def read(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def texts(events: EventAccumulator, name: str) -> str:
+    found = events.Tensors(f"{name}/text_summary")
+    return b"".join(found[-1].tensor_proto.string_val).decode()
+
+
+def send(boards: Path, run: Path, events: Iterable[Event]) -> list[str]:
+    """Send events like a run does; return the problems that became warnings."""
+    run.mkdir(exist_ok=True)
+    problems = []
+    options = TensorboardOptions(folder=str(boards), wait=2)
+    try:
+        with reporter.build(options, RunFolder(run)) as opened:
+            for event in events:
+                try:
+                    opened.report(event)
+                except EnvironmentProblem as problem:
+                    problems.append(str(problem))
+    except EnvironmentProblem as problem:
+        problems.append(str(problem))
+    return problems
+
+
+def test_the_readme_runs_and_its_board_is_read_back(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH__RUN__SIDE_EFFECTS", "false")
+    text = README.read_text(encoding="utf-8")
+    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (rows,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "run.toml").write_text(
+        run_file.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_model))
+    )
+    (tmp_path / "tickets.jsonl").write_text(rows)
+    options = {"technique.max_steps": 4, "baselines.use": ["majority"]}
+    run = tunesmith.run(tmp_path / "run.toml", set=options)
+    assert not [f.message for f in run.report.findings if "tensorboard" in f.message]
+    events = read(tmp_path / "tensorboard" / run.path.name)
+    points = {point.step: point.value for point in events.Scalars("train/loss")}
+    assert points == pytest.approx({step.step: step.loss for step in run.report.steps_of("")})
+    verdict = run.report.verdict
+    assert texts(events, "verdict") == verdict["word"] and verdict["word"] in texts(events, "card")
+    for name, found in verdict["comparisons"].items():
+        prefix = f"paired/{verdict['metric']}/tuned-minus-{name}"
+        for part in ("difference", "low", "high", "n"):
+            (point,) = events.Scalars(f"{prefix}/{part}")
+            assert point.value == pytest.approx(found[part])
+    assert verdict["comparisons"]
+    for measured in run.report.tuned:
+        label = run.report.metric_label(measured.evaluator, measured.metric)
+        (point,) = events.Scalars(f"test/{label}/tuned/low")
+        assert point.value == pytest.approx(measured.low)
+
+
+def test_a_resumed_run_continues_in_its_folder(tmp_path: Path) -> None:
+    def steps(*numbers: int) -> list[Event]:
+        return [sample_event(StepFinished, step=n, loss=1 / n, metrics={}) for n in numbers]
+
+    started = sample_event(RunStarted, plan={"token": SECRET, "technique": {"use": "a|b"}})
+    state = random.getstate()
+    assert not send(tmp_path, tmp_path / "run", [started, *steps(1, 2, 3)])
+    again = [replace(started, resumed=True), *steps(3, 4), sample_event(RunFinished)]
+    assert not send(tmp_path, tmp_path / "run", again)
+    assert random.getstate() == state, "it draws random numbers of the run"
+    events = read(tmp_path / "run")
+    assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert len(events.Tensors("options/text_summary")) == 1
+    assert "a\\|b" in texts(events, "options") and texts(events, "status") == "ok"
+    files = [*(tmp_path / "run").glob("events*")]
+    assert files and all(SECRET.encode() not in file.read_bytes() for file in files)
+
+
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """Make the system refuse to write files larger than this."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_becomes_a_warning(tmp_path: Path) -> None:
+    with full_disk(20_000):
+        problems = send(tmp_path, tmp_path / "run", sample_run(steps=500))
+    assert problems and all("File too large" in problem for problem in problems[:1])
+    events = read(tmp_path / "run")
+    assert events.Scalars("train/loss")[0].step == 1, "what was written before is lost"
+
+
+def test_a_folder_that_cannot_be_created_becomes_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    problems = send(tmp_path / "file", tmp_path / "run", sample_run())
+    assert "NotADirectoryError" in problems[0] or "FileExistsError" in problems[0]
+
+
+def test_a_hanging_file_system_does_not_delay_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(self: TensorboardTracker, run: TrackedRun) -> Mapping[str, int]:
+        time.sleep(1e6)
+        return {}
+
+    monkeypatch.setattr(TensorboardTracker, "start", hang)
+    before = time.perf_counter()
+    (problem,) = send(tmp_path, tmp_path / "run", sample_run(steps=100))
+    assert "does not respond" in problem and time.perf_counter() - before < 4
