@@ -175,7 +175,7 @@ def _adapted_meta_model(setting: EstimateSetting, config: PretrainedConfig) -> A
     precision = Precision(dtype, "planned")
     with torch.random.fork_rng(devices=[]):
         if setting.options.adaptation.build is not None:
-            adapted = setting.options.adaptation.build(base, precision)
+            adapted: AdaptedModel = setting.options.adaptation.build(base, precision)
         elif setting.adapter is not None:
             fused = setting.options.fused_kernels
             adapted = adapt_lora(base, precision, setting.adapter, 0, fused_kernels=fused)

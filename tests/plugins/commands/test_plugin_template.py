@@ -29,7 +29,7 @@ from tunesmith_cli.app import app
 from tunesmith_plugins.commands.plugin_template.kinds import KINDS
 from tunesmith_plugins.commands.plugin_template.write_plugin import (
     MAX_NAME_LENGTH,
-    list_reserved_names,
+    RESERVED,
     write_file,
     write_plugin,
 )
@@ -42,7 +42,6 @@ AWKWARD = (
     "3d", "42", "0", "a-1-b", "x" * MAX_NAME_LENGTH, "-".join("a" * 32),
 )  # fmt: skip
 """Keywords, built-ins, modules, words of the templates, digits, and the longest."""
-RESERVED = list_reserved_names()
 legal_names = st.one_of(
     st.sampled_from(AWKWARD),
     st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,5}", fullmatch=True),

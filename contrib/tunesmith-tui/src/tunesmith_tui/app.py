@@ -60,7 +60,7 @@ HELP = (
 """Keys and signs, with their meaning."""
 
 
-class Help(ModalScreen[None]):
+class Help(ModalScreen[None]):  # type: ignore[misc]
     """The overlay with all keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -75,7 +75,7 @@ class Help(ModalScreen[None]):
             yield Static(grid)
 
 
-class Page(VerticalScroll):
+class Page(VerticalScroll):  # type: ignore[misc]
     """A screen that scrolls."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -90,7 +90,7 @@ class Page(VerticalScroll):
         self.query_one(Static).update(content)
 
 
-class Rows(DataTable[Text]):
+class Rows(DataTable[Text]):  # type: ignore[misc]
     """A list whose rows keep their cursor when they change."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -116,7 +116,7 @@ class Rows(DataTable[Text]):
         self.scroll_to(y=top, animate=False)
 
 
-class Dashboard(App[None]):
+class Dashboard(App[None]):  # type: ignore[misc]
     """Shows the runs of a library."""
 
     ENABLE_COMMAND_PALETTE = False

@@ -19,12 +19,17 @@ from tunesmith.offers import BaselineOffer
 from tunesmith.renamed import find_present_name
 from tunesmith.storage import write_atomic
 from tunesmith.text import suggest_name
-from tunesmith_plugins.commands.plugin_list.directory import read_directory
 from tunesmith_plugins.commands.plugin_template.kinds import KINDS, PluginKind
 
 MAX_NAME_LENGTH = 64
-_PACKAGES = frozenset(("cli", "data", "evidence", "plugins", "python", "torch"))
-PREFIX = "tunesmith-"
+RESERVED = frozenset((
+    "cli", "data", "evidence", "plugins", "python", "torch",
+    "classifier", "cloud", "continual", "gguf", "mcp", "mlflow", "mlx", "monitor", "onnx",
+    "openvino", "optuna", "otel", "peft", "ray", "recipes-code", "recipes-health", "recipes-legal",
+    "recipes-service", "remote", "slurm", "sparse", "synthetic", "tensorboard", "trl", "tui",
+    "vllm",
+))  # fmt: skip
+"""Names after ``tunesmith-`` that tunesmith's own packages and distributions use."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HOOK = """
 
@@ -35,12 +40,6 @@ def {hook}({arguments}) -> {result}:
 """
 
 
-def list_reserved_names() -> frozenset[str]:
-    """Return the names after ``tunesmith-`` of tunesmith's own packages and distributions."""
-    distributions = (listed.name.removeprefix(PREFIX) for listed in read_directory())
-    return _PACKAGES.union(distributions)
-
-
 def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
     """Write a distribution called ``tunesmith-NAME`` to a new or empty folder.
 
@@ -49,7 +48,7 @@ def write_plugin(folder: Path, name: str, kind: str) -> list[Path]:
             not empty.
     """
     chosen, values = _prepare(name, kind)
-    if name in list_reserved_names():
+    if name in RESERVED:
         hint = f"add your own prefix, such as acme-{name}"
         raise UsageError(f"{name}: the name tunesmith-{name} is reserved", hint=hint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
