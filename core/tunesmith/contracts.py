@@ -1,8 +1,7 @@
 """The contracts between the core and the components that plugins build.
 
 They are small protocols over plain data, without tensors. A data loader reads records, a technique
-makes an artifact, a text model generates and scores, an evaluator measures the model, and a
-reporter shows events.
+makes an artifact, an evaluator measures a text model, and a reporter shows events.
 """
 
 from __future__ import annotations

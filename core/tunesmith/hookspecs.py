@@ -209,7 +209,7 @@ def tunesmith_recipes() -> Sequence[RecipeOffer]:  # type: ignore[empty-body]
     """Offer recipes, which are projects to start from: ``tunesmith init --recipe NAME``.
 
     A recipe is a folder with a run file, data and a README, such as one for a profession. It can
-    name components of its own plugin, such as evaluators for the answers of that profession.
+    name components of the same plugin, such as evaluators for the answers of that profession.
     """
 
 

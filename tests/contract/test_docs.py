@@ -25,8 +25,15 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 BUILT = [DOCS / "reference" / "toolkit.md"]
 """Pages that ``docs/generate.py`` and the site's build write, and that are not committed."""
-CONTRIB_TABLES = {"adapters", "cloud", "ray", "remote", "retention", "slurm", "tune"}
+CONTRIB_TABLES = {
+    "adapters", "cloud", "monitor", "ray", "remote", "retention", "slurm", "tune",
+}  # fmt: skip
 """Tables of the run file that distributions in contrib/ own."""
+CONTRIB_COMMANDS = {
+    "ab", "adapters", "continue", "dashboard", "data ablate", "data generate", "mcp", "monitor",
+    "peft", "ray", "remote", "retrain", "slurm", "submit", "tune",
+}  # fmt: skip
+"""Commands of distributions in contrib/, whose own tests parse them."""
 CONTRIB_PAGES = [ROOT / "contrib" / "README.md", *sorted(ROOT.glob("contrib/*/README.md"))]
 PAGES = [
     ROOT / "README.md",
@@ -45,7 +52,8 @@ CODE_PAGES = [
 PLAYED = [page for page in PAGES if re.search(r'^```\w+ title="', page.read_text(), re.MULTILINE)]
 """Guides, whose commands are run: ``test_guides.py`` and ``test_installed_guides.py``."""
 OTHER_PROGRAMS = {
-    "cd", "chromium", "curl", "export", "git", "hf", "llama-server", "ollama", "pip", "source",
+    "cd", "chromium", "curl", "export", "git", "hf", "llama-server", "ln", "ollama", "pip",
+    "source",
     "vllm",
 }  # fmt: skip
 """Programs in console blocks that are not checked."""
@@ -229,8 +237,8 @@ def check_command(words: list[str]) -> None:
         assert {word for word in words[1:] if "=" not in word} <= set(targets), words
     elif words[0].endswith("python"):
         assert (ROOT / words[1]).is_file(), words
-    elif words[0] == "tunesmith" and words[1] in ("ray", "remote", "slurm", "submit", "tune"):
-        pass  # not installed here; the tests of that distribution parse them
+    elif words[0] == "tunesmith" and {words[1], " ".join(words[1:3])} & CONTRIB_COMMANDS:
+        pass  # not installed here
     elif words[0] == "tunesmith":
         parse(app, words[1:])
     else:
@@ -313,8 +321,8 @@ def test_toml_blocks_are_run_files(page: Path, tiny: Path, tmp_path: Path) -> No
     for code in blocks(ROOT / "README.md", "python"):
         (tmp_path / "brief.py").write_text(code)
     for tables in run_files(page):
-        is_trl = tables.get("technique", {}).get("use", "").startswith("trl-")
-        if is_trl or not tables.keys().isdisjoint(CONTRIB_TABLES):
+        is_contrib = page.parent.parent.name == "contrib"
+        if is_contrib or not tables.keys().isdisjoint(CONTRIB_TABLES):
             continue  # not installed here; the tests of that distribution run them
         tables.setdefault("technique", {"use": "lora"})
         tables.setdefault("data", {"use": "jsonl", "train": "rows.jsonl"})

@@ -19,6 +19,7 @@ from tunesmith.offers import (
     ComponentOffer,
     DataLoaderOffer,
     EvaluatorOffer,
+    RecipeOffer,
     ReporterOffer,
     TableOffer,
     TechniqueOffer,
@@ -243,7 +244,7 @@ def test_global_state_that_a_review_changes_is_restored(
 
 
 def test_every_kind_of_offer_is_listed() -> None:
-    assert set(KINDS) == {CommandOffer, TableOffer, *ComponentOffer.__subclasses__()}
+    assert set(KINDS) == {CommandOffer, RecipeOffer, TableOffer, *ComponentOffer.__subclasses__()}
     assert len({kind.kind for kind in KINDS}) == len({kind.hook for kind in KINDS}) == len(KINDS)
 
 

@@ -27,11 +27,11 @@ FORMATS = {
     "garden": "{}! drab",
     "garage": "mung/{}",
 }
-"""The invented format in which each task repeats the thing of a message."""
+"""The invented format of each task, which repeats the thing of a message."""
 THINGS = """
     wifi router keyboard monitor headset printer scanner copier kettle saucepan fridge freezer plate
     saucer rose tulip orchid shovel rake fence hedge tire wheel battery fuse mirror wiper brake
-    chair lamp carpet window door blanket pillow ladder hammer drill bucket broom
+    chair lamp carpet window door blanket pillow spade hammer drill bucket broom
 """
 SENTENCES = (
     "The {} is broken again.",

@@ -298,7 +298,7 @@ def test_five_thousand_rows_take_a_second(kind: str) -> None:
 
 @pytest.mark.parametrize("values", [(0.0, 0.5, 0.5), (1.5, 0.5, 0.5), (0.5, 0.5, 0.6)])
 def test_a_threshold_out_of_range_is_refused(values: tuple[float, float, float]) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match="must"):
         Threshold(*values)
 
 

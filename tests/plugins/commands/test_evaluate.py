@@ -117,9 +117,9 @@ def test_mistakes(ready: Tunesmith, tmp_path: Path) -> None:
     for arguments, message in (
         (["done", "--data", "nothing.tsv"], "does not exist"),
         (["done", "--out", "full"], "is not empty"),
-        (["done", "--winner", "--base-only"], "not both"),
+        (["done", "--winner", "--base-only"], "cannot be combined"),
         (["done", "--winner"], "winner"),
-        (["fake:one", "--winner"], "not a run folder"),
+        (["fake:one", "--winner"], "needs a run folder"),
         (["fake:one"], "--data"),
         (["done", "--evaluator", "nothing"], "nothing"),
     ):

@@ -182,7 +182,7 @@ def list_files(folder: Path) -> dict[str, bytes]:
     ("name", "reason"),
     [
         ("adapter", "contains an adapter, so it is not replaced"),
-        ("adapter/more", "is inside the folder of the trained model"),
+        ("adapter/more", "this path is inside the trained model"),
     ],
 )
 def test_the_trained_model_is_never_replaced(finished: Path, name: str, reason: str) -> None:

@@ -118,6 +118,7 @@ def test_the_next_iteration_is_shown_with_its_folder_and_its_parent(
     done = tunesmith("runs", runs)
     assert done.exit_code == 0, done.output
     assert f"second{os.sep}run starts from good" in done.output
+    assert [line for line in done.output.splitlines() if line.startswith(f"second{os.sep}run  ")]
 
 
 def test_the_tree_shows_each_run_below_the_run_that_it_starts_from(
@@ -139,7 +140,6 @@ def test_the_tree_shows_each_run_below_the_run_that_it_starts_from(
     assert "starts from" not in done.output
     listed = tunesmith("runs", runs, "--tree", "--grep", "a-third").output
     assert any(line.startswith("a-third ") for line in listed.splitlines())
-    assert [line for line in done.output.splitlines() if line.startswith(f"second{os.sep}run  ")]
 
 
 def test_deleting_needs_a_yes(tunesmith: Tunesmith, runs: Path) -> None:

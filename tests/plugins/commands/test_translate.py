@@ -251,7 +251,7 @@ def test_files_that_need_several_data_loaders_are_not_translated(folder: Path) -
     text = "datasets: [{path: json, data_files: [a.jsonl, b.csv]}]"
     assert "several data loaders" in translate_sets(text, folder)[1]
     data, missing = translate_sets("datasets: [{path: a.csv}, {path: rows.jsonl}]", folder)
-    assert data["data.use"] == "table" and "rows.jsonl: use the data" in missing
+    assert data["data.use"] == "table" and "rows.jsonl: use the `mixture` data loader" in missing
 
 
 def test_a_template_of_a_data_set_is_not_translated(folder: Path) -> None:

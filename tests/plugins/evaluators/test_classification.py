@@ -133,7 +133,7 @@ def test_nothing_is_extracted_from_the_labels_of_the_run_file() -> None:
     expected, options = ["so #### a", "#### b"], {"extract": "#### (.*)", "labels": ["a", "b"]}
     assert measure(expected, ["#### a", "so #### a"], **options)[0].values == (1, 0)
     assert measure(expected, ["#### a", "a"], extract="#### (.*)")[0].values == (1, 0)
-    with pytest.raises(DataError, match="a:1: `extract` found nothing"):
+    with pytest.raises(DataError, match="a:1: the pattern `extract` does not match"):
         measure(["#### a", "b"], ["#### a", "b"], extract="#### (.*)")
 
 

@@ -84,7 +84,7 @@ def test_extract_compares_the_last_match(
 
 
 def test_reference_without_an_extract_match_is_an_error_that_names_the_record() -> None:
-    with pytest.raises(DataError, match="a:0: `extract` found nothing"):
+    with pytest.raises(DataError, match="a:0: the pattern `extract` does not match"):
         matches("#### 1", "forty-two", extract="#### *(.*)")
 
 
@@ -187,7 +187,7 @@ def test_there_is_room_for_the_reasoning() -> None:
 def test_tool_calls_are_refused_and_no_default() -> None:
     calls = Message("assistant", "", tool_calls=(ToolCall("weather"),))
     record = Chat(source="a:7", messages=(Message("user", "q0"), calls))
-    with pytest.raises(DataError, match="a:7: exact-match cannot compare tool calls"):
+    with pytest.raises(DataError, match="a:7: the evaluator exact-match cannot compare tool calls"):
         measure(FakeTextModel(), [record])
     assert not EXACT_MATCH.default_for([record])
     labeled = UnpairedPreference(

@@ -129,14 +129,16 @@ def test_a_row_without_a_time_is_refused() -> None:
     records = rows(["1", "2"])
     records.append(Completion(source="r:2", prompt="p", completion="c"))
     splitter = BY_TIME.build(build(ByTimeOptions, column="created", validation_size=None))
-    with pytest.raises(DataError, match=r"r:2: has no time") as caught:
+    with pytest.raises(DataError, match=r"r:2: the row has no time") as caught:
         splitter.split(iter(records), request_for(records))
     assert caught.value.hint == "give each row a time, or remove rows without one"
 
 
 def test_a_column_that_the_loader_does_not_read_is_refused() -> None:
     records = [Completion(source="r:7", prompt="p", completion="c")]
-    with pytest.raises(DataError, match=r"r:7: has no time in the column `created`") as caught:
+    with pytest.raises(
+        DataError, match=r"r:7: the row has no time in the column `created`"
+    ) as caught:
         BY_TIME.build(build(ByTimeOptions, column="created")).split(records, request_for(records))
     assert (
         caught.value.hint

@@ -213,7 +213,7 @@ def inject_fault(monkeypatch: pytest.MonkeyPatch, fault: str, at: int) -> None:
     def make(*args: Any, **kwargs: Any) -> FaultyObjective:
         return FaultyObjective(*args, fault=fault, at=at, **kwargs)
 
-    monkeypatch.setattr(supervised, "NextTokenObjective", make)
+    monkeypatch.setattr(supervised.SupervisedTask, "objective_class", staticmethod(make))
 
 
 @pytest.mark.parametrize("fault", ["forward", "backward"])

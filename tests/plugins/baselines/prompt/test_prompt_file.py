@@ -66,7 +66,7 @@ def test_prompts_are_named_by_their_files(tmp_path: Path) -> None:
         ("p.toml", "system =", "cannot read"),
         ("p.toml", "sytem = 'x'", "unknown key `sytem`"),
         ("p.toml", "system = 1", "`system`: expected a string, got 1"),
-        ("p.toml", "user = 'no place'", "has no {prompt}"),
+        ("p.toml", "user = 'no place'", "does not contain {prompt}"),
         ("p.toml", "shots = 'x'", "expected a list of tables"),
         ("p.toml", "shots = [{user = 'x'}]", "entry 1: expected a table"),
         (

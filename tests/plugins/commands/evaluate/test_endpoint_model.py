@@ -71,6 +71,6 @@ def test_what_an_endpoint_cannot_do_is_refused_before_anything_is_sent() -> None
         model = EndpointModel(Endpoint(fake.url, "m"))
         with pytest.raises(UsageError, match="no log-probabilities"):
             model.score([(Message("user", "p"),)], ["a"])
-        with pytest.raises(UsageError, match="plain text cannot"):
+        with pytest.raises(UsageError, match="is plain text"):
             model.generate([(Message("user", "p"),), "text"], 5)
     assert not fake.requests

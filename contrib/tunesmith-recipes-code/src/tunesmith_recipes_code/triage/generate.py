@@ -72,7 +72,7 @@ LINES = {
             "no output for {n} minutes, killing {name}",
         ),
         "test": (
-            "{name} was cancelled because it ran longer than {n} hours",
+            "{name} was canceled because it ran longer than {n} hours",
             "Timed out after {n}0s: {name} did not become ready",
             "ReadTimeoutError: {name} read timed out. (read timeout={n})",
             "watchdog: {name} has been stuck for {n}0s",

@@ -57,7 +57,7 @@ CLAUSES = {
             "This agreement ends without notice after two years.",
         ),
         "test": (
-            "The contract can be cancelled by {party} at the end of a calendar year.",
+            "The contract can be canceled by {party} at the end of a calendar year.",
             "In case of a serious breach {party} can end it at once.",
             "On expiry, {party} hands over all running work.",
             "Giving notice before the first anniversary is excluded for {party}.",

@@ -67,7 +67,7 @@ SUBJECTS = (
          "A renewal needs the written consent of both parties."),
         ("The agreement renews itself for three years.",
          "The term is extended automatically by two years.",
-         "Unless cancelled, a new term of four years begins."),
+         "Unless canceled, a new term of four years begins."),
     ),
     Subject(
         "law",

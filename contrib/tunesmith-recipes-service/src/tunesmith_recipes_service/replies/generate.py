@@ -70,7 +70,7 @@ CASES = (
         (
             "You sent me a green {product}, I ordered a grey one.",
             "This is not the {product} that I chose, the size is wrong.",
-            "Wrong colour! The {product} was meant to be white.",
+            "Wrong color! The {product} was meant to be white.",
         ),
         "we exchange the {product} and pick up the wrong one. The courier comes within 4 days.",
     ),

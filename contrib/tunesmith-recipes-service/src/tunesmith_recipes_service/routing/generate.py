@@ -63,7 +63,7 @@ MESSAGES = {
             "The {product} is not what I imagined, take it back please",
             "Who picks up the {product} that I no longer want?",
             "I returned the {product} two weeks ago and see no refund",
-            "Is it possible to swap the {product} for another colour?",
+            "Is it possible to swap the {product} for another color?",
         ),
     },
     "damage": {
