@@ -90,7 +90,7 @@ def test_a_model_at_an_endpoint_has_a_name(files: tuple[Path, Path]) -> None:
     assert find(["mine"]) == "mine"
     with pytest.raises(UsageError, match="lists 2 models") as refused:
         find(["mine", "yours"])
-    assert "--model NAME: mine, yours" in str(refused.value.hint)
+    assert "--model NAME; available: mine, yours" in str(refused.value.hint)
     with pytest.raises(UsageError, match="lists 0 models"):
         find([])
     with pytest.raises(ConfigError, match="name the model at the endpoint"):

@@ -212,6 +212,7 @@ def tunesmith_reporters():
 """
 
 
+@pytest.mark.long
 def test_no_fault_of_a_tracker_changes_a_run(
     ngram_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -467,7 +467,7 @@ def test_a_reward_model_of_length_stops_the_run(
     biased = {"train": pairs(longer, 0, 96), "validation": pairs(longer, 1000, 1150)}
     config = options(reward={"epochs": 4})
     run = RlhfRun(tmp_path / "run", model_with_preferences, config, **biased)
-    with pytest.raises(GateError, match="the reward model rewards length: accuracy 0"):
+    with pytest.raises(GateError, match="rewards length instead of quality: accuracy 0"):
         run.train()
     assert (run.out / "reward" / "adapter").is_dir()
     assert not (run.out / "policy").exists()
