@@ -198,7 +198,7 @@ class TrackerReporter:
 
 
 def describe_run(event: RunStarted, folder: RunFolder) -> TrackedRun:
-    """Return what a tracker is told about a run at its start, without secrets."""
+    """Return the start of a run as a tracker gets it, without secrets."""
     options = {plain_name(key): cut(value) for key, value in flatten(redact_all(event.plan))}
     return TrackedRun(
         plain_name(folder.id), cut(event.name or folder.id), folder.path, options, event.versions
@@ -218,7 +218,7 @@ def list_values(event: StepFinished | Monitored) -> dict[str, float]:
 
 
 def describe_results(report: Report, folder: RunFolder) -> TrackedResults:
-    """Return what a tracker is told about a run at its end, without secrets."""
+    """Return the results of a run as a tracker gets them, without secrets."""
     verdict, view = report.verdict, ReportView(report, folder.path)
     texts = {"status": report.status, "verdict": verdict.get("word")}
     texts["sentence"] = verdict.get("sentence")

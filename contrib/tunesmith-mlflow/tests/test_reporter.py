@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import resource
 import socket
 import time
@@ -20,7 +19,7 @@ import tunesmith
 from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import Event, RunFinished, RunStarted, StepFinished, TrainingFinished
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run
+from tunesmith.testing import sample_event, sample_run, send_events
 from tunesmith_mlflow import reporter
 from tunesmith_mlflow.reporter import MlflowOptions
 
@@ -55,37 +54,19 @@ def database(empty: bytes, tmp_path: Path) -> Path:
 def send(database: Path, run: Path, events: Iterable[Event], **options: str) -> list[str]:
     """Send events like a run does; return the problems that became warnings."""
     run.mkdir(exist_ok=True)
-    problems = []
     read_options = MlflowOptions.model_validate(
         {"uri": f"sqlite:///{database}", "wait": 20, **options}
     )
-    try:
-        with reporter.build(read_options, RunFolder(run)) as opened:
-            for event in events:
-                try:
-                    opened.report(event)
-                except EnvironmentProblem as problem:
-                    problems.append(str(problem))
-    except EnvironmentProblem as problem:
-        problems.append(str(problem))
-    return problems
+    return send_events(lambda: reporter.build(read_options, RunFolder(run)), events)
 
 
 def test_the_readme_runs_and_its_database_is_read_back(
-    tiny_model: Path, tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+    readme_run_file: Path, tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TUNESMITH__RUN__SIDE_EFFECTS", "false")
     database.rename("mlflow.db")
-    text = README.read_text(encoding="utf-8")
-    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    (rows,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    Path("run.toml").write_text(
-        run_file.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_model))
-    )
-    Path("tickets.jsonl").write_text(rows)
     options = {"technique.max_steps": 4, "baselines.use": ["majority"]}
-    run = tunesmith.run("run.toml", set=options)
+    run = tunesmith.run(readme_run_file, set=options)
     assert not [f.message for f in run.report.findings if "mlflow" in f.message]
     client, stored = read(tmp_path / "mlflow.db", "tickets")
     history = client.get_metric_history(stored.info.run_id, "train/loss")

@@ -241,7 +241,7 @@ def measure_policies(scale: float) -> None:
 
 
 def measure_gate(scale: float) -> None:
-    """How often the gate finds a candidate better on 120 new rows, at two levels."""
+    """Measure the share of candidates that the gate finds better on 120 new rows, at two levels."""
     trials = max(100, int(1_000 * scale))
     for gain in (-0.05, 0.0, 0.1, 0.2, 0.3):
         found = dict.fromkeys((0.95, CONFIDENCE_NEW), 0)

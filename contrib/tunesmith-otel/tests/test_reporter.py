@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import resource
 import socket
 import time
@@ -23,10 +22,9 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import tunesmith
-from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import Event, RunFinished, RunStarted, StepFinished
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run
+from tunesmith.testing import sample_event, sample_run, send_events
 from tunesmith_otel import reporter, tracker
 from tunesmith_otel.reporter import OtelOptions
 
@@ -50,32 +48,14 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, float]]:
 def send(file: str, run: Path, events: Iterable[Event], wait: float = 5) -> list[str]:
     """Send events like a run does; return the problems that became warnings."""
     run.mkdir(exist_ok=True)
-    problems = []
-    try:
-        with reporter.build(OtelOptions(file=file, wait=wait), RunFolder(run)) as opened:
-            for event in events:
-                try:
-                    opened.report(event)
-                except EnvironmentProblem as problem:
-                    problems.append(str(problem))
-    except EnvironmentProblem as problem:
-        problems.append(str(problem))
-    return problems
-
-
-def test_the_readme_runs_and_its_spans_are_read_back(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TUNESMITH__RUN__SIDE_EFFECTS", "false")
-    text = README.read_text(encoding="utf-8")
-    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    (rows,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "run.toml").write_text(
-        run_file.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_model))
+    return send_events(
+        lambda: reporter.build(OtelOptions(file=file, wait=wait), RunFolder(run)), events
     )
-    (tmp_path / "tickets.jsonl").write_text(rows)
+
+
+def test_the_readme_runs_and_its_spans_are_read_back(readme_run_file: Path, tmp_path: Path) -> None:
     options = {"technique.max_steps": 4, "baselines.use": ["majority"]}
-    run = tunesmith.run(tmp_path / "run.toml", set=options)
+    run = tunesmith.run(readme_run_file, set=options)
     assert not [f.message for f in run.report.findings if "otel" in f.message]
     spans, values = read(tmp_path / "spans.jsonl")
     (root,) = [span for span in spans if span["parent_id"] is None]

@@ -33,7 +33,7 @@ def test_every_method_of_the_installed_peft_is_classified() -> None:
 
 
 def test_options_equal_the_fields_of_the_config_classes() -> None:
-    """What is read from the sources is what PEFT's dataclasses have."""
+    """The fields read from the sources are those of PEFT's dataclasses."""
     common = {field.name for field in dataclasses.fields(peft.PeftConfig)} | {"runtime_config"}
     for kind, config in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items():
         fields = {f.name: f for f in dataclasses.fields(config) if f.init and f.name not in common}
@@ -103,7 +103,7 @@ def test_listing_methods_does_not_import_torch() -> None:
 
 
 def test_initializations_are_told_apart() -> None:
-    """Which read rows, and which change the base weights in memory."""
+    """Initializations that read rows, and those that change the base weights in memory."""
     kinds = {"pissa_niter_4": (False, True), "eva": (True, False), "corda": (True, True)}
     for kind, expected in kinds.items():
         given = options("lora", {"init_lora_weights": kind})

@@ -113,7 +113,7 @@ RATES = {
 
 @dataclass
 class Outcome:
-    """What the training of a method showed."""
+    """The results of training with a method."""
 
     parameters: int = 0
     results: dict[str, str] = field(default_factory=dict)

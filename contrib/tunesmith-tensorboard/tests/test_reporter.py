@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,10 +14,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tunesmith
-from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import Event, RunFinished, RunStarted, StepFinished
 from tunesmith.storage import RunFolder
-from tunesmith.testing import sample_event, sample_run
+from tunesmith.testing import sample_event, sample_run, send_events
 from tunesmith_evidence.tracking import TrackedRun
 from tunesmith_tensorboard import reporter
 from tunesmith_tensorboard.reporter import TensorboardOptions, TensorboardTracker
@@ -41,33 +39,13 @@ def texts(events: EventAccumulator, name: str) -> str:
 def send(boards: Path, run: Path, events: Iterable[Event]) -> list[str]:
     """Send events like a run does; return the problems that became warnings."""
     run.mkdir(exist_ok=True)
-    problems = []
     options = TensorboardOptions(folder=str(boards), wait=2)
-    try:
-        with reporter.build(options, RunFolder(run)) as opened:
-            for event in events:
-                try:
-                    opened.report(event)
-                except EnvironmentProblem as problem:
-                    problems.append(str(problem))
-    except EnvironmentProblem as problem:
-        problems.append(str(problem))
-    return problems
+    return send_events(lambda: reporter.build(options, RunFolder(run)), events)
 
 
-def test_the_readme_runs_and_its_board_is_read_back(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TUNESMITH__RUN__SIDE_EFFECTS", "false")
-    text = README.read_text(encoding="utf-8")
-    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    (rows,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "run.toml").write_text(
-        run_file.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tiny_model))
-    )
-    (tmp_path / "tickets.jsonl").write_text(rows)
+def test_the_readme_runs_and_its_board_is_read_back(readme_run_file: Path, tmp_path: Path) -> None:
     options = {"technique.max_steps": 4, "baselines.use": ["majority"]}
-    run = tunesmith.run(tmp_path / "run.toml", set=options)
+    run = tunesmith.run(readme_run_file, set=options)
     assert not [f.message for f in run.report.findings if "tensorboard" in f.message]
     events = read(tmp_path / "tensorboard" / run.path.name)
     points = {point.step: point.value for point in events.Scalars("train/loss")}

@@ -1,4 +1,4 @@
-"""What the screens state, compared with tunesmith's own results."""
+"""The numbers on the screens are those of tunesmith's own results."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
 
 from tunesmith.testing.fakes import FakeTextModel, perfect_model
 from tunesmith.testing.kit import Result, parametrize_checks, run_checks
-from tunesmith.testing.sample_run import sample_event, sample_run
+from tunesmith.testing.sample_run import sample_event, sample_run, send_events
 from tunesmith.testing.worked_examples import EvaluatorExample, LoaderExample, ReviewExample
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "run_checks",
     "sample_event",
     "sample_run",
+    "send_events",
 ]

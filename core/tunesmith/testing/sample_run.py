@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from tunesmith.contracts import Reporter
+from tunesmith.errors import EnvironmentProblem
 from tunesmith.events import (
     BaselineChosen,
     CheckpointSaved,
@@ -81,6 +83,21 @@ def sample_run(
         yield sample(Measured, model=model)
     failure = {"exit_code": 5, "verdict": {}, "error": text}
     yield sample(RunFinished, status=status, **({} if status == "ok" else failure))
+
+
+def send_events(build: Callable[[], Reporter], events: Iterable[Event]) -> list[str]:
+    """Build a reporter and send it events as a run does; return the problems that it raises."""
+    problems = []
+    try:
+        with build() as reporter:
+            for event in events:
+                try:
+                    reporter.report(event)
+                except EnvironmentProblem as problem:
+                    problems.append(str(problem))
+    except EnvironmentProblem as problem:
+        problems.append(str(problem))
+    return problems
 
 
 def _sample_fields(text: str) -> dict[type[Event], dict[str, Any]]:

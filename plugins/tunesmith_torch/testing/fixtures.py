@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,3 +29,26 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     from tunesmith_torch.testing.exports import train_tiny
 
     return train_tiny("lora", tiny_model, tmp_path_factory.mktemp("lora"))
+
+
+@pytest.fixture
+def readme_run_file(
+    request: pytest.FixtureRequest,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The run file in the README of the distribution under test, with the ``tiny_model``.
+
+    It is written to ``tmp_path`` with the rows in the README's JSON block. Side effects are not
+    measured.
+    """
+    monkeypatch.setenv("TUNESMITH__RUN__SIDE_EFFECTS", "false")
+    text = (request.path.parents[1] / "README.md").read_text(encoding="utf-8")
+    (run_file,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (rows,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    tables = tomllib.loads(run_file)
+    path = tmp_path / "run.toml"
+    path.write_text(run_file.replace(tables["model"]["base"], str(tiny_model)), encoding="utf-8")
+    (tmp_path / tables["data"]["train"]).write_text(rows, encoding="utf-8")
+    return path

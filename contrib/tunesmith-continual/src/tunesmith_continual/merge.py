@@ -195,9 +195,9 @@ class Merger:
         }
         changes = []
         for j, sign in enumerate(signs):
-            rival = max((measured[name][j] for name in singles), key=lambda e: sign * e.value)
+            better = max((measured[name][j] for name in singles), key=lambda e: sign * e.value)
             metrics = list_metrics(self.tasks[j].catalog)
-            changes.append(compare_rows(rival, measured[chosen][j], metrics))
+            changes.append(compare_rows(better, measured[chosen][j], metrics))
         for name, folder in folders.items():
             if name != chosen:
                 shutil.rmtree(folder)

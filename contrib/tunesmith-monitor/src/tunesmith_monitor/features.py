@@ -41,7 +41,7 @@ LENGTH, LANGUAGE, WORDS, UPPER, MARKS = range(5)
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """What the training rows are like; turns requests into numbers."""
+    """A summary of the training rows, which turns requests into numbers."""
 
     directions: npt.NDArray[np.float32]
     """The TF-IDF weights and main directions in one matrix, by hashed n-gram."""

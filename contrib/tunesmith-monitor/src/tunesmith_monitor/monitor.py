@@ -35,7 +35,7 @@ BATCH = 500
 
 
 class MonitorOptions(Options):
-    """How a run is monitored. The options are stored with the state and cannot change later."""
+    """Options of a monitor. They are stored with its state and cannot change later."""
 
     run_length: int = Field(
         20_000, ge=100, description="Requests per false alarm, on average, if nothing changes."
@@ -56,7 +56,7 @@ class Monitor:
     watch: Watch
     policy: ReviewPolicy | None
     positions: dict[str, Position] = field(default_factory=dict)
-    """How much of each traffic file was read."""
+    """The part of each traffic file that was read."""
 
     @classmethod
     @contextmanager

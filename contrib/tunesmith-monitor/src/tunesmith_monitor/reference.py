@@ -1,4 +1,4 @@
-"""What a run's requests, confidences and errors were like when its model was evaluated."""
+"""The reference of a monitor: requests, confidences and errors when the model was evaluated."""
 
 from __future__ import annotations
 

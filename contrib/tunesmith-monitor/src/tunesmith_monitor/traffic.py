@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Position:
-    """How much of a file was read; ``head`` is a checksum of its first bytes."""
+    """The part of a file that was read; ``head`` is a checksum of its first bytes."""
 
     offset: int = 0
     head: int = 0

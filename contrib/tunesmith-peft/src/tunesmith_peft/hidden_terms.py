@@ -1,4 +1,4 @@
-"""What PEFT's own training loop does beyond the loss: extra loss terms, and hooks after a step.
+"""The work of PEFT's own training loop beyond the loss: extra loss terms, hooks after a step.
 
 The toolkit computes the loss itself, from hidden states, so these parts of a method would be lost::
 

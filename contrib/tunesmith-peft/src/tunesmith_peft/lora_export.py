@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from tunesmith.errors import UsageError
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_peft.export_options import LoraExportOptions
-from tunesmith_torch.export.folder_facts import read_added_tokens
+from tunesmith_torch.export.folder_facts import read_adapter_facts
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
 from tunesmith_torch.export.plain_folder import TransformersEngine
 from tunesmith_torch.models.artifacts import ADAPTER_WEIGHTS_FILE, attach_adapter
@@ -84,16 +84,7 @@ class LoraExporter:
     def facts(self, out: Path) -> dict[str, Any]:
         """Return facts from the adapter's files and its base model's config."""
         check_safetensors(out / ADAPTER_WEIGHTS_FILE)
-        config = read_json_object(self.base / "config.json")
-        text_config = config.get("text_config", config)
-        ends = read_json_object(out / "generation_config.json").get("eos_token_id")
-        rope = text_config.get("rope_parameters") or {}
-        return {
-            "end_ids": frozenset(ends if isinstance(ends, list) else [ends]),
-            "rope_theta": text_config.get("rope_theta", rope.get("rope_theta")),
-            "tied": bool(text_config.get("tie_word_embeddings")),
-            "tokens": read_added_tokens(out),
-        }
+        return read_adapter_facts(out, read_json_object(self.base / "config.json"))
 
     @contextmanager
     def open(self, out: Path) -> Iterator[TransformersEngine]:

@@ -1,4 +1,4 @@
-"""What training each method of PEFT requires, beyond an adapter whose layers sit in the model.
+"""Requirements of training with each method of PEFT, beyond an adapter inside the model's layers.
 
 Methods were classified with PEFT 0.21. A method that is missing here is tested before it trains:
 see :mod:`tunesmith_peft.self_test`.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Method:
-    """What training a method requires."""
+    """The requirements of training with a method."""
 
     uses_forward: bool = False
     """True if the adapter only takes effect in PEFT's own forward pass, as virtual tokens do.
@@ -35,7 +35,7 @@ class Method:
     refused: str = ""
     """Why the method cannot be trained; empty if it can."""
     note: str = ""
-    """What users of the method should know."""
+    """A note for users of the method."""
 
     def describe(self) -> str:
         """Describe the requirements in a few words."""

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Literal, Self
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.offers import EvaluatorOffer
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import (
     AnswerOptions,
@@ -22,17 +22,11 @@ from tunesmith_evidence.answers.generate import (
     resolve_max_new_tokens,
 )
 from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.answers.parts import list_part_metrics, measure_parts
 from tunesmith_evidence.tasks.examples import prompt_text
 
-SAFE, DOSES, NEGATIONS, QUESTIONS = (
-    "orders-safe",
-    "doses-preserved",
-    "negations-preserved",
-    "questions-preserved",
-)
-METRICS = tuple(
-    Metric(name=name, higher_is_better=True, bounds=(0, 1))
-    for name in (SAFE, DOSES, NEGATIONS, QUESTIONS)
+METRICS = list_part_metrics(
+    "orders-safe", "doses-preserved", "negations-preserved", "questions-preserved"
 )
 MASS = {
     "mcg": 1, "ug": 1, "µg": 1, "microgram": 1, "micrograms": 1,
@@ -62,7 +56,7 @@ _VERBS = frozenset(
 
 @dataclass(frozen=True)
 class Orders:
-    """What a text orders: doses by drug, drugs that are not given, and drugs to ask about."""
+    """The orders in a text: doses by drug, drugs that are not given, and drugs to ask about."""
 
     doses: frozenset[tuple[str, str, Decimal, str]]
     stopped: frozenset[str]
@@ -123,15 +117,7 @@ class Medication:
         prompts = [prompt_text(last_exchange(record)[0]) for record in records]
         triples = zip(prompts, map(strip_reasoning, answers), references, strict=True)
         rows = [compare(*triple) for triple in triples]
-        columns = [*zip(*rows, strict=True)] or [()] * 3
-        safe = tuple(float(min(row)) for row in rows)
-        return [
-            Measurement(metric=SAFE, values=safe, outputs=answers),
-            *(
-                Measurement(metric=name, values=tuple(map(float, column)))
-                for name, column in zip((DOSES, NEGATIONS, QUESTIONS), columns, strict=True)
-            ),
-        ]
+        return measure_parts(METRICS, rows, answers)
 
 
 def compare(prompt: str, answer: str, reference: str) -> tuple[bool, bool, bool]:

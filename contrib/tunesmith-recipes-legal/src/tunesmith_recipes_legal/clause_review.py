@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import Field
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.offers import EvaluatorOffer
 from tunesmith.records import Chat, Completion, Record, last_exchange
 from tunesmith_evidence.answers.generate import (
     AnswerOptions,
@@ -23,12 +23,10 @@ from tunesmith_evidence.answers.generate import (
     resolve_max_new_tokens,
 )
 from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.answers.parts import list_part_metrics, measure_parts
 from tunesmith_evidence.tasks.examples import prompt_text
 
-SOUND, EXIST, RIGHT, RISKS = "review-sound", "citations-exist", "citations-right", "risks-right"
-METRICS = tuple(
-    Metric(name=name, higher_is_better=True, bounds=(0, 1)) for name in (SOUND, EXIST, RIGHT, RISKS)
-)
+METRICS = list_part_metrics("review-sound", "citations-exist", "citations-right", "risks-right")
 _CLAUSE = re.compile(r"(?<![\w.])\d+(?:\.\d+)+(?!\w)")
 _STATEMENT = re.compile(r"[;\n]|\.\s")
 
@@ -59,15 +57,7 @@ class ClauseReview:
         prompts = [prompt_text(last_exchange(record)[0]) for record in records]
         triples = zip(prompts, map(strip_reasoning, answers), references, strict=True)
         rows = [self.judge(*triple) for triple in triples]
-        columns = [*zip(*rows, strict=True)] or [()] * 3
-        sound = tuple(float(min(row)) for row in rows)
-        return [
-            Measurement(metric=SOUND, values=sound, outputs=answers),
-            *(
-                Measurement(metric=name, values=tuple(map(float, column)))
-                for name, column in zip((EXIST, RIGHT, RISKS), columns, strict=True)
-            ),
-        ]
+        return measure_parts(METRICS, rows, answers)
 
     def judge(self, prompt: str, answer: str, reference: str) -> tuple[bool, bool, bool]:
         """Return whether all citations exist, are the reference's, and have its risks."""

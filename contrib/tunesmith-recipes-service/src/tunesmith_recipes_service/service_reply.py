@@ -15,7 +15,7 @@ from typing import Self
 from pydantic import Field
 
 from tunesmith.contracts import Measurement, TextModel
-from tunesmith.offers import EvaluatorOffer, Metric
+from tunesmith.offers import EvaluatorOffer
 from tunesmith.records import Chat, Completion, Record
 from tunesmith_evidence.answers.generate import (
     AnswerOptions,
@@ -24,17 +24,9 @@ from tunesmith_evidence.answers.generate import (
     resolve_max_new_tokens,
 )
 from tunesmith_evidence.answers.normalize import strip_reasoning
+from tunesmith_evidence.answers.parts import list_part_metrics, measure_parts
 
-ACCEPTABLE, POLICY, ESCALATION, BRAND = (
-    "reply-acceptable",
-    "policy-kept",
-    "escalation-right",
-    "brand-kept",
-)
-METRICS = tuple(
-    Metric(name=name, higher_is_better=True, bounds=(0, 1))
-    for name in (ACCEPTABLE, POLICY, ESCALATION, BRAND)
-)
+METRICS = list_part_metrics("reply-acceptable", "policy-kept", "escalation-right", "brand-kept")
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?![\w])")
 
 
@@ -75,15 +67,7 @@ class ServiceReply:
         answers = generate_answers(model, records, self.options.max_new_tokens)
         pairs = zip(map(strip_reasoning, answers), references, strict=True)
         rows = [self.agree(answer, reference) for answer, reference in pairs]
-        columns = [*zip(*rows, strict=True)] or [()] * 3
-        acceptable = tuple(float(min(row)) for row in rows)
-        return [
-            Measurement(metric=ACCEPTABLE, values=acceptable, outputs=answers),
-            *(
-                Measurement(metric=name, values=tuple(map(float, column)))
-                for name, column in zip((POLICY, ESCALATION, BRAND), columns, strict=True)
-            ),
-        ]
+        return measure_parts(METRICS, rows, answers)
 
     def agree(self, answer: str, reference: str) -> tuple[bool, bool, bool]:
         """Return whether policy, escalation and brand agree."""

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from tunesmith.storage.manifest import MANIFEST
 from tunesmith_torch.export.checks import require
 from tunesmith_torch.export.contract import Engine, NotVerifiedError
-from tunesmith_torch.export.folder_facts import read_added_tokens, read_folder_facts
+from tunesmith_torch.export.folder_facts import read_adapter_facts, read_folder_facts
 from tunesmith_torch.export.folder_tokenizer import open_tokenizer
 from tunesmith_torch.export.plain_folder import (
     TransformersEngine,
@@ -150,16 +150,7 @@ class VllmAdapterExporter(_VllmExporter):
         """
         check_safetensors(out / "adapter" / ADAPTER_WEIGHTS_FILE)
         check_adapter(out / "adapter")
-        config = self._config(out)
-        text_config = config.get("text_config", config)
-        ends = read_json_object(out / "generation_config.json").get("eos_token_id")
-        rope = text_config.get("rope_parameters") or {}
-        return {
-            "end_ids": frozenset(ends if isinstance(ends, list) else [ends]),
-            "rope_theta": text_config.get("rope_theta", rope.get("rope_theta")),
-            "tied": bool(text_config.get("tie_word_embeddings")),
-            "tokens": read_added_tokens(out),
-        }
+        return read_adapter_facts(out, self._config(out))
 
     def serve_command(self, out: Path | None) -> str:
         """Return the command that serves the base model, and the adapter as ``tuned``."""

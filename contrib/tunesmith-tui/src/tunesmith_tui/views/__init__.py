@@ -1,1 +1,1 @@
-"""What each screen shows, as functions of a run's state and a width; none of them reads a log."""
+"""The content of each screen, as functions of a run's state and a width, without reading a log."""
