@@ -7,6 +7,7 @@ most frequent label. Each prediction is independent of the other rows to predict
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -96,7 +97,10 @@ class LinearClassifier:
         if isinstance(rows, DenseRows):
             weights, bias = fit_logistic(rows, codes, c, max_iter=MAX_ITER, tol=TOL)
         else:
-            model = LogisticRegression(C=c, max_iter=MAX_ITER, tol=TOL).fit(rows, codes)
+            with warnings.catch_warnings():
+                # Few rows per label are normal here. scikit-learn suspects a regression problem.
+                warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+                model = LogisticRegression(C=c, max_iter=MAX_ITER, tol=TOL).fit(rows, codes)
             weights, bias = np.ascontiguousarray(model.coef_.T), model.intercept_
         if len(self.labels) == 2:
             weights = np.hstack([-weights, weights]) / 2

@@ -41,7 +41,8 @@ class VectorOptions(Options):
         description=(
             "Inverse regularization strengths of logistic regression, as in scikit-learn. The "
             "first is used, unless cross-validation shows that another classifier is clearly more "
-            "accurate. Cross-validation is skipped if there are more than 2,000 training rows."
+            "accurate. Cross-validation is skipped if there are more than 2,000 training rows. "
+            "Logistic regression is not used if most answers occur only once."
         ),
     )
     k: list[Annotated[int, Field(ge=1, le=1000)]] = Field(
@@ -51,16 +52,19 @@ class VectorOptions(Options):
         True, description="Also try the answer whose rows have the highest mean similarity."
     )
 
-    def list_classifiers(self, rows: int) -> dict[str, FitClassifier]:
-        """Return the candidate classifiers by name, with settings for this number of rows."""
+    def list_classifiers(self, answers: Sequence[str]) -> dict[str, FitClassifier]:
+        """Return the candidate classifiers by name, with settings for these training answers."""
         from tunesmith_evidence.classify import classifiers
 
         linear = {f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c}
-        if rows > MAX_COMPARED_ROWS:  # cross-validating all candidates would take too long
+        nearest = {f"k={k}": partial(classifiers.NearestRowsClassifier, k=k) for k in self.k}
+        if nearest and 2 * len(set(answers)) > len(answers):
+            return dict(nearest)  # most answers occur once: there is nothing to learn about them
+        if len(answers) > MAX_COMPARED_ROWS:  # cross-validating all candidates takes too long
             return dict([*linear.items()][:1])
         return {
             **linear,
-            **{f"k={k}": partial(classifiers.NearestRowsClassifier, k=k) for k in self.k},
+            **nearest,
             **({"centroid": classifiers.NearestCentroid} if self.centroid else {}),
         }
 
@@ -97,7 +101,7 @@ class Embedding:
         if task.encoder is None:
             raise UsageError(f"{NO_ENCODER}; to try this classifier: {install_encoder()}")
         rows = TextRows(examples, vectorize_with(task.encoder().encode))
-        name, model = rows.learn_best(self.options.list_classifiers(len(examples)), MARGIN)
+        name, model = rows.learn_best(self.options.list_classifiers(rows.learned[1]), MARGIN)
         yield BaselineVariant(name=name, model=model)
 
 
@@ -132,7 +136,7 @@ class Probe:
             scale = make_pipeline(StandardScaler(), Normalizer())
             scale.fit(vectorize([example.text for example in examples]))
             rows = TextRows(examples, lambda texts: scale.transform(vectorize(texts)))
-            return rows.learn_best(self.options.list_classifiers(len(examples)), MARGIN)[1]
+            return rows.learn_best(self.options.list_classifiers(rows.learned[1]), MARGIN)[1]
 
         yield BaselineVariant(name="", model=FunctionModel(lambda texts: learn().answer(texts)))
 

@@ -83,7 +83,7 @@ def test_answers_equal_those_of_scikit_learn(name: str) -> None:
     from tunesmith_evidence.tasks.examples import read_examples
 
     rows = TextRows(read_examples(TRAIN, 1), VECTORS)
-    ways = EMBEDDING.config(c=[10.0], k=[5]).list_classifiers(60)
+    ways = EMBEDDING.config(c=[10.0], k=[5]).list_classifiers(LABELS)
     model = rows.model(ways[name](*rows.learned))
     ours = answers(BaselineVariant(name=name, model=model))
     if name == "centroid":
@@ -113,8 +113,23 @@ def test_the_best_out_of_fold_classifier_is_chosen() -> None:
 
 def test_many_rows_are_not_compared() -> None:
     options = EMBEDDING.config(c=[3.0, 1.0])
-    assert [*options.list_classifiers(2_000)] == ["C=3", "C=1", "k=1", "k=5", "centroid"]
-    assert [*options.list_classifiers(2_001)] == ["C=3"]
+    answers = ["card", "loan"] * 1_000
+    assert [*options.list_classifiers(answers)] == ["C=3", "C=1", "k=1", "k=5", "centroid"]
+    assert [*options.list_classifiers([*answers, "card"])] == ["C=3"]
+
+
+@pytest.mark.parametrize("rows", [6, 6_000])
+def test_answers_that_mostly_occur_once_are_not_classes(rows: int) -> None:
+    answers = [f"answer {number // 2 if number < 2 else number}" for number in range(rows)]
+    assert [*EMBEDDING.config().list_classifiers(answers)] == ["k=1", "k=5"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_rows_per_label_do_not_make_scikit_learn_warn() -> None:
+    from tunesmith_evidence.classify.classifiers import LinearClassifier, predict
+
+    vectors = np.eye(3)
+    assert predict(LinearClassifier(vectors, ["a", "b", "c"], 10.0), vectors) == ["a", "b", "c"]
 
 
 def test_the_probe_learns_in_the_time_budget_and_embeds_each_text_once() -> None:
