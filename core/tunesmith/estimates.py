@@ -85,6 +85,8 @@ class Estimate:
     """The assumptions of the estimate, as sentences."""
     pilot_steps: int = 0
     """Number of steps in pilot runs before training, which the other numbers do not include."""
+    has_guessed_lengths: bool = False
+    """True if row lengths are guessed from characters, and the next estimate counts tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Predict the memory of a run, refuse a run that cannot fit, and warn about one that may not fit.
 
-The analytic estimate takes no time and is usually decisive. The training step is only traced if the
-analytic estimate is not decisive.
+An analytic estimate is usually decisive. The training step is only traced if it is not.
 """
 
 from __future__ import annotations
@@ -55,6 +54,7 @@ def review_memory(review: ModelReview) -> ReviewResult:
         return ReviewResult()
     device = machine.detect_machine().select_device(plan.run.device)
     processes = distributed.world_size()
+    hardware, notes = load_hardware_of_run(plan.table(EstimateOptions).prices)
     try:
         request = build_request(
             plan, device, processes, review.train, review.test, config=review.config
@@ -63,21 +63,20 @@ def review_memory(review: ModelReview) -> ReviewResult:
         request = replace(request, process_memory=share)
         device = replace(device, memory=share)
         decision = _decide_fit(plan, request, device)
+        if decision is None:
+            return ReviewResult()
+        estimate, peak, fit = decision
+        forecast = _build_forecast(review, estimate, peak, device, hardware)
     except TunesmithError as error:  # A failed estimate must not stop a run that may well fit.
         text = f"the memory of the run could not be predicted: {error.message}"
         return ReviewResult(findings=[Finding(level="info", where="forecast", message=text)])
-    if decision is None:
-        return ReviewResult()
-    estimate, peak, fit = decision
     findings = []
     if fit != "yes":
         need = _describe_need(peak, device, request.processes, fit)
         warning = Finding(level="warning", where="memory", message=need)
         refusal = _refusal(review, request, decision, device, warning) if fit == "no" else warning
         findings.append(refusal)
-    hardware, notes = load_hardware_of_run(plan.table(EstimateOptions).prices)
     findings += [Finding(level="warning", where="estimate.prices", message=n) for n in notes]
-    forecast = _build_forecast(review, estimate, peak, device, hardware)
     return ReviewResult(findings=findings, forecast=forecast)
 
 
@@ -86,7 +85,8 @@ def _decide_fit(
 ) -> tuple[Estimate, MemoryPeak, MemoryFit] | None:
     """Return the decisive estimate, its calibrated peak, and whether the peak fits the device.
 
-    Better estimates are requested only while the answer is "maybe".
+    Better estimates are requested while the answer is "maybe". Guessed row lengths are never
+    decisive, because the forecast of the time needs exact ones.
     """
     component = plan.technique
     calibration = read_calibration(device)
@@ -95,7 +95,7 @@ def _decide_fit(
         peak = compute_peak(calibration.correct(estimate, component.offer.name))
         fit: MemoryFit = "yes" if device.memory is None else check_fit(peak, device.memory)
         decision = estimate, peak, fit
-        if fit != "maybe":
+        if fit != "maybe" and not estimate.has_guessed_lengths:
             break
     return decision
 

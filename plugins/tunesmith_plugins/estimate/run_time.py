@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from tunesmith.estimates import Estimate
@@ -87,7 +88,7 @@ def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> 
     plan, test = review.plan, len(review.test)
     flops = estimate.flops / estimate.tokens * FORWARD_SHARE
     unit = flops / throughput[1], flops / throughput[0]
-    prompt, answer = _mean_lengths(review.test or review.train)
+    prompt, answer = _mean_lengths(review.test or review.train, plan.found_model.tokenizer())
     generates = any(evaluator.offer.generates for evaluator in plan.evaluators)
 
     def time_of(rows: float, end: int, growth: float = 1) -> float:
@@ -113,8 +114,11 @@ def _predict_raw(review: ModelReview, estimate: Estimate, throughput: Range) -> 
     return found
 
 
-def _mean_lengths(records: Sequence[Record]) -> Range:
-    """Return the mean numbers of tokens in prompts and answers, estimated from characters."""
+def _mean_lengths(records: Sequence[Record], tokenizer: Path | None) -> Range:
+    """Return the mean numbers of tokens in prompts and answers.
+
+    Without a tokenizer, they are estimated from characters.
+    """
     sample = [records[row] for row in range(0, len(records), -(-len(records) // SAMPLE_ROWS) or 1)]
     pairs = [pair for record in sample for pair in exchanges(record)]
     if not pairs:
@@ -124,9 +128,18 @@ def _mean_lengths(records: Sequence[Record]) -> Range:
         for prompt, _ in pairs
     ]
     answers = [answer.shown_text for _, answer in pairs]
-    found = (fmean(map(len, column)) / CHARACTERS_PER_TOKEN for column in (texts, answers))
-    prompt, answer = (max(1.0, length) for length in found)
+    prompt, answer = (max(1.0, fmean(_count(column, tokenizer))) for column in (texts, answers))
     return prompt, answer
+
+
+def _count(texts: Sequence[str], tokenizer: Path | None) -> Sequence[float]:
+    """Return the number of tokens in each text, without those that a template adds."""
+    if tokenizer is None:
+        return [len(text) / CHARACTERS_PER_TOKEN for text in texts]
+    from tunesmith_torch.models.loading import load_tokenizer
+
+    encode = load_tokenizer(tokenizer)
+    return [len(ids) for ids in encode(list(texts), verbose=False).input_ids]
 
 
 def _busyness(device: Device) -> float:

@@ -16,9 +16,11 @@ from tunesmith_torch.memory_estimate.parallel_choice import build_estimate_setti
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
 from tunesmith_torch.memory_estimate.techniques import (
     analytic_estimate,
+    can_count_tokens,
+    count_tokens,
     estimate_supervised,
     import_tracing,
-    refined_estimate,
+    traced_estimate,
 )
 from tunesmith_torch.memory_estimate.workload import (
     AUTO_BATCH_SIZE,
@@ -148,25 +150,30 @@ class Stage:
 
 
 def estimate_stages(stages: Sequence[Stage]) -> Iterator[Estimate]:
-    """Yield two estimates of a run with these stages: first by arithmetic, then traced.
+    """Yield three estimates of a run: by arithmetic, with exact row lengths, and traced.
 
     Each estimate has a phase for every stage. A policy adds the phase ``rollout``, which samples
-    completions: it holds all models, the key-value cache and the idle optimizer state.
+    completions: it holds all models, the key-value cache and the idle optimizer state. Without a
+    tokenizer or rows, there is no estimate with exact lengths.
     """
-    analytic_estimates = [analytic_estimate(stage.setting, stage.request) for stage in stages]
-    yield _combine_stages(stages, analytic_estimates)
+    exact = all(can_count_tokens(stage.request) for stage in stages)
+    yield replace(_estimate_by_arithmetic(stages), has_guessed_lengths=exact)
+    if exact:
+        stages = [replace(s, setting=count_tokens(s.setting, s.request)) for s in stages]
+        yield _estimate_by_arithmetic(stages)
     import_tracing()  # once here, instead of once in each process
     # The last stage takes longest to trace, so it starts first.
-    refined = [*reversed(map_in_processes(_refine, [*reversed(stages)]))]
-    exact_stages = [
-        replace(stage, setting=setting) for stage, (setting, _) in zip(stages, refined, strict=True)
-    ]
-    traced_estimates = [_with_earlier_stages(*each) for each in refined]
-    yield _combine_stages(exact_stages, traced_estimates)
+    traced = [*reversed(map_in_processes(_trace, [*reversed(stages)]))]
+    estimates = [_with_earlier_stages(s.setting, e) for s, e in zip(stages, traced, strict=True)]
+    yield _combine_stages(stages, estimates)
 
 
-def _refine(stage: Stage) -> tuple[EstimateSetting, Estimate]:
-    return refined_estimate(stage.setting, stage.request)
+def _estimate_by_arithmetic(stages: Sequence[Stage]) -> Estimate:
+    return _combine_stages(stages, [analytic_estimate(s.setting, s.request) for s in stages])
+
+
+def _trace(stage: Stage) -> Estimate:
+    return traced_estimate(stage.setting, stage.request)
 
 
 def _with_earlier_stages(setting: EstimateSetting, estimate: Estimate) -> Estimate:

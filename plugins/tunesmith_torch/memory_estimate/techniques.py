@@ -25,10 +25,17 @@ TRACE_ERRORS = (RuntimeError, NotImplementedError, ValueError, TunesmithError)
 def estimate_supervised(
     options: TrainingOptions, request: EstimateRequest, grouping: Grouping = SINGLE_COMPLETION
 ) -> Iterator[Estimate]:
-    """Yield two estimates: one by arithmetic, then one with exact row lengths and a traced step."""
+    """Yield three estimates: by arithmetic, with exact row lengths, and with a traced step.
+
+    Without a tokenizer or rows, there is no estimate with exact lengths.
+    """
     setting = build_estimate_setting(options, request, grouping)
-    yield analytic_estimate(setting, request)
-    yield refined_estimate(setting, request)[1]
+    first = analytic_estimate(setting, request)
+    yield replace(first, has_guessed_lengths=can_count_tokens(request))
+    if can_count_tokens(request):
+        setting = count_tokens(setting, request)
+        yield analytic_estimate(setting, request)
+    yield traced_estimate(setting, request)
 
 
 def analytic_estimate(setting: EstimateSetting, request: EstimateRequest) -> Estimate:
@@ -53,35 +60,43 @@ def _lower_bound_of_auto(
     return replace(estimate, memory=memory)
 
 
+def can_count_tokens(request: EstimateRequest) -> bool:
+    """Return True if the request has a tokenizer and rows, so that lengths need no guess."""
+    return request.tokenizer is not None and request.assumed is None and bool(request.train)
+
+
+def count_tokens(setting: EstimateSetting, request: EstimateRequest) -> EstimateSetting:
+    """Return the setting with the exact lengths of its rows. This imports torch."""
+    import_tracing()
+    from tunesmith_torch.memory_estimate.token_lengths import exact_workload
+
+    context, grouping = setting.shape.context_length, setting.workload.grouping
+    exact = exact_workload(setting.options, request, context, grouping)
+    return replace(setting, workload=exact or setting.workload)
+
+
 def import_tracing() -> None:
     """Import torch and the modules that trace a step, which are not needed until now."""
     prepare_environment()  # the run will use the torch that is imported here
     from tunesmith_torch.memory_estimate import token_lengths, traced  # noqa: F401
 
 
-def refined_estimate(
-    setting: EstimateSetting, request: EstimateRequest
-) -> tuple[EstimateSetting, Estimate]:
-    """Return the setting with exact row lengths, if there is a tokenizer, and its traced estimate.
+def traced_estimate(setting: EstimateSetting, request: EstimateRequest) -> Estimate:
+    """Return the estimate of a traced step.
 
     If the step cannot be traced, return the analytic estimate with the reason as its last note.
     """
     import_tracing()
-    from tunesmith_torch.memory_estimate import token_lengths, traced
+    from tunesmith_torch.memory_estimate import traced
 
-    options, workload = setting.options, setting.workload
     try:
-        exact = token_lengths.exact_workload(
-            options, request, setting.shape.context_length, workload.grouping
-        )
-        setting = replace(setting, workload=exact or workload)
-        return setting, _lower_bound_of_auto(setting, request, traced.estimate(setting))
+        return _lower_bound_of_auto(setting, request, traced.estimate(setting))
     except TRACE_ERRORS as error:
         note = (
             f"the step could not be traced ({error!s:.160}); its memory is computed from the config"
         )
         fallback = analytic_estimate(setting, request)
-        return setting, replace(fallback, notes=(*fallback.notes, note))
+        return replace(fallback, notes=(*fallback.notes, note))
 
 
 def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[MemorySaving[OptionsT]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def test_more_work_takes_longer(tmp_path: Path) -> None:
     assert list(none) == ["training", "evaluation"]
     one = predict(tmp_path, baselines={"use": ["zero-shot"]}).parts
     assert one["baselines"][1] < base["baselines"][1]
+
+
+def test_tokens_are_counted_with_the_tokenizer_of_the_model(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    """The tiny tokenizer needs more tokens for these rows than their characters suggest."""
+    guessed = predict(tmp_path).parts["evaluation"]
+    for file in tiny_folder.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    counted = predict(tmp_path).parts["evaluation"]
+    assert counted[1] - run_time.LOADING[1] > 1.2 * (guessed[1] - run_time.LOADING[1])
 
 
 def test_a_busy_processor_makes_all_parts_longer(

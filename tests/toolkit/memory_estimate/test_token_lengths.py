@@ -13,11 +13,13 @@ import torch
 
 from tunesmith.estimates import Assumptions, EstimateRequest
 from tunesmith.records import Chat, Completion, Message, Preference, Record, UnpairedPreference
+from tunesmith_plugins.techniques.lora.options import LoraOptions
 from tunesmith_torch.data import large_data
 from tunesmith_torch.data.packing import pack
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.memory_estimate import token_lengths, workload
 from tunesmith_torch.memory_estimate.model_shape import ModelShape
+from tunesmith_torch.memory_estimate.techniques import estimate_supervised
 from tunesmith_torch.memory_estimate.workload import Grouping, RowLengths
 from tunesmith_torch.models.adapters import adapt_full
 from tunesmith_torch.models.loading import load_tokenizer
@@ -67,6 +69,18 @@ def test_with_a_tokenizer_lengths_and_micro_batch_are_exact(tiny_folder: Path) -
         tokens = (prefix + sum(own_tokens[i] for i in members) for members in micro_batches)
         largest = max(largest, *tokens)
     assert prefix > 0 and exact.micro_batch_tokens == largest
+
+
+def test_an_estimate_with_a_tokenizer_counts_its_tokens_before_it_traces(tiny_folder: Path) -> None:
+    options = LoraOptions(epochs=2, learning_rate=1e-3)
+    guess, exact, traced = estimate_supervised(options, _request(tiny_folder))
+    tokenizer = Template.from_tokenizer(load_tokenizer(tiny_folder))
+    rows = tokenizer.tokenize_records(ROWS, 512).examples
+    assert [exact.method, traced.method] == ["analytic", "traced"]
+    assert exact.tokens == traced.tokens == 2 * sum(map(len, rows)) != guess.tokens
+    assert guess.has_guessed_lengths and not exact.has_guessed_lengths
+    guess, traced = estimate_supervised(options, _request(None))
+    assert not guess.has_guessed_lengths, "nothing better follows, except tracing"
 
 
 def test_the_sample_of_large_data_stands_for_all_rows(

@@ -65,11 +65,12 @@ def show_end(view: ReportView) -> None:
         format_count(len(view.warnings), "warning"),
         f"fit: {view.fit.state}" if view.fit else "",
     ]
+    effects = str(report.verdict.get("side_effects_text", ""))
     lines = [
         ("right by field", fields),
         ("most confused", "; ".join(f"{a} answered as {b}: {n:,}" for a, b, n in pairs)),
         *view.findings,
-        ("side effects", str(report.verdict.get("side_effects_text", ""))),
+        ("side effects", "" if effects in headline.sentence else effects),
         ("cost", describe_cost(report)),
         ("notes", ", ".join(filter(None, notes))),
     ]

@@ -23,6 +23,7 @@ from tunesmith_evidence.report.curves import (
     build_stage_curves,
 )
 from tunesmith_evidence.report.facts import (
+    describe_cost,
     describe_data,
     describe_gate,
     describe_stage,
@@ -94,6 +95,7 @@ def render_page(view: ReportView, max_answers: int) -> str:
         weakest=find_weakest_field(view.field_scores, TUNED),
         max_pairs=MAX_PAIRS,
         findings=list_findings(view),
+        cost=describe_cost(view.report),
         plan=_plan_text(view.report),
         command=format_reproduction(view.folder),
     )
