@@ -85,6 +85,8 @@ class Estimate:
     """The assumptions of the estimate, as sentences."""
     pilot_steps: int = 0
     """Number of steps in pilot runs before training, which the other numbers do not include."""
+    compute_bytes: int = 0
+    """Bytes per number in the compute format: 4 for fp32, 2 for bf16, 0 if unknown."""
     has_guessed_lengths: bool = False
     """True if row lengths are guessed from characters, and the next estimate counts tokens."""
 

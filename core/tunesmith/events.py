@@ -200,6 +200,8 @@ class Forecast(Event, kind="forecast"):
     flops: float
     steps: int = 0
     tokens: int
+    compute_bytes: int = 0
+    """Bytes per number in the compute format: 4 for fp32, 2 for bf16, 0 if unknown."""
     parts: dict[str, list[float]] = field(default_factory=dict)
     """Shortest and longest predicted seconds of each remaining part of the run: ``baselines``,
     ``training`` (with loading and saving) and ``evaluation``. Parts without a prediction are

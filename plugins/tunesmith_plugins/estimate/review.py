@@ -127,6 +127,7 @@ def _build_forecast(
         flops=estimate.flops,
         steps=estimate.steps,
         tokens=estimate.tokens,
+        compute_bytes=estimate.compute_bytes,
         notes=list(estimate.notes),
     )
 

@@ -37,6 +37,9 @@ CLASSIFIERS: Range = (1, 20)
 """Seconds to import the libraries of classifiers, and to fit and cross-validate them."""
 LOADING: Range = (1, 10)
 """Seconds to load a model, and to read it back."""
+OVERHEAD = 3.0
+"""Seconds by which a part can be shorter or longer for reasons that do not grow with its work, such
+as imports and files."""
 OUTSIDE_STEPS = 1.25
 """Highest ratio of the time of a training to that of its steps; validation takes the rest."""
 
@@ -65,7 +68,10 @@ def predict_run_time(
         throughput: operations per second from the hardware table, before calibration.
     """
     raw = _predict_raw(review, estimate, throughput) if throughput and estimate.tokens else {}
-    parts = {part: calibration.correct_part(part, seconds) for part, seconds in raw.items()}
+    parts = {
+        part: calibration.correct_part(part, seconds, estimate.compute_bytes)
+        for part, seconds in raw.items()
+    }
     known = {part for part, seconds in raw.items() if parts[part] != seconds}
     if training is not None:
         low, high = training
@@ -79,7 +85,7 @@ def predict_run_time(
             low, high = parts[part]
             # Earlier runs shared the processor too, so their times contain some of its load.
             slower = (1, math.sqrt(busy)) if part in known else (math.sqrt(busy), busy)
-            predicted[part] = low * slower[0], high * slower[1]
+            predicted[part] = max(0, low * slower[0] - OVERHEAD), high * slower[1] + OVERHEAD
     middles = {part: math.sqrt(low * high) for part, (low, high) in raw.items()}
     return RunTime(predicted, middles)
 

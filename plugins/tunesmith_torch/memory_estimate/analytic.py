@@ -105,6 +105,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
         tokens=workload.tokens,
         longest_row=workload.longest_row,
         micro_batch_tokens=workload.micro_batch_tokens,
+        compute_bytes=setting.compute_bytes,
         notes=(*workload.notes, *setting.notes),
     )
 

@@ -210,6 +210,7 @@ def _combine_stages(stages: Sequence[Stage], estimates: Sequence[Estimate]) -> E
         tokens=sum(estimate.tokens for estimate in estimates),
         longest_row=max(estimate.longest_row for estimate in estimates),
         micro_batch_tokens=max(estimate.micro_batch_tokens for estimate in estimates),
+        compute_bytes=max(estimate.compute_bytes for estimate in estimates),
         notes=tuple(dict.fromkeys(note for estimate in estimates for note in estimate.notes)),
     )
 
