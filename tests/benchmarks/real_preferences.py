@@ -25,8 +25,9 @@ from typing import Any
 import tomli_w
 
 import tunesmith
+from tunesmith.statistics import mean_interval
 from tunesmith_evidence.number_text import format_number
-from tunesmith_evidence.statistics import mean_interval, paired_difference
+from tunesmith_evidence.statistics import paired_difference
 
 MAX_CHARACTERS, TRAIN, TEST, SEED = 400, 360, 200, 1
 PAIRED = "preference-accuracy"
