@@ -79,6 +79,24 @@ def test_generated_pages_are_up_to_date() -> None:
         )
 
 
+def test_the_section_of_a_component_names_all_its_keys() -> None:
+    """Keys that several components share are described elsewhere, but named in each section."""
+    from tunesmith import plugins
+    from tunesmith.catalog import Catalog
+    from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, TechniqueOffer
+    from tunesmith.options import fields_by_key
+
+    catalog = Catalog(plugins.find_plugins(plugins.Selection(allowed=frozenset())))
+    page = (DOCS / "reference" / "run-file.md").read_text(encoding="utf-8")
+    kinds = {"[data]": DataLoaderOffer, "[technique]": TechniqueOffer}
+    for where, kind in {**kinds, "[[evaluators]]": EvaluatorOffer}.items():
+        part = page.partition(f": `{where}`\n")[2].partition("\n## ")[0]
+        for offer in (offered.offer for offered in catalog.offers(kind)):
+            section = part.partition(f'### `use = "{offer.name}"`\n')[2].partition("\n### ")[0]
+            named = set(re.findall(r"`(?:\[[\w.]+\.)?(\w+)\]?`", section))
+            assert fields_by_key(offer.config).keys() <= named, offer.name
+
+
 def test_pages_that_are_built_are_listed() -> None:
     assert [DOCS / name for name in generator().built_pages()] == BUILT
 
