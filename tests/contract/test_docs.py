@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import json
 import re
@@ -112,12 +113,24 @@ def test_every_field_of_an_event_has_a_sentence() -> None:
             assert described == [field.name for field in dataclasses.fields(cls)], kind
 
 
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower() for title in titles]
+    return {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in plain}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_have_existing_targets(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    for target, anchor in links:
         if "://" not in target:
-            path = (page.parent / target).resolve()
+            path = (page.parent / target).resolve() if target else page
             assert path.exists() or path in BUILT, f"{page.name} links to {target}"
+            if anchor and path.suffix == ".md":
+                assert anchor in anchors(path), f"{page.name} links to {target}#{anchor}"
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
