@@ -397,23 +397,6 @@ def test_the_commands_of_a_page_run_in_order(
     assert folder != "RUN"
 
 
-@pytest.mark.processes
-def test_the_python_of_the_home_page_runs(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "run.toml").write_text(
-        f'[model]\nbase = "{tiny}"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\ntest_size = 3\n'
-        '[technique]\nuse = "lora"\nmax_steps = 1\n[baselines]\nuse = ["majority"]\n'
-    )
-    (code,) = blocks(DOCS / "index.md", "python")
-    exec(code, {})
-    verdict, answer = capsys.readouterr().out.splitlines()
-    assert verdict == "NOTHING WORKS YET" and answer
-
-
 # --------------------------------------------------------------------------- names
 
 
