@@ -175,10 +175,9 @@ class BaselineOptions(Options):
         ge=0,
         description=(
             "Number of random test rows for the baselines that query the base model; 0: all. "
-            "Unset: 100, or 20 for a baseline with the worst possible score on the validation "
-            "rows. A baseline that no other beats on the validation rows is scored on all test "
-            "rows if the budget allows. Baselines without a model are always scored on all test "
-            "rows."
+            "Unset: 100, but 20 for a baseline with the worst possible score on the validation "
+            "rows, and all for the best baseline if `budget` allows. Baselines without a model "
+            "are always scored on all test rows."
         ),
     )
     budget: str = Field(

@@ -205,10 +205,27 @@ def fields_without_text(node: ast.ClassDef) -> set[str]:
     }
 
 
+CODES = (
+    "## Exit codes in CI and in scripts\n\n"
+    "| code | command | meaning |\n"
+    "|---|---|---|\n"
+    "| 0 | all | success. Without [`[gate]`](run-file.md#gate), no verdict makes a run fail |\n"
+    "| 1 | all | a bug in tunesmith or a plugin, or a plugin's hook that hangs |\n"
+    "| 6 | `run`, `resume` | a criterion of [`[gate]`](run-file.md#gate) or `--strict` was not "
+    "met; or in [RLHF](../explanation/rlhf.md#the-checks), the reward model failed its check or "
+    "the policy diverged |\n"
+    "| 6 | `export` | the export [differs too much](../how-to/export.md#export-checks) from the "
+    "trained model |\n"
+    "| 6, 10, 11 | `monitor`, `retrain`, `ab` | see "
+    "[Monitor a model in service](../how-to/monitor.md#schedule-it) |\n"
+)
+
+
 def error_page() -> Iterator[str]:
     """Yield the lines of the page on exit codes and their errors."""
     yield "# Exit codes\n"
     yield from render_docstring(inspect.cleandoc(errors.__doc__ or ""))
+    yield CODES
     yield "## Error classes\n"
     for node in public_nodes(errors):
         yield from describe(node, level=3)

@@ -17,6 +17,8 @@ PARTS = {
     "Before a run": ("tunesmith_python/plans.py", ("check", "make_plan", "estimate")),
     "Runs": ("tunesmith_python/runs.py", ("run", "resume", "open_run", "Run")),
     "Measure and compare": ("tunesmith_python/evaluation.py", ("evaluate",)),
+    "A model that was fine-tuned elsewhere": ("tunesmith_python/verdict.py", ("verdict",)),
+    "A callback for transformers and TRL": ("tunesmith_python/callback.py", ("VerdictCallback",)),
     "Results of a comparison": ("tunesmith_python/comparison.py", ("RunComparison",)),
     "The difference by one metric": ("tunesmith_evidence/comparison.py", ("MetricDifference",)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import json
 import re
@@ -79,6 +80,24 @@ def test_generated_pages_are_up_to_date() -> None:
         )
 
 
+def test_the_section_of_a_component_names_all_its_keys() -> None:
+    """Keys that several components share are described elsewhere, but named in each section."""
+    from tunesmith import plugins
+    from tunesmith.catalog import Catalog
+    from tunesmith.offers import DataLoaderOffer, EvaluatorOffer, TechniqueOffer
+    from tunesmith.options import fields_by_key
+
+    catalog = Catalog(plugins.find_plugins(plugins.Selection(allowed=frozenset())))
+    page = (DOCS / "reference" / "run-file.md").read_text(encoding="utf-8")
+    kinds = {"[data]": DataLoaderOffer, "[technique]": TechniqueOffer}
+    for where, kind in {**kinds, "[[evaluators]]": EvaluatorOffer}.items():
+        part = page.partition(f": `{where}`\n")[2].partition("\n## ")[0]
+        for offer in (offered.offer for offered in catalog.offers(kind)):
+            section = part.partition(f'### `use = "{offer.name}"`\n')[2].partition("\n### ")[0]
+            named = set(re.findall(r"`(?:\[[\w.]+\.)?(\w+)\]?`", section))
+            assert fields_by_key(offer.config).keys() <= named, offer.name
+
+
 def test_pages_that_are_built_are_listed() -> None:
     assert [DOCS / name for name in generator().built_pages()] == BUILT
 
@@ -94,12 +113,24 @@ def test_every_field_of_an_event_has_a_sentence() -> None:
             assert described == [field.name for field in dataclasses.fields(cls)], kind
 
 
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower() for title in titles]
+    return {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in plain}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_have_existing_targets(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    for target, anchor in links:
         if "://" not in target:
-            path = (page.parent / target).resolve()
+            path = (page.parent / target).resolve() if target else page
             assert path.exists() or path in BUILT, f"{page.name} links to {target}"
+            if anchor and path.suffix == ".md":
+                assert anchor in anchors(path), f"{page.name} links to {target}#{anchor}"
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
@@ -364,23 +395,6 @@ def test_the_commands_of_a_page_run_in_order(
         if found := re.search(r"^run folder: (.+)$", result.stdout, re.MULTILINE):
             folder = found[1]
     assert folder != "RUN"
-
-
-@pytest.mark.processes
-def test_the_python_of_the_home_page_runs(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "run.toml").write_text(
-        f'[model]\nbase = "{tiny}"\n[data]\nuse = "jsonl"\ntrain = "rows.jsonl"\ntest_size = 3\n'
-        '[technique]\nuse = "lora"\nmax_steps = 1\n[baselines]\nuse = ["majority"]\n'
-    )
-    (code,) = blocks(DOCS / "index.md", "python")
-    exec(code, {})
-    verdict, answer = capsys.readouterr().out.splitlines()
-    assert verdict == "NOTHING WORKS YET" and answer
 
 
 # --------------------------------------------------------------------------- names

@@ -1,4 +1,4 @@
-"""The planner gives the usual rules of thumb, in the table of the page on planning.
+"""The planner gives the usual rules of thumb, in a table of the page on the planner.
 
 The table is generated; that it is up to date is checked with the other generated pages.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "plan.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "planner.md"
 
 
 def rows() -> list[tuple[str, tuple[float, float], str, tuple[float, float]]]:

@@ -40,8 +40,8 @@ class DocumentsOptions(Options):
     folder: DataPath | None = Field(
         None,
         description=(
-            "Folder with the documents that answer the questions: Markdown, text and HTML files, "
-            "also in subfolders."
+            "Folder with the documents that answer the questions, also in subfolders: Markdown, "
+            "text, reStructuredText, HTML, PDF and Word files."
         ),
     )
     k: list[Annotated[int, Field(ge=1, le=64)]] = Field(
