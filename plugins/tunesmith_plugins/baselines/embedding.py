@@ -52,7 +52,7 @@ class VectorOptions(Options):
     )
 
     def list_classifiers(self, rows: int) -> dict[str, FitClassifier]:
-        """Return the candidate classifiers by name, with settings for this number of rows."""
+        """Return the candidate classifiers by name; only the first for too many rows to compare."""
         from tunesmith_evidence.classify import classifiers
 
         linear = {f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c}

@@ -31,13 +31,13 @@ SAMPLE_ROWS = 200
 CHOOSING_ROWS: Range = (20, 60)
 """Validation rows that the variants of a baseline answer together."""
 PROMPT_GROWTH = {"retrieval": 6, "prompt": 2}
-"""Growth of the prompt by worked examples."""
+"""Maximum factor by which worked examples lengthen the prompt, by kind of solution."""
 CLASSIFIERS: Range = (1, 20)
 """Seconds to import the libraries of classifiers, and to fit and cross-validate them."""
 LOADING: Range = (1, 10)
 """Seconds to load a model, and to read it back."""
 OUTSIDE_STEPS = 1.25
-"""Highest ratio of the time of a training to that of its steps; validation takes the rest."""
+"""Highest ratio of the time of training to that of its steps; validation takes the rest."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tunesmith.plan import Component
 from tunesmith.prepared import RowWise
 from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
+from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_estimate, format_number, format_share
 from tunesmith_evidence.review.policy import AUTOMATED, DETAIL, ReviewPolicy
 from tunesmith_evidence.review.scores import score_answers
@@ -147,7 +148,7 @@ def review(
         needed = count_rows_needed(used.config.precision)
         if len(validation) < needed:
             message = (
-                f"{len(validation):,} validation rows cannot show a precision of "
+                f"{format_count(len(validation), 'validation row')} cannot show a precision of "
                 f"{format_share(used.config.precision)}: every request will need a person"
             )
             hint = (

@@ -142,7 +142,7 @@ def _mark(
 ) -> list[str]:
     """Replace each value that can be copied from its text with a marker.
 
-    From the result, the classifier learns when to copy, and predicts the values that are left.
+    From the result, the classifier learns when to copy, and which value to predict otherwise.
     """
     rows = zip(values, contents, candidates, strict=True)
     return [COPIED if content in found else value for value, content, found in rows]

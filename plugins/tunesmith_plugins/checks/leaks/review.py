@@ -90,7 +90,7 @@ def review(
     *,
     given: Collection[str] = ("validation", "test"),
 ) -> list[Finding]:
-    """Return a finding for each kind of leak between two splits.
+    """Return findings about leaks, one per kind and pair of splits.
 
     ``given`` lists the splits that the user or the data loader provided. In tunesmith's own split,
     leaks such as rows with the same template are known limits, not errors.
@@ -114,7 +114,7 @@ def _review_parts(
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
-    """Yield findings about several splits, reading the records of ``known`` only once."""
+    """Yield findings about leaks between ``known`` and each split, reading ``known`` only once."""
     joined = JoinedRecords([*queries.values()])
     if not known or not joined:
         return

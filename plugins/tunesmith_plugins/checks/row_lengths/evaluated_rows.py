@@ -51,7 +51,7 @@ CHUNK = 64
 def review(
     plan: Plan, evaluators: Evaluators, validation: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[Finding]:
-    """Yield an error for test rows without room for an answer, or a warning for validation rows."""
+    """Yield errors for test rows that do not fit the context, and a warning for validation rows."""
     context = read_context_length(plan.found_model.config)
     options = _find_options(plan.technique.config)
     if context is None or options is None or (template := open_template(plan, options)) is None:
@@ -116,7 +116,10 @@ def _list_references(records: Sequence[Record]) -> list[Exchange]:
 
 
 def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[LongRow]:
-    """Return the rows that do not fit, the longest first, or [] if they cannot be tokenized."""
+    """Return the rows with more than ``room`` tokens, the longest first.
+
+    The search ends at rows that cannot be tokenized, and after :data:`MAX_TOTAL_CHARACTERS`.
+    """
     # An upper bound, because a token has at least one byte and the template adds less than repr()
     # does.
     sizes = [len(repr((prompt, answer)).encode()) for _, prompt, answer in asked]

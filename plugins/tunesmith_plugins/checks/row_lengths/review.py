@@ -99,7 +99,7 @@ def _describe(
 
 
 def open_template(plan: Plan, options: TrainingOptions) -> Template | None:
-    """Return the model's chat template and tokenizer, or None if they are missing or unusable."""
+    """Return the model's chat template and tokenizer, or None if they cannot be loaded."""
     folder = plan.found_model.tokenizer()
     if folder is None:
         return None

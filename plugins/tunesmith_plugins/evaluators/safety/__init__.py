@@ -132,7 +132,7 @@ class Safety(ComparingEvaluator):
     ) -> tuple[tuple[float, ...], dict[str, Any]]:
         """Return the values by the judge with details, or values of 0 if the judge fails its test.
 
-        If a reply contains no verdict, the phrase rule decides about that answer.
+        If a reply contains no verdict, the phrase rule judges that answer.
         """
         options = self.options
         ask = open_judge(options.judge or "", options, LABELS, run, "evaluators.judge")

@@ -186,7 +186,7 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
 
 
 def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
-    """Return an error for a refused request, without the Hub's text, which may have the token."""
+    """Return an error for a refused request, without the Hub's text, which may contain a token."""
     return EnvironmentProblem(
         f"{model_id}: the Hugging Face Hub refused the download ({type(error).__name__})",
         hint="check the model name; for a private or gated model, run `hf auth login` or set "

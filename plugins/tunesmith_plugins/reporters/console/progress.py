@@ -40,9 +40,9 @@ Seconds = tuple[float, float]
 """The shortest and the longest time."""
 UNKNOWN: Seconds = (math.nan, math.nan)
 SPREAD: Seconds = (0.8, 1.3)
-"""Ratios of the actual time to that at the present speed."""
+"""Lowest and highest ratio of the actual time to the time predicted from measured speeds."""
 SPREAD_LATER: Seconds = (0.4, 1.4)
-"""The same for the tuned model, which often gives shorter answers than the base model."""
+"""These ratios for the tuned model, predicted from the base model, whose answers are longer."""
 VALIDATION_LOSS = "validation_loss"
 
 

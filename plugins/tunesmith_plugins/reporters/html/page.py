@@ -35,9 +35,9 @@ from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_ANSWER_CHARACTERS = 200_000
-"""Limit for all prompts and answers together, which keeps the page below 500 KB."""
+"""Limit in bytes for all prompts, answers and their markup, so the page stays under 500 KB."""
 MAX_SAMPLES = 12
-"""Number of completions sampled during training that the page shows, latest only."""
+"""Maximum number of completions sampled during training to show; the latest are shown."""
 LOSS_POINTS, CURVE_POINTS = 500, 160
 """Maximum number of points in the loss curve, and in every other curve."""
 MAX_CURVES = 16
