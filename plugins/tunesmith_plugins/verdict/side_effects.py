@@ -20,7 +20,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 MIN_CHANGE = 0.05
 """Smallest change that counts as a price: a share, or nats per token."""
 WEAK = 0.1
-"""If the base model has a smaller share of right answers, these cannot get much worse."""
+"""If the base model has a smaller share of right answers, there is little left to lose."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tunesmith_evidence.prompting.prompted_model import count_prompt_tokens
 from tunesmith_evidence.winner import rebuild_baseline
 
 ROWS = 100
-"""Number of test rows whose prompts are counted, evenly spaced."""
+"""Maximum number of test rows whose prompt tokens are counted; the rows are evenly spaced."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def match_run(log: RunResults, run: RunResults) -> RunResults:
     """Return the log's rows that are test rows of a run, by the metrics that both have.
 
     Raises:
-        UsageError: they have no metric or no row in common.
+        UsageError: they have no test row with the same metric in common.
     """
     names = {key: OUR_NAMES.get(key[1], key[1].replace("_", "-")) for key in log.measured}
     columns = []
@@ -210,7 +210,7 @@ def _list_texts(row: JSON) -> Iterator[str]:
 def _make_column(
     evaluator: str, metric: str, higher: bool, given: Iterable[JSON], version: str = ""
 ) -> Column:
-    """Return the event of a metric and the rows that have it; shares are known by their values."""
+    """Return a metric's event and rows. It is bounded if all values are between 0 and 1."""
     rows = [row for row in given if metric in row]
     values = [row[metric]["value"] for row in rows]
     low, high = (0.0, 1.0) if all(0 <= value <= 1 for value in values) else (-math.inf, math.inf)

@@ -53,8 +53,8 @@ def command(
 ) -> None:
     """Split rows into training, validation and test files without leaks.
 
-    If a run file is given, its training rows are split. Test and validation files that it names
-    stay as they are. Rows with equal or nearly equal prompts, or of the same group, go to the same
+    If a run file is given, its training rows are split, and its test and validation files stay as
+    they are. Rows with equal or nearly equal prompts, or of the same group, go to the same
     part. If the folder has a split.json from an earlier split, old rows keep their part and new
     rows are added.
     """
