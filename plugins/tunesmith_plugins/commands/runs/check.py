@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Validate a run file and its data without training.
 
-    The output lists all errors in the run file, unusable rows, findings of the data checks, a
+    The output lists all errors in the run file, skipped rows, findings of the data checks, a
     summary of the rows, and a few sample rows that mark the text to train on. No model is loaded.
     """
     plan, catalog = api.load_plan(

@@ -185,7 +185,8 @@ def show_answers(answers: Answers, limit: int) -> None:
             render.print_paragraph(line, indent="    ")
     if len(rows) > limit:
         render.print_text()
-        render.print_text(f"{len(rows) - limit} more rows; show all with --failures {len(rows)}")
+        more = format_count(len(rows) - limit, "more row")
+        render.print_text(f"{more}; show all with --failures {len(rows)}")
 
 
 def show_answer_parts(view: ReportView) -> None:
@@ -282,7 +283,7 @@ def show_paths(view: ReportView) -> None:
 
 
 def find_report_pages(folder: Path, report: Report) -> list[Path]:
-    """Return the HTML pages that reporters wrote. By convention, their option ``path`` names it."""
+    """Return the HTML pages that reporters wrote to the path in their option ``path``."""
     reporters = report.started.plan.get("reporters", []) if report.started else []
     paths = (reporter.get("path") for reporter in reporters)
     pages = (folder / expand_home(path) for path in paths if isinstance(path, str) and path)

@@ -345,7 +345,7 @@ class CallingEngine(Engine):
 
 
 def make_engine(model: TextModel, slots: int) -> Engine:
-    """Return the engine that serves a model: with continuous batching if it is one of ours."""
+    """Return the engine that serves a model, with continuous batching if the model supports it."""
     if isinstance(model, TorchTextModel):
         return BatchedEngine(model, slots=slots)
     return CallingEngine(model)

@@ -42,7 +42,7 @@ def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
 
     Raises:
         UsageError: the file does not exist, no data loader recognizes it, or the loader does not
-            have these keys.
+            have these options.
         DataError: the file cannot be read, or its rows are invalid.
     """
     if not data.path.exists():
@@ -81,7 +81,7 @@ def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]
 
 
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
-    """Return the technique that learns most from these records, or None if none accepts them.
+    """Return a technique that accepts these records, ``lora`` if possible, or None.
 
     For pairs, prefer a technique that accepts only pairs. Others only learn the better answers.
     """
