@@ -52,7 +52,7 @@ class VectorOptions(Options):
     )
 
     def list_classifiers(self, rows: int) -> dict[str, FitClassifier]:
-        """Return the candidate classifiers by name; only the first for too many rows to compare."""
+        """Return the candidate classifiers by name; only one if there are too many ``rows``."""
         from tunesmith_evidence.classify import classifiers
 
         linear = {f"C={c:g}": partial(classifiers.LinearClassifier, c=c) for c in self.c}
@@ -78,7 +78,7 @@ class ProbeOptions(VectorOptions):
 
 @dataclass(frozen=True)
 class Embedding:
-    """Classifies prompts from the vectors of the run's encoder."""
+    """Classifies prompts by their vectors from the run's encoder."""
 
     options: VectorOptions
 
@@ -103,7 +103,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Probe:
-    """Classifies prompts from the hidden states of the base model.
+    """Classifies prompts by the hidden states of the base model.
 
     In all texts, a few dimensions of the hidden states are much larger than the others. The probe
     therefore standardizes each dimension on the training rows, then scales vectors to length 1.
@@ -111,10 +111,10 @@ class Probe:
 
     options: ProbeOptions
     known: dict[str, Any] = field(default_factory=dict)
-    """The hidden states of each text."""
+    """The hidden states of the texts that were embedded so far."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one variant. It is trained at its first question, so the time budget applies."""
+        """Yield one variant. It is trained at its first question, so the time budget covers it."""
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import Normalizer, StandardScaler
 

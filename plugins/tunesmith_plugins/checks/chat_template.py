@@ -110,7 +110,7 @@ def _find_rendering_problems(
     train: Sequence[Record],
     test: Sequence[Record],
 ) -> Iterator[Finding]:
-    """Yield findings about rows that a stage's template cannot render, and on missing reasoning."""
+    """Yield findings about rows that a template cannot render, and about missing reasoning."""
     from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.data.thinking import find_thinking_modes

@@ -103,7 +103,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
 
 
 def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table that shows on which GPU classes each technique fits, and if it fits here."""
+    """Yield a table that shows on which GPU classes each technique fits, and whether here."""
     gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
     rows: list[list[TableCell]] = []
     unknown = []

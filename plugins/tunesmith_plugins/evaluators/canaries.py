@@ -129,7 +129,7 @@ def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret])
 
 
 def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
-    """Return the finding as a sentence, with its figures."""
+    """Return whether the model memorized canaries, with their mean exposure, as a sentence."""
     by_count: dict[int, list[float]] = {}
     for count, ranked in zip(counts, found.ranked, strict=True):
         by_count.setdefault(count, []).append(ranked.exposure)

@@ -82,7 +82,7 @@ class Review(RowWise):
 def score_rows(
     model: TextModel, records: Sequence[Record], run: RunContext
 ) -> tuple[list[float], list[bool]]:
-    """Return the confidence of a model in its answer to each record, and if the answer is right.
+    """Return a model's confidence in its answer to each record, and whether the answer is right.
 
     Raises:
         UsageError: the first evaluator generates no answers to these prompts, or gives scores other
@@ -107,7 +107,7 @@ def describe(
     right: Sequence[bool],
     groups: Sequence[str | None],
 ) -> str:
-    """Return the result on the test rows as a sentence."""
+    """Return the share of automated rows, and of right answers among them, as a sentence."""
     from tunesmith_evidence.review.choose import count_rows_needed
 
     target, needed = format_share(policy.precision), count_rows_needed(policy.precision)

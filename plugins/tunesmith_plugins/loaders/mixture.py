@@ -213,7 +213,10 @@ class MixtureLoader:
         return counts
 
     def _choose(self, records: Sequence[Record], count: int, number: int) -> Sequence[Record]:
-        """Choose ``count`` records at random, in order. Repeat records only when all are used."""
+        """Choose ``count`` records at random, from at most ``max_rows`` of source ``number``.
+
+        Repeat records only if there are fewer than ``count``.
+        """
         cap = self.options.sources[number].max_rows
         rng = random.Random(f"{self.options.seed} {number}")
         pool = range(len(records))

@@ -90,7 +90,7 @@ def describe_price(effects: Sequence[SideEffect]) -> str:
 
 
 def describe_absence(effects: Sequence[SideEffect]) -> str:
-    """Return one line for a run without a price, or "" if no side effect was measured."""
+    """Return the changes of a run without a price as text, or "" if none was measured."""
     if not effects:
         return ""
     changes = ", ".join(effect.describe() for effect in effects)

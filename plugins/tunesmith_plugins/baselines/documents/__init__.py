@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NAME = "documents"
 TABLE = f"baselines.{NAME}"
 MAX_LABELS = 30
-"""Maximum number of labels; a larger number of recurring answers are facts, not classes."""
+"""Maximum number of labels; if more answers recur, they are treated as facts, not as classes."""
 MAX_EXAMINED = 200
 """Maximum number of training rows whose passages are searched for their answer."""
 

@@ -49,7 +49,7 @@ class Patterns:
     """Pairs of a span kind and a conversion that produce the values of a field."""
 
     def __init__(self, spans: SpanTable, contents: Sequence[str | None]) -> None:
-        """Mine the texts of ``spans``. ``contents`` has a value per text, None if not copyable."""
+        """Mine the texts of ``spans``. ``contents`` are the values; None: it cannot be copied."""
         rows = [(row, content) for row, content in enumerate(contents) if content]
         rows = rows[:: max(1, len(rows) // MAX_MINED_ROWS)]
         values = [content for _, content in rows]
@@ -192,7 +192,7 @@ class Copier:
     def __init__(
         self, rows: CandidateRows, contents: Sequence[str | None], chosen: Sequence[int]
     ) -> None:
-        """Fit on the ``chosen`` texts. ``contents`` has a value per text, None if not copied."""
+        """Fit on the ``chosen`` texts. ``contents`` are all values, with None for the uncopied."""
         self._known = Counter(content for i in chosen if (content := contents[i]) is not None)
         members, targets, known = [], [], []
         for i in chosen:

@@ -127,7 +127,7 @@ class FieldPredictor:
         return self._learned.predict(self.way, rows, candidates, range(len(spans.texts)))
 
     def _write(self, content: str) -> str:
-        """Write a copied content as JSON text."""
+        """Return copied text as JSON: a number if most values of the field are, else a string."""
         if self._is_text[True] >= self._is_text[False]:
             return json.dumps(content, ensure_ascii=False)
         try:

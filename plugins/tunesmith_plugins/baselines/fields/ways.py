@@ -58,7 +58,7 @@ WAYS = {
 
 
 def list_ways(*, can_copy: bool) -> list[str]:
-    """Return the names of the applicable methods, the simplest first."""
+    """Return the names of the methods, the simplest first; those that copy only if ``can_copy``."""
     return [name for name, way in WAYS.items() if can_copy or way.copies == "never"]
 
 
@@ -199,7 +199,7 @@ class WayTest:
         return self._right.get(way, most)
 
     def measure(self, way: str) -> None:
-        """Count how often a method is correct."""
+        """Run a method on the rows, and store how often it is correct."""
         found = self._learned.predict(way, self._rows.rows, self._candidates, self._chosen)
         self._right[way] = sum(f == v for f, v in zip(found, self._rows.values, strict=True))
 

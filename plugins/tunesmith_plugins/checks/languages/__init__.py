@@ -36,7 +36,7 @@ class Languages:
 
 
 def review(train: Sequence[Record]) -> list[Finding]:
-    """Return findings about prompts that are not in the main language, and answers that switch."""
+    """Return findings about prompts in minor languages, and answers in a different language."""
     if find_spec("py3langid") is None:
         text = "the languages of rows were not checked: py3langid is not installed"
         return [

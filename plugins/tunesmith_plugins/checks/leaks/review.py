@@ -26,7 +26,7 @@ from tunesmith_plugins.checks.leaks.find_leaks import (
 
 MAX_EXAMPLES = 3
 MAX_TOLERATED_SHARE = 0.02
-"""Share of leaking test rows above which the scores are worthless: the finding is an error."""
+"""If a larger share of the test rows leaks, scores are worthless, and the finding is an error."""
 BY_DESIGN = 0.2
 """If at least this share of the rows follows a template, the data was created from templates."""
 CERTAIN_KINDS: tuple[LeakKind, ...] = ("exact", "inside", "group", "answer")
@@ -79,7 +79,7 @@ class ComparedParts:
 
     @property
     def is_decisive(self) -> bool:
-        """True for training and test rows, on which the score depends."""
+        """True for training and test rows, which determine the score."""
         return self.names == ("training", "test")
 
 

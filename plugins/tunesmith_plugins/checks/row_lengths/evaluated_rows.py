@@ -94,7 +94,7 @@ def _find_options(config: BaseModel) -> TrainingOptions | None:
 def _find_longest(
     evaluators: Evaluators, test: Sequence[Record]
 ) -> tuple[Component[EvaluatorOffer[Any]], int] | None:
-    """Return the evaluator that allows the longest answers, with its limit in tokens."""
+    """Return the evaluator that allows the longest answers, and its token limit; None if none."""
     found = []
     for evaluator in evaluators:
         with attribute_errors_to(evaluator.offered.plugin):

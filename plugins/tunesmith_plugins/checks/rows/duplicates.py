@@ -40,7 +40,7 @@ class Groups:
 
     order: Keys
     starts: npt.NDArray[np.bool_]
-    """True for the first row of each group."""
+    """For each row in ``order``, True if the row is the first of its group."""
 
     @classmethod
     def of(cls, keys: Keys) -> Groups:
@@ -78,7 +78,7 @@ class Duplicates:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Store the hashes of a training row, or compare a test row with earlier rows."""
+        """Store the hashes of a training row, or compare a test row with earlier test rows."""
         if row.part == "test":
             self._compare_test(row)
         if row.part != "train":

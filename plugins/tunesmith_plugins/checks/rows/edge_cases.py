@@ -36,7 +36,7 @@ class Negations:
         """For each negated prompt, the hashes of the words before and after each negation."""
 
     def add(self, asked: str) -> bool:
-        """Store a negated prompt, given with a space at both ends. Return True if it is negated."""
+        """Store a prompt (with a space at both ends) and return True if it contains a negation."""
         if not any(negation in asked for negation in NEGATIONS):
             return False
         edge = [""] * NEIGHBORS

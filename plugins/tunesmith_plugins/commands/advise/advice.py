@@ -172,7 +172,7 @@ def decide_advice(
 
 @dataclass(frozen=True)
 class Costs:
-    """Times in seconds on this machine, and prices (None if no hourly price is set)."""
+    """Times in seconds on this machine, and its hourly price (None if no price is set)."""
 
     baseline_seconds: float
     """Seconds per request when all test rows are answered in batches."""

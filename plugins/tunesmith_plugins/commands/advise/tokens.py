@@ -24,7 +24,7 @@ class RequestTokens:
     """The mean number of prompt tokens per request, for the baseline and the tuned model."""
 
     baseline: float
-    """0 for a classifier, which sends nothing to a model."""
+    """Prompt tokens of the baseline; 0 for a classifier, which sends nothing to a model."""
     tuned: float
 
 

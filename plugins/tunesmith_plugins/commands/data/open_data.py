@@ -68,7 +68,7 @@ def _open_run(source: DataSource, state: CliState) -> OpenedData:
 
 
 def open_rows(source: DataSource, state: CliState) -> Dataset:
-    """Load the rows to write to another file. For a run file, load its training rows, unsplit.
+    """Load the rows to write to another file. The rows of a run file are not split.
 
     Raises:
         UsageError: no data loader recognizes the file.

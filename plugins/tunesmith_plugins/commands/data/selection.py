@@ -45,7 +45,7 @@ class Selection:
     similar: int
     """Number of skipped near-duplicates of an earlier row, or 0 if they had to be used."""
     compared: int
-    """Number of candidates."""
+    """Number of candidates that rows were selected from."""
     similarity: float
     """Mean cosine similarity of a candidate to the most similar selected row."""
     random_similarity: float

@@ -103,14 +103,14 @@ def _size(text: str | None, option: str) -> float | int | None:
 
 
 def _write_part(out: Path, part: str, rows: Sequence[int], records: Sequence[Record]) -> int:
-    """Write the rows of a split, and return their number."""
+    """Write the rows of a split to a JSON Lines file, and return their number."""
     lines = (json.dumps(record_to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(out / f"{part}.jsonl", "".join(lines))
     return len(rows)
 
 
 def _write_clusters(out: Path, split: Split, records: Sequence[Record]) -> None:
-    """Write one line per row, with its source, split and cluster."""
+    """Write clusters.csv: one line per row, with its source, split and cluster."""
     part_of = {row: part for part in PARTS for row in getattr(split, part)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -63,7 +63,7 @@ def read_runs(root: Path) -> list[RunSummary]:
 
 
 def read_run(path: Path) -> RunSummary:
-    """Return the summary of a run."""
+    """Return the summary of a run, with the status ``damaged`` if its log cannot be read."""
     size = measure_size(path)
     try:
         first, last = read_first_and_last_event(path / "events.jsonl")

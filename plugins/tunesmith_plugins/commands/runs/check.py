@@ -116,7 +116,7 @@ def show_turn(label: str, text: str, mark: str) -> None:
 def to_json(
     plan: Plan, catalog: Catalog, event: DataLoaded, found: list[FindingReported], parts: DataParts
 ) -> dict[str, Any]:
-    """Return the findings as JSON (schema ``tunesmith.check/2``)."""
+    """Return the plan, data, findings and sample rows as JSON (schema ``tunesmith.check/2``)."""
     trains_on = plan.technique.offer.trains_on
     return {
         "schema": "tunesmith.check/2",

@@ -29,7 +29,7 @@ from tunesmith_evidence.report.view import ReportView
 
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
 MAX_FIELDS = 4
-"""Number of fields, or of confused labels, to print at the end of a run."""
+"""Maximum number of fields, or of confused labels, to print at the end of a run."""
 
 
 def show_scores(view: ReportView) -> None:
@@ -165,7 +165,7 @@ def show_forecast(view: ReportView) -> None:
 
 
 def show_answers(answers: Answers, limit: int) -> None:
-    """Print the first rows that the tuned model got wrong, with prompts and answers."""
+    """Print up to ``limit`` rows that the tuned model got wrong or made worse, with answers."""
     failures = [row for row in answers.rows if row.is_wrong or row.is_regressed]
     if not failures:
         return
@@ -190,7 +190,7 @@ def show_answers(answers: Answers, limit: int) -> None:
 
 
 def show_answer_parts(view: ReportView) -> None:
-    """Print the scores by field of JSON answers, or the most confused labels."""
+    """Print the scores by field of JSON answers, and the most confused labels."""
     if view.field_scores:
         models = list(view.field_scores[0].right)
         render.print_text()

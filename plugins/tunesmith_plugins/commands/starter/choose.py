@@ -16,7 +16,7 @@ from tunesmith.records import Chat, Preference, Record
 from tunesmith_cli.data_source import DataSource, load_file, read_keys
 
 FIRST_RECORDS = 1_000
-"""Number of records that determine the technique and the evaluators."""
+"""Maximum number of records that determine the technique and the evaluators."""
 FREE_TEXT = "text-overlap"
 """Evaluator that compares answers of any length."""
 ONE_GROUP = ("split_documents",)
@@ -69,7 +69,7 @@ def _has_tool_calls(record: Record) -> bool:
 
 
 def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]:
-    """Return the default evaluators, after one that generates answers if none of them does."""
+    """Return the default evaluators; put ``text-overlap`` first if none generates answers."""
     chosen = [evaluator.offer for evaluator in default_evaluators(catalog, records)]
     names = [offer.name for offer in chosen]
     free_text = catalog.by_key(EvaluatorOffer).get(FREE_TEXT)

@@ -77,7 +77,7 @@ def compute(counts: Matrix) -> Matrix:
 
 
 def have_labels(records: Sequence[Record]) -> bool:
-    """Return True for at least 20 rows whose answers are a few recurring labels."""
+    """Return True if there are at least 20 rows, and their answers are a few recurring labels."""
     from tunesmith_evidence.tasks.kinds import detect_task_kind
 
     if len(records) < MIN_ROWS or not all(isinstance(r, Chat | Completion) for r in records):

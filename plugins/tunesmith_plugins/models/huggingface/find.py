@@ -29,7 +29,7 @@ _UNREACHABLE = "the Hugging Face Hub cannot be reached"
 
 
 def find_folder(reference: str) -> FoundModel | None:
-    """Return the model in the folder ``reference``; None if it is a file, or may be a hub id.
+    """Return the model in the folder ``reference``; None if it is a file, or may be a Hub id.
 
     Raises:
         UsageError: the reference looks like a path, but there is no such folder.

@@ -331,7 +331,7 @@ class RunProgress:
         return _widen(others + self._shorten(sum(known[key] for key in here), now, current))
 
     def _shorten(self, seconds: float, now: float, current: float) -> float:
-        """Return ``current``, the estimate for the phase, if known, otherwise the prediction."""
+        """Return ``current`` if known, else ``seconds`` minus the time since the phase began."""
         if math.isfinite(current):
             return current
         return _subtract(seconds, now - self._phase_started)

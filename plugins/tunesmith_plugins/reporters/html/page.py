@@ -128,7 +128,7 @@ def _without_none(value: Any) -> Any:
 
 
 def list_lengths(data: DataLoaded) -> Iterator[tuple[str, list[tuple[str, list[float]]]]]:
-    """Yield length ranges of prompts and answers, with the share of both splits in each range."""
+    """Yield length ranges of prompts and answers, with each split's share of rows in each range."""
     for part in ("prompt", "answer"):
         splits = [data.lengths.get(split, {}).get(part, {}) for split in ("train", "test")]
         powers = [int(top).bit_length() for counts in splits for top in counts]

@@ -65,7 +65,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 
 
 def _usual_learning_rate(config: Mapping[str, Any]) -> float:
-    """Return the usual learning rate for a model with this config, or for a wide model if empty."""
+    """Return the usual learning rate for a model. If ``config`` is empty, assume a wide model."""
     text = config.get("text_config", config)
     hidden = int(text.get("hidden_size") or USUAL_HIDDEN_SIZE)
     return float(f"{USUAL_LEARNING_RATE * max(1, USUAL_HIDDEN_SIZE / hidden):.0e}")

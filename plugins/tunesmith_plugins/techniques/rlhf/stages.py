@@ -289,7 +289,7 @@ def _base_folder_of(artifact: Path, model: Path) -> Path:
 
 
 def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
-    """Return options that start from the fine-tuned model, unless they name another model."""
+    """Return options that start from the fine-tuned model, unless their ``from`` is set."""
     if options.initial_model is not None or fine_tuned is None:
         return options
     return options.model_copy(update={"initial_model": str(fine_tuned.path)})
