@@ -167,7 +167,7 @@ def _read_archive(path: Path) -> tuple[JSON, list[JSON]]:
         except ImportError:
             raise UsageError(
                 f"{path}: Zstandard is needed to read this log",
-                hint='pip install "tunesmith[logs]"',
+                hint='run `pip install "tunesmith[logs]"`',
             ) from None
     try:
         with library.ZipFile(path) as archive:
