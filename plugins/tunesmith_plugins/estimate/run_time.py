@@ -31,7 +31,7 @@ SAMPLE_ROWS = 200
 CHOOSING_ROWS: Range = (20, 60)
 """Lowest and highest number of validation rows that all variants of a baseline answer together."""
 PROMPT_GROWTH = {"retrieval": 6, "prompt": 2}
-"""Maximum factor by which worked examples lengthen the prompt, by kind of solution."""
+"""Maximum ratio of a prompt's length with worked examples to without, by kind of solution."""
 CLASSIFIERS: Range = (1, 20)
 """Shortest and longest seconds to import a classifier's libraries, fit and cross-validate it."""
 LOADING: Range = (1, 10)
