@@ -96,7 +96,7 @@ def test_labels_of_one_prompt_that_differ_in_a_sign_are_contradictory() -> None:
     wrong = [replace(row, completion={"-1": "1", "1": "-1", "0": "0."}[row.completion])
              for row in rows]  # fmt: skip
     levels = dict(found([*rows, *renamed(wrong)]))
-    assert levels["warning"].startswith("of 1,600 training rows, ")
+    assert levels["warning"].startswith("533 prompts in 1,600 training rows have ")
     assert "more than one answer" in levels["warning"]
 
 
