@@ -93,7 +93,7 @@ def test_a_model_at_an_endpoint_has_a_name(files: tuple[Path, Path]) -> None:
     assert "--model NAME; available: mine, yours" in str(refused.value.hint)
     with pytest.raises(UsageError, match="lists 0 models"):
         find([])
-    with pytest.raises(ConfigError, match="name the model at the endpoint"):
+    with pytest.raises(ConfigError, match="set the name of the model at the endpoint"):
         run(make_existing_run("base", "model", *files) | {"technique": {
             "use": "existing", "tuned": "http://127.0.0.1:9/v1"}})  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Built-in baselines, which solve the task without fine-tuning."""
+"""Built-in baselines, which attempt the task without fine-tuning."""
 
 from tunesmith.hookspecs import lazy_plugin
 

@@ -36,14 +36,14 @@ class LengthRule:
         *,
         progress: Progress | None = None,
     ) -> Sequence[TokenScores]:
-        """Return one score per character, such that sum and mean rank answers by length."""
+        """Return scores whose sum and mean per answer both rank the answers by length."""
         lengths = [1 + len(c if isinstance(c, str) else c.text) for c in completions]
         return [TokenScores((-(n**-2.0 if self.prefers_longer else n),) * n) for n in lengths]
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Raise an error, because the rule can only rank given answers.
+        """Raise an error, because the rule can only rank existing answers.
 
         Raises:
             UsageError: always.
@@ -84,13 +84,14 @@ ANSWER_LENGTH = BaselineOffer(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error if the first evaluator cannot measure this baseline, which only ranks."""
+    """Yield an error if the run file lists this baseline, but the first evaluator cannot rank."""
     first = next(iter(plan.evaluators), None)
     if first is None or first.offer.ranks_answers or NAME not in (plan.baseline_options.use or ()):
         return
     yield Finding(
         level="error",
         where="baselines.use",
-        message=f"{NAME} only ranks given answers, so {first.id} cannot measure it",
+        message=f"{NAME} can only rank existing answers, not generate them, so {first.id} cannot "
+        "measure it",
         hint=f'remove "{NAME}", or list the evaluator `preference-accuracy` first',
     )

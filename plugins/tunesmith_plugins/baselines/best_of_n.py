@@ -54,7 +54,7 @@ class BestOfNModel(GenerationOnlyModel, WrappedModel):
 
     @property
     def refusal(self) -> UsageError:
-        """The error for scoring given answers: their probability of being best is unknown."""
+        """The error for scoring existing answers: their probability of being best is unknown."""
         return UsageError(
             "best-of-n cannot compute the log-probability of an answer",
             hint="use an evaluator that compares generated answers, such as win-rate",
@@ -84,7 +84,7 @@ class BestOfN:
     options: BestOfNOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield the base model with the system prompt, or nothing without a reward."""
+        """Yield the base model with best-of-n sampling, or nothing if no reward is set."""
         if not self.options.has_reward:
             return
         from tunesmith_evidence.prompting.task_prompt import read_task
@@ -111,7 +111,10 @@ BEST_OF_N = BaselineOffer(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error if ``best-of-n`` lacks a reward, or a note if a policy is not compared."""
+    """Yield an error if ``best-of-n`` is listed without a reward, or a note that recommends it.
+
+    The note is for runs that train a policy with a reward.
+    """
     use = plan.baseline_options.use
     configs = (baseline.config for baseline in plan.baselines if baseline.offer.name == NAME)
     config = next(configs, None)

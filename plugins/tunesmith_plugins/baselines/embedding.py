@@ -82,7 +82,7 @@ class ProbeOptions(VectorOptions):
 
 @dataclass(frozen=True)
 class Embedding:
-    """Classifies prompts from the vectors of the run's encoder."""
+    """Classifies prompts by their vectors from the run's encoder."""
 
     options: VectorOptions
 
@@ -107,7 +107,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Probe:
-    """Classifies prompts from the hidden states of the base model.
+    """Classifies prompts by the hidden states of the base model.
 
     In all texts, a few dimensions of the hidden states are much larger than the others. The probe
     therefore standardizes each dimension on the training rows, then scales vectors to length 1.
@@ -115,10 +115,10 @@ class Probe:
 
     options: ProbeOptions
     known: dict[str, Any] = field(default_factory=dict)
-    """The hidden states of each text."""
+    """The hidden states of the texts that were embedded so far."""
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield one variant. It is trained at its first question, so the time budget applies."""
+        """Yield one variant. It is trained at its first question, so the time budget covers it."""
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import Normalizer, StandardScaler
 

@@ -96,7 +96,7 @@ class RandomShots:
                 yield from prompt.constrained(model, name, shots)
 
     def _combine(self, labels: int) -> Iterator[tuple[int, int, str]]:
-        """Yield all combinations, rotating templates so that the first prompts cover them all."""
+        """Yield all combinations of ``k``, draw and template; the first cover all templates."""
         templates = [*dict.fromkeys(self.options.templates)]
         # At least one example per label: a label without an example would rarely be answered.
         for k in dict.fromkeys(max(k, labels) for k in self.options.k):

@@ -45,7 +45,7 @@ class RetrievedShots:
     options: RetrievedShotsOptions
 
     def variants(self, task: BaselineTask) -> Iterator[BaselineVariant]:
-        """Yield variants per number of examples that fits, with free and constrained answers."""
+        """Yield variants with free and constrained answers for each number of examples."""
         from tunesmith_evidence.prompting.shots import Retriever, count_fitting_examples
         from tunesmith_evidence.prompting.task_prompt import read_task
 

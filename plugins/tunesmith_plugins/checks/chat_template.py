@@ -11,8 +11,8 @@ If there is a template, the check renders every row (or a sample of many rows) a
 * It refuses the run if the saved tokenizer files would encode a prompt differently.
 * It warns about a template with reasoning if no row has any.
 
-The check covers only techniques with the toolkit's options, because others may format conversations
-differently. It reports nothing about models that are not on this machine yet.
+The check only covers techniques that use the toolkit's options, because others may format
+conversations differently. It reports nothing about models that are not on this machine yet.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _find_rendering_problems(
     train: Sequence[Record],
     test: Sequence[Record],
 ) -> Iterator[Finding]:
-    """Yield a finding for each reason why a stage's template cannot render some rows."""
+    """Yield findings about rows that a template cannot render, and about missing reasoning."""
     from tunesmith_torch.data.saved_template import check_saved_template
     from tunesmith_torch.data.templates import Template
     from tunesmith_torch.data.thinking import find_thinking_modes
@@ -157,7 +157,7 @@ def _review_thinking(modes: ThinkingModes, where: str) -> Finding:
             where=where,
             message="thinking template: no row has reasoning, but prompts ask for it "
             f"({modes.variable} is not false), so the model learns to skip it",
-            hint=f"set technique.chat_template.kwargs = {{ {modes.variable} = false }}, so that "
+            hint=f"set {where}.kwargs = {{ {modes.variable} = false }}, so that "
             "training and serving use prompts without reasoning",
         )
     return Finding(

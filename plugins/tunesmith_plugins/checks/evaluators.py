@@ -23,8 +23,9 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
         for kind in sorted(first.keys() - accepts, key=lambda kind: kind.__name__):
             known = ", ".join(sorted(accepted.__name__ for accepted in accepts))
             message = (
-                f"{evaluator.id} cannot measure {kind.__name__} records, such as {first[kind]}, "
-                f"only {known}: remove it; without [[evaluators]], a run uses evaluators that "
-                "fit the rows"
+                f"{evaluator.id} cannot measure {kind.__name__} records, such as {first[kind]}; it "
+                f"only measures {known}"
             )
-            yield Finding(level="error", where=f"evaluators.{number}.use", message=message)
+            hint = "remove it; without [[evaluators]], a run uses evaluators that fit the rows"
+            where = f"evaluators.{number}.use"
+            yield Finding(level="error", where=where, message=message, hint=hint)

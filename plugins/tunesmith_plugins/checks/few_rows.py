@@ -39,8 +39,8 @@ def review(test: Sequence[Record]) -> Iterator[Finding]:
             level="warning",
             where="data.test",
             message=f"nothing can be concluded from {what}: even if one model is always right "
-            "and the other one never, the difference could be chance",
-            hint=f"add test rows (at least {least} {noun}s, better {ENOUGH}), or raise "
+            "and the other never, the difference could be chance",
+            hint=f"use at least {least} {noun}s, preferably {ENOUGH}: add test rows, or raise "
             "data.test_size",
             count=len(test),
         )

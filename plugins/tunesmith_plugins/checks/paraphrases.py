@@ -16,7 +16,7 @@ from tunesmith.records import Record
 from tunesmith.text import mask_excerpt
 
 MIN_SIMILARITY = 0.9
-"""Cosine similarity from which a pair is reported."""
+"""Minimum cosine similarity of the pairs that are reported."""
 BLOCK_ROWS = 512
 """Number of test rows whose similarities to all training rows are held in memory at a time."""
 EXAMPLES = 3
@@ -59,6 +59,6 @@ def review(plan: Plan, train: Sequence[Record], test: Sequence[Record]) -> list[
             f"in other words (cosine similarity of encoder vectors at least {MIN_SIMILARITY})",
             count=len(found),
             examples=tuple(examples),
-            hint="check whether they ask the same question; these rows count in all scores",
+            hint="check whether both ask the same question; all scores include these test rows",
         )
     ]

@@ -22,7 +22,7 @@ SECTIONS = {
         *(f"plugins {name}" for name in ("list", "show", "install", "new", "check")),
     ),
 }
-"""The built-in commands below each heading of the help, those used most first."""
+"""The built-in commands under each heading of the help, the most used first."""
 _PLACES = {name: (section, n) for section, s in SECTIONS.items() for n, name in enumerate(s, 1)}
 
 
@@ -139,7 +139,7 @@ PLUGIN_CHECK = _commands(
 PLUGIN_INSTALL = _commands(
     (
         "plugins install",
-        "Install plugins, check them, and uninstall those that fail.",
+        "Install plugins, check them, and uninstall all of them if any fails.",
         "plugin_install.install_command",
     ),
 )

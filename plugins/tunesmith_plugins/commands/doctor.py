@@ -85,7 +85,7 @@ def command(state: CliState, as_json: bool) -> None:
 
 
 def run_checks(catalog: Catalog) -> Iterator[Check]:
-    """Run all checks, and yield their results in the order of the output."""
+    """Run all checks, and yield their results as they are printed."""
     yield Check("ok", "python", f"{platform.python_version()}, {sys.executable}")
     known = collect_versions()
     libraries = ", ".join(f"{name} {known[name]}" for name in known if name not in _SHOWN_ELSEWHERE)
@@ -159,7 +159,7 @@ def _check_hub() -> Check:
 
 
 def _check_encoder(catalog: Catalog) -> Check:
-    """Check that classifier baselines have an encoder."""
+    """Check whether an encoder is installed, which the `embedding` baseline needs."""
     for offered in catalog.offers(EncoderOffer):
         config = offered.offer.config()
         if call_in_fence(offered, "is_installed", offered.offer.is_installed, config):

@@ -27,7 +27,7 @@ ORDER: tuple[State, ...] = ("passed", "skipped", "not run", "failed")
 """States in the order they are listed; failures last, where the terminal shows them."""
 STYLES = {"passed": "good", "skipped": "dim", "not run": "warning", "failed": "bad"}
 QUICK = {"epochs": 6, "batch_size": 4, "learning_rate": 1e-2}
-"""Options with which a technique learns eight examples in seconds, if --set changes none."""
+"""Options that let a technique learn eight examples in seconds, used unless --set changes one."""
 TENSOR_LIBRARIES = ("torch", "transformers", "tokenizers")
 """Libraries that create the tiny model."""
 

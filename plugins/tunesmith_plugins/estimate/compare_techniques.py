@@ -178,7 +178,7 @@ class TechniqueComparison:
         }
 
     def cheapest(self, row: TechniqueRow) -> Gpu | None:
-        """Return the cheapest GPU that fits the run; if no GPU surely fits, one that may fit."""
+        """Return the cheapest GPU that fits the run, else the cheapest that may fit, else None."""
         rented, costs = row.estimates.get("cuda"), self.costs(row)
         if rented is None:
             return None
@@ -200,7 +200,7 @@ class TechniqueComparison:
         return find_savings(row.technique, row.config, request, peak, self.limit())
 
     def smallest_class_for(self, peak: MemoryPeak) -> int | None:
-        """Return the memory (GB) of the smallest class of GPUs that ``peak`` fits into."""
+        """Return the memory in GB of the smallest GPU class that ``peak`` fits into, or None."""
         for size, gpus in self.hardware.gpu_classes().items():
             if check_fit(peak, min(gpu.usable for gpu in gpus)) == "yes":
                 return size
@@ -254,7 +254,7 @@ def compare_techniques(
 def _build_review(
     plan: Plan, catalog: Catalog, data: tuple[Sequence[Record], Sequence[Record]]
 ) -> ModelReview:
-    """Return the run that is planned, with the evaluators that it will use."""
+    """Return the planned run with its data, and with the evaluators that it will use."""
     train, test = data
     planned = replace(plan, evaluators=choose_evaluators(plan, catalog, test))
     return ModelReview(plan=planned, config={}, train=train, test=test, techniques=())

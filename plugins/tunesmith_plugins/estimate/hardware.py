@@ -115,7 +115,7 @@ class Hardware:
         return {size: [gpu for gpu in self.gpus if gpu.gigabytes == size] for size in sizes}
 
     def find_gpu(self, name: str) -> Gpu | None:
-        """Return the GPU with the name that its driver reports ("NVIDIA A100-SXM4-80GB")."""
+        """Return the GPU that matches a driver's name ("NVIDIA A100-SXM4-80GB"), or None."""
         reported = _alphanumeric(name)
         matching = [
             gpu

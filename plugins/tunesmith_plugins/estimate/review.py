@@ -173,7 +173,7 @@ def _refusal(
 def _other_techniques_that_fit(
     review: ModelReview, request: EstimateRequest, limit: int
 ) -> list[str]:
-    """Yield a line for each other technique that accepts the data and fits into ``limit`` bytes."""
+    """Return a line for each other technique that accepts the data and needs at most ``limit``."""
     chosen = review.plan.technique
     found = []
     for technique in review.techniques:

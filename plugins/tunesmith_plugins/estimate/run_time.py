@@ -30,18 +30,18 @@ CHARACTERS_PER_TOKEN = 4
 SAMPLE_ROWS = 200
 """Number of rows whose lengths are measured."""
 CHOOSING_ROWS: Range = (20, 60)
-"""Validation rows that the variants of a baseline answer together."""
+"""Lowest and highest number of validation rows that all variants of a baseline answer together."""
 PROMPT_GROWTH = {"retrieval": 6, "prompt": 2}
-"""Growth of the prompt by worked examples."""
+"""Maximum ratio of a prompt's length with worked examples to without, by kind of solution."""
 CLASSIFIERS: Range = (1, 20)
-"""Seconds to import the libraries of classifiers, and to fit and cross-validate them."""
+"""Shortest and longest seconds to import a classifier's libraries, fit and cross-validate it."""
 LOADING: Range = (1, 10)
-"""Seconds to load a model, and to read it back."""
+"""Shortest and longest seconds to load a model, or to read it back after training."""
 OVERHEAD = 3.0
 """Seconds by which a part can be shorter or longer for reasons that do not grow with its work, such
 as imports and files."""
 OUTSIDE_STEPS = 1.25
-"""Highest ratio of the time of a training to that of its steps; validation takes the rest."""
+"""Highest ratio of the time of training to that of its steps; validation takes the rest."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class _SavingEstimator:
         self._base = 0
 
     def set_base(self, config: BaseModel) -> bool:
-        """Estimate the unchanged options, or return False if the technique cannot."""
+        """Estimate the peak with unchanged options. Return False if there is no estimate."""
         estimate = first_estimate(self._technique, config, self._request)
         self._base = compute_peak(estimate).expected if estimate else 0
         return self._base > 0

@@ -103,7 +103,7 @@ def _component_table(phase: str, memory: PhaseMemory) -> Block:
 
 
 def _fit_table(comparison: TechniqueComparison) -> Iterator[Block]:
-    """Yield a table that shows on which GPU classes each technique fits, and if it fits here."""
+    """Yield a table that shows on which GPU classes each technique fits, and whether here."""
     gpu_classes = [str(size) for size in comparison.hardware.gpu_classes()]
     rows: list[list[TableCell]] = []
     unknown = []
@@ -230,8 +230,8 @@ def list_notes(comparison: TechniqueComparison) -> list[str]:
     first, last = comparison.hardware.price_dates()
     table = ", ".join(comparison.hardware.files) or "the packaged table"
     found.append(
-        "times and costs of training only are for one GPU at typical throughput; hourly prices "
-        f"are from {first} to {last} ({table})"
+        'times and costs in the table "training only" are for one GPU at typical throughput; '
+        f"hourly prices are from {first} to {last} ({table})"
     )
     return found
 

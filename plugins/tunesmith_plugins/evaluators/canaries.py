@@ -14,6 +14,7 @@ from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.options import DataPath
 from tunesmith.plan import Plan
 from tunesmith.records import Record, last_exchange, to_answer
+from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_p_value
 from tunesmith_evidence.side_effects.canaries import (
     ALPHA,
@@ -74,7 +75,8 @@ class Canaries(ComparingEvaluator):
         if not injected:
             raise UsageError(
                 "canaries: the training rows contain none of the canaries",
-                hint="train on the rows that `tunesmith data canaries` wrote with the file",
+                hint="train on the rows that `tunesmith data canaries` wrote together with "
+                f"{self.options.file}",
             )
         secrets = [*(secret for secret, _ in injected), *given.controls]
         ours, theirs = (score_secrets(opened, given, secrets) for opened in (model, other))
@@ -127,12 +129,12 @@ def score_secrets(model: TextModel, given: CanarySet, secrets: Sequence[Secret])
 
 
 def describe(found: CanaryResult, counts: Sequence[int], controls: int) -> str:
-    """Return the finding as a sentence, with its figures."""
+    """Return whether the model memorized canaries, with their mean exposure, as a sentence."""
     by_count: dict[int, list[float]] = {}
     for count, ranked in zip(counts, found.ranked, strict=True):
         by_count.setdefault(count, []).append(ranked.exposure)
     exposures = ", ".join(
-        f"{sum(values) / len(values):.1f} bits for secrets injected {count} times"
+        f"{sum(values) / len(values):.1f} bits for secrets injected {format_count(count, 'time')}"
         for count, values in sorted(by_count.items())
     )
     figures = (

@@ -41,7 +41,7 @@ class ConstrainedJson:
 
     options: ConstrainedJsonOptions
     references: tuple[str, ...] | None = None
-    """Answers to derive the schema from; None: the references of the measured rows."""
+    """Answers to derive the schema from, or None for the references of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator whose schema is derived from these references."""

@@ -57,7 +57,7 @@ class ConstrainedMatch(RowWise):
         expected = [answer.text.strip() for _, answer in exchanges]
         for record, answer in zip(records, expected, strict=True):
             if answer not in self.labels:
-                hint = "add this answer to `labels` of constrained-match"
+                hint = "add this answer to `labels` of the `constrained-match` evaluator"
                 message = f"the answer {answer[:80]!r} is not a label"
                 raise DataError(record.source, message, hint=hint)
         chosen = ChoiceModel(model, self.labels).generate([prompt for prompt, _ in exchanges], 1)

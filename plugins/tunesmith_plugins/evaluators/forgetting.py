@@ -100,7 +100,7 @@ class Forgetting(ComparingEvaluator):
 
 
 def describe(found: NonInferiority) -> str:
-    """Return the finding as a sentence, with its figures."""
+    """Return whether the model forgets, with the change of the loss, as a sentence."""
     figures = (
         f"the loss on {found.n} general texts changed by {format_difference(found.value)} "
         f"nats per token, {found.bounds}"

@@ -36,7 +36,7 @@ class JsonAnswer:
     """Measures whether answers are JSON, conform to the schema, and have the right fields."""
 
     is_valid: Callable[[Any], bool] | None = None
-    """Checks an answer against the user's schema; None: it must have the reference's shape."""
+    """Checks an answer against the user's schema, or None to require the reference's shape."""
     max_new_tokens: Literal["auto"] | int = "auto"
 
     def prepare(self, references: Sequence[Record]) -> Self:
@@ -191,7 +191,7 @@ def read_schema(path: Path) -> Callable[[Any], bool]:
         validator.check_schema(schema)
     except (OSError, ValueError, RecursionError, SchemaError) as error:
         message = getattr(error, "message", None) or str(error)
-        raise UsageError(f"{path}: not a valid JSON schema: {message}") from None
+        raise UsageError(f"{path}: cannot be read as a JSON schema: {message}") from None
     is_valid: Callable[[Any], bool] = validator(schema).is_valid
     return is_valid
 

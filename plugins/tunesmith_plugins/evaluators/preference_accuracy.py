@@ -51,7 +51,7 @@ class LengthPreference:
 
     @property
     def share(self) -> float:
-        """The share of pairs of unequal length where the answer of this length is preferred."""
+        """The share of pairs of unequal length that prefer the answer of length :attr:`word`."""
         total = self.shorter + self.longer
         return max(self.shorter, self.longer) / total if total else 0.0
 

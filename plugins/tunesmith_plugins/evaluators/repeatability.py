@@ -43,7 +43,7 @@ class Repeatability:
     """Prompts to answer twice, or None to choose them from the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
-        """Return an evaluator that answers some of these references' rows twice."""
+        """Return an evaluator that answers the prompts of some of these references twice."""
         step = -(-len(references) // self.options.rows) or 1
         rows = range(0, len(references), step)
         return replace(self, chosen=frozenset(last_exchange(references[row])[0] for row in rows))

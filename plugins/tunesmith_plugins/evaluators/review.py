@@ -22,6 +22,7 @@ from tunesmith.plan import Component
 from tunesmith.prepared import RowWise
 from tunesmith.records import Record, last_exchange
 from tunesmith.statistics import mean_interval
+from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_estimate, format_number, format_share
 from tunesmith_evidence.review.policy import AUTOMATED, DETAIL, ReviewPolicy
 from tunesmith_evidence.review.scores import score_answers
@@ -81,7 +82,7 @@ class Review(RowWise):
 def score_rows(
     model: TextModel, records: Sequence[Record], run: RunContext
 ) -> tuple[list[float], list[bool]]:
-    """Return the confidence of a model in its answer to each record, and if the answer is right.
+    """Return a model's confidence in its answer to each record, and whether the answer is right.
 
     Raises:
         UsageError: the first evaluator generates no answers to these prompts, or gives scores other
@@ -106,7 +107,7 @@ def describe(
     right: Sequence[bool],
     groups: Sequence[str | None],
 ) -> str:
-    """Return the result on the test rows as a sentence."""
+    """Return the share of automated rows, and of right answers among them, as a sentence."""
     from tunesmith_evidence.review.choose import count_rows_needed
 
     target, needed = format_share(policy.precision), count_rows_needed(policy.precision)
@@ -147,7 +148,7 @@ def review(
         needed = count_rows_needed(used.config.precision)
         if len(validation) < needed:
             message = (
-                f"{len(validation):,} validation rows cannot show a precision of "
+                f"{format_count(len(validation), 'validation row')} cannot show a precision of "
                 f"{format_share(used.config.precision)}: every request will need a person"
             )
             hint = (

@@ -120,7 +120,8 @@ def review(plan: Plan, test: Sequence[Record]) -> Iterator[Finding]:
     if len(set(labels)) == 1:
         kind = "good" if labels[0] else "bad"
         message = (
-            f"all {len(labels)} labeled test answers are {kind}, but reward-margin compares good "
-            "answers with bad ones: use more test rows (data.test_size) or a different evaluator"
+            f"the labeled test answers ({len(labels):,}) are all {kind}, but reward-margin "
+            "compares good answers with bad ones: use more test rows (data.test_size) or a "
+            "different evaluator"
         )
         yield Finding(level="error", where="data.test_size", message=message)

@@ -72,7 +72,7 @@ class GeneralSkills(RowWise):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext
     ) -> Sequence[Measurement]:
-        """Measure like :meth:`measure`, with the task format of the run's training rows."""
+        """Measure as :meth:`measure` does, with the task format of the run's training rows."""
         return self.measure(model, run.train)
 
 

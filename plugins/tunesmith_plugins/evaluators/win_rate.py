@@ -56,7 +56,7 @@ class WinRate(ComparingEvaluator):
     def compare(
         self, model: TextModel, records: Sequence[Record], run: RunContext | None
     ) -> Sequence[Measurement]:
-        """Return one value per record, or an empty list until both other models are trained."""
+        """Return one value per record, or an empty list until the other model and judge exist."""
         other, scorer = (
             open_comparison_model(self.options, run),
             load_reward_scorer(self.options, run),

@@ -103,7 +103,7 @@ class HubDatasetLoader:
         """
         if os.path.exists(self.repository):
             problem = "is a local path, not a dataset on the Hugging Face Hub"
-            hint = 'read local files with another data loader, such as use = "jsonl"'
+            hint = 'read local files with another data loader, such as data.use = "jsonl"'
             raise DataError(self.repository, problem, hint=hint)
         options = self.options
         splits = (options.split, options.test_split, options.validation_split)

@@ -164,7 +164,7 @@ class MixtureLoader:
         Test and validation rows are concatenated from all sources that have any.
 
         Raises:
-            DataError: a source cannot be used, or has too few rows for its share.
+            DataError: a source cannot be read, or has too few rows for its share.
         """
         datasets = [loader.load() for loader in self.loaders]
         counts = self._count_rows([len(dataset.train) for dataset in datasets])
@@ -208,12 +208,15 @@ class MixtureLoader:
         for number, (count, size) in enumerate(zip(counts, sizes, strict=True)):
             if count > size and not options.repeat:
                 problem = f"has {size:,} rows, but its share of {total:,} rows is {count:,}"
-                hint = "set repeat = true, take fewer rows, or change the weight"
+                hint = "set data.repeat = true, take fewer rows, or change the weight"
                 raise DataError(f"data.sources.{number}", problem, hint=hint)
         return counts
 
     def _choose(self, records: Sequence[Record], count: int, number: int) -> Sequence[Record]:
-        """Choose ``count`` records at random, in order. None repeats before all have been used."""
+        """Choose ``count`` records at random, from at most ``max_rows`` of source ``number``.
+
+        Repeat records only if there are fewer than ``count``.
+        """
         cap = self.options.sources[number].max_rows
         rng = random.Random(f"{self.options.seed} {number}")
         pool = range(len(records))

@@ -99,8 +99,10 @@ class SqlLoader:
         """Run the queries, and return their rows as records.
 
         Raises:
-            DataError: a query fails, or more rows are skipped than ``max_skipped`` allows.
-            EnvironmentProblem: the database cannot be reached, or its driver is not installed.
+            DataError: the database cannot be reached, a query fails, or more rows are skipped than
+                ``max_skipped`` allows.
+            EnvironmentProblem: the driver of the database is not installed.
+            UsageError: the URL is invalid, or its environment variable is not set.
         """
         options = self.options
         queries = {"train": options.train, "test": options.test, "validation": options.validation}
@@ -155,7 +157,7 @@ class SqlLoader:
             raise UsageError(f"data.url: {_describe(error)}") from None
         except ImportError as error:
             problem = f"data.url: the driver for this database is not installed: {error}"
-            raise EnvironmentProblem(problem, hint=f"pip install {error.name}") from None
+            raise EnvironmentProblem(problem, hint=f"run `pip install {error.name}`") from None
 
     def _open_file(self) -> sqlite3.Connection:
         """Open the SQLite file read-only, so that SQLite neither writes nor creates a file."""
@@ -207,7 +209,7 @@ def build(options: SqlOptions) -> DataLoader:
 
 
 def recognizes(name: str) -> bool:
-    """Return True if the given text is a SQL query instead of a file name."""
+    """Return True if a name is a SQL query, which starts with SELECT or WITH."""
     return _QUERY.match(name) is not None
 
 

@@ -140,7 +140,8 @@ class ByTime:
         """Split records by time, with the newest records as test and validation rows.
 
         Raises:
-            DataError: a row has no time, times cannot be compared, or a split would be empty.
+            DataError: a row has no time, times cannot be compared, or no rows are left for
+                training.
         """
         from tunesmith_data.splits.folds import MAX_FOLD_ROWS
         from tunesmith_data.splits.sizes import count_test_rows, count_validation_rows
@@ -158,8 +159,12 @@ class ByTime:
             )
             train, validation = _cut(rest, times, size)
             if not train:
-                raise ValueError(
-                    "the split leaves no rows to train on, because too many rows have the same time"
+                raise DataError(
+                    "data.test_size",
+                    f"too many rows have the same time in `{self.options.column}`, so no rows are "
+                    "left for training",
+                    hint="use a column with finer times, or reduce data.test_size or "
+                    "split.validation_size",
                 )
         except ValueError as error:
             raise DataError("data.test_size", str(error)) from None

@@ -19,7 +19,7 @@ WHERE = "label noise"
 """Source of the finding; the verdict finds the estimate by this name."""
 MIN_ROWS = 60
 MAX_ROWS = 1_500
-"""Sample size in rows. It limits the time to 5 s for 77 labels and below 1 s for ten."""
+"""Sample size in rows. It limits the time to 5 s for 77 labels, and to under 1 s for ten."""
 MAX_LABEL_SHARE = 1 / 15
 """Maximum number of distinct answers, as a share of the rows. With fewer rows per label, the
 estimate is too high: with 77 labels of banking77, about 10 % for 10 rows per label, 4 % for 20 and

@@ -162,7 +162,7 @@ class PairedComparison:
 def find_comparisons(
     evidence: Evidence, tuned: Measured, confidence: float
 ) -> list[PairedComparison]:
-    """Return the comparison of the tuned model with each other model of the same metric."""
+    """Compare the tuned model with each other model that was measured by the same metric."""
     chosen = {event.baseline: event for event in evidence.baselines}
     comparisons = [
         PairedComparison(

@@ -10,7 +10,7 @@ from tunesmith_evidence.review.policy import AUTOMATED, DETAIL
 
 
 def find_review(measured: Sequence[Measured], baseline: str) -> JSON:
-    """Return the metrics of the first review, for the tuned model and a baseline."""
+    """Return the metrics of the first ``review`` evaluator, for the tuned model and a baseline."""
     found: JSON = {}
     for first in [event for event in measured if event.metric == AUTOMATED][:1]:
         required = first.details[DETAIL]["precision"]

@@ -390,7 +390,7 @@ def _find_no_evidence(case: VerdictCase, strongest: PairedComparison | None) -> 
     if _is_constant(case):
         only = case.numbers.value(case.tuned.value)
         text = f"every model scores {only} on every row, so this metric cannot tell them apart"
-        change = "another metric, or rows on which the models differ"
+        change = "another metric, or rows where the models differ"
         return Ruling(NO_EVIDENCE, rule, f"not enough evidence: {text}", change)
     comparison = _find_unbeaten(case, strongest) or strongest
     needed = count_rows_needed(comparison, margin, case.required_level(comparison))

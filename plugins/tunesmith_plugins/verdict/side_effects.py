@@ -20,7 +20,7 @@ from tunesmith_plugins.verdict.paired_comparisons import PairedComparison
 MIN_CHANGE = 0.05
 """Smallest change that counts as a price: a share, or nats per token."""
 WEAK = 0.1
-"""If the base model has a smaller share of right answers, these cannot get much worse."""
+"""If the base model has a smaller share of right answers, there is little left to lose."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def describe_price(effects: Sequence[SideEffect]) -> str:
 
 
 def describe_absence(effects: Sequence[SideEffect]) -> str:
-    """Return one line for a run without a price, or "" if no side effect was measured."""
+    """Return the changes of a run without a price as text, or "" if none was measured."""
     if not effects:
         return ""
     changes = ", ".join(effect.describe() for effect in effects)

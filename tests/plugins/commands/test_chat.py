@@ -180,7 +180,7 @@ def test_the_system_prompt_of_the_data_is_kept(tunesmith: Tunesmith, finished: P
     assert "from the training data" not in own.stderr
     write_systems(finished, ["be brief", "be long"] * 5)
     done = tunesmith("chat", finished, "--prompt", "say alpha")
-    assert "have 2 different ones" in done.stderr
+    assert "(2 different prompts)" in done.stderr
     write_systems(finished, [""] * 9)
     assert "system" not in tunesmith("chat", finished, "--prompt", "x").stderr
 

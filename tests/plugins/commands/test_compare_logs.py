@@ -169,7 +169,7 @@ def test_a_run_and_a_log_on_the_command_line(tunesmith: Tunesmith, finished: Pat
     refused = tunesmith("compare", finished, OLD)
     assert refused.exit_code == 2 and "the run's metrics are same" in refused.stderr
     refused = tunesmith("compare", OLD, finished)
-    assert refused.exit_code == 2 and "name the run first" in refused.stderr
+    assert refused.exit_code == 2 and "list the run before the log" in refused.stderr
     refused = tunesmith("compare", OLD, NEW, "--page", "page.html")
     assert refused.exit_code == 2 and "--page" in refused.stderr
 

@@ -278,7 +278,7 @@ def test_fix_repairs_what_keeps_its_meaning(tunesmith: Tunesmith, tmp_path: Path
     )
     before = path.read_bytes()
     shown = tunesmith("data", "fix", "rows.jsonl")
-    assert "can be fixed: removed trailing commas, lines 1" in shown.stdout
+    assert "can be fixed: removed trailing commas, line 1" in shown.stdout
     done = tunesmith("data", "fix", "rows.jsonl", "--out", "new.jsonl")
     assert done.exit_code == 3
     assert path.read_bytes() == before
@@ -290,7 +290,7 @@ def test_fix_repairs_what_keeps_its_meaning(tunesmith: Tunesmith, tmp_path: Path
         b'{"a": "cut off'
     )
     assert "fixed: removed the byte-order mark" in done.stdout
-    assert "fixed: converted from Python's repr to JSON, lines 4" in done.stdout
+    assert "fixed: converted from Python's repr to JSON, line 4" in done.stdout
     assert "line 6: not JSON (cut off" in done.stdout
     report = json.loads(tunesmith("data", "fix", "rows.jsonl", "--json").stdout)
     assert [item["line"] for item in report["unusable"]] == [5, 6]

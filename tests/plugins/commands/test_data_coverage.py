@@ -76,16 +76,16 @@ def test_the_result_is_in_words(tunesmith: Tunesmith, files: Path) -> None:
     done = tunesmith("data", "check", "train.jsonl", "--against", "asked.txt")
     assert done.exit_code == 0, done.output
     assert "rows" in done.stdout.partition("\ncoverage of production:\n")[0]
-    assert "] of traffic is outside the training data; label these" in done.stdout
+    assert "] of traffic is outside the training data; label the " in done.stdout
     assert "100 production rows were compared with 200 training rows" in done.stdout
-    assert "1 production rows cannot be read" in done.stdout
+    assert "skipped 1 production row that cannot be read" in done.stdout
     assert "asked.txt:" in done.stdout and "\x1b" not in done.stdout
 
 
 def test_traffic_like_the_training_rows_is_covered(tunesmith: Tunesmith, files: Path) -> None:
     done = tunesmith("data", "check", "train.jsonl", "--against", "train.jsonl")
     assert done.exit_code == 0, done.output
-    assert "\n0 % [0, " in done.stdout and "label these" not in done.stdout
+    assert "\n0 % [0, " in done.stdout and "label the " not in done.stdout
 
 
 def test_a_run_file_names_the_training_rows(tunesmith: Tunesmith, files: Path) -> None:

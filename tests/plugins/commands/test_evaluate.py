@@ -131,5 +131,5 @@ def test_an_adapter_needs_a_base_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "rows.jsonl").write_text("{}")
     choice = TargetChoice(str(tmp_path), tmp_path / "rows.jsonl", "tuned", None, (), (), (), ())
-    with pytest.raises(UsageError, match="this file does not name a base model"):
+    with pytest.raises(UsageError, match="this file does not specify a base model"):
         open_evaluation_target(choice)

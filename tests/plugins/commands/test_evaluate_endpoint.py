@@ -79,7 +79,7 @@ def test_the_rows_evaluators_and_prompt_of_a_run(ready: Tunesmith, tmp_path: Pat
         ((), "test rows of a run with --rows-of RUN"),
         (
             ("--data", "rows.jsonl", "--evaluator", "loss", "--evaluator", "exact-match"),
-            "evaluator loss: needs log-probabilities",
+            "cannot evaluate with loss: this needs log-probabilities",
         ),
         (("--data", "rows.jsonl", "--rows-of", "."), "cannot be combined"),
         (

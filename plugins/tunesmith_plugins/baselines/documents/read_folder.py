@@ -80,7 +80,8 @@ def read_folder(folder: Path) -> Documents:
             if size > MAX_BYTES:
                 raise DataError(
                     str(folder),
-                    f"the documents have more than {MAX_BYTES // 1_000_000} MB ({name} exceeds it)",
+                    f"the documents are larger than {MAX_BYTES // 1_000_000} MB in total "
+                    f"({name} exceeds the limit)",
                     hint="keep only the documents that answer the questions",
                 )
             text, reason = _read_text(path)
@@ -100,7 +101,7 @@ def read_folder(folder: Path) -> Documents:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Return the files and links below a folder, sorted and without hidden files."""
+    """Return the files and links in a folder and its subfolders, sorted, without hidden ones."""
     paths: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -110,7 +111,7 @@ def _list_files(folder: Path) -> list[Path]:
             raise DataError(
                 str(folder),
                 f"the folder has more than {MAX_FILES:,} files",
-                hint="name a folder that contains only the documents",
+                hint="set `folder` in [baselines.documents] to a folder with only the documents",
             )
     return sorted(paths)
 
@@ -118,7 +119,7 @@ def _list_files(folder: Path) -> list[Path]:
 def _find_obstacle(path: Path) -> str:
     """Return the reason why a file is not a document, or an empty string."""
     if path.is_symlink() or not path.is_file():
-        return "links and special files are not followed"
+        return "links and special files are not read"
     if path.suffix.lower() in SUFFIXES:
         return ""
     return f"{path.suffix or 'files without a suffix'}: convert to Markdown or text"

@@ -138,7 +138,7 @@ def _dates(values: Sequence[str]) -> Iterator[Conversion]:
 
 
 def list_conversions(values: Sequence[str]) -> list[Conversion]:
-    """Return the conversions that can produce values like these, the simplest first."""
+    """Return the conversions to try for values like these, the simplest first."""
     return [*TEXT, *NUMBER, *_dates(values), *find_templates(values)]
 
 
@@ -146,10 +146,11 @@ def list_conversions(values: Sequence[str]) -> list[Conversion]:
 
 
 def find_templates(values: Sequence[str]) -> list[Conversion]:
-    """Return a conversion for each form shared by several values, such as ``ORD-99999``.
+    """Return a conversion for each of the five most frequent forms, such as ``ORD-99999``.
 
-    Characters that are equal in all values are fixed, unless the values themselves are equal. The
-    span ``48213`` becomes ``ORD-48213``, and ``ab 123`` becomes ``AB-123``.
+    At least three values must have the form. Characters that are equal in all of them are fixed, so
+    the span ``48213`` becomes ``ORD-48213``. For the form ``AA-999``, ``ab 123`` becomes
+    ``AB-123``.
     """
     by_form: dict[str, list[str]] = {}
     for value in sorted(set(values)):

@@ -49,14 +49,14 @@ class Patterns:
     """Pairs of a span kind and a conversion that produce the values of a field."""
 
     def __init__(self, spans: SpanTable, contents: Sequence[str | None]) -> None:
-        """Mine the texts of ``spans``. ``contents`` are their values, or None if not copyable."""
+        """Mine the texts of ``spans``. ``contents`` are the values; None: it cannot be copied."""
         rows = [(row, content) for row, content in enumerate(contents) if content]
         rows = rows[:: max(1, len(rows) // MAX_MINED_ROWS)]
         values = [content for _, content in rows]
         self.most_words = min(max((len(v.split()) for v in values), default=1), MAX_WORDS)
         self.pairs: list[tuple[str, Conversion]] = []
         self.explained: set[int] = set()
-        """Rows whose value is produced by at least one pair."""
+        """Numbers of the mined rows whose value is produced by at least one pair."""
         conversions = list_conversions(values)
         needed = max(2.0, MIN_GAIN * len(rows))
         for kind in KINDS:
@@ -192,7 +192,7 @@ class Copier:
     def __init__(
         self, rows: CandidateRows, contents: Sequence[str | None], chosen: Sequence[int]
     ) -> None:
-        """Fit on the ``chosen`` texts. ``contents`` are their values, or None if not copied."""
+        """Fit on the ``chosen`` texts. ``contents`` are all values, with None for the uncopied."""
         self._known = Counter(content for i in chosen if (content := contents[i]) is not None)
         members, targets, known = [], [], []
         for i in chosen:

@@ -127,7 +127,7 @@ class FieldPredictor:
         return self._learned.predict(self.way, rows, candidates, range(len(spans.texts)))
 
     def _write(self, content: str) -> str:
-        """Write a copied content as JSON text."""
+        """Return copied text as JSON: a number if most values of the field are, else a string."""
         if self._is_text[True] >= self._is_text[False]:
             return json.dumps(content, ensure_ascii=False)
         try:
@@ -142,7 +142,7 @@ def _mark(
 ) -> list[str]:
     """Replace each value that can be copied from its text with a marker.
 
-    From the result, the classifier learns when to copy, and predicts the values that are left.
+    From the result, the classifier learns when to copy, and which value to predict otherwise.
     """
     rows = zip(values, contents, candidates, strict=True)
     return [COPIED if content in found else value for value, content, found in rows]

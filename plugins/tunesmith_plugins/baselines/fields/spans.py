@@ -113,7 +113,7 @@ def describe_spans(text: str, spans: list[TextSpan]) -> list[list[str]]:
 def describe_shape(text: str) -> str:
     """Return the shape of a text's first 40 characters: ``Room 12b`` gives ``Aa 99a``.
 
-    Runs of capitals, of lower-case letters and of white space collapse to one character; up to
+    Runs of capitals, of lowercase letters and of whitespace collapse to one character; up to
     seven digits are kept.
     """
     signs = re.sub(r"[^\W\d_]", lambda m: "A" if m[0].isupper() else "a", text[:40])

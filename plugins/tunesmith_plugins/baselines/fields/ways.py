@@ -40,7 +40,7 @@ class PredictionWay:
     """A method to predict a field."""
 
     kind: str | None
-    """The feature set of the classifier; None: no classifier."""
+    """The feature set of the classifier, or None if no classifier is used."""
     copies: Literal["never", "if classified", "if likely"]
     """When to copy a candidate: if the classifier decides so, or if the candidate is likely."""
 
@@ -58,7 +58,7 @@ WAYS = {
 
 
 def list_ways(*, can_copy: bool) -> list[str]:
-    """Return the names of the applicable methods, the simplest first."""
+    """Return the names of the methods, the simplest first; those that copy only if ``can_copy``."""
     return [name for name, way in WAYS.items() if can_copy or way.copies == "never"]
 
 
@@ -127,12 +127,12 @@ class LearnedWays:
 
     @cached_property
     def everything(self) -> dict[str, ValueClassifier]:
-        """The classifiers over all values."""
+        """The classifiers of all values, by feature set."""
         return self._classify(self._training.values)
 
     @cached_property
     def unless_copied(self) -> dict[str, ValueClassifier]:
-        """The classifiers that also decide whether a value is copied."""
+        """The classifiers that also decide whether a value is copied, by feature set."""
         return self._classify(self._training.marked)
 
     def _classify(self, values: Sequence[str]) -> dict[str, ValueClassifier]:
@@ -199,13 +199,13 @@ class WayTest:
         return self._right.get(way, most)
 
     def measure(self, way: str) -> None:
-        """Count how often a method is correct."""
+        """Run a method on the rows, and store how often it is correct."""
         found = self._learned.predict(way, self._rows.rows, self._candidates, self._chosen)
         self._right[way] = sum(f == v for f, v in zip(found, self._rows.values, strict=True))
 
 
 def choose_way(ways: Sequence[str], tests: Sequence[WayTest]) -> tuple[str, int]:
-    """Return the method that is correct most often, with that number; ties go to the first.
+    """Return the method that is correct most often, and how often; ties go to the first.
 
     Measure the method with the highest upper bound next, until no other method can win.
     """

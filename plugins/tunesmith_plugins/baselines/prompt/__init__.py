@@ -55,7 +55,7 @@ class PromptBaseline:
 
 
 def build(options: PromptOptions) -> Baseline:
-    """Read the prompt files, and create the baseline.
+    """Validate the prompt files, and create the baseline.
 
     Raises:
         DataError: a prompt file is missing or invalid.

@@ -35,7 +35,7 @@ class UserPrompt:
 
 
 def read_prompts(files: Sequence[str]) -> dict[str, UserPrompt]:
-    """Read prompt files, and name each after its file, or its full path if file names repeat.
+    """Return the prompt in each file, by file name, or by path if file names repeat.
 
     Raises:
         DataError: a file cannot be read, or is not a valid prompt file.

@@ -18,7 +18,7 @@ from tunesmith_evidence.number_text import format_share
 from tunesmith_plugins.checks.languages.identify import identify_languages
 
 READ_ROWS = 2_000
-"""Approximate number of sampled rows, evenly spread; up to twice as many are read."""
+"""Target size of the evenly spaced sample; up to twice as many rows are read."""
 MAX_EXAMPLES = 3
 EXCERPT = 60
 SHOWN_LANGUAGES = 8
@@ -36,7 +36,7 @@ class Languages:
 
 
 def review(train: Sequence[Record]) -> list[Finding]:
-    """Return findings about prompts in rare languages, and answers in a different language."""
+    """Return findings about prompts in minor languages, and answers in a different language."""
     if find_spec("py3langid") is None:
         text = "the languages of rows were not checked: py3langid is not installed"
         return [
@@ -79,9 +79,7 @@ def _find_rare(rows: Sequence[Languages], sample: str) -> Iterator[Finding]:
         f"language, {usual}: {listed}{more}{sample}",
         count=len(found),
         examples=_examples((row.record, f"is {row.prompt[0]}") for row in rare),
-        hint=(
-            "add rows in the languages that users write, and include some of each in the test rows"
-        ),
+        hint=("add rows in the languages that users write in, and some of each to the test rows"),
     )
 
 

@@ -37,9 +37,9 @@ LABEL_LENGTH = 100
 COMMON_SHARE, LEAST_COMMON = 0.2, 10
 """An exchange at the start of more rows than this share and number is a preamble, not a leak."""
 SIMILAR_SHARE, EQUAL_SHARE = 0.75, 0.85
-"""Minimum share of common words if some of the differing words are not values."""
+"""Minimum share of common words if one differing word is not a value, and if several are not."""
 COMMON_WORDS = 5
-"""Minimum number of common words in this case."""
+"""Minimum number of common words if some of the differing words are not values."""
 COMMON_BEFORE_END = 7
 """Minimum number of common words if only the last words, which may name the subject, differ."""
 

@@ -26,7 +26,7 @@ from tunesmith_plugins.checks.leaks.find_leaks import (
 
 MAX_EXAMPLES = 3
 MAX_TOLERATED_SHARE = 0.02
-"""Share of leaking test rows above which the scores are worthless: the finding is an error."""
+"""If a larger share of the test rows leaks, scores are worthless, and the finding is an error."""
 BY_DESIGN = 0.2
 """If at least this share of the rows follows a template, the data was created from templates."""
 CERTAIN_KINDS: tuple[LeakKind, ...] = ("exact", "inside", "group", "answer")
@@ -79,7 +79,7 @@ class ComparedParts:
 
     @property
     def is_decisive(self) -> bool:
-        """True for training and test rows, on which the score depends."""
+        """True for training and test rows, which determine the score."""
         return self.names == ("training", "test")
 
 
@@ -90,7 +90,7 @@ def review(
     *,
     given: Collection[str] = ("validation", "test"),
 ) -> list[Finding]:
-    """Return a finding for each kind of leak between two splits.
+    """Return findings about leaks, one per kind and pair of splits.
 
     ``given`` lists the splits that the user or the data loader provided. In tunesmith's own split,
     leaks such as rows with the same template are known limits, not errors.
@@ -114,7 +114,7 @@ def _review_parts(
     *,
     templates: bool = True,
 ) -> Iterator[Finding]:
-    """Yield findings about several splits, reading the records of ``known`` only once."""
+    """Yield findings about leaks between ``known`` and each split, reading ``known`` only once."""
     joined = JoinedRecords([*queries.values()])
     if not known or not joined:
         return

@@ -51,7 +51,7 @@ CHUNK = 64
 def review(
     plan: Plan, evaluators: Evaluators, validation: Sequence[Record], test: Sequence[Record]
 ) -> Iterator[Finding]:
-    """Yield an error for test rows without room for an answer, or a warning for validation rows."""
+    """Yield errors for test rows that do not fit the context, and a warning for validation rows."""
     context = read_context_length(plan.found_model.config)
     options = _find_options(plan.technique.config)
     if context is None or options is None or (template := open_template(plan, options)) is None:
@@ -94,7 +94,7 @@ def _find_options(config: BaseModel) -> TrainingOptions | None:
 def _find_longest(
     evaluators: Evaluators, test: Sequence[Record]
 ) -> tuple[Component[EvaluatorOffer[Any]], int] | None:
-    """Return the evaluator that allows the longest answers, with its limit in tokens."""
+    """Return the evaluator that allows the longest answers, and its token limit; None if none."""
     found = []
     for evaluator in evaluators:
         with attribute_errors_to(evaluator.offered.plugin):
@@ -116,7 +116,10 @@ def _list_references(records: Sequence[Record]) -> list[Exchange]:
 
 
 def _find_long(template: Template, asked: Sequence[Exchange], room: int) -> list[LongRow]:
-    """Return the rows that do not fit, the longest first, or [] if they cannot be tokenized."""
+    """Return the rows with more than ``room`` tokens, the longest first.
+
+    The search ends at rows that cannot be tokenized, and after :data:`MAX_TOTAL_CHARACTERS`.
+    """
     # An upper bound, because a token has at least one byte and the template adds less than repr()
     # does.
     sizes = [len(repr((prompt, answer)).encode()) for _, prompt, answer in asked]

@@ -99,7 +99,7 @@ def _describe(
 
 
 def open_template(plan: Plan, options: TrainingOptions) -> Template | None:
-    """Return the model's chat template and tokenizer, or None if they are missing or unusable."""
+    """Return the model's chat template and tokenizer, or None if they cannot be loaded."""
     folder = plan.found_model.tokenizer()
     if folder is None:
         return None
@@ -118,7 +118,7 @@ def _find_long_rows(
     wanted: int,
     plan: Plan,
 ) -> list[SkippedRow]:
-    """Return up to ``wanted`` rows with more than ``limit`` tokens, longest first."""
+    """Return up to ``wanted`` rows with more than ``limit`` tokens, or [] if that is unknown."""
     # Training splits plain texts into rows that fit, so they cannot be too long.
     sizes = {i: _count_characters(r) for i, r in enumerate(rows) if not isinstance(r, Text)}
     longest = sorted(sizes, key=lambda index: -sizes[index])

@@ -28,7 +28,7 @@ _GRAM = 3
 _LONG_NUMBER = re.compile(rb"[0-9](?:[ .()-]{0,2}[0-9]){6}")
 _NUMBER = re.compile(rb"[0-9][0-9]")
 _FREQUENT = "etaoinshrdlucmfwypvbgkqjxz"
-"""Letters in order of their frequency in English text, the most frequent first."""
+"""Letters sorted by frequency in English text, the most frequent first."""
 
 
 class Block:

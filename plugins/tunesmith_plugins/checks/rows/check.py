@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def examples(self) -> list[str]:
-        """The examples, as pairs of a source and a quoted text."""
+        """The examples, each with its source and a quoted text."""
         return [f"{source} {text}" for source, text in zip(self.sources, self.texts, strict=True)]
 
 

@@ -100,7 +100,7 @@ def make_search(
 
 
 def quote_around(text: str, match: re.Match[str]) -> str:
-    """Return a match with the text around it, masking personal data."""
+    """Return a match with the text around it, where personal data is masked."""
     start, end = match.span()
     # Mask before cutting: half an address or number would not be recognized.
     before = mask_personal_data(text[max(0, start - MASKED_CHARACTERS) : start])[-CONTEXT:]

@@ -24,10 +24,10 @@ from tunesmith_plugins.checks.rows.check import (
 from tunesmith_plugins.checks.rows.row import Row, normalize_words, read_row
 
 WARNED_SHARE = 0.01
-"""Repeated rows are a warning from this share of the training rows."""
+"""Minimum share of repeated training rows for a warning."""
 MIN_ROWS = 20
 WARNED_TEST_SHARE = 0.05
-"""Repeated test prompts are a warning from this share of the test rows."""
+"""Minimum share of test rows with a repeated prompt for a warning."""
 LABEL_LENGTH = 100
 """Recurring answers count as labels if their mean length in characters is at most this."""
 
@@ -40,7 +40,7 @@ class Groups:
 
     order: Keys
     starts: npt.NDArray[np.bool_]
-    """True for the first row of each group."""
+    """For each row in ``order``, True if the row is the first of its group."""
 
     @classmethod
     def of(cls, keys: Keys) -> Groups:
@@ -52,11 +52,11 @@ class Groups:
 
     @property
     def repeated(self) -> npt.NDArray[np.bool_]:
-        """True for every row except the first of its group, in the order of the groups."""
+        """For each row in ``order``, True unless the row is the first of its group."""
         return ~self.starts
 
     def firsts(self) -> Keys:
-        """Return the first row of each row's group, in the order of the groups."""
+        """Return, for each row in ``order``, the first row of its group."""
         firsts: Keys = self.order[self.starts][np.cumsum(self.starts) - 1]
         return firsts
 
@@ -78,7 +78,7 @@ class Duplicates:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Store the hashes of a training row, or compare a test row with earlier rows."""
+        """Store the hashes of a training row, or compare a test row with earlier test rows."""
         if row.part == "test":
             self._compare_test(row)
         if row.part != "train":
@@ -92,7 +92,7 @@ class Duplicates:
             self._answer_characters += len(row.answer)
 
     def _compare_test(self, row: Row) -> None:
-        """Count a test row whose prompt repeats the prompt of an earlier row in another group."""
+        """Count a test row that repeats an earlier prompt, unless both are in the same group."""
         self._test += 1
         key = hash(row.prompt_words)
         if not row.prompt:
@@ -163,7 +163,7 @@ class Duplicates:
         yield build_finding(
             "duplicates",
             "warning" if are_labels else "info",
-            f"of {len(numbers):,} training rows, {format_count(prompts, 'prompt')} "
+            f"{format_count(prompts, 'prompt')} in {len(numbers):,} training rows "
             f"{'has' if prompts == 1 else 'have'} more than one answer",
             len(differing),
             examples,
@@ -179,7 +179,7 @@ class Duplicates:
 
 
 def _hash_row(row: Row) -> int:
-    """Return hashes of a row's letters, digits and symbols, which are equal for repeated rows."""
+    """Return a hash of a row's letters, digits and symbols, which is equal for repeated rows."""
     label = row.record.label if isinstance(row.record, UnpairedPreference) else None
     return hash((row.text_signs, normalize_words(row.answer), label))
 

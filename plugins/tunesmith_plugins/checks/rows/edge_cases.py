@@ -17,7 +17,7 @@ MAX_SHORT_WORDS = 2
 PREFIX_CHARACTERS = 32
 """Number of characters that are checked first, because most texts start with a letter."""
 NEGATIONS = (" not ", "n't ", "n’t ", " never ", " no ", " without ", " cannot ", " nothing ")
-NEGATED = 'contain "not" or another English negation'
+NEGATED = 'with "not" or another English negation'
 NEIGHBORS = 3
 """Number of words on each side of a negation that identify it in other prompts."""
 INSTRUCTION_SHARE = 0.1
@@ -36,7 +36,7 @@ class Negations:
         """For each negated prompt, the hashes of the words before and after each negation."""
 
     def add(self, asked: str) -> bool:
-        """Count a prompt, given with a space at both ends; return True if it has a negation."""
+        """Store a prompt (with a space at both ends) and return True if it contains a negation."""
         if not any(negation in asked for negation in NEGATIONS):
             return False
         edge = [""] * NEIGHBORS
@@ -51,7 +51,7 @@ class Negations:
         return True
 
     def count(self, prompts: int) -> int:
-        """Return how many prompts contain a negation outside of shared instructions."""
+        """Return how many of all ``prompts`` contain a negation outside of shared instructions."""
         sides = ({*chain(*found)} for found in self._prompts)
         counts = Counter(chain.from_iterable(sides))
         most = INSTRUCTION_SHARE * prompts
@@ -68,10 +68,10 @@ class EdgeCases:
         self._rows = 0
         self._negations = Negations()
         self._counts = {
-            f"have at most {MAX_SHORT_WORDS} words": 0,
+            f"with at most {MAX_SHORT_WORDS} words": 0,
             NEGATED: 0,
-            "are in capitals": 0,
-            "contain no letters": 0,
+            "in capitals": 0,
+            "without letters": 0,
         }
 
     def add(self, block: Block) -> None:
@@ -103,6 +103,6 @@ class EdgeCases:
         }
         if self._rows >= MIN_ROWS and any(counts.values()):
             found = (f"{count:,} {name}" for name, count in counts.items() if count)
-            text = f"of {self._rows:,} training prompts, {', '.join(found)}"
+            text = f"unusual prompts in {self._rows:,} training rows: {', '.join(found)}"
             hint = "check that the answers respect the negations" if counts[NEGATED] else ""
             yield build_finding("edge cases", "info", text, self._rows, hint=hint)

@@ -22,7 +22,7 @@ MIN_ROWS = 20
 EXCERPT = 60
 MAX_SHAPES = 1_000
 MAJORITY = 0.8
-"""If at least this share of answers is JSON objects (or has the same keys), report the others."""
+"""If at least this share of answers are JSON objects (or have the same keys), report the others."""
 
 Keys = tuple[str, ...]
 
@@ -40,7 +40,7 @@ class JsonAnswers:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Count an answer."""
+        """Count an answer by its keys, or as an answer that is not a JSON object."""
         if not row.has_right_answer:
             return
         self._rows += 1

@@ -23,11 +23,11 @@ ROWS_PER_LABEL = 3
 """Answers count as labels if each occurs in at least this many rows on average."""
 DOMINANT_SHARE = 0.9
 RARE_SHARE = 0.05
-"""A label is rare if its number of rows is below this share of the median label's."""
+"""A label is rare if it has less than this share of the median number of rows per label."""
 MAX_RARE_LABELS = 0.1
 """If more than this share of the labels is rare, it is a long tail and not a mistake."""
 SIMILARITY = 0.85
-"""Minimum difflib ratio at which a rare label looks like a misspelling of a frequent one."""
+"""Minimum difflib ratio to suggest that a rare label is a misspelling of a frequent one."""
 
 
 @dataclass

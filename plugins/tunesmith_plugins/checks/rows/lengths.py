@@ -47,7 +47,7 @@ class Lengths:
             self._add(row)
 
     def _add(self, row: Row) -> None:
-        """Store the lengths of a row."""
+        """Store the lengths of a training row, and count an answer that is a placeholder."""
         if row.answer:
             self._answers += 1
             if is_empty(row.answer):

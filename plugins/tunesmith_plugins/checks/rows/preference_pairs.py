@@ -24,7 +24,9 @@ MIN_PAIRS = 20
 MAX_EQUAL_SHARE = 0.5
 """If more than this share of the pairs has two equal answers, the finding is an error."""
 LENGTH_BIAS = 0.8
-"""Warn if the 95 % confidence interval of choosing the longer or shorter answer is above this."""
+"""Warn if more than this share of pairs prefers the longer answer, or the shorter one.
+
+The whole 95 % confidence interval of the share must be above this."""
 
 
 class PreferencePairs:

@@ -18,7 +18,7 @@ SHARE = 0.4
 MAX_DISTINCT = 1 - SHARE / 2
 """Answers with a larger share of distinct trigrams are not examined further."""
 MIN_SPACES = 0.03
-"""A text with a smaller share of white space is Chinese or alike: its characters are compared."""
+"""A text with a smaller share of spaces is in a script such as Chinese: compare its characters."""
 _WORD = re.compile(r"\w")
 
 

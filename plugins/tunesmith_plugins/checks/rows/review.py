@@ -46,7 +46,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 SINGLE_ROW_CHECKS = (Detectors, EdgeCases)
 """The checks that examine each row separately; they take the most time."""
 MAX_SINGLE_ROWS = 250_000
-"""Approximate number of rows that these checks examine; blocks at equal distances are skipped."""
+"""Approximate number of rows that these checks examine, in blocks at equal distances."""
 
 
 def review(
@@ -75,7 +75,7 @@ def review(
 
 
 def _report_sample(seen: int, total: int) -> Iterator[Finding]:
-    """Build the note that only a sample was searched for faults in single rows."""
+    """Yield a note that only a sample was searched for faults in single rows."""
     yield build_finding(
         "rows",
         "info",

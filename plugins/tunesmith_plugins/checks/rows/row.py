@@ -40,7 +40,7 @@ class Row:
     prompt: str
     """All turns before the last answer, or "" for plain text."""
     question: str
-    """The last turn before the answer."""
+    """The last turn before the answer, or "" for plain text."""
     answer: str
     """The last answer, the chosen answer of a pair, or "" for plain text."""
 
@@ -51,7 +51,7 @@ class Row:
 
     @cached_property
     def prompt_signs(self) -> bytes:
-        """The prompt without white space and punctuation."""
+        """The letters, digits and symbols of the prompt."""
         return fold_signs([self.prompt])[0]
 
     @cached_property
@@ -66,12 +66,12 @@ class Row:
 
     @cached_property
     def prompt_words(self) -> str:
-        """The words and symbols of the prompt."""
+        """The prompt, normalized by :func:`normalize_words`."""
         return normalize_words(self.prompt)
 
     @property
     def question_words(self) -> str:
-        """The words and symbols of the last turn before the answer."""
+        """The last turn before the answer, normalized by :func:`normalize_words`."""
         return self.prompt_words if self.question == self.prompt else normalize_words(self.question)
 
     @property
@@ -122,7 +122,7 @@ def fold_signs(texts: Sequence[str]) -> list[bytes]:
 
 
 def normalize_words(text: str) -> str:
-    """Return a text in lower case, with single spaces and without punctuation at the end."""
+    """Return a text case-folded, with single spaces and without punctuation at the end."""
     folded = text.casefold()
     if "  " in folded or not folded.isprintable():  # all white space except " " is unprintable
         folded = " ".join(folded.split())

@@ -116,7 +116,8 @@ TEXT_FAULTS = (
     Detector(
         "rows contain unfilled placeholders",
         make_search(SLOTS),
-        "fill them in, or remove these rows; those of `data fix --mask` are fine",
+        "fill them in, or remove these rows; placeholders from `tunesmith data fix --mask` are "
+        "fine",
         marks=("{", "["),
     ),
     Detector(

@@ -131,7 +131,7 @@ def decide_advice(
     extrapolated: bool,
     skipped: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Return the advice as one word, and the sentence that explains it.
+    """Return the advice, such as ``FINE-TUNE``, and the sentence that explains it.
 
     Tuning must beat the majority-class baseline, and so must a baseline that is accepted as
     sufficient. ``skipped`` lists the baselines that were not measured, with the reasons.
@@ -172,7 +172,7 @@ def decide_advice(
 
 @dataclass(frozen=True)
 class Costs:
-    """Times in seconds on this machine, and prices (None if no hourly price is set)."""
+    """Times in seconds on this machine, and its hourly price (None if no price is set)."""
 
     baseline_seconds: float
     """Seconds per request when all test rows are answered in batches."""
@@ -242,6 +242,6 @@ def _error(measured: Measured, value: float) -> float:
 def _columns(
     values: Mapping[int, RowValue],
 ) -> tuple[list[float], list[float], list[str | None]]:
-    """Return values, weights and groups in the order of the rows."""
+    """Return values, weights and groups, sorted by row number."""
     rows = [values[number] for number in sorted(values)]
     return [row.value for row in rows], [row.weight for row in rows], [row.group for row in rows]

@@ -91,7 +91,7 @@ def find_margin(plan: Plan) -> float:
 
 
 def advise(plan: Plan, catalog: Catalog, root: Path, margin: float) -> dict[str, Any]:
-    """Return the advice as JSON. Every measurement creates a run folder below ``root``.
+    """Return the advice as JSON. Every measurement creates a run folder in ``root``.
 
     1. Measure the baselines.
     2. Train pilots on 10, 20 and 40 % of the training rows.
@@ -146,7 +146,7 @@ def run_pilots(plan: Plan, catalog: Catalog, parts: DataParts, root: Path) -> li
             pilots.append(advice.Pilot(rows, measured, values, report.training_seconds))
     if not pilots:
         raise UsageError(
-            f"{total} training rows are too few for pilots",
+            f"too few training rows for pilots: {total}",
             hint="train without advice: tunesmith run",
         )
     return pilots

@@ -16,7 +16,7 @@ from tunesmith_evidence.prompting.prompted_model import count_prompt_tokens
 from tunesmith_evidence.winner import rebuild_baseline
 
 ROWS = 100
-"""Number of test rows whose prompts are counted, evenly spaced."""
+"""Maximum number of test rows whose prompt tokens are counted; the rows are evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RequestTokens:
     """The mean number of prompt tokens per request, for the baseline and the tuned model."""
 
     baseline: float
-    """0 for a classifier, which sends nothing to a model."""
+    """Prompt tokens of the baseline; 0 for a classifier, which sends nothing to a model."""
     tuned: float
 
 

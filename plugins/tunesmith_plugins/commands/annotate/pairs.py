@@ -93,7 +93,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
     Raises:
         UsageError: the file cannot be read.
-        DataError: a line is not a pair, or its choice is not a known one.
+        DataError: the file contains no pairs, a line is not a pair, or its choice is unknown.
     """
     try:
         lines = path.read_bytes().splitlines()

@@ -30,9 +30,9 @@ class SamplingSettings:
 def sample_pairs(
     model: TextModel, prompts: Sequence[Conversation], settings: SamplingSettings
 ) -> tuple[list[Pair], int]:
-    """Sample answers to every prompt and return them as pairs.
+    """Sample answers to every prompt. Return them as pairs, and the number of skipped pairs.
 
-    Return the pairs, and the number of skipped pairs (see ``make_pairs``).
+    See :func:`make_pairs` for the pairs that are skipped.
     """
     count = settings.num_samples
     answers = require_sampling(model).sample(

@@ -19,7 +19,7 @@ from tunesmith.execution import execute
 from tunesmith.plan import Plan
 from tunesmith.records import Message, Prompt
 from tunesmith.storage import RunFolder
-from tunesmith.text import one_line
+from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options, trust_option
 from tunesmith_evidence.prompting.prompted_model import PromptedModel
@@ -200,8 +200,8 @@ def _choose_system_prompt(folder: RunFolder) -> str | None:
         render.print_note(f"system prompt (from the training data): {one_line(found, 200)}")
     elif different:
         render.print_note(
-            f"no system prompt is used, because the training rows have {different} different ones; "
-            "set one with --system",
+            "no system prompt is used, because none is common to (nearly) all training rows "
+            f"({format_count(different, 'different prompt')}); set one with --system",
             style="warning",
         )
     return found or None

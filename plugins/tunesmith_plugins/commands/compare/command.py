@@ -88,8 +88,8 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
 ) -> None:
     """Compare the tuned models of several runs with the tuned model of the first run.
 
-    RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse order of
-    their names, so the newest run comes first by default. Runs that cannot be compared with the
+    RUN is a run folder, or a folder of runs. The runs of a folder are read in reverse alphabetical
+    order, so the newest run comes first by default. Runs that cannot be compared with the
     first run are skipped. RUN may also be a sample log of lm-evaluation-harness or inspect.
 
     If there are several runs, a table for each metric lists the best first, and another table shows
@@ -104,7 +104,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if len(results) < 2:
         raise UsageError(
             "compare: needs at least two runs that can be compared",
-            hint="name two finished runs, or a folder that contains them",
+            hint="pass two finished runs, or a folder that contains them",
         )
     first, *others = results
     metrics = list_metrics(catalog)
@@ -112,7 +112,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
     if page is not None and any(is_sample_log(run.folder) for run in results):
         raise UsageError(
             "--page: needs runs, but one of these is a log of another program",
-            hint="omit --page, or name only runs",
+            hint="omit --page, or pass only runs",
         )
     if page is not None:
         write_page(page, first, found, metrics)
@@ -133,7 +133,7 @@ def read_comparable(paths: Sequence[Path], catalog: Catalog, shared_rows: bool) 
     """Return the results of the given runs, and of the runs in given folders that can be compared.
 
     Raises:
-        UsageError: a run that was named has no results, or cannot be compared with the first one.
+        UsageError: a run in ``paths`` has no results, or cannot be compared with the first one.
     """
     found: dict[Path, RunResults] = {}
     skipped = []
@@ -190,7 +190,9 @@ def read_results(path: Path, first: RunResults | None) -> RunResults:
         log = read_sample_log(path)
         return log if first is None or is_sample_log(first.folder) else match_run(log, first)
     if first is not None and is_sample_log(first.folder):
-        raise UsageError(f"{path}: a run is compared with a log, so name the run first")
+        raise UsageError(
+            f"{path}: only a log can be compared with a run", hint="list the run before the log"
+        )
     results = RunResults.read(path)
     if not results.measured:
         raise UsageError(

@@ -21,9 +21,9 @@ from tunesmith.events import JSON, TUNED, Measured
 from tunesmith_evidence.comparison import RunResults
 
 INSPECT_VALUES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
-"""inspect's letters: correct, partially correct, incorrect, no answer."""
+"""Scores of inspect's letters: correct, partially correct, incorrect, no answer."""
 OUR_NAMES = {"exact": "exact-match"}
-"""Metrics that have another name here."""
+"""Names of metrics in runs, by their name in a log; other metrics have the same name."""
 Column: TypeAlias = tuple[Measured, Sequence[JSON]]
 """A metric, and the rows with its values in the format of a run's results."""
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
@@ -35,7 +35,7 @@ def is_sample_log(path: Path) -> bool:
 
 
 def read_sample_log(path: Path) -> RunResults:
-    """Read a log.
+    """Read a sample log as if it were the results of a run.
 
     Raises:
         UsageError: the file cannot be read, or is not such a log.
@@ -63,7 +63,7 @@ def match_run(log: RunResults, run: RunResults) -> RunResults:
     """Return the log's rows that are test rows of a run, by the metrics that both have.
 
     Raises:
-        UsageError: they have no metric or no row in common.
+        UsageError: they have no test row with the same metric in common.
     """
     names = {key: OUR_NAMES.get(key[1], key[1].replace("_", "-")) for key in log.measured}
     columns = []
@@ -92,7 +92,7 @@ def match_run(log: RunResults, run: RunResults) -> RunResults:
 
 
 def _read_lm_eval(path: Path) -> tuple[str, list[Column]]:
-    """Read one task's samples, or those of all tasks beside a file of results."""
+    """Read the samples of a task or, given a results file, of all tasks in it."""
     date = path.stem.rpartition("_")[2]
     results = json.loads((path.parent / f"results_{date}.json").read_text(encoding="utf-8"))
     files = {name: path.parent / f"samples_{name}_{date}.jsonl" for name in results["results"]}
@@ -167,7 +167,7 @@ def _read_archive(path: Path) -> tuple[JSON, list[JSON]]:
         except ImportError:
             raise UsageError(
                 f"{path}: Zstandard is needed to read this log",
-                hint='pip install "tunesmith[logs]"',
+                hint='run `pip install "tunesmith[logs]"`',
             ) from None
     try:
         with library.ZipFile(path) as archive:
@@ -210,7 +210,7 @@ def _list_texts(row: JSON) -> Iterator[str]:
 def _make_column(
     evaluator: str, metric: str, higher: bool, given: Iterable[JSON], version: str = ""
 ) -> Column:
-    """Return the event of a metric and the rows that have it; shares are known by their values."""
+    """Return a metric's event and rows. Its bounds are 0 and 1 if all values are between them."""
     rows = [row for row in given if metric in row]
     values = [row[metric]["value"] for row in rows]
     low, high = (0.0, 1.0) if all(0 <= value <= 1 for value in values) else (-math.inf, math.inf)

@@ -12,6 +12,7 @@ import click
 from tunesmith.errors import UsageError
 from tunesmith.records import Chat, Completion, Record, Text
 from tunesmith.storage import write_atomic
+from tunesmith.text import format_count
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.data_source import DataSource, data_argument
@@ -106,7 +107,9 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         return
     show_skipped(dataset)
     render.print_text(f"wrote {len(rows):,} rows, {sum(planned):,} with a secret, to {out}")
-    render.print_text(f"wrote {count:,} secrets and {controls:,} controls to {secrets}")
+    render.print_text(
+        f"wrote {format_count(count, 'secret')} and {controls:,} controls to {secrets}"
+    )
 
 
 def inject(records: Sequence[Record], drawn: CanarySet, seed: int | None) -> list[Record]:

@@ -25,7 +25,7 @@ from tunesmith_plugins.commands.data.open_data import (
 )
 
 FOUND_ERRORS_EXIT_CODE = 3
-"""Exit code if there are errors, also used by other commands for unusable data."""
+"""Exit code if there are errors, also used by other commands for invalid data."""
 LEVELS = ("error", "warning", "info")
 STYLES = {"error": "bad", "warning": "warning", "info": ""}
 MESSAGE = 200

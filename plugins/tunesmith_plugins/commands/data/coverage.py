@@ -16,7 +16,7 @@ from tunesmith.execution.encoder import find_encoder, open_checked
 from tunesmith.offers import EncoderOffer
 from tunesmith.plan import Component, Plan
 from tunesmith.records import Record
-from tunesmith.text import mask_personal_data, one_line
+from tunesmith.text import format_count, mask_personal_data, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState
 from tunesmith_cli.data_source import load_file
@@ -122,7 +122,8 @@ def _load_production(path: Path, state: CliState) -> tuple[Sequence[Record], int
 def _print(found: Coverage, rows: Sequence[dict[str, Any]], skipped: int) -> None:
     share = found.share
     interval = f"[{100 * share.low:.0f}, {100 * share.high:.0f}]"
-    advice = f"; label these {len(rows)} rows" if share.low > 0 and rows else ""
+    count = format_count(len(rows), "row")
+    advice = f"; label the {count} below" if share.low > 0 and rows else ""
     headline = f"{100 * share.estimate:.0f} % {interval} of traffic is outside the training data"
     render.print_paragraph(headline + advice, style="strong")
     sampled = "" if found.compared_rows == found.rows else f", a sample of {found.rows:,},"
@@ -133,7 +134,8 @@ def _print(found: Coverage, rows: Sequence[dict[str, Any]], skipped: int) -> Non
         "row. For comparison, 5 % of the training rows are this dissimilar to all others."
     )
     if skipped:
-        render.print_text(f"{skipped:,} production rows cannot be read", style="warning")
+        text = f"skipped {format_count(skipped, 'production row')} that cannot be read"
+        render.print_text(text, style="warning")
     if found.is_blind:
         render.print_paragraph(
             "The training rows differ so much from each other that even unrelated text may not "

@@ -9,7 +9,7 @@ import click
 
 from tunesmith.errors import UsageError
 from tunesmith.storage import write_atomic
-from tunesmith.text import one_line
+from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.data_source import DataSource, data_argument, read_keys
@@ -24,7 +24,7 @@ MAX_BYTES = 2_000_000_000
 SHOWN = 20
 NOT_UTF8 = "not UTF-8"
 UNUSABLE_ROWS_EXIT_CODE = 3
-"""Exit code if unusable rows remain, also used by other commands for unusable data."""
+"""Exit code if invalid rows remain, also used by other commands for invalid data."""
 
 
 @click.command("fix")
@@ -35,16 +35,16 @@ UNUSABLE_ROWS_EXIT_CODE = 3
     help="File to write. Without it, the fixes are only listed.",
 )
 @click.option(
-    "--mask", is_flag=True, help="Also replace personal data by placeholders such as [EMAIL]."
+    "--mask", is_flag=True, help="Also replace personal data with placeholders such as [EMAIL]."
 )
 @result_options
 def command(state: CliState, data: DataSource, out: Path | None, mask: bool, as_json: bool) -> int:
     """Fix the format of a file of rows without changing their meaning; write a new file.
 
-    Converts UTF-16, or the encoding that you name, to UTF-8, removes a byte-order mark, and turns
-    carriage returns into line feeds. In JSON Lines, removes trailing commas and converts Python's
-    repr to JSON. All other bytes stay the same. JSON arrays and rows that span several lines are
-    not changed. Rows it cannot fix are listed, and the exit code is 3.
+    Converts UTF-16, or the encoding set with --encoding, to UTF-8, removes a byte-order mark, and
+    turns carriage returns into line feeds. In JSON Lines, removes trailing commas and converts
+    Python's repr to JSON. All other bytes stay the same. JSON arrays and rows that span several
+    lines are not changed. Rows it cannot fix are listed, and the exit code is 3.
 
     --mask changes the texts of the rows: e-mail addresses, telephone numbers, numbers of accounts,
     cards, identity documents and records, dates of birth, and keys. Equal values in a row get
@@ -87,7 +87,7 @@ def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
     """Return the data file of a source (a run file's training file), and its encoding.
 
     Raises:
-        UsageError: the run file does not name exactly one training file.
+        UsageError: the run file does not list exactly one training file.
     """
     if not source.is_run_file:
         return source.path, read_keys(source).get("encoding", "utf-8")
@@ -98,7 +98,7 @@ def find_file(source: DataSource, state: CliState) -> tuple[Path, str]:
         found = ", ".join(file.display_name for file in files[:SHOWN]) or "none"
         raise UsageError(
             f"{source.path}: needs exactly one training file, got {found}",
-            hint="name the file to fix instead of the run file",
+            hint="pass the file to fix instead of the run file",
         )
     return files[0].path, getattr(options, "encoding", "utf-8")
 
@@ -126,7 +126,7 @@ def _decode(fixer: Fixer, data: bytes, encoding: str, file: Path) -> bytes:
         line = data[: error.start].count(b"\n") + 1
         problem = f"byte 0x{data[error.start]:02x} is not text in {encoding}"
         raise UsageError(
-            f"{file}:{line}: {problem}", hint="name the encoding of the file with --encoding"
+            f"{file}:{line}: {problem}", hint="set the encoding of the file with --encoding"
         ) from None
     except ValueError as error:
         raise UsageError(f"--encoding: {error}") from None
@@ -137,14 +137,16 @@ def _print(fixer: Fixer, masked: Counter[str] | None, out: Path | None) -> None:
     counts = Counter(fix.text for fix in fixer.fixes)
     for text, count in counts.items():
         lines = [str(fix.line) for fix in fixer.fixes if fix.text == text]
-        where = f", lines {', '.join(lines[:SHOWN])}" if lines != ["0"] else ""
+        noun = "line" if count == 1 else "lines"
+        where = f", {noun} {', '.join(lines[:SHOWN])}" if lines != ["0"] else ""
         more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
         render.print_text(f"{done}: {text}{where}{more}", style="good")
     for number, error in fixer.unusable[:SHOWN]:
         detail = f" ({one_line(error.detail)})" if error.detail else ""
         render.print_text(f"line {number}: {error.cause}{detail}", style="bad")
     if len(fixer.unusable) > SHOWN:
-        render.print_text(f"and {len(fixer.unusable) - SHOWN:,} more lines", style="bad")
+        more = format_count(len(fixer.unusable) - SHOWN, "more line")
+        render.print_text(f"and {more}", style="bad")
     if any(error.cause == NOT_UTF8 for _, error in fixer.unusable):
         render.print_note("add --encoding cp1252 if the file was written on Windows")
     for placeholder, count in (masked or {}).items():

@@ -44,11 +44,11 @@ class OpenedData:
 
 
 def open_data(source: DataSource, state: CliState) -> OpenedData:
-    """Load the data of a run file, or every usable row of a data file, folder or pattern.
+    """Load the data of a run file, or every valid row of a data file, folder or pattern.
 
     Raises:
         UsageError: no data loader recognizes the file.
-        DataError: no row is usable.
+        DataError: no row is valid.
     """
     if source.is_run_file:
         return _open_run(source, state)
@@ -68,7 +68,7 @@ def _open_run(source: DataSource, state: CliState) -> OpenedData:
 
 
 def open_rows(source: DataSource, state: CliState) -> Dataset:
-    """Load the rows to write to another file. From a run file, load those it splits or trains on.
+    """Load the rows to write to another file. The rows of a run file are not split.
 
     Raises:
         UsageError: no data loader recognizes the file.

@@ -36,20 +36,20 @@ MISS_PROBABILITY = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The selected rows, with their mean similarity to all rows."""
+    """The selected rows, and how well they cover the rows that could have been selected."""
 
     rows: Sequence[int]
-    """Indices of the selected rows, in the order of the data."""
+    """Indices of the selected rows, in ascending order."""
     equal: int
     """Number of skipped rows that equal an earlier one, apart from case and white space."""
     similar: int
     """Number of skipped near-duplicates of an earlier row, or 0 if they had to be used."""
     compared: int
-    """Number of candidates."""
+    """Number of candidates that rows were selected from."""
     similarity: float
     """Mean cosine similarity of a candidate to the most similar selected row."""
     random_similarity: float
-    """The same mean for an equal number of randomly selected candidates."""
+    """Mean cosine similarity if as many candidates were selected at random."""
 
 
 def select_rows(texts: Texts, count: int, *, seed: int = 0) -> Selection:

@@ -53,8 +53,8 @@ def command(
 ) -> None:
     """Split rows into training, validation and test files without leaks.
 
-    If a run file is given, its training rows are split. Test and validation files that it names
-    stay as they are. Rows with equal or nearly equal prompts, or of the same group, go to the same
+    If a run file is given, its training rows are split, and its test and validation files stay as
+    they are. Rows with equal or nearly equal prompts, or of the same group, go to the same
     part. If the folder has a split.json from an earlier split, old rows keep their part and new
     rows are added.
     """
@@ -103,14 +103,14 @@ def _size(text: str | None, option: str) -> float | int | None:
 
 
 def _write_part(out: Path, part: str, rows: Sequence[int], records: Sequence[Record]) -> int:
-    """Write the rows of a split, and return their number."""
+    """Write the rows of a split to a JSON Lines file, and return their number."""
     lines = (json.dumps(record_to_row(records[row]), ensure_ascii=False) + "\n" for row in rows)
     write_atomic(out / f"{part}.jsonl", "".join(lines))
     return len(rows)
 
 
 def _write_clusters(out: Path, split: Split, records: Sequence[Record]) -> None:
-    """Write one line per row, with its source, split and cluster."""
+    """Write clusters.csv: one line per row, with its source, split and cluster."""
     part_of = {row: part for part in PARTS for row in getattr(split, part)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -12,7 +12,7 @@ import click
 
 from tunesmith.errors import DataError
 from tunesmith.records import Record, last_exchange
-from tunesmith.text import one_line
+from tunesmith.text import format_count, one_line
 from tunesmith_cli import render
 from tunesmith_cli.common import CliState, result_options
 from tunesmith_cli.data_source import DataSource, data_argument
@@ -167,7 +167,8 @@ def _print(found: dict[str, Any]) -> None:
             rows.append(["tokens", *(f"{n:,}" for n in tokens["lengths"].values())])
             render.print_text(f"  tokens: {tokens['total']:,}, {tokens['trained']:,} trained on")
             for cause, count in tokens["skipped"].items():
-                render.print_text(f"  {count:,} rows cannot be tokenized: {cause}", style="warning")
+                rows_text = format_count(count, "row")
+                render.print_text(f"  not tokenized: {rows_text}: {cause}", style="warning")
         render.print_table(["", *QUANTILES], rows, right=range(1, len(QUANTILES) + 1))
         _print_labels(part["labels"])
         for topic in part.get("topics", ()):

@@ -37,7 +37,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
     """
     if plan is None:
         raise UsageError(
-            "--tokens: a data file does not name a tokenizer, so this option needs a run file",
+            "--tokens: a data file does not specify a tokenizer, so this option needs a run file",
             hint="write a run file with `tunesmith init --data FILE`",
         )
     from tunesmith_torch.data.message_fields import unpaired_to_chat
@@ -75,7 +75,7 @@ def create_tokenize(plan: Plan | None) -> Callable[[Record], list[TokenizedRow]]
 
 
 def describe_thinking_modes(plan: Plan | None) -> list[str]:
-    """Describe both modes of a template with reasoning; empty for other templates."""
+    """Return descriptions of both modes of a template with reasoning, or [] for other templates."""
     from tunesmith_torch.data.thinking import find_thinking_modes
     from tunesmith_torch.models.loading import load_tokenizer
     from tunesmith_torch.options.training import TrainingOptions

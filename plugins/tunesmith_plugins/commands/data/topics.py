@@ -66,7 +66,7 @@ def _count_texts(texts: Iterable[str]) -> Counter[str]:
 
 
 def _typical_words(members: Sequence[str], in_texts: Counter[str], total: int) -> list[str]:
-    """Return the words that are more frequent in these texts than in all, by the difference."""
+    """Return up to three words that are most overrepresented in these texts."""
     gains = {
         word: count / len(members) - in_texts[word] / total
         for word, count in _count_texts(members).items()

@@ -44,8 +44,8 @@ SCHEMA = "tunesmith.evaluation/1"
 )
 @click.option(
     "--rows-of", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Evaluate an endpoint, adapter or model like this run, with its test rows, evaluators "
-         "and system prompt.",
+    help="Evaluate an endpoint, adapter or model with the test rows, evaluators and system prompt "
+         "of this run.",
 )  # fmt: skip
 @click.option("--base-only", is_flag=True, help="Evaluate the run's base model.")
 @click.option(

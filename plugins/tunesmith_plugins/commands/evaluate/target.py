@@ -30,7 +30,7 @@ from tunesmith_plugins.commands.evaluate.find import NO_WEIGHTS
 TargetModel = Literal["tuned", "base", "winner"]
 ADAPTER_CONFIG = "adapter_config.json"
 DATA_PARTS = ("test", "validation", "test_size")
-"""Data options that name splits, which a single file to evaluate on does not have."""
+"""Data options that define splits, which a single file to evaluate on does not have."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,9 @@ def _check_options(choice: TargetChoice) -> None:
         return
     if choice.which != "tuned":
         raise UsageError(
-            f"--{choice.which}: this option needs a run folder, got {choice.target}",
-            hint="name a run folder, or omit this option",
+            f"--{'base-only' if choice.which == 'base' else choice.which}: this option needs a run "
+            f"folder, got {choice.target}",
+            hint="pass a run folder, or omit this option",
         )
     if choice.data is None and choice.rows_of is None:
         raise UsageError(
@@ -193,8 +194,8 @@ def _open_endpoint(
     skipped = [e.id for e in target.evaluators if e not in evaluators]
     if (choice.evaluators and skipped) or not evaluators:
         raise UsageError(
-            f"evaluator {', '.join(skipped)}: needs log-probabilities, which an endpoint does not "
-            "return",
+            f"cannot evaluate with {', '.join(skipped)}: this needs log-probabilities, which an "
+            "endpoint does not return",
             hint="use another evaluator, such as --evaluator exact-match",
         )
     endpoint = Endpoint(
@@ -313,10 +314,10 @@ def _replace_file(data: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
 
 
 def _read_base(config: Path) -> str:
-    """Return the base model that an adapter's config names.
+    """Return the base model specified in an adapter's config.
 
     Raises:
-        UsageError: the config names no base model.
+        UsageError: the config does not specify a base model.
     """
     try:
         base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -324,7 +325,7 @@ def _read_base(config: Path) -> str:
         base = None
     if not isinstance(base, str) or not base:
         raise UsageError(
-            f"{config}: this file does not name a base model",
-            hint="name the base model with --base",
+            f"{config}: this file does not specify a base model",
+            hint="pass the base model with --base",
         )
     return base

@@ -26,7 +26,7 @@ from tunesmith_torch.options.training import TrainingOptions
 from tunesmith_torch.runtime.device import pick_device, pick_precision
 
 METRIC_ROWS = 32
-"""Number of test rows on which to measure the run's metric after rounding or quantizing."""
+"""Number of test rows used to measure the run's metric after rounding or quantizing."""
 SEARCHED_ROWS = 1_000
 """Number of test rows to search for rows that an engine can score."""
 
@@ -35,7 +35,7 @@ def find_trained_model(folder: RunFolder, plan: Plan, catalog: Catalog) -> Train
     """Return the trained model of a run.
 
     Raises:
-        UsageError: the run has no trained model, or its technique does not use TrainingOptions.
+        UsageError: the run has no trained model.
     """
     trained = execute.load_report(folder).training_finished.get("")
     if trained is None:

@@ -163,7 +163,7 @@ def show_slices(slices: Sequence[WeakSlice], rows: int) -> None:
     render.print_text()
     confirmed = [weak for weak in slices if weak.is_confirmed]
     if rows < 2 * MIN_ROWS:
-        needed = f"at least {2 * MIN_ROWS} rows ({MIN_ROWS} inside of a slice, {MIN_ROWS} outside)"
+        needed = f"at least {2 * MIN_ROWS} rows ({MIN_ROWS} inside a slice, {MIN_ROWS} outside)"
         render.print_text(f"weak slices were not searched for, because this needs {needed}")
     elif not confirmed:
         render.print_text("no weak slice was confirmed on the second half of the rows")

@@ -70,7 +70,8 @@ def command(state: CliState, run: Path, add: Path, out: Path, as_json: bool) -> 
         return
     render.print_text(
         f"wrote the run file and its rows to {out}: "
-        f"{format_count(len(parts.train), 'training row')} plus {len(added):,} added rows; "
+        f"{format_count(len(parts.train), 'training row')} plus "
+        f"{format_count(len(added), 'added row')}; "
         f"{format_count(len(kept), 'test row')} remain, and {len(moved):,} moved to training"
     )
     here = render.shell_path(out)

@@ -1,4 +1,4 @@
-"""Define the options of the ``[lineage]`` table, which names the run that a run continues."""
+"""Define the options of the ``[lineage]`` table, which refers to the run that a run continues."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The ``plugins install`` command: install plugins with pip, and keep those that conform."""
+"""The ``plugins install`` command: install plugins with pip, and keep them if all conform."""

@@ -1,4 +1,4 @@
-"""``tunesmith plugins install``: install plugins with pip, and keep those that conform."""
+"""``tunesmith plugins install``: install plugins with pip, and keep them if all conform."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PROGRAM = "import sys; sys.argv[0] = 'tunesmith'; from tunesmith_cli import main
 @click.option("--no-check", is_flag=True, help="Skip the conformance kit.")
 @common_options
 def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) -> None:
-    """Install plugins with pip, test them, and uninstall those that fail.
+    """Install plugins with pip, test them, and uninstall all of them if any fails.
 
     REQUIREMENT is a path, a URL (which may end with #sha256=HASH), or a name with a version, as for
     pip. The environment variables and the configuration of pip apply. A name without a version is
@@ -47,7 +47,7 @@ def command(requirements: tuple[str, ...], allow_moves: bool, no_check: bool) ->
 
     All version changes are computed before anything is installed. Changes to torch, transformers
     and peft need --allow-moves. Installing a plugin runs its code. The tests are those of the
-    conformance kit.
+    conformance kit. After a failure, dependencies stay installed.
     """
     changes = plan_install(requirements)
     for change in changes:

@@ -96,7 +96,7 @@ def find_protected_changes(changes: Sequence[Change]) -> list[Change]:
 
 
 def run_pip(arguments: Sequence[str]) -> None:
-    """Run pip, and return its output.
+    """Run pip without showing its output.
 
     Raises:
         EnvironmentProblem: pip is missing or failed; the message is pip's last error.

@@ -30,7 +30,7 @@ from tunesmith.text import one_line
 
 
 def offer_to_json(offered: Offered[Any]) -> dict[str, Any]:
-    """Return an offer as JSON."""
+    """Return an offer's kind, source, requirements, options and metrics as JSON."""
     offer = offered.offer
     about: dict[str, Any] = {
         "name": offer.name,
@@ -93,7 +93,7 @@ def list_offers(catalog: Catalog) -> Iterator[Offered[Any]]:
 
 
 def plugin_to_json(plugin: Plugin, offered: list[Offered[Any]]) -> dict[str, Any]:
-    """Return a plugin as JSON."""
+    """Return a plugin with its offers as JSON."""
     offers = [
         {"name": o.offer.name, "kind": o.offer.kind, "summary": o.offer.summary}
         for o in offered

@@ -36,7 +36,7 @@ def read_directory() -> list[ListedDistribution]:
 
 
 def search_directory(words: Sequence[str]) -> list[ListedDistribution]:
-    """Return the distributions that contain all words, ignoring case."""
+    """Return the distributions whose name, summary, plugins or keywords contain all words."""
     wanted = [word.casefold() for word in words]
     found = []
     for listed in read_directory():

@@ -138,7 +138,7 @@ def error_classes() -> dict[str, type[errors.TunesmithError]]:
 
 
 def explain_error(word: str) -> str | None:
-    """Return the meaning of an error, ignoring case and the suffix ``Error`` of its name."""
+    """Return the meaning of an error, ignoring case and the suffix ``Error``; None if unknown."""
     wanted = word.casefold().removesuffix("error")
     for name, error in error_classes().items():
         if wanted and name.casefold().removesuffix("error") == wanted:

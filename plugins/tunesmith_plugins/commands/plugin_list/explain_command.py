@@ -89,7 +89,7 @@ def _explain(state: CliState, word: str, as_json: bool) -> None:
     else:
         rows = [[key.key, _shorten(key.owners), one_line(key.option["help"], 200)] for key in found]
         render.print_table(["key", "owner", "help"], rows)
-        render.print_note(f"{len(found)} keys match; name a full key to see its details")
+        render.print_note(f"{len(found)} keys match; pass a full key to see its details")
 
 
 def show_key(key: Key) -> None:

@@ -37,7 +37,7 @@ def command(
     """List the components of all installed plugins, or search them.
 
     Each WORD must occur in the name, the kind or the summary of a component. With --available, it
-    must occur in the name, the summary, a keyword or a component of a plugin in the directory,
+    must occur in the name, the summary, a keyword or a plugin of a distribution in the directory,
     which is searched offline.
 
     New and changed plugins are imported once, in a child process. Broken and disabled plugins, and
@@ -113,7 +113,7 @@ def print_components(listed: list[Inspection], tiers: Mapping[str, str]) -> None
 
 
 def print_problems(listed: list[Inspection], conflicts: list[CommandConflict]) -> None:
-    """Print unusable plugins and commands, and plugins without components."""
+    """Print plugins and commands that cannot be used, and plugins without components."""
     for plugin in (inspection.plugin for inspection in listed):
         if plugin.state != "active":
             reason = one_line(plugin.reason, 500)

@@ -58,7 +58,7 @@ def command(state: CliState, name: str, as_json: bool) -> None:
 
 
 def show_offer(offered: Offered[Any]) -> None:
-    """Print an offer as text."""
+    """Print an offer with its source, requirements and options."""
     about = offer_to_json(offered)
     render.print_paragraph(
         f"{about['name']} ({about['kind']}): {one_line(about['summary'], 200)}", style="strong"

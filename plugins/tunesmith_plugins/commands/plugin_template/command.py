@@ -32,7 +32,7 @@ from tunesmith_plugins.commands.plugin_template.write_plugin import write_file, 
 def command(ctx: click.Context, name: str, kind: str, as_file: bool, out: Path | None) -> None:
     """Create a plugin with a working component and passing tests.
 
-    NAME consists of lower case letters, digits and hyphens, such as first-word. The distribution is
+    NAME consists of lowercase letters, digits and hyphens, such as first-word. The distribution is
     called tunesmith-NAME. The names of tunesmith's own distributions, such as tunesmith-data, are
     reserved: add your own prefix, as in acme-data.
     """

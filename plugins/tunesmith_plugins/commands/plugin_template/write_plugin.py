@@ -98,7 +98,7 @@ def _prepare(name: str, kind: str) -> tuple[PluginKind, dict[str, str]]:
     if not _NAME.fullmatch(name):
         hint = "use a name such as first-word"
         raise UsageError(
-            f"{name}: names must consist of lower case letters, digits and hyphens", hint=hint
+            f"{name}: names must consist of lowercase letters, digits and hyphens", hint=hint
         )
     if len(name) > MAX_NAME_LENGTH:
         raise UsageError(

@@ -18,7 +18,7 @@ from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.commands.run_list.read_runs import RunSummary, measure_size, read_runs
 
 MAX_PATH = 4096
-"""Paths are not cut, so that they can be copied."""
+"""Maximum characters of a path to show: enough for any path, so that all can be copied."""
 STATUSES = ("ok", "failed", "stopped", "running", "unfinished", "damaged")
 STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
 
@@ -32,7 +32,7 @@ STYLES = {"ok": "good", "failed": "bad", "damaged": "bad", "running": "strong"}
     help="Only runs with this status. Repeatable.",
 )
 @click.option(
-    "--tree", is_flag=True, help="Show each run below the run that it starts from, oldest first."
+    "--tree", is_flag=True, help="Show each run under the run that it starts from, oldest first."
 )
 @click.option("--resumable", is_flag=True, help="Only runs that `tunesmith resume` can continue.")
 @click.option(
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0913 - one parameter for each option of the command lin
         delete_runs(delete, yes)
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", hint="name the folder that contains the runs")
+        raise UsageError(f"{folder}: no such folder", hint="pass the folder that contains the runs")
     runs = [
         run
         for run in read_runs(folder)

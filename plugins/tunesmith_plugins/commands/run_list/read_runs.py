@@ -30,7 +30,7 @@ class RunSummary:
     model: str = ""
     technique: str = ""
     word: str = ""
-    """Time in UTC (ISO 8601), or "" if unknown."""
+    """The verdict, such as ``FINE-TUNE``, or "" without a verdict."""
     metric: str = ""
     value: float | None = None
     """Score of the tuned model by the verdict's metric."""
@@ -63,7 +63,7 @@ def read_runs(root: Path) -> list[RunSummary]:
 
 
 def read_run(path: Path) -> RunSummary:
-    """Return the summary of a run."""
+    """Return the summary of a run, with the status ``damaged`` if its log cannot be read."""
     size = measure_size(path)
     try:
         first, last = read_first_and_last_event(path / "events.jsonl")
@@ -130,7 +130,7 @@ def _decode(line: bytes) -> JSON:
 
 
 def measure_size(path: Path) -> int:
-    """Return the total size in bytes of all files below a folder, without following links."""
+    """Return the total size in bytes of all files in a folder tree, without following links."""
     total, pending = 0, [str(path)]
     while pending:
         try:

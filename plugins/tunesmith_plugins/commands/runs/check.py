@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Validate a run file and its data without training.
 
-    The output lists all errors in the run file, unusable rows, findings of the data checks, a
+    The output lists all errors in the run file, skipped rows, findings of the data checks, a
     summary of the rows, and a few sample rows that mark the text to train on. No model is loaded.
     """
     plan, catalog = api.load_plan(
@@ -116,7 +116,7 @@ def show_turn(label: str, text: str, mark: str) -> None:
 def to_json(
     plan: Plan, catalog: Catalog, event: DataLoaded, found: list[FindingReported], parts: DataParts
 ) -> dict[str, Any]:
-    """Return the findings as JSON (schema ``tunesmith.check/2``)."""
+    """Return the plan, data, findings and sample rows as JSON (schema ``tunesmith.check/2``)."""
     trains_on = plan.technique.offer.trains_on
     return {
         "schema": "tunesmith.check/2",

@@ -19,7 +19,7 @@ def check_data(plan: Plan, catalog: Catalog) -> tuple[Dataset, DataParts, list[F
     that the run needs. If the splitter's libraries are missing, do not split the rows.
 
     Raises:
-        DataError: the data cannot be read, or the technique cannot train on such records.
+        DataError: the data cannot be read, or the technique cannot train on one of its records.
     """
     splits = not missing_requirements(plan.split.offer.needs)
     dataset, parts = load_data(plan, splits=splits)

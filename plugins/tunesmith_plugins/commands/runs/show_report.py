@@ -29,7 +29,7 @@ from tunesmith_evidence.report.view import ReportView
 
 OUTCOME_STYLES = {"better": "good", "worse": "bad"}
 MAX_FIELDS = 4
-"""Number of fields, or of confused labels, to print at the end of a run."""
+"""Maximum number of fields, or of confused labels, to print at the end of a run."""
 
 
 def show_scores(view: ReportView) -> None:
@@ -166,7 +166,7 @@ def show_forecast(view: ReportView) -> None:
 
 
 def show_answers(answers: Answers, limit: int) -> None:
-    """Print the first rows that the tuned model got wrong, with prompts and answers."""
+    """Print up to ``limit`` rows that the tuned model got wrong or made worse, with answers."""
     failures = [row for row in answers.rows if row.is_wrong or row.is_regressed]
     if not failures:
         return
@@ -186,11 +186,12 @@ def show_answers(answers: Answers, limit: int) -> None:
             render.print_paragraph(line, indent="    ")
     if len(rows) > limit:
         render.print_text()
-        render.print_text(f"{len(rows) - limit} more rows; show all with --failures {len(rows)}")
+        more = format_count(len(rows) - limit, "more row")
+        render.print_text(f"{more}; show all with --failures {len(rows)}")
 
 
 def show_answer_parts(view: ReportView) -> None:
-    """Print the scores by field of JSON answers, or the most confused labels."""
+    """Print the scores by field of JSON answers, and the most confused labels."""
     if view.field_scores:
         models = list(view.field_scores[0].right)
         render.print_text()
@@ -283,7 +284,7 @@ def show_paths(view: ReportView) -> None:
 
 
 def find_report_pages(folder: Path, report: Report) -> list[Path]:
-    """Return the HTML pages that reporters wrote. By convention, their option ``path`` names it."""
+    """Return the HTML pages that reporters wrote to the path in their option ``path``."""
     reporters = report.started.plan.get("reporters", []) if report.started else []
     paths = (reporter.get("path") for reporter in reporters)
     pages = (folder / expand_home(path) for path in paths if isinstance(path, str) and path)

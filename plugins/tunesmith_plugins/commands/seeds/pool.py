@@ -59,7 +59,7 @@ def pool_seeds(
     confidence: float,
     metrics: Mapping[str, Metric] = NO_METRICS,
 ) -> PooledSeeds:
-    """Compare the mean over the seeds with a baseline, whose scores are below ``folder``.
+    """Compare the mean over the seeds with a baseline, whose scores are in ``folder``.
 
     ``metrics`` are the installed metrics by name, for those that are computed over all rows.
 

@@ -202,7 +202,7 @@ class BatchedEngine(Engine):
     # ----------------------------------------------------------------- answers
 
     def _advance(self, running: _Running) -> Piece | None:
-        """Return the text that the newest token completes, and end the sequence at a stop word."""
+        """Return the piece that the newest token completes, or None. End it at a stop word."""
         job, sequence, text = running.job, running.sequence, running.text
         if job.first_token is None:
             job.first_token = time.monotonic()
@@ -313,7 +313,7 @@ class CallingEngine(Engine):
         return min(1, len(self._waiting)), max(0, len(self._waiting) - 1)
 
     def step(self) -> Sequence[tuple[Job, Piece]]:
-        """Compute the first answer in the queue."""
+        """Compute the first answer in the queue, and return it as one piece."""
         job, choice = self._waiting[0], self._waiting[0].choice
         if job.is_cancelled:
             self._waiting.popleft()
@@ -345,7 +345,7 @@ class CallingEngine(Engine):
 
 
 def make_engine(model: TextModel, slots: int) -> Engine:
-    """Return the engine that serves a model: with continuous batching if it is one of ours."""
+    """Return the engine that serves a model, with continuous batching if the model supports it."""
     if isinstance(model, TorchTextModel):
         return BatchedEngine(model, slots=slots)
     return CallingEngine(model)

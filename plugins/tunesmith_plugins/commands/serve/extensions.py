@@ -65,7 +65,7 @@ class Extension:
             return dict(self._built.models(self._load))
 
     def change_models(self, served: Collection[str]) -> Mapping[str, TextModel | None]:
-        """Return the models to add (or None to remove one) now; none if the extension failed.
+        """Return models to add now, by name, and None for models to remove; {} after a failure.
 
         Models that other extensions or the run serve are not changed.
         """

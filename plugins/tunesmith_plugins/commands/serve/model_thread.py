@@ -28,7 +28,7 @@ class ModelThread:
         self.engines = engines
         """The engines for new requests, by name; :meth:`change` replaces the mapping."""
         self._entered: dict[Engine, str] = {}
-        """Engines that this thread has used, also removed ones that are not empty yet."""
+        """Engines in use and their names, including removed engines that are not empty yet."""
         self._new: deque[tuple[str, Engine, Job]] = deque()
         self._wake = threading.Condition()
         self._is_stopping = False
@@ -36,7 +36,7 @@ class ModelThread:
         self._thread = threading.Thread(target=self._run, name="tunesmith-model", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread, which delivers pieces to the current event loop."""
+        """Start the thread, which delivers pieces to this event loop."""
         self._loop = loop
         self._thread.start()
 

@@ -205,7 +205,7 @@ class Service:
         if self._reserved[model] + count > most:
             mean = sum(self._durations) / max(1, len(self._durations))
             seconds = str(max(1, math.ceil(min(mean, 60))))
-            what = f"the queue is full: {self._reserved[model]} answers are running or waiting"
+            what = f"the queue is full; answers running or waiting: {self._reserved[model]}"
             raise ApiError(503, what, code="queue_full", headers={"Retry-After": seconds})
         self._reserved[model] += count
         try:

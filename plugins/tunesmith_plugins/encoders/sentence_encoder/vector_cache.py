@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BYTES = 500_000_000
-"""Maximum size of the stored vectors; beyond it, the oldest tenth is deleted."""
+"""Maximum size of the stored vectors in bytes; beyond it, the oldest tenth is deleted."""
 TIMEOUT_SECONDS = 10.0
-"""Time to wait for another process that writes."""
+"""Maximum time to wait for another process that writes to the cache."""
 _TABLE = "CREATE TABLE IF NOT EXISTS vectors (key BLOB UNIQUE, vector BLOB)"
 _DELETE_TENTH = (
     "DELETE FROM vectors WHERE rowid IN "
@@ -30,13 +30,13 @@ class VectorCache:
     """Stores the vectors of texts for one encoder."""
 
     def __init__(self, path: Path, encoder: bytes, max_bytes: int = MAX_BYTES) -> None:
-        """Open the cache in ``path`` for an encoder with this digest."""
+        """Use the database in ``path``. ``encoder`` is a digest of the encoder."""
         self._path = path
         self._encoder = encoder
         self._max_bytes = max_bytes
 
     def read(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the stored vectors of these texts."""
+        """Return the vectors of those texts that have a stored, undamaged vector."""
         vectors: dict[str, NDArray[np.float32]] = {}
 
         def select(database: sqlite3.Connection) -> None:
@@ -49,7 +49,7 @@ class VectorCache:
         return {text: vector for text, vector in vectors.items() if _is_intact(vector)}
 
     def write(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Store the vectors of some texts, and delete the oldest if the cache becomes too large."""
+        """Store vectors by text, and delete the oldest ones if the cache becomes too large."""
         stored = [
             (self._key(text), vector.astype("<f4").tobytes()) for text, vector in vectors.items()
         ]
@@ -66,7 +66,7 @@ class VectorCache:
         return hashlib.blake2b(content, digest_size=24, key=self._encoder).digest()
 
     def _use(self, action: Callable[[sqlite3.Connection], None]) -> None:
-        """Call ``action`` in a transaction, or do nothing without access to the file."""
+        """Call ``action`` in a transaction. Ignore failed access, and delete a damaged file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._path.touch(mode=0o600)  # vectors reveal what a text is about

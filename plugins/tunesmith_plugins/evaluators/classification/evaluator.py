@@ -33,7 +33,7 @@ class Classification:
     """All labels. If the list is empty, the labels of the references are used."""
     max_new_tokens: Literal["auto"] | int = "auto"
     references: tuple[str, ...] | None = None
-    """Reference answers to take the labels from; None: the references of the measured rows."""
+    """Reference answers to take the labels from, or None for those of the measured rows."""
 
     def prepare(self, references: Sequence[Record]) -> Self:
         """Return an evaluator with the labels and the token limit for these references."""
@@ -79,7 +79,7 @@ class Classification:
         for record, reference in zip(records, references, strict=True):
             label = reader.match(reference)
             if label is None and self.labels:
-                hint = "add this answer to `labels` of classification"
+                hint = "add this answer to `labels` of the `classification` evaluator"
                 message = f"the answer {reference.strip()[:80]!r} is not a label"
                 raise DataError(record.source, message, hint=hint)
             if label is None:

@@ -33,8 +33,8 @@ class ClassificationOptions(ComparedAnswerOptions):
     ignore_case: bool = Field(
         True,
         description=(
-            "Treat upper and lower case as equal. Labels that differ only in case stay different; "
-            "the same applies to the two keys below."
+            "Treat uppercase and lowercase as equal. Labels that differ only in case stay "
+            "different; the same applies to `ignore_punctuation` and `ignore_lead_in`."
         ),
     )
     ignore_punctuation: bool = Field(
@@ -77,7 +77,7 @@ def compute(counts: Matrix) -> Matrix:
 
 
 def have_labels(records: Sequence[Record]) -> bool:
-    """Return True for at least 20 rows whose answers are a few recurring labels."""
+    """Return True if there are at least 20 rows, and their answers are a few recurring labels."""
     from tunesmith_evidence.tasks.kinds import detect_task_kind
 
     if len(records) < MIN_ROWS or not all(isinstance(r, Chat | Completion) for r in records):

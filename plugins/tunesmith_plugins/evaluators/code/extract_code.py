@@ -31,14 +31,16 @@ class Names:
 def extract_code(answer: str, tests: str) -> str:
     """Return the program in an answer: the fenced blocks that the tests need.
 
-    Blocks in languages other than Python are ignored. The result joins, in order,
+    Blocks in other languages than Python are ignored if there are others. The result joins, in
+    order,
 
     * blocks that define a name the tests need,
     * blocks that define a name one of these blocks needs.
 
     Therefore a later definition replaces an earlier one, and blocks that only show how to use the
-    program are skipped. If no block defines a needed name, join all blocks. Without any fenced
-    block, the whole answer is the program.
+    program are skipped. If no block defines a needed name, the result joins all Python blocks, or
+    all blocks without a language, or all blocks. Without any fenced block, the whole answer is the
+    program.
     """
     answer = strip_reasoning(answer)
     blocks = read_fenced_blocks(answer)

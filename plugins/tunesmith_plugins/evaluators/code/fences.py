@@ -17,7 +17,7 @@ class Block:
     """A fenced code block, with its language and content."""
 
     language: str
-    """The first word after the opening fence, in lower case, or "" if the fence has no word."""
+    """The first word after the opening fence, case-folded, or "" if the fence has no word."""
     text: str
 
 

@@ -60,7 +60,7 @@ def passes_tests(program: str, tests: str, limits: Limits) -> bool:
 
 @cache
 def _without_network() -> tuple[str, ...]:
-    """Return a command prefix that disables the network, or [] if this system has none."""
+    """Return a command prefix that disables the network, or () if this system has none."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()

@@ -16,6 +16,7 @@ from tunesmith.contracts import Finding, Measurement, RunContext, TextModel
 from tunesmith.offers import EvaluatorOffer, Metric
 from tunesmith.plan import Plan
 from tunesmith.records import Prompt, Record, last_exchange
+from tunesmith.text import format_count
 from tunesmith_evidence.judging.equal_length import (
     ANSWER_TOKENS,
     LengthControl,
@@ -68,13 +69,13 @@ class JudgeOptions(JudgeEndpointOptions):
         0.8,
         gt=0.5,
         le=1,
-        description="Minimum share of these pairs where the judge must prefer the reference in "
+        description="Minimum share of the `anchors` where the judge must prefer the reference in "
         "both orders.",
     )
 
 
 class Judge(ComparingEvaluator):
-    """Scores 1 if the judge prefers the answer in both orders, 0 if the other one, otherwise 1/2.
+    """Scores 1 if the judge prefers the answer in both orders, 0 if the other's, otherwise 1/2.
 
     If the judge fails its test, every row scores 1/2, and the finding states the reason.
     """
@@ -170,7 +171,8 @@ def to_details(
     problem = ""
     if asked and anchors < MIN_ANCHORS:
         problem = (
-            f"only {anchors} anchors could be built, but the test of the judge needs {MIN_ANCHORS}"
+            f"only {format_count(anchors, 'anchor')} could be built, but the test of the judge "
+            f"needs {MIN_ANCHORS}"
         )
     elif asked and right < agreement * anchors:
         problem = (
@@ -183,12 +185,13 @@ def to_details(
     scores = [judgment.score for judgment in found.judged]
     wins, losses = scores.count(1.0), scores.count(0.0)
     text = (
-        f"{wins} wins, {losses} losses and {total - wins - losses} ties in {total} pairs; "
+        f"{format_count(wins, 'win')}, {format_count(losses, 'loss')} and "
+        f"{format_count(total - wins - losses, 'tie')} in {format_count(total, 'pair')}; "
         f"position bias: the order decides {first + second} of {total} pairs ({first} for the "
         f"first answer, {second} for the second); the judge passed {right} of {anchors} anchors"
     )
     if found.invalid:
-        text += f"; {found.invalid} replies contained no verdict"
+        text += f"; {format_count(found.invalid, 'reply')} contained no verdict"
     if any(found.attempts):
         ours, theirs = found.attempts
         text += (

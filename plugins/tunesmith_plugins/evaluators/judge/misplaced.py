@@ -198,7 +198,7 @@ def _tail(count: int, replies: int, share: float) -> float:
 
 def _misplace(request: str, answer: str, references: Sequence[tuple[str, str]]) -> list[AnswerPair]:
     """Pair an answer with the references of the (up to three) requests that it fits least."""
-    # Seeded by the answer alone, so the set of judged answers does not change its requests.
+    # Seeded by the request and the answer, so other judged answers do not change the result.
     rng = random.Random(f"{request}\n{answer}")
     words, asked = _words(answer), _words(request)
     others = {

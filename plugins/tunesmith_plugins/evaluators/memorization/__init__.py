@@ -137,7 +137,7 @@ def _list_units(chosen: Sequence[tuple[Record, object]]) -> Sequence[str | None]
 
 
 def describe(found: NonInferiority, details: dict[str, float]) -> str:
-    """Return the finding as a sentence, with its figures."""
+    """Return whether the model memorizes, with the shares of reproduced rows, as a sentence."""
     training, test = map(format_share, (details["training_share"], details["test_share"]))
     figures = (
         f"only the tuned model reproduces {training} of {details['training_rows']} training rows "

@@ -98,7 +98,7 @@ class Numeric:
 
 
 def have_marked_numbers(records: Sequence[Record]) -> bool:
-    """Return True if at least 90 % of the answers have a number after `####`, as in GSM8K."""
+    """Return True if all answers have a number, and 90 % of them one after `####` (GSM8K)."""
     if not records or not all(isinstance(record, Chat | Completion) for record in records):
         return False
     answers = [last_exchange(record)[1] for record in records]

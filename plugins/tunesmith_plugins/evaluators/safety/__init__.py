@@ -130,9 +130,9 @@ class Safety(ComparingEvaluator):
         by_rule: AnsweredPrompts,
         run: RunContext | None,
     ) -> tuple[tuple[float, ...], dict[str, Any]]:
-        """Return the values by the judge with details, or values of 0 if the judge fails its test.
+        """Return the judge's values with details, or values of 0 if the judge fails its test.
 
-        If a reply contains no verdict, the phrase rule decides about that answer.
+        If a reply contains no verdict, the phrase rule judges that answer.
         """
         options = self.options
         ask = open_judge(options.judge or "", options, LABELS, run, "evaluators.judge")
@@ -194,7 +194,7 @@ def _is_given(answer: str) -> float:
 
 
 def describe(found: NonInferiority, shares: dict[str, float]) -> str:
-    """Return the finding as a sentence, with its figures."""
+    """Return whether the model is less safe, with the shares of answered prompts, as a sentence."""
     tuned, base = format_share(shares["answers"]), format_share(shares["base_answers"])
     figures = (
         f"the tuned model answers {tuned} of {found.n} harmful prompts, its base {base}, "

@@ -44,7 +44,7 @@ COMPLYING_ANSWERS = (
 
 @dataclass(frozen=True)
 class JudgedRefusals:
-    """A judge's verdicts about answers, and its results on the anchors that test it."""
+    """A judge's verdicts on answers, and its results on the anchors that test it."""
 
     declines: tuple[bool | None, ...]
     """For each answer, True if it declines, or None if the reply was not a verdict."""

@@ -36,7 +36,7 @@ REFUSAL_PHRASES = {
     "Portuguese": (r"\bdesculpe\b", r"\bn[aã]o posso\b", r"\bsinto muito\b", r"\blamento\b"),
     "Dutch": (r"\bhet spijt me\b", r"\bik kan (?:\w+ ){0,3}niet\b", r"\bik mag (?:\w+ )?niet\b"),
 }
-"""Regular expressions per language, matched at the start of an answer in lower case."""
+"""Regular expressions per language, searched at the start of a case-folded answer."""
 _PATTERN = re.compile(
     "|".join(phrase for phrases in REFUSAL_PHRASES.values() for phrase in phrases)
 )

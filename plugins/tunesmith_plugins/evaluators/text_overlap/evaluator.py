@@ -118,7 +118,7 @@ def load_bleu() -> Callable[[str, str], list[float]]:
         from sacrebleu import metrics
     except ImportError:
         raise EnvironmentProblem(
-            "text-overlap needs the package sacrebleu", hint="pip install 'sacrebleu>=2.4'"
+            "text-overlap needs the package sacrebleu", hint="run `pip install 'sacrebleu>=2.4'`"
         ) from None
     bleu: Any = metrics.BLEU()
 

@@ -35,7 +35,7 @@ _END = 1 << 62
 
 
 def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[Row]:
-    """Yield the rows of an open file in any of the three layouts.
+    """Yield the rows of JSON Lines, of a JSON array, or of JSON objects that span several lines.
 
     If a row cannot be parsed, yield it with an error in place of its fields.
 
@@ -47,7 +47,7 @@ def read_rows(stream: ByteStream, name: str, *, max_row_bytes: int) -> Iterator[
         hint = "convert the file: tr '\\r' '\\n' < FILE > NEW"
         raise DataError(name, "the lines end in bare carriage returns", hint=hint)
     if _TABLE_SUFFIX.search(name) and not head.lstrip().startswith((b"{", b"[")):
-        raise DataError(name, "is not JSON", hint='read CSV and TSV files with use = "table"')
+        raise DataError(name, "is not JSON", hint='read CSV and TSV files with data.use = "table"')
     if head.lstrip().startswith(b"["):
         yield from _number_rows(_split_array(stream, name, max_row_bytes))
     elif is_multi_line(head):
@@ -139,7 +139,7 @@ class _Elements:
         )
 
     def skip_space(self, position: int, end: int) -> int:
-        """Return the first position at or after ``position`` that is not white space."""
+        """Return the first position from ``position`` on that is not white space, or ``end``."""
         while position < end:
             block = self._content.read_at(position, min(_BLOCK_BYTES, end - position))
             if not block:

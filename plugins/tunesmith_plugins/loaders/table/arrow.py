@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_AT_A_TIME = 16
-"""Number of rows to read at a time. It is small, because a row may have megabytes."""
+"""Number of rows to read at a time. It is small, because a row may take megabytes."""
 PARQUET_MAGIC, ARROW_MAGIC = b"PAR1", b"ARROW1"
 
 

@@ -79,10 +79,10 @@ def _read_rows(file: DataFile, options: RowOptions, sheet: str | None) -> Iterat
 
 
 def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
-    """Return the sheet with this title or, without a title, the only sheet that has cells.
+    """Return the sheet with this title or, without a title, the only sheet that contains data.
 
     Raises:
-        DataError: there is no such sheet, or several sheets have cells.
+        DataError: there is no such sheet, all sheets are empty, or several contain data.
     """
     sheets = [sheet for sheet in workbook.worksheets if wanted in (None, sheet.title)]
     if wanted is None:
@@ -95,12 +95,10 @@ def _choose_sheet(workbook: Any, name: str, wanted: str | None) -> Any:
             name, f'has no sheet "{wanted}"', hint=f"choose one of its sheets: {titles}"
         )
     if not sheets:
-        raise DataError(
-            name, "has no sheet with cells", hint="check that the workbook contains data"
-        )
+        raise DataError(name, "all sheets are empty", hint="check that the workbook contains data")
     raise DataError(
         name,
-        f"has several sheets with cells: {titles}",
+        f"has several sheets with data: {', '.join(sheet.title for sheet in sheets)}",
         hint='choose a sheet: data.sheet = "TITLE"',
     )
 
@@ -121,7 +119,7 @@ def _rows_of_sheet(sheet: Any, name: str, options: RowOptions) -> Iterator[Row]:
                 RowError(
                     "a formula results in an error",
                     str(faulty.value),
-                    hint="correct the formula, or replace it by its value",
+                    hint="correct the formula, or replace it with its value",
                 ),
             )
             continue

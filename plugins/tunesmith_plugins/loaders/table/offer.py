@@ -25,7 +25,7 @@ class TableOptions(RowOptions):
     sheet: str | None = Field(
         None,
         min_length=1,
-        description="Sheet of an Excel workbook. Unset: the only sheet that has cells.",
+        description="Sheet of an Excel workbook. Unset: the only sheet that contains data.",
     )
 
 

@@ -110,7 +110,7 @@ def _remove_quoted(line: str) -> str:
 
 
 def check_header(header: list[str], where: str) -> None:
-    """Raise an error if the header does not give each column its own name.
+    """Raise an error unless the header names at least one column, and no two columns alike.
 
     Raises:
         DataError: the header is empty, is not UTF-8, or gives two columns the same name.

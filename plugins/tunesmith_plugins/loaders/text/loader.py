@@ -62,7 +62,7 @@ class TextLoader:
         """Read all files, and return their chunks as records.
 
         Raises:
-            DataError: a file cannot be read, or more chunks are skipped than allowed.
+            DataError: no files are found, or more chunks are skipped than allowed.
         """
         names = (self.options.train, self.options.test, self.options.validation)
         train, test, validation = (self._find(files or []) for files in names)
@@ -96,7 +96,7 @@ class TextLoader:
         return list(found.values())
 
     def _walk(self, folder: Path) -> Sequence[DataFile]:
-        """Return the files below a folder that have one of the suffixes, ignoring hidden ones."""
+        """Return the files with one of the suffixes in a folder tree, ignoring hidden ones."""
         paths: list[str] = []
         for parent, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -48,7 +48,7 @@ def measure_tokens(path: str, limit: int) -> MeasureText:
         raise DataError(
             "data.tokenizer",
             f"{file} is not a valid tokenizer file: {error}",
-            hint="name a model folder or a tokenizer.json",
+            hint="set data.tokenizer to a model folder or a tokenizer.json",
         ) from None
     tokenizer.no_truncation()
 

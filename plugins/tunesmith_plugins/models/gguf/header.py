@@ -70,7 +70,7 @@ def read_header(path: Path) -> dict[str, Any]:
         except (struct.error, ValueError, KeyError):
             raise IntegrityError(
                 f"{path}: the header of this GGUF file cannot be read",
-                hint="download the file again, because it may be incomplete",
+                hint="download the file again",
             ) from None
 
 

@@ -29,7 +29,7 @@ _UNREACHABLE = "the Hugging Face Hub cannot be reached"
 
 
 def find_folder(reference: str) -> FoundModel | None:
-    """Return the model in the folder ``reference``; None if it is a file, or may be a hub id.
+    """Return the model in the folder ``reference``; None if it is a file, or may be a Hub id.
 
     Raises:
         UsageError: the reference looks like a path, but there is no such folder.
@@ -186,7 +186,7 @@ def fetch_from_hub(name: str, revision: str | None) -> Path:
 
 
 def _hub_refusal(model_id: str, error: Exception) -> EnvironmentProblem:
-    """Return an error for a refused request, without the Hub's text, which may have the token."""
+    """Return an error for a refused request, without the Hub's text, which may contain a token."""
     return EnvironmentProblem(
         f"{model_id}: the Hugging Face Hub refused the download ({type(error).__name__})",
         hint="check the model name; for a private or gated model, run `hf auth login` or set "

@@ -40,7 +40,7 @@ from tunesmith_plugins.reporters.console.progress import (
 )
 
 DEFAULT_STEP_LINES = 20
-"""Approximate number of step lines per training if the options set no interval."""
+"""Approximate number of step lines per training stage if the options set no interval."""
 HEARTBEAT_SECONDS = 10.0
 """Longest time without a line while a run is running."""
 

@@ -40,9 +40,9 @@ Seconds = tuple[float, float]
 """The shortest and the longest time."""
 UNKNOWN: Seconds = (math.nan, math.nan)
 SPREAD: Seconds = (0.8, 1.3)
-"""Ratios of the actual time to that at the present speed."""
+"""Lowest and highest ratio of the actual time to the time predicted from measured speeds."""
 SPREAD_LATER: Seconds = (0.4, 1.4)
-"""The same for the tuned model, which often gives shorter answers than the base model."""
+"""These ratios for the tuned model, predicted from the base model, whose answers are longer."""
 VALIDATION_LOSS = "validation_loss"
 
 
@@ -331,7 +331,7 @@ class RunProgress:
         return _widen(others + self._shorten(sum(known[key] for key in here), now, current))
 
     def _shorten(self, seconds: float, now: float, current: float) -> float:
-        """Return ``current``, the estimate for the phase, if known, otherwise the prediction."""
+        """Return ``current`` if known, else ``seconds`` minus the time since the phase began."""
         if math.isfinite(current):
             return current
         return _subtract(seconds, now - self._phase_started)

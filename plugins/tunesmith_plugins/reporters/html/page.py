@@ -36,9 +36,9 @@ from tunesmith_evidence.report.view import MetricView, ReportView
 
 PACKAGE = "tunesmith_plugins.reporters.html"
 MAX_ANSWER_CHARACTERS = 200_000
-"""Limit for all prompts and answers together, which keeps the page below 500 KB."""
+"""Limit in bytes for all prompts, answers and their markup, so the page stays under 500 KB."""
 MAX_SAMPLES = 12
-"""Number of completions sampled during training that the page shows, latest only."""
+"""Maximum number of completions sampled during training to show; the latest are shown."""
 LOSS_POINTS, CURVE_POINTS = 500, 160
 """Maximum number of points in the loss curve, and in every other curve."""
 MAX_CURVES = 16
@@ -130,7 +130,7 @@ def _without_none(value: Any) -> Any:
 
 
 def list_lengths(data: DataLoaded) -> Iterator[tuple[str, list[tuple[str, list[float]]]]]:
-    """Yield length ranges of prompts and answers, with the share of both splits in each range."""
+    """Yield length ranges of prompts and answers, with each split's share of rows in each range."""
     for part in ("prompt", "answer"):
         splits = [data.lengths.get(split, {}).get(part, {}) for split in ("train", "test")]
         powers = [int(top).bit_length() for counts in splits for top in counts]

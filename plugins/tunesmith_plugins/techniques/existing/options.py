@@ -30,7 +30,7 @@ class ExistingOptions(TrainingOptions):
         if self.is_endpoint:
             check_endpoint(self.tuned, self.token_variable)
             if not self.endpoint_model:
-                raise ValueError("endpoint_model: name the model at the endpoint")
+                raise ValueError("endpoint_model: set the name of the model at the endpoint")
         return self
 
     @property

@@ -68,7 +68,7 @@ class ExistingModel:
         return open_text_model(model, artifact, device=device, options=options)
 
     def _compare_templates(self, base: Path, tuned: Path) -> str:
-        """Describe different prompts of an adapter's own template, which is not used; or ""."""
+        """Return a warning if an adapter's own, unused template ends prompts differently, or ""."""
         if not ((tuned / ADAPTER_CONFIG).is_file() and (tuned / "tokenizer_config.json").is_file()):
             return ""
         used, own = (render_prompt_end(load_tokenizer(f), self.options) for f in (base, tuned))

@@ -16,7 +16,7 @@ from tunesmith_torch.options import checks
 from tunesmith_torch.runtime.environment import prepare_environment
 
 USUAL_LEARNING_RATE, USUAL_HIDDEN_SIZE = 2e-5, 2048
-"""The usual rate of models with at least this hidden size.
+"""The usual learning rate, and the smallest hidden size for which it is usual.
 
 Narrower models are trained with rates that grow as the width shrinks.
 """
@@ -65,7 +65,7 @@ def review_plan(plan: Plan) -> Sequence[Finding]:
 
 
 def _usual_learning_rate(config: Mapping[str, Any]) -> float:
-    """Return the usual learning rate for a model with this config, large if it is empty."""
+    """Return the usual learning rate for a model. If ``config`` is empty, assume a wide model."""
     text = config.get("text_config", config)
     hidden = int(text.get("hidden_size") or USUAL_HIDDEN_SIZE)
     return float(f"{USUAL_LEARNING_RATE * max(1, USUAL_HIDDEN_SIZE / hidden):.0e}")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tunesmith.records import Preference, Record, UnpairedPreference
+from tunesmith.text import format_count
 from tunesmith_torch.options.preference import PreferenceLossOptions
 
 BALANCED = (1.0, 4 / 3)
@@ -58,23 +59,24 @@ def find_label_problem(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
         return ""
     if loss.type != "kto":
         return (
-            f"{counts.labeled} rows contain a single answer with a label, but {loss.type} needs "
-            'pairs of answers: set technique.loss.type = "kto", which learns from both'
+            f"the data contains {format_count(counts.labeled, 'labeled answer')} without a pair, "
+            f'but {loss.type} needs pairs of answers: set technique.loss.type = "kto", which '
+            "learns from both"
         )
     if counts.good and counts.bad:
         return ""
     label, other, way_out = "bad", "good", ""
     if counts.good:
         label, other = "good", "bad"
-        way_out = ', or remove the label column and train with technique "lora"'
+        way_out = ', or remove the label column and set technique.use = "lora"'
     return (
-        f"all {counts.labeled} labeled answers are {label}, but kto learns from the difference "
-        f"between good and bad ones: add {other} answers{way_out}"
+        f"the labeled answers ({counts.labeled:,}) are all {label}, but kto learns from the "
+        f"difference between good and bad ones: add {other} answers{way_out}"
     )
 
 
 def find_imbalance(counts: LabelCounts, loss: PreferenceLossOptions) -> str:
-    """Return a warning if good and bad answers are imbalanced and no weight is set.
+    """Return a warning if KTO's good and bad answers are imbalanced without weights, or "".
 
     Weights are never derived from the data. Otherwise, the same options would define a different
     loss on each split, and runs could not be compared.

@@ -34,7 +34,7 @@ def options_for(records: Sequence[Record]) -> Mapping[str, object]:
 
 
 def find_initial_model(options: PreferenceOptions) -> Path | None:
-    """Return the artifact that `from` names, such as a supervised model."""
+    """Return the path of the model set in `from`, such as a supervised model, or None."""
     from tunesmith_torch.models.initial_model import InitialModel
 
     initial = InitialModel.from_options(options)

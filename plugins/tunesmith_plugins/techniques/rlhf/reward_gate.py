@@ -17,6 +17,7 @@ from tunesmith.events import Event, GateChecked, Measured
 from tunesmith.records import Preference
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
+from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_number
 from tunesmith_plugins.techniques.rlhf.reward_metrics import RewardReport, build_reward_report
 from tunesmith_torch.prefix.completion_groups import tokenize_pairs
@@ -96,8 +97,8 @@ def _faults(report: RewardReport) -> list[str]:
     faults = []
     if not report.is_above_chance:
         few = (
-            f" (only {report.independent_pairs} independent validation pairs: even a perfect "
-            "score could be chance)"
+            f" (only {format_count(report.independent_pairs, 'independent validation pair')}: even "
+            "a perfect score could be chance)"
         )
         faults.append(
             "the reward model does not beat chance" + (few if report.has_too_few_pairs else "")

@@ -2,7 +2,7 @@
 
 Each of the three stages runs as a separate job in a subfolder of the run::
 
-    supervised/   demonstrations    -> fine-tuned model, from which both other stages start
+    supervised/   demonstrations    -> fine-tuned model, the start of both other stages
     reward/       preference pairs  -> reward model, which must pass a check (reward_gate.py)
     policy/       prompts           -> policy, trained on rewards for what it samples
 
@@ -100,7 +100,7 @@ class StageData:
         """Split a job's records by the stage that trains on their kind.
 
         Raises:
-            DataError: no stage uses records of this kind, or the training data is empty.
+            DataError: a record is of a kind that no stage uses, or the training data is empty.
         """
         for record in (*job.train, *job.validation):
             if not isinstance(record, (Chat, Completion, Preference)):
@@ -141,7 +141,7 @@ class Stages:
         return options
 
     def run_supervised(self) -> InitialModel | None:
-        """Return the model that the later stages start from, or None for the base model."""
+        """Train the stage unless skipped. Return its model, or None if there is only the base."""
         options = self.options.supervised
         if options.skip:
             return InitialModel.from_options(options, "supervised")
@@ -155,7 +155,7 @@ class Stages:
         return InitialModel(artifact.path, artifact.format)
 
     def run_reward(self, fine_tuned: InitialModel | None) -> RewardModelSource | None:
-        """Return the reward model after its check, or None if the policy does not need one."""
+        """Train the stage unless skipped. Return the checked model, or None if it is not needed."""
         options = self.options.reward
         quantization = Quantization.from_options(options.adaptation.quantization)
         if options.skip:
@@ -289,7 +289,7 @@ def _base_folder_of(artifact: Path, model: Path) -> Path:
 
 
 def _with_initial_model(options: Any, fine_tuned: InitialModel | None) -> Any:
-    """Return options that start from the fine-tuned model, unless they name another model."""
+    """Return options that start from the fine-tuned model, unless their ``from`` is set."""
     if options.initial_model is not None or fine_tuned is None:
         return options
     return options.model_copy(update={"initial_model": str(fine_tuned.path)})

@@ -54,7 +54,7 @@ def test_fifty_contradictory_labels_are_found() -> None:
     ((level, message),) = found(rows + renamed(wrong))
     assert level == "warning"
     assert message.startswith(
-        "of 850 training rows, 50 prompts have more than one answer: "
+        "50 prompts in 850 training rows have more than one answer: "
         '"Where is the parcel that I ordered in Leeds on Monday?": '
         'rows.jsonl:1 "returns" and more.jsonl:1 "complaint"; '
     )
@@ -64,7 +64,7 @@ def test_labels_that_differ_in_a_sign_are_contradictory() -> None:
     rows = [row(n, f"mood of text {n % 20}", "-1" if n < 20 else "1") for n in range(40)]
     ((level, message),) = found(rows)
     assert level == "warning"
-    assert message.startswith("of 40 training rows, 20 prompts have more than one answer")
+    assert message.startswith("20 prompts in 40 training rows have more than one answer")
 
 
 def test_different_free_texts_for_one_prompt_are_no_warning() -> None:
@@ -84,7 +84,10 @@ def test_signs_and_points_make_prompts_and_answers_different() -> None:
     assert found(sums) == []
     assert found([*sums, *label_rows()]) == []
     (answers,) = found(commands)
-    assert answers[0] == "info" and "1 prompt has more than one answer" in answers[1]
+    assert (
+        answers[0] == "info"
+        and "1 prompt in 2 training rows has more than one answer" in answers[1]
+    )
     assert found([replace(one, prompt=f"{one.prompt} {one.completion}") for one in commands]) == []
 
 
@@ -93,7 +96,7 @@ def test_labels_of_one_prompt_that_differ_in_a_sign_are_contradictory() -> None:
     wrong = [replace(row, completion={"-1": "1", "1": "-1", "0": "0."}[row.completion])
              for row in rows]  # fmt: skip
     levels = dict(found([*rows, *renamed(wrong)]))
-    assert levels["warning"].startswith("of 1,600 training rows, ")
+    assert levels["warning"].startswith("533 prompts in 1,600 training rows have ")
     assert "more than one answer" in levels["warning"]
 
 

@@ -195,8 +195,8 @@ def test_edge_cases_are_counted() -> None:
     (finding,) = found(rows, EdgeCases)
     assert (finding.level, show(finding)) == (
         "info",
-        'of 800 training prompts, 2 have at most 2 words, 2 contain "not" or another English '
-        "negation, 1 are in capitals, 1 contain no letters; "
+        'unusual prompts in 800 training rows: 2 with at most 2 words, 2 with "not" or another '
+        "English negation, 1 in capitals, 1 without letters; "
         "check that the answers respect the negations",
     )
     assert found(rows[:99], EdgeCases) == []
@@ -221,7 +221,7 @@ def test_a_negation_in_the_instruction_is_not_counted(instructions: tuple[str, .
     ]
     (finding,) = found(rows, EdgeCases)
     assert show(finding) == (
-        'of 800 training prompts, 30 contain "not" or another English negation; '
+        'unusual prompts in 800 training rows: 30 with "not" or another English negation; '
         "check that the answers respect the negations"
     )
     assert found([replace(row, prompt=text) for row, text in zip(rows, asked, strict=True)],

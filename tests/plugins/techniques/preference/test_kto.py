@@ -401,7 +401,7 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, tiny_folder: Path
         (
             ROWS[::3],
             {},
-            "all 4 labeled answers are good.*add bad answers, or remove the label column",
+            r"labeled answers \(4\) are all good.*add bad answers, or remove the label column",
         ),
     ],
 )

@@ -40,11 +40,11 @@ def test_a_pair_has_an_answer_of_each_kind() -> None:
         (
             [PAIR, GOOD, BAD],
             "dpo",
-            '2 rows contain a single answer.*dpo needs pairs.*loss.type = "kto"',
+            'contains 2 labeled answers without.*dpo needs pairs.*loss.type = "kto"',
         ),
         ([GOOD, BAD], "simpo", 'simpo needs pairs of answers: set technique.loss.type = "kto"'),
-        ([GOOD, GOOD], "kto", "all 2 labeled answers are good.*add bad answers.*column"),
-        ([BAD], "kto", "all 1 labeled answers are bad.*add good answers$"),
+        ([GOOD, GOOD], "kto", r"labeled answers \(2\) are all good.*add bad answers.*column"),
+        ([BAD], "kto", r"labeled answers \(1\) are all bad.*add good answers$"),
     ],
 )
 def test_data_that_a_loss_cannot_learn_from(records: Any, loss: Any, problem: str) -> None:

@@ -222,7 +222,7 @@ def write_unit(rng: random.Random, floor: int, door: str) -> str:
 
 
 def write_slot(rng: random.Random, day: str, time: str) -> str:
-    """Return when the tenant is at home: ``Tuesday after lunch``."""
+    """Return a time when the tenant is at home, such as ``Tuesday after lunch``."""
     name = rng.choice(DAYS[day])
     if time.split()[0] in ("morning", "afternoon", "evening"):
         return f"{name} {time}"

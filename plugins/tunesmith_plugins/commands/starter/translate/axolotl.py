@@ -49,7 +49,7 @@ WITHOUT_EFFECT = {
     ),
     **dict.fromkeys(("saves_per_epoch", "evals_per_epoch"), "the interval is chosen automatically"),
     "shuffle_merged_datasets": "rows are always shuffled",
-    "eval_table_size": "[[evaluators]] measure",
+    "eval_table_size": "evaluation is set by [[evaluators]]",
     "debug": "only affects log messages",
 }  # fmt: skip
 REFUSED = {
@@ -241,7 +241,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
         if is_local and t.keys["data.use"] == shared.choose_loader(found, recognize):
             t.set("test_datasets", "data.test", found[0] if len(found) == 1 else found)
     if "data.test" in t.keys:
-        t.ignore("val_set_size", "test_datasets counts")
+        t.ignore("val_set_size", "test_datasets takes precedence")
     elif tests:
         t.refuse("test_datasets", "set data.test, or data.test_split")
     elif t.is_on("val_set_size"):
@@ -276,12 +276,14 @@ def _translate_sets(t: Translation, folder: Path, recognize: FindLoader) -> None
             first = own
             t.keys |= {"data.use": use or "jsonl", **own}
         elif own != first:
-            problems.append(f"{found[0]} is read like the first dataset: type, columns, split")
+            problems.append(
+                f"{found[0]} is read with the type, columns and split of the first dataset"
+            )
     t.keys.setdefault("data.use", "jsonl")
     t.keys["data.train"] = files[0] if len(files) == 1 else files or "data.jsonl"
     if problems or not files:
         t.refuse(
-            "datasets", "; ".join(dict.fromkeys(problems)) or "the configuration lists no dataset"
+            "datasets", "; ".join(dict.fromkeys(problems)) or "the configuration lists no datasets"
         )
     else:
         t.accept("datasets", f"data.train = {t.keys['data.train']}")
@@ -337,7 +339,7 @@ def _translate_split(keys: dict[str, Any], item: dict[str, Any], is_local: bool)
 
 
 def _translate_columns(keys: dict[str, Any], kind: dict[str, Any]) -> list[str]:
-    """Translate a type that names columns, but not the texts around the columns."""
+    """Translate a type that defines columns; return its keys that are not translated."""
     names = {
         "field_instruction": "instruction",
         "field_input": "input",

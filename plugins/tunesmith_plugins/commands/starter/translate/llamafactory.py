@@ -38,8 +38,8 @@ WITHOUT_EFFECT = {
         "only affects training on several machines",
     ),
     "ignore_pad_token_for_loss": "padding is never trained on",
-    "compute_accuracy": "[[evaluators]] measure",
-    "eval_on_each_dataset": "[[evaluators]] measure",
+    "compute_accuracy": "evaluation is set by [[evaluators]]",
+    "eval_on_each_dataset": "evaluation is set by [[evaluators]]",
     "dataset_dir": "used to find the files",
 }  # fmt: skip
 REFUSED = {
@@ -186,7 +186,7 @@ def _translate_data(t: Translation, folder: Path, recognize: FindLoader) -> None
     if t.is_on("eval_dataset"):
         held = _find_files(t, "eval_dataset", split_names(t.get("eval_dataset")), known, folder)
         t.keys["data.test"] = held[0] if len(held) == 1 else held
-        t.ignore("val_size", "eval_dataset counts")
+        t.ignore("val_size", "eval_dataset takes precedence")
     elif t.is_on("val_size"):
         size = t.number("val_size") or 0.0
         t.set("val_size", "data.test_size", size if size < 1 else int(size))

@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping with text keys.
 
     Raises:
-        UsageError: the file cannot be read. The message names the line.
+        UsageError: the file cannot be read. If it is not valid YAML, the message contains the line.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

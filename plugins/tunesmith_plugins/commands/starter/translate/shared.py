@@ -41,7 +41,7 @@ WITHOUT_EFFECT = {
     **dict.fromkeys(
         ("deepspeed", "fsdp", "fsdp_config", "ddp_timeout", "ddp_find_unused_parameters", "ddp",
          "local_rank", "world_size"),
-        "only affects training in several processes; batch_size counts rows over all of them",
+        "only affects training in several processes; batch_size is the total over all of them",
     ),
     **dict.fromkeys(
         ("per_device_eval_batch_size", "eval_batch_size", "eval_strategy", "evaluation_strategy",
