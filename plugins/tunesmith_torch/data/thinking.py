@@ -28,7 +28,7 @@ class ThinkingModes:
     on: str
     off: str
     is_on: bool
-    """True if the template renders prompts with reasoning, as it is used."""
+    """True if prompts end as in ``on`` with the options in use."""
 
     def describe(self) -> list[str]:
         """Return a line about each mode."""
@@ -54,7 +54,7 @@ def find_thinking_modes(
 def render_prompt_end(
     tokenizer: PreTrainedTokenizerBase, options: TrainingOptions, kwargs: Mapping[str, Any] = {}
 ) -> str:
-    """Return what follows the user's message in a prompt, as text."""
+    """Return the text that follows the user's message in a prompt."""
     template = Template.from_tokenizer(
         tokenizer,
         read_chat_template(options, tokenizer),

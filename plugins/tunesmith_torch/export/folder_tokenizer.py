@@ -18,7 +18,7 @@ __all__ = ["FolderTokenizer", "open_tokenizer"]
 
 
 class FolderTokenizer:
-    """The part of an engine that handles text: renders, tokenizes and decodes."""
+    """The part of an engine that renders, tokenizes and decodes text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer

@@ -92,7 +92,7 @@ class Reference:
     limits: Sequence[ContextLimit] = ()
     """Text lengths beyond which the model computes differently."""
     long_row: ScoredRow | None = None
-    """A text that exceeds as many limits as possible; None if it can exceed none."""
+    """A text that exceeds as many limits as possible; None if no limit can be exceeded."""
 
     @classmethod
     def observe(cls, model: nn.Module, template: Template, records: Sequence[Record]) -> Reference:
@@ -134,7 +134,7 @@ def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredR
         if rows:
             return rows
     raise UsageError(
-        "no test row can be compared: none has a user prompt and an answer as text",
+        "no test rows can be compared: none has a user prompt and an answer as text",
         hint="add test rows with a user prompt and a text answer; an export is verified on them",
     )
 
@@ -165,7 +165,7 @@ def _score_exchanges(model: TorchTextModel, exchanges: Iterable[Exchange]) -> It
 
 
 def _most_tokens(model: TorchTextModel) -> int:
-    """Return the maximum tokens of a prompt with its answer, limited by the model's context."""
+    """Return the maximum length of a prompt with its answer, limited by the model's context."""
     return min(MAX_ROW_TOKENS, model.context or MAX_ROW_TOKENS)
 
 

@@ -15,7 +15,7 @@ and reads these eleven times in backward. But ``n`` and ``r`` are enough. With `
        = r (dn - n mean(dn n))                  because r x = n
     dw = sum over rows of (g n)
 
-Forward takes three passes and backward four (six if ``w`` is trained). All use the format of ``x``,
+Forward takes three passes and backward four (six if ``w`` is trained). All use the dtype of ``x``,
 except sums, which are fp32. Forward gives the same bits as the model's own norm, apart from the
 order of adding up a row's squares. On a CPU in bf16 this takes half the time, which saves 3 % of a
 training step.

@@ -99,7 +99,7 @@ class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.labels[block] = label
 
     def layer_of(self, tensor: Tensor) -> int:
-        """Return the layer a tensor belongs to, or -1."""
+        """Return the number of the layer that a tensor belongs to, or -1."""
         block = self._blocks.get(_storage_key(tensor))
         return -1 if block is None else self._block_layers[block]
 

@@ -87,7 +87,7 @@ Measured with rows of many lengths: 0 to 0.2 in six training runs.
 
 
 def add_varied_shape_memory(memory: PhaseMemory) -> PhaseMemory:
-    """Adjust the memory on a CPU if micro-batches differ in size, or several runs share a process.
+    """Add to the memory on a CPU what micro-batches of different sizes, or earlier stages, leave.
 
     Kernels are compiled for each size and stay in memory, between the blocks of the next sizes.
     """

@@ -1,6 +1,6 @@
 """Switch dropout off for losses that compare log-probabilities.
 
-A preference loss compares the policy to a reference. A policy gradient compares it to the
+A preference loss compares the policy with a reference. A policy gradient compares it with the
 probabilities at which tokens were sampled. Both are computed without dropout. With dropout only in
 the update, two equal models would differ: the first DPO loss would not be ln 2, and no ratio would
 be 1.

@@ -1,4 +1,4 @@
-"""The initial model that ``from`` names: an adapter or a full model to start training from."""
+"""The initial model, given in the option ``from``: an adapter or a full model to train further."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class InitialModel:
                     raise IntegrityError(
                         f"{key}: {candidate} is a symbolic link to {candidate.resolve()}, outside "
                         f"of {folder}",
-                        hint="name that folder itself, if you trust it",
+                        hint="use that folder itself, if you trust it",
                     )
                 refuse_foreign_code(candidate)
                 problems = verify_folder(candidate) if (candidate / MANIFEST).is_file() else []
@@ -68,7 +68,7 @@ class InitialModel:
                 return cls(candidate, detect_artifact_format(candidate))
         raise UsageError(
             f"{key}: no adapter or model in {folder}",
-            hint="name the run folder of a finished run, or the adapter or model folder itself",
+            hint="use the folder of a finished run, or the adapter or model folder itself",
         )
 
     def lineage(self) -> JSON:

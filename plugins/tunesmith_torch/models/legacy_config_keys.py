@@ -1,7 +1,7 @@
 """Add keys to ``config.json`` that other engines read instead of those of transformers 5.
 
 transformers 5 writes the parameters of rotary embeddings only as ``rope_parameters``, and the
-format of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
+dtype of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
 ``rope_theta``, ``rope_scaling`` and ``torch_dtype``. Without ``rope_theta`` they assume 10000 and
 generate nonsense without an error. A saved folder therefore has both forms:
 

@@ -62,7 +62,7 @@ def shard_model(
 ) -> ShardedPass:
     """Shard a model in place; return a computation over it that all ranks call together.
 
-    The ``blocks`` are gathered one at a time. ``dtype`` is the compute format of trained weights.
+    The ``blocks`` are gathered one at a time. ``dtype`` is the compute dtype of trained weights.
 
     Raises:
         UsageError: FSDP cannot shard this model.
@@ -117,7 +117,7 @@ def summon_full_params(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def gather_full_weights(model: nn.Module) -> None:
-    """Replace the parts of the weights with the complete weights, in the compute format.
+    """Replace the parts of the weights with the complete weights, in the compute dtype.
 
     All ranks call this together after the last pass. Afterwards the model can only be saved.
     """
