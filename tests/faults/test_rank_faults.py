@@ -251,7 +251,7 @@ def test_an_error_before_training_ends_all_ranks(real: Any, workshop: Any, setti
     bad = workshop.run_file(setting, max_length=8, max_skipped=1.0)
     done = torchrun.run_command("run", bad, "--out", run)
     assert done.codes[0] == 3, done.output
-    assert "no row can be used" in done.output[0]
+    assert "no rows can be used" in done.output[0]
     assert "error" not in done.output[1], done.output
     missing = torchrun.run_command("run", workshop.folder / "nothing.toml", "--out", run)
     assert missing.codes[0] == 2

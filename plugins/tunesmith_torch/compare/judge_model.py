@@ -44,7 +44,9 @@ class JudgeEndpointOptions(ComparisonOptions):
     @model_validator(mode="after")
     def _check_token(self) -> Self:
         if self.token_variable is not None and self.endpoint is None:
-            raise ValueError("`token_variable` has no effect without `endpoint`: set both or neither")
+            raise ValueError(
+                "`token_variable` has no effect without `endpoint`: set both or neither"
+            )
         if self.endpoint is not None:
             check_endpoint(self.endpoint, self.token_variable)
         return self

@@ -374,7 +374,7 @@ def _messages_of(record: Record) -> tuple[Message, ...] | None:
         case Preference():
             return (*record.prompt, Message("assistant", record.chosen))
         case _:
-            raise TypeError(f"cannot make examples from a {type(record).__name__}")
+            raise TypeError(f"cannot make examples from records of type {type(record).__name__}")
 
 
 def _named(

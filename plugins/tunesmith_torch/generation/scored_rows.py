@@ -39,8 +39,8 @@ def pad_rows(
 ) -> Iterator[tuple[list[int], MicroBatch]]:
     """Divide rows without their common prefix into batches, longest first, padded on the right.
 
-    Yield the indices of each batch's rows, and the batch. Padding on the right needs no mask, because
-    causal attention never sees the positions after a row's tokens.
+    Yield the indices of each batch's rows, and the batch. Padding on the right needs no mask,
+    because causal attention never sees the positions after a row's tokens.
     """
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row].ids))
     lengths = [len(rows[row].ids) - prefix_length for row in order]

@@ -171,7 +171,9 @@ def _check_supported(layout: TreeLayout, kwargs: dict[str, Any]) -> None:
 
 
 def _sharing_problem(feature: str) -> EnvironmentProblem:
-    return EnvironmentProblem(f"the model's attention has {feature}", hint="set packing = false")
+    return EnvironmentProblem(
+        f"the model's attention has {feature}", hint="set technique.packing = false"
+    )
 
 
 def _attend_branches(

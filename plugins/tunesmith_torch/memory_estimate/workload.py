@@ -327,7 +327,8 @@ def _character_counts(record: Record) -> CharacterCounts:
         case UnpairedPreference():
             return _prompt_characters(record.prompt), (len(record.completion),)
         case _:
-            raise TypeError(f"cannot estimate the length of a {type(record).__name__}")
+            kind = type(record).__name__
+            raise TypeError(f"cannot estimate the length of records of type {kind}")
 
 
 def _prompt_characters(prompt: Prompt) -> Sequence[int]:

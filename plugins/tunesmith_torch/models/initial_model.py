@@ -68,7 +68,7 @@ class InitialModel:
                 return cls(candidate, detect_artifact_format(candidate))
         raise UsageError(
             f"{key}: no adapter or model in {folder}",
-            hint="use the folder of a finished run, or the adapter or model folder itself",
+            hint="use the run folder of a finished run, or the adapter or model folder itself",
         )
 
     def lineage(self) -> JSON:

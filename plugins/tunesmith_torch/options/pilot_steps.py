@@ -19,7 +19,7 @@ MIN_TRAINING_STEPS = 8
 
 
 def predict_pilot_steps(options: TrainingOptions, steps: int) -> int:
-    """Return the number of steps of all pilots, for a run with validation rows; 0 without pilots."""
+    """Return the number of steps of all pilots in a run with validation rows; 0 without pilots."""
     if options.learning_rate != AUTO or steps < MIN_TRAINING_STEPS:
         return 0
     return PILOTS * count_pilot_steps(steps)

@@ -8,7 +8,7 @@ training, or each stage of one, builds its own, and the training loop calls it::
 
       draw(step)             once per batch: the items of the term, the same on all ranks
 
-      term(items)            per micro-batch: the term's share for these items, for backward
+      term(items)            per micro-batch: these items' contribution to the term, for backward
 
       transform_update(...)  after each optimizer step: may change the update in place
 
@@ -112,7 +112,7 @@ class TrainingAddition:
         return [(0, None)]
 
     def term(self, items: Sequence[Any]) -> Tensor:
-        """Return these items' share of the term, weighted, as a scalar with a gradient.
+        """Return the weighted contribution of these items to the term, as a scalar with a gradient.
 
         ``term(a + b)`` must equal ``term(a) + term(b)``. Autocast is on where the model uses it.
         """
@@ -171,9 +171,9 @@ class BuiltAddition:
                 raise
 
     def term(self, items: Sequence[Any]) -> Tensor:
-        """Return the term's share for some items.
+        """Return the contribution of some items to the term.
 
-        Raises an error that names the plugin if the result is not a scalar with a gradient.
+        Raise an error that names the plugin if the result is not a scalar with a gradient.
         """
         share = self.call("term", items)
         with self.origin.blame():
