@@ -140,7 +140,7 @@ class ChatFormat:
     def render(
         self, conversations: Sequence[Sequence[Message]], *, generation: bool = False
     ) -> list[RenderedConversation | DataError]:
-        """Render the prefixes of each conversation from which spans are computed.
+        """Render those prefixes of each conversation that its spans are computed from.
 
         With ``generation``, also render the prompt that asks the model to continue. A conversation
         that the template rejects, or cannot render within limits (:class:`TemplateLimitError`),
@@ -264,7 +264,7 @@ class ChatFormat:
         return bool(self.parts.between.strip() or self.parts.before_content.strip())
 
     def has_settled(self, text: str) -> bool:
-        """Return True if the start of the content is final: more text can only extend it.
+        """Return True if more text can only extend the content of a partly generated answer.
 
         Before reasoning has ended, or the marks in front of an answer are complete, more text could
         still change it.

@@ -22,7 +22,7 @@ QUESTION = "What is this?"
 
 @dataclass(frozen=True)
 class ThinkingModes:
-    """The end of a prompt in both modes of a template."""
+    """The end of a prompt with reasoning on, and with reasoning off."""
 
     variable: str
     on: str
@@ -31,7 +31,7 @@ class ThinkingModes:
     """True if prompts end as in ``on`` with the options in use."""
 
     def describe(self) -> list[str]:
-        """Return a line about each mode."""
+        """Return a line for each mode: the value of the variable, and the end of a prompt."""
         return [
             f"{self.variable} = {value}{' (used here)' * (self.is_on == (end == self.on))}: "
             f"prompts end with {json.dumps(end, ensure_ascii=False)}"

@@ -138,7 +138,7 @@ def export_run(
     results: str = "",
     announce: AnnounceFunction = _announce_nothing,
 ) -> dict[str, Any]:
-    """Write the model to ``out`` unless a check of it fails; return the certificate.
+    """Write the model to ``out`` unless a check fails; return the certificate.
 
     ``results`` are sections of the model card about the run, as Markdown. ``merge`` writes the
     config and weights of a merged model; it is not called for exporters that write unmerged
@@ -256,7 +256,7 @@ def export_prepared(
     announce: AnnounceFunction = _announce_nothing,
     results: str = "",
 ) -> dict[str, Any]:
-    """Write a prepared model to ``out`` unless a check of it fails; return the certificate.
+    """Write a prepared model to ``out`` unless a check fails; return the certificate.
 
     Raises:
         EnvironmentProblem: one of the exporter's libraries failed.

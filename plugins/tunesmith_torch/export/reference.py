@@ -96,7 +96,7 @@ class Reference:
 
     @classmethod
     def observe(cls, model: nn.Module, template: Template, records: Sequence[Record]) -> Reference:
-        """Run the trained model, in its own dtype, on test rows."""
+        """Return what the trained model computes for test rows, in its own dtype."""
         device = next(model.parameters()).device
         text_model = TorchTextModel(model, template, device)
         rows = score_rows(text_model, records)
@@ -122,12 +122,12 @@ def is_text_only(prompt: Prompt) -> bool:
 
 
 def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredRow]:
-    """Return the first rows that an engine can score, with the model's log-probabilities.
+    """Return up to ``MAX_ROWS`` rows that an engine can score, with the model's log-probabilities.
 
     If all rows have tools or are too long, the users' last messages are scored alone.
 
     Raises:
-        UsageError: no row can be scored.
+        UsageError: no rows can be scored.
     """
     for exchanges in (_plain_exchanges(records), _last_messages(records)):
         rows = list(islice(_score_exchanges(model, exchanges), MAX_ROWS))

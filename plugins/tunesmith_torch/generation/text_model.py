@@ -51,7 +51,7 @@ __all__ = ["TorchTextModel"]
 SCORING_TOKENS = 8_192
 """Maximum number of tokens in a scoring pass; more would take memory without saving time."""
 FULL_LOGITS_TOKENS = 1_024
-"""The same maximum for models whose head cannot run separately: all logits are in memory."""
+"""Maximum number of tokens in a scoring pass that keeps all logits, as some heads require."""
 
 MIN_SAVED_TOKENS = {"cpu": 128}
 """Minimum number of tokens that sharing a prompt must save, by device type.

@@ -76,7 +76,7 @@ class SharedInputGroup:
         self._cached: dict[FusedLoraLinear, Tensor] = {}
 
     def compute(self, layer: FusedLoraLinear, names: list[str], x: Tensor) -> Tensor:
-        """Return the output of ``layer``, and on the first call with ``x`` compute its siblings.
+        """Return the output of ``layer``; the first call with ``x`` also computes its siblings.
 
         ``names`` are the adapters of ``layer``.
         """

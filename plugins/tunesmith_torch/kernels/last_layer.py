@@ -32,9 +32,9 @@ _Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
 
 
 class PositionIndex:
-    """The indices of N selected positions, and where each of P positions stands among them, or N.
+    """The indices of N selected positions out of P, and the place of each position among them.
 
-    N stands for a position that is not selected.
+    The place of a position that is not selected is N.
     """
 
     def __init__(self, positions_N: Tensor, P: int) -> None:

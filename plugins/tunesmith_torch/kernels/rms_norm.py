@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 
 
 def fuse_rms_norms(model: nn.Module) -> int:
-    """Replace each RMSNorm of the model with :class:`FusedRMSNorm`; return their number."""
+    """Replace each plain RMSNorm of the model with :class:`FusedRMSNorm`; return their number."""
     replacements = [
         (parent, name, norm)
         for parent in model.modules()
@@ -64,7 +64,7 @@ class FusedRMSNorm(nn.Module):
 
 
 def _fused_replacement(module: nn.Module) -> FusedRMSNorm | None:
-    """Return the module's replacement, or None if it does not compute the formula above.
+    """Return the module's replacement, or None if the module is not a plain RMSNorm.
 
     The outputs of both modules are compared. The class name is not enough, because Gemma's RMSNorm
     scales by 1 + w.

@@ -100,7 +100,7 @@ class TreeLayout:
 
 
 def register_tree_attention() -> str:
-    """Register the attention with transformers and return its name; it may be called repeatedly."""
+    """Register tree attention with transformers, which may be repeated; return its name."""
     AttentionInterface.register(ATTENTION_NAME, tree_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, packed_mask)
     return ATTENTION_NAME

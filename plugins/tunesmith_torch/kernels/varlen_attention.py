@@ -57,7 +57,7 @@ LONG_ROW_TOKENS = 1024
 
 
 def register_varlen_attention() -> str:
-    """Register the attention with transformers and return its name; it may be called repeatedly.
+    """Register packed attention with transformers, which may be repeated; return its name.
 
     Use it as ``model.set_attn_implementation(register_varlen_attention())``.
     """

@@ -67,7 +67,10 @@ class MemoryParts(NamedTuple):
     """Bytes that are rarely needed, and only included in the upper bound."""
 
     def to_memory(self, length_factors: tuple[float, float]) -> PhaseMemory:
-        """Return the sum as an interval; ``length_factors`` bounds the rows' real lengths."""
+        """Return the sum of all parts, with its bounds.
+
+        ``length_factors`` bounds the rows' real lengths, relative to the estimated lengths.
+        """
         static, dynamic = sum(self.static.values()), sum(self.dynamic.values())
         framework = sum(self.framework.values())
         return PhaseMemory(

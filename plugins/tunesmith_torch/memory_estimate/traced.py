@@ -41,7 +41,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
 
 
 def shard_timeline(timeline: Timeline, setting: EstimateSetting) -> Timeline:
-    """Convert the allocations of a single process to one process among several."""
+    """Convert the allocations of a single process to those of one process among several."""
     buffer = per_rank.sum_buffer_bytes(setting)
     if not setting.is_sharded:
         return timeline.with_block("temporaries", buffer, ".clip") if buffer else timeline

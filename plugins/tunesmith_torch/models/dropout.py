@@ -25,7 +25,7 @@ _NAMES = re.compile(r"drop|jitter")
 def no_dropout(model: nn.Module) -> Iterator[float]:
     """Set every dropout probability, and the noise of routers, to 0 inside the block.
 
-    Yields the largest probability that the model had. After the block the values are restored, so a
+    Yield the largest probability that the model had. After the block the values are restored, so a
     saved config contains them.
     """
     found = list(_find_probabilities(model))

@@ -76,7 +76,7 @@ class InitialModel:
         return {"from": str(self.path), "from_format": self.format, "from_sha256": self.sha256()}
 
     def sha256(self) -> str:
-        """Return a digest of the model's weights and configuration."""
+        """Return a digest of the model's safetensors and JSON files, except the manifest."""
         digest = hashlib.sha256()
         for path in sorted(self.path.iterdir()):
             if path.suffix in (".safetensors", ".json") and path.name != MANIFEST:

@@ -40,7 +40,7 @@ _PHI3_SCALING = ("short_factor", "long_factor")
 
 
 def write_legacy_config_keys(folder: Path) -> None:
-    """Add the earlier keys to the ``config.json`` of a saved model."""
+    """Add the earlier keys to a saved ``config.json``, unless transformers would misread them."""
     path = folder / "config.json"
     before = _read_rope_parameters(folder)
     text = path.read_text(encoding="utf-8")

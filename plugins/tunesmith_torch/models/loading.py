@@ -258,7 +258,7 @@ def check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embeddings
     """Check that the model has an embedding for each token of the tokenizer.
 
     Raises:
-        IntegrityError: it has too few.
+        IntegrityError: the model has too few embeddings.
     """
     largest = max(tokenizer.get_vocab().values(), default=0)
     if max(len(tokenizer), largest + 1) > embeddings:

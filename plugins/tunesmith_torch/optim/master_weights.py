@@ -91,7 +91,7 @@ class MasterWeights:
         return zip(self.names, self.masters, strict=True)
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
-        """Scale the gradient to a norm of at most ``max_norm``; return its norm before scaling."""
+        """Scale all gradients to a joint norm of at most ``max_norm``; return the norm before."""
         norm = nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
         return sharding.get_full_tensor(norm)
 

@@ -29,8 +29,8 @@ def prefix_sharing_error(model: nn.Module, longest_row: int = 0) -> float:
     """Return the mean absolute change in nats of log-probabilities if prompts are shared.
 
     A few random tokens in a shared layout are compared with each completion alone through the
-    model's own forward pass. This detects, before training, an architecture that breaks the
-    assumptions. ``longest_row``: number of tokens in the longest row that will be computed.
+    model's own forward pass. This detects, before training, an architecture whose results sharing
+    would change. ``longest_row``: number of tokens in the longest row that will be computed.
 
     Raises:
         EnvironmentProblem: the model's attention is not supported, at all or at that row length.

@@ -39,7 +39,7 @@ from tunesmith_torch.training.validation import require_state
 __all__ = ["GoldReward", "PolicyEvaluation", "PolicyMonitor"]
 
 GATE = "divergence"
-"""Name of this check in events and reports."""
+"""Name of the divergence check in events and reports."""
 FALSE_ALARM_RATE = 0.01
 """Sets the confidence levels that keep noise from stopping a policy whose gold reward is constant.
 
@@ -134,7 +134,7 @@ class PolicyMonitor:
     options: PolicyOptions
     first: PolicyEvaluation | None = None
     best: PolicyEvaluation | None = None
-    """The evaluation with the highest gold reward so far; if none is set, the newest evaluation."""
+    """The evaluation with the highest gold reward; without gold rewards, the newest evaluation."""
     last_step: int = -1
     """The step of the last evaluation."""
     stop_reason: str = ""

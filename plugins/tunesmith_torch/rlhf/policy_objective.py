@@ -278,7 +278,7 @@ class PolicyObjective:
         return PreparedRollout(rollout.groups, micro_batches, budget)
 
     def start_update(self) -> None:
-        """Discard records of :meth:`loss` from an attempt that ran out of memory."""
+        """Discard the metrics that :meth:`loss` recorded in an attempt that ran out of memory."""
         self._update_metrics = _BatchMetrics()
 
     def micro_batches(self, prepared: PreparedRollout, budget: int) -> list[PolicyMicroBatch]:

@@ -333,9 +333,9 @@ class _GradientAccumulator:
         return gradient
 
     def _accumulate(self, batch: _Batch, budget: int) -> list[tuple[str, Tensor]]:
-        """Run backward through this rank's micro-batches; return their summands of the batch loss.
+        """Run backward through this rank's micro-batches; return their parts of the batch loss.
 
-        Each summand comes with the name of an addition's term, or "" for the objective.
+        Each part comes with the name of an addition's term, or "" for the objective.
         """
         self.masters.zero_grad()  # an attempt that ran out of memory leaves part of a gradient
         self.objective.start_update()

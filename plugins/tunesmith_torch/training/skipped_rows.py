@@ -24,7 +24,7 @@ from tunesmith_torch.runtime import distributed
 __all__ = ["count_skip_reasons", "describe_remedy"]
 
 SKIPPED_FILE = "skipped-in-training.jsonl"
-"""File in a job's folder that lists these rows; the data loader's are in ``skipped.jsonl``."""
+"""File in a job's folder of rows skipped in tokenization; the loader has ``skipped.jsonl``."""
 
 
 def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, int]:

@@ -93,11 +93,11 @@ class TrainingSession:
     template: Template
     adapted: AdaptedModel
     initial_model: InitialModel | None
-    """The model that ``from`` names; None: training starts from the base model."""
+    """The model given in ``from``; None: training starts from the base model."""
     lineage: JSON
     """Facts that identify the initial model; empty if training starts from the base model."""
     folder: Path
-    """Folder of the base weights: the base model, or a full model that ``from`` names."""
+    """Folder of the base weights: the base model, or a full model given in ``from``."""
     layout: RowLayout
     """Layout of rows in micro-batches."""
     limit: int

@@ -68,7 +68,7 @@ def _sample(records: Sequence[Record], limit: int, seed: str) -> list[Record]:
 
 @dataclass
 class ValidationMonitor:
-    """Evaluates the loss on validation rows, and chooses the best checkpoint by that loss.
+    """Evaluates the validation loss; chooses the best checkpoint by it or an evaluator's score.
 
     It is a :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
     """
