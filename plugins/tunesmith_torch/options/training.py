@@ -423,7 +423,7 @@ class TrainingOptions(Options):
         )
 
     def with_smallest_memory(self) -> Self:
-        """Return a copy in which ``auto`` memory options have the values that need least memory."""
+        """Return a copy whose ``auto`` memory options have the values that need least memory."""
         changes: dict[str, int] = {}
         if AUTO in (self.batch_size, self.micro_batch_tokens):
             changes["micro_batch_tokens"] = MIN_MICRO_BATCH_TOKENS

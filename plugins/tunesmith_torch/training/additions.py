@@ -93,7 +93,7 @@ class Update:
     before: Mapping[str, Tensor]
     """Copies of the fp32 weights before the step, by name; the addition may overwrite them."""
     after: Mapping[str, Tensor]
-    """The fp32 weights after the step, to change in place; then they are rounded to bf16 ones."""
+    """The fp32 weights after the step, to change in place; bf16 parameters get rounded copies."""
 
 
 class TrainingAddition:
