@@ -1,4 +1,4 @@
-"""The toolkit for authors of techniques. Only the toolkit and techniques use tensors.
+"""The toolkit with tensors: mechanisms that techniques and other plugins share.
 
 Importing this package does not import torch; each module imports what it needs.
 """

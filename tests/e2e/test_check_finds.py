@@ -119,7 +119,7 @@ def test_a_baseline_whose_prompt_is_too_long_is_named_and_the_run_goes_on(
     baselines = {baseline["baseline"]: baseline for baseline in report["baselines"]}
     assert not baselines["majority"]["skipped"]
     skipped = baselines["zero-shot"]["skipped"]
-    assert "jsonl:" in skipped and "are longer than the model's con" in skipped
+    assert "jsonl:" in skipped and "longer than the model's con" in skipped
 
 
 def test_training_rows_that_are_skipped_are_not_measured_either(

@@ -70,5 +70,5 @@ def test_a_plan_needs_only_the_model_config(folder: Path) -> None:
     planned = command("plan", "run.toml", "--quick", "--assume", "sequence=64,rows=100")
     assert planned["memory"]["lora"]["train"]["expected"] > 0
     refused = CliRunner().invoke(app, ["run", "run.toml"])
-    assert refused.exit_code == 4 and "no *.safetensors file" in refused.stderr
+    assert refused.exit_code == 4 and "no *.safetensors files" in refused.stderr
     assert not (folder / "runs").exists()

@@ -151,8 +151,11 @@ def test_a_rank_killed_while_a_checkpoint_is_written(
 ) -> None:
     """Rank 0 writes it: its death leaves the checkpoint before, that of another one does not."""
     run = new_run_folder(workshop, "killed-saving")
-    owner: Any = training_state if rank == 0 else checkpoint_writer.CheckpointWriter
-    kill = torchrun.on_rank(rank, real.before_call(owner, "save", 2, faults.die))
+    owner, name = {
+        0: (training_state, "save_training_state"),
+        1: (checkpoint_writer.CheckpointWriter, "save"),
+    }[rank]
+    kill = torchrun.on_rank(rank, real.before_call(owner, name, 2, faults.die))
     done = torchrun.run_command("run", workshop.run_file(setting), "--out", run, prepare=kill)
     assert done.codes[rank] == real.KILLED, done.output
     newest = Checkpoints(run / "checkpoints").newest(recover=False)
@@ -251,7 +254,7 @@ def test_an_error_before_training_ends_all_ranks(real: Any, workshop: Any, setti
     bad = workshop.run_file(setting, max_length=8, max_skipped=1.0)
     done = torchrun.run_command("run", bad, "--out", run)
     assert done.codes[0] == 3, done.output
-    assert "no row can be used" in done.output[0]
+    assert "no rows can be used" in done.output[0]
     assert "error" not in done.output[1], done.output
     missing = torchrun.run_command("run", workshop.folder / "nothing.toml", "--out", run)
     assert missing.codes[0] == 2

@@ -25,7 +25,7 @@ VERDICT_TOKENS = 8
 
 
 class JudgeEndpointOptions(ComparisonOptions):
-    """Options of an evaluator for a judge behind an OpenAI-compatible endpoint."""
+    """Options of an evaluator that compares models and may ask a judge behind an endpoint."""
 
     endpoint: str | None = Field(
         None,
@@ -44,7 +44,9 @@ class JudgeEndpointOptions(ComparisonOptions):
     @model_validator(mode="after")
     def _check_token(self) -> Self:
         if self.token_variable is not None and self.endpoint is None:
-            raise ValueError("`token_variable` has no effect without `endpoint`: set both or none")
+            raise ValueError(
+                "`token_variable` has no effect without `endpoint`: set both or neither"
+            )
         if self.endpoint is not None:
             check_endpoint(self.endpoint, self.token_variable)
         return self
@@ -59,9 +61,9 @@ def open_judge(
 ) -> AskJudge:
     """Return a function that sends prompts to the judge and returns its verdicts.
 
-    Without an endpoint, the judge is a model reference, a run folder or an artifact, and answers
-    with the most probable of the labels. ``option`` is the option that names the judge; errors
-    mention it.
+    With an endpoint, ``name`` is the model's name there. Without one, ``name`` is a model
+    reference, a run folder or an artifact, and the judge answers with the most probable of
+    ``labels``. ``option`` is the option that contains the name; errors mention it.
     """
     # Offers import this module, so urllib.request and torch must not be imported at the top.
     from tunesmith_evidence.endpoint.client import Endpoint
@@ -88,7 +90,10 @@ def _ask_endpoint(endpoint: Endpoint, prompts: Sequence[str]) -> Sequence[str]:
 
 
 def review_endpoint(options: JudgeEndpointOptions, where: str, rows: str) -> Iterator[Finding]:
-    """Yield a note about the endpoint that ``rows`` are sent to, and an error without a token."""
+    """Yield a note that ``rows`` are sent to the endpoint, and an error if its token is not set.
+
+    Yield nothing if the options have no endpoint.
+    """
     name = options.token_variable
     if options.endpoint is None:
         return

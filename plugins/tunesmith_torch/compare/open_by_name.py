@@ -59,7 +59,7 @@ def fetch_base(reference: str, option: str) -> Path:
     if found is None:
         raise UsageError(
             f'{option}: no run or model found, got "{reference}"',
-            hint="name a run folder, an artifact in a run, or anything that [model] base accepts",
+            hint="use a run folder, an artifact in a run, or anything that [model] base accepts",
         )
     return found.fetch()
 

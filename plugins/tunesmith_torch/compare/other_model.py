@@ -1,4 +1,4 @@
-"""Options to name a second model to compare with, or a reward that scores answers.
+"""Options that select a second model to compare with, or a reward that scores answers.
 
 torch is only imported when a model is opened.
 """
@@ -81,7 +81,7 @@ def open_comparison_model(options: ComparisonOptions, run: RunContext | None) ->
     """Return the model to compare with; None if its stage has not been trained yet.
 
     Raises:
-        UsageError: there is no such model, or a stage is named outside a run.
+        UsageError: there is no such model, or ``options.run`` is not set outside a run.
     """
     from tunesmith_torch.compare.open_by_name import open_by_name
 
@@ -91,7 +91,7 @@ def open_comparison_model(options: ComparisonOptions, run: RunContext | None) ->
     if run is None:
         raise UsageError(
             "evaluators.stage: outside a run, there is no model of a stage to compare with",
-            hint="name a run folder or a model folder with `run`",
+            hint="set `run` to a run folder or a model folder",
         )
     if options.stage == BASE_MODEL:
         return run.open(None)
@@ -127,7 +127,7 @@ class ComparingEvaluator(RowWise, ABC):
     """
 
     def measure(self, model: TextModel, records: Sequence[Record]) -> Sequence[Measurement]:
-        """Compare the models outside a run; the options must name the other model."""
+        """Compare the models outside a run; the options must select the other model."""
         return self.compare(model, records, None)
 
     @abstractmethod
@@ -172,7 +172,7 @@ def load_reward_scorer(
         if run is None:
             raise UsageError(
                 f"{option}.reward: is required outside a run",
-                hint='name the folder of a reward model, or a function as "file.py:function"',
+                hint='set it to the folder of a reward model, or a function as "file.py:function"',
             )
         artifact = _stage_artifact(REWARD_STAGE, run, f"{option}.reward")
         return None if artifact is None else _load_reward_model(artifact, run.model, run.device)
@@ -187,7 +187,7 @@ def _find_reward_model(folder: Path, run: RunContext | None, option: str) -> Rew
     if artifact is None:
         raise UsageError(
             f"{option}: no reward model found in {folder}",
-            hint='name the folder of a reward model, or a function as "file.py:function"',
+            hint='set it to the folder of a reward model, or a function as "file.py:function"',
         )
     from tunesmith_torch.compare.open_by_name import find_enclosing_run
 
@@ -197,7 +197,7 @@ def _find_reward_model(folder: Path, run: RunContext | None, option: str) -> Rew
     if run is None:
         raise UsageError(
             f"{option}: {artifact} is not in a run folder, so its base model is unknown",
-            hint="name the run folder that contains the artifact",
+            hint="use the artifact in its run folder, not a copy",
         )
     return _load_reward_model(artifact, run.model, device)
 

@@ -31,7 +31,10 @@ class TrainingRewards:
     """The gold reward function, which is never trained on; None if it is not set."""
 
     def includes(self, judge: RewardOptions) -> bool:
-        """Return True if the judge is one of these rewards; an unnamed one is the run's own."""
+        """Return True if the judge is one of these rewards.
+
+        A judge without a name is the run's own reward model.
+        """
         name = judge.plugin or judge.reward
         if name is None:
             return self.has_reward_model

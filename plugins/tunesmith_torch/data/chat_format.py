@@ -100,8 +100,8 @@ class ChatFormat:
         """Run the template on a question and an answer to find its properties.
 
         Raises:
-            UsageError: the template cannot render an answer, no token ends an answer, or the
-                template runs too long or prints too much.
+            UsageError: the template cannot render an answer or changes its text, no token ends an
+                answer, or the template runs too long or prints too much.
         """
         untested = cls(encoder, template, renderer)
         question = Message("user", _TEST_QUESTION)
@@ -140,7 +140,7 @@ class ChatFormat:
     def render(
         self, conversations: Sequence[Sequence[Message]], *, generation: bool = False
     ) -> list[RenderedConversation | DataError]:
-        """Render the prefixes of each conversation from which spans are computed.
+        """Render those prefixes of each conversation that its spans are computed from.
 
         With ``generation``, also render the prompt that asks the model to continue. A conversation
         that the template rejects, or cannot render within limits (:class:`TemplateLimitError`),
@@ -243,7 +243,10 @@ class ChatFormat:
         return self.encoder.control_pattern.sub("", self.end_text)
 
     def content_of(self, text: str) -> str:
-        """Return the content of a generated answer, without the text that the template adds."""
+        """Return a generated answer without the text that the template adds.
+
+        Reasoning is kept, in the form used in records.
+        """
         parts, text = self.parts, text.removesuffix(self.end_mark)
         if parts.between.strip() and text.startswith(parts.before_reasoning):
             reasoning, between, content = text[len(parts.before_reasoning) :].partition(
@@ -257,11 +260,11 @@ class ChatFormat:
 
     @property
     def has_marks(self) -> bool:
-        """True if the template writes text before an answer or before its reasoning."""
+        """True if the template adds text directly before the content of an answer."""
         return bool(self.parts.between.strip() or self.parts.before_content.strip())
 
     def has_settled(self, text: str) -> bool:
-        """Return True if the start of the content is final: more text can only extend it.
+        """Return True if more text can only extend the content of a partly generated answer.
 
         Before reasoning has ended, or the marks in front of an answer are complete, more text could
         still change it.
@@ -277,7 +280,7 @@ class ChatFormat:
 
     @property
     def has_control_tokens_in_answers(self) -> bool:
-        """True if control tokens separate the parts of an answer."""
+        """True if the text that the template adds to an answer contains control tokens."""
         return self.encoder.control_pattern.search("".join(self.parts)) is not None
 
     def _exchange(self, conversation: RenderedConversation, turn: int) -> Exchange:
@@ -362,7 +365,10 @@ class ChatFormat:
 
 
 def _find_end(encoder: SpanEncoder, after_answer: str) -> tuple[str, int]:
-    """Return the text that ends an answer (empty if no control token does) and its token id."""
+    """Return the text that ends an answer and the id of its last token.
+
+    If no control token ends an answer, the text is empty and the token is the tokenizer's EOS.
+    """
     control_token = encoder.control_pattern.search(after_answer)
     if control_token:
         return after_answer[: control_token.end()], int(

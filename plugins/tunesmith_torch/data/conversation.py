@@ -30,7 +30,7 @@ class TemplateLimitError(DataError):
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A conversation with its rendered prefixes; marks replace control tokens in users' texts.
+    """A conversation with its rendered prefixes; marks replace control tokens in its texts.
 
     The parts of an answer are masked separately, which keeps the tags around its reasoning.
     """

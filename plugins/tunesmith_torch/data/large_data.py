@@ -23,7 +23,7 @@ SAMPLE_ROWS = 1000
 
 
 def is_large(records: Sequence[Record]) -> bool:
-    """Return True if the records' text, estimated from a sample, is large."""
+    """Return True if the text, estimated from a sample, exceeds ``LARGE_CHARACTERS``."""
     sample = sample_evenly(records)
     characters = sum(len(content_key(record)) for record in sample)
     return characters * len(records) > LARGE_CHARACTERS * len(sample)

@@ -118,12 +118,12 @@ def _has(text: str, part: str) -> bool:
 
 
 def _plain_json(text: str) -> str:
-    """Return JSON text without escapes, so that control tokens in it can be found."""
+    """Return JSON text without ``\\u`` escapes, so that control tokens in it can be found."""
     return json.dumps(json.loads(text), ensure_ascii=False)
 
 
 def unpaired_to_chat(record: Record) -> Record:
-    """Convert a labeled answer to a conversation with a loss on the answer; keep other records."""
+    """Convert a labeled answer to a conversation trained on this answer; keep other records."""
     if not isinstance(record, UnpairedPreference):
         return record
     prompt = (replace(message, weight=0.0) for message in record.prompt)

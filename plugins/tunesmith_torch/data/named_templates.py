@@ -101,10 +101,10 @@ _END = re.compile(r"{%- set end = '(.*?)' -%}")
 
 
 def named_template(name: str, control_tokens: Collection[str]) -> str:
-    """Return a template for a tokenizer with these control tokens.
+    """Return the named template, adapted to a tokenizer with these control tokens.
 
-    If the tokenizer lacks the template's end token, the template uses its EOS instead: written as
-    plain text, the end token would become part of the answer.
+    If the tokenizer lacks the template's end token, its EOS replaces this token: written as plain
+    text, the end token would become part of the answer.
     """
     source = NAMED_TEMPLATES[name]
     end = _END.search(source)

@@ -2,7 +2,7 @@
 
 Shapes: B rows of a padded micro-batch (1 if packed), T tokens, R rows, N loss positions.
 
-Three rows ``a``, ``b`` and ``c`` of 3, 2 and 1 tokens, packed, all of them with a loss::
+Three rows ``a``, ``b`` and ``c`` of 3, 2 and 1 tokens, packed; all tokens have a loss weight of 1::
 
     index           0  1  2 |  3  4 |  5
     ids_BT         a0 a1 a2 | b0 b1 | c0        one sequence of T = 6 tokens, no padding
@@ -148,7 +148,7 @@ def pack(lengths: Sequence[int] | NDArray[Any], budget: int) -> list[list[int]]:
 
 
 def pad_to_multiple(batch: MicroBatch, multiple: int = 16) -> MicroBatch:
-    """Pad a packed micro-batch with an extra row, so that its length is a multiple of 16.
+    """Pad a packed micro-batch with an extra row, so that its length is a multiple of ``multiple``.
 
     The loss ignores the extra row, and no real token attends to it. Matrix products are computed in
     tiles of 16 rows. An incomplete tile costs 2 % of the speed on average, and a sixth at some

@@ -46,8 +46,8 @@ def check_saved_template(
     """Check on sampled rows that the saved tokenizer renders the same prompts as training.
 
     For a complete model, ``config`` is saved next to the tokenizer; an adapter's folder has none.
-    Both are written to a temporary folder below ``folder``, or below the system's temporary folder
-    if that is None.
+    Both are written to a temporary folder in ``folder``, or in the system's temporary folder if
+    that is None.
 
     Prompts with typed control tokens are not compared, because training keeps them as text. A
     template that prints a date is compared with today's date. A template that prints the time of

@@ -55,7 +55,7 @@ class TokenizationSettings:
     truncate_prompts: bool = False
 
     def tokenize(self, records: Sequence[Record]) -> TokenizedRecords:
-        """Tokenize these records."""
+        """Return the records' examples, and the records that are skipped."""
         return self.template.tokenize_records(
             records, self.max_length, truncate_prompts=self.truncate_prompts
         )

@@ -106,7 +106,8 @@ class Template:
         so other software renders the same prompts.
 
         Raises:
-            UsageError: the template cannot render an answer, or no token ends an answer.
+            UsageError: the template cannot render an answer, no token ends an answer, or the
+                template runs too long or prints too much.
         """
         source = tokenizer.chat_template if override is None else override
         if isinstance(source, dict):
@@ -331,7 +332,7 @@ class Template:
     def _render_chats(
         self, prompts: Sequence[Prompt], *, generation: bool = False
     ) -> list[RenderedConversation | DataError | None]:
-        """Render the prompts that are conversations; None for text, or without a template."""
+        """Return each rendered conversation or its error; None for text, or without a template."""
         if self.chat is None:
             return [None] * len(prompts)
         rendered = iter(
@@ -373,7 +374,7 @@ def _messages_of(record: Record) -> tuple[Message, ...] | None:
         case Preference():
             return (*record.prompt, Message("assistant", record.chosen))
         case _:
-            raise TypeError(f"cannot make examples from a {type(record).__name__}")
+            raise TypeError(f"cannot make examples from records of type {type(record).__name__}")
 
 
 def _named(
@@ -426,7 +427,7 @@ def _single_user_message(messages: Sequence[Message]) -> str:
     if len(messages) == 1 and messages[0].role == "user":
         _require_plain(messages[0])
         return messages[0].text
-    roles = ", ".join(message.role for message in messages) or "no message"
+    roles = ", ".join(message.role for message in messages) or "no messages"
     raise DataError(
         "conversation",
         f"the model has no chat template, so a prompt must be one user message, got {roles}",
@@ -435,7 +436,7 @@ def _single_user_message(messages: Sequence[Message]) -> str:
 
 
 def read_chat_template(options: TrainingOptions, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the chat template that the options name, or None for the model's own template.
+    """Return the chat template that the options select, or None for the model's own template.
 
     Raises:
         UsageError: the template file cannot be read.

@@ -22,16 +22,16 @@ QUESTION = "What is this?"
 
 @dataclass(frozen=True)
 class ThinkingModes:
-    """The end of a prompt in both modes of a template."""
+    """The end of a prompt with reasoning on, and with reasoning off."""
 
     variable: str
     on: str
     off: str
     is_on: bool
-    """True if the template renders prompts with reasoning, as it is used."""
+    """True if prompts end as in ``on`` with the options in use."""
 
     def describe(self) -> list[str]:
-        """Return a line about each mode."""
+        """Return a line for each mode: the value of the variable, and the end of a prompt."""
         return [
             f"{self.variable} = {value}{' (used here)' * (self.is_on == (end == self.on))}: "
             f"prompts end with {json.dumps(end, ensure_ascii=False)}"
@@ -54,7 +54,7 @@ def find_thinking_modes(
 def render_prompt_end(
     tokenizer: PreTrainedTokenizerBase, options: TrainingOptions, kwargs: Mapping[str, Any] = {}
 ) -> str:
-    """Return what follows the user's message in a prompt, as text."""
+    """Return the text that follows the user's message in a prompt."""
     template = Template.from_tokenizer(
         tokenizer,
         read_chat_template(options, tokenizer),

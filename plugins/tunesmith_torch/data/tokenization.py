@@ -31,7 +31,7 @@ class TextSpan(NamedTuple):
     literal: bool = False
     """True if control tokens in the text are encoded like ordinary text."""
     at_start: bool = False
-    """True if the span starts its row."""
+    """True if no text precedes the span in its row."""
     following_ids: tuple[int, ...] = ()
     """Token ids to append, with the span's mask; used for tokens without a text."""
     weight: float = 1.0
@@ -153,7 +153,7 @@ _NOTHING = re.compile(r"(?!)")
 
 
 class ControlTokenMarks:
-    """Placeholders for control tokens that occur in the texts of users.
+    """Placeholders for control tokens that were typed in the texts of a conversation.
 
     Each placeholder is a private-use character that occurs in none of the texts, so a template
     passes it through unchanged. :meth:`spans` restores the original text as literal spans.
@@ -204,6 +204,6 @@ class ControlTokenMarks:
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that matches any of the texts, longest first; it never matches if empty."""
+    """Return a pattern that matches any of the texts, longest first; without texts, nothing."""
     longest_first = sorted((text for text in texts if text), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING.pattern)

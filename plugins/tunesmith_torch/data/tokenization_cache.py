@@ -75,7 +75,7 @@ def tokenize_cached(
 
 
 def delete_oldest(folder: Path, max_bytes: int) -> None:
-    """Delete the least recently used entries until at most ``max_bytes`` are left."""
+    """Delete abandoned folders, and the least recently used entries beyond ``max_bytes``."""
     ages = sorted((path.stat().st_mtime, path) for path in folder.iterdir() if path.is_dir())
     total = 0
     for used, path in reversed(ages):

@@ -21,8 +21,8 @@ __all__ = ["TOO_LONG", "TokenizedRecords"]
 
 TOO_LONG = "row is too long"
 """Reason for skipping a record that has more tokens than a row may have."""
-NOTHING_TO_LEARN = "row has no token to learn"
-"""Reason for skipping a record without a token to learn, such as a text of a single token."""
+NOTHING_TO_LEARN = "row has no tokens to learn"
+"""Reason for skipping an example without tokens to learn, such as a text of a single token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class TokenizedRecordsBuilder:
     def add(self, index: int, record: Record, joined: Iterable[JoinedExample]) -> None:
         """Add the examples of a record; split, shorten or skip those that are too long.
 
-        A record is reported as skipped or truncated only once, even if it has several examples.
+        A record is reported as too long or truncated only once, even if it has several examples.
         """
         longest, is_truncated = 0, False
         for example, answers in joined:

@@ -104,7 +104,7 @@ def check_merge(checks: ExportChecks, reference: Reference, merged: Sequence[Sco
 def check_files(
     checks: ExportChecks, exporter: Exporter | AdapterExporter, out: Path, model: Path
 ) -> None:
-    """Compare the facts in the exported files with the model folder."""
+    """Compare the exported files with the model folder, and run the exporter's own checks."""
     facts: dict[str, Any] = {}
 
     def read() -> str:
@@ -165,7 +165,7 @@ def _check_added_tokens(found: dict[str, int], model: Path) -> str:
     expected = {str(t["content"]): int(t["id"]) for t in tokenizer.get("added_tokens", ())}
     for text, number in expected.items():
         require(found.get(text) == number, f"{text!r} does not have the token id {number}")
-    return f"{len(expected)} tokens"
+    return format_count(len(expected), "token")
 
 
 def check_engine(
@@ -191,7 +191,7 @@ def _check_texts(engine: Engine, prompts: list[RenderedPrompt], bos: str) -> str
         expected = rendered.text.removeprefix(bos)
         found = engine.render(rendered.prompt).removeprefix(bos)
         require(found == expected, f"the engine renders a prompt as {_difference(expected, found)}")
-    return f"{len(prompts)} prompts, byte for byte"
+    return f"{format_count(len(prompts), 'prompt')}, byte for byte"
 
 
 def _check_bos(engine: Engine, reference: Reference) -> str:
@@ -200,7 +200,8 @@ def _check_bos(engine: Engine, reference: Reference) -> str:
     for rendered in reference.prompts:
         ids = list(engine.tokenize(engine.render(rendered.prompt)))
         leading = [_count_leading(row, reference.bos_id) for row in (ids, rendered.ids)]
-        what = f"the engine adds {leading[0]} BOS tokens, but training used {leading[1]}"
+        count = format_count(leading[0], "BOS token")
+        what = f"the engine adds {count}, but training used {leading[1]}"
         require(leading[0] == leading[1], what)
     return f"{leading[1]} at the start"
 
@@ -221,7 +222,7 @@ def _check_ids(engine: Engine, reference: Reference) -> str:
                 f"token {at} of a prompt is {ids[at : at + 1]}, expected "
                 f"{rendered.ids[at : at + 1]}"
             )
-    return f"{len(reference.prompts)} prompts"
+    return format_count(len(reference.prompts), "prompt")
 
 
 def _check_stops(engine: Engine, reference: Reference) -> str:
@@ -236,11 +237,13 @@ def _check_stops(engine: Engine, reference: Reference) -> str:
             alike += 1
             require(
                 _is_ended(found) and len(found.ids) <= length + 1,
-                f"the engine continues after {length} tokens, where the trained model stops",
+                f"the engine continues after {format_count(length, 'token')}, where the trained "
+                "model stops",
             )
         elif _is_ended(found) and found.ids == expected.ids[: len(found.ids)]:
+            count = format_count(len(found.ids), "token")
             raise AssertionError(
-                f"the engine stops after {len(found.ids)} tokens, where the trained model continues"
+                f"the engine stops after {count}, where the trained model continues"
             )
     require(
         any(map(_is_ended, answers)),

@@ -31,7 +31,7 @@ class ContextLimit:
 
 
 def find_context_limits(config: Any) -> list[ContextLimit]:
-    """Return the limits of a model with this transformers config; none if the config is None."""
+    """Return the limits of a model with this transformers config; an empty list for None."""
     if config is None:
         return []
     text = config.get_text_config()

@@ -43,7 +43,12 @@ class Exporter(Protocol):
         """Write the model to ``out``, an empty folder, without changing the model folder."""
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Read ``end_ids``, ``rope_theta``, ``tied`` and ``tokens`` from the exported files."""
+        """Return facts that the exported files contain, to compare with the model folder.
+
+        ``end_ids``, the ids of the end tokens, is required. Optional are ``rope_theta``; ``tied``,
+        True if embeddings and output head share weights; and ``tokens``, the id of each added
+        token by its text.
+        """
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
         """Load an export into the engine, which is released at the end of the block."""
@@ -60,7 +65,7 @@ class AdapterExporter(Protocol):
         """Write the adapter to ``out``, an empty folder."""
 
     def facts(self, out: Path) -> dict[str, Any]:
-        """Read facts from the exported files; see :meth:`Exporter.facts`."""
+        """Return facts that the exported files contain; see :meth:`Exporter.facts`."""
 
     def open(self, out: Path) -> AbstractContextManager[Engine]:
         """Load the base model and the adapter into the engine; see :meth:`Exporter.open`."""

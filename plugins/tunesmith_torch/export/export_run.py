@@ -138,7 +138,7 @@ def export_run(
     results: str = "",
     announce: AnnounceFunction = _announce_nothing,
 ) -> dict[str, Any]:
-    """Write the model to ``out``, verified or not at all; return the certificate.
+    """Write the model to ``out`` unless a check fails; return the certificate.
 
     ``results`` are sections of the model card about the run, as Markdown. ``merge`` writes the
     config and weights of a merged model; it is not called for exporters that write unmerged
@@ -147,7 +147,8 @@ def export_run(
     Raises:
         GateError: a check failed; the message names it.
         IntegrityError: the artifact's files have changed.
-        UsageError: the exporter writes adapters, but the run has none that its engine can serve.
+        UsageError: ``out`` must not be replaced, or the exporter writes adapters, but the run has
+            none that its engine can serve.
     """
     refuse_other_folder(out, EXPORT, trained.artifact)
     alone = isinstance(export.exporter, AdapterExporter)
@@ -255,7 +256,7 @@ def export_prepared(
     announce: AnnounceFunction = _announce_nothing,
     results: str = "",
 ) -> dict[str, Any]:
-    """Write a prepared model to ``out``, verified or not at all; return the certificate.
+    """Write a prepared model to ``out`` unless a check fails; return the certificate.
 
     Raises:
         EnvironmentProblem: one of the exporter's libraries failed.
@@ -407,9 +408,10 @@ def _check_metric(metric: dict[str, Any], higher_is_better: bool) -> str:
     worse = metric["high"] < 0 if higher_is_better else metric["low"] > 0
     text = format_estimate(metric["difference"], metric["low"], metric["high"], signed=True)
     name, rows = metric["name"], metric["rows"]
-    require(not worse, f"{name} gets worse: it changes by {text} on {rows} test rows")
+    tested = format_count(rows, "test row")
+    require(not worse, f"{name} gets worse: it changes by {text} on {tested}")
     values = f"{format_number(metric['before'])}, exported {format_number(metric['after'])}"
-    return f"{name} {values}, difference {text}, {rows} rows"
+    return f"{name} {values}, difference {text}, {format_count(rows, 'row')}"
 
 
 def _build_card(name: str, certificate: dict[str, Any], results: str) -> str:
@@ -425,7 +427,9 @@ tags: [tunesmith, {certificate["exporter"]}]
 # {name}
 
 Exported with tunesmith by `{certificate["exporter"]}`{f" ({options})" if options else ""}.
-The export was loaded and compared with the trained model on {certificate["rows"]} test rows.
+The export was loaded and compared with the trained model on {
+            format_count(certificate["rows"], "test row")
+        }.
 `{CERTIFICATE_FILE}` contains the results as JSON.
 
 | check | result |

@@ -16,7 +16,7 @@ __all__ = ["read_adapter_facts", "read_added_tokens", "read_folder_facts"]
 
 
 def read_folder_facts(folder: Path) -> dict[str, Any]:
-    """Return facts about a folder with a config, safetensors weights and a tokenizer.
+    """Return facts about a folder that contains a config, safetensors weights and a tokenizer.
 
     Raises:
         IntegrityError: a file is missing or incomplete.

@@ -18,7 +18,7 @@ __all__ = ["FolderTokenizer", "open_tokenizer"]
 
 
 class FolderTokenizer:
-    """The part of an engine that handles text: renders, tokenizes and decodes."""
+    """The part of an engine that renders, tokenizes and decodes text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -39,7 +39,7 @@ class FolderTokenizer:
         return ids
 
     def read_answer(self, ids: Sequence[int], end_ids: Collection[int]) -> Generation:
-        """Return generated ids as an answer; it has stopped if its last id is an end token."""
+        """Return generated ids as an answer; it counts as stopped if it ends with an end token."""
         stopped = bool(ids) and ids[-1] in end_ids
         text = str(self.tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True))
         return Generation(text, len(ids), "stop" if stopped else "length", tuple(ids))

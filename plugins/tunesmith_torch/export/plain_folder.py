@@ -1,4 +1,4 @@
-"""Write plain model folders with weights in one format; open them with transformers alone."""
+"""Write plain model folders with weights in one dtype; open them with transformers alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def copy_model(model: Path, out: Path, dtype_name: str) -> None:
-    """Copy all files of a model, converting weights file by file to a format like ``bfloat16``."""
+    """Copy a model's files, except its model card; convert weights to a dtype like ``bfloat16``."""
     dtype = getattr(torch, dtype_name)
     total = 0
     for file in find_weight_files(model):

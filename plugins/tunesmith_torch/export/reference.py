@@ -92,11 +92,11 @@ class Reference:
     limits: Sequence[ContextLimit] = ()
     """Text lengths beyond which the model computes differently."""
     long_row: ScoredRow | None = None
-    """A text that exceeds as many limits as possible; None if it can exceed none."""
+    """A text that exceeds as many limits as possible; None if no limit can be exceeded."""
 
     @classmethod
     def observe(cls, model: nn.Module, template: Template, records: Sequence[Record]) -> Reference:
-        """Run the trained model, in its own dtype, on test rows."""
+        """Return what the trained model computes for test rows, in its own dtype."""
         device = next(model.parameters()).device
         text_model = TorchTextModel(model, template, device)
         rows = score_rows(text_model, records)
@@ -122,19 +122,19 @@ def is_text_only(prompt: Prompt) -> bool:
 
 
 def score_rows(model: TorchTextModel, records: Sequence[Record]) -> list[ScoredRow]:
-    """Return the first rows that an engine can score, with the model's log-probabilities.
+    """Return up to ``MAX_ROWS`` rows that an engine can score, with the model's log-probabilities.
 
     If all rows have tools or are too long, the users' last messages are scored alone.
 
     Raises:
-        UsageError: no row can be scored.
+        UsageError: no rows can be scored.
     """
     for exchanges in (_plain_exchanges(records), _last_messages(records)):
         rows = list(islice(_score_exchanges(model, exchanges), MAX_ROWS))
         if rows:
             return rows
     raise UsageError(
-        "no test row can be compared: none has a user prompt and an answer as text",
+        "no test rows can be compared: none has a user prompt and an answer as text",
         hint="add test rows with a user prompt and a text answer; an export is verified on them",
     )
 
@@ -165,7 +165,7 @@ def _score_exchanges(model: TorchTextModel, exchanges: Iterable[Exchange]) -> It
 
 
 def _most_tokens(model: TorchTextModel) -> int:
-    """Return the maximum tokens of a prompt with its answer, limited by the model's context."""
+    """Return the maximum length of a prompt with its answer, limited by the model's context."""
     return min(MAX_ROW_TOKENS, model.context or MAX_ROW_TOKENS)
 
 

@@ -8,6 +8,6 @@ __all__ = ["count_threads"]
 
 
 def count_threads() -> int:
-    """Return ``OMP_NUM_THREADS``, or 0, which means one thread per core."""
+    """Return ``OMP_NUM_THREADS``; 0, which means one thread per core, if it is not a number."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdecimal() else 0

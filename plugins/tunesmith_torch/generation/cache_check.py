@@ -1,7 +1,7 @@
 """Test whether attention with a shared prefix and a cache gives the plain model's results.
 
 Two rows with a common prefix are computed in the three ways that scoring and generation use. Each
-prediction is compared to the model's own forward pass over the row alone::
+prediction is compared with the model's own forward pass over the row alone::
 
     scoring     prefix | a a a . . .      padded on the right
                 prefix | b b b b b b
@@ -42,7 +42,7 @@ _padded: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], bool]] = WeakKeyDict
 
 
 def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
-    """Return True if rows of up to ``longest`` tokens can use a shared prefix and this cache.
+    """Return True if rows of up to ``longest`` tokens can use a shared prefix and a cache.
 
     Each model is tested once: its weights may change later, but not the way it computes.
     """
@@ -57,7 +57,7 @@ def can_use_cached_attention(model: PreTrainedModel, longest: int) -> bool:
 
 
 def can_pad(model: PreTrainedModel, longest: int) -> bool:
-    """Return True if padding and a separate head are exact for rows of up to ``longest`` tokens."""
+    """Return True if rows of up to ``longest`` tokens can be padded without changing results."""
     lengths = choose_check_lengths(model.config.get_text_config(), longest)
     found = _padded.setdefault(model, {})
     if lengths not in found:

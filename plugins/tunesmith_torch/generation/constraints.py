@@ -16,7 +16,7 @@ class TokenConstraint(Protocol):
     """A constraint on one completion, which decides which tokens may come next."""
 
     def allow(self, ids: Sequence[int]) -> Tensor:
-        """Return True for each token that may follow ``ids``: shape V or shorter, on the CPU.
+        """Return a mask of the tokens that may follow ``ids``: shape V or shorter, on the CPU.
 
         This is called once per token of a completion, in order. An empty ``ids`` starts a new
         completion.

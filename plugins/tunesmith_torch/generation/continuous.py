@@ -46,7 +46,10 @@ from tunesmith_torch.runtime.eval_mode import eval_mode
 __all__ = ["ContinuousBatch", "RunningSequence", "TokenLogprobs"]
 
 MAX_JOINING_TOKENS = 2_048
-"""Maximum prompt tokens in a step, because running sequences wait; a longer one joins alone."""
+"""Maximum number of prompt tokens in a step, because running sequences wait for it.
+
+A longer prompt joins alone.
+"""
 _UNLIMITED = 1 << 62
 
 
@@ -89,7 +92,7 @@ class RunningSequence(PartialSequence):
 
     @property
     def is_finished(self) -> bool:
-        """Return True if no further token will be generated."""
+        """True if no further tokens will be generated."""
         return self.has_ended or self.is_cancelled or len(self.ids) >= self.max_new_tokens
 
     @property
@@ -109,8 +112,8 @@ class RunningSequence(PartialSequence):
 class ContinuousBatch:
     """A running batch: the sequences that a model is generating, and those that wait to join.
 
-    Use it as a context manager in a single thread. Inside, the model is in eval mode, and on a CPU
-    its adapters are merged.
+    Use it as a context manager in a single thread. Inside, the model is in eval mode, and its
+    adapters are merged if :func:`merged_adapters` supports them.
     """
 
     def __init__(
@@ -153,7 +156,7 @@ class ContinuousBatch:
 
     @property
     def is_empty(self) -> bool:
-        """Return True if no sequence is running or waiting."""
+        """True if no sequences are running or waiting."""
         return not (self._active or self._waiting)
 
     def add(self, sequence: RunningSequence) -> None:
@@ -170,7 +173,7 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def step(self) -> list[RunningSequence]:
-        """Generate the next token of each running sequence, or the first of those that join.
+        """Generate the next token of each running sequence, or the first token of joining ones.
 
         After an error, call :meth:`clear`, because the state of the other sequences is unknown.
 

@@ -74,8 +74,9 @@ def generate(  # noqa: PLR0913 - independent choices, all but two by keyword
     """Continue every prompt by at most ``max_new_tokens`` tokens, or until one of ``end_ids``.
 
     The model's ``generation_config`` is ignored: without a sampler the most likely token is chosen,
-    without penalties. ``constrain`` returns a new constraint for one completion. ``last_prefix``
-    holds the common prefix of an earlier call with the same weights.
+    without penalties. ``constrain`` returns a new constraint for one completion. ``progress``
+    receives the number of finished completions. ``last_prefix`` holds the common prefix of an
+    earlier call with the same weights.
 
     Returns:
         The completions in the order of the prompts.

@@ -24,7 +24,7 @@ class JsonConstraint:
     """An ``llguidance.LLMatcher`` for one completion."""
 
     def allow(self, ids: Sequence[int]) -> Tensor:
-        """Return True for each token that may follow ``ids``: shape V or shorter, on the CPU."""
+        """Return a mask of the tokens that may follow ``ids``: shape V or shorter, on the CPU."""
         if ids:
             self.matcher.consume_token(ids[-1])
         else:
@@ -42,7 +42,10 @@ def compile_schema(
     key_separator: str,
     is_indented: bool,
 ) -> Callable[[], JsonConstraint]:
-    """Return a function that creates a constraint for each completion.
+    """Return a function that creates the constraint of one completion: JSON matching ``schema``.
+
+    The separators are the texts between items, and between a key and its value. If ``is_indented``,
+    any whitespace is allowed between the parts of the JSON.
 
     Raises:
         UsageError: llguidance does not support the tokenizer or the schema.

@@ -86,7 +86,7 @@ class DecodingCache(Cache):  # type: ignore[misc]  # transformers comes without 
     # Called by the decoding loop.
 
     def next_inputs(self) -> dict[str, Any]:
-        """Make room for one more token per row; return its positions and the attention mask."""
+        """Make room for one more token per row; return the model's inputs other than the tokens."""
         if self.end == self._keys_LBKDS.shape[-1]:
             self._reallocate(self.num_rows, self.end - self.start)
             self._update_views()

@@ -40,7 +40,7 @@ def merged_adapters(
 
 
 def _mergeable_layers(model: nn.Module, max_bytes: int) -> list[FusedLoraLinear]:
-    """Return all layers with plain adapters, or none if not in fp32 on a CPU, or too large."""
+    """Return all layers with plain adapters, unless one is not fp32 on a CPU or all are too big."""
     fused_layers = [module for module in model.modules() if isinstance(module, FusedLoraLinear)]
     found = [layer for layer in fused_layers if layer.fusable_adapters()]
     weights = [layer.get_base_layer().weight for layer in found]

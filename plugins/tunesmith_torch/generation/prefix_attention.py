@@ -32,7 +32,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 ATTENTION_NAME = "tunesmith_cached"
 QUERY_BLOCK = 64
-"""Queries per block on the CPU."""
+"""Number of queries per block on a CPU."""
 
 _SCORE_OPTIONS = ("softcap", "s_aux", "position_bias", "sinks")
 """Options that change attention scores and are not implemented here."""
@@ -59,7 +59,7 @@ _prefix: ContextVar[Prefix | None] = ContextVar("prefix", default=None)
 
 @contextmanager
 def use_cached_attention(model: PreTrainedModel, prefix: Prefix | None = None) -> Iterator[None]:
-    """Inside the block, make the model use this attention, with ``prefix`` before all rows."""
+    """Inside the block, make the model use this module's attention, with a prefix of all rows."""
     before = model.config._attn_implementation
     token = _prefix.set(prefix)
     try:

@@ -51,7 +51,8 @@ def has_plain_kv_cache(model: PreTrainedModel, longest: int) -> bool:
     """Return True if every layer attends to all earlier tokens of rows up to ``longest`` tokens.
 
     Layers with a sliding window do this if no row is longer than the window. Recurrent layers, and
-    layers that read the keys of another layer, never do.
+    layers that read the keys of another layer, never do. The result is also False for
+    encoder-decoder models, and for models on several devices or with a fixed attention function.
     """
     if not model.is_backend_compatible() or model.config.is_encoder_decoder:
         return False
@@ -90,7 +91,7 @@ class LastPrefix:
     """The common prefix of the last call; the next call often has the same one.
 
     Answers to the same prompts are generated and scored, for example. Only an equal prefix is used
-    again, so results are the same bits as without it. The model's weights must not change.
+    again, so results are bit for bit the same as without it. The model's weights must not change.
     """
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ def compute_common_prefix(
 ) -> Prefix | None:
     """Compute the prefix that all rows share, up to ``max_length`` tokens.
 
-    The result is None if the prefix is too short.
+    The result is None for a single row, or if the prefix is shorter than ``MIN_PREFIX_TOKENS``.
     """
     shared = common_prefix_length(rows, max_length) if len(rows) > 1 else 0
     return last.compute(model, rows[0][:shared]) if shared >= MIN_PREFIX_TOKENS else None

@@ -52,9 +52,10 @@ class Sampler:
         return numbers
 
     def sample(self, logits_NV: Tensor, uniforms: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return each row's token, shape N, and its log-probability in nats, before ``top_p``.
+        """Return each row's token and its log-probability in nats, both of shape N.
 
-        ``uniforms``: one number in [0, 1) per row.
+        The log-probability is that after temperature and before ``top_p``. ``uniforms``: one number
+        in [0, 1) per row.
         """
         log_NV = (logits_NV.float() / self.temperature).log_softmax(-1)
         uniform_N1 = torch.tensor(uniforms, dtype=torch.float64, device=log_NV.device)[:, None]

@@ -37,9 +37,10 @@ class ScoredRow(NamedTuple):
 def pad_rows(
     rows: Sequence[ScoredRow], prefix_length: int, budget: int
 ) -> Iterator[tuple[list[int], MicroBatch]]:
-    """Yield batches of rows without their common prefix, longest first, padded on the right.
+    """Divide rows without their common prefix into batches, longest first, padded on the right.
 
-    Padding on the right needs no mask: causal attention never sees what follows a row's tokens.
+    Yield the indices of each batch's rows, and the batch. Padding on the right needs no mask,
+    because causal attention never sees the positions after a row's tokens.
     """
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row].ids))
     lengths = [len(rows[row].ids) - prefix_length for row in order]

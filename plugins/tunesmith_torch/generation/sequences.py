@@ -63,7 +63,7 @@ class GenerationSettings:
     end_ids: frozenset[int]
     """Token ids that end an answer."""
     token_budget: int
-    """Maximum tokens in a batch: number of rows times the longest prompt with its answer."""
+    """Maximum number of tokens in a batch: rows times the longest prompt with its answer."""
     sampler: Sampler | None
     progress: Callable[[int], None]
     last_prefix: LastPrefix

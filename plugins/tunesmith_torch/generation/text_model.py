@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 from tunesmith.contracts import Generation, Progress, TokenScores
 from tunesmith.errors import EnvironmentProblem, PromptTooLongError, UsageError
 from tunesmith.records import Answer, Prompt
+from tunesmith.text import format_count
 from tunesmith_torch.data.packing import MicroBatch, collate
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.generation import prefix_attention, prefix_cache
@@ -50,7 +51,7 @@ __all__ = ["TorchTextModel"]
 SCORING_TOKENS = 8_192
 """Maximum number of tokens in a scoring pass; more would take memory without saving time."""
 FULL_LOGITS_TOKENS = 1_024
-"""Maximum for models whose head cannot run separately, so all logits are kept in memory."""
+"""Maximum number of tokens in a scoring pass that keeps all logits, as some heads require."""
 
 MIN_SAVED_TOKENS = {"cpu": 128}
 """Minimum number of tokens that sharing a prompt must save, by device type.
@@ -290,7 +291,7 @@ class TorchTextModel:
     ) -> list[Generation]:
         prompts_ids = self.template.encode_prompts(prompts)
         lengths = [len(ids) + max_new_tokens for ids in prompts_ids]
-        self._check_context(prompts, lengths, f"prompt and an answer of {max_new_tokens} tokens")
+        self._check_context(prompts, lengths, _describe_exchange(max_new_tokens))
         answers = generate(
             self.model,
             prompts_ids,
@@ -307,7 +308,7 @@ class TorchTextModel:
     def stream(
         self, prompt: Prompt, max_new_tokens: int, *, seed: int = 0, temperature: float = 0.0
     ) -> Iterator[Generation]:
-        """Generate an answer; yield the text so far after each token, at last the complete answer.
+        """Generate an answer; after each token, yield the answer so far. The last one is complete.
 
         The answer equals that of :meth:`generate`, or of :meth:`sample` if the temperature is above
         0. A model that cannot generate step by step yields only the whole answer.
@@ -316,8 +317,8 @@ class TorchTextModel:
             PromptTooLongError: the prompt leaves no room for such an answer in the model's context.
         """
         (ids,) = self.template.encode_prompts([prompt])
-        description = f"prompt and an answer of {max_new_tokens} tokens"
-        self._check_context([prompt], [len(ids) + max_new_tokens], description)
+        length = len(ids) + max_new_tokens
+        self._check_context([prompt], [length], _describe_exchange(max_new_tokens))
         streams = _prompt_streams([prompt])
         sequence = RunningSequence(
             prompt=ids,
@@ -350,8 +351,8 @@ class TorchTextModel:
             return
         long = [index for index, length in enumerate(lengths) if length > context]
         raise PromptTooLongError(
-            f"{description}: {len(long)} of {len(lengths)} are longer than the model's context of "
-            f"{context} tokens; the first, at index {long[0]}, has {lengths[long[0]]} tokens",
+            f"{description}: longer than the model's context of {context} tokens in {len(long)} of "
+            f"{len(lengths)} cases; the first, at index {long[0]}, has {lengths[long[0]]} tokens",
             [prompts[index] for index in long],
             hint="shorten the prompt, give fewer examples in it, or allow shorter answers",
         )
@@ -363,8 +364,8 @@ class TorchTextModel:
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Run all rows and yield, per pass, their indices and their concatenated log-probabilities.
 
-        Passes have their own order, and the indices tell the caller which rows they hold. Six rows
-        that start with a system prompt, where rows 1, 3 and 4 are answers to the same prompt A::
+        The rows are sorted, so the indices identify the rows of a pass. Six rows that start with a
+        system prompt, where rows 1, 3 and 4 are answers to the same prompt A::
 
             [system]                            once, for all rows: compute_common_prefix
 
@@ -430,6 +431,10 @@ class TorchTextModel:
 
     def _logprobs(self, batch: MicroBatch, head: LMHead) -> Tensor:
         return head.logprobs(hidden_at_targets(self.model, batch), batch)
+
+
+def _describe_exchange(max_new_tokens: int) -> str:
+    return f"prompt and an answer of {format_count(max_new_tokens, 'token')}"
 
 
 def _prompt_streams(prompts: Sequence[Prompt]) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK_SIZE = 128
-"""Queries in a block."""
+"""Number of queries in a block."""
 
 
 class AttentionSpec(NamedTuple):

@@ -37,7 +37,7 @@ SHARED_INPUT_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def register_fused_lora(config: LoraConfig, model: nn.Module) -> None:
-    """Make PEFT build ``config``'s adapters from :class:`FusedLoraLinear` if all layers are plain.
+    """Make PEFT build ``config``'s adapters from :class:`FusedLoraLinear` in an unquantized model.
 
     PEFT picks custom layers by ``isinstance``, and quantized layers are subclasses of
     ``nn.Linear``. So a model with a single quantized layer keeps PEFT's own layers everywhere.
@@ -76,7 +76,7 @@ class SharedInputGroup:
         self._cached: dict[FusedLoraLinear, Tensor] = {}
 
     def compute(self, layer: FusedLoraLinear, names: list[str], x: Tensor) -> Tensor:
-        """Return the output of ``layer``, and on the first call with ``x`` compute its siblings.
+        """Return the output of ``layer``; the first call with ``x`` also computes its siblings.
 
         ``names`` are the adapters of ``layer``.
         """

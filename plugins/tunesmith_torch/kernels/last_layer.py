@@ -32,7 +32,10 @@ _Mapping = Callable[[Tensor, "PositionIndex"], Tensor]
 
 
 class PositionIndex:
-    """The indices of the N positions, and the rank of each of the P positions among them, or N."""
+    """The indices of N selected positions out of P, and the place of each position among them.
+
+    The place of a position that is not selected is N.
+    """
 
     def __init__(self, positions_N: Tensor, P: int) -> None:
         self.positions_N = positions_N
@@ -79,9 +82,10 @@ class _IndexFunction(torch.autograd.Function):
 def compute_last_layer_at(
     decoder: nn.Module, index: PositionIndex, shape: torch.Size
 ) -> Iterator[None]:
-    """Compute the last layer's queries, output projection and feed-forward at N positions only.
+    """Inside the block, compute most of the last layer only at the positions in ``index``.
 
-    ``shape`` is that of the token ids, [B, T].
+    That is, its queries, output projection and feed-forward. ``shape`` is that of the token ids,
+    [B, T].
     """
 
     def gather_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -107,8 +111,8 @@ def compute_last_layer_at(
 def is_recomputed(decoder: nn.Module) -> bool:
     """Return True if gradient checkpointing recomputes the last layer or a part of it.
 
-    Every forward pass asks again, because a stored answer could be outdated. It asks only modules
-    that could do so, because asking all modules of a model takes milliseconds.
+    Every forward pass checks this again, because a stored result could be outdated. Only modules
+    that could do so are checked, because checking all modules of a model takes milliseconds.
     """
     last = _last_layer(decoder)
     parts = [] if last is None else [last, *last.children()]

@@ -13,7 +13,7 @@ Backward, with ``g = dL/dy`` and ``u = x A^T`` kept from forward::
 
     du = g (s B)       dB = s g^T u       dA = du^T x       dx = g W + du A
 
-Again the product computes the sum. W is frozen and gets no gradient. Products run in the format of
+Again the product computes the sum. W is frozen and gets no gradient. Products run in the dtype of
 W: A and B are fp32 master weights that are rounded for the products, and their gradients are
 converted back to fp32. Autocast has nothing left to do here.
 
@@ -35,7 +35,7 @@ from torch.autograd.function import once_differentiable
 
 
 class LoraLayerSpec(NamedTuple):
-    """The columns of ``u`` of each adapter of a layer, and its scale."""
+    """The columns of ``u`` that belong to each adapter of a layer, and each adapter's scale."""
 
     columns: tuple[slice, ...]
     scales: tuple[float, ...]

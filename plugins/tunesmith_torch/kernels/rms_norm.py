@@ -15,7 +15,7 @@ and reads these eleven times in backward. But ``n`` and ``r`` are enough. With `
        = r (dn - n mean(dn n))                  because r x = n
     dw = sum over rows of (g n)
 
-Forward takes three passes and backward four (six if ``w`` is trained). All use the format of ``x``,
+Forward takes three passes and backward four (six if ``w`` is trained). All use the dtype of ``x``,
 except sums, which are fp32. Forward gives the same bits as the model's own norm, apart from the
 order of adding up a row's squares. On a CPU in bf16 this takes half the time, which saves 3 % of a
 training step.
@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 
 
 def fuse_rms_norms(model: nn.Module) -> int:
-    """Replace each RMSNorm of the model with :class:`FusedRMSNorm`; return their number."""
+    """Replace each plain RMSNorm of the model with :class:`FusedRMSNorm`; return their number."""
     replacements = [
         (parent, name, norm)
         for parent in model.modules()
@@ -64,7 +64,7 @@ class FusedRMSNorm(nn.Module):
 
 
 def _fused_replacement(module: nn.Module) -> FusedRMSNorm | None:
-    """Return the module's replacement, or None if it does not compute the formula above.
+    """Return the module's replacement, or None if the module is not a plain RMSNorm.
 
     The outputs of both modules are compared. The class name is not enough, because Gemma's RMSNorm
     scales by 1 + w.

@@ -43,7 +43,7 @@ class LengthClasses:
 
     @property
     def has_state(self) -> bool:
-        """Return True if a pass over a long row changes the factors of later passes."""
+        """True if a pass over a long row changes the factors of later passes."""
         return self.exact_beyond is not None
 
 

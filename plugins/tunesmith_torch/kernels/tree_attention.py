@@ -100,7 +100,7 @@ class TreeLayout:
 
 
 def register_tree_attention() -> str:
-    """Register the attention with transformers and return its name; it may be called repeatedly."""
+    """Register tree attention with transformers, which may be repeated; return its name."""
     AttentionInterface.register(ATTENTION_NAME, tree_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, packed_mask)
     return ATTENTION_NAME
@@ -171,7 +171,9 @@ def _check_supported(layout: TreeLayout, kwargs: dict[str, Any]) -> None:
 
 
 def _sharing_problem(feature: str) -> EnvironmentProblem:
-    return EnvironmentProblem(f"the model's attention has {feature}", hint="set packing = false")
+    return EnvironmentProblem(
+        f"the model's attention has {feature}", hint="set technique.packing = false"
+    )
 
 
 def _attend_branches(

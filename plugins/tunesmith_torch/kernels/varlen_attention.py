@@ -57,9 +57,9 @@ LONG_ROW_TOKENS = 1024
 
 
 def register_varlen_attention() -> str:
-    """Register the attention with transformers and return its name; it may be called repeatedly.
+    """Register packed attention with transformers, which may be repeated; return its name.
 
-    Use it as ``model.set_attn_implementation(register())``.
+    Use it as ``model.set_attn_implementation(register_varlen_attention())``.
     """
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, packed_mask)
@@ -86,7 +86,8 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it so
     ``max_length_q`` the length of the longest row.
 
     Raises:
-        EnvironmentProblem: the model's attention or mask is anything but causal within rows.
+        EnvironmentProblem: the model's attention or mask is not causal within rows, or the
+            attention uses a feature that is not supported.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     spec = AttentionSpec(scale, sliding_window, softcap, dropout)

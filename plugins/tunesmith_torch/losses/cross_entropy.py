@@ -85,7 +85,7 @@ def linear_cross_entropy(  # noqa: PLR0913 - heads have these options
 ) -> Tensor:
     """Return the sum of ``weights_N * nll`` over positions in nats, a scalar in fp32.
 
-    It can be differentiated once, with respect to hidden states, weight and bias (not
+    The sum can be differentiated once, with respect to hidden states, weight and bias (not
     ``weights_N``).
     """
     transform = _LogitTransform(softcap, logit_scale, _product_dtype(weight_VD))

@@ -12,7 +12,7 @@ The head is computed at these positions, and so is most of the last layer
     hidden states                             h         h    h            each predicts the next
     targets_N                                Ann        .  <end>
 
-``max_logprob_difference`` compares the result to the model's own forward pass on a few random
+``max_logprob_difference`` compares the result with the model's own forward pass on a few random
 tokens. The check runs on the model that will be trained, so it detects an architecture that breaks
 these assumptions before training starts.
 """
@@ -151,7 +151,7 @@ def hidden_at_targets(
 
 
 def get_decoder(base: Any) -> Any:
-    """Return the model below the head: its embeddings, layers and final norm."""
+    """Return the model without its head: the embeddings, layers and final norm."""
     decoder = base.get_decoder()
     if decoder is base:  # transformers does not find this architecture's decoder by its name
         decoder = next(part for part in base.children() if isinstance(part, PreTrainedModel))
@@ -184,7 +184,7 @@ def max_logprob_difference(
 ) -> float:
     """Return the largest error in nats of log-probabilities computed by this module.
 
-    Rows of random tokens in one trimmed micro-batch are compared to each row alone through the
+    Rows of random tokens in one trimmed micro-batch are compared with each row alone through the
     model's own head. Rounding in fp32 gives 1e-5. A row that attends to another row, or an unknown
     logit scale, gives at least 0.1.
     """

@@ -50,7 +50,10 @@ class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def phase(self, name: str, *, flat: bool = False) -> Iterator[None]:
-        """Assign the events inside the block to a phase."""
+        """Assign the events inside the block to a phase.
+
+        In a ``flat`` phase, the result of an operation belongs to the layer of its first argument.
+        """
         outer = self._phase, self._flat
         self._phase, self._flat, self.layer = name, flat, -1
         try:
@@ -87,11 +90,14 @@ class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def record_existing(
         self, tensor: Tensor, label: str, layer: int = -1, size: int | None = None
     ) -> None:
-        """Record an existing tensor as a block of the given layer."""
+        """Record an existing tensor as a block of the given layer.
+
+        ``size``: its size in bytes, if that is not the size of the tensor's storage.
+        """
         self._record_storage(tensor, label, layer, size)
 
     def label_blocks(self, tensors: Iterable[Tensor | None], label: str) -> None:
-        """Label the blocks of recorded tensors, such as ``weights``."""
+        """Give the blocks of recorded tensors a label, such as ``weights``."""
         for tensor in tensors:
             if tensor is not None:
                 block = self._blocks.get(_storage_key(tensor))
@@ -99,7 +105,7 @@ class AllocationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.labels[block] = label
 
     def layer_of(self, tensor: Tensor) -> int:
-        """Return the layer a tensor belongs to, or -1."""
+        """Return the number of the layer that a tensor belongs to, or -1."""
         block = self._blocks.get(_storage_key(tensor))
         return -1 if block is None else self._block_layers[block]
 

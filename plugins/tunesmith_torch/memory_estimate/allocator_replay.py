@@ -134,7 +134,7 @@ class CudaAllocator:
         self._live[block_id] = pool, block
 
     def free(self, block_id: int) -> None:
-        """Free a block."""
+        """Free the block ``block_id``, if it was allocated."""
         if block_id not in self._live:
             return
         pool, block = self._live.pop(block_id)
@@ -168,7 +168,7 @@ class GlibcHeap:
         self._live[block_id] = block
 
     def free(self, block_id: int) -> None:
-        """Free a block."""
+        """Free the block ``block_id``."""
         block = self._live.pop(block_id)
         self.allocated -= block.size
         self._pool.add_free(block)

@@ -2,7 +2,7 @@
 
 Names: P tokens of the largest micro-batch, N tokens of it that contribute to the loss, D hidden
 size, F intermediate size of the feed-forward, V vocabulary size, r rank, w bytes of a number in the
-compute format.
+compute dtype.
 
 The estimate adds up all that the training loop of this toolkit keeps, in allocation order (a
 picture is in :mod:`tunesmith_torch.memory_estimate`)::
@@ -67,7 +67,10 @@ class MemoryParts(NamedTuple):
     """Bytes that are rarely needed, and only included in the upper bound."""
 
     def to_memory(self, length_factors: tuple[float, float]) -> PhaseMemory:
-        """Return the sum as an interval; ``length_factors`` bounds the rows' real lengths."""
+        """Return the sum of all parts, with its bounds.
+
+        ``length_factors`` bounds the rows' real lengths, relative to the estimated lengths.
+        """
         static, dynamic = sum(self.static.values()), sum(self.dynamic.values())
         framework = sum(self.framework.values())
         return PhaseMemory(
@@ -114,10 +117,10 @@ def estimate(setting: EstimateSetting) -> Estimate:
 
 
 def loading_memory(setting: EstimateSetting) -> MemoryParts:
-    """Return the weights and the part of the weight files that is in memory at the same time.
+    """Return the memory of loading: the weights, and the part of their files in memory with them.
 
-    On a CPU, mapped pages of the files count as the process's memory. A matrix in the files' format
-    is a view of them; a matrix in another format exists twice.
+    On a CPU, mapped pages of the files count as the process's memory. A matrix in the files' dtype
+    is a view of them; a matrix in another dtype exists twice.
     """
     shape = setting.shape
     static = {"weights": setting.base_bytes}
@@ -228,10 +231,10 @@ def evaluation_memory(setting: EstimateSetting) -> MemoryParts:
 
 
 def merged_weights_memory(setting: EstimateSetting, tokens: int) -> dict[str, int]:
-    """Return the bytes of the linear layers that generation copies to merge adapters; 0 if none.
+    """Return the bytes of the linear layers that generation copies to merge adapters, if any.
 
-    On a CPU, LoRA adapters are merged in fp32 if many ``tokens`` are generated
-    (:mod:`tunesmith_torch.generation.merged_lora`).
+    The result is empty if no adapters are merged. On a CPU, LoRA adapters are merged in fp32 if
+    many ``tokens`` are generated (:mod:`tunesmith_torch.generation.merged_lora`).
     """
     linear = 4 * setting.shape.layers * setting.shape.layer_linear_weights
     mergeable = (
@@ -301,7 +304,7 @@ def _attended_pairs(row: RowLengths, shares_prompt: bool) -> int:
 
 
 def _adapter_activation_bytes(setting: EstimateSetting) -> int:
-    """Return the bytes that LoRA keeps: the product with A, and A and B in the compute format.
+    """Return the bytes that LoRA keeps: the product with A, and A and B in the compute dtype.
 
     On a quantized base model everything is kept twice, because the inputs are in fp32.
     """

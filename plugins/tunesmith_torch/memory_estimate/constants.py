@@ -1,7 +1,7 @@
 """Sizes of memory other than tensors: libraries, the device's context, allocator overhead.
 
-The CPU figures were measured with the versions named below. The CUDA figures come from the sources
-of its libraries and have not been measured. A run's report contains its measured memory.
+The CPU figures were measured with the versions given below. The CUDA figures come from the sources
+of CUDA's libraries and have not been measured. A run's report contains its measured memory.
 """
 
 from __future__ import annotations

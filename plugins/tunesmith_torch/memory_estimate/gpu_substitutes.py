@@ -140,7 +140,7 @@ def _gpu_attention(  # noqa: PLR0913 - torch's own arguments
 def _dequantized_bytes(args: Sequence[Any]) -> int:
     """Return the workspace of a 4-bit product: the dequantized matrix, and its scales in fp32.
 
-    The matrix has the input's format. bitsandbytes dequantizes for more than a few rows
+    The matrix has the input's dtype. bitsandbytes dequantizes for more than a few rows
     (_dequant_linear_fallback).
     """
     x, _, shape, *_ = args

@@ -22,7 +22,7 @@ _IGNORED_CONFIG_KEYS = ("auto_map", "quantization_config", *ATTENTION_KEYS)
 
 
 def make_meta_config(config: Mapping[str, Any], layers: int | None = None) -> PretrainedConfig:
-    """Return a transformers config, with ``layers`` instead of the model's layers if given.
+    """Return a model's transformers config, with this number of ``layers`` unless it is None.
 
     Raises:
         UsageError: transformers does not support the model type.
@@ -102,7 +102,8 @@ def _linear_8bit(layer_class: Any, layer: nn.Linear) -> nn.Module:
 def quantize_4bit(model: PreTrainedModel, *, double: bool, dtype: torch.dtype) -> None:
     """Replace the linear layers, except the head, with 4-bit layers of bitsandbytes.
 
-    With ``double``, the scales are quantized too. ``dtype`` is the format of the products.
+    Layers whose input width is not a multiple of 64 are kept. With ``double``, the scales are
+    quantized too. ``dtype`` is the dtype of the products.
 
     Raises:
         EnvironmentProblem: bitsandbytes is not installed.

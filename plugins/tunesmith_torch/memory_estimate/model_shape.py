@@ -192,7 +192,7 @@ def _norms_per_layer(family: str) -> int:
 
 
 def _read_size(config: Mapping[str, Any], *names: str) -> int:
-    """Return the first of these keys that is an integer; families name the same size differently.
+    """Return the first integer under one of these keys; families have different keys for a size.
 
     Raises:
         UsageError: the config has none of the keys.

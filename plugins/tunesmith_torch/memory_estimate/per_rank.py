@@ -3,7 +3,7 @@
 With ``parallel = "data"``, each process holds all weights, and a buffer that sums gradients.
 With ``"sharded"`` (:mod:`tunesmith_torch.runtime.sharding`), it holds::
 
-    parts      always: 1/N of the trained weights (fp32), the frozen weights (in their format),
+    parts      always: 1/N of the trained weights (fp32), the frozen weights (in their dtype),
                the gradients and the optimizer state
 
     gathered   during a step: the weights outside the blocks (embeddings, head), the block being
@@ -62,12 +62,12 @@ class ShardSizes:
         return whole // setting.processes
 
     def part(self, whole: int) -> int:
-        """Return this process's part of something that is divided evenly."""
+        """Return this process's part of ``whole`` bytes that are divided evenly."""
         return whole // self.setting.processes
 
     @property
     def gathered(self) -> int:
-        """Maximum bytes in a step of weights gathered whole and of gradients being summed."""
+        """Maximum bytes of weights gathered whole and of gradients being summed during a step."""
         if self.setting.adapter is not None:
             return self._forward
         w = self.setting.compute_bytes
@@ -116,7 +116,7 @@ class ShardSizes:
 
     @property
     def whole(self) -> int:
-        """Bytes of all weights in the compute format, plus the buffer of the largest block."""
+        """Bytes of all weights in the compute dtype, plus the buffer of the largest block."""
         setting = self.setting
         block = round(self._block_weights * self._bytes_per_block_weight)
         largest = max(block, self._outside_weights * setting.compute_bytes)

@@ -70,17 +70,17 @@ class EstimateSetting:
 
     @property
     def method(self) -> Method:
-        """The options for the weights: which are trained, and whether the base is quantized."""
+        """The method, such as ``lora``: which weights are trained, and if the base is quantized."""
         return self.options.adaptation.method
 
     @property
     def adapter(self) -> AdapterOptions | None:
-        """The adapters to train; None if all weights are trained."""
+        """The options of the adapter to train; None if all weights are trained."""
         return self.options.adaptation.adapter
 
     @property
     def compute_bytes(self) -> int:
-        """Bytes per number in the compute format."""
+        """Bytes per number in the compute dtype."""
         precision = self.options.precision
         if precision != "auto":
             return 2 if precision == "bf16" else 4

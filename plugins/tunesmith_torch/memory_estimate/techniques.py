@@ -39,7 +39,7 @@ def estimate_supervised(
 
 
 def analytic_estimate(setting: EstimateSetting, request: EstimateRequest) -> Estimate:
-    """Return the analytic estimate."""
+    """Return the estimate by arithmetic; its lower bound allows any values of ``auto`` options."""
     return _lower_bound_of_auto(setting, request, analytic.estimate(setting))
 
 
@@ -76,7 +76,7 @@ def count_tokens(setting: EstimateSetting, request: EstimateRequest) -> Estimate
 
 
 def import_tracing() -> None:
-    """Import torch and the modules that trace a step, which are not needed until now."""
+    """Import torch and the modules that trace a step, which are not needed before."""
     prepare_environment()  # the run will use the torch that is imported here
     from tunesmith_torch.memory_estimate import token_lengths, traced  # noqa: F401
 
@@ -102,7 +102,7 @@ def traced_estimate(setting: EstimateSetting, request: EstimateRequest) -> Estim
 def memory_savings(options: OptionsT, table: str = "technique") -> Sequence[MemorySaving[OptionsT]]:
     """Return option changes that save memory, those with the fewest side effects first.
 
-    ``table`` is the run-file table with the options.
+    ``table`` is the run-file table that contains the options.
     """
     savings: list[MemorySaving[OptionsT]] = []
 

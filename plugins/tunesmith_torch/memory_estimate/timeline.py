@@ -64,7 +64,7 @@ class Timeline:
     runs: list[EventRun] = field(default_factory=list)
 
     def add(self, position: StepPosition, event: AllocationEvent) -> None:
-        """Append an event."""
+        """Append an event at a position."""
         if not self.runs or self.runs[-1].position != position:
             self.runs.append(EventRun(position))
         self.runs[-1].events.append(event)
@@ -143,7 +143,7 @@ class Timeline:
     def with_block(self, label: str, size: int, part: str) -> Timeline:
         """Return the timeline with an extra block in all phases whose names contain ``part``.
 
-        It is allocated when such a phase starts, and freed when another phase follows.
+        The block is allocated when such a phase starts, and freed when another phase follows.
         """
         return self.with_block_of(label, lambda position: size if part in position.phase else 0)
 

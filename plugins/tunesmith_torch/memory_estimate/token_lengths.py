@@ -10,6 +10,7 @@ import numpy as np
 
 from tunesmith.estimates import EstimateRequest
 from tunesmith.records import Preference, Record, UnpairedPreference, last_exchange
+from tunesmith.text import format_count
 from tunesmith_torch.data.large_data import sample_if_large
 from tunesmith_torch.data.packing import Example, pack, padded_batches
 from tunesmith_torch.data.templates import Template
@@ -41,7 +42,7 @@ def exact_workload(
     context_length: int,
     grouping: Grouping = SINGLE_COMPLETION,
 ) -> Workload | None:
-    """Return the exact workload of training, or None if the tokenizer or the rows are missing."""
+    """Return the exact workload of training, or None without a tokenizer or usable rows."""
     if request.tokenizer is None or request.assumed is not None or not request.train:
         return None
     template = Template.from_options(load_tokenizer(request.tokenizer), options)
@@ -57,7 +58,7 @@ def exact_workload(
     preferences = [record for record in test if isinstance(record, kinds)]
     others = [record for record in test if not isinstance(record, kinds)]
     examples = template.tokenize_records(others, context_length).examples
-    notes = [f"{skipped} rows are skipped: too long or unusable"] if skipped else []
+    notes = [f"{format_count(skipped, 'row')} skipped: too long or not trainable"] * bool(skipped)
     if len(train) < len(request.train):
         notes = [f"row lengths come from a sample: {len(train):,} of {len(request.train):,} rows"]
     workload = build_workload(
@@ -118,6 +119,7 @@ def _with_actual_micro_batches(
 ) -> Workload:
     """Return the workload with the largest micro-batch that occurs, not the largest possible.
 
+    In a long run, where only the first steps are computed, the largest possible one is kept.
     Row lengths go through the same steps as rows in training::
 
         order of the rows -> batch of a step -> rows of one process -> its micro-batches

@@ -41,7 +41,7 @@ def estimate(setting: EstimateSetting) -> Estimate:
 
 
 def shard_timeline(timeline: Timeline, setting: EstimateSetting) -> Timeline:
-    """Convert the allocations of a single process to one process among several."""
+    """Convert the allocations of a single process to those of one process among several."""
     buffer = per_rank.sum_buffer_bytes(setting)
     if not setting.is_sharded:
         return timeline.with_block("temporaries", buffer, ".clip") if buffer else timeline
@@ -87,7 +87,7 @@ Measured with rows of many lengths: 0 to 0.2 in six training runs.
 
 
 def add_varied_shape_memory(memory: PhaseMemory) -> PhaseMemory:
-    """Adjust the memory on a CPU if micro-batches differ in size, or several runs share a process.
+    """Add to the memory on a CPU what micro-batches of different sizes, or earlier stages, leave.
 
     Kernels are compiled for each size and stay in memory, between the blocks of the next sizes.
     """

@@ -65,7 +65,10 @@ class Grouping:
     both_completions: bool = False
     """True if both completions of a pair are computed; False if only the chosen one is."""
     sampled_completions: tuple[int, int] | None = None
-    """Number and token limit of completions sampled instead of the record's own; None if none."""
+    """Number and token limit of the completions that are sampled for a prompt.
+
+    None if the record's own completions are computed.
+    """
     shares_prompt: bool = False
     """True if a prompt is computed once for all of its completions."""
     scores_last_token: bool = False
@@ -300,7 +303,7 @@ CharacterCounts = tuple[Sequence[int], Sequence[int]]
 
 
 def _guess_lengths(characters: CharacterCounts, characters_per_token: float) -> RowLengths:
-    """Return the estimated number of tokens for these numbers of characters."""
+    """Return the estimated numbers of tokens for these numbers of characters."""
     prompt, completions = characters
     # Each completion ends with one more token.
     tokens = tuple(max(round(count / characters_per_token), 1) + 1 for count in completions)
@@ -324,7 +327,8 @@ def _character_counts(record: Record) -> CharacterCounts:
         case UnpairedPreference():
             return _prompt_characters(record.prompt), (len(record.completion),)
         case _:
-            raise TypeError(f"cannot estimate the length of a {type(record).__name__}")
+            kind = type(record).__name__
+            raise TypeError(f"cannot estimate the length of records of type {kind}")
 
 
 def _prompt_characters(prompt: Prompt) -> Sequence[int]:

@@ -31,7 +31,7 @@ _PISSA_ITERATIONS = re.compile(r"pissa_niter_(\d+)", re.ASCII)
 def check_adapter_config(folder: Path, module_names: Iterable[str], largest: int) -> None:
     """Check the sizes and the regular expressions in an adapter's config, before PEFT reads it.
 
-    ``module_names``: names of the base model's modules, which PEFT matches with the expressions.
+    ``module_names``: names of the base model's modules, which PEFT matches against the expressions.
     ``largest``: the largest dimension of any tensor in the adapter.
 
     Raises:

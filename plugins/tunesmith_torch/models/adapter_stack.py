@@ -69,8 +69,8 @@ def adapt_model(
 ) -> AdaptedModel:
     """Prepare a model for training; its outputs start equal to those of the initial model.
 
-    ``base`` is the base model. If the initial model is a full model rather than an adapter, pass
-    the initial model.
+    ``base`` is the loaded base model, or the loaded initial model if that is a full model rather
+    than an adapter.
 
     Raises:
         UsageError: one of the two adapters is not a plain LoRA adapter, so they cannot be summed.
@@ -163,7 +163,10 @@ def reference_policy(adapted: AdaptedModel) -> Iterator[None]:
     """
     model = adapted.model
     if not isinstance(model, PeftModel):
-        raise UsageError("a fully trained model has no reference policy", hint='set adapt = "lora"')
+        raise UsageError(
+            "a fully trained model has no reference policy",
+            hint='set `adapt` to "lora" in the options of the technique or stage',
+        )
     if POLICY not in model.peft_config:
         with model.disable_adapter():
             yield

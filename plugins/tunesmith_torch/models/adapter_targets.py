@@ -71,7 +71,7 @@ class AdapterTargets:
             raise UsageError(
                 f"technique.adapter.{option}: PEFT does not support it for {format_names(weights)} "
                 f"in {model.config.model_type} models",
-                hint=f"remove adapter.{option}, or name other modules in adapter.target_modules",
+                hint=f"remove technique.adapter.{option}, or list other modules in {_MODULES_KEY}",
             )
         return cls(
             modules=_shortest_names(model, direct, options),
@@ -131,7 +131,7 @@ def _choose_modules(
     linear = _linear_layers(model, modules)
     if options.target_modules == "all-linear":
         if not linear:
-            raise UsageError(f"{_MODULES_KEY}: the model has no linear layer outside its head")
+            raise UsageError(f"{_MODULES_KEY}: the model has no linear layers outside its head")
         return linear
     chosen: dict[str, nn.Module] = {}
     hint = f"linear layers of this model: {', '.join(_last_parts(linear))}"
@@ -266,7 +266,8 @@ def _refuse_tied_targets(model: PreTrainedModel, chosen: Mapping[str, nn.Module]
             raise UsageError(
                 f'{_MODULES_KEY}: "{target}" shares its weight with another module, so a LoRA '
                 "adapter on it would be lost when the model is merged or saved",
-                hint=f'train the full module instead: adapter.modules_to_save = ["{target}"]',
+                hint="train the full module instead: technique.adapter.modules_to_save = "
+                f'["{target}"]',
             )
 
 
@@ -292,8 +293,8 @@ def _resolve_parameters(
             known = ", ".join(_last_two_parts(candidates)) or "none"
             raise UsageError(
                 f'{_PARAMETERS_KEY}: no parameter outside of linear layers is named "{name}"',
-                hint=f"possible parameters of this model: {known}; name linear layers in "
-                "adapter.target_modules",
+                hint=f"possible parameters of this model: {known}; list linear layers in "
+                f"{_MODULES_KEY}",
             )
         resolved += [name] if found == find_matching_names(all_names, name) else found
     return resolved
@@ -342,7 +343,7 @@ def _resolve_modules_to_save(
 def _problem_of_full_training(module: nn.Module) -> str:
     """Return the reason why a module cannot be trained fully; empty if it can."""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return "it is a list of modules; name the modules in it"
+        return "it is a list of modules; use the names of the modules in it"
     if not _has_weights(module):
         return "it has no weights"
     if not all(parameter.is_floating_point() for parameter in module.parameters()):

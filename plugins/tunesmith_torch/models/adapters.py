@@ -42,7 +42,7 @@ class AdaptedModel:
     base: LoadedBase
     """The base model; its modules are parts of ``model``."""
     precision: Precision
-    """The number format of its computations."""
+    """The compute dtype, and the reason for it."""
     format: Literal["adapter", "model"]
     """The weights to save: only the adapter, or all."""
     details: JSON
@@ -67,7 +67,7 @@ class AdaptedModel:
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the forward pass.
 
-        It makes adapters, which are stored in fp32, compute in the base model's format.
+        It makes adapters, which are stored in fp32, compute in the base model's dtype.
         """
         device = self.base.model.device.type
         mixed = self.precision.dtype != torch.float32 and self.format == "adapter"
@@ -130,7 +130,7 @@ def adapt_peft(
 def build_lora_config(
     model: PreTrainedModel, options: AdapterOptions, *, fused_kernels: bool = True
 ) -> LoraConfig:
-    """Return the PEFT config for this model of the adapter that the options describe.
+    """Return the PEFT config of the adapter that the options describe, for this model.
 
     Raises:
         UsageError: a name matches no module, or a target shares its weight with another module.

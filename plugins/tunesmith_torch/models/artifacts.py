@@ -27,7 +27,7 @@ from tunesmith.contracts import Artifact, Job
 from tunesmith.errors import IntegrityError, TunesmithError
 from tunesmith.machine import expand_home
 from tunesmith.storage import commit_folder
-from tunesmith.text import redact
+from tunesmith.text import format_count, redact
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapter_config import can_load_on_meta, check_adapter_config
@@ -50,7 +50,7 @@ def save_artifact(
     template: Template,
     write_extra: Callable[[Path], None] | None = None,
 ) -> Artifact:
-    """Commit the trained weights below ``job.out``: in ``adapter/`` or in ``model/``.
+    """Commit the trained weights to the folder ``adapter`` or ``model`` in ``job.out``.
 
     ``write_extra`` writes further files into the folder before it is committed.
     """
@@ -158,7 +158,7 @@ def convert_adapter_errors(folder: Path) -> Iterator[None]:
 
 
 def check_loaded_adapter(model: PeftModel, folder: Path, name: str) -> None:
-    """Compare the tensors of adapter ``name`` to those in the folder it was read from.
+    """Compare the tensors of adapter ``name`` with those in the folder it was read from.
 
     Raises:
         IntegrityError: names or values differ, or a value is not finite.
@@ -169,8 +169,8 @@ def check_loaded_adapter(model: PeftModel, folder: Path, name: str) -> None:
         differing = sorted({*file.keys()} ^ {*state})
         if differing:
             raise IntegrityError(
-                f"{folder}: {len(differing)} tensors do not match this base model; "
-                f"the first is {differing[0]}",
+                f"{folder}: does not match this base model in "
+                f"{format_count(len(differing), 'tensor')}; the first is {differing[0]}",
                 hint="the adapter was trained on another base model, or its file was changed",
             )
         for tensor_name, tensor in state.items():

@@ -1,6 +1,6 @@
 """Switch dropout off for losses that compare log-probabilities.
 
-A preference loss compares the policy to a reference. A policy gradient compares it to the
+A preference loss compares the policy with a reference. A policy gradient compares it with the
 probabilities at which tokens were sampled. Both are computed without dropout. With dropout only in
 the update, two equal models would differ: the first DPO loss would not be ln 2, and no ratio would
 be 1.
@@ -25,7 +25,7 @@ _NAMES = re.compile(r"drop|jitter")
 def no_dropout(model: nn.Module) -> Iterator[float]:
     """Set every dropout probability, and the noise of routers, to 0 inside the block.
 
-    Yields the largest probability that the model had. After the block the values are restored, so a
+    Yield the largest probability that the model had. After the block the values are restored, so a
     saved config contains them.
     """
     found = list(_find_probabilities(model))

@@ -1,4 +1,4 @@
-"""The initial model that ``from`` names: an adapter or a full model to start training from."""
+"""The initial model, given in the option ``from``: an adapter or a full model to train further."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class InitialModel:
                     raise IntegrityError(
                         f"{key}: {candidate} is a symbolic link to {candidate.resolve()}, outside "
                         f"of {folder}",
-                        hint="name that folder itself, if you trust it",
+                        hint="use that folder itself, if you trust it",
                     )
                 refuse_foreign_code(candidate)
                 problems = verify_folder(candidate) if (candidate / MANIFEST).is_file() else []
@@ -68,7 +68,7 @@ class InitialModel:
                 return cls(candidate, detect_artifact_format(candidate))
         raise UsageError(
             f"{key}: no adapter or model in {folder}",
-            hint="name the run folder of a finished run, or the adapter or model folder itself",
+            hint="use the run folder of a finished run, or the adapter or model folder itself",
         )
 
     def lineage(self) -> JSON:
@@ -76,7 +76,7 @@ class InitialModel:
         return {"from": str(self.path), "from_format": self.format, "from_sha256": self.sha256()}
 
     def sha256(self) -> str:
-        """Return a digest of the model's weights and configuration."""
+        """Return a digest of the model's safetensors and JSON files, except the manifest."""
         digest = hashlib.sha256()
         for path in sorted(self.path.iterdir()):
             if path.suffix in (".safetensors", ".json") and path.name != MANIFEST:

@@ -1,7 +1,7 @@
 """Add keys to ``config.json`` that other engines read instead of those of transformers 5.
 
 transformers 5 writes the parameters of rotary embeddings only as ``rope_parameters``, and the
-format of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
+dtype of the weights as ``dtype``. Earlier versions, mlx-lm, mistral.rs and others read
 ``rope_theta``, ``rope_scaling`` and ``torch_dtype``. Without ``rope_theta`` they assume 10000 and
 generate nonsense without an error. A saved folder therefore has both forms:
 
@@ -40,7 +40,7 @@ _PHI3_SCALING = ("short_factor", "long_factor")
 
 
 def write_legacy_config_keys(folder: Path) -> None:
-    """Add the earlier keys to the ``config.json`` of a saved model."""
+    """Add the earlier keys to a saved ``config.json``, unless transformers would misread them."""
     path = folder / "config.json"
     before = _read_rope_parameters(folder)
     text = path.read_text(encoding="utf-8")

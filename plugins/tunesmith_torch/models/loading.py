@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from tunesmith.errors import EnvironmentProblem, IntegrityError, TunesmithError
+from tunesmith.text import format_count
 from tunesmith_torch.models.model_folder import (
     check_model_folder,
     find_weight_files,
@@ -186,8 +187,8 @@ def _check_model_type(name: object, path: Path) -> None:
     if not isinstance(name, str) or name not in CONFIG_MAPPING:
         raise EnvironmentProblem(
             f"{path}: model_type is {name!r:.60}, which {installed} does not know",
-            hint="if the model is newer, `pip install --upgrade transformers`; if it needs its own "
-            "code, choose a model that transformers supports",
+            hint="if the model is newer, run `pip install --upgrade transformers`; if it needs its "
+            "own code, choose a model that transformers supports",
         )
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise EnvironmentProblem(
@@ -247,8 +248,9 @@ def check_size(folder: Path, meta_model: PreTrainedModel) -> None:
     tables = sum(buffer.numel() for buffer in meta_model.buffers())
     if tables > MAX_TABLE_VALUES:
         raise IntegrityError(
-            f"{folder / 'config.json'}: these sizes need tables of {tables:,} values, but at most "
-            f"{MAX_TABLE_VALUES:,} are allowed"
+            f"{folder / 'config.json'}: its sizes require tables of {tables:,} values, but at most "
+            f"{MAX_TABLE_VALUES:,} are allowed",
+            hint="use another model, or correct the sizes",
         )
 
 
@@ -256,13 +258,14 @@ def check_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase, embeddings
     """Check that the model has an embedding for each token of the tokenizer.
 
     Raises:
-        IntegrityError: it has too few.
+        IntegrityError: the model has too few embeddings.
     """
     largest = max(tokenizer.get_vocab().values(), default=0)
     if max(len(tokenizer), largest + 1) > embeddings:
         raise IntegrityError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens with ids up to {largest}, but "
-            f"the model has only {embeddings} embeddings"
+            f"the model has only {embeddings} embeddings",
+            hint="use the tokenizer that was published with the model",
         )
 
 
@@ -297,7 +300,7 @@ generation does not pass.
 
 
 def _config_for_training(folder: Path, attention: str | None) -> PretrainedConfig:
-    """Return the model's config, with this attention instead of the one that it names."""
+    """Return the model's config with plain outputs, and with this attention unless it is None."""
     config = load_config(folder)
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for key, value in _PLAIN_OUTPUTS.items():
@@ -361,7 +364,8 @@ def check_tensor_names(folder: Path, info: Mapping[str, Any]) -> None:
         found = sorted(names)
         if found:
             raise IntegrityError(
-                f"{folder}: {len(found)} tensors are {description}; the first is {found[0]}",
+                f"{folder}: {format_count(len(found), 'tensor')} {description}; the first is "
+                f"{found[0]}",
                 hint="config.json and the weights belong to different models, or a file is missing",
             )
     if info.get("error_msgs"):

@@ -41,17 +41,20 @@ __all__ = ["MergeOptions", "save_merged"]
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Formats of the base weights in training, so that merging uses the same weights."""
+    """The device, and the dtype and quantization of the base weights in training.
+
+    Merging uses the same weights as training.
+    """
 
     device: torch.device
     dtype: torch.dtype
-    """Number format of the computation in training."""
+    """The compute dtype in training."""
     quantization: Quantization | None = None
-    """Storage format of the base weights in training; None: not quantized."""
+    """Quantization of the base weights in training; None: not quantized."""
 
 
 def refuse_other_folder(out: Path, kind: str, artifact: Path) -> None:
-    """Raise an error if writing to ``out`` would replace anything but a folder of the same kind.
+    """Raise an error if ``out`` has a manifest of another ``kind``, or is inside the artifact.
 
     A folder with a manifest may be an adapter or a checkpoint, which cannot be recreated.
     ``artifact`` is the trained model, whose folder must not change.

@@ -64,7 +64,7 @@ _BITS_OF_FORMAT = {
     "F8_E4M3": 8,
     "F8_E5M2": 8,
 }
-"""Bits per value for the formats of a safetensors file; rare formats are not checked."""
+"""Bits per value for the dtypes of a safetensors file; rare dtypes are not checked."""
 
 _MAX_VALUES_PER_BYTE = 16
 """Maximum weights in the config per byte of the weight files; 4-bit weights have two per byte."""
@@ -95,7 +95,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise EnvironmentProblem(
             f"{folder}: no config.json, so this is not a model folder",
-            hint="name the folder that contains config.json and the *.safetensors files",
+            hint="use the folder that contains config.json and the *.safetensors files",
         )
     refuse_foreign_code(folder)
     config = read_json_object(path)
@@ -127,7 +127,7 @@ def check_config_sizes(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_promised_weights(config: Mapping[str, Any], files: list[Path], path: Path) -> None:
-    """Compare the sizes in a config to those of the files, before memory is allocated for them.
+    """Compare the sizes in a config with those of the files, before memory is allocated for them.
 
     transformers fills in tensors that the files lack. A large config with a small file would use up
     the memory before anyone notices. Only sizes that all architectures have are compared here;
@@ -233,11 +233,11 @@ def explain_missing_weights(folder: Path) -> str:
     for path in folder.iterdir():
         if path.suffix in (".safetensors", *PICKLED_SUFFIXES) or path.name.endswith(".index.json"):
             return ""
-    return f"{folder}: has a config, but no *.safetensors file"
+    return f"{folder}: has a config, but no *.safetensors files"
 
 
 def check_safetensors(file: Path) -> list[list[int]]:
-    """Compare the file's size to its header, and return the shapes of its tensors.
+    """Compare the file's size with its header, and return the shapes of its tensors.
 
     This detects interrupted downloads quickly. The file has eight bytes with the length of the
     header, the header in JSON, then the tensors. Their ``data_offsets`` count from the end of the
@@ -249,7 +249,7 @@ def check_safetensors(file: Path) -> list[list[int]]:
     if not _is_file(file):
         raise IntegrityError(
             f"{file}: the weight index lists this file, but it is missing",
-            hint="download the model again, because a file is missing",
+            hint="download the model again",
         )
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -289,7 +289,7 @@ def _span(entry: Mapping[str, Any]) -> tuple[int, int]:
     """Return where the bytes of a tensor start and end, counted from the end of the header.
 
     Raises:
-        ValueError: the number of bytes does not match the tensor's shape and format.
+        ValueError: the number of bytes does not match the tensor's shape and dtype.
     """
     start, end = entry["data_offsets"]
     numbers = [start, end, *entry["shape"]]
@@ -326,7 +326,9 @@ def _no_weights_error(folder: Path) -> EnvironmentProblem:
             hint="convert them to safetensors on an isolated machine, "
             "or use a revision of the model that has model.safetensors",
         )
-    return EnvironmentProblem(f"{folder}: no *.safetensors file", hint="is the download complete?")
+    return EnvironmentProblem(
+        f"{folder}: no *.safetensors files", hint="check that the download is complete"
+    )
 
 
 def _truncated_error(file: Path, size: int) -> IntegrityError:

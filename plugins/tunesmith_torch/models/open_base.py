@@ -28,11 +28,11 @@ def load_model(  # noqa: PLR0913 - independent choices, the optional ones by key
     fused_kernels: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LoadedBase:
-    """Load a base model; with ``packing`` its attention supports packed rows and shared prefixes.
+    """Load a base model; with ``packing``, use attention for packed rows and shared prefixes.
 
-    ``fused_kernels``: use norms with fewer passes over memory, see
-    :mod:`tunesmith_torch.kernels.rms_norm`. ``tokenizer``: the folder's tokenizer, if already
-    loaded.
+    An architecture that cannot use this attention keeps its own. ``fused_kernels``: use norms with
+    fewer passes over memory, see :mod:`tunesmith_torch.kernels.rms_norm`. ``tokenizer``: the
+    folder's tokenizer, if already loaded.
     """
     if packing:
         varlen_attention.register_varlen_attention()

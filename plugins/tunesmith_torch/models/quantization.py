@@ -4,7 +4,7 @@ Shapes: O outputs, I inputs.
 
 With 4 bits (NF4), blocks of 64 weights share a scale. Double quantization also stores the scales in
 8 bits, which saves 0.37 bits per weight (Dettmers et al. 2023, QLoRA, section 3). With 8 bits, the
-format is LLM.int8 (Dettmers et al. 2022). The head and the embeddings keep their format.
+format is LLM.int8 (Dettmers et al. 2022). The head and the embeddings are not quantized.
 
 The weights are read from the safetensors files one tensor at a time. Each tensor is quantized and
 released before the next one is read, so the full-precision model is never in memory.
@@ -61,9 +61,9 @@ def load_quantized(
     attention: str = "sdpa",
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LoadedBase:
-    """Read a model folder like :func:`~tunesmith_torch.models.loading.load_base`, and quantize it.
+    """Load a model as :func:`~tunesmith_torch.models.loading.load_base` does; quantize its weights.
 
-    ``dtype`` is the format of the computation and of all weights that are not quantized.
+    ``dtype`` is the compute dtype, and the dtype of all weights that are not quantized.
 
     Raises:
         EnvironmentProblem: bitsandbytes is missing, or does not work on this device.
@@ -209,8 +209,9 @@ def _check_files(folder: Path, model: PreTrainedModel) -> None:
                     tensor = file.get_tensor(name)
                     if shapes.get(name, tensor.shape) != tensor.shape:
                         raise IntegrityError(
-                            f"{folder}: {name} has the shape {list(tensor.shape)}, a different "
-                            f"shape than config.json describes, {list(shapes[name])}"
+                            f"{folder}: {name} has the shape {list(tensor.shape)}, but config.json "
+                            f"describes the shape {list(shapes[name])}",
+                            hint="config.json and the weights belong to different models",
                         )
                     # In float64 the sum of finite weights does not overflow.
                     if not tensor.sum(dtype=torch.float64).isfinite():
@@ -219,4 +220,6 @@ def _check_files(folder: Path, model: PreTrainedModel) -> None:
                             hint="download the model again, or use another model",
                         )
         except SafetensorError as error:
-            raise IntegrityError(f"{path}: cannot be read: {error!s:.160}") from error
+            raise IntegrityError(
+                f"{path}: cannot be read: {error!s:.160}", hint="download the file again"
+            ) from error

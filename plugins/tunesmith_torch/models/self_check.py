@@ -1,7 +1,7 @@
 """Choose how rows are laid out in micro-batches, by testing layouts on the loaded model.
 
-The fast layouts make assumptions about an architecture. Each layout is compared to the model's own
-forward pass over each row alone, and the first one with the same log-probabilities is used::
+The fast layouts make assumptions about an architecture. Each layout is compared with the model's
+own forward pass over each row alone. The first one that gives the same log-probabilities is used::
 
     packed    rows end to end, with this toolkit's attention        the fastest
 
@@ -44,7 +44,7 @@ In a model with 135M parameters, differences are:
 
 - 3e-5 from rounding to fp32.
 - 0.3 from rounding to bf16.
-- 0.4 with a base in 8 bits, whose activations are rounded to 8 bits in any compute format.
+- 0.4 with a base in 8 bits, whose activations are rounded to 8 bits in any compute dtype.
 - 2.7 if a row attends to another row.
 """
 COPY_TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.05}

@@ -59,10 +59,10 @@ class SentenceEncoder:
     def encode(
         self, texts: Sequence[str], *, progress: Progress | None = None
     ) -> NDArray[np.float32]:
-        """Return a vector of length 1 for each text: (texts, D).
+        """Return a vector of length 1 for each text, shape (texts, D).
 
         Rows of similar length share a forward pass, which changes a value by at most about 1e-6.
-        The order of the texts changes nothing.
+        The order of the texts does not change their vectors.
         """
         ids = self._tokenize(texts)
         order = sorted(range(len(ids)), key=lambda row: (len(ids[row]), ids[row]), reverse=True)

@@ -125,7 +125,7 @@ def _name(tensors: Sequence[str]) -> str:
 
 
 def _open(folder: Path) -> dict[str, Any]:
-    """Open each file of weights once, and return the one with each tensor."""
+    """Open each weight file once; return the open file that contains each tensor, by its name."""
     found: dict[str, Any] = {}
     for file in find_weight_files(folder):
         tensors: Any = safe_open(file, framework="pt")

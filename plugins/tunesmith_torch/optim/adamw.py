@@ -48,11 +48,12 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
     if optimizer_name == "adamw":
         return
     where = f'technique.optimizer.name: "{optimizer_name}"'
-    fallback = 'use optimizer.name = "adamw", which does not need bitsandbytes'
+    fallback = 'set technique.optimizer.name = "adamw", which does not need bitsandbytes'
     if optimizer_name == "paged-adamw-8bit" and device.type != "cuda":
         raise EnvironmentProblem(
             f"{where} needs an NVIDIA GPU, but this run uses {device.type}",
-            hint='use optimizer.name = "adamw-8bit", which takes no more memory, or "adamw"',
+            hint='set technique.optimizer.name = "adamw-8bit", which takes no more memory, or '
+            '"adamw"',
         )
     package = bitsandbytes.import_bitsandbytes()
     try:
@@ -75,7 +76,7 @@ def check_available(optimizer_name: OptimizerName, device: torch.device) -> None
 def build_optimizer(
     groups: Sequence[Mapping[str, Any]], options: TrainingOptions
 ) -> torch.optim.Optimizer:
-    """Build the optimizer that the options name, for parameter groups of fp32 weights."""
+    """Return the optimizer that the options select, for parameter groups of fp32 weights."""
     settings: dict[str, Any] = {"lr": options.learning_rate, "betas": options.optimizer.betas}
     if options.optimizer.name == "adamw":
         return torch.optim.AdamW([dict(group) for group in groups], fused=True, **settings)
@@ -91,7 +92,10 @@ def build_optimizer(
 def optimizer_state(
     optimizer: torch.optim.Optimizer, master: Tensor, optimizer_name: OptimizerName
 ) -> dict[str, Tensor]:
-    """Return the optimizer's state for one weight; before the first step, zeros."""
+    """Return the optimizer's state for one weight.
+
+    Before the first step, the moments of fp32 AdamW are zeros; those of 8-bit AdamW are absent.
+    """
     state = optimizer.state.get(master) or {"step": 0}
     tensors = {key: torch.as_tensor(value).detach() for key, value in state.items()}
     # All weights share one quantization table, and safetensors rejects shared memory.

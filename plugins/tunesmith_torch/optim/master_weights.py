@@ -55,8 +55,9 @@ class MasterWeights:
             self._pairs.append((parameter, master))
         if not self._pairs:
             raise TrainingError(
-                "no parameter of the model is trained: all are frozen",
-                hint="choose other adapter.target_modules, or a technique that trains such a model",
+                "no parameters of the model are trained: all are frozen",
+                hint="choose other modules in technique.adapter.target_modules, or a technique "
+                "that trains such a model",
             )
         # No decay for norm weights and biases, as is common: they scale and shift activations, and
         # pulling them to zero regularizes nothing.
@@ -90,7 +91,7 @@ class MasterWeights:
         return zip(self.names, self.masters, strict=True)
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
-        """Scale the gradient to a norm of at most ``max_norm``; return its norm before scaling."""
+        """Scale all gradients to a joint norm of at most ``max_norm``; return the norm before."""
         norm = nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True)
         return sharding.get_full_tensor(norm)
 
@@ -146,7 +147,7 @@ class MasterWeights:
 
         Raises:
             KeyError: a tensor is missing.
-            ValueError: a tensor does not have the shape of the model's.
+            ValueError: a tensor does not have the same shape as in the model.
         """
         for name, master in zip(self.names, self.masters, strict=True):
             found = flat[f"master.{name}"].shape

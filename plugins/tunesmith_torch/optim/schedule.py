@@ -71,7 +71,7 @@ class BatchOrder:
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
-    """The learning rate: a linear warm-up, then a decay that reaches zero after the last step.
+    """The learning rate: a linear warm-up, then a decay to zero after the last step, if any.
 
     The cosine comes from SGDR (Loshchilov and Hutter 2017, equation 5) without restarts::
 

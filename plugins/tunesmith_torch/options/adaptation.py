@@ -123,9 +123,9 @@ class Adaptation:
 
     method: Method
     adapter: AdapterOptions | None = None
-    """The adapters to train; None if all weights are trained."""
+    """The options of the adapter to train; None if all weights are trained."""
     quantization: QuantizationOptions | None = None
     """Quantization of the base model; None if it is not quantized."""
     build: Callable[[Any, Any], Any] | None = None
-    """Adds an adapter of another kind to a loaded base model, with a precision. Memory estimates
-    then trace this adapter, and ``adapter`` is a LoRA adapter of about its size."""
+    """Takes a loaded base model and a precision, and adds an adapter of another kind. Memory
+    estimates then trace this adapter, and ``adapter`` is a LoRA adapter of about its size."""

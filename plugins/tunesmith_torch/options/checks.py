@@ -41,7 +41,8 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
     problems = []
     if optimizer != "adamw" and find_spec("bitsandbytes") is None:
         problems.append(
-            f'"{optimizer}" needs bitsandbytes, which is not installed: pip install bitsandbytes'
+            f'"{optimizer}" needs bitsandbytes, which is not installed: run '
+            "`pip install 'bitsandbytes>=0.46'`"
         )
     if optimizer == "paged-adamw-8bit" and device in ("cpu", "mps"):
         problems.append(f'"{optimizer}" needs an NVIDIA GPU, but the device is {device}')
@@ -51,7 +52,7 @@ def check_optimizer(options: TrainingOptions, device: str) -> list[Finding]:
 
 
 def find_sharding_errors(options: BaseModel, where: str = "technique") -> Iterator[Finding]:
-    """Yield an error for each table with sharded weights if a plugin's table adds to training."""
+    """Yield an error for each table that shards weights, for runs where plugins add to training."""
     if isinstance(options, TrainingOptions) and options.parallel == "sharded":
         text = '"sharded" cannot be used: a plugin table needs all weights; use "data"'
         yield Finding(level="error", where=f"{where}.parallel", message=text)
@@ -75,9 +76,9 @@ def find_inert_options(options: BaseModel, where: str = "technique") -> Iterator
 def find_unknown_evaluators(
     options: BaseModel, evaluators: Sequence[str], where: str = "technique"
 ) -> Iterator[Finding]:
-    """Yield an error for each table ``validation`` with ``by`` that names no evaluator of the run.
+    """Yield an error for each ``validation`` table whose ``by`` is not an evaluator of the run.
 
-    ``evaluators``: their ids; empty if the run file names none.
+    ``evaluators``: the ids of the run's evaluators. Without any, nothing is reported.
     """
     known = dict.fromkeys([DEFAULT_BY, *evaluators])
     if isinstance(options, ValidationOptions) and evaluators and options.by not in known:
@@ -89,7 +90,7 @@ def find_unknown_evaluators(
 
 
 def _describe_inert(options: BaseModel) -> Iterator[tuple[str, str]]:
-    """Yield key and effect of each such value in one table, ignoring its subtables."""
+    """Yield key and effect of each inert value in one table, ignoring its subtables."""
     if isinstance(options, TrainingOptions) and AUTO < options.learning_rate < MIN_LEARNING_RATE:
         text = f"{options.learning_rate:g} is so low that the weights hardly change"
         yield "learning_rate", f"{text}; usual values are 1e-6 to 1e-3"

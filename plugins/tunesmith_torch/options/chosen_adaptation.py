@@ -30,7 +30,7 @@ class ChosenAdaptationOptions(TrainingOptions):
 
     adapt: Method = Field(default="lora", description=ADAPT_HELP)
     adapter: AdapterOptions = Field(
-        default_factory=AdapterOptions, description="lora and qlora: the adapters."
+        default_factory=AdapterOptions, description="lora and qlora: options of the adapters."
     )
     quantization: QuantizationOptions = Field(
         default_factory=QuantizationOptions, description="qlora: how the base model is stored."

@@ -19,13 +19,13 @@ MIN_TRAINING_STEPS = 8
 
 
 def predict_pilot_steps(options: TrainingOptions, steps: int) -> int:
-    """Return the steps of all pilots that these options ask for, if there are validation rows."""
+    """Return the number of steps of all pilots in a run with validation rows; 0 without pilots."""
     if options.learning_rate != AUTO or steps < MIN_TRAINING_STEPS:
         return 0
     return PILOTS * count_pilot_steps(steps)
 
 
 def count_pilot_steps(steps: int) -> int:
-    """Return the steps of one pilot run, for a training with this number of steps."""
+    """Return the number of steps of one pilot run, for a training with this number of steps."""
     share = math.ceil(PILOT_SHARE * steps)
     return min(steps, max(MIN_PILOT_STEPS, min(share, MAX_PILOT_STEPS)))

@@ -207,7 +207,7 @@ class CheckpointOptions(Options):
 
 
 DEFAULT_BY = "loss"
-"""The validation loss, where the id of an evaluator could stand."""
+"""Value of ``by`` that selects the validation loss instead of an evaluator."""
 
 
 class ValidationOptions(Options):
@@ -423,7 +423,7 @@ class TrainingOptions(Options):
         )
 
     def with_smallest_memory(self) -> Self:
-        """Return a copy with every ``auto`` resolved to the value that needs the least memory."""
+        """Return a copy whose ``auto`` memory options have the values that need least memory."""
         changes: dict[str, int] = {}
         if AUTO in (self.batch_size, self.micro_batch_tokens):
             changes["micro_batch_tokens"] = MIN_MICRO_BATCH_TOKENS
@@ -436,7 +436,7 @@ class SupervisedOptions(TrainingOptions):
     """Options of supervised training, which learns to predict the tokens of the training rows."""
 
     DEFAULT_RATE: ClassVar[float] = 2e-5
-    """The learning rate that pilot runs start from, and the one of a training without them."""
+    """The learning rate that pilot runs start from, and that a training without them uses."""
 
     learning_rate: AutoRate = Field(
         default="auto", validate_default=True, description=AUTO_RATE_HELP

@@ -1,1 +1,1 @@
-"""Compute initial tokens that several rows or completions share only once."""
+"""Compute only once the initial tokens that several rows or completions share."""

@@ -132,9 +132,9 @@ class GroupLayout:
     def micro_batches(
         self, groups: Sequence[CompletionGroup], rows: Sequence[int], budget: int
     ) -> Iterator[CompletionBatch]:
-        """Yield micro-batches of the groups ``rows``, with at most ``budget`` tokens each.
+        """Yield micro-batches of the groups at the indices ``rows``, within ``budget`` tokens each.
 
-        If one group has more tokens, the largest group becomes the budget.
+        If a group has more tokens, the budget is raised to the largest group.
         """
         if not rows:
             return
@@ -179,7 +179,7 @@ def completion_hidden(model: nn.Module, completions: CompletionBatch) -> Tensor:
 
 
 def completion_logprobs(model: nn.Module, completions: CompletionBatch) -> Tensor:
-    """Return the log-probability of every completion token, [N], ready for backward."""
+    """Return the log-probability of every completion token, [N], differentiable."""
     hidden_ND = completion_hidden(model, completions)
     return get_lm_head(model).logprobs(hidden_ND, completions.batch)
 
@@ -260,8 +260,9 @@ def require_pairs(records: Sequence[Record]) -> None:
     for record in records:
         if not isinstance(record, Preference):
             kind = type(record).__name__
-            what = f"training needs a pair of answers, but this record is a {kind}"
-            raise DataError(record.source, what)
+            what = f"training needs a pair of answers, but this record is of type {kind}"
+            hint = "use rows that contain a chosen and a rejected answer, or another technique"
+            raise DataError(record.source, what, hint=hint)
 
 
 def tokenize_preferences(
@@ -295,8 +296,12 @@ def _labeled_answers(record: Record) -> Sequence[tuple[str, bool]]:
             return ((record.completion, record.label),)
         case _:
             kind = type(record).__name__
-            message = f"training needs a pair of answers or a labeled answer, not a {kind}"
-            raise DataError(record.source, message)
+            raise DataError(
+                record.source,
+                "training needs a pair of answers or a labeled answer, but this record is of type "
+                f"{kind}",
+                hint="use rows that contain such answers, or another technique",
+            )
 
 
 def collate_final_tokens(

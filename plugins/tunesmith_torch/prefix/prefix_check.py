@@ -28,9 +28,9 @@ Report = Callable[[str], None]
 def prefix_sharing_error(model: nn.Module, longest_row: int = 0) -> float:
     """Return the mean absolute change in nats of log-probabilities if prompts are shared.
 
-    A few random tokens in a shared layout are compared to each completion alone through the model's
-    own forward pass. This detects, before training, an architecture that breaks the assumptions.
-    ``longest_row``: number of tokens in the longest row that will be computed.
+    A few random tokens in a shared layout are compared with each completion alone through the
+    model's own forward pass. This detects, before training, an architecture whose results sharing
+    would change. ``longest_row``: number of tokens in the longest row that will be computed.
 
     Raises:
         EnvironmentProblem: the model's attention is not supported, at all or at that row length.
@@ -55,7 +55,7 @@ def prefix_sharing_error(model: nn.Module, longest_row: int = 0) -> float:
 def can_share_prefix(
     model: nn.Module, longest_row: int, report: Report = lambda text: None
 ) -> bool:
-    """Return True on a CPU if sharing a prefix leaves the model's log-probabilities unchanged.
+    """Return True if the model runs on a CPU and can share a prefix without changing results.
 
     ``longest_row``: number of tokens in the longest row that will be computed. ``report`` receives
     the reason if the model cannot share, but not if the device or the layout of rows rules it out.
@@ -87,7 +87,7 @@ def _find_fault(model: nn.Module, longest_row: int) -> str:
     return (
         ""
         if error < tolerance
-        else f"sharing would change log-probabilities by {format_deviation(error)}"
+        else f"sharing would change log-probabilities by {format_deviation(error)} nats"
     )
 
 

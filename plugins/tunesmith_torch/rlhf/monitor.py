@@ -39,7 +39,7 @@ from tunesmith_torch.training.validation import require_state
 __all__ = ["GoldReward", "PolicyEvaluation", "PolicyMonitor"]
 
 GATE = "divergence"
-"""Name of this check in events and reports."""
+"""Name of the divergence check in events and reports."""
 FALSE_ALARM_RATE = 0.01
 """Sets the confidence levels that keep noise from stopping a policy whose gold reward is constant.
 
@@ -88,7 +88,7 @@ class GoldReward:
 
     With a function, it is the function's value for the policy's completion. Without one, it is 1
     for a pair if the chosen completion has the higher mean log-probability per token under the
-    policy, otherwise 0.
+    policy, 0.5 if both are equal, and otherwise 0.
     """
 
     prompts: Sequence[Prompt]
@@ -134,7 +134,7 @@ class PolicyMonitor:
     options: PolicyOptions
     first: PolicyEvaluation | None = None
     best: PolicyEvaluation | None = None
-    """The evaluation with the highest gold reward so far; the newest one without a gold reward."""
+    """The evaluation with the highest gold reward; without gold rewards, the newest evaluation."""
     last_step: int = -1
     """The step of the last evaluation."""
     stop_reason: str = ""

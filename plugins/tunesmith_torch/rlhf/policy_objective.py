@@ -129,7 +129,7 @@ class PolicyMicroBatch:
     loss_weights_N: Tensor
     """1 / (divisor of the batch's loss) for each token that is trained on; 0 for other tokens."""
     total_weight: float = 1.0
-    """Sum of the loss weights over the complete batch, at least one token's."""
+    """Sum of the loss weights over the complete batch; at least the weight of one token."""
 
 
 @dataclass
@@ -143,7 +143,7 @@ class PreparedRollout:
 
 
 def _split_by_group(prepared: PreparedRollout) -> dict[int, tuple[Tensor, ...]]:
-    """Return each prompt's slices of the token tensors, in the order of the class's fields."""
+    """Return each prompt's slices of the token tensors, ordered like a micro-batch's fields."""
     by_group: dict[int, tuple[Tensor, ...]] = {}
     for batch in prepared.micro_batches:
         rows = batch.completions.group_indices
@@ -278,7 +278,7 @@ class PolicyObjective:
         return PreparedRollout(rollout.groups, micro_batches, budget)
 
     def start_update(self) -> None:
-        """Discard records of :meth:`loss` from an attempt that ran out of memory."""
+        """Discard the metrics that :meth:`loss` recorded in an attempt that ran out of memory."""
         self._update_metrics = _BatchMetrics()
 
     def micro_batches(self, prepared: PreparedRollout, budget: int) -> list[PolicyMicroBatch]:
@@ -478,7 +478,7 @@ class PolicyObjective:
         return len(self.rollout_generator)
 
     def counts(self, rows: Sequence[int]) -> BatchCounts:
-        """Return the last rollout's token counts; the loss divisor is 0 if no token is trained."""
+        """Return the last rollout's token counts; the loss divisor is 0 without trained tokens."""
         return self._counts
 
     def metrics(self) -> dict[str, float]:

@@ -72,7 +72,7 @@ class PolicyTask(TrainingTask[list[Prompt]]):
         """Return the distinct prompts of the training records that fit; report the skipped records.
 
         Raises:
-            DataError: no prompt fits, or more are too long than ``max_skipped`` allows.
+            DataError: no prompts fit, or more are too long than ``max_skipped`` allows.
         """
         options: PolicyOptions = job.config
         limit -= options.generation.max_new_tokens
@@ -178,7 +178,7 @@ def gold_reward(job: Job[Any], template: Template) -> GoldReward:
     if function is None and not pairs:
         text = (
             "no gold reward and no validation pairs: only the KL limit can stop a policy that "
-            "exploits its reward"
+            "exploits its reward; set monitor.gold, or use pairs as validation rows"
         )
         job.emit(FindingReported(level="warning", source=job.stage, message=text))
     prompts = [last_exchange(record)[0] for record in records]

@@ -14,6 +14,7 @@ from typing import Any, SupportsFloat
 
 from tunesmith.errors import TrainingError, TunesmithError, UsageError
 from tunesmith.records import Message, Prompt
+from tunesmith.text import format_count
 from tunesmith_torch.rlhf.rollout import Reward
 
 DEFAULT_OPTION = "technique.policy.rewards"
@@ -106,15 +107,15 @@ class FunctionReward:
             raise
         except Exception as error:
             raise TrainingError(
-                f"reward {self.name}: raised an exception for an answer of {len(completion)} "
-                f"characters: {_describe(error)}",
+                f"reward {self.name}: raised an exception for an answer of "
+                f"{format_count(len(completion), 'character')}: {_describe(error)}",
                 hint="return a number for every answer, even an empty one",
             ) from error
         number = _number(value)
         if not math.isfinite(number):
             raise TrainingError(
                 f"reward {self.name}: must return a finite number, got {value!r:.60} for an answer "
-                f"of {len(completion)} characters",
+                f"of {format_count(len(completion), 'character')}",
                 hint="return a number for every answer, even an empty one",
             )
         return number

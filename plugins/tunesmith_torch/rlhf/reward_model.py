@@ -104,13 +104,14 @@ class ModelWithRewardHead(nn.Module):
         if not (artifact / HEAD_FILE).is_file():
             raise IntegrityError(
                 f"{artifact}: not a reward model, because {HEAD_FILE} is missing",
-                hint="name the folder of a trained reward model",
+                hint="use the folder of a trained reward model",
             )
         head_D = load_file(artifact / HEAD_FILE)["head"]
         if head_D.shape[0] != self.head.in_features:
             raise IntegrityError(
-                f"{artifact}: the reward head has width {head_D.shape[0]}, but the model has "
-                f"{self.head.in_features}"
+                f"{artifact}: the reward head has width {head_D.shape[0]}, but the model has width "
+                f"{self.head.in_features}",
+                hint="use the base model that the reward model was trained from",
             )
         with torch.no_grad():
             self.head.weight.copy_(head_D[None])

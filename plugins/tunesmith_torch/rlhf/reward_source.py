@@ -48,8 +48,8 @@ class RewardModelSource:
     def shares_base(self, session: TrainingSession) -> bool:
         """Return True if the reward model is an adapter on the policy's base model.
 
-        The base must stay unchanged: all weights of the policy must not be trained, and no adapter
-        may be merged into it.
+        Both must quantize the base in the same way. The base must stay unchanged: a policy that
+        trains all weights, or whose base has a merged adapter, cannot share it.
         """
         adaptation = session.options.adaptation
         quantization = Quantization.from_options(adaptation.quantization)
@@ -87,6 +87,8 @@ def build_reward(
     terms: Sequence[RewardTerm], reward_model: Reward | None, stage: str = ""
 ) -> Reward:
     """Return the weighted sum of the rewards in a stage's options.
+
+    Without ``reward_model``, terms for the reward model are omitted.
 
     Raises:
         UsageError: a function is missing or does not take a prompt and a completion.

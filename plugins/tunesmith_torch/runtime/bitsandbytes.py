@@ -62,8 +62,8 @@ def import_bitsandbytes() -> ModuleType:
     ) as error:  # it is not installed, or its library fails to load
         raise EnvironmentProblem(
             f"bitsandbytes cannot be imported: {error!s:.160}",
-            hint="run pip install 'bitsandbytes>=0.46', or use technique lora, which does not need "
-            "it",
+            hint="run `pip install 'bitsandbytes>=0.46'`, or use the `lora` technique and the "
+            "`adamw` optimizer, which do not need it",
         ) from error
 
 
@@ -91,6 +91,6 @@ def import_checked_bitsandbytes(device: torch.device) -> ModuleType:
     if not works:
         raise EnvironmentProblem(
             f"bitsandbytes {module.__version__} does not work on this {device.type}: {reason}",
-            hint="use technique lora, which needs no quantization",
+            hint="use the `lora` technique, which does not quantize",
         )
     return module

@@ -9,6 +9,7 @@ import torch
 
 from tunesmith import distributed
 from tunesmith.errors import EnvironmentProblem, UsageError
+from tunesmith.text import format_count
 from tunesmith_torch.runtime.machine import (
     count_local_ranks,
     find_bf16_flags,
@@ -20,11 +21,11 @@ __all__ = ["Precision", "pick_device", "pick_precision"]
 
 @dataclass(frozen=True)
 class Precision:
-    """The number format of the computation, with the reason for it."""
+    """The dtype of the computation, with the reason for it."""
 
     dtype: torch.dtype
     reason: str
-    """The reason for this format, for reports; ``requested`` if the run file sets it."""
+    """The reason for this dtype, for reports; ``requested`` if the run file sets it."""
 
     @property
     def name(self) -> str:
@@ -52,7 +53,8 @@ def pick_device(name: str = "auto") -> torch.device:
     count = _device_count(kind)
     if int(index or 0) >= count:
         raise EnvironmentProblem(
-            f'device: there is no "{name}" on this machine, which has {count} {kind} devices',
+            f'device: there is no "{name}" on this machine, which has '
+            f"{format_count(count, f'{kind} device')}",
             hint='use "auto": a GPU if there is one, otherwise the CPU',
         )
     return torch.device(name)

@@ -85,7 +85,7 @@ class ProcessGroup:
     store: Any = None
     """torch's store, to which a failing rank writes its error."""
     bucket_numel: int = tensor_buckets.BUCKET_NUMEL
-    """Number of elements that are summed in one operation."""
+    """Maximum number of elements in several tensors that are summed in one operation."""
     closed: bool = False
     """True after an error was broadcast or a rank was lost; no exchange is possible anymore."""
     has_left: bool = False
@@ -384,8 +384,8 @@ def check_same_on_all_ranks(what: str, digest: Callable[[], str]) -> None:
     for rank, other in enumerate(digests):
         if other != digests[0]:
             raise TrainingError(
-                f"rank {rank}: {what} differ from rank 0, so the ranks would train different "
-                "models",
+                f"rank {rank}: {what} differ from those of rank 0, so the ranks would train "
+                "different models",
                 hint="give all ranks the same files and the same library versions",
             )
 

@@ -87,7 +87,10 @@ def form_group(device: torch.device, emit: Callable[[Event], None]) -> tuple[Any
         gpu_group = dist.new_group(backend="nccl", timeout=TENSOR_TIMEOUT) if is_gpu else None
         return store, gpu_group
     except (RuntimeError, ValueError) as error:
-        raise RankLostError(f"ranks cannot reach each other: {error!s:.200}") from error
+        raise RankLostError(
+            f"ranks cannot reach each other: {error!s:.200}",
+            hint="check that all machines can connect to torchrun's MASTER_ADDR and MASTER_PORT",
+        ) from error
 
 
 def wait_for_all_ranks(

@@ -142,7 +142,7 @@ def available_processors() -> int:
 def available_memory(root: Path = Path("/")) -> int | None:
     """Return the available memory in bytes, from the kernel or a stricter control group.
 
-    None if neither is known.
+    None if neither is known. On macOS, all physical memory counts as available.
     """
     path = root / "proc/meminfo"
     limits = []

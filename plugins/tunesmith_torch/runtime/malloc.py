@@ -40,9 +40,9 @@ def keep_freed_memory() -> bool:
 
 
 def trim_heap() -> bool:
-    """Return free memory to the system, for example between stages; True if some was returned.
+    """Release free heap memory to the system; return True if any was released.
 
-    glibc returns free pages anywhere in the heap, not only at its end.
+    glibc releases free pages anywhere in the heap, not only at its end.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

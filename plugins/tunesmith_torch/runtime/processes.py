@@ -20,9 +20,9 @@ def map_in_processes(
 ) -> Sequence[ResultT]:
     """Apply ``function`` to each item in parallel processes; return the results in order.
 
-    There are as many processes as ``processors``, by default all that this process may use. The
-    function, items and results are pickled. The processes are forks, which already have all modules
-    loaded. Everything is computed in this process instead if
+    At most ``processors`` processes run; the default is the number of processors that this process
+    may use. The function, items and results are pickled. The processes are forks, which already
+    have all modules loaded. Everything is computed in this process instead if:
 
     - forks are unsafe (macOS) or unavailable (Windows);
     - there is only one processor or one item;

@@ -13,7 +13,7 @@ computations of a rank, such as generation, run inside :func:`summon_full_params
 holds all weights and passes do not communicate.
 
 Trained weights are sharded in fp32, so each part is its own master weight. Blocks compute with them
-in the model's format, as in a single process.
+in the model's dtype, as in a single process.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def shard_model(
 ) -> ShardedPass:
     """Shard a model in place; return a computation over it that all ranks call together.
 
-    The ``blocks`` are gathered one at a time. ``dtype`` is the compute format of trained weights.
+    The ``blocks`` are gathered one at a time. ``dtype`` is the compute dtype of trained weights.
 
     Raises:
         UsageError: FSDP cannot shard this model.
@@ -77,7 +77,7 @@ def shard_model(
         reason = " ".join(str(error).split())
         raise UsageError(
             f'technique.parallel: "sharded" cannot be used with this model: {reason:.200}',
-            hint='use parallel = "data"',
+            hint='set technique.parallel = "data"',
         ) from error
     for unit in (sharded_pass, *_shards(model)):
         assert isinstance(unit, FSDPModule)
@@ -117,7 +117,7 @@ def summon_full_params(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def gather_full_weights(model: nn.Module) -> None:
-    """Replace the parts of the weights with the complete weights, in the compute format.
+    """Replace the parts of the weights with the complete weights, in the compute dtype.
 
     All ranks call this together after the last pass. Afterwards the model can only be saved.
     """
@@ -197,7 +197,7 @@ def _precision_policy(unit: nn.Module, dtype: torch.dtype) -> MixedPrecisionPoli
     if all(parameter.dtype == torch.float32 for parameter in trained):
         return MixedPrecisionPolicy(cast_forward_inputs=False)
     if any(parameter.dtype != dtype for parameter in trained):
-        raise ValueError(f"its weights have several formats, {dtype} and others")
+        raise ValueError(f"its weights have several dtypes, {dtype} and others")
     for parameter in trained:
         parameter.data = parameter.data.float()
     return MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
@@ -211,6 +211,6 @@ def _refuse_shared_weights(blocks: Sequence[nn.Module]) -> None:
             raise UsageError(
                 'technique.parallel: "sharded" cannot be used with this model, because several of '
                 "its layers share weights",
-                hint='use parallel = "data"',
+                hint='set technique.parallel = "data"',
             )
         seen |= own

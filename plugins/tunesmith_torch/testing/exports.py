@@ -52,9 +52,9 @@ __all__ = [
 TRAINING_OPTIONS = {"epochs": 24.0, "batch_size": 4, "precision": "fp32"}
 """Training options for a tiny model to learn the answer; the learning rate is missing."""
 LORA_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 1e-2, "adapter": {"rank": 8}}
-"""Options of the technique lora for a tiny model to learn the answer."""
+"""Options of the ``lora`` technique for a tiny model to learn the answer."""
 FULL_TRAINING_OPTIONS = {**TRAINING_OPTIONS, "learning_rate": 5e-3}
-"""Options of the technique full for a tiny model to learn the answer."""
+"""Options of the ``full`` technique for a tiny model to learn the answer."""
 
 
 def make_records(answer: str) -> tuple[Record, ...]:
@@ -155,7 +155,10 @@ def _damage_after(
 
 
 def damage_export(export: Export, damage: Callable[[Path], None] | None) -> Export:
-    """Return an export that damages its files after writing them; ``damage`` None: unchanged."""
+    """Return a copy of an export that damages its files after writing them.
+
+    If ``damage`` is None, return the export itself.
+    """
     if damage is None:
         return export
     return replace(export, exporter=damage_exporter(export.exporter, damage))

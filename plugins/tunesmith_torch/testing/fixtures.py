@@ -38,10 +38,10 @@ def readme_run_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """The run file in the README of the distribution under test, with the ``tiny_model``.
+    """The run file in the README of the distribution under test, changed to use ``tiny_model``.
 
-    It is written to ``tmp_path`` with the rows in the README's JSON block. Side effects are not
-    measured.
+    It is written to ``tmp_path``, together with the rows in the README's JSON block. Side effects
+    are not measured.
     """
     monkeypatch.setenv("TUNESMITH__RUN__SIDE_EFFECTS", "false")
     text = (request.path.parents[1] / "README.md").read_text(encoding="utf-8")

@@ -169,7 +169,7 @@ def _adapt(model: PreTrainedModel, fields: Mapping[str, Any], *, use_fp32: bool)
 
 
 def peft_config(fields: Mapping[str, Any]) -> PeftConfig:
-    """Return a PEFT config with the fields that the installed PEFT supports."""
+    """Return a PEFT config with the fields that the installed PEFT knows, except rank patterns."""
     config_class: type[PeftConfig] = PEFT_TYPE_TO_CONFIG_MAPPING[str(fields["peft_type"])]
     known = set(config_class.__dataclass_fields__) - {"peft_type", "auto_mapping", "peft_version"}
     values = {name: value for name, value in fields.items() if name in known and value is not None}

@@ -85,7 +85,7 @@ def build_tiny_tokenizer(
 def build_tiny_config(
     family: str = "llama", *, vocabulary: int = 512, changes: Mapping[str, object] | None = None
 ) -> PretrainedConfig:
-    """Return a small config that has every feature of its family.
+    """Return a small config of a model family, with the usual features.
 
     It has several layers and heads, fewer key-value heads than query heads, and tied embeddings.
     ``family`` is a ``model_type``; ``changes`` overrides attributes by name.
@@ -136,7 +136,7 @@ def save_tiny_model(
     template: str | None = CHATML,
     changes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Save a folder like a hub's, with config, safetensors weights, tokenizer and chat template.
+    """Save a model folder like one from a hub: config, safetensors, tokenizer and chat template.
 
     ``changes`` overrides config attributes.
     """

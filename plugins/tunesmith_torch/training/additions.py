@@ -8,7 +8,7 @@ training, or each stage of one, builds its own, and the training loop calls it::
 
       draw(step)             once per batch: the items of the term, the same on all ranks
 
-      term(items)            per micro-batch: the term's share for these items, for backward
+      term(items)            per micro-batch: these items' contribution to the term, for backward
 
       transform_update(...)  after each optimizer step: may change the update in place
 
@@ -51,7 +51,7 @@ from tunesmith_torch.runtime.memory import is_out_of_memory
 __all__ = ["AdditionContext", "Additions", "TrainingAddition", "Update"]
 
 Item = tuple[int, Any]
-"""An item for ``term``, after the number of tokens in its forward pass (0 if it needs none)."""
+"""The number of tokens in an item's forward pass (0: it needs none), and the item for ``term``."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Update:
     before: Mapping[str, Tensor]
     """Copies of the fp32 weights before the step, by name; the addition may overwrite them."""
     after: Mapping[str, Tensor]
-    """The fp32 weights after the step, to change in place; bf16 parameters are their rounding."""
+    """The fp32 weights after the step, to change in place; bf16 parameters get rounded copies."""
 
 
 class TrainingAddition:
@@ -112,7 +112,7 @@ class TrainingAddition:
         return [(0, None)]
 
     def term(self, items: Sequence[Any]) -> Tensor:
-        """Return these items' share of the term, weighted, as a scalar with a gradient.
+        """Return the weighted contribution of these items to the term, as a scalar with a gradient.
 
         ``term(a + b)`` must equal ``term(a) + term(b)``. Autocast is on where the model uses it.
         """
@@ -125,7 +125,7 @@ class TrainingAddition:
     def evaluate(self, step: int) -> Literal["continue", "finish"]:
         """Evaluate after ``step`` steps, and return ``continue``, or ``finish`` to end training.
 
-        The artifact then has the present weights. Before it returns, the addition may write other
+        The artifact then has the present weights. Before this method returns, it may write other
         weights into the model, such as the ones that it evaluated. To end the run but keep it
         resumable, raise :class:`tunesmith.errors.RunStopped`. The loop also calls this before the
         first step (with 0), and again with the step at which training is resumed.
@@ -171,9 +171,9 @@ class BuiltAddition:
                 raise
 
     def term(self, items: Sequence[Any]) -> Tensor:
-        """Return the term's share for some items.
+        """Return the contribution of some items to the term.
 
-        Raises an error that names the plugin if the result is not a scalar with a gradient.
+        Raise an error that names the plugin if the result is not a scalar with a gradient.
         """
         share = self.call("term", items)
         with self.origin.blame():

@@ -20,7 +20,7 @@ from tunesmith.contracts import Job
 from tunesmith.estimates import EstimateRequest
 from tunesmith.events import FindingReported
 from tunesmith.storage import write_atomic
-from tunesmith.text import format_bytes
+from tunesmith.text import format_bytes, format_count
 from tunesmith_torch.memory_estimate import analytic
 from tunesmith_torch.memory_estimate.parallel_choice import MEMORY_SHARE
 from tunesmith_torch.memory_estimate.setting import EstimateSetting
@@ -41,7 +41,7 @@ TOKEN_CANDIDATES = tuple(MIN_MICRO_BATCH_TOKENS * 2**power for power in range(6,
 
 
 def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
-    """Return the job with all ``"auto"`` options replaced by values."""
+    """Return the job with values in place of ``"auto"`` in its batch and memory options."""
     options: TrainingOptions = job.config
     if not options.has_auto:
         return job
@@ -49,8 +49,8 @@ def resolve_auto(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
     activations = "recomputed" if chosen["gradient_checkpointing"] else "kept"
     micro_batches = f"micro-batches of up to {chosen['micro_batch_tokens']} tokens"
     message = (
-        f"{chosen['batch_size']} rows per step, {micro_batches}, activations {activations}: "
-        f"{reason}"
+        f"{format_count(chosen['batch_size'], 'row')} per step, {micro_batches}, "
+        f"activations {activations}: {reason}"
     )
     job.emit(FindingReported(level="info", source="memory", message=message))
     return replace(job, config=options.model_copy(update=chosen))
@@ -73,9 +73,9 @@ def choose_batch(
 ) -> dict[str, int]:
     """Choose the rows of a step, the tokens of a micro-batch, and gradient checkpointing.
 
-    Takes the largest micro-batch whose estimated upper bound of memory fits into ``free`` bytes.
-    Gradient checkpointing is tried last: it makes training a third slower, while small
-    micro-batches cost next to nothing. If nothing fits, or ``free`` is None, returns the
+    Take the largest micro-batch for which the upper bound of the memory estimate leaves some of the
+    ``free`` bytes unused. Gradient checkpointing is tried last: it makes training a third slower,
+    while small micro-batches cost next to nothing. If nothing fits, or ``free`` is None, return the
     combination that needs the least memory.
     """
     batch = options.batch_size or AUTO_BATCH_SIZE

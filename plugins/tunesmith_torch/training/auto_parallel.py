@@ -23,7 +23,7 @@ from tunesmith_torch.training.auto_batch import GroupingOf, build_request
 from tunesmith_torch.untrusted.foreign_code import read_json_object
 
 PARALLEL_FILE = "parallel.json"
-"""File in the job's folder with the choice for each number of processes."""
+"""File in the job's folder that stores the choice for each number of processes."""
 
 
 def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
@@ -37,7 +37,7 @@ def resolve_parallel(job: Job[Any], grouping: GroupingOf) -> Job[Any]:
         raise UsageError(
             f"[{job.additions[0].table}]: the table needs all weights on each rank, but "
             'technique.parallel is "sharded"',
-            hint='use parallel = "data"',
+            hint='set technique.parallel = "data"',
         )
     if options.parallel != "auto":
         return job

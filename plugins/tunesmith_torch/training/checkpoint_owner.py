@@ -18,7 +18,7 @@ from tunesmith.events import JSON
 from tunesmith.storage import Checkpoint, write_atomic
 
 TRAINING_FILE = "training.json"
-"""File in a job's folder with the id of its training."""
+"""File in a job's folder that stores the id of its training."""
 
 
 def build_owner_meta(job: Job[Any]) -> JSON:

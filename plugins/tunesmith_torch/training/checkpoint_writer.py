@@ -30,7 +30,7 @@ from tunesmith_torch.training.monitor import NO_MONITOR, MonitorDecision, Traini
 __all__ = ["CheckpointWriter"]
 
 DEFAULT_SAVE_SECONDS = 120
-"""Seconds between checkpoints if ``checkpoints.every`` is unset: the most work a crash can cost."""
+"""Seconds between checkpoints if ``checkpoints.every`` is unset; a crash costs at most this."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tunesmith_torch.optim.schedule import BatchOrder
 
 NUM_EVALUATIONS = 10
-"""Evaluations in a run, in addition to those at the end of each epoch."""
+"""Number of evaluations in a run, in addition to those at the end of each epoch."""
 MAX_SHARE = 0.1
 """Maximum cost of evaluations and of saving the best checkpoint, as a share of the training."""
 FULL_FORWARD_SHARE, ADAPTER_FORWARD_SHARE = 1 / 3, 1 / 2

@@ -33,7 +33,7 @@ from tunesmith_torch.models.adapters import AdaptedModel
 __all__ = ["TokenLayout"]
 
 MAX_ROW_TOKENS = 160
-"""Maximum tokens shown of a row; of a longer row, half are from its start and half from its end."""
+"""Maximum number of tokens shown of a row; a longer row is shown half from each end."""
 MAX_TOKENS = 400
 """Maximum number of tokens shown in total, to keep the event at a few kB."""
 MAX_CHARACTER_TOKENS = 4

@@ -295,7 +295,7 @@ class _GradientAccumulator:
     additions: Additions
 
     def prepare(self, step: int, rows: Sequence[int]) -> _Batch:
-        """Have the objective prepare this rank's rows."""
+        """Have the objective prepare this rank's rows; draw the items of the additions' terms."""
         self.budget.step = step
         own = rows
         if distributed.world_size() > 1:
@@ -309,7 +309,7 @@ class _GradientAccumulator:
         """Compute the gradient of the mean loss and all terms, and clip it, in the master weights.
 
         Raises:
-            TrainingError: a loss, a term or the gradient is not finite. No weight was updated.
+            TrainingError: a loss, a term or the gradient is not finite. No weights were updated.
         """
         # Running out of memory ends the `with` block without an exception, and the next attempt
         # starts over with a smaller budget.
@@ -333,9 +333,9 @@ class _GradientAccumulator:
         return gradient
 
     def _accumulate(self, batch: _Batch, budget: int) -> list[tuple[str, Tensor]]:
-        """Run backward through this rank's micro-batches; return their shares of the batch loss.
+        """Run backward through this rank's micro-batches; return their parts of the batch loss.
 
-        Each share comes with the name of an addition's term, or "" for the objective.
+        Each part comes with the name of an addition's term, or "" for the objective.
         """
         self.masters.zero_grad()  # an attempt that ran out of memory leaves part of a gradient
         self.objective.start_update()
@@ -384,7 +384,8 @@ class _GradientAccumulator:
         what = next((name for name, x in values.items() if not math.isfinite(x)), "gradient")
         return TrainingError(
             f"step {batch.step + 1}: the {what} is not finite (loss {gradient.loss}, gradient "
-            f"norm {gradient.norm}); no weight was updated; last good checkpoint: "
+            f"norm {gradient.norm}); no weights were updated; last good checkpoint: "
             f"{last_good or 'none'}",
-            hint=f"{path.name} lists the rows; try a lower learning rate or precision = 'fp32'",
+            hint=f"{path.name} lists the rows; try a lower learning rate, or set "
+            'technique.precision = "fp32"',
         )

@@ -21,6 +21,7 @@ import torch
 from tunesmith.contracts import Job
 from tunesmith.errors import TrainingError
 from tunesmith.events import FindingReported
+from tunesmith.text import format_count
 from tunesmith_torch.kernels import fused_lora
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.runtime import distributed
@@ -114,11 +115,11 @@ class MicroBatchBudget:
         self.halvings += 1
         if self.halvings > MAX_HALVINGS:
             raise TrainingError(
-                f"step {self.step + 1}: memory ran out with micro-batches of {self.tokens} tokens, "
-                f"after halving them {MAX_HALVINGS} times",
+                f"step {self.step + 1}: memory ran out with micro-batches of "
+                f"{format_count(self.tokens, 'token')}, after halving them {MAX_HALVINGS} times",
                 hint=(
-                    "set gradient_checkpointing = true or a smaller max_length, or train adapters "
-                    "instead"
+                    "set technique.gradient_checkpointing = true or a smaller "
+                    "technique.max_length, or train adapters instead"
                 ),
             )
         if self.adapted.base.model.device.type == "cuda":
@@ -130,7 +131,7 @@ class MicroBatchBudget:
                 source="memory",
                 message=(
                     f"step {self.step + 1}: memory ran out; continuing with micro-batches of "
-                    f"{self.tokens} tokens (the batch size is unchanged)"
+                    f"{format_count(self.tokens, 'token')} (the batch size is unchanged)"
                 ),
             )
         )

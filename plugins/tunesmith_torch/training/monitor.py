@@ -10,7 +10,11 @@ from tunesmith.events import JSON, Event
 __all__ = ["MonitorDecision", "TrainingMonitor"]
 
 MonitorDecision = Literal["continue", "save_best", "stop"]
-"""``save_best`` saves the current weights as the best; ``stop`` ends with the best weights."""
+"""What the loop does after an evaluation.
+
+``save_best`` saves the current weights as the best and continues; ``stop`` ends training with the
+best weights.
+"""
 
 
 class TrainingMonitor(Protocol):

@@ -1,11 +1,12 @@
 """Let ranks train together, either on copies of the model or on a sharded model.
 
-Both use the same training loop. :func:`parallelize` returns their differences as a
-:class:`Parallelism`::
+Both modes share one training loop. What differs is in the :class:`Parallelism` that
+:func:`parallelize` returns::
 
     replicated    each rank has all weights    gradients are summed once per batch
 
-    sharded       each rank has a part         FSDP gathers weights and sums gradients in each pass
+    sharded       each rank has a part of      FSDP gathers weights and sums gradients in each pass
+                  the weights
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class ShardedParallelism(Parallelism):
                     raise
                 raise TrainingError(
                     f"memory ran out in a step with sharded weights: {error!s:.200}",
-                    hint="set a smaller micro_batch_tokens, or gradient_checkpointing = true",
+                    hint="set a smaller technique.micro_batch_tokens, or "
+                    "technique.gradient_checkpointing = true",
                 ) from error
 
 
@@ -75,7 +77,7 @@ def parallelize(adapted: AdaptedModel, loss: Loss, parallel: Parallel) -> Iterat
     """Distribute the model as the option asks; after the block, each rank has all of it again.
 
     Raises:
-        TrainingError: a rank has loaded different weights than rank 0.
+        TrainingError: a rank has loaded other weights than rank 0.
         UsageError: the model cannot be sharded.
     """
     distributed.check_same_on_all_ranks(
@@ -115,7 +117,7 @@ def _find_blocks(adapted: AdaptedModel) -> list[nn.Module]:
         raise UsageError(
             f'technique.parallel: "sharded" cannot be used with this {type(base).__name__}: '
             f"{problem}",
-            hint='use parallel = "data"',
+            hint='set technique.parallel = "data"',
         )
     return blocks
 

@@ -26,6 +26,7 @@ import numpy as np
 from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import JSON
+from tunesmith.text import format_count
 from tunesmith_torch.data.templates import Template
 from tunesmith_torch.models.adapters import AdaptedModel
 from tunesmith_torch.options.preference import PairOptions
@@ -123,7 +124,7 @@ def tokenize_fitting_groups(job: Job[Any], template: Template, limit: int) -> Gr
     """Tokenize all preferences and keep those of at most ``limit`` tokens; report the others.
 
     Raises:
-        DataError: a record is neither a pair nor a labeled answer, no record fits, or the share of
+        DataError: a record is neither a pair nor a labeled answer, no records fit, or the share of
             records that are too long exceeds ``max_skipped``.
     """
     fitting = build_group_store(job.train, template, limit)
@@ -132,7 +133,7 @@ def tokenize_fitting_groups(job: Job[Any], template: Template, limit: int) -> Gr
     if not fitting:
         raise DataError(
             job.train[0].source if job.train else "data",
-            f"no row can be used: all {total} rows have more than {limit} tokens",
+            f"no rows can be used: {format_count(total, 'row')} with more than {limit} tokens",
             hint=remedy,
         )
     check_skipped_share(fitting.skipped, total, job.config.max_skipped, remedy)
@@ -143,7 +144,8 @@ def tokenize_fitting_pairs(job: Job[Any], template: Template, limit: int) -> Gro
     """Return the pairs of at most ``limit`` tokens, like :func:`tokenize_fitting_groups`.
 
     Raises:
-        DataError: a record is not a pair, or no pair fits.
+        DataError: a record is not a pair, no pairs fit, or the share of pairs that are too long
+            exceeds ``max_skipped``.
     """
     require_pairs(job.train)
     return tokenize_fitting_groups(job, template, limit)

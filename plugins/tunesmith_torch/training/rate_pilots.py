@@ -55,7 +55,7 @@ from tunesmith_torch.untrusted.foreign_code import read_json_object
 __all__ = ["RatePilots"]
 
 RATE_FILE = "learning_rate.json"
-"""File in a job's folder with the results of the pilots."""
+"""File in a job's folder that stores the results of the pilots."""
 PILOT_FOLDER = "pilots"
 """Folder in a job's folder for the checkpoints of a pilot; deleted after the last pilot."""
 Measure = Callable[[float], "Pilot"]
@@ -94,7 +94,7 @@ def choose(pilots: Sequence[Pilot]) -> Pilot:
 
 @dataclass(frozen=True)
 class RatePilots:
-    """The pilots of a training."""
+    """The pilot runs that choose the learning rate of a training."""
 
     job: Job[Any]
     adapted: AdaptedModel
@@ -146,13 +146,12 @@ class RatePilots:
     def _find_obstacle(self, rows: int) -> str:
         """Return the reason why no pilots run, or an empty text if they run."""
         if self.job.config.parallel == "sharded" and distributed.world_size() > 1:
-            return "sharded weights cannot be set back after a pilot run"
+            return "sharded weights cannot be restored after a pilot run"
         if rows < MIN_ROWS:
-            return f"choosing a rate takes {MIN_ROWS} validation rows, but there are {rows}"
+            return f"choosing a rate takes {MIN_ROWS} validation rows, got {rows}"
         if self.order.steps < MIN_TRAINING_STEPS:
             return (
-                f"choosing a rate takes {MIN_TRAINING_STEPS} training steps, but there are "
-                f"{self.order.steps}"
+                f"choosing a rate takes {MIN_TRAINING_STEPS} training steps, got {self.order.steps}"
             )
         return ""
 
@@ -168,7 +167,7 @@ class RatePilots:
         if is_largest:
             text += (
                 "; this is the largest rate tried, so a higher rate may be better: try "
-                f"learning_rate = {format_rate(3 * chosen.rate)}"
+                f"{SOURCE} = {format_rate(3 * chosen.rate)}"
             )
         return text
 
@@ -180,7 +179,7 @@ class RatePilots:
     # ----------------------------------------------------------------- the runs
 
     def _run_all(self, rates: Sequence[float], measure: Measure) -> list[Pilot]:
-        """Run the pilots, or read their results."""
+        """Return the results of all pilots, after running those whose result is not stored yet."""
         folder = self.job.out / PILOT_FOLDER
         initial = folder / "initial.safetensors"
         done = distributed.broadcast_from_rank_0(lambda: _read(self.job.out / RATE_FILE))

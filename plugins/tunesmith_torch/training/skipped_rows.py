@@ -1,7 +1,7 @@
 """Report skipped rows, store them, and limit their share.
 
-A data loader counts the rows that cannot be read. Other rows turn out to be unusable when they are
-tokenized, because they are too long or the chat template rejects them.
+The data loader reports rows that it cannot read. This module handles rows that are skipped during
+tokenization, because they are too long or the chat template rejects them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tunesmith_torch.runtime import distributed
 __all__ = ["count_skip_reasons", "describe_remedy"]
 
 SKIPPED_FILE = "skipped-in-training.jsonl"
-"""File in a job's folder with rows skipped in training; the loader writes ``skipped.jsonl``."""
+"""File in a job's folder of rows skipped in tokenization; the loader has ``skipped.jsonl``."""
 
 
 def count_affected(tokenized: TokenizedRecords | StreamedExamples) -> dict[str, int]:
@@ -50,10 +50,8 @@ def report_skipped(job: Job[Any], skipped: Sequence[SkippedRow]) -> None:
     """Emit a warning for each cause, with the number of rows, and write the rows to a file."""
     for cause, count in Counter(row.cause for row in skipped).items():
         first = next(row for row in skipped if row.cause == cause)
-        text = f"skipped {format_count(count, 'row')}: {cause}; first: {first.where}"
-        job.emit(
-            FindingReported(level="warning", source="data", message=f"{text} ({first.detail})")
-        )
+        text = f"skipped {format_count(count, 'row')}: {cause}; first: {_locate(first)}"
+        job.emit(FindingReported(level="warning", source="data", message=text))
     path = job.out / SKIPPED_FILE
     if distributed.is_rank_0() and (skipped or path.is_file()):
         job.out.mkdir(parents=True, exist_ok=True)
@@ -88,11 +86,11 @@ def check_skipped_share(
     causes = Counter(row.cause for row in skipped)
     first = {row.cause: row for row in reversed(skipped)}
     lines = [
-        f"  {count:,} × {cause}, first at {first[cause].where} ({first[cause].detail})"
+        f"  {count:,} × {cause}, first at {_locate(first[cause])}"
         for cause, count in causes.most_common(10)
     ]
     summary = (
-        f"{len(skipped):,} of {rows:,} rows are unusable, more than the technique's "
+        f"skipped {len(skipped):,} of {format_count(rows, 'row')}, more than the technique's "
         f"max_skipped = {allowed:g} allows"
     )
     raise DataError(
@@ -105,7 +103,7 @@ def check_skipped_share(
 
 
 class StreamAccount:
-    """Loads streamed examples, and counts rows that turn out to be unusable."""
+    """Loads streamed examples; reports and limits the rows that are skipped in the process."""
 
     def __init__(
         self,
@@ -137,10 +135,10 @@ class StreamAccount:
                 self._job.emit(FindingReported(level="warning", source="data", message=text))
 
     def load(self, rows: Sequence[int]) -> None:
-        """Load rows.
+        """Tokenize these rows unless they are loaded, and report the rows that are skipped.
 
         Raises:
-            DataError: too many rows turned out to be unusable.
+            DataError: too many rows are skipped.
         """
         self._examples.load(rows)
         if len(self._examples.skipped) > len(self._reported):
@@ -152,8 +150,8 @@ class StreamAccount:
         """Emit a warning for each new cause, and add the rows to the file."""
         for row in skipped:
             if row.cause not in self._reported.values():
-                text = f"skipped rows: {row.cause}; first: {row.where}"
-                text += f" ({row.detail}); the total is reported after training"
+                text = f"skipped rows: {row.cause}; first: {_locate(row)}"
+                text += "; the total is reported after training"
                 self._job.emit(FindingReported(level="warning", source="data", message=text))
             self._reported[row.where] = row.cause
         if distributed.is_rank_0():
@@ -168,6 +166,10 @@ class StreamAccount:
         found, expected = len(skipped) - self._known_before, self._allowed * self._examples.seen
         if found > expected + 4 * math.sqrt(expected) + 1:
             check_skipped_share(skipped[-found:], self._examples.seen, self._allowed, self._remedy)
+
+
+def _locate(row: SkippedRow) -> str:
+    return f"{row.where} ({row.detail})" if row.detail else row.where
 
 
 def _to_line(row: SkippedRow) -> str:

@@ -73,7 +73,7 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self._parts)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a tensor.
+        """Return the tensor of this name, or this rank's rows of it if it is sharded.
 
         Raises:
             KeyError: no file has this tensor.

@@ -30,6 +30,7 @@ from tunesmith.contracts import Job
 from tunesmith.errors import DataError
 from tunesmith.events import FindingReported
 from tunesmith.records import Record
+from tunesmith.text import format_count
 from tunesmith_torch.data.large_data import is_large, sample_evenly
 from tunesmith_torch.data.packing import (
     Example,
@@ -185,7 +186,7 @@ class NextTokenObjective:
         return get_lm_head(self.model).loss(hidden_ND, batch)
 
     def row_losses(self, micro_batch: Layout) -> list[tuple[int, float]]:
-        """Return each row of the micro-batch, with its loss in nats summed over tokens."""
+        """Return the index of each row of the micro-batch, and its loss in nats over all tokens."""
         batch, tree_layout = micro_batch[0].to(self.device), micro_batch[1]
         if self._rows_alone:
             logprobs_N = logprobs_of_rows(self.model, batch)
@@ -244,7 +245,7 @@ class SupervisedTask(TrainingTask[SupervisedData]):
     can_compute_rows_alone = True
     has_row_losses = True
     objective_class: ClassVar[type[NextTokenObjective]] = NextTokenObjective
-    """Class of the objective."""
+    """Class of the objective, which a subclass of the task may replace."""
 
     def tokenize(self, job: Job[Any], template: Template, limit: int) -> SupervisedData:
         options: SupervisedOptions = job.config
@@ -361,7 +362,7 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
     """Report the rows that are skipped or changed.
 
     Raises:
-        DataError: no usable row is left, or too many rows are skipped.
+        DataError: no rows are left, or too many rows are skipped.
     """
     report_skipped(job, examples.skipped)
     for finding in _findings(examples, limit):
@@ -370,7 +371,9 @@ def _check(job: Job[Any], examples: TokenizedRecords, limit: int) -> TokenizedRe
         first = examples.skipped[0] if examples.skipped else None
         raise DataError(
             first.where if first else "data",
-            f"no row can be used: {first.cause}, {first.detail}" if first else "no rows",
+            "no rows can be used: " + ", ".join(filter(None, (first.cause, first.detail)))
+            if first
+            else "no rows",
             hint=_remedy(job, limit),
         )
     check_skipped_share(
@@ -394,18 +397,21 @@ def _check_streamed(job: Job[Any], examples: StreamedExamples) -> StreamedExampl
 
 def _remedy(job: Job[Any], limit: int) -> str:
     remedy = describe_remedy(limit, job.config.max_length)
-    return remedy if job.config.truncate_prompts else f"{remedy}, or set truncate_prompts = true"
+    if job.config.truncate_prompts:
+        return remedy
+    return f"{remedy}, or set technique.truncate_prompts = true"
 
 
 def _findings(examples: TokenizedRecords, limit: int) -> Iterator[FindingReported]:
     if examples.truncated:
-        text = f"shortened {len(examples.truncated)} prompts to fit into {limit} tokens"
+        count = format_count(len(examples.truncated), "prompt")
+        text = f"shortened {count} to fit into {limit} tokens"
         yield FindingReported(level="warning", source="data", message=text)
     if examples.split_texts:
-        count = len(examples.split_texts)
-        text = f"split {count} texts longer than {limit} tokens into several rows"
+        count = format_count(len(examples.split_texts), "text")
+        text = f"split {count} longer than {limit} tokens into several rows"
         yield FindingReported(level="info", source="data", message=text)
     if examples.with_control_tokens:
-        count = len(examples.with_control_tokens)
-        text = f"{count} rows contain control tokens as text; they are kept as plain text"
+        count = format_count(len(examples.with_control_tokens), "row")
+        text = f"kept control tokens in the text of {count} as plain text"
         yield FindingReported(level="info", source="data", message=text)

@@ -27,7 +27,7 @@ from tunesmith_torch.options.training import TrainingOptions
 Row: TypeAlias = Sequence[int] | NDArray[Any]
 """The integers or booleans of a row."""
 TOKENS_FILE = "tokens.json"
-"""File in a job's folder with the digest."""
+"""File in a job's folder that stores the digest of the token ids."""
 _DIGESTS = ("inputs", "chat_template", "token_ids")
 _OPTIONS = {"max_length", "chat_template", "truncate_prompts"}
 _TOKENIZER_FILES = (
@@ -37,7 +37,7 @@ _TOKENIZER_FILES = (
 
 
 def check_tokens(job: Job[Any], template: Template, rows: Iterable[Row]) -> None:
-    """Store the digest of the token ids in the job's folder, or compare it to the stored one.
+    """Store the digest of the token ids in the job's folder, or compare it with the stored one.
 
     The digest is replaced in two cases:
 

@@ -93,11 +93,11 @@ class TrainingSession:
     template: Template
     adapted: AdaptedModel
     initial_model: InitialModel | None
-    """The model that ``from`` names; None: training starts from the base model."""
+    """The model given in ``from``; None: training starts from the base model."""
     lineage: JSON
     """Facts that identify the initial model; empty if training starts from the base model."""
     folder: Path
-    """Folder of the base weights: the base model, or a full model that ``from`` names."""
+    """Folder of the base weights: the base model, or a full model given in ``from``."""
     layout: RowLayout
     """Layout of rows in micro-batches."""
     limit: int
@@ -162,7 +162,7 @@ class TrainingTask(ABC, Generic[DataT]):
         The trainer calls this in a separate thread while it reads the weights.
 
         Raises:
-            DataError: no row can be trained on.
+            DataError: no rows can be trained on.
         """
 
     def longest_row(self, data: DataT, limit: int) -> int:
@@ -179,7 +179,7 @@ class TrainingTask(ABC, Generic[DataT]):
     def adapt(
         self, base: LoadedBase, precision: Precision, job: Job[Any], initial: InitialModel | None
     ) -> AdaptedModel:
-        """Prepare the weights for training, as the options ask for."""
+        """Choose the weights to train and add adapters, as the options ask."""
         options: TrainingOptions = job.config
         return adapt_model(
             base,
@@ -217,7 +217,7 @@ def train(job: Job[Any], task: TrainingTask[Any]) -> Artifact:
     """Load, adapt and train a model, and commit the artifact; resume from the newest checkpoint.
 
     Raises:
-        DataError: no record can be trained on.
+        DataError: no records can be trained on.
         EnvironmentProblem: the model is not causal, or the technique does not support it.
         UsageError: the options cannot be used with this model.
         TrainingError: see :func:`tunesmith_torch.training.loop.run_training_loop`.
@@ -313,7 +313,7 @@ def _open_session(job: Job[Any], task: TrainingTask[DataT]) -> tuple[TrainingSes
         raise UsageError(
             'technique.parallel: "sharded" needs the same number of passes on all ranks, but this '
             f"model must compute one row at a time, because {layout.reason}",
-            hint='use parallel = "data"',
+            hint='set technique.parallel = "data"',
         )
     job = _apply_layout(job, layout)
     if options.gradient_checkpointing:
@@ -347,7 +347,7 @@ def _add_validation(
     problem, validation, train = "no validation rows", None, None
     try:
         if validation_records:
-            problem = "no usable validation row"
+            problem = "no usable validation rows"
             validation = task.objective_over(session, prepared, validation_records, "validation")
             train = task.objective_over(session, prepared, train_records, "train")
     except DataError as error:

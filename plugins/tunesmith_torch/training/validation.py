@@ -28,6 +28,7 @@ from tunesmith.events import JSON, Event, FindingReported, Monitored
 from tunesmith.records import Record
 from tunesmith.statistics import Interval
 from tunesmith.storage import write_atomic
+from tunesmith.text import format_count
 from tunesmith_evidence.number_text import format_estimate, format_number
 from tunesmith_evidence.statistics import paired_difference
 from tunesmith_torch.models.adapters import AdaptedModel
@@ -42,7 +43,7 @@ from tunesmith_torch.training.validation_score import ValidationScore, measure_o
 VALIDATION = "technique.validation"
 """``source`` of the findings about validation."""
 VALIDATION_FILE = "validation.json"
-"""File in a job's folder with each validation row's loss, at the best step and at the last step."""
+"""File in a job's folder that stores each validation row's loss at the best and the last step."""
 MAX_ROWS = 500
 """Maximum number of validation rows to evaluate; if there are more, a random sample is used."""
 _STATE = ("best", "last", "last_step", "without_gain")
@@ -67,7 +68,7 @@ def _sample(records: Sequence[Record], limit: int, seed: str) -> list[Record]:
 
 @dataclass
 class ValidationMonitor:
-    """Evaluates the loss on validation rows, and chooses the best checkpoint by that loss.
+    """Evaluates the validation loss; chooses the best checkpoint by it or an evaluator's score.
 
     It is a :class:`tunesmith_torch.training.monitor.TrainingMonitor`.
     """
@@ -105,7 +106,7 @@ class ValidationMonitor:
         sample: RowObjective,
         score: ValidationScore | None = None,
     ) -> ValidationMonitor:
-        """Return a monitor whose steps follow the options, otherwise the predicted costs."""
+        """Return a monitor; its steps follow ``validation.every`` or, if unset, predicted costs."""
         options: ValidationOptions = job.config.validation
         costs = EvaluationCosts.predict(
             order,
@@ -139,7 +140,7 @@ class ValidationMonitor:
         return self._decide(step, is_best)
 
     def state_dict(self) -> JSON:
-        """Return the evaluations that later evaluations are compared to."""
+        """Return the evaluations that later evaluations are compared with."""
         return {
             "best": self.best.to_json() if self.best else None,
             "last": self.last.to_json() if self.last else None,
@@ -235,7 +236,8 @@ class ValidationMonitor:
         return "continue" if step == self.final_step else "save_best"
 
     def _describe(self, best: RowLosses, last: RowLosses) -> str:
-        loss = f"lowest validation loss, {format_number(best.mean)} on {len(best.losses)} rows"
+        rows = format_count(len(best.losses), "row")
+        loss = f"lowest validation loss, {format_number(best.mean)} on {rows}"
         if self.best_score is not None:
             sign = 1 if self.score is None or self.score.scorer.higher_is_better else -1
             value = format_number(sign * self.best_score)
@@ -252,7 +254,7 @@ class ValidationMonitor:
 
 
 def _rank(score: float | None, losses: RowLosses) -> tuple[float, float]:
-    """Return what an evaluation is compared by: first its score, then its loss."""
+    """Return the sort key of an evaluation, highest best: its score, then its negative loss."""
     return -math.inf if score is None else score, -losses.mean
 
 

@@ -49,10 +49,11 @@ class ValidationScore:
     ) -> ValidationScore | None:
         """Return the score by an evaluator on as many rows as the bounds allow.
 
-        None: the validation loss is to choose, or this is not rank 0, which alone has evaluators.
+        None: the validation loss chooses, because the options ask for it or the bounds allow too
+        few rows. Ranks other than 0 have no evaluators, so they also get None.
 
         Raises:
-            UsageError: the run has no such evaluator, or it cannot choose.
+            UsageError: the run has no such evaluator, or it cannot rate answers to validation rows.
         """
         if evaluator == DEFAULT_BY or not distributed.is_rank_0():
             return None

@@ -79,7 +79,7 @@ def refuse_foreign_code(folder: Path) -> None:
     """Check every config file in the folder of a model, a tokenizer or an adapter.
 
     Raises:
-        EnvironmentProblem: a key brings code, or makes a library download something.
+        EnvironmentProblem: a key names code, or makes a library download something.
         IntegrityError: a file is not a JSON object, or the folder contains a pipe, a device, or a
             link to a file of another name.
     """
@@ -94,7 +94,7 @@ def refuse_foreign_keys(config: Mapping[str, Any], path: Path) -> None:
     """Check the content of one config file; ``path`` is used in error messages.
 
     Raises:
-        EnvironmentProblem: a key brings code, or makes a library download something.
+        EnvironmentProblem: a key names code, or makes a library download something.
     """
     for where, key, value in _walk(config):
         reason = _refusal(key, value)

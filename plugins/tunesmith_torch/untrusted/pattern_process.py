@@ -1,4 +1,4 @@
-"""Match regular expressions with module names, as PEFT does. A script for a limited process.
+"""Match regular expressions against module names, as PEFT does. A script for a limited process.
 
 It reads JSON from stdin: ``{"patterns": [...], "names": [...]}``. The matches do not matter, only
 that the script ends within its limits. Invalid expressions are left for PEFT to report.
@@ -16,7 +16,7 @@ PATTERN_FORMS = ("{}", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.
 
 
 def main(patterns: Iterable[str], names: Iterable[str]) -> None:
-    """Match every pattern, in every form, with every name."""
+    """Match every pattern, in every form, against every name."""
     for pattern in patterns:
         for form in PATTERN_FORMS:
             try:

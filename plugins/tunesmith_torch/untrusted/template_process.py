@@ -44,7 +44,7 @@ class OutOfTimeError(BaseException):
 
 
 class TooLongError(BaseException):
-    """Raised if a rendering has too many characters."""
+    """Raised if the renderings of a conversation have too many characters."""
 
 
 class _GenerationTag(Extension):

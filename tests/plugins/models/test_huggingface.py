@@ -73,7 +73,7 @@ def test_folder_with_only_a_config_can_be_planned_but_not_run(tmp_path: Path) ->
     found = find(str(tmp_path), None)
     assert found is not None
     assert found.config["vocab_size"] == 8
-    assert "no *.safetensors file" in found.missing
+    assert "no *.safetensors files" in found.missing
     assert found.tokenizer() is None
     (tmp_path / "tokenizer.json").write_text("{}")
     assert found.tokenizer() == tmp_path

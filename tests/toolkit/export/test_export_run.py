@@ -355,7 +355,7 @@ def test_of_rows_that_no_engine_takes_the_last_messages_are_compared(
 def test_without_a_row_to_compare_nothing_is_exported(
     trained: TrainedModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="no test row can be compared"):
+    with pytest.raises(UsageError, match="no test rows can be compared"):
         export_run(replace(trained, test=[]), as_export(EXPORTER), tmp_path / "out")
     assert not any(tmp_path.iterdir())
 

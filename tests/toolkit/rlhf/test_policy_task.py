@@ -147,7 +147,7 @@ def test_distinct_prompts_that_leave_room_for_a_completion_are_trained_on(
     assert "skipped 1 row: row is too long; first: rows:long" in finding.message
     assert "54 are allowed" in finding.message
     strict = make_run(tmp_path, tmp_path, (*ROWS, long))
-    with pytest.raises(DataError, match="1 of 7 rows are unusable"):
+    with pytest.raises(DataError, match="skipped 1 of 7 rows"):
         PolicyTask(None).tokenize(strict.job, template, 60)
     (length, *_) = map(len, template.encode_prompts([prompts[0]]))
     assert PolicyTask(None).tokenize(run.job, template, length + 6)

@@ -113,7 +113,7 @@ def test_out_of_memory_on_one_rank_does_not_change_the_result(ranks_folder: Path
         ("not a number", "TrainingError: step 2: the loss is not finite"),
         ("a bug", "TrainingError: rank 1: KeyError: 'where'"),
         ("no room", "TrainingError: rank 1: OutOfMemoryError"),
-        ("other weights", "TrainingError: rank 1: the weights differ from rank 0"),
+        ("other weights", "TrainingError: rank 1: the weights differ from those of rank 0"),
     ],
 )
 def test_an_error_on_one_rank_ends_all_ranks_with_that_error(

@@ -139,6 +139,6 @@ def test_layers_that_share_weights_are_refused(mesh: DeviceMesh) -> None:
 def test_a_block_in_several_formats_is_refused(mesh: DeviceMesh) -> None:
     net = Net(torch.bfloat16)
     net.blocks[0].bias.data = net.blocks[0].bias.data.double()
-    with pytest.raises(UsageError, match="several formats") as caught:
+    with pytest.raises(UsageError, match="several dtypes") as caught:
         shard(net, mesh, torch.bfloat16)
-    assert caught.value.hint == 'use parallel = "data"'
+    assert caught.value.hint == 'set technique.parallel = "data"'

@@ -94,7 +94,7 @@ def test_models_that_cannot_be_sharded_are_refused(
         parallelize(adapted, loss, "sharded"),
     ):
         pass
-    assert caught.value.hint == 'use parallel = "data"'
+    assert caught.value.hint == 'set technique.parallel = "data"'
 
 
 def test_the_layers_of_a_model_are_its_blocks(adapted: AdaptedModel) -> None:

@@ -73,7 +73,7 @@ def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: 
     lengths = sorted(group.longest_sequence for group in groups)
     assert lengths[-2] < lengths[-1]
     job = make_job(PAIRS, [], tmp_path, max_skipped=0.01)
-    with pytest.raises(DataError, match="1 of 12 rows are unusable") as caught:
+    with pytest.raises(DataError, match="skipped 1 of 12 rows") as caught:
         tokenize_fitting_pairs(job, template, lengths[-2])
     assert [row.where for row in caught.value.skipped] == ["rows:11"]
     job = make_job(PAIRS, [], tmp_path, max_skipped=0.1)
@@ -81,7 +81,7 @@ def test_more_long_pairs_than_are_allowed_are_refused(tmp_path: Path, template: 
 
 
 def test_data_of_which_no_pair_fits_is_refused(tmp_path: Path, template: Template) -> None:
-    with pytest.raises(DataError, match="rows:0: no row can be used: all 12"):
+    with pytest.raises(DataError, match="rows:0: no rows can be used: 12 rows"):
         tokenize_fitting_pairs(make_job(PAIRS, [], tmp_path), template, 4)
 
 

@@ -174,10 +174,10 @@ def test_a_run_stopped_after_its_pilots_does_not_repeat_them(runs: Runs) -> None
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"validation": 15}, "16 validation rows, but there are 15"),
-        ({"validation": 0}, "16 validation rows, but there are 0"),
-        ({"validation__every": 0}, "16 validation rows, but there are 0"),
-        ({"max_steps": 7}, "8 training steps, but there are 7"),
+        ({"validation": 15}, "16 validation rows, got 15"),
+        ({"validation": 0}, "16 validation rows, got 0"),
+        ({"validation__every": 0}, "16 validation rows, got 0"),
+        ({"max_steps": 7}, "8 training steps, got 7"),
     ],
 )
 def test_too_little_to_choose_by_gives_the_default(runs: Runs, options: Any, reason: str) -> None:

@@ -78,7 +78,7 @@ def test_the_share_is_limited() -> None:
     with pytest.raises(DataError) as caught:
         check_skipped_share([*LONG, REFUSED], 399, 0.01)
     assert caught.value.exit_code == 3
-    assert "4 of 399 rows are unusable" in caught.value.message
+    assert "skipped 4 of 399 rows" in caught.value.message
     assert "3 × row is too long, first at r:0 (99 tokens)" in caught.value.message
     assert "1 × the template refuses it, first at r:9" in caught.value.message
     assert list(caught.value.skipped) == [*LONG, REFUSED]
@@ -183,6 +183,6 @@ def test_too_many_unusable_rows_end_the_run(
     if not ends:
         loads.load(range(seen))
         return
-    with pytest.raises(DataError, match="rows are unusable"):
+    with pytest.raises(DataError, match=r"skipped \d+ of"):
         loads.load(range(seen))
     assert len(lines(tmp_path)) == 3

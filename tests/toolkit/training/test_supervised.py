@@ -87,7 +87,7 @@ def counted(function: Callable[..., Any], name: str, calls: list[str]) -> Callab
 
 def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) -> None:
     long = Completion(source="r:long", prompt="a word " * 200, completion="ten")
-    with pytest.raises(DataError, match="1 of 9 rows are unusable"):
+    with pytest.raises(DataError, match="skipped 1 of 9 rows"):
         run(tmp_path / "refused", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1)
     events = run(
         tmp_path / "out", tiny_folder, (*RECORDS, long), max_length=64, max_steps=1,
@@ -106,12 +106,12 @@ def test_rows_that_do_not_fit_are_reported(tmp_path: Path, tiny_folder: Path) ->
     messages = [
         e.message for e in shortened if isinstance(e, FindingReported) and e.source == "data"
     ]
-    assert messages == ["shortened 1 prompts to fit into 64 tokens"]
+    assert messages == ["shortened 1 prompt to fit into 64 tokens"]
 
 
 def test_data_of_which_nothing_fits_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
     long = Completion(source="r:long", prompt="a word " * 200, completion="ten")
-    with pytest.raises(DataError, match="r:long: no row can be used"):
+    with pytest.raises(DataError, match="r:long: no rows can be used"):
         run(tmp_path, tiny_folder, (long,), max_length=64)
     with pytest.raises(DataError, match="no rows"):
         run(tmp_path, tiny_folder, ())
@@ -306,7 +306,7 @@ def test_unusable_rows_of_large_data_are_missing_from_their_batches(
     """They are found when they are tokenized, counted, and limited."""
     monkeypatch.setattr(streamed_examples, "LARGE_CHARACTERS", 0)
     rows = [*rows_of(10), Completion(source="r:long", prompt="a word " * 200, completion="ten")]
-    with pytest.raises(DataError, match="1 of 11 rows are unusable"):
+    with pytest.raises(DataError, match="skipped 1 of 11 rows"):
         run(tmp_path / "refused", tiny_folder, rows, max_length=64, epochs=1)
     options = {"max_length": 64, "epochs": 2, "batch_size": 1, "max_skipped": 0.1}
     events = run(tmp_path / "out", tiny_folder, rows, **options)

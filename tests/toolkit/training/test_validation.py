@@ -326,7 +326,7 @@ def test_validation_rows_that_are_too_long_are_skipped(tmp_path: Path, tiny_fold
     assert len(json.loads((tmp_path / "some/validation.json").read_text())["best"]["losses"]) == 6
     _, events = train(tmp_path / "none", tiny_folder, config, (long,))
     (finding,) = [event for event in events if isinstance(event, FindingReported)]
-    assert finding.message.startswith("no usable validation row: ")
+    assert finding.message.startswith("no usable validation rows: ")
 
 
 GROUPS = ["a", "a", "a", "b", "b", "b"]
