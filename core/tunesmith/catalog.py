@@ -137,7 +137,10 @@ class Catalog:
         return None
 
     def judge(self, evidence: Any) -> dict[str, Any]:
-        """Return the first verdict that a plugin gives, third-party plugins first, or {}."""
+        """Return the first verdict that a plugin gives on the evidence, or {} if none gives one.
+
+        Third-party plugins are asked first.
+        """
         for plugin, verdict in self._results("tunesmith_verdict", dict, {"evidence": evidence}):
             with blame_plugin(plugin, "tunesmith_verdict"):
                 check_json(verdict, "a verdict")
@@ -262,7 +265,10 @@ def _fenced(
 
 
 def copy_value(value: Any) -> Any:
-    """Copy an argument for a hook, except texts and records; changed records are detected later."""
+    """Copy a plan, review, evidence or dataset for a hook; return other arguments unchanged.
+
+    Records are not copied. :func:`require_unchanged` detects changes to them.
+    """
     from tunesmith.contracts import Dataset
     from tunesmith.plan import Evidence, ModelReview, Plan
 

@@ -331,14 +331,14 @@ class GateChecked(Event, kind="gate-checked"):
 
 
 TUNED = "tuned"
+"""Name of the trained model, loaded from disk, in events and reports."""
 BASE = "base"
 """Name of the untuned base model, which only evaluators of side effects measure."""
-"""Name of the trained model, loaded from disk, in events and reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineChosen(Event, kind="baseline-chosen"):
-    """A variant of a baseline was chosen on validation rows or by cross-validation, or skipped."""
+    """A baseline's variant was chosen on validation rows or folds, or the baseline was skipped."""
 
     baseline: str
     variant: str = ""
@@ -369,14 +369,14 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     """Number of test rows that are enough for a baseline with the worst possible validation score;
     None: the number in ``[baselines] rows``."""
     excluded: bool = False
-    """True if the baseline suits the rows but ``[baselines] use`` does not name it."""
+    """True if the baseline suits the rows but ``[baselines] use`` does not list it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Event, kind="measured"):
     """One metric of one model, with its 95 % interval, over rows that it was not trained on.
 
-    The file ``records`` below the run folder contains the value of each record.
+    The file ``records`` in the run folder contains the value of each record.
     """
 
     model: str

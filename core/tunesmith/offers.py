@@ -270,8 +270,8 @@ class BaselineOffer(ComponentOffer[C]):
     """True if the baseline only ranks given answers, like a rule by length. Its scores are not
     probabilities, and it cannot generate. Only evaluators that rank answers can measure it."""
     suits: Callable[[Sequence[Record]], bool] = lambda records: False
-    """Return True if the baseline suits these training records (a sample). It is called only if
-    the run file names no baselines."""
+    """Return True if the baseline suits these training records (a sample). It is not called for
+    baselines that the run file lists."""
     reads_media: bool = False
     """True if the baseline can solve tasks whose records have media."""
     is_configured: Callable[[C], bool] = lambda config: False
@@ -306,7 +306,7 @@ class GeneratorOffer(ComponentOffer[C]):
     makes_variations: bool = False
     """True if a row may be a near-duplicate of the training row that it is derived from."""
     describe_cost: Callable[[C, int], str] = lambda config, count: ""
-    """Describe the maximum cost of this many rows; empty: only time on this machine."""
+    """Describe the maximum cost of generating this many rows; empty: only time on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,7 +387,7 @@ class CommandOffer(Offer):
     """Heading in ``tunesmith --help`` that lists the command: ``Start``, ``Decide``, ``Data``,
     ``Results``, ``Use``, ``Maintain``, or a heading of your own."""
     position: int = 100
-    """Position below the heading: lower numbers first, equal numbers in alphabetical order."""
+    """Position under the heading: lower numbers first, equal numbers in alphabetical order."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -304,6 +304,6 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
 
 
 def last_exchange(record: Record) -> tuple[Prompt, Message]:
-    """Return the last exchange of a record; evaluators ask the model for its answer."""
+    """Return the last exchange of a record; evaluators compare the model's answer with it."""
     *_, last = exchanges(record)
     return last

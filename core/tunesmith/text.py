@@ -1,6 +1,6 @@
 """Prepare text for users: escape unsafe characters, redact secrets, format numbers.
 
-All text from outside (rows, file names, plugin names, model output) passes through `safe_text`
+All untrusted text (rows, file names, plugin names, model output) passes through `safe_text`
 before it is printed, and through `redact` before it is stored. Both return plain strings: a
 renderer must not interpret markup in them. Standard library only.
 """
@@ -205,7 +205,7 @@ SECRET_MARKS = tuple(mark for _, marks, _ in _RULES for mark in marks)
 
 
 def redact(s: str) -> str:
-    """Replace secrets by `[redacted:KIND]` in text that is logged, stored or shown.
+    """Replace secrets with `[redacted:KIND]` in text that is logged, stored or shown.
 
     Secrets are recognized by their form (tokens of model hubs, clouds and forges, JSON web tokens,
     private keys), by their position (a password in a URL, a token after "Bearer") and by the name

@@ -86,7 +86,7 @@ def _place(offer: CommandOffer) -> tuple[int, str, int, str]:
 
 
 class OfferGroup(click.Group):
-    """A group of the commands that plugins offer below its name.
+    """A group of the commands that plugins offer under its name.
 
     Help lines come from the offers, so help does not import any command. Without arguments, the
     group prints its help.

@@ -158,7 +158,7 @@ def submit_options(
     table: str,
     *,
     dry_run: str,
-    out: str = "Run folder to create; default: a new folder below [run] folder.",
+    out: str = "Run folder to create; default: a new folder in [run] folder.",
 ) -> Callable[[F], F]:
     """Return a decorator that adds the options of commands that submit runs.
 

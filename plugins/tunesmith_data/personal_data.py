@@ -150,7 +150,7 @@ def find_personal_data(text: str) -> list[tuple[PersonalData, re.Match[str]]]:
 
 
 def mask_row(texts: Sequence[str]) -> tuple[list[str], Counter[str]]:
-    """Replace personal data and secrets in the texts of a row by placeholders such as ``[EMAIL]``.
+    """Replace personal data and secrets in a row's texts with placeholders such as ``[EMAIL]``.
 
     Equal values get equal placeholders. If the row has several values of a kind, they are numbered:
     ``[EMAIL 1]``, ``[EMAIL 2]``.

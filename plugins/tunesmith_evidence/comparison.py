@@ -95,10 +95,7 @@ class RunResults:
         return self.report.started.plan if self.report.started else {}
 
     def find_version(self, evaluator: str) -> str:
-        """Return the logged version of the package with an evaluator.
-
-        The result is "" if no version was logged.
-        """
+        """Return the logged version of the package that provides an evaluator, or "" if unknown."""
         events = (event for (name, _), event in self.measured.items() if name == evaluator)
         return next((event.version for event in events), "")
 

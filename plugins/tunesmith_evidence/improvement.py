@@ -193,7 +193,8 @@ def compare_with_parent(parent: RunResults, child: RunResults) -> list[SliceChan
     """Return the change of each slice from a run to the next one, by the verdict's metric.
 
     Returns:
-        The changes; empty if the next run was not measured with this metric.
+        The changes; empty if the next run was not measured with this metric, or if the metric is
+        computed over all rows together.
 
     Raises:
         IntegrityError: a per-row results file is missing or damaged.

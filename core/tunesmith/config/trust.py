@@ -87,8 +87,8 @@ def trust_code(tables: Mapping[str, Any], folder: Path) -> None:
 def find_code(tables: Mapping[str, Any], folder: Path) -> list[str]:
     """List the code that a run file makes tunesmith execute, and the files written elsewhere.
 
-    This covers plugin files, functions (``file.py:name`` or ``package.module:name``), and reporter
-    paths outside the folder.
+    This covers plugin files, functions (``file.py:name`` or ``package.module:name``), permission to
+    execute generated code, and reporter paths outside the folder.
     """
     found: list[str] = []
     for table, content in tables.items():

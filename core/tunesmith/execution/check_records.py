@@ -31,7 +31,8 @@ def check_records(records: Sequence[Record], part: str, plan: Plan) -> Iterator[
 
     Raises:
         DataError: the split is empty, or the technique does not accept a record; names the record.
-        PluginError: the data loader returned something else, or records that are not immutable.
+        PluginError: the data loader returned something that is not a record, a mutable record, or a
+            record whose fields have wrong types.
     """
     offer, plugin = plan.technique.offer, plan.data.offered.plugin
     for record in records:

@@ -92,7 +92,7 @@ def run(
 
     Raises:
         TunesmithError: the error that ended the run; ``report.json`` is written in any case.
-        UsageError: the folder's event log is lost, and the user did not accept changes.
+        UsageError: the event log lacks events of the run, and the user did not accept changes.
     """
     earlier = load_report(folder) if resume else Report()
     lost = resume_checks.find_lost_events(folder, earlier, accept_changes) if resume else []
@@ -145,7 +145,7 @@ def load_report(folder: RunFolder) -> Report:
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write ``report.json`` of a run with secrets redacted, unless its content is up to date."""
+    """Write the run's ``report.json`` with secrets redacted, unless it is already up to date."""
     text = json.dumps(redact_all(report.to_json()), indent=2, ensure_ascii=True) + "\n"
     path = folder.path / "report.json"
     if not path.is_file() or path.read_bytes() != text.encode():

@@ -71,6 +71,6 @@ def _imported(value: Any) -> Any:
 
 
 def _shorten(file: str) -> str:
-    """Return the path relative to the current folder, if it is below it."""
+    """Return the path relative to the current folder if it is inside, otherwise unchanged."""
     path = os.path.relpath(file)
     return file if path.startswith("..") else path

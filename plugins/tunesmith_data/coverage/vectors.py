@@ -36,8 +36,8 @@ class Vectorizer:
     """Turns texts into unit-length TF-IDF vectors.
 
     Grams in more than 20 % of the training texts are ignored, as in the near-duplicate search. So
-    are grams that occur in nearly all queries, such as an instruction that only the queries have. A
-    text without any other grams gets a zero vector.
+    are grams in more than 80 % of the queries, such as an instruction that only the queries have.
+    A text without any other grams gets a zero vector.
     """
 
     def __init__(self, train: Iterable[str], queries: Iterable[str]) -> None:

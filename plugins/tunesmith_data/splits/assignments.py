@@ -103,7 +103,7 @@ class Assignments:
             for given in (self.settings, settings)
         )
         message = (
-            f"{path.name} was made with {old}; {new} only applies to added rows: delete the file "
+            f"{path.name} was made with {old}; {new} applies only to added rows: delete the file "
             "to split all rows again"
         )
         return [Finding(level="warning", where="split.file", message=message)]

@@ -29,7 +29,7 @@ class CutAnswers:
 
 
 def count_cut_answers(folder: Path, measured: Measured) -> CutAnswers:
-    """Count the answers in a measurement that were cut off. ``folder`` is its run folder.
+    """Count the answers in a measurement of the run in ``folder`` that were cut off.
 
     Raises:
         IntegrityError: the per-row results file is missing or damaged.
@@ -59,6 +59,6 @@ def describe_cut_answers(folder: Path, measured: Measured) -> str:
 
 
 def list_cut_answers(events: Sequence[Measured]) -> str:
-    """Return how many answers of each model were cut off, as text, or "" if no answer was."""
+    """Return how many answers of each model were cut off, as text, or "" if none were."""
     counts = [f"{event.model} {event.cut:,} of {event.n:,}" for event in events if event.cut]
     return f"cut off by max_new_tokens: {', '.join(counts)}" if counts else ""

@@ -137,7 +137,8 @@ def diagnose_fit(folder: Path, report: Report) -> FitDiagnosis | None:
 def rate_fit(fit: FitDiagnosis, report: Report) -> Literal["good", "warning", ""]:
     """Return the rating of a diagnosis: good, a warning, or neither if the diagnosis is unclear.
 
-    A fitted model is not rated good if one of its metrics is 0, because no row is right.
+    A fitted model is not rated good if one of its metrics is 0 although higher is better: it gets
+    no rows right.
     """
     if fit.state not in ("fitted", "unclear"):
         return "warning"

@@ -48,12 +48,12 @@ class FieldScore:
     """For each model: number of rows whose field is right, and number of rows it answered."""
 
     def share(self, model: str) -> float:
-        """Return the share of a model's answered rows that are right, or 0 for no rows."""
+        """Return the share of a model's answered rows whose field is right, or 0 without rows."""
         right, answered = self.right[model]
         return right / answered if answered else 0.0
 
     def format(self, model: str) -> str:
-        """Return a model's right rows as text, such as "82 of 100"."""
+        """Return a model's right rows as text, such as "82 of 100", or "" without answered rows."""
         right, answered = self.right[model]
         return f"{right:,} of {answered:,}" if answered else ""
 
@@ -119,9 +119,9 @@ def find_weakest_field(scores: Sequence[FieldScore], model: str) -> FieldScore |
 
 
 def describe_fields(scores: Sequence[FieldScore], tuned: str, baseline: str, limit: int) -> str:
-    """Return the fields as text, with the fewest right answers first.
+    """Return the tuned model's scores by field as text, the lowest share of right values first.
 
-    The result is "" if there are no fields.
+    At most ``limit`` fields are listed. The result is "" if there are no fields.
     """
     ordered = sorted(scores, key=lambda score: score.share(tuned))
     parts = []
@@ -151,7 +151,7 @@ def _count_right(
 
 
 def count_confusions(answers: Answers, model: str) -> Confusions | None:
-    """Count a model's answers by expected label. Return None unless expected answers are labels."""
+    """Count a model's answers by expected and given label; None unless the task has labels."""
     rows = [(row.expected, row.find_answer(model)) for row in answers.rows]
     expected = [text for text, _ in rows]
     labels = list_labels(expected)

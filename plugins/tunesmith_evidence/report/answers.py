@@ -85,7 +85,7 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Answers:
-    """A run's rows with one metric, ordered as regressed, otherwise incorrect, and other rows."""
+    """A run's rows with one metric: regressed rows, then other incorrect rows, then the rest."""
 
     label: str
     models: Sequence[str]

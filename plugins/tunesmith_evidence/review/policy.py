@@ -36,7 +36,7 @@ class ReviewPolicy:
     precision: float
     """Share of automated answers that must be right."""
     threshold: float | None
-    """Answers with a higher score are automated; None: no answer is."""
+    """Answers with a higher score are automated; None: no answers are automated."""
     slope: float
     """Calibration: confidence = 1 / (1 + exp(-(slope * score + intercept)))."""
     intercept: float

@@ -34,7 +34,7 @@ class GeneralPrompt:
     """A prompt unrelated to the task, with the conditions that a right answer meets."""
 
     kind: str
-    """The ability that it needs, such as ``arithmetic``."""
+    """The ability that the prompt tests, such as ``arithmetic``."""
     prompt: str
     conditions: Mapping[str, Any]
     """The conditions, described at the top of ``general_prompts.toml``."""

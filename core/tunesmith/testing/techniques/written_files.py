@@ -36,7 +36,7 @@ _hooked: list[bool] = []
 
 @contextmanager
 def record_writes(allowed: Path, written: list[str]) -> Iterator[None]:
-    """Append files that are written, renamed or created outside ``allowed`` to ``written``.
+    """Append to ``written`` the paths outside ``allowed`` that are written, renamed or removed.
 
     Files in ``__pycache__`` and devices are ignored.
     """
