@@ -98,7 +98,7 @@ def load_run(
     run_folder = RunFolder.open(Path(folder))
     if not run_folder.run_file.is_file():
         raise UsageError(
-            f"{run_folder.path}: there is no run.toml, because the run ended before it started",
+            f"{run_folder.path}: there is no run.toml: the run ended before its plan was stored",
             hint="start the run again with `tunesmith run`",
         )
     read = read_run_file(run_folder.run_file, environment={})

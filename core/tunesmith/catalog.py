@@ -122,7 +122,10 @@ class Catalog:
         return None
 
     def find_model(self, reference: str, revision: str | None) -> FoundModel | None:
-        """Return the model that a plugin finds for a reference; ask third-party plugins first."""
+        """Return the first model that a plugin finds for a reference, or None if none finds one.
+
+        Third-party plugins are asked first.
+        """
         from tunesmith.contracts import FoundModel
 
         arguments = {"reference": reference, "revision": revision}
@@ -179,7 +182,7 @@ class Catalog:
         return list(self._review("tunesmith_review_model", review=review))
 
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:
-        """Yield the result of each plugin's review hook; turn a failure into a warning.
+        """Yield each plugin with the result of its review hook; turn a failure into a warning.
 
         Plugins whose hook needs an argument that is not given are skipped.
         """
@@ -286,7 +289,7 @@ def _find_parts(arguments: Mapping[str, Any]) -> list[Sequence[Record]]:
 
 
 def _describe_plans(arguments: Mapping[str, Any]) -> list[Any]:
-    """Return, as JSON, the plans among the arguments of a hook and their fields."""
+    """Return the plans among a hook's arguments and their fields as JSON; [] if one is damaged."""
     from tunesmith.plan import Plan
 
     values = [*arguments.values()]

@@ -188,7 +188,7 @@ class Forecast(Event, kind="forecast"):
     memory: dict[str, int]
     """Peak bytes over all phases: ``low``, ``expected``, ``high``."""
     phase: str
-    """The phase with the expected memory peak."""
+    """Name of the phase with the highest expected memory."""
     uncalibrated_peak: int
     """Expected peak in bytes, before calibration with earlier runs on this device."""
     untracked_bytes: int
@@ -277,7 +277,7 @@ class TrainingFinished(Event, kind="training-finished"):
     """Training time in this process only. For a resumed run, add the seconds of all steps."""
     peak_memory_bytes: int
     artifact: str
-    """Path relative to the run folder."""
+    """Path of the artifact, relative to the run folder."""
     format: Literal["adapter", "model"]
     is_text_model: bool = True
     """False if the artifact cannot generate text, like a reward model."""
@@ -348,7 +348,7 @@ class BaselineChosen(Event, kind="baseline-chosen"):
     metric: str = ""
     higher_is_better: bool = True
     validation_score: float | None = None
-    """None if there were no rows to choose on."""
+    """The variant's score on these rows or folds; None if there were no rows to choose on."""
     validation_rows: int = 0
     folds: int = 0
     """Number of cross-validation folds used instead of validation rows; the score is

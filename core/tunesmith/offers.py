@@ -420,7 +420,7 @@ KINDS: tuple[type[Offer], ...] = (
     CommandOffer,
     TableOffer,
 )
-"""All kinds of offers, in listing order."""
+"""All kinds of offers, sorted for lists: what a run file chooses first, then the others."""
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 
 BUILTIN_DISTRIBUTION = "tunesmith"

@@ -122,8 +122,8 @@ class JobCommands(Generic[JobT]):
             if not path.is_file():
                 raise UsageError(
                     f"{path}: the job has not printed anything yet",
-                    hint=f"tunesmith {self.name} status {render.shell_path(run)} shows whether the "
-                    "job is queued",
+                    hint=f"`tunesmith {self.name} status {render.shell_path(run)}` shows whether "
+                    "the job is queued",
                 )
             render.print_note(f"{path}\n")
             for line in read_last_lines(path, lines):

@@ -299,7 +299,7 @@ def _bounded(blocks: Iterator[bytes], name: str, limit: int) -> Iterator[bytes]:
         for data in blocks:
             size += len(data)
             if size > limit:
-                hint = "raise max_unpacked_bytes if you expect this size, or unpack the file first"
+                hint = "raise data.max_unpacked_bytes if you expect this size, or unpack the file"
                 raise DataError(name, f"unpacks to more than {limit:,} bytes", hint=hint)
             yield data
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

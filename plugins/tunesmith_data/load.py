@@ -167,7 +167,7 @@ def refuse_shared_files(**parts: Sequence[DataFile]) -> None:
         for file in files:
             first = seen.setdefault(file.path.resolve(), part)
             if first != part:
-                hint = f"use a different file, or remove {part} to split it off from train"
+                hint = f"use a different file, or remove data.{part} to split rows off data.train"
                 raise DataError(file.display_name, f"is in both {first} and {part}", hint=hint)
 
 

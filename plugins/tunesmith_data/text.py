@@ -61,7 +61,11 @@ def require_not_blank(text: str, name: str) -> str:
 
 
 def content_key(record: Record) -> str:
-    """Return the text that splits and leak checks compare records by."""
+    """Return the text that splits and leak checks compare records by.
+
+    Raises:
+        TypeError: a plugin defines this kind of record.
+    """
     match record:
         case Text():
             return record.text

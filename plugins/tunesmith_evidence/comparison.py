@@ -271,7 +271,7 @@ def compare_metrics(
         metrics: the installed metrics by name, needed for metrics of all rows together.
 
     Raises:
-        UsageError: the runs have no metric or no test row in common.
+        UsageError: the runs have no metrics or no test rows in common.
         IntegrityError: a per-row results file is missing or damaged.
     """
     measured = first.measured, second.measured
@@ -289,7 +289,7 @@ def compare_metrics(
             differences[second.report.metric_label(*key)] = found
     if not differences:
         raise UsageError(
-            f"{names}: the runs have no test row in common",
+            f"{names}: the runs have no test rows in common",
             hint="use the same data, [split] and [run] seed, or a separate test file",
         )
     return differences

@@ -76,7 +76,7 @@ class TrackedResults:
     markdown: str
     """The card of the run: its results on one page, without data rows."""
     svg: str
-    """The card with its chart."""
+    """The card as SVG, with its chart."""
     artifact: Path | None
     """The folder of the trained model; None if there is none."""
 

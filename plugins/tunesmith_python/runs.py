@@ -42,7 +42,8 @@ class Run:
         """The plan that the run was started with.
 
         Raises:
-            UsageError: the run ended before it started, or refers to code that is not trusted.
+            UsageError: the run ended before its plan was stored, or refers to code that is not
+                trusted.
         """
         return api.load_run(self.path, trust_plugins=self.trust_plugins)[1]
 

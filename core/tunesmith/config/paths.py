@@ -39,7 +39,7 @@ def is_path(info: FieldInfo) -> bool:
 
 
 def _is_name(info: FieldInfo, value: Any, folder: Path) -> bool:
-    """Return True if a path option's value is one of its names, or may be a name and is no path."""
+    """Return True if a path option's value is a listed name, or a possible name and not a path."""
     for extra in _extras(info):
         if isinstance(names := extra.get("names"), list) and value in names:
             return True

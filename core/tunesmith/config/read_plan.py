@@ -101,7 +101,7 @@ def make_plan(
         raise ConfigError([_with_variable(problem, runfile) for problem in reader.problems])
     needed = list_requirements(plan, catalog).values() if runnable else (plan.data.offer.needs,)
     if missing := missing_requirements(dict.fromkeys(chain(*needed))):
-        raise EnvironmentProblem("; ".join(missing), hint="pip install the missing packages")
+        raise EnvironmentProblem("; ".join(missing), hint="install these packages with pip")
     return plan
 
 

@@ -147,7 +147,12 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def set_value(tables: dict[str, Any], key: str, value: Any, *, where: str) -> None:
-    """Set a value by its dotted key; numbers are list indices, as in ``evaluators.0.use``."""
+    """Set a value by its dotted key; numbers are list indices, as in ``evaluators.0.use``.
+
+    Raises:
+        ConfigError: the key leads into a value that is not a table, or a list has no such item;
+            the error starts with ``where``.
+    """
     *parents, last = key.split(".")
     node: Any = tables
     for part in parents:

@@ -178,7 +178,7 @@ class BaselineChoice:
         contender = BaselineCandidate(baseline)
         missing = missing_requirements(baseline.offer.needs)
         if missing:
-            contender.reject(f"it needs {missing[0]}")
+            contender.reject(missing[0])
             return contender
         with self._call(baseline.offered.plugin):
             try:
@@ -306,7 +306,7 @@ class BaselineChoice:
         skipped = ""
         if variant is None:
             reasons = [one["reason"] for one in contender.not_tried]
-            skipped = reasons[0] if reasons else "it has no variant for these rows"
+            skipped = reasons[0] if reasons else "it has no variants for these rows"
         event = describe_choice(
             offer,
             variant=variant.name if variant else "",

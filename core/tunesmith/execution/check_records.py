@@ -68,7 +68,7 @@ def _check_accepted(record: Record, offer: TechniqueOffer[Any]) -> None:
         meaning = one_line((kind.__doc__ or "").split(".")[0], 100)
         raise DataError(
             record.source,
-            f"technique {offer.name} cannot train on a {kind.__name__} record ({meaning})",
+            f"technique {offer.name} cannot train on {kind.__name__} records ({meaning})",
             hint=f"{offer.name} accepts {kinds}",
         )
     if ignored := sorted(find_features(record) - offer.trains_on):

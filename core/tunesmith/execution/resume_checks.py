@@ -41,7 +41,7 @@ class ResumeCheck:
     def require_unchanged(self, inputs: str, changes: list[str], hint: str) -> None:
         """Raise an error if there are changes, or emit a warning if the user accepted them.
 
-        ``inputs`` names the compared inputs; ``hint`` says how to undo the change.
+        ``inputs`` names the compared inputs. ``hint`` is what to do instead of accepting changes.
 
         Raises:
             UsageError: there are changes, and they were not accepted.

@@ -41,7 +41,7 @@ class WrappedModel:
         return prompts
 
     def _progress(self, progress: Progress | None, count: int) -> Progress | None:
-        """Return the progress callback to pass to the model for a call with ``count`` prompts."""
+        """Return the progress callback to pass to the model for ``count`` prompts, or None."""
         return progress
 
     def _call(

@@ -115,7 +115,7 @@ def find_runs(root: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Return True if a folder is a run."""
+    """Return True if a folder is the folder of a run: it has a lock, and a log or a run file."""
     return (path / "lock").is_file() and (
         (path / "events.jsonl").is_file() or (path / "run.toml").is_file()
     )

@@ -277,7 +277,7 @@ def tunesmith_techniques() -> list[TechniqueOffer[NgramOptions]]:
 
 @hookimpl
 def tunesmith_find_model(reference: str, revision: str | None) -> FoundModel | None:
-    """Find a folder that :func:`save_ngram_model` wrote."""
+    """Find a model in a folder that :func:`save_ngram_model` wrote; None for other references."""
     folder = Path(reference)
     if not (folder / FILE).is_file():
         return None

@@ -62,7 +62,7 @@ class Vectorizer:
                 )
 
     def vectors(self, texts: Iterable[str]) -> Vectors:
-        """Return the vectors of a few texts."""
+        """Return the vectors of a few texts: (texts, 2,048)."""
         return np.concatenate([np.zeros((0, COLUMNS), np.float32), *self.blocks(texts)])
 
     def _vectors(
@@ -99,7 +99,7 @@ class EncoderVectors:
             yield np.asarray(self.encoder.encode(block), np.float32)
 
     def vectors(self, texts: Iterable[str]) -> Vectors:
-        """Return the vectors of a few texts."""
+        """Return the vectors of a few texts: (texts, dimensions)."""
         return np.concatenate([*self.blocks(texts)])
 
 

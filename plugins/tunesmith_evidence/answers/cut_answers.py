@@ -51,9 +51,10 @@ def describe_cut_answers(folder: Path, measured: Measured) -> str:
     found = count_cut_answers(folder, measured)
     if found.short <= MIN_REPORTED_SHARE * found.rows:
         return ""
+    cut = "was cut off before it" if found.short == 1 else "were cut off before they"
     return (
-        f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} were cut off "
-        "before they reached the length of the expected answer: raise max_new_tokens of "
+        f"{measured.model}: {found.short:,} of {format_count(found.rows, 'answer')} {cut} "
+        "reached the length of the expected answer: raise max_new_tokens of "
         f"{measured.evaluator}"
     )
 

@@ -149,7 +149,10 @@ def _finite(points: Points) -> Points:
 
 
 def _validation_fall(validation: Points, losses: Points) -> LossFall | None:
-    """Compare the last validation loss with the one nearest to the start of the last part."""
+    """Compare the last validation loss with the one nearest to the start of the last part.
+
+    The result is None if there is no earlier loss to compare with.
+    """
     low, high = VALIDATION_WINDOW
     earlier = [point for point in validation[:-1] if low <= point[0] <= high]
     if not earlier:
@@ -169,7 +172,7 @@ def _steps_fall(losses: Points) -> LossFall | None:
     """Fit an exponential decay to the losses in the last part.
 
     This is a least-squares fit of the log losses, with a 95 % confidence interval of the slope; the
-    fitted loss stays above 0.
+    fitted loss stays above 0. The result is None if there are too few losses.
     """
     tail = [(share, math.log(loss)) for share, loss in losses if share >= LAST_PART and loss > 0]
     n = len(tail)

@@ -76,7 +76,7 @@ def describe_cost_of_run(run: RunResults) -> str:
 
 
 def describe_size(run: RunResults) -> str:
-    """Return the format of the trained model and its size on disk, as text."""
+    """Return the format and the size on disk of the trained model as text, or "" without one."""
     finished = run.report.training_finished.get("")
     if finished is None:
         return ""

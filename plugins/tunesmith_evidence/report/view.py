@@ -149,7 +149,7 @@ class MetricView:
 
     @property
     def scores(self) -> list[ScoreRow]:
-        """The score of each model, in the order in which they were measured."""
+        """The score of each model, the first measured model first."""
         return [ScoreRow.of(event) for event in self.events]
 
     @property

@@ -116,9 +116,8 @@ def test_the_data_loader_follows_from_the_files(bench: Bench, train: Any) -> Non
     assert (plan.data.use, plan.origins["data.use"]) == ("files", "data.train")
     assert plan.to_json()["data"]["use"] == "files" and plan.test_size == 0.5
     tables["data"] = {"train": "rows.unknown"}
-    with pytest.raises(
-        ConfigError, match=r"data.use: must name an installed data loader \(installed: files, rows\)"
-    ):
+    what = r"data.use: must name an installed data loader \(installed: files, rows\)"
+    with pytest.raises(ConfigError, match=what):
         make_plan(run_file.RunFile(tables=tables, folder=bench.root, stem="x"), catalog)
 
 

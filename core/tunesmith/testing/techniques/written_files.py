@@ -60,7 +60,7 @@ def record_writes(allowed: Path, written: list[str]) -> Iterator[None]:
 
 
 def _written_paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the paths that the call of an audit event will write."""
+    """Return the paths that the call of an audit event will write; none for other events."""
     if event == "open":
         path, mode, flags = arguments
         writes = bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
