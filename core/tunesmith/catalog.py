@@ -178,7 +178,7 @@ class Catalog:
         return _findings(self._review("tunesmith_review_data", **given))
 
     def review_model(self, review: Any) -> list[tuple[Plugin, ReviewResult]]:
-        """Return the result of each plugin that reviews base models."""
+        """Return each plugin that reviews runs with their base model, and its result."""
         return list(self._review("tunesmith_review_model", review=review))
 
     def _review(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, ReviewResult]]:

@@ -69,7 +69,7 @@ class Launch:
     process: int
     """Process id of torchrun."""
     started: str
-    """The system's boot id and torchrun's start in ticks; empty if unknown."""
+    """The :func:`start_time` of torchrun; empty if unknown."""
     folder: Path
     """Shared folder where the ranks find each other."""
     run_number: int = 0

@@ -114,7 +114,7 @@ class PhaseEnded(Event, kind="phase-ended"):
 
 @dataclass(frozen=True, kw_only=True)
 class PartEnded(Event, kind="part-ended"):
-    """A part of the run has ended or was stopped; ``seconds`` counts only this process.
+    """A part of the run has ended or was stopped; ``seconds`` is the time in this process.
 
     The parts are ``preparation``, ``baselines``, ``training`` and ``evaluation``.
     """
@@ -412,7 +412,7 @@ class Measured(Event, kind="measured"):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The bounds of the metric, like ``Metric.limits``; None for a share without bounds."""
+        """The bounds of the metric, as in ``Metric.limits``; None without bounds and unit."""
         if self.lowest is None and self.highest is None:
             return (-math.inf, math.inf) if self.unit else None
         return (

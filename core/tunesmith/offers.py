@@ -111,7 +111,7 @@ class DataLoaderOffer(ComponentOffer[C]):
     build: Imported[Callable[[C], DataLoader]] = Imported()
     recognizes: Callable[[str], bool] = lambda name: False
     """Return True if the loader can read this value of ``train``: a path, a pattern or a URL. It is
-    called only if the run file names no loader. Built-in loaders are asked last."""
+    called only if the user chose no loader. Built-in loaders are asked last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,7 +420,7 @@ KINDS: tuple[type[Offer], ...] = (
     CommandOffer,
     TableOffer,
 )
-"""All kinds of offers, sorted for lists: what a run file chooses first, then the others."""
+"""All kinds of offers. Lists show them in this order."""
 O = TypeVar("O", bound=Offer)  # noqa: E741 - O as in offer
 
 BUILTIN_DISTRIBUTION = "tunesmith"

@@ -307,6 +307,6 @@ def exchanges(record: Record) -> Iterator[tuple[Prompt, Message]]:
 
 
 def last_exchange(record: Record) -> tuple[Prompt, Message]:
-    """Return the last exchange of a record; evaluators compare the model's answer with it."""
+    """Return the last exchange of a record: the prompt, and the answer to compare with."""
     *_, last = exchanges(record)
     return last

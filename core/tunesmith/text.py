@@ -86,7 +86,7 @@ def _escape_unsafe(s: str) -> str:
 
 
 def one_line(s: str, limit: int = 80) -> str:
-    """Return `safe_text` on one line: whitespace is collapsed and stripped at the ends."""
+    """Return `safe_text` on one line of at most `limit` characters, with white space collapsed."""
     # Limit the work: only the start of a very long line is needed.
     head = s[: limit * 64 + 64]
     cut = len(head) < len(s)

@@ -245,7 +245,10 @@ def list_scores(report: Report) -> dict[str, float]:
 
 
 def list_differences(report: Report) -> dict[str, float]:
-    """Return the paired differences, as ``paired/METRIC/tuned-minus-BASELINE/difference``."""
+    """Return the paired differences with their intervals, p-values and numbers of rows.
+
+    The names have the form ``paired/METRIC/tuned-minus-BASELINE/difference``.
+    """
     verdict: JSON = report.verdict
     label = report.metric_label(str(verdict.get("evaluator", "")), str(verdict.get("metric", "")))
     return {

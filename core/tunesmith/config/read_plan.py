@@ -417,7 +417,10 @@ class _Reader:
         return False
 
     def _resolve_path(self, reference: str) -> str:
-        """Return a reference as an absolute path if that path exists, relative to the run file."""
+        """Return a reference as an absolute path if this path exists, otherwise unchanged.
+
+        Relative paths start at the folder of the run file.
+        """
         path = self.runfile.folder / expand_home(str(reference))
         return str(path) if os.path.exists(path) else reference
 

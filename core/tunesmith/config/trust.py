@@ -55,6 +55,8 @@ def require_trusted(
 ) -> None:
     """Check the code that a run folder names; ask the user about code that is not trusted yet.
 
+    Code that the user allows is trusted from then on.
+
     Args:
         tables: the tables of the stored run file.
         folder: the run folder.

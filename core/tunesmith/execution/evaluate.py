@@ -159,8 +159,8 @@ def evaluate_model(  # noqa: PLR0913 - a model, an evaluator, records, and where
 ) -> list[Measured]:
     """Measure a model with :func:`measure_model`, store all values, and emit and return the means.
 
-    If the evaluator cannot measure yet, nothing is stored, and the result is empty.
-    ``rows`` are the numbers of the records among the test records; None: all test records.
+    If the evaluator cannot measure yet, nothing is stored, and the result is empty. ``rows`` are
+    the numbers of the records among the test records; None: their positions in ``records``.
     """
     started = time.perf_counter()
     phase = f"{label}: {evaluator.id}"

@@ -128,11 +128,13 @@ def effective_size(sample: Sample) -> float:
     This is Kish's effective size divided by the design effect: the variance of the mean relative to
     the variance with independent records.
 
-    With few groups, the design effect is estimated badly, in particular if only a few of them
+    With few groups, the estimate of the design effect is poor, in particular if only a few of them
     differ from the rest. The estimate is therefore averaged with the largest possible design
-    effect, that of groups of identical records, which counts as a tenth of a group. The quantile is
-    Student's, with Satterthwaite's degrees of freedom for the sizes of the groups. If the variance
+    effect, that of groups of identical records, which counts as a tenth of a group. If the variance
     is zero, the largest possible design effect is used.
+
+    The size is also reduced so that an interval with a normal quantile is as wide as with
+    Student's, with Satterthwaite's degrees of freedom for the sizes of the groups.
     """
     if sample.is_simple:
         return float(sample.n)

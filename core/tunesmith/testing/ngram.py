@@ -98,7 +98,7 @@ class NgramModel:
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int, *, progress: Progress | None = None
     ) -> Sequence[Generation]:
-        """Generate the most probable next character repeatedly, until the answer ends."""
+        """Generate the most probable next character repeatedly, up to ``max_new_tokens`` times."""
         generations = [self._generate(_text(prompt), max_new_tokens) for prompt in prompts]
         if progress is not None:
             progress(len(prompts))

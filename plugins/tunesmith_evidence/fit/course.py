@@ -20,7 +20,7 @@ from tunesmith.statistics.distributions import student_quantile
 TAIL_SHARE = 1 / 3
 """Length of the last part of training, as a share of the summed learning rates."""
 LAST_PART = 1 - TAIL_SHARE - 1e-9
-"""Start of the last part, with a tolerance for rounding."""
+"""Start of the last part in the same unit, with a tolerance for rounding."""
 MIN_TAIL_STEPS = 6
 """Minimum number of steps in the last part; the losses of fewer steps are too noisy."""
 VALIDATION_WINDOW = (0.4, 0.9)

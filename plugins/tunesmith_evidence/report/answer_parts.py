@@ -113,7 +113,7 @@ def score_fields(answers: Answers) -> list[FieldScore]:
 
 
 def find_weakest_field(scores: Sequence[FieldScore], model: str) -> FieldScore | None:
-    """Return the field that a model gets wrong most often, or None if it gets none wrong."""
+    """Return the field with a model's lowest share of right values; None if all are right."""
     weakest = min(scores, key=lambda score: score.share(model), default=None)
     return weakest if weakest and weakest.share(model) < 1 else None
 

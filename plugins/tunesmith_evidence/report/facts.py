@@ -44,7 +44,7 @@ class Prediction:
     high: float
     """Upper end of the range, in ``unit``."""
     actual: float | None
-    """The measured value, or None until training has finished."""
+    """The measured value, or None if it is not known yet."""
     unit: str
     """``bytes`` or ``seconds``."""
 

@@ -254,7 +254,7 @@ class ReportView:
 
     @cached_property
     def answers(self) -> Answers | None:
-        """The test rows with each model's answers, or None if the tuned model was not measured.
+        """The test rows with each model's answers or values; None if no values per row are known.
 
         Raises:
             IntegrityError: a per-row results file is missing or damaged.

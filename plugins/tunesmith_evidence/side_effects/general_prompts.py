@@ -26,7 +26,7 @@ UNKNOWN = re.compile(
     r"ne (?:connais|sais)|inconnu\w*|fictif|no existe|no conozco|no sé|desconocid\w+)\b",
     re.IGNORECASE,
 )
-"""Phrases that say that a thing does not exist or is not known."""
+"""Matches a phrase for a thing that does not exist or is not known, in several languages."""
 
 
 @dataclass(frozen=True)
