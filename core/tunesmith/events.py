@@ -143,7 +143,7 @@ class DataLoaded(Event, kind="data-loaded"):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResolved(Event, kind="model-resolved"):
-    """The files of the base model are available. ``files`` maps each name to a short hash.
+    """The files of the base model are available. ``files`` maps each name to a hash.
 
     A hash covers the size of a file, its start, and samples of the rest. A run cannot be resumed
     with a different base model.

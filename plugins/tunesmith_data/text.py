@@ -19,7 +19,7 @@ from tunesmith_data.row import RowError, json_type
 __all__ = ["content_key"]
 
 UNUSABLE_CHARACTERS = re.compile("[\0\ud800-\udfff]")
-"""NUL and lone surrogates, which UTF-8 cannot encode."""
+"""NUL, and lone surrogates (which UTF-8 cannot encode)."""
 
 
 def require_text(value: object, name: str) -> str:
