@@ -27,7 +27,7 @@ class Guard(Protocol):
 
 @dataclass
 class DivergenceGuard:
-    """Ends a run whose loss stays above ``factor`` times its best, and 0.5, for 20 steps in a row."""
+    """Ends a run whose loss stays above 0.5 and ``factor`` times its best for 20 steps in a row."""
 
     factor: float = 3.0
     best_loss: float = float("inf")
